@@ -1,0 +1,39 @@
+"""saelab: from a language model's activations to explained features.
+
+The names below are loaded when first used, so that `import saelab` costs nothing.
+"""
+
+from importlib import import_module
+
+_PUBLIC = {
+    "load_language_model": "saelab.lm.load",
+    "load_corpus": "saelab.activations.corpus",
+    "harvest": "saelab.activations.harvest",
+    "HarvestOptions": "saelab.activations.harvest",
+    "ActivationStore": "saelab.activations.store",
+    "write_arrays": "saelab.activations.arrays",
+    "verify": "saelab.activations.verify",
+    "TopKConfig": "saelab.sae.topk",
+    "AbsTopKConfig": "saelab.sae.abs_topk",
+    "load_sae": "saelab.sae.storage",
+    "save_sae": "saelab.sae.storage",
+    "TrainConfig": "saelab.training.config",
+    "train": "saelab.training.loop",
+    "Run": "saelab.training.run",
+    "find_runs": "saelab.training.run",
+    "evaluate": "saelab.evaluation.evaluate",
+    "collect_features": "saelab.analysis.features",
+    "FeatureOptions": "saelab.analysis.features",
+    "Features": "saelab.analysis.records",
+    "UsageError": "saelab.config",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'saelab' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PUBLIC)

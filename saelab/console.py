@@ -1,0 +1,85 @@
+"""Progress on standard error: a live bar in a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from typing_extensions import override
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def si(number: float | int) -> str:
+    """A count at three significant figures: 512, 48.1k, 2.05M, 1.20G."""
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.3g}{suffix}"
+    return f"{number:.3g}"
+
+
+class _RateColumn(ProgressColumn):
+    @override
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text("" if rate is None else f"{si(rate)} {task.fields['unit']}/s")
+
+
+@dataclass
+class Bar:
+    """The running bar: `advance` moves it and replaces the figures shown behind it."""
+
+    title: str
+    total: int
+    unit: str
+    done: int = 0
+    _progress: Progress | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _printed: float = field(default_factory=time.monotonic)
+
+    def advance(self, amount: int, figures: str = "") -> None:
+        """Count `amount` more units done; `figures` (say "FVU 0.031") replaces what was shown."""
+        self.done += amount
+        if self._progress is not None:
+            task = self._progress.task_ids[0]
+            self._progress.update(task, advance=amount, figures=figures)
+        elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            print(self._line(figures), file=sys.stderr, flush=True)  # noqa: T201
+
+    def _line(self, figures: str) -> str:
+        elapsed = time.monotonic() - self._started
+        rate = self.done / max(elapsed, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        share = f"{100 * self.done / max(1, self.total):.0f}%"
+        timing = f"{si(rate)} {self.unit}/s, {left:.0f} s left"
+        return f"{self.title}: {share} ({timing})" + (f"  {figures}" if figures else "")
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+    """Show work of `total` units; `done` of them were finished by an earlier process."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        bar = Bar(title, total, unit, done)
+        yield bar
+        elapsed = time.monotonic() - bar._started
+        rate = (bar.done - done) / max(elapsed, 1e-9)
+        summary = f"{title}: {si(bar.done)} {unit} in {elapsed:.1f} s ({si(rate)} {unit}/s)"
+        print(summary, file=sys.stderr, flush=True)  # noqa: T201
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _RateColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console) as live:
+        live.add_task(title, total=total, completed=done, unit=unit, figures="")
+        yield Bar(title, total, unit, done, live)

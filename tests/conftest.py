@@ -1,0 +1,104 @@
+"""Fixtures that several packages' tests share."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Machines are shared: an example's time says nothing about the code.
+settings.register_profile("saelab", deadline=None)
+settings.load_profile("saelab")
+
+WORDS = "<bos> <unk> the cat dog sat ran on under mat tree a big red . and".split()
+TEXT = " ".join("the big cat sat on a red mat . and the dog ran under the tree .".split() * 40)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A random two-layer GPT-2 with a word tokenizer, saved the way any local checkpoint is."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    directory = tmp_path_factory.mktemp("checkpoint")
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", unk_token="<unk>")
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(WORDS),
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def random_lm(checkpoint):
+    """The random checkpoint, loaded."""
+    from saelab.lm.load import load_language_model
+
+    return load_language_model(str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_lm():
+    """The shipped language model."""
+    from saelab.lm.load import load_language_model
+
+    return load_language_model("tiny", device="cpu")
+
+
+@pytest.fixture
+def text_file(tmp_path) -> Path:
+    """640 words that the random checkpoint's tokenizer knows."""
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_store(random_lm, tmp_path_factory):
+    """Two sites of the random checkpoint over a few hundred words, in several units."""
+    from saelab.activations.corpus import load_corpus
+    from saelab.activations.harvest import HarvestOptions, harvest
+
+    directory = tmp_path_factory.mktemp("harvest")
+    (directory / "text.txt").write_text(TEXT)
+    corpus = load_corpus(str(directory / "text.txt"), random_lm, context_length=8)
+    options = HarvestOptions(n_tokens=400, dtype="float32", batch_size=5)
+    hooks = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
+    return harvest(random_lm, hooks, corpus, out=directory / "store", options=options)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_store, tmp_path_factory):
+    """A TopK SAE trained for a few steps on the small store."""
+    from saelab.training.loop import train
+
+    return train(small_config(small_store), out=tmp_path_factory.mktemp("runs") / "topk")
+
+
+def small_config(store, **changes):
+    """A configuration for `small_store` that trains in a second."""
+    from saelab.training.config import TrainConfig
+
+    values = {
+        "sae": {"variant": "topk", "d_sae": 32, "k": 4},
+        "activations": store.path,
+        "site": "blocks.0.hook_resid_post",
+        "n_tokens": 4000,
+        "batch_size": 100,
+        "lr": 1e-2,
+        "log_every": 10,
+        "dead_after": 1000,
+    }
+    return TrainConfig.model_validate(values | changes)
