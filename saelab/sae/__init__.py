@@ -1,0 +1,1 @@
+"""Sparse autoencoders: one file per variant, loadable with torch and safetensors alone."""

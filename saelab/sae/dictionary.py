@@ -1,0 +1,34 @@
+"""Operations on a dictionary of atoms: initialisation, unit norm, and the tangent projection."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def random_unit_rows(
+    n: int, width: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "n width"]:
+    """`n` directions drawn uniformly from the unit sphere."""
+    return torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=1)
+
+
+@torch.no_grad()
+def remove_radial_gradient(W_dec: Tensor) -> None:
+    """Keep of each atom's gradient what is tangent to the unit sphere.
+
+    The radial part would be undone by the renormalisation after the step, but would first have
+    entered the optimizer's moments.
+    """
+    if W_dec.grad is not None:
+        W_dec.grad -= (W_dec.grad * W_dec).sum(dim=1, keepdim=True) * W_dec
+
+
+@torch.no_grad()
+def normalise_rows(W_dec: Tensor) -> None:
+    """Scale every atom to unit norm; done after the optimizer's step, so saved atoms are unit."""
+    W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def default_aux_k(d_in: int, d_sae: int) -> int:
+    """The power of two nearest to d_in / 2 (arXiv 2406.04093, appendix B.1), at most d_sae."""
+    return min(d_sae, 2 ** max(0, round(torch.tensor(d_in / 2).log2().item())))

@@ -1,0 +1,53 @@
+"""An SAE as one safetensors file that needs nothing else: weights, configuration, and V."""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from saelab.config import UsageError
+from saelab.files import atomic_write
+from saelab.sae.base import AbstractSAE
+from saelab.sae.variants import SAE_CONFIG
+
+FORMAT = "saelab-sae/1"
+
+
+def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) -> None:
+    """Write `sae` to `path` (safetensors); `facts` join the header beside the configuration."""
+    tensors = {name: value.contiguous().cpu() for name, value in sae.state_dict().items()}
+    header = {
+        **(facts or {}),
+        "format": FORMAT,
+        "config": sae.config.model_dump_json(),
+        "d_in": str(sae.d_in),
+    }
+    atomic_write(path, save(tensors, metadata=header))
+
+
+def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
+    """The SAE saved at `path` by `save_sae`, on `device`, in evaluation mode.
+
+    Raises:
+        UsageError: the file is missing, damaged, of another format, or its shapes do not fit.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist.") from None
+    except SafetensorError as error:
+        raise UsageError(f"{path} is not a whole safetensors file: {error}.") from error
+    if header.get("format") != FORMAT:
+        raise UsageError(f"{path} is not an SAE of saelab: its format is {header.get('format')!r}.")
+    try:
+        config = SAE_CONFIG.validate_json(header["config"])
+        sae = config.build(int(header["d_in"]))
+        sae.load_state_dict(tensors)
+    except (KeyError, ValidationError, RuntimeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} does not describe a whole SAE: {error}") from error
+    return sae.to(device).eval().requires_grad_(requires_grad=False)

@@ -1,0 +1,46 @@
+"""The SAEs with one affine encoder and unit-norm atoms: the TopK family shares this much."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from saelab.sae.base import AbstractSAE
+from saelab.sae.dictionary import normalise_rows, random_unit_rows, remove_radial_gradient
+
+
+class AbstractUnitNormSAE(AbstractSAE):
+    """a = (x - b_dec) @ W_enc + b_enc and x_hat = z @ W_dec + b_dec, with unit rows in W_dec.
+
+    The encoder starts as the decoder's transpose and b_dec at the data's geometric median
+    (arXiv 2406.04093, appendix A.1); how z follows from a is the variant's own.
+    """
+
+    def __init__(self, d_in: int, d_sae: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        atoms = random_unit_rows(d_sae, d_in, generator)
+        self.W_dec = nn.Parameter(atoms)
+        self.W_enc = nn.Parameter(atoms.T.contiguous().clone())
+        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """What the selection chooses from: (x - b_dec) @ W_enc + b_enc."""
+        fixed = self.b_dec.detach()
+        # Zero in value. It carries the gradient to b_dec, which autograd would otherwise route
+        # through a product of the whole batch with W_enc only to sum it over the batch.
+        bias_path = (fixed - self.b_dec) @ self.W_enc.detach()
+        return (x - fixed) @ self.W_enc + (self.b_enc + bias_path)
+
+    @override
+    def before_optimizer_step(self) -> None:
+        remove_radial_gradient(self.W_dec)
+
+    @override
+    def after_optimizer_step(self) -> None:
+        normalise_rows(self.W_dec)
+
+    @override
+    @torch.no_grad()
+    def initialise_bias(self, center: Float[Tensor, " d_in"]) -> None:
+        self.b_dec.copy_(center)

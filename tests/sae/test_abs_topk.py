@@ -1,0 +1,34 @@
+"""What arXiv 2510.00404 says of AbsTopK."""
+
+import torch
+
+from saelab.sae.abs_topk import AbsTopKConfig
+from saelab.sae.base import LossContext
+from saelab.types import ActivationBatch
+
+
+def test_with_zero_biases_the_encoder_is_odd():
+    sae = AbsTopKConfig(d_sae=24, k=3).build(8, torch.Generator().manual_seed(0))
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(sae.encode(-x).dense(), -sae.encode(x).dense())
+
+
+def test_one_latent_represents_both_poles_of_a_concept():
+    """A single direction with either sign: one latent suffices, and reconstructs both."""
+    generator = torch.Generator().manual_seed(0)
+    sae = AbsTopKConfig(d_sae=2, k=1).build(4, generator)
+    pole = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
+    for _ in range(400):
+        x = torch.randn(64, 1, generator=generator) * pole
+        optimizer.zero_grad()
+        sae.loss(ActivationBatch(x), LossContext(1.0)).total.backward()
+        sae.before_optimizer_step()
+        optimizer.step()
+        sae.after_optimizer_step()
+    sae.requires_grad_(requires_grad=False)
+    plus, minus = sae.encode(2 * pole), sae.encode(-2 * pole)
+    assert torch.equal(plus.indices, minus.indices)
+    assert float(plus.values * minus.values) < 0
+    torch.testing.assert_close(sae.decode(plus), 2 * pole, atol=0.1, rtol=0)
+    torch.testing.assert_close(sae.decode(minus), -2 * pole, atol=0.1, rtol=0)
