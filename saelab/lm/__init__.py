@@ -1,0 +1,1 @@
+"""Language models: loading, hook sites, reading and replacing activations."""

@@ -1,0 +1,193 @@
+"""A language model run through TransformerLens: the one module that names transformer_lens."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from saelab.config import UsageError
+from saelab.lm.protocol import Edit, ModelInfo
+from saelab.lm.sites import direct_path, layer_of, nearest, replaceable
+
+Hook = Callable[..., Tensor | None]
+
+
+class _AllCapturedError(Exception):
+    """Raised inside the last hook to leave the forward pass there."""
+
+
+class BridgeTokenizer:
+    """A Hugging Face tokenizer behind saelab's two methods."""
+
+    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers has no common class
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    def token(self, token_id: int) -> str:
+        """One token as text, spaces included."""
+        return self._tokenizer.decode([token_id])
+
+
+class BridgeLanguageModel:
+    """A frozen causal model on TransformerLens hook names, with raw (unprocessed) weights."""
+
+    def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
+        self._bridge = bridge.eval().requires_grad_(requires_grad=False)
+        self._info = info
+        self._tokenizer = BridgeTokenizer(bridge.tokenizer)
+        self._widths: dict[str, int] = {}
+
+    @property
+    def info(self) -> ModelInfo:
+        """Identity and shape of the model."""
+        return self._info
+
+    @property
+    def tokenizer(self) -> BridgeTokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._bridge.W_U.device
+
+    def hooks(self) -> list[str]:
+        """Every hook name of the model, whether or not it fires in a plain forward pass."""
+        return sorted(self._bridge.hook_dict)
+
+    def width(self, hook: str) -> int:
+        """d_in of a site, heads flattened head-major.
+
+        Raises:
+            UsageError: no such hook, or one that has no vector per token.
+        """
+        if hook not in self._widths:
+            self._check_exists(hook)
+            probe = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+            self._widths[hook] = self.capture(probe, [hook])[hook].shape[-1]
+        return self._widths[hook]
+
+    @torch.no_grad()
+    def capture(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+        """Activations at `hooks` from one forward pass that stops after the last of them.
+
+        Raises:
+            UsageError: a hook that does not exist, does not fire, or has no vector per token.
+        """
+        for hook in hooks:
+            self._check_exists(hook)
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook_function(value: Tensor, **_: object) -> None:
+                seen[name] = _flat(value, tokens, name)
+                if len(seen) == len(set(hooks)):
+                    raise _AllCapturedError
+
+            return hook_function
+
+        try:
+            self._forward(tokens, {name: keep(name) for name in hooks})
+        except _AllCapturedError:
+            return seen
+        silent = ", ".join(sorted(set(hooks) - set(seen)))
+        raise UsageError(
+            f"{silent} exists in {self.info.name} but does not fire in a forward pass."
+        )
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits, with the activations at each edited hook replaced on the way.
+
+        Raises:
+            UsageError: an edited hook does not exist, or its value cannot be replaced whole.
+            RuntimeError: an edit was never applied, so the logits would be the plain model's.
+        """
+        applied: set[str] = set()
+
+        def replace(name: str, edit: Edit) -> Hook:
+            def hook_function(value: Tensor, **_: object) -> Tensor:
+                applied.add(name)
+                return edit(_flat(value, tokens, name)).reshape(value.shape).to(value.dtype)
+
+            return hook_function
+
+        edits = edits or {}
+        for hook in edits:
+            self._check_exists(hook)
+            if not replaceable(hook):
+                raise UsageError(
+                    f"{hook} can be read but not replaced: the skip connection goes past it. "
+                    "Use hook_resid_pre, hook_attn_out or hook_resid_post."
+                )
+        out = self._forward(tokens, {name: replace(name, edit) for name, edit in edits.items()})
+        if missed := set(edits) - applied:
+            raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")
+        return out
+
+    @torch.no_grad()
+    def logit_effects(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_vocab"] | None:
+        """What adding each direction at `hook` writes to the logits along the direct path.
+
+        The final norm is taken as linear at scale 1, so values compare between directions of one
+        site; they are centred over the vocabulary, which the softmax ignores. None where the site
+        does not write to the residual stream.
+        """
+        residual = self._to_residual(hook, directions.to(self.device))
+        if residual is None:
+            return None
+        norm = self._bridge.ln_final
+        if self._bridge.cfg.normalization_type in ("LN", "LNPre"):
+            residual = residual - residual.mean(dim=-1, keepdim=True)
+        gain = getattr(norm, "weight", None)
+        residual = residual if gain is None else residual * gain
+        effects = residual @ self._bridge.W_U
+        return effects - effects.mean(dim=-1, keepdim=True)
+
+    def _to_residual(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_model"] | None:
+        match direct_path(hook):
+            case "residual":
+                return directions
+            case "heads":
+                W_O = self._bridge.W_O[layer_of(hook)]
+                by_head = rearrange(directions, "n (head d_head) -> n head d_head", head=len(W_O))
+                return einsum(by_head, W_O, "n head d_head, head d_head d_model -> n d_model")
+            case "mlp":
+                return directions @ self._bridge.W_out[layer_of(hook)]
+            case _:
+                return None
+
+    def _forward(self, tokens: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
+        return self._bridge.run_with_hooks(
+            tokens.to(self.device), fwd_hooks=list(hooks.items()), return_type="logits"
+        )
+
+    def _check_exists(self, hook: str) -> None:
+        if hook not in self._bridge.hook_dict:
+            close = ", ".join(nearest(hook, self._bridge.hook_dict))
+            raise UsageError(f"{self.info.name} has no hook {hook!r}; nearest are {close}.")
+
+
+def _flat(value: Tensor, tokens: Tensor, name: str) -> Float[Tensor, "batch pos d_in"]:
+    if value.ndim < 3 or value.shape[:2] != tokens.shape or not value.is_floating_point():
+        shape = tuple(value.shape)
+        raise UsageError(
+            f"{name} has no vector per token: its shape is {shape}, not [batch pos ...]."
+        )
+    return value.flatten(2)

@@ -1,0 +1,120 @@
+"""A language model by name: the shipped one, a local checkpoint, or any TransformerLens model."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from saelab.config import UsageError
+from saelab.lm.protocol import ModelInfo
+from saelab.lm.tiny import MODEL_DIR
+
+if TYPE_CHECKING:
+    from saelab.lm.bridge import BridgeLanguageModel
+
+HASH_CHUNK = 1 << 24
+
+
+def load_language_model(
+    name: str, *, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32
+) -> "BridgeLanguageModel":
+    """The model called `name`, frozen, with raw weights, on TransformerLens hook names.
+
+    Args:
+        name: `tiny` (shipped with saelab), a local Hugging Face checkpoint directory, or the name
+            of any model TransformerLens supports (fetched, or read from the local hub cache).
+        device: `auto` takes the GPU where there is one.
+        dtype: what the weights are held and run in.
+
+    Raises:
+        UsageError: the name is none of these, or cannot be fetched.
+    """
+    # Importing transformers and transformer_lens takes seconds; nothing else needs them.
+    import transformers
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from saelab.lm.bridge import BridgeLanguageModel
+
+    transformers.utils.logging.disable_progress_bar()
+    path = _resolve(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        weights = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation="eager"
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"Cannot load the model {name!r}: it is not 'tiny', not a checkpoint directory, and "
+            f"fetching it failed ({reason})."
+        ) from error
+    resolved = resolve_device(device)
+    nn.Module.to(weights, resolved)
+    digest = weights_digest(weights)
+    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    bridge = TransformerBridge.boot_transformers(
+        path, hf_model=weights, tokenizer=tokenizer, dtype=dtype, device=resolved
+    )
+    return BridgeLanguageModel(bridge, _info(name, bridge, tokenizer, digest))
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """`auto` becomes the GPU where there is one, else the CPU; anything else is taken as named.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"The device {str(device)!r} is not available here.") from error
+    return torch.device(device)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 (hex) over the sorted names, shapes and float32 values of a model's parameters."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        for part in value.detach().flatten().split(HASH_CHUNK):
+            digest.update(part.to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _resolve(name: str) -> str:
+    if name == "tiny":
+        return str(MODEL_DIR)
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UsageError(f"{path} is a directory without a config.json, so not a checkpoint.")
+    return name
+
+
+def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # noqa: ANN401
+    cfg = bridge.cfg
+    return ModelInfo(
+        name=name if name == "tiny" or not Path(name).is_dir() else str(Path(name).resolve()),
+        architecture=cfg.architecture,
+        n_layers=cfg.n_layers,
+        d_model=cfg.d_model,
+        n_heads=cfg.n_heads,
+        d_head=cfg.d_head,
+        d_vocab=cfg.d_vocab,
+        n_ctx=cfg.n_ctx,
+        weights_digest=digest,
+        tokenizer_digest=tokenizer_digest(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
+    )
+
+
+def tokenizer_digest(tokenizer: Any) -> str:  # noqa: ANN401 - transformers has no common class
+    """sha256 (hex) of the tokenizer's JSON form, or of its vocabulary where it has none."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,94 @@
+"""What saelab asks of a language model; everything that runs one goes through these few methods."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.config import Config
+
+Edit = Callable[[Tensor], Tensor]
+"""Maps a site's activations `[batch pos d_in]` to what replaces them, of the same shape."""
+
+
+class ModelInfo(Config):
+    """What identifies a model and fixes the meaning of its activations."""
+
+    name: str
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_head: int
+    d_vocab: int
+    n_ctx: int
+    weights_digest: str
+    """sha256 over the weights' names, shapes and float32 values."""
+    tokenizer_digest: str
+    """sha256 of the tokenizer's JSON form."""
+    weight_processing: str = "none"
+    """What was done to the weights after loading; saelab harvests raw weights."""
+    bos_token_id: int | None = None
+    special_token_ids: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without special tokens."""
+        ...
+
+    def token(self, token_id: int) -> str:
+        """One token as text, spaces included."""
+        ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A frozen causal language model whose named sites can be read and replaced."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Identity and shape of the model."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def width(self, hook: str) -> int:
+        """d_in of a site, heads flattened head-major; UsageError if there is no such hook."""
+        ...
+
+    def capture(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+        """Activations at `hooks` from one forward pass that stops after the last of them."""
+        ...
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        edits: Mapping[str, Edit] | None = None,
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits, with the activations at each edited hook replaced on the way."""
+        ...
+
+    def logit_effects(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_vocab"] | None:
+        """What adding each direction at `hook` writes to the logits along the direct path.
+
+        None where the site has no direct path.
+        """
+        ...

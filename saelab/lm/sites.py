@@ -1,0 +1,63 @@
+"""What a TransformerLens hook name says about its site."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+Path = Literal["residual", "heads", "mlp"]
+
+_LAYER = re.compile(r"^blocks\.(\d+)\.")
+_WRITES = {
+    "hook_resid_pre": "residual",
+    "hook_resid_mid": "residual",
+    "hook_resid_post": "residual",
+    "hook_in": "residual",
+    "hook_out": "residual",
+    "hook_attn_out": "residual",
+    "hook_mlp_out": "residual",
+    "mlp.hook_out": "residual",
+    "attn.hook_out": "residual",
+    "attn.hook_z": "heads",
+    "attn.o.hook_in": "heads",
+    "mlp.hook_post": "mlp",
+    "mlp.out.hook_in": "mlp",
+}
+
+
+def layer_of(hook: str) -> int:
+    """The layer in a name such as `blocks.2.hook_resid_post`.
+
+    Raises:
+        ValueError: the hook belongs to no block.
+    """
+    match = _LAYER.match(hook)
+    if match is None:
+        raise ValueError(f"{hook} belongs to no block.")
+    return int(match.group(1))
+
+
+def direct_path(hook: str) -> Path | None:
+    """How a direction at `hook` reaches the residual stream: as it is, through W_O, or W_out.
+
+    None for sites that reach it only through a nonlinearity (queries, keys, norms, ...).
+    """
+    if hook in ("hook_embed", "hook_pos_embed"):
+        return "residual"
+    match = _LAYER.match(hook)
+    return None if match is None else _WRITES.get(hook[match.end() :])  # pyright: ignore[reportReturnType]
+
+
+def replaceable(hook: str) -> bool:
+    """Whether replacing the value at `hook` replaces all that the model reads of it.
+
+    TransformerLens 4 hangs `hook_resid_mid` on the MLP's input: the skip connection goes past it,
+    so an edit there would silently change only half of what it seems to.
+    """
+    return not hook.endswith((".hook_resid_mid", ".ln2.hook_in", ".ln1.hook_in"))
+
+
+def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:
+    """The `n` of `names` that look most like `name`."""
+    candidates = list(names)
+    return difflib.get_close_matches(name, candidates, n, cutoff=0.0)
