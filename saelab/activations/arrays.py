@@ -1,0 +1,77 @@
+"""A store from arrays of one's own: no language model, no tokens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from saelab.activations.columns import NO_TOKEN, Columns
+from saelab.activations.dtypes import itemsize
+from saelab.activations.format import MAX_ROWS_PER_UNIT, Dtype, Manifest, SiteSpec
+from saelab.activations.writer import Rows, StoreWriter
+from saelab.config import UsageError
+from saelab.provenance import provenance
+
+UNIT_BYTES = 256 * 2**20
+
+
+def write_arrays(
+    path: Path | str,
+    arrays: Mapping[str, Rows],
+    *,
+    labels: Mapping[str, Bool[np.ndarray, " row"]] | None = None,
+    dtype: Dtype = "float32",
+    rows_per_unit: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Store one `[row d_in]` array (numpy, memory-mapped or torch) for each name; returns the path.
+
+    All arrays have the same rows. Each row counts as a context of its own with one position and no
+    token. `labels` are ground-truth features by name, true where a row has the feature. Values are
+    stored as `dtype`, float64 included. An interrupted call continues when it is made again.
+
+        write_arrays("activations_cache/mine", {"layer_6": x}, dtype="bfloat16")
+
+    Raises:
+        UsageError: numbers of rows differ, a value is not finite, or `path` holds another store.
+    """
+    n_rows = _common_length({**arrays, **(labels or {})})
+    width = sum(array.shape[1] for array in arrays.values())
+    fitting = max(1024, min(UNIT_BYTES // (width * itemsize(dtype)), MAX_ROWS_PER_UNIT))
+    manifest = Manifest(
+        model=None,
+        sites=tuple(SiteSpec(hook=name, d_in=array.shape[1]) for name, array in arrays.items()),
+        dtype=dtype,
+        context_length=1,
+        label_names=tuple(labels or ()),
+        corpus=None,
+        contexts_per_unit=fitting if rows_per_unit is None else rows_per_unit,
+        n_contexts=n_rows,
+        seed=seed,
+        provenance=provenance(),
+    )
+    table = np.stack([np.asarray(column) for column in labels.values()], axis=1) if labels else None
+    with StoreWriter.create(path, manifest) as writer:
+        for unit in writer.missing_units():
+            rows = manifest.unit_contexts(unit)
+            part = slice(rows.start, rows.stop)
+            columns = _columns(rows, None if table is None else table[part])
+            writer.write_unit(unit, {name: array[part] for name, array in arrays.items()}, columns)
+    return Path(path)
+
+
+def _common_length(arrays: Mapping[str, Rows | Bool[np.ndarray, " row"]]) -> int:
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise UsageError(
+            f"Arrays and labels need the same number of rows, at least 1; got {listed}."
+        )
+    return next(iter(lengths.values()))
+
+
+def _columns(rows: range, labels: Bool[np.ndarray, "row label"] | None) -> Columns:
+    index = np.arange(rows.start, rows.stop)
+    nothing = np.full(len(index), NO_TOKEN)
+    return Columns(nothing, np.zeros_like(index), index, index, nothing[:, None], labels)

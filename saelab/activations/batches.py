@@ -1,0 +1,157 @@
+"""Batches in a shuffled order that is a pure function of (seed, epoch)."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from typing_extensions import override
+
+from saelab.activations.format import canonical_digest
+from saelab.activations.order import EpochPlan
+from saelab.activations.store import ActivationStore
+from saelab.config import UsageError
+from saelab.types import ActivationBatch
+
+POOL_ROWS = 2**16
+
+
+@dataclass(frozen=True)
+class BatchSites:
+    """Which sites fill a batch: `x`, and `target` or `grad` at the same rows where asked."""
+
+    x: str
+    target: str | None = None
+    grad: str | None = None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that are in memory: those served from `start` to `stop`, counted over all epochs."""
+
+    start: int
+    stop: int
+    order: Int[Tensor, " row"]
+    rows: dict[str, Float[Tensor, "row _"]]
+
+
+class ShuffledBatches(Iterator[ActivationBatch]):
+    """An endless iterator of float32 batches; each epoch serves every row exactly once.
+
+    An epoch permutes the store's blocks, cuts them into groups of about `pool_rows` rows, and
+    serves each group in a random order before the next; a thread reads the next group meanwhile. A
+    batch may span groups and epochs. Memory: two groups of every site, in the stored number type.
+
+        batches = ShuffledBatches(store, "blocks.1.hook_resid_post", 4096, seed=0)
+        x = next(batches).x
+
+    Raises:
+        UsageError: a site does not exist, or `grad` does not fit `x`.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        sites: str | BatchSites,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        pool_rows: int = POOL_ROWS,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size < 1 or pool_rows < 1:
+            raise UsageError(
+                f"batch_size={batch_size} and pool_rows={pool_rows} must be at least 1."
+            )
+        self.sites = sites if isinstance(sites, BatchSites) else BatchSites(sites)
+        self.batch_size = batch_size
+        names = (self.sites.x, self.sites.target, self.sites.grad)
+        self._views = {name: store.site(name) for name in names if name is not None}
+        self._check_gradient()
+        self._table = store.blocks
+        self._device = torch.device(device)
+        self._order = {"seed": seed, "pool_rows": pool_rows, "store": _fingerprint(store)}
+        self._plan = lru_cache(maxsize=2)(
+            lambda epoch: EpochPlan.create(self._table, pool_rows, seed=seed, epoch=epoch)
+        )
+        self._served = 0
+        self._group: _Group | None = None
+        self._ahead: Future[_Group] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="activations")
+
+    @property
+    def rows_served(self) -> int:
+        """Rows handed out so far, over all epochs."""
+        return self._served
+
+    @override
+    def __next__(self) -> ActivationBatch:
+        start, stop = self._served, self._served + self.batch_size
+        pieces: dict[str, list[Float[Tensor, "row _"]]] = {name: [] for name in self._views}
+        while start < stop:
+            group = self._group_at(start)
+            end = min(stop, group.stop)
+            order = group.order[start - group.start : end - group.start]
+            for name, rows in group.rows.items():
+                pieces[name].append(rows.index_select(0, order).float())
+            start = end
+        self._served = stop
+        whole = {name: torch.cat(parts) for name, parts in pieces.items()}
+        sites = self.sites
+        return ActivationBatch(
+            whole[sites.x],
+            target=None if sites.target is None else whole[sites.target],
+            grad=None if sites.grad is None else whole[sites.grad],
+        )
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the next batch starts, JSON-ready; loaded, the next batch is bit-identical."""
+        return {"rows_served": self._served, **self._order}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            UsageError: it was taken from another store, seed or pool size.
+        """
+        for name, value in self._order.items():
+            if state[name] != value:
+                raise UsageError(
+                    f"Cannot resume the data order: {name} was {state[name]}, is {value}."
+                )
+        self._served = int(state["rows_served"])
+        self._group = self._ahead = None
+
+    def _check_gradient(self) -> None:
+        if self.sites.grad is None:
+            return
+        x, grad = self._views[self.sites.x].spec, self._views[self.sites.grad].spec
+        if grad.kind != "gradient" or grad.hook != x.hook:
+            raise UsageError(f"{grad.name} does not hold gradients with respect to {x.name}.")
+
+    def _group_at(self, row: int) -> _Group:
+        """The group that serves this row; the one after it is read in the background."""
+        if self._group is None or not self._group.start <= row < self._group.stop:
+            ahead = self._ahead.result() if self._ahead else None
+            self._group = ahead if ahead and ahead.start == row else self._load(row)
+            self._ahead = self._thread.submit(self._load, self._group.stop)
+        return self._group
+
+    def _load(self, row: int) -> _Group:
+        epoch, inside = divmod(row, self._table.n_rows)
+        plan = self._plan(epoch)
+        group = plan.group_of(inside)
+        start, stop = (epoch * self._table.n_rows + int(plan.rows[group + i]) for i in (0, 1))
+        blocks = plan.group_blocks(group)
+        order = torch.from_numpy(plan.row_order(group)).to(self._device)
+        rows = {name: view.read_blocks(blocks) for name, view in self._views.items()}
+        return _Group(start, stop, order, {name: x.to(self._device) for name, x in rows.items()})
+
+
+def _fingerprint(store: ActivationStore) -> str:
+    """A digest of which rows the store has: a store that grew since has another order."""
+    digest = store.manifest.content_digest
+    return canonical_digest([digest, list(store.units), list(store.unit_rows)])

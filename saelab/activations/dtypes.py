@@ -1,0 +1,58 @@
+"""Stored number types: torch, HDF5 and raw bytes."""
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from saelab.activations.format import Dtype
+
+TORCH: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def itemsize(dtype: Dtype) -> int:
+    """Bytes of one stored number."""
+    return TORCH[dtype].itemsize
+
+
+def hdf5_type(dtype: Dtype) -> h5py.h5t.TypeID:
+    """The HDF5 type of the stored numbers, little endian.
+
+    bfloat16 is a custom float (sign bit 15, exponent 7-14 with bias 127, mantissa 0-6), so that
+    every HDF5 tool prints its true values.
+    """
+    if dtype == "float32":
+        return h5py.h5t.IEEE_F32LE
+    if dtype == "float16":
+        return h5py.h5t.IEEE_F16LE
+    custom = h5py.h5t.IEEE_F32LE.copy()
+    custom.set_fields(15, 7, 8, 0, 7)
+    custom.set_size(2)
+    custom.set_ebias(127)
+    return custom
+
+
+def raw_bytes(rows: Float[Tensor, "row d_in"]) -> memoryview:
+    """The bits of contiguous CPU rows as bytes; no number is converted."""
+    assert rows.is_contiguous()
+    assert rows.device.type == "cpu"
+    return rows.view(torch.uint8).numpy().data.cast("B")
+
+
+def rows_from_bytes(
+    raw: UInt8[Tensor, " byte"], dtype: Dtype, d_in: int
+) -> Float[Tensor, "row d_in"]:
+    """The rows whose bits `raw` holds; the result shares its memory."""
+    return raw.view(TORCH[dtype]).view(-1, d_in)
+
+
+def as_tensor(rows: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> Shaped[Tensor, "..."]:
+    """A tensor of the same values; read-only arrays (memory maps) are copied."""
+    if isinstance(rows, Tensor):
+        return rows.detach()
+    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())

@@ -1,0 +1,224 @@
+"""The manifest of an activation store, and the names of its files.
+
+`activations_cache/README.md` is the written specification; this module is where the code has it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from saelab.config import Config, UsageError
+from saelab.files import atomic_write
+
+FORMAT = "saelab-activations/1"
+BLOCK_ROWS = 1024
+"""Rows under one checksum. The same for every hook, so that all hooks can be read in one order."""
+MAX_ROWS_PER_UNIT = 2**24
+MAX_UNITS = 10**6
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+UNIT_FILE = re.compile(r"\d{6}\.h5")
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+JsonObject = dict[str, JsonValue]
+
+
+class DamagedStoreError(UsageError):
+    """A file of a store is not what was written; the message names the file."""
+
+
+class SiteSpec(Config):
+    """One recorded quantity: activations at a hook, or the loss gradient with respect to them."""
+
+    hook: str = Field(min_length=1, max_length=128)
+    """Hook name, e.g. `blocks.1.hook_resid_post`; any name for arrays of one's own."""
+    d_in: int = Field(gt=0, le=2**20)
+    """Width of a row; heads of `hook_z` sites are flattened head-major."""
+    kind: Literal["activation", "gradient"] = "activation"
+    """`gradient` rows are dL/dx of the summed next-token loss, at the same rows."""
+
+    @property
+    def name(self) -> str:
+        """What the site is called everywhere: the hook, or `<hook>.gradient`."""
+        return self.hook if self.kind == "activation" else f"{self.hook}.gradient"
+
+    @property
+    def slug(self) -> str:
+        """The name of the site's directory."""
+        return re.sub(r"[^A-Za-z0-9._-]", "_", self.name)
+
+
+class Manifest(Config):
+    """What a store holds. Every field but `provenance` decides its content."""
+
+    format: Literal["saelab-activations/1"] = FORMAT
+    """Name and version of the file format."""
+    model: JsonObject | None
+    """Facts of the language model (name, weights_digest, ...); null for own arrays."""
+    sites: tuple[SiteSpec, ...] = Field(min_length=1)
+    """What was recorded, in the order of the commit marker's seals."""
+    dtype: Dtype
+    """How activations are stored."""
+    context_length: int = Field(gt=0, le=2**16)
+    """Tokens in a context, special tokens included; 1 for own arrays."""
+    rows_policy: JsonObject = Field(default_factory=dict)
+    """Which positions have no row (special tokens); empty: every position has one."""
+    label_names: tuple[str, ...] = ()
+    """Ground-truth labels, one bit a row each."""
+    corpus: JsonObject | None
+    """Source, digest and split of the text; null for own arrays."""
+    contexts_per_unit: int = Field(gt=0)
+    """Contexts in a unit; the last unit may have fewer."""
+    n_contexts: int = Field(gt=0, lt=2**32)
+    """Contexts planned: the store is complete when all of them are committed."""
+    seed: int = Field(ge=0, lt=2**63)
+    """Seed of the shuffle of rows inside each unit."""
+    provenance: Mapping[str, object] = Field(default_factory=dict)
+    """Versions, device, batch size, command, time."""
+
+    @field_validator("sites")
+    @classmethod
+    def _directories_are_distinct(cls, sites: tuple[SiteSpec, ...]) -> tuple[SiteSpec, ...]:
+        slugs = [site.slug for site in sites]
+        for slug in slugs:
+            if not is_safe_name(slug) or slugs.count(slug) > 1:
+                raise ValueError(
+                    f"site directory {slug!r} is unusable or used twice; rename a hook"
+                )
+        return sites
+
+    @field_validator("label_names")
+    @classmethod
+    def _labels_are_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a label name occurs twice")
+        return names
+
+    @model_validator(mode="after")
+    def _units_are_bounded(self) -> "Manifest":
+        if self.max_rows > MAX_ROWS_PER_UNIT:
+            raise ValueError(
+                f"a unit of {self.max_rows} rows; at most {MAX_ROWS_PER_UNIT} are allowed"
+            )
+        if self.n_units > MAX_UNITS:
+            raise ValueError(f"{self.n_units} units; at most {MAX_UNITS} are allowed")
+        return self
+
+    @property
+    def n_units(self) -> int:
+        """Units of the complete store."""
+        return -(-self.n_contexts // self.contexts_per_unit)
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows that a unit can have."""
+        return min(self.contexts_per_unit, self.n_contexts) * self.context_length
+
+    def unit_contexts(self, unit: int) -> range:
+        """Which contexts of the whole harvest belong to a unit."""
+        start = unit * self.contexts_per_unit
+        return range(start, min(start + self.contexts_per_unit, self.n_contexts))
+
+    def site(self, name: str) -> SiteSpec:
+        """The site of that name; KeyError if there is none."""
+        return {site.name: site for site in self.sites}[name]
+
+    def content(self) -> dict[str, object]:
+        """Every field that decides content, as JSON values."""
+        return self.model_dump(mode="json", exclude={"provenance"})
+
+    @property
+    def content_digest(self) -> str:
+        """sha256 (hex) of the content fields; every file of the store carries it."""
+        return canonical_digest(self.content())
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name can be a directory of the store: no separators, no way upwards."""
+    return NAME.fullmatch(name) is not None and not name.startswith(".")
+
+
+def unit_file(unit: int) -> str:
+    """The file name of a unit."""
+    return f"{unit:06d}.h5"
+
+
+def tokens_path(root: Path, unit: int) -> Path:
+    """Where a unit's token columns are; the unit is committed if and only if this file exists."""
+    return root / "tokens" / unit_file(unit)
+
+
+def hook_path(root: Path, site: SiteSpec, unit: int) -> Path:
+    """Where a unit's rows of one site are."""
+    return root / "hooks" / site.slug / unit_file(unit)
+
+
+def canonical_digest(value: object) -> str:
+    """sha256 (hex) of a JSON value with sorted keys and no spaces."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The exact content of `manifest.json`: the fields, then `sha256` over them."""
+    fields = manifest.model_dump(mode="json")
+    sealed = {**fields, "sha256": canonical_digest(fields)}
+    return (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, whole or not at all."""
+    atomic_write(root / "manifest.json", manifest_bytes(manifest))
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of the store at `root`.
+
+    Raises:
+        UsageError: `root` holds no store, or one of another format version.
+        DamagedStoreError: the file is not byte for byte what was written.
+    """
+    path = root / "manifest.json"
+    if path.is_symlink() or not path.is_file():
+        raise UsageError(f"{root} is no activation store: it has no manifest.json.")
+    if path.stat().st_size > 2**24:
+        raise DamagedStoreError(f"{path} is larger than 16 MiB; it is not a manifest.")
+    raw = path.read_bytes()
+    try:
+        fields = json.loads(raw)
+        del fields["sha256"]
+        manifest = Manifest.model_validate(fields)
+    except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedStoreError(f"{path} is not a valid manifest: {_one_line(error)}.") from None
+    if manifest_bytes(manifest) != raw:
+        raise DamagedStoreError(f"{path} was altered after it was written.")
+    return manifest
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+    return " ".join(str(error).split())
+
+
+def differences(stored: Manifest, asked: Manifest) -> list[str]:
+    """One sentence for each content field in which two manifests differ; empty if they agree."""
+    left, right = _flat(stored.content()), _flat(asked.content())
+    fields = sorted(left.keys() | right.keys())
+    return [
+        f"{field} is {left.get(field, 'absent')} in the store, {right.get(field, 'absent')} asked"
+        for field in fields
+        if left.get(field) != right.get(field)
+    ]
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        parts = [_flat(inner, f"{prefix}.{key}" if prefix else key) for key, inner in value.items()]
+        return {field: text for part in parts for field, text in part.items()}
+    return {prefix: json.dumps(value)}

@@ -1,0 +1,119 @@
+"""One unit's rows of one site: `hooks/<slug>/NNNNNN.h5`."""
+
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+from jaxtyping import Float, UInt32
+from torch import Tensor
+
+from saelab.activations.checks import (
+    DatasetSpec,
+    check_trailer,
+    checked_hdf5,
+    read_dataset,
+    read_number,
+)
+from saelab.activations.dtypes import hdf5_type, itemsize, raw_bytes
+from saelab.activations.format import BLOCK_ROWS, FORMAT, Manifest, SiteSpec
+from saelab.activations.hdf5_layout import PayloadSpec, build_image
+from saelab.activations.sealed import SealedFile, block_checksums, checksum, seal_file
+from saelab.activations.statistics import ColumnSums
+
+U32, F64 = h5py.h5t.STD_U32LE, h5py.h5t.IEEE_F64LE
+
+
+@dataclass(frozen=True)
+class HookHeader:
+    """What a hook file says of its payload."""
+
+    rows: int
+    payload_offset: int
+    crc32: UInt32[np.ndarray, " block"]
+    sums: ColumnSums
+    seal: bytes
+
+
+def row_bytes(manifest: Manifest, site: SiteSpec) -> int:
+    """Bytes of one stored row."""
+    return itemsize(manifest.dtype) * site.d_in
+
+
+def hook_file(
+    manifest: Manifest, site: SiteSpec, unit: int, rows: Float[Tensor, "row d_in"], sums: ColumnSums
+) -> tuple[list[memoryview | bytes], bytes]:
+    """The parts of the file in order, and its seal; `rows` are in the stored dtype and order."""
+    payload = raw_bytes(rows)
+    identity = hook_identity(manifest, site, unit, len(rows))
+    datasets = {
+        "crc32": block_checksums(payload, BLOCK_ROWS * row_bytes(manifest, site)),
+        "sum": sums.sum,
+        "sum_sq": sums.sum_sq,
+    }
+    spec = PayloadSpec("acts", (len(rows), site.d_in), hdf5_type(manifest.dtype))
+    image = build_image({**identity, "max_abs": sums.max_abs}, datasets, spec)
+    digest = manifest.content_digest
+    return seal_file(image, payload, unit=unit, rows=len(rows), content_digest=digest)
+
+
+def hook_identity(manifest: Manifest, site: SiteSpec, unit: int, rows: int) -> dict[str, str | int]:
+    """The attributes that say which file this is."""
+    return {
+        "format": FORMAT,
+        "content_digest": manifest.content_digest,
+        "unit": unit,
+        "rows": rows,
+        "hook": site.hook,
+        "kind": site.kind,
+        "block_rows": BLOCK_ROWS,
+    }
+
+
+def hook_datasets(manifest: Manifest, site: SiteSpec, rows: int) -> dict[str, DatasetSpec]:
+    """The datasets of a hook file with this many rows."""
+    return {
+        "acts": DatasetSpec((rows, site.d_in), hdf5_type(manifest.dtype)),
+        "crc32": DatasetSpec((-(-rows // BLOCK_ROWS),), U32),
+        "sum": DatasetSpec((site.d_in,), F64),
+        "sum_sq": DatasetSpec((site.d_in,), F64),
+    }
+
+
+def read_hook_header(file: SealedFile, manifest: Manifest, site: SiteSpec, unit: int) -> HookHeader:
+    """The header of a hook file, after every check but those of the payload's blocks.
+
+    Raises:
+        DamagedStoreError: the file is not this site's file of this unit of this store, whole.
+    """
+    check_trailer(file, manifest, unit)
+    trailer = file.trailer
+    if trailer.payload_bytes != trailer.rows * row_bytes(manifest, site):
+        raise file.damaged("declares a payload of another size than its rows have")
+    datasets = hook_datasets(manifest, site, trailer.rows)
+    identity = hook_identity(manifest, site, unit, trailer.rows)
+    with checked_hdf5(file, datasets, identity, also={"max_abs"}) as hdf5:
+        if h5py.h5d.open(hdf5.id, b"acts").get_offset() != trailer.payload_offset:
+            raise file.damaged("has its payload elsewhere than its trailer says")
+        sums = ColumnSums(
+            trailer.rows,
+            read_dataset(hdf5, "sum"),
+            read_dataset(hdf5, "sum_sq"),
+            read_number(hdf5, "max_abs"),
+        )
+        crc32 = read_dataset(hdf5, "crc32")
+    return HookHeader(trailer.rows, trailer.payload_offset, crc32, sums, file.seal)
+
+
+def read_payload(
+    file: SealedFile, header: HookHeader, first: int, out: memoryview, *, check: bool
+) -> None:
+    """Read the block that starts at row `first` into `out`, which has the block's size.
+
+    Raises:
+        DamagedStoreError: with `check`, if the bytes do not have the block's checksum.
+    """
+    width = file.trailer.payload_bytes // header.rows
+    file.read_into(header.payload_offset + first * width, out)
+    number = first // BLOCK_ROWS
+    if check and checksum(out) != header.crc32[number]:
+        raise file.damaged(f"is damaged in block {number}, which starts at row {first}")

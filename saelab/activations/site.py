@@ -1,0 +1,130 @@
+"""The rows of one site, read with plain `preadv` once the headers are checked."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int, Integer, UInt8
+from torch import Tensor
+
+from saelab.activations.dtypes import rows_from_bytes
+from saelab.activations.format import Dtype, Manifest, SiteSpec
+from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
+from saelab.activations.order import Blocks
+from saelab.activations.parallel import parallel_map
+from saelab.activations.sealed import SealedFile
+from saelab.activations.statistics import ColumnSums, merged
+
+
+class SiteView:
+    """The rows of one site, over all committed units.
+
+    Blocks are checked against their checksum the first time they are read. Reading from several
+    threads at once is fine.
+
+    Attributes:
+        spec: hook, width and kind.
+        sums: sums over every row, from which `mean` and `total_variance` follow.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        spec: SiteSpec,
+        blocks: Blocks,
+        paths: Mapping[int, Path],
+        sample_rows: Callable[[int, int], Int[np.ndarray, " n"]],
+    ) -> None:
+        self.spec = spec
+        self._dtype: Dtype = manifest.dtype
+        self._row_bytes = row_bytes(manifest, spec)
+        self._blocks = blocks
+        self._sample_rows = sample_rows
+        self._paths = tuple(paths.values())
+        self._headers = tuple(_header(manifest, spec, *item) for item in paths.items())
+        self._check_rows()
+        self._trusted = np.zeros(len(blocks.count), dtype=bool)
+        self.sums: ColumnSums = merged([header.sums for header in self._headers])
+
+    def _check_rows(self) -> None:
+        """Each hook file must have as many rows as its commit marker says."""
+        planned = np.bincount(self._blocks.unit, self._blocks.count)
+        for path, header, rows in zip(self._paths, self._headers, planned, strict=True):
+            if header.rows != rows:
+                with SealedFile(path) as file:
+                    raise file.damaged(f"has {header.rows} rows, its tokens file {int(rows)}")
+
+    @property
+    def d_in(self) -> int:
+        """Width of a row."""
+        return self.spec.d_in
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all committed units."""
+        return self.sums.n
+
+    @property
+    def mean(self) -> Float64[np.ndarray, " d_in"]:
+        """E x over every row."""
+        return self.sums.mean
+
+    @property
+    def total_variance(self) -> float:
+        """V = E||x - E x||^2 over every row."""
+        return self.sums.total_variance
+
+    def read_block(
+        self, block: int, out: UInt8[Tensor, " byte"] | None = None
+    ) -> Float[Tensor, "row d_in"]:
+        """The rows of a block in the stored number type, read into `out` if it is given.
+
+        Raises:
+            DamagedStoreError: the bytes are not what was written; file and block are named.
+        """
+        count = int(self._blocks.count[block])
+        raw = torch.empty(count * self._row_bytes, dtype=torch.uint8) if out is None else out
+        unit, first = int(self._blocks.unit[block]), int(self._blocks.first[block])
+        header = self._headers[unit]
+        with SealedFile(self._paths[unit]) as file:
+            if file.seal != header.seal:
+                raise file.damaged("was replaced while the store was open")
+            check = not self._trusted[block]
+            read_payload(file, header, first, raw.numpy().data, check=check)
+            self._trusted[block] = True
+        return rows_from_bytes(raw, self._dtype, self.d_in)
+
+    def read_blocks(self, blocks: Integer[np.ndarray, " block"]) -> Float[Tensor, "row d_in"]:
+        """The rows of these blocks, one after the other, in the stored number type."""
+        sizes = self._blocks.count[blocks] * self._row_bytes
+        raw = torch.empty(int(sizes.sum()), dtype=torch.uint8)
+        outs = raw.split([int(size) for size in sizes])
+        parallel_map(lambda item: self.read_block(*item), zip(blocks.tolist(), outs, strict=True))
+        return rows_from_bytes(raw, self._dtype, self.d_in)
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "row d_in"]:
+        """Rows `start` to `stop` in store order (shuffled inside each unit), as float32."""
+        return self.take(np.arange(*slice(start, stop).indices(self.n_rows)))
+
+    def take(self, rows: Integer[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        """The rows of these store-order indices, as float32; reads each block they touch once."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.n_rows:
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a site with {self.n_rows}")
+        out = torch.empty(len(rows), self.d_in)
+        order = np.argsort(rows, kind="stable")
+        cuts = np.searchsorted(rows[order], self._blocks.start)
+        for block in np.flatnonzero(np.diff(cuts, append=len(rows))):
+            places = order[cuts[block] : cuts[block + 1] if block + 1 < len(cuts) else None]
+            inside = torch.from_numpy(rows[places] - self._blocks.start[block])
+            out[torch.from_numpy(places)] = self.read_block(int(block))[inside].float()
+        return out
+
+    def sample(self, n: int, seed: int) -> Float[Tensor, "n d_in"]:
+        """`n` distinct random rows, the same ones at every site for the same seed."""
+        return self.take(self._sample_rows(n, seed))
+
+
+def _header(manifest: Manifest, spec: SiteSpec, unit: int, path: Path) -> HookHeader:
+    with SealedFile(path) as file:
+        return read_hook_header(file, manifest, spec, unit)

@@ -1,0 +1,61 @@
+"""How large a store becomes, and whether the disk has room for it."""
+
+import shutil
+from pathlib import Path
+
+from saelab.activations.dtypes import itemsize
+from saelab.activations.format import BLOCK_ROWS, UNIT_FILE, Manifest
+from saelab.config import UsageError
+
+HEADER_BYTES = 16 * 1024
+"""More than HDF5 metadata, attributes, alignment and trailer of one file take."""
+COLUMN_BYTES = 4 + 2 + 4 + 8
+CONTEXT_TOKEN_BYTES = 4
+
+
+def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
+    """Bytes of the complete store; `rows` defaults to one for each position of each context."""
+    positions = manifest.n_contexts * manifest.context_length
+    rows = positions if rows is None else rows
+    width = sum(site.d_in for site in manifest.sites)
+    row_bytes = width * itemsize(manifest.dtype) + COLUMN_BYTES
+    row_bytes += -(-len(manifest.label_names) // 8)
+    checksums = 4 * len(manifest.sites) * (rows // BLOCK_ROWS + manifest.n_units)
+    per_unit = HEADER_BYTES * (len(manifest.sites) + 1) + 16 * width
+    contexts = CONTEXT_TOKEN_BYTES * positions
+    return rows * row_bytes + contexts + checksums + per_unit * manifest.n_units
+
+
+def require_space(root: Path, manifest: Manifest, rows: int | None = None) -> int:
+    """Bytes that the missing part of the store at `root` will take.
+
+    Raises:
+        UsageError: fewer are free on its disk.
+    """
+    tokens = root / "tokens"
+    names = [path.name for path in tokens.iterdir()] if tokens.is_dir() else []
+    committed = sum(UNIT_FILE.fullmatch(name) is not None for name in names)
+    missing = max(0, manifest.n_units - committed)
+    needed = predicted_bytes(manifest, rows) * missing // manifest.n_units
+    place = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UsageError(
+            f"{root} needs {in_bytes(needed)}, {in_bytes(free)} free on {place}; harvest fewer "
+            "tokens or sites, choose a smaller dtype, or another disk."
+        )
+    return needed
+
+
+def in_bytes(n: int) -> str:
+    """A size as a person reads it: 812 kB, 12.3 GB."""
+    for factor, unit in (
+        (10**15, "PB"),
+        (10**12, "TB"),
+        (10**9, "GB"),
+        (10**6, "MB"),
+        (10**3, "kB"),
+    ):
+        if n >= factor:
+            return f"{n / factor:.3g} {unit}"
+    return f"{n} B"

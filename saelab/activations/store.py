@@ -1,0 +1,133 @@
+"""Reading an activation store."""
+
+import difflib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from saelab.activations.checks import check_trailer
+from saelab.activations.columns import Columns
+from saelab.activations.format import (
+    BLOCK_ROWS,
+    UNIT_FILE,
+    DamagedStoreError,
+    Manifest,
+    hook_path,
+    read_manifest,
+    tokens_path,
+)
+from saelab.activations.order import Blocks, permutation
+from saelab.activations.sealed import SealedFile
+from saelab.activations.site import SiteView
+from saelab.activations.tokens_file import read_tokens_file
+from saelab.config import UsageError
+
+SAMPLED_BLOCKS = 64
+"""A sample comes from at least so many blocks if there are as many."""
+
+
+class ActivationStore:
+    """A store opened for reading; any number may read while one process writes.
+
+    The units committed at the time of opening are seen; open again to see later ones. Opening reads
+    the manifest and the end of each commit marker; `site` checks the headers of its files.
+
+    Attributes:
+        units: the committed units, in order.
+        unit_rows: rows of each of them.
+        sites: names of the sites.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest: Manifest = read_manifest(self.path)
+        self.sites: tuple[str, ...] = tuple(site.name for site in self.manifest.sites)
+        self.units: tuple[int, ...] = committed_units(self.path, self.manifest)
+        self.unit_rows: tuple[int, ...] = tuple(self._marker_rows(unit) for unit in self.units)
+        self._views: dict[str, SiteView] = {}
+
+    def _marker_rows(self, unit: int) -> int:
+        with SealedFile(tokens_path(self.path, unit)) as file:
+            check_trailer(file, self.manifest, unit)
+            return file.trailer.rows
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the committed units."""
+        return sum(self.unit_rows)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all planned units are committed."""
+        return len(self.units) == self.manifest.n_units
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """The blocks of all committed units; the same for every site."""
+        if not self.units:
+            raise UsageError(f"{self.path} has no committed unit yet.")
+        return Blocks.of_units(self.unit_rows, BLOCK_ROWS)
+
+    def site(self, name: str) -> SiteView:
+        """The rows of one site.
+
+        Raises:
+            UsageError: there is no such site (those there are, are listed, nearest first).
+            DamagedStoreError: a header of the site is not what was written.
+        """
+        if name not in self.sites:
+            nearest = difflib.get_close_matches(name, self.sites, len(self.sites), cutoff=0)
+            raise UsageError(f"{self.path} has no site {name!r}; it has {', '.join(nearest)}.")
+        if name not in self._views:
+            spec = self.manifest.site(name)
+            paths = {unit: hook_path(self.path, spec, unit) for unit in self.units}
+            self._views[name] = SiteView(self.manifest, spec, self.blocks, paths, self.sample_rows)
+        return self._views[name]
+
+    def sample_rows(self, n: int, seed: int) -> Int[np.ndarray, " n"]:
+        """Store-order indices of `n` distinct random rows, in random order, from few blocks.
+
+        Raises:
+            UsageError: the store has fewer rows.
+        """
+        if n > self.n_rows:
+            raise UsageError(f"A sample of {n} rows was asked of a store with {self.n_rows}.")
+        order = permutation(len(self.blocks.count), seed)
+        enough = int(np.searchsorted(np.cumsum(self.blocks.count[order]), n)) + 1
+        chosen = order[: max(enough, SAMPLED_BLOCKS)]
+        starts, counts = self.blocks.start[chosen], self.blocks.count[chosen]
+        rows = np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)])
+        return rows[permutation(len(rows), seed, 1)[:n]]
+
+    def tokens(self, unit: int) -> Columns:
+        """Token, position, context, document and labels of a unit's rows, in store order."""
+        if unit not in self.units:
+            raise UsageError(f"{self.path} has no committed unit {unit}.")
+        with SealedFile(tokens_path(self.path, unit)) as file:
+            return read_tokens_file(file, self.manifest, unit).columns
+
+    def contexts(self) -> Iterator[tuple[int, Integer[np.ndarray, "context pos"]]]:
+        """For each unit, the index of its first context and its contexts' token ids."""
+        for unit in self.units:
+            yield self.manifest.unit_contexts(unit).start, self.tokens(unit).contexts
+
+
+def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:
+    """The units whose commit marker exists, in order.
+
+    Raises:
+        DamagedStoreError: a directory is missing or a link, or a unit is outside the plan.
+    """
+    slugs = [root / "hooks" / site.slug for site in manifest.sites]
+    for directory in (root / "tokens", root / "hooks", *slugs):
+        if directory.is_symlink() or not directory.is_dir():
+            raise DamagedStoreError(f"{directory} is missing, or is not a plain directory.")
+    names = [path.name for path in (root / "tokens").iterdir()]
+    units = sorted(int(name[:6]) for name in names if UNIT_FILE.fullmatch(name))
+    if units and units[-1] >= manifest.n_units:
+        path = tokens_path(root, units[-1])
+        raise DamagedStoreError(f"{path} is outside the plan of {manifest.n_units} units.")
+    return tuple(units)

@@ -1,0 +1,227 @@
+"""Writing an activation store, one immutable unit at a time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.activations.columns import Columns, column_problem
+from saelab.activations.dtypes import TORCH, as_tensor
+from saelab.activations.format import (
+    Manifest,
+    SiteSpec,
+    differences,
+    hook_path,
+    read_manifest,
+    tokens_path,
+    write_manifest,
+)
+from saelab.activations.hook_file import hook_file
+from saelab.activations.lock import WriterLock
+from saelab.activations.order import permutation
+from saelab.activations.sealed import write_parts
+from saelab.activations.space import require_space
+from saelab.activations.statistics import ColumnSums, column_sums
+from saelab.activations.tokens_file import tokens_file
+from saelab.config import UsageError
+from saelab.files import fsync_directory, temporary_name
+
+Rows = Float[Tensor, "row d_in"] | Float[np.ndarray, "row d_in"]
+
+
+class StoreWriter:
+    """The one writer of a store; a context manager that holds the store's lock.
+
+        with StoreWriter.create("activations_cache/tiny", manifest) as writer:
+            for unit in writer.missing_units():
+                writer.write_unit(unit, {"blocks.1.hook_resid_post": rows}, columns)
+
+    `write_unit` may be called from a background thread, by one thread at a time.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, lock: WriterLock) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path | str, manifest: Manifest) -> "StoreWriter":
+        """Open a new store, or continue one whose manifest has the same content.
+
+        Raises:
+            UsageError: the store exists with another manifest (the fields that differ are named),
+                the directory holds something else, another process is writing the store, or the
+                disk has no room for what is missing.
+        """
+        root = Path(path)
+        _check_target(root, manifest)
+        require_space(root, manifest)
+        lock = WriterLock(root)
+        try:
+            _prepare(root, manifest)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(root, manifest, lock)
+
+    def missing_units(self) -> list[int]:
+        """The units that are not committed yet, in order."""
+        units = range(self.manifest.n_units)
+        return [unit for unit in units if not tokens_path(self.path, unit).exists()]
+
+    def write_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
+        """Commit one unit; `activations` has one `[row d_in]` entry for each site name.
+
+        Rows are given in any order (all entries and columns in the same one) and are shuffled here.
+        The unit must hold exactly the contexts `manifest.unit_contexts(unit)`.
+
+        Raises:
+            UsageError: shapes, ranges or alignment are wrong, or a value is not finite.
+            OSError: the disk is full or fails; nothing of the unit remains.
+        """
+        self._check_unit(unit, activations, columns)
+        order = permutation(columns.n_rows, self.manifest.seed, unit)
+        pending: list[tuple[Path, Path]] = []
+        seals: list[bytes] = []
+        try:
+            for site in self.manifest.sites:
+                rows = _stored_rows(activations[site.name], self.manifest, order)
+                sums = _finite_sums(rows, activations[site.name], site, unit)
+                parts, seal = hook_file(self.manifest, site, unit, rows, sums)
+                seals.append(seal)
+                _write_pending(pending, hook_path(self.path, site, unit), parts)
+            parts = tokens_file(self.manifest, unit, columns.permuted(order), seals)
+            _write_pending(pending, tokens_path(self.path, unit), parts)
+            _commit(pending)
+        finally:
+            for temporary, _ in pending:
+                temporary.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def _check_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
+        if not 0 <= unit < self.manifest.n_units:
+            raise UsageError(f"Unit {unit} is outside the plan of {self.manifest.n_units} units.")
+        if tokens_path(self.path, unit).exists():
+            raise UsageError(f"Unit {unit} is committed already; units are never rewritten.")
+        names = {site.name for site in self.manifest.sites}
+        if activations.keys() != names:
+            raise UsageError(
+                f"Unit {unit} has activations of {sorted(activations)}, the manifest plans "
+                f"{sorted(names)}."
+            )
+        problem = column_problem(columns, self.manifest, unit)
+        if problem:
+            raise UsageError(f"Unit {unit}: {problem}.")
+        for site in self.manifest.sites:
+            shape = tuple(activations[site.name].shape)
+            if shape != (columns.n_rows, site.d_in):
+                expected = (columns.n_rows, site.d_in)
+                raise UsageError(
+                    f"Unit {unit}: {site.name} has shape {shape}, expected {expected}."
+                )
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_target(root: Path, manifest: Manifest) -> None:
+    """Refuse a directory that holds another store, or anything else."""
+    if (root / "manifest.json").exists():
+        differing = differences(read_manifest(root), manifest)
+        if differing:
+            raise UsageError(f"{root} holds another store: {'; '.join(differing)}.")
+    elif root.exists():
+        others = [path.name for path in root.iterdir() if not _is_own(path)]
+        if others:
+            raise UsageError(f"{root} is no activation store and is not empty ({min(others)}).")
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a writer that was killed before its manifest was written may have left this."""
+    return path.name == "state" or _is_temporary(path)
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _prepare(root: Path, manifest: Manifest) -> None:
+    """Create what is missing of a store, and remove what writers that died have left.
+
+    The caller holds the lock, so no temporary file can belong to a living writer.
+    """
+    directories = [root / "tokens", *(root / "hooks" / site.slug for site in manifest.sites)]
+    for directory in directories:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in directory.iterdir():
+            if _is_temporary(path):
+                path.unlink()
+    if not (root / "manifest.json").exists():
+        write_manifest(root, manifest)
+    for directory in (root / "hooks", root):
+        fsync_directory(directory)
+
+
+def _stored_rows(
+    rows: Rows, manifest: Manifest, order: Int[np.ndarray, " row"]
+) -> Float[Tensor, "row d_in"]:
+    """The rows as they are stored: number type, order, in CPU memory."""
+    values = as_tensor(rows)
+    shuffled = values.index_select(0, torch.from_numpy(order).to(values.device))
+    return shuffled.to(TORCH[manifest.dtype]).cpu().contiguous()
+
+
+def _finite_sums(
+    rows: Float[Tensor, "row d_in"], given: Rows, site: SiteSpec, unit: int
+) -> ColumnSums:
+    """The sums of the stored rows.
+
+    Raises:
+        UsageError: a value is NaN or infinite, or became so in the stored number type.
+    """
+    sums = column_sums(rows)
+    if sums.finite:
+        return sums
+    n_given = int((~torch.isfinite(as_tensor(given))).sum())
+    n_stored = int((~torch.isfinite(rows)).sum())
+    if n_given:
+        raise UsageError(f"Unit {unit}: {n_given} values of {site.name} are NaN or infinite.")
+    raise UsageError(
+        f"Unit {unit}: {n_stored} values of {site.name} are beyond the range of {rows.dtype}; "
+        "store them as bfloat16 or float32."
+    )
+
+
+def _write_pending(
+    pending: list[tuple[Path, Path]], path: Path, parts: list[memoryview | bytes]
+) -> None:
+    temporary = temporary_name(path)
+    pending.append((temporary, path))
+    write_parts(temporary, parts)
+
+
+def _commit(pending: list[tuple[Path, Path]]) -> None:
+    """Give all files their names, the commit marker last, each directory made durable in turn."""
+    *hooks, marker = pending
+    for temporary, path in hooks:
+        temporary.replace(path)
+    for _, path in hooks:
+        fsync_directory(path.parent)
+    temporary, path = marker
+    temporary.replace(path)
+    fsync_directory(path.parent)
