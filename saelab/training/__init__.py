@@ -1,0 +1,1 @@
+"""From activations to a trained SAE: configuration, loop, checkpoints, runs."""

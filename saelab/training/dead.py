@@ -1,0 +1,32 @@
+"""Which latents are dead, counted in tokens."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saelab.types import SparseCodes
+
+
+class DeadLatents:
+    """For every latent, how many tokens have passed since it last fired."""
+
+    def __init__(self, d_sae: int, dead_after: int, device: torch.device) -> None:
+        self.dead_after = dead_after
+        self.since_fired: Int[Tensor, " d_sae"] = torch.zeros(
+            d_sae, dtype=torch.int64, device=device
+        )
+
+    def update(self, codes: SparseCodes) -> None:
+        """Count one batch. A latent selected with the value zero has not fired."""
+        self.since_fired += len(codes.values)
+        self.since_fired[codes.indices[codes.active]] = 0
+
+    @property
+    def dead(self) -> Bool[Tensor, " d_sae"]:
+        """Latents that have been silent for at least `dead_after` tokens."""
+        return self.since_fired >= self.dead_after
+
+    def mask(self) -> Bool[Tensor, " d_sae"] | None:
+        """`dead`, or None while every latent lives, so that AuxK costs nothing then."""
+        dead = self.dead
+        return dead if bool(dead.any()) else None

@@ -1,0 +1,22 @@
+"""Named runs: complete configurations whose docstrings say what to expect."""
+
+from pathlib import Path
+
+from saelab.sae.topk import TopKConfig
+from saelab.training.config import TrainConfig
+
+TINY_RESIDUAL = "blocks.2.hook_resid_post"
+TINY_ATTENTION = "blocks.1.attn.hook_z"
+
+
+def tiny_topk(activations: Path, site: str) -> TrainConfig:
+    """A TopK SAE with 1,024 latents, 12 active, on one site of the tiny language model."""
+    return TrainConfig(
+        sae=TopKConfig(d_sae=1024, k=12),
+        activations=activations,
+        site=site,
+        n_tokens=2_000_000,
+        batch_size=2048,
+        lr=2e-3,
+        dead_after=100_000,
+    )

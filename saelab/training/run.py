@@ -1,0 +1,110 @@
+"""A run directory: what one training wrote, and the one way to read it.
+
+config.json          the complete TrainConfig
+provenance.json      versions, device, command, digests of the activations and of the model
+weights.safetensors  the trained SAE
+checkpoints/step_N/  where an interrupted training continues (removed when it ends)
+metrics.jsonl        one line per logged step
+evaluation/*.json    what `saelab evaluate` measured
+features.h5          what `saelab features` collected
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saelab.config import UsageError, read_config
+from saelab.files import atomic_write_json
+from saelab.sae.base import AbstractSAE
+from saelab.sae.storage import load_sae
+from saelab.training.config import TrainConfig
+
+
+class Run:
+    """The directory of one trained SAE; what is missing is said in one sentence."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path} is not a directory, so not a run.")
+        self.config = read_config(TrainConfig, self.path / "config.json")
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def weights(self) -> Path:
+        """Where the trained SAE is."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def features_path(self) -> Path:
+        """Where the features are, once collected."""
+        return self.path / "features.h5"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training reached its end."""
+        return self.weights.is_file()
+
+    def load_sae(self, device: str | torch.device = "cpu") -> AbstractSAE:
+        """The trained SAE.
+
+        Raises:
+            UsageError: training has not finished, or the file is damaged.
+        """
+        if not self.finished:
+            raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
+        return load_sae(self.weights, device)
+
+    def provenance(self) -> dict[str, Any]:
+        """What produced the run."""
+        return self._json(self.path / "provenance.json")
+
+    def model_name(self) -> str:
+        """The language model whose activations the run was trained on.
+
+        Raises:
+            UsageError: the run was trained on arrays.
+        """
+        model = self.provenance()["model"]
+        if model is None:
+            raise UsageError(f"{self.path} was trained on arrays, not on a language model.")
+        return model["name"]
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The logged steps, oldest first."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def evaluation(self, name: str) -> dict[str, Any] | None:
+        """A saved evaluation, or None if it was not made."""
+        path = self.path / "evaluation" / f"{name}.json"
+        return self._json(path) if path.is_file() else None
+
+    def save_evaluation(self, name: str, values: dict[str, Any]) -> Path:
+        """Write an evaluation beside the others; returns its path."""
+        path = self.path / "evaluation" / f"{name}.json"
+        atomic_write_json(path, values)
+        return path
+
+    @staticmethod
+    def _json(path: Path) -> dict[str, Any]:
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UsageError(f"{path} cannot be read: {error}.") from error
+
+
+def find_runs(root: Path) -> list[Run]:
+    """Every finished run at or below `root`, sorted by path."""
+    return [
+        Run(config.parent)
+        for config in sorted(root.rglob("config.json"))
+        if (config.parent / "weights.safetensors").is_file()
+    ]

@@ -1,0 +1,157 @@
+"""Training runs: what they write, how they continue, what they refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import small_config
+from saelab.config import UsageError
+from saelab.training.loop import train
+from saelab.training.run import Run, find_runs
+from saelab.training.state import TrainingState, geometric_median
+
+
+def test_a_run_directory_holds_what_its_docstring_says(small_run, small_store):
+    names = {path.name for path in small_run.path.iterdir()}
+    assert {"config.json", "provenance.json", "weights.safetensors", "metrics.jsonl"} <= names
+    record = small_run.provenance()
+    assert record["activations"] == small_store.manifest.content_digest
+    assert record["model"]["weights_digest"] == small_store.manifest.model["weights_digest"]
+    assert find_runs(small_run.path.parent)[0].path == small_run.path
+
+
+def test_training_lowers_fvu_and_logs_every_interval(small_run):
+    lines = small_run.metrics()
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    assert lines[-1]["fvu"] < lines[0]["fvu"]
+    assert lines[-1]["tokens"] == 4000
+
+
+def test_the_bias_starts_at_the_geometric_median(small_store):
+    state = TrainingState.start(small_config(small_store), torch.device("cpu"))
+    rows = small_store.site("blocks.0.hook_resid_post").sample(32_768, seed=0)
+    torch.testing.assert_close(state.sae.b_dec.detach(), geometric_median(rows))
+
+
+def test_the_geometric_median_is_where_unit_pulls_cancel():
+    points = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).double() + 3
+    center = geometric_median(points, tolerance=1e-9, iterations=1000)
+    pull = torch.nn.functional.normalize(points - center, dim=1).mean(0)
+    assert float(pull.norm()) < 1e-5
+
+
+def test_the_geometric_median_ignores_how_far_an_outlier_is():
+    points = torch.zeros(9, 2)
+    points[0] = 1e6
+    assert float(geometric_median(points).norm()) < 1.0
+
+
+@pytest.mark.parametrize("variant", ["topk", "abs-topk"])
+def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(small_store, tmp_path, variant):
+    sae = {"variant": variant, "d_sae": 32, "k": 4}
+    config = small_config(small_store, sae=sae, dead_after=300)
+    whole = TrainingState.start(config, torch.device("cpu"))
+    batches = iter(whole.batches)
+    for _ in range(40):
+        whole.advance(next(batches))
+    first = TrainingState.start(config, torch.device("cpu"))
+    batches = iter(first.batches)
+    for _ in range(17):
+        first.advance(next(batches))
+    first.save(tmp_path)
+    second = TrainingState.start(config, torch.device("cpu"))
+    assert second.restore(tmp_path)
+    batches = iter(second.batches)
+    for _ in range(23):
+        second.advance(next(batches))
+    for name, value in whole.sae.state_dict().items():
+        assert torch.equal(value, second.sae.state_dict()[name]), name
+    assert torch.equal(whole.dead.since_fired, second.dead.since_fired)
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(small_store, tmp_path):
+    runs = [
+        train(small_config(small_store, n_tokens=500, seed=seed), out=tmp_path / name)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    a, b, c = (run.load_sae().W_dec for run in runs)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_finished_run_is_returned_as_it_is(small_run, small_store):
+    before = small_run.weights.stat().st_mtime_ns
+    assert train(small_config(small_store), out=small_run.path).path == small_run.path
+    assert small_run.weights.stat().st_mtime_ns == before
+
+
+def test_another_configuration_on_the_same_directory_is_refused_by_name(small_run, small_store):
+    with pytest.raises(UsageError, match=r"other options \(seed: 0 there, 5 asked\)"):
+        train(small_config(small_store, seed=5), out=small_run.path)
+
+
+def test_a_directory_with_other_things_is_left_alone(small_store, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        train(small_config(small_store), out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"site": "blocks.0.hook_resid_pots"}, "blocks.0.hook_resid_post"),
+        ({"sae": {"variant": "topk", "d_sae": 8, "k": 9}}, "k=9 exceeds d_sae=8"),
+        ({"activations": "no/such/store"}, "no/such/store"),
+    ],
+)
+def test_bad_options_write_nothing(small_store, tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        train(small_config(small_store, **changes), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_is_reported_with_the_remedy(small_store, tmp_path):
+    config = small_config(small_store, lr=1e30, clip_norm=None, warmup_steps=0)
+    with pytest.raises(UsageError, match=r"diverged at step \d+.*lower --lr"):
+        train(config, out=tmp_path / "run")
+
+
+def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tmp_path):
+    out = tmp_path / "run"
+    config = small_config(small_store)
+    state = TrainingState.start(config, torch.device("cpu"))
+    batches = iter(state.batches)
+    for _ in range(20):
+        state.advance(next(batches))
+    out.mkdir()
+    (out / "config.json").write_text(config.to_json())
+    state.save(out / "checkpoints")
+    stale = [json.dumps({"step": step, "fvu": -1.0}) for step in (10, 20, 30)]
+    (out / "metrics.jsonl").write_text("\n".join(stale) + '\n{"step": 4')
+    run = train(config, out=out)
+    assert [line["step"] for line in run.metrics()] == [10, 20, 30, 40]
+    assert run.metrics()[2]["fvu"] >= 0
+    assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_continues(small_store, tmp_path):
+    config = small_config(small_store, n_tokens=2_000_000, checkpoint_every=10**6)
+    arguments = [sys.executable, "-m", "saelab.cli", "train", "topk", "--d-sae", "32", "--k", "4"]
+    for name in ("activations", "site", "n_tokens", "batch_size", "lr", "log_every", "dead_after"):
+        arguments += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    arguments += ["--checkpoint-every", "1000000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        pass
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list((tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert not Run(tmp_path / "run").finished
+    assert os.listdir(tmp_path / "run")
