@@ -1,0 +1,1 @@
+"""From a trained SAE to numbers: reconstruction, downstream cost, ground-truth recovery."""

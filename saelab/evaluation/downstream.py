@@ -1,0 +1,75 @@
+"""What the reconstruction costs the model: cross-entropy and KL with x_hat in x's place."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from saelab.lm.protocol import Edit, LanguageModel
+
+
+def replace_rows(mask: Bool[Tensor, "context pos"], rows: Float[Tensor, "row d_in"]) -> Edit:
+    """An edit that puts `rows` at the masked positions and leaves every other position alone."""
+
+    def edit(value: Float[Tensor, "context pos d_in"]) -> Float[Tensor, "context pos d_in"]:
+        edited = value.clone()
+        edited[mask] = rows.to(value.dtype)
+        return edited
+
+    return edit
+
+
+class Downstream:
+    """Cross-entropy of the plain, the spliced and the zero-ablated model on the same positions.
+
+    CE recovered = (CE_zero - CE_sae) / (CE_zero - CE_plain): 1 is the plain model, 0 is no better
+    than writing zeros. KL is KL(plain || spliced), in nats per token.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.n = 0
+        self.plain, self.spliced, self.zero, self.kl, self.agree = (
+            torch.zeros((), dtype=torch.float64, device=device) for _ in range(5)
+        )
+
+    def update(
+        self,
+        lm: LanguageModel,
+        hook: str,
+        tokens: Int[Tensor, "context pos"],
+        mask: Bool[Tensor, "context pos"],
+        x_hat: Float[Tensor, "row d_in"],
+    ) -> None:
+        """Add a batch of contexts; counts positions whose own and next token are real."""
+        counted = mask[:, :-1] & mask[:, 1:]
+        target = tokens[:, 1:][counted]
+        zeros = torch.zeros_like(x_hat)
+        plain, spliced, zero = (
+            lm.logits(tokens, edits)[:, :-1][counted].float().log_softmax(-1)
+            for edits in (
+                None,
+                {hook: replace_rows(mask, x_hat)},
+                {hook: replace_rows(mask, zeros)},
+            )
+        )
+        self.n += len(target)
+        self.plain += F.nll_loss(plain, target, reduction="sum")
+        self.spliced += F.nll_loss(spliced, target, reduction="sum")
+        self.zero += F.nll_loss(zero, target, reduction="sum")
+        self.kl += F.kl_div(spliced, plain, reduction="sum", log_target=True)
+        self.agree += (plain.argmax(-1) == spliced.argmax(-1)).sum()
+
+    def results(self) -> dict[str, float]:
+        """ce_plain, ce_spliced, ce_zero, kl (nats per token), ce_recovered, top1_agreement."""
+        plain, spliced, zero, kl, agree = (
+            float(total) / self.n
+            for total in (self.plain, self.spliced, self.zero, self.kl, self.agree)
+        )
+        return {
+            "ce_plain": plain,
+            "ce_spliced": spliced,
+            "ce_zero": zero,
+            "kl": kl,
+            "ce_recovered": (zero - spliced) / (zero - plain),
+            "top1_agreement": agree,
+        }

@@ -1,0 +1,229 @@
+"""Ground-truth recovery: for each known feature of the text, the latent that finds it best.
+
+The latent and its threshold are chosen on one half of the contexts and scored on the other, so
+that picking the best of thousands does not flatter it. Beside it stands a linear probe fitted and
+scored on the same halves: what is linearly there, and so what a latent could have reached.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from torch import Tensor
+
+from saelab.evaluation.detectors import Events, Scores, score_label, sort_events
+from saelab.evaluation.probe import auroc, fit_probes
+from saelab.types import SparseCodes
+
+MIN_POSITIVES = 20
+"""Labels with fewer positive rows in either half are reported as too rare to score."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One label: how often it holds, what a probe finds, and what the best latent finds.
+
+    Attributes:
+        latent, sign: the latent of the best F1, and which sign of its firings was meant.
+        threshold: the detector says yes when its magnitude is at least this.
+        f1, precision, recall, auroc: that latent, on the half it was not chosen on.
+        best_auroc: the same for the latent of the best AUROC.
+        probe_auroc: a linear probe of the activations, fitted on the other half.
+        probe_f1: the probe's F1 at the threshold that was best on the half it was fitted on.
+    """
+
+    label: str
+    frequency: float
+    latent: int
+    sign: int
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+    auroc: float
+    best_auroc: float
+    probe_auroc: float
+    probe_f1: float
+
+
+@dataclass
+class RecoveryData:
+    """Rows collected for the comparison: activations, codes and labels, split by context."""
+
+    x: list[Float[Tensor, "row d_in"]] = field(default_factory=list)
+    codes: list[SparseCodes] = field(default_factory=list)
+    labels: list[Bool[ndarray, "row label"]] = field(default_factory=list)
+    fit: list[Bool[ndarray, " row"]] = field(default_factory=list)
+
+    def add(
+        self,
+        x: Float[Tensor, "row d_in"],
+        codes: SparseCodes,
+        labels: Bool[ndarray, "row label"],
+        fit: Bool[ndarray, " row"],
+    ) -> None:
+        """Add a batch; `fit` marks the rows on which latents are chosen and probes fitted."""
+        self.x.append(x.cpu())
+        self.codes.append(SparseCodes(codes.values.cpu(), codes.indices.cpu(), codes.d_sae))
+        self.labels.append(labels)
+        self.fit.append(fit)
+
+
+@dataclass(frozen=True)
+class LatentMatches:
+    """For each latent, the label it finds best: chosen on one half, scored on the other.
+
+    Attributes:
+        label: the label's name, None for latents that never fired on the first half.
+        f1, auroc: that label's scores on the second half.
+    """
+
+    label: list[str | None]
+    f1: list[float]
+    auroc: list[float]
+
+
+@dataclass(frozen=True)
+class RecoveryResult:
+    """The comparison of all labels with all latents."""
+
+    features: list[Recovery]
+    too_rare: list[str]
+    latents: LatentMatches
+
+
+def recover(data: RecoveryData, names: tuple[str, ...]) -> RecoveryResult:
+    """Score every label frequent enough, and match every latent with one."""
+    labels, fit = np.concatenate(data.labels), np.concatenate(data.fit)
+    positives = np.minimum(labels[fit].sum(0), labels[~fit].sum(0))
+    negatives = np.minimum((~labels[fit]).sum(0), (~labels[~fit]).sum(0))
+    common = np.flatnonzero((positives >= MIN_POSITIVES) & (negatives >= MIN_POSITIVES))
+    rare = [name for i, name in enumerate(names) if i not in set(common.tolist())]
+    probes = _probe_scores(torch.cat(data.x), labels[:, common], fit)
+    halves = _halves(data, fit)
+    features, matcher = [], _Matcher(halves[1])
+    for label, probe in zip(common, probes, strict=True):
+        truth = labels[fit, label], labels[~fit, label]
+        fitted, tested = (score_label(e, t) for e, t in zip(halves, truth, strict=True))
+        features.append(_recover_one(names[label], halves, (fitted, tested), truth, probe))
+        matcher.offer(names[label], halves[0], fitted, truth[1], tested)
+    return RecoveryResult(features, rare, matcher.result())
+
+
+class _Matcher:
+    """Keeps, for each latent, the label of the best F1 so far."""
+
+    def __init__(self, test_events: Events) -> None:
+        self.events = test_events
+        d_sae = test_events.d_sae
+        self.best = np.full(d_sae, -1.0)
+        self.label: list[str | None] = [None] * d_sae
+        self.f1, self.auroc = np.zeros(d_sae), np.full(d_sae, 0.5)
+
+    def offer(
+        self,
+        name: str,
+        fit_events: Events,
+        fitted: Scores,
+        truth: Bool[ndarray, " test"],
+        tested: Scores,
+    ) -> None:
+        latents = fit_events.detectors % self.events.d_sae
+        for position in np.flatnonzero(fitted.f1 > self.best[latents]):
+            latent, detector = int(latents[position]), int(fit_events.detectors[position])
+            if fitted.f1[position] <= self.best[latent]:
+                continue  # its other sign has just done better
+            answers = _answers(self.events, detector, fitted.threshold[position])
+            self.best[latent] = fitted.f1[position]
+            self.label[latent] = name
+            self.f1[latent] = _f1(answers, truth)[0]
+            self.auroc[latent] = _auroc_of(self.events, tested, detector)
+
+    def result(self) -> LatentMatches:
+        return LatentMatches(self.label, self.f1.tolist(), self.auroc.tolist())
+
+
+def _halves(data: RecoveryData, fit: Bool[ndarray, " row"]) -> tuple[Events, Events]:
+    values = torch.cat([codes.values for codes in data.codes])
+    indices = torch.cat([codes.indices for codes in data.codes])
+    chosen, scored = (
+        sort_events(SparseCodes(values[half], indices[half], data.codes[0].d_sae))
+        for half in (torch.from_numpy(fit), torch.from_numpy(~fit))
+    )
+    return chosen, scored
+
+
+def _probe_scores(
+    x: Float[Tensor, "row d_in"], labels: Bool[ndarray, "row label"], fit: Bool[ndarray, " row"]
+) -> list[tuple[float, float]]:
+    """AUROC and F1 of each label's probe on the rows it was not fitted on."""
+    half, truth = torch.from_numpy(fit), torch.from_numpy(labels)
+    weights, bias = fit_probes(x[half], truth[half])
+    scores = x @ weights + bias
+    found = []
+    for column, wanted in zip(scores.T, truth.T, strict=True):
+        threshold = _best_threshold(column[half], wanted[half])
+        answer = column[~half] >= threshold
+        f1, _, _ = _f1(answer.numpy(), wanted[~half].numpy())
+        found.append((auroc(column[~half], wanted[~half]), f1))
+    return found
+
+
+def _best_threshold(scores: Float[Tensor, " row"], label: Bool[Tensor, " row"]) -> float:
+    ordered, order = scores.sort(descending=True)
+    caught = label[order].cumsum(0)
+    f1 = 2 * caught / (torch.arange(1, len(label) + 1) + int(label.sum()))
+    return float(ordered[f1.argmax()])
+
+
+def _recover_one(
+    name: str,
+    halves: tuple[Events, Events],
+    scores: tuple[Scores, Scores],
+    truth: tuple[Bool[ndarray, " fit"], Bool[ndarray, " test"]],
+    probe: tuple[float, float],
+) -> Recovery:
+    (fit_events, test_events), (fitted, tested) = halves, scores
+    by_f1, by_auroc = int(fitted.f1.argmax()), int(fitted.auroc.argmax())
+    detector, threshold = int(fit_events.detectors[by_f1]), float(fitted.threshold[by_f1])
+    f1, precision, recall = _f1(_answers(test_events, detector, threshold), truth[1])
+    latent, sign = fit_events.latent(by_f1)
+    return Recovery(
+        label=name,
+        frequency=float(np.concatenate(truth).mean()),
+        latent=latent,
+        sign=sign,
+        threshold=threshold,
+        f1=f1,
+        precision=precision,
+        recall=recall,
+        auroc=_auroc_of(test_events, tested, detector),
+        best_auroc=_auroc_of(test_events, tested, int(fit_events.detectors[by_auroc])),
+        probe_auroc=probe[0],
+        probe_f1=probe[1],
+    )
+
+
+def _answers(events: Events, detector: int, threshold: float) -> Bool[ndarray, " row"]:
+    answers = np.zeros(events.n_rows, dtype=bool)
+    position = int(np.searchsorted(events.detectors, detector))
+    if position < len(events.detectors) and events.detectors[position] == detector:
+        bounds = np.append(events.starts, len(events.row))
+        mine = slice(bounds[position], bounds[position + 1])
+        answers[events.row[mine][events.magnitude[mine] >= threshold]] = True
+    return answers
+
+
+def _auroc_of(events: Events, scores: Scores, detector: int) -> float:
+    """One half for a detector that is silent on these rows: it ranks nothing."""
+    found = np.flatnonzero(events.detectors == detector)
+    return float(scores.auroc[found[0]]) if len(found) else 0.5
+
+
+def _f1(answer: Bool[ndarray, " row"], truth: Bool[ndarray, " row"]) -> tuple[float, float, float]:
+    caught = int((answer & truth).sum())
+    precision = caught / max(1, int(answer.sum()))
+    recall = caught / max(1, int(truth.sum()))
+    return 2 * caught / max(1, int(answer.sum()) + int(truth.sum())), precision, recall

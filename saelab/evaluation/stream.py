@@ -1,0 +1,102 @@
+"""Held-out text through the model and the SAE: what every evaluation starts from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from saelab.activations.corpus import Contexts, Corpus, Split, load_corpus
+from saelab.activations.harvest import model_input, row_mask
+from saelab.config import UsageError
+from saelab.lm.protocol import LanguageModel
+from saelab.training.run import Run
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """A few contexts and the activations of the run's site on them.
+
+    Attributes:
+        first: index of the first context in the corpus.
+        tokens: as the model reads them (padding replaced).
+        mask: positions that are real, non-special tokens; only these count and are edited.
+        x: the rows of those positions, in reading order.
+    """
+
+    first: int
+    contexts: Contexts
+    tokens: Int[Tensor, "context pos"]
+    mask: Bool[Tensor, "context pos"]
+    x: Float[Tensor, "row d_in"]
+
+    def labels(self) -> Bool[ndarray, "row label"] | None:
+        """Ground-truth labels of the rows, where the corpus has any."""
+        labels = self.contexts.labels
+        return None if labels is None else labels[self.mask.cpu().numpy()]
+
+
+def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
+    """The text that the run was trained on, or the part of it that was held out.
+
+    Raises:
+        UsageError: the run came from arrays without text, or from another model than `lm`.
+    """
+    record = run.provenance()
+    check_model(record, lm, run)
+    facts = record["corpus"]
+    if facts is None:
+        raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
+    return load_corpus(
+        facts["source"],
+        lm,
+        split=split,
+        context_length=record["context_length"],
+        seed=facts.get("seed", 0),
+        max_tokens=facts.get("max_tokens"),
+    )
+
+
+def check_model(record: dict[str, Any], lm: LanguageModel, run: Run) -> None:
+    """Refuse a model other than the one whose activations the run was trained on.
+
+    Raises:
+        UsageError: the weights or the tokenizer differ, or the run knows of no model.
+    """
+    trained_on = record["model"]
+    if trained_on is None:
+        raise UsageError(f"{run.path} was trained on arrays, not on a language model.")
+    for field in ("weights_digest", "tokenizer_digest"):
+        here = getattr(lm.info, field)
+        if trained_on[field] != here:
+            raise UsageError(
+                f"{run.path} was trained on {trained_on['name']} ({field} "
+                f"{trained_on[field][:12]}), not on {lm.info.name} ({here[:12]}); pass --model."
+            )
+
+
+def stream(
+    run: Run, lm: LanguageModel, corpus: Corpus, *, n_tokens: int, batch_size: int
+) -> Iterator[TextBatch]:
+    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done."""
+    rows, first = 0, 0
+    limit = corpus.n_contexts
+    while rows < n_tokens and (limit is None or first < limit):
+        last = first + batch_size if limit is None else min(first + batch_size, limit)
+        contexts = corpus.read(first, last)
+        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
+        tokens = model_input(contexts.tokens).to(lm.device)
+        x = lm.capture(tokens, [run.config.site])[run.config.site][mask].float()
+        yield TextBatch(first, contexts, tokens, mask, x)
+        rows, first = rows + len(x), last
+
+
+def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:
+    """True for rows of even contexts: the halves share no context, so neither leaks."""
+    context = np.arange(batch.first, batch.first + len(batch.tokens))
+    even = (context % 2 == 0)[:, None] & batch.mask.cpu().numpy()
+    return even[batch.mask.cpu().numpy()]
