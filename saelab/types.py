@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Figures = dict[str, float | int]
+"""Named results of a measurement, JSON-ready."""
+
 
 @dataclass(frozen=True)
 class ActivationBatch:

@@ -9,8 +9,9 @@ from hypothesis import settings
 settings.register_profile("saelab", deadline=None)
 settings.load_profile("saelab")
 
-WORDS = "<bos> <unk> the cat dog sat ran on under mat tree a big red . and".split()
-TEXT = " ".join("the big cat sat on a red mat . and the dog ran under the tree .".split() * 40)
+SENTENCE = "the big cat sat on a red mat . and the dog ran under the tree ."
+TEXT = " ".join([SENTENCE] * 40)
+WORDS = ["<bos>", "<unk>", *sorted(set(SENTENCE.split()))]
 
 
 @pytest.fixture(scope="session")

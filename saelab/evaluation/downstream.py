@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saelab.lm.protocol import Edit, LanguageModel
+from saelab.types import Figures
 
 
 def replace_rows(mask: Bool[Tensor, "context pos"], rows: Float[Tensor, "row d_in"]) -> Edit:
@@ -59,7 +60,7 @@ class Downstream:
         self.kl += F.kl_div(spliced, plain, reduction="sum", log_target=True)
         self.agree += (plain.argmax(-1) == spliced.argmax(-1)).sum()
 
-    def results(self) -> dict[str, float]:
+    def results(self) -> Figures:
         """ce_plain, ce_spliced, ce_zero, kl (nats per token), ce_recovered, top1_agreement."""
         plain, spliced, zero, kl, agree = (
             float(total) / self.n

@@ -12,6 +12,7 @@ from saelab.evaluation.recovery import RecoveryData, RecoveryResult, recover
 from saelab.evaluation.stream import corpus_of, half_by_context, stream
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
+from saelab.types import Figures
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Evaluation:
         recovery: known features against latents; None where the text has no labels.
     """
 
-    reconstruction: dict[str, float]
-    downstream: dict[str, float]
+    reconstruction: Figures
+    downstream: Figures
     recovery: RecoveryResult | None
 
 

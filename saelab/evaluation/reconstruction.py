@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.types import SparseCodes
+from saelab.types import Figures, SparseCodes
 
 
 class Reconstruction:
@@ -34,7 +34,7 @@ class Reconstruction:
         self.cosine += torch.cosine_similarity(wide, x_hat.double(), dim=1).sum()
         self.fired += codes.firing_counts()
 
-    def results(self) -> dict[str, float]:
+    def results(self) -> Figures:
         """fvu, mse_sum (squared units of the activations), cosine, l0, dead, dense, n_tokens."""
         variance = self.sum_sq - self.sum.pow(2).sum() / self.n
         frequency = self.fired.double() / self.n

@@ -18,6 +18,7 @@ from saelab.training.metrics import IntervalMetrics, MetricsLog, show
 from saelab.training.run import Run
 from saelab.training.schedule import learning_rate
 from saelab.training.state import TrainingState
+from saelab.types import Figures
 
 
 def train(config: TrainConfig, *, out: str | Path, device: str | torch.device = "auto") -> Run:
@@ -66,7 +67,7 @@ def _run_steps(state: TrainingState, directory: Path, stop: StopRequest) -> None
                 state.save(directory / "checkpoints")
 
 
-def _log_line(state: TrainingState, metrics: IntervalMetrics, norm: float) -> dict[str, float]:
+def _log_line(state: TrainingState, metrics: IntervalMetrics, norm: float) -> Figures:
     values = metrics.summary()
     if not all(value == value and abs(value) != float("inf") for value in values.values()):
         raise UsageError(

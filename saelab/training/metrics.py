@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.console import Bar
-from saelab.types import ActivationBatch, LossTerms
+from saelab.types import ActivationBatch, Figures, LossTerms
 
 
 class IntervalMetrics:
@@ -41,7 +41,7 @@ class IntervalMetrics:
         for name, part in terms.parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + part
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> Figures:
         """loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
         elapsed = time.perf_counter() - self.started
         return {
@@ -62,13 +62,13 @@ class MetricsLog:
         kept = [line for line in kept if _step(line) <= after_step]
         path.write_text("".join(line + "\n" for line in kept))
 
-    def write(self, values: dict[str, float]) -> None:
+    def write(self, values: Figures) -> None:
         """Append one line."""
         with self.path.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
 
-def show(bar: Bar, n: int, values: dict[str, float]) -> None:
+def show(bar: Bar, n: int, values: Figures) -> None:
     """Advance the bar by `n` tokens and show the figures a trainer watches."""
     figures = f"FVU {values['fvu']:.4f}  L0 {values['l0']:.1f}  dead {values['dead']:.0f}"
     bar.advance(n, figures)

@@ -6,7 +6,7 @@ from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
 
 TINY_RESIDUAL = "blocks.2.hook_resid_post"
-TINY_ATTENTION = "blocks.1.attn.hook_z"
+TINY_ATTENTION = "blocks.2.attn.hook_z"
 
 
 def tiny_topk(activations: Path, site: str) -> TrainConfig:

@@ -20,6 +20,7 @@ from saelab.files import atomic_write_json
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import load_sae
 from saelab.training.config import TrainConfig
+from saelab.types import Figures
 
 
 class Run:
@@ -76,7 +77,7 @@ class Run:
             raise UsageError(f"{self.path} was trained on arrays, not on a language model.")
         return model["name"]
 
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[Figures]:
         """The logged steps, oldest first."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []

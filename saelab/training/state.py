@@ -50,7 +50,8 @@ class TrainingState:
         site = store.site(config.site)
         # The initial weights are drawn on the CPU, so that a seed means the same on every device.
         sae = config.sae.build(site.d_in, torch.Generator().manual_seed(config.seed))
-        sae.initialise_bias(geometric_median(site.sample(CENTER_ROWS, seed=config.seed).float()))
+        sample = site.sample(min(CENTER_ROWS, site.n_rows), seed=config.seed)
+        sae.initialise_bias(geometric_median(sample))
         sae = sae.to(device)
         batches = ShuffledBatches(
             store, config.site, batch_size=config.batch_size, seed=config.seed, device=device

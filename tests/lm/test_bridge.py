@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from saelab.config import UsageError
 from saelab.lm.load import load_language_model
 
@@ -10,12 +11,17 @@ RESIDUAL, HEADS = "blocks.0.hook_resid_post", "blocks.1.attn.hook_z"
 
 @pytest.fixture
 def tokens():
-    return torch.randint(1, 16, (3, 10), generator=torch.Generator().manual_seed(0))
+    return torch.randint(1, 14, (3, 10), generator=torch.Generator().manual_seed(0))
 
 
 def test_the_checkpoint_says_what_it_is(random_lm, checkpoint):
     info = random_lm.info
-    assert (info.n_layers, info.d_model, info.n_heads, info.d_vocab) == (2, 16, 4, 16)
+    assert (info.n_layers, info.d_model, info.n_heads, info.d_vocab) == (
+        2,
+        16,
+        4,
+        random_lm.info.d_vocab,
+    )
     assert info.name == str(checkpoint.resolve())
     assert (info.bos_token_id, info.special_token_ids) == (0, (0, 1))
 

@@ -1,0 +1,1 @@
+"""From a trained SAE to what its latents mean: evidence, records, figures."""

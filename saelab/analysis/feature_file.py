@@ -1,0 +1,131 @@
+"""features.h5: everything the app shows of a latent, readable without the model or the SAE.
+
+All datasets are contiguous and uncompressed, so that a reader maps the file and touches only the
+bytes of the latent it is asked for. F latents, N examples, W tokens of context:
+
+    latent/n_fired, n_negative   int64 [F]      firings, and those with a negative value
+    latent/max, mean             float32 [F]    of |value| over the firings
+    histogram/range              float32 [F]    the histogram spans -range to +range
+    histogram/counts             uint32 [F, 128] linear bins
+    KIND/context, position       int32 [F, N]   where the example's peak is; context -1: no example
+    KIND/value                   float32 [F, N] activation at the peak
+    KIND/window                  float16 [F, N, W]  the latent's activation around the peak
+    logits/{top,bottom}_tokens   int32 [F, 12]  tokens most raised and most lowered
+    logits/{top,bottom}_values   float32 [F, 12]
+    neighbours/latents           int32 [F, 8]   by cosine of the decoder rows
+    neighbours/cosine            float32 [F, 8]
+    corpus/tokens                int32 [C, L]   the contexts that were read, -1 for padding
+    corpus/document              int64 [C]
+    vocabulary/bytes, offsets    uint8, int64   every token as UTF-8
+
+KIND is `top` (largest), `negative` (most negative, for signed codes) or `random` (a fair sample of
+all firings). The root's attribute `facts` is JSON: format, hook, model, corpus, counts, digests.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy import ndarray
+
+from saelab.config import UsageError
+from saelab.files import atomic_write
+
+FORMAT = "saelab-features/1"
+KINDS = ("top", "negative", "random")
+
+
+def write_features(path: Path, arrays: Mapping[str, ndarray], facts: dict[str, Any]) -> None:
+    """Write `arrays` (dataset name to values) and `facts` to `path`, whole or not at all."""
+    # HDF5 builds the file in memory: on a full disk it would crash the process, not raise.
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("v110", "v114")) as h5:
+        h5.attrs["facts"] = json.dumps({**facts, "format": FORMAT}, allow_nan=False)
+        for name, values in arrays.items():
+            h5.create_dataset(name, data=values)
+    atomic_write(path, image.getbuffer())
+
+
+class FeatureFile:
+    """The datasets of a features.h5 as memory maps, by name."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with h5py.File(self.path, "r", locking=False) as h5:
+                self.facts: dict[str, Any] = json.loads(str(h5.attrs["facts"]))
+                self._arrays = {name: _mapped(self.path, h5, name) for name in _names(h5)}
+        except FileNotFoundError:
+            raise UsageError(f"{self.path} does not exist; run `saelab features` first.") from None
+        except (OSError, KeyError, ValueError) as error:
+            raise UsageError(f"{self.path} is not a whole features file: {error}.") from error
+        if self.facts.get("format") != FORMAT:
+            raise UsageError(
+                f"{self.path} has the format {self.facts.get('format')!r}, this saelab reads "
+                f"{FORMAT!r}; run `saelab features` again."
+            )
+
+    def __getitem__(self, name: str) -> ndarray:
+        return self._arrays[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return len(self["latent/n_fired"])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which kinds of example the file holds."""
+        return tuple(kind for kind in KINDS if f"{kind}/value" in self)
+
+    def token(self, token_id: int) -> str:
+        """A token as text; invalid UTF-8 shows as the replacement character."""
+        offsets = self["vocabulary/offsets"]
+        raw = self["vocabulary/bytes"][offsets[token_id] : offsets[token_id + 1]]
+        return raw.tobytes().decode("utf-8", errors="replace")
+
+
+def pack_vocabulary(tokens: list[str]) -> dict[str, ndarray]:
+    """The two vocabulary datasets."""
+    encoded = [token.encode("utf-8", errors="replace") for token in tokens]
+    offsets = np.cumsum([0, *(len(part) for part in encoded)], dtype=np.int64)
+    joined = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return {"vocabulary/bytes": joined, "vocabulary/offsets": offsets}
+
+
+def _names(h5: h5py.File) -> list[str]:
+    """Every dataset, without following links out of the file."""
+    names = []
+    for group_name in map(str, h5):
+        group = _hard(h5, group_name)
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"{group_name} is not a group")
+        names += [f"{group_name}/{name}" for name in map(str, group) if _hard(group, name)]
+    return names
+
+
+def _hard(parent: h5py.Group, name: str) -> object:
+    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link")
+    return parent[name]
+
+
+def _mapped(path: Path, h5: h5py.File, name: str) -> ndarray:
+    dataset = h5[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
+        raise ValueError(f"{name} is not a numeric dataset")
+    if dataset.size == 0:
+        return np.zeros(dataset.shape, dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name} is not stored contiguously in the file")
+    if offset + dataset.nbytes > path.stat().st_size:
+        raise ValueError(f"{name} reaches past the end of the file")
+    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
