@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.up-to-date
 
+# Threads that wait for work should not keep the cores from those that have some.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test check format clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)

@@ -1,0 +1,74 @@
+"""The `saelab` command: one verb, one result, its path printed last."""
+
+import difflib
+import errno
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+from saelab.config import UsageError
+
+VERBS = {
+    "demo": "the whole pipeline on the shipped language model, in under 3 minutes on 2 cores",
+    "harvest": "record a language model's activations on a text",
+    "train": "train a sparse autoencoder on recorded activations",
+    "evaluate": "measure a trained SAE on held-out text",
+    "features": "collect what each latent fires on and what it writes",
+    "browse": "open the feature browser",
+    "show": "print what a store or a run holds",
+    "verify": "check that every byte of an activation store is as it was written",
+    "bench": "measure the activation store against the limits of this machine",
+}
+
+OVERVIEW = """\
+usage: saelab VERB [OPTIONS]
+
+From a language model's activations to explained features.
+
+{verbs}
+
+`saelab VERB --help` explains a verb and its options. Start with `saelab demo`, then
+`saelab browse runs`.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 a check failed, 2 bad input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        lines = [f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()]
+        print(OVERVIEW.format(verbs="\n".join(lines)))
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"saelab {version('saelab')}")
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return _fail(f"There is no verb {verb!r}.{hint} `saelab --help` lists them.")
+    return _run(verb, arguments[1:])
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
+    # training many times slower. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Each verb's module is imported only when it runs: most of them bring torch along.
+    try:
+        return import_module(f"saelab.cli.{verb}").main(arguments)
+    except UsageError as error:
+        return _fail(f"saelab {verb}: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"saelab {verb}: {error.strerror}{where}; what was written before is whole.")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2

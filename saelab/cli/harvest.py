@@ -1,0 +1,128 @@
+"""`saelab harvest`: record a language model's activations."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from saelab.cli.parse import parse
+from saelab.config import Config
+
+if TYPE_CHECKING:
+    from saelab.activations.format import Manifest
+    from saelab.lm.protocol import ActivationSource
+
+
+class HarvestArguments(Config):
+    """Record a language model's activations on a text.
+
+    One forward pass serves all sites and stops at the last of them. Running the same command again
+    continues an interrupted harvest. Example:
+
+        saelab harvest --model tiny --sites blocks.2.hook_resid_post --text tiny
+            --n-tokens 500000 --out activations_cache/tiny
+
+    Several processes write one store together when torchrun starts them, or when RANK and
+    WORLD_SIZE are set: torchrun --nproc-per-node 2 -m saelab.cli harvest ...
+    """
+
+    model: str
+    """tiny (shipped), a local checkpoint directory, or any TransformerLens model name."""
+    sites: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HOOK [HOOK ...]")]
+    """TransformerLens hook names, e.g. blocks.2.hook_resid_post blocks.1.attn.hook_z."""
+    text: str
+    """tiny (the shipped grammar), a text file or directory, a JSONL file with a text field, or
+    hf:name[:split] (streamed)."""
+    n_tokens: int = Field(gt=0)
+    """Tokens to record, rounded up to whole contexts; special tokens do not count."""
+    out: Path
+    """The store's directory, by custom activations_cache/NAME."""
+    dtype: Literal["bf16", "f16", "f32"] = "bf16"
+    """How activations are stored."""
+    context_length: int | None = None
+    """Positions per context, BOS included; default: 128, or the model's limit if lower."""
+    batch_size: int = Field(default=32, gt=0)
+    """Contexts per forward pass."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the order of the rows, and with --text tiny the text."""
+    gradients: bool = False
+    """Store dL/dx of the summed next-token loss beside every site, as <HOOK>.gradient."""
+    backend: Literal["auto", "transformer-lens", "hugging-face"] = "auto"
+    """What runs the model: hugging-face is up to twice as fast and serves residual streams, heads,
+    attention and MLP outputs of common architectures; auto takes it where it can."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes the GPU where there is one."""
+
+
+DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(HarvestArguments, "harvest", arguments)
+    # Imported here, so that --help does not wait for torch.
+    from saelab.activations.corpus import load_corpus
+    from saelab.activations.harvest import HarvestOptions, plan, record
+    from saelab.activations.ranks import Ranks
+
+    ranks = Ranks.from_environment()
+    lm = _load(args)
+    corpus = load_corpus(
+        args.text,
+        lm,
+        context_length=args.context_length,
+        seed=args.seed,
+        max_tokens=args.n_tokens if args.text.startswith("hf:") else None,
+    )
+    options = HarvestOptions(
+        args.n_tokens,
+        DTYPES[args.dtype],  # pyright: ignore[reportArgumentType]
+        args.batch_size,
+        args.seed,
+        args.gradients,
+    )
+    manifest = plan(lm, args.sites, corpus, options)
+    if ranks.rank == 0:
+        _print_plan(args.out, manifest)
+    store = record(lm, corpus, manifest, out=args.out, options=options, ranks=ranks)
+    if store.complete:
+        print(f"{store.n_rows} rows at {len(store.sites)} sites")
+        print(args.out)
+    return 0
+
+
+def _load(args: HarvestArguments) -> "ActivationSource":
+    from saelab.lm.hf import load_hugging_face_model, serves
+    from saelab.lm.load import load_language_model
+
+    plain = args.backend == "hugging-face" or (
+        args.backend == "auto" and serves(args.model, args.sites)
+    )
+    load = load_hugging_face_model if plain else load_language_model
+    return load(args.model, device=_device(args.device))
+
+
+def _device(name: str) -> str:
+    """Of the GPUs of this machine the one that belongs to this process."""
+    import torch
+
+    if name != "auto" or not torch.cuda.is_available():
+        return name
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _print_plan(out: Path, manifest: "Manifest") -> None:
+    from saelab.activations.space import free_bytes, in_bytes, require_space, unit_memory
+
+    tokens = manifest.n_contexts * manifest.context_length
+    lines = (
+        f"{len(manifest.sites)} sites, {tokens} positions in {manifest.n_contexts} contexts",
+        f"disk    {in_bytes(require_space(out, manifest))} to write, {in_bytes(free_bytes(out))} "
+        f"free, in {manifest.n_units} units",
+        f"memory  {in_bytes(unit_memory(manifest))} beside the model and the text, per process",
+        "time    shown once the first batches have run",
+    )
+    print("\n".join(lines), file=sys.stderr, flush=True)

@@ -1,0 +1,40 @@
+"""The documentation is checked: what it names exists, what it shows runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import saelab
+from saelab.cli import VERBS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "activations_cache" / "README.md"]
+
+
+def test_readme_names_every_verb_and_no_other():
+    named = re.findall(r"^\| `saelab ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_the_documentation_names_exist(page):
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#]+)\)", text)
+    paths = re.findall(r"`((?:saelab|apps|tests|notebooks)/[\w./-]+)`", text)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_every_public_name_can_be_imported():
+    for name in dir(saelab):
+        assert getattr(saelab, name) is not None
+
+
+@pytest.mark.slow
+def test_readmes_python_runs(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "readme" / "features.h5").is_file()
