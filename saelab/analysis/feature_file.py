@@ -128,4 +128,5 @@ def _mapped(path: Path, h5: h5py.File, name: str) -> ndarray:
         raise ValueError(f"{name} is not stored contiguously in the file")
     if offset + dataset.nbytes > path.stat().st_size:
         raise ValueError(f"{name} reaches past the end of the file")
-    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    # A plain array over the map: indexing a memmap element by element is slow.
+    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))

@@ -57,7 +57,7 @@ def collect_features(
         UsageError: `lm` is not the run's model, or the text is gone.
     """
     options = options or FeatureOptions()
-    sae = run.load_sae(lm.device)
+    sae = run.load_sae(str(lm.device))
     corpus = corpus_of(run, lm, "train")
     evidence = Evidence.empty(sae, options)
     with progress("Features", options.n_tokens, "tokens") as bar:

@@ -45,6 +45,6 @@ def _merged(counts: UInt32[ndarray, "latent bin"]) -> UInt32[ndarray, "latent bi
     return merged
 
 
-def edges(value_range: float) -> Float[ndarray, " edge"]:
-    """The bin edges of a latent with that range, from -range to +range."""
-    return np.linspace(-value_range, value_range, 2 * BINS_PER_SIDE + 1)
+def edges(value_range: float, n_bins: int = 2 * BINS_PER_SIDE) -> Float[ndarray, " edge"]:
+    """The edges of `n_bins` bins from -range to +range."""
+    return np.linspace(-value_range, value_range, n_bins + 1)

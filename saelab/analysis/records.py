@@ -99,6 +99,7 @@ class Features:
         if not 0 <= latent < len(self):
             raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
         file = self.file
+        counts = file["histogram/counts"]
         return LatentRecord(
             latent=latent,
             n_fired=int(file["latent/n_fired"][latent]),
@@ -106,8 +107,8 @@ class Features:
             n_tokens=int(file.facts["n_tokens"]),
             max=float(file["latent/max"][latent]),
             mean=float(file["latent/mean"][latent]),
-            histogram=np.asarray(file["histogram/counts"][latent]),
-            histogram_edges=edges(float(file["histogram/range"][latent])),
+            histogram=counts[latent],
+            histogram_edges=edges(float(file["histogram/range"][latent]), counts.shape[1]),
             examples={kind: self._examples(kind, latent) for kind in file.kinds},
             raised=self._logits("top", latent),
             lowered=self._logits("bottom", latent),

@@ -39,7 +39,7 @@ def evaluate(
     Raises:
         UsageError: `lm` is not the model the run was trained on, or the text is gone.
     """
-    sae = run.load_sae(lm.device)
+    sae = run.load_sae(str(lm.device))
     corpus = corpus_of(run, lm, "held-out")
     reconstruction = Reconstruction(sae.d_in, sae.d_sae, lm.device)
     downstream = Downstream(lm.device)

@@ -89,9 +89,9 @@ def _existing(config: TrainConfig, directory: Path) -> Run | None:
     if not (directory / "config.json").is_file():
         raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
     run = Run(directory)
-    old, new = (json.loads(c.model_dump_json()) for c in (run.config, config))
-    if differing := [name for name in new if old[name] != new[name]]:
-        changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
+    old, new = run.options, json.loads(config.model_dump_json())
+    if differing := [name for name in new if old.get(name) != new[name]]:
+        changes = "; ".join(f"{n}: {old.get(n)} there, {new[n]} asked" for n in differing)
         raise UsageError(f"{directory} holds a run with other options ({changes}).")
     return run
 

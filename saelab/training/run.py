@@ -10,27 +10,44 @@ features.h5          what `saelab features` collected
 """
 
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from saelab.config import UsageError, read_config
 from saelab.files import atomic_write_json
-from saelab.sae.base import AbstractSAE
-from saelab.sae.storage import load_sae
-from saelab.training.config import TrainConfig
-from saelab.types import Figures
+
+if TYPE_CHECKING:
+    from saelab.sae.base import AbstractSAE
+    from saelab.training.config import TrainConfig
 
 
 class Run:
-    """The directory of one trained SAE; what is missing is said in one sentence."""
+    """The directory of one trained SAE; what is missing is said in one sentence.
+
+    Only `config` and `load_sae` import torch, so that a browser of runs starts at once.
+
+    Attributes:
+        path: the directory.
+        options: what config.json says, as plain JSON values.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise UsageError(f"{self.path} is not a directory, so not a run.")
-        self.config = read_config(TrainConfig, self.path / "config.json")
+        if not (self.path / "config.json").is_file():
+            raise UsageError(f"{self.path} is not a run: it has no config.json.")
+        self.options = self._json(self.path / "config.json")
+
+    @cached_property
+    def config(self) -> "TrainConfig":
+        """The complete configuration.
+
+        Raises:
+            UsageError: config.json is not one of this version.
+        """
+        from saelab.training.config import TrainConfig
+
+        return read_config(TrainConfig, self.path / "config.json")
 
     @property
     def name(self) -> str:
@@ -52,7 +69,7 @@ class Run:
         """Whether training reached its end."""
         return self.weights.is_file()
 
-    def load_sae(self, device: str | torch.device = "cpu") -> AbstractSAE:
+    def load_sae(self, device: str = "cpu") -> "AbstractSAE":
         """The trained SAE.
 
         Raises:
@@ -60,6 +77,8 @@ class Run:
         """
         if not self.finished:
             raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
+        from saelab.sae.storage import load_sae
+
         return load_sae(self.weights, device)
 
     def provenance(self) -> dict[str, Any]:
@@ -77,7 +96,7 @@ class Run:
             raise UsageError(f"{self.path} was trained on arrays, not on a language model.")
         return model["name"]
 
-    def metrics(self) -> list[Figures]:
+    def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []

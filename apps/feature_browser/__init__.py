@@ -1,0 +1,1 @@
+"""The feature browser: a Streamlit app that reads finished runs and needs no model and no GPU."""

@@ -1,0 +1,75 @@
+"""The app's script: `streamlit run app.py -- RUNS_DIR`. It reads the address and draws one view."""
+
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+from feature_browser.canvas import go_to, here, show, style_page
+from feature_browser.catalogue import Catalogue, RunCard
+from feature_browser.chrome import alone, message, top_bar
+from feature_browser.known_view import known_view
+from feature_browser.latent_view import latent_view
+from feature_browser.latents_view import latents_view
+from feature_browser.markup import Html
+from feature_browser.place import Place
+from feature_browser.reading import list_runs, open_run
+from feature_browser.runs_view import no_such_run, runs_view
+from feature_browser.training_view import training_view
+from saelab.config import UsageError
+
+
+def main(root: Path) -> None:
+    """Draw the view that the address asks for."""
+    st.set_page_config(page_title="saelab", page_icon="◔", layout="wide")
+    style_page()
+    place = here()
+    catalogue = list_runs(root)
+    card = _chosen(catalogue, place)
+    if card and place.run is None and place.view != "runs":
+        place = place.to(run=card.name)
+        go_to(place)
+    show(top_bar(place, card), "top-bar")
+    if card is None and catalogue.runs and place.run is not None:
+        runs_view(catalogue, place, notice=no_such_run(catalogue, place.run))
+    elif card is None or place.view == "runs":
+        runs_view(catalogue, place)
+    else:
+        _view_of_run(card, place)
+
+
+def _chosen(catalogue: Catalogue, place: Place) -> RunCard | None:
+    """The run the address names; without a name, the first that has features."""
+    if place.run is None:
+        ranked = sorted(catalogue.runs.values(), key=lambda run: not run.features_path.is_file())
+        return ranked[0] if ranked else None
+    return catalogue.runs.get(place.run)
+
+
+def _view_of_run(card: RunCard, place: Place) -> None:
+    try:
+        if place.view == "known":
+            known_view(card, place)
+        elif place.view == "training":
+            training_view(card)
+        elif not card.features_path.is_file():
+            show(_no_features(card), "no-features")
+        elif place.view == "latents":
+            latents_view(open_run(card), place)
+        else:
+            latent_view(open_run(card), place)
+    except UsageError as error:
+        show(alone(message("This run cannot be shown", str(error))), "problem")
+
+
+def _no_features(card: RunCard) -> Html:
+    return alone(
+        message(
+            "No features yet",
+            f"{card.name} was trained, but what its latents fire on was not collected.",
+            command=f"saelab features {card.path.as_posix()}",
+        )
+    )
+
+
+main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))

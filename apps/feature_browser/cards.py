@@ -1,0 +1,198 @@
+"""The cards of the Latent page: each answers one question of a reader."""
+
+import json
+from dataclasses import dataclass
+
+from feature_browser.known import Match
+from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.numbers import activation, count, percent, real, short_count
+from feature_browser.place import CONTEXTS, Place
+from feature_browser.reading import OpenRun, facts
+from feature_browser.tokens import TextStyle, example_text
+from saelab.analysis.records import Example, LatentRecord
+
+AT_FIRST = 10
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A latent of a run, seen from a place."""
+
+    run: OpenRun
+    record: LatentRecord
+    place: Place
+
+
+def card(title: str, body: Html, *, note: Html = EMPTY) -> Html:
+    """A titled box."""
+    return html(
+        '<section class="card"><h2>{title}{note}</h2>{body}</section>',
+        title=title, note=note, body=body,
+    )  # fmt: skip
+
+
+def bar(share: float) -> Html:
+    """A bar from 0 to 1; the number it shows stands beside it, so it is hidden from readers."""
+    return html(
+        '<div class="bar" aria-hidden="true"><i style="width:{w}%"></i></div>',
+        w=f"{100 * min(1.0, max(0.0, share)):.1f}",
+    )
+
+
+def pairs(rows: list[tuple[str, str]]) -> Html:
+    """Names and values in two columns."""
+    body = joined(html("<dt>{name}</dt><dd>{value}</dd>", name=n, value=v) for n, v in rows)
+    return html("<dl>{body}</dl>", body=body)
+
+
+def identity(scene: Scene) -> Html:
+    """The latent's number, and the known feature it matches best."""
+    match = scene.run.known.matches.get(scene.record.latent)
+    return html(
+        '<section class="card"><h1 role="status">{latent}</h1>{matched}</section>',
+        latent=scene.record.latent,
+        matched=_matched(match, scene) if match else _unmatched(scene),
+    )
+
+
+def _matched(match: Match, scene: Scene) -> Html:
+    best = match.feature["latent"]
+    if best == scene.record.latent:
+        rank = html("No other latent finds it better.")
+    else:
+        rank = html(
+            'Latent <a href="{href}">{best}</a> finds it better: F1 {f1}.',
+            href=scene.place.to(latent=best).href,
+            best=best,
+            f1=real(match.feature["f1"]),
+        )
+    body = html(
+        '<h2>Known feature it matches best</h2><p class="lead">{title}</p><p class="sub">{text}'
+        "</p>{bar}",
+        title=match.title,
+        text=match.feature.get("description", ""),
+        bar=bar(match.f1),
+    )
+    rows = [
+        ("F1 of this latent", real(match.f1)),
+        ("AUROC of this latent", real(match.auroc)),
+        ("AUROC of a linear probe", real(match.feature["probe_auroc"])),
+    ]
+    return html('{body}{rows}<p class="sub">{rank}</p>', body=body, rows=pairs(rows), rank=rank)
+
+
+def _unmatched(scene: Scene) -> Html:
+    if scene.run.known.features:
+        return html('<p class="sub">It fired on none of the text used to match latents.</p>')
+    return html(
+        '<p class="sub">No known features: this run\'s text has no labels, or '
+        "<code>saelab evaluate</code> has not run.</p>"
+    )
+
+
+def firing(scene: Scene) -> Html:
+    """How often and how strongly it fires."""
+    record = scene.record
+    rows = [
+        ("density", percent(record.density)),
+        ("maximum", activation(record.max)),
+        ("mean when on", activation(record.mean)),
+        ("fires on", f"{count(record.n_fired)} of {short_count(record.n_tokens)} tokens"),
+    ]
+    if record.n_negative:
+        rows.append(("negative side", f"{percent(record.n_negative / record.n_fired)} of firings"))
+    return card("How it fires", pairs(rows))
+
+
+def neighbours(scene: Scene) -> Html:
+    """The latents that write in the most similar directions."""
+    rows = joined(
+        html(
+            '<a class="neighbour" href="{href}"><b>{latent}</b><span>{name}</span>'
+            "<em>{cos}</em></a>",
+            href=scene.place.to(latent=other).href,
+            latent=other,
+            name=_name(scene, other),
+            cos=real(cosine),
+        )
+        for other, cosine in scene.record.neighbours
+    )
+    return card("Neighbours · cosine of decoders", rows)
+
+
+def _name(scene: Scene, latent: int) -> str:
+    match = scene.run.known.matches.get(latent)
+    if match and match.f1 >= 0.1:
+        return match.title
+    return "" if scene.run.columns["n_fired"][latent] else "never fires"
+
+
+def reproduce(scene: Scene) -> Html:
+    """Python that shows the same latent, and what the figures were computed from."""
+    code = (
+        "from saelab.analysis.records import Features\n\n"
+        f"features = Features({json.dumps(scene.run.card.path.as_posix())})\n"
+        f"features[{scene.record.latent}].figure()"
+    )
+    known = facts(scene.run)
+    source = (
+        f"Read on {count(scene.record.n_tokens)} tokens, seed {known.get('seed', 'unknown')}; "
+        f"weights {str(known.get('sae_sha256', 'unknown'))[:12]}."
+    )
+    body = html(
+        '<pre><code>{code}</code></pre><p class="sub">{source}</p>', code=code, source=source
+    )
+    copy = html('<button class="copy" data-copy="{code}">Copy</button>', code=code)
+    return card("Reproduce in Python", body, note=copy)
+
+
+def examples(scene: Scene, kind: str, title: str, note: str) -> Html:
+    """A card of examples; all beyond the first few open on demand."""
+    found = scene.record.examples.get(kind, [])
+    if not found:
+        return EMPTY
+    rows = [_row(example, scene) for example in found]
+    rest = _more(rows[AT_FIRST:])
+    return html(
+        '<section class="card examples" data-kind="{kind}"><header><h2><b>{title}</b> <span>{note}'
+        '</span></h2><span class="hidden-count" role="status"></span></header>{rows}{rest}'
+        "</section>",
+        kind=kind, title=title, note=note, rows=joined(rows[:AT_FIRST]), rest=rest,
+    )  # fmt: skip
+
+
+def _more(rows: list[Html]) -> Html:
+    if not rows:
+        return EMPTY
+    body = "<details><summary>{n} more</summary>{rows}</details>"
+    return html(body, n=len(rows), rows=joined(rows))
+
+
+def _row(example: Example, scene: Scene) -> Html:
+    context = scene.place.context
+    style = TextStyle(
+        scene.record.max, scene.run.spaced, None if context == "full" else int(context)
+    )
+    return html(
+        '<div class="example" data-v="{v}"><span class="value">{value}</span>'
+        '<span class="text" dir="auto">{text}</span><span class="source">{source}</span></div>',
+        v=f"{example.value:.5g}",
+        value=activation(example.value),
+        text=example_text(example, style, scene.run.features.file),
+        source=f"doc {count(example.document)} · {count(example.position)}",
+    )
+
+
+def context_choice(place: Place) -> Html:
+    """Links that choose how much text stands around each peak."""
+    names = {"8": "±8", "16": "±16", "full": "full text"}
+    links = joined(
+        html(
+            '<a href="{href}"{on}>{name}</a>',
+            href=place.to(context=choice).href,
+            on=Html(' aria-current="true"') if choice == place.context else EMPTY,
+            name=names[choice],
+        )
+        for choice in CONTEXTS
+    )
+    return html('<div class="choice"><span>context</span>{links}</div>', links=links)

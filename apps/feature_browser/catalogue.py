@@ -1,0 +1,95 @@
+"""Which runs there are, and the figures that tell them apart."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saelab.config import UsageError
+from saelab.training.run import Run
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """One run's identity and figures; None where it was not evaluated.
+
+    Attributes:
+        name: the path below the directory of runs; what `?run=` says.
+        l0: latents active per token, on average.
+        fvu: fraction of variance unexplained, on held-out text.
+        ce_recovered: share of the cross-entropy kept when the reconstruction is spliced in.
+        dead: latents that never fired on the held-out text.
+        config: the complete training configuration.
+    """
+
+    name: str
+    path: Path
+    variant: str
+    model: str
+    site: str
+    d_sae: int
+    n_tokens: int
+    config: dict[str, Any]
+    l0: float | None = None
+    fvu: float | None = None
+    ce_recovered: float | None = None
+    dead: int | None = None
+
+    @property
+    def features_path(self) -> Path:
+        """Where its features are, once collected."""
+        return self.path / "features.h5"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The finished runs below a directory, and why others could not be read."""
+
+    root: Path
+    runs: dict[str, RunCard] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_catalogue(root: Path) -> Catalogue:
+    """Every finished run at or below `root`. A damaged one is reported, not fatal to the rest."""
+    catalogue = Catalogue(root)
+    for config in sorted(root.rglob("config.json")):
+        if not (config.parent / "weights.safetensors").is_file():
+            continue
+        try:
+            card = read_card(config.parent, root)
+        except UsageError as error:
+            catalogue.problems.append(str(error))
+        else:
+            catalogue.runs[card.name] = card
+    return catalogue
+
+
+def read_card(path: Path, root: Path) -> RunCard:
+    """The card of the run at `path`."""
+    run = Run(path)
+    reconstruction = run.evaluation("reconstruction") or {}
+    downstream = run.evaluation("downstream") or {}
+    model = run.provenance().get("model")
+    return RunCard(
+        name=path.relative_to(root).as_posix() if path != root else root.resolve().name,
+        path=path,
+        variant=str(_option(run, "sae", "variant")),
+        model=str(model["name"]) if isinstance(model, dict) and "name" in model else "own arrays",
+        site=str(_option(run, "site")),
+        d_sae=int(_option(run, "sae", "d_sae")),
+        n_tokens=int(_option(run, "n_tokens")),
+        config=run.options,
+        l0=reconstruction.get("l0"),
+        fvu=reconstruction.get("fvu"),
+        ce_recovered=downstream.get("ce_recovered"),
+        dead=reconstruction.get("dead"),
+    )
+
+
+def _option(run: Run, *names: str) -> Any:  # noqa: ANN401 - any JSON value
+    value: Any = run.options
+    for name in names:
+        if not isinstance(value, dict) or name not in value:
+            raise UsageError(f"{run.path / 'config.json'} has no {'.'.join(names)}.")
+        value = value[name]
+    return value

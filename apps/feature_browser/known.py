@@ -1,0 +1,76 @@
+"""What a run's evaluation says of known features, from the latents' side and from the features'."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saelab.config import UsageError
+
+
+@dataclass(frozen=True)
+class Match:
+    """The known feature that a latent finds best.
+
+    Attributes:
+        f1, auroc: of this latent, on text it was not chosen on.
+        feature: the feature's own entry, with its best latent and its probe.
+    """
+
+    label: str
+    f1: float
+    auroc: float
+    feature: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The label in words."""
+        return plain(self.label)
+
+
+@dataclass(frozen=True)
+class Known:
+    """All known features of a run's text, and each latent's best match."""
+
+    features: list[dict[str, Any]]
+    too_rare: list[str]
+    matches: dict[int, Match]
+
+
+NOTHING = Known([], [], {})
+
+
+def plain(label: str) -> str:
+    """A label as words: `name_female` reads "name female"."""
+    return label.replace("_", " ")
+
+
+def read_known(path: Path) -> Known:
+    """What `evaluation/recovery.json` holds.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+        features = list(values["features"])
+        by_label = {feature["label"]: feature for feature in features}
+        return Known(features, list(values["too_rare"]), _matches(values, by_label))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error!r}); run `saelab evaluate` again."
+        ) from error
+
+
+def _matches(values: dict[str, Any], by_label: dict[str, dict[str, Any]]) -> dict[int, Match]:
+    if "latents" not in values:
+        # Files without the latents' side still say which latent is best for each feature.
+        rising = sorted(by_label.values(), key=lambda feature: feature["f1"])
+        return {f["latent"]: Match(f["label"], f["f1"], f["auroc"], f) for f in rising}
+    sides = values["latents"]
+    rows = zip(sides["label"], sides["f1"], sides["auroc"], strict=True)
+    return {
+        latent: Match(label, f1, auroc, by_label[label])
+        for latent, (label, f1, auroc) in enumerate(rows)
+        if label is not None
+    }

@@ -1,0 +1,170 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "app.py"
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def open_app(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Open the app at an address, by default on the runs of conftest.py."""
+
+    def opened(root: Path = runs, **address: str) -> AppTest:
+        monkeypatch.setattr("sys.argv", ["app.py", str(root)])
+        app = AppTest.from_file(str(APP), default_timeout=30)
+        for name, value in address.items():
+            app.query_params[name] = value
+        return app.run()
+
+    return opened
+
+
+def drawn(app: AppTest) -> str:
+    """All the HTML that the app has put on the page."""
+    assert not app.exception
+    canvases = app.get("bidi_component")
+    return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
+
+
+def address(app: AppTest) -> dict[str, str]:
+    return {
+        name: values if isinstance(values, str) else values[-1]
+        for name, values in app.query_params.items()
+    }
+
+
+def test_without_runs_it_says_which_command_makes_one(open_app: Open, tmp_path: Path):
+    assert f"saelab demo --out {tmp_path}/demo" in drawn(open_app(tmp_path))
+
+
+def test_the_list_of_runs_shows_every_finished_run(open_app: Open):
+    page = drawn(open_app(view="runs"))
+    assert all(f">{name}</a>" in page for name in ("signed", "plain", "bare"))
+
+
+def test_a_damaged_run_is_reported_beside_the_others(open_app: Open, runs: Path, tmp_path: Path):
+    (tmp_path / "whole").symlink_to(runs / "plain")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text("{}")
+    (broken / "weights.safetensors").write_bytes(b"")
+    page = drawn(open_app(tmp_path, view="runs"))
+    assert "A run was left out" in page
+
+
+def test_a_deep_link_shows_its_latent(open_app: Open):
+    page = drawn(open_app(run="signed", latent="5"))
+    assert 'data-latent="5"' in page
+    assert "Top examples" in page
+
+
+def test_without_a_latent_the_best_match_is_shown_and_put_in_the_address(open_app: Open):
+    assert address(open_app(run="signed"))["latent"] == "5"
+
+
+def test_without_a_run_the_first_with_features_is_chosen_and_put_in_the_address(open_app: Open):
+    assert address(open_app())["run"] == "plain"
+
+
+@pytest.mark.parametrize(("button", "expected"), [("next", "6"), ("previous", "4")])
+def test_the_buttons_change_the_latent_and_the_address(open_app: Open, button: str, expected: str):
+    app = open_app(run="signed", latent="5")
+    app.button(key=button).click().run()
+    assert f'data-latent="{expected}"' in drawn(app)
+    assert address(app)["latent"] == expected
+
+
+def test_a_random_latent_is_one_that_fires(open_app: Open):
+    app = open_app(run="signed", latent="31")
+    app.button(key="random").click().run()
+    assert "This latent never fires" not in drawn(app)
+
+
+def test_a_typed_number_is_gone_to(open_app: Open):
+    app = open_app(run="signed", latent="5")
+    app.text_input(key="go-to-latent").set_value("12").run()
+    assert address(app)["latent"] == "12"
+
+
+@pytest.mark.parametrize(("latent", "button"), [("0", "previous"), ("31", "next")])
+def test_the_ends_have_no_further_latent(open_app: Open, latent: str, button: str):
+    assert open_app(run="signed", latent=latent).button(key=button).disabled
+
+
+@pytest.mark.parametrize("latent", ["32", "-1", "her", "<b>"])
+def test_an_unknown_latent_is_answered_on_the_page(open_app: Open, latent: str):
+    page = drawn(open_app(run="signed", latent=latent))
+    assert "There is no latent" in page
+    assert "<b>" not in page.split("There is no latent")[1].split("</h1>")[0]
+
+
+def test_an_unknown_run_is_answered_with_the_runs_there_are(open_app: Open):
+    page = drawn(open_app(run="../../etc"))
+    assert "There is no run ../../etc" in page
+    assert ">signed</a>" in page
+
+
+def test_a_dead_latent_says_so_and_shows_no_examples(open_app: Open):
+    page = drawn(open_app(run="signed", latent="31"))
+    assert "This latent never fires" in page
+    assert "Top examples" not in page
+
+
+def test_tokens_are_escaped_and_invisible_characters_shown(open_app: Open):
+    page = drawn(open_app(run="signed", latent="1"))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert "\u202e" not in page
+
+
+def test_signed_codes_show_their_negative_side(open_app: Open):
+    page = drawn(open_app(run="signed", latent="5"))
+    assert "Negative side" in page
+    assert "on neg" in page
+
+
+def test_unsigned_codes_have_no_negative_side(open_app: Open):
+    assert "Negative side" not in drawn(open_app(run="plain", latent="5"))
+
+
+def test_a_run_without_labels_shows_its_latents_all_the_same(open_app: Open):
+    assert "No known features" in drawn(open_app(run="plain", latent="5"))
+
+
+def test_a_run_without_features_says_how_to_collect_them(open_app: Open, runs: Path):
+    assert f"saelab features {runs}/bare" in drawn(open_app(run="bare"))
+
+
+def test_the_whole_text_of_an_example_can_be_shown(open_app: Open):
+    assert 'class="beyond"' in drawn(open_app(run="signed", latent="5", context="full"))
+
+
+def test_known_features_lead_to_their_latents(open_app: Open):
+    page = drawn(open_app(run="signed", view="known"))
+    assert "1 of 2 known features have a latent of their own" in page
+    assert "?run=signed&amp;latent=5" in page
+    assert "6 (negative)" in page
+
+
+def test_without_labels_the_known_features_say_why_there_are_none(open_app: Open):
+    assert "saelab evaluate" in drawn(open_app(run="plain", view="known"))
+
+
+def test_the_training_view_shows_the_configuration(open_app: Open):
+    assert "blocks.2.hook_resid_post" in drawn(open_app(run="signed", view="training"))
+
+
+def test_the_table_hides_latents_that_never_fire_and_says_so(open_app: Open):
+    page = drawn(open_app(run="signed", view="latents"))
+    assert "31 of 32 latents · hidden: 1 that never fire" in page
+
+
+def test_the_search_finds_latents_by_known_feature(open_app: Open):
+    app = open_app(run="signed", view="latents")
+    app.text_input(key="search-latents").set_value("year").run()
+    assert address(app)["q"] == "year"
+    assert "latent=6" in drawn(app)

@@ -1,0 +1,103 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from feature_browser.launch import streamlit_arguments
+from feature_browser.markup import Html, html
+from feature_browser.numbers import activation, count, percent, real, short_count, signed
+from feature_browser.pictures import round_ticks
+from feature_browser.place import Place
+from feature_browser.tokens import visible
+
+
+def test_a_template_escapes_what_is_put_into_it():
+    assert html("<b>{x}</b>", x='<i a="b">') == "<b>&lt;i a=&quot;b&quot;&gt;</b>"
+
+
+def test_html_is_not_escaped_twice():
+    assert html("<p>{x}</p>", x=html("<b>{y}</b>", y="&")) == "<p><b>&amp;</b></p>"
+
+
+def test_html_added_to_text_is_escaped_when_it_is_used():
+    assert html("{x}", x=Html("<b>") + "<i>") == "&lt;b&gt;&lt;i&gt;"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (count(9271), "9\u00a0271"),
+        (short_count(9271), "9\u00a0271"),
+        (short_count(508_032), "508\u00a0k"),
+        (short_count(2_100_000), "2.1\u00a0M"),
+        (percent(0.01824), "1.82\u00a0%"),
+        (percent(0.0), "0\u00a0%"),
+        (percent(1e-7), "<\u00a00.001\u00a0%"),
+        (real(-0.8149), "\u22120.81"),
+        (real(-0.001), "0.00"),
+        (real(None), "\u2013"),
+        (real(float("nan")), "\u2013"),
+        (signed(4.2), "+4.20"),
+        (signed(-4.2), "\u22124.20"),
+        (activation(4.961), "4.96"),
+        (activation(12.34), "12.3"),
+        (activation(0.01234), "0.0123"),
+    ],
+)
+def test_numbers_read_as_in_print(written: str, expected: str):
+    assert written == expected
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("\n", "↵"),
+        ("a\tb", "a⇥b"),
+        (" ", "␣"),
+        ("", "∅"),
+        ("\u202eevil", "⟨202E⟩evil"),
+        (" her", " her"),
+    ],
+)
+def test_invisible_characters_are_shown(token: str, shown: str):
+    assert visible(token) == shown
+
+
+def test_a_place_survives_its_address():
+    place = Place(view="latents", run="a b/c&d", latent="7", sort="max", q="é +", page="2")
+    assert Place.at(place.href) == place
+
+
+def test_an_address_with_nonsense_falls_back():
+    assert Place.of({"view": "x", "context": "9", "sort": "y", "utm": "z"}) == Place()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-2.1, 4.4, [-2, 0, 2, 4]), (0, 10.7, [0, 5, 10]), (0, 0.9, [0, 0.2, 0.4, 0.6, 0.8])],
+)
+def test_ticks_are_round_and_inside(low: float, high: float, expected: list[float]):
+    # Steps of 1, 2 or 5 times a power of ten are exact in the digits they are written with.
+    assert round_ticks(low, high) == pytest.approx(expected)
+
+
+def test_the_server_listens_on_this_machine_only_and_reports_nothing(tmp_path: Path):
+    arguments = streamlit_arguments(tmp_path, 8600)
+    assert arguments[:2] == ["streamlit", "run"]
+    assert arguments[-2:] == ["--", str(tmp_path)]
+    assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false"} <= set(arguments)
+
+
+def test_the_command_line_is_made_without_streamlit():
+    code = "import sys, feature_browser.launch; assert 'streamlit' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_listing_runs_and_reading_features_need_neither_torch_nor_a_language_model():
+    assert importlib.util.find_spec("feature_browser.reading")
+    code = (
+        "import sys, feature_browser.catalogue, feature_browser.latent_view;"
+        "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
