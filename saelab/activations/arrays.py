@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from saelab.activations.background import BackgroundWriter
 from saelab.activations.columns import NO_TOKEN, Columns
 from saelab.activations.dtypes import itemsize
 from saelab.activations.format import MAX_ROWS_PER_UNIT, Dtype, Manifest, SiteSpec
-from saelab.activations.writer import Rows, StoreWriter
+from saelab.activations.prepare import Rows
+from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.provenance import provenance
 
@@ -52,12 +54,14 @@ def write_arrays(
         provenance=provenance(),
     )
     table = np.stack([np.asarray(column) for column in labels.values()], axis=1) if labels else None
-    with StoreWriter.create(path, manifest) as writer:
+    with StoreWriter.create(path, manifest) as writer, BackgroundWriter(writer) as background:
         for unit in writer.missing_units():
             rows = manifest.unit_contexts(unit)
             part = slice(rows.start, rows.stop)
             columns = _columns(rows, None if table is None else table[part])
-            writer.write_unit(unit, {name: array[part] for name, array in arrays.items()}, columns)
+            background.write_unit(
+                unit, {name: array[part] for name, array in arrays.items()}, columns
+            )
     return Path(path)
 
 

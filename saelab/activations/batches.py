@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,6 +17,7 @@ from saelab.config import UsageError
 from saelab.types import ActivationBatch
 
 POOL_ROWS = 2**16
+GATHER_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class _Group:
     stop: int
     order: Int[Tensor, " row"]
     rows: dict[str, Float[Tensor, "row _"]]
+    slot: int
+    """Which of the two sets of buffers the rows are in."""
 
 
 class ShuffledBatches(Iterator[ActivationBatch]):
@@ -77,6 +80,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         self._plan = lru_cache(maxsize=2)(
             lambda epoch: EpochPlan.create(self._table, pool_rows, seed=seed, epoch=epoch)
         )
+        self._buffers: tuple[dict[str, UInt8[Tensor, " byte"]], ...] = ({}, {})
         self._served = 0
         self._group: _Group | None = None
         self._ahead: Future[_Group] | None = None
@@ -96,10 +100,10 @@ class ShuffledBatches(Iterator[ActivationBatch]):
             end = min(stop, group.stop)
             order = group.order[start - group.start : end - group.start]
             for name, rows in group.rows.items():
-                pieces[name].append(rows.index_select(0, order).float())
+                pieces[name].append(_gather(rows, order))
             start = end
         self._served = stop
-        whole = {name: torch.cat(parts) for name, parts in pieces.items()}
+        whole = {n: p[0] if len(p) == 1 else torch.cat(p) for n, p in pieces.items()}
         sites = self.sites
         return ActivationBatch(
             whole[sites.x],
@@ -122,6 +126,9 @@ class ShuffledBatches(Iterator[ActivationBatch]):
                 raise UsageError(
                     f"Cannot resume the data order: {name} was {state[name]}, is {value}."
                 )
+        if self._ahead is not None:
+            # It writes into a buffer that the next group may use.
+            self._ahead.result()
         self._served = int(state["rows_served"])
         self._group = self._ahead = None
 
@@ -136,19 +143,41 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         """The group that serves this row; the one after it is read in the background."""
         if self._group is None or not self._group.start <= row < self._group.stop:
             ahead = self._ahead.result() if self._ahead else None
-            self._group = ahead if ahead and ahead.start == row else self._load(row)
-            self._ahead = self._thread.submit(self._load, self._group.stop)
+            self._group = ahead if ahead and ahead.start == row else self._load(row, 0)
+            free = 1 - self._group.slot
+            self._ahead = self._thread.submit(self._load, self._group.stop, free)
         return self._group
 
-    def _load(self, row: int) -> _Group:
+    def _load(self, row: int, slot: int) -> _Group:
         epoch, inside = divmod(row, self._table.n_rows)
         plan = self._plan(epoch)
         group = plan.group_of(inside)
         start, stop = (epoch * self._table.n_rows + int(plan.rows[group + i]) for i in (0, 1))
         blocks = plan.group_blocks(group)
         order = torch.from_numpy(plan.row_order(group)).to(self._device)
-        rows = {name: view.read_blocks(blocks) for name, view in self._views.items()}
-        return _Group(start, stop, order, {name: x.to(self._device) for name, x in rows.items()})
+        rows = {
+            name: view.read_blocks(blocks, self._buffer(name, stop - start, slot)).to(self._device)
+            for name, view in self._views.items()
+        }
+        return _Group(start, stop, order, rows, slot)
+
+    def _buffer(self, name: str, rows: int, slot: int) -> UInt8[Tensor, " byte"]:
+        """Memory for so many rows of a site; pinned where a GPU will fetch it."""
+        needed, buffers = self._views[name].bytes_of(rows), self._buffers[slot]
+        if name not in buffers or len(buffers[name]) < needed:
+            pinned = self._device.type == "cuda"
+            buffers[name] = torch.empty(needed, dtype=torch.uint8, pin_memory=pinned)
+        return buffers[name]
+
+
+def _gather(rows: Float[Tensor, "row d_in"], order: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
+    """The rows in this order as float32; on a CPU a few at a time, which stay in its cache."""
+    if rows.device.type != "cpu" or rows.dtype == torch.float32:
+        return rows.index_select(0, order).float()
+    out = torch.empty(len(order), rows.shape[1])
+    for part, chosen in zip(out.split(GATHER_ROWS), order.split(GATHER_ROWS), strict=True):
+        part.copy_(rows.index_select(0, chosen))
+    return out
 
 
 def _fingerprint(store: ActivationStore) -> str:

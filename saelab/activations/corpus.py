@@ -12,7 +12,7 @@ from numpy import ndarray
 from saelab.activations.documents import open_documents
 from saelab.activations.format import JsonObject
 from saelab.config import UsageError
-from saelab.lm.protocol import LanguageModel, ModelInfo
+from saelab.lm.protocol import ActivationSource, ModelInfo
 
 Split = Literal["train", "held-out"]
 
@@ -169,7 +169,7 @@ class Windows:
 
 def load_corpus(
     source: str,
-    lm: LanguageModel,
+    lm: ActivationSource,
     *,
     split: Split = "train",
     context_length: int | None = None,
@@ -220,7 +220,7 @@ def _grammar(info: ModelInfo, split: Split, seed: int, length: int) -> GrammarCo
     return GrammarCorpus(split, seed, length)
 
 
-def _windows(source: str, lm: LanguageModel, length: int, max_tokens: int | None) -> Windows:
+def _windows(source: str, lm: ActivationSource, length: int, max_tokens: int | None) -> Windows:
     bos = lm.info.bos_token_id
     prefix = [] if bos is None else [bos]
     room = length - len(prefix)

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from saelab.config import Config, UsageError
-from saelab.files import atomic_write
+from saelab.files import atomic_write, fsync_directory, temporary_name
 
 FORMAT = "saelab-activations/1"
 BLOCK_ROWS = 1024
@@ -171,8 +172,16 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, whole or not at all."""
-    atomic_write(root / "manifest.json", manifest_bytes(manifest))
+    """Write `manifest.json`, whole or not at all; one that another rank has written stays."""
+    draft = temporary_name(root / "manifest.json")
+    atomic_write(draft, manifest_bytes(manifest))
+    try:
+        os.link(draft, root / "manifest.json")
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()
+    fsync_directory(root)
 
 
 def read_manifest(root: Path) -> Manifest:

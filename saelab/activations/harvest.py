@@ -5,38 +5,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from numpy import ndarray
 from pydantic import JsonValue
-from torch import Tensor
 
-from saelab.activations.columns import Columns
-from saelab.activations.corpus import PADDING, Contexts, Corpus
+from saelab.activations.background import BackgroundWriter
+from saelab.activations.corpus import Corpus
 from saelab.activations.dtypes import TORCH
 from saelab.activations.format import Dtype, Manifest, SiteSpec
+from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
+from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
-from saelab.console import Bar, progress
-from saelab.lm.protocol import LanguageModel
+from saelab.console import progress
+from saelab.lm.protocol import ActivationSource
 from saelab.provenance import provenance
 
-BYTES_PER_UNIT_FILE = 256 << 20
+__all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_mask"]
+
+UNIT_CONTEXTS = 512
+"""A block of 1024 rows then has two rows of each context on average: mixed well enough that 16
+batches of 4096 have a design effect of 1.3 (see `mixing`)."""
+UNIT_BYTES = 2**29
+"""The most that a unit takes, all sites together; a harvest holds up to five times as much."""
 
 
 @dataclass(frozen=True)
 class HarvestOptions:
-    """How to harvest; none of it but `dtype`, `n_tokens` and `seed` changes what is stored."""
+    """How to harvest; `batch_size` alone does not change what is stored."""
 
     n_tokens: int
     dtype: Dtype = "bfloat16"
     batch_size: int = 32
     seed: int = 0
+    gradients: bool = False
+    """Store dL/dx of the summed next-token loss beside every site."""
 
 
 def harvest(
-    lm: LanguageModel,
+    lm: ActivationSource,
     hooks: Sequence[str],
     corpus: Corpus,
     *,
@@ -53,65 +59,101 @@ def harvest(
         UsageError: a hook does not exist, the text is too short, the disk is too small, or `out`
             holds another store.
     """
-    manifest = plan(lm, hooks, corpus, options)
-    with StoreWriter.create(out, manifest) as writer:
+    return record(lm, corpus, plan(lm, hooks, corpus, options), out=out, options=options)
+
+
+def record(
+    lm: ActivationSource,
+    corpus: Corpus,
+    manifest: Manifest,
+    *,
+    out: str | Path,
+    options: HarvestOptions,
+    ranks: Ranks | None = None,
+) -> ActivationStore:
+    """The store that `manifest`, made by `plan` from the same arguments, describes.
+
+    Several processes may record one store at once, each with its own `ranks`; the store is
+    complete when the last of them is done. Writing runs beside the forward passes of the next unit.
+
+    Raises:
+        UsageError: as for `harvest`.
+    """
+    ranks = ranks or Ranks()
+    with StoreWriter.create(out, manifest, ranks) as writer:
         missing = writer.missing_units()
+        own = [unit for unit in range(manifest.n_units) if ranks.owns(unit)]
         total, left = (
             sum(len(manifest.unit_contexts(unit)) for unit in units) * corpus.context_length
-            for units in (range(manifest.n_units), missing)
+            for units in (own, missing)
         )
-        with progress("Harvest", total, "tokens", done=total - left) as bar:
+        title = "Harvest" if ranks.world == 1 else f"Harvest, process {ranks.rank}"
+        with (
+            progress(title, total, "tokens", done=total - left) as bar,
+            BackgroundWriter(writer) as background,
+        ):
             for unit in missing:
                 span = manifest.unit_contexts(unit)
                 contexts = corpus.read(span.start, span.stop)
-                writer.write_unit(unit, *_unit(lm, hooks, contexts, span.start, options, bar))
+                rows = unit_rows(
+                    lm,
+                    manifest.sites,
+                    contexts,
+                    dtype=TORCH[manifest.dtype],
+                    batch_size=options.batch_size,
+                    advance=bar.advance,
+                )
+                background.write_unit(unit, rows, unit_columns(lm, contexts, span.start))
     return ActivationStore(out)
 
 
 def plan(
-    lm: LanguageModel, hooks: Sequence[str], corpus: Corpus, options: HarvestOptions
+    lm: ActivationSource, hooks: Sequence[str], corpus: Corpus, options: HarvestOptions
 ) -> Manifest:
     """The manifest of the store that `harvest` would write; checks everything that can be checked.
 
     Raises:
         UsageError: as for `harvest`.
     """
-    if len(set(hooks)) < len(hooks) or not hooks:
-        raise UsageError(
-            f"Name each site once, and at least one; got {', '.join(hooks) or 'none'}."
-        )
     special: list[JsonValue] = [*sorted(lm.info.special_token_ids)]
-    sites = tuple(SiteSpec(hook=hook, d_in=lm.width(hook)) for hook in hooks)
-    widest = max(site.d_in for site in sites) * TORCH[options.dtype].itemsize
+    sites = _sites(lm, hooks, options)
+    row_bytes = sum(site.d_in for site in sites) * TORCH[options.dtype].itemsize
+    fitting = UNIT_BYTES // (row_bytes * corpus.context_length)
     return Manifest(
         model=lm.info.model_dump(mode="json"),
         sites=sites,
         dtype=options.dtype,
         context_length=corpus.context_length,
-        rows_policy={
-            "excluded_token_ids": special,
-            "padding": "excluded",
-        },
+        rows_policy={"excluded_token_ids": special, "padding": "excluded"},
         label_names=corpus.label_names,
         corpus=corpus.facts,
-        contexts_per_unit=max(1, BYTES_PER_UNIT_FILE // (widest * corpus.context_length)),
+        contexts_per_unit=max(1, min(UNIT_CONTEXTS, fitting)),
         n_contexts=_contexts_needed(lm, corpus, options.n_tokens),
         seed=options.seed,
-        provenance=provenance(device=str(lm.device), batch_size=options.batch_size),
+        provenance=provenance(
+            device=str(lm.device), batch_size=options.batch_size, backend=type(lm).__name__
+        ),
     )
 
 
-def row_mask(lm: LanguageModel, tokens: Int[ndarray, "*shape"]) -> Bool[ndarray, "*shape"]:
-    """Which positions become rows: all but special tokens and padding."""
-    return ~np.isin(tokens, [PADDING, *lm.info.special_token_ids])
+def _sites(
+    lm: ActivationSource, hooks: Sequence[str], options: HarvestOptions
+) -> tuple[SiteSpec, ...]:
+    if len(set(hooks)) < len(hooks) or not hooks:
+        raise UsageError(
+            f"Name each site once, and at least one; got {', '.join(hooks) or 'none'}."
+        )
+    if options.gradients and options.dtype == "float16":
+        raise UsageError(
+            "Gradients span more orders of magnitude than float16 has; store them as bfloat16, "
+            "which has the range of float32, or as float32."
+        )
+    widths = {hook: lm.width(hook) for hook in hooks}
+    kinds = ("activation", "gradient") if options.gradients else ("activation",)
+    return tuple(SiteSpec(hook=h, d_in=d, kind=kind) for kind in kinds for h, d in widths.items())
 
 
-def model_input(tokens: Int[ndarray, "context pos"]) -> Int[Tensor, "context pos"]:
-    """Token ids a model accepts. Padding stands at the end, where no real token can see it."""
-    return torch.from_numpy(np.where(tokens == PADDING, 0, tokens).astype(np.int64))
-
-
-def _contexts_needed(lm: LanguageModel, corpus: Corpus, n_tokens: int) -> int:
+def _contexts_needed(lm: ActivationSource, corpus: Corpus, n_tokens: int) -> int:
     if n_tokens <= 0:
         raise UsageError(f"--n-tokens is {n_tokens}; ask for at least one token.")
     if corpus.n_contexts is None:
@@ -125,36 +167,3 @@ def _contexts_needed(lm: LanguageModel, corpus: Corpus, n_tokens: int) -> int:
             "--n-tokens or give more text."
         )
     return int(np.searchsorted(reached, n_tokens)) + 1
-
-
-def _unit(
-    lm: LanguageModel,
-    hooks: Sequence[str],
-    contexts: Contexts,
-    first: int,
-    options: HarvestOptions,
-    bar: Bar,
-) -> tuple[dict[str, Float[Tensor, "row d_in"]], Columns]:
-    mask = row_mask(lm, contexts.tokens)
-    kept: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    for start in range(0, len(mask), options.batch_size):
-        tokens = contexts.tokens[start : start + options.batch_size]
-        rows = torch.from_numpy(mask[start : start + options.batch_size])
-        for hook, value in lm.capture(model_input(tokens), hooks).items():
-            kept[hook].append(value[rows].to("cpu", TORCH[options.dtype]))
-        bar.advance(tokens.size)
-    return {hook: torch.cat(parts) for hook, parts in kept.items()}, _columns(contexts, first, mask)
-
-
-def _columns(contexts: Contexts, first: int, mask: Bool[ndarray, "context pos"]) -> Columns:
-    context, position = mask.nonzero()
-    padding = int((contexts.tokens == PADDING).sum())
-    return Columns(
-        token=contexts.tokens[mask],
-        position=position,
-        context=context + first,
-        document=contexts.document[context],
-        contexts=contexts.tokens,
-        labels=None if contexts.labels is None else contexts.labels[mask],
-        excluded={"padding": padding, "special": int((~mask).sum()) - padding},
-    )

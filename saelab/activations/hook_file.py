@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import h5py
 import numpy as np
-from jaxtyping import Float, UInt32
-from torch import Tensor
+from jaxtyping import UInt64
 
 from saelab.activations.checks import (
     DatasetSpec,
@@ -17,10 +16,11 @@ from saelab.activations.checks import (
 from saelab.activations.dtypes import hdf5_type, itemsize, raw_bytes
 from saelab.activations.format import BLOCK_ROWS, FORMAT, Manifest, SiteSpec
 from saelab.activations.hdf5_layout import PayloadSpec, build_image
-from saelab.activations.sealed import SealedFile, block_checksums, checksum, seal_file
+from saelab.activations.prepare import PreparedRows
+from saelab.activations.sealed import SealedFile, checksum, seal_file
 from saelab.activations.statistics import ColumnSums
 
-U32, F64 = h5py.h5t.STD_U32LE, h5py.h5t.IEEE_F64LE
+U64, F64 = h5py.h5t.STD_U64LE, h5py.h5t.IEEE_F64LE
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HookHeader:
 
     rows: int
     payload_offset: int
-    crc32: UInt32[np.ndarray, " block"]
+    xxh3: UInt64[np.ndarray, " block"]
     sums: ColumnSums
     seal: bytes
 
@@ -40,13 +40,14 @@ def row_bytes(manifest: Manifest, site: SiteSpec) -> int:
 
 
 def hook_file(
-    manifest: Manifest, site: SiteSpec, unit: int, rows: Float[Tensor, "row d_in"], sums: ColumnSums
+    manifest: Manifest, site: SiteSpec, unit: int, prepared: PreparedRows
 ) -> tuple[list[memoryview | bytes], bytes]:
-    """The parts of the file in order, and its seal; `rows` are in the stored dtype and order."""
+    """The parts of the file in order, and its seal."""
+    rows, sums = prepared.rows, prepared.sums
     payload = raw_bytes(rows)
     identity = hook_identity(manifest, site, unit, len(rows))
     datasets = {
-        "crc32": block_checksums(payload, BLOCK_ROWS * row_bytes(manifest, site)),
+        "xxh3": prepared.xxh3,
         "sum": sums.sum,
         "sum_sq": sums.sum_sq,
     }
@@ -73,7 +74,7 @@ def hook_datasets(manifest: Manifest, site: SiteSpec, rows: int) -> dict[str, Da
     """The datasets of a hook file with this many rows."""
     return {
         "acts": DatasetSpec((rows, site.d_in), hdf5_type(manifest.dtype)),
-        "crc32": DatasetSpec((-(-rows // BLOCK_ROWS),), U32),
+        "xxh3": DatasetSpec((-(-rows // BLOCK_ROWS),), U64),
         "sum": DatasetSpec((site.d_in,), F64),
         "sum_sq": DatasetSpec((site.d_in,), F64),
     }
@@ -100,8 +101,8 @@ def read_hook_header(file: SealedFile, manifest: Manifest, site: SiteSpec, unit:
             read_dataset(hdf5, "sum_sq"),
             read_number(hdf5, "max_abs"),
         )
-        crc32 = read_dataset(hdf5, "crc32")
-    return HookHeader(trailer.rows, trailer.payload_offset, crc32, sums, file.seal)
+        xxh3 = read_dataset(hdf5, "xxh3")
+    return HookHeader(trailer.rows, trailer.payload_offset, xxh3, sums, file.seal)
 
 
 def read_payload(
@@ -115,5 +116,5 @@ def read_payload(
     width = file.trailer.payload_bytes // header.rows
     file.read_into(header.payload_offset + first * width, out)
     number = first // BLOCK_ROWS
-    if check and checksum(out) != header.crc32[number]:
+    if check and checksum(out) != header.xxh3[number]:
         raise file.damaged(f"is damaged in block {number}, which starts at row {first}")

@@ -1,8 +1,9 @@
 """Files whose every byte is covered by a checksum: an HDF5 file followed by a 104-byte trailer.
 
 The trailer's seal is the sha256 of everything but the payload (the trailer's own first 72 bytes
-included). The payload, between two parts that the seal covers, has a CRC-32 for each block of rows,
-kept in a dataset that the seal covers too. HDF5 tools do not look behind the end of the HDF5 file.
+included). The payload, between two parts that the seal covers, has an XXH3 checksum for each block
+of rows, kept in a dataset that the seal covers too. HDF5 tools do not look behind the end of the
+HDF5 file.
 """
 
 import hashlib
@@ -10,19 +11,16 @@ import os
 import stat
 import struct
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import h5py
-import numpy as np
-from jaxtyping import UInt32
+import xxhash
 
 from saelab.activations.format import DamagedStoreError
 from saelab.activations.hdf5_layout import Image
-from saelab.activations.parallel import parallel_map
 
 MAGIC = b"saelab\x00\x01"
 TRAILER = struct.Struct("<8sQQQQ32s")
@@ -53,15 +51,11 @@ class Trailer:
 
 
 def checksum(data: memoryview | bytes) -> int:
-    """The checksum of a block: CRC-32 as in zlib, which detects every single-byte change."""
-    return zlib.crc32(data)
+    """The checksum of a block: XXH3, 64 bits; damage goes unseen with probability 2^-64.
 
-
-def block_checksums(payload: memoryview, block_bytes: int) -> UInt32[np.ndarray, " block"]:
-    """The checksum of each block of a payload; the last block may be short."""
-    starts = range(0, len(payload), block_bytes)
-    sums = parallel_map(lambda start: checksum(payload[start : start + block_bytes]), starts)
-    return np.array(sums, dtype=np.uint32)
+    8 GB/s a core where zlib's CRC-32 makes 2: reading stays near the speed of the disk.
+    """
+    return xxhash.xxh3_64_intdigest(data)
 
 
 def seal_file(

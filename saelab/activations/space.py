@@ -20,10 +20,16 @@ def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
     width = sum(site.d_in for site in manifest.sites)
     row_bytes = width * itemsize(manifest.dtype) + COLUMN_BYTES
     row_bytes += -(-len(manifest.label_names) // 8)
-    checksums = 4 * len(manifest.sites) * (rows // BLOCK_ROWS + manifest.n_units)
+    checksums = 8 * len(manifest.sites) * (rows // BLOCK_ROWS + manifest.n_units)
     per_unit = HEADER_BYTES * (len(manifest.sites) + 1) + 16 * width
     contexts = CONTEXT_TOKEN_BYTES * positions
     return rows * row_bytes + contexts + checksums + per_unit * manifest.n_units
+
+
+def unit_memory(manifest: Manifest) -> int:
+    """Bytes of memory that recording takes beside the model: see `BackgroundWriter`."""
+    widths = [site.d_in for site in manifest.sites]
+    return (3 * sum(widths) + 2 * max(widths)) * itemsize(manifest.dtype) * manifest.max_rows
 
 
 def require_space(root: Path, manifest: Manifest, rows: int | None = None) -> int:
@@ -37,14 +43,19 @@ def require_space(root: Path, manifest: Manifest, rows: int | None = None) -> in
     committed = sum(UNIT_FILE.fullmatch(name) is not None for name in names)
     missing = max(0, manifest.n_units - committed)
     needed = predicted_bytes(manifest, rows) * missing // manifest.n_units
-    place = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(root)
     if needed > free:
         raise UsageError(
-            f"{root} needs {in_bytes(needed)}, {in_bytes(free)} free on {place}; harvest fewer "
+            f"{root} needs {in_bytes(needed)}, its disk has {in_bytes(free)} free; harvest fewer "
             "tokens or sites, choose a smaller dtype, or another disk."
         )
     return needed
+
+
+def free_bytes(root: Path) -> int:
+    """Bytes free on the disk where `root` is or would be."""
+    place = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
+    return shutil.disk_usage(place).free
 
 
 def in_bytes(n: int) -> str:

@@ -1,16 +1,14 @@
 """Writing an activation store, one immutable unit at a time."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from saelab.activations.columns import Columns, column_problem
-from saelab.activations.dtypes import TORCH, as_tensor
+from saelab.activations.dtypes import as_tensor
 from saelab.activations.format import (
     Manifest,
     SiteSpec,
@@ -21,56 +19,61 @@ from saelab.activations.format import (
     write_manifest,
 )
 from saelab.activations.hook_file import hook_file
-from saelab.activations.lock import WriterLock
+from saelab.activations.lock import WriterLock, other_writers, temporary_owner
 from saelab.activations.order import permutation
+from saelab.activations.prepare import PreparedRows, RowPreparer, Rows
+from saelab.activations.ranks import Ranks
 from saelab.activations.sealed import write_parts
 from saelab.activations.space import require_space
-from saelab.activations.statistics import ColumnSums, column_sums
 from saelab.activations.tokens_file import tokens_file
 from saelab.config import UsageError
 from saelab.files import fsync_directory, temporary_name
 
-Rows = Float[Tensor, "row d_in"] | Float[np.ndarray, "row d_in"]
-
 
 class StoreWriter:
-    """The one writer of a store; a context manager that holds the store's lock.
+    """The writer of a store, or of one rank's units; a context manager that holds a lock.
 
         with StoreWriter.create("activations_cache/tiny", manifest) as writer:
             for unit in writer.missing_units():
                 writer.write_unit(unit, {"blocks.1.hook_resid_post": rows}, columns)
 
-    `write_unit` may be called from a background thread, by one thread at a time.
+    Threads may call `write_unit` at once, for different units.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, lock: WriterLock) -> None:
+    def __init__(self, path: Path, manifest: Manifest, ranks: Ranks, lock: WriterLock) -> None:
         self.path = path
         self.manifest = manifest
+        self.ranks = ranks
         self._lock = lock
+        self._local = threading.local()
 
     @classmethod
-    def create(cls, path: Path | str, manifest: Manifest) -> "StoreWriter":
+    def create(
+        cls, path: Path | str, manifest: Manifest, ranks: Ranks | None = None
+    ) -> "StoreWriter":
         """Open a new store, or continue one whose manifest has the same content.
+
+        `ranks` says which of several processes this is; None: the only one.
 
         Raises:
             UsageError: the store exists with another manifest (the fields that differ are named),
-                the directory holds something else, another process is writing the store, or the
+                the directory holds something else, another launch is writing the store, or the
                 disk has no room for what is missing.
         """
-        root = Path(path)
+        root, ranks = Path(path), ranks or Ranks()
         _check_target(root, manifest)
         require_space(root, manifest)
-        lock = WriterLock(root)
+        lock = WriterLock(root, ranks)
         try:
             _prepare(root, manifest)
         except BaseException:
             lock.release()
             raise
-        return cls(root, manifest, lock)
+        return cls(root, manifest, ranks, lock)
 
     def missing_units(self) -> list[int]:
-        """The units that are not committed yet, in order."""
-        units = range(self.manifest.n_units)
+        """This process's units that are not committed yet, in order."""
+        units = [unit for unit in range(self.manifest.n_units) if self.ranks.owns(unit)]
         return [unit for unit in units if not tokens_path(self.path, unit).exists()]
 
     def write_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
@@ -89,9 +92,10 @@ class StoreWriter:
         seals: list[bytes] = []
         try:
             for site in self.manifest.sites:
-                rows = _stored_rows(activations[site.name], self.manifest, order)
-                sums = _finite_sums(rows, activations[site.name], site, unit)
-                parts, seal = hook_file(self.manifest, site, unit, rows, sums)
+                given = activations[site.name]
+                prepared = self._preparer().prepare(given, order)
+                _check_finite(prepared, given, site, unit)
+                parts, seal = hook_file(self.manifest, site, unit, prepared)
                 seals.append(seal)
                 _write_pending(pending, hook_path(self.path, site, unit), parts)
             parts = tokens_file(self.manifest, unit, columns.permuted(order), seals)
@@ -100,6 +104,12 @@ class StoreWriter:
         finally:
             for temporary, _ in pending:
                 temporary.unlink(missing_ok=True)
+
+    def _preparer(self) -> RowPreparer:
+        """This thread's."""
+        if not hasattr(self._local, "preparer"):
+            self._local.preparer = RowPreparer(self.manifest.dtype)
+        return self._local.preparer
 
     def close(self) -> None:
         """Release the lock."""
@@ -152,7 +162,9 @@ def _check_target(root: Path, manifest: Manifest) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a writer that was killed before its manifest was written may have left this."""
+    """Whether a writer without a manifest yet, killed or just starting, may have made this."""
+    if path.name in ("tokens", "hooks"):
+        return not any(inner.is_file() for inner in path.rglob("*"))
     return path.name == "state" or _is_temporary(path)
 
 
@@ -163,46 +175,40 @@ def _is_temporary(path: Path) -> bool:
 def _prepare(root: Path, manifest: Manifest) -> None:
     """Create what is missing of a store, and remove what writers that died have left.
 
-    The caller holds the lock, so no temporary file can belong to a living writer.
+    Raises:
+        UsageError: another rank of this launch has just begun a store with other content.
     """
     directories = [root / "tokens", *(root / "hooks" / site.slug for site in manifest.sites)]
     for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
-        for path in directory.iterdir():
-            if _is_temporary(path):
-                path.unlink()
+        _remove_leftovers(root, directory)
     if not (root / "manifest.json").exists():
         write_manifest(root, manifest)
+        _check_target(root, manifest)
     for directory in (root / "hooks", root):
         fsync_directory(directory)
 
 
-def _stored_rows(
-    rows: Rows, manifest: Manifest, order: Int[np.ndarray, " row"]
-) -> Float[Tensor, "row d_in"]:
-    """The rows as they are stored: number type, order, in CPU memory."""
-    values = as_tensor(rows)
-    shuffled = values.index_select(0, torch.from_numpy(order).to(values.device))
-    return shuffled.to(TORCH[manifest.dtype]).cpu().contiguous()
+def _remove_leftovers(root: Path, directory: Path) -> None:
+    """Remove the temporary files whose writer holds no lock: it has died."""
+    temporaries = [path for path in directory.iterdir() if _is_temporary(path)]
+    writers = other_writers(root)
+    for path in temporaries:
+        if temporary_owner(path) not in writers:
+            path.unlink(missing_ok=True)
 
 
-def _finite_sums(
-    rows: Float[Tensor, "row d_in"], given: Rows, site: SiteSpec, unit: int
-) -> ColumnSums:
-    """The sums of the stored rows.
-
-    Raises:
-        UsageError: a value is NaN or infinite, or became so in the stored number type.
-    """
-    sums = column_sums(rows)
-    if sums.finite:
-        return sums
+def _check_finite(prepared: PreparedRows, given: Rows, site: SiteSpec, unit: int) -> None:
+    """Refuse rows of which a value is NaN or infinite, or became so in the stored number type."""
+    if prepared.sums.finite:
+        return
     n_given = int((~torch.isfinite(as_tensor(given))).sum())
-    n_stored = int((~torch.isfinite(rows)).sum())
+    n_stored = int((~torch.isfinite(prepared.rows)).sum())
     if n_given:
         raise UsageError(f"Unit {unit}: {n_given} values of {site.name} are NaN or infinite.")
+    dtype = prepared.rows.dtype
     raise UsageError(
-        f"Unit {unit}: {n_stored} values of {site.name} are beyond the range of {rows.dtype}; "
+        f"Unit {unit}: {n_stored} values of {site.name} are beyond the range of {dtype}; "
         "store them as bfloat16 or float32."
     )
 

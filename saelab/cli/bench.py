@@ -42,6 +42,10 @@ class BenchArguments(Config):
     """The sites of the harvest."""
     text: str = "tiny"
     """The text of the harvest; see `saelab harvest --help`."""
+    n_tokens: int = Field(default=100_000, gt=0)
+    """Tokens of the harvest."""
+    contexts: int = Field(default=32, gt=0)
+    """Contexts of a forward pass."""
     device: str = "auto"
     """Where the model runs and the batches go."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -69,6 +73,7 @@ def main(arguments: list[str]) -> int:
 def _measure(args: BenchArguments, directory: Path) -> "list[Comparison]":
     from saelab.activations.benchmark import compare_harvest, compare_reading, compare_writing
     from saelab.activations.corpus import load_corpus
+    from saelab.activations.harvest import HarvestOptions
     from saelab.lm.hf import load_hugging_face_model
     from saelab.lm.load import resolve_device
 
@@ -88,5 +93,8 @@ def _measure(args: BenchArguments, directory: Path) -> "list[Comparison]":
     ]
     lm = load_hugging_face_model(args.model, device=args.device)
     corpus = load_corpus(args.text, lm)
-    harvested = compare_harvest(lm, args.sites, corpus, directory, rounds=args.rounds)
+    options = HarvestOptions(n_tokens=args.n_tokens, batch_size=args.contexts)
+    harvested = compare_harvest(
+        lm, args.sites, corpus, directory, options=options, rounds=args.rounds
+    )
     return [harvested, written, *read]

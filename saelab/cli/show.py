@@ -1,13 +1,18 @@
 """`saelab show`: print what a store or a run holds."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
+
+if TYPE_CHECKING:
+    from saelab.activations.store import ActivationStore
 
 
 class ShowArguments(Config):
@@ -31,33 +36,89 @@ def main(arguments: list[str]) -> int:
     if args.json_:
         print(json.dumps(values, indent=2))
         return 0
-    for name, value in values.items():
-        print(f"{name:<16} {value if isinstance(value, str) else json.dumps(value)}")
+    for line in _lines(values):
+        print(line)
     return 0
 
 
+def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """One line a value; what holds several goes below its name."""
+    for name, value in values.items():
+        label = indent + name
+        if isinstance(value, dict) and value:
+            yield label
+            yield from _lines(value, indent + "  ")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{label:<24} {text}"
+
+
 def _store(path: Path) -> dict[str, Any]:
+    from saelab.activations.space import in_bytes
     from saelab.activations.store import ActivationStore
 
     store = ActivationStore(path)
     manifest = store.manifest
-    sites = {
-        name: {"d_in": store.site(name).d_in, "total_variance": store.site(name).total_variance}
-        for name in store.sites
-    }
+    provenance = manifest.provenance
+    n_bytes = sum(file.stat().st_size for file in path.rglob("*.h5"))
     return {
         "kind": "activation store",
         "path": str(path),
         "rows": store.n_rows,
         "complete": store.complete,
         "units": f"{len(store.units)} of {manifest.n_units}",
+        "size": in_bytes(n_bytes),
         "dtype": manifest.dtype,
         "context_length": manifest.context_length,
-        "sites": sites,
+        "rows_policy": manifest.rows_policy,
+        "excluded": _excluded(store),
+        "sites": {name: _site(store, name) for name in store.sites if store.units},
+        "shuffling": _shuffling(store),
         "labels": len(manifest.label_names),
         "model": manifest.model,
         "corpus": manifest.corpus,
+        "seed": manifest.seed,
+        "written": {name: provenance.get(name) for name in ("created", "device", "command")},
         "digest": manifest.content_digest,
+    }
+
+
+def _site(store: "ActivationStore", name: str) -> dict[str, Any]:
+    view = store.site(name)
+    mean_norm = float((view.mean**2).sum() ** 0.5)
+    return {
+        "kind": view.spec.kind,
+        "d_in": view.d_in,
+        "total_variance": view.total_variance,
+        "norm_of_mean": mean_norm,
+        "rms_norm": (view.total_variance + mean_norm**2) ** 0.5,
+        "max_abs": view.sums.max_abs,
+    }
+
+
+def _excluded(store: "ActivationStore") -> dict[str, int]:
+    """Positions without a row, by reason, over all committed units."""
+    total: Counter[str] = Counter()
+    for unit in store.units:
+        total.update(store.tokens(unit).excluded)
+    return dict(total)
+
+
+def _shuffling(store: "ActivationStore") -> dict[str, Any] | None:
+    """By how much the variance of a batch mean exceeds that of independent rows.
+
+    1 is perfect; "at best" is what a full permutation of the store would have.
+    """
+    if not store.units:
+        return None
+    from saelab.activations.mixing import WINDOW_BATCHES, mixing
+
+    found = mixing(store)
+    return {
+        "design_effect": round(found.batch, 3),
+        "at_best": round(found.ideal_batch, 3),
+        f"over_{WINDOW_BATCHES}_batches": round(found.window, 3),
+        f"over_{WINDOW_BATCHES}_at_best": round(found.ideal_window, 3),
     }
 
 

@@ -1,17 +1,18 @@
 """A language model run through TransformerLens: the one module that names transformer_lens."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from saelab.config import UsageError
+from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.protocol import Edit, ModelInfo
 from saelab.lm.sites import direct_path, layer_of, nearest, replaceable
+from saelab.lm.tokenizer import HuggingFaceTokenizer
 
 Hook = Callable[..., Tensor | None]
 
@@ -20,28 +21,13 @@ class _AllCapturedError(Exception):
     """Raised inside the last hook to leave the forward pass there."""
 
 
-class BridgeTokenizer:
-    """A Hugging Face tokenizer behind saelab's two methods."""
-
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers has no common class
-        self._tokenizer = tokenizer
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def token(self, token_id: int) -> str:
-        """One token as text, spaces included."""
-        return self._tokenizer.decode([token_id])
-
-
 class BridgeLanguageModel:
     """A frozen causal model on TransformerLens hook names, with raw (unprocessed) weights."""
 
     def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
         self._bridge = bridge.eval().requires_grad_(requires_grad=False)
         self._info = info
-        self._tokenizer = BridgeTokenizer(bridge.tokenizer)
+        self._tokenizer = HuggingFaceTokenizer(bridge.tokenizer)
         self._widths: dict[str, int] = {}
 
     @property
@@ -50,7 +36,7 @@ class BridgeLanguageModel:
         return self._info
 
     @property
-    def tokenizer(self) -> BridgeTokenizer:
+    def tokenizer(self) -> HuggingFaceTokenizer:
         """The model's tokenizer."""
         return self._tokenizer
 
@@ -100,10 +86,43 @@ class BridgeLanguageModel:
             self._forward(tokens, {name: keep(name) for name in hooks})
         except _AllCapturedError:
             return seen
-        silent = ", ".join(sorted(set(hooks) - set(seen)))
-        raise UsageError(
-            f"{silent} exists in {self.info.name} but does not fire in a forward pass."
-        )
+        self._check_fired(hooks, seen)
+        return seen
+
+    @torch.enable_grad()
+    def gradients(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Sequence[str],
+        real: Bool[Tensor, "batch pos"],
+    ) -> tuple[
+        dict[str, Float[Tensor, "batch pos d_in"]], dict[str, Float[Tensor, "batch pos d_in"]]
+    ]:
+        """Activations at `hooks`, and dL/dx of the summed next-token loss there.
+
+        Raises:
+            UsageError: as for `capture`; or a hook that the skip connection goes past, where dL/dx
+                would miss a part.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def track(name: str) -> Hook:
+            def hook_function(value: Tensor, **_: object) -> Tensor:
+                seen[name] = tracked(value)
+                return seen[name]
+
+            return hook_function
+
+        for hook in hooks:
+            self._check_replaceable(hook)
+        logits = self._forward(tokens, {name: track(name) for name in hooks})
+        self._check_fired(hooks, seen)
+        loss = next_token_loss(logits, tokens.to(self.device), real.to(self.device))
+        found = site_gradients(loss, seen)
+        flat = [
+            {n: _flat(x.detach(), tokens, n) for n, x in part.items()} for part in (seen, found)
+        ]
+        return flat[0], flat[1]
 
     @torch.no_grad()
     def logits(
@@ -126,12 +145,7 @@ class BridgeLanguageModel:
 
         edits = edits or {}
         for hook in edits:
-            self._check_exists(hook)
-            if not replaceable(hook):
-                raise UsageError(
-                    f"{hook} can be read but not replaced: the skip connection goes past it. "
-                    "Use hook_resid_pre, hook_attn_out or hook_resid_post."
-                )
+            self._check_replaceable(hook)
         out = self._forward(tokens, {name: replace(name, edit) for name, edit in edits.items()})
         if missed := set(edits) - applied:
             raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")
@@ -182,6 +196,20 @@ class BridgeLanguageModel:
         if hook not in self._bridge.hook_dict:
             close = ", ".join(nearest(hook, self._bridge.hook_dict))
             raise UsageError(f"{self.info.name} has no hook {hook!r}; nearest are {close}.")
+
+    def _check_replaceable(self, hook: str) -> None:
+        self._check_exists(hook)
+        if not replaceable(hook):
+            raise UsageError(
+                f"{hook} can be read but not replaced or differentiated by: the skip connection "
+                "goes past it. Use hook_resid_pre, hook_attn_out or hook_resid_post."
+            )
+
+    def _check_fired(self, hooks: Sequence[str], seen: Mapping[str, Tensor]) -> None:
+        if silent := ", ".join(sorted(set(hooks) - set(seen))):
+            raise UsageError(
+                f"{silent} exists in {self.info.name} but does not fire in a forward pass."
+            )
 
 
 def _flat(value: Tensor, tokens: Tensor, name: str) -> Float[Tensor, "batch pos d_in"]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import Config
@@ -48,8 +48,8 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
-class LanguageModel(Protocol):
-    """A frozen causal language model whose named sites can be read and replaced."""
+class ActivationSource(Protocol):
+    """A frozen causal language model whose named sites can be read: what harvesting needs."""
 
     @property
     def info(self) -> ModelInfo:
@@ -75,6 +75,26 @@ class LanguageModel(Protocol):
     ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
         """Activations at `hooks` from one forward pass that stops after the last of them."""
         ...
+
+    def gradients(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Sequence[str],
+        real: Bool[Tensor, "batch pos"],
+    ) -> tuple[
+        dict[str, Float[Tensor, "batch pos d_in"]], dict[str, Float[Tensor, "batch pos d_in"]]
+    ]:
+        """Activations at `hooks`, and dL/dx there, from one forward and one backward pass.
+
+        L is the summed cross-entropy of every real token but the first of its context; positions
+        that are not `real` (padding, which stands at the end) have gradient zero.
+        """
+        ...
+
+
+@runtime_checkable
+class LanguageModel(ActivationSource, Protocol):
+    """A frozen causal language model whose named sites can be read and replaced."""
 
     def logits(
         self,

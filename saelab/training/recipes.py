@@ -15,7 +15,7 @@ def tiny_topk(activations: Path, site: str) -> TrainConfig:
         sae=TopKConfig(d_sae=1024, k=12),
         activations=activations,
         site=site,
-        n_tokens=2_000_000,
+        n_tokens=1_500_000,
         batch_size=2048,
         lr=2e-3,
         dead_after=100_000,

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from saelab.activations.corpus import PADDING, load_corpus
+
+from saelab.activations.corpus import PADDING, TextCorpus, load_corpus
 from saelab.config import UsageError
 
 
-def both_splits(source, lm, **options):
+def both_splits(source, lm, **options) -> tuple[TextCorpus, TextCorpus]:
     train, held = (load_corpus(str(source), lm, split=s, **options) for s in ("train", "held-out"))
+    assert isinstance(train, TextCorpus)
+    assert isinstance(held, TextCorpus)
     return train, held
 
 

@@ -1,10 +1,15 @@
 """Rows in the store are the model's activations at the tokens beside them."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
+
 from saelab.activations.corpus import PADDING, load_corpus
-from saelab.activations.harvest import HarvestOptions, harvest, model_input
+from saelab.activations.harvest import HarvestOptions, harvest, model_input, plan
+from saelab.activations.space import unit_memory
 from saelab.config import UsageError
 
 HOOKS = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
@@ -61,7 +66,7 @@ def test_harvesting_again_finds_everything_done(random_lm, corpus, tmp_path, mon
     harvest(random_lm, HOOKS, corpus, out=tmp_path / "s", options=options)
     widths = {hook: random_lm.width(hook) for hook in HOOKS}
     monkeypatch.setattr(random_lm, "width", widths.__getitem__)
-    monkeypatch.setattr(random_lm, "capture", None)
+    monkeypatch.setattr(random_lm, "capture", lambda *_: pytest.fail("a forward pass ran"))
     harvest(random_lm, HOOKS, corpus, out=tmp_path / "s", options=options)
 
 
@@ -103,3 +108,65 @@ def test_bad_requests_write_nothing(random_lm, corpus, tmp_path, hooks, n_tokens
             random_lm, hooks, corpus, out=tmp_path / "s", options=HarvestOptions(n_tokens=n_tokens)
         )
     assert not (tmp_path / "s").exists()
+
+
+def test_gradients_are_stored_beside_the_activations_at_the_same_rows(random_lm, corpus, tmp_path):
+    options = HarvestOptions(n_tokens=100, dtype="float32", batch_size=5, gradients=True)
+    store = harvest(random_lm, HOOKS, corpus, out=tmp_path / "s", options=options)
+    assert store.sites == (*HOOKS, *(f"{hook}.gradient" for hook in HOOKS))
+    columns = store.tokens(0)
+    real = torch.from_numpy(columns.contexts != PADDING)
+    fresh = random_lm.gradients(model_input(columns.contexts), HOOKS, real)
+    for part, kind in zip(fresh, ("", ".gradient"), strict=True):
+        for hook in HOOKS:
+            stored = store.site(hook + kind).rows(0, columns.n_rows)
+            torch.testing.assert_close(stored, part[hook][columns.context, columns.position])
+
+
+def test_bfloat16_stores_gradients_of_every_size_to_its_own_rounding(random_lm, corpus, tmp_path):
+    exact, stored = (
+        harvest(
+            random_lm,
+            HOOKS[1:],
+            corpus,
+            out=tmp_path / dtype,
+            options=HarvestOptions(n_tokens=100, dtype=dtype, gradients=True),
+        )
+        .site(f"{HOOKS[1]}.gradient")
+        .rows(0, 100)
+        for dtype in ("float32", "bfloat16")
+    )
+    torch.testing.assert_close(stored, exact, rtol=2**-8, atol=0)
+
+
+def test_gradients_in_float16_are_refused(random_lm, corpus, tmp_path):
+    options = HarvestOptions(n_tokens=100, dtype="float16", gradients=True)
+    with pytest.raises(UsageError, match="as bfloat16"):
+        harvest(random_lm, HOOKS, corpus, out=tmp_path / "s", options=options)
+
+
+def test_an_error_of_the_disk_ends_the_harvest(random_lm, corpus, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        harvest(random_lm, HOOKS, corpus, out=tmp_path / "s", options=HarvestOptions(n_tokens=100))
+    monkeypatch.undo()
+    options = HarvestOptions(n_tokens=100)
+    assert harvest(random_lm, HOOKS, corpus, out=tmp_path / "s", options=options).complete
+
+
+def test_units_depend_only_on_what_is_stored(random_lm, corpus):
+    plans = [
+        plan(random_lm, HOOKS, corpus, HarvestOptions(n_tokens=100, batch_size=size))
+        for size in (1, 64)
+    ]
+    assert plans[0].contexts_per_unit == plans[1].contexts_per_unit == 512
+
+
+def test_a_unit_never_takes_more_than_its_bound(random_lm, corpus, monkeypatch):
+    monkeypatch.setattr("saelab.activations.harvest.UNIT_BYTES", 10_000)
+    manifest = plan(random_lm, HOOKS, corpus, HarvestOptions(n_tokens=400, dtype="float32"))
+    assert manifest.contexts_per_unit * 8 * 2 * 16 * 4 <= 10_000 < unit_memory(manifest)
+    assert unit_memory(manifest) <= 5 * 10_000

@@ -22,7 +22,7 @@ def plain(file, *, without=()):
     """Fill in everything that a valid file of the first site has, except `without`."""
     members = {
         "acts": VALUES,
-        "crc32": np.zeros(1, np.uint32),
+        "xxh3": np.zeros(1, np.uint64),
         "sum": np.zeros(D_IN),
         "sum_sq": np.zeros(D_IN),
     }

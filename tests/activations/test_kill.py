@@ -10,13 +10,16 @@ from saelab.activations.verify import verify
 
 MANIFEST = make_manifest(n_contexts=60)
 KILLS = 12
+KILLS_OF_HARVEST = 20
 
 
 @pytest.fixture(scope="module")
 def processes():
     """Processes that start in milliseconds: forked from one that has imported the writer."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["saelab.activations.writer", "activations.store_cases"])
+    context.set_forkserver_preload(
+        ["saelab.activations.harvest", "saelab.lm.hf", "activations.store_cases"]
+    )
     warm = context.Process(target=time.sleep, args=(0,))
     warm.start()
     warm.join()
@@ -44,3 +47,53 @@ def test_a_harvest_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path,
     assert interrupted > 0
     assert verify(path) == []
     assert files_of(path) == files_of(write_store(tmp_path / "whole", MANIFEST))
+
+
+def harvest_small_units(checkpoint, text, out):
+    """The real harvest of a random model, four contexts a unit so that most kills hit one."""
+    import torch
+
+    from saelab.activations import harvest as module
+    from saelab.activations.corpus import load_corpus
+    from saelab.lm.hf import load_hugging_face_model
+
+    torch.set_num_threads(1)
+    module.UNIT_CONTEXTS = 4
+    lm = load_hugging_face_model(str(checkpoint), device="cpu")
+    corpus = load_corpus(str(text), lm, context_length=8)
+    options = module.HarvestOptions(n_tokens=600, batch_size=2, gradients=True)
+    hooks = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
+    module.harvest(lm, hooks, corpus, out=out, options=options)
+
+
+def content_of(store):
+    """Every file but the manifest, whose provenance says when it was written."""
+    return {name: data for name, data in files_of(store).items() if name != "manifest.json"}
+
+
+@pytest.mark.slow
+def test_a_model_harvested_through_twenty_kills_gives_the_uninterrupted_store(
+    checkpoint, text_file, tmp_path, processes
+):
+    def start(out):
+        process = processes.Process(target=harvest_small_units, args=(checkpoint, text_file, out))
+        process.start()
+        return process
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start(whole).join()
+    moments = random.Random(1)
+    for _ in range(KILLS_OF_HARVEST):
+        before = len(list(killed.glob("tokens/[0-9]*.h5")))
+        process = start(killed)
+        # Killed shortly after it has begun to commit: early kills would only hit the loading.
+        while process.is_alive() and len(list(killed.glob("tokens/[0-9]*.h5"))) <= before:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
+        process.kill()
+        process.join()
+    last = start(killed)
+    last.join()
+    assert last.exitcode == 0
+    assert verify(killed) == []
+    assert content_of(killed) == content_of(whole)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from saelab.activations.arrays import write_arrays
 from saelab.activations.format import canonical_digest, hook_path, tokens_path
 from saelab.activations.hook_file import hook_file
+from saelab.activations.prepare import RowPreparer
 from saelab.activations.sealed import SealedFile, write_parts
 from saelab.activations.statistics import column_sums
 from saelab.activations.tokens_file import tokens_file
@@ -134,12 +136,16 @@ def test_files_that_do_not_belong_are_named(store_path):
     ]
 
 
+def prepared(rows):
+    return RowPreparer("float32").prepare(rows, np.arange(len(rows)))
+
+
 def test_a_hook_file_of_another_run_of_the_same_harvest_is_named(store_path):
     """Same manifest and unit, other values: only the seal in the commit marker tells."""
     manifest = make_manifest()
     site = manifest.sites[0]
     rows = torch.ones(20, site.d_in)
-    parts, _ = hook_file(manifest, site, 0, rows, column_sums(rows))
+    parts, _ = hook_file(manifest, site, 0, prepared(rows))
     path = hook_path(store_path, site, 0)
     rewrite(path, parts)
     (damage,) = verify(store_path)
@@ -158,8 +164,8 @@ def test_misaligned_columns_are_found_under_a_valid_seal(store_path):
 def test_statistics_of_other_rows_are_found_under_valid_seals(tiny_path):
     manifest = make_manifest(sites=make_manifest().sites[:1], n_contexts=4)
     columns = make_columns(manifest, 0)
-    wrong = column_sums(torch.zeros(20, 3))
-    parts, seal = hook_file(manifest, manifest.sites[0], 0, torch.ones(20, 3), wrong)
+    wrong = replace(prepared(torch.ones(20, 3)), sums=column_sums(torch.zeros(20, 3)))
+    parts, seal = hook_file(manifest, manifest.sites[0], 0, wrong)
     rewrite(hook_path(tiny_path, manifest.sites[0], 0), parts)
     rewrite(tokens_path(tiny_path, 0), tokens_file(manifest, 0, columns, [seal]))
     (damage,) = verify(tiny_path)

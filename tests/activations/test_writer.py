@@ -197,7 +197,7 @@ def test_a_second_writer_is_refused_with_the_pid_of_the_first(tmp_path):
 
 def leave_lock(root, **owner):
     (root / "state").mkdir(parents=True, exist_ok=True)
-    (root / "state" / "writer.lock").write_text(json.dumps(owner))
+    (root / "state" / "writer-0.lock").write_text(json.dumps(owner))
 
 
 def dead_pid():
@@ -221,7 +221,7 @@ def test_the_lock_of_a_process_whose_pid_was_reused_is_taken_over(tmp_path):
 @pytest.mark.parametrize("owner", [{"host": "elsewhere", "pid": 1, "started": "1"}, {}])
 def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, owner):
     leave_lock(tmp_path / "s", **owner)
-    with pytest.raises(UsageError, match=r"remove .*writer\.lock"):
+    with pytest.raises(UsageError, match=r"remove .*writer-0\.lock"):
         StoreWriter.create(tmp_path / "s", make_manifest())
 
 

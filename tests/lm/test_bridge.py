@@ -156,7 +156,7 @@ def test_sites_without_a_direct_path_have_no_logit_effects(random_lm):
 
 
 def test_a_name_that_is_nothing_is_refused_in_one_sentence(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="Cannot load the model 'no-such-model'"):
         load_language_model("no-such-model", device="cpu")
 

@@ -1,0 +1,46 @@
+"""Several processes that write one store together, as torchrun starts them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from saelab.config import UsageError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of `world` processes this is; process r writes the units u with u mod world = r.
+
+    Attributes:
+        launch: what the processes of one launch have in common and other launches have not.
+    """
+
+    rank: int = 0
+    world: int = 1
+    launch: str = ""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Ranks":
+        """What RANK and WORLD_SIZE say (torchrun sets them, or the user); alone without them.
+
+        Raises:
+            UsageError: one of the two is missing, or they are not `0 <= RANK < WORLD_SIZE`.
+        """
+        given = [environment.get(name) for name in ("RANK", "WORLD_SIZE")]
+        if given == [None, None]:
+            return cls()
+        try:
+            rank, world = (int(value or "") for value in given)
+        except ValueError:
+            rank, world = -1, 0
+        if not 0 <= rank < world:
+            raise UsageError(
+                f"RANK is {given[0]} and WORLD_SIZE is {given[1]}; for several processes set both, "
+                "RANK from 0 to WORLD_SIZE - 1, for one process neither."
+            )
+        names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+        return cls(rank, world, " ".join(environment.get(name, "") for name in names).strip())
+
+    def owns(self, unit: int) -> bool:
+        """Whether this process writes the unit."""
+        return unit % self.world == self.rank

@@ -1,0 +1,234 @@
+"""A language model run by transformers alone: faster than the bridge, with fewer sites.
+
+Attention is sdpa, which the bridge cannot use since it shows the attention pattern, and a forward
+pass has no hook points but those that were asked for. Activations equal the bridge's to rounding.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from saelab.config import UsageError
+from saelab.lm.gradients import next_token_loss, site_gradients, tracked
+from saelab.lm.load import resolve_device, tokenizer_digest, weights_digest
+from saelab.lm.protocol import ModelInfo
+from saelab.lm.tiny import MODEL_DIR
+from saelab.lm.tokenizer import HuggingFaceTokenizer
+
+Side = Literal["input", "output"]
+Place = tuple[str, Side]
+"""A module's path inside a block ("": the block itself), and which side of it the site is."""
+
+
+def _places(attention: str, heads_out: str, mlp_out: str) -> dict[str, Place]:
+    return {
+        "hook_resid_pre": ("", "input"),
+        "hook_resid_post": ("", "output"),
+        "attn.hook_z": (f"{attention}.{heads_out}", "input"),
+        "attn.hook_out": (attention, "output"),
+        "hook_attn_out": (attention, "output"),
+        "hook_mlp_out": ("mlp", "output"),
+        "mlp.hook_out": ("mlp", "output"),
+        "mlp.hook_post": (f"mlp.{mlp_out}", "input"),
+    }
+
+
+_LLAMA = ("layers", _places("self_attn", "o_proj", "down_proj"))
+ARCHITECTURES: dict[str, tuple[str, dict[str, Place]]] = {
+    "gpt2": ("h", _places("attn", "c_proj", "c_proj")),
+    "gpt_neox": ("layers", _places("attention", "dense", "dense_4h_to_h")),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
+}
+"""By transformers' `model_type`: the list of blocks inside the base model, and the sites' places.
+Models with norms behind their attention and MLP (Gemma 2 and 3) are not among them: there
+`hook_attn_out` is something else."""
+_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+class _AllCapturedError(Exception):
+    """Raised inside the last hook to leave the forward pass there."""
+
+
+class HuggingFaceModel:
+    """A frozen causal model with its residual, attention and MLP sites, for harvesting."""
+
+    def __init__(self, model: Any, tokenizer: Any, info: ModelInfo) -> None:  # noqa: ANN401
+        self._model = model.eval().requires_grad_(False)  # noqa: FBT003 - torch's signature
+        self._info = info
+        self._tokenizer = HuggingFaceTokenizer(tokenizer)
+        blocks, self._places = ARCHITECTURES[model.config.model_type]
+        self._blocks: nn.ModuleList = getattr(model.base_model, blocks)
+        self._widths: dict[str, int] = {}
+
+    @property
+    def info(self) -> ModelInfo:
+        """Identity and shape of the model, equal to the bridge's."""
+        return self._info
+
+    @property
+    def tokenizer(self) -> HuggingFaceTokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._model.device
+
+    def width(self, hook: str) -> int:
+        """d_in of a site, heads flattened head-major; UsageError if it is not served here."""
+        if hook not in self._widths:
+            probe = torch.zeros(1, 2, dtype=torch.long)
+            self._widths[hook] = self.capture(probe, [hook])[hook].shape[-1]
+        return self._widths[hook]
+
+    @torch.no_grad()
+    def capture(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+        """Activations at `hooks` from one forward pass that stops after the last of them."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str, value: Tensor) -> None:
+            seen[name] = value
+            if len(seen) == len(set(hooks)):
+                raise _AllCapturedError
+
+        try:
+            with self._hooked(hooks, keep):
+                self._model.base_model(tokens.to(self.device), use_cache=False)
+        except _AllCapturedError:
+            pass
+        return seen
+
+    @torch.enable_grad()
+    def gradients(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        hooks: Sequence[str],
+        real: Bool[Tensor, "batch pos"],
+    ) -> tuple[
+        dict[str, Float[Tensor, "batch pos d_in"]], dict[str, Float[Tensor, "batch pos d_in"]]
+    ]:
+        """Activations at `hooks`, and dL/dx of the summed next-token loss there."""
+        seen: dict[str, Tensor] = {}
+
+        def track(name: str, value: Tensor) -> Tensor:
+            seen[name] = tracked(value)
+            return seen[name]
+
+        with self._hooked(hooks, track):
+            logits = self._model(tokens.to(self.device), use_cache=False).logits
+        loss = next_token_loss(logits, tokens.to(self.device), real.to(self.device))
+        gradients = site_gradients(loss, seen)
+        return {name: value.detach() for name, value in seen.items()}, gradients
+
+    @contextmanager
+    def _hooked(
+        self, hooks: Sequence[str], see: Callable[[str, Tensor], Tensor | None]
+    ) -> Iterator[None]:
+        """Let `see` read every site's value on the way, and replace it unless it returns None."""
+        with ExitStack() as stack:
+            for hook in hooks:
+                module, side = self._place(hook)
+                handle = _attach(module, side, lambda value, name=hook: see(name, value))
+                stack.callback(handle.remove)
+            yield
+
+    def _place(self, hook: str) -> tuple[nn.Module, Side]:
+        match = _HOOK.fullmatch(hook)
+        if match is None or match[2] not in self._places or int(match[1]) >= len(self._blocks):
+            raise UsageError(
+                f"The hugging-face back end has no site {hook!r} in {self.info.name}; use "
+                "--backend transformer-lens."
+            )
+        path, side = self._places[match[2]]
+        return self._blocks[int(match[1])].get_submodule(path), side
+
+
+def _attach(
+    module: nn.Module, side: Side, see: Callable[[Tensor], Tensor | None]
+) -> torch.utils.hooks.RemovableHandle:
+    """A hook that passes a module's first input, or its output's first tensor, through `see`."""
+
+    def before(_: nn.Module, args: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        value = see(args[0])
+        return None if value is None else (value, *args[1:])
+
+    def after(_: nn.Module, __: Any, output: Any) -> Any:  # noqa: ANN401
+        several = isinstance(output, tuple)
+        value = see(output[0] if several else output)
+        return value if value is None or not several else (value, *output[1:])
+
+    if side == "input":
+        return module.register_forward_pre_hook(before)
+    return module.register_forward_hook(after)
+
+
+def serves(name: str, hooks: Sequence[str]) -> bool:
+    """Whether the model is of an architecture known here, and all hooks are among its sites."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(_checkpoint(name))
+    except (OSError, ValueError):
+        return False
+    _, places = ARCHITECTURES.get(config.model_type, ("", {}))
+    matches = [_HOOK.fullmatch(hook) for hook in hooks]
+    return all(m and m[2] in places and int(m[1]) < config.num_hidden_layers for m in matches)
+
+
+def load_hugging_face_model(
+    name: str, *, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32
+) -> HuggingFaceModel:
+    """The model called `name`, as `load_language_model` finds it, without transformer_lens.
+
+    Raises:
+        UsageError: there is no such model, or its architecture is not known here.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(_checkpoint(name))
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            _checkpoint(name), dtype=dtype, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Cannot load {name!r}: {str(error).splitlines()[0]}") from error
+    if model.config.model_type not in ARCHITECTURES:
+        raise UsageError(
+            f"The hugging-face back end knows {', '.join(ARCHITECTURES)}, not "
+            f"{model.config.model_type}; use --backend transformer-lens."
+        )
+    nn.Module.to(model, resolve_device(device))
+    return HuggingFaceModel(model, tokenizer, _info(name, model, tokenizer))
+
+
+def _checkpoint(name: str) -> str:
+    return str(MODEL_DIR) if name == "tiny" else name
+
+
+def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401
+    config = model.config
+    n_heads = config.num_attention_heads
+    return ModelInfo(
+        name=str(Path(name).resolve()) if name != "tiny" and Path(name).is_dir() else name,
+        architecture=type(model).__name__,
+        n_layers=config.num_hidden_layers,
+        d_model=config.hidden_size,
+        n_heads=n_heads,
+        d_head=getattr(config, "head_dim", None) or config.hidden_size // n_heads,
+        d_vocab=config.vocab_size,
+        n_ctx=config.max_position_embeddings,
+        weights_digest=weights_digest(model),
+        tokenizer_digest=tokenizer_digest(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
+    )

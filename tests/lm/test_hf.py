@@ -1,0 +1,134 @@
+"""The plain transformers back end gives the bridge's activations and gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from saelab.config import UsageError
+from saelab.lm.hf import load_hugging_face_model, serves
+from saelab.lm.load import load_language_model
+
+SITES = [
+    "hook_resid_pre",
+    "hook_resid_post",
+    "attn.hook_z",
+    "attn.hook_out",
+    "hook_attn_out",
+    "hook_mlp_out",
+    "mlp.hook_out",
+    "mlp.hook_post",
+]
+HOOKS = [f"blocks.{layer}.{site}" for layer in (0, 1) for site in SITES]
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 13,
+    "max_position_embeddings": 32,
+}
+GROUPED: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2}
+
+
+def save(directory, checkpoint, config):
+    """A random model of this configuration with the shared checkpoint's tokenizer."""
+    import transformers
+
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(directory)
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama", "qwen3", "gpt_neox"])
+def pair(request, checkpoint, tmp_path_factory):
+    """The same random model behind both back ends."""
+    import transformers
+
+    path = checkpoint
+    if request.param != "gpt2":
+        path = tmp_path_factory.mktemp(request.param)
+        shape = {"gpt_neox": SHAPE, "llama": GROUPED, "qwen3": {**GROUPED, "head_dim": 16}}
+        config = transformers.CONFIG_MAPPING[request.param](**shape[request.param])
+        save(path, checkpoint, config)
+    return load_hugging_face_model(str(path), device="cpu"), load_language_model(
+        str(path), device="cpu"
+    )
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(1, 13, (3, 10), generator=torch.Generator().manual_seed(0))
+
+
+def test_both_back_ends_tell_the_same_of_the_model(pair):
+    ours, bridge = pair
+    assert ours.info == bridge.info
+    assert {hook: ours.width(hook) for hook in HOOKS} == {h: bridge.width(h) for h in HOOKS}
+
+
+def test_both_back_ends_capture_the_same(pair, tokens):
+    ours, bridge = pair
+    expected = bridge.capture(tokens, HOOKS)
+    found = ours.capture(tokens, HOOKS)
+    assert found.keys() == expected.keys()
+    for hook in HOOKS:
+        torch.testing.assert_close(found[hook], expected[hook], atol=1e-4, rtol=0)
+
+
+def test_both_back_ends_differentiate_the_same(pair, tokens):
+    ours, bridge = pair
+    real = torch.ones_like(tokens, dtype=torch.bool)
+    real[1, 6:] = False
+    for found, expected in zip(
+        ours.gradients(tokens, HOOKS, real), bridge.gradients(tokens, HOOKS, real), strict=True
+    ):
+        for hook in HOOKS:
+            torch.testing.assert_close(found[hook], expected[hook], atol=1e-4, rtol=0)
+
+
+def test_the_forward_pass_stops_at_the_last_hook(pair, tokens, monkeypatch):
+    ours, _ = pair
+    reached = []
+    handle = ours._blocks[1].register_forward_pre_hook(lambda *_: reached.append(1))
+    ours.capture(tokens, ["blocks.0.hook_resid_post"])
+    handle.remove()
+    assert reached == []
+
+
+def test_no_hook_is_left_behind(pair, tokens):
+    ours, _ = pair
+    ours.capture(tokens, HOOKS)
+    modules = ours._model.modules()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+def test_other_sites_are_refused_with_the_remedy(random_lm, checkpoint):
+    ours = load_hugging_face_model(str(checkpoint), device="cpu")
+    for hook in ("blocks.0.attn.hook_pattern", "blocks.7.hook_resid_post", "hook_embed"):
+        with pytest.raises(UsageError, match="--backend transformer-lens"):
+            ours.width(hook)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "expected"),
+    [(HOOKS, True), (["blocks.0.hook_resid_mid"], False), (["ln_final.hook_scale"], False)],
+)
+def test_it_says_which_sites_it_serves(checkpoint, hooks, expected):
+    assert serves(str(checkpoint), hooks) is expected
+
+
+def test_it_serves_no_model_that_it_cannot_find(tmp_path):
+    assert not serves(str(tmp_path / "nothing"), HOOKS)
+
+
+def test_it_never_imports_transformer_lens(checkpoint):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from saelab.lm.hf import load_hugging_face_model as load; "
+        f"load({str(checkpoint)!r}, device='cpu').width('blocks.0.hook_resid_post'); "
+        "assert 'transformer_lens' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
