@@ -105,3 +105,23 @@ def hdf5_image(fill) -> bytes:
     with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
         fill(file)
     return buffer.getvalue()
+
+
+def harvest_small_units(checkpoint, text, out):
+    """The real harvest of a random model, two contexts a unit so that most kills hit one."""
+    from saelab.activations import harvest as module
+    from saelab.activations.corpus import load_corpus
+    from saelab.lm.hf import load_hugging_face_model
+
+    torch.set_num_threads(1)
+    module.UNIT_CONTEXTS = 2
+    lm = load_hugging_face_model(str(checkpoint), device="cpu")
+    corpus = load_corpus(str(text), lm, context_length=8)
+    options = module.HarvestOptions(n_tokens=600, batch_size=2, gradients=True)
+    hooks = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
+    module.harvest(lm, hooks, corpus, out=out, options=options)
+
+
+def content_of(store):
+    """Every file but the manifest, whose provenance says when it was written."""
+    return {name: data for name, data in files_of(store).items() if name != "manifest.json"}

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from activations.store_cases import files_of, make_manifest
+from activations.store_cases import content_of, make_manifest
 
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
@@ -105,11 +105,6 @@ def _leave_lock_of(store, pid):
     (store / "state").mkdir(exist_ok=True)
     lock = store / "state" / "writer-1.lock"
     lock.write_text(json.dumps({**owner, "world": 2, "launch": ""}))
-
-
-def content_of(store):
-    """Every file but the manifest, whose provenance says when it was written."""
-    return {name: data for name, data in files_of(store).items() if name != "manifest.json"}
 
 
 def harvest_process(checkpoint, text, out, environment):

@@ -81,4 +81,4 @@ def test_aux_k_leaves_the_bias_and_the_residual_alone(x):
 
 def test_aux_k_of_a_perfect_reconstruction_is_zero_not_nan(x):
     codes = SparseCodes(torch.zeros(32, 1), torch.zeros(32, 1, dtype=torch.int64), 24)
-    assert float(aux_k_loss(x, x, codes, build(k=2).W_dec)) == 0.0
+    assert float(aux_k_loss(x, x, codes, build(k=2).W_dec.detach())) == 0.0
