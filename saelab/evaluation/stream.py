@@ -44,14 +44,15 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     """The text that the run was trained on, or the part of it that was held out.
 
     Raises:
-        UsageError: the run came from arrays without text, or from another model than `lm`.
+        UsageError: the run came from arrays without text, or from another model than `lm`, or the
+            text has changed since.
     """
     record = run.provenance()
     check_model(record, lm, run)
     facts = record["corpus"]
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
-    return load_corpus(
+    corpus = load_corpus(
         facts["source"],
         lm,
         split=split,
@@ -59,6 +60,12 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
         seed=facts.get("seed", 0),
         max_tokens=facts.get("max_tokens"),
     )
+    if corpus.facts.get("tokens_sha256") != facts.get("tokens_sha256"):
+        raise UsageError(
+            f"{facts['source']} has changed since {run.path} was trained on it; what was held out "
+            "then is no longer known. Restore the text, or harvest and train again."
+        )
+    return corpus
 
 
 def check_model(record: dict[str, Any], lm: LanguageModel, run: Run) -> None:

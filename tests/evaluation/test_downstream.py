@@ -77,6 +77,14 @@ def test_evaluation_reads_only_held_out_text(small_run, random_lm, small_store):
     assert len(trained_on) <= small_store.manifest.n_contexts
 
 
+def test_a_text_that_has_changed_since_is_refused(small_run, random_lm, monkeypatch):
+    record = small_run.provenance()
+    record["corpus"]["tokens_sha256"] = "0" * 64
+    monkeypatch.setattr(small_run, "provenance", lambda: record)
+    with pytest.raises(UsageError, match="has changed since"):
+        corpus_of(small_run, random_lm, "held-out")
+
+
 def test_the_streams_rows_are_the_models_at_the_masked_positions(small_run, random_lm):
     corpus = corpus_of(small_run, random_lm, "train")
     batches = list(stream(small_run, random_lm, corpus, n_tokens=60, batch_size=4))

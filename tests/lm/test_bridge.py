@@ -74,6 +74,13 @@ def test_splicing_the_original_gives_exactly_the_models_own_logits(random_lm, to
     assert torch.equal(spliced, random_lm.logits(tokens))
 
 
+@pytest.mark.parametrize("hook", ["blocks.2.hook_resid_post", "blocks.2.attn.hook_z"])
+def test_splicing_the_original_into_the_shipped_model_is_exact_too(tiny_lm, hook):
+    tokens = torch.randint(2, 784, (2, 20), generator=torch.Generator().manual_seed(0))
+    original = tiny_lm.capture(tokens, [hook])[hook]
+    assert torch.equal(tiny_lm.logits(tokens, {hook: lambda _: original}), tiny_lm.logits(tokens))
+
+
 def test_splicing_zeros_into_the_heads_is_the_zero_ablation(random_lm, tokens):
     """With z = 0 the attention layer writes only b_O."""
     spliced = random_lm.logits(tokens, {HEADS: torch.zeros_like})
