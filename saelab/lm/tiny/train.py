@@ -146,9 +146,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the run")
     for name, field in TinyTrainConfig.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(
-            flag, type=type(field.default), default=field.default, help=field.description
-        )
+        # argparse takes a percent sign for the start of a placeholder.
+        text = f"{field.description} (default: {field.default})".replace("%", "%%")
+        parser.add_argument(flag, type=type(field.default), default=field.default, help=text)
     parser.add_argument("--workers", type=int, default=2, help="processes that generate documents")
     parser.add_argument("--checkpoint-every", type=int, default=2000, help="steps")
     arguments = vars(parser.parse_args())
