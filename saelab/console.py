@@ -54,8 +54,9 @@ class Bar:
     def _line(self, figures: str) -> str:
         elapsed = time.monotonic() - self._started
         rate = self.done / max(elapsed, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
-        share = f"{100 * self.done / max(1, self.total):.0f}%"
+        # Work comes in whole batches, so the last one may reach beyond the total.
+        left = max(0, self.total - self.done) / max(rate, 1e-9)
+        share = f"{min(100, 100 * self.done / max(1, self.total)):.0f}%"
         timing = f"{si(rate)} {self.unit}/s, {left:.0f} s left"
         return f"{self.title}: {share} ({timing})" + (f"  {figures}" if figures else "")
 

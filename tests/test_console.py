@@ -1,0 +1,27 @@
+"""Counts and progress as a person reads them."""
+
+import pytest
+
+from saelab.console import Bar, progress, si
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(7, "7"), (512, "512"), (48_100, "48.1k"), (2_050_000, "2.05M")]
+)
+def test_counts_have_three_significant_figures(number, text):
+    assert si(number) == text
+
+
+def test_a_last_batch_beyond_the_total_is_still_100_percent():
+    bar = Bar("Evaluate", 100, "tokens")
+    bar.advance(106)
+    assert bar._line("FVU 0.1").startswith("Evaluate: 100% (")
+    assert ", 0 s left)  FVU 0.1" in bar._line("FVU 0.1")
+
+
+def test_without_a_terminal_the_end_is_one_line_that_counts_this_process_alone(capsys):
+    with progress("Harvest", 100, "tokens", done=40) as bar:
+        bar.advance(60)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Harvest: 100 tokens in ")
