@@ -24,7 +24,6 @@ class Firings:
     Attributes:
         latent, value: what fired and how strongly.
         context, position: where, with contexts numbered as in the corpus.
-        row: which row of the batch's codes.
     """
 
     latent: Int[ndarray, " event"]
