@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written under a temporary name, fsynced, renamed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,22 @@ def atomic_write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSO
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a temporary file beside `path`, make it durable, and give it its name."""
+    _write_then(path, write, lambda temporary: temporary.replace(path))
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all; a file that another process made first stays."""
+
+    def give_name(temporary: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+
+    _write_then(path, lambda file: file.write(data), give_name)
+
+
+def _write_then(
+    path: Path, write: Callable[[IO[bytes]], object], give_name: Callable[[Path], object]
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
@@ -29,7 +46,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        give_name(temporary)
     finally:
         temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from saelab.files import atomic_write, atomic_write_json, replace_file, sha256_file
+from saelab.files import atomic_write, atomic_write_json, create_file, replace_file, sha256_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
@@ -19,6 +19,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
         replace_file(path, fail)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_file_is_created_by_the_first_who_tries(tmp_path):
+    create_file(tmp_path / "manifest.json", b"first")
+    create_file(tmp_path / "manifest.json", b"second")
+    assert (tmp_path / "manifest.json").read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_missing_directories_are_made(tmp_path):

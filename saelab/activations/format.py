@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from saelab.config import Config, UsageError
-from saelab.files import atomic_write, fsync_directory, temporary_name
+from saelab.files import create_file
 
 FORMAT = "saelab-activations/1"
 BLOCK_ROWS = 1024
@@ -173,15 +172,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, whole or not at all; one that another rank has written stays."""
-    draft = temporary_name(root / "manifest.json")
-    atomic_write(draft, manifest_bytes(manifest))
-    try:
-        os.link(draft, root / "manifest.json")
-    except FileExistsError:
-        return
-    finally:
-        draft.unlink()
-    fsync_directory(root)
+    create_file(root / "manifest.json", manifest_bytes(manifest))
 
 
 def read_manifest(root: Path) -> Manifest:

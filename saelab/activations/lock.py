@@ -83,7 +83,7 @@ def other_writers(root: Path) -> set[tuple[str, int]]:
 
 def temporary_owner(path: Path) -> tuple[str, int] | None:
     """Host and pid in a name that `saelab.files.temporary_name` made; None for another name."""
-    match = re.fullmatch(r"\.\d+\.h5\.(.+)\.(\d+)\.[0-9a-f]+\.tmp", path.name)
+    match = re.fullmatch(r"\.(?:\d+\.h5|manifest\.json)\.(.+)\.(\d+)\.[0-9a-f]+\.tmp", path.name)
     return None if match is None else (match[1], int(match[2]))
 
 

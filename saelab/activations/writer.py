@@ -182,6 +182,7 @@ def _prepare(root: Path, manifest: Manifest) -> None:
     for directory in directories:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(root, directory)
+    _remove_leftovers(root, root)
     if not (root / "manifest.json").exists():
         write_manifest(root, manifest)
         _check_target(root, manifest)

@@ -14,6 +14,7 @@ from saelab.activations.store import ActivationStore
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
+from saelab.files import temporary_name
 
 SITE = "blocks.1.attn.hook_z"
 
@@ -81,10 +82,11 @@ def test_ranks_with_different_arguments_do_not_share_a_store(tmp_path):
         StoreWriter.create(tmp_path / "s", make_manifest(seed=8), Ranks(1, 2))
 
 
-def test_a_running_ranks_temporary_files_stay(tmp_path, store_path):
+@pytest.mark.parametrize("name", ["tokens/000000.h5", "manifest.json"])
+def test_a_running_ranks_temporary_files_stay(store_path, name):
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    host = socket.gethostname()
-    running = store_path / "tokens" / f".000000.h5.{host}.{sleeper.pid}.abcdef01.tmp"
+    ours = temporary_name(store_path / name)
+    running = ours.with_name(ours.name.replace(f".{os.getpid()}.", f".{sleeper.pid}."))
     running.touch()
     try:
         _leave_lock_of(store_path, sleeper.pid)

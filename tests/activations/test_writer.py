@@ -225,8 +225,9 @@ def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, owner):
         StoreWriter.create(tmp_path / "s", make_manifest())
 
 
-def test_temporary_files_of_dead_writers_are_removed(store_path):
-    left = store_path / "tokens" / f".000000.h5.host.{dead_pid()}.abcdef01.tmp"
+@pytest.mark.parametrize("name", ["tokens/.000000.h5", ".manifest.json"])
+def test_temporary_files_of_dead_writers_are_removed(store_path, name):
+    left = store_path / f"{name}.host.{dead_pid()}.abcdef01.tmp"
     left.touch()
     StoreWriter.create(store_path, make_manifest()).close()
     assert not left.exists()
