@@ -1,10 +1,12 @@
 """The values that travel between packages: activations in, sparse codes and losses out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 Figures = dict[str, float | int]
 """Named results of a measurement, JSON-ready."""
@@ -27,25 +29,52 @@ class ActivationBatch:
 
 @dataclass(frozen=True)
 class SparseCodes:
-    """What an encoder returns: up to k latents a row, each with its value.
+    """What an encoder returns: the few latents of each row, each with its value.
 
-    An index occurs at most once a row among the active entries. Values may be negative (signed
-    codes) and an entry may be zero (a latent that was selected and did not fire).
+    Rows of equal length are rectangular, `[batch k]`. Rows that differ in length, as selection over
+    a whole batch makes them, are flat, `[entry]`, row after row, and `offsets` says where each
+    starts. An index occurs at most once a row among the active entries. Values may be negative
+    (signed codes) and an entry may be zero (a latent that was selected and did not fire).
     """
 
-    values: Float[Tensor, "batch k"]
-    indices: Int[Tensor, "batch k"]
+    values: Float[Tensor, "*entry"]
+    indices: Int[Tensor, "*entry"]
     d_sae: int
+    offsets: Int[Tensor, " batch"] | None = None
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.values if self.offsets is None else self.offsets)
 
     @property
-    def active(self) -> Bool[Tensor, "batch k"]:
+    def active(self) -> Bool[Tensor, "*entry"]:
         """Which entries fire. The one definition of firing: the value is not zero."""
         return self.values != 0
 
+    def rows(self) -> Int[Tensor, "*entry"]:
+        """The row of each entry."""
+        row = torch.arange(len(self), device=self.values.device)
+        if self.offsets is None:
+            return row[:, None].expand_as(self.indices)
+        counts = self.offsets.diff(append=self.offsets.new_tensor([len(self.values)]))
+        return row.repeat_interleave(counts, output_size=len(self.values))
+
     def dense(self) -> Float[Tensor, "batch d_sae"]:
         """The same codes with every latent written out; costs `batch * d_sae` numbers."""
-        out = self.values.new_zeros(len(self.values), self.d_sae)
-        return out.scatter_add(1, self.indices, self.values)
+        out = self.values.new_zeros(len(self) * self.d_sae)
+        places = (self.rows() * self.d_sae + self.indices).flatten()
+        return out.scatter_add(0, places, self.values.flatten()).view(len(self), self.d_sae)
+
+    def rectangular(self) -> "SparseCodes":
+        """The same codes as `[batch width]`; shorter rows end in zeros, which do not fire."""
+        if self.offsets is None:
+            return self
+        row = self.rows()
+        slot = torch.arange(len(row), device=row.device) - self.offsets[row]
+        width = int(slot.max()) + 1 if len(row) else 0
+        values = self.values.new_zeros(len(self), width).index_put((row, slot), self.values)
+        indices = self.indices.new_zeros(len(self), width).index_put((row, slot), self.indices)
+        return SparseCodes(values, indices, self.d_sae)
 
     def firing_counts(self) -> Int[Tensor, " d_sae"]:
         """In how many rows each latent fires."""
@@ -54,7 +83,36 @@ class SparseCodes:
 
     def mean_l0(self) -> float:
         """Active latents a row, on average."""
-        return float(self.active.sum()) / max(1, len(self.values))
+        return float(self.active.sum()) / max(1, len(self))
+
+    @classmethod
+    def stack(cls, parts: Sequence["SparseCodes"]) -> "SparseCodes":
+        """The rows of all `parts`, one after the other, as rectangular codes on the CPU."""
+        parts = [part.rectangular() for part in parts]
+        width = max(part.values.shape[1] for part in parts)
+        values, indices = (
+            torch.cat([F.pad(t.cpu(), (0, width - t.shape[1])) for t in tensors])
+            for tensors in ([p.values for p in parts], [p.indices for p in parts])
+        )
+        return cls(values, indices, parts[0].d_sae)
+
+
+@dataclass(frozen=True)
+class TrainingPass:
+    """One pass of an SAE over a batch by its training rule, from which an objective makes a loss.
+
+    Attributes:
+        codes: the codes of the main reconstruction (never those of an auxiliary term).
+        x_hat: `[batch d_in]`, the main reconstruction.
+        error: what the variant minimises, in squared activation units; for most variants
+            ||x - x_hat||^2 summed over d_in, mean over the batch.
+        parts: further dimensionless terms by name, each with its weight in the loss.
+    """
+
+    codes: SparseCodes
+    x_hat: Float[Tensor, "batch d_in"]
+    error: Float[Tensor, ""]
+    parts: dict[str, tuple[float, Float[Tensor, ""]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

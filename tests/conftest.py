@@ -75,7 +75,7 @@ def small_store(random_lm, tmp_path_factory):
     directory = tmp_path_factory.mktemp("harvest")
     (directory / "text.txt").write_text(TEXT)
     corpus = load_corpus(str(directory / "text.txt"), random_lm, context_length=8)
-    options = HarvestOptions(n_tokens=400, dtype="float32", batch_size=5)
+    options = HarvestOptions(n_tokens=400, dtype="float32", batch_size=5, gradients=True)
     hooks = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
     return harvest(random_lm, hooks, corpus, out=directory / "store", options=options)
 

@@ -1,31 +1,51 @@
-"""SparseCodes: one meaning of firing, and a dense form that agrees with it."""
+"""Flat and rectangular codes say the same."""
 
-import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from saelab.kernels import reference, sparse_decode
+from saelab.pursuit.select import batch_top_k, nonzero, top_k
 from saelab.types import SparseCodes
 
 
-@pytest.fixture
-def codes() -> SparseCodes:
-    values = torch.tensor([[2.0, 0.0], [-1.0, 3.0]])
-    return SparseCodes(values, torch.tensor([[1, 0], [1, 2]]), d_sae=4)
+def rows(seed: int, batch: int = 6, width: int = 10) -> torch.Tensor:
+    return torch.randn(batch, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_dense_writes_every_value_at_its_latent(codes):
-    expected = [[0.0, 2.0, 0.0, 0.0], [0.0, -1.0, 3.0, 0.0]]
-    assert codes.dense().tolist() == expected
+@given(seed=st.integers(0, 10**6), k=st.floats(0.2, 9.9))
+def test_flat_codes_equal_their_rectangular_form(seed, k):
+    flat = batch_top_k(rows(seed), k)
+    wide = flat.rectangular()
+    assert len(wide) == len(flat) == 6
+    assert torch.equal(wide.dense(), flat.dense())
+    assert torch.equal(wide.firing_counts(), flat.firing_counts())
+    assert wide.mean_l0() == flat.mean_l0()
 
 
-def test_a_selected_zero_does_not_fire_and_a_negative_value_does(codes):
-    assert codes.active.tolist() == [[True, False], [True, True]]
-    assert codes.firing_counts().tolist() == [0, 2, 1, 0]
+@given(seed=st.integers(0, 10**6), k=st.floats(0.2, 9.9))
+def test_flat_codes_decode_with_the_gradients_of_the_dense_product(seed, k):
+    results = []
+    for decode in (sparse_decode, reference.sparse_decode):
+        a = rows(seed).double().requires_grad_()
+        W = rows(seed + 1, 10, 3).double().requires_grad_()
+        out = decode(batch_top_k(a, k), W)
+        out.pow(2).sum().backward()
+        results.append((out.detach(), a.grad, W.grad))
+    for fast, dense in zip(*results, strict=True):
+        torch.testing.assert_close(fast, dense)
 
 
-def test_mean_l0_is_the_dense_nonzeros_per_row(codes):
-    assert codes.mean_l0() == float((codes.dense() != 0).sum()) / 2
+def test_rows_without_entries_decode_to_zero():
+    z = torch.zeros(4, 10)
+    z[2, 3] = 1.5
+    codes = nonzero(z)
+    assert torch.equal(codes.rows(), torch.tensor([2]))
+    assert torch.equal(sparse_decode(codes, torch.ones(10, 3)), z.sum(1, keepdim=True).expand(4, 3))
+    assert torch.equal(sparse_decode(nonzero(torch.zeros(4, 10)), torch.ones(10, 3)), z[:, :3] * 0)
 
 
-def test_values_and_indices_of_different_shape_are_refused():
-    with pytest.raises(Exception, match="k"):
-        SparseCodes(torch.zeros(2, 3), torch.zeros(2, 4, dtype=torch.int64), 8)
+def test_stacking_pads_narrower_codes_with_silence():
+    parts = [top_k(rows(0), 2), top_k(rows(1), 4), batch_top_k(rows(2), 3)]
+    stacked = SparseCodes.stack(parts)
+    assert torch.equal(stacked.dense(), torch.cat([part.dense() for part in parts]))

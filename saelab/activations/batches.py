@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from saelab.activations.format import canonical_digest
 from saelab.activations.order import EpochPlan
+from saelab.activations.resume import check_same_order, store_digest
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.types import ActivationBatch
@@ -22,11 +24,15 @@ GATHER_ROWS = 128
 
 @dataclass(frozen=True)
 class BatchSites:
-    """Which sites fill a batch: `x`, and `target` or `grad` at the same rows where asked."""
+    """Which sites fill a batch: `x`, and `target` or `grad` at the same rows where asked.
+
+    Rows of the blocks that are `held_back`, indices into `store.blocks`, are never served.
+    """
 
     x: str
     target: str | None = None
     grad: str | None = None
+    held_back: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         x = next(batches).x
 
     Raises:
-        UsageError: a site does not exist, or `grad` does not fit `x`.
+        UsageError: a site does not exist, `grad` does not fit `x`, or no row is left to serve.
     """
 
     def __init__(
@@ -76,9 +82,20 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         self._check_gradient()
         self._table = store.blocks
         self._device = torch.device(device)
-        self._order = {"seed": seed, "pool_rows": pool_rows, "store": _fingerprint(store)}
+        self._order = {
+            "seed": seed,
+            "pool_rows": pool_rows,
+            "held_back": canonical_digest(self.sites.held_back),
+            "store": store_digest(store),
+        }
+        held_back = np.asarray(self.sites.held_back, dtype=np.int64)
+        self._epoch_rows = self._table.n_rows - int(self._table.count[held_back].sum())
+        if not self._epoch_rows:
+            raise UsageError(f"All {self._table.n_rows} rows of {store.path} are held back.")
         self._plan = lru_cache(maxsize=2)(
-            lambda epoch: EpochPlan.create(self._table, pool_rows, seed=seed, epoch=epoch)
+            lambda epoch: EpochPlan.create(
+                self._table, pool_rows, seed=seed, epoch=epoch, held_back=self.sites.held_back
+            )
         )
         self._buffers: tuple[dict[str, UInt8[Tensor, " byte"]], ...] = ({}, {})
         self._served = 0
@@ -121,11 +138,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         Raises:
             UsageError: it was taken from another store, seed or pool size.
         """
-        for name, value in self._order.items():
-            if state[name] != value:
-                raise UsageError(
-                    f"Cannot resume the data order: {name} was {state[name]}, is {value}."
-                )
+        check_same_order(self._order, state)
         if self._ahead is not None:
             # It writes into a buffer that the next group may use.
             self._ahead.result()
@@ -149,10 +162,10 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         return self._group
 
     def _load(self, row: int, slot: int) -> _Group:
-        epoch, inside = divmod(row, self._table.n_rows)
+        epoch, inside = divmod(row, self._epoch_rows)
         plan = self._plan(epoch)
         group = plan.group_of(inside)
-        start, stop = (epoch * self._table.n_rows + int(plan.rows[group + i]) for i in (0, 1))
+        start, stop = (epoch * self._epoch_rows + int(plan.rows[group + i]) for i in (0, 1))
         blocks = plan.group_blocks(group)
         order = torch.from_numpy(plan.row_order(group)).to(self._device)
         rows = {
@@ -178,9 +191,3 @@ def _gather(rows: Float[Tensor, "row d_in"], order: Int[Tensor, " n"]) -> Float[
     for part, chosen in zip(out.split(GATHER_ROWS), order.split(GATHER_ROWS), strict=True):
         part.copy_(rows.index_select(0, chosen))
     return out
-
-
-def _fingerprint(store: ActivationStore) -> str:
-    """A digest of which rows the store has: a store that grew since has another order."""
-    digest = store.manifest.content_digest
-    return canonical_digest([digest, list(store.units), list(store.unit_rows)])

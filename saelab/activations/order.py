@@ -1,5 +1,6 @@
 """Permutations and the order of an epoch, as pure functions of their seeds."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +66,27 @@ class EpochPlan:
     rows: Int[np.ndarray, " cut"]
 
     @classmethod
-    def create(cls, table: Blocks, pool_rows: int, *, seed: int, epoch: int) -> "EpochPlan":
+    def create(
+        cls,
+        table: Blocks,
+        pool_rows: int,
+        *,
+        seed: int,
+        epoch: int,
+        held_back: Collection[int] = (),
+    ) -> "EpochPlan":
         """Groups of near-equal size, of at most `pool_rows` rows plus one block.
+
+        Blocks that are `held_back` are in none of them.
 
         Equal sizes, because a short last group would be a batch from very few units.
         """
         order = permutation(len(table.count), seed, epoch)
+        order = order[~np.isin(order, list(held_back))]
         rows_before = np.concatenate([[0], np.cumsum(table.count[order])])
-        n_groups = -(-table.n_rows // pool_rows)
-        targets = table.n_rows * np.arange(n_groups + 1) // n_groups
+        n_rows = int(rows_before[-1])
+        n_groups = -(-n_rows // pool_rows)
+        targets = n_rows * np.arange(n_groups + 1) // n_groups
         cuts = np.unique(np.searchsorted(rows_before, targets))
         return cls(seed, epoch, order, cuts, rows_before[cuts])
 

@@ -63,7 +63,7 @@ def sort_events(codes: SparseCodes) -> Events:
         detector[new_detector],
         group_ends,
         owner,
-        len(codes.values),
+        len(codes),
         codes.d_sae,
     )
 

@@ -5,19 +5,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from saelab.lm.protocol import Edit, LanguageModel
+from saelab.lm.edits import replace_rows
+from saelab.lm.protocol import LanguageModel
 from saelab.types import Figures
-
-
-def replace_rows(mask: Bool[Tensor, "context pos"], rows: Float[Tensor, "row d_in"]) -> Edit:
-    """An edit that puts `rows` at the masked positions and leaves every other position alone."""
-
-    def edit(value: Float[Tensor, "context pos d_in"]) -> Float[Tensor, "context pos d_in"]:
-        edited = value.clone()
-        edited[mask] = rows.to(value.dtype)
-        return edited
-
-    return edit
 
 
 class Downstream:
@@ -40,25 +30,30 @@ class Downstream:
         tokens: Int[Tensor, "context pos"],
         mask: Bool[Tensor, "context pos"],
         x_hat: Float[Tensor, "row d_in"],
+        *,
+        logits: Float[Tensor, "context pos d_vocab"] | None = None,
     ) -> None:
-        """Add a batch of contexts; counts positions whose own and next token are real."""
+        """Add a batch of contexts; counts positions whose own and next token are real.
+
+        `logits` are the plain model's on `tokens`; without them they cost another forward pass.
+        """
         counted = mask[:, :-1] & mask[:, 1:]
         target = tokens[:, 1:][counted]
-        zeros = torch.zeros_like(x_hat)
-        plain, spliced, zero = (
-            lm.logits(tokens, edits)[:, :-1][counted].float().log_softmax(-1)
-            for edits in (
-                None,
-                {hook: replace_rows(mask, x_hat)},
-                {hook: replace_rows(mask, zeros)},
-            )
-        )
+
+        def log_p(logits: Float[Tensor, "context pos d_vocab"]) -> Float[Tensor, "n d_vocab"]:
+            return logits[:, :-1][counted].float().log_softmax(-1)
+
+        def replaced(rows: Float[Tensor, "row d_in"]) -> Float[Tensor, "n d_vocab"]:
+            return log_p(lm.logits(tokens, {hook: replace_rows(mask, rows)}))
+
+        plain = log_p(lm.logits(tokens) if logits is None else logits)
+        spliced = replaced(x_hat)
         self.n += len(target)
         self.plain += F.nll_loss(plain, target, reduction="sum")
         self.spliced += F.nll_loss(spliced, target, reduction="sum")
-        self.zero += F.nll_loss(zero, target, reduction="sum")
         self.kl += F.kl_div(spliced, plain, reduction="sum", log_target=True)
         self.agree += (plain.argmax(-1) == spliced.argmax(-1)).sum()
+        self.zero += F.nll_loss(replaced(torch.zeros_like(x_hat)), target, reduction="sum")
 
     def results(self) -> Figures:
         """ce_plain, ce_spliced, ce_zero, kl (nats per token), ce_recovered, top1_agreement."""

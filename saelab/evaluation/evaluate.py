@@ -45,11 +45,15 @@ def evaluate(
     downstream = Downstream(lm.device)
     data = RecoveryData()
     with progress("Evaluate", n_tokens, "tokens") as bar:
-        for batch in stream(run, lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
+        for batch in stream(
+            run, lm, corpus, n_tokens=n_tokens, batch_size=batch_size, with_logits=True
+        ):
             codes = sae.encode(batch.x)
             x_hat = sae.decode(codes)
             reconstruction.update(batch.x, x_hat, codes)
-            downstream.update(lm, run.config.site, batch.tokens, batch.mask, x_hat)
+            downstream.update(
+                lm, run.config.site, batch.tokens, batch.mask, x_hat, logits=batch.logits
+            )
             if (labels := batch.labels()) is not None:
                 data.add(batch.x, codes, labels, half_by_context(batch))
             bar.advance(len(batch.x))

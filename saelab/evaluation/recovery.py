@@ -66,7 +66,7 @@ class RecoveryData:
     ) -> None:
         """Add a batch; `fit` marks the rows on which latents are chosen and probes fitted."""
         self.x.append(x.cpu())
-        self.codes.append(SparseCodes(codes.values.cpu(), codes.indices.cpu(), codes.d_sae))
+        self.codes.append(SparseCodes.stack([codes]))
         self.labels.append(labels)
         self.fit.append(fit)
 
@@ -146,10 +146,9 @@ class _Matcher:
 
 
 def _halves(data: RecoveryData, fit: Bool[ndarray, " row"]) -> tuple[Events, Events]:
-    values = torch.cat([codes.values for codes in data.codes])
-    indices = torch.cat([codes.indices for codes in data.codes])
+    codes = SparseCodes.stack(data.codes)
     chosen, scored = (
-        sort_events(SparseCodes(values[half], indices[half], data.codes[0].d_sae))
+        sort_events(SparseCodes(codes.values[half], codes.indices[half], codes.d_sae))
         for half in (torch.from_numpy(fit), torch.from_numpy(~fit))
     )
     return chosen, scored

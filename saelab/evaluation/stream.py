@@ -26,6 +26,7 @@ class TextBatch:
         tokens: as the model reads them (padding replaced).
         mask: positions that are real, non-special tokens; only these count and are edited.
         x: the rows of those positions, in reading order.
+        logits: the model's next-token logits, where they were asked for.
     """
 
     first: int
@@ -33,6 +34,7 @@ class TextBatch:
     tokens: Int[Tensor, "context pos"]
     mask: Bool[Tensor, "context pos"]
     x: Float[Tensor, "row d_in"]
+    logits: Float[Tensor, "context pos d_vocab"] | None = None
 
     def labels(self) -> Bool[ndarray, "row label"] | None:
         """Ground-truth labels of the rows, where the corpus has any."""
@@ -87,9 +89,19 @@ def check_model(record: dict[str, Any], lm: LanguageModel, run: Run) -> None:
 
 
 def stream(
-    run: Run, lm: LanguageModel, corpus: Corpus, *, n_tokens: int, batch_size: int
+    run: Run,
+    lm: LanguageModel,
+    corpus: Corpus,
+    *,
+    n_tokens: int,
+    batch_size: int,
+    with_logits: bool = False,
 ) -> Iterator[TextBatch]:
-    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done."""
+    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done.
+
+    One forward pass a batch; it stops at the run's site unless the logits are asked for.
+    """
+    site = run.config.site
     rows, first = 0, 0
     limit = corpus.n_contexts
     while rows < n_tokens and (limit is None or first < limit):
@@ -97,8 +109,13 @@ def stream(
         contexts = corpus.read(first, last)
         mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
         tokens = model_input(contexts.tokens).to(lm.device)
-        x = lm.capture(tokens, [run.config.site])[run.config.site][mask].float()
-        yield TextBatch(first, contexts, tokens, mask, x)
+        if with_logits:
+            out = lm.run(tokens, hooks=[site])
+            found, logits = out.activations, out.logits
+        else:
+            found, logits = lm.capture(tokens, [site]), None
+        x = found[site][mask].float()
+        yield TextBatch(first, contexts, tokens, mask, x, logits)
         rows, first = rows + len(x), last
 
 

@@ -1,5 +1,6 @@
 """Sparse linear algebra. `reference` says what each operation means; the rest makes it fast."""
 
 from saelab.kernels.gather import sparse_decode
+from saelab.kernels.nested import nested_errors
 
-__all__ = ["sparse_decode"]
+__all__ = ["nested_errors", "sparse_decode"]

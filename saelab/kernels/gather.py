@@ -10,7 +10,13 @@ from saelab.types import SparseCodes
 def sparse_decode(
     codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
-    """`z @ W_dec`, reading only the k rows that each code selects; differentiable in both."""
-    if not codes.values.shape[1]:
-        return W_dec.new_zeros(len(codes.values), W_dec.shape[1])
-    return F.embedding_bag(codes.indices, W_dec, per_sample_weights=codes.values, mode="sum")
+    """`z @ W_dec`, reading only the rows that each code selects; differentiable in both."""
+    if not codes.values.numel():
+        return W_dec.new_zeros(len(codes), W_dec.shape[1])
+    return F.embedding_bag(
+        codes.indices,
+        W_dec,
+        offsets=codes.offsets,
+        per_sample_weights=codes.values,
+        mode="sum",
+    )

@@ -1,6 +1,6 @@
 """A language model run through TransformerLens: the one module that names transformer_lens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from einops import einsum, rearrange
@@ -10,11 +10,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from saelab.config import UsageError
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
-from saelab.lm.protocol import Edit, ModelInfo
+from saelab.lm.hooks import Hook, per_token, reader, replacer
+from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.sites import direct_path, layer_of, nearest, replaceable
 from saelab.lm.tokenizer import HuggingFaceTokenizer
-
-Hook = Callable[..., Tensor | None]
 
 
 class _AllCapturedError(Exception):
@@ -76,14 +75,14 @@ class BridgeLanguageModel:
 
         def keep(name: str) -> Hook:
             def hook_function(value: Tensor, **_: object) -> None:
-                seen[name] = _flat(value, tokens, name)
+                seen[name] = per_token(value, tokens, name)
                 if len(seen) == len(set(hooks)):
                     raise _AllCapturedError
 
             return hook_function
 
         try:
-            self._forward(tokens, {name: keep(name) for name in hooks})
+            self._forward(tokens, {name: keep(name) for name in hooks}.items())
         except _AllCapturedError:
             return seen
         self._check_fired(hooks, seen)
@@ -115,41 +114,55 @@ class BridgeLanguageModel:
 
         for hook in hooks:
             self._check_replaceable(hook)
-        logits = self._forward(tokens, {name: track(name) for name in hooks})
+        logits = self._forward(tokens, {name: track(name) for name in hooks}.items())
         self._check_fired(hooks, seen)
         loss = next_token_loss(logits, tokens.to(self.device), real.to(self.device))
         found = site_gradients(loss, seen)
         flat = [
-            {n: _flat(x.detach(), tokens, n) for n, x in part.items()} for part in (seen, found)
+            {n: per_token(x.detach(), tokens, n) for n, x in part.items()} for part in (seen, found)
         ]
         return flat[0], flat[1]
+
+    def run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        edits: Mapping[str, Edit] | None = None,
+        hooks: Sequence[str] = (),
+    ) -> ModelOutput:
+        """One whole forward pass, each edited hook replaced on the way, each of `hooks` read.
+
+        Where gradients are enabled they flow from the logits and the activations back into the
+        edits; the weights are frozen, so what comes before the first edit makes no graph.
+
+        Raises:
+            UsageError: an edited hook does not exist, or its value cannot be replaced whole; one of
+                `hooks` does not exist, does not fire, or has no vector per token.
+            RuntimeError: an edit was never applied, so the logits would be the plain model's.
+        """
+        edits = edits or {}
+        for hook in edits:
+            self._check_replaceable(hook)
+        for hook in hooks:
+            self._check_exists(hook)
+        applied: set[str] = set()
+        seen: dict[str, Tensor] = {}
+
+        # Readers stand behind all edits: a hook may have two names, and is read as edited.
+        writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
+        readers = [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
+        logits = self._forward(tokens, writers + readers)
+        if missed := set(edits) - applied:
+            raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")
+        self._check_fired(hooks, seen)
+        return ModelOutput(logits, seen)
 
     @torch.no_grad()
     def logits(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Next-token logits, with the activations at each edited hook replaced on the way.
-
-        Raises:
-            UsageError: an edited hook does not exist, or its value cannot be replaced whole.
-            RuntimeError: an edit was never applied, so the logits would be the plain model's.
-        """
-        applied: set[str] = set()
-
-        def replace(name: str, edit: Edit) -> Hook:
-            def hook_function(value: Tensor, **_: object) -> Tensor:
-                applied.add(name)
-                return edit(_flat(value, tokens, name)).reshape(value.shape).to(value.dtype)
-
-            return hook_function
-
-        edits = edits or {}
-        for hook in edits:
-            self._check_replaceable(hook)
-        out = self._forward(tokens, {name: replace(name, edit) for name, edit in edits.items()})
-        if missed := set(edits) - applied:
-            raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")
-        return out
+        """The logits of `run`, without gradients; raises as it does."""
+        return self.run(tokens, edits=edits).logits
 
     @torch.no_grad()
     def logit_effects(
@@ -187,9 +200,9 @@ class BridgeLanguageModel:
             case _:
                 return None
 
-    def _forward(self, tokens: Tensor, hooks: Mapping[str, Hook]) -> Tensor:
+    def _forward(self, tokens: Tensor, hooks: Iterable[tuple[str, Hook]]) -> Tensor:
         return self._bridge.run_with_hooks(
-            tokens.to(self.device), fwd_hooks=list(hooks.items()), return_type="logits"
+            tokens.to(self.device), fwd_hooks=list(hooks), return_type="logits"
         )
 
     def _check_exists(self, hook: str) -> None:
@@ -210,12 +223,3 @@ class BridgeLanguageModel:
             raise UsageError(
                 f"{silent} exists in {self.info.name} but does not fire in a forward pass."
             )
-
-
-def _flat(value: Tensor, tokens: Tensor, name: str) -> Float[Tensor, "batch pos d_in"]:
-    if value.ndim < 3 or value.shape[:2] != tokens.shape or not value.is_floating_point():
-        shape = tuple(value.shape)
-        raise UsageError(
-            f"{name} has no vector per token: its shape is {shape}, not [batch pos ...]."
-        )
-    return value.flatten(2)

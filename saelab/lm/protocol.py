@@ -1,6 +1,7 @@
 """What saelab asks of a language model; everything that runs one goes through these few methods."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,6 +12,19 @@ from saelab.config import Config
 
 Edit = Callable[[Tensor], Tensor]
 """Maps a site's activations `[batch pos d_in]` to what replaces them, of the same shape."""
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What one forward pass gave.
+
+    Attributes:
+        logits: next-token logits.
+        activations: each hook that was asked for, after the edit of that hook if it has one.
+    """
+
+    logits: Float[Tensor, "batch pos d_vocab"]
+    activations: dict[str, Float[Tensor, "batch pos d_in"]]
 
 
 class ModelInfo(Config):
@@ -96,12 +110,26 @@ class ActivationSource(Protocol):
 class LanguageModel(ActivationSource, Protocol):
     """A frozen causal language model whose named sites can be read and replaced."""
 
+    def run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        edits: Mapping[str, Edit] | None = None,
+        hooks: Sequence[str] = (),
+    ) -> ModelOutput:
+        """One whole forward pass, each edited hook replaced on the way, each of `hooks` read.
+
+        Where gradients are enabled they flow from the logits and the activations back into the
+        edits, never into the model's weights.
+        """
+        ...
+
     def logits(
         self,
         tokens: Int[Tensor, "batch pos"],
         edits: Mapping[str, Edit] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Next-token logits, with the activations at each edited hook replaced on the way."""
+        """The logits of `run`, without gradients."""
         ...
 
     def logit_effects(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -20,6 +21,12 @@ def top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     return SparseCodes(values.relu(), indices, pre_acts.shape[-1])
 
 
+def largest(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
+    """The k largest entries of each row as they are, negative ones too (arXiv 1312.5663)."""
+    values, indices = pre_acts.topk(k, dim=-1)
+    return SparseCodes(values, indices, pre_acts.shape[-1])
+
+
 def abs_top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     """The k entries of largest magnitude in each row, signs kept (arXiv 2510.00404).
 
@@ -29,22 +36,64 @@ def abs_top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     return SparseCodes(pre_acts.gather(-1, indices), indices, pre_acts.shape[-1])
 
 
-def top_k_among(
-    pre_acts: Float[Tensor, "batch d_sae"], allowed: Bool[Tensor, " d_sae"], k: int
+def batch_top_k(
+    pre_acts: Float[Tensor, "batch d_sae"], k: float | int, *, signed: bool = False
 ) -> SparseCodes:
-    """`top_k` restricted to the latents in `allowed`; k is cut to how many there are."""
-    return _among(top_k, pre_acts, allowed, k)
+    """The `batch * k` largest pre-activations of the whole batch, rectified (arXiv 2412.06410).
+
+    k latents a row on average; a row may have more, fewer, or none. `k` may be a fraction. With
+    `signed`, the largest magnitudes with their signs (the batch-level form of arXiv 2510.00404).
+    A training rule: which latents a row keeps depends on the other rows.
+    """
+    batch, d_sae = pre_acts.shape
+    flat = pre_acts.flatten()
+    n = min(int(k * batch), flat.numel())
+    chosen = (flat.abs() if signed else flat).topk(n, sorted=False).indices.sort().values
+    values = flat[chosen] if signed else flat[chosen].relu()
+    starts = torch.arange(batch, device=flat.device) * d_sae
+    return SparseCodes(values, chosen % d_sae, d_sae, torch.searchsorted(chosen, starts))
 
 
-def abs_top_k_among(
-    pre_acts: Float[Tensor, "batch d_sae"], allowed: Bool[Tensor, " d_sae"], k: int
+def above(
+    pre_acts: Float[Tensor, "batch d_sae"],
+    threshold: Float[Tensor, "*d_sae"],
+    *,
+    signed: bool = False,
 ) -> SparseCodes:
-    """`abs_top_k` restricted to the latents in `allowed`; k is cut to how many there are."""
-    return _among(abs_top_k, pre_acts, allowed, k)
+    """Every positive pre-activation above its threshold, as it is (arXiv 2407.14435, eq. 5).
+
+    `threshold` is one number or one a latent. With `signed`, every one whose magnitude is above it.
+    Rectangular, sorted by falling magnitude; as wide as the fullest row needs.
+    """
+    size = pre_acts.abs() if signed else pre_acts.relu()
+    size = torch.where(size > threshold, size, 0.0)
+    width = int((size > 0).sum(dim=1).max())
+    kept, indices = size.topk(width, dim=1)
+    values = torch.where(kept > 0, pre_acts.gather(1, indices), 0.0)
+    return SparseCodes(values, indices, pre_acts.shape[1])
 
 
-def _among(rule: Rule, pre_acts: Tensor, allowed: Tensor, k: int) -> SparseCodes:
+def among(
+    rule: Rule, pre_acts: Float[Tensor, "batch d_sae"], allowed: Bool[Tensor, " d_sae"], k: int
+) -> SparseCodes:
+    """`rule` restricted to the latents in `allowed`; k is cut to how many there are."""
     # Only the allowed columns are read, so a few dead latents cost little.
     candidates = allowed.nonzero().squeeze(1)
-    among = rule(pre_acts[:, candidates], min(k, len(candidates)))
-    return SparseCodes(among.values, candidates[among.indices], pre_acts.shape[-1])
+    chosen = rule(pre_acts[:, candidates], min(k, len(candidates)))
+    return SparseCodes(chosen.values, candidates[chosen.indices], pre_acts.shape[-1])
+
+
+def nonzero(z: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+    """The non-zero entries of dense codes, as flat codes; differentiable in their values."""
+    row, index = z.nonzero(as_tuple=True)
+    starts = torch.arange(len(z), device=z.device)
+    return SparseCodes(z[row, index], index, z.shape[1], torch.searchsorted(row, starts))
+
+
+def below(codes: SparseCodes, limit: int, start: int = 0) -> SparseCodes:
+    """The entries whose latent is in `start` to `limit` (excluded), as flat codes."""
+    chosen = (codes.indices >= start) & (codes.indices < limit)
+    row = codes.rows()[chosen]
+    starts = torch.arange(len(codes), device=row.device)
+    offsets = torch.searchsorted(row, starts)
+    return SparseCodes(codes.values[chosen], codes.indices[chosen], codes.d_sae, offsets)

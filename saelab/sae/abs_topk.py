@@ -8,32 +8,37 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.pursuit.select import abs_top_k, abs_top_k_among
-from saelab.sae.base import AbstractSAEConfig, LossContext, check_k, check_rows
-from saelab.sae.dictionary import default_aux_k
-from saelab.sae.losses import aux_k_loss, squared_error, weighted_total
+from saelab.pursuit.select import abs_top_k, batch_top_k
+from saelab.sae.aux_k import AuxKConfig
+from saelab.sae.base import LossContext, check_k, check_rows
+from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE
-from saelab.types import ActivationBatch, LossTerms, SparseCodes
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
-class AbsTopKConfig(AbstractSAEConfig):
-    """AbsTopK: the k pre-activations of largest magnitude in each row (arXiv 2510.00404)."""
+class AbsTopKConfig(AuxKConfig):
+    """AbsTopK: the k pre-activations of largest magnitude (arXiv 2510.00404)."""
 
     variant: Literal["abs-topk"] = "abs-topk"
     k: int = Field(default=32, gt=0)
     """Latents active per token, of either sign."""
-    aux_k: int | None = Field(default=None, ge=0)
-    """Dead latents used by AuxK; default: the power of two nearest d_in/2."""
-    aux_coefficient: float = Field(default=1 / 32, ge=0)
-    """Weight of AuxK in the loss; 0 switches it off."""
+    selection: Literal["row", "batch"] = "row"
+    """Choose k in each row (the paper's text) or k per row on average in the batch (its code)."""
 
     @override
-    def build(self, d_in: int, generator: torch.Generator | None = None) -> "AbsTopK":
+    def check(self) -> None:
         check_k(self.k, self.d_sae)
-        return AbsTopK(self, d_in, generator)
+
+    @override
+    def build(
+        self, d_in: int, generator: torch.Generator | None = None
+    ) -> "AbsTopK | BatchAbsTopK":
+        self.check()
+        cls = AbsTopK if self.selection == "row" else BatchAbsTopK
+        return cls(self, d_in, generator)
 
 
-class AbsTopK(AbstractUnitNormSAE):
+class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
     """z = the projection of a onto vectors with k non-zeros: one latent can hold both poles."""
 
     def __init__(
@@ -41,23 +46,32 @@ class AbsTopK(AbstractUnitNormSAE):
     ) -> None:
         super().__init__(d_in, config.d_sae, generator)
         self.config = config
-        self.k = config.k
-        self.aux_coefficient = config.aux_coefficient
-        self.aux_k = default_aux_k(d_in, config.d_sae) if config.aux_k is None else config.aux_k
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        return abs_top_k(self.pre_activations(x), self.k)
+        return abs_top_k(self.pre_activations(x), self.config.k)
 
     @override
-    def loss(self, batch: ActivationBatch, context: LossContext) -> LossTerms:
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts = self.pre_activations(batch.x)
-        codes = abs_top_k(pre_acts, self.k)
-        x_hat = self.decode(codes)
-        parts: dict[str, tuple[float, Tensor]] = {}
-        if context.dead is not None and self.aux_coefficient and self.aux_k:
-            dead_codes = abs_top_k_among(pre_acts, context.dead, self.aux_k)
-            aux = aux_k_loss(batch.x, x_hat, dead_codes, self.W_dec)
-            parts["aux_k"] = (self.aux_coefficient, aux)
-        return weighted_total(squared_error(batch.x, x_hat), codes, context, parts)
+        codes = abs_top_k(pre_acts, self.config.k)
+        return self.selected_pass(batch.x, pre_acts, codes, context, abs_top_k)
+
+
+class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
+    """z = the batch's entries of largest magnitude; |a| above one threshold at inference."""
+
+    signed = True
+
+    def __init__(
+        self, config: AbsTopKConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(d_in, config.d_sae, config.k, generator)
+        self.config = config
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        pre_acts = self.pre_activations(batch.x)
+        codes = batch_top_k(pre_acts, self.k, signed=True)
+        return self.selected_pass(batch.x, pre_acts, codes, context, abs_top_k)

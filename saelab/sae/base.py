@@ -2,15 +2,17 @@
 
 import abc
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from saelab.config import Config, UsageError
 from saelab.kernels import sparse_decode
-from saelab.types import ActivationBatch, LossTerms, SparseCodes
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
 class AbstractSAEConfig(Config, abc.ABC):
@@ -24,8 +26,26 @@ class AbstractSAEConfig(Config, abc.ABC):
         """A freshly initialised SAE for inputs of width `d_in`.
 
         Raises:
-            UsageError: the options do not fit each other or `d_in`.
+            UsageError: the options do not fit each other.
         """
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Refuse options that do not fit each other; costs nothing.
+
+        Raises:
+            UsageError: the message names the options.
+        """
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether training reads `ActivationBatch.grad`."""
+        return False
+
+    @property
+    def end_to_end_problem(self) -> str | None:
+        """Why this SAE cannot be trained end to end, as half a sentence; None if it can."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -36,36 +56,36 @@ class LossContext:
         total_variance: V = E||x - E x||^2 over the store; losses are divided by it, so that
             learning rates and coefficients carry over between layers and models.
         dead: which latents have not fired for long; None while none has.
+        step: 0-based index of the optimizer step.
+        n_steps: of the whole run.
+        seed: of the run.
     """
 
     total_variance: float
     dead: Bool[Tensor, " d_sae"] | None = None
+    step: int = 0
+    n_steps: int = 1
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1)."""
+        return self.step / self.n_steps
+
+    def generator(self) -> torch.Generator:
+        """Randomness of this step, a function of seed and step: a resumed run repeats it."""
+        # Odd multipliers keep neighbouring seeds and steps apart.
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + self.step * 0xBF58476D1CE4E5B9) % 2**63
+        return torch.Generator().manual_seed(mixed)
 
 
-class AbstractFeaturizer(nn.Module, abc.ABC):
-    """Anything that turns activations into sparse codes and can be trained to."""
-
-    @abc.abstractmethod
-    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
-        """The codes of each row, by the variant's inference rule."""
-
-    @abc.abstractmethod
-    def loss(self, batch: ActivationBatch, context: LossContext) -> LossTerms:
-        """The training loss on a batch, by the variant's training rule."""
-
-    def before_optimizer_step(self) -> None:
-        """Adjust gradients; called once between backward and the optimizer's step."""
-        return
-
-    def after_optimizer_step(self) -> None:
-        """Restore constraints on the weights; called once after the optimizer's step."""
-        return
+ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig, covariant=True, default=AbstractSAEConfig)
 
 
-class AbstractSAE(AbstractFeaturizer):
-    """A featurizer with a linear decoder: x_hat = z @ W_dec + b_dec."""
+class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
+    """Activations to sparse codes, and back by a linear decoder: x_hat = z @ W_dec + b_dec."""
 
-    config: AbstractSAEConfig
+    config: ConfigT
     W_dec: nn.Parameter  # [d_sae d_in]
     b_dec: nn.Parameter  # [d_in]
 
@@ -79,6 +99,17 @@ class AbstractSAE(AbstractFeaturizer):
         """Number of latents."""
         return self.W_dec.shape[0]
 
+    @abc.abstractmethod
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        """The codes of each row, by the variant's inference rule; rectangular."""
+
+    @abc.abstractmethod
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        """Codes, reconstruction and loss terms of a batch, by the variant's training rule.
+
+        It changes nothing: what training must remember is noted in `observe`.
+        """
+
     def decode(self, codes: SparseCodes) -> Float[Tensor, "batch d_in"]:
         """The reconstruction of each row."""
         return sparse_decode(codes, self.W_dec) + self.b_dec
@@ -88,8 +119,28 @@ class AbstractSAE(AbstractFeaturizer):
         return self.decode(self.encode(x))
 
     @abc.abstractmethod
-    def initialise_bias(self, center: Float[Tensor, " d_in"]) -> None:
-        """Set what depends on where the data lie; `center` is their geometric median."""
+    def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
+        """Set what depends on the data, from a sample of them, before the first step."""
+
+    def observe(self, codes: SparseCodes) -> None:
+        """Note the codes of a training step; called once a step, before the optimizer's."""
+        return
+
+    def before_optimizer_step(self) -> None:
+        """Adjust gradients; called once between backward and the optimizer's step."""
+        return
+
+    def after_optimizer_step(self) -> None:
+        """Restore constraints on the weights; called once after the optimizer's step."""
+        return
+
+    def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
+        """Set what inference needs and training could not, from rows that training did not see."""
+        return
+
+    @abc.abstractmethod
+    def rescale(self, scale: float) -> None:
+        """Turn an SAE of `scale * x` into the same SAE of x: f(x) becomes f(scale * x) / scale."""
 
 
 def check_rows(x: Tensor, d_in: int) -> None:
@@ -106,7 +157,7 @@ def check_rows(x: Tensor, d_in: int) -> None:
         raise UsageError("The activations hold NaN or infinite values.")
 
 
-def check_k(k: int, d_sae: int) -> None:
+def check_k(k: float | int, d_sae: int) -> None:
     """Refuse a k that no row can have.
 
     Raises:

@@ -32,3 +32,21 @@ def normalise_rows(W_dec: Tensor) -> None:
 def default_aux_k(d_in: int, d_sae: int) -> int:
     """The power of two nearest to d_in / 2 (arXiv 2406.04093, appendix B.1), at most d_sae."""
     return min(d_sae, 2 ** max(0, round(torch.tensor(d_in / 2).log2().item())))
+
+
+def geometric_median(
+    points: Float[Tensor, "n d_in"], *, iterations: int = 100, tolerance: float = 1e-5
+) -> Float[Tensor, " d_in"]:
+    """The point with the least summed distance to `points`, by Weiszfeld's iteration.
+
+    Stops when a step is shorter than `tolerance` times the points' mean distance.
+    """
+    center = points.mean(dim=0)
+    for _ in range(iterations):
+        distances = (points - center).norm(dim=1).clamp_min(1e-12)
+        weights = 1 / distances
+        new = (weights / weights.sum()) @ points
+        if bool((new - center).norm() <= tolerance * distances.mean()):
+            return new
+        center = new
+    return center

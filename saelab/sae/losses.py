@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels import sparse_decode
-from saelab.sae.base import LossContext
-from saelab.types import LossTerms, SparseCodes
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.types import ActivationBatch, LossTerms, SparseCodes, TrainingPass
 
 
 def squared_error(
@@ -16,8 +16,7 @@ def squared_error(
 
 
 def aux_k_loss(
-    x: Float[Tensor, "batch d_in"],
-    x_hat: Float[Tensor, "batch d_in"],
+    residual: Float[Tensor, "batch d_in"],
     dead_codes: SparseCodes,
     W_dec: Float[Tensor, "d_sae d_in"],
 ) -> Float[Tensor, ""]:
@@ -27,22 +26,28 @@ def aux_k_loss(
     latents (encoder and decoder) and nothing else. It is divided by the residual's own variance:
     1 means that the dead latents explain nothing of it. Zero if the residual has no variance.
     """
-    residual = (x - x_hat).detach()
+    residual = residual.detach()
     residual_hat = sparse_decode(dead_codes, W_dec)
     variance = (residual - residual.mean(dim=0)).pow(2).sum()
     return ((residual_hat - residual).pow(2).sum() / variance).nan_to_num(0.0, 0.0, 0.0)
 
 
-def weighted_total(
-    mse_sum: Float[Tensor, ""],
-    codes: SparseCodes,
-    context: LossContext,
-    parts: dict[str, tuple[float, Float[Tensor, ""]]],
+def local_loss(sae: AbstractSAE, batch: ActivationBatch, context: LossContext) -> LossTerms:
+    """The loss of most training: the pass's error / V plus every further term times its weight."""
+    done = sae.training_pass(batch, context)
+    return total_loss(done.error / context.total_variance, batch.x, done)
+
+
+def total_loss(
+    main: Float[Tensor, ""],
+    x: Float[Tensor, "batch d_in"],
+    done: TrainingPass,
+    reported: dict[str, Float[Tensor, ""]] | None = None,
 ) -> LossTerms:
-    """mse_sum / V plus every part times its weight; `parts` maps a name to (weight, term)."""
-    total = mse_sum / context.total_variance
-    for weight, part in parts.values():
+    """`main` plus the pass's weighted parts; `reported` are parts of `main` worth a log line."""
+    parts = {name: part.detach() for name, (_, part) in done.parts.items()}
+    parts |= {name: part.detach() for name, part in (reported or {}).items()}
+    total = main
+    for weight, part in done.parts.values():
         total = total + weight * part
-    return LossTerms(
-        total, mse_sum.detach(), codes, {name: part.detach() for name, (_, part) in parts.items()}
-    )
+    return LossTerms(total, squared_error(x, done.x_hat).detach(), done.codes, parts)

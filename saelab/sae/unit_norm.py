@@ -5,11 +5,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.sae.base import AbstractSAE
-from saelab.sae.dictionary import normalise_rows, random_unit_rows, remove_radial_gradient
+from saelab.pursuit.select import Rule
+from saelab.sae.aux_k import AuxKConfigT, add_aux_k
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.dictionary import (
+    geometric_median,
+    normalise_rows,
+    random_unit_rows,
+    remove_radial_gradient,
+)
+from saelab.sae.losses import squared_error
+from saelab.types import SparseCodes, TrainingPass
 
 
-class AbstractUnitNormSAE(AbstractSAE):
+class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     """a = (x - b_dec) @ W_enc + b_enc and x_hat = z @ W_dec + b_dec, with unit rows in W_dec.
 
     The encoder starts as the decoder's transpose and b_dec at the data's geometric median
@@ -25,12 +34,26 @@ class AbstractUnitNormSAE(AbstractSAE):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """What the selection chooses from: (x - b_dec) @ W_enc + b_enc."""
+        """What the selection chooses from, in float32: (x - b_dec) @ W_enc + b_enc."""
         fixed = self.b_dec.detach()
         # Zero in value. It carries the gradient to b_dec, which autograd would otherwise route
         # through a product of the whole batch with W_enc only to sum it over the batch.
         bias_path = (fixed - self.b_dec) @ self.W_enc.detach()
-        return (x - fixed) @ self.W_enc + (self.b_enc + bias_path)
+        return ((x - fixed) @ self.W_enc).float() + (self.b_enc + bias_path)
+
+    def selected_pass(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        pre_acts: Float[Tensor, "batch d_sae"],
+        codes: SparseCodes,
+        context: LossContext,
+        rule: Rule,
+    ) -> TrainingPass:
+        """The pass of a plain reconstruction by `codes`; `rule` chooses among the dead for AuxK."""
+        x_hat = self.decode(codes)
+        done = TrainingPass(codes, x_hat, squared_error(x, x_hat))
+        add_aux_k(done, self, x, pre_acts, context, rule)
+        return done
 
     @override
     def before_optimizer_step(self) -> None:
@@ -42,5 +65,12 @@ class AbstractUnitNormSAE(AbstractSAE):
 
     @override
     @torch.no_grad()
-    def initialise_bias(self, center: Float[Tensor, " d_in"]) -> None:
-        self.b_dec.copy_(center)
+    def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
+        self.b_dec.copy_(geometric_median(rows))
+
+    @override
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        # The atoms stay unit: the codes are what shrinks.
+        self.b_enc.div_(scale)
+        self.b_dec.div_(scale)

@@ -1,10 +1,11 @@
 """Everything that decides a training run, except where it runs."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from saelab.config import Config
+from saelab.config import Config, UsageError
 from saelab.sae.variants import SAEConfig
 
 REFERENCE_WIDTH = 2**14
@@ -23,6 +24,21 @@ class TrainConfig(Config):
     """Tokens to train on, rounded up to whole batches; more than the store has means epochs."""
     batch_size: int = Field(default=4096, gt=0)
     """Tokens per step."""
+    objective: Literal["local", "e2e", "e2e-ds"] = "local"
+    """What the reconstruction is judged by: its squared error (local); the KL divergence of the
+    model's output when it runs on the reconstruction (e2e, arXiv 2405.12241); or that and the
+    later layers' activations (e2e-ds). The last two run the model at every step."""
+    kl_coefficient: float = Field(default=1.0, ge=0)
+    """Weight of the KL divergence in nats per token (paper: 1 for e2e, 0.5 for e2e-ds)."""
+    downstream_coefficient: float = Field(default=1.0, ge=0)
+    """Weight of the later layers' error for e2e-ds: the mean over them of error / variance."""
+    downstream_sites: tuple[str, ...] = ()
+    """Where e2e-ds compares; default: the residual stream after every later block."""
+    normalise: bool = True
+    """Train on activations scaled to unit variance per dimension, and scale the SAE back at the
+    end: rates and sizes then mean the same at every site. The saved SAE reads raw activations."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the large products; weights, sums and losses are float32 in any case."""
     lr: float | None = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -34,11 +50,27 @@ class TrainConfig(Config):
     dead_after: int = Field(default=10_000_000, gt=0)
     """Tokens without firing after which a latent counts as dead."""
     seed: int = 0
-    """Decides the initial weights and the order of the rows."""
+    """Decides the initial weights, the order of the rows, and every random choice on the way."""
+    data_seed: int | None = None
+    """Decides the order of the rows in the place of seed; SAEs of other seeds then see the same
+    rows, and can be trained from one read of the store."""
     log_every: int = Field(default=50, gt=0)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = Field(default=2_000, gt=0)
     """Steps between checkpoints, from which an interrupted run continues exactly."""
+
+    def check(self) -> None:
+        """Refuse options that do not fit each other.
+
+        Raises:
+            UsageError: the message names the options.
+        """
+        self.sae.check()
+        problem = self.sae.end_to_end_problem
+        if self.objective != "local" and problem:
+            raise UsageError(
+                f"--objective {self.objective} cannot train this {self.sae.variant} SAE: {problem}."
+            )
 
     @property
     def n_steps(self) -> int:
@@ -54,3 +86,8 @@ class TrainConfig(Config):
     def n_warmup(self) -> int:
         """Steps of warm-up."""
         return min(1000, self.n_steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the rows' order."""
+        return self.seed if self.data_seed is None else self.data_seed

@@ -18,7 +18,7 @@ class DeadLatents:
 
     def update(self, codes: SparseCodes) -> None:
         """Count one batch. A latent selected with the value zero has not fired."""
-        self.since_fired += len(codes.values)
+        self.since_fired += len(codes)
         self.since_fired[codes.indices[codes.active]] = 0
 
     @property

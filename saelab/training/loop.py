@@ -1,70 +1,181 @@
-"""Training: from a configuration to a run directory."""
+"""Training: from configurations to run directories."""
 
-import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from saelab.config import UsageError
 from saelab.console import progress
-from saelab.files import atomic_write, atomic_write_json
 from saelab.lm.load import resolve_device
-from saelab.provenance import provenance
+from saelab.lm.protocol import LanguageModel
 from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
+from saelab.training.directory import create, existing
 from saelab.training.interrupt import StopRequest, stop_on_signal
-from saelab.training.metrics import IntervalMetrics, MetricsLog, show
+from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
+from saelab.training.objectives import Objective, make_objective
 from saelab.training.run import Run
 from saelab.training.schedule import learning_rate
+from saelab.training.source import Batch, Source, Stream
 from saelab.training.state import TrainingState
 from saelab.types import Figures
 
 
-def train(config: TrainConfig, *, out: str | Path, device: str | torch.device = "auto") -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    out: str | Path,
+    device: str | torch.device = "auto",
+    lm: LanguageModel | None = None,
+) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
-    SIGTERM or Ctrl-C saves a checkpoint and raises SystemExit.
+    SIGTERM or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model for training end
+    to end, if it is loaded already.
 
     Raises:
         UsageError: the store, the site or an option does not fit, or `out` holds another run.
     """
-    directory = Path(out)
-    if (done := _existing(config, directory)) is not None and done.finished:
-        return done
+    return train_many({Path(out): config}, device=device, lm=lm)[0]
+
+
+def train_many(
+    configs: dict[Path, TrainConfig],
+    *,
+    device: str | torch.device = "auto",
+    lm: LanguageModel | None = None,
+) -> list[Run]:
+    """The trained runs at these directories; SAEs that can share a read of the store do.
+
+    Those share one whose activations, site, batch size, order of rows, and kind of objective are
+    equal; the others are trained after them. Everything is checked before any training starts.
+
+    Raises:
+        UsageError: as for `train`.
+    """
     where = resolve_device(device)
-    state = TrainingState.start(config, where)
-    _create(config, directory, state, where)
-    state.restore(directory / "checkpoints")
+    missing = {out: c for out, c in configs.items() if not _is_done(c, out)}
+    groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
+    for out, config in missing.items():
+        config.check()
+        groups.setdefault(_shared(config), {})[out] = config
+    for group in groups.values():
+        Source(list(group.values()), where)
+    for group in groups.values():
+        _train_group(group, where, lm)
+    return [Run(out) for out in configs]
+
+
+def _is_done(config: TrainConfig, out: Path) -> bool:
+    run = existing(config, out)
+    return run is not None and run.finished
+
+
+def _shared(config: TrainConfig) -> tuple[object, ...]:
+    """What must be equal for two SAEs to read the same batches and share an objective."""
+    live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
+    order = (config.activations, config.site, config.batch_size, config.order_seed)
+    return (*order, config.objective, live if config.objective != "local" else None)
+
+
+@dataclass
+class _Training:
+    """One SAE of a group: its state, its directory, and what it reports."""
+
+    directory: Path
+    state: TrainingState
+    log: MetricsLog
+    metrics: IntervalMetrics
+
+    def advance(self, batch: Batch, objective: Objective) -> Figures | None:
+        """One step; the figures of the interval that it ended, if it did."""
+        state = self.state
+        done = state.advance(batch, objective)
+        self.metrics.update(done.x, done.terms)
+        if state.step % state.config.log_every and not state.finished:
+            return None
+        line = _log_line(state, self.metrics, float(done.gradient_norm))
+        self.log.write(line)
+        self.metrics.reset()
+        return line
+
+    def save(self, stream: Stream) -> None:
+        self.state.save(self.directory / "checkpoints", stream.state_dict())
+
+    def finish(self, source: Source) -> None:
+        """Write the SAE; the checkpoints have done their work."""
+        sae = self.state.finish(source.calibration_rows())
+        facts = {
+            "total_variance": repr(self.state.total_variance),
+            "site": self.state.config.site,
+            "calibrated_on_held_back_rows": str(source.held_back),
+        }
+        save_sae(sae, self.directory / "weights.safetensors", facts)
+        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+
+
+def _train_group(
+    group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
+) -> None:
+    source = Source(list(group.values()), device)
+    objective = make_objective(source, lm)
+    stream = source.stream()
+    rows = source.start_rows()
+    trainings: list[_Training] = []
+    places = []
+    for out, config in group.items():
+        state = TrainingState.start(config, source, rows)
+        places.append(state.restore(out / "checkpoints"))
+        create(config, out, source)
+        log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
+        mean = torch.from_numpy(source.site.mean).to(device, torch.float32)
+        trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.scale)))
+    # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
+    # starts where the last of them stands, and the others wait for it.
+    first = min(range(len(group)), key=lambda i: trainings[i].state.step)
+    if (place := places[first]) is not None:
+        stream.load_state_dict(place)
     with stop_on_signal() as stop:
-        _run_steps(state, directory, stop)
-    facts = {"total_variance": repr(state.total_variance), "site": config.site}
-    save_sae(state.sae, directory / "weights.safetensors", facts)
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-    return Run(directory)
+        _run(trainings, source, stream, objective, stop)
 
 
-def _run_steps(state: TrainingState, directory: Path, stop: StopRequest) -> None:
-    config = state.config
-    log = MetricsLog(directory / "metrics.jsonl", after_step=state.step)
-    metrics = IntervalMetrics(state.mean)
-    batches = iter(state.batches)
-    n_tokens, done = (n * config.batch_size for n in (config.n_steps, state.step))
-    with progress(f"Train {config.sae.variant}", n_tokens, "tokens", done) as bar:
-        while state.step < config.n_steps:
-            batch = next(batches)
-            terms, norm = state.advance(batch)
-            metrics.update(batch, terms)
-            if state.step % config.log_every == 0 or state.step == config.n_steps:
-                values = _log_line(state, metrics, float(norm))
-                log.write(values)
-                show(bar, metrics.rows, values)
-                metrics.reset()
-            if stop.signal is not None:
-                state.save(directory / "checkpoints")
+def _run(
+    trainings: Sequence[_Training],
+    source: Source,
+    stream: Stream,
+    objective: Objective,
+    stop: StopRequest,
+) -> None:
+    step = min(t.state.step for t in trainings)
+    last = max(t.state.config.n_steps for t in trainings)
+    size = trainings[0].state.config.batch_size
+    with progress(_title(trainings), last * size, "tokens", step * size) as bar:
+        shown = step
+        while step < last:
+            batch = next(stream)
+            running = [t for t in trainings if t.state.step == step and not t.state.finished]
+            lines = [training.advance(batch, objective) for training in running]
+            step += 1
+            for training in running:
+                if training.state.finished:
+                    training.finish(source)
+                elif stop.signal is not None or step % training.state.config.checkpoint_every == 0:
+                    training.save(stream)
+            # One bar for all: the first SAE of the group speaks for them.
+            if lines[0] is not None:
+                bar.advance((step - shown) * size, figures(lines[0]))
+                shown = step
+            if stop.signal is not None and step < last:
                 raise SystemExit(128 + stop.signal)
-            if state.step % config.checkpoint_every == 0:
-                state.save(directory / "checkpoints")
+
+
+def _title(trainings: Sequence[_Training]) -> str:
+    variants = {t.state.config.sae.variant for t in trainings}
+    name = variants.pop() if len(variants) == 1 else "SAEs"
+    return f"Train {name}" if len(trainings) == 1 else f"Train {len(trainings)} {name}"
 
 
 def _log_line(state: TrainingState, metrics: IntervalMetrics, norm: float) -> Figures:
@@ -81,38 +192,3 @@ def _log_line(state: TrainingState, metrics: IntervalMetrics, norm: float) -> Fi
         "lr": learning_rate(state.config, state.step - 1),
         "gradient_norm": norm,
     }
-
-
-def _existing(config: TrainConfig, directory: Path) -> Run | None:
-    if not directory.exists() or not any(directory.iterdir()):
-        return None
-    if not (directory / "config.json").is_file():
-        raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
-    run = Run(directory)
-    old, new = run.options, json.loads(config.model_dump_json())
-    if differing := [name for name in new if old.get(name) != new[name]]:
-        changes = "; ".join(f"{n}: {old.get(n)} there, {new[n]} asked" for n in differing)
-        raise UsageError(f"{directory} holds a run with other options ({changes}).")
-    return run
-
-
-def _create(
-    config: TrainConfig, directory: Path, state: TrainingState, where: torch.device
-) -> None:
-    if (directory / "config.json").is_file():
-        return
-    manifest = state.store.manifest
-    record = provenance(
-        device=_device_name(where),
-        activations=manifest.content_digest,
-        model=manifest.model,
-        corpus=manifest.corpus,
-        context_length=manifest.context_length,
-        total_variance=state.total_variance,
-    )
-    atomic_write_json(directory / "provenance.json", record)
-    atomic_write(directory / "config.json", config.to_json().encode())
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

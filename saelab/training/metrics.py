@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.console import Bar
-from saelab.types import ActivationBatch, Figures, LossTerms
+from saelab.types import Figures, LossTerms
 
 
 class IntervalMetrics:
@@ -29,13 +28,13 @@ class IntervalMetrics:
         self.steps = 0
 
     @torch.no_grad()
-    def update(self, batch: ActivationBatch, terms: LossTerms) -> None:
-        """Add one step."""
-        n = len(batch.x)
+    def update(self, x: Float[Tensor, "batch d_in"], terms: LossTerms) -> None:
+        """Add one step, whose SAE read the rows `x`."""
+        n = len(x)
         self.rows += n
         self.steps += 1
         self.error += terms.mse_sum * n
-        self.variance += (batch.x - self.mean).pow(2).sum()
+        self.variance += (x - self.mean).pow(2).sum()
         self.active += terms.codes.active.sum()
         self.loss += terms.total.detach()
         for name, part in terms.parts.items():
@@ -68,10 +67,9 @@ class MetricsLog:
             file.write(json.dumps(values) + "\n")
 
 
-def show(bar: Bar, n: int, values: Figures) -> None:
-    """Advance the bar by `n` tokens and show the figures a trainer watches."""
-    figures = f"FVU {values['fvu']:.4f}  L0 {values['l0']:.1f}  dead {values['dead']:.0f}"
-    bar.advance(n, figures)
+def figures(values: Figures) -> str:
+    """The figures a trainer watches, for the progress bar."""
+    return f"FVU {values['fvu']:.4f}  L0 {values['l0']:.1f}  dead {values['dead']:.0f}"
 
 
 def _step(line: str) -> int:

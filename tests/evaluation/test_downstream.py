@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from saelab.config import UsageError
-from saelab.evaluation.downstream import Downstream, replace_rows
+from saelab.evaluation.downstream import Downstream
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.stream import corpus_of, half_by_context, stream
 from saelab.lm.bridge import BridgeLanguageModel
+from saelab.lm.edits import replace_rows
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -48,6 +49,15 @@ def test_cross_entropy_and_kl_equal_their_formulas(random_lm, tokens):
     assert figures["ce_plain"] == pytest.approx(float(-plain.gather(2, target).log().mean()))
     kl = (plain * (plain / spliced).log()).sum(-1).mean()
     assert figures["kl"] == pytest.approx(float(kl), rel=1e-4)
+
+
+def test_logits_that_are_already_known_give_the_same_figures(random_lm, tokens):
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    x_hat = torch.randn(4, 9, 16, generator=torch.Generator().manual_seed(1))
+    downstream = Downstream(random_lm.device)
+    logits = random_lm.logits(tokens)
+    downstream.update(random_lm, HOOK, tokens, mask, x_hat[mask], logits=logits)
+    assert downstream.results() == measure(random_lm, tokens, x_hat)
 
 
 def test_only_pairs_of_real_tokens_are_counted(random_lm, tokens):
@@ -95,6 +105,30 @@ def test_the_streams_rows_are_the_models_at_the_masked_positions(small_run, rand
     halves = half_by_context(batch)
     contexts = batch.first + batch.mask.nonzero()[:, 0].numpy()
     assert (halves == (contexts % 2 == 0)).all()
+
+
+def test_asking_for_logits_changes_no_row(small_run, random_lm):
+    corpus = corpus_of(small_run, random_lm, "train")
+    plain, asked = (
+        next(
+            stream(small_run, random_lm, corpus, n_tokens=1, batch_size=4, with_logits=with_logits)
+        )
+        for with_logits in (False, True)
+    )
+    assert torch.equal(asked.x, plain.x)
+    assert plain.logits is None
+    assert asked.logits is not None
+    assert torch.equal(asked.logits, random_lm.logits(plain.tokens))
+
+
+def test_an_evaluation_runs_the_model_three_times_a_batch(small_run, random_lm, monkeypatch):
+    """Plain, spliced and with zeros; the rows are read on the plain run."""
+    runs, plain = [], BridgeLanguageModel._forward
+    monkeypatch.setattr(
+        BridgeLanguageModel, "_forward", lambda *args: runs.append(args) or plain(*args)
+    )
+    evaluate(small_run, random_lm, n_tokens=1, batch_size=4)
+    assert len(runs) == 3
 
 
 def test_an_evaluation_is_saved_in_the_run(small_run, random_lm):

@@ -1,10 +1,10 @@
 """What arXiv 2510.00404 says of AbsTopK."""
 
 import torch
+from sae.cases import train_step
 
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.base import LossContext
-from saelab.types import ActivationBatch
 
 
 def test_with_zero_biases_the_encoder_is_odd():
@@ -21,14 +21,21 @@ def test_one_latent_represents_both_poles_of_a_concept():
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     for _ in range(400):
         x = torch.randn(64, 1, generator=generator) * pole
-        optimizer.zero_grad()
-        sae.loss(ActivationBatch(x), LossContext(1.0)).total.backward()
-        sae.before_optimizer_step()
-        optimizer.step()
-        sae.after_optimizer_step()
+        train_step(sae, optimizer, x, LossContext(1.0))
     sae.requires_grad_(requires_grad=False)
     plus, minus = sae.encode(2 * pole), sae.encode(-2 * pole)
     assert torch.equal(plus.indices, minus.indices)
     assert float(plus.values * minus.values) < 0
     torch.testing.assert_close(sae.decode(plus), 2 * pole, atol=0.1, rtol=0)
     torch.testing.assert_close(sae.decode(minus), -2 * pole, atol=0.1, rtol=0)
+
+
+@torch.no_grad()
+def test_the_batch_form_keeps_k_per_row_on_average_and_signs():
+    sae = AbsTopKConfig(d_sae=24, k=3, selection="batch").build(8, torch.Generator().manual_seed(0))
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    sae.calibrate(x)
+    codes = sae.encode(x)
+    assert int(codes.active.sum()) == 3 * 16
+    assert (codes.values < 0).any()
+    assert float(codes.values.abs()[codes.active].min()) > float(sae.threshold)

@@ -10,9 +10,22 @@ import torch
 from conftest import small_config
 
 from saelab.config import UsageError
+from saelab.sae.dictionary import geometric_median
+from saelab.sae.variants import VARIANTS
+from saelab.training.checkpoint import optimizer_tensors
 from saelab.training.loop import train
+from saelab.training.objectives import make_objective
 from saelab.training.run import Run, find_runs
-from saelab.training.state import TrainingState, geometric_median
+from saelab.training.source import Source
+from saelab.training.state import TrainingState
+
+NAMES = [cls.model_fields["variant"].default for cls in VARIANTS]
+SAE = {"d_sae": 48, "k": 4}
+CHANGES = {
+    "abs-topk-batch": {"sae": {"variant": "abs-topk", "selection": "batch", **SAE}},
+    "matryoshka-random": {"sae": {"variant": "matryoshka", "random_prefixes": 3, **SAE}},
+    "topk-e2e": {"objective": "e2e", "batch_size": 96},
+}
 
 
 def test_a_run_directory_holds_what_its_docstring_says(small_run, small_store):
@@ -31,45 +44,48 @@ def test_training_lowers_fvu_and_logs_every_interval(small_run):
     assert lines[-1]["tokens"] == 4000
 
 
-def test_the_bias_starts_at_the_geometric_median(small_store):
-    state = TrainingState.start(small_config(small_store), torch.device("cpu"))
-    rows = small_store.site("blocks.0.hook_resid_post").rows(0, small_store.n_rows)
+def started(config):
+    """A state before its first step, its stream, and its objective."""
+    source = Source([config], torch.device("cpu"))
+    state = TrainingState.start(config, source, source.start_rows())
+    return state, source.stream(), make_objective(source, None)
+
+
+def advance(state, stream, objective, steps):
+    for _ in range(steps):
+        state.advance(next(stream), objective)
+
+
+def test_the_bias_starts_at_the_geometric_median_of_the_scaled_rows(small_store):
+    site = small_store.site("blocks.0.hook_resid_post")
+    rows = site.rows(0, small_store.n_rows)
+    state, _, _ = started(small_config(small_store, normalise=False))
     torch.testing.assert_close(state.sae.b_dec.detach(), geometric_median(rows))
+    scale = (site.d_in / site.total_variance) ** 0.5
+    state, _, _ = started(small_config(small_store))
+    torch.testing.assert_close(state.sae.b_dec.detach(), geometric_median(rows * scale))
 
 
-def test_the_geometric_median_is_where_unit_pulls_cancel():
-    points = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).double() + 3
-    center = geometric_median(points, tolerance=1e-9, iterations=1000)
-    pull = torch.nn.functional.normalize(points - center, dim=1).mean(0)
-    assert float(pull.norm()) < 1e-5
-
-
-def test_the_geometric_median_ignores_how_far_an_outlier_is():
-    points = torch.zeros(9, 2)
-    points[0] = 1e6
-    assert float(geometric_median(points).norm()) < 1.0
-
-
-@pytest.mark.parametrize("variant", ["topk", "abs-topk"])
+@pytest.mark.parametrize("variant", [*NAMES, "abs-topk-batch", "matryoshka-random", "topk-e2e"])
 def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(small_store, tmp_path, variant):
-    sae = {"variant": variant, "d_sae": 32, "k": 4}
-    config = small_config(small_store, sae=sae, dead_after=300)
-    whole = TrainingState.start(config, torch.device("cpu"))
-    batches = iter(whole.batches)
-    for _ in range(40):
-        whole.advance(next(batches))
-    first = TrainingState.start(config, torch.device("cpu"))
-    batches = iter(first.batches)
-    for _ in range(17):
-        first.advance(next(batches))
-    first.save(tmp_path)
-    second = TrainingState.start(config, torch.device("cpu"))
-    assert second.restore(tmp_path)
-    batches = iter(second.batches)
-    for _ in range(23):
-        second.advance(next(batches))
+    config = small_config(small_store, dead_after=300, seed=3, **CHANGES.get(variant, {}))
+    if variant in NAMES:
+        sae = {"variant": variant, "d_sae": 48, "k": 4}
+        config = small_config(small_store, sae=sae, dead_after=300, seed=3)
+    whole, stream, objective = started(config)
+    advance(whole, stream, objective, 40)
+    first, stream, objective = started(config)
+    advance(first, stream, objective, 17)
+    first.save(tmp_path, stream.state_dict())
+    second, stream, objective = started(config)
+    place = second.restore(tmp_path)
+    assert place is not None
+    stream.load_state_dict(place)
+    advance(second, stream, objective, 23)
     for name, value in whole.sae.state_dict().items():
         assert torch.equal(value, second.sae.state_dict()[name]), name
+    for name, value in optimizer_tensors(whole.optimizer).items():
+        assert torch.equal(value, optimizer_tensors(second.optimizer)[name]), name
     assert torch.equal(whole.dead.since_fired, second.dead.since_fired)
 
 
@@ -124,13 +140,11 @@ def test_divergence_is_reported_with_the_remedy(small_store, tmp_path):
 def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tmp_path):
     out = tmp_path / "run"
     config = small_config(small_store)
-    state = TrainingState.start(config, torch.device("cpu"))
-    batches = iter(state.batches)
-    for _ in range(20):
-        state.advance(next(batches))
+    state, stream, objective = started(config)
+    advance(state, stream, objective, 20)
     out.mkdir()
     (out / "config.json").write_text(config.to_json())
-    state.save(out / "checkpoints")
+    state.save(out / "checkpoints", stream.state_dict())
     stale = [json.dumps({"step": step, "fvu": -1.0}) for step in (10, 20, 30)]
     (out / "metrics.jsonl").write_text("\n".join(stale) + '\n{"step": 4')
     run = train(config, out=out)

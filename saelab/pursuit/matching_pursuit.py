@@ -1,0 +1,242 @@
+"""Matching pursuit: pick the atom that explains most of what is left, subtract it, repeat.
+
+Source: arXiv 2506.03093. The dictionary is tied, its rows have unit norm, and values are >= 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from typing_extensions import override
+
+from saelab.config import UsageError
+from saelab.types import SparseCodes
+
+GRAM_LIMIT_BYTES = 2**30
+"""The largest Gram matrix that a pursuit keeps: d_sae=16384 in float32.
+
+The cost of building it grows as d_sae^2 too, so where it is larger it rarely pays.
+"""
+
+GRAM_UPDATE_COST = 64
+"""Multiply-adds of a matrix product that take as long as updating one correlation, which waits for
+memory: fitted to timings on one CPU core, so below d_in=64 the Gram matrix never pays.
+"""
+
+CHECK_EVERY = 4
+"""Steps between two checks whether every row has stopped, each of which waits for the device."""
+
+BABEL_CHUNK_BYTES = 2**26
+"""How much of the Gram matrix `babel` holds at once."""
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """One entry a step, in the order in which the steps were taken.
+
+    Attributes:
+        values: what each step subtracted, >= 0; 0 once the row has stopped.
+        indices: of which atom; the same atom may occur more than once in a row. Where the value is
+            0 the index is valid and means nothing.
+        residual: `x - sum of values * atoms`.
+    """
+
+    values: Float[Tensor, "batch n_steps"]
+    indices: Int[Tensor, "batch n_steps"]
+    residual: Float[Tensor, "batch d_in"]
+
+
+def matching_pursuit(
+    x: Float[Tensor, "batch d_in"],
+    atoms: Float[Tensor, "d_sae d_in"],
+    n_steps: int,
+    *,
+    residual_threshold: float | int = 0.0,
+) -> Pursuit:
+    """Up to `n_steps` greedy steps for each row (arXiv 2506.03093).
+
+    A step takes the atom with the largest signed correlation to the residual. A row stops where
+    that is not positive, or where its residual's norm is at most `residual_threshold` before the
+    step; a threshold of 0 never stops a row. The first t steps are those of a shorter pursuit.
+
+    Differentiable in `x` and `atoms` through both `values` and `residual`, with the choice of atoms
+    held fixed. The backward pass stores one residual, not one a step. Works in float32, or float64
+    if either input has it, also under autocast. Atoms whose correlations agree to rounding may be
+    chosen either way; a value is always exact for the atom that was chosen.
+
+    Args:
+        x: centred by the caller.
+        atoms: rows of unit norm. With a norm above sqrt 2 the residual would grow.
+        n_steps: the most steps that a row takes.
+        residual_threshold: in the units of `x`.
+    """
+    dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        return Pursuit(*_Pursue.apply(x.to(dtype), atoms.to(dtype), n_steps, residual_threshold))
+
+
+def merged(pursuit: Pursuit, d_sae: int) -> SparseCodes:
+    """The same codes with every atom at most once a row; differentiable in the values.
+
+    An atom's values are added up where the row first chose it; its later entries keep the index
+    and have value 0. So entries stay in the order of first choice.
+    """
+    indices, order = pursuit.indices.sort(dim=1, stable=True)
+    values = pursuit.values.gather(1, order)
+    position = torch.arange(indices.shape[1], device=indices.device)
+    repeated = torch.zeros_like(indices, dtype=torch.bool)
+    repeated[:, 1:] = indices[:, 1:] == indices[:, :-1]
+    # In sorted order, where the run of equal indices that an entry belongs to begins.
+    begins = position.where(~repeated, 0).cummax(dim=1).values
+    owner = order.gather(1, begins)
+    summed = torch.zeros_like(values).scatter_add(1, owner, values)
+    return SparseCodes(summed, pursuit.indices, d_sae)
+
+
+@torch.no_grad()
+def babel(atoms: Float[Tensor, "d_sae d_in"], q: int) -> float:
+    """mu_1(q), dimensionless: how well q atoms together can imitate another one.
+
+    The largest sum, over the atoms, of the q largest |cosines| with other atoms. Between 0
+    (orthogonal atoms) and q; rows are normalised here. q=0 gives 0.
+
+    Raises:
+        UsageError: there are fewer than q other atoms.
+    """
+    if not 0 <= q < len(atoms):
+        raise UsageError(
+            f"q={q} is outside 0..{len(atoms) - 1}, the number of other atoms; "
+            "choose a smaller q or a wider dictionary."
+        )
+    unit = F.normalize(atoms.to(torch.promote_types(atoms.dtype, torch.float32)), dim=1)
+    rows = max(1, BABEL_CHUNK_BYTES // (len(unit) * unit.element_size()))
+    largest = []
+    with torch.autocast(unit.device.type, enabled=False):
+        for start in range(0, len(unit), rows):
+            cosines = (unit[start : start + rows] @ unit.T).abs()
+            cosines.diagonal(start).zero_()
+            largest.append(cosines.topk(q, dim=1).values.sum(1).max())
+    return float(torch.stack(largest).max())
+
+
+def coherence(atoms: Float[Tensor, "d_sae d_in"]) -> float:
+    """The largest |cosine| between two atoms, which is `babel(atoms, 1)`."""
+    return babel(atoms, 1)
+
+
+class _Pursue(torch.autograd.Function):
+    """r' = r - c w with c = ReLU(<r, w>); the way back recovers each r as r' + c w."""
+
+    @staticmethod
+    @override
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "batch d_in"],
+        atoms: Float[Tensor, "d_sae d_in"],
+        n_steps: int,
+        threshold: float | int,
+    ) -> tuple[
+        Float[Tensor, "batch n_steps"],
+        Int[Tensor, "batch n_steps"],
+        Float[Tensor, "batch d_in"],
+    ]:
+        residual = x.clone()
+        values = x.new_zeros(len(x), n_steps)
+        indices = torch.zeros(len(x), n_steps, dtype=torch.long, device=x.device)
+        correlations = _Correlations(x, atoms, n_steps)
+        taken = 0
+        while taken < n_steps:
+            chosen = correlations.values.max(dim=1).indices
+            indices[:, taken] = chosen
+            c = _subtract(residual, atoms[chosen], threshold)
+            values[:, taken] = c.squeeze(1)
+            taken += 1
+            if taken % CHECK_EVERY == 0 and not bool(c.any()):
+                break
+            if taken < n_steps:
+                correlations.update(residual, c, chosen)
+        ctx.mark_non_differentiable(indices)
+        ctx.save_for_backward(atoms, values[:, :taken], indices[:, :taken], residual)
+        return values, indices, residual
+
+    @staticmethod
+    @override
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
+        ctx: Any,
+        grad_values: Float[Tensor, "batch n_steps"],
+        _: Tensor | None,
+        grad_residual: Float[Tensor, "batch d_in"],
+    ) -> tuple[Float[Tensor, "batch d_in"] | None, Float[Tensor, "d_sae d_in"] | None, None, None]:
+        atoms, values, indices, residual = ctx.saved_tensors
+        needs_x, needs_atoms = ctx.needs_input_grad[:2]
+        residual, adjoint = residual.clone(), grad_residual.clone()
+        grad_atoms = torch.zeros_like(atoms) if needs_atoms else None
+        for t in reversed(range(values.shape[1])):
+            c, w = values[:, t, None], atoms[indices[:, t]]
+            # What the value is worth itself, less what subtracting it from the residual costs.
+            slope = grad_values[:, t, None] - (adjoint * w).sum(1, keepdim=True)
+            slope = slope.where(c > 0, 0)
+            if grad_atoms is not None:
+                residual.addcmul_(c, w)
+                grad_atoms.index_add_(0, indices[:, t], slope * residual - c * adjoint)
+            adjoint.addcmul_(slope, w)
+        return adjoint if needs_x else None, grad_atoms, None, None
+
+
+def _subtract(
+    residual: Float[Tensor, "batch d_in"],
+    w: Float[Tensor, "batch d_in"],
+    threshold: float | int,
+) -> Float[Tensor, "batch 1"]:
+    """Take each row's atom out of `residual`, in place, and return how much of it there was."""
+    c = (residual * w).sum(1, keepdim=True).relu()
+    if threshold > 0:
+        c = c.masked_fill(residual.norm(dim=1, keepdim=True) <= threshold, 0)
+    residual.addcmul_(c, w, value=-1)
+    return c
+
+
+@final
+class _Correlations:
+    """<r, w_j> for every atom, kept up to date while r shrinks; good enough to choose atoms by."""
+
+    def __init__(
+        self, x: Float[Tensor, "batch d_in"], atoms: Float[Tensor, "d_sae d_in"], n_steps: int
+    ) -> None:
+        self.values = x @ atoms.T
+        self._atoms = atoms
+        self._gram = self._rows = None
+        if _gram_pays(len(x), atoms, n_steps):
+            self._gram = atoms @ atoms.T
+            # Allocated once: on a CPU, fresh memory costs more than what is written to it.
+            self._rows = torch.empty_like(self.values)
+
+    def update(
+        self,
+        residual: Float[Tensor, "batch d_in"],
+        c: Float[Tensor, "batch 1"],
+        chosen: Int[Tensor, " batch"],
+    ) -> None:
+        """Follow one step: `c` times the `chosen` atoms has left, `residual` remains."""
+        if self._gram is None:
+            torch.matmul(residual, self._atoms.T, out=self.values)
+        else:
+            rows = torch.index_select(self._gram, 0, chosen, out=self._rows)
+            self.values.addcmul_(c, rows, value=-1)
+
+
+def _gram_pays(batch: int, atoms: Float[Tensor, "d_sae d_in"], n_steps: int) -> bool:
+    """Whether updating correlations by the Gram matrix is cheaper than computing them anew.
+
+    Building it costs `d_sae * d_in` multiply-adds an atom; a row and step saves what the update is
+    cheaper by.
+    """
+    d_sae, d_in = atoms.shape
+    fits = d_sae**2 * atoms.element_size() <= GRAM_LIMIT_BYTES
+    saved = (n_steps - 1) * batch * (d_in - GRAM_UPDATE_COST)
+    return fits and d_sae * d_in <= saved

@@ -1,0 +1,48 @@
+"""AuxK: dead latents learn what the living ones miss (arXiv 2406.04093, appendix A.2)."""
+
+import abc
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from saelab.pursuit.select import Rule, among
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.dictionary import default_aux_k
+from saelab.sae.losses import aux_k_loss
+from saelab.types import TrainingPass
+
+
+class AuxKConfig(AbstractSAEConfig, abc.ABC):
+    """A variant whose dead latents are revived by AuxK."""
+
+    aux_k: int | None = Field(default=None, ge=0)
+    """Dead latents used by AuxK; default: the power of two nearest d_in/2 (arXiv 2406.04093)."""
+    aux_coefficient: float = Field(default=1 / 32, ge=0)
+    """Weight of AuxK in the loss (arXiv 2406.04093: 1/32); 0 switches it off."""
+
+
+AuxKConfigT = TypeVar("AuxKConfigT", bound=AuxKConfig, covariant=True, default=AuxKConfig)
+
+
+def add_aux_k(
+    done: TrainingPass,
+    sae: AbstractSAE[AuxKConfig],
+    x: Float[Tensor, "batch d_in"],
+    pre_acts: Float[Tensor, "batch d_sae"],
+    context: LossContext,
+    rule: Rule,
+) -> None:
+    """Add AuxK to the pass's parts, unless nothing is dead or it is switched off.
+
+    `rule` chooses, for each row, among the pre-activations of the dead latents.
+    """
+    config = sae.config
+    n = default_aux_k(sae.d_in, sae.d_sae) if config.aux_k is None else config.aux_k
+    if context.dead is None or not config.aux_coefficient or not n:
+        return
+    # A latent that fires in this very batch is dead no more.
+    dead = context.dead & (done.codes.firing_counts() == 0)
+    aux = aux_k_loss(x - done.x_hat, among(rule, pre_acts, dead, n), sae.W_dec)
+    done.parts["aux_k"] = (config.aux_coefficient, aux)

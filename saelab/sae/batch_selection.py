@@ -1,0 +1,94 @@
+"""SAEs that choose over a whole batch while they train, and by one threshold afterwards."""
+
+import abc
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from saelab.config import UsageError
+from saelab.pursuit.select import above
+from saelab.sae.aux_k import AuxKConfigT
+from saelab.sae.base import check_rows
+from saelab.sae.unit_norm import AbstractUnitNormSAE
+from saelab.types import SparseCodes
+
+EMA = 0.999
+CHUNK = 2048
+
+
+class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
+    """Inference keeps every pre-activation above one threshold (arXiv 2412.06410, eq. 6).
+
+    Choosing over the batch would let a token's codes depend on its neighbours, so it is a device of
+    training only. The threshold follows the smallest value that training keeps (a running mean, for
+    looking at unfinished runs), which lets slightly more than k through; `calibrate` then sets it
+    on rows of its own so that the mean L0 is k.
+
+    Attributes:
+        k: latents a row on average.
+        signed: whether magnitudes are compared, and signs kept.
+        threshold: NaN until the first step.
+    """
+
+    def __init__(
+        self, d_in: int, d_sae: int, k: float | int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(d_in, d_sae, generator)
+        self.k = k
+        self.register_buffer("threshold", torch.tensor(torch.nan))
+
+    threshold: Tensor
+    signed: bool = False
+
+    @override
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        check_rows(x, self.d_in)
+        if bool(self.threshold.isnan()):
+            raise UsageError(
+                "This SAE has no threshold yet: train it, or call calibrate(rows) on some rows."
+            )
+        return above(self.pre_activations(x), self.threshold, signed=self.signed)
+
+    @override
+    @torch.no_grad()
+    def observe(self, codes: SparseCodes) -> None:
+        size = codes.values.detach().abs()
+        smallest = torch.where(size > 0, size, torch.inf).min()
+        running = EMA * self.threshold + (1 - EMA) * smallest
+        new = torch.where(self.threshold.isnan(), smallest, running)
+        self.threshold.copy_(torch.where(smallest.isinf(), self.threshold, new))
+
+    @override
+    @torch.no_grad()
+    def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
+        sizes = (self._sizes(part) for part in rows.split(CHUNK))
+        self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows))))
+
+    @override
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        super().rescale(scale)
+        self.threshold.div_(scale)
+
+    def _sizes(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        pre_acts = self.pre_activations(x)
+        return pre_acts.abs() if self.signed else pre_acts.relu()
+
+
+def density_threshold(sizes: Iterable[Float[Tensor, "_ d_sae"]], n: int) -> Float[Tensor, ""]:
+    """The number that exactly the `n` largest of all sizes exceed (ties aside).
+
+    Halfway between the n-th and the next; zero where fewer than n are positive.
+    """
+    kept: Tensor | None = None
+    for part in sizes:
+        flat = part.flatten() if kept is None else torch.cat([kept, part.flatten()])
+        kept = flat.topk(min(n + 1, len(flat)), sorted=False).values
+    assert kept is not None
+    largest = kept.sort(descending=True).values
+    if len(largest) <= n:
+        return largest.new_zeros(())
+    return (largest[n - 1] + largest[n]) / 2

@@ -1,0 +1,46 @@
+"""BatchTopK SAE: k latents a row on average, more where needed (arXiv 2412.06410)."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from typing_extensions import override
+
+from saelab.pursuit.select import batch_top_k, top_k
+from saelab.sae.aux_k import AuxKConfig
+from saelab.sae.base import LossContext, check_k
+from saelab.sae.batch_selection import AbstractBatchSelectionSAE
+from saelab.types import ActivationBatch, TrainingPass
+
+
+class BatchTopKConfig(AuxKConfig):
+    """BatchTopK: the batch's k largest pre-activations per row on average (arXiv 2412.06410)."""
+
+    variant: Literal["batch-topk"] = "batch-topk"
+    k: float | int = Field(default=32, gt=0)
+    """Latents active per token on average, a fraction if wanted (paper: 16, 32, 64)."""
+
+    @override
+    def check(self) -> None:
+        check_k(self.k, self.d_sae)
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "BatchTopK":
+        self.check()
+        return BatchTopK(self, d_in, generator)
+
+
+class BatchTopK(AbstractBatchSelectionSAE[BatchTopKConfig]):
+    """z = ReLU of the batch * k largest entries; one threshold at inference."""
+
+    def __init__(
+        self, config: BatchTopKConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(d_in, config.d_sae, config.k, generator)
+        self.config = config
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        pre_acts = self.pre_activations(batch.x)
+        codes = batch_top_k(pre_acts, self.k)
+        return self.selected_pass(batch.x, pre_acts, codes, context, top_k)

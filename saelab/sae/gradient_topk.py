@@ -1,0 +1,102 @@
+"""Gradient SAE: latents chosen for their effect on the model's loss too (arXiv 2411.10397)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from saelab.config import UsageError
+from saelab.pursuit.select import top_k
+from saelab.sae.aux_k import AuxKConfig
+from saelab.sae.base import LossContext, check_k, check_rows
+from saelab.sae.unit_norm import AbstractUnitNormSAE
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+
+class GradientTopKConfig(AuxKConfig):
+    """Gradient SAE: TopK by value and by effect on the loss (arXiv 2411.10397).
+
+    Training reads the gradients that `saelab harvest --gradients` stores. There are none at
+    inference (the loss needs the next token), so `encode` is plain TopK.
+    """
+
+    variant: Literal["gradient-topk"] = "gradient-topk"
+    k: int = Field(default=32, gt=0)
+    """Latents active per token."""
+    reading: Literal["augmented", "product"] = "augmented"
+    """The score that selects: z * (1 + beta * effect), or z * effect alone. The paper's text allows
+    both; `product` ignores beta."""
+    beta: float = Field(default=1.0, ge=0)
+    """Weight of the effect |<dL/dx, atom>|, measured in its own typical size; 0 is TopK."""
+
+    @override
+    def check(self) -> None:
+        check_k(self.k, self.d_sae)
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "GradientTopK":
+        self.check()
+        return GradientTopK(self, d_in, generator)
+
+    @property
+    @override
+    def needs_gradient(self) -> bool:
+        return True
+
+    @property
+    @override
+    def end_to_end_problem(self) -> str | None:
+        return "a gradient SAE reads stored gradients, and the live model gives none"
+
+
+class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
+    """Values are those of TopK; only the choice of latents looks at the gradient."""
+
+    def __init__(
+        self, config: GradientTopKConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(d_in, config.d_sae, generator)
+        self.config = config
+
+    @override
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        check_rows(x, self.d_in)
+        return top_k(self.pre_activations(x), self.config.k)
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        if batch.grad is None:
+            raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
+        pre_acts = self.pre_activations(batch.x)
+        codes = self.select(pre_acts, batch.grad)
+        return self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+
+    def select(
+        self, pre_acts: Float[Tensor, "batch d_sae"], grad: Float[Tensor, "batch d_in"]
+    ) -> SparseCodes:
+        """The k latents of the largest score, with their values z = ReLU(a)."""
+        z = pre_acts.relu()
+        with torch.no_grad():
+            effect = relative_effects(grad, self.W_dec)
+            augmented = self.config.reading == "augmented"
+            score = z * (1 + self.config.beta * effect if augmented else effect)
+            # Where there is no gradient (a context's last token) every product is zero.
+            score = torch.where(grad.any(dim=1, keepdim=True), score, z)
+            indices = score.topk(self.config.k, dim=1).indices
+        return SparseCodes(z.gather(1, indices), indices, self.d_sae)
+
+
+def relative_effects(
+    grad: Float[Tensor, "batch d_in"], W_dec: Float[Tensor, "d_sae d_in"]
+) -> Float[Tensor, "batch d_sae"]:
+    """|<dL/dx, w_j>|, the first-order effect of latent j per unit, over its root mean square.
+
+    For unit atoms in random directions that is ||dL/dx|| / sqrt(d_in). Without the division beta
+    would depend on the model, the layer, and on how large the loss of the token is.
+    """
+    size = grad.norm(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+    direction = grad / size * grad.shape[1] ** 0.5
+    return (direction @ W_dec.T).abs().float()

@@ -1,0 +1,82 @@
+"""HierarchicalTopK: one SAE for every budget up to k (arXiv 2505.24473)."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from saelab.config import UsageError
+from saelab.kernels import nested_errors
+from saelab.pursuit.select import top_k
+from saelab.sae.aux_k import AuxKConfig
+from saelab.sae.base import LossContext, check_k, check_rows
+from saelab.sae.unit_norm import AbstractUnitNormSAE
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+
+class HierarchicalTopKConfig(AuxKConfig):
+    """HierarchicalTopK: TopK whose every smaller budget reconstructs too (arXiv 2505.24473)."""
+
+    variant: Literal["hierarchical-topk"] = "hierarchical-topk"
+    k: int = Field(default=32, gt=0)
+    """Largest budget; the trained SAE serves every one up to it (`encode(x, budget=8)`)."""
+    budgets: tuple[int, ...] = ()
+    """Budgets whose errors are averaged in the loss, rising, the last k; default: 1, 2, ..., k."""
+
+    @override
+    def check(self) -> None:
+        check_k(self.k, self.d_sae)
+        rising = all(a < b for a, b in pairwise((0, *self.budgets)))
+        if self.budgets and (not rising or self.budgets[-1] != self.k):
+            raise UsageError(
+                f"budgets={self.budgets} must be positive, rise, and end with k={self.k}."
+            )
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "HierarchicalTopK":
+        self.check()
+        return HierarchicalTopK(self, d_in, generator)
+
+    @property
+    @override
+    def end_to_end_problem(self) -> str | None:
+        return "HierarchicalTopK compares a reconstruction per budget, and the model can run on one"
+
+
+class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
+    """The error is the mean over budgets j of that of the j largest latents."""
+
+    def __init__(
+        self, config: HierarchicalTopKConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(d_in, config.d_sae, generator)
+        self.config = config
+
+    @override
+    def encode(self, x: Float[Tensor, "batch d_in"], budget: int | None = None) -> SparseCodes:
+        """The `budget` largest latents of each row; None: k of them.
+
+        Raises:
+            UsageError: the budget is not in 1 to k.
+        """
+        check_rows(x, self.d_in)
+        k = self.config.k if budget is None else budget
+        if not 1 <= k <= self.config.k:
+            raise UsageError(f"budget={k} is outside 1 to k={self.config.k}, which was trained.")
+        return top_k(self.pre_activations(x), k)
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        pre_acts = self.pre_activations(batch.x)
+        codes = top_k(pre_acts, self.config.k)
+        done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+        budgets = self.config.budgets or None
+        errors = nested_errors(
+            batch.x, codes.values, codes.indices, self.W_dec, self.b_dec, budgets
+        )
+        return replace(done, error=errors.mean())

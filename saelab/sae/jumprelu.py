@@ -1,0 +1,165 @@
+"""JumpReLU SAE: a learned threshold for every latent (arXiv 2407.14435; also 2408.05147)."""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from saelab.pursuit.select import above, nonzero
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.sae.dictionary import (
+    geometric_median,
+    normalise_rows,
+    random_unit_rows,
+    remove_radial_gradient,
+)
+from saelab.sae.losses import squared_error
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+INITIAL_THRESHOLD = 0.1
+
+
+class JumpReLUConfig(AbstractSAEConfig):
+    """JumpReLU: z = a where a exceeds the latent's own threshold (arXiv 2407.14435).
+
+    The penalty is on L0 itself, through straight-through estimates. Sizes (threshold, bandwidth)
+    are in units of the activations' standard deviation: train with --normalise, the default.
+    """
+
+    variant: Literal["jumprelu"] = "jumprelu"
+    k: float | int | None = Field(default=32, gt=0)
+    """Target mean L0: the penalty is l0_coefficient * (L0 / k - 1)^2; none: the paper's own
+    penalty, l0_coefficient * L0."""
+    l0_coefficient: float = Field(default=1.0, ge=0)
+    """Weight of the penalty: about 1 with a target, about 1e-3 without."""
+    l0_warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the run over which the penalty rises from zero (Gemma Scope: linear warm-up)."""
+    bandwidth: float = Field(default=0.1, gt=0)
+    """Width of the window around the threshold in which its gradient is estimated."""
+    subtract_b_dec: bool = False
+    """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes)."""
+
+    @override
+    def check(self) -> None:
+        if self.k is not None:
+            check_k(self.k, self.d_sae)
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "JumpReLU":
+        self.check()
+        return JumpReLU(self, d_in, generator)
+
+
+class JumpReLU(AbstractSAE[JumpReLUConfig]):
+    """a = x @ W_enc + b_enc, z_j = a_j where a_j > threshold_j; with thresholds 0 a ReLU SAE."""
+
+    def __init__(
+        self, config: JumpReLUConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        atoms = random_unit_rows(config.d_sae, d_in, generator)
+        self.W_dec = nn.Parameter(atoms)
+        self.W_enc = nn.Parameter(atoms.T.contiguous().clone())
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        # The threshold itself, in float32: under Adam its logarithm hardly moves, and in bfloat16
+        # the steps are rounded away.
+        self.threshold = nn.Parameter(torch.full((config.d_sae,), INITIAL_THRESHOLD))
+
+    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """What the thresholds are compared with, in float32."""
+        if self.config.subtract_b_dec:
+            x = x - self.b_dec
+        return (x @ self.W_enc).float() + self.b_enc
+
+    @override
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        check_rows(x, self.d_in)
+        return above(self.pre_activations(x), self.threshold)
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        pre_acts, width = self.pre_activations(batch.x), self.config.bandwidth
+        z: Tensor = Jump.apply(pre_acts, self.threshold, width)
+        # Dense, since at the start about half of all latents fire.
+        x_hat = z @ self.W_dec + self.b_dec
+        on: Tensor = Step.apply(pre_acts, self.threshold, width)
+        l0 = on.sum(dim=1).mean()
+        penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
+        rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
+        parts = {"l0_penalty": (self.config.l0_coefficient * rising, penalty)}
+        return TrainingPass(nonzero(z), x_hat, squared_error(batch.x, x_hat), parts)
+
+    @override
+    def before_optimizer_step(self) -> None:
+        remove_radial_gradient(self.W_dec)
+
+    @override
+    @torch.no_grad()
+    def after_optimizer_step(self) -> None:
+        normalise_rows(self.W_dec)
+        self.threshold.clamp_min_(0)
+
+    @override
+    @torch.no_grad()
+    def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
+        center = geometric_median(rows)
+        self.b_dec.copy_(center)
+        if not self.config.subtract_b_dec:
+            self.b_enc.copy_(-center @ self.W_enc)
+
+    @override
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        for value in (self.b_enc, self.b_dec, self.threshold):
+            value.div_(scale)
+
+
+def _window(a: Tensor, threshold: Tensor, width: float) -> Tensor:
+    """The rectangle kernel: 1 within half a width of the threshold."""
+    return ((a - threshold).abs() < width / 2).to(a)
+
+
+class Jump(torch.autograd.Function):
+    """a * 1[a > threshold]; the threshold's gradient is estimated in a window (eq. 11)."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, a: Tensor, threshold: Tensor, width: float) -> Tensor:
+        """The values."""
+        ctx.save_for_backward(a, threshold)
+        ctx.width = width
+        return a * (a > threshold)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """To a where it is on; to the threshold, -threshold/width inside the window."""
+        a, threshold = ctx.saved_tensors
+        (grad,) = grads
+        near = _window(a, threshold, ctx.width)
+        return grad * (a > threshold), -(threshold / ctx.width) * (near * grad).sum(0), None
+
+
+class Step(torch.autograd.Function):
+    """1[a > threshold]; only the threshold has a gradient, estimated in a window (eq. 12)."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, a: Tensor, threshold: Tensor, width: float) -> Tensor:
+        """The indicator."""
+        ctx.save_for_backward(a, threshold)
+        ctx.width = width
+        return (a > threshold).to(a)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        """-1/width inside the window."""
+        a, threshold = ctx.saved_tensors
+        (grad,) = grads
+        return None, -(_window(a, threshold, ctx.width) * grad).sum(0) / ctx.width, None

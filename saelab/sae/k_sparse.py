@@ -1,0 +1,93 @@
+"""k-sparse autoencoder: tied weights, linear units, the k largest kept (arXiv 1312.5663)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from saelab.pursuit.select import largest
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.sae.dictionary import geometric_median, random_unit_rows
+from saelab.sae.losses import squared_error
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+
+class KSparseConfig(AbstractSAEConfig):
+    """k-sparse: tied weights and the k largest linear units of each row (arXiv 1312.5663)."""
+
+    variant: Literal["k-sparse"] = "k-sparse"
+    k: int = Field(default=32, gt=0)
+    """Units kept at the end of training."""
+    k_start: int | None = Field(default=None, gt=0)
+    """Units kept at the start; falls linearly to k over the first half, so that no unit dies early
+    (the paper's remedy); default: k throughout."""
+    inference_multiplier: float = Field(default=1.0, ge=1, le=3)
+    """Inference keeps k times this (the paper tries 1 to 3)."""
+
+    @override
+    def check(self) -> None:
+        for k in (self.k, self.k_start or self.k, round(self.k * self.inference_multiplier)):
+            check_k(k, self.d_sae)
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "KSparse":
+        self.check()
+        return KSparse(self, d_in, generator)
+
+
+class KSparse(AbstractSAE[KSparseConfig]):
+    """a = x @ W + b_enc, z = the k largest (signed) of a, x_hat = z @ W^T + b_dec."""
+
+    def __init__(
+        self, config: KSparseConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.W_dec = nn.Parameter(random_unit_rows(config.d_sae, d_in, generator))
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802 - the field's name
+        """The decoder's transpose."""
+        return self.W_dec.T
+
+    @override
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        check_rows(x, self.d_in)
+        return largest(
+            self.pre_activations(x), round(self.config.k * self.config.inference_multiplier)
+        )
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        codes = largest(self.pre_activations(batch.x), self.k_at(context.progress))
+        x_hat = self.decode(codes)
+        return TrainingPass(codes, x_hat, squared_error(batch.x, x_hat))
+
+    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """X @ W + b_enc, in float32."""
+        return (x @ self.W_enc).float() + self.b_enc
+
+    def k_at(self, progress: float) -> int:
+        """The k of a training step: linear over the first half of the run, then `k`."""
+        start = self.config.k if self.config.k_start is None else self.config.k_start
+        return round(start + min(1.0, 2 * progress) * (self.config.k - start))
+
+    @override
+    @torch.no_grad()
+    def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
+        # The encoder does not subtract b_dec; without the same shift in b_enc the units nearest to
+        # the data's mean would win every row.
+        center = geometric_median(rows)
+        self.b_dec.copy_(center)
+        self.b_enc.copy_(-center @ self.W_enc)
+
+    @override
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        self.b_enc.div_(scale)
+        self.b_dec.div_(scale)

@@ -1,0 +1,115 @@
+"""MP-SAE: latents chosen one after another, each from what is left (arXiv 2506.03093)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from saelab.pursuit.matching_pursuit import Pursuit, matching_pursuit, merged
+from saelab.pursuit.select import top_k
+from saelab.sae.aux_k import AuxKConfig, add_aux_k
+from saelab.sae.base import AbstractSAE, LossContext, check_k, check_rows
+from saelab.sae.dictionary import (
+    geometric_median,
+    normalise_rows,
+    random_unit_rows,
+    remove_radial_gradient,
+)
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+
+class MatchingPursuitConfig(AuxKConfig):
+    """MP-SAE: k steps of matching pursuit in the decoder's own atoms (arXiv 2506.03093)."""
+
+    variant: Literal["matching-pursuit"] = "matching-pursuit"
+    k: int = Field(default=32, gt=0)
+    """Steps of the pursuit, so at most k latents active per token (one may be chosen again)."""
+    residual_threshold: float = Field(default=0.0, ge=0)
+    """Inference stops a row once what is left of it is shorter than this (in the activations' own
+    units); 0: always k steps. Training always takes k."""
+
+    @override
+    def check(self) -> None:
+        check_k(self.k, self.d_sae)
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "MatchingPursuit":
+        self.check()
+        return MatchingPursuit(self, d_in, generator)
+
+
+class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
+    """r = x - b_dec, then k times: z_j += ReLU(<r, w_j>) and r -= z_j w_j for the best atom j.
+
+    One set of atoms encodes and decodes; they stay unit, without which a step could make the
+    residual longer. b_dec is subtracted and added back; the authors' toy code has none.
+    """
+
+    def __init__(
+        self, config: MatchingPursuitConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.W_dec = nn.Parameter(random_unit_rows(config.d_sae, d_in, generator))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802 - the field's name
+        """The decoder's transpose."""
+        return self.W_dec.T
+
+    def pursue(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        n_steps: int | None = None,
+        residual_threshold: float | None = None,
+    ) -> Pursuit:
+        """The steps in order; any number of them, or any threshold (None: the configured ones)."""
+        given = self.config
+        return matching_pursuit(
+            x - self.b_dec,
+            self.W_dec,
+            given.k if n_steps is None else n_steps,
+            residual_threshold=(
+                given.residual_threshold if residual_threshold is None else residual_threshold
+            ),
+        )
+
+    @override
+    def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        check_rows(x, self.d_in)
+        return merged(self.pursue(x), self.d_sae)
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        pursuit = self.pursue(batch.x, residual_threshold=0.0)
+        codes = merged(pursuit, self.d_sae)
+        # The residual is what the reconstruction leaves: x - x_hat, without decoding.
+        error = pursuit.residual.pow(2).sum(-1).mean()
+        done = TrainingPass(codes, batch.x - pursuit.residual, error)
+        if context.dead is not None:
+            missed = pursuit.residual.detach() @ self.W_enc
+            add_aux_k(done, self, batch.x, missed.float(), context, top_k)
+        return done
+
+    @override
+    def before_optimizer_step(self) -> None:
+        remove_radial_gradient(self.W_dec)
+
+    @override
+    def after_optimizer_step(self) -> None:
+        normalise_rows(self.W_dec)
+
+    @override
+    @torch.no_grad()
+    def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
+        self.b_dec.copy_(geometric_median(rows))
+
+    @override
+    @torch.no_grad()
+    def rescale(self, scale: float) -> None:
+        # The threshold of inference is given in raw units already.
+        self.b_dec.div_(scale)

@@ -1,0 +1,122 @@
+"""Matryoshka SAE: every prefix of the latents must reconstruct by itself (arXiv 2503.17547)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from saelab.config import UsageError
+from saelab.kernels import sparse_decode
+from saelab.pursuit.select import batch_top_k, below, top_k
+from saelab.sae.aux_k import AuxKConfig
+from saelab.sae.base import LossContext, check_k
+from saelab.sae.batch_selection import AbstractBatchSelectionSAE
+from saelab.sae.losses import squared_error
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+
+class MatryoshkaConfig(AuxKConfig):
+    """Matryoshka: one BatchTopK code, of which every prefix must reconstruct (arXiv 2503.17547)."""
+
+    variant: Literal["matryoshka"] = "matryoshka"
+    k: float | int = Field(default=32, gt=0)
+    """Latents active per token on average, over all of them (paper: 20 to 640)."""
+    fractions: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
+    """Share of the latents in each group; prefix i is groups 1 to i. They sum to 1 (the default is
+    that of the paper's code)."""
+    random_prefixes: int = Field(default=0, ge=0)
+    """Draw so many prefix lengths anew every step instead, short ones more often, the last always
+    d_sae (Nabeshima's form; 10 there); 0: fixed groups."""
+    prefix_loss: Literal["mean", "sum"] = "mean"
+    """How the prefixes' errors are joined; `sum` makes AuxK weigh less by their number."""
+
+    @override
+    def check(self) -> None:
+        check_k(self.k, self.d_sae)
+        if not self.random_prefixes:
+            group_prefixes(self.fractions, self.d_sae)
+        elif self.random_prefixes > self.d_sae:
+            raise UsageError(
+                f"random_prefixes={self.random_prefixes} exceeds d_sae={self.d_sae}; draw fewer."
+            )
+
+    @override
+    def build(self, d_in: int, generator: torch.Generator | None = None) -> "Matryoshka":
+        self.check()
+        return Matryoshka(self, d_in, generator)
+
+    @property
+    @override
+    def end_to_end_problem(self) -> str | None:
+        return "a Matryoshka SAE compares several reconstructions, and the model can run on one"
+
+
+class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
+    """The error is that of all prefixes: x_hat_q = z[:q] @ W_dec[:q] + b_dec."""
+
+    def __init__(
+        self, config: MatryoshkaConfig, d_in: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(d_in, config.d_sae, config.k, generator)
+        self.config = config
+
+    @override
+    def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
+        pre_acts = self.pre_activations(batch.x)
+        codes = batch_top_k(pre_acts, self.k)
+        done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+        errors = self.prefix_errors(batch.x, codes, self._prefixes(context))
+        error = errors.mean() if self.config.prefix_loss == "mean" else errors.sum()
+        return replace(done, error=error)
+
+    def prefix_errors(
+        self, x: Float[Tensor, "batch d_in"], codes: SparseCodes, prefixes: Sequence[int]
+    ) -> Float[Tensor, " prefix"]:
+        """The squared error of each prefix, summed over d_in, mean over the batch.
+
+        Each group of latents is decoded once and added to the prefix before it.
+        """
+        x_hat, errors = self.b_dec.expand_as(x), []
+        for start, stop in pairwise((0, *prefixes)):
+            x_hat = x_hat + sparse_decode(below(codes, stop, start), self.W_dec)
+            errors.append(squared_error(x, x_hat))
+        return torch.stack(errors)
+
+    def _prefixes(self, context: LossContext) -> tuple[int, ...]:
+        if self.config.random_prefixes:
+            drawn = self.config.random_prefixes
+            return sample_prefixes(self.d_sae, drawn, context.generator())
+        return group_prefixes(self.config.fractions, self.d_sae)
+
+
+def group_prefixes(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
+    """Prefix lengths of groups with these shares; the last group takes what rounding left.
+
+    Raises:
+        UsageError: a share is not positive, they do not sum to 1, or a group would be empty.
+    """
+    if min(fractions, default=0.0) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UsageError(f"fractions={tuple(fractions)} must be positive and sum to 1.")
+    groups = [int(share * d_sae) for share in fractions[:-1]]
+    groups.append(d_sae - sum(groups))
+    if min(groups) < 1:
+        raise UsageError(
+            f"With d_sae={d_sae} a Matryoshka group of fractions={tuple(fractions)} would be "
+            "empty; widen the SAE or use fewer groups."
+        )
+    return tuple(torch.tensor(groups).cumsum(0).tolist())
+
+
+def sample_prefixes(d_sae: int, n: int, generator: torch.Generator) -> tuple[int, ...]:
+    """`n` prefix lengths, rising, the last d_sae; P(length = t + 1) ~ sqrt(t + 1) - sqrt(t)."""
+    if n == 1:
+        return (d_sae,)
+    edges = torch.arange(d_sae, dtype=torch.float64).sqrt()
+    drawn = torch.multinomial(edges.diff(), n - 1, generator=generator) + 1
+    return (*drawn.sort().values.tolist(), d_sae)

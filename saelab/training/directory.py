@@ -1,0 +1,52 @@
+"""The start of a run directory: new, interrupted, done already, or somebody else's."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from saelab.config import UsageError
+from saelab.files import atomic_write, atomic_write_json
+from saelab.provenance import provenance
+from saelab.training.config import TrainConfig
+from saelab.training.run import Run
+from saelab.training.source import Source
+
+
+def existing(config: TrainConfig, directory: Path) -> Run | None:
+    """The run of this configuration at `directory`, finished or not; None if there is nothing.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if not directory.exists() or not any(directory.iterdir()):
+        return None
+    if not (directory / "config.json").is_file():
+        raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
+    run = Run(directory)
+    old, new = run.options, json.loads(config.model_dump_json())
+    if differing := [name for name in new if old.get(name) != new[name]]:
+        changes = "; ".join(f"{n}: {old.get(n)} there, {new[n]} asked" for n in differing)
+        raise UsageError(f"{directory} holds a run with other options ({changes}).")
+    return run
+
+
+def create(config: TrainConfig, directory: Path, source: Source) -> None:
+    """Write config.json and provenance.json, unless they are there."""
+    if (directory / "config.json").is_file():
+        return
+    manifest = source.store.manifest
+    record = provenance(
+        device=_device_name(source.device),
+        activations=manifest.content_digest,
+        model=manifest.model,
+        corpus=manifest.corpus,
+        context_length=manifest.context_length,
+        total_variance=source.site.total_variance,
+    )
+    atomic_write_json(directory / "provenance.json", record)
+    atomic_write(directory / "config.json", config.to_json().encode())
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

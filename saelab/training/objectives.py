@@ -1,0 +1,149 @@
+"""What training minimises: the error of the reconstruction, or its effect on the model."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from saelab.config import UsageError
+from saelab.lm.edits import replace_rows
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.sites import layer_of
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.losses import local_loss, total_loss
+from saelab.training.config import TrainConfig
+from saelab.training.source import Batch, Source
+from saelab.types import ActivationBatch, LossTerms
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss for any SAE on batches of one stream."""
+
+    def loss(
+        self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
+    ) -> tuple[Float[Tensor, "batch d_in"], LossTerms]:
+        """The rows that the SAE read, which are the activations times `scale`, and the loss."""
+        ...
+
+
+class Local:
+    """The squared error of the reconstruction, over the variance."""
+
+    def loss(
+        self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
+    ) -> tuple[Float[Tensor, "batch d_in"], LossTerms]:
+        """See `Objective.loss`."""
+        assert isinstance(batch, ActivationBatch)
+        scaled = batch if scale == 1.0 else replace(batch, x=batch.x * scale)
+        return scaled.x, local_loss(sae, scaled, context)
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """KL(plain || spliced), and the error at later layers (arXiv 2405.12241, eqs. 2 and 3).
+
+    The model is frozen and runs twice a step: plain, and with the reconstruction in the place of
+    the activations at every real token. Gradients flow through the second run into the SAE alone.
+    The variant's own squared error is not part of the loss; its further terms (AuxK, penalties)
+    are. Differing from the paper, whose coefficients depend on the layer, each later layer's error
+    is divided by that layer's variance in the batch.
+
+    Attributes:
+        lm: the model whose activations are in the store.
+        site: where the SAE stands.
+        later: the hooks that are compared; none for pure end to end.
+    """
+
+    lm: LanguageModel
+    site: str
+    kl_coefficient: float
+    downstream_coefficient: float
+    later: tuple[str, ...]
+
+    def loss(
+        self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
+    ) -> tuple[Float[Tensor, "batch d_in"], LossTerms]:
+        """See `Objective.loss`."""
+        assert not isinstance(batch, ActivationBatch)
+        tokens, mask = batch.tokens, batch.mask
+        with torch.no_grad():
+            plain = self.lm.run(tokens, hooks=(self.site, *self.later))
+        x = plain.activations[self.site][mask].float() * scale
+        done = sae.training_pass(ActivationBatch(x), context)
+        edits = {self.site: replace_rows(mask, done.x_hat / scale)}
+        spliced = self.lm.run(tokens, edits=edits, hooks=self.later)
+        kl = kl_plain_spliced(plain.logits[mask], spliced.logits[mask])
+        main, reported = self.kl_coefficient * kl, {"kl": kl}
+        if self.later:
+            errors = [
+                relative_error(plain.activations[hook][mask], spliced.activations[hook][mask])
+                for hook in self.later
+            ]
+            reported["downstream"] = torch.stack(errors).mean()
+            main = main + self.downstream_coefficient * reported["downstream"]
+        return x, total_loss(main, x, done, reported)
+
+
+def kl_plain_spliced(
+    plain: Float[Tensor, "row d_vocab"], spliced: Float[Tensor, "row d_vocab"]
+) -> Float[Tensor, ""]:
+    """KL(plain || spliced) of two sets of logits, in nats, mean over the rows; in float32."""
+    p, q = plain.detach().float().log_softmax(-1), spliced.float().log_softmax(-1)
+    return F.kl_div(q, p, log_target=True, reduction="batchmean")
+
+
+def relative_error(
+    plain: Float[Tensor, "row d_in"], spliced: Float[Tensor, "row d_in"]
+) -> Float[Tensor, ""]:
+    """||spliced - plain||^2 over ||plain - its mean||^2, sums over all rows."""
+    plain, spliced = plain.detach().float(), spliced.float()
+    return (spliced - plain).pow(2).sum() / (plain - plain.mean(0)).pow(2).sum()
+
+
+def make_objective(source: Source, lm: LanguageModel | None) -> Objective:
+    """The objective of a source's configuration; loads the store's model where one is needed.
+
+    Raises:
+        UsageError: the store knows of no model, or `lm` is another one, or a site does not fit.
+    """
+    config = source.config
+    if config.objective == "local":
+        return Local()
+    facts = source.store.manifest.model
+    if facts is None:
+        raise UsageError(
+            f"{source.store.path} holds arrays without a language model, which --objective "
+            f"{config.objective} runs; train with --objective local."
+        )
+    if lm is None:
+        from saelab.lm.load import load_language_model
+
+        lm = load_language_model(str(facts["name"]), device=source.device)
+    if lm.info.weights_digest != facts["weights_digest"]:
+        raise UsageError(
+            f"{source.store.path} was harvested from {facts['name']} with other weights than "
+            f"{lm.info.name} has; harvest again, or give the model it came from."
+        )
+    later = _later_sites(config, lm) if config.objective == "e2e-ds" else ()
+    for hook in later:
+        lm.width(hook)  # Refuses a hook that does not exist before anything is written.
+    return EndToEnd(lm, config.site, config.kl_coefficient, config.downstream_coefficient, later)
+
+
+def _later_sites(config: TrainConfig, lm: LanguageModel) -> tuple[str, ...]:
+    """The hooks that e2e-ds compares: those that were named, or the stream after later blocks."""
+    if config.downstream_sites:
+        return config.downstream_sites
+    # A block's own output is what the SAE replaces there, and no comparison.
+    first = layer_of(config.site) + config.site.endswith(".hook_resid_post")
+    later = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(first, lm.info.n_layers))
+    if not later:
+        raise UsageError(
+            f"No block comes after {config.site} in {lm.info.name}, so --objective e2e-ds has "
+            "nothing to compare; use --objective e2e."
+        )
+    return later

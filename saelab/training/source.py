@@ -1,0 +1,133 @@
+"""What a training reads: one site of one store, in one order, for any number of SAEs at once."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.activations.batches import BatchSites, ShuffledBatches
+from saelab.activations.contexts import ContextBatches, TokenBatch
+from saelab.activations.order import permutation
+from saelab.activations.store import ActivationStore
+from saelab.config import UsageError
+from saelab.training.config import TrainConfig
+from saelab.types import ActivationBatch
+
+START_ROWS = 32_768
+"""Rows from which an SAE's bias starts, as in the code of arXiv 2406.04093."""
+HELD_BACK_BLOCKS = 32
+HELD_BACK_SHARE = 0.05
+HOLD_BACK = 1  # Keeps this permutation apart from the others of the same seed.
+
+Batch = ActivationBatch | TokenBatch
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Batches in an order that can be continued exactly."""
+
+    def __next__(self) -> Batch:
+        """The next batch."""
+        ...
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the next batch starts."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Continue there."""
+        ...
+
+
+class Source:
+    """A store's site, opened for the SAEs of `configs`, which all read the same batches.
+
+    A twentieth of the store (at most 32,768 rows) is held back from training, to calibrate
+    thresholds on; training end to end, which reads whole contexts, holds back the last unit. A
+    store too small for that is calibrated on what it was trained on, and `held_back` is False.
+
+    Raises:
+        UsageError: the store, the site, or the gradients that an SAE needs do not exist.
+    """
+
+    def __init__(self, configs: Sequence[TrainConfig], device: torch.device) -> None:
+        self.config = config = configs[0]
+        self.device = device
+        self.store = ActivationStore(config.activations)
+        self.site = self.store.site(config.site)
+        self._grad: str | None = None
+        if any(each.sae.needs_gradient for each in configs):
+            self._grad = self._gradient_site()
+        length = self.store.manifest.context_length
+        if self.live and config.batch_size % length:
+            fits = max(1, round(config.batch_size / length)) * length
+            raise UsageError(
+                f"batch_size={config.batch_size} is no multiple of the store's context length "
+                f"{length}, of which training end to end reads whole contexts; take {fits}."
+            )
+
+    @property
+    def live(self) -> bool:
+        """Whether batches are tokens for the live model, rather than stored activations."""
+        return self.config.objective != "local"
+
+    @cached_property
+    def held_back(self) -> bool:
+        """Whether the rows of `calibration_rows` are kept from training."""
+        return len(self.store.units) > 1 if self.live else len(self._blocks) > 0
+
+    def stream(self) -> Stream:
+        """The batches, from the first."""
+        config = self.config
+        if not self.live:
+            return ShuffledBatches(
+                self.store,
+                BatchSites(config.site, grad=self._grad, held_back=self._blocks),
+                config.batch_size,
+                seed=config.order_seed,
+                device=self.device,
+            )
+        return ContextBatches(
+            self.store,
+            config.batch_size // self.store.manifest.context_length,
+            seed=config.order_seed,
+            device=self.device,
+            skip_units=self.store.units[-1:] if self.held_back else (),
+        )
+
+    def start_rows(self) -> Float[Tensor, "n d_in"]:
+        """A sample from which an SAE's bias starts; the same for every SAE of the source."""
+        return self.site.sample(min(START_ROWS, self.site.n_rows), seed=self.config.order_seed)
+
+    def calibration_rows(self) -> Float[Tensor, "n d_in"]:
+        """Rows that training did not read, where the store is large enough."""
+        if not self.held_back:
+            return self.start_rows()
+        blocks = self._last_unit() if self.live else self._blocks
+        return self.site.read_blocks(np.asarray(blocks)).float()
+
+    @cached_property
+    def _blocks(self) -> tuple[int, ...]:
+        """The blocks that are held back where batches are rows."""
+        n = len(self.store.blocks.count)
+        share = max(1, int(HELD_BACK_SHARE * n)) if n > 1 else 0
+        order = permutation(n, self.config.order_seed, 0, HOLD_BACK)
+        return tuple(sorted(order[: min(share, HELD_BACK_BLOCKS)].tolist()))
+
+    def _last_unit(self) -> tuple[int, ...]:
+        last = len(self.store.units) - 1
+        blocks = np.flatnonzero(self.store.blocks.unit == last)
+        return tuple(blocks[:HELD_BACK_BLOCKS].tolist())
+
+    def _gradient_site(self) -> str:
+        name = f"{self.config.site}.gradient"
+        if name not in self.store.sites:
+            raise UsageError(
+                f"{self.store.path} holds no gradients at {self.config.site}, which a gradient SAE "
+                "trains on; harvest again with --gradients."
+            )
+        return name
