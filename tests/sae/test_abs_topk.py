@@ -3,7 +3,7 @@
 import torch
 from sae.cases import train_step
 
-from saelab.sae.abs_topk import AbsTopKConfig
+from saelab.sae.abs_topk import AbsTopKConfig, BatchAbsTopK
 from saelab.sae.base import LossContext
 
 
@@ -34,6 +34,7 @@ def test_one_latent_represents_both_poles_of_a_concept():
 def test_the_batch_form_keeps_k_per_row_on_average_and_signs():
     sae = AbsTopKConfig(d_sae=24, k=3, selection="batch").build(8, torch.Generator().manual_seed(0))
     x = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    assert isinstance(sae, BatchAbsTopK)
     sae.calibrate(x)
     codes = sae.encode(x)
     assert int(codes.active.sum()) == 3 * 16

@@ -21,7 +21,7 @@ def rows(n=32):
 def test_with_k_equal_to_the_width_it_is_a_linear_tied_autoencoder():
     sae = build(k=24)
     with torch.no_grad():
-        sae.b_enc += 0.5
+        sae.b_enc.add_(0.5)
     linear = (rows() @ sae.W_enc + sae.b_enc) @ sae.W_enc.T + sae.b_dec
     torch.testing.assert_close(sae.reconstruct(rows()), linear)
 

@@ -12,7 +12,7 @@ def build(**options):
     config = MatchingPursuitConfig.model_validate({"d_sae": 24, "k": 4} | options)
     sae = config.build(8, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        sae.b_dec += 0.3
+        sae.b_dec.add_(0.3)
     return sae
 
 

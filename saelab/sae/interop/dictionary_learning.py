@@ -1,0 +1,212 @@
+"""dictionary_learning: `ae.pt`, a state dict, and `config.json`, whose `dict_class` explains it.
+
+Classes built on nn.Linear store the transposes of saelab's matrices; the others do not. Biases and
+thresholds are saved in the model's own scale.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.gated import jumprelu_from_gated
+from saelab.sae.interop.restricted import load_json, load_pt
+
+WEIGHTS_FILE = "ae.pt"
+CONFIG_FILE = "config.json"
+LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
+PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The weights of one file, the `trainer` part of its configuration, and what wrote it."""
+
+    weights: Weights
+    trainer: Record
+    source: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which latents fire: above a threshold, or the first k; and the k of BatchTopK training."""
+
+    threshold: Float[Tensor, " d_sae"] | None = None
+    k: int | None = None
+    batch_k: int | None = None
+    note: str = ""
+
+
+def read_dictionary_learning(path: Path) -> ForeignSAE:
+    """The SAE in `path`: the directory of `ae.pt`, or a `.pt` file with its config.json near.
+
+    Codes are those of the library's `load_dictionary(...)`, with one exception: a BatchTopK SAE
+    whose threshold was never set is read as top-k, where the library would keep every positive
+    pre-activation.
+
+    Raises:
+        UsageError: a file is missing, damaged or contradicts the other, or the class is another.
+    """
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    trainer = load_json(_config_of(path)).record("trainer")
+    kind = trainer.text("dict_class") or "missing"
+    if kind not in READERS:
+        raise UsageError(
+            f"{trainer.path}: trainer.dict_class is {kind[:40]!r}, "
+            f"but it must be one of {', '.join(READERS)}."
+        )
+    sae = READERS[kind](Stored(load_pt(path), trainer, f"dictionary_learning {kind}"))
+    for key, width in (("activation_dim", sae.d_in), ("dict_size", sae.d_sae)):
+        stated = trainer.integer(key)
+        if stated not in (None, width):
+            raise UsageError(f"{trainer.path}: {key} is {stated}, but the encoder has {width}.")
+    return replace(sae, model=trainer.text("lm_name"), hook=_hook(trainer))
+
+
+def _config_of(path: Path) -> Path:
+    """config.json is beside `ae.pt`, and one level above the files in `checkpoints/`."""
+    near = path.parent / CONFIG_FILE
+    is_checkpoint = path.parent.name == "checkpoints" and not near.exists()
+    return path.parent.parent / CONFIG_FILE if is_checkpoint else near
+
+
+def _hook(trainer: Record) -> str | None:
+    """The usual name for the residual stream after a layer; any other is free text."""
+    found = re.fullmatch(r"resid_post_layer_(\d+)", trainer.text("submodule_name") or "")
+    return f"blocks.{found[1]}.hook_resid_post" if found else None
+
+
+def _relu(stored: Stored) -> ForeignSAE:
+    """AutoEncoder: subtracts its bias; the loader turns its atoms into unit vectors."""
+    stored.weights.check_names({*LINEAR, "bias"})
+    return _transposed(stored, _above_zero(stored), b_dec="bias").with_norms_in_codes()
+
+
+def _relu_new(stored: Stored) -> ForeignSAE:
+    """AutoEncoderNew: neither subtracts a bias nor normalises."""
+    stored.weights.check_names({*LINEAR, "decoder.bias"})
+    return _transposed(stored, _above_zero(stored), b_dec="decoder.bias", subtract_b_dec=False)
+
+
+def _top_k(stored: Stored) -> ForeignSAE:
+    """AutoEncoderTopK: the threshold that it also keeps is not used by its `encode`."""
+    stored.weights.check_names({*LINEAR, "b_dec"}, {"k", "threshold"})
+    return _transposed(stored, Selection(k=_k(stored)), b_dec="b_dec")
+
+
+def _batch_top_k(stored: Stored) -> ForeignSAE:
+    """BatchTopKSAE: one threshold for all latents."""
+    stored.weights.check_names({*LINEAR, "b_dec"}, {"k", "threshold"})
+    d_sae = len(stored.weights.matrix("encoder.weight"))
+    return _transposed(stored, _one_threshold(stored, d_sae), b_dec="b_dec")
+
+
+def _matryoshka(stored: Stored) -> ForeignSAE:
+    """MatryoshkaBatchTopKSAE: the same in groups of latents, from the first on."""
+    stored.weights.check_names({*PLAIN, "group_sizes"}, {"k", "threshold"})
+    d_sae = stored.weights.matrix("W_enc").shape[1]
+    sae = _as_stored(stored, _one_threshold(stored, d_sae), subtract_b_dec=True)
+    return replace(sae, prefixes=tuple(accumulate(stored.weights.integers("group_sizes"))))
+
+
+def _jumprelu(stored: Stored) -> ForeignSAE:
+    """JumpReluAutoEncoder: a threshold per latent; does not subtract b_dec."""
+    stored.weights.check_names({*PLAIN, "threshold"})
+    threshold = stored.weights.vector("threshold").clamp_min(0)
+    return _as_stored(stored, Selection(threshold=threshold), subtract_b_dec=False)
+
+
+def _gated(stored: Stored) -> ForeignSAE:
+    """GatedAutoEncoder: subtracts its decoder bias."""
+    weights = stored.weights
+    weights.check_names(
+        {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"}
+    )
+    W_gate = weights.matrix("encoder.weight").T.contiguous()
+    vectors = [weights.vector(n, W_gate.shape[1]) for n in ("r_mag", "gate_bias", "mag_bias")]
+    W_enc, b_enc, threshold = jumprelu_from_gated(W_gate, *vectors)
+    return ForeignSAE(
+        W_enc=W_enc,
+        W_dec=weights.matrix("decoder.weight").T.contiguous(),
+        b_enc=b_enc,
+        b_dec=weights.vector("decoder_bias"),
+        threshold=threshold,
+        subtract_b_dec=True,
+        source=stored.source,
+    )
+
+
+READERS: dict[str, Callable[[Stored], ForeignSAE]] = {
+    "AutoEncoder": _relu,
+    "AutoEncoderNew": _relu_new,
+    "AutoEncoderTopK": _top_k,
+    "BatchTopKSAE": _batch_top_k,
+    "MatryoshkaBatchTopKSAE": _matryoshka,
+    "JumpReluAutoEncoder": _jumprelu,
+    "GatedAutoEncoder": _gated,
+}
+"""The classes by the name that config.json gives them."""
+
+
+def _transposed(
+    stored: Stored, selection: Selection, *, b_dec: str, subtract_b_dec: bool = True
+) -> ForeignSAE:
+    return ForeignSAE(
+        W_enc=stored.weights.matrix("encoder.weight").T.contiguous(),
+        W_dec=stored.weights.matrix("decoder.weight").T.contiguous(),
+        b_enc=stored.weights.vector("encoder.bias"),
+        b_dec=stored.weights.vector(b_dec),
+        threshold=selection.threshold,
+        k=selection.k,
+        batch_k=selection.batch_k,
+        subtract_b_dec=subtract_b_dec,
+        source=stored.source + selection.note,
+    )
+
+
+def _as_stored(stored: Stored, selection: Selection, *, subtract_b_dec: bool) -> ForeignSAE:
+    return ForeignSAE(
+        W_enc=stored.weights.matrix("W_enc"),
+        W_dec=stored.weights.matrix("W_dec"),
+        b_enc=stored.weights.vector("b_enc"),
+        b_dec=stored.weights.vector("b_dec"),
+        threshold=selection.threshold,
+        k=selection.k,
+        batch_k=selection.batch_k,
+        subtract_b_dec=subtract_b_dec,
+        source=stored.source + selection.note,
+    )
+
+
+def _above_zero(stored: Stored) -> Selection:
+    return Selection(threshold=torch.zeros(len(stored.weights.matrix("encoder.weight"))))
+
+
+def _one_threshold(stored: Stored, d_sae: int) -> Selection:
+    """The running threshold; it starts at -1 and stays there in a training that was too short."""
+    has_threshold = "threshold" in stored.weights.tensors
+    value = stored.weights.scalar("threshold") if has_threshold else -1.0
+    k = _k(stored)
+    if value < 0:
+        return Selection(k=k, note=" (threshold never set: read as top-k)")
+    return Selection(threshold=torch.full((d_sae,), value), batch_k=k)
+
+
+def _k(stored: Stored) -> int:
+    stated = stored.trainer.integer("k")
+    if "k" not in stored.weights.tensors:
+        if stated is None:
+            raise UsageError(f"{stored.trainer.path} has no trainer.k, nor has the state dict.")
+        return stated
+    k = stored.weights.integers("k")
+    if len(k) != 1 or stated not in (None, k[0]):
+        raise UsageError(f"{stored.trainer.path}: k is {stated}, but the state dict has {k}.")
+    return k[0]

@@ -1,0 +1,204 @@
+"""What the file of any SAE with one affine encoder says, in one form and in saelab's layout."""
+
+import re
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.config import UsageError
+
+HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ForeignSAE:
+    """An SAE read from another tool's file, float32 on the CPU, in the model's own scale.
+
+    a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false.
+    With `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
+    entries of each row of a, rectified; or, where `signed`, the k of largest magnitude, signs kept.
+    Exactly one of the two is given. Always x_hat = z @ W_dec + b_dec.
+
+    Raises:
+        UsageError: shapes disagree, a number is not finite, or the fields contradict each other.
+
+    Attributes:
+        W_enc: `[d_in d_sae]`, the encoder.
+        W_dec: `[d_sae d_in]`, the decoder; its rows need not be unit vectors.
+        b_enc: `[d_sae]`, bias of the latents.
+        b_dec: `[d_in]`, bias of the reconstruction.
+        threshold: `[d_sae]`, JumpReLU's (arXiv 2407.14435), >= 0; zeros for a plain ReLU.
+        k: latents kept in each row.
+        signed: whether codes keep their signs (arXiv 2510.00404).
+        subtract_b_dec: whether the encoder reads x - b_dec.
+        prefixes: Matryoshka widths, increasing, the last d_sae (arXiv 2503.17547).
+        batch_k: latents a row that BatchTopK training kept on average; inference ignores it.
+        hook: TransformerLens name of what the SAE reads, where the file tells.
+        model: the language model, where the file tells.
+        source: which tool wrote the file, and which of its architectures.
+    """
+
+    # Any shape goes in, since a file may hold any; __post_init__ refuses with a sentence.
+    W_enc: Float[Tensor, "..."]
+    W_dec: Float[Tensor, "..."]
+    b_enc: Float[Tensor, "..."]
+    b_dec: Float[Tensor, "..."]
+    threshold: Float[Tensor, "..."] | None = None
+    k: int | None = None
+    signed: bool = False
+    subtract_b_dec: bool
+    prefixes: tuple[int, ...] | None = None
+    batch_k: float | int | None = None
+    hook: str | None = None
+    model: str | None = None
+    source: str
+
+    def __post_init__(self) -> None:
+        _check_tensors(self)
+        _check_selection(self)
+        _check_prefixes(self)
+        _check_names(self)
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+        return self.W_enc.shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.W_enc.shape[1]
+
+    def encode_dense(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """The codes of each row, every latent written out."""
+        pre_acts = (x - self.b_dec if self.subtract_b_dec else x) @ self.W_enc + self.b_enc
+        if self.threshold is not None:
+            return pre_acts.relu() * (pre_acts > self.threshold)
+        assert self.k is not None, "__post_init__ asks for one of threshold and k"
+        ranked = pre_acts.abs() if self.signed else pre_acts
+        chosen = ranked.topk(self.k, dim=1).indices
+        values = pre_acts.gather(1, chosen)
+        return torch.zeros_like(pre_acts).scatter(
+            1, chosen, values if self.signed else values.relu()
+        )
+
+    def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        """x_hat of each row."""
+        return self.encode_dense(x) @ self.W_dec + self.b_dec
+
+    def with_codes_times(self, factor: Float[Tensor, " d_sae"]) -> "ForeignSAE":
+        """The SAE whose code j is `factor[j]` > 0 times larger and whose atom j is so much smaller.
+
+        A threshold moves along, so that reconstructions stay; under `k` the ranking follows the
+        new codes.
+        """
+        return replace(
+            self,
+            W_enc=self.W_enc * factor,
+            b_enc=self.b_enc * factor,
+            W_dec=self.W_dec / factor[:, None],
+            threshold=None if self.threshold is None else self.threshold * factor,
+        )
+
+    def with_norms_in_codes(self) -> "ForeignSAE":
+        """The SAE with unit atoms, whose codes carry their norms; an atom of zero stays zero."""
+        return self.with_codes_times(self.W_dec.norm(dim=1).clamp_min(1e-8))
+
+    def for_inputs_times(self, scale: float) -> "ForeignSAE":
+        """The SAE that does to x what this one does to `scale * x`, with the same codes."""
+        return replace(
+            self,
+            W_enc=self.W_enc * scale,
+            W_dec=self.W_dec / scale,
+            b_dec=self.b_dec / scale,
+        )
+
+
+def _check_tensors(sae: ForeignSAE) -> None:
+    if sae.W_enc.ndim != 2 or sae.W_enc.numel() == 0:
+        raise UsageError(
+            f"{sae.source}: W_enc has shape {list(sae.W_enc.shape)}, "
+            "but [d_in, d_sae] with both at least 1 is needed."
+        )
+    d_in, d_sae = sae.W_enc.shape
+    expected = {
+        "W_enc": [d_in, d_sae],
+        "W_dec": [d_sae, d_in],
+        "b_enc": [d_sae],
+        "b_dec": [d_in],
+        "threshold": [d_sae],
+    }
+    tensors = {
+        "W_enc": sae.W_enc,
+        "W_dec": sae.W_dec,
+        "b_enc": sae.b_enc,
+        "b_dec": sae.b_dec,
+        "threshold": sae.threshold,
+    }
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if list(tensor.shape) != expected[name]:
+            raise UsageError(
+                f"{sae.source}: {name} has shape {list(tensor.shape)}, "
+                f"but {expected[name]} fits W_enc of shape {[d_in, d_sae]}."
+            )
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise UsageError(
+                f"{sae.source}: {name} is {tensor.dtype} on {tensor.device}, "
+                "but torch.float32 on the CPU is needed."
+            )
+        if not bool(tensor.isfinite().all()):
+            raise UsageError(f"{sae.source}: {name} holds NaN or infinite values.")
+    if sae.threshold is not None and bool((sae.threshold < 0).any()):
+        lowest = float(sae.threshold.min())
+        raise UsageError(f"{sae.source}: a threshold is {lowest:g}, but 0 is the least allowed.")
+
+
+def _check_selection(sae: ForeignSAE) -> None:
+    if (sae.k is None) == (sae.threshold is None):
+        given = "neither" if sae.k is None else "both"
+        raise UsageError(
+            f"{sae.source}: {given} of k and threshold given, but exactly one selects the latents."
+        )
+    if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
+        raise UsageError(f"{sae.source}: k={sae.k} is not within 1 and d_sae={sae.d_sae}.")
+    if sae.signed and sae.k is None:
+        raise UsageError(f"{sae.source}: signed codes are selected by k, but none is given.")
+    if sae.batch_k is not None and not 0 < sae.batch_k <= sae.d_sae:
+        raise UsageError(
+            f"{sae.source}: a mean k of {sae.batch_k:g} is not within 0 and d_sae={sae.d_sae}."
+        )
+
+
+def _check_prefixes(sae: ForeignSAE) -> None:
+    if sae.prefixes is None:
+        return
+    increasing = all(low < high for low, high in pairwise((0, *sae.prefixes)))
+    if not increasing or sae.prefixes[-1:] != (sae.d_sae,):
+        raise UsageError(
+            f"{sae.source}: the Matryoshka prefixes {_shortened(list(sae.prefixes))} "
+            f"do not increase to d_sae={sae.d_sae}."
+        )
+
+
+def _check_names(sae: ForeignSAE) -> None:
+    """Refuse names that a path, a terminal or a page could trip over."""
+    if sae.hook is not None and not HOOK_NAME.fullmatch(sae.hook):
+        raise UsageError(
+            f"{sae.source}: {_shortened(sae.hook)} is no name of a hook; "
+            "letters, digits, '_', '-' and '.' are."
+        )
+    model = sae.model
+    if model is not None and (
+        not 0 < len(model) <= 200 or not model.isprintable() or ".." in re.split(r"[/\\]", model)
+    ):
+        raise UsageError(f"{sae.source}: {_shortened(model)} is no name of a language model.")
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,173 @@
+"""The one place that opens files other tools wrote; none of them is trusted.
+
+No file can run code, and none is given more memory than its own size explains.
+"""
+
+import contextlib
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.sae.interop.contents import Record, Weights
+
+MAX_JSON_BYTES = 4 * 2**20
+"""A configuration is kilobytes."""
+MAX_EXPANSION = 16
+"""How much larger than the file its unpacked arrays may be; weights hardly compress at all."""
+SLACK_BYTES = 2**20
+"""Room for small files, whose zeros compress well."""
+
+
+def load_json(path: Path) -> Record:
+    """The JSON object at `path`.
+
+    Raises:
+        UsageError: there is none, it is too large, or it is not an object.
+    """
+    size = _size(path)
+    if size > MAX_JSON_BYTES:
+        raise UsageError(f"{path} has {size} bytes; a configuration has at most {MAX_JSON_BYTES}.")
+    with _one_sentence(path, "JSON object"):
+        values = json.loads(path.read_bytes())
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a whole JSON object: it holds a {type(values).__name__}.")
+    return Record(path, values)
+
+
+def load_safetensors(path: Path) -> Weights:
+    """The tensors of the safetensors file at `path`.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
+    _size(path)
+    with _one_sentence(path, "safetensors file"), safe_open(path, framework="pt") as file:
+        return Weights(path, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def load_npz(path: Path) -> Weights:
+    """The arrays of the `.npz` archive at `path`, as float32.
+
+    Raises:
+        UsageError: there is none, it is damaged, holds anything but floating-point arrays, or
+            unpacks to far more than its size.
+    """
+    size = _size(path)
+    with _one_sentence(path, ".npz archive"):
+        _check_npz(path, size)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    other = sorted(name for name, array in arrays.items() if array.dtype.kind != "f")
+    if other:
+        raise UsageError(
+            f"{path}: {', '.join(map(repr, other))[:120]} does not hold floating-point numbers."
+        )
+    return Weights(
+        path, {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    )
+
+
+def _check_npz(path: Path, size: int) -> None:
+    """Read the headers alone: numpy allocates what an array's header says before it reads it."""
+    with zipfile.ZipFile(path) as archive:
+        _check_expansion(path, size, sum(info.file_size for info in archive.infolist()))
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                if np.lib.format.read_magic(member) == (1, 0):
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                else:
+                    shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > info.file_size:
+                raise UsageError(
+                    f"{path}: {info.filename!r} claims shape {list(shape)[:8]} "
+                    f"but has {info.file_size} bytes."
+                )
+
+
+def load_pt(path: Path) -> Weights:
+    """The state dict at `path`: a flat mapping from names to tensors saved by `torch.save`.
+
+    Its pickle is read by torch's restricted unpickler, which calls nothing but the constructors
+    of tensors; the tensors are views of the mapped file until their sizes are known to fit it.
+
+    Raises:
+        UsageError: there is none, it is damaged, its pickle asks for anything but tensors, or
+            they are larger than the file.
+    """
+    size = _size(path)
+    with _one_sentence(path, "file of torch.save"):
+        with zipfile.ZipFile(path) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise UsageError(f"{path} is compressed, which torch.save never does.")
+        loaded = _load_pickle(path)
+        tensors = _flat_mapping(path, loaded)
+        _check_expansion(path, size, sum(t.numel() * t.element_size() for t in tensors.values()))
+        return Weights(path, {name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def _load_pickle(path: Path) -> object:
+    try:
+        return torch.load(  # noqa: TID251 - restricted, and the only call in saelab
+            path, map_location="cpu", weights_only=True, mmap=True
+        )
+    except Exception as error:  # noqa: BLE001 - a hostile pickle can provoke any of them
+        # torch's own text recommends to load the file without the restriction: not passed on.
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it asks for {asked[1]}" if asked else "its pickle is damaged or not plain"
+        raise UsageError(
+            f"{path} is not a table of tensors: {what}, and nothing but tensors is read."
+        ) from None
+
+
+def _flat_mapping(path: Path, loaded: object) -> dict[str, Tensor]:
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path} holds a {type(loaded).__name__}, not a table of tensors.")
+    for name, tensor in loaded.items():
+        plain = (
+            isinstance(tensor, Tensor)
+            and tensor.layout == torch.strided
+            and tensor.device.type == "cpu"
+            and not (tensor.is_quantized or tensor.is_nested)
+        )
+        if not isinstance(name, str) or not plain:
+            raise UsageError(
+                f"{path} is not a flat table of tensors: {repr(name)[:60]} names a "
+                f"{type(tensor).__name__} that is not plain."
+            )
+    return {name: tensor.detach() for name, tensor in loaded.items()}
+
+
+def _check_expansion(path: Path, size: int, unpacked: int) -> None:
+    if unpacked > MAX_EXPANSION * size + SLACK_BYTES:
+        raise UsageError(f"{path} has {size} bytes but would unpack to {unpacked}.")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file; a pipe or a device would never end."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist.")
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file.")
+    return path.stat().st_size
+
+
+@contextlib.contextmanager
+def _one_sentence(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # a hostile file can provoke any of them
+        reason = (str(error).splitlines() or [""])[0][:160].rstrip(". ")
+        raise UsageError(
+            f"{path} is not a whole {kind}: {reason or type(error).__name__}."
+        ) from error

@@ -1,0 +1,287 @@
+"""SAELens directories: cfg.json and sae_weights.safetensors, of version 6 and of those before.
+
+SAELens' layout is saelab's: W_enc [d_in d_sae], W_dec [d_sae d_in]. BatchTopK and Matryoshka SAEs
+are saved for inference as `jumprelu`; a training checkpoint keeps its own architecture, its
+threshold as one number, and the scale of the activations in a file beside it.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.files import atomic_write, atomic_write_json
+from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.gated import jumprelu_from_gated
+from saelab.sae.interop.restricted import load_json, load_safetensors
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+SCALER_FILE = "activation_scaler.json"
+
+PLAIN = {"W_enc", "W_dec", "b_enc", "b_dec"}
+TENSORS = {
+    "standard": PLAIN,
+    "jumprelu": PLAIN | {"threshold"},
+    "gated": {"W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"},
+    "topk": PLAIN,
+    "abstopk": PLAIN,
+    "batchtopk": PLAIN | {"topk_threshold"},
+    "matryoshka_batchtopk": PLAIN | {"topk_threshold"},
+}
+"""What each architecture saves."""
+TRAINED_ON_BATCHES = ("batchtopk", "matryoshka_batchtopk")
+RESCALED = ("topk", "abstopk", *TRAINED_ON_BATCHES)
+"""The architectures that may multiply codes by decoder norms."""
+WRITTEN_VERSION = "6.0.0"
+"""From this version on, facts about the language model are under `metadata`."""
+
+
+def read_sae_lens(path: Path) -> ForeignSAE:
+    """The SAE that SAELens saved in the directory `path`.
+
+    Its codes are those of SAELens' own `encode`: a normalisation of the inputs by one constant
+    and a rescaling by decoder norms are folded into the weights.
+
+    Raises:
+        UsageError: a file is missing, damaged or contradicts the other, or the SAE is one that
+            thresholds and k cannot express (a pursuit, a transcoder, normalised rows).
+    """
+    cfg = load_json(path / CONFIG_FILE)
+    architecture = _architecture(cfg)
+    _refuse_what_weights_cannot_hold(cfg)
+    weights = _weights(path / WEIGHTS_FILE, architecture)
+    sae = _as_stored(cfg, weights, architecture)
+    scale = _input_scale(path, cfg)
+    if scale is not None:
+        sae = sae.for_inputs_times(scale)
+    by_default = architecture in TRAINED_ON_BATCHES
+    if architecture in RESCALED and cfg.flag("rescale_acts_by_decoder_norm", default=by_default):
+        # A checkpoint's threshold is in units of the rescaled codes, which the scale has divided
+        # together with the decoder's norms.
+        threshold = None if sae.threshold is None else sae.threshold / (scale or 1.0)
+        sae = replace(sae.with_norms_in_codes(), threshold=threshold)
+    return sae
+
+
+def _architecture(cfg: Record) -> str:
+    architecture = cfg.text("architecture") or "standard"
+    activation = cfg.text("activation_fn") or cfg.text("activation_fn_str") or "relu"
+    if activation not in ("relu", "topk"):
+        raise UsageError(
+            f"{cfg.path}: the activation {activation[:40]!r} has no counterpart; relu and topk do."
+        )
+    if activation == "topk":
+        return "topk"
+    if architecture not in TENSORS:
+        raise UsageError(
+            f"{cfg.path}: the architecture {architecture[:40]!r} has no counterpart; "
+            f"{', '.join(TENSORS)} do."
+        )
+    return architecture
+
+
+def _refuse_what_weights_cannot_hold(cfg: Record) -> None:
+    for key in ("hook_head_index", "hook_point_head_index"):
+        head = _facts(cfg, key).integer(key)
+        if head is not None:
+            raise UsageError(f"{cfg.path}: the SAE reads head {head} alone, which is no site here.")
+    normalisation = _normalisation(cfg)
+    if normalisation not in ("none", "expected_average_only_in"):
+        raise UsageError(
+            f"{cfg.path}: normalize_activations is {normalisation[:40]!r}, which cannot be folded "
+            "into the weights; 'none' and 'expected_average_only_in' can."
+        )
+
+
+def _normalisation(cfg: Record) -> str:
+    value = cfg.values.get("normalize_activations")
+    if isinstance(value, bool):  # as it was while there was only one way
+        return "expected_average_only_in" if value else "none"
+    return cfg.text("normalize_activations") or "none"
+
+
+def _facts(cfg: Record, key: str) -> Record:
+    """Where `key` is told: under `metadata`, or in cfg.json itself before version 6."""
+    metadata = cfg.record("metadata")
+    return metadata if key in metadata.values else cfg
+
+
+def _weights(path: Path, architecture: str) -> Weights:
+    """The tensors, under the names that the current version gives them."""
+    tensors = dict(load_safetensors(path).tensors)
+    if architecture == "jumprelu" and "log_threshold" in tensors:
+        tensors["threshold"] = tensors.pop("log_threshold").double().exp()
+    if bool((tensors.pop("scaling_factor", torch.ones(1)) != 1).any()):
+        raise UsageError(
+            f"{path} has a finetuning scaling factor other than 1, which SAELens 6 reads no more; "
+            "fold it into W_dec."
+        )
+    weights = Weights(path, tensors)
+    weights.check_names(TENSORS[architecture])
+    return weights
+
+
+def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
+    W_enc = weights.matrix("W_enc")
+    d_in, d_sae = W_enc.shape
+    for key, width in (("d_in", d_in), ("d_sae", d_sae)):
+        stated = cfg.integer(key)
+        if stated not in (None, width):
+            raise UsageError(f"{cfg.path}: {key} is {stated}, but W_enc has {width}.")
+    if architecture == "gated":
+        vectors = [weights.vector(name, d_sae) for name in ("r_mag", "b_gate", "b_mag")]
+        W_enc, b_enc, threshold = jumprelu_from_gated(W_enc, *vectors)
+    else:
+        b_enc, threshold = weights.vector("b_enc"), _threshold(weights, architecture, d_sae)
+    training = _training(cfg, architecture)
+    hook = _facts(cfg, "hook_name").text("hook_name") or cfg.text("hook_point")
+    return ForeignSAE(
+        W_enc=W_enc,
+        W_dec=weights.matrix("W_dec"),
+        b_enc=b_enc,
+        b_dec=weights.vector("b_dec"),
+        threshold=threshold,
+        k=_k(cfg) if threshold is None else None,
+        signed=architecture == "abstopk",
+        subtract_b_dec=cfg.flag("apply_b_dec_to_input", default=True),
+        prefixes=_prefixes(training, d_sae),
+        batch_k=training.number("k"),
+        hook=hook,
+        model=_facts(cfg, "model_name").text("model_name"),
+        source=_source(cfg, architecture),
+    )
+
+
+def _threshold(weights: Weights, architecture: str, d_sae: int) -> Float[Tensor, " d_sae"] | None:
+    """What ReLU(a) must exceed, so that a threshold below zero does what zero does."""
+    if architecture == "standard":
+        return torch.zeros(d_sae)
+    if architecture == "jumprelu":
+        return weights.vector("threshold", d_sae).clamp_min(0)
+    if architecture in TRAINED_ON_BATCHES:
+        return torch.full((d_sae,), weights.scalar("topk_threshold")).clamp_min(0)
+    return None
+
+
+def _k(cfg: Record) -> int:
+    k = cfg.integer("k")
+    if k is None:
+        k = cfg.record("activation_fn_kwargs").integer("k")
+    if k is None:
+        raise UsageError(f"{cfg.path} has no k, which a top-k SAE needs.")
+    return k
+
+
+def _training(cfg: Record, architecture: str) -> Record:
+    """What is told of BatchTopK training; empty for an SAE of another kind."""
+    if architecture in TRAINED_ON_BATCHES:
+        return cfg
+    metadata = cfg.record("metadata")
+    if metadata.text("training_architecture") in TRAINED_ON_BATCHES:
+        return metadata.record("training_architecture_details")
+    return Record(cfg.path, {})
+
+
+def _prefixes(training: Record, d_sae: int) -> tuple[int, ...] | None:
+    """The Matryoshka widths; SAELens adds the full one where it is left out."""
+    widths = training.integers("matryoshka_widths")
+    if widths is None or widths[-1:] == (d_sae,):
+        return widths
+    return (*widths, d_sae)
+
+
+def _input_scale(path: Path, cfg: Record) -> float | None:
+    """The constant that SAELens multiplies inputs by; None where it is folded or there is none."""
+    if _normalisation(cfg) == "none":
+        return None
+    remedy = "fold it with fold_activation_norm_scaling_factor in SAELens and save again"
+    if not (path / SCALER_FILE).exists():
+        raise UsageError(
+            f"{cfg.path}: the inputs are scaled by a constant that is not in {SCALER_FILE}; "
+            f"{remedy}."
+        )
+    scale = load_json(path / SCALER_FILE).number("scaling_factor")
+    if scale is None or scale <= 0:
+        raise UsageError(f"{path / SCALER_FILE}: the scaling factor is {scale}; {remedy}.")
+    return float(scale)
+
+
+def _source(cfg: Record, architecture: str) -> str:
+    version = _facts(cfg, "sae_lens_version").text("sae_lens_version") or ""
+    major = re.match(r"\d{1,3}(?=\.)", version)
+    return f"SAELens {major[0]} {architecture}" if major else f"SAELens {architecture}"
+
+
+def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
+    """Save `foreign` in a new directory that `SAE.load_from_disk` of SAELens 6 reads.
+
+    The architecture is `standard` where every threshold is zero, `jumprelu` with other thresholds,
+    `topk` with k, and with signed codes `abstopk`, which only its latest versions read. Matryoshka
+    prefixes and the k of a BatchTopK training go where SAELens keeps them, in the metadata.
+
+    Raises:
+        UsageError: `directory` already holds an SAE.
+    """
+    if not directory.is_dir() and directory.exists():
+        raise UsageError(f"{directory} is not a directory; give a new one.")
+    if any((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+    tensors = {
+        "W_enc": foreign.W_enc,
+        "W_dec": foreign.W_dec,
+        "b_enc": foreign.b_enc,
+        "b_dec": foreign.b_dec,
+    }
+    cfg = _config(foreign)
+    if cfg["architecture"] == "jumprelu" and foreign.threshold is not None:
+        tensors["threshold"] = foreign.threshold
+    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    atomic_write(directory / WEIGHTS_FILE, packed)
+    atomic_write_json(directory / CONFIG_FILE, cfg)
+
+
+def _config(foreign: ForeignSAE) -> dict[str, Any]:
+    if foreign.k is not None:
+        architecture = "abstopk" if foreign.signed else "topk"
+        selection = {"k": foreign.k, "rescale_acts_by_decoder_norm": False}
+    else:
+        plain = foreign.threshold is not None and not foreign.threshold.any()
+        architecture, selection = ("standard" if plain else "jumprelu"), {}
+    is_hook_z = foreign.hook is not None and foreign.hook.endswith("hook_z")
+    return {
+        "architecture": architecture,
+        "d_in": foreign.d_in,
+        "d_sae": foreign.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": foreign.subtract_b_dec,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z" if is_hook_z else "none",
+        **selection,
+        "metadata": _metadata(foreign),
+    }
+
+
+def _metadata(foreign: ForeignSAE) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"sae_lens_version": WRITTEN_VERSION}
+    if foreign.model is not None:
+        metadata["model_name"] = foreign.model
+    if foreign.hook is not None:
+        metadata["hook_name"] = foreign.hook
+    details: dict[str, Any] = {}
+    if foreign.batch_k is not None:
+        details["k"] = foreign.batch_k
+    if foreign.prefixes is not None:
+        details["matryoshka_widths"] = list(foreign.prefixes)
+    if details:
+        kind = "batchtopk" if foreign.prefixes is None else "matryoshka_batchtopk"
+        metadata |= {"training_architecture": kind, "training_architecture_details": details}
+    return metadata

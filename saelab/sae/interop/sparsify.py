@@ -1,0 +1,85 @@
+"""EleutherAI sparsify: `cfg.json` and `sae.safetensors`, in a directory named after the hook.
+
+encoder.weight is an nn.Linear's, [d_sae d_in]; W_dec is [d_sae d_in] like saelab's. The encoder
+subtracts b_dec and rectifies before it selects. Files of 2024 may say `signed`: then nothing is
+rectified and the k of largest magnitude keep their signs.
+"""
+
+import re
+from pathlib import Path
+
+from saelab.config import UsageError
+from saelab.sae.interop.contents import Record
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.restricted import load_json, load_safetensors
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae.safetensors"
+RUN_FILE = "config.json"
+"""One level up: the configuration of the whole run, with the model's name."""
+
+
+def read_sparsify(path: Path) -> ForeignSAE:
+    """The SAE that sparsify saved in the directory `path`.
+
+    Raises:
+        UsageError: a file is missing, damaged or contradicts the other, or it is a transcoder or
+            selects by groups, which k and thresholds cannot express.
+    """
+    cfg = load_json(path / CONFIG_FILE)
+    _refuse_other_kinds(cfg)
+    weights = load_safetensors(path / WEIGHTS_FILE)
+    weights.check_names({"encoder.weight", "encoder.bias", "W_dec", "b_dec"})
+    k = cfg.integer("k")
+    if k is None:
+        raise UsageError(f"{cfg.path} has no k, which a top-k SAE needs.")
+    sae = ForeignSAE(
+        W_enc=weights.matrix("encoder.weight").T.contiguous(),
+        W_dec=weights.matrix("W_dec"),
+        b_enc=weights.vector("encoder.bias"),
+        b_dec=weights.vector("b_dec"),
+        k=k,
+        signed=cfg.flag("signed", default=False),
+        subtract_b_dec=True,
+        hook=_hook(path),
+        model=_model(path),
+        source="sparsify topk",
+    )
+    _check_widths(cfg, sae)
+    return sae
+
+
+def _refuse_other_kinds(cfg: Record) -> None:
+    for key in ("transcode", "skip_connection"):
+        if cfg.flag(key, default=False):
+            raise UsageError(f"{cfg.path}: {key} is true, so this is a transcoder and no SAE.")
+    activation = cfg.text("activation") or "topk"
+    if activation != "topk":
+        raise UsageError(
+            f"{cfg.path}: the activation is {activation[:40]!r}, but only 'topk' has a counterpart."
+        )
+
+
+def _check_widths(cfg: Record, sae: ForeignSAE) -> None:
+    d_in = cfg.integer("d_in")
+    if d_in not in (None, sae.d_in):
+        raise UsageError(f"{cfg.path}: d_in is {d_in}, but the encoder has {sae.d_in}.")
+    expansion = cfg.integer("expansion_factor")
+    d_sae = cfg.integer("num_latents") or (None if expansion is None else sae.d_in * expansion)
+    if d_sae not in (None, sae.d_sae):
+        raise UsageError(f"{cfg.path} describes {d_sae} latents, but the encoder has {sae.d_sae}.")
+
+
+def _hook(path: Path) -> str | None:
+    """The hook after a whole layer; inside one, models differ in what a module's output is."""
+    found = re.fullmatch(r"(?:[a-z_]+\.)*(?:layers|h)\.(\d+)", path.resolve().name)
+    return f"blocks.{found[1]}.hook_resid_post" if found else None
+
+
+def _model(path: Path) -> str | None:
+    run = path.resolve().parent / RUN_FILE
+    if not run.is_file():
+        return None
+    config = load_json(run)
+    # A config.json without this part belongs to something else.
+    return config.text("model") if isinstance(config.values.get("sae"), dict) else None

@@ -1,0 +1,157 @@
+"""sparsify's directories mean what its coder computes from them."""
+
+import pytest
+import torch
+from sae.interop.cases import (
+    D_IN,
+    D_SAE,
+    assert_means,
+    first,
+    pre_activations,
+    reconstruction,
+    refusal,
+    weights,
+    write_json,
+)
+from safetensors.torch import save_file
+
+from saelab.sae.interop.sparsify import read_sparsify
+
+
+def stored(tensors):
+    """The encoder as nn.Linear stores it, transposed; the decoder as a table of atoms."""
+    return {
+        "encoder.weight": tensors["W_enc"].T.contiguous(),
+        "encoder.bias": tensors["b_enc"],
+        "W_dec": tensors["W_dec"].contiguous(),
+        "b_dec": tensors["b_dec"],
+    }
+
+
+def directory(path, tensors, **cfg):
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path / "sae.safetensors")
+    base = {
+        "activation": "topk",
+        "expansion_factor": 32,
+        "normalize_decoder": True,
+        "num_latents": D_SAE,
+        "k": 3,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": D_IN,
+    }
+    write_json(path / "cfg.json", base | cfg)
+    return path
+
+
+def test_the_first_k_are_kept_after_relu_and_b_dec_is_subtracted(tmp_path):
+    tensors = weights()
+    codes = first(pre_activations(tensors, centred=True), 3)
+    sae = read_sparsify(directory(tmp_path, stored(tensors)))
+    assert_means(sae, codes, reconstruction(codes, tensors))
+    assert not sae.signed
+
+
+def test_signed_codes_are_not_rectified(tmp_path):
+    tensors = weights()
+    codes = first(pre_activations(tensors, centred=True), 3, signed=True)
+    assert (codes < 0).any()
+    sae = read_sparsify(directory(tmp_path, stored(tensors), signed=True))
+    assert_means(sae, codes, reconstruction(codes, tensors))
+
+
+def test_a_configuration_of_2024_is_read(tmp_path):
+    """It has an expansion factor and no number of latents, no activation and no kinds."""
+    tensors = weights()
+    wide = stored(tensors) | {
+        "encoder.weight": torch.cat([tensors["W_enc"].T, tensors["W_enc"].T[:2]]),
+        "encoder.bias": torch.cat([tensors["b_enc"], tensors["b_enc"][:2] - 100]),
+        "W_dec": torch.cat([tensors["W_dec"], tensors["W_dec"][:2]]),
+    }
+    directory(tmp_path, wide)
+    old = {"expansion_factor": 2, "normalize_decoder": True, "num_latents": 0, "k": 3, "d_in": D_IN}
+    write_json(tmp_path / "cfg.json", old)
+    sae = read_sparsify(tmp_path)
+    assert (sae.d_sae, sae.k) == (12, 3)
+    write_json(tmp_path / "cfg.json", old | {"expansion_factor": 3})
+    assert "describes 18 latents" in refusal(lambda: read_sparsify(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("layers.10", "blocks.10.hook_resid_post"),
+        ("h.3", "blocks.3.hook_resid_post"),
+        ("gpt_neox.layers.0", "blocks.0.hook_resid_post"),
+        ("layers.10.mlp", None),
+        ("layer_10", None),
+        ("embed_tokens", None),
+    ],
+)
+def test_the_directorys_name_tells_the_hook(name, hook, tmp_path, monkeypatch):
+    path = directory(tmp_path / name, stored(weights()))
+    assert read_sparsify(path).hook == hook
+    monkeypatch.chdir(path)
+    assert read_sparsify(path.relative_to(path)).hook == hook
+
+
+@pytest.mark.parametrize(
+    ("run", "model"),
+    [
+        ({"sae": {"k": 3}, "model": "EleutherAI/pythia-160m"}, "EleutherAI/pythia-160m"),
+        ({"model": {"of": "another tool"}}, None),
+        (None, None),
+    ],
+)
+def test_the_runs_configuration_tells_the_model(run, model, tmp_path):
+    path = directory(tmp_path / "layers.10", stored(weights()))
+    if run is not None:
+        write_json(tmp_path / "config.json", run)
+    assert read_sparsify(path).model == model
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    tensors = {name: tensor.bfloat16() for name, tensor in stored(weights()).items()}
+    sae = read_sparsify(directory(tmp_path, tensors))
+    assert torch.equal(sae.W_dec, tensors["W_dec"].float())
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        ({"transcode": True}, "transcode is true"),
+        ({"skip_connection": True}, "skip_connection is true"),
+        ({"transcode": "no"}, "transcode is 'no'"),
+        ({"activation": "groupmax"}, "'groupmax', but only 'topk'"),
+        ({"k": None}, "has no k"),
+        ({"k": 11}, "k=11 is not within 1 and d_sae=10"),
+        ({"k": -1}, "k is -1"),
+        ({"num_latents": 10**12}, "describes 1000000000000 latents"),
+        ({"d_in": 7}, "d_in is 7"),
+        ({"d_in": "../x"}, "d_in is '../x'"),
+        ({"signed": "yes"}, "signed is 'yes'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(cfg, words, tmp_path):
+    directory(tmp_path, stored(weights()), **cfg)
+    assert words in refusal(lambda: read_sparsify(tmp_path))
+
+
+def test_a_coder_without_its_decoder_is_refused(tmp_path):
+    tensors = stored(weights())
+    del tensors["W_dec"]
+    directory(tmp_path, tensors)
+    assert "lacks W_dec" in refusal(lambda: read_sparsify(tmp_path))
+
+
+def test_a_skip_connection_that_the_configuration_hides_is_refused(tmp_path):
+    directory(tmp_path, stored(weights()) | {"W_skip": torch.zeros(6, 6)})
+    assert "holds 'W_skip'" in refusal(lambda: read_sparsify(tmp_path))
+
+
+def test_missing_files_are_named(tmp_path):
+    assert "cfg.json does not exist" in refusal(lambda: read_sparsify(tmp_path))
+    write_json(tmp_path / "cfg.json", {"k": 3})
+    assert "sae.safetensors does not exist" in refusal(lambda: read_sparsify(tmp_path))
