@@ -41,8 +41,11 @@ def read_config(cls: type[C], path: Path) -> C:
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise UsageError(
-            f"{path} is not a valid {cls.__name__}: {where}: {problem['msg']}."
-        ) from None
+        raise UsageError(f"{path} is not a valid {cls.__name__}: {first_problem(error)}.") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where the first thing is that does not fit, and why."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    return f"{where}: {problem['msg']}"

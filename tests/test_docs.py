@@ -7,6 +7,7 @@ import pytest
 
 import saelab
 from saelab.cli import VERBS
+from saelab.sae.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "activations_cache" / "README.md"]
@@ -14,7 +15,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "activations_cache
 
 def test_readme_names_every_verb_and_no_other():
     named = re.findall(r"^\| `saelab ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert sorted(named) == sorted(VERBS)
+    assert sorted(set(named)) == sorted(VERBS)
+
+
+def test_readme_names_every_variant_and_no_other():
+    section = (ROOT / "README.md").read_text().partition("## The SAEs")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
+    assert sorted(named) == sorted(cls.model_fields["variant"].default for cls in VARIANTS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

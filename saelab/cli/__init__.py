@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import keyword
 import os
 import sys
 from importlib import import_module
@@ -16,6 +17,8 @@ VERBS = {
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
     "browse": "open the feature browser",
+    "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
+    "export": "write a run's SAE for SAELens",
     "show": "print what a store or a run holds",
     "verify": "check that every byte of an activation store is as it was written",
     "bench": "measure the activation store against the limits of this machine",
@@ -57,7 +60,9 @@ def _run(verb: str, arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Each verb's module is imported only when it runs: most of them bring torch along.
     try:
-        return import_module(f"saelab.cli.{verb}").main(arguments)
+        # `import` is no name for a Python module.
+        module = f"{verb}_" if keyword.iskeyword(verb) else verb
+        return import_module(f"saelab.cli.{module}").main(arguments)
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}")
     except OSError as error:
@@ -67,6 +72,10 @@ def _run(verb: str, arguments: list[str]) -> int:
         return _fail(f"saelab {verb}: {error.strerror}{where}; what was written before is whole.")
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has left; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _fail(message: str) -> int:

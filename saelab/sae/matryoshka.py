@@ -103,7 +103,8 @@ def group_prefixes(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
     """
     if min(fractions, default=0.0) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UsageError(f"fractions={tuple(fractions)} must be positive and sum to 1.")
-    groups = [int(share * d_sae) for share in fractions[:-1]]
+    # 0.29 * 100 is below 29 in floating point.
+    groups = [int(share * d_sae + 1e-6) for share in fractions[:-1]]
     groups.append(d_sae - sum(groups))
     if min(groups) < 1:
         raise UsageError(

@@ -20,8 +20,9 @@ class TrainConfig(Config):
     """The activation store that `saelab harvest` wrote."""
     site: str
     """Which of the store's hooks to train on, e.g. blocks.2.hook_resid_post."""
-    n_tokens: int = Field(gt=0)
-    """Tokens to train on, rounded up to whole batches; more than the store has means epochs."""
+    n_tokens: int = Field(ge=0)
+    """Tokens to train on, rounded up to whole batches; more than the store has means epochs. (0: an
+    SAE that another tool trained.)"""
     batch_size: int = Field(default=4096, gt=0)
     """Tokens per step."""
     objective: Literal["local", "e2e", "e2e-ds"] = "local"
@@ -35,8 +36,8 @@ class TrainConfig(Config):
     downstream_sites: tuple[str, ...] = ()
     """Where e2e-ds compares; default: the residual stream after every later block."""
     normalise: bool = True
-    """Train on activations scaled to unit variance per dimension, and scale the SAE back at the
-    end: rates and sizes then mean the same at every site. The saved SAE reads raw activations."""
+    """Whether to train on activations scaled to unit variance per dimension, and scale the SAE back
+    at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
     lr: float | None = Field(default=None, gt=0)
@@ -65,6 +66,8 @@ class TrainConfig(Config):
         Raises:
             UsageError: the message names the options.
         """
+        if not self.n_tokens:
+            raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
         problem = self.sae.end_to_end_problem
         if self.objective != "local" and problem:

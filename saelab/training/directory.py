@@ -31,8 +31,8 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     return run
 
 
-def create(config: TrainConfig, directory: Path, source: Source) -> None:
-    """Write config.json and provenance.json, unless they are there."""
+def create(config: TrainConfig, directory: Path, source: Source, **facts: object) -> None:
+    """Write config.json and provenance.json, with these facts, unless they are there."""
     if (directory / "config.json").is_file():
         return
     manifest = source.store.manifest
@@ -43,6 +43,7 @@ def create(config: TrainConfig, directory: Path, source: Source) -> None:
         corpus=manifest.corpus,
         context_length=manifest.context_length,
         total_variance=source.site.total_variance,
+        **facts,
     )
     atomic_write_json(directory / "provenance.json", record)
     atomic_write(directory / "config.json", config.to_json().encode())

@@ -1,0 +1,45 @@
+"""`saelab export`: write a run's SAE for another tool."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from saelab.cli.parse import parse
+from saelab.config import Config
+
+
+class ExportArguments(Config):
+    """Write a run's SAE in the form that SAELens 6 loads (SAE.load_from_disk).
+
+    TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka and JumpReLU SAEs can be
+    exported; batch-level ones become JumpReLU with their threshold. Example: saelab export
+    runs/topk --out exported/topk
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's directory."""
+    out: Path
+    """A new directory for cfg.json and sae_weights.safetensors."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(ExportArguments, "export", arguments)
+    # Imported here, so that --help does not wait for torch.
+    from dataclasses import replace
+
+    from saelab.sae.interop.convert import to_foreign
+    from saelab.sae.interop.sae_lens import write_sae_lens
+    from saelab.training.run import Run
+
+    run = Run(args.run)
+    model = run.provenance()["model"]
+    foreign = replace(
+        to_foreign(run.load_sae()),
+        hook=run.options["site"],
+        model=None if model is None else Path(model["name"]).name,
+    )
+    write_sae_lens(foreign, args.out)
+    print(args.out)
+    return 0

@@ -1,0 +1,52 @@
+"""`saelab import`: make a run of an SAE that another tool trained."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from saelab.cli.parse import parse
+from saelab.config import Config, UsageError
+
+
+class ImportArguments(Config):
+    """Make a run of an SAE that another tool trained, to evaluate, explain and browse it.
+
+    Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated), Gemma Scope params.npz,
+    dictionary_learning ae.pt and sparsify directories; which one it is, is found out. Nothing is
+    unpickled but plain tensors. Harvest the site it was trained on first: the store says which
+    model and text the run belongs to. Example: saelab import gemma/params.npz --activations
+    activations_cache/gemma --site blocks.12.hook_resid_post --out runs/gemma-scope
+    """
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """The file or directory with the SAE."""
+    activations: Path
+    """A store of the site's activations, from `saelab harvest`."""
+    out: Path
+    """The run's directory."""
+    site: str | None = None
+    """The hook that the SAE reads; default: what the file says."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(ImportArguments, "import", arguments)
+    # Imported here, so that --help does not wait for torch.
+    from saelab.sae.interop.convert import from_foreign
+    from saelab.sae.interop.detect import read_foreign
+    from saelab.training.adopt import adopt
+
+    foreign = read_foreign(args.path)
+    site = args.site or foreign.hook
+    if site is None:
+        raise UsageError(f"{args.path} does not say which hook its SAE reads; give --site.")
+    if foreign.hook not in (None, site):
+        raise UsageError(f"{args.path} says that its SAE reads {foreign.hook}, not {site}.")
+    sae = from_foreign(foreign)
+    origin = f"{foreign.source}: {args.path}"
+    run = adopt(sae, activations=args.activations, site=site, out=args.out, origin=origin)
+    variant, model = run.options["sae"]["variant"], foreign.model or "a model it does not name"
+    print(f"{foreign.source}: {variant}, d_in {sae.d_in}, d_sae {sae.d_sae}, trained on {model}")
+    print(run.path)
+    return 0

@@ -1,0 +1,110 @@
+"""Training, sweeps, and SAEs that come from and go to other tools, by the command line."""
+
+import json
+
+import pytest
+import torch
+from conftest import small_config
+
+from saelab.cli import main
+from saelab.sae.interop.convert import load_foreign_sae
+from saelab.sae.variants import VARIANTS
+from saelab.training.run import Run
+
+SITE = "blocks.0.hook_resid_post"
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def options(store):
+    config = small_config(store, n_tokens=300)
+    names = ("site", "n_tokens", "batch_size", "lr", "activations")
+    return [part for n in names for part in (f"--{n.replace('_', '-')}", getattr(config, n))]
+
+
+@pytest.mark.parametrize("cls", VARIANTS, ids=lambda cls: cls.model_fields["variant"].default)
+def test_every_variant_is_a_subcommand_whose_help_explains_each_option(cls, capsys):
+    variant = cls.model_fields["variant"].default
+    with pytest.raises(SystemExit) as stopped:
+        run("train", variant, "--help")
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    assert "arXiv" in help_text
+    for name, field in cls.model_fields.items():
+        if name != "variant":
+            assert f"--{name.replace('_', '-')}" in help_text or f"--no-{name}" in help_text
+            assert field.description, name
+
+
+@pytest.mark.parametrize("cls", VARIANTS, ids=lambda cls: cls.model_fields["variant"].default)
+def test_every_variant_trains_from_the_command_line(cls, small_store, tmp_path, capsys):
+    variant = cls.model_fields["variant"].default
+    out = tmp_path / variant
+    arguments = [*options(small_store), "--d-sae", 48, "--k", 4, "--out", out, "--device", "cpu"]
+    assert run("train", variant, *arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    sae = Run(out).load_sae()
+    assert sae.config.model_dump()["variant"] == variant
+    assert len(sae.encode(torch.randn(3, 16))) == 3
+
+
+def test_a_sweep_trains_every_run_and_continues_what_is_missing(small_store, tmp_path, capsys):
+    base = json.loads(small_config(small_store, n_tokens=300).model_dump_json())
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps({"base": base, "grid": {"sae.k": [2, 4]}}))
+    arguments = ("train", "sweep", file, "--out", tmp_path / "runs", "--device", "cpu")
+    assert run(*arguments) == 0
+    out = capsys.readouterr().out
+    assert "k2 " in out
+    assert "k4 " in out
+    assert out.splitlines()[-1] == str(tmp_path / "runs")
+    assert {Run(tmp_path / "runs" / name).config.sae.k for name in ("k2", "k4")} == {2, 4}
+    assert run(*arguments) == 0
+
+
+def test_training_nothing_is_refused(small_store, tmp_path, capsys):
+    arguments = ["--d-sae", 48, "--out", tmp_path / "run", *options(small_store)]
+    assert run("train", "topk", *arguments, "--n-tokens", 0) == 2
+    assert "n_tokens=0 trains nothing" in capsys.readouterr().err
+
+
+def test_an_sae_goes_out_and_comes_back_as_a_run(small_run, small_store, tmp_path, capsys):
+    lens, back = tmp_path / "lens", tmp_path / "back"
+    assert run("export", small_run.path, "--out", lens) == 0
+    assert run("import", lens, "--activations", small_store.path, "--out", back) == 0
+    assert "SAELens" in capsys.readouterr().out
+    x = torch.randn(5, 16)
+    expected = small_run.load_sae().reconstruct(x)
+    torch.testing.assert_close(Run(back).load_sae().reconstruct(x), expected)
+    torch.testing.assert_close(load_foreign_sae(lens).reconstruct(x), expected)
+    assert run("show", back) == 0
+    assert Run(back).provenance()["imported_from"].endswith(str(lens))
+    assert run("evaluate", back, "--n-tokens", 50, "--device", "cpu", "--json") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--site", "blocks.1.attn.hook_z"], "says that its SAE reads blocks.0.hook_resid_post"),
+        (["--out", "."], "is not empty"),
+    ],
+)
+def test_an_import_that_does_not_fit_is_refused(
+    small_run, small_store, tmp_path, capsys, arguments, message
+):
+    run("export", small_run.path, "--out", tmp_path / "lens")
+    start = ["--activations", small_store.path, "--out", tmp_path / "new"]
+    assert run("import", tmp_path / "lens", *start, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_no_known_tool_is_refused_with_what_is_known(tmp_path, small_store, capsys):
+    (tmp_path / "mine").mkdir()
+    start = ["--activations", small_store.path, "--out", tmp_path / "new", "--site", SITE]
+    assert run("import", tmp_path / "mine", *start) == 2
+    message = capsys.readouterr().err
+    assert "SAELens" in message
+    assert "Gemma Scope" in message
