@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
+from pydantic import JsonValue
 
 from saelab.activations.documents import open_documents
 from saelab.activations.format import JsonObject
@@ -209,6 +210,34 @@ def load_corpus(
             f"out; give at least {HOLD_OUT_ONE_IN}, or shorten --context-length."
         )
     return TextCorpus(windows, facts, split)
+
+
+def recorded_corpus(
+    facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, context_length: int
+) -> Corpus:
+    """The corpus whose `facts` a store or a run recorded.
+
+    Raises:
+        UsageError: the text is gone, or has changed since.
+    """
+    corpus = load_corpus(
+        str(facts["source"]),
+        lm,
+        split=split,
+        context_length=context_length,
+        seed=_integer(facts.get("seed")) or 0,
+        max_tokens=_integer(facts.get("max_tokens")),
+    )
+    if corpus.facts.get("tokens_sha256") != facts.get("tokens_sha256"):
+        raise UsageError(
+            f"{facts['source']} has changed since it was harvested; what was held out then is no "
+            "longer known. Restore the text, or harvest and train again."
+        )
+    return corpus
+
+
+def _integer(value: JsonValue) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _grammar(info: ModelInfo, split: Split, seed: int, length: int) -> GrammarCorpus:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from saelab.activations.corpus import Contexts, Corpus, Split, load_corpus
+from saelab.activations.corpus import Contexts, Corpus, Split, recorded_corpus
 from saelab.activations.harvest import model_input, row_mask
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
@@ -54,20 +54,7 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     facts = record["corpus"]
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
-    corpus = load_corpus(
-        facts["source"],
-        lm,
-        split=split,
-        context_length=record["context_length"],
-        seed=facts.get("seed", 0),
-        max_tokens=facts.get("max_tokens"),
-    )
-    if corpus.facts.get("tokens_sha256") != facts.get("tokens_sha256"):
-        raise UsageError(
-            f"{facts['source']} has changed since {run.path} was trained on it; what was held out "
-            "then is no longer known. Restore the text, or harvest and train again."
-        )
-    return corpus
+    return recorded_corpus(facts, lm, split, record["context_length"])
 
 
 def check_model(record: dict[str, Any], lm: LanguageModel, run: Run) -> None:

@@ -35,6 +35,10 @@ class TrainConfig(Config):
     """Weight of the later layers' error for e2e-ds: the mean over them of error / variance."""
     downstream_sites: tuple[str, ...] = ()
     """Where e2e-ds compares; default: the residual stream after every later block."""
+    live: bool = False
+    """Take the activations from the running model, on the text that the store was harvested from
+    (an endless text goes on where the store's ends), instead of from the store. n_tokens may then
+    exceed the store by far; it still gives the scale, and the rows to calibrate on."""
     normalise: bool = True
     """Whether to train on activations scaled to unit variance per dimension, and scale the SAE back
     at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones."""
@@ -69,6 +73,11 @@ class TrainConfig(Config):
         if not self.n_tokens:
             raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
+        if self.live and (self.objective != "local" or self.sae.needs_gradient):
+            raise UsageError(
+                "--live trains with --objective local on activations alone: training end to end "
+                "runs the model anyway, and gradient SAEs read stored gradients."
+            )
         problem = self.sae.end_to_end_problem
         if self.objective != "local" and problem:
             raise UsageError(

@@ -33,8 +33,8 @@ def train(
 ) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
-    SIGTERM or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model for training end
-    to end, if it is loaded already.
+    SIGTERM or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model, for training
+    that runs it, if it is loaded already.
 
     Raises:
         UsageError: the store, the site or an option does not fit, or `out` holds another run.
@@ -77,7 +77,7 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
 def _shared(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to read the same batches and share an objective."""
     live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
-    order = (config.activations, config.site, config.batch_size, config.order_seed)
+    order = (config.activations, config.site, config.batch_size, config.order_seed, config.live)
     return (*order, config.objective, live if config.objective != "local" else None)
 
 
@@ -120,8 +120,8 @@ class _Training:
 def _train_group(
     group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
 ) -> None:
-    source = Source(list(group.values()), device)
-    objective = make_objective(source, lm)
+    source = Source(list(group.values()), device, lm)
+    objective = make_objective(source)
     stream = source.stream()
     rows = source.start_rows()
     trainings: list[_Training] = []

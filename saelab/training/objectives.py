@@ -104,30 +104,16 @@ def relative_error(
     return (spliced - plain).pow(2).sum() / (plain - plain.mean(0)).pow(2).sum()
 
 
-def make_objective(source: Source, lm: LanguageModel | None) -> Objective:
+def make_objective(source: Source) -> Objective:
     """The objective of a source's configuration; loads the store's model where one is needed.
 
     Raises:
-        UsageError: the store knows of no model, or `lm` is another one, or a site does not fit.
+        UsageError: there is no such model, or a site does not fit it.
     """
     config = source.config
     if config.objective == "local":
         return Local()
-    facts = source.store.manifest.model
-    if facts is None:
-        raise UsageError(
-            f"{source.store.path} holds arrays without a language model, which --objective "
-            f"{config.objective} runs; train with --objective local."
-        )
-    if lm is None:
-        from saelab.lm.load import load_language_model
-
-        lm = load_language_model(str(facts["name"]), device=source.device)
-    if lm.info.weights_digest != facts["weights_digest"]:
-        raise UsageError(
-            f"{source.store.path} was harvested from {facts['name']} with other weights than "
-            f"{lm.info.name} has; harvest again, or give the model it came from."
-        )
+    lm = source.model()
     later = _later_sites(config, lm) if config.objective == "e2e-ds" else ()
     for hook in later:
         lm.width(hook)  # Refuses a hook that does not exist before anything is written.

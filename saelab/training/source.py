@@ -11,9 +11,12 @@ from torch import Tensor
 
 from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
+from saelab.activations.corpus import Corpus, recorded_corpus
+from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.order import permutation
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
+from saelab.lm.protocol import LanguageModel
 from saelab.training.config import TrainConfig
 from saelab.types import ActivationBatch
 
@@ -47,23 +50,30 @@ class Source:
     """A store's site, opened for the SAEs of `configs`, which all read the same batches.
 
     A twentieth of the store (at most 32,768 rows) is held back from training, to calibrate
-    thresholds on; training end to end, which reads whole contexts, holds back the last unit. A
-    store too small for that is calibrated on what it was trained on, and `held_back` is False.
+    thresholds on; training end to end, which reads whole contexts, holds back the last unit; live
+    training on an endless text holds back the store. Where that cannot be, SAEs are calibrated on
+    what they were trained on, and `held_back` is False.
 
     Raises:
         UsageError: the store, the site, or the gradients that an SAE needs do not exist.
     """
 
-    def __init__(self, configs: Sequence[TrainConfig], device: torch.device) -> None:
+    def __init__(
+        self,
+        configs: Sequence[TrainConfig],
+        device: torch.device,
+        lm: LanguageModel | None = None,
+    ) -> None:
         self.config = config = configs[0]
         self.device = device
+        self._lm = lm
         self.store = ActivationStore(config.activations)
         self.site = self.store.site(config.site)
         self._grad: str | None = None
         if any(each.sae.needs_gradient for each in configs):
             self._grad = self._gradient_site()
         length = self.store.manifest.context_length
-        if self.live and config.batch_size % length:
+        if self.end_to_end and config.batch_size % length:
             fits = max(1, round(config.batch_size / length)) * length
             raise UsageError(
                 f"batch_size={config.batch_size} is no multiple of the store's context length "
@@ -71,19 +81,46 @@ class Source:
             )
 
     @property
-    def live(self) -> bool:
-        """Whether batches are tokens for the live model, rather than stored activations."""
+    def end_to_end(self) -> bool:
+        """Whether batches are tokens for the model, rather than activations."""
         return self.config.objective != "local"
+
+    def model(self) -> LanguageModel:
+        """The model whose activations are in the store; loaded when it is first asked for.
+
+        Raises:
+            UsageError: the store knows of no model, or was given another one.
+        """
+        facts = self.store.manifest.model
+        if facts is None:
+            raise UsageError(
+                f"{self.store.path} holds arrays without a language model, which this training "
+                "runs; train with --objective local and without --live."
+            )
+        if self._lm is None:
+            from saelab.lm.load import load_language_model
+
+            self._lm = load_language_model(str(facts["name"]), device=self.device)
+        if self._lm.info.weights_digest != facts["weights_digest"]:
+            raise UsageError(
+                f"{self.store.path} was harvested from {facts['name']} with other weights than "
+                f"{self._lm.info.name} has; harvest again, or give the model it came from."
+            )
+        return self._lm
 
     @cached_property
     def held_back(self) -> bool:
         """Whether the rows of `calibration_rows` are kept from training."""
-        return len(self.store.units) > 1 if self.live else len(self._blocks) > 0
+        if self.config.live:
+            return self._text.n_contexts is None
+        return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
     def stream(self) -> Stream:
         """The batches, from the first."""
         config = self.config
-        if not self.live:
+        if config.live:
+            return self._live_stream()
+        if not self.end_to_end:
             return ShuffledBatches(
                 self.store,
                 BatchSites(config.site, grad=self._grad, held_back=self._blocks),
@@ -107,7 +144,7 @@ class Source:
         """Rows that training did not read, where the store is large enough."""
         if not self.held_back:
             return self.start_rows()
-        blocks = self._last_unit() if self.live else self._blocks
+        blocks = self._last_unit() if self.end_to_end else self._blocks
         return self.site.read_blocks(np.asarray(blocks)).float()
 
     @cached_property
@@ -117,6 +154,27 @@ class Source:
         share = max(1, int(HELD_BACK_SHARE * n)) if n > 1 else 0
         order = permutation(n, self.config.order_seed, 0, HOLD_BACK)
         return tuple(sorted(order[: min(share, HELD_BACK_BLOCKS)].tolist()))
+
+    def _live_stream(self) -> LiveBatches:
+        """The running model's activations; an endless text goes on where the store's ends."""
+        corpus, config = self._text, self.config
+        first = self.store.manifest.n_contexts if corpus.n_contexts is None else 0
+        return LiveBatches(
+            self.model(),
+            corpus,
+            config.site,
+            config.batch_size,
+            seed=config.order_seed,
+            options=LiveOptions(first=first),
+        )
+
+    @cached_property
+    def _text(self) -> Corpus:
+        manifest = self.store.manifest
+        lm = self.model()
+        if manifest.corpus is None:
+            raise UsageError(f"{self.store.path} has no text, which --live runs the model on.")
+        return recorded_corpus(manifest.corpus, lm, "train", manifest.context_length)
 
     def _last_unit(self) -> tuple[int, ...]:
         last = len(self.store.units) - 1

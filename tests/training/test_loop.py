@@ -48,7 +48,7 @@ def started(config):
     """A state before its first step, its stream, and its objective."""
     source = Source([config], torch.device("cpu"))
     state = TrainingState.start(config, source, source.start_rows())
-    return state, source.stream(), make_objective(source, None)
+    return state, source.stream(), make_objective(source)
 
 
 def advance(state, stream, objective, steps):

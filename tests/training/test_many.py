@@ -191,3 +191,31 @@ def test_bfloat16_products_keep_float32_weights_moments_and_losses(small_store):
     assert {v.dtype for v in [*state.sae.parameters(), *moments]} == {torch.float32}
     assert not torch.equal(done.terms.total, full.terms.total)
     torch.testing.assert_close(done.terms.total, full.terms.total, rtol=0.05, atol=0)
+
+
+def test_live_training_serves_the_stores_text_and_equals_its_resumed_self(
+    small_store, random_lm, tmp_path, monkeypatch
+):
+    config = small_config(small_store, live=True, n_tokens=2000, checkpoint_every=7)
+    whole = train(config, out=tmp_path / "whole", device="cpu", lm=random_lm)
+    assert whole.metrics()[-1]["fvu"] < whole.metrics()[0]["fvu"]
+    from saelab.training.state import TrainingState
+
+    real = TrainingState.save
+
+    def save_and_stop(self, directory, place):
+        real(self, directory, place)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out=tmp_path / "stopped", device="cpu", lm=random_lm)
+    monkeypatch.undo()
+    resumed = train(config, out=tmp_path / "stopped", device="cpu", lm=random_lm)
+    assert same(weights(resumed), weights(whole))
+
+
+def test_live_training_end_to_end_is_refused(small_store, tmp_path):
+    config = small_config(small_store, live=True, objective="e2e", batch_size=80)
+    with pytest.raises(UsageError, match="--live trains with --objective local"):
+        train(config, out=tmp_path / "run", device="cpu")

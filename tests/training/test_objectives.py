@@ -177,9 +177,9 @@ def test_arrays_without_a_model_are_refused(tmp_path):
     store = ActivationStore(write_arrays(tmp_path / "s", {"mine": np.ones((4, 8), np.float32)}))
     config = small_config(store, site="mine", objective="e2e")
     with pytest.raises(UsageError, match="arrays without a language model"):
-        make_objective(Source([config], torch.device("cpu")), None)
+        make_objective(Source([config], torch.device("cpu")))
 
 
 def test_another_model_than_the_stores_is_refused(small_store, tiny_lm):
     with pytest.raises(UsageError, match="with other weights than tiny has"):
-        make_objective(Source([e2e(small_store)], torch.device("cpu")), tiny_lm)
+        make_objective(Source([e2e(small_store)], torch.device("cpu"), tiny_lm))

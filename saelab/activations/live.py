@@ -1,0 +1,145 @@
+"""Activations straight from the running model, served as a store serves them, and never written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from typing_extensions import override
+
+from saelab.activations.batches import POOL_ROWS
+from saelab.activations.corpus import Corpus
+from saelab.activations.format import canonical_digest
+from saelab.activations.forward import model_input, row_mask
+from saelab.activations.order import permutation
+from saelab.activations.resume import check_same_order
+from saelab.config import UsageError
+from saelab.lm.protocol import ActivationSource
+from saelab.types import ActivationBatch
+
+RUN_CONTEXTS = 8
+"""Contexts that are read together: neighbours in the text, far apart from the others of a pool."""
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """How to serve: the first context of the corpus, and contexts per forward pass and pool.
+
+    Attributes:
+        first: contexts before it are never used (say, because a store has them).
+        forward_contexts: of one forward pass.
+        pool_contexts: whose rows are shuffled together; default: about 65,536 rows.
+    """
+
+    first: int = 0
+    forward_contexts: int = 32
+    pool_contexts: int | None = None
+
+
+class LiveBatches(Iterator[ActivationBatch]):
+    """An endless iterator of float32 batches from forward passes that run when they are needed.
+
+    A pool is filled from runs of contexts all over the text (one after the other where the text is
+    endless), its rows are shuffled and served, then the next is filled. The order is a pure
+    function of (seed, epoch). Memory: one pool of rows.
+
+        batches = LiveBatches(lm, corpus, "blocks.1.hook_resid_post", 4096, seed=0)
+        x = next(batches).x
+
+    Raises:
+        UsageError: no such hook, or the corpus has no context from `options.first` on.
+    """
+
+    def __init__(
+        self,
+        lm: ActivationSource,
+        corpus: Corpus,
+        hook: str,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        options: LiveOptions | None = None,
+    ) -> None:
+        self._options = options = options or LiveOptions()
+        if corpus.n_contexts is not None and corpus.n_contexts <= options.first:
+            raise UsageError(
+                f"The text has {corpus.n_contexts} contexts, none from {options.first} on."
+            )
+        lm.width(hook)
+        self._lm, self._corpus, self._hook = lm, corpus, hook
+        self.batch_size, self._seed = batch_size, seed
+        given = options.pool_contexts or POOL_ROWS // corpus.context_length
+        self._pool_runs = max(1, given // RUN_CONTEXTS)
+        self._order = {
+            "seed": seed,
+            "pool_runs": self._pool_runs,
+            "first": options.first,
+            "text": canonical_digest([dict(corpus.facts), corpus.context_length, hook]),
+        }
+        self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
+        self._pool, self._offset = 0, 0
+        self._rows: Float[Tensor, "row d_in"] | None = None
+
+    @override
+    def __next__(self) -> ActivationBatch:
+        pieces, missing = [], self.batch_size
+        while missing:
+            if self._rows is None:
+                self._rows = self._fill(self._pool)
+            piece = self._rows[self._offset : self._offset + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            self._offset += len(piece)
+            if self._offset == len(self._rows):
+                self._pool, self._offset, self._rows = self._pool + 1, 0, None
+        return ActivationBatch(torch.cat(pieces))
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the next batch starts; loaded, the next batch is the same."""
+        return {"pool": self._pool, "offset": self._offset, **self._order}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            UsageError: it was taken from another text, hook, seed or pool size.
+        """
+        check_same_order(self._order, state)
+        self._pool, self._offset = int(state["pool"]), int(state["offset"])
+        self._rows = None
+
+    def _fill(self, pool: int) -> Float[Tensor, "row d_in"]:
+        """The rows of a pool in the order in which they are served."""
+        rows = torch.cat([self._forward(contexts) for contexts in self._passes(pool)])
+        order = torch.from_numpy(permutation(len(rows), self._seed, pool))
+        return rows[order.to(rows.device)]
+
+    def _passes(self, pool: int) -> list[Int[np.ndarray, " context"]]:
+        """The contexts of a pool, by forward pass."""
+        size, first, limit = RUN_CONTEXTS, self._options.first, self._corpus.n_contexts
+        if limit is None:
+            start = first + pool * self._pool_runs * size
+            runs = np.arange(self._pool_runs)
+        else:
+            start, n_runs = first, -(-(limit - first) // size)
+            pools = -(-n_runs // self._pool_runs)
+            epoch, inside = divmod(pool, pools)
+            runs = np.array_split(self._runs_of(epoch, n_runs), pools)[inside]
+        spans = [np.arange(start + r * size, start + (r + 1) * size) for r in runs]
+        whole = np.concatenate(spans)
+        whole = whole if limit is None else whole[whole < limit]
+        return np.array_split(whole, -(-len(whole) // self._options.forward_contexts))
+
+    def _epoch_runs(self, epoch: int, n_runs: int) -> Int[np.ndarray, " run"]:
+        return permutation(n_runs, self._seed, epoch, RUN_CONTEXTS)
+
+    def _forward(self, contexts: Int[np.ndarray, " context"]) -> Float[Tensor, "row d_in"]:
+        cuts = np.flatnonzero(np.diff(contexts) != 1) + 1
+        tokens = np.concatenate(
+            [self._corpus.read(int(s[0]), int(s[-1]) + 1).tokens for s in np.split(contexts, cuts)]
+        )
+        mask = torch.from_numpy(row_mask(self._lm, tokens)).to(self._lm.device)
+        return self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()
