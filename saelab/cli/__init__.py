@@ -65,6 +65,10 @@ def _run(verb: str, arguments: list[str]) -> int:
         return import_module(f"saelab.cli.{module}").main(arguments)
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}")
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has left; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
@@ -72,10 +76,6 @@ def _run(verb: str, arguments: list[str]) -> int:
         return _fail(f"saelab {verb}: {error.strerror}{where}; what was written before is whole.")
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) has left; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _fail(message: str) -> int:

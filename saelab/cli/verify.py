@@ -4,19 +4,28 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from pydantic import Field
 
 from saelab.cli.parse import parse
-from saelab.config import Config
+from saelab.config import Config, UsageError
 
 
 class VerifyArguments(Config):
     """Check that every byte of an activation store is as it was written.
 
-    Names each damaged file; exits with 1 if there is any.
+    Names each damaged file; exits with 1 if there is any. With --reforward N, N random contexts are
+    also run through the model again, and what is stored of them compared with the fresh
+    activations: a checksum cannot tell that the wrong thing was written.
     """
 
     path: Annotated[Path, tyro.conf.Positional]
     """The store's directory."""
+    reforward: int = Field(default=0, ge=0)
+    """Contexts to run through the model again."""
+    model: str | None = None
+    """The model to run; default: the one that was harvested."""
+    device: str = "auto"
+    """Where to run it: cpu, cuda, ...; auto takes the GPU where there is one."""
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +36,28 @@ def main(arguments: list[str]) -> int:
     damages = verify(args.path)
     for damage in damages:
         print(f"{damage.file}: {damage.problem}")
-    print("damaged" if damages else "whole")
+    agrees = bool(damages) or not args.reforward or _reforward(args)
+    print("damaged" if damages else "whole" if agrees else "not what the model says")
     print(args.path)
-    return 1 if damages else 0
+    return 1 if damages or not agrees else 0
+
+
+def _reforward(args: VerifyArguments) -> bool:
+    """Print the comparison of every site; whether all agree."""
+    from saelab.activations.reforward import reforward
+    from saelab.activations.store import ActivationStore
+    from saelab.lm.load import load_language_model
+
+    store = ActivationStore(args.path)
+    model = store.manifest.model
+    if args.model is None and model is None:
+        raise UsageError(f"{args.path} was made from arrays; there is no model to run again.")
+    lm = load_language_model(args.model or str((model or {})["name"]), device=args.device)
+    results = reforward(store, lm, args.reforward)
+    for result in results:
+        word = "agrees" if result.agrees else "DIFFERS"
+        print(
+            f"{result.site}: {result.rows} rows {word}, largest difference {result.error:.1e} of "
+            f"a row's size (rounding: up to {result.limit:.1e})"
+        )
+    return all(result.agrees for result in results)

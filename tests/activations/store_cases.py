@@ -2,6 +2,9 @@
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from saelab.activations.writer import StoreWriter
 HOOK = "blocks.1.hook_resid_post"
 GRADIENT = f"{HOOK}.gradient"
 WIDE = "blocks.10.attn/hook_z"
+HARVESTED = "blocks.1.attn.hook_z"
 
 
 def make_manifest(**changes) -> Manifest:
@@ -125,3 +129,16 @@ def harvest_small_units(checkpoint, text, out):
 def content_of(store):
     """Every file but the manifest, whose provenance says when it was written."""
     return {name: data for name, data in files_of(store).items() if name != "manifest.json"}
+
+
+def harvest_process(checkpoint, text, out, environment):
+    """A harvest of a random model by the command line, in a process of its own."""
+    arguments = ["harvest", "--model", checkpoint, "--sites", HARVESTED, "--text", text]
+    arguments += ["--n-tokens", 9000, "--context-length", 16, "--out", out, "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "saelab.cli", *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

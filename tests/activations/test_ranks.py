@@ -7,16 +7,13 @@ import sys
 import time
 
 import pytest
-from activations.store_cases import content_of, make_manifest
+from activations.store_cases import content_of, harvest_process, make_manifest
 
 from saelab.activations.ranks import Ranks
-from saelab.activations.store import ActivationStore
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.files import temporary_name
-
-SITE = "blocks.1.attn.hook_z"
 
 
 def test_without_variables_a_process_is_alone():
@@ -107,38 +104,6 @@ def _leave_lock_of(store, pid):
     (store / "state").mkdir(exist_ok=True)
     lock = store / "state" / "writer-1.lock"
     lock.write_text(json.dumps({**owner, "world": 2, "launch": ""}))
-
-
-def harvest_process(checkpoint, text, out, environment):
-    arguments = ["harvest", "--model", checkpoint, "--sites", SITE, "--text", text]
-    arguments += ["--n-tokens", 9000, "--context-length", 16, "--out", out, "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "saelab.cli", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def long_text(tmp_path_factory):
-    from conftest import TEXT
-
-    path = tmp_path_factory.mktemp("text") / "long.txt"
-    path.write_text(" ".join([TEXT] * 15))
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(checkpoint, long_text, tmp_path_factory):
-    """The store that one uninterrupted process makes."""
-    out = tmp_path_factory.mktemp("alone") / "store"
-    process = harvest_process(checkpoint, long_text, out, {})
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert len(ActivationStore(out).units) == 2
-    return out
 
 
 @pytest.mark.slow

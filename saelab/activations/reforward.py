@@ -1,0 +1,104 @@
+"""Does a store say what its model says? Stored rows against a fresh forward pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from saelab.activations.forward import model_input
+from saelab.activations.order import permutation
+from saelab.activations.store import ActivationStore
+from saelab.config import UsageError
+from saelab.lm.protocol import ActivationSource
+
+FORWARD_CONTEXTS = 8
+ROUNDING = {"float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}
+"""One unit in the last place of each stored number type."""
+SLACK = 4
+"""Forward passes differ in the last places between batch sizes, back ends and devices."""
+EXACT = 1e-4
+"""What that amounts to in float32, relative to a row's root mean square."""
+
+
+@dataclass(frozen=True)
+class Reforward:
+    """The comparison at one site.
+
+    Attributes:
+        site: its name.
+        rows: that were compared.
+        error: largest difference of a number, relative to its row's root mean square.
+        limit: what rounding explains.
+    """
+
+    site: str
+    rows: int
+    error: float
+    limit: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.error <= self.limit
+
+
+def reforward(
+    store: ActivationStore, lm: ActivationSource, n_contexts: int, seed: int = 0
+) -> list[Reforward]:
+    """Run `n_contexts` random contexts again and compare every activation that is stored of them.
+
+    A checksum finds what changed since it was written; this finds what was written wrong: rows of
+    another token, another model, another hook. Gradients are not compared.
+
+    Raises:
+        UsageError: `lm` is not the model of the store, or the store was made from arrays.
+    """
+    facts = store.manifest.model
+    if facts is None:
+        raise UsageError(f"{store.path} was made from arrays; there is no model to run again.")
+    if facts["weights_digest"] != lm.info.weights_digest:
+        raise UsageError(
+            f"{store.path} was harvested from {facts['name']} with other weights than "
+            f"{lm.info.name} has."
+        )
+    hooks = [site.hook for site in store.manifest.sites if site.kind == "activation"]
+    worst = dict.fromkeys(hooks, 0.0)
+    rows = 0
+    for unit, contexts in _chosen(store, n_contexts, seed).items():
+        columns = store.tokens(unit)
+        first = store.manifest.unit_contexts(unit).start
+        start = sum(store.unit_rows[: store.units.index(unit)])
+        for some in np.array_split(contexts, -(-len(contexts) // FORWARD_CONTEXTS)):
+            here = np.flatnonzero(np.isin(columns.context, some))
+            fresh = lm.capture(model_input(columns.contexts[some - first]), hooks)
+            place = np.searchsorted(some, columns.context[here])
+            rows += len(here)
+            for hook in hooks:
+                expected = fresh[hook][place, columns.position[here].astype(np.int64)].cpu().float()
+                stored = store.site(hook).take(start + here)
+                size = expected.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+                error = ((stored - expected).abs() / size).max()
+                worst[hook] = max(worst[hook], float(torch.nan_to_num(error, torch.inf)))
+    limit = {hook: _limit(store, hook) for hook in hooks}
+    return [Reforward(hook, rows, worst[hook], limit[hook]) for hook in hooks]
+
+
+def _chosen(
+    store: ActivationStore, n_contexts: int, seed: int
+) -> dict[int, Int[np.ndarray, " context"]]:
+    """Random contexts of the committed units, by unit."""
+    spans = [np.asarray(store.manifest.unit_contexts(unit)) for unit in store.units]
+    everything = np.concatenate(spans)
+    picked = everything[permutation(len(everything), seed)[:n_contexts]]
+    return {
+        unit: np.sort(inside)
+        for unit, span in zip(store.units, spans, strict=True)
+        if len(inside := picked[np.isin(picked, span)])
+    }
+
+
+def _limit(store: ActivationStore, hook: str) -> float:
+    """A number may be many times its row's root mean square, at most sqrt(d_in) times."""
+    d_in = store.manifest.site(hook).d_in
+    return EXACT + SLACK * ROUNDING[store.manifest.dtype] * d_in**0.5
