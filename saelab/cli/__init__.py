@@ -16,6 +16,7 @@ VERBS = {
     "train": "train a sparse autoencoder on recorded activations",
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
+    "steer": "steer the model with latents, and measure which of them steer",
     "browse": "open the feature browser",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",

@@ -40,11 +40,11 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.cli.tables import print_evaluation
     from saelab.evaluation.evaluate import evaluate
-    from saelab.lm.load import load_language_model
+    from saelab.lm.load import load_recorded_model
     from saelab.training.run import Run
 
     run = Run(args.run)
-    lm = load_language_model(args.model or run.model_name(), device=args.device)
+    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
     result = evaluate(run, lm, n_tokens=args.n_tokens, batch_size=args.batch_size)
     if args.json_:
         print(json.dumps(asdict(result), indent=2))

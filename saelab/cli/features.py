@@ -39,11 +39,11 @@ def main(arguments: list[str]) -> int:
     args = parse(FeaturesArguments, "features", arguments)
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.features import FeatureOptions, collect_features
-    from saelab.lm.load import load_language_model
+    from saelab.lm.load import load_recorded_model
     from saelab.training.run import Run
 
     run = Run(args.run)
-    lm = load_language_model(args.model or run.model_name(), device=args.device)
+    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
     options = FeatureOptions(args.n_tokens, args.n_examples, args.reach, args.batch_size, args.seed)
     features = collect_features(run, lm, options)
     silent = int((features.table()["n_fired"] == 0).sum())

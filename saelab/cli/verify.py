@@ -46,13 +46,13 @@ def _reforward(args: VerifyArguments) -> bool:
     """Print the comparison of every site; whether all agree."""
     from saelab.activations.reforward import reforward
     from saelab.activations.store import ActivationStore
-    from saelab.lm.load import load_language_model
+    from saelab.lm.load import load_recorded_model
 
     store = ActivationStore(args.path)
     model = store.manifest.model
-    if args.model is None and model is None:
+    if model is None:
         raise UsageError(f"{args.path} was made from arrays; there is no model to run again.")
-    lm = load_language_model(args.model or str((model or {})["name"]), device=args.device)
+    lm = load_recorded_model(model, name=args.model, device=args.device)
     results = reforward(store, lm, args.reforward)
     for result in results:
         word = "agrees" if result.agrees else "DIFFERS"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from saelab.config import UsageError
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
-from saelab.lm.load import resolve_device, tokenizer_digest, weights_digest
+from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
 from saelab.lm.protocol import ModelInfo
 from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tokenizer import HuggingFaceTokenizer
@@ -229,6 +229,7 @@ def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401
         n_ctx=config.max_position_embeddings,
         weights_digest=weights_digest(model),
         tokenizer_digest=tokenizer_digest(tokenizer),
+        dtype=dtype_name(model.dtype),
         bos_token_id=tokenizer.bos_token_id,
         special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,25 @@ def load_language_model(
     return BridgeLanguageModel(bridge, _info(name, bridge, tokenizer, digest))
 
 
+def load_recorded_model(
+    facts: Mapping[str, Any], *, name: str | None = None, device: str | torch.device = "auto"
+) -> "BridgeLanguageModel":
+    """The model that a store or a run recorded, in the number type that it was run in then.
+
+    `name` is where to find it now, if not under its old name.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    dtype = getattr(torch, str(facts.get("dtype", "float32")))
+    return load_language_model(name or str(facts["name"]), device=device, dtype=dtype)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Its name without the package: float32, bfloat16, ..."""
+    return str(dtype).removeprefix("torch.")
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """`auto` becomes the GPU where there is one, else the CPU; anything else is taken as named.
 
@@ -108,6 +128,7 @@ def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # 
         n_ctx=cfg.n_ctx,
         weights_digest=digest,
         tokenizer_digest=tokenizer_digest(tokenizer),
+        dtype=dtype_name(cfg.dtype),
         bos_token_id=tokenizer.bos_token_id,
         special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
     )

@@ -42,6 +42,8 @@ class ModelInfo(Config):
     """sha256 over the weights' names, shapes and float32 values."""
     tokenizer_digest: str
     """sha256 of the tokenizer's JSON form."""
+    dtype: str = "float32"
+    """What the weights are held and run in; part of what the activations are."""
     weight_processing: str = "none"
     """What was done to the weights after loading; saelab harvests raw weights."""
     bos_token_id: int | None = None

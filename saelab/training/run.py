@@ -85,8 +85,8 @@ class Run:
         """What produced the run."""
         return self._json(self.path / "provenance.json")
 
-    def model_name(self) -> str:
-        """The language model whose activations the run was trained on.
+    def model(self) -> dict[str, Any]:
+        """What identifies the language model whose activations the run was trained on.
 
         Raises:
             UsageError: the run was trained on arrays.
@@ -94,7 +94,7 @@ class Run:
         model = self.provenance()["model"]
         if model is None:
             raise UsageError(f"{self.path} was trained on arrays, not on a language model.")
-        return model["name"]
+        return model
 
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first."""

@@ -98,9 +98,9 @@ class Source:
                 "runs; train with --objective local and without --live."
             )
         if self._lm is None:
-            from saelab.lm.load import load_language_model
+            from saelab.lm.load import load_recorded_model
 
-            self._lm = load_language_model(str(facts["name"]), device=self.device)
+            self._lm = load_recorded_model(facts, device=self.device)
         if self._lm.info.weights_digest != facts["weights_digest"]:
             raise UsageError(
                 f"{self.store.path} was harvested from {facts['name']} with other weights than "

@@ -108,3 +108,19 @@ def test_a_file_of_no_known_tool_is_refused_with_what_is_known(tmp_path, small_s
     message = capsys.readouterr().err
     assert "SAELens" in message
     assert "Gemma Scope" in message
+
+
+@pytest.mark.parametrize("backend", ["transformer-lens", "hugging-face"])
+def test_a_model_run_in_bfloat16_is_run_so_again_by_what_follows(
+    checkpoint, text_file, tmp_path, capsys, backend
+):
+    store, out = tmp_path / "store", tmp_path / "run"
+    harvest = ["--model", checkpoint, "--text", text_file, "--sites", SITE, "--n-tokens", 300]
+    harvest += ["--context-length", 8, "--compute-dtype", "bf16", "--backend", backend]
+    assert run("harvest", *harvest, "--out", store, "--device", "cpu") == 0
+    sae = ["--d-sae", 48, "--k", 4, "--n-tokens", 300, "--batch-size", 40, "--objective", "e2e"]
+    where = ["--activations", store, "--site", SITE, "--out", out, "--device", "cpu"]
+    assert run("train", "topk", *sae, *where) == 0
+    assert Run(out).model()["dtype"] == "bfloat16"
+    assert run("evaluate", out, "--n-tokens", 50, "--device", "cpu") == 0
+    assert run("verify", store, "--reforward", 5, "--device", "cpu") == 0

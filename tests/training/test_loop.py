@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -153,18 +154,42 @@ def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tm
     assert not (out / "checkpoints").exists()
 
 
-@pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_continues(small_store, tmp_path):
-    config = small_config(small_store, n_tokens=2_000_000, checkpoint_every=10**6)
+def train_process(config, out):
+    names = ("activations", "site", "n_tokens", "batch_size", "lr", "log_every", "dead_after")
+    names += ("checkpoint_every",)
     arguments = [sys.executable, "-m", "saelab.cli", "train", "topk", "--d-sae", "32", "--k", "4"]
-    for name in ("activations", "site", "n_tokens", "batch_size", "lr", "log_every", "dead_after"):
+    for name in names:
         arguments += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    arguments += ["--checkpoint-every", "1000000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
-        pass
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    assert list((tmp_path / "run" / "checkpoints").glob("step_*"))
-    assert not Run(tmp_path / "run").finished
+    return subprocess.Popen([*arguments, "--out", str(out)], stderr=subprocess.DEVNULL)
+
+
+def wait_for(process, found):
+    while process.poll() is None and not found():
+        time.sleep(0.002)
+    assert process.poll() is None, "training ended before it could be stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "checkpoint_every"), [(signal.SIGTERM, 10**6), (signal.SIGKILL, 40)]
+)
+def test_a_stopped_training_continues_to_the_very_same_sae(
+    small_store, tmp_path, number, checkpoint_every
+):
+    config = small_config(small_store, n_tokens=40_000, checkpoint_every=checkpoint_every)
+    out = tmp_path / "run"
+    process = train_process(config, out)
+    if number == signal.SIGTERM:
+        metrics = out / "metrics.jsonl"
+        wait_for(process, lambda: metrics.is_file() and metrics.stat().st_size)
+    else:
+        wait_for(process, lambda: list(out.glob("checkpoints/step_*")))
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
+    assert list(out.glob("checkpoints/step_*"))
+    assert not Run(out).finished
+    stopped, whole = train(config, out=out), train(config, out=tmp_path / "whole")
+    expected = whole.load_sae().state_dict()
+    for name, value in stopped.load_sae().state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert [line["fvu"] for line in stopped.metrics()][-1] == whole.metrics()[-1]["fvu"]
