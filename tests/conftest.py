@@ -1,6 +1,12 @@
 """Fixtures that several packages' tests share."""
 
+import os
+import shutil
 from pathlib import Path
+
+# Kernels run under Triton's interpreter where there is no GPU; it must be told before its import.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import settings

@@ -1,0 +1,73 @@
+"""The (token, latent) pairs of a batch of codes in the latents' order: any device, no atomics."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+SLICE = 256
+"""Pairs of a piece of a latent's work; a latent that has more is split."""
+
+
+@dataclass(frozen=True)
+class LatentPairs:
+    """Which pairs each latent has.
+
+    Attributes:
+        order: `[pair]`, positions in the flattened codes, sorted by latent and then by position.
+        offsets: `[d_sae + 1]`, int32; latent j has `order[offsets[j]:offsets[j + 1]]`.
+    """
+
+    order: Int[Tensor, " pair"]
+    offsets: Int[Tensor, " d_sae_1"]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The pieces of the latents that have more than `size` pairs.
+
+    Attributes:
+        size: the most pairs of a piece.
+        first: `[d_sae + 1]`, int32; latent j has the pieces `first[j]` to `first[j + 1]`, none if
+            it is not split.
+        latent: `[capacity]`, int32, whose piece each is; meaningless beyond `first[-1]`.
+    """
+
+    size: int
+    first: Int[Tensor, " d_sae_1"]
+    latent: Int[Tensor, " capacity"]
+
+
+def pairs_by_latent(indices: Int[Tensor, "*entry"], d_sae: int) -> LatentPairs:
+    """The inversion of codes: a stable sort, so two calls agree to the bit.
+
+    Never waits for the device, so it can be part of a CUDA graph.
+    """
+    small = d_sae <= 2**16
+    # Radix sorts take time by the bits of a key: 16 suffice for most dictionaries.
+    shift, dtype = (2**15, torch.int16) if small else (0, torch.int32)
+    keys, order = torch.sort((indices.flatten() - shift).to(dtype), stable=True)
+    latents = torch.arange(d_sae, device=indices.device, dtype=torch.int32)
+    offsets = torch.full((d_sae + 1,), len(keys), dtype=torch.int32, device=indices.device)
+    starts = torch.searchsorted(keys, (latents - shift).to(dtype), out_int32=True)
+    offsets[:-1] = starts
+    return LatentPairs(order, offsets)
+
+
+def heavy_slices(pairs: LatentPairs, size: int = SLICE) -> Slices:
+    """Pieces of at most `size` pairs of every latent that has more; their number is static."""
+    counts = pairs.offsets.diff()
+    n = torch.where(counts > size, (counts + size - 1) // size, 0)
+    first = torch.zeros_like(pairs.offsets)
+    first[1:] = n.cumsum(0)
+    # A split latent has more than `size` pairs, so there are fewer than pairs / size of them.
+    capacity = max(1, 2 * len(pairs.order) // size)
+    pieces = torch.arange(capacity, device=first.device, dtype=first.dtype)
+    latent = torch.searchsorted(first, pieces, right=True, out_int32=True) - 1
+    return Slices(size, first, latent.to(torch.int32))

@@ -1,0 +1,100 @@
+"""The sparse kernels against dense torch, forward and backward, under the interpreter."""
+
+import pytest
+import torch
+from kernels.triton_device import DEVICE
+
+from saelab.kernels import reference
+from saelab.kernels import triton_reference as dense
+from saelab.kernels.pairs import heavy_slices, pairs_by_latent
+from saelab.kernels.triton_autograd import encode_top_k, sparse_decode
+from saelab.kernels.triton_decode import Residual, decode_residual
+from saelab.kernels.triton_update import sum_by_latent
+from saelab.pursuit.select import above, abs_top_k, nonzero, top_k
+from saelab.types import SparseCodes
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def assert_near(a, b):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("d_out", "ragged"), [(1, False), (37, True)])
+def test_decode_and_its_gradients_equal_the_dense_product(d_out, ragged):
+    pre_acts, W, upstream = normal(4, 7), normal(7, d_out, seed=1), normal(4, d_out, seed=2)
+    codes = nonzero(above(pre_acts, torch.tensor(0.3)).dense()) if ragged else top_k(pre_acts, 3)
+    results = []
+    for decode in (sparse_decode, reference.sparse_decode):
+        values, weights = codes.values.clone().requires_grad_(), W.clone().requires_grad_()
+        out = decode(SparseCodes(values, codes.indices, 7, codes.offsets), weights)
+        out.backward(upstream)
+        results.append((out.detach(), values.grad, weights.grad))
+    for fast, slow in zip(*results, strict=True):
+        assert_near(fast, slow)
+
+
+@pytest.mark.parametrize("by_magnitude", [False, True])
+def test_encode_and_every_gradient_equal_those_of_the_dense_encoder(by_magnitude):
+    inputs = normal(4, 5), normal(5, 9, seed=1), normal(9, seed=2)
+    upstream, results = normal(4, 3, seed=3), []
+    for fast in (True, False):
+        x, W, b = (t.clone().requires_grad_() for t in inputs)
+        if fast:
+            codes = encode_top_k(x, W, b, 3, by_magnitude=by_magnitude)
+        else:
+            codes = (abs_top_k if by_magnitude else top_k)(x @ W + b, 3)
+        codes.values.backward(upstream)
+        results.append((codes.values.detach(), codes.indices.long(), x.grad, W.grad, b.grad))
+    for fast, slow in zip(*results, strict=True):
+        assert_near(fast, slow)
+
+
+def test_a_fixed_encoder_costs_no_weight_gradient():
+    x = normal(3, 5).requires_grad_()
+    W = normal(5, 9, seed=1)
+    codes = encode_top_k(x, W, torch.zeros(9, device=DEVICE), 2)
+    codes.values.sum().backward()
+    assert x.grad is not None
+    assert W.grad is None
+
+
+def test_the_inversion_lists_each_latents_pairs_in_the_order_of_the_codes():
+    indices = torch.tensor([[2, 0], [2, 3], [0, 2]])
+    pairs = pairs_by_latent(indices, 5)
+    assert pairs.order.tolist() == [1, 4, 0, 2, 5, 3]
+    assert pairs.offsets.tolist() == [0, 2, 2, 5, 6, 6]
+
+
+def test_split_latents_have_pieces_that_cover_their_pairs():
+    indices = torch.tensor([[0, j % 3 + 1] for j in range(7)])
+    slices = heavy_slices(pairs_by_latent(indices, 5), size=3)
+    assert slices.first.tolist() == [0, 3, 3, 3, 3, 3]
+    assert slices.latent[:3].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_sums_do_not_depend_on_how_latents_are_split(size):
+    codes, rows = top_k(normal(5, 4), 2), normal(5, 19, seed=1)
+    pairs = pairs_by_latent(codes.indices, 4)
+    tokens = codes.rows().flatten().to(torch.int32)
+    out = sum_by_latent(pairs, heavy_slices(pairs, size), tokens, codes.values.flatten(), rows)
+    assert_near(out, dense.sum_by_latent(codes, rows))
+
+
+@pytest.mark.parametrize("d_in", [16, 21])
+def test_residual_error_and_code_gradient_equal_the_dense_ones(d_in):
+    x, W, bias = normal(3, d_in), normal(6, d_in, seed=1), normal(d_in, seed=2)
+    scale = normal(6, seed=3).abs() + 0.5
+    codes = abs_top_k(normal(3, 6, seed=4), 3)
+    out = Residual.empty(x, 3)
+    indices = codes.indices.to(torch.int32)
+    decode_residual(x, codes.values, indices, W, scale, bias, factor=0.7, signed=True, out=out)
+    residual, gradient = dense.decode_residual(x, codes, scale[:, None] * W, bias, 0.7)
+    assert_near(out.residual, residual)
+    assert_near(out.errors.sum(1), residual.pow(2).sum(1))
+    assert_near(out.gradient, gradient)
+    decode_residual(x, codes.values, indices, W, scale, bias, factor=0.7, signed=False, out=out)
+    assert_near(out.gradient, gradient * (codes.values > 0))

@@ -1,0 +1,153 @@
+"""The fused step against the step that autograd and torch's Adam make, under the interpreter."""
+
+import pytest
+import torch
+from kernels.triton_device import DEVICE
+
+from saelab.config import UsageError
+from saelab.kernels.benchmark import Rates, StepShape
+from saelab.kernels.triton_train import Launch
+from saelab.sae.abs_topk import AbsTopK, AbsTopKConfig
+from saelab.sae.base import LossContext
+from saelab.sae.losses import local_loss
+from saelab.sae.topk import TopKConfig
+from saelab.training.fused import FusedStep
+from saelab.training.fused_benchmark import compare_step
+from saelab.types import ActivationBatch
+
+# Two chunks of columns, the second not full; latents that do not fill the last group.
+D_IN, D_SAE, K, BATCH, V = 20, 5, 2, 4, 5.0
+SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
+
+
+def build(signed=False, seed=0):
+    cls = AbsTopKConfig if signed else TopKConfig
+    config = cls(d_sae=D_SAE, k=K, aux_coefficient=0)
+    sae = config.build(D_IN, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        sae.b_enc.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 1))
+        sae.b_dec.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 2))
+    return sae.to(DEVICE)
+
+
+def batches(n, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, BATCH, D_IN, generator=generator).to(DEVICE)
+
+
+def fused(sae, xs, lrs, precision=torch.float32):
+    step = FusedStep(sae, batch_size=BATCH, total_variance=V, precision=precision, launch=SMALL)
+    errors = []
+    for x, lr in zip(xs, lrs, strict=True):
+        step.set_lr(lr)
+        step(x)
+        errors.append(float(step.mse_sum))
+    step.write_back()
+    return step, errors
+
+
+def by_autograd(sae, xs, lrs):
+    optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=6.25e-10)
+    errors, since = [], torch.zeros(D_SAE, dtype=torch.int64, device=DEVICE)
+    for x, lr in zip(xs, lrs, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        terms = local_loss(sae, ActivationBatch(x), LossContext(V))
+        since += len(x)
+        since[terms.codes.indices[terms.codes.active]] = 0
+        optimizer.zero_grad()
+        terms.total.backward()
+        sae.before_optimizer_step()
+        optimizer.step()
+        sae.after_optimizer_step()
+        errors.append(float(terms.mse_sum))
+    return since, errors
+
+
+@pytest.mark.parametrize(("signed", "lrs"), [(False, (1e-2, 3e-3)), (True, (1e-2,))])
+def test_steps_equal_those_of_autograd_and_adam(signed, lrs):
+    ours, theirs = build(signed), build(signed)
+    xs = batches(len(lrs))
+    step, errors = fused(ours, xs, lrs)
+    since, expected = by_autograd(theirs, xs, lrs)
+    torch.testing.assert_close(torch.tensor(errors), torch.tensor(expected))
+    assert torch.equal(step.since_fired, since)
+    assert isinstance(ours, AbsTopK) == signed
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(
+            ours.get_parameter(name), parameter, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: n + m
+        )
+    norms = ours.W_dec.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
+
+
+def test_a_latent_that_fires_on_every_token_is_split_and_sums_the_same():
+    ours, theirs = build(), build()
+    for sae in (ours, theirs):
+        with torch.no_grad():
+            sae.b_enc[4] = 50.0
+    xs = batches(1)
+    fused(ours, xs, (1e-2,))
+    by_autograd(theirs, xs, (1e-2,))
+    torch.testing.assert_close(ours.W_dec[4], theirs.W_dec[4], atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(ours.W_enc[:, 4], theirs.W_enc[:, 4], atol=2e-6, rtol=1e-4)
+
+
+def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
+    sae = build()
+    start = sae.W_enc.detach().clone()
+    step, errors = fused(sae, batches(1), (1e-3,), torch.bfloat16)
+    _, exact = by_autograd(build(), batches(1), (1e-3,))
+    assert errors[0] == pytest.approx(exact[0], rel=2e-2)
+    assert step.weights.enc.value.dtype == torch.float32
+    assert 0 < float((sae.W_enc - start).abs().max().detach()) < 2e-3
+
+
+def test_a_copied_state_continues_to_the_same_bits():
+    x, y = batches(2)
+    first, rest = (
+        FusedStep(
+            build(seed=seed),
+            batch_size=BATCH,
+            total_variance=V,
+            precision=torch.bfloat16,
+            launch=SMALL,
+        )
+        for seed in (0, 1)
+    )
+    first.set_lr(1e-2)
+    first(x)
+    for name, tensor in rest.tensors().items():
+        tensor.copy_(first.tensors()[name])
+    first(y)
+    rest(y)
+    for name, tensor in first.tensors().items():
+        assert torch.equal(tensor, rest.tensors()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (TopKConfig(d_sae=D_SAE, k=K), "aux_coefficient=0.03125"),
+        (TopKConfig(d_sae=D_SAE, k=K, aux_coefficient=0, multi_k_coefficient=0.1), "multi_k"),
+        (AbsTopKConfig(d_sae=D_SAE, k=K, selection="batch"), "BatchAbsTopK has no fused step"),
+        (TopKConfig(d_sae=600, k=513, aux_coefficient=0), "k=513"),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused_with_its_value(config, named):
+    with pytest.raises(UsageError, match=named):
+        FusedStep(config.build(D_IN), batch_size=BATCH, total_variance=V)
+
+
+def test_a_batch_of_another_size_is_refused():
+    step = FusedStep(build(), batch_size=BATCH, total_variance=V)
+    with pytest.raises(UsageError, match="keep every batch whole"):
+        step(torch.zeros(BATCH - 1, D_IN, device=DEVICE))
+
+
+def test_the_comparison_reports_the_fused_step_beside_the_floor():
+    rates = Rates(matmul=1e9, copy=1e9)
+    shape = StepShape(16, 4, 2, 2)
+    result = compare_step(shape, rates, torch.device(DEVICE), steps=1, warm_up=0, dense=False)
+    assert result.dense is None
+    assert result.ratio == result.seconds / rates.floor(shape)
+    assert result.seconds > 0
