@@ -36,6 +36,16 @@ _PUBLIC = {
     "collect_features": "saelab.analysis.features",
     "FeatureOptions": "saelab.analysis.features",
     "Features": "saelab.analysis.records",
+    "steering_scores": "saelab.analysis.steering.scores",
+    "ScoreOptions": "saelab.analysis.steering.measures",
+    "load_steering_scores": "saelab.analysis.steering.records",
+    "Steerable": "saelab.analysis.steering.steerable",
+    "Intervention": "saelab.analysis.steering.interventions",
+    "Sampling": "saelab.analysis.steering.generate",
+    "steer": "saelab.analysis.steering.generate",
+    "dose_response": "saelab.analysis.steering.dose",
+    "steering_success": "saelab.analysis.steering.success",
+    "concept_steering": "saelab.analysis.steering.concept_steering",
     "UsageError": "saelab.config",
 }
 

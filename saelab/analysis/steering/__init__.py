@@ -1,0 +1,14 @@
+"""Steering: what a latent does to what the model says, after arXiv 2505.20063.
+
+interventions.py   a change of latents as a value
+steerable.py       the one splice: a model, an SAE at one of its sites, and edits made of changes
+self_test.py       whether a change took effect
+lens.py            which tokens a direction promises along the direct path
+measures.py        input and output score as formulas
+scores.py          both of every latent of a run; steering_file.py keeps them, records.py reads
+generate.py        steered text beside the plain model's
+dose.py            effects over a range of strengths
+success.py         the paper's measure of steering success, with and without a filter
+concepts.py        the grammar's concepts: what says them, and prompts for the opposite
+concept_steering.py  latents against difference-in-means on them, at the same KL (budget.py)
+"""

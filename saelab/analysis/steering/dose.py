@@ -1,0 +1,137 @@
+"""Dose and response: what a change does over a range of strengths, and what it costs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.analysis.steering.generate import (
+    EditsFor,
+    Sampling,
+    edits_for,
+    generate,
+    plain,
+    plain_log_probs,
+    repetition,
+)
+from saelab.analysis.steering.interventions import Intervention, encode_prompt, position_mask
+from saelab.analysis.steering.lens import lens_tokens
+from saelab.analysis.steering.self_test import verify
+from saelab.analysis.steering.steerable import Steerable
+from saelab.config import UsageError
+from saelab.lm.protocol import LanguageModel
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+STRENGTHS = (0.0, 0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0)
+"""Zero, and the grid of steering factors of arXiv 2505.20063."""
+
+
+@dataclass(frozen=True)
+class DoseResponse:
+    """One number a strength and measure.
+
+    Attributes:
+        target: the token whose probability is followed.
+        target_log_prob: of the target right after the prompt.
+        kl: KL(plain || steered) of the distribution right after the prompt, in nats.
+        repetition: share of a continuation's bigrams that it has had before, mean over samples.
+        perplexity: of the continuations under the plain model, over all their tokens.
+        texts: the tokens of each strength's first sample.
+    """
+
+    prompt: str
+    change: Intervention
+    target: str
+    strengths: tuple[float, ...]
+    target_log_prob: tuple[float, ...]
+    kl: tuple[float, ...]
+    repetition: tuple[float, ...]
+    perplexity: tuple[float, ...]
+    texts: tuple[tuple[str, ...], ...]
+
+    def values(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "change": self.change.model_dump(mode="json")}
+
+    def figure(self) -> "go.Figure":
+        """The four measures over the strength (plotly)."""
+        from saelab.analysis.steering.figures import dose_figure
+
+        return dose_figure(self)
+
+
+@torch.no_grad()
+def dose_response(
+    model: Steerable,
+    change: Intervention,
+    prompt: str,
+    strengths: Sequence[float | int] = STRENGTHS,
+    *,
+    target: str | None = None,
+    sampling: Sampling | None = None,
+) -> DoseResponse:
+    """`change` at each of `strengths`, all of them in one batch.
+
+    `target` is one token; by default the one that the changed latents promise most, in the
+    direction of the first strength that is not zero. Repetition and perplexity are of sampled
+    continuations, by default four of 20 tokens at temperature 0.7.
+
+    Raises:
+        UsageError: the target is not one token, or the prompt or change does not fit the model.
+        RuntimeError: a change did not take effect.
+    """
+    sampling = sampling or Sampling(temperature=0.7, n_samples=4)
+    n_samples = sampling.n_samples
+    lm, tokens = model.lm, encode_prompt(model.lm, prompt)
+    target_id = _target(model, change, strengths, target)
+    changes = [change.with_amount(s) for s in strengths]
+    batch = tokens.expand(len(strengths), -1)
+    verify(model, batch, changes, position_mask(lm, batch, change.positions, len(tokens)))
+    steered = _next_log_probs(lm, batch, edits_for(model, changes, len(tokens)))
+    base = _next_log_probs(lm, tokens[None], plain)
+    rows, samples = np.divmod(np.arange(len(strengths) * n_samples), n_samples)
+    repeated = edits_for(model, [changes[row] for row in rows], len(tokens))
+    prompts = tokens.expand(len(rows), -1)
+    new = generate(lm, prompts, sampling, repeated, samples.tolist())
+    log_probs = plain_log_probs(lm, prompts, new)
+    new, log_probs = (part.reshape(len(strengths), n_samples, -1) for part in (new, log_probs))
+    return DoseResponse(
+        prompt=prompt,
+        change=change,
+        target=lm.tokenizer.token(target_id),
+        strengths=tuple(float(s) for s in strengths),
+        target_log_prob=tuple(steered[:, target_id].tolist()),
+        kl=tuple((base.exp() * (base - steered)).sum(dim=1).tolist()),
+        repetition=tuple(float(np.mean([repetition(s) for s in part])) for part in new.tolist()),
+        perplexity=tuple((-log_probs.mean(dim=(1, 2))).exp().tolist()),
+        texts=tuple(tuple(lm.tokenizer.token(t) for t in part[0]) for part in new.tolist()),
+    )
+
+
+def _next_log_probs(
+    lm: LanguageModel, tokens: Int[Tensor, "batch pos"], edits: EditsFor
+) -> Float[Tensor, "batch d_vocab"]:
+    return lm.logits(tokens, edits(tokens))[:, -1].float().log_softmax(-1)
+
+
+def _target(
+    model: Steerable, change: Intervention, strengths: Sequence[float | int], target: str | None
+) -> int:
+    """The token id of `target`, or of what the change promises most."""
+    if target is not None:
+        ids = model.lm.tokenizer.encode(target)
+        if len(ids) != 1 or ids[0] in model.lm.info.special_token_ids:
+            raise UsageError(
+                f"The target {target!r} is {len(ids)} tokens of {model.lm.info.name}, or one it "
+                "does not know; give exactly one token."
+            )
+        return ids[0]
+    sign = next((1 if s > 0 else -1 for s in strengths if s), 1)
+    direction = sign * model.sae.W_dec[list(change.latents)].sum(dim=0, keepdim=True)
+    return int(lens_tokens(model.lm, model.site, direction, 1))

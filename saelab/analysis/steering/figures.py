@@ -1,0 +1,95 @@
+"""Figures of steering (plotly), shared by notebooks and the app."""
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from saelab.analysis.figures import NEUTRAL, Palette, _dressed
+
+if TYPE_CHECKING:
+    from saelab.analysis.steering.dose import DoseResponse
+    from saelab.analysis.steering.records import SteeringScores
+
+N_WORDS = 6
+
+
+def score_figure(scores: "SteeringScores", palette: Palette = NEUTRAL) -> go.Figure:
+    """Input score against output score, one point a latent; negative poles are diamonds.
+
+    Rows without an input score (too few examples) stand left of zero.
+    """
+    x = np.where(np.isnan(scores.input), -0.06, scores.input)
+    negative = scores.sign < 0
+    points = go.Scattergl(
+        x=x.tolist(),
+        y=scores.output.tolist(),
+        text=[_hover(scores, row) for row in range(len(scores))],
+        customdata=scores.latent.tolist(),
+        mode="markers",
+        hovertemplate="%{text}<extra></extra>",
+        marker={
+            "color": np.where(negative, palette.negative, palette.positive).tolist(),
+            "symbol": np.where(negative, "diamond", "circle").tolist(),
+            "size": 7,
+            "opacity": 0.6,
+        },
+    )
+    figure = go.Figure(points)
+    figure.update_xaxes(
+        title="input score: it fires on what it promises (left of 0: too few examples)",
+        range=[-0.1, 1.04],
+    )
+    figure.update_yaxes(title="output score: added, the model says it")
+    return _dressed(figure, palette, height=420)
+
+
+def _hover(scores: "SteeringScores", row: int) -> str:
+    pole = "" if scores.sign[row] > 0 else ", negative pole"
+    promises, fires = (
+        escape(", ".join(repr(word)[1:-1] for word in scores.words(tokens)[:N_WORDS]))
+        for tokens in (scores.lens[row], scores.peaks[row])
+    )
+    return (
+        f"latent {scores.latent[row]}{pole}<br>promises {promises}<br>fires on {fires}"
+        f"<br>input {scores.input[row]:.2f}, output {scores.output[row]:.3f}"
+    )
+
+
+def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
+    """What rises (the target) and what it costs (KL, repetition, perplexity), over the strength."""
+    panels: tuple[tuple[str, Any, str], ...] = (
+        (f"log p({_word(dose.target)})", dose.target_log_prob, palette.positive),
+        ("KL from the plain model, nats", dose.kl, palette.negative),
+        ("repeated bigrams", dose.repetition, palette.negative),
+        ("perplexity under the plain model", dose.perplexity, palette.negative),
+    )
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        shared_xaxes=True,
+        subplot_titles=[title for title, _, _ in panels],
+        vertical_spacing=0.16,
+        horizontal_spacing=0.12,
+    )
+    for place, (_, values, colour) in enumerate(panels):
+        curve = go.Scatter(
+            x=list(dose.strengths),
+            y=list(values),
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            hovertemplate="strength %{x:g}: %{y:.3g}<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_trace(curve, row=place // 2 + 1, col=place % 2 + 1)
+    figure.update_yaxes(type="log", row=2, col=2)
+    for col in (1, 2):
+        figure.update_xaxes(title=f"strength ({dose.change.unit})", row=2, col=col)
+    figure.update_annotations(font={"size": 12, "color": palette.mute})
+    return _dressed(figure, palette, height=440, top=36)
+
+
+def _word(token: str) -> str:
+    return escape(repr(token)[1:-1])

@@ -1,0 +1,111 @@
+"""A change of latents as a value: what, by how much, in which units, and where."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from pydantic import Field, NonNegativeInt
+from torch import Tensor
+
+from saelab.config import Config, UsageError
+from saelab.lm.protocol import LanguageModel
+
+Op = Literal["add", "scale", "clamp", "ablate"]
+Unit = Literal["a_max", "latent_max", "absolute"]
+ErrorTerm = Literal["keep", "drop"]
+Positions = Literal["all", "last"] | NonNegativeInt
+
+
+class Intervention(Config):
+    """A change of one or several latents, the same at every chosen position.
+
+    With signed codes (AbsTopK) a latent means something at either sign: a
+    negative amount goes toward its negative pole. With codes that are never negative, a negative
+    amount writes what no code of the SAE could.
+    """
+
+    latents: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    """What is changed, all of them together."""
+    op: Op = "add"
+    """add: a + amount; scale: a * amount; clamp: amount, whatever it was; ablate: zero."""
+    amount: float = 0.0
+    """The strength of `add`, the value of `clamp`, the factor of `scale`; `ablate` ignores it."""
+    unit: Unit = "a_max"
+    """What amount 1 is for `add` and `clamp`. a_max: the largest |activation| of any latent at that
+    position (arXiv 2505.20063); latent_max: the latent's own largest in features.h5; absolute: 1.
+    """
+    positions: Positions = "last"
+    """all: every token but special ones; last: from the prompt's last token on, so every token
+    that is generated is steered; a number: from that position on (0 is the first token, <bos>
+    where there is one)."""
+    error: ErrorTerm = "keep"
+    """keep: x + (x_hat' - x_hat), what the SAE misses stays; drop: x_hat' alone."""
+
+    def with_amount(self, amount: float | int) -> "Intervention":
+        """The same change at another amount."""
+        return self.model_copy(update={"amount": float(amount)})
+
+
+def check_alike(changes: Sequence[Intervention]) -> None:
+    """Refuse changes that one edit cannot make side by side.
+
+    Raises:
+        UsageError: they differ in more than the latents' numbers and the amount, or one names a
+            latent twice.
+    """
+    shapes = {(c.op, c.unit, c.error, len(c.latents)) for c in changes}
+    if len(shapes) != 1:
+        raise UsageError(
+            f"Changes of {len(shapes)} kinds cannot share a batch; give all of them the same op, "
+            "unit, error term and number of latents."
+        )
+    for change in changes:
+        if len(set(change.latents)) < len(change.latents):
+            raise UsageError(f"{list(change.latents)} names a latent twice; name each once.")
+
+
+def position_mask(
+    lm: LanguageModel, tokens: Int[Tensor, "batch pos"], positions: Positions, n_prompt: int
+) -> Bool[Tensor, "batch pos"]:
+    """Where `positions` are in contexts whose first `n_prompt` tokens are the prompt.
+
+    Special tokens are never among them: no SAE is trained on their activations.
+
+    Raises:
+        UsageError: the position lies behind the prompt.
+    """
+    if isinstance(positions, int) and positions >= n_prompt:
+        raise UsageError(
+            f"Position {positions} lies behind the prompt, which has {n_prompt} tokens (0 to "
+            f"{n_prompt - 1}); give one of these, 'all' or 'last'."
+        )
+    named = {"all": 0, "last": n_prompt - 1}
+    first = named[positions] if isinstance(positions, str) else positions
+    place = torch.arange(tokens.shape[1], device=lm.device) >= first
+    special = torch.tensor(lm.info.special_token_ids, dtype=torch.long, device=lm.device)
+    return place & ~torch.isin(tokens.to(lm.device), special)
+
+
+def encode_prompt(lm: LanguageModel, text: str) -> Int[Tensor, " pos"]:
+    """The tokens of `text` behind <bos>, where the model has one.
+
+    Raises:
+        UsageError: the text is empty, too long, or has words that the tokenizer does not know.
+    """
+    ids = lm.tokenizer.encode(text)
+    special = set(lm.info.special_token_ids)
+    if not ids or special & set(ids):
+        reason = "has special or unknown tokens" if ids else "is empty"
+        raise UsageError(
+            f"The prompt {text!r} {reason} for {lm.info.name}; give a --prompt that its tokenizer "
+            "reads whole."
+        )
+    bos = lm.info.bos_token_id
+    ids = ids if bos is None else [bos, *ids]
+    if len(ids) > lm.info.n_ctx:
+        raise UsageError(
+            f"The prompt has {len(ids)} tokens, more than the {lm.info.n_ctx} that {lm.info.name} "
+            "reads; shorten it."
+        )
+    return torch.tensor(ids, device=lm.device)

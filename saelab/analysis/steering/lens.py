@@ -1,0 +1,69 @@
+"""The logit lens: which tokens a direction at a site promises along the direct path."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.lm.protocol import Edit, LanguageModel
+from saelab.lm.sites import direct_path, layer_of
+
+ROWS_AT_ONCE = 512
+_OUTPUT = {"heads": "attn.hook_out", "mlp": "mlp.hook_out"}
+
+
+def logit_lens(
+    lm: LanguageModel, hook: str, directions: Float[Tensor, "n d_in"]
+) -> Float[Tensor, "n d_vocab"]:
+    """LN_final(w) @ W_U + b_U, w being what each direction writes (arXiv 2505.20063, Eq. 4).
+
+    These are the logits of a residual stream that holds nothing but w: the final norm divides by
+    w's own scale and has its gain and bias. (`LanguageModel.logit_effects` gives differences of
+    logits: scale 1, no biases.) A direction among the heads' or the MLP's values is first taken
+    through W_O or W_out.
+
+    Raises:
+        UsageError: the site does not write to the residual stream.
+    """
+    last = f"blocks.{lm.info.n_layers - 1}.hook_resid_post"
+    parts = []
+    for rows in directions.to(lm.device).split(ROWS_AT_ONCE):
+        token = torch.zeros(len(rows), 1, dtype=torch.long, device=lm.device)
+        edits = {last: _write(_residual(lm, hook, rows))}
+        parts.append(lm.logits(token, edits)[:, 0].float())
+    return torch.cat(parts)
+
+
+def lens_tokens(
+    lm: LanguageModel, hook: str, directions: Float[Tensor, "n d_in"], k: int
+) -> Int[Tensor, "n k"]:
+    """The `k` tokens that each direction promises most, best first; raises as `logit_lens` does."""
+    k = min(k, lm.info.d_vocab)
+    parts = directions.split(ROWS_AT_ONCE)
+    return torch.cat([logit_lens(lm, hook, rows).topk(k, dim=1).indices for rows in parts])
+
+
+@torch.no_grad()
+def _residual(
+    lm: LanguageModel, hook: str, rows: Float[Tensor, "n d_in"]
+) -> Float[Tensor, "n d_model"]:
+    """What each direction at the site writes to the residual stream."""
+    path = direct_path(hook)
+    if path is None:
+        raise UsageError(
+            f"{hook} does not write to the residual stream, so its latents promise no tokens; "
+            "scores and default targets need a residual, attention, MLP or hook_z site."
+        )
+    if path == "residual":
+        return rows
+    output = f"blocks.{layer_of(hook)}.{_OUTPUT[path]}"
+    token = torch.zeros(len(rows), 1, dtype=torch.long, device=lm.device)
+    written, bias = (
+        lm.run(token, edits={hook: _write(value)}, hooks=[output]).activations[output][:, 0]
+        for value in (rows, torch.zeros_like(rows))
+    )
+    return written - bias
+
+
+def _write(rows: Float[Tensor, "n d_in"]) -> Edit:
+    return lambda _: rows[:, None]

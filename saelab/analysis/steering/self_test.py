@@ -1,0 +1,107 @@
+"""Whether a change took effect: checked against the dense codes, before its results are believed.
+
+A steering hook that does nothing, or writes what the error term takes back, is a known way to get
+plausible and empty results.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saelab.analysis.steering.interventions import Intervention
+from saelab.analysis.steering.steerable import Steerable
+
+NOTICEABLE = 1e-3
+"""Relative length of a change that must show in the logits."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a change did to the activations.
+
+    Attributes:
+        n_rows: positions that were to be changed.
+        n_changed: those whose activation differs from the plain model's.
+        shift: mean of ||x' - x|| / ||x|| over them.
+    """
+
+    n_rows: int
+    n_changed: int
+    shift: float
+
+
+@torch.no_grad()
+def verify(
+    model: Steerable,
+    tokens: Int[Tensor, "batch pos"],
+    changes: Sequence[Intervention],
+    mask: Bool[Tensor, "batch pos"],
+) -> Effect:
+    """Run the model plain and changed, and compare the site with what the changes ask for.
+
+    Raises:
+        RuntimeError: the site's activations are not as asked, or the logits did not notice.
+    """
+    plain = model.lm.run(tokens, hooks=[model.site])
+    changed = model.lm.run(
+        tokens, edits={model.site: model.edit(changes, mask)}, hooks=[model.site]
+    )
+    before, after = plain.activations[model.site], changed.activations[model.site]
+    _check_untouched(before, after, mask, model.site)
+    x, found = before[mask].float(), after[mask].float()
+    asked = _asked(model, x, mask.nonzero()[:, 0], changes)
+    # Rounding is relative to the largest coordinates, in the model's precision and in float32's.
+    close = torch.finfo(before.dtype).eps + 256 * torch.finfo(torch.float32).eps
+    if (worst := float((found - asked).abs().max())) > close * float(asked.abs().max()):
+        raise RuntimeError(f"Steering at {model.site} missed what was asked by {worst:.3g}.")
+    shift = (found - x).norm(dim=1) / x.norm(dim=1).clamp_min(1e-12)
+    noticed = (plain.logits[mask] != changed.logits[mask]).any(dim=1)
+    if bool(((shift > NOTICEABLE) & ~noticed).any()):
+        raise RuntimeError(f"The logits did not notice the change at {model.site}.")
+    return Effect(len(x), int((found != x).any(dim=1).sum()), float(shift.mean()))
+
+
+def _check_untouched(
+    before: Float[Tensor, "batch pos d_in"],
+    after: Float[Tensor, "batch pos d_in"],
+    mask: Bool[Tensor, "batch pos"],
+    site: str,
+) -> None:
+    if not torch.equal(before[~mask], after[~mask]):
+        raise RuntimeError(f"Steering at {site} changed positions that it was to leave alone.")
+
+
+def _asked(
+    model: Steerable,
+    x: Float[Tensor, "row d_in"],
+    context: Int[Tensor, " row"],
+    changes: Sequence[Intervention],
+) -> Float[Tensor, "row d_in"]:
+    """The same by another way: every code written out, changed in place, and decoded."""
+    sae = model.sae
+    codes = sae.encode(x.to(sae.W_dec.dtype)).dense()
+    wanted = codes.clone()
+    for row, number in enumerate(context.tolist()):
+        change = changes[number if len(changes) > 1 else 0]
+        for latent in change.latents:
+            wanted[row, latent] = _wanted(model, change, codes[row], latent)
+    x_hat, x_hat_changed = (part @ sae.W_dec + sae.b_dec for part in (codes, wanted))
+    return x_hat_changed if changes[0].error == "drop" else x + (x_hat_changed - x_hat)
+
+
+def _wanted(
+    model: Steerable, change: Intervention, codes: Float[Tensor, " d_sae"], latent: int
+) -> Tensor:
+    """What the latent's code is to become, given all codes of its row."""
+    if change.op == "ablate":
+        return torch.zeros(())
+    if change.op == "scale":
+        return codes[latent] * change.amount
+    unit = {"a_max": codes.abs().max(), "absolute": torch.ones(())}.get(change.unit)
+    if unit is None:
+        assert model.maxima is not None
+        unit = model.maxima[latent]
+    return change.amount * unit + (codes[latent] if change.op == "add" else 0)

@@ -1,0 +1,181 @@
+"""The one splice: changes of latents, or of a direction, as edits of a model's site."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.steering.interventions import ErrorTerm, Intervention, check_alike
+from saelab.config import UsageError
+from saelab.evaluation.stream import check_model
+from saelab.files import sha256_file
+from saelab.lm.edits import replace_rows
+from saelab.lm.protocol import Edit, LanguageModel
+from saelab.sae.base import AbstractSAE
+from saelab.training.run import Run
+from saelab.types import SparseCodes
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""Activations `[row d_in]` and the context of each row `[row]` to what replaces them."""
+
+
+@dataclass(frozen=True)
+class Steerable:
+    """A language model, the SAE of one of its sites, and its latents' recorded maxima.
+
+    Attributes:
+        maxima: the largest |activation| of each latent in features.h5; None without that file.
+    """
+
+    lm: LanguageModel
+    sae: AbstractSAE
+    site: str
+    maxima: Float[Tensor, " d_sae"] | None = None
+
+    @classmethod
+    def of_run(cls, run: Run, lm: LanguageModel) -> "Steerable":
+        """A run's SAE in its model.
+
+        Raises:
+            UsageError: `lm` is not the run's model, or features.h5 is of other weights.
+        """
+        check_model(run.provenance(), lm, run)
+        sae = run.load_sae(str(lm.device))
+        if not run.features_path.is_file():
+            return cls(lm, sae, run.config.site)
+        maxima = torch.tensor(features_of(run)["latent/max"], device=lm.device)
+        return cls(lm, sae, run.config.site, maxima)
+
+    def edit(self, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"]) -> Edit:
+        """The edit that makes `changes` at the masked positions: one for all contexts, or one each.
+
+        Other positions keep their bits, as does a row whose change is nothing and error is kept.
+
+        Raises:
+            UsageError: a latent does not exist, has no recorded maximum where the unit is that, or
+                the changes are not of one kind.
+        """
+        latents, amounts = self._checked(changes)
+        first = changes[0]
+
+        def change(x: Tensor, context: Tensor) -> Tensor:
+            row = context if len(changes) > 1 else torch.zeros_like(context)
+            codes = self.sae.encode(x.to(self.sae.W_dec.dtype))
+            delta = self._delta(first, codes, latents[row], amounts[row, None])
+            written = einsum(delta, self.sae.W_dec[latents[row]], "row n, row n d_in -> row d_in")
+            return self._base(x, codes, first.error) + written
+
+        return _splice(mask, change)
+
+    def push(
+        self,
+        direction: Float[Tensor, " d_in"],
+        lengths: Float[Tensor, " batch"],
+        mask: Bool[Tensor, "batch pos"],
+    ) -> Edit:
+        """The edit that adds `direction`, of each context's own length, at the masked positions."""
+        unit = torch.nn.functional.normalize(direction, dim=0)
+        return _splice(mask, lambda x, context: x + lengths[context, None] * unit)
+
+    def _checked(
+        self, changes: Sequence[Intervention]
+    ) -> tuple[Int[Tensor, "n latent"], Float[Tensor, " n"]]:
+        check_alike(changes)
+        latents = torch.tensor([c.latents for c in changes], device=self.lm.device)
+        if (top := int(latents.max())) >= self.sae.d_sae:
+            raise UsageError(f"There is no latent {top}; the SAE has 0 to {self.sae.d_sae - 1}.")
+        if changes[0].unit == "latent_max" and changes[0].op in ("add", "clamp"):
+            self._check_maxima(latents)
+        amounts = torch.tensor([c.amount for c in changes], dtype=self.sae.W_dec.dtype)
+        return latents, amounts.to(self.lm.device)
+
+    def _check_maxima(self, latents: Int[Tensor, "n latent"]) -> None:
+        if self.maxima is None:
+            raise UsageError(
+                "The unit latent_max needs each latent's maximum in features.h5; run `saelab "
+                "features` first, or use a_max."
+            )
+        silent = latents[self.maxima[latents] == 0]
+        if len(silent):
+            raise UsageError(
+                f"Latent {int(silent[0])} never fired while features.h5 was collected, so it has "
+                "no maximum; use the unit a_max."
+            )
+
+    def _delta(
+        self,
+        change: Intervention,
+        codes: SparseCodes,
+        latents: Int[Tensor, "row latent"],
+        amount: Float[Tensor, "row 1"],
+    ) -> Float[Tensor, "row latent"]:
+        """By how much each code changes."""
+        here = codes_at(codes, latents)
+        match change.op:
+            case "add":
+                return amount * self._unit(change, codes, latents)
+            case "clamp":
+                return amount * self._unit(change, codes, latents) - here
+            case "scale":
+                return (amount - 1) * here
+            case "ablate":
+                return -here
+
+    def _unit(
+        self, change: Intervention, codes: SparseCodes, latents: Int[Tensor, "row latent"]
+    ) -> Float[Tensor, "row latent"]:
+        if change.unit == "a_max":
+            return a_max(codes)[:, None].expand(latents.shape)
+        if change.unit == "latent_max" and self.maxima is not None:
+            return self.maxima[latents].to(codes.values.dtype)
+        return torch.ones_like(latents, dtype=codes.values.dtype)
+
+    def _base(
+        self, x: Float[Tensor, "row d_in"], codes: SparseCodes, error: ErrorTerm
+    ) -> Float[Tensor, "row d_in"]:
+        return x if error == "keep" else self.sae.decode(codes)
+
+
+def _splice(mask: Bool[Tensor, "batch pos"], change: Change) -> Edit:
+    """`change` of the rows at `mask`; nothing where the mask is empty."""
+    context = mask.nonzero()[:, 0]
+
+    def edit(value: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
+        if not len(context):
+            return value
+        return replace_rows(mask, change(value[mask], context))(value)
+
+    return edit
+
+
+def features_of(run: Run) -> FeatureFile:
+    """The run's features.h5.
+
+    Raises:
+        UsageError: it is missing, damaged, or was collected with other weights.
+    """
+    file = FeatureFile(run.features_path)
+    if file.facts.get("sae_sha256") != sha256_file(run.weights):
+        raise UsageError(
+            f"{file.path} was collected with other weights than {run.weights}; run `saelab "
+            "features` again."
+        )
+    return file
+
+
+def codes_at(codes: SparseCodes, latents: Int[Tensor, "row latent"]) -> Float[Tensor, "row latent"]:
+    """The codes of a few latents in each row; zero where one does not fire."""
+    codes = codes.rectangular()
+    mine = codes.indices[:, :, None] == latents[:, None, :]
+    return (codes.values[:, :, None] * mine).sum(dim=1)
+
+
+def a_max(codes: SparseCodes) -> Float[Tensor, " row"]:
+    """The largest |activation| of any latent in each row; 0 where none fires."""
+    values = codes.rectangular().values.abs()
+    # Codes of rows in which nothing fires may have no columns at all.
+    return torch.nn.functional.pad(values, (0, 1)).amax(dim=1)

@@ -1,0 +1,205 @@
+"""`saelab steer`: what latents do to what the model says."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from pydantic import Field, NonNegativeInt
+
+from saelab.cli.parse import parse
+from saelab.config import Config, UsageError
+
+if TYPE_CHECKING:
+    from saelab.analysis.steering.generate import Sampling
+    from saelab.analysis.steering.interventions import Intervention
+    from saelab.analysis.steering.steerable import Steerable
+    from saelab.lm.protocol import LanguageModel
+    from saelab.training.run import Run
+
+
+class SteerArguments(Config):
+    """Steer the language model with a run's latents, or measure which latents steer.
+
+    --all scores every latent (arXiv 2505.20063) and writes steering.h5. Input score: the latent
+    fires on the tokens that its decoder row promises. Output score: added to a neutral prompt, it
+    makes the model say them. Steering needs a high output score. The run needs `saelab features`.
+
+    --latents 12 99 --strength 4 adds these latents, each 4 times the largest activation at the
+    position, and prints what the model says then beside what it says without. With --dose it shows
+    a range of strengths: how the target's probability rises, and what that costs.
+
+    --concepts (shipped model) compares latents with difference-in-means on known concepts at equal
+    KL. --success N steers N random latents and shows what filtering by score does. Both need --all
+    first and write evaluation/steering_*.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's directory."""
+    all: bool = False
+    """Score all latents; write steering.h5."""
+    latents: tuple[NonNegativeInt, ...] = ()
+    """Steer with these latents, all together."""
+    concepts: bool = False
+    """Compare latents with difference-in-means on the grammar's concepts."""
+    success: int = Field(default=0, ge=0)
+    """Measure the steering success of so many random latents; 0 does not."""
+    prompt: str | None = None
+    """Text to continue, or the neutral prompt of --all; default: a neutral sentence."""
+    strength: float | None = None
+    """How much is added or set, in --unit; or the factor of `scale`. Default: 4, for --all 10."""
+    op: Literal["add", "scale", "clamp", "ablate"] = "add"
+    """add to the latents, scale them, clamp them to a value, or ablate them (set them to zero)."""
+    unit: Literal["a_max", "latent_max", "absolute"] = "a_max"
+    """What strength 1 is: the largest activation of any latent at that position, the latent's own
+    largest in features.h5, or 1."""
+    positions: Literal["last", "all"] | NonNegativeInt = "last"
+    """Where: from the prompt's last token on, everywhere, or from this position on."""
+    error: Literal["keep", "drop"] = "keep"
+    """Whether what the SAE misses stays in the activations."""
+    dose: bool = False
+    """With --latents: show a range of strengths instead of one."""
+    target: str | None = None
+    """With --dose: the token to follow; default: the one that the latents promise most."""
+    n_tokens: int = Field(default=20, gt=0)
+    """Tokens to generate."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 always takes the likeliest token."""
+    n_samples: int = Field(default=1, gt=0)
+    """Continuations of the prompt."""
+    form: Literal["difference", "paper", "repository"] = "difference"
+    """Of the output score: steered minus plain with the SAE's error kept; as the paper prints it
+    (error dropped); or as its authors' code computes it (error kept, nothing subtracted)."""
+    top: int = Field(default=15, gt=0)
+    """Latents to print after --all."""
+    seed: int = 0
+    """Decides samples, prompts and random latents."""
+    model: str | None = None
+    """The language model; default: the one the run was trained on."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of tables."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(SteerArguments, "steer", arguments)
+    modes = [bool(args.latents), args.all, args.concepts, args.success > 0]
+    if sum(modes) != 1:
+        raise UsageError(
+            f"Got {sum(modes)} of --latents I ..., --all, --concepts and --success N; give one."
+        )
+    # Imported here, so that --help does not wait for torch.
+    from saelab.lm.load import load_recorded_model
+    from saelab.training.run import Run
+
+    run = Run(args.run)
+    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+    mode = (_steer, _score, _concepts, _success)[modes.index(True)]
+    mode(args, run, lm)
+    return 0
+
+
+def _score(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
+    from saelab.analysis.steering.measures import ScoreOptions
+    from saelab.analysis.steering.records import steering_path
+    from saelab.analysis.steering.scores import steering_scores
+    from saelab.cli.steer_tables import print_scores
+
+    strength = 10.0 if args.strength is None else args.strength
+    options = ScoreOptions(prompt=args.prompt, form=args.form, strength=strength)
+    scores = steering_scores(run, lm, options)
+    path = steering_path(run.path)
+    if args.json_:
+        best = [scores.record(row) for row in scores.best(args.top)]
+        _print_json({"path": str(path), "summary": scores.summary(), "best": best})
+        return
+    print_scores(scores, args.top)
+    print(path)
+
+
+def _steer(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
+    from saelab.analysis.steering.generate import Sampling, steer
+    from saelab.analysis.steering.interventions import Intervention
+    from saelab.analysis.steering.measures import neutral_prompt
+    from saelab.analysis.steering.steerable import Steerable
+    from saelab.cli.steer_tables import print_comparison
+
+    change = Intervention(
+        latents=args.latents,
+        op=args.op,
+        amount=4.0 if args.strength is None else args.strength,
+        unit=args.unit,
+        positions=args.positions,
+        error=args.error,
+    )
+    sampling = Sampling(
+        n_tokens=args.n_tokens,
+        temperature=args.temperature,
+        n_samples=args.n_samples,
+        seed=args.seed,
+    )
+    model, prompt = Steerable.of_run(run, lm), args.prompt or neutral_prompt(lm)
+    if args.dose:
+        _dose(args, model, change, prompt, sampling)
+        return
+    found = steer(model, change, prompt, sampling)
+    if args.json_:
+        _print_json(found.values())
+        return
+    print_comparison(found)
+
+
+def _dose(
+    args: SteerArguments,
+    model: "Steerable",
+    change: "Intervention",
+    prompt: str,
+    sampling: "Sampling",
+) -> None:
+    from saelab.analysis.steering.dose import STRENGTHS, dose_response
+    from saelab.cli.steer_tables import print_dose
+
+    sign = -1 if change.amount < 0 else 1
+    strengths = [sign * strength for strength in STRENGTHS]
+    dose = dose_response(model, change, prompt, strengths, target=args.target, sampling=sampling)
+    if args.json_:
+        _print_json(dose.values())
+        return
+    print_dose(dose)
+
+
+def _concepts(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
+    from saelab.analysis.steering.concept_steering import ConceptOptions, concept_steering
+    from saelab.analysis.steering.records import load_steering_scores
+    from saelab.cli.steer_tables import print_concepts
+
+    scores = load_steering_scores(run.path)
+    result = concept_steering(run, lm, scores, ConceptOptions(seed=args.seed))
+    path = run.save_evaluation("steering_concepts", result.values())
+    if args.json_:
+        _print_json(result.values())
+        return
+    print_concepts(result)
+    print(path)
+
+
+def _success(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
+    from saelab.analysis.steering.records import load_steering_scores
+    from saelab.analysis.steering.success import SuccessOptions, steering_success
+    from saelab.cli.steer_tables import print_success
+
+    scores = load_steering_scores(run.path)
+    options = SuccessOptions(n_latents=args.success, seed=args.seed)
+    result = steering_success(run, lm, scores, options)
+    path = run.save_evaluation("steering_success", result.values())
+    if args.json_:
+        _print_json(result.values())
+        return
+    print_success(result)
+    print(path)
+
+
+def _print_json(values: Any) -> None:  # noqa: ANN401 - any JSON value
+    print(json.dumps(values, indent=2, allow_nan=False))

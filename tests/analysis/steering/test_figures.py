@@ -1,0 +1,43 @@
+"""Figures show every row, and text from a vocabulary cannot become markup."""
+
+from typing import Any
+
+import numpy as np
+
+from saelab.analysis.figures import LIGHT
+from saelab.analysis.steering.figures import score_figure
+from saelab.analysis.steering.records import SteeringScores
+
+
+def scores() -> SteeringScores:
+    return SteeringScores(
+        latent=np.array([0, 1, 0, 1]),
+        sign=np.array([1, 1, -1, -1]),
+        input=np.array([0.5, np.nan, 0.0, 1.0]),
+        output=np.array([0.9, 0.1, -0.2, 0.0]),
+        n_examples=np.array([20, 3, 20, 20]),
+        rank=np.zeros(4, dtype=np.int64),
+        probability=np.zeros(4),
+        lens=np.array([[0, 1]] * 4),
+        peaks=np.array([[1, -1]] * 4),
+        vocabulary=("<b>bold</b>", "she"),
+        facts={},
+    )
+
+
+def test_every_row_is_a_point_and_poles_differ_in_colour_and_shape():
+    points: Any = score_figure(scores(), LIGHT).data[0]
+    assert list(points.y) == [0.9, 0.1, -0.2, 0.0]
+    assert [points.x[i] for i in (0, 2, 3)] == [0.5, 0.0, 1.0]
+    assert points.x[1] < 0
+    assert list(points.marker.symbol) == ["circle", "circle", "diamond", "diamond"]
+    assert list(points.marker.color) == [LIGHT.positive] * 2 + [LIGHT.negative] * 2
+    assert list(points.customdata) == [0, 1, 0, 1]
+
+
+def test_hovering_tells_what_a_latent_promises_and_fires_on_as_text():
+    points: Any = scores().figure().data[0]
+    assert "&lt;b&gt;bold&lt;/b&gt;" in points.text[0]
+    assert "<b>" not in points.text[0]
+    assert "fires on she<" in points.text[0]
+    assert "negative pole" in points.text[2]
