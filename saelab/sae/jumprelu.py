@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from saelab.pursuit.select import above, nonzero
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.sae.batch_selection import density_threshold
 from saelab.sae.dictionary import (
     geometric_median,
     normalise_rows,
@@ -20,6 +21,8 @@ from saelab.sae.losses import squared_error
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 INITIAL_THRESHOLD = 0.1
+"""Where thresholds start without a target; with one, where the mean L0 is the target."""
+START_ROWS = 2048
 
 
 class JumpReLUConfig(AbstractSAEConfig):
@@ -37,7 +40,7 @@ class JumpReLUConfig(AbstractSAEConfig):
     """Weight of the penalty: about 1 with a target, about 1e-3 without."""
     l0_warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the run over which the penalty rises from zero (Gemma Scope: linear warm-up)."""
-    bandwidth: float = Field(default=0.1, gt=0)
+    bandwidth: float = Field(default=0.5, gt=0)
     """Width of the window around the threshold in which its gradient is estimated."""
     subtract_b_dec: bool = False
     """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes)."""
@@ -111,6 +114,12 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         self.b_dec.copy_(center)
         if not self.config.subtract_b_dec:
             self.b_enc.copy_(-center @ self.W_enc)
+        if self.config.k is not None:
+            # From half of all latents active it takes thousands of steps down to the target, and
+            # what is learned on the way is a dense code.
+            some = rows[:: -(-len(rows) // START_ROWS)]
+            sizes = self.pre_activations(some).relu()
+            self.threshold.fill_(density_threshold([sizes], round(self.config.k * len(some))))
 
     @override
     @torch.no_grad()
