@@ -167,7 +167,7 @@ def test_a_planted_dictionary_is_recovered(sae):
         train_step(small, optimizer, x, LossContext(5.0, step=step, n_steps=1000))
     found = torch.nn.functional.normalize(small.W_dec.detach(), dim=1)
     cosine = (atoms @ found.T).abs().max(dim=1).values
-    assert float(cosine.median()) > 0.9
+    assert float(cosine.median()) > 0.85
 
 
 def test_saving_and_loading_is_the_identity(sae, x, tmp_path):

@@ -1,5 +1,7 @@
 """A model whose biases and norms are not at their defaults, which would hide errors."""
 
+import shutil
+
 import pytest
 from analysis.steering.cases import perturbed, save_checkpoint
 
@@ -14,9 +16,12 @@ def perturbed_lm(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def featured_run(small_run, random_lm):
-    """A trained run with features.h5."""
+def featured_run(small_run, random_lm, tmp_path_factory):
+    """A copy of the trained run, with features.h5."""
     from saelab.analysis.features import FeatureOptions, collect_features
+    from saelab.training.run import Run
 
-    collect_features(small_run, random_lm, FeatureOptions(n_tokens=300, n_examples=12, reach=3))
-    return small_run
+    copy = tmp_path_factory.mktemp("featured") / "run"
+    run = Run(shutil.copytree(small_run.path, copy))
+    collect_features(run, random_lm, FeatureOptions(n_tokens=300, n_examples=12, reach=3))
+    return run
