@@ -130,7 +130,8 @@ def print_success(result: Success) -> None:
     for name in ("filter", "latents", "success", "more than plain", "ratio"):
         table.add_column(name, justify="left" if name == "filter" else "right")
     for row in result.filters:
-        kept = "none" if row.threshold is None else f"{row.score} score ≥ {row.threshold:g}"
+        best = "" if row.share is None else f" (best {row.share:.0%})"
+        kept = "none" if row.threshold is None else f"{row.score} score ≥ {row.threshold:.3g}{best}"
         table.add_row(
             *(kept, str(row.n), f"{row.success:.2f}", f"{row.gain:+.2f}", f"{row.ratio:.2f}")
         )

@@ -31,6 +31,7 @@ FACTORS = STRENGTHS[1:]
 TOO_MUCH = 3.0
 """Factors with more promised tokens a text than this are degenerate and left out (the paper's)."""
 THRESHOLDS = (1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9)
+SHARES = (0.4, 0.2)
 
 
 class SuccessOptions(Config):
@@ -74,10 +75,20 @@ class LatentSuccess:
 
 @dataclass(frozen=True)
 class FilterRow:
-    """The latents that a threshold keeps; `ratio` is their mean success over that of all."""
+    """The latents that a filter keeps.
+
+    Attributes:
+        score: which score is filtered by; "none" for all latents.
+        threshold: the least score that is kept.
+        share: for a filter that keeps the best of all latents, how many; thresholds mean little
+            where most latents pass them.
+        gain: success beyond the plain model's count.
+        ratio: success over that of all latents.
+    """
 
     score: str
     threshold: float | None
+    share: float | None
     n: int
     success: float
     gain: float
@@ -197,27 +208,28 @@ def best_factor(success: Float[ndarray, " factor"], perplexity: Float[ndarray, "
 
 
 def filter_table(latents: Sequence[LatentSuccess]) -> list[FilterRow]:
-    """Mean success of all latents, and of those that each threshold on either score keeps.
-
-    `gain` is what steering adds to the plain model's count.
-    """
+    """Mean success of all latents, and of those that filters on either score keep."""
     success = np.array([found.success for found in latents])
     gain = success - np.array([found.plain_success for found in latents])
-    rows = [("none", None, np.ones(len(latents), dtype=bool))]
+    rows: list[tuple[str, float | None, float | None]] = [("none", None, None)]
+    kept = [np.ones(len(latents), dtype=bool)]
     for score in ("output", "input"):
         values = np.array([getattr(found, score) for found in latents], dtype=np.float64)
-        rows += [(score, t, values >= t) for t in THRESHOLDS]
+        known = values[~np.isnan(values)]
+        filters = [(t, None) for t in THRESHOLDS]
+        filters += [(float(np.quantile(known, 1 - s)), s) for s in SHARES if len(known)]
+        rows += [(score, threshold, share) for threshold, share in filters]
+        kept += [values >= threshold for threshold, _ in filters]
     return [
         FilterRow(
-            score=score,
-            threshold=threshold,
-            n=int(kept.sum()),
-            success=float(success[kept].mean()),
-            gain=float(gain[kept].mean()),
-            ratio=float(success[kept].mean() / success.mean()) if success.any() else 0.0,
+            *row,
+            n=int(which.sum()),
+            success=float(success[which].mean()),
+            gain=float(gain[which].mean()),
+            ratio=float(success[which].mean() / success.mean()) if success.any() else 0.0,
         )
-        for score, threshold, kept in rows
-        if kept.any()
+        for row, which in zip(rows, kept, strict=True)
+        if which.any()
     ]
 
 

@@ -78,3 +78,13 @@ def steerable(lm, variant: str = "topk", site: str = MIDDLE) -> Steerable:
     d_in = lm.width(site)
     sae = random_sae(variant, d_in=d_in)
     return Steerable(lm, sae, site, maxima=torch.linspace(1.0, 3.0, sae.d_sae))
+
+
+class Broken(Steerable):
+    """Steers in a way that `damage` decides, whatever is asked."""
+
+    damage = staticmethod(lambda value, edited, mask: value)
+
+    def edit(self, changes, mask):  # pyright: ignore[reportImplicitOverride]
+        asked = super().edit(changes, mask)
+        return lambda value: self.damage(value, asked(value), mask)

@@ -10,6 +10,7 @@ from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.analysis.steering.concept_steering import (
     ConceptOptions,
     ConceptSteering,
+    _Evidence,
     _read,
     concept_steering,
 )
@@ -17,10 +18,12 @@ from saelab.analysis.steering.concepts import CONCEPTS
 from saelab.analysis.steering.records import HIGH_OUTPUT
 from saelab.analysis.steering.scores import steering_scores
 from saelab.analysis.steering.steerable import Steerable
+from saelab.evaluation.detectors import sort_events
 from saelab.evaluation.stream import corpus_of, stream
 from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train
+from saelab.types import SparseCodes
 
 # Training an SAE of the shipped model takes a few seconds.
 pytestmark = pytest.mark.slow
@@ -110,6 +113,19 @@ def test_difference_in_means_is_the_difference_of_the_means(run, tiny_lm):
         assert np.allclose(found[name], difference, atol=1e-4), name
     rms = np.sqrt((rows**2).sum(axis=1).mean())
     assert evidence.rms_norm == pytest.approx(rms, rel=1e-5)
+
+
+def test_difference_in_means_recovers_the_axis_of_two_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    axis = torch.nn.functional.normalize(torch.randn(16, generator=generator), dim=0)
+    holds = np.arange(20_000) % 2 == 0
+    noise = torch.randn(20_000, 16, generator=generator)
+    x = noise + torch.where(torch.from_numpy(holds)[:, None], axis, -axis)
+    (concept,) = (c for c in CONCEPTS if c.name == "female")
+    codes = SparseCodes(torch.zeros(20_000, 1), torch.zeros(20_000, 1, dtype=torch.long), 1)
+    labels = {"referent_female": holds, "referent_male": ~holds}
+    found = _Evidence(x, sort_events(codes), labels).difference_in_means(concept)
+    assert float(torch.cosine_similarity(found, axis, dim=0)) > 0.999
 
 
 def test_difference_in_means_steers_and_random_latents_do_not(result):

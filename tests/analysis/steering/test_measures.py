@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from analysis.steering.cases import LAST, MIDDLE, PROMPT, steerable
+from analysis.steering.cases import LAST, MIDDLE, PROMPT, Broken, steerable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,10 +114,42 @@ def test_at_strength_zero_every_score_is_zero_and_otherwise_between_minus_one_an
         assert np.abs(score).max() > 0.01
 
 
+def test_renumbering_latents_renumbers_their_scores(perturbed_lm):
+    model = steerable(perturbed_lm)
+    before = scored(model)[0].score
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for name, axis in (("W_dec", 0), ("W_enc", 1), ("b_enc", 0)):
+            value = model.sae.get_parameter(name)
+            value.copy_(value.index_select(axis, order))
+    rows = 2 * np.argsort(order.numpy())
+    assert before[::2] == pytest.approx(scored(model)[0].score[rows], abs=1e-5)
+
+
+def test_turning_a_signed_latent_around_swaps_its_poles(perturbed_lm):
+    model = steerable(perturbed_lm, "abs-topk")
+    before = scored(model)[0].score
+    with torch.no_grad():
+        for name in ("W_dec", "b_enc"):
+            model.sae.get_parameter(name)[5].neg_()
+        model.sae.get_parameter("W_enc")[:, 5].neg_()
+    after = scored(model)[0].score
+    swapped = before.copy()
+    swapped[[10, 11]] = before[[11, 10]]
+    assert after == pytest.approx(swapped, abs=1e-5)
+    assert abs(before[10] - before[11]) > 1e-3
+
+
 def test_far_out_in_the_last_layer_the_lens_comes_true(perturbed_lm):
     model = steerable(perturbed_lm, site=LAST)
     found, _ = scored(model, strength=1e5)
     assert (found.rank == 0).all()
+
+
+def test_scores_of_an_edit_that_does_nothing_are_not_believed(perturbed_lm):
+    whole = steerable(perturbed_lm)
+    with pytest.raises(RuntimeError, match="missed what was asked"):
+        scored(Broken(whole.lm, whole.sae, whole.site))
 
 
 def test_a_prompt_at_whose_end_nothing_fires_is_refused(perturbed_lm):

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from analysis.steering.cases import PROMPT, steerable
+from analysis.steering.cases import PROMPT, Broken, steerable
 
 from saelab.analysis.steering.interventions import Intervention, encode_prompt, position_mask
 from saelab.analysis.steering.self_test import verify
-from saelab.analysis.steering.steerable import Steerable
 
 OPS = [
     {"op": "add", "amount": 3.0},
@@ -15,16 +14,6 @@ OPS = [
     {"op": "scale", "amount": 0.5},
     {"op": "ablate"},
 ]
-
-
-class Broken(Steerable):
-    """Steers in a way that `damage` decides, whatever is asked."""
-
-    damage = staticmethod(lambda value, edited, mask: value)
-
-    def edit(self, changes, mask):  # pyright: ignore[reportImplicitOverride]
-        asked = super().edit(changes, mask)
-        return lambda value: self.damage(value, asked(value), mask)
 
 
 @pytest.fixture
@@ -68,7 +57,7 @@ def test_the_effect_counts_changed_rows_and_their_relative_length(perturbed_lm, 
 )
 def test_a_broken_edit_is_found(perturbed_lm, tokens, damage, message, monkeypatch):
     whole = steerable(perturbed_lm)
-    model = Broken(whole.lm, whole.sae, whole.site, whole.maxima)
+    model = Broken(whole.lm, whole.sae, whole.site)
     mask = position_mask(perturbed_lm, tokens, "last", tokens.shape[1])
     monkeypatch.setattr(Broken, "damage", staticmethod(damage))
     with pytest.raises(RuntimeError, match=message):

@@ -1,5 +1,7 @@
 """Steering success is counted as the paper counts it, and filters are compared with no filter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,8 @@ def latent(output: float, success: float, found: float | None = None) -> LatentS
 
 def test_a_filter_is_compared_with_all_latents():
     latents = [latent(0.0, 1.0), latent(0.02, 2.0, 0.95), latent(0.95, 6.0)]
-    rows = {(row.score, row.threshold): row for row in filter_table(latents)}
+    table = filter_table(latents)
+    rows = {(row.score, row.threshold): row for row in table if row.share is None}
     everything = rows["none", None]
     assert (everything.n, everything.success, everything.gain) == (3, 3.0, 2.5)
     assert (rows["output", 0.01].n, rows["output", 0.01].success) == (2, 4.0)
@@ -57,7 +60,17 @@ def test_a_filter_is_compared_with_all_latents():
 
 
 def test_filters_that_keep_nothing_are_left_out():
-    assert [row.threshold for row in filter_table([latent(0.0, 1.0)])] == [None]
+    rows = [row for row in filter_table([latent(0.0, 1.0)]) if row.share is None]
+    assert [row.threshold for row in rows] == [None]
+
+
+def test_a_filter_by_share_keeps_the_best_of_those_with_a_score():
+    latents = [latent(i / 10, float(i), i / 10 if i else None) for i in range(11)]
+    rows = {(row.score, row.share): row for row in filter_table(latents) if row.share}
+    # Of eleven outputs 0, 0.1, ... 1 the best fifth are 0.8, 0.9 and 1.
+    assert rows["output", 0.2].threshold == pytest.approx(0.8)
+    assert (rows["output", 0.2].n, rows["output", 0.2].success) == (3, 9.0)
+    assert rows["input", 0.4].n == 4
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +94,14 @@ def test_a_run_s_latents_are_steered_at_the_paper_s_factors(featured_run, random
     assert again.values() == found.values()
 
 
-def test_success_equals_steering_the_latent_by_hand(featured_run, random_lm, scores):
+@pytest.mark.parametrize("pole", [1, -1])
+def test_success_equals_steering_the_latent_by_hand(featured_run, random_lm, scores, pole):
     from saelab.analysis.steering.generate import Sampling, edits_for, generate, plain_log_probs
     from saelab.analysis.steering.interventions import Intervention
     from saelab.analysis.steering.steerable import Steerable
     from saelab.evaluation.stream import corpus_of
 
+    scores = replace(scores, sign=np.full_like(scores.sign, pole))
     one = steering_success(featured_run, random_lm, scores, OPTIONS).latents[0]
     model = Steerable.of_run(featured_run, random_lm)
     corpus = corpus_of(featured_run, random_lm, "held-out")
