@@ -1,9 +1,10 @@
-"""Sparse operations by gathering rows: exact on any device, no `batch x d_sae` tensor."""
+"""The sparse decode by gathering rows: exact on any device, no `batch x d_sae` tensor."""
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from saelab.kernels.cuda import runs_triton
 from saelab.types import SparseCodes
 
 
@@ -13,6 +14,10 @@ def sparse_decode(
     """`z @ W_dec`, reading only the rows that each code selects; differentiable in both."""
     if not codes.values.numel():
         return W_dec.new_zeros(len(codes), W_dec.shape[1])
+    if runs_triton(W_dec):
+        from saelab.kernels.triton_autograd import sparse_decode as by_kernels
+
+        return by_kernels(codes, W_dec)
     return F.embedding_bag(
         codes.indices,
         W_dec,

@@ -54,8 +54,7 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts = self.pre_activations(batch.x)
-        codes = abs_top_k(pre_acts, self.config.k)
+        pre_acts, codes = self.choose(batch.x, lambda a: abs_top_k(a, self.config.k))
         return self.selected_pass(batch.x, pre_acts, codes, context, abs_top_k)
 
 
@@ -72,6 +71,5 @@ class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts = self.pre_activations(batch.x)
-        codes = batch_top_k(pre_acts, self.k, signed=True)
+        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k, signed=True))
         return self.selected_pass(batch.x, pre_acts, codes, context, abs_top_k)

@@ -1,17 +1,20 @@
 """AuxK: dead latents learn what the living ones miss (arXiv 2406.04093, appendix A.2)."""
 
 import abc
+from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from saelab.pursuit.select import Rule, among
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
 from saelab.sae.dictionary import default_aux_k
 from saelab.sae.losses import aux_k_loss
-from saelab.types import TrainingPass
+from saelab.types import SparseCodes, TrainingPass
+
+DeadCodes = Callable[[Bool[Tensor, " d_sae"], int], SparseCodes]
+"""The codes of the dead latents, at most so many a row; differentiable."""
 
 
 class AuxKConfig(AbstractSAEConfig, abc.ABC):
@@ -30,19 +33,15 @@ def add_aux_k(
     done: TrainingPass,
     sae: AbstractSAE[AuxKConfig],
     x: Float[Tensor, "batch d_in"],
-    pre_acts: Float[Tensor, "batch d_sae"],
     context: LossContext,
-    rule: Rule,
+    dead_codes: DeadCodes,
 ) -> None:
-    """Add AuxK to the pass's parts, unless nothing is dead or it is switched off.
-
-    `rule` chooses, for each row, among the pre-activations of the dead latents.
-    """
+    """Add AuxK to the pass's parts, unless nothing is dead or it is switched off."""
     config = sae.config
     n = default_aux_k(sae.d_in, sae.d_sae) if config.aux_k is None else config.aux_k
     if context.dead is None or not config.aux_coefficient or not n:
         return
     # A latent that fires in this very batch is dead no more.
     dead = context.dead & (done.codes.firing_counts() == 0)
-    aux = aux_k_loss(x - done.x_hat, among(rule, pre_acts, dead, n), sae.W_dec)
+    aux = aux_k_loss(x - done.x_hat, dead_codes(dead, n), sae.W_dec)
     done.parts["aux_k"] = (config.aux_coefficient, aux)

@@ -41,6 +41,5 @@ class BatchTopK(AbstractBatchSelectionSAE[BatchTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts = self.pre_activations(batch.x)
-        codes = batch_top_k(pre_acts, self.k)
+        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
         return self.selected_pass(batch.x, pre_acts, codes, context, top_k)

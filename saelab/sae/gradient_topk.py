@@ -68,10 +68,10 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        if batch.grad is None:
+        grad = batch.grad
+        if grad is None:
             raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
-        pre_acts = self.pre_activations(batch.x)
-        codes = self.select(pre_acts, batch.grad)
+        pre_acts, codes = self.choose(batch.x, lambda a: self.select(a, grad))
         return self.selected_pass(batch.x, pre_acts, codes, context, top_k)
 
     def select(

@@ -72,8 +72,7 @@ class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts = self.pre_activations(batch.x)
-        codes = top_k(pre_acts, self.config.k)
+        pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, self.config.k))
         done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
         budgets = self.config.budgets or None
         errors = nested_errors(

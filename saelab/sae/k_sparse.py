@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
+from saelab.kernels import affine_codes
 from saelab.pursuit.select import largest
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
 from saelab.sae.dictionary import geometric_median, random_unit_rows
@@ -64,7 +65,9 @@ class KSparse(AbstractSAE[KSparseConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        codes = largest(self.pre_activations(batch.x), self.k_at(context.progress))
+        with torch.no_grad():
+            codes = largest(self.pre_activations(batch.x), self.k_at(context.progress))
+        codes = affine_codes(codes, batch.x, self.W_enc, self.b_enc)
         x_hat = self.decode(codes)
         return TrainingPass(codes, x_hat, squared_error(batch.x, x_hat))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saelab.pursuit.matching_pursuit import Pursuit, matching_pursuit, merged
-from saelab.pursuit.select import top_k
+from saelab.pursuit.select import among, top_k
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext, check_k, check_rows
 from saelab.sae.dictionary import (
@@ -91,8 +91,8 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         error = pursuit.residual.pow(2).sum(-1).mean()
         done = TrainingPass(codes, batch.x - pursuit.residual, error)
         if context.dead is not None:
-            missed = pursuit.residual.detach() @ self.W_enc
-            add_aux_k(done, self, batch.x, missed.float(), context, top_k)
+            missed = (pursuit.residual.detach() @ self.W_enc).float()
+            add_aux_k(done, self, batch.x, context, lambda dead, n: among(top_k, missed, dead, n))
         return done
 
     @override

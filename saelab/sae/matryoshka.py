@@ -68,8 +68,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts = self.pre_activations(batch.x)
-        codes = batch_top_k(pre_acts, self.k)
+        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
         done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
         errors = self.prefix_errors(batch.x, codes, self._prefixes(context))
         error = errors.mean() if self.config.prefix_loss == "mean" else errors.sum()

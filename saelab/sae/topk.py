@@ -58,10 +58,12 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        k, pre_acts = self.config.k, self.pre_activations(batch.x)
-        done = self.selected_pass(batch.x, pre_acts, top_k(pre_acts, k), context, top_k)
+        k = self.config.k
+        pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, k))
+        done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
         if self.config.multi_k_coefficient:
-            wider = self.decode(top_k(pre_acts, min(4 * k, self.d_sae)))
+            more = top_k(pre_acts, min(4 * k, self.d_sae))
+            wider = self.decode(self.differentiable(more, batch.x))
             error = squared_error(batch.x, wider) / context.total_variance
             done.parts["multi_k"] = (self.config.multi_k_coefficient, error)
         return done

@@ -1,11 +1,14 @@
 """The SAEs with one affine encoder and unit-norm atoms: the TopK family shares this much."""
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.pursuit.select import Rule
+from saelab.kernels import affine_codes
+from saelab.pursuit.select import Rule, among
 from saelab.sae.aux_k import AuxKConfigT, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.dictionary import (
@@ -16,6 +19,9 @@ from saelab.sae.dictionary import (
 )
 from saelab.sae.losses import squared_error
 from saelab.types import SparseCodes, TrainingPass
+
+Select = Callable[[Tensor], SparseCodes]
+"""From pre-activations to codes."""
 
 
 class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
@@ -35,11 +41,16 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the selection chooses from, in float32: (x - b_dec) @ W_enc + b_enc."""
-        fixed = self.b_dec.detach()
-        # Zero in value. It carries the gradient to b_dec, which autograd would otherwise route
-        # through a product of the whole batch with W_enc only to sum it over the batch.
-        bias_path = (fixed - self.b_dec) @ self.W_enc.detach()
-        return ((x - fixed) @ self.W_enc).float() + (self.b_enc + bias_path)
+        return ((x - self.b_dec) @ self.W_enc).float() + self.b_enc
+
+    def choose(
+        self, x: Float[Tensor, "batch d_in"], select: Select
+    ) -> tuple[Float[Tensor, "batch d_sae"], SparseCodes]:
+        """All pre-activations, without a graph, and what `select` keeps of them, with gradients."""
+        with torch.no_grad():
+            pre_acts = self.pre_activations(x)
+            codes = select(pre_acts)
+        return pre_acts, self.differentiable(codes, x)
 
     def selected_pass(
         self,
@@ -52,8 +63,16 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         """The pass of a plain reconstruction by `codes`; `rule` chooses among the dead for AuxK."""
         x_hat = self.decode(codes)
         done = TrainingPass(codes, x_hat, squared_error(x, x_hat))
-        add_aux_k(done, self, x, pre_acts, context, rule)
+
+        def dead_codes(dead: Bool[Tensor, " d_sae"], n: int) -> SparseCodes:
+            return self.differentiable(among(rule, pre_acts, dead, n), x)
+
+        add_aux_k(done, self, x, context, dead_codes)
         return done
+
+    def differentiable(self, codes: SparseCodes, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
+        """Codes that were chosen without a graph, with gradients to the encoder and b_dec."""
+        return affine_codes(codes, x, self.W_enc, self.b_enc, self.b_dec)
 
     @override
     def before_optimizer_step(self) -> None:

@@ -1,0 +1,28 @@
+"""Whether Triton's kernels can do an operation."""
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor
+
+MAX_K = 512
+"""Most latents of a row that the selection kernel keeps."""
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the kernels read; they add in float32, so float64 is left to torch."""
+
+
+def runs_triton(tensor: Tensor) -> bool:
+    """Whether the tensor is where, and of a type that, the kernels work."""
+    return tensor.is_cuda and tensor.dtype in TYPES and _has_triton()
+
+
+def runs_select(pre_acts: Tensor, k: int) -> bool:
+    """Whether the kernel that selects k of each row can; it leaves no graph behind."""
+    wanted = not (pre_acts.requires_grad and torch.is_grad_enabled())
+    return wanted and pre_acts.ndim == 2 and 0 < k <= MAX_K and runs_triton(pre_acts)
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
