@@ -31,7 +31,7 @@ def affine_codes(
     values = _Affine.apply(
         codes.values.detach().flatten(),
         codes.indices.flatten(),
-        codes.rows().flatten(),
+        codes.rows().flatten().contiguous(),
         x,
         W_enc,
         b_enc,

@@ -14,7 +14,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def runs_triton(tensor: Tensor) -> bool:
     """Whether the tensor is where, and of a type that, the kernels work."""
-    return tensor.is_cuda and tensor.dtype in TYPES and _has_triton()
+    return tensor.is_cuda and tensor.dtype in TYPES and has_triton()
 
 
 def runs_select(pre_acts: Tensor, k: int) -> bool:
@@ -24,5 +24,6 @@ def runs_select(pre_acts: Tensor, k: int) -> bool:
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether the triton package is installed."""
     return importlib.util.find_spec("triton") is not None

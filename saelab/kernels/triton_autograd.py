@@ -1,4 +1,4 @@
-"""The kernels as differentiable functions: any loss, any optimizer, gradients to the input too."""
+"""The sparse decode as a differentiable function: any loss, any optimizer."""
 
 from typing import Any
 
@@ -10,7 +10,6 @@ from typing_extensions import override
 
 from saelab.kernels.pairs import heavy_slices, pairs_by_latent
 from saelab.kernels.triton_decode import decode, dot_atoms
-from saelab.kernels.triton_select import select_top_k
 from saelab.kernels.triton_update import sum_by_latent
 from saelab.types import SparseCodes
 
@@ -22,26 +21,6 @@ def sparse_decode(
     starts, tokens = _rows(codes)
     indices = codes.indices.flatten().to(torch.int32)
     return _Decode.apply(codes.values.flatten(), indices, starts, tokens, W_dec.contiguous())
-
-
-def encode_top_k(
-    x: Float[Tensor, "batch d_in"],
-    W_enc: Float[Tensor, "d_in d_sae"],
-    b_enc: Float[Tensor, " d_sae"],
-    k: int,
-    *,
-    by_magnitude: bool = False,
-) -> SparseCodes:
-    """The top-k codes of `x @ W_enc + b_enc`, differentiable in all three, sorted by falling size.
-
-    `max(0, .)` of the k largest, or with `by_magnitude` the k of largest magnitude. The backward
-    pass costs what the k chosen entries of each row need: no tensor of `batch * d_sae` gradients.
-
-    Raises:
-        UsageError: k is above 512 or d_sae.
-    """
-    values, indices = _Encode.apply(x, W_enc, b_enc, k, by_magnitude)
-    return SparseCodes(values, indices, W_enc.shape[1])
 
 
 def _rows(codes: SparseCodes) -> tuple[Int[Tensor, " batch_1"], Int[Tensor, " entry"]]:
@@ -84,44 +63,3 @@ class _Decode(torch.autograd.Function):
             pairs = pairs_by_latent(indices, len(W))
             to_W = sum_by_latent(pairs, heavy_slices(pairs), tokens, values, grad).to(W.dtype)
         return to_values, None, None, None, to_W
-
-
-class _Encode(torch.autograd.Function):
-    @staticmethod
-    @override
-    def forward(
-        ctx: Any,
-        x: Float[Tensor, "batch d_in"],
-        W_enc: Float[Tensor, "d_in d_sae"],
-        b_enc: Float[Tensor, " d_sae"],
-        k: int,
-        by_magnitude: bool,
-    ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-        values, indices = select_top_k(
-            x @ W_enc + b_enc, k, by_magnitude=by_magnitude, rectify=not by_magnitude
-        )
-        ctx.save_for_backward(x, W_enc, values, indices)
-        ctx.signed = by_magnitude
-        ctx.mark_non_differentiable(indices)
-        return values, indices
-
-    @staticmethod
-    @override
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
-        ctx: Any, grad: Float[Tensor, "batch k"], _: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, W_enc, values, indices = ctx.saved_tensors
-        grad = grad if ctx.signed else grad * (values > 0)
-        starts, tokens = _rows(SparseCodes(grad, indices, W_enc.shape[1]))
-        weights, indices = grad.flatten().contiguous(), indices.flatten()
-        to_x = to_W = to_b = None
-        if ctx.needs_input_grad[0]:
-            to_x = decode(weights, indices, starts, W_enc.T.contiguous()).to(x.dtype)
-        if any(ctx.needs_input_grad[1:3]):
-            pairs = pairs_by_latent(indices, W_enc.shape[1])
-            slices = heavy_slices(pairs)
-            to_W = sum_by_latent(pairs, slices, tokens, weights, x.contiguous()).T.to(W_enc.dtype)
-            ones = x.new_ones(len(x), 1)
-            to_b = sum_by_latent(pairs, slices, tokens, weights, ones).squeeze(1)
-        return to_x, to_W, to_b, None, None

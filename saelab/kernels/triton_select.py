@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
 """Exact top-k of each row with one read of it, and no fallback for any row.
 
@@ -21,17 +21,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.kernels.cuda import MAX_K
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_sort import descending
 
-MAX_K = 512
 CHUNK = 4096
 """Entries that a program reads at a time."""
 
 
 @triton.jit
 @no_type_check
-def _order_key(values, valid):
+def order_key(values, valid):
     """Integers that sort as the values do, +0 equal to -0; the least one where not valid."""
     bits = (values + 0.0).to(tl.int32, bitcast=True)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -40,7 +40,7 @@ def _order_key(values, valid):
 
 @triton.jit
 @no_type_check
-def _read(row, at, valid, MAGNITUDE: tl.constexpr):
+def read(row, at, valid, MAGNITUDE: tl.constexpr):
     """The entries by which a row is ranked, as float32; -inf where there is none."""
     x = tl.load(row + at, mask=valid, other=float("-inf")).to(tl.float32)
     if MAGNITUDE:
@@ -90,7 +90,7 @@ def _maxima_kernel(
     token = (tl.program_id(0) // blocks).to(tl.int64)
     segment = (tl.program_id(0) % blocks) * STEP + tl.arange(0, STEP)
     at = segment[:, None] * W + tl.arange(0, W)[None, :]
-    tile = _read(pre_acts + token * m, at, (at < m) | EVEN, MAGNITUDE)
+    tile = read(pre_acts + token * m, at, (at < m) | EVEN, MAGNITUDE)
     tl.store(maxima + token * n + segment, tl.max(tile, 1), mask=segment < n)
 
 
@@ -121,17 +121,17 @@ def _select_kernel(
     chosen = scratch + token * 3 * K
     segment = tl.arange(0, N)
     best = tl.load(maxima + token * n + segment, mask=segment < n, other=0.0).to(tl.float32)
-    _write_best(_order_key(best, segment < n), segment, chosen, K, BITS)
+    _write_best(order_key(best, segment < n), segment, chosen, K, BITS)
 
     part = tl.arange(0, K * PARTS)
     part = tl.load(chosen + part // PARTS) * PARTS + part % PARTS
     at = part[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    best = tl.max(_read(row, at, at < m, MAGNITUDE), 1)
-    _write_best(_order_key(best, part * WIDTH < m), part, chosen + K, K, BITS)
+    best = tl.max(read(row, at, at < m, MAGNITUDE), 1)
+    _write_best(order_key(best, part * WIDTH < m), part, chosen + K, K, BITS)
 
     entry = tl.arange(0, K * WIDTH)
     entry = tl.load(chosen + K + entry // WIDTH) * WIDTH + entry % WIDTH
-    key = _order_key(_read(row, entry, entry < m, MAGNITUDE), entry < m)
+    key = order_key(read(row, entry, entry < m, MAGNITUDE), entry < m)
     # The first k are written in front of the next ones, which only fill up to a power of two.
     _write_best(key, entry, chosen + 2 * K, k, BITS)
 
@@ -139,7 +139,7 @@ def _select_kernel(
     kept = slot < k
     index = tl.load(chosen + 2 * K + slot, mask=kept, other=0)
     if SORT:
-        key = _order_key(_read(row, index, kept, MAGNITUDE), kept)
+        key = order_key(read(row, index, kept, MAGNITUDE), kept)
         ranked = descending((key.to(tl.int64) << 32) + (K - slot), K)
         index = tl.load(chosen + 2 * K + K - (ranked & 0xFFFFFFFF), mask=kept, other=0)
     value = tl.load(row + index, mask=kept, other=0.0)

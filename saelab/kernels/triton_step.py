@@ -13,6 +13,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from saelab.kernels.triton_gradients import latent_gradients
+
 
 @triton.jit
 @no_type_check
@@ -27,84 +29,6 @@ def _adam(p, g, moments, at, mask, rates, B1: tl.constexpr, B2: tl.constexpr, EP
     tl.store(moments[0] + at, m, mask=mask, eviction_policy="evict_first")
     tl.store(moments[1] + at, v, mask=mask, eviction_policy="evict_first")
     return p - step_size * m / (tl.sqrt(v) / correction + EPS)
-
-
-@triton.jit
-@no_type_check
-def _sum_both(
-    order, codes, rows, start, stop, column, inside, d, k: tl.constexpr, PAIRS: tl.constexpr
-):
-    """Sums over the pairs `start` to `stop`.
-
-    Of value * error, gradient * input, gradient, value * gradient, and of how often it fired.
-    """
-    values, gradient = codes
-    errors, inputs = rows
-    to_dec = tl.zeros_like(column).to(tl.float32)
-    to_enc = tl.zeros_like(column).to(tl.float32)
-    bias = tl.zeros([PAIRS], tl.float32)
-    radial = tl.zeros([PAIRS], tl.float32)
-    fired = tl.zeros([PAIRS], tl.float32)
-    while start < stop:
-        at = start + tl.arange(0, PAIRS)
-        kept = at < stop
-        pair = tl.load(order + at, mask=kept, other=0)
-        place = (pair // k).to(tl.int64)[:, None] * d + column[None, :]
-        there = kept[:, None] & inside[None, :]
-        error = tl.load(errors + place, mask=there, other=0.0, eviction_policy="evict_last")
-        x = tl.load(inputs + place, mask=there, other=0.0, eviction_policy="evict_last")
-        value = tl.load(values + pair, mask=kept, other=0.0)
-        grad = tl.load(gradient + pair, mask=kept, other=0.0)
-        to_dec += tl.sum(value[:, None] * error.to(tl.float32), 0)
-        to_enc += tl.sum(grad[:, None] * x.to(tl.float32), 0)
-        bias += grad
-        radial += value * grad
-        fired += tl.where(value != 0, 1.0, 0.0)
-        start += PAIRS
-    return to_dec, to_enc, tl.sum(bias), tl.sum(radial), tl.sum(fired)
-
-
-@triton.jit
-@no_type_check
-def slice_kernel(
-    order,
-    offsets,
-    values,
-    gradient,
-    errors,
-    inputs,
-    first,
-    owner,
-    sums,
-    scalars,
-    capacity,
-    m,
-    d,
-    k: tl.constexpr,
-    SLICE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """The sums of one slice of a split latent on one chunk."""
-    piece = tl.program_id(0) % capacity
-    if piece < tl.load(first + m):
-        chunk = tl.program_id(0) // capacity
-        column = chunk * COLUMNS + tl.arange(0, COLUMNS)
-        inside = (column < d) | EVEN
-        latent = tl.load(owner + piece)
-        start = tl.load(offsets + latent) + (piece - tl.load(first + latent)) * SLICE
-        stop = tl.minimum(start + SLICE, tl.load(offsets + latent + 1))
-        to_dec, to_enc, bias, radial, fired = _sum_both(
-            order, (values, gradient), (errors, inputs), start, stop, column, inside, d, k, PAIRS
-        )
-        at = piece.to(tl.int64) * 2 * d + column
-        tl.store(sums + at, to_dec, mask=inside)
-        tl.store(sums + at + d, to_enc, mask=inside)
-        if chunk == 0:
-            tl.store(scalars + piece * 3, bias)
-            tl.store(scalars + piece * 3 + 1, radial)
-            tl.store(scalars + piece * 3 + 2, fired)
 
 
 @triton.jit
@@ -156,7 +80,11 @@ def step_kernel(
     bias_copy,
     since_fired,
     to_input,
+    slots,
+    more,
+    more_scalars,
     rates,
+    clip,
     factor,
     batch,
     m,
@@ -169,6 +97,8 @@ def step_kernel(
     COLUMNS: tl.constexpr,
     PAIRS: tl.constexpr,
     EVEN: tl.constexpr,
+    EXTRA: tl.constexpr,
+    CLIP: tl.constexpr,
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
@@ -187,23 +117,28 @@ def step_kernel(
         w = tl.load(dec + at, mask=inside, other=0.0, eviction_policy="evict_first")
         w *= tl.load(scale + latent)
         u = tl.load(enc + at, mask=inside, other=0.0, eviction_policy="evict_first")
-        part = tl.load(first + latent)
-        end = tl.load(first + latent + 1)
-        start = tl.load(offsets + latent)
-        stop = tl.where(end > part, start, tl.load(offsets + latent + 1))
-        to_dec, to_enc, to_bias, radial, fired = _sum_both(
-            order, (values, gradient), (errors, inputs), start, stop, column, inside, d, k, PAIRS
+        to_dec, to_enc, to_bias, radial, fired = latent_gradients(
+            (order, offsets),
+            (values, gradient),
+            (errors, inputs),
+            (first, sums, scalars),
+            (slots, more, more_scalars),
+            latent,
+            column,
+            inside,
+            factor,
+            d,
+            k,
+            PAIRS,
+            EXTRA,
         )
-        while part < end:
-            piece = part.to(tl.int64) * 2 * d + column
-            to_dec += tl.load(sums + piece, mask=inside, other=0.0)
-            to_enc += tl.load(sums + piece + d, mask=inside, other=0.0)
-            to_bias += tl.load(scalars + part * 3)
-            radial += tl.load(scalars + part * 3 + 1)
-            fired += tl.load(scalars + part * 3 + 2)
-            part += 1
         through += to_bias * u
-        to_dec = factor * to_dec - radial * w
+        to_dec -= radial * w
+        if CLIP:
+            share = tl.load(clip)
+            to_dec *= share
+            to_enc *= share
+            to_bias *= share
         w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
         u = _adam(u, to_enc, (enc_m, enc_v), at, inside, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)
@@ -236,18 +171,22 @@ def vector_kernel(
     gradient,
     minus,
     rates,
+    clip,
     factor,
     n,
     B1: tl.constexpr,
     B2: tl.constexpr,
     EPS: tl.constexpr,
+    CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adam on a vector whose gradient is `factor * gradient - minus`."""
+    """Adam on a vector whose gradient is `factor * gradient - minus`, times `clip` if asked."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     g = factor * tl.load(gradient + at, mask=inside, other=0.0)
     g -= tl.load(minus + at, mask=inside, other=0.0)
+    if CLIP:
+        g *= tl.load(clip)
     value = tl.load(p + at, mask=inside, other=0.0)
     value = _adam(value, g, (moments_m, moments_v), at, inside, rates, B1, B2, EPS)
     tl.store(p + at, value, mask=inside)

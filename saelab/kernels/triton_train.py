@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -9,15 +10,12 @@ from torch import Tensor
 
 from saelab.kernels.pairs import SLICE, LatentPairs, Slices, heavy_slices, pairs_by_latent
 from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.triton_aux import AuxRules, AuxStep
 from saelab.kernels.triton_decode import Residual, decode_residual
+from saelab.kernels.triton_gradients import norm_kernel, slice_kernel
 from saelab.kernels.triton_select import select_top_k
-from saelab.kernels.triton_step import (
-    centre_kernel,
-    scale_kernel,
-    slice_kernel,
-    step_kernel,
-    vector_kernel,
-)
+from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
+from saelab.kernels.triton_weights import Weights
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,8 @@ class Rules:
         total_variance: what the squared error is divided by.
         betas: of Adam.
         eps: of Adam.
+        clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
+        aux: how dead latents are revived, if they are.
     """
 
     k: int
@@ -38,6 +38,8 @@ class Rules:
     total_variance: float
     betas: tuple[float, float]
     eps: float
+    clip_norm: float | None = None
+    aux: AuxRules | None = None
 
 
 @dataclass(frozen=True)
@@ -64,78 +66,39 @@ class Launch:
         return Launch(columns, self.pairs, self.latents, self.slice)
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter in float32 with Adam's moments, and its copy in the type of the products."""
-
-    value: Float[Tensor, "*shape"]
-    m: Float[Tensor, "*shape"]
-    v: Float[Tensor, "*shape"]
-    copy: Float[Tensor, "*shape"]
-
-    @classmethod
-    def of(cls, value: Float[Tensor, "*shape"], dtype: torch.dtype) -> "Parameter":
-        """Without any step behind it; owns its memory."""
-        value = value.detach().float().clone(memory_format=torch.contiguous_format)
-        # A copy of its own also where the types agree: the kernels write both.
-        copy = value.to(dtype, copy=True)
-        return cls(value, torch.zeros_like(value), torch.zeros_like(value), copy)
-
-    @property
-    def all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As the kernels take it."""
-        return self.value, self.m, self.v, self.copy
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The SAE, latent-major, and where its training stands.
+class Sums(NamedTuple):
+    """What both latent-major kernels read, in their order.
 
     Attributes:
-        dec: `[d_sae d_in]`; the atoms are `scale * dec`, which are unit vectors.
-        enc: `[d_sae d_in]`, the encoder's transpose.
-        b_enc: `[d_sae]`.
-        b_dec: `[d_in]`.
-        scale: `[d_sae]`.
-        since_fired: `[d_sae]`, tokens since each latent last fired.
-        lr: Adam's learning rate, to be set between steps.
-        step: steps done.
+        order: of the pairs by latent.
+        offsets: where each latent's pairs begin.
+        values: of the codes.
+        gradient: of the codes.
+        errors: x_hat - x.
+        inputs: x - b_dec.
+        first: the first piece of each latent that is split.
+        pieces: `[capacity 2 d_in]`, the sums of the pieces.
+        scalars: `[capacity 3]`, their sums of gradient, value * gradient, and firings.
     """
 
-    dec: Parameter
-    enc: Parameter
-    b_enc: Parameter
-    b_dec: Parameter
-    scale: Float[Tensor, " d_sae"]
-    since_fired: Int[Tensor, " d_sae"]
-    lr: Float[Tensor, " 1"]
-    step: Float[Tensor, " 1"]
-
-    @classmethod
-    def start(
-        cls,
-        W_enc: Float[Tensor, "d_in d_sae"],
-        b_enc: Float[Tensor, " d_sae"],
-        W_dec: Float[Tensor, "d_sae d_in"],
-        b_dec: Float[Tensor, " d_in"],
-        dtype: torch.dtype,
-    ) -> "Weights":
-        """These weights before the first step; the copies have type `dtype`."""
-        one = torch.zeros(1, dtype=torch.float64, device=W_dec.device)
-        return cls(
-            Parameter.of(W_dec, dtype),
-            Parameter.of(W_enc.T, dtype),
-            Parameter.of(b_enc, dtype),
-            Parameter.of(b_dec, dtype),
-            1 / W_dec.detach().float().norm(dim=1).clamp_min(1e-12),
-            torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device),
-            one,
-            one.clone(),
-        )
+    order: Int[Tensor, " pair"]
+    offsets: Int[Tensor, " d_sae_1"]
+    values: Float[Tensor, "batch k"]
+    gradient: Float[Tensor, "batch k"]
+    errors: Float[Tensor, "batch d_in"]
+    inputs: Float[Tensor, "batch d_in"]
+    first: Int[Tensor, " d_sae_1"]
+    pieces: Float[Tensor, "capacity 2 d_in"]
+    scalars: Float[Tensor, "capacity 3"]
 
 
 class Step:
-    """One step's memory and launches; every tensor is allocated once and has a fixed address."""
+    """One step's memory and launches; every tensor is allocated once and has a fixed address.
+
+    Attributes:
+        mse_sum: squared error a row of the last step.
+        gradient_norm: of the last step, before clipping; 0 without a limit.
+    """
 
     def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
         m, d = weights.dec.value.shape
@@ -148,13 +111,18 @@ class Step:
         self.indices = torch.empty(batch, rules.k, dtype=torch.int32, device=device)
         self.residual = Residual.empty(self.x, rules.k)
         self.mse_sum = weights.scale.new_zeros(())
+        self.gradient_norm = weights.scale.new_zeros(())
+        self.share = weights.scale.new_ones(1)
         self.rates = weights.scale.new_empty(2)
         self.chunks = ceil_div(d, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
 
-    def run(self, side: torch.cuda.Stream | None = None) -> None:
-        """Do one step on `x`. With a second stream, what does not wait for each other overlaps."""
+    def run(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
+        """Do one step on `x`, with AuxK if given.
+
+        With a second stream, what does not wait for each other overlaps.
+        """
         on_side = _on(side)
         _wait(side, None)
         with on_side:
@@ -172,9 +140,17 @@ class Step:
             columns = torch.sum(self.residual.residual, 0, dtype=torch.float32)
             torch.sum(self.residual.errors, out=self.mse_sum, dim=(0, 1))
             self.mse_sum.div_(len(self.x))
+        if aux is not None:
+            _wait(None, side)
+            variance = self.mse_sum * len(self.x) - columns.square().sum() / len(self.x)
+            aux.run((self.values, self.indices), self.residual.residual, self.centred, variance)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
-        self.update(pairs, slices)
+        sums = self.sum_slices(pairs, slices)
+        if self.rules.clip_norm is not None:
+            _wait(None, side)
+            self.clip(sums, columns, aux)
+        self.update(sums, aux)
         _wait(None, side)
         self._finish(columns)
 
@@ -221,25 +197,52 @@ class Step:
             out=self.residual,
         )
 
-    def update(self, pairs: LatentPairs, slices: Slices) -> None:
-        """Both matrices, the encoder's bias and the dead counts, in one visit to each latent."""
-        w, n = self.weights, self.launch
-        batch, (m, d), capacity = len(self.x), w.dec.value.shape, len(slices.latent)
+    def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
+        """The pairs of the latents that are split, summed piece by piece."""
+        capacity, d = len(slices.latent), self.x.shape[1]
         sums = self.norms.new_empty(capacity, 2, d)
         scalars = self.norms.new_empty(capacity, 3)
         codes = (self.values, self.residual.gradient, self.residual.residual, self.centred)
-        even = d % n.columns == 0
-        shape = {"k": self.rules.k, "COLUMNS": n.columns, "PAIRS": n.pairs, "EVEN": even}
-        options = {"num_warps": max(1, n.columns // 256), "num_stages": 1}
         slice_kernel[(capacity * self.chunks,)](
             pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
-            capacity, m, d, SLICE=slices.size, **shape, **options,
+            capacity, len(self.norms), d, SLICE=slices.size, **self._shape, **self._options,
         )  # fmt: skip
+        return Sums(pairs.order, pairs.offsets, *codes, slices.first, sums, scalars)
+
+    def clip(self, sums: Sums, columns: Float[Tensor, " d_in"], aux: AuxStep | None) -> None:
+        """The norm of all gradients, as they are after the projection, and what it lets through.
+
+        Costs a second visit to every pair, since Adam may move nothing before the norm is known.
+        """
+        assert self.rules.clip_norm is not None
+        w, n = self.weights, self.launch
+        m, d = w.dec.value.shape
+        squares = self.norms.new_empty(len(self.to_input), self.chunks)
+        to_bias = self.norms.new_empty(m)
+        norm_kernel[(squares.numel(),)](
+            *sums, *self._extra(aux), squares, to_bias, self._factor, m, d,
+            LATENTS=n.latents, EXTRA=aux is not None, **self._shape, **self._options,
+        )  # fmt: skip
+        vector = self._factor * columns - w.enc.value.T @ to_bias
+        self.gradient_norm.copy_((squares.sum() + vector.square().sum()).clamp_min(0).sqrt())
+        self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
+
+    def update(self, sums: Sums, aux: AuxStep | None) -> None:
+        """Both matrices, the encoder's bias and the dead counts, in one visit to each latent."""
+        w, n = self.weights, self.launch
+        m, d = w.dec.value.shape
         step_kernel[(len(self.to_input) * self.chunks,)](
-            pairs.order, pairs.offsets, *codes, slices.first, sums, scalars, w.scale, self.norms,
-            *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired, self.to_input, self.rates,
-            self._factor, batch, m, d, LATENTS=n.latents, **self._adam, **shape, **options,
+            *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
+            self.to_input, *self._extra(aux), self.rates, self.share, self._factor, len(self.x),
+            m, d, LATENTS=n.latents, EXTRA=aux is not None, CLIP=self._clips, **self._adam,
+            **self._shape, **self._options,
         )  # fmt: skip
+
+    def _extra(self, aux: AuxStep | None) -> tuple[Tensor, Tensor, Tensor]:
+        """AuxK's part of the gradients; without it anything, which is not read."""
+        if aux is None:
+            return self.indices, self.norms, self.norms
+        return aux.slots, aux.sums, aux.scalars
 
     def _finish(self, columns: Float[Tensor, " d_in"]) -> None:
         """The decoder's bias, whose gradient comes from all tokens, and the new scales."""
@@ -247,7 +250,7 @@ class Step:
         m, d = w.dec.value.shape
         vector_kernel[(ceil_div(d, 256),)](
             w.b_dec.value, w.b_dec.m, w.b_dec.v, columns, self.to_input.sum(0), self.rates,
-            self._factor, d, BLOCK=256, **self._adam,
+            self.share, self._factor, d, CLIP=self._clips, BLOCK=256, **self._adam,
         )  # fmt: skip
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
 
@@ -261,6 +264,20 @@ class Step:
     @property
     def _factor(self) -> float:
         return 2 / (len(self.x) * self.rules.total_variance)
+
+    @property
+    def _clips(self) -> bool:
+        return self.rules.clip_norm is not None
+
+    @property
+    def _shape(self) -> dict[str, int | bool]:
+        n = self.launch
+        even = self.x.shape[1] % n.columns == 0
+        return {"k": self.rules.k, "COLUMNS": n.columns, "PAIRS": n.pairs, "EVEN": even}
+
+    @property
+    def _options(self) -> dict[str, int]:
+        return {"num_warps": max(1, self.launch.columns // 256), "num_stages": 1}
 
     @property
     def _adam(self) -> dict[str, float]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saelab.kernels.cuda import runs_select
 from saelab.types import SparseCodes
 
 Rule = Callable[[Tensor, int], SparseCodes]
@@ -17,8 +18,9 @@ def top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     A row with fewer than k positive pre-activations keeps zeros, which do not fire. Entries are
     sorted by falling value, so the first j of them are the codes for a budget of j.
     """
-    values, indices = pre_acts.topk(k, dim=-1)
-    return SparseCodes(values.relu(), indices, pre_acts.shape[-1])
+    if runs_select(pre_acts, k):
+        return _by_kernel(pre_acts, k, by_magnitude=False)
+    return _top_k(pre_acts, k)
 
 
 def largest(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
@@ -32,8 +34,9 @@ def abs_top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
 
     This is the Euclidean projection of the row onto the vectors with at most k non-zeros.
     """
-    indices = pre_acts.abs().topk(k, dim=-1).indices
-    return SparseCodes(pre_acts.gather(-1, indices), indices, pre_acts.shape[-1])
+    if runs_select(pre_acts, k):
+        return _by_kernel(pre_acts, k, by_magnitude=True)
+    return _abs_top_k(pre_acts, k)
 
 
 def batch_top_k(
@@ -79,6 +82,8 @@ def among(
     """`rule` restricted to the latents in `allowed`; k is cut to how many there are."""
     # Only the allowed columns are read, so a few dead latents cost little.
     candidates = allowed.nonzero().squeeze(1)
+    # A kernel would be compiled anew for every number of candidates.
+    rule = _BY_TORCH.get(rule, rule)
     chosen = rule(pre_acts[:, candidates], min(k, len(candidates)))
     return SparseCodes(chosen.values, candidates[chosen.indices], pre_acts.shape[-1])
 
@@ -97,3 +102,27 @@ def below(codes: SparseCodes, limit: int, start: int = 0) -> SparseCodes:
     starts = torch.arange(len(codes), device=row.device)
     offsets = torch.searchsorted(row, starts)
     return SparseCodes(codes.values[chosen], codes.indices[chosen], codes.d_sae, offsets)
+
+
+def _top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
+    values, indices = pre_acts.topk(k, dim=-1)
+    return SparseCodes(values.relu(), indices, pre_acts.shape[-1])
+
+
+def _abs_top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
+    indices = pre_acts.abs().topk(k, dim=-1).indices
+    return SparseCodes(pre_acts.gather(-1, indices), indices, pre_acts.shape[-1])
+
+
+_BY_TORCH: dict[Rule, Rule] = {top_k: _top_k, abs_top_k: _abs_top_k}
+
+
+def _by_kernel(
+    pre_acts: Float[Tensor, "batch d_sae"], k: int, *, by_magnitude: bool
+) -> SparseCodes:
+    from saelab.kernels.triton_select import select_top_k
+
+    values, indices = select_top_k(
+        pre_acts.contiguous(), k, by_magnitude=by_magnitude, rectify=not by_magnitude
+    )
+    return SparseCodes(values, indices.long(), pre_acts.shape[1])

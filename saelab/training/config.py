@@ -44,6 +44,9 @@ class TrainConfig(Config):
     at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
+    step: Literal["auto", "fused", "autograd"] = "auto"
+    """How a step is done. auto takes the fused one where it can (TopK and AbsTopK on CUDA, local
+    objective): the same mathematics from kernels alone, several times as fast."""
     lr: float | None = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)

@@ -1,29 +1,62 @@
 """Training a TopK or AbsTopK SAE by kernels alone: no autograd, one CUDA graph a step."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.kernels.triton_select import MAX_K
-from saelab.kernels.triton_train import Launch, Rules, Step, Weights
+from saelab.kernels.cuda import MAX_K
+from saelab.kernels.sizes import power_of_two
+from saelab.kernels.triton_aux import AuxRules, AuxStep
+from saelab.kernels.triton_train import Launch, Rules, Step
+from saelab.kernels.triton_weights import Weights
 from saelab.sae.abs_topk import AbsTopK
 from saelab.sae.base import AbstractSAE
+from saelab.sae.dictionary import default_aux_k
 from saelab.sae.topk import TopK
+from saelab.types import SparseCodes
 
 WARM_UP = 3
 BETAS = (0.9, 0.999)
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
+LOOK_EVERY = 16
+"""Steps between looks at how many latents may be dead, each of which waits for the device."""
+LEAST_CAPACITY = 128
+
+
+@dataclass(frozen=True)
+class FusedOptions:
+    """What a fused step is built for.
+
+    Attributes:
+        batch_size: rows of every batch.
+        total_variance: V, which the squared error is divided by.
+        precision: of the products, and of what is stored for them.
+        dead_after: tokens of silence after which AuxK revives a latent.
+        clip_norm: the largest norm of all gradients; None: no limit. A limit costs a second pass
+            over the codes' gathers, since Adam may move nothing before the norm is known.
+        launch: shapes of the latent-major pass.
+    """
+
+    batch_size: int
+    total_variance: float
+    precision: torch.dtype = torch.bfloat16
+    dead_after: int = 10_000_000
+    clip_norm: float | None = None
+    launch: Launch = Launch()  # noqa: RUF009 - frozen
 
 
 class FusedStep:
-    """One optimizer step of an SAE, with Adam, the tangent projection and the renormalisation.
+    """One optimizer step of an SAE, with AuxK, clipping, Adam, projection and renormalisation.
 
-    The step is that of `TrainingState.advance` with AuxK and clipping off: mse_sum / V, Adam,
-    atoms on the unit sphere. On CUDA it is one graph, which reads the learning rate from the device
-    and never waits. Elsewhere it runs under Triton's interpreter, which is for tests.
+    The step is that of `TrainingState.advance`. On CUDA it is one graph, which reads the learning
+    rate from the device and never waits; every 16 steps the number of latents that may be dead is
+    looked at, which decides for how many AuxK has room. Elsewhere it runs under Triton's
+    interpreter, which is for tests.
 
-        step = FusedStep(sae, batch_size=8192, total_variance=V)
+        step = FusedStep(sae, FusedOptions(batch_size=8192, total_variance=V))
         for x in batches:
             step.set_lr(1e-4)
             step(x)
@@ -35,39 +68,52 @@ class FusedStep:
 
     Attributes:
         mse_sum: of the last step, a scalar on the device.
+        gradient_norm: of the last step, before clipping; 0 where there is no limit to compare with.
         since_fired: `[d_sae]`, tokens since each latent last fired.
     """
 
     def __init__(
-        self,
-        sae: AbstractSAE,
-        *,
-        batch_size: int,
-        total_variance: float,
-        precision: torch.dtype = torch.bfloat16,
-        launch: Launch = Launch(),  # noqa: B008 - frozen
+        self, sae: AbstractSAE, options: FusedOptions, device: torch.device | None = None
     ) -> None:
-        """Take the SAE's weights; it is not changed before `write_back`.
+        """Take the SAE's weights to `device` (its own by default); see `write_back`.
 
         Raises:
             UsageError: it is of another kind, its loss has a term that the kernels do not know,
                 or k is too large.
         """
-        sae = _trainable(sae)
-        rules = Rules(sae.config.k, isinstance(sae, AbsTopK), total_variance, BETAS, ADAM_EPS)
-        self.sae = sae
-        self.weights = Weights.start(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, precision)
-        self._step = Step(self.weights, rules, batch_size, launch)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        if problem := fused_problem(sae):
+            raise UsageError(f"This SAE has no fused step: {problem}.")
+        assert isinstance(sae, TopK | AbsTopK)
+        device = sae.W_dec.device if device is None else device
+        self.sae, self.options = sae, options
+        self.rules = Rules(
+            sae.config.k,
+            isinstance(sae, AbsTopK),
+            options.total_variance,
+            BETAS,
+            ADAM_EPS,
+            options.clip_norm,
+            _aux_rules(sae, options.dead_after),
+        )
+        W_enc, b_enc, W_dec, b_dec = (
+            p.detach().to(device) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
+        )
+        self.weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision)
+        self._step = Step(self.weights, self.rules, options.batch_size, options.launch)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._aux: dict[int, AuxStep] = {}
+        self.n_steps = 0
+        self.capacity = 0
         self.mse_sum, self.since_fired = self._step.mse_sum, self.weights.since_fired
+        self.gradient_norm = self._step.gradient_norm
 
     def set_lr(self, lr: float | int) -> None:
         """The learning rate of the steps from now on."""
         self.weights.lr.fill_(lr)
 
     @torch.no_grad()
-    def __call__(self, x: Float[Tensor, "batch d_in"]) -> None:
-        """One step on these rows, which are rounded to `precision`.
+    def __call__(self, x: Float[Tensor, "batch d_in"], scale: float = 1.0) -> None:
+        """One step on `scale * x`, which is rounded to `precision`.
 
         Raises:
             UsageError: there are not `batch_size` rows.
@@ -78,13 +124,32 @@ class FusedStep:
                 f"x has shape {tuple(x.shape)}, but the step was built for "
                 f"{tuple(step.x.shape)}; keep every batch whole."
             )
-        if step.x.is_cuda and self._graph is None:
-            self._capture(x)
-        step.x.copy_(x)
-        if self._graph is None:
-            step.run()
-        else:
-            self._graph.replay()
+        torch.mul(x, scale, out=step.x)
+        if self.rules.aux is not None and self.n_steps % LOOK_EVERY == 0:
+            self.capacity = self._capacity(self.rules.aux)
+        self.n_steps += 1
+        if not step.x.is_cuda:
+            step.run(aux=self._aux_step())
+            return
+        if self.capacity not in self._graphs:
+            self._capture()
+        self._graphs[self.capacity].replay()
+
+    @property
+    def x(self) -> Float[Tensor, "batch d_in"]:
+        """The rows of the last step, scaled and rounded."""
+        return self._step.x
+
+    @property
+    def codes(self) -> SparseCodes:
+        """The codes of the last step, until the next one."""
+        return SparseCodes(self._step.values, self._step.indices, len(self.since_fired))
+
+    @property
+    def aux_loss(self) -> Float[Tensor, ""]:
+        """AuxK of the last step, before its coefficient; 0 where nothing was dead."""
+        aux = self._aux.get(self.capacity)
+        return self.mse_sum.new_zeros(()) if aux is None else aux.loss
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -96,7 +161,18 @@ class FusedStep:
         sae.b_dec.copy_(w.b_dec.value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step changes, by name, in place: copy into these to restore a state."""
+        """Everything that a step changes, by name; `load` takes it back."""
+        counts = torch.tensor([self.n_steps, self.capacity])
+        return {**self._state(), "counts": counts}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Continue where `tensors` were taken."""
+        for name, tensor in self._state().items():
+            tensor.copy_(tensors[name])
+        self.n_steps, self.capacity = tensors["counts"].tolist()
+
+    def _state(self) -> dict[str, Tensor]:
         w = self.weights
         names = {"dec": w.dec, "enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
         out = {"scale": w.scale, "since_fired": w.since_fired, "lr": w.lr, "step": w.step}
@@ -104,41 +180,64 @@ class FusedStep:
             out |= {name: p.value, f"{name}.m": p.m, f"{name}.v": p.v, f"{name}.copy": p.copy}
         return out
 
-    def _capture(self, x: Float[Tensor, "batch d_in"]) -> None:
+    def _capacity(self, rules: AuxRules) -> int:
+        """Room for every latent that can be dead before the next look; it changes in powers of 2.
+
+        Depends on nothing but the state at this step, so a resumed run makes the same choice.
+        """
+        soon = rules.dead_after - LOOK_EVERY * self.options.batch_size
+        n = int((self.since_fired >= soon).sum())
+        if n == 0:
+            return 0
+        return min(len(self.since_fired), max(LEAST_CAPACITY, power_of_two(n)))
+
+    def _aux_step(self) -> AuxStep | None:
+        if self.capacity == 0 or self.rules.aux is None:
+            return None
+        if self.capacity not in self._aux:
+            # Only one size is in use at a time, and sizes seldom change back.
+            self._aux.clear()
+            self._graphs = {n: graph for n, graph in self._graphs.items() if n == 0}
+            self._aux[self.capacity] = AuxStep(
+                self.weights, self.rules.aux, self.capacity, signed=self.rules.signed
+            )
+        return self._aux[self.capacity]
+
+    def _capture(self) -> None:
         """Record the step. Kernels are compiled by running it, and what that changed is undone."""
-        saved = [tensor.clone() for tensor in self.tensors().values()]
+        aux = self._aux_step()
+        saved = [tensor.clone() for tensor in self._state().values()]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._step.x.copy_(x)
             for _ in range(WARM_UP):
-                self._step.run()
+                self._step.run(aux=aux)
         torch.cuda.synchronize()
-        for tensor, before in zip(self.tensors().values(), saved, strict=True):
+        for tensor, before in zip(self._state().values(), saved, strict=True):
             tensor.copy_(before)
         del saved
         # What little the second stream does should not queue behind a full device.
         side = torch.cuda.Stream(priority=-1)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._step.run(side)
-        self._graph = graph
+            self._step.run(side, aux)
+        self._graphs[self.capacity] = graph
 
 
-def _trainable(sae: AbstractSAE) -> TopK | AbsTopK:
+def fused_problem(sae: AbstractSAE) -> str | None:
+    """Why an SAE has no fused step, as half a sentence; None if it has one."""
     if not isinstance(sae, TopK | AbsTopK):
-        raise UsageError(
-            f"A {type(sae).__name__} has no fused step; only TopK and AbsTopK by rows have one."
-        )
+        return f"only TopK and AbsTopK by rows have one, and this is a {type(sae).__name__}"
+    if sae.config.k > MAX_K:
+        return f"k={sae.config.k} is above {MAX_K}, the most that it can select"
+    if isinstance(sae, TopK) and sae.config.multi_k_coefficient:
+        return f"it does not know the loss of multi_k_coefficient={sae.config.multi_k_coefficient}"
+    return None
+
+
+def _aux_rules(sae: TopK | AbsTopK, dead_after: int) -> AuxRules | None:
     config = sae.config
-    if config.k > MAX_K:
-        raise UsageError(f"k={config.k} is above {MAX_K}, the most that the fused step can select.")
-    extra = {"aux_coefficient": config.aux_coefficient}
-    if isinstance(sae, TopK):
-        extra["multi_k_coefficient"] = sae.config.multi_k_coefficient
-    for name, value in extra.items():
-        if value:
-            raise UsageError(
-                f"{name}={value} adds a loss that the fused step does not have; set it to 0."
-            )
-    return sae
+    k = default_aux_k(sae.d_in, sae.d_sae) if config.aux_k is None else config.aux_k
+    if not k or not config.aux_coefficient:
+        return None
+    return AuxRules(k, config.aux_coefficient, dead_after)

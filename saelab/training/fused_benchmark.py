@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saelab.kernels.benchmark import DenseStep, Rates, StepShape, times
 from saelab.sae.topk import TopK, TopKConfig
-from saelab.training.fused import FusedStep
+from saelab.training.fused import FusedOptions, FusedStep
 
 GOAL = 1.25
 """How many times the floor a step may take."""
@@ -66,7 +66,7 @@ def _fused(shape: StepShape, device: torch.device) -> FusedStep:
     config = TopKConfig(d_sae=shape.d_sae, k=shape.k, aux_coefficient=0)
     with torch.device(device):
         sae = TopK(config, shape.d_in, torch.Generator(device).manual_seed(0))
-    step = FusedStep(sae, batch_size=shape.batch, total_variance=float(shape.d_in))
+    step = FusedStep(sae, FusedOptions(shape.batch, float(shape.d_in)))
     step.set_lr(1e-4)
     return step
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.console import progress
@@ -97,7 +99,7 @@ class _Training:
         self.metrics.update(done.x, done.terms)
         if state.step % state.config.log_every and not state.finished:
             return None
-        line = _log_line(state, self.metrics, float(done.gradient_norm))
+        line = _log_line(state, self.metrics, done.gradient_norm)
         self.log.write(line)
         self.metrics.reset()
         return line
@@ -129,7 +131,7 @@ def _train_group(
     for out, config in group.items():
         state = TrainingState.start(config, source, rows)
         places.append(state.restore(out / "checkpoints"))
-        create(config, out, source)
+        create(config, out, source, step=state.steps.name)
         log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
         mean = torch.from_numpy(source.site.mean).to(device, torch.float32)
         trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.scale)))
@@ -175,10 +177,14 @@ def _run(
 def _title(trainings: Sequence[_Training]) -> str:
     variants = {t.state.config.sae.variant for t in trainings}
     name = variants.pop() if len(variants) == 1 else "SAEs"
-    return f"Train {name}" if len(trainings) == 1 else f"Train {len(trainings)} {name}"
+    ways = {t.state.steps.name for t in trainings} - {"autograd"}
+    way = f" ({'/'.join(ways)} step)" if ways else ""
+    return f"Train {name}{way}" if len(trainings) == 1 else f"Train {len(trainings)} {name}{way}"
 
 
-def _log_line(state: TrainingState, metrics: IntervalMetrics, norm: float) -> Figures:
+def _log_line(
+    state: TrainingState, metrics: IntervalMetrics, norm: Float[Tensor, ""] | None
+) -> Figures:
     values = metrics.summary()
     if not all(value == value and abs(value) != float("inf") for value in values.values()):
         raise UsageError(
@@ -188,7 +194,7 @@ def _log_line(state: TrainingState, metrics: IntervalMetrics, norm: float) -> Fi
         "step": state.step,
         "tokens": state.step * state.config.batch_size,
         **values,
-        "dead": int(state.dead.dead.sum()),
+        "dead": state.steps.n_dead(),
         "lr": learning_rate(state.config, state.step - 1),
-        "gradient_norm": norm,
+        **({} if norm is None else {"gradient_norm": float(norm)}),
     }

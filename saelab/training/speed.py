@@ -11,7 +11,6 @@ from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 
-START_ROWS = 256
 WARM_UP_STEPS = 3
 
 
@@ -32,13 +31,11 @@ def training_speed(
     source = Source([config], where, lm)
     objective = make_objective(source)
     stream = source.stream()
-    state = TrainingState.start(config, source, source.site.sample(START_ROWS, seed=0))
-    state.sae.load_state_dict(run.load_sae(str(where)).state_dict())
-    state.sae.rescale(1 / state.scale)  # The saved SAE reads raw activations.
+    state = TrainingState.from_trained(config, source, run.load_sae())
 
     def train(n: int) -> None:
-        norms = [state.advance(next(stream), objective).gradient_norm for _ in range(n)]
-        float(norms[-1])  # Waits for the device.
+        losses = [state.advance(next(stream), objective).terms.total for _ in range(n)]
+        float(losses[-1].detach())  # Waits for the device.
 
     train(WARM_UP_STEPS)
     times = []

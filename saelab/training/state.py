@@ -7,46 +7,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, LossContext
-from saelab.training.checkpoint import (
-    load_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from saelab.training.checkpoint import load_checkpoint, save_checkpoint
 from saelab.training.config import TrainConfig
-from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
-from saelab.types import LossTerms
+from saelab.training.steps import StepResult, Steps, choose_steps
 
-ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 StreamPlace = dict[str, int | str]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step: the rows that the SAE read, its loss, and the gradient norm before clipping."""
-
-    x: Float[Tensor, "batch d_in"]
-    terms: LossTerms
-    gradient_norm: Float[Tensor, ""]
 
 
 @dataclass
 class TrainingState:
-    """An SAE, its optimizer, its dead latents, and how far it has come.
+    """An SAE in training, and how far it has come.
 
     Attributes:
+        steps: the SAE with its optimizer and its dead latents.
+        device: where that is.
         total_variance: V of the site, in the activations' own units.
         scale: what activations are multiplied by before the SAE reads them.
     """
 
     config: TrainConfig
-    sae: AbstractSAE
-    optimizer: torch.optim.Adam
-    dead: DeadLatents
+    steps: Steps
+    device: torch.device
     total_variance: float
     scale: float
     step: int = 0
@@ -61,81 +47,73 @@ class TrainingState:
             UsageError: the options do not fit.
         """
         config.check()
-        variance = source.site.total_variance
-        scale = (source.site.d_in / variance) ** 0.5 if config.normalise and variance else 1.0
         # The initial weights are drawn on the CPU, so that a seed means the same on every device.
         sae = config.sae.build(source.site.d_in, torch.Generator().manual_seed(config.seed))
-        sae.initialise(start_rows * scale)
-        sae = sae.to(source.device)
-        optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=ADAM_EPS)
-        dead = DeadLatents(config.sae.d_sae, config.dead_after, source.device)
-        return cls(config, sae, optimizer, dead, variance, scale)
+        sae.initialise(start_rows * _scale(config, source))
+        return cls._of(config, source, sae)
+
+    @classmethod
+    def from_trained(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
+        """The state before the first step of an SAE that has been trained, which is changed."""
+        sae.rescale(1 / _scale(config, source))  # A saved SAE reads raw activations.
+        return cls._of(config, source, sae)
+
+    @classmethod
+    def _of(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
+        variance, scale = source.site.total_variance, _scale(config, source)
+        steps = choose_steps(config, sae, source.device, variance * scale**2)
+        return cls(config, steps, source.device, variance, scale)
 
     @property
     def finished(self) -> bool:
         """Whether the last step is done."""
         return self.step >= self.config.n_steps
 
-    @property
-    def context(self) -> LossContext:
-        """What the next step's loss must know."""
-        return LossContext(
-            self.total_variance * self.scale**2,
-            self.dead.mask(),
-            self.step,
-            self.config.n_steps,
-            self.config.seed,
-        )
-
     def advance(self, batch: Batch, objective: Objective) -> StepResult:
-        """One optimizer step.
-
-        The order matters: the gradient's radial part goes before Adam sees it, and atoms are
-        renormalised after Adam has moved them.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        device = self.dead.since_fired.device.type
-        half = self.config.precision == "bfloat16"
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-            x, terms = objective.loss(self.sae, batch, self.context, self.scale)
-        self.dead.update(terms.codes)
-        self.sae.observe(terms.codes)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
-        self.sae.before_optimizer_step()
-        limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
-        self.optimizer.step()
-        self.sae.after_optimizer_step()
+        """One optimizer step."""
+        variance = self.total_variance * self.scale**2
+        context = LossContext(variance, None, self.step, self.config.n_steps, self.config.seed)
+        lr = learning_rate(self.config, self.step)
+        done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
         self.step += 1
-        return StepResult(x, terms, norm)
+        return done
 
     def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """The SAE for activations in their own units, calibrated on these rows of them."""
-        self.sae.calibrate(rows.to(self.dead.since_fired.device) * self.scale)
-        self.sae.rescale(self.scale)
-        return self.sae
+        sae = self.steps.trained()
+        sae.calibrate(rows.to(sae.W_dec.device) * self.scale)
+        sae.rescale(self.scale)
+        return sae
 
     def save(self, directory: Path, place: StreamPlace) -> None:
         """Write a checkpoint of this step below `directory`; `place` is where the stream stands."""
-        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
-        save_checkpoint(directory, self.step, tensors, {"step": self.step, "batches": place})
+        state = {"step": self.step, "batches": place, "by": self.steps.name}
+        save_checkpoint(directory, self.step, self.steps.tensors(), state)
 
     def restore(self, directory: Path) -> StreamPlace | None:
         """Continue from the newest checkpoint below `directory`; None if there is none.
 
         Returns where the stream stood.
+
+        Raises:
+            UsageError: the checkpoint is of the other way to do a step.
         """
-        found = load_checkpoint(directory, self.dead.since_fired.device)
+        found = load_checkpoint(directory, self.device)
         if found is None:
             return None
         tensors, state = found
-        prefix = "sae."
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        self.sae.load_state_dict(weights)
-        restore_optimizer(self.optimizer, tensors)
-        self.dead.since_fired = tensors["since_fired"]
+        if state["by"] != self.steps.name:
+            raise UsageError(
+                f"{directory} was trained by the {state['by']} step, which this device or "
+                f"installation does not take ({self.steps.name}); continue where it was begun, or "
+                "choose another --out."
+            )
+        self.steps.load(tensors)
         self.step = state["step"]
         return state["batches"]
+
+
+def _scale(config: TrainConfig, source: Source) -> float:
+    """Unit variance per dimension, if asked for."""
+    variance = source.site.total_variance
+    return (source.site.d_in / variance) ** 0.5 if config.normalise and variance else 1.0

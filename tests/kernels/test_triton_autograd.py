@@ -7,7 +7,7 @@ from kernels.triton_device import DEVICE
 from saelab.kernels import reference
 from saelab.kernels import triton_reference as dense
 from saelab.kernels.pairs import heavy_slices, pairs_by_latent
-from saelab.kernels.triton_autograd import encode_top_k, sparse_decode
+from saelab.kernels.triton_autograd import sparse_decode
 from saelab.kernels.triton_decode import Residual, decode_residual
 from saelab.kernels.triton_update import sum_by_latent
 from saelab.pursuit.select import above, abs_top_k, nonzero, top_k
@@ -34,31 +34,6 @@ def test_decode_and_its_gradients_equal_the_dense_product(d_out, ragged):
         results.append((out.detach(), values.grad, weights.grad))
     for fast, slow in zip(*results, strict=True):
         assert_near(fast, slow)
-
-
-@pytest.mark.parametrize("by_magnitude", [False, True])
-def test_encode_and_every_gradient_equal_those_of_the_dense_encoder(by_magnitude):
-    inputs = normal(4, 5), normal(5, 9, seed=1), normal(9, seed=2)
-    upstream, results = normal(4, 3, seed=3), []
-    for fast in (True, False):
-        x, W, b = (t.clone().requires_grad_() for t in inputs)
-        if fast:
-            codes = encode_top_k(x, W, b, 3, by_magnitude=by_magnitude)
-        else:
-            codes = (abs_top_k if by_magnitude else top_k)(x @ W + b, 3)
-        codes.values.backward(upstream)
-        results.append((codes.values.detach(), codes.indices.long(), x.grad, W.grad, b.grad))
-    for fast, slow in zip(*results, strict=True):
-        assert_near(fast, slow)
-
-
-def test_a_fixed_encoder_costs_no_weight_gradient():
-    x = normal(3, 5).requires_grad_()
-    W = normal(5, 9, seed=1)
-    codes = encode_top_k(x, W, torch.zeros(9, device=DEVICE), 2)
-    codes.values.sum().backward()
-    assert x.grad is not None
-    assert W.grad is None
 
 
 def test_the_inversion_lists_each_latents_pairs_in_the_order_of_the_codes():

@@ -18,7 +18,8 @@ def test_three_steps_equal_the_reference_and_torch():
     for step, gradient in enumerate(gradients, start=1):
         rates = [lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** 0.5]
         vector_kernel[(1,)](
-            p, m, v, gradient, torch.zeros_like(p), torch.tensor(rates, device=DEVICE), 2.0, 5,
+            p, m, v, gradient, torch.zeros_like(p), torch.tensor(rates, device=DEVICE),
+            torch.tensor([0.5], device=DEVICE), 4.0, 5, CLIP=True,
             B1=betas[0], B2=betas[1], EPS=eps, BLOCK=8,
         )  # fmt: skip
         expected, first, second = reference.adam(

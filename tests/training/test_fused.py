@@ -11,7 +11,7 @@ from saelab.sae.abs_topk import AbsTopK, AbsTopKConfig
 from saelab.sae.base import LossContext
 from saelab.sae.losses import local_loss
 from saelab.sae.topk import TopKConfig
-from saelab.training.fused import FusedStep
+from saelab.training.fused import LOOK_EVERY, FusedOptions, FusedStep
 from saelab.training.fused_benchmark import compare_step
 from saelab.types import ActivationBatch
 
@@ -20,9 +20,9 @@ D_IN, D_SAE, K, BATCH, V = 20, 5, 2, 4, 5.0
 SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
 
 
-def build(signed=False, seed=0):
+def build(signed=False, seed=0, **options):
     cls = AbsTopKConfig if signed else TopKConfig
-    config = cls(d_sae=D_SAE, k=K, aux_coefficient=0)
+    config = cls(**{"d_sae": D_SAE, "k": K, "aux_coefficient": 0, **options})
     sae = config.build(D_IN, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         sae.b_enc.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 1))
@@ -35,8 +35,8 @@ def batches(n, seed=3):
     return torch.randn(n, BATCH, D_IN, generator=generator).to(DEVICE)
 
 
-def fused(sae, xs, lrs, precision=torch.float32):
-    step = FusedStep(sae, batch_size=BATCH, total_variance=V, precision=precision, launch=SMALL)
+def fused(sae, xs, lrs, precision=torch.float32, **options):
+    step = FusedStep(sae, FusedOptions(BATCH, V, precision, launch=SMALL, **options))
     errors = []
     for x, lr in zip(xs, lrs, strict=True):
         step.set_lr(lr)
@@ -46,17 +46,20 @@ def fused(sae, xs, lrs, precision=torch.float32):
     return step, errors
 
 
-def by_autograd(sae, xs, lrs):
+def by_autograd(sae, xs, lrs, dead_after=10**9, clip_norm=float("inf")):
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=6.25e-10)
-    errors, since = [], torch.zeros(D_SAE, dtype=torch.int64, device=DEVICE)
+    errors, since = [], torch.zeros(sae.d_sae, dtype=torch.int64, device=DEVICE)
     for x, lr in zip(xs, lrs, strict=True):
         optimizer.param_groups[0]["lr"] = lr
-        terms = local_loss(sae, ActivationBatch(x), LossContext(V))
+        dead = since >= dead_after
+        context = LossContext(V, dead if dead.any() else None)
+        terms = local_loss(sae, ActivationBatch(x), context)
         since += len(x)
         since[terms.codes.indices[terms.codes.active]] = 0
         optimizer.zero_grad()
         terms.total.backward()
         sae.before_optimizer_step()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), clip_norm)
         optimizer.step()
         sae.after_optimizer_step()
         errors.append(float(terms.mse_sum))
@@ -92,6 +95,38 @@ def test_a_latent_that_fires_on_every_token_is_split_and_sums_the_same():
     torch.testing.assert_close(ours.W_enc[:, 4], theirs.W_enc[:, 4], atol=2e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_aux_k_and_clipping_are_those_of_autograd(signed, clip_norm):
+    """Twenty latents of which few fire; they are dead from the second batch on."""
+    options = {"d_sae": 20, "aux_coefficient": 0.5, "aux_k": 3}
+    ours, theirs = build(signed, **options), build(signed, **options)
+    xs, lrs = batches(3), (1e-2,) * 3
+    limit = {} if clip_norm is None else {"clip_norm": clip_norm}
+    step, errors = fused(ours, xs, lrs, dead_after=BATCH, **limit)
+    since, expected = by_autograd(theirs, xs, lrs, dead_after=BATCH, **limit)
+    assert step.capacity == 20
+    assert float(step.aux_loss) > 0
+    if clip_norm is not None:
+        assert float(step.gradient_norm) > clip_norm
+    torch.testing.assert_close(torch.tensor(errors), torch.tensor(expected))
+    assert torch.equal(step.since_fired, since)
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(
+            ours.get_parameter(name), parameter, atol=3e-6, rtol=1e-4, msg=lambda m, n=name: n + m
+        )
+
+
+def test_room_for_dead_latents_is_made_before_there_are_any():
+    step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=1000))
+    assert step.capacity == 0
+    step.n_steps = LOOK_EVERY
+    step.since_fired.fill_(1000 - LOOK_EVERY * BATCH)
+    step.since_fired[:300] -= 1
+    step(batches(1)[0])
+    assert step.capacity == 512
+
+
 def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
     sae = build()
     start = sae.W_enc.detach().clone()
@@ -105,19 +140,12 @@ def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
 def test_a_copied_state_continues_to_the_same_bits():
     x, y = batches(2)
     first, rest = (
-        FusedStep(
-            build(seed=seed),
-            batch_size=BATCH,
-            total_variance=V,
-            precision=torch.bfloat16,
-            launch=SMALL,
-        )
+        FusedStep(build(seed=seed), FusedOptions(BATCH, V, torch.bfloat16, launch=SMALL))
         for seed in (0, 1)
     )
     first.set_lr(1e-2)
     first(x)
-    for name, tensor in rest.tensors().items():
-        tensor.copy_(first.tensors()[name])
+    rest.load(first.tensors())
     first(y)
     rest(y)
     for name, tensor in first.tensors().items():
@@ -127,19 +155,18 @@ def test_a_copied_state_continues_to_the_same_bits():
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (TopKConfig(d_sae=D_SAE, k=K), "aux_coefficient=0.03125"),
         (TopKConfig(d_sae=D_SAE, k=K, aux_coefficient=0, multi_k_coefficient=0.1), "multi_k"),
-        (AbsTopKConfig(d_sae=D_SAE, k=K, selection="batch"), "BatchAbsTopK has no fused step"),
+        (AbsTopKConfig(d_sae=D_SAE, k=K, selection="batch"), "this is a BatchAbsTopK"),
         (TopKConfig(d_sae=600, k=513, aux_coefficient=0), "k=513"),
     ],
 )
 def test_what_the_kernels_cannot_do_is_refused_with_its_value(config, named):
     with pytest.raises(UsageError, match=named):
-        FusedStep(config.build(D_IN), batch_size=BATCH, total_variance=V)
+        FusedStep(config.build(D_IN), FusedOptions(BATCH, V))
 
 
 def test_a_batch_of_another_size_is_refused():
-    step = FusedStep(build(), batch_size=BATCH, total_variance=V)
+    step = FusedStep(build(), FusedOptions(BATCH, V))
     with pytest.raises(UsageError, match="keep every batch whole"):
         step(torch.zeros(BATCH - 1, D_IN, device=DEVICE))
 

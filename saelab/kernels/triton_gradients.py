@@ -1,0 +1,207 @@
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
+# pyright: reportMissingParameterType=false, reportCallIssue=false
+"""A latent's gradients: the sums over its tokens, and the norm of all of them together.
+
+What the two passes over the latents share. A latent that has more tokens than a slice is summed in
+slices first; a dead latent receives what AuxK adds. Nothing depends on which program is fast.
+"""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+@no_type_check
+def _sum_both(
+    order, codes, rows, start, stop, column, inside, d, k: tl.constexpr, PAIRS: tl.constexpr
+):
+    """Sums over the pairs `start` to `stop`.
+
+    Of value * error, gradient * input, gradient, value * gradient, and of how often it fired.
+    """
+    values, gradient = codes
+    errors, inputs = rows
+    to_dec = tl.zeros_like(column).to(tl.float32)
+    to_enc = tl.zeros_like(column).to(tl.float32)
+    bias = tl.zeros([PAIRS], tl.float32)
+    radial = tl.zeros([PAIRS], tl.float32)
+    fired = tl.zeros([PAIRS], tl.float32)
+    while start < stop:
+        at = start + tl.arange(0, PAIRS)
+        kept = at < stop
+        pair = tl.load(order + at, mask=kept, other=0)
+        place = (pair // k).to(tl.int64)[:, None] * d + column[None, :]
+        there = kept[:, None] & inside[None, :]
+        error = tl.load(errors + place, mask=there, other=0.0, eviction_policy="evict_last")
+        x = tl.load(inputs + place, mask=there, other=0.0, eviction_policy="evict_last")
+        value = tl.load(values + pair, mask=kept, other=0.0)
+        grad = tl.load(gradient + pair, mask=kept, other=0.0)
+        to_dec += tl.sum(value[:, None] * error.to(tl.float32), 0)
+        to_enc += tl.sum(grad[:, None] * x.to(tl.float32), 0)
+        bias += grad
+        radial += value * grad
+        fired += tl.where(value != 0, 1.0, 0.0)
+        start += PAIRS
+    return to_dec, to_enc, tl.sum(bias), tl.sum(radial), tl.sum(fired)
+
+
+@triton.jit
+@no_type_check
+def slice_kernel(
+    order,
+    offsets,
+    values,
+    gradient,
+    errors,
+    inputs,
+    first,
+    owner,
+    sums,
+    scalars,
+    capacity,
+    m,
+    d,
+    k: tl.constexpr,
+    SLICE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """The sums of one slice of a split latent on one chunk."""
+    piece = tl.program_id(0) % capacity
+    if piece < tl.load(first + m):
+        chunk = tl.program_id(0) // capacity
+        column = chunk * COLUMNS + tl.arange(0, COLUMNS)
+        inside = (column < d) | EVEN
+        latent = tl.load(owner + piece)
+        start = tl.load(offsets + latent) + (piece - tl.load(first + latent)) * SLICE
+        stop = tl.minimum(start + SLICE, tl.load(offsets + latent + 1))
+        to_dec, to_enc, bias, radial, fired = _sum_both(
+            order, (values, gradient), (errors, inputs), start, stop, column, inside, d, k, PAIRS
+        )
+        at = piece.to(tl.int64) * 2 * d + column
+        tl.store(sums + at, to_dec, mask=inside)
+        tl.store(sums + at + d, to_enc, mask=inside)
+        if chunk == 0:
+            tl.store(scalars + piece * 3, bias)
+            tl.store(scalars + piece * 3 + 1, radial)
+            tl.store(scalars + piece * 3 + 2, fired)
+
+
+@triton.jit
+@no_type_check
+def latent_gradients(
+    pairs,
+    codes,
+    rows,
+    pieces,
+    extra,
+    latent,
+    column,
+    inside,
+    factor,
+    d,
+    k: tl.constexpr,
+    PAIRS: tl.constexpr,
+    EXTRA: tl.constexpr,
+):
+    """A chunk of the gradients of both rows of a latent, and its scalars.
+
+    Of the decoder's row with the radial part still in it, the encoder's row, the bias; the radial
+    part; and how often the latent fired.
+    """
+    order, offsets = pairs
+    first, sums, scalars = pieces
+    part = tl.load(first + latent)
+    end = tl.load(first + latent + 1)
+    start = tl.load(offsets + latent)
+    stop = tl.where(end > part, start, tl.load(offsets + latent + 1))
+    to_dec, to_enc, bias, radial, fired = _sum_both(
+        order, codes, rows, start, stop, column, inside, d, k, PAIRS
+    )
+    while part < end:
+        piece = part.to(tl.int64) * 2 * d + column
+        to_dec += tl.load(sums + piece, mask=inside, other=0.0)
+        to_enc += tl.load(sums + piece + d, mask=inside, other=0.0)
+        bias += tl.load(scalars + part * 3)
+        radial += tl.load(scalars + part * 3 + 1)
+        fired += tl.load(scalars + part * 3 + 2)
+        part += 1
+    to_dec = factor * to_dec
+    if EXTRA:
+        slots, more, more_scalars = extra
+        slot = tl.load(slots + latent)
+        has = slot >= 0
+        at = slot.to(tl.int64) * 2 * d + column
+        to_dec += tl.load(more + at, mask=inside & has, other=0.0)
+        to_enc += tl.load(more + at + d, mask=inside & has, other=0.0)
+        bias += tl.load(more_scalars + slot * 2, mask=has, other=0.0)
+        radial += tl.load(more_scalars + slot * 2 + 1, mask=has, other=0.0)
+    return to_dec, to_enc, bias, radial, fired
+
+
+@triton.jit
+@no_type_check
+def norm_kernel(
+    order,
+    offsets,
+    values,
+    gradient,
+    errors,
+    inputs,
+    first,
+    sums,
+    scalars,
+    slots,
+    more,
+    more_scalars,
+    squares,
+    to_bias,
+    factor,
+    m,
+    d,
+    k: tl.constexpr,
+    LATENTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    EVEN: tl.constexpr,
+    EXTRA: tl.constexpr,
+):
+    """The squared norm of LATENTS latents' gradients on one chunk; the bias gradients in full.
+
+    The decoder's gradient counts without its radial part, which a unit row has by its product with
+    the row alone.
+    """
+    groups = tl.cdiv(m, LATENTS)
+    chunks = tl.cdiv(d, COLUMNS)
+    group = tl.program_id(0) % groups
+    chunk = tl.program_id(0) // groups
+    column = chunk * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (column < d) | EVEN
+    total = tl.zeros([COLUMNS], tl.float32)
+    rest = tl.zeros([], tl.float32)
+    latent = group * LATENTS
+    while latent < tl.minimum((group + 1) * LATENTS, m):
+        to_dec, to_enc, bias, radial, _ = latent_gradients(
+            (order, offsets),
+            (values, gradient),
+            (errors, inputs),
+            (first, sums, scalars),
+            (slots, more, more_scalars),
+            latent,
+            column,
+            inside,
+            factor,
+            d,
+            k,
+            PAIRS,
+            EXTRA,
+        )
+        total += tl.where(inside, to_dec * to_dec + to_enc * to_enc, 0.0)
+        if chunk == 0:
+            rest += bias * bias - radial * radial
+            tl.store(to_bias + latent, bias)
+        latent += 1
+    tl.store(squares + group * chunks + chunk, tl.sum(total) + rest)

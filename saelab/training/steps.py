@@ -1,0 +1,219 @@
+"""Two ways to do an optimizer step: autograd, for everything, and kernels alone, where they can."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.kernels.cuda import has_triton
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
+from saelab.training.config import TrainConfig
+from saelab.training.dead import DeadLatents
+from saelab.training.objectives import Objective
+from saelab.training.source import Batch
+from saelab.types import ActivationBatch, LossTerms
+
+ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step.
+
+    Attributes:
+        x: the rows that the SAE read.
+        terms: its loss; the codes hold until the next step.
+        gradient_norm: before clipping; None where nothing needed it.
+    """
+
+    x: Float[Tensor, "batch d_in"]
+    terms: LossTerms
+    gradient_norm: Float[Tensor, ""] | None
+
+
+@runtime_checkable
+class Steps(Protocol):
+    """An SAE in training, with its optimizer and its dead latents.
+
+    Attributes:
+        name: which way it is, for the record.
+    """
+
+    name: str
+
+    def advance(
+        self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
+    ) -> StepResult:
+        """One optimizer step on activations times `scale`; `context` need not know the dead."""
+        ...
+
+    def n_dead(self) -> int:
+        """How many latents are dead."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a step changes, by name."""
+        ...
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Continue where `tensors` were taken."""
+        ...
+
+    def trained(self) -> AbstractSAE:
+        """The SAE with its present weights."""
+        ...
+
+
+class AutogradSteps:
+    """Any SAE and objective: torch differentiates, torch's Adam moves the weights."""
+
+    name = "autograd"
+
+    def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
+        self.config = config
+        self.sae = sae.to(device)
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=ADAM_EPS, fused=fused)
+        self.dead = DeadLatents(config.sae.d_sae, config.dead_after, device)
+
+    def advance(
+        self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
+    ) -> StepResult:
+        """See `Steps.advance`.
+
+        The order matters: the gradient's radial part goes before Adam sees it, and atoms are
+        renormalised after Adam has moved them.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        device = self.dead.since_fired.device.type
+        half = self.config.precision == "bfloat16"
+        context = replace(context, dead=self.dead.mask())
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            x, terms = objective.loss(self.sae, batch, context, scale)
+        self.dead.update(terms.codes)
+        self.sae.observe(terms.codes)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        self.sae.before_optimizer_step()
+        limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
+        self.optimizer.step()
+        self.sae.after_optimizer_step()
+        return StepResult(x, terms, norm)
+
+    def n_dead(self) -> int:
+        """See `Steps.n_dead`."""
+        return int(self.dead.dead.sum())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Steps.tensors`."""
+        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
+        return tensors | optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """See `Steps.load`."""
+        prefix = "sae."
+        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        self.sae.load_state_dict(weights)
+        restore_optimizer(self.optimizer, tensors)
+        self.dead.since_fired = tensors["since_fired"]
+
+    def trained(self) -> AbstractSAE:
+        """See `Steps.trained`."""
+        return self.sae
+
+
+class FusedSteps:
+    """TopK and AbsTopK SAEs with their squared error: kernels alone, one CUDA graph a step."""
+
+    name = "fused"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        sae: AbstractSAE,
+        device: torch.device,
+        total_variance: float,
+    ) -> None:
+        from saelab.training.fused import FusedOptions, FusedStep
+
+        # The module stays where it was built: its weights would take the device's memory twice.
+        options = FusedOptions(
+            config.batch_size,
+            total_variance,
+            getattr(torch, config.precision),
+            config.dead_after,
+            config.clip_norm,
+        )
+        self.step = FusedStep(sae, options, device)
+        self._dead_after = config.dead_after
+
+    def advance(
+        self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
+    ) -> StepResult:
+        """See `Steps.advance`."""
+        assert isinstance(batch, ActivationBatch)
+        step = self.step
+        step.set_lr(lr)
+        step(batch.x, scale)
+        total, parts = step.mse_sum / context.total_variance, {}
+        if step.capacity and step.rules.aux is not None:
+            parts["aux_k"] = step.aux_loss
+            total = total + step.rules.aux.coefficient * step.aux_loss
+        terms = LossTerms(total, step.mse_sum, step.codes, parts)
+        clips = step.rules.clip_norm is not None
+        return StepResult(step.x, terms, step.gradient_norm if clips else None)
+
+    def n_dead(self) -> int:
+        """See `Steps.n_dead`."""
+        return int((self.step.since_fired >= self._dead_after).sum())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Steps.tensors`."""
+        return self.step.tensors()
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """See `Steps.load`."""
+        self.step.load(tensors)
+
+    def trained(self) -> AbstractSAE:
+        """See `Steps.trained`."""
+        self.step.write_back()
+        return self.step.sae
+
+
+def choose_steps(
+    config: TrainConfig, sae: AbstractSAE, device: torch.device, total_variance: float
+) -> AutogradSteps | FusedSteps:
+    """The fused step where it exists and is exact for this configuration, else autograd.
+
+    Raises:
+        UsageError: the fused step was asked for and there is none.
+    """
+    problem = "--step autograd was asked for" if config.step == "autograd" else None
+    problem = problem or _problem(config, sae, device)
+    if problem is None:
+        return FusedSteps(config, sae, device, total_variance)
+    if config.step == "fused":
+        raise UsageError(f"--step fused cannot train this: {problem}; take --step auto.")
+    return AutogradSteps(config, sae, device)
+
+
+def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str | None:
+    """Why the fused step cannot do it, as half a sentence."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and config.step == "fused"
+    if device.type != "cuda" and not interpreted:
+        return f"it needs a CUDA device, and this is {device}"
+    if not has_triton():
+        return "it needs the triton package (pip install 'saelab[kernels]')"
+    if config.objective != "local":
+        return f"it knows the local objective alone, and this is {config.objective}"
+    from saelab.training.fused import fused_problem
+
+    return fused_problem(sae)

@@ -1,0 +1,98 @@
+"""Both ways to do a step make the same SAE; which one is taken is said and kept to."""
+
+import pytest
+import torch
+from conftest import small_config
+from kernels.triton_device import DEVICE
+
+from saelab.config import UsageError
+from saelab.training.loop import train
+from saelab.training.objectives import make_objective
+from saelab.training.source import Source
+from saelab.training.state import TrainingState
+
+pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's; see test_fused.py")
+CHANGES = {
+    "sae": {"variant": "topk", "d_sae": 12, "k": 2, "aux_k": 2},
+    "batch_size": 4,
+    "n_tokens": 12,
+    "dead_after": 4,
+    "clip_norm": 0.1,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def both(small_store, tmp_path_factory):
+
+    out = tmp_path_factory.mktemp("steps")
+    return {
+        step: train(small_config(small_store, **CHANGES, step=step), out=out / step, device="cpu")
+        for step in ("fused", "autograd")
+    }
+
+
+def test_runs_by_kernels_equal_those_by_autograd(both):
+    fused, plain = (both[step].load_sae().state_dict() for step in ("fused", "autograd"))
+    for name, value in plain.items():
+        torch.testing.assert_close(
+            fused[name], value, atol=3e-5, rtol=1e-3, msg=lambda m, n=name: n + m
+        )
+    ours, theirs = (both[step].metrics() for step in ("fused", "autograd"))
+    for a, b in zip(ours, theirs, strict=True):
+        for name in set(b) - {"tokens_per_second"}:
+            assert a[name] == pytest.approx(b[name], rel=2e-3), name
+    assert {step: run.provenance()["step"] for step, run in both.items()} == {
+        "fused": "fused",
+        "autograd": "autograd",
+    }
+
+
+def test_a_resumed_run_by_kernels_equals_one_that_never_stopped(both, small_store, tmp_path):
+
+    config = small_config(small_store, **CHANGES, step="fused")
+    source = Source([config], torch.device("cpu"))
+    first, second = (TrainingState.start(config, source, source.start_rows()) for _ in range(2))
+    stream = source.stream()
+    first.advance(next(stream), make_objective(source))
+    first.save(tmp_path, stream.state_dict())
+    place = second.restore(tmp_path)
+    assert place is not None
+    stream = source.stream()
+    stream.load_state_dict(place)
+    while not second.finished:
+        second.advance(next(stream), make_objective(source))
+    sae = second.finish(source.calibration_rows())
+    for name, value in both["fused"].load_sae().state_dict().items():
+        assert torch.equal(sae.state_dict()[name], value), name
+
+
+def test_a_checkpoint_of_the_other_way_is_refused(small_store, tmp_path):
+
+    config = small_config(small_store, **CHANGES, step="autograd")
+    source = Source([config], torch.device("cpu"))
+    state = TrainingState.start(config, source, source.start_rows())
+    state.save(tmp_path, source.stream().state_dict())
+    other = config.model_copy(update={"step": "fused"})
+    with pytest.raises(UsageError, match="trained by the autograd step"):
+        TrainingState.start(other, source, source.start_rows()).restore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, "needs a CUDA device"),
+        ({"sae": {"variant": "batch-topk", "d_sae": 12, "k": 2}}, "this is a BatchTopK"),
+        ({"sae": {"variant": "topk", "d_sae": 600, "k": 520}}, "k=520"),
+    ],
+)
+def test_asking_for_kernels_where_there_are_none_is_refused(
+    small_store, tmp_path, monkeypatch, changes, named
+):
+
+    if not changes:
+        monkeypatch.delenv("TRITON_INTERPRET")
+    config = small_config(small_store, **{**CHANGES, **changes}, step="fused")
+    with pytest.raises(UsageError, match=named):
+        train(config, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
