@@ -23,6 +23,12 @@ def runs_select(pre_acts: Tensor, k: int) -> bool:
     return wanted and pre_acts.ndim == 2 and 0 < k <= MAX_K and runs_triton(pre_acts)
 
 
+def runs_batch_select(pre_acts: Tensor, n: int) -> bool:
+    """Whether the kernels that select n of a whole batch can; they leave no graph behind."""
+    wanted = not (pre_acts.requires_grad and torch.is_grad_enabled())
+    return wanted and 0 < n <= pre_acts.numel() < 2**31 and runs_triton(pre_acts)
+
+
 @cache
 def has_triton() -> bool:
     """Whether the triton package is installed."""

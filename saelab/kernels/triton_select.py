@@ -154,6 +154,21 @@ def _segment_width(m: int) -> int:
     return 64 if m <= 2**16 else 128
 
 
+def segment_maxima(
+    pre_acts: Float[Tensor, "batch d_sae"], *, by_magnitude: bool
+) -> tuple[Float[Tensor, "batch segment"], int]:
+    """The largest entry (or |entry|) of each segment of each row, and a segment's width."""
+    batch, m = pre_acts.shape
+    W = _segment_width(m)
+    n = ceil_div(m, W)
+    step = min(CHUNK // W, power_of_two(n))
+    maxima = pre_acts.new_empty(batch, n)
+    _maxima_kernel[(batch * ceil_div(n, step),)](
+        pre_acts, maxima, m=m, n=n, W=W, STEP=step, EVEN=m % (step * W) == 0, MAGNITUDE=by_magnitude
+    )
+    return maxima, W
+
+
 def select_top_k(
     pre_acts: Float[Tensor, "batch d_sae"],
     k: int,
@@ -187,14 +202,9 @@ def select_top_k(
     if not batch:
         return out
     K = max(2, power_of_two(k))
-    W = _segment_width(m)
-    n = ceil_div(m, W)
-    step = min(CHUNK // W, power_of_two(n))
-    maxima = pre_acts.new_empty(batch, n)
+    maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
+    n = maxima.shape[1]
     scratch = out[1].new_empty(batch, 3 * K)
-    _maxima_kernel[(batch * ceil_div(n, step),)](
-        pre_acts, maxima, m=m, n=n, W=W, STEP=step, EVEN=m % (step * W) == 0, MAGNITUDE=by_magnitude
-    )
     _select_kernel[(batch,)](
         pre_acts,
         maxima,

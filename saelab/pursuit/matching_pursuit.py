@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from saelab.config import UsageError
+from saelab.kernels.affine import sum_rows_by_latent
 from saelab.types import SparseCodes
 
 GRAM_LIMIT_BYTES = 2**30
@@ -65,8 +66,9 @@ def matching_pursuit(
 
     Differentiable in `x` and `atoms` through both `values` and `residual`, with the choice of atoms
     held fixed. The backward pass stores one residual, not one a step. Works in float32, or float64
-    if either input has it, also under autocast. Atoms whose correlations agree to rounding may be
-    chosen either way; a value is always exact for the atom that was chosen.
+    if either input has it; under autocast its type is that of the products by which atoms are
+    chosen. Atoms whose correlations agree to rounding may be chosen either way; a value is always
+    exact for the atom that was chosen.
 
     Args:
         x: centred by the caller.
@@ -75,8 +77,12 @@ def matching_pursuit(
         residual_threshold: in the units of `x`.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, atoms.dtype), torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        return Pursuit(*_Pursue.apply(x.to(dtype), atoms.to(dtype), n_steps, residual_threshold))
+    device = x.device.type
+    coarse = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    with torch.autocast(device, enabled=False):
+        return Pursuit(
+            *_Pursue.apply(x.to(dtype), atoms.to(dtype), n_steps, residual_threshold, coarse)
+        )
 
 
 def merged(pursuit: Pursuit, d_sae: int) -> SparseCodes:
@@ -139,6 +145,7 @@ class _Pursue(torch.autograd.Function):
         atoms: Float[Tensor, "d_sae d_in"],
         n_steps: int,
         threshold: float | int,
+        coarse: torch.dtype,
     ) -> tuple[
         Float[Tensor, "batch n_steps"],
         Int[Tensor, "batch n_steps"],
@@ -147,7 +154,7 @@ class _Pursue(torch.autograd.Function):
         residual = x.clone()
         values = x.new_zeros(len(x), n_steps)
         indices = torch.zeros(len(x), n_steps, dtype=torch.long, device=x.device)
-        correlations = _Correlations(x, atoms, n_steps)
+        correlations = _Correlations(x, atoms, n_steps, coarse)
         taken = 0
         while taken < n_steps:
             chosen = correlations.values.max(dim=1).indices
@@ -171,7 +178,7 @@ class _Pursue(torch.autograd.Function):
         grad_values: Float[Tensor, "batch n_steps"],
         _: Tensor | None,
         grad_residual: Float[Tensor, "batch d_in"],
-    ) -> tuple[Float[Tensor, "batch d_in"] | None, Float[Tensor, "d_sae d_in"] | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         atoms, values, indices, residual = ctx.saved_tensors
         needs_x, needs_atoms = ctx.needs_input_grad[:2]
         residual, adjoint = residual.clone(), grad_residual.clone()
@@ -183,9 +190,23 @@ class _Pursue(torch.autograd.Function):
             slope = slope.where(c > 0, 0)
             if grad_atoms is not None:
                 residual.addcmul_(c, w)
-                grad_atoms.index_add_(0, indices[:, t], slope * residual - c * adjoint)
+                _add_rows(grad_atoms, indices[:, t], slope * residual - c * adjoint)
             adjoint.addcmul_(slope, w)
-        return adjoint if needs_x else None, grad_atoms, None, None
+        return adjoint if needs_x else None, grad_atoms, None, None, None
+
+
+def _add_rows(
+    to: Float[Tensor, "d_sae d_in"],
+    indices: Int[Tensor, " batch"],
+    rows: Float[Tensor, "batch d_in"],
+) -> None:
+    """`to.index_add_(0, indices, rows)`, with the same bits every time."""
+    if rows.is_cuda:
+        tokens = torch.arange(len(rows), device=rows.device)
+        ones = rows.new_ones(len(rows))
+        to.add_(sum_rows_by_latent(indices, tokens, ones, rows, len(to)))
+    else:
+        to.index_add_(0, indices, rows)
 
 
 def _subtract(
@@ -206,12 +227,17 @@ class _Correlations:
     """<r, w_j> for every atom, kept up to date while r shrinks; good enough to choose atoms by."""
 
     def __init__(
-        self, x: Float[Tensor, "batch d_in"], atoms: Float[Tensor, "d_sae d_in"], n_steps: int
+        self,
+        x: Float[Tensor, "batch d_in"],
+        atoms: Float[Tensor, "d_sae d_in"],
+        n_steps: int,
+        coarse: torch.dtype,
     ) -> None:
-        self.values = x @ atoms.T
-        self._atoms = atoms
+        self._atoms = atoms.to(coarse)
+        self.values = x.to(coarse) @ self._atoms.T
         self._gram = self._rows = None
-        if _gram_pays(len(x), atoms, n_steps):
+        # In a coarse type the update's rounding would add up over the steps.
+        if coarse == atoms.dtype and _gram_pays(len(x), atoms, n_steps):
             self._gram = atoms @ atoms.T
             # Allocated once: on a CPU, fresh memory costs more than what is written to it.
             self._rows = torch.empty_like(self.values)
@@ -224,7 +250,7 @@ class _Correlations:
     ) -> None:
         """Follow one step: `c` times the `chosen` atoms has left, `residual` remains."""
         if self._gram is None:
-            torch.matmul(residual, self._atoms.T, out=self.values)
+            torch.matmul(residual.to(self._atoms.dtype), self._atoms.T, out=self.values)
         else:
             rows = torch.index_select(self._gram, 0, chosen, out=self._rows)
             self.values.addcmul_(c, rows, value=-1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.kernels.cuda import runs_select
+from saelab.kernels.cuda import runs_batch_select, runs_select
 from saelab.types import SparseCodes
 
 Rule = Callable[[Tensor, int], SparseCodes]
@@ -51,6 +51,11 @@ def batch_top_k(
     batch, d_sae = pre_acts.shape
     flat = pre_acts.flatten()
     n = min(int(k * batch), flat.numel())
+    if runs_batch_select(pre_acts, n):
+        from saelab.kernels.triton_batch_select import select_batch_top_k
+
+        found = select_batch_top_k(pre_acts.contiguous(), n, by_magnitude=signed)
+        return SparseCodes(found.values, found.indices.long(), d_sae, found.offsets)
     chosen = (flat.abs() if signed else flat).topk(n, sorted=False).indices.sort().values
     values = flat[chosen] if signed else flat[chosen].relu()
     starts = torch.arange(batch, device=flat.device) * d_sae

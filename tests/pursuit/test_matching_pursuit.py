@@ -189,3 +189,21 @@ def test_the_gram_matrix_is_built_where_it_pays(monkeypatch, batch, d_in, n_step
     with Recorder() as recorder:
         matching_pursuit(x, atoms, n_steps)
     assert ("index_select" in recorder.names) == pays
+
+
+def test_under_autocast_only_the_choice_is_coarse():
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(40, 16, generator=generator), dim=1)
+    x = torch.randn(30, 16, generator=generator)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = matching_pursuit(x, atoms, 3)
+    assert found.values.dtype == torch.float32
+    residual = x.clone()
+    for t in range(3):
+        w = atoms[found.indices[:, t]]
+        exact = (residual * w).sum(1)
+        torch.testing.assert_close(found.values[:, t], exact)
+        best = (residual @ atoms.T).max(dim=1).values
+        assert (exact > best - 0.03 * residual.norm(dim=1)).all()
+        residual -= exact[:, None] * w
+    torch.testing.assert_close(found.residual, residual)
