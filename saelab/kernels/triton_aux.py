@@ -20,7 +20,7 @@ from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_select import order_key, read
 from saelab.kernels.triton_weights import Weights
 
-CHUNK = 4096
+CHUNK = 8192
 ROWS, COLUMNS = 64, 64
 
 
@@ -47,35 +47,40 @@ def _keep_kernel(
 ):
     """Put zeros in the place of all but a row's top k of its first `n_valid` entries.
 
-    The k-th largest key is found bit by bit, by counting how many keys are at least as large.
+    The k-th largest key is found bit by bit, by counting how many keys are at least as large. A row
+    of one chunk is read once.
     """
     row = pre_acts + tl.program_id(0).to(tl.int64) * n
     valid = tl.load(n_valid)
     wanted = tl.minimum(k, valid)
     limit = tl.full([], -0x80000000, tl.int32)
+    at = tl.arange(0, CHUNK)
+    first_keys = _keys(row, at, at < valid, BITS, SIGNED)
     for done in range(BITS):
         higher = limit + (tl.full([], 1, tl.int32) << (31 - done))
-        count = tl.full([], 0, tl.int32)
-        for first in range(0, n, CHUNK):
-            at = first + tl.arange(0, CHUNK)
-            key = _keys(row, at, at < valid, BITS, SIGNED)
-            count += tl.sum((key >= higher).to(tl.int32))
+        count = tl.sum((first_keys >= higher).to(tl.int32))
+        for first in range(CHUNK, n, CHUNK):
+            count += _count_above(row, first + at, valid, higher - 1, BITS, SIGNED)
         limit = tl.where(count >= wanted, higher, limit)
-    missing = wanted
+    missing = wanted - tl.sum((first_keys > limit).to(tl.int32))
+    for first in range(CHUNK, n, CHUNK):
+        missing -= _count_above(row, first + at, valid, limit, BITS, SIGNED)
     for first in range(0, n, CHUNK):
-        at = first + tl.arange(0, CHUNK)
-        key = _keys(row, at, at < valid, BITS, SIGNED)
-        missing -= tl.sum((key > limit).to(tl.int32))
-    for first in range(0, n, CHUNK):
-        at = first + tl.arange(0, CHUNK)
-        key = _keys(row, at, at < valid, BITS, SIGNED)
-        equal = (key == limit) & (at < valid)
+        place = first + at
+        key = _keys(row, place, place < valid, BITS, SIGNED)
+        equal = (key == limit) & (place < valid)
         kept = (key > limit) | (equal & (tl.cumsum(equal.to(tl.int32)) <= missing))
         missing -= tl.sum(equal.to(tl.int32))
-        value = tl.load(row + at, mask=at < n, other=0.0)
+        value = tl.load(row + place, mask=place < n, other=0.0)
         if not SIGNED:
             kept = kept & (value > 0)
-        tl.store(row + at, tl.where(kept & (at < valid), value, 0.0), mask=at < n)
+        tl.store(row + place, tl.where(kept & (place < valid), value, 0.0), mask=place < n)
+
+
+@triton.jit
+@no_type_check
+def _count_above(row, at, valid, limit, BITS: tl.constexpr, SIGNED: tl.constexpr):
+    return tl.sum((_keys(row, at, at < valid, BITS, SIGNED) > limit).to(tl.int32))
 
 
 @triton.jit
@@ -117,8 +122,9 @@ def keep_top_k_(
     Any k, equal entries by lowest index. By magnitude with signs if `signed`, else rectified.
     """
     batch, n = pre_acts.shape
+    chunk = min(CHUNK, max(16, power_of_two(n)))
     _keep_kernel[(batch,)](
-        pre_acts, n_valid, k, n=n, CHUNK=min(CHUNK, max(16, power_of_two(n))), SIGNED=signed,
+        pre_acts, n_valid, k, n=n, CHUNK=chunk, SIGNED=signed, num_warps=4 if chunk <= 4096 else 8,
         BITS=16 if pre_acts.dtype == torch.bfloat16 else 32,
     )  # fmt: skip
 
@@ -160,7 +166,7 @@ class AuxStep:
 
     def run(
         self,
-        codes: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]],
+        codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]],
         residual: Float[Tensor, "batch d_in"],
         centred: Float[Tensor, "batch d_in"],
         variance: Float[Tensor, ""],
@@ -188,7 +194,7 @@ class AuxStep:
         self.sums[:, 1] = product(slopes.T, centred) * slope
 
     def _dead(
-        self, codes: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]
+        self, codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]
     ) -> Bool[Tensor, " d_sae"]:
         """Silent for long, and in this batch too."""
         values, indices = (t.flatten() for t in codes)

@@ -21,7 +21,7 @@ from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_select import order_key, read, segment_maxima
 
 CHUNK = 4096
-ROWS = 8
+ROWS = 2
 """Rows whose counts a program adds up before it adds them to those of the others."""
 SEGMENTS = 16
 """Segments of a row that are read at a time."""
@@ -39,9 +39,11 @@ def _key(values, valid, BITS: tl.constexpr):
 @no_type_check
 def _digit(key, prefix, valid, SHIFT: tl.constexpr, TOP: tl.constexpr):
     """The eight bits at SHIFT, upwards from 0; 256 where the bits above are not the prefix."""
-    if TOP:
-        return tl.where(valid, (key >> SHIFT) + 128, 256)
-    return tl.where(valid & ((key >> (SHIFT + 8)) == prefix), (key >> SHIFT) & 255, 256)
+    digit = (key >> SHIFT) + 128
+    if not TOP:
+        digit = (key >> SHIFT) & 255
+        valid = valid & ((key >> (SHIFT + 8)) == prefix)
+    return tl.where(valid, digit, 256)
 
 
 @triton.jit

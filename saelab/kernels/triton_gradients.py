@@ -15,13 +15,24 @@ import triton.language as tl
 @triton.jit
 @no_type_check
 def _sum_both(
-    order, codes, rows, start, stop, column, inside, d, k: tl.constexpr, PAIRS: tl.constexpr
+    order,
+    codes,
+    rows,
+    start,
+    stop,
+    column,
+    inside,
+    d,
+    k: tl.constexpr,
+    GROUPS: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
     """Sums over the pairs `start` to `stop`.
 
-    Of value * error, gradient * input, gradient, value * gradient, and of how often it fired.
+    Of value * error, gradient * input, gradient, value * gradient, and of how often it fired. With
+    k 0 rows differ in length, each has GROUPS rows of errors, and `error_rows` has each pair's.
     """
-    values, gradient = codes
+    values, gradient, error_rows = codes
     errors, inputs = rows
     to_dec = tl.zeros_like(column).to(tl.float32)
     to_enc = tl.zeros_like(column).to(tl.float32)
@@ -32,9 +43,12 @@ def _sum_both(
         at = start + tl.arange(0, PAIRS)
         kept = at < stop
         pair = tl.load(order + at, mask=kept, other=0)
-        place = (pair // k).to(tl.int64)[:, None] * d + column[None, :]
+        row = tl.load(error_rows + pair, mask=kept, other=0) if k == 0 else pair // k
         there = kept[:, None] & inside[None, :]
+        place = row.to(tl.int64)[:, None] * d + column[None, :]
         error = tl.load(errors + place, mask=there, other=0.0, eviction_policy="evict_last")
+        if GROUPS > 1:
+            place = (row // GROUPS).to(tl.int64)[:, None] * d + column[None, :]
         x = tl.load(inputs + place, mask=there, other=0.0, eviction_policy="evict_last")
         value = tl.load(values + pair, mask=kept, other=0.0)
         grad = tl.load(gradient + pair, mask=kept, other=0.0)
@@ -54,6 +68,7 @@ def slice_kernel(
     offsets,
     values,
     gradient,
+    error_rows,
     errors,
     inputs,
     first,
@@ -64,6 +79,7 @@ def slice_kernel(
     m,
     d,
     k: tl.constexpr,
+    GROUPS: tl.constexpr,
     SLICE: tl.constexpr,
     COLUMNS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -79,7 +95,17 @@ def slice_kernel(
         start = tl.load(offsets + latent) + (piece - tl.load(first + latent)) * SLICE
         stop = tl.minimum(start + SLICE, tl.load(offsets + latent + 1))
         to_dec, to_enc, bias, radial, fired = _sum_both(
-            order, (values, gradient), (errors, inputs), start, stop, column, inside, d, k, PAIRS
+            order,
+            (values, gradient, error_rows),
+            (errors, inputs),
+            start,
+            stop,
+            column,
+            inside,
+            d,
+            k,
+            GROUPS,
+            PAIRS,
         )
         at = piece.to(tl.int64) * 2 * d + column
         tl.store(sums + at, to_dec, mask=inside)
@@ -104,6 +130,7 @@ def latent_gradients(
     factor,
     d,
     k: tl.constexpr,
+    GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
     EXTRA: tl.constexpr,
 ):
@@ -119,7 +146,7 @@ def latent_gradients(
     start = tl.load(offsets + latent)
     stop = tl.where(end > part, start, tl.load(offsets + latent + 1))
     to_dec, to_enc, bias, radial, fired = _sum_both(
-        order, codes, rows, start, stop, column, inside, d, k, PAIRS
+        order, codes, rows, start, stop, column, inside, d, k, GROUPS, PAIRS
     )
     while part < end:
         piece = part.to(tl.int64) * 2 * d + column
@@ -149,6 +176,7 @@ def norm_kernel(
     offsets,
     values,
     gradient,
+    error_rows,
     errors,
     inputs,
     first,
@@ -163,6 +191,7 @@ def norm_kernel(
     m,
     d,
     k: tl.constexpr,
+    GROUPS: tl.constexpr,
     LATENTS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -184,21 +213,12 @@ def norm_kernel(
     rest = tl.zeros([], tl.float32)
     latent = group * LATENTS
     while latent < tl.minimum((group + 1) * LATENTS, m):
+        pairs, codes = (order, offsets), (values, gradient, error_rows)
+        pieces, extra = (first, sums, scalars), (slots, more, more_scalars)
         to_dec, to_enc, bias, radial, _ = latent_gradients(
-            (order, offsets),
-            (values, gradient),
-            (errors, inputs),
-            (first, sums, scalars),
-            (slots, more, more_scalars),
-            latent,
-            column,
-            inside,
-            factor,
-            d,
-            k,
-            PAIRS,
-            EXTRA,
-        )
+            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
+            k, GROUPS, PAIRS, EXTRA,
+        )  # fmt: skip
         total += tl.where(inside, to_dec * to_dec + to_enc * to_enc, 0.0)
         if chunk == 0:
             rest += bias * bias - radial * radial

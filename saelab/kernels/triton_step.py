@@ -59,6 +59,7 @@ def step_kernel(
     offsets,
     values,
     gradient,
+    error_rows,
     errors,
     inputs,
     first,
@@ -90,6 +91,7 @@ def step_kernel(
     m,
     d,
     k: tl.constexpr,
+    GROUPS: tl.constexpr,
     B1: tl.constexpr,
     B2: tl.constexpr,
     EPS: tl.constexpr,
@@ -117,21 +119,12 @@ def step_kernel(
         w = tl.load(dec + at, mask=inside, other=0.0, eviction_policy="evict_first")
         w *= tl.load(scale + latent)
         u = tl.load(enc + at, mask=inside, other=0.0, eviction_policy="evict_first")
+        pairs, codes = (order, offsets), (values, gradient, error_rows)
+        pieces, extra = (first, sums, scalars), (slots, more, more_scalars)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
-            (order, offsets),
-            (values, gradient),
-            (errors, inputs),
-            (first, sums, scalars),
-            (slots, more, more_scalars),
-            latent,
-            column,
-            inside,
-            factor,
-            d,
-            k,
-            PAIRS,
-            EXTRA,
-        )
+            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
+            k, GROUPS, PAIRS, EXTRA,
+        )  # fmt: skip
         through += to_bias * u
         to_dec -= radial * w
         if CLIP:

@@ -1,69 +1,22 @@
 """A whole training step of an SAE with unit atoms and k latents a row, from kernels alone."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.pairs import SLICE, LatentPairs, Slices, heavy_slices, pairs_by_latent
-from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_aux import AuxRules, AuxStep
+from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices, pairs_by_latent
+from saelab.kernels.sizes import ceil_div
+from saelab.kernels.triton_aux import AuxStep
 from saelab.kernels.triton_decode import Residual, decode_residual
 from saelab.kernels.triton_gradients import norm_kernel, slice_kernel
+from saelab.kernels.triton_ragged import Ragged, decode_ragged_residual
+from saelab.kernels.triton_rules import Launch, Rules
 from saelab.kernels.triton_select import select_top_k
 from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
 from saelab.kernels.triton_weights import Weights
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What stays the same over a run.
-
-    Attributes:
-        k: latents of a row.
-        signed: whether the k of largest magnitude are kept, signs included, or the k largest
-            rectified.
-        total_variance: what the squared error is divided by.
-        betas: of Adam.
-        eps: of Adam.
-        clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
-        aux: how dead latents are revived, if they are.
-    """
-
-    k: int
-    signed: bool
-    total_variance: float
-    betas: tuple[float, float]
-    eps: float
-    clip_norm: float | None = None
-    aux: AuxRules | None = None
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Shapes of the latent-major pass, which change its speed and the order of sums.
-
-    The defaults were the fastest of those tried on an H100.
-
-    Attributes:
-        columns: of a chunk.
-        pairs: whose rows are loaded at a time.
-        latents: that a program does one after the other.
-        slice: the most pairs of a latent that are not split.
-    """
-
-    columns: int = 256
-    pairs: int = 2
-    latents: int = 8
-    slice: int = SLICE
-
-    def fit(self, d: int) -> "Launch":
-        """The same for rows of width d, which may be narrower than a chunk."""
-        columns = min(self.columns, max(16, power_of_two(d)))
-        return Launch(columns, self.pairs, self.latents, self.slice)
 
 
 class Sums(NamedTuple):
@@ -74,6 +27,7 @@ class Sums(NamedTuple):
         offsets: where each latent's pairs begin.
         values: of the codes.
         gradient: of the codes.
+        error_rows: of each entry, where rows differ in length; else anything.
         errors: x_hat - x.
         inputs: x - b_dec.
         first: the first piece of each latent that is split.
@@ -83,9 +37,10 @@ class Sums(NamedTuple):
 
     order: Int[Tensor, " pair"]
     offsets: Int[Tensor, " d_sae_1"]
-    values: Float[Tensor, "batch k"]
-    gradient: Float[Tensor, "batch k"]
-    errors: Float[Tensor, "batch d_in"]
+    values: Float[Tensor, "*entry"]
+    gradient: Float[Tensor, "*entry"]
+    error_rows: Int[Tensor, "*entry"]
+    errors: Float[Tensor, "row d_in"]
     inputs: Float[Tensor, "batch d_in"]
     first: Int[Tensor, " d_sae_1"]
     pieces: Float[Tensor, "capacity 2 d_in"]
@@ -97,6 +52,7 @@ class Step:
 
     Attributes:
         mse_sum: squared error a row of the last step.
+        error: what of it the loss counts: with groups, the prefixes' errors times their share.
         gradient_norm: of the last step, before clipping; 0 without a limit.
     """
 
@@ -107,10 +63,18 @@ class Step:
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
         self.centred = torch.empty_like(self.x)
         self.pre_acts = self.x.new_empty(batch, m)
-        self.values = weights.scale.new_empty(batch, rules.k)
-        self.indices = torch.empty(batch, rules.k, dtype=torch.int32, device=device)
-        self.residual = Residual.empty(self.x, rules.k)
+        self.ragged = None
+        if rules.over_batch:
+            self.ragged = Ragged.empty(self.x, int(rules.k * batch), rules.groups)
+        if self.ragged is None:
+            self.values = weights.scale.new_empty(batch, int(rules.k))
+            self.indices = torch.empty(batch, int(rules.k), dtype=torch.int32, device=device)
+            self.residual = Residual.empty(self.x, int(rules.k))
+        else:
+            self.values, self.indices = self.ragged.values, self.ragged.indices
+            self.residual = self.ragged.residual
         self.mse_sum = weights.scale.new_zeros(())
+        self.error = self.mse_sum if rules.groups == 1 else self.mse_sum.clone()
         self.gradient_norm = weights.scale.new_zeros(())
         self.share = weights.scale.new_ones(1)
         self.rates = weights.scale.new_empty(2)
@@ -137,13 +101,14 @@ class Step:
         self.decode()
         _wait(side, None)
         with on_side:
-            columns = torch.sum(self.residual.residual, 0, dtype=torch.float32)
-            torch.sum(self.residual.errors, out=self.mse_sum, dim=(0, 1))
-            self.mse_sum.div_(len(self.x))
+            columns = self._sum_errors()
         if aux is not None:
             _wait(None, side)
-            variance = self.mse_sum * len(self.x) - columns.square().sum() / len(self.x)
-            aux.run((self.values, self.indices), self.residual.residual, self.centred, variance)
+            last = self.residual.residual[self.rules.groups - 1 :: self.rules.groups]
+            last = last if self.rules.share == 1 else last / self.rules.share
+            mean = last.float().mean(0)
+            variance = (self.mse_sum - mean.square().sum()) * len(self.x)
+            aux.run((self.values, self.indices), last, self.centred, variance)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
         sums = self.sum_slices(pairs, slices)
@@ -168,9 +133,12 @@ class Step:
     def select(self) -> None:
         """Codes from pre-activations."""
         signed = self.rules.signed
+        if self.ragged is not None:
+            self.ragged.select(self.pre_acts, signed=signed, threshold=self.weights.threshold)
+            return
         select_top_k(
             self.pre_acts,
-            self.rules.k,
+            self.values.shape[1],
             by_magnitude=signed,
             rectify=not signed,
             ordered=False,
@@ -185,24 +153,35 @@ class Step:
     def decode(self) -> None:
         """The error and the gradient of the codes."""
         w = self.weights
-        decode_residual(
-            self.x,
-            self.values,
-            self.indices,
-            w.dec.copy,
-            w.scale,
-            w.b_dec.value,
-            factor=self._factor,
-            signed=self.rules.signed,
-            out=self.residual,
-        )
+        dictionary = (w.dec.copy, w.scale, w.b_dec.value)
+        how = {"factor": self._factor, "signed": self.rules.signed}
+        if self.ragged is not None:
+            codes = (self.values, self.indices, self.ragged.starts)
+            out = self.ragged.residual
+            decode_ragged_residual(
+                self.x, codes, *dictionary, **how, share=self.rules.share, out=out
+            )
+        else:
+            assert isinstance(self.residual, Residual)
+            decode_residual(
+                self.x, self.values, self.indices, *dictionary, **how, out=self.residual
+            )
+
+    def _sum_errors(self) -> Float[Tensor, " d_in"]:
+        """The errors of the batch; the sum of what the loss makes of them, for the bias."""
+        groups, share = self.rules.groups, self.rules.share
+        errors = self.residual.errors.sum((0, 1)).view(-1) / len(self.x)
+        self.mse_sum.copy_(errors[-1])
+        self.error.copy_(errors.sum() * share)
+        return torch.sum(self.residual.residual[::groups], 0, dtype=torch.float32)
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """The pairs of the latents that are split, summed piece by piece."""
         capacity, d = len(slices.latent), self.x.shape[1]
         sums = self.norms.new_empty(capacity, 2, d)
         scalars = self.norms.new_empty(capacity, 3)
-        codes = (self.values, self.residual.gradient, self.residual.residual, self.centred)
+        rows = self.indices if self.ragged is None else self.ragged.error_rows
+        codes = (self.values, self.residual.gradient, rows, self.residual.residual, self.centred)
         slice_kernel[(capacity * self.chunks,)](
             pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
             capacity, len(self.norms), d, SLICE=slices.size, **self._shape, **self._options,
@@ -273,7 +252,14 @@ class Step:
     def _shape(self) -> dict[str, int | bool]:
         n = self.launch
         even = self.x.shape[1] % n.columns == 0
-        return {"k": self.rules.k, "COLUMNS": n.columns, "PAIRS": n.pairs, "EVEN": even}
+        k = 0 if self.ragged is not None else self.values.shape[1]
+        return {
+            "k": k,
+            "GROUPS": self.rules.groups,
+            "COLUMNS": n.columns,
+            "PAIRS": n.pairs,
+            "EVEN": even,
+        }
 
     @property
     def _options(self) -> dict[str, int]:

@@ -43,6 +43,7 @@ class Weights:
         since_fired: `[d_sae]`, tokens since each latent last fired.
         lr: Adam's learning rate, to be set between steps.
         step: steps done.
+        threshold: above which codes of the whole batch fire, on average so far; NaN at first.
     """
 
     dec: Parameter
@@ -53,6 +54,7 @@ class Weights:
     since_fired: Int[Tensor, " d_sae"]
     lr: Float[Tensor, " 1"]
     step: Float[Tensor, " 1"]
+    threshold: Float[Tensor, ""]
 
     @classmethod
     def start(
@@ -74,4 +76,5 @@ class Weights:
             torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device),
             one,
             one.clone(),
+            one.new_full((), torch.nan, dtype=torch.float32),
         )

@@ -70,7 +70,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
         done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
-        errors = self.prefix_errors(batch.x, codes, self._prefixes(context))
+        errors = self.prefix_errors(batch.x, codes, self.prefixes(context))
         error = errors.mean() if self.config.prefix_loss == "mean" else errors.sum()
         return replace(done, error=error)
 
@@ -87,7 +87,8 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
             errors.append(squared_error(x, x_hat))
         return torch.stack(errors)
 
-    def _prefixes(self, context: LossContext) -> tuple[int, ...]:
+    def prefixes(self, context: LossContext) -> tuple[int, ...]:
+        """The prefix lengths of a training step, rising, the last d_sae."""
         if self.config.random_prefixes:
             drawn = self.config.random_prefixes
             return sample_prefixes(self.d_sae, drawn, context.generator())

@@ -1,5 +1,6 @@
-"""Training a TopK or AbsTopK SAE by kernels alone: no autograd, one CUDA graph a step."""
+"""Training an SAE of the TopK family by kernels alone: one CUDA graph a step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,13 +9,17 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
-from saelab.kernels.sizes import power_of_two
+from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_aux import AuxRules, AuxStep
-from saelab.kernels.triton_train import Launch, Rules, Step
+from saelab.kernels.triton_rules import Launch, Rules
+from saelab.kernels.triton_train import Step
 from saelab.kernels.triton_weights import Weights
-from saelab.sae.abs_topk import AbsTopK
+from saelab.sae.abs_topk import AbsTopK, BatchAbsTopK
+from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
+from saelab.sae.batch_topk import BatchTopK
 from saelab.sae.dictionary import default_aux_k
+from saelab.sae.matryoshka import Matryoshka
 from saelab.sae.topk import TopK
 from saelab.types import SparseCodes
 
@@ -24,6 +29,8 @@ ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 LOOK_EVERY = 16
 """Steps between looks at how many latents may be dead, each of which waits for the device."""
 LEAST_CAPACITY = 128
+OVER_BATCH = (BatchTopK, BatchAbsTopK, Matryoshka)
+"""The SAEs that choose over a whole batch."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class FusedStep:
 
     Attributes:
         mse_sum: of the last step, a scalar on the device.
+        error: what the loss counts of it; for Matryoshka, the prefixes' errors.
         gradient_norm: of the last step, before clipping; 0 where there is no limit to compare with.
         since_fired: `[d_sae]`, tokens since each latent last fired.
     """
@@ -83,17 +91,19 @@ class FusedStep:
         """
         if problem := fused_problem(sae):
             raise UsageError(f"This SAE has no fused step: {problem}.")
-        assert isinstance(sae, TopK | AbsTopK)
+        assert isinstance(sae, TopK | AbsTopK | BatchTopK | BatchAbsTopK | Matryoshka)
         device = sae.W_dec.device if device is None else device
         self.sae, self.options = sae, options
         self.rules = Rules(
             sae.config.k,
-            isinstance(sae, AbsTopK),
+            isinstance(sae, AbsTopK | BatchAbsTopK),
             options.total_variance,
             BETAS,
             ADAM_EPS,
             options.clip_norm,
             _aux_rules(sae, options.dead_after),
+            isinstance(sae, OVER_BATCH),
+            *_groups(sae),
         )
         W_enc, b_enc, W_dec, b_dec = (
             p.detach().to(device) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
@@ -105,11 +115,16 @@ class FusedStep:
         self.n_steps = 0
         self.capacity = 0
         self.mse_sum, self.since_fired = self._step.mse_sum, self.weights.since_fired
-        self.gradient_norm = self._step.gradient_norm
+        self.gradient_norm, self.error = self._step.gradient_norm, self._step.error
 
     def set_lr(self, lr: float | int) -> None:
         """The learning rate of the steps from now on."""
         self.weights.lr.fill_(lr)
+
+    def set_prefixes(self, prefixes: Sequence[int]) -> None:
+        """The prefix lengths of a Matryoshka SAE, as many as it has, from now on."""
+        assert self._step.ragged is not None
+        self._step.ragged.lows.copy_(torch.tensor([0, *prefixes[:-1]]))
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch d_in"], scale: float = 1.0) -> None:
@@ -143,7 +158,9 @@ class FusedStep:
     @property
     def codes(self) -> SparseCodes:
         """The codes of the last step, until the next one."""
-        return SparseCodes(self._step.values, self._step.indices, len(self.since_fired))
+        step, ragged = self._step, self._step.ragged
+        offsets = None if ragged is None else ragged.starts[: -1 : self.rules.groups]
+        return SparseCodes(step.values, step.indices, len(self.since_fired), offsets)
 
     @property
     def aux_loss(self) -> Float[Tensor, ""]:
@@ -159,6 +176,8 @@ class FusedStep:
         sae.W_enc.copy_(w.enc.value.T)
         sae.b_enc.copy_(w.b_enc.value)
         sae.b_dec.copy_(w.b_dec.value)
+        if isinstance(sae, OVER_BATCH):
+            sae.threshold.copy_(w.threshold)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name; `load` takes it back."""
@@ -176,12 +195,13 @@ class FusedStep:
         w = self.weights
         names = {"dec": w.dec, "enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
         out = {"scale": w.scale, "since_fired": w.since_fired, "lr": w.lr, "step": w.step}
+        out["threshold"] = w.threshold
         for name, p in names.items():
             out |= {name: p.value, f"{name}.m": p.m, f"{name}.v": p.v, f"{name}.copy": p.copy}
         return out
 
     def _capacity(self, rules: AuxRules) -> int:
-        """Room for every latent that can be dead before the next look; it changes in powers of 2.
+        """Room for every latent that can be dead before the next look, in steps of about an eighth.
 
         Depends on nothing but the state at this step, so a resumed run makes the same choice.
         """
@@ -189,7 +209,8 @@ class FusedStep:
         n = int((self.since_fired >= soon).sum())
         if n == 0:
             return 0
-        return min(len(self.since_fired), max(LEAST_CAPACITY, power_of_two(n)))
+        step = max(LEAST_CAPACITY, power_of_two(n) // 8)
+        return min(len(self.since_fired), ceil_div(n, step) * step)
 
     def _aux_step(self) -> AuxStep | None:
         if self.capacity == 0 or self.rules.aux is None:
@@ -226,8 +247,13 @@ class FusedStep:
 
 def fused_problem(sae: AbstractSAE) -> str | None:
     """Why an SAE has no fused step, as half a sentence; None if it has one."""
+    if isinstance(sae, OVER_BATCH):
+        return None
     if not isinstance(sae, TopK | AbsTopK):
-        return f"only TopK and AbsTopK by rows have one, and this is a {type(sae).__name__}"
+        return (
+            "only TopK, AbsTopK, BatchTopK and Matryoshka have one, and this is a "
+            f"{type(sae).__name__}"
+        )
     if sae.config.k > MAX_K:
         return f"k={sae.config.k} is above {MAX_K}, the most that it can select"
     if isinstance(sae, TopK) and sae.config.multi_k_coefficient:
@@ -235,7 +261,15 @@ def fused_problem(sae: AbstractSAE) -> str | None:
     return None
 
 
-def _aux_rules(sae: TopK | AbsTopK, dead_after: int) -> AuxRules | None:
+def _groups(sae: AbstractSAE) -> tuple[int, float]:
+    """How many prefixes make the loss, and the share of each."""
+    if not isinstance(sae, Matryoshka):
+        return 1, 1.0
+    n = sae.config.random_prefixes or len(sae.config.fractions)
+    return n, 1 / n if sae.config.prefix_loss == "mean" else 1.0
+
+
+def _aux_rules(sae: AbstractSAE[AuxKConfig], dead_after: int) -> AuxRules | None:
     config = sae.config
     k = default_aux_k(sae.d_in, sae.d_sae) if config.aux_k is None else config.aux_k
     if not k or not config.aux_coefficient:

@@ -11,6 +11,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.matryoshka import Matryoshka
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
@@ -130,7 +131,7 @@ class AutogradSteps:
 
 
 class FusedSteps:
-    """TopK and AbsTopK SAEs with their squared error: kernels alone, one CUDA graph a step."""
+    """SAEs of the TopK family with their squared error: kernels alone, one CUDA graph a step."""
 
     name = "fused"
 
@@ -161,8 +162,10 @@ class FusedSteps:
         assert isinstance(batch, ActivationBatch)
         step = self.step
         step.set_lr(lr)
+        if isinstance(step.sae, Matryoshka):
+            step.set_prefixes(step.sae.prefixes(context))
         step(batch.x, scale)
-        total, parts = step.mse_sum / context.total_variance, {}
+        total, parts = step.error / context.total_variance, {}
         if step.capacity and step.rules.aux is not None:
             parts["aux_k"] = step.aux_loss
             total = total + step.rules.aux.coefficient * step.aux_loss

@@ -6,10 +6,13 @@ from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.kernels.benchmark import Rates, StepShape
-from saelab.kernels.triton_train import Launch
-from saelab.sae.abs_topk import AbsTopK, AbsTopKConfig
+from saelab.kernels.triton_rules import Launch
+from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.base import LossContext
+from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.k_sparse import KSparseConfig
 from saelab.sae.losses import local_loss
+from saelab.sae.matryoshka import Matryoshka, MatryoshkaConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import LOOK_EVERY, FusedOptions, FusedStep
 from saelab.training.fused_benchmark import compare_step
@@ -20,9 +23,19 @@ D_IN, D_SAE, K, BATCH, V = 20, 5, 2, 4, 5.0
 SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
 
 
-def build(signed=False, seed=0, **options):
-    cls = AbsTopKConfig if signed else TopKConfig
-    config = cls(**{"d_sae": D_SAE, "k": K, "aux_coefficient": 0, **options})
+FORMS = {
+    "topk": (TopKConfig, {}),
+    "abs-topk": (AbsTopKConfig, {}),
+    "batch-topk": (BatchTopKConfig, {"k": 1.75}),
+    "batch-abs-topk": (AbsTopKConfig, {"selection": "batch"}),
+    "matryoshka": (MatryoshkaConfig, {"fractions": (0.2, 0.2, 0.6)}),
+    "matryoshka-sum": (MatryoshkaConfig, {"fractions": (0.4, 0.6), "prefix_loss": "sum"}),
+}
+
+
+def build(form="topk", seed=0, **options):
+    cls, given = FORMS[form]
+    config = cls(**{"d_sae": D_SAE, "k": K, "aux_coefficient": 0, **given, **options})
     sae = config.build(D_IN, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         sae.b_enc.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 1))
@@ -37,6 +50,8 @@ def batches(n, seed=3):
 
 def fused(sae, xs, lrs, precision=torch.float32, **options):
     step = FusedStep(sae, FusedOptions(BATCH, V, precision, launch=SMALL, **options))
+    if isinstance(sae, Matryoshka):
+        step.set_prefixes(sae.prefixes(LossContext(V)))
     errors = []
     for x, lr in zip(xs, lrs, strict=True):
         step.set_lr(lr)
@@ -56,6 +71,7 @@ def by_autograd(sae, xs, lrs, dead_after=10**9, clip_norm=float("inf")):
         terms = local_loss(sae, ActivationBatch(x), context)
         since += len(x)
         since[terms.codes.indices[terms.codes.active]] = 0
+        sae.observe(terms.codes)
         optimizer.zero_grad()
         terms.total.backward()
         sae.before_optimizer_step()
@@ -66,19 +82,21 @@ def by_autograd(sae, xs, lrs, dead_after=10**9, clip_norm=float("inf")):
     return since, errors
 
 
-@pytest.mark.parametrize(("signed", "lrs"), [(False, (1e-2, 3e-3)), (True, (1e-2,))])
-def test_steps_equal_those_of_autograd_and_adam(signed, lrs):
-    ours, theirs = build(signed), build(signed)
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_equal_those_of_autograd_and_adam(form):
+    ours, theirs = build(form), build(form)
+    lrs = (1e-2, 3e-3)
     xs = batches(len(lrs))
     step, errors = fused(ours, xs, lrs)
     since, expected = by_autograd(theirs, xs, lrs)
     torch.testing.assert_close(torch.tensor(errors), torch.tensor(expected))
     assert torch.equal(step.since_fired, since)
-    assert isinstance(ours, AbsTopK) == signed
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(
             ours.get_parameter(name), parameter, atol=2e-6, rtol=1e-4, msg=lambda m, n=name: n + m
         )
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(ours.get_buffer(name), buffer, msg=lambda m, n=name: n + m)
     norms = ours.W_dec.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
 
@@ -95,13 +113,14 @@ def test_a_latent_that_fires_on_every_token_is_split_and_sums_the_same():
     torch.testing.assert_close(ours.W_enc[:, 4], theirs.W_enc[:, 4], atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("clip_norm", [None, 0.05])
-def test_aux_k_and_clipping_are_those_of_autograd(signed, clip_norm):
+@pytest.mark.parametrize(
+    ("form", "clip_norm"), [("topk", None), ("abs-topk", 0.05), ("matryoshka", 0.05)]
+)
+def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
     """Twenty latents of which few fire; they are dead from the second batch on."""
     options = {"d_sae": 20, "aux_coefficient": 0.5, "aux_k": 3}
-    ours, theirs = build(signed, **options), build(signed, **options)
-    xs, lrs = batches(3), (1e-2,) * 3
+    ours, theirs = build(form, **options), build(form, **options)
+    xs, lrs = batches(2), (1e-2,) * 2
     limit = {} if clip_norm is None else {"clip_norm": clip_norm}
     step, errors = fused(ours, xs, lrs, dead_after=BATCH, **limit)
     since, expected = by_autograd(theirs, xs, lrs, dead_after=BATCH, **limit)
@@ -119,12 +138,14 @@ def test_aux_k_and_clipping_are_those_of_autograd(signed, clip_norm):
 
 def test_room_for_dead_latents_is_made_before_there_are_any():
     step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=1000))
-    assert step.capacity == 0
-    step.n_steps = LOOK_EVERY
+    assert step.rules.aux is not None
+    assert step._capacity(step.rules.aux) == 0
     step.since_fired.fill_(1000 - LOOK_EVERY * BATCH)
     step.since_fired[:300] -= 1
-    step(batches(1)[0])
-    assert step.capacity == 512
+    assert step._capacity(step.rules.aux) == 384
+    step.since_fired[1:] -= 1
+    step.since_fired[0] += 1
+    assert step._capacity(step.rules.aux) == 128
 
 
 def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
@@ -149,14 +170,16 @@ def test_a_copied_state_continues_to_the_same_bits():
     first(y)
     rest(y)
     for name, tensor in first.tensors().items():
-        assert torch.equal(tensor, rest.tensors()[name]), name
+        torch.testing.assert_close(
+            rest.tensors()[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name
+        )
 
 
 @pytest.mark.parametrize(
     ("config", "named"),
     [
         (TopKConfig(d_sae=D_SAE, k=K, aux_coefficient=0, multi_k_coefficient=0.1), "multi_k"),
-        (AbsTopKConfig(d_sae=D_SAE, k=K, selection="batch"), "this is a BatchAbsTopK"),
+        (KSparseConfig(d_sae=D_SAE, k=K), "this is a KSparse"),
         (TopKConfig(d_sae=600, k=513, aux_coefficient=0), "k=513"),
     ],
 )

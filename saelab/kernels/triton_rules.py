@@ -1,0 +1,61 @@
+"""What decides a fused training step: its mathematics, and the shapes of its launches."""
+
+from dataclasses import dataclass
+
+from saelab.kernels.pairs import SLICE
+from saelab.kernels.sizes import power_of_two
+from saelab.kernels.triton_aux import AuxRules
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What stays the same over a run.
+
+    Attributes:
+        k: latents of a row, on average if `over_batch`.
+        signed: whether the k of largest magnitude are kept, signs included, or the k largest
+            rectified.
+        total_variance: what the squared error is divided by.
+        betas: of Adam.
+        eps: of Adam.
+        clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
+        aux: how dead latents are revived, if they are.
+        over_batch: whether the largest of the whole batch are kept, or those of each row.
+        groups: prefixes of the latents whose errors make the loss; more than one `over_batch` only.
+        share: of each prefix in the loss.
+    """
+
+    k: float | int
+    signed: bool
+    total_variance: float
+    betas: tuple[float, float]
+    eps: float
+    clip_norm: float | None = None
+    aux: AuxRules | None = None
+    over_batch: bool = False
+    groups: int = 1
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Shapes of the latent-major pass, which change its speed and the order of sums.
+
+    The defaults were the fastest of those tried on an H100.
+
+    Attributes:
+        columns: of a chunk.
+        pairs: whose rows are loaded at a time.
+        latents: that a program does one after the other.
+        slice: the most pairs of a latent that are not split.
+    """
+
+    columns: int = 256
+    pairs: int = 2
+    latents: int = 8
+    slice: int = SLICE
+
+    def fit(self, d: int) -> "Launch":
+        """The same for rows of width d, which may be narrower than a chunk."""
+        columns = min(self.columns, max(16, power_of_two(d)))
+        return Launch(columns, self.pairs, self.latents, self.slice)
