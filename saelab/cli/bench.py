@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from pydantic import Field
 
+from saelab.cli.bench_step import StepArguments, run
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
@@ -100,10 +101,11 @@ class VariantsArguments(Config):
 
 
 class BenchArguments(Config):
-    """Measure: the activation store against this machine, or the variants against each other."""
+    """Measure: the store or a training step against this machine, or the variants side by side."""
 
     what: (
         Annotated[StoreArguments, tyro.conf.subcommand("store")]
+        | Annotated[StepArguments, tyro.conf.subcommand("step")]
         | Annotated[VariantsArguments, tyro.conf.subcommand("variants")]
     )
 
@@ -111,6 +113,8 @@ class BenchArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     what = parse(BenchArguments, "bench", arguments).what
+    if isinstance(what, StepArguments):
+        return run(what)
     return _store(what) if isinstance(what, StoreArguments) else _variants(what)
 
 

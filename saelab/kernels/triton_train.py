@@ -1,5 +1,6 @@
 """A whole training step of an SAE with unit atoms and k latents a row, from kernels alone."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -118,6 +119,21 @@ class Step:
         self.update(sums, aux)
         _wait(None, side)
         self._finish(columns)
+
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
+
+        They work on what the last step left; the last of them moves the weights.
+        """
+        pairs, slices = self.invert()
+        sums = self.sum_slices(pairs, slices)
+        return {
+            "encode": lambda: (self._centre(), self.encode()),
+            "select": self.select,
+            "sort": self.invert,
+            "decode": self.decode,
+            "update": lambda: (self.sum_slices(pairs, slices), self.update(sums, None)),
+        }
 
     def _centre(self) -> None:
         n, block = self.x.numel(), 1024

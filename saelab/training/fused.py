@@ -1,6 +1,6 @@
 """Training an SAE of the TopK family by kernels alone: one CUDA graph a step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -149,6 +149,10 @@ class FusedStep:
         if self.capacity not in self._graphs:
             self._capture()
         self._graphs[self.capacity].replay()
+
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
+        return self._step.stages()
 
     @property
     def x(self) -> Float[Tensor, "batch d_in"]:

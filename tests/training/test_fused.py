@@ -15,7 +15,7 @@ from saelab.sae.losses import local_loss
 from saelab.sae.matryoshka import Matryoshka, MatryoshkaConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import LOOK_EVERY, FusedOptions, FusedStep
-from saelab.training.fused_benchmark import compare_step
+from saelab.training.step_benchmark import step_config, time_step
 from saelab.types import ActivationBatch
 
 # Two chunks of columns, the second not full; latents that do not fill the last group.
@@ -194,10 +194,11 @@ def test_a_batch_of_another_size_is_refused():
         step(torch.zeros(BATCH - 1, D_IN, device=DEVICE))
 
 
-def test_the_comparison_reports_the_fused_step_beside_the_floor():
-    rates = Rates(matmul=1e9, copy=1e9)
-    shape = StepShape(16, 4, 2, 2)
-    result = compare_step(shape, rates, torch.device(DEVICE), steps=1, warm_up=0, dense=False)
-    assert result.dense is None
+def test_the_time_of_a_step_comes_with_its_parts_beside_the_floor():
+    rates, shape = Rates(matmul=1e9, copy=1e9), StepShape(16, 4, 2, 2)
+    config = step_config("topk", shape, precision="float32").model_copy(update={"step": "fused"})
+    result = time_step(config, shape, rates, torch.device(DEVICE), steps=1)
+    assert result.way == "fused"
     assert result.ratio == result.seconds / rates.floor(shape)
-    assert result.seconds > 0
+    assert set(result.stages) == {"encode", "select", "sort", "decode", "update"}
+    assert min(result.stages.values()) > 0

@@ -1,0 +1,169 @@
+"""`saelab bench step`: how long one optimizer step takes, beside what the machine allows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from saelab.config import Config, UsageError
+
+if TYPE_CHECKING:
+    from saelab.kernels.benchmark import Rates, StepShape
+    from saelab.training.step_benchmark import StepTimes
+
+ON_CUDA = ("768:32768:32:8192", "2304:65536:64:8192", "4096:131072:64:8192")
+ON_CPU = ("128:2048:16:1024", "768:8192:32:1024")
+
+
+class StepArguments(Config):
+    """Time one optimizer step, as `saelab train` would do it, on activations that are in memory.
+
+    The floor is what the encoder's product, one pass over the pre-activations and Adam's traffic
+    take at the rates that this machine reaches in the same process. Examples:
+
+        saelab bench step
+        saelab bench step --variants topk batch-topk matryoshka --configs 768:32768:32:8192
+    """
+
+    configs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="D:M:K:B [D:M:K:B ...]")] = ()
+    """Widths of the activations, latents, active latents, rows of a batch; default: three sizes
+    on CUDA, two small ones elsewhere."""
+    variants: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT [VARIANT ...]")] = ("topk",)
+    """Which variants, with their defaults; `saelab train --help` lists them."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number type of the large products, as for `saelab train`."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest global gradient norm; none: no clipping."""
+    steps: int = Field(default=30, gt=0)
+    """Steps of which the median counts, after some that do not."""
+    dense: bool = True
+    """Also time a TopK step in plain torch (compiled on CUDA, bfloat16 autocast)."""
+    figure: Path | None = None
+    """Write the picture there, as a page of HTML."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of the table."""
+
+
+def run(args: StepArguments) -> int:
+    """Time every variant at every size."""
+    from saelab.kernels.benchmark import measure_rates
+    from saelab.lm.load import resolve_device
+
+    device = resolve_device(args.device)
+    cuda = device.type == "cuda"
+    shapes = [_shape(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
+    _check(args, shapes)
+    rates = measure_rates(device, size=8192 if cuda else 1024)
+    results = _time(args, shapes, rates, device.type)
+    if args.figure is not None:
+        from saelab.analysis.step_figures import step_figure
+
+        step_figure(results).write_html(args.figure)
+    if args.json_:
+        print(json.dumps(_values(args, rates, results, device.type), indent=2))
+        return 0
+    _print(rates, results)
+    if args.figure is not None:
+        print(args.figure)
+    return 0
+
+
+def _shape(text: str) -> "StepShape":
+    from saelab.kernels.benchmark import StepShape
+
+    parts = text.split(":")
+    if len(parts) not in (3, 4) or not all(part.isdigit() and int(part) for part in parts):
+        raise UsageError(
+            f"--configs {text} is not D:M:K or D:M:K:B in positive numbers, such as "
+            "768:32768:32:8192."
+        )
+    return StepShape(*map(int, parts))
+
+
+def _check(args: StepArguments, shapes: "Sequence[StepShape]") -> None:
+    """Refuse what cannot be built before anything is timed."""
+    from saelab.evaluation.variants import NAMES
+    from saelab.training.step_benchmark import step_config
+
+    for variant in args.variants:
+        if variant not in NAMES:
+            raise UsageError(f"There is no variant {variant!r}; choose from {', '.join(NAMES)}.")
+        for shape in shapes:
+            step_config(variant, shape).sae.check()
+
+
+def _time(
+    args: StepArguments, shapes: "Sequence[StepShape]", rates: "Rates", kind: str
+) -> "list[StepTimes]":
+    from dataclasses import replace
+
+    import torch
+
+    from saelab.console import progress
+    from saelab.training.step_benchmark import step_config, time_dense, time_step
+
+    results: list[StepTimes] = []
+    device = torch.device(kind)
+    with progress("Time", len(shapes) * len(args.variants), "steps") as bar:
+        for shape in shapes:
+            dense = time_dense(shape, device, steps=args.steps) if args.dense else None
+            for variant in args.variants:
+                config = step_config(
+                    variant, shape, precision=args.precision, clip_norm=args.clip_norm
+                )
+                found = time_step(config, shape, rates, device, steps=args.steps)
+                results.append(replace(found, dense=dense))
+                bar.advance(1, f"{variant} {1e3 * found.seconds:.3g} ms")
+                if kind == "cuda":
+                    torch.cuda.empty_cache()
+    return results
+
+
+def _values(
+    args: StepArguments, rates: "Rates", results: "Sequence[StepTimes]", kind: str
+) -> dict[str, object]:
+    import torch
+
+    from saelab.provenance import provenance
+
+    name = torch.cuda.get_device_name() if kind == "cuda" else kind
+    return {
+        "device": name,
+        "precision": args.precision,
+        "clip_norm": args.clip_norm,
+        "rates": asdict(rates),
+        "steps": [{**asdict(result), "ratio": result.ratio} for result in results],
+        "provenance": provenance(),
+    }
+
+
+def _print(rates: "Rates", results: "Sequence[StepTimes]") -> None:
+    from saelab.console import si
+
+    print(
+        f"{'d/m/k':<15} {'rows':>6} {'variant':<17} {'way':<8} {'step':>9} {'floor':>9}"
+        f" {'ratio':>6} {'dense':>9} {'tokens/s':>9} {'peak':>9}"
+    )
+    for r in results:
+        shape = f"{r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}"
+        dense = "-" if r.dense is None else f"{1e3 * r.dense[0]:.4g} ms"
+        peak = f"{r.peak_bytes / 2**30:.2f} GiB" if r.peak_bytes else "-"
+        print(
+            f"{shape:<15} {r.shape.batch:>6} {r.variant:<17} {r.way:<8}"
+            f" {f'{1e3 * r.seconds:.4g} ms':>9} {f'{1e3 * r.floor:.4g} ms':>9} {r.ratio:>6.2f}"
+            f" {dense:>9} {si(r.tokens_per_second):>9} {peak:>9}"
+        )
+    for r in results:
+        if r.stages:
+            parts = ", ".join(f"{name} {1e3 * t:.3g}" for name, t in r.stages.items())
+            print(f"\n{r.variant} {r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}, parts in ms: {parts}")
+    print(
+        f"\nThis machine: {si(rates.matmul)}FLOP/s in bfloat16 products, {si(rates.copy)}B/s "
+        "copied. dense: a TopK step in plain torch."
+    )
