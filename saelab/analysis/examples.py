@@ -1,158 +1,167 @@
-"""The examples kept for every latent while a corpus streams past: the strongest, or a fair sample.
+"""Reading examples: pieces of text with one latent's activations."""
 
-Memory is `d_sae * n` examples however long the corpus is, and each batch costs a sort of its own
-firings only.
-"""
-
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from numpy import ndarray
-from torch import Tensor
+from typing_extensions import override
 
-from saelab.types import SparseCodes
+from saelab.analysis.feature_file import FeatureFile
 
-CHUNK = 4096
+
+class Token(NamedTuple):
+    """One token of an example: its text, its place, and the latent's activation there."""
+
+    text: str
+    position: int
+    activation: float
 
 
 @dataclass(frozen=True)
-class Firings:
-    """All firings of a batch of contexts.
+class Example:
+    """A piece of text around one firing, or around a token on which the latent is silent.
 
     Attributes:
-        latent, value: what fired and how strongly.
-        context, position: where, with contexts numbered as in the corpus.
+        value: activation at the peak; of a near miss the pre-activation, of a silent example 0.
+        tokens: the text around the peak, with the latent's activations.
+        peak: which of `tokens` the peak is.
+        document, context, position: where the peak stands in the corpus.
+        weight: how many firings the example stands for; 1 for those that were not sampled.
+        closeness: of a near miss: the pre-activation's share of what would have fired.
     """
 
-    latent: Int[ndarray, " event"]
-    value: Float[ndarray, " event"]
-    context: Int[ndarray, " event"]
-    position: Int[ndarray, " event"]
+    value: float
+    tokens: list[Token]
+    peak: int
+    document: int
+    context: int
+    position: int
+    weight: float = 1.0
+    closeness: float | None = None
 
-    def take(self, which: Int[ndarray, " kept"]) -> "Firings":
-        """Some of the firings."""
-        return Firings(
-            self.latent[which], self.value[which], self.context[which], self.position[which]
+
+@dataclass(frozen=True)
+class Stratum:
+    """A part of a latent's firings, by |activation|.
+
+    Attributes:
+        low, high: the part reaches from `low` to below `high`; the last includes it.
+        population: how many firings lie in it.
+        slots: which of the examples of the kind `strata` were sampled from it.
+    """
+
+    low: float
+    high: float
+    population: int
+    slots: range
+
+
+class Examples(Mapping[str, list[Example]]):
+    """A latent's examples by kind; each kind is read when it is first asked for."""
+
+    def __init__(self, file: FeatureFile, latent: int, strata: list[Stratum]) -> None:
+        self._file = file
+        self._latent = latent
+        self._strata = strata
+        self._read: dict[str, list[Example]] = {}
+
+    @override
+    def __getitem__(self, kind: str) -> list[Example]:
+        if kind not in self._file.kinds:
+            raise KeyError(kind)
+        if kind not in self._read:
+            self._read[kind] = read_examples(self._file, kind, self._latent, self._strata)
+        return self._read[kind]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.kinds)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._file.kinds)
+
+
+def read_examples(
+    file: FeatureFile, kind: str, latent: int, strata: list[Stratum]
+) -> list[Example]:
+    """The examples of one kind, in the order of the file."""
+    contexts = file[f"{kind}/context"][latent].tolist()
+    n_kept = sum(context >= 0 for context in contexts)
+    if not n_kept:
+        return []
+    columns = _columns(file, kind, latent, len(contexts))
+    weights = _weights(kind, contexts, strata)
+    reach = int(file.facts["reach"])
+    return [
+        Example(
+            value=value,
+            tokens=(tokens := _tokens(file, context, range(at - reach, at + reach + 1), window)),
+            peak=next(i for i, token in enumerate(tokens) if token.position == at),
+            document=int(file["corpus/document"][context]),
+            context=context,
+            position=at,
+            weight=weight,
+            closeness=closeness,
         )
-
-
-def firings(codes: SparseCodes, mask: Bool[Tensor, "context pos"], first: int) -> Firings:
-    """The firings of `codes`, whose rows are the true positions of `mask` in reading order."""
-    active = codes.active.cpu()
-    row, slot = active.nonzero(as_tuple=True)
-    context, position = mask.cpu().nonzero(as_tuple=True)
-    return Firings(
-        codes.indices.cpu()[row, slot].numpy(),
-        codes.values.cpu()[row, slot].float().numpy(),
-        context[row].numpy() + first,
-        position[row].numpy(),
-    )
-
-
-class WindowReader:
-    """Activations of given latents around given positions of one batch."""
-
-    def __init__(
-        self, codes: SparseCodes, mask: Bool[Tensor, "context pos"], first: int, reach: int
-    ) -> None:
-        self.codes = SparseCodes(codes.values.cpu().float(), codes.indices.cpu(), codes.d_sae)
-        self.first = first
-        self.reach = reach
-        mask = mask.cpu()
-        rows = torch.full(mask.shape, -1, dtype=torch.int64)
-        rows[mask] = torch.arange(int(mask.sum()))
-        self.rows = torch.nn.functional.pad(rows, (reach, reach), value=-1)
-
-    def read(self, events: Firings) -> Float[ndarray, "event window"]:
-        """`[event, 2 * reach + 1]`: zero where the latent is silent or there is no token."""
-        parts = [
-            self._chunk(events.take(np.arange(i, min(i + CHUNK, len(events.latent)))))
-            for i in range(0, len(events.latent), CHUNK)
-        ]
-        width = 2 * self.reach + 1
-        return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float16)
-
-    def _chunk(self, events: Firings) -> Float[ndarray, "event window"]:
-        context = torch.from_numpy(events.context - self.first)[:, None]
-        offsets = torch.arange(2 * self.reach + 1)[None, :]
-        rows = self.rows[context, torch.from_numpy(events.position)[:, None] + offsets]
-        latent = torch.from_numpy(events.latent)[:, None, None]
-        mine = self.codes.indices[rows.clamp_min(0)] == latent
-        values = (self.codes.values[rows.clamp_min(0)] * mine).sum(dim=-1)
-        return values.masked_fill(rows < 0, 0.0).to(torch.float16).numpy()
-
-
-class ExampleKeeper:
-    """For every latent, the `n` firings with the largest key seen so far."""
-
-    def __init__(self, d_sae: int, n: int, reach: int) -> None:
-        self.n = n
-        self.key: Float[ndarray, "d_sae n"] = np.full((d_sae, n), -np.inf, dtype=np.float32)
-        self.context: Int[ndarray, "d_sae n"] = np.full((d_sae, n), -1, dtype=np.int32)
-        self.position: Int[ndarray, "d_sae n"] = np.zeros((d_sae, n), dtype=np.int32)
-        self.value: Float[ndarray, "d_sae n"] = np.zeros((d_sae, n), dtype=np.float32)
-        self.window: Float[ndarray, "d_sae n window"] = np.zeros(
-            (d_sae, n, 2 * reach + 1), dtype=np.float16
+        for context, at, value, closeness, window, weight in zip(
+            contexts, *columns, weights, strict=True
         )
-
-    def update(
-        self,
-        events: Firings,
-        key: Float[ndarray, " event"],
-        windows: WindowReader,
-        *,
-        one_per_context: bool,
-    ) -> None:
-        """Offer a batch's firings; of those of one latent in one context, maybe only the best."""
-        better = np.flatnonzero(key > self.key[events.latent, -1])
-        if one_per_context:
-            better = better[_best_of_each(events.take(better), key[better])]
-        better = better[_first_n(events.latent[better], key[better], self.n)]
-        chosen = events.take(better)
-        self._merge(chosen, key[better], windows.read(chosen))
-
-    def _merge(
-        self, new: Firings, key: Float[ndarray, " event"], window: Float[ndarray, "event window"]
-    ) -> None:
-        touched = np.unique(new.latent)
-        old_latent = np.repeat(touched, self.n)
-        latent = np.concatenate([old_latent, new.latent])
-        fields = {
-            "key": key,
-            "context": new.context,
-            "position": new.position,
-            "value": new.value,
-            "window": window,
-        }
-        pooled = {
-            name: np.concatenate([_flat(getattr(self, name)[touched]), values])
-            for name, values in fields.items()
-        }
-        keep = _first_n(latent, pooled["key"], self.n)
-        # Every touched latent keeps exactly n: its n old entries alone would suffice.
-        for name in fields:
-            getattr(self, name)[touched] = pooled[name][keep].reshape(
-                len(touched), self.n, *pooled[name].shape[1:]
-            )
+        if context >= 0
+    ]
 
 
-def _flat(array: ndarray) -> ndarray:
-    return array.reshape(-1, *array.shape[2:])
+def _columns(file: FeatureFile, kind: str, latent: int, n: int) -> tuple[list[Any], ...]:
+    """Position, value, closeness and window of each slot."""
+    positions = file[f"{kind}/position"][latent].tolist()
+    values = _row(file, f"{kind}/value", latent) or [0.0] * n
+    closeness = _row(file, f"{kind}/closeness", latent) or [None] * n
+    return positions, values, closeness, _windows(file, kind, latent, positions)
 
 
-def _best_of_each(events: Firings, key: Float[ndarray, " event"]) -> Int[ndarray, " kept"]:
-    order = np.lexsort((events.position, -key, events.context, events.latent))
-    same = (np.diff(events.latent[order]) == 0) & (np.diff(events.context[order]) == 0)
-    return order[np.concatenate([[True], ~same])] if len(order) else order
+def _row(file: FeatureFile, name: str, latent: int) -> list[float]:
+    return file[name][latent].tolist() if name in file else []
 
 
-def _first_n(
-    latent: Int[ndarray, " event"], key: Float[ndarray, " event"], n: int
-) -> Int[ndarray, " kept"]:
-    """The `n` events of largest key of each latent, ordered by latent and falling key."""
-    order = np.lexsort((-key, latent))
-    sorted_latent = latent[order]
-    start = np.searchsorted(sorted_latent, sorted_latent)
-    return order[np.arange(len(order)) - start < n]
+def _windows(
+    file: FeatureFile, kind: str, latent: int, positions: list[int]
+) -> list[dict[int, float]]:
+    """The activation at each position around each peak, where there is one."""
+    if f"{kind}/window_start" not in file:
+        return [{} for _ in positions]
+    part = slice(*file[f"{kind}/window_start"][latent : latent + 2].tolist())
+    offsets = iter(file[f"{kind}/window_offset"][part].tolist())
+    values = iter(file[f"{kind}/window_value"][part].tolist())
+    counts = file[f"{kind}/window_count"][latent].tolist()
+    return [
+        {at + next(offsets): next(values) for _ in range(count)}
+        for at, count in zip(positions, counts, strict=True)
+    ]
+
+
+def _weights(kind: str, contexts: list[int], strata: list[Stratum]) -> list[float]:
+    """How many firings each example stands for."""
+    if kind == "strata":
+        groups = [(stratum.slots, stratum.population) for stratum in strata]
+    elif kind == "random":
+        groups = [(range(len(contexts)), sum(stratum.population for stratum in strata))]
+    else:
+        return [1.0] * len(contexts)
+    weights = []
+    for slots, population in groups:
+        n_kept = sum(contexts[slot] >= 0 for slot in slots)
+        weights += [population / max(1, n_kept)] * len(slots)
+    return weights
+
+
+def _tokens(
+    file: FeatureFile, context: int, places: range, window: dict[int, float]
+) -> list[Token]:
+    first = max(0, places.start)
+    ids = file["corpus/tokens"][context, first : places.stop].tolist()
+    words = file.vocabulary
+    return [
+        Token(words[token], place, window.get(place, 0.0))
+        for place, token in enumerate(ids, first)
+        if token >= 0
+    ]

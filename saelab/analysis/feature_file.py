@@ -1,30 +1,56 @@
 """features.h5: everything the app shows of a latent, readable without the model or the SAE.
 
 All datasets are contiguous and uncompressed, so that a reader maps the file and touches only the
-bytes of the latent it is asked for. F latents, N examples, W tokens of context:
+bytes of the latent it is asked for. F latents, N examples of a kind, S strata, V tokens of the
+vocabulary:
 
     latent/n_fired, n_negative   int64 [F]      firings, and those with a negative value
     latent/max, mean             float32 [F]    of |value| over the firings
-    histogram/range              float32 [F]    the histogram spans -range to +range
-    histogram/counts             uint32 [F, 128] linear bins
-    KIND/context, position       int32 [F, N]   where the example's peak is; context -1: no example
-    KIND/value                   float32 [F, N] activation at the peak
-    KIND/window                  float16 [F, N, W]  the latent's activation around the peak
+    latent/mean_square           float32 [F]    E[a^2] over all tokens, silent ones included
+    latent/skew, kurtosis        float32 [F]    E[a^3] / E[a^2]^1.5 and E[a^4] / E[a^2]^2, likewise
+    histogram/range              float32 [F]    the histogram spans 0, or -range, to +range
+    histogram/counts             uint32 [F, 64 or 128]  linear bins; 128: both signs
+    strata/edges                 float32 [F, S + 1]  quantiles of |value| over the firings
+    strata/population            uint32 [F, S]  firings from one edge to below the next
+    KIND/context, position       int [F, N]     where the example's peak is; context -1: no example
+    KIND/value                   float32 [F, N] at the peak
+    KIND/window_start            int64 [F + 1]  each latent's part of the last two
+    KIND/window_count            int [F, N]     how much of that each example takes, in order
+    KIND/window_offset, _value   int, float16   the firings around the peak, by distance from it
+    near_miss/closeness          float16 [F, N] share of the activation that would have fired
     logits/{top,bottom}_tokens   int32 [F, 12]  tokens most raised and most lowered
     logits/{top,bottom}_values   float32 [F, 12]
-    neighbours/latents           int32 [F, 8]   by cosine of the decoder rows
-    neighbours/cosine            float32 [F, 8]
+    neighbours/latents, cosine   int32, float32 [F, 8]  by |cosine| of the decoder rows
+    encoder/latents, cosine      int32, float32 [F, 8]  by |cosine| of the encoder columns
+    coactive/latents, jaccard    int32, float32 [F, 8]  by |both fire| / |either fires|; -1: none
+    heads/weights                float32 [F, heads]  shares of the decoder row's norm (hook_z)
+    index/start                  int64 [V + 1]  each token's part of the next four
+    index/latents, n             uint32         the latents that tell the token best, how often
+    index/mean, f1               float32, float16  they fire on it, mean |value| there, F1
     corpus/tokens                int32 [C, L]   the contexts that were read, -1 for padding
     corpus/document              int64 [C]
     vocabulary/bytes, offsets    uint8, int64   every token as UTF-8
 
-KIND is `top` (largest), `negative` (most negative, for signed codes) or `random` (a fair sample of
-all firings). The root's attribute `facts` is JSON: format, hook, model, corpus, counts, digests.
+KIND is one of
+
+    top        the largest, one of each context
+    negative   the most negative, likewise, for signed codes
+    strata     from each of S parts of equal population by |value| as many at random; slots of the
+               first part come first
+    random     a fair sample of all firings
+    near_miss  contexts without a firing, where the latent came closest; `value` is the
+               pre-activation; only for SAEs that have them
+    silent     contexts without a firing, at random; no values
+
+The last two have no windows. The root's attribute `facts` is JSON: format, hook, model, corpus,
+counts, digests, options, and what is exact.
 """
 
 import io
 import json
 from collections.abc import Mapping
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +61,36 @@ from numpy import ndarray
 from saelab.config import UsageError
 from saelab.files import atomic_write
 
-FORMAT = "saelab-features/1"
-KINDS = ("top", "negative", "random")
+FORMAT = "saelab-features/2"
+KINDS = ("top", "negative", "strata", "random", "near_miss", "silent")
 
 
 def write_features(path: Path, arrays: Mapping[str, ndarray], facts: dict[str, Any]) -> None:
     """Write `arrays` (dataset name to values) and `facts` to `path`, whole or not at all."""
+    write_arrays(path, arrays, {**facts, "format": FORMAT})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, ndarray], facts: dict[str, Any]) -> None:
+    """Write contiguous datasets and the JSON attribute `facts`, whole or not at all."""
     # HDF5 builds the file in memory: on a full disk it would crash the process, not raise.
     image = io.BytesIO()
     with h5py.File(image, "w", libver=("v110", "v114")) as h5:
-        h5.attrs["facts"] = json.dumps({**facts, "format": FORMAT}, allow_nan=False)
+        h5.attrs["facts"] = json.dumps(facts, allow_nan=False)
         for name, values in arrays.items():
             h5.create_dataset(name, data=values)
     atomic_write(path, image.getbuffer())
+
+
+def map_arrays(path: Path) -> tuple[dict[str, ndarray], dict[str, Any]]:
+    """The datasets of a file of `write_arrays` as memory maps, and its facts.
+
+    Raises:
+        OSError, KeyError, ValueError: it is missing, damaged, or has a dataset that cannot be
+            mapped.
+    """
+    with h5py.File(path, "r", locking=False) as h5:
+        facts: dict[str, Any] = json.loads(str(h5.attrs["facts"]))
+        return {name: _mapped(path, h5, name) for name in _names(h5)}, facts
 
 
 class FeatureFile:
@@ -56,9 +99,7 @@ class FeatureFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with h5py.File(self.path, "r", locking=False) as h5:
-                self.facts: dict[str, Any] = json.loads(str(h5.attrs["facts"]))
-                self._arrays = {name: _mapped(self.path, h5, name) for name in _names(h5)}
+            self._arrays, self.facts = map_arrays(self.path)
         except FileNotFoundError:
             raise UsageError(f"{self.path} does not exist; run `saelab features` first.") from None
         except (OSError, KeyError, ValueError) as error:
@@ -83,13 +124,17 @@ class FeatureFile:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Which kinds of example the file holds."""
-        return tuple(kind for kind in KINDS if f"{kind}/value" in self)
+        return tuple(kind for kind in KINDS if f"{kind}/context" in self)
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every token as text; invalid UTF-8 shows as the replacement character."""
+        text, ends = self["vocabulary/bytes"].tobytes(), self["vocabulary/offsets"].tolist()
+        return [text[a:b].decode("utf-8", errors="replace") for a, b in pairwise(ends)]
 
     def token(self, token_id: int) -> str:
-        """A token as text; invalid UTF-8 shows as the replacement character."""
-        offsets = self["vocabulary/offsets"]
-        raw = self["vocabulary/bytes"][offsets[token_id] : offsets[token_id + 1]]
-        return raw.tobytes().decode("utf-8", errors="replace")
+        """A token as text."""
+        return self.vocabulary[token_id]
 
 
 def pack_vocabulary(tokens: list[str]) -> dict[str, ndarray]:

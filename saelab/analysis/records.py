@@ -1,14 +1,15 @@
 """Reading features: one latent's evidence as typed values."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
 from numpy import ndarray
 
+from saelab.analysis.examples import Example, Examples, Stratum, Token
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.histogram import edges
 from saelab.config import UsageError
@@ -16,32 +17,16 @@ from saelab.config import UsageError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an example: its text, its place, and the latent's activation there."""
-
-    text: str
-    position: int
-    activation: float
+__all__ = ["Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A piece of text around one firing.
+class TokenLatent(NamedTuple):
+    """A latent that fires on some token: how often, with what mean |activation|, with what F1."""
 
-    Attributes:
-        value: activation at the peak.
-        peak: which of `tokens` the peak is.
-        document, context, position: where the peak stands in the corpus.
-    """
-
-    value: float
-    tokens: list[Token]
-    peak: int
-    document: int
-    context: int
-    position: int
+    latent: int
+    n: int
+    mean: float
+    f1: float
 
 
 @dataclass(frozen=True)
@@ -52,10 +37,17 @@ class LatentRecord:
         density: share of tokens on which it fires.
         max, mean: of |activation| over its firings.
         histogram: counts of activations between consecutive `histogram_edges`.
-        examples: by kind: `top`, `random`, and `negative` for signed codes.
+        examples: by kind: `top`, `random`, `strata`, `silent`; `negative` for signed codes;
+            `near_miss` for SAEs with pre-activations. A kind is read when it is asked for.
         raised, lowered: tokens with the logit effect of the decoder row on each; empty for sites
             without a direct path.
-        neighbours: other latents with the cosine of their decoder rows.
+        neighbours, encoder_neighbours: other latents with the cosine of their decoder rows, of
+            their encoder columns; the latter empty for SAEs without an encoder.
+        coactive: latents that fire on the same tokens, with their Jaccard index.
+        mean_square: E[a^2] over all tokens.
+        skew, kurtosis: about zero, over all tokens: E[a^3] / E[a^2]^1.5, E[a^4] / E[a^2]^2.
+        strata: the firings in parts of equal population.
+        head_weights: each head's share of the decoder row (hook_z sites).
     """
 
     latent: int
@@ -66,10 +58,17 @@ class LatentRecord:
     mean: float
     histogram: Integer[ndarray, " bin"]
     histogram_edges: Float[ndarray, " edge"]
-    examples: dict[str, list[Example]]
+    examples: Mapping[str, list[Example]]
     raised: list[tuple[str, float]]
     lowered: list[tuple[str, float]]
     neighbours: list[tuple[int, float]]
+    encoder_neighbours: list[tuple[int, float]] = field(default_factory=list)
+    coactive: list[tuple[int, float]] = field(default_factory=list)
+    mean_square: float = 0.0
+    skew: float = 0.0
+    kurtosis: float = 0.0
+    strata: list[Stratum] = field(default_factory=list)
+    head_weights: list[float] = field(default_factory=list)
 
     @property
     def density(self) -> float:
@@ -100,6 +99,7 @@ class Features:
             raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
         file = self.file
         counts = file["histogram/counts"]
+        strata = self._strata(latent)
         return LatentRecord(
             latent=latent,
             n_fired=int(file["latent/n_fired"][latent]),
@@ -109,17 +109,17 @@ class Features:
             mean=float(file["latent/mean"][latent]),
             histogram=counts[latent],
             histogram_edges=edges(float(file["histogram/range"][latent]), counts.shape[1]),
-            examples={kind: self._examples(kind, latent) for kind in file.kinds},
+            examples=Examples(file, latent, strata),
             raised=self._logits("top", latent),
             lowered=self._logits("bottom", latent),
-            neighbours=[
-                (int(other), float(cosine))
-                for other, cosine in zip(
-                    file["neighbours/latents"][latent],
-                    file["neighbours/cosine"][latent],
-                    strict=True,
-                )
-            ],
+            neighbours=self._pairs("neighbours", "cosine", latent),
+            encoder_neighbours=self._pairs("encoder", "cosine", latent),
+            coactive=self._pairs("coactive", "jaccard", latent),
+            mean_square=float(file["latent/mean_square"][latent]),
+            skew=float(file["latent/skew"][latent]),
+            kurtosis=float(file["latent/kurtosis"][latent]),
+            strata=strata,
+            head_weights=self._row("heads/weights", latent),
         )
 
     def table(self) -> dict[str, ndarray]:
@@ -133,36 +133,46 @@ class Features:
             "n_negative": np.asarray(self.file["latent/n_negative"]),
         }
 
+    def latents_on(self, token: int | str) -> list[TokenLatent]:
+        """The latents that tell a token of the vocabulary best from all others, the best first.
+
+        Raises:
+            UsageError: there is no such token.
+        """
+        file = self.file
+        n_tokens = len(file["vocabulary/offsets"]) - 1
+        if isinstance(token, str):
+            if token not in file.vocabulary:
+                raise UsageError(f"The vocabulary of {n_tokens} tokens has no token {token!r}.")
+            token = file.vocabulary.index(token)
+        if not 0 <= token < n_tokens:
+            raise UsageError(f"There is no token {token}; the vocabulary has 0 to {n_tokens - 1}.")
+        part = slice(*file["index/start"][token : token + 2].tolist())
+        columns = [file[f"index/{name}"][part].tolist() for name in ("latents", "n", "mean", "f1")]
+        return [TokenLatent(*row) for row in zip(*columns, strict=True)]
+
+    def _strata(self, latent: int) -> list[Stratum]:
+        if "strata/edges" not in self.file:
+            return []
+        bounds = self._row("strata/edges", latent)
+        populations = self.file["strata/population"][latent].tolist()
+        slots = self.file["strata/context"].shape[1] // len(populations)
+        return [
+            Stratum(bounds[i], bounds[i + 1], population, range(i * slots, (i + 1) * slots))
+            for i, population in enumerate(populations)
+        ]
+
+    def _row(self, name: str, latent: int) -> list[Any]:
+        return self.file[name][latent].tolist() if name in self.file else []
+
+    def _pairs(self, group: str, measure: str, latent: int) -> list[tuple[int, float]]:
+        others = self._row(f"{group}/latents", latent)
+        values = self._row(f"{group}/{measure}", latent)
+        return [(int(o), v) for o, v in zip(others, values, strict=True) if o >= 0]
+
     def _logits(self, side: str, latent: int) -> list[tuple[str, float]]:
         name = f"logits/{side}_tokens"
         if name not in self.file:
             return []
         tokens, values = self.file[name][latent], self.file[f"logits/{side}_values"][latent]
         return [(self.file.token(int(t)), float(v)) for t, v in zip(tokens, values, strict=True)]
-
-    def _examples(self, kind: str, latent: int) -> list[Example]:
-        file = self.file
-        contexts = file[f"{kind}/context"][latent]
-        return [self._example(kind, latent, i) for i in range(len(contexts)) if contexts[i] >= 0]
-
-    def _example(self, kind: str, latent: int, index: int) -> Example:
-        file = self.file
-        context = int(file[f"{kind}/context"][latent, index])
-        position = int(file[f"{kind}/position"][latent, index])
-        window = file[f"{kind}/window"][latent, index]
-        reach = len(window) // 2
-        line = file["corpus/tokens"][context]
-        places = [p for p in range(position - reach, position + reach + 1) if 0 <= p < len(line)]
-        tokens = [
-            Token(file.token(int(line[p])), p, float(window[p - position + reach]))
-            for p in places
-            if line[p] >= 0
-        ]
-        return Example(
-            value=float(file[f"{kind}/value"][latent, index]),
-            tokens=tokens,
-            peak=next(i for i, token in enumerate(tokens) if token.position == position),
-            document=int(file["corpus/document"][context]),
-            context=context,
-            position=position,
-        )

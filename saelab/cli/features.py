@@ -13,7 +13,8 @@ from saelab.config import Config
 class FeaturesArguments(Config):
     """Collect, for every latent of a run, what it fires on and what it writes to the logits.
 
-    Writes features.h5 in the run; `saelab browse` shows it.
+    Writes features.h5 in the run; `saelab browse` shows it. The text is read once; sparse codes
+    wait on disk meanwhile (12 bytes a firing). After an interruption the same command continues.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -24,12 +25,23 @@ class FeaturesArguments(Config):
     """Tokens of the run's training text to read."""
     n_examples: int = Field(default=20, gt=0)
     """Examples kept of each kind (strongest, random, most negative)."""
+    n_strata: int = Field(default=5, gt=0)
+    """Parts of equal population that a latent's firings are cut into by |activation|."""
+    n_per_stratum: int = Field(default=5, gt=0)
+    """Examples sampled from each of them."""
+    n_silent: int = Field(default=5, gt=0)
+    """Contexts without a firing: so many near misses, and so many at random."""
+    near_miss_ranks: int = Field(default=8, ge=0)
+    """Latents just below a token's selection that may count as near misses; 0: none are kept,
+    which saves the encoder's second pass."""
     reach: int = Field(default=16, gt=0)
     """Tokens of context on either side of an example's peak."""
     batch_size: int = Field(default=32, gt=0)
     """Contexts per forward pass."""
+    checkpoint_every: int = Field(default=32_768, gt=0)
+    """Tokens between checkpoints; an interrupted pass continues at the last."""
     seed: int = 0
-    """Decides which firings are sampled as random examples."""
+    """Decides which firings and which silent contexts are sampled."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
 
@@ -44,9 +56,10 @@ def main(arguments: list[str]) -> int:
 
     run = Run(args.run)
     lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-    options = FeatureOptions(args.n_tokens, args.n_examples, args.reach, args.batch_size, args.seed)
-    features = collect_features(run, lm, options)
+    chosen = args.model_dump(exclude={"run", "model", "device"})
+    features = collect_features(run, lm, FeatureOptions(**chosen))
     silent = int((features.table()["n_fired"] == 0).sum())
-    print(f"{len(features)} latents, {silent} of them silent on {args.n_tokens} tokens")
+    n_tokens = features.file.facts["n_tokens"]
+    print(f"{len(features)} latents, {silent} of them silent on {n_tokens} tokens")
     print(run.features_path)
     return 0

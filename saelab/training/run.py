@@ -7,6 +7,7 @@ checkpoints/step_N/  where an interrupted training continues (removed when it en
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 features.h5          what `saelab features` collected
+features.partial/    where an interrupted collection continues (removed when it ends)
 """
 
 import json

@@ -1,0 +1,224 @@
+"""The sparse codes of a text on disk, in shards, by row and by latent.
+
+The streaming pass writes one shard every few ten thousand tokens; each is whole or absent, so they
+are also the pass's checkpoints. A firing takes 12 bytes: a row's latents in one dataset, a latent's
+rows and values in two others.
+
+    corpus/tokens, document     the shard's contexts
+    row/place                   uint32 [rows]       context * length + position
+    row/start, latent           int64 [rows + 1], uint32: each row's latents
+    firing/start, row, value    int64 [F + 1], uint32, float32: each latent's rows in the shard
+    near/start, row, value, closeness               likewise, of near misses; value: pre-activation
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int, Integer
+from numpy import ndarray
+
+from saelab.analysis.feature_file import map_arrays, write_arrays
+from saelab.analysis.features.firings import Firings, Text, by_group, ragged, starts
+from saelab.config import UsageError
+
+SHARD = "codes_{:06d}.h5"
+MOST_PLACES = 2**32
+ROWS, NEAR = "firing", "near"
+
+
+@dataclass(frozen=True)
+class Events:
+    """Entries of a few rows: firings or near misses, row after row.
+
+    Attributes:
+        row: counted from the first of those rows.
+        closeness: of near misses only.
+    """
+
+    row: Int[ndarray, " event"]
+    latent: Int[ndarray, " event"]
+    value: Float32[ndarray, " event"]
+    closeness: Float32[ndarray, " event"] | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows, where they stand, and their entries."""
+
+    place: Int[ndarray, " row"]
+    fired: Events
+    near: Events | None
+
+
+@dataclass(frozen=True)
+class ContextBlock:
+    """The text of a batch."""
+
+    tokens: Integer[ndarray, "context pos"]
+    document: Integer[ndarray, " context"]
+
+
+def write_shard(
+    path: Path, pieces: Sequence[Piece], text: Sequence[ContextBlock], d_sae: int
+) -> None:
+    """Write the codes of some consecutive rows, and the contexts they stand in."""
+    place = np.concatenate([piece.place for piece in pieces])
+    if len(place) and int(place[-1]) >= MOST_PLACES:
+        raise UsageError(
+            f"The text reaches position {int(place[-1])}, more than the {MOST_PLACES} that can be "
+            "numbered; lower --n-tokens."
+        )
+    sizes = [len(piece.place) for piece in pieces]
+    first = starts(np.array(sizes))[:-1]
+    fired = _joined([piece.fired for piece in pieces], first)
+    arrays = {
+        "corpus/tokens": np.concatenate([block.tokens for block in text]).astype(np.int32),
+        "corpus/document": np.concatenate([block.document for block in text]).astype(np.int64),
+        "row/place": place.astype(np.uint32),
+        "row/start": starts(np.bincount(fired.row, minlength=len(place))),
+        "row/latent": fired.latent.astype(np.uint32),
+        **_by_latent(ROWS, fired, d_sae),
+    }
+    near = [piece.near for piece in pieces if piece.near is not None]
+    if near:
+        arrays |= _by_latent(NEAR, _joined(near, first), d_sae)
+    write_arrays(path, arrays, {"d_sae": d_sae})
+
+
+def _joined(parts: list[Events], first: Int[ndarray, " piece"]) -> Events:
+    closeness = [part.closeness for part in parts if part.closeness is not None]
+    return Events(
+        np.concatenate([part.row + start for part, start in zip(parts, first, strict=True)]),
+        np.concatenate([part.latent for part in parts]),
+        np.concatenate([part.value for part in parts]),
+        np.concatenate(closeness) if closeness else None,
+    )
+
+
+def _by_latent(group: str, events: Events, d_sae: int) -> dict[str, ndarray]:
+    order = by_group(events.latent, d_sae)
+    arrays = {
+        f"{group}/start": starts(np.bincount(events.latent, minlength=d_sae)),
+        f"{group}/row": events.row[order].astype(np.uint32),
+        f"{group}/value": events.value[order],
+    }
+    if events.closeness is not None:
+        arrays[f"{group}/closeness"] = events.closeness[order]
+    return arrays
+
+
+class RecordedCodes:
+    """All shards of a directory as one."""
+
+    def __init__(self, directory: Path) -> None:
+        paths = sorted(directory.glob("codes_*.h5"))
+        try:
+            mapped: list[tuple[dict[str, ndarray], dict[str, Any]]] = [map_arrays(p) for p in paths]
+        except (OSError, KeyError, ValueError) as error:
+            raise UsageError(
+                f"{directory} holds a damaged checkpoint ({error}); delete it and run `saelab "
+                "features` again."
+            ) from error
+        self.shards = [arrays for arrays, _ in mapped]
+        self.d_sae = int(mapped[0][1]["d_sae"]) if mapped else 0
+        self.first_row = starts(np.array([len(s["row/place"]) for s in self.shards], dtype=int))
+
+    @property
+    def n_rows(self) -> int:
+        """Tokens that were read."""
+        return int(self.first_row[-1])
+
+    @property
+    def n_contexts(self) -> int:
+        """Contexts that were read."""
+        return sum(len(shard["corpus/tokens"]) for shard in self.shards)
+
+    @cached_property
+    def tokens(self) -> Integer[ndarray, "context pos"]:
+        """The text."""
+        return np.concatenate([shard["corpus/tokens"] for shard in self.shards])
+
+    @cached_property
+    def document(self) -> Integer[ndarray, " context"]:
+        """Which document each context comes from."""
+        return np.concatenate([shard["corpus/document"] for shard in self.shards])
+
+    @cached_property
+    def text(self) -> Text:
+        """The shape of the text."""
+        place = np.concatenate([shard["row/place"] for shard in self.shards])
+        n_contexts, length = self.tokens.shape
+        return Text(n_contexts, length, place)
+
+    @cached_property
+    def counts(self) -> Int[ndarray, " d_sae"]:
+        """How often each latent fires."""
+        return np.sum([np.diff(shard["firing/start"]) for shard in self.shards], axis=0)
+
+    @property
+    def has_near_misses(self) -> bool:
+        """Whether near misses were recorded."""
+        return all(f"{NEAR}/row" in shard for shard in self.shards)
+
+    def ranges(self, most: int) -> Iterator[tuple[int, int]]:
+        """Consecutive latents with at most `most` firings together, or one latent with more."""
+        ends = starts(self.counts)
+        first = 0
+        while first < self.d_sae:
+            last = int(np.searchsorted(ends, ends[first] + most, side="right")) - 1
+            last = min(max(last, first + 1), self.d_sae)
+            yield first, last
+            first = last
+
+    def firings(self, first: int, last: int) -> Firings:
+        """The firings of the latents `first` to `last`."""
+        return self._events(ROWS, first, last)[0]
+
+    def near_misses(
+        self, first: int, last: int
+    ) -> tuple[Firings, Float32[ndarray, " event"]] | None:
+        """The near misses of those latents, with how close each came."""
+        if not self.has_near_misses:
+            return None
+        events, order = self._events(NEAR, first, last)
+        parts = [s["near/closeness"][_span(s, NEAR, first, last)] for s in self.shards]
+        return events, np.concatenate(parts)[order]
+
+    def _events(self, group: str, first: int, last: int) -> tuple[Firings, Int[ndarray, " event"]]:
+        latents, rows, values = [], [], []
+        for shard, first_row in zip(self.shards, self.first_row, strict=False):
+            span = _span(shard, group, first, last)
+            counts = np.diff(shard[f"{group}/start"][first : last + 1])
+            latents.append(np.repeat(np.arange(last - first), counts))
+            rows.append(shard[f"{group}/row"][span].astype(np.int64) + first_row)
+            values.append(shard[f"{group}/value"][span])
+        latent = np.concatenate(latents)
+        order = by_group(latent, last - first)
+        row, value = np.concatenate(rows)[order], np.concatenate(values)[order]
+        return Firings(first, last - first, latent[order], row, value, self.text), order
+
+    def latents_of(
+        self, rows: Int[ndarray, " asked"]
+    ) -> tuple[Int[ndarray, " entry"], Int[ndarray, " entry"]]:
+        """Which latents fire on each of `rows`: the asker's place in `rows`, and the latent."""
+        shard_of = np.searchsorted(self.first_row, rows, side="right") - 1
+        order = by_group(shard_of, len(self.shards))
+        ends = starts(np.bincount(shard_of, minlength=len(self.shards)))
+        askers, latents = [], []
+        for i, shard in enumerate(self.shards):
+            mine = order[ends[i] : ends[i + 1]]
+            row = rows[mine] - self.first_row[i]
+            start = shard["row/start"][row]
+            count = shard["row/start"][row + 1] - start
+            askers.append(np.repeat(mine, count))
+            latents.append(shard["row/latent"][ragged(start, count)].astype(np.int64))
+        return np.concatenate(askers), np.concatenate(latents)
+
+
+def _span(shard: dict[str, ndarray], group: str, first: int, last: int) -> slice:
+    start = shard[f"{group}/start"]
+    return slice(int(start[first]), int(start[last]))

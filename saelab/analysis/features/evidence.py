@@ -1,0 +1,77 @@
+"""All that recorded codes say of every latent, a few latents at a time."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from saelab.analysis.features.coactivation import coactive
+from saelab.analysis.features.codes import RecordedCodes
+from saelab.analysis.features.examples import examples, near_miss_examples, silent_examples
+from saelab.analysis.features.firings import starts
+from saelab.analysis.features.options import FeatureOptions
+from saelab.analysis.features.statistics import figures
+from saelab.analysis.features.token_index import TokenIndex
+from saelab.analysis.histogram import one_sided
+from saelab.console import progress
+
+FIRINGS_AT_ONCE = 2**21
+"""Of as many latents as have so many firings together; one latent with more is taken alone."""
+
+
+def evidence_arrays(
+    codes: RecordedCodes, options: FeatureOptions, d_vocab: int
+) -> dict[str, ndarray]:
+    """Every dataset that the text decides, in the order and types of the file.
+
+    Time grows with the number of firings, not with latents times tokens; memory with the result
+    and FIRINGS_AT_ONCE.
+    """
+    index = TokenIndex(codes.tokens.ravel()[codes.text.place], d_vocab)
+    parts: list[dict[str, ndarray]] = []
+    with progress("Evidence", codes.d_sae, "latents") as bar:
+        for first, last in codes.ranges(FIRINGS_AT_ONCE):
+            parts.append(_of_range(codes, options, index, (first, last)))
+            bar.advance(last - first)
+    arrays = joined(parts, codes.text.length, options.reach)
+    if not arrays["latent/n_negative"].any():
+        arrays = {name: v for name, v in arrays.items() if not name.startswith("negative/")}
+    arrays["histogram/counts"] = one_sided(arrays["histogram/counts"])
+    corpus = {"corpus/tokens": codes.tokens, "corpus/document": codes.document}
+    return arrays | index.arrays() | corpus
+
+
+def _of_range(
+    codes: RecordedCodes, options: FeatureOptions, index: TokenIndex, latents: tuple[int, int]
+) -> dict[str, ndarray]:
+    firings = codes.firings(*latents)
+    index.update(firings)
+    arrays = figures(firings, options.n_strata)
+    arrays |= examples(firings, arrays["strata/edges"], options)
+    missed = codes.near_misses(*latents)
+    if missed is not None:
+        arrays |= near_miss_examples(firings, missed, options.n_silent)
+    arrays |= silent_examples(firings, options)
+    return arrays | coactive(codes, firings, options.seed)
+
+
+def joined(parts: Sequence[Mapping[str, ndarray]], length: int, reach: int) -> dict[str, ndarray]:
+    """The parts of consecutive latents as one, in the types of the file."""
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # A latent's windows lie together; where they start suffices to find them.
+    for name in [name for name in arrays if name.endswith("/window_count")]:
+        arrays[name.replace("count", "start")] = starts(arrays[name].sum(axis=1))
+    limits = {"position": length, "window_offset": reach, "window_count": 2 * reach + 1}
+    for name, values in arrays.items():
+        if values.dtype.kind == "i" and not name.startswith("latent/") and "start" not in name:
+            largest = limits.get(name.partition("/")[2]) or np.iinfo(np.int32).max
+            arrays[name] = values.astype(signed_type(largest))
+    return arrays
+
+
+def signed_type(largest: int) -> type[np.signedinteger[Any]]:
+    """The smallest signed type that holds `largest`."""
+    if largest <= np.iinfo(np.int8).max:
+        return np.int8
+    return np.int16 if largest <= np.iinfo(np.int16).max else np.int32

@@ -1,0 +1,173 @@
+"""The firings of some latents in order, and the few operations that all evidence is made of.
+
+Every operation is a sort or a search over the firings of a range of latents: no loop runs over
+latents, and nothing is as large as latents times tokens.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Integer, UInt32, UInt64
+from numpy import ndarray
+
+
+@dataclass(frozen=True)
+class Text:
+    """The shape of the text that was read.
+
+    Attributes:
+        n_contexts, length: contexts, and positions in each.
+        place: of every row, `context * length + position`, rising.
+    """
+
+    n_contexts: int
+    length: int
+    place: UInt32[ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Firings:
+    """All firings of the latents `first` to `first + n_latents`, by latent, then by place.
+
+    Attributes:
+        latent: which latent fired, counted from `first`.
+        row: on which of the text's rows.
+        value: how strongly; for near misses the pre-activation.
+    """
+
+    first: int
+    n_latents: int
+    latent: Int[ndarray, " event"]
+    row: Int[ndarray, " event"]
+    value: Float32[ndarray, " event"]
+    text: Text
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def take(self, which: Integer[ndarray, " kept"]) -> "Firings":
+        """Some of the firings."""
+        return Firings(
+            self.first, self.n_latents,
+            self.latent[which], self.row[which], self.value[which], self.text,
+        )  # fmt: skip
+
+    @cached_property
+    def place(self) -> Int[ndarray, " event"]:
+        """Where each stands in the text."""
+        return self.text.place[self.row].astype(np.int64)
+
+    @cached_property
+    def context(self) -> Int[ndarray, " event"]:
+        """In which context each stands."""
+        return self.place // self.text.length
+
+    @cached_property
+    def visit(self) -> Int[ndarray, " event"]:
+        """A number for each pair of latent and context, rising."""
+        return self.latent * self.text.n_contexts + self.context
+
+    @cached_property
+    def counts(self) -> Int[ndarray, " latent"]:
+        """How often each latent fires."""
+        return np.bincount(self.latent, minlength=self.n_latents)
+
+
+def starts(counts: Integer[ndarray, " group"]) -> Int[ndarray, " group_plus_1"]:
+    """Where each of consecutive groups begins, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def by_group(group: Integer[ndarray, " event"], n_groups: int) -> Int[ndarray, " event"]:
+    """The stable order of events by group; linear, since 16 bits at a time are radix-sorted."""
+    order = np.argsort((group & 0xFFFF).astype(np.uint16), kind="stable")
+    if n_groups > 1 << 16:
+        high = (group >> 16).astype(np.uint16)
+        order = order[np.argsort(high[order], kind="stable")]
+    return order
+
+
+def first_of_each(
+    group: Int[ndarray, " event"],
+    preference: UInt32[ndarray, " event"],
+    n_groups: int,
+    n: int,
+) -> Int[ndarray, "group n"]:
+    """The `n` events of smallest preference of each group, best first; -1 where there are fewer."""
+    key = group.astype(np.uint64) << np.uint64(32) | preference
+    ends = starts(np.bincount(group, minlength=n_groups))
+    # Sorting values is several times faster than ordering events: find each group's n-th smallest,
+    # then order only what reaches it.
+    last = np.minimum(ends[:-1] + n, ends[1:]) - 1
+    limit = np.append(np.sort(key), np.uint64(0))[last]
+    some = np.flatnonzero(key <= limit[group])
+    order = some[np.argsort(key[some], kind="stable")]
+    owner = group[order]
+    rank = np.arange(len(order)) - starts(np.bincount(owner, minlength=n_groups))[owner]
+    kept = rank < n
+    out = np.full((n_groups, n), -1, dtype=np.int64)
+    out[owner[kept], rank[kept]] = order[kept]
+    return out
+
+
+def largest_first(size: Float32[ndarray, " event"]) -> UInt32[ndarray, " event"]:
+    """A preference for the larger of non-negative numbers: their bits are ordered as they are."""
+    return ~np.ascontiguousarray(size).view(np.uint32)
+
+
+def best_of_visits(
+    visit: Int[ndarray, " event"], size: Float[ndarray, " event"]
+) -> Int[ndarray, " visit"]:
+    """Of each run of equal `visit`, the event of largest size, the first of equals."""
+    if not len(visit):
+        return np.zeros(0, dtype=np.int64)
+    new = new_groups(visit)
+    peak = np.maximum.reduceat(size, np.flatnonzero(new))
+    at_peak = np.flatnonzero(size == peak[np.cumsum(new) - 1])
+    return at_peak[new_groups(visit[at_peak])]
+
+
+def new_groups(group: Integer[ndarray, " event"]) -> Bool[ndarray, " event"]:
+    """Where a run of equal numbers begins."""
+    return np.concatenate([np.ones(min(1, len(group)), bool), group[1:] != group[:-1]])
+
+
+def ragged(
+    start: Integer[ndarray, " group"], count: Integer[ndarray, " group"]
+) -> Int[ndarray, " event"]:
+    """The indices `start[i] ... start[i] + count[i] - 1` of all groups, one after the other."""
+    ends = np.cumsum(count, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(start.astype(np.int64) - (ends - count), count)
+
+
+class Lot(IntEnum):
+    """What lots are drawn for: those for one purpose say nothing of those for another."""
+
+    RANDOM = 1
+    STRATA = 2
+    SILENT_CONTEXT = 3
+    SILENT_TOKEN = 4
+    COACTIVE = 5
+
+
+def chance(
+    seed: int, purpose: Lot, latent: Int[ndarray, " event"], row: Int[ndarray, " event"]
+) -> UInt32[ndarray, " event"]:
+    """A fair lot for each event, a function of its latent and row alone.
+
+    What is drawn therefore depends neither on batches nor on where a pass was interrupted. The
+    mixing function is SplitMix64's.
+    """
+    key = _mixed(np.array([(seed * 0x9E3779B97F4A7C15 + purpose) % 2**64], dtype=np.uint64))
+    events = latent.astype(np.uint64) << np.uint64(40) ^ row.astype(np.uint64)
+    return (_mixed(_mixed(events) ^ key) >> np.uint64(32)).astype(np.uint32)
+
+
+def _mixed(x: UInt64[ndarray, " n"]) -> UInt64[ndarray, " n"]:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

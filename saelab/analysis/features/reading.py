@@ -1,0 +1,189 @@
+"""The streaming pass: text through the model and the encoder once, codes onto disk."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Integer
+from numpy import ndarray
+from torch import Tensor
+
+from saelab.activations.corpus import Contexts, Corpus
+from saelab.activations.format import JsonObject
+from saelab.analysis.features.codes import (
+    SHARD,
+    ContextBlock,
+    Events,
+    Piece,
+    RecordedCodes,
+    write_shard,
+)
+from saelab.analysis.features.near_misses import NearMisses, near_misses
+from saelab.analysis.features.options import FeatureOptions
+from saelab.config import UsageError
+from saelab.console import progress
+from saelab.evaluation.stream import TextBatch, corpus_of, stream
+from saelab.files import atomic_write_json, sha256_file
+from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
+from saelab.training.run import Run
+from saelab.types import SparseCodes
+
+DIRECTORY = "features.partial"
+NUMBERS_AT_ONCE = 2**26
+"""Pre-activations of one call to the encoder; a quarter of a gigabyte."""
+DECIDES_CODES = ("n_tokens", "batch_size", "near_miss_ranks", "checkpoint_every")
+"""The options that the pass depends on; all others only choose among what it wrote."""
+
+
+def record_codes(
+    run: Run, lm: LanguageModel, sae: AbstractSAE, options: FeatureOptions
+) -> RecordedCodes:
+    """The run's codes on its training text; continues where an interrupted pass stopped.
+
+    Raises:
+        UsageError: an unfinished pass with other arguments is in the way, `lm` is not the run's
+            model, or the text is gone.
+    """
+    corpus = corpus_of(run, lm, "train")
+    directory = run.path / DIRECTORY
+    _claim(directory, run, options)
+    done = RecordedCodes(directory)
+    rest = Rest(corpus, done.n_contexts)
+    writer = Writer(directory, sae, options, n_shards=len(done.shards))
+    with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
+        left = options.n_tokens - done.n_rows
+        for batch in stream(run, lm, rest, n_tokens=left, batch_size=options.batch_size):
+            writer.add(batch, rest.first)
+            bar.advance(len(batch.x))
+    writer.commit()
+    return RecordedCodes(directory)
+
+
+def forget_codes(run: Run) -> None:
+    """Remove what the pass wrote."""
+    shutil.rmtree(run.path / DIRECTORY)
+
+
+def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
+    """Start the pass, or refuse to continue another one."""
+    chosen = asdict(options)
+    task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
+    path = directory / "task.json"
+    if not path.is_file():
+        atomic_write_json(path, task)
+        return
+    there: dict[str, Any] = json.loads(path.read_bytes())
+    differing = [name for name, value in task.items() if there.get(name) != value]
+    if differing:
+        name = differing[0]
+        raise UsageError(
+            f"{directory} holds an unfinished pass with {name}={there.get(name)}, now it is "
+            f"{task[name]}; use the former, or delete the directory to start again."
+        )
+
+
+@dataclass
+class Writer:
+    """Gathers codes, and writes a shard whenever there are enough."""
+
+    directory: Path
+    sae: AbstractSAE
+    options: FeatureOptions
+    n_shards: int
+    pieces: list[Piece] = field(default_factory=list)
+    text: list[ContextBlock] = field(default_factory=list)
+    n_rows: int = 0
+
+    def add(self, batch: TextBatch, first: int) -> None:
+        """Encode a batch; `first` contexts stand before its first."""
+        context, position = batch.mask.cpu().numpy().nonzero()
+        place = (context + batch.first + first) * batch.tokens.shape[1] + position
+        size = max(1, NUMBERS_AT_ONCE // self.sae.d_sae)
+        for i in range(0, len(batch.x), size):
+            x = batch.x[i : i + size]
+            codes = self.sae.encode(x)
+            near = near_misses(self.sae, x, codes, self.options.near_miss_ranks)
+            self.pieces.append(piece_of(place[i : i + size], codes, near))
+        self.text.append(ContextBlock(batch.contexts.tokens, batch.contexts.document))
+        self.n_rows += len(batch.x)
+        if self.n_rows >= self.options.checkpoint_every:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what was gathered."""
+        if self.pieces:
+            path = self.directory / SHARD.format(self.n_shards)
+            write_shard(path, self.pieces, self.text, self.sae.d_sae)
+            self.n_shards, self.n_rows = self.n_shards + 1, 0
+            self.pieces, self.text = [], []
+
+
+def piece_of(place: Integer[ndarray, " row"], codes: SparseCodes, near: NearMisses | None) -> Piece:
+    """Codes and near misses of some rows as arrays."""
+    active = codes.active
+    fired = Events(
+        _integers(codes.rows()[active]),
+        _integers(codes.indices[active]),
+        _floats(codes.values[active]),
+    )
+    if near is None:
+        return Piece(place, fired, None)
+    missed = Events(
+        _integers(near.row),
+        _integers(near.latent),
+        _floats(near.pre_activation),
+        _floats(near.closeness),
+    )
+    return Piece(place, fired, missed)
+
+
+def _integers(tensor: Tensor) -> Integer[ndarray, " event"]:
+    return tensor.cpu().numpy().astype(np.int64)
+
+
+def _floats(tensor: Tensor) -> Float32[ndarray, " event"]:
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+class Rest:
+    """A corpus without its first contexts."""
+
+    def __init__(self, corpus: Corpus, first: int) -> None:
+        self.corpus = corpus
+        self.first = first
+
+    @property
+    def facts(self) -> JsonObject:
+        """What identifies the text."""
+        return self.corpus.facts
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the ground-truth labels."""
+        return self.corpus.label_names
+
+    @property
+    def label_descriptions(self) -> Mapping[str, str]:
+        """What each label means."""
+        return self.corpus.label_descriptions
+
+    @property
+    def context_length(self) -> int:
+        """Positions per context."""
+        return self.corpus.context_length
+
+    @property
+    def n_contexts(self) -> int | None:
+        """How many are left."""
+        total = self.corpus.n_contexts
+        return None if total is None else total - self.first
+
+    def read(self, start: int, stop: int) -> Contexts:
+        """Contexts counted from the first that is left."""
+        return self.corpus.read(start + self.first, stop + self.first)

@@ -1,0 +1,81 @@
+"""What the weights alone say of each latent: logits, neighbours, heads."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float32
+from numpy import ndarray
+from torch import Tensor
+
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.sites import direct_path
+from saelab.sae.base import AbstractSAE
+
+N_LOGITS = 12
+N_NEIGHBOURS = 8
+ROWS_AT_ONCE = 1024
+COSINES_AT_ONCE = 2**25
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """An SAE with a linear encoder."""
+
+    W_enc: Tensor
+
+
+def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
+    """Logits, decoder and encoder neighbours, and head weights where the site has heads."""
+    arrays = logit_arrays(sae, lm, hook) | neighbour_arrays(sae.W_dec, "neighbours")
+    if isinstance(sae, Encoding):
+        arrays |= neighbour_arrays(sae.W_enc.T, "encoder")
+    if direct_path(hook) == "heads":
+        arrays["heads/weights"] = head_weights(sae.W_dec, lm.info.n_heads)
+    return arrays
+
+
+def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
+    """For each latent, the tokens its decoder row raises and lowers most along the direct path.
+
+    Empty for sites without a direct path to the logits.
+    """
+    n = min(N_LOGITS, lm.info.d_vocab)
+    parts: dict[str, list[Tensor]] = {}
+    for rows in sae.W_dec.split(ROWS_AT_ONCE):
+        effects = lm.logit_effects(hook, rows)
+        if effects is None:
+            return {}
+        for side, largest in (("top", True), ("bottom", False)):
+            values, tokens = effects.topk(n, dim=-1, largest=largest)
+            parts.setdefault(f"logits/{side}_values", []).append(values.float())
+            parts.setdefault(f"logits/{side}_tokens", []).append(tokens.int())
+    return {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
+
+
+def neighbour_arrays(directions: Float[Tensor, "d_sae d_in"], group: str) -> dict[str, ndarray]:
+    """For each latent, the others whose directions have the largest |cosine| with its own."""
+    unit = torch.nn.functional.normalize(directions.float(), dim=1)
+    n = min(N_NEIGHBOURS, len(unit) - 1)
+    rows = max(1, COSINES_AT_ONCE // len(unit))
+    latents, cosines = [], []
+    for first in range(0, len(unit), rows):
+        cosine = unit[first : first + rows] @ unit.T
+        own = torch.arange(len(cosine), device=cosine.device)
+        cosine[own, own + first] = 0
+        nearest = cosine.abs().topk(n, dim=1).indices
+        latents.append(nearest.int())
+        cosines.append(cosine.gather(1, nearest).float())
+    return {
+        f"{group}/latents": torch.cat(latents).cpu().numpy(),
+        f"{group}/cosine": torch.cat(cosines).cpu().numpy(),
+    }
+
+
+def head_weights(W_dec: Float[Tensor, "d_sae d_in"], n_heads: int) -> Float32[ndarray, "d_sae h"]:
+    """Each head's share of a latent's decoder row: its part's norm over the sum of all norms.
+
+    The row is the heads' outputs one after the other (arXiv 2406.17759, released code).
+    """
+    norms = W_dec.float().unflatten(1, (n_heads, -1)).norm(dim=2)
+    total = norms.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return (norms / total).cpu().numpy()
