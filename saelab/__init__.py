@@ -33,6 +33,7 @@ _PUBLIC = {
     "Run": "saelab.training.run",
     "find_runs": "saelab.training.run",
     "evaluate": "saelab.evaluation.evaluate",
+    "EvaluateOptions": "saelab.evaluation.options",
     "collect_features": "saelab.analysis.features",
     "FeatureOptions": "saelab.analysis.features",
     "Features": "saelab.analysis.records",

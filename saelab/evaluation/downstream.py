@@ -1,12 +1,16 @@
 """What the reconstruction costs the model: cross-entropy and KL with x_hat in x's place."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from saelab.evaluation.stream import Text
 from saelab.lm.edits import replace_rows
 from saelab.lm.protocol import LanguageModel
+from saelab.lm.sites import replaceable
 from saelab.types import Figures
 
 
@@ -37,7 +41,7 @@ class Downstream:
 
         `logits` are the plain model's on `tokens`; without them they cost another forward pass.
         """
-        counted = mask[:, :-1] & mask[:, 1:]
+        counted = counted_positions(mask)
         target = tokens[:, 1:][counted]
 
         def log_p(logits: Float[Tensor, "context pos d_vocab"]) -> Float[Tensor, "n d_vocab"]:
@@ -69,3 +73,36 @@ class Downstream:
             "ce_recovered": (zero - spliced) / (zero - plain),
             "top1_agreement": agree,
         }
+
+
+def counted_positions(mask: Bool[Tensor, "context pos"]) -> Bool[Tensor, "context pos-1"]:
+    """The positions whose prediction counts: their own and the next token are real."""
+    return mask[:, :-1] & mask[:, 1:]
+
+
+def downstream_problem(hook: str) -> str | None:
+    """Why nothing can be spliced in at a site; None if it can."""
+    if replaceable(hook):
+        return None
+    return f"The skip connection goes past {hook}, so a reconstruction there replaces half of it."
+
+
+def against_mean(
+    figures: Figures, lm: LanguageModel, hook: str, texts: Iterable[Text], mean: Tensor
+) -> Figures:
+    """`figures` of the same texts with CE recovered against mean ablation beside zero ablation.
+
+    CE recovered = (CE_mean - CE_sae) / (CE_mean - CE_plain), CE_mean being the model's with the
+    site's mean `[d_in]` at every counted row: a baseline that knows what all tokens share. Costs a
+    forward pass.
+    """
+    total, n = torch.zeros((), dtype=torch.float64, device=lm.device), 0
+    for text in texts:
+        rows = mean.to(text.tokens.device).float().expand(int(text.mask.sum()), -1)
+        counted = counted_positions(text.mask)
+        logits = lm.logits(text.tokens, {hook: replace_rows(text.mask, rows)})[:, :-1][counted]
+        total += F.cross_entropy(logits.float(), text.tokens[:, 1:][counted], reduction="sum")
+        n += int(counted.sum())
+    ce_mean = float(total) / n
+    recovered = (ce_mean - figures["ce_spliced"]) / (ce_mean - figures["ce_plain"])
+    return figures | {"ce_mean": ce_mean, "ce_recovered_mean": recovered}

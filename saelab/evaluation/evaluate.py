@@ -1,75 +1,172 @@
-"""A run's evaluation on held-out text, in one pass."""
+"""A run's evaluation on held-out text: one pass, then whatever else was asked for."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter
 
 import torch
 
+from saelab.activations.corpus import Corpus
 from saelab.config import UsageError
 from saelab.console import progress
-from saelab.evaluation.downstream import Downstream
+from saelab.evaluation.density import DensityCounts
+from saelab.evaluation.dictionary import dictionary_figures
+from saelab.evaluation.downstream import Downstream, against_mean, downstream_problem
+from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.reconstruction import Reconstruction
-from saelab.evaluation.recovery import RecoveryData, RecoveryResult, recover
-from saelab.evaluation.stream import corpus_of, half_by_context, stream
+from saelab.evaluation.recovery import RecoveryData, recover
+from saelab.evaluation.results import Evaluation, save_evaluation
+from saelab.evaluation.rows import RowSample
+from saelab.evaluation.stream import TextBatch, corpus_of, half_by_context, read_text, stream
+from saelab.evaluation.suite import Inputs, measure_suite
 from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
 from saelab.types import Figures
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured, all of it on text that no training saw.
-
-    Attributes:
-        reconstruction: see `Reconstruction.results`.
-        downstream: see `Downstream.results`.
-        recovery: known features against latents; None where the text has no labels.
-    """
-
-    reconstruction: Figures
-    downstream: Figures
-    recovery: RecoveryResult | None
+__all__ = ["Evaluation", "evaluate"]
 
 
 @torch.no_grad()
 def evaluate(
-    run: Run, lm: LanguageModel, *, n_tokens: int = 50_000, batch_size: int = 32
+    run: Run,
+    lm: LanguageModel,
+    options: EvaluateOptions | None = None,
+    *,
+    n_tokens: int | None = None,
+    batch_size: int | None = None,
 ) -> Evaluation:
-    """Measure a run on `n_tokens` held-out tokens and save `evaluation/*.json` in it.
+    """Measure a run on held-out tokens and save `evaluation/*.json` in it.
+
+    `options` are the core suite unless given; `n_tokens` and `batch_size` replace theirs.
 
     Raises:
         UsageError: `lm` is not the model the run was trained on, or the text is gone.
     """
+    changes = {"n_tokens": n_tokens, "batch_size": batch_size}
+    options = _replaced(options or EvaluateOptions(), changes)
     sae = run.load_sae(str(lm.device))
     corpus = corpus_of(run, lm, "held-out")
-    reconstruction = Reconstruction(sae.d_in, sae.d_sae, lm.device)
-    downstream = Downstream(lm.device)
-    data = RecoveryData()
-    with progress("Evaluate", n_tokens, "tokens") as bar:
-        for batch in stream(
-            run, lm, corpus, n_tokens=n_tokens, batch_size=batch_size, with_logits=True
-        ):
-            codes = sae.encode(batch.x)
-            x_hat = sae.decode(codes)
-            reconstruction.update(batch.x, x_hat, codes)
-            downstream.update(
-                lm, run.config.site, batch.tokens, batch.mask, x_hat, logits=batch.logits
-            )
-            if (labels := batch.labels()) is not None:
-                data.add(batch.x, codes, labels, half_by_context(batch))
-            bar.advance(len(batch.x))
-    if not reconstruction.n or not downstream.n:
-        raise UsageError("The held-out text has no tokens to evaluate on; give more text.")
-    recovery = recover(data, corpus.label_names) if data.labels else None
-    result = Evaluation(reconstruction.results(), downstream.results(), recovery)
-    _save(run, result, dict(corpus.label_descriptions))
+    found = _Pass(run, lm, sae, corpus, options)
+    with found.clock("held_out_text"):
+        found.read()
+    result = found.core()
+    if options.suite == "full":
+        result = found.full(result)
+    save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
     return result
 
 
-def _save(run: Run, result: Evaluation, descriptions: dict[str, str]) -> None:
-    run.save_evaluation("reconstruction", result.reconstruction)
-    run.save_evaluation("downstream", result.downstream)
-    if result.recovery is not None:
-        values = asdict(result.recovery)
-        for feature in values["features"]:
-            feature["description"] = descriptions[feature["label"]]
-        run.save_evaluation("recovery", values)
+def _replaced(options: EvaluateOptions, changes: dict[str, int | None]) -> EvaluateOptions:
+    given = {name: value for name, value in changes.items() if value is not None}
+    return EvaluateOptions.model_validate(options.model_dump() | given)
+
+
+class _Pass:
+    """The one pass over the text that everything starts from."""
+
+    def __init__(
+        self,
+        run: Run,
+        lm: LanguageModel,
+        sae: AbstractSAE,
+        corpus: Corpus,
+        options: EvaluateOptions,
+    ) -> None:
+        self.run, self.lm, self.sae, self.corpus, self.options = run, lm, sae, corpus, options
+        self.reconstruction = Reconstruction(sae.d_in, sae.d_sae, lm.device)
+        self.downstream = Downstream(lm.device)
+        self.density = DensityCounts(sae.d_sae, lm.device)
+        self.data = RecoveryData()
+        n_sample = options.n_sample if options.suite == "full" else 0
+        self.sample = RowSample(n_sample, corpus.label_names)
+        self.problem = downstream_problem(run.config.site)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        self.seconds[name] = perf_counter() - started
+
+    def read(self) -> None:
+        """Stream the text through the model and the SAE."""
+        options = self.options
+        with progress("Evaluate", options.n_tokens, "tokens") as bar:
+            for batch in stream(
+                self.run,
+                self.lm,
+                self.corpus,
+                n_tokens=options.n_tokens,
+                batch_size=options.batch_size,
+                with_logits=self.problem is None,
+            ):
+                if len(batch.x):
+                    self._add(batch)
+                bar.advance(len(batch.x))
+        if not self.reconstruction.n or not (self.downstream.n or self.problem):
+            raise UsageError("The held-out text has no tokens to evaluate on; give more text.")
+
+    def _add(self, batch: TextBatch) -> None:
+        codes = self.sae.encode(batch.x)
+        x_hat = self.sae.decode(codes)
+        self.reconstruction.update(batch.x, x_hat, codes)
+        self.density.update(codes)
+        self.sample.add(batch, codes)
+        if self.problem is None:
+            self.downstream.update(
+                self.lm,
+                self.run.config.site,
+                batch.tokens,
+                batch.mask,
+                x_hat,
+                logits=batch.logits,
+            )
+        if (labels := batch.labels()) is not None:
+            self.data.add(batch.x, codes, labels, half_by_context(batch))
+
+    def core(self) -> Evaluation:
+        """What the pass and the weights give."""
+        skipped = {} if self.problem is None else {"downstream": self.problem}
+        recovery = None
+        if self.data.labels:
+            with self.clock("recovery"):
+                recovery = recover(self.data, self.corpus.label_names)
+        else:
+            skipped["recovery"] = "The text has no ground-truth labels."
+        with self.clock("dictionary"):
+            dictionary = dictionary_figures(self.sae, signed=self.density.signed)
+        return Evaluation(
+            reconstruction=self.reconstruction.results(),
+            downstream={} if self.problem else self.downstream.results(),
+            recovery=recovery,
+            density=self.density.results(),
+            dictionary=dictionary,
+            skipped=skipped,
+            seconds=self.seconds,
+        )
+
+    def full(self, core: Evaluation) -> Evaluation:
+        """What the core gave, and the rest of the full suite."""
+        downstream = core.downstream
+        if self.problem is None:
+            with self.clock("mean_ablation"):
+                downstream = self._against_mean(core.downstream)
+        inputs = Inputs(self.run, self.sae, self.lm, self.corpus, self.sample.rows(), self.options)
+        found, skipped, seconds = measure_suite(inputs)
+        return replace(
+            core,
+            downstream=downstream,
+            skipped=core.skipped | skipped,
+            seconds=self.seconds | seconds,
+            **found,
+        )
+
+    def _against_mean(self, figures: Figures) -> Figures:
+        options = self.options
+        texts = read_text(
+            self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
+        )
+        mean = self.reconstruction.sum / self.reconstruction.n
+        return against_mean(figures, self.lm, self.run.config.site, texts, mean)

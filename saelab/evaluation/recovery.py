@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
 from saelab.evaluation.detectors import Events, Scores, score_label, sort_events
-from saelab.evaluation.probe import auroc, fit_probes
+from saelab.evaluation.probe import fit_probes, score_probe
 from saelab.types import SparseCodes
 
 MIN_POSITIVES = 20
@@ -97,9 +97,7 @@ class RecoveryResult:
 def recover(data: RecoveryData, names: tuple[str, ...]) -> RecoveryResult:
     """Score every label frequent enough, and match every latent with one."""
     labels, fit = np.concatenate(data.labels), np.concatenate(data.fit)
-    positives = np.minimum(labels[fit].sum(0), labels[~fit].sum(0))
-    negatives = np.minimum((~labels[fit]).sum(0), (~labels[~fit]).sum(0))
-    common = np.flatnonzero((positives >= MIN_POSITIVES) & (negatives >= MIN_POSITIVES))
+    common = common_labels(labels, fit)
     rare = [name for i, name in enumerate(names) if i not in set(common.tolist())]
     probes = _probe_scores(torch.cat(data.x), labels[:, common], fit)
     halves = _halves(data, fit)
@@ -110,6 +108,15 @@ def recover(data: RecoveryData, names: tuple[str, ...]) -> RecoveryResult:
         features.append(_recover_one(names[label], halves, (fitted, tested), truth, probe))
         matcher.offer(names[label], halves[0], fitted, truth[1], tested)
     return RecoveryResult(features, rare, matcher.result())
+
+
+def common_labels(
+    labels: Bool[ndarray, "row label"], fit: Bool[ndarray, " row"]
+) -> Int[ndarray, " common"]:
+    """The labels with enough positive and enough negative rows in either half."""
+    halves = (labels[fit], labels[~fit])
+    fewest = [np.minimum(half.sum(0), (~half).sum(0)) for half in halves]
+    return np.flatnonzero(np.minimum(*fewest) >= MIN_POSITIVES)
 
 
 class _Matcher:
@@ -161,20 +168,8 @@ def _probe_scores(
     half, truth = torch.from_numpy(fit), torch.from_numpy(labels)
     weights, bias = fit_probes(x[half], truth[half])
     scores = x @ weights + bias
-    found = []
-    for column, wanted in zip(scores.T, truth.T, strict=True):
-        threshold = _best_threshold(column[half], wanted[half])
-        answer = column[~half] >= threshold
-        f1, _, _ = _f1(answer.numpy(), wanted[~half].numpy())
-        found.append((auroc(column[~half], wanted[~half]), f1))
-    return found
-
-
-def _best_threshold(scores: Float[Tensor, " row"], label: Bool[Tensor, " row"]) -> float:
-    ordered, order = scores.sort(descending=True)
-    caught = label[order].cumsum(0)
-    f1 = 2 * caught / (torch.arange(1, len(label) + 1) + int(label.sum()))
-    return float(ordered[f1.argmax()])
+    found = [score_probe(*column, half) for column in zip(scores.T, truth.T, strict=True)]
+    return [(score.auroc, score.f1) for score in found]
 
 
 def _recover_one(

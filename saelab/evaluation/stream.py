@@ -75,6 +75,30 @@ def check_model(record: dict[str, Any], lm: LanguageModel, run: Run) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Text:
+    """A few contexts as the model reads them; the fields are those of `TextBatch`."""
+
+    first: int
+    contexts: Contexts
+    tokens: Int[Tensor, "context pos"]
+    mask: Bool[Tensor, "context pos"]
+
+
+def read_text(
+    lm: LanguageModel, corpus: Corpus, *, n_tokens: int, batch_size: int
+) -> Iterator[Text]:
+    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done."""
+    rows, first = 0, 0
+    limit = corpus.n_contexts
+    while rows < n_tokens and (limit is None or first < limit):
+        last = first + batch_size if limit is None else min(first + batch_size, limit)
+        contexts = corpus.read(first, last)
+        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
+        yield Text(first, contexts, model_input(contexts.tokens).to(lm.device), mask)
+        rows, first = rows + int(mask.sum()), last
+
+
 def stream(
     run: Run,
     lm: LanguageModel,
@@ -84,26 +108,19 @@ def stream(
     batch_size: int,
     with_logits: bool = False,
 ) -> Iterator[TextBatch]:
-    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done.
+    """The batches of `read_text` with the rows of the run's site.
 
-    One forward pass a batch; it stops at the run's site unless the logits are asked for.
+    One forward pass a batch; it stops at the site unless the logits are asked for.
     """
     site = run.config.site
-    rows, first = 0, 0
-    limit = corpus.n_contexts
-    while rows < n_tokens and (limit is None or first < limit):
-        last = first + batch_size if limit is None else min(first + batch_size, limit)
-        contexts = corpus.read(first, last)
-        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
-        tokens = model_input(contexts.tokens).to(lm.device)
+    for text in read_text(lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
         if with_logits:
-            out = lm.run(tokens, hooks=[site])
+            out = lm.run(text.tokens, hooks=[site])
             found, logits = out.activations, out.logits
         else:
-            found, logits = lm.capture(tokens, [site]), None
-        x = found[site][mask].float()
-        yield TextBatch(first, contexts, tokens, mask, x, logits)
-        rows, first = rows + len(x), last
+            found, logits = lm.capture(text.tokens, [site]), None
+        x = found[site][text.mask].float()
+        yield TextBatch(text.first, text.contexts, text.tokens, text.mask, x, logits)
 
 
 def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:

@@ -87,6 +87,8 @@ def compare_variants(
 
 
 def _figures(run: Run, result: Evaluation, speed: float) -> VariantFigures:
+    if not result.downstream:
+        raise UsageError(f"{run.path}: {result.skipped['downstream']} Compare at another site.")
     known = None if result.recovery is None else result.recovery.features
     return VariantFigures(
         variant=run.config.sae.variant,

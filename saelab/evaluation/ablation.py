@@ -1,0 +1,171 @@
+"""Whether taking one latent away changes a few predictions or all of them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saelab.evaluation.rows import Skipped
+from saelab.evaluation.stream import TextBatch
+from saelab.lm.protocol import Edit, LanguageModel
+from saelab.lm.sites import replaceable
+from saelab.sae.base import AbstractSAE
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """One kind of ablation, over all that were drawn.
+
+    Attributes:
+        n: ablations counted.
+        n_without: ablations that changed no logit; they have no sparsity.
+        mean: of the sparsity.
+        quantiles: at 5 %, 25 %, 50 %, 75 % and 95 %.
+        effect: mean over ablations of ||delta||_2, in logits.
+    """
+
+    n: int
+    n_without: int
+    mean: float
+    quantiles: list[float]
+    effect: float
+
+
+@dataclass(frozen=True)
+class AblationSparsity:
+    """Sparsity of a latent's downstream effect (arXiv 2406.04093, section 4).
+
+    At a drawn token, x loses f_i W_dec[i] (the SAE's error stays), and the logits of the next
+    `reach` positions, the token's own first, change by delta, from which every position's median is
+    subtracted. Sparsity = (||delta||_1 / ||delta||_2)^2 / size(delta), in (0, 1]: 1 / size if one
+    logit changes, 1 if all change alike, 2 / pi for a random Gaussian delta. Lower is sparser.
+
+    Attributes:
+        n_tokens: tokens drawn, one a context.
+        reach: positions compared.
+        latents: of active latents drawn at these tokens.
+        channels: the baseline: single coordinates of x set to b_dec's, at the same tokens; None if
+            none of them changed a logit.
+    """
+
+    n_tokens: int
+    reach: int
+    latents: Ablations
+    channels: Ablations | None
+
+
+class AblationTokens:
+    """Draws one token of every context, latents active there, and as many channels.
+
+    A token costs one forward pass of 1 + 2 n_latents sequences that end with its reach.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, sae: AbstractSAE, hook: str, *, n_latents: int, reach: int
+    ) -> None:
+        self.lm, self.sae, self.hook = lm, sae, hook
+        self.n_latents, self.reach = n_latents, reach
+        self.found: dict[str, list[Tensor]] = {"latents": [], "channels": []}
+        self.n_tokens = 0
+
+    def update(self, batch: TextBatch, *, n_tokens: int, draw: torch.Generator) -> None:
+        """Add a token of each context with enough real ones behind it, up to `n_tokens` in all."""
+        possible = self._possible(batch.mask.cpu())
+        for context in possible.any(dim=1).nonzero()[:, 0].tolist():
+            if self.n_tokens >= n_tokens:
+                return
+            position = int(torch.multinomial(possible[context].float(), 1, generator=draw))
+            row = int(batch.mask[:context].sum()) + int(batch.mask[context, :position].sum())
+            changes = self._changes(batch.x[row], draw)
+            self._measure(batch.tokens[context], position, changes)
+            self.n_tokens += 1
+
+    def _possible(self, mask: Bool[Tensor, "context pos"]) -> Bool[Tensor, "context pos"]:
+        """Real tokens that the last of `reach` positions behind them is real for, too."""
+        out = torch.zeros_like(mask)
+        n = mask.shape[1] - self.reach + 1
+        if n > 0:
+            out[:, :n] = mask[:, :n] & mask[:, self.reach - 1 :]
+        return out
+
+    def _changes(
+        self, x: Float[Tensor, " d_in"], draw: torch.Generator
+    ) -> dict[str, Float[Tensor, "n d_in"]]:
+        """What each ablation adds to x."""
+        codes = self.sae.encode(x[None]).rectangular()
+        active = codes.active[0].nonzero()[:, 0].cpu()
+        chosen = active[torch.randperm(len(active), generator=draw)[: self.n_latents]]
+        chosen = chosen.to(codes.indices.device)
+        latent, value = codes.indices[0, chosen], codes.values[0, chosen]
+        channel = torch.randperm(len(x), generator=draw)[: self.n_latents].to(x.device)
+        here = torch.arange(len(channel), device=x.device)
+        towards = x.new_zeros(len(channel), len(x))
+        towards[here, channel] = (self.sae.b_dec - x)[channel]
+        return {"latents": -value[:, None] * self.sae.W_dec[latent], "channels": towards}
+
+    def _measure(
+        self, tokens: Tensor, position: int, changes: dict[str, Float[Tensor, "n d_in"]]
+    ) -> None:
+        added = torch.cat([changes["latents"], changes["channels"]])
+        ends = position + self.reach
+        # The unchanged sequence is in the same batch, so that they differ by the change alone.
+        sequences = tokens[None, :ends].expand(1 + len(added), ends)
+        logits = self.lm.logits(sequences, {self.hook: _add_at(position, added)})[:, position:]
+        delta = (logits[1:] - logits[:1]).double()
+        delta = delta - delta.median(dim=-1, keepdim=True).values
+        sizes = [len(changes["latents"]), len(changes["channels"])]
+        for name, part in zip(self.found, delta.flatten(1).split(sizes), strict=True):
+            self.found[name].append(torch.stack([sparsity(part), part.norm(dim=1)], dim=1).cpu())
+
+    def results(self) -> AblationSparsity | Skipped:
+        """The figures of what was added."""
+        found = {name: torch.cat(parts) for name, parts in self.found.items() if parts}
+        if not found:
+            return Skipped(
+                f"No token of the text has {self.reach} real positions from it on; lower --reach."
+            )
+        latents, channels = (_summary(part) for part in found.values())
+        if latents is None:
+            return Skipped("No latent was active at the tokens drawn, or none changed a logit.")
+        return AblationSparsity(self.n_tokens, self.reach, latents, channels)
+
+
+def ablation_problem(hook: str) -> str | None:
+    """Why nothing can be ablated at a site; None if it can."""
+    if replaceable(hook):
+        return None
+    return f"The skip connection goes past {hook}, so an ablation there is only half of one."
+
+
+def sparsity(delta: Float[Tensor, "n change"]) -> Float[Tensor, " n"]:
+    """(||delta||_1 / ||delta||_2)^2 / size of each row; 0 for rows of zeros."""
+    squares = delta.pow(2).sum(dim=1)
+    ratio = delta.abs().sum(dim=1).pow(2) / squares.clamp_min(torch.finfo(delta.dtype).tiny)
+    return ratio / delta.shape[1]
+
+
+def _add_at(position: int, added: Float[Tensor, "n d_in"]) -> Edit:
+    def edit(value: Float[Tensor, "sequence pos d_in"]) -> Float[Tensor, "sequence pos d_in"]:
+        edited = value.clone()
+        edited[1:, position] += added.to(value.dtype)
+        return edited
+
+    return edit
+
+
+def _summary(found: Float[Tensor, "n 2"]) -> Ablations | None:
+    counted = found[:, 1] > 0
+    if not bool(counted.any()):
+        return None
+    values = found[counted, 0]
+    quantiles = values.quantile(torch.tensor(QUANTILES, dtype=values.dtype))
+    return Ablations(
+        n=len(values),
+        n_without=int((~counted).sum()),
+        mean=float(values.mean()),
+        quantiles=quantiles.tolist(),
+        effect=float(found[counted, 1].mean()),
+    )

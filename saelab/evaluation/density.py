@@ -1,0 +1,114 @@
+"""How often latents fire and how many fire at once."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from saelab.types import SparseCodes
+
+BINS_PER_DECADE = 4
+DENSE = 0.1
+"""A latent that fires on more than this share of the tokens is dense."""
+
+
+@dataclass(frozen=True)
+class Density:
+    """Firing frequencies, after arXiv 2408.05147, section 4 (figure of log10 frequencies).
+
+    The frequency of latent i is (1/N) sum_n [z_ni != 0]; their sum is the mean L0. A firing of
+    signed codes may be negative, and counts like any other.
+
+    Attributes:
+        n_tokens: N.
+        frequency: of each latent.
+        negative: of each latent's firings, the share that is negative; 0 for a dead one.
+        log10_edges: of the histogram over latents, from one firing in N tokens to all of them.
+        counts: latents in each of its bins; dead ones, whose logarithm is not finite, are in none.
+        dead, dense: shares of all latents that never fire, and that fire on more than 10 %.
+        mean_l0: mean number of active latents.
+        l0_counts: tokens with 0, 1, 2, ... active latents.
+        l0_quantiles: the 5 %, 25 %, 50 %, 75 % and 95 % quantiles over tokens.
+    """
+
+    n_tokens: int
+    frequency: list[float]
+    negative: list[float]
+    log10_edges: list[float]
+    counts: list[int]
+    dead: float
+    dense: float
+    mean_l0: float
+    l0_counts: list[int]
+    l0_quantiles: list[float]
+
+
+class DensityCounts:
+    """Counts over any number of batches; the figures do not depend on the batching."""
+
+    def __init__(self, d_sae: int, device: torch.device) -> None:
+        self.n = 0
+        self.fired, self.negative = (
+            torch.zeros(d_sae, dtype=torch.int64, device=device) for _ in range(2)
+        )
+        self.l0 = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def update(self, codes: SparseCodes) -> None:
+        """Add a batch."""
+        on = codes.active
+        self.n += len(codes)
+        self.fired += codes.firing_counts()
+        below = codes.indices[codes.values < 0]
+        self.negative += torch.bincount(below, minlength=codes.d_sae)
+        per_row = torch.bincount(codes.rows()[on], minlength=len(codes))
+        found = torch.bincount(per_row, minlength=len(self.l0))
+        found[: len(self.l0)] += self.l0
+        self.l0 = found
+
+    @property
+    def signed(self) -> bool:
+        """Whether any firing was negative."""
+        return bool(self.negative.any())
+
+    def results(self) -> Density:
+        """The figures of what was added; at least one row must have been."""
+        frequency = self.fired.double() / self.n
+        edges, counts = log_histogram(self.fired, self.n)
+        return Density(
+            n_tokens=self.n,
+            frequency=frequency.tolist(),
+            negative=(self.negative.double() / self.fired.clamp_min(1)).tolist(),
+            log10_edges=edges,
+            counts=counts,
+            dead=float((self.fired == 0).double().mean()),
+            dense=float((frequency > DENSE).double().mean()),
+            mean_l0=float(frequency.sum()),
+            l0_counts=self.l0.tolist(),
+            l0_quantiles=[_quantile(self.l0, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)],
+        )
+
+
+def log_histogram(fired: Int[Tensor, " d_sae"], n: int) -> tuple[list[float], list[int]]:
+    """Edges of quarter decades up to 1, reaching below 1/n, and the living latents in each.
+
+    A latent on an edge belongs to the bin above; one that always fires, to the last.
+    """
+    alive = fired[fired > 0].cpu()
+    lowest = -_decades(n)
+    n_bins = -lowest * BINS_PER_DECADE
+    edges = torch.linspace(lowest, 0, n_bins + 1, dtype=torch.float64)
+    place = torch.bucketize((alive.double() / n).log10(), edges, right=True) - 1
+    counts = torch.bincount(place.clamp(0, n_bins - 1), minlength=n_bins)
+    return edges.tolist(), counts.tolist()
+
+
+def _decades(n: int) -> int:
+    """The least number of decades, at least one, that 1/n to 1 fits in."""
+    return len(str(max(1, n - 1)))
+
+
+def _quantile(counts: Int[Tensor, " value"], q: float) -> float:
+    """The least value that a share `q` of what was counted does not exceed."""
+    reached = counts.cumsum(0).double() >= q * float(counts.sum())
+    return float(reached.int().argmax())

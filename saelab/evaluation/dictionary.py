@@ -1,0 +1,134 @@
+"""The decoder's rows by themselves: their norms, duplicates, and how encoder and decoder align."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from saelab.sae.base import AbstractSAE
+
+COLLINEAR = 0.95
+CELLS_AT_ONCE = 2**24
+SHOWN = 10
+UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class DictionaryFigures:
+    """Decoder rows w_i = W_dec[i] and encoder columns e_i = W_enc[:, i].
+
+    The cosine of a zero row with anything is 0. Where codes are signed, w and -w are the same
+    feature, and a duplicate is a pair with |cos| above the limit; else only with cos above it.
+
+    Attributes:
+        norm_min, norm_mean, norm_max: of ||w_i||.
+        not_unit: latents with | ||w_i|| - 1 | > 0.001; legitimate for variants without unit norm.
+        limit: the cosine above which two rows are duplicates (0.95).
+        signed: whether opposite rows counted as duplicates.
+        duplicates: pairs i < j above the limit, over all latents.
+        in_duplicates: latents that are in at least one such pair.
+        opposites: pairs with cos below minus the limit, where codes are not signed.
+        nearest_mean: mean over latents of the largest cosine with another (MCS of a dictionary with
+            itself); |cos| where signed.
+        closest: the pairs of the highest cosine: latent, latent, cosine.
+        encoder_mean, encoder_min: of cos(e_i, w_i); None for SAEs whose atoms encode too, or that
+            have no encoder.
+        encoder_collinear: latents with cos(e_i, w_i) above the limit; None likewise.
+    """
+
+    norm_min: float
+    norm_mean: float
+    norm_max: float
+    not_unit: int
+    limit: float
+    signed: bool
+    duplicates: int
+    in_duplicates: int
+    opposites: int
+    nearest_mean: float
+    closest: list[tuple[int, int, float]]
+    encoder_mean: float | None
+    encoder_min: float | None
+    encoder_collinear: int | None
+
+
+@torch.no_grad()
+def dictionary_figures(sae: AbstractSAE, *, signed: bool) -> DictionaryFigures:
+    """The figures of a trained SAE; `signed` says whether its codes may be negative.
+
+    Costs d_sae^2 * d_in / 2 multiplications, in blocks of rows; cosines are in float32.
+    """
+    W_dec = sae.W_dec.detach().float()
+    norms = W_dec.double().norm(dim=1)
+    pairs = _Pairs(F.normalize(W_dec, dim=1), signed=signed)
+    n_rows = max(1, CELLS_AT_ONCE // len(W_dec))
+    for first in range(0, len(W_dec), n_rows):
+        pairs.compare(first, n_rows)
+    encoder = _encoder_cosines(sae)
+    return DictionaryFigures(
+        norm_min=float(norms.min()),
+        norm_mean=float(norms.mean()),
+        norm_max=float(norms.max()),
+        not_unit=int(((norms - 1).abs() > UNIT_TOLERANCE).sum()),
+        limit=COLLINEAR,
+        signed=signed,
+        duplicates=pairs.above,
+        in_duplicates=int(pairs.involved.sum()),
+        opposites=pairs.below,
+        nearest_mean=float(pairs.nearest.clamp_min(-1).mean()) if len(W_dec) > 1 else 0.0,
+        closest=pairs.closest,
+        encoder_mean=None if encoder is None else float(encoder.mean()),
+        encoder_min=None if encoder is None else float(encoder.min()),
+        encoder_collinear=None if encoder is None else int((encoder > COLLINEAR).sum()),
+    )
+
+
+class _Pairs:
+    """Every pair of unit rows, a block of rows at a time; of a pair only i < j is counted."""
+
+    def __init__(self, unit: Float[Tensor, "d_sae d_in"], *, signed: bool) -> None:
+        self.unit, self.signed = unit, signed
+        self.above = self.below = 0
+        self.involved = torch.zeros(len(unit), dtype=torch.bool, device=unit.device)
+        self.nearest = torch.full((len(unit),), -torch.inf, dtype=unit.dtype, device=unit.device)
+        self.closest: list[tuple[int, int, float]] = []
+
+    def compare(self, first: int, n_rows: int) -> None:
+        """`n_rows` rows from `first` on with all rows that come after each of them."""
+        block = self.unit[first : first + n_rows] @ self.unit[first:].T
+        score = block.abs() if self.signed else block
+        here = torch.arange(len(block), device=block.device)
+        upper = torch.arange(block.shape[1], device=block.device) > here[:, None]
+        found = (score > COLLINEAR) & upper
+        self.above += int(found.sum())
+        if not self.signed:
+            self.below += int(((block < -COLLINEAR) & upper).sum())
+        self.involved[first : first + len(block)] |= found.any(dim=1)
+        self.involved[first:] |= found.any(dim=0)
+        score = score.masked_fill(~upper, -torch.inf)
+        self._nearest(first, score)
+        self._closest(first, score)
+
+    def _nearest(self, first: int, score: Float[Tensor, "here later"]) -> None:
+        mine, theirs = self.nearest[first : first + len(score)], self.nearest[first:]
+        torch.maximum(mine, score.amax(dim=1), out=mine)
+        torch.maximum(theirs, score.amax(dim=0), out=theirs)
+
+    def _closest(self, first: int, score: Float[Tensor, "here later"]) -> None:
+        n = min(SHOWN, score.numel())
+        values, places = score.flatten().topk(n)
+        for value, place in zip(values.tolist(), places.tolist(), strict=True):
+            i, j = divmod(place, score.shape[1])
+            if value > -torch.inf:
+                self.closest.append((first + i, first + j, value))
+        self.closest = sorted(self.closest, key=lambda pair: -pair[2])[:SHOWN]
+
+
+def _encoder_cosines(sae: AbstractSAE) -> Float[Tensor, " d_sae"] | None:
+    """cos(e_i, w_i), where the encoder is a parameter of its own."""
+    W_enc = dict(sae.named_parameters()).get("W_enc")
+    if W_enc is None:
+        return None
+    return F.cosine_similarity(W_enc.detach().double().T, sae.W_dec.detach().double(), dim=1)

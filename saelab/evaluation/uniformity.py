@@ -1,0 +1,149 @@
+"""Whether a token's active latents matter alike for what the model says next."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.evaluation.downstream import counted_positions
+from saelab.evaluation.rows import Skipped
+from saelab.evaluation.stream import Text
+from saelab.lm.gradients import tracked
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.sites import replaceable
+from saelab.sae.base import AbstractSAE
+from saelab.types import SparseCodes
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """Uniformity of active-latent importance (arXiv 2408.05147, appendix C.3, Eqs. 12-14).
+
+    At a token, y_i = f_i (W_dec[i] . g), g being the gradient at that token's activation of the
+    logit of the correct next token minus the mean logit. With p = |y| / sum |y| and S its entropy
+    in nats, r = e^S / ||y||_0, in [1 / ||y||_0, 1]: 1 where all active latents matter alike. Signed
+    codes need nothing special: turning a latent around changes the sign of neither y.
+
+    Attributes:
+        n_tokens: tokens counted, one a context, drawn at random.
+        n_without: tokens drawn at which no active latent has any effect; they are not counted.
+        r: mean over tokens.
+        effective: mean of e^S, the effective number of latents that matter.
+        l0: mean of ||y||_0.
+        r_quantiles: of r over tokens, at 5 %, 25 %, 50 %, 75 % and 95 %.
+    """
+
+    n_tokens: int
+    n_without: int
+    r: float
+    effective: float
+    l0: float
+    r_quantiles: list[float]
+
+
+class UniformityTokens:
+    """Draws one token of every context and keeps what its latents contribute.
+
+    Each context costs its part of one forward and one backward pass.
+    """
+
+    def __init__(self, lm: LanguageModel, sae: AbstractSAE, hook: str, *, seed: int) -> None:
+        self.lm, self.sae, self.hook = lm, sae, hook
+        self.draw = torch.Generator().manual_seed(seed)
+        self.n_tokens = 0
+        self.effective: list[Tensor] = []
+        self.l0: list[Tensor] = []
+
+    def update(self, text: Text, *, n_tokens: int) -> None:
+        """Add a token of each context that has two real ones in a row, up to `n_tokens` in all."""
+        possible = counted_positions(text.mask).cpu()
+        usable = possible.any(dim=1).nonzero()[: n_tokens - self.n_tokens, 0]
+        if not len(usable):
+            return
+        position = torch.multinomial(possible[usable].float(), 1, generator=self.draw)[:, 0]
+        tokens = text.tokens[usable.to(text.tokens.device)]
+        x, gradient = centred_logit_gradients(
+            self.lm, self.hook, tokens, position.to(tokens.device)
+        )
+        with torch.no_grad():
+            effects = contributions(self.sae.encode(x), self.sae.W_dec, gradient)
+            effective, l0 = effective_number(effects)
+        self.n_tokens += len(usable)
+        self.effective.append(effective.cpu())
+        self.l0.append(l0.cpu())
+
+    def results(self) -> Uniformity | Skipped:
+        """The figures of what was added."""
+        effective = torch.cat(self.effective) if self.effective else torch.zeros(0)
+        l0 = torch.cat(self.l0) if self.l0 else torch.zeros(0)
+        counted = l0 > 0
+        if not bool(counted.any()):
+            return Skipped("At none of the tokens that were drawn has an active latent an effect.")
+        effective, l0 = effective[counted], l0[counted]
+        r = effective / l0
+        return Uniformity(
+            n_tokens=len(r),
+            n_without=int((~counted).sum()),
+            r=float(r.mean()),
+            effective=float(effective.mean()),
+            l0=float(l0.mean()),
+            r_quantiles=r.quantile(torch.tensor(QUANTILES, dtype=r.dtype)).tolist(),
+        )
+
+
+def uniformity_problem(hook: str) -> str | None:
+    """Why there is no such gradient at a site; None if there is."""
+    if replaceable(hook):
+        return None
+    return f"The skip connection goes past {hook}, so gradients there miss a part."
+
+
+def centred_logit_gradients(
+    lm: LanguageModel,
+    hook: str,
+    tokens: Int[Tensor, "context pos"],
+    position: Int[Tensor, " context"],
+) -> tuple[Float[Tensor, "context d_in"], Float[Tensor, "context d_in"]]:
+    """The site's activations at one position of each context, and the gradient g there.
+
+    g is that of the logit of the token that follows, minus the mean of all logits.
+    """
+    site: list[Tensor] = []
+
+    def watch(value: Float[Tensor, "context pos d_in"]) -> Float[Tensor, "context pos d_in"]:
+        site.append(tracked(value))
+        return site[0]
+
+    context = torch.arange(len(tokens), device=tokens.device)
+    with torch.enable_grad():
+        logits = lm.run(tokens, edits={hook: watch}).logits[context, position].float()
+        target = tokens[context, position + 1]
+        # Contexts do not see each other, so one backward pass of the sum serves them all.
+        centred = logits[context, target] - logits.mean(dim=1)
+        (gradient,) = torch.autograd.grad(centred.sum(), site)
+    x = site[0].detach()
+    return x[context, position].float(), gradient[context, position].float()
+
+
+def contributions(
+    codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_in"], gradient: Float[Tensor, "row d_in"]
+) -> Float[Tensor, "row width"]:
+    """Of every selected latent y: its value times its decoder row's part along the gradient."""
+    codes = codes.rectangular()
+    along = torch.einsum("rkd,rd->rk", W_dec.detach()[codes.indices].float(), gradient)
+    return codes.values.float() * along
+
+
+def effective_number(
+    effects: Float[Tensor, "row width"],
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """e^S of each row's |y| / sum |y|, and ||y||_0; both 0 where all effects are."""
+    magnitude = effects.abs().double()
+    total = magnitude.sum(dim=1, keepdim=True)
+    p = magnitude / total.clamp_min(torch.finfo(torch.float64).tiny)
+    entropy = -torch.xlogy(p, p).sum(dim=1)
+    l0 = (magnitude > 0).sum(dim=1).double()
+    return torch.where(l0 > 0, entropy.exp(), 0.0), l0
