@@ -15,8 +15,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def si(number: float | int) -> str:
-    """A count at three significant figures: 512, 48.1k, 2.05M, 1.20G."""
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """A count at three significant figures: 512, 48.1k, 2.05M, 1.20G, 7.9T."""
+    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= factor:
             return f"{number / factor:.3g}{suffix}"
     return f"{number:.3g}"

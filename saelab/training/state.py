@@ -55,7 +55,8 @@ class TrainingState:
     @classmethod
     def from_trained(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
         """The state before the first step of an SAE that has been trained, which is changed."""
-        sae.rescale(1 / _scale(config, source))  # A saved SAE reads raw activations.
+        # A saved SAE is frozen and reads raw activations.
+        sae.requires_grad_(True).rescale(1 / _scale(config, source))  # noqa: FBT003
         return cls._of(config, source, sae)
 
     @classmethod
