@@ -8,7 +8,7 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 def parallel_map(function: Callable[[A], B], items: Iterable[A]) -> list[B]:

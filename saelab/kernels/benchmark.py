@@ -109,6 +109,13 @@ class DenseStep:
             torch.compile(self._plain_loss, dynamic=False) if compiled else self._plain_loss
         )
 
+    def forget(self) -> None:
+        """Give the device's memory back; the step is of no use afterwards."""
+        torch._dynamo.reset()  # Nothing public drops compiled code.
+        for parameter in self._adam.param_groups[0]["params"]:
+            parameter.data, parameter.grad = parameter.data.new_empty(0), None
+        self._adam.state.clear()
+
     def __call__(self, x: Float[Tensor, "batch d_in"]) -> None:
         """One step."""
         self._adam.zero_grad(set_to_none=True)

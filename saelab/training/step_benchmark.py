@@ -89,7 +89,11 @@ def time_dense(shape: StepShape, device: torch.device, *, steps: int = 20) -> tu
         taken[0] += 1
         step(batches[taken[0] % BATCHES].x)
 
-    return _measure(run, steps, device)
+    try:
+        return _measure(run, steps, device)
+    finally:
+        # What was compiled would hold the weights, and count for whatever is measured next.
+        step.forget()
 
 
 def step_config(
