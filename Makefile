@@ -18,8 +18,8 @@ ifneq ($(SERVE),0)
 endif
 
 test: $(STAMP)  ## every test; browser tests are skipped where no Chromium is found
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbmake --no-header -q notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --nbmake --no-header -q notebooks
 
 check: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -15,6 +15,15 @@ from hypothesis import settings
 settings.register_profile("saelab", deadline=None)
 settings.load_profile("saelab")
 
+
+def pytest_collection_modifyitems(config, items):
+    """With several workers a file's tests stay together, and so do those that share a store."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            together = "claims" if "claims" in item.path.parts else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(together))
+
+
 SENTENCE = "the big cat sat on a red mat . and the dog ran under the tree ."
 TEXT = " ".join([SENTENCE] * 40)
 WORDS = ["<bos>", "<unk>", *sorted(set(SENTENCE.split()))]
