@@ -47,6 +47,11 @@ _PUBLIC = {
     "dose_response": "saelab.analysis.steering.dose",
     "steering_success": "saelab.analysis.steering.success",
     "concept_steering": "saelab.analysis.steering.concept_steering",
+    "head_attribution": "saelab.analysis.attention.heads",
+    "direct_feature_attribution": "saelab.analysis.attention.dfa",
+    "attribution_graph": "saelab.analysis.circuits.graph",
+    "explain": "saelab.analysis.circuits.explain",
+    "explain_runs": "saelab.analysis.circuits.explain",
     "UsageError": "saelab.config",
 }
 

@@ -17,12 +17,13 @@ VERBS = {
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
     "steer": "steer the model with latents, and measure which of them steer",
+    "circuit": "explain a prediction by the latents that make it, and test them",
     "browse": "open the feature browser",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",
     "show": "print what a store or a run holds",
     "verify": "check that every byte of an activation store is as it was written",
-    "bench": "measure the activation store against the limits of this machine",
+    "bench": "measure training steps, the store and the variants on this machine",
 }
 
 OVERVIEW = """\

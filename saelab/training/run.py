@@ -7,6 +7,8 @@ checkpoints/step_N/  where an interrupted training continues (removed when it en
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 features.h5          what `saelab features` collected
+steering.h5          what `saelab steer --all` scored
+circuits/            graphs that `saelab circuit` wrote
 features.partial/    where an interrupted collection continues (removed when it ends)
 """
 

@@ -1,0 +1,111 @@
+"""What the residual stream is made of at one token: latents where SAEs read, else whole parts."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.analysis.circuits.dictionaries import Place
+from saelab.analysis.circuits.frozen import Active, Frozen
+from saelab.analysis.circuits.nodes import Node
+
+
+@dataclass(frozen=True)
+class Components:
+    """Vectors that sum to the residual stream at one place and position.
+
+    Attributes:
+        nodes: what each is.
+        vectors: `[n d_model]`.
+    """
+
+    nodes: tuple[Node, ...]
+    vectors: Float[Tensor, "n d_model"]
+
+
+def residual_components(
+    frozen: Frozen, layer: int, position: int, *, use_residual_saes: bool = True
+) -> Components:
+    """The stream before block `layer`, taken apart.
+
+    Down to the next SAE on the stream, whose latents, error and b_dec stand for all below; without
+    one, down to the embeddings: attention latents, errors and biases where an SAE reads hook_z,
+    else heads; a transcoder's latents, else MLP outputs.
+
+    Args:
+        frozen: the prompt.
+        layer: 0 to n_layers.
+        position: in the prompt.
+        use_residual_saes: False goes past SAEs on the stream.
+    """
+    found: list[tuple[Node, Tensor]] = []
+    place = Place(layer, "residual")
+    for below in range(layer, -1, -1):
+        number = frozen.at_place.get(Place(below, "residual"))
+        if number is not None and use_residual_saes:
+            found += _written(frozen.actives[number], place.layer, position, None)
+            break
+        if below == 0:
+            found += _embeddings(frozen, position)
+            break
+        found += _mlp(frozen, below - 1, position) + _heads(frozen, below - 1, position)
+    nodes, vectors = zip(*found, strict=True)
+    return Components(nodes, torch.stack(vectors))
+
+
+def _embeddings(frozen: Frozen, position: int) -> list[tuple[Node, Tensor]]:
+    embed, place = frozen.record.embed[0, position], frozen.record.position[0, position]
+    return [
+        (Node("embedding", "embedding", -1, position), embed),
+        (Node("position", "position", -1, position), place),
+    ]
+
+
+def _mlp(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
+    number = frozen.at_place.get(Place(layer, "mlp"))
+    if number is not None:
+        return _written(frozen.actives[number], layer, position, None)
+    out = frozen.record.layers[layer].mlp_out[0, position]
+    return [(Node("mlp", f"mlp {layer}", layer, position), out)]
+
+
+def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
+    weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
+    bias = (Node("bias", f"b_O {layer}", layer, position), weights.b_O)
+    number = frozen.at_place.get(Place(layer, "heads"))
+    if number is not None:
+        W_O = weights.W_O.flatten(0, 1)
+        return [*_written(frozen.actives[number], layer, position, W_O), bias]
+    by_head = einsum(record.z[0, position], weights.W_O, "h e, h e m -> h m")
+    heads = [
+        (Node("heads", f"head {layer}.{head}", layer, position), vector)
+        for head, vector in enumerate(by_head)
+    ]
+    return [*heads, bias]
+
+
+def _written(
+    active: Active, layer: int, position: int, W_O: Float[Tensor, "d_in d_model"] | None
+) -> list[tuple[Node, Tensor]]:
+    """A dictionary's latents, error and b_dec at a position, as they enter the stream."""
+    span = active.at[position]
+    codes = active.codes
+    vectors = [
+        *(codes.values[span, None] * active.decoder[span]),
+        active.error[position],
+        active.b_dec,
+    ]
+    nodes = [
+        Node("latent", active.name, layer, position, latent, value)
+        for latent, value in zip(
+            codes.latent[span].tolist(), codes.values[span].tolist(), strict=True
+        )
+    ]
+    nodes += [
+        Node("error", active.name, layer, position),
+        Node("bias", f"b_dec {active.name}", layer, position),
+    ]
+    stacked = torch.stack(vectors)
+    return list(zip(nodes, stacked if W_O is None else stacked @ W_O, strict=True))

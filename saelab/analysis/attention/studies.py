@@ -1,0 +1,252 @@
+"""Studies of heads through their latents (arXiv 2406.17759): what a head holds, what it looks for.
+
+Attention is not proof of function: `saelab.lm.tiny.heads` shows for the shipped model which heads
+matter, by ablation.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.analysis.attention.dfa import dfa
+from saelab.analysis.attention.heads import HeadAttribution
+from saelab.analysis.circuits.dictionaries import Dictionary
+from saelab.config import UsageError
+from saelab.lm.internals import model_weights
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.record import record_forward
+from saelab.sae.linear import linearize
+
+Family = Literal["local", "long-range", "induction", "mixed"]
+BATCH = 16
+CONTEXT = 64
+
+
+@dataclass(frozen=True)
+class HeadThemes:
+    """What the latents that a head owns most of are about.
+
+    Attributes:
+        themes: how many of them have each tag, most first.
+        share: of the commonest tag; 1 is a head with one theme.
+    """
+
+    head: int
+    latents: tuple[int, ...]
+    themes: tuple[tuple[str, int], ...]
+    share: float
+
+
+def head_themes(
+    attribution: HeadAttribution, tags: Sequence[str | None], n: int = 10
+) -> tuple[HeadThemes, ...]:
+    """Each head's `n` latents of largest share, by their tags.
+
+    The paper reads the ten and asks whether they have one theme, which 14 of GPT-2's 144 heads
+    have. Here a tag stands for the theme: the grammar's feature that a latent finds best, or the
+    token it fires on most. Untagged latents (None) count as themes of their own.
+
+    Raises:
+        UsageError: there is not one tag a latent.
+    """
+    if len(tags) != len(attribution.shares):
+        raise UsageError(
+            f"Got {len(tags)} tags for {len(attribution.shares)} latents; give one for each."
+        )
+    found = []
+    for head in range(attribution.shares.shape[1]):
+        latents = attribution.top_latents(head, n).tolist()
+        named = Counter(tags[i] if tags[i] is not None else f"latent {i}" for i in latents)
+        themes = tuple((str(tag), count) for tag, count in named.most_common())
+        found.append(HeadThemes(head, tuple(latents), themes, themes[0][1] / len(latents)))
+    return tuple(found)
+
+
+def polysemantic_share(heads: Sequence[HeadThemes], *, one_theme: float | int = 0.9) -> float:
+    """The share of heads whose commonest theme has less than `one_theme` of their latents."""
+    return sum(head.share < one_theme for head in heads) / len(heads)
+
+
+@dataclass(frozen=True)
+class PrefixInduction:
+    """Attention to the token behind an earlier copy, by the length of the copied prefix.
+
+    Attributes:
+        lengths: of the prefix, the current token included.
+        scores: mean attention over random sequences.
+    """
+
+    lengths: tuple[int, ...]
+    scores: Float[Tensor, "length layer head"]
+
+    def figure(self, least: float | int = 0.1) -> go.Figure:
+        """A line for each head that reaches `least` at some length."""
+        from saelab.analysis.attention.figures import prefix_figure
+
+        return prefix_figure(self, least)
+
+
+@torch.no_grad()
+def prefix_induction(
+    lm: LanguageModel,
+    pool: Int[Tensor, " token"],
+    lengths: Sequence[int] = tuple(range(1, 10)),
+    *,
+    n: int = 64,
+    seed: int = 0,
+) -> PrefixInduction:
+    """How much of a repeated prefix each head needs before it looks behind its first copy.
+
+    Sequences are random tokens of `pool` without repeats, into which the p tokens from some place
+    a1 are copied to a later place a2; the score is the attention from a2 + p - 1 to a1 + p.
+
+    Args:
+        lm: the model.
+        pool: tokens to draw from, without special ones.
+        lengths: prefix lengths p.
+        n: sequences a length (paper: 400).
+        seed: decides the sequences.
+
+    Raises:
+        UsageError: the pool is too small.
+    """
+    size = min(CONTEXT, lm.info.n_ctx)
+    if len(pool.unique()) < size or max(lengths) > size // 4:
+        raise UsageError(
+            f"The pool has {len(pool.unique())} tokens and the longest prefix {max(lengths)}; "
+            f"sequences of {size} need {size} different tokens and prefixes of at most {size // 4}."
+        )
+    generator, weights = torch.Generator().manual_seed(seed), model_weights(lm, torch.float32)
+    scores = []
+    for p in lengths:
+        tokens, first, second = _copied(pool.unique(), p, n, size, generator)
+        if lm.info.bos_token_id is not None:
+            tokens[:, 0] = lm.info.bos_token_id
+        parts = []
+        for rows in torch.arange(n).split(BATCH):
+            record = record_forward(lm, weights, tokens[rows])
+            here = torch.arange(len(rows))
+            dest, src = second[rows] + p - 1, first[rows] + p
+            parts.append(torch.stack([x.pattern.cpu()[here, :, dest, src] for x in record.layers]))
+        scores.append(torch.cat(parts, dim=1).mean(1))
+    return PrefixInduction(tuple(lengths), torch.stack(scores))
+
+
+def _copied(
+    pool: Int[Tensor, " token"], p: int, n: int, size: int, generator: torch.Generator
+) -> tuple[Int[Tensor, "n pos"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Sequences, where the prefix stands first (behind the start), and where its copy does."""
+    tokens = torch.stack(
+        [pool[torch.randperm(len(pool), generator=generator)[:size]] for _ in range(n)]
+    )
+    half = size // 2
+    first = torch.randint(1, half - p, (n,), generator=generator)
+    second = torch.randint(half + 1, size - p + 1, (n,), generator=generator)
+    rows, steps = torch.arange(n)[:, None], torch.arange(p)
+    tokens[rows, second[:, None] + steps] = tokens[rows, first[:, None] + steps]
+    return tokens, first, second
+
+
+@dataclass(frozen=True)
+class LatentFamily:
+    """Where an attention latent's value comes from, over the places where it fires.
+
+    Attributes:
+        n_fired: places.
+        local, induction, distant: shares of |contribution| of the sources; they sum to 1.
+        family: the share that is more than half, or mixed.
+    """
+
+    latent: int
+    n_fired: int
+    local: float
+    induction: float
+    distant: float
+
+    @property
+    def family(self) -> Family:
+        """What most of it is."""
+        if self.induction > 0.5:
+            return "induction"
+        if self.local > 0.5:
+            return "local"
+        return "long-range" if self.distant > 0.5 else "mixed"
+
+
+@torch.no_grad()
+def latent_families(
+    lm: LanguageModel,
+    dictionary: Dictionary,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    window: int = 3,
+) -> tuple[LatentFamily, ...]:
+    """The latents of an attention SAE by where they read, those that fire most first.
+
+    A source is `induction` where it stands behind an earlier copy of the current token, else
+    `local` at most `window` tokens back, else distant. The first token, on which attention rests
+    when it has nothing to do, counts as no source.
+
+    Raises:
+        UsageError: the SAE does not read hook_z.
+    """
+    if dictionary.place.kind != "heads":
+        raise UsageError(f"{dictionary.name} reads {dictionary.site}; families need attn.hook_z.")
+    weights, d_sae = model_weights(lm, torch.float32), dictionary.sae.d_sae
+    total = torch.zeros(3, d_sae, dtype=torch.float64)
+    fired = torch.zeros(d_sae, dtype=torch.long)
+    for part in tokens.split(BATCH):
+        layer = record_forward(lm, weights, part).layers[dictionary.place.layer]
+        kinds = _source_kinds(part.cpu(), window)
+        for context in range(len(part)):
+            codes = linearize(dictionary.sae, layer.z_cat[context])
+            for entries in torch.arange(len(codes)).split_with_sizes(
+                torch.bincount(codes.row.cpu(), minlength=part.shape[1]).tolist()
+            ):
+                if not len(entries):
+                    continue
+                dest = int(codes.row[entries[0]])
+                given = dfa(
+                    layer.pattern[context, :, dest], layer.v[context], codes.encoder[entries]
+                )
+                size = given.sum(-1).abs().cpu().double()
+                shares = size @ kinds[:, context, dest].T
+                shares /= shares.sum(1, keepdim=True).clamp_min(1e-12)
+                latents = codes.latent[entries].cpu()
+                total[:, latents] += shares.T
+                fired[latents] += 1
+    return _families(total, fired)
+
+
+def _families(
+    total: Float[Tensor, "3 d_sae"], fired: Int[Tensor, " d_sae"]
+) -> tuple[LatentFamily, ...]:
+    order = fired.argsort(descending=True, stable=True)
+    return tuple(
+        LatentFamily(i, int(fired[i]), *(total[:, i] / fired[i]).tolist())
+        for i in order[fired[order] > 0].tolist()
+    )
+
+
+def _source_kinds(
+    tokens: Int[Tensor, "batch pos"], window: int
+) -> Float[Tensor, "3 batch dest src"]:
+    """1 where a source is local, induction or distant for a destination; each is one of them."""
+    n = tokens.shape[1]
+    places = torch.arange(n)
+    back = places[:, None] - places[None]
+    behind = torch.zeros(len(tokens), n, n, dtype=torch.bool)
+    behind[:, :, 1:] = tokens[:, :, None] == tokens[:, None, :-1]
+    behind &= back >= 0
+    # The token behind the current one's own place lies ahead, so it is never counted.
+    local = (back >= 0) & (back <= window) & ~behind
+    distant = (back > window) & ~behind
+    kinds = torch.stack([local, behind, distant]).double()
+    kinds[..., 0] = 0
+    return kinds

@@ -1,0 +1,16 @@
+"""Circuits of a prompt: exact graphs of latents, and whether they hold in the live model.
+
+dictionaries.py   where an SAE stands in a model
+frozen.py         a prompt's linear model: SAEs in, patterns and norm scales held
+pull.py           gradients and contributions in it, from targets down to leaves
+targets.py        what is explained: a logit, a difference, a latent
+hierarchical.py   attribution over all paths, or over strong ones (arXiv 2405.13868)
+nodes.py, graph.py  the graph of direct effects, with a budget of nodes
+influence.py      influence, pruning and scores as circuit-tracer has them
+ablation.py       faithfulness and completeness by ablation in the live model
+patching.py       attribution patching and integrated gradients: a second opinion
+live.py           a target in the live model, and the latents that gradients point to
+explain.py        all of it for a prompt
+graph_json.py, graph_file.py, circuit_tracer.py  files: JSON, compact HDF5, for other viewers
+figures.py        the picture
+"""

@@ -1,0 +1,237 @@
+"""Whether a circuit does what its graph says: latents ablated in the live model.
+
+A graph is computed with attention and norms frozen, and a graph that explains all of a logit may
+still be unable to make the model say it. So a set of latents is judged by running the model: all
+other latents are set to zero (or to their means) at every SAE's site, where the SAE reads what the
+changed model computes, and everything else (errors, attention, MLPs) runs as it does. The two
+ratios are those of arXiv 2403.19647.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saelab.analysis.circuits.dictionaries import Dictionary
+from saelab.analysis.circuits.frozen import Frozen
+from saelab.config import UsageError
+from saelab.kernels import sparse_decode
+from saelab.lm.protocol import Edit, LanguageModel
+from saelab.types import SparseCodes
+
+Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
+"""From logits to the number that a circuit is about."""
+Members = dict[str, Bool[Tensor, "#pos d_sae"]]
+"""By dictionary name, which latents are in the circuit: at each position, or at all of them."""
+
+
+@dataclass(frozen=True)
+class LatentMetric:
+    """A latent's value, read in the live model: what a local circuit is about.
+
+    Attributes:
+        dictionary: the latent's.
+        weights: what the latent reads of each position at the dictionary's site.
+        constant: what is added.
+    """
+
+    dictionary: Dictionary
+    weights: Float[Tensor, "pos d_in"]
+    constant: float
+
+    def value(
+        self, lm: LanguageModel, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit]
+    ) -> float:
+        """Its mean over the contexts, with the model edited upstream."""
+        site = self.dictionary.site
+        x = lm.run(tokens, edits=edits, hooks=[site]).activations[site]
+        return float((x.to(self.weights.dtype) * self.weights).sum((1, 2)).mean()) + self.constant
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """The metric in the live model under four sets of latents, and two ratios.
+
+    Attributes:
+        whole: with all latents.
+        circuit: with those of the circuit.
+        complement: with all others.
+        empty: with none.
+        n_members: latents in the circuit, counted at each position.
+    """
+
+    whole: float
+    circuit: float
+    complement: float
+    empty: float
+    n_members: int
+
+    @property
+    def faithfulness(self) -> float:
+        """(circuit - empty) / (whole - empty): 1 where the circuit is enough."""
+        return (self.circuit - self.empty) / (self.whole - self.empty)
+
+    @property
+    def completeness(self) -> float:
+        """(complement - empty) / (whole - empty): 0 where nothing outside will do."""
+        return (self.complement - self.empty) / (self.whole - self.empty)
+
+    def values(self) -> dict[str, float | int | None]:
+        """Everything as plain values; ratios are None where all latents together do nothing."""
+        defined = self.whole != self.empty
+        return {
+            "whole": self.whole,
+            "circuit": self.circuit,
+            "complement": self.complement,
+            "empty": self.empty,
+            "faithfulness": self.faithfulness if defined else None,
+            "completeness": self.completeness if defined else None,
+            "n_members": self.n_members,
+        }
+
+
+@torch.no_grad()
+def faithfulness(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, "batch pos"],
+    members: Members,
+    metric: Metric | LatentMetric,
+    means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
+) -> Faithfulness:
+    """How far a circuit alone keeps the metric, and how far it can be done without.
+
+    Args:
+        lm: the model.
+        dictionaries: its SAEs.
+        tokens: prompts of one length.
+        members: the circuit; a dictionary that is not named has no members.
+        metric: of the logits, or a latent's value; then only dictionaries before it are ablated.
+        means: by dictionary name, what ablated latents are set to; default: zero.
+
+    Raises:
+        UsageError: `members` names a dictionary that is not there.
+    """
+    if unknown := set(members) - {d.name for d in dictionaries}:
+        raise UsageError(
+            f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
+        )
+    nothing = {
+        d.name: torch.zeros(1, d.sae.d_sae, dtype=torch.bool, device=lm.device)
+        for d in dictionaries
+    }
+    circuit = nothing | members
+    others = {name: ~chosen for name, chosen in circuit.items()}
+
+    if isinstance(metric, LatentMetric):
+        depth = metric.dictionary.place.depth
+        dictionaries = [d for d in dictionaries if d.place.depth < depth]
+
+    def measured(edits: Mapping[str, Edit]) -> float:
+        if isinstance(metric, LatentMetric):
+            return metric.value(lm, tokens, edits)
+        return float(metric(lm.logits(tokens, edits)))
+
+    def kept(chosen: Members) -> float:
+        return measured(ablation_edits(dictionaries, chosen, means))
+
+    return Faithfulness(
+        whole=measured({}),
+        circuit=kept(circuit),
+        complement=kept(others),
+        empty=kept(nothing),
+        n_members=int(sum(chosen.sum() for chosen in members.values())),
+    )
+
+
+def ablation_edits(
+    dictionaries: Sequence[Dictionary],
+    keep: Members,
+    means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
+) -> dict[str, Edit]:
+    """Edits under which only the latents in `keep` act; errors stay what they are.
+
+    A site whose every latent is kept keeps its bits.
+    """
+    edits: dict[str, Edit] = {}
+    for dictionary in dictionaries:
+        mean = None if means is None else means[dictionary.name]
+        inputs: list[Tensor] = []
+        change = _ablation(dictionary, keep[dictionary.name], mean, inputs)
+        if dictionary.site != dictionary.target_site:
+            # A transcoder's output is changed by what was seen at its input in the same pass.
+            edits[dictionary.site] = _seen(inputs)
+        edits[dictionary.target_site] = change
+    return edits
+
+
+def _seen(inputs: list[Tensor]) -> Edit:
+    def edit(value: Tensor) -> Tensor:
+        inputs[:] = [value]
+        return value
+
+    return edit
+
+
+def _ablation(
+    dictionary: Dictionary,
+    keep: Bool[Tensor, "#pos d_sae"],
+    mean: Float[Tensor, " d_sae"] | None,
+    inputs: list[Tensor],
+) -> Edit:
+    sae = dictionary.sae
+
+    def edit(value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
+        x = inputs[0] if inputs else value
+        mask = keep.expand(value.shape[1], -1).repeat(len(value), 1)
+        codes = sae.encode(rearrange(x, "b p d -> (b p) d").to(sae.W_dec.dtype))
+        gone = ~mask[codes.rows(), codes.indices]
+        away = SparseCodes(codes.values * gone, codes.indices, codes.d_sae, codes.offsets)
+        change = -sparse_decode(away, sae.W_dec)
+        if mean is not None:
+            change = change + (~mask * mean) @ sae.W_dec
+        return value + change.view(value.shape).to(value.dtype)
+
+    return edit
+
+
+def members_at(
+    frozen: Frozen, chosen: Bool[Tensor, " latent"], sizes: Mapping[str, int]
+) -> Members:
+    """Active latents of a prompt as members, each at its own position.
+
+    Args:
+        frozen: the prompt.
+        chosen: which of its active latents.
+        sizes: d_sae by dictionary name.
+    """
+    members: Members = {}
+    for number, active in enumerate(frozen.actives):
+        mine = chosen[frozen.spans[number]]
+        mask = torch.zeros(frozen.n_pos, sizes[active.name], dtype=torch.bool, device=chosen.device)
+        mask[active.codes.row[mine], active.codes.latent[mine]] = True
+        members[active.name] = mask
+    return members
+
+
+def everywhere(members: Members) -> Members:
+    """The same latents at every position, whatever the prompt's length."""
+    return {name: mask.any(0, keepdim=True) for name, mask in members.items()}
+
+
+@torch.no_grad()
+def mean_codes(
+    lm: LanguageModel, dictionaries: Sequence[Dictionary], tokens: Int[Tensor, "batch pos"]
+) -> dict[str, Float[Tensor, " d_sae"]]:
+    """Each latent's mean activation over reference contexts, by dictionary name."""
+    sites = [dictionary.site for dictionary in dictionaries]
+    seen = lm.capture(tokens, sites)
+    out = {}
+    for dictionary in dictionaries:
+        rows = rearrange(seen[dictionary.site], "b p d -> (b p) d")
+        codes = dictionary.sae.encode(rows.to(dictionary.sae.W_dec.dtype))
+        out[dictionary.name] = codes.dense().mean(0)
+    return out

@@ -1,0 +1,130 @@
+"""A graph in circuit-tracer's JSON, which Neuronpedia's graph viewer reads too.
+
+That format knows latents, errors, embeddings and logits. Its `layer` is here the rank of an SAE's
+place in the computation (stream, heads and MLP of block 0, then of block 1, ...), so that SAEs of
+one block have rows of their own; `clerp` names SAE and latent. Position embeddings are added to
+their token's node; MLP outputs without a transcoder are error nodes of their place; biases and the
+rest have no node in that format and are left out.
+"""
+
+from typing import Any
+
+from saelab.analysis.circuits.dictionaries import Place
+from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.influence import cumulative_influence
+from saelab.analysis.circuits.nodes import Node
+
+
+def circuit_tracer_json(graph: AttributionGraph, *, slug: str, scan: str) -> dict[str, Any]:
+    """The graph as the object that circuit-tracer writes.
+
+    Args:
+        graph: pruned or not.
+        slug: what the viewer calls it.
+        scan: the model, as the viewer knows it.
+    """
+    shares = cumulative_influence(graph).tolist()
+    nodes: dict[str, dict[str, Any]] = {}
+    ids: list[str | None] = []
+    for node, share in zip(graph.nodes, shares, strict=True):
+        made = _node(graph, node, share)
+        ids.append(made["node_id"] if made else None)
+        if made and made["node_id"] not in nodes:
+            nodes[made["node_id"]] = made
+    links: dict[tuple[str, str], float] = {}
+    for source, target, weight in zip(
+        graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True
+    ):
+        start, end = ids[source], ids[target]
+        if start is not None and end is not None:
+            links[start, end] = links.get((start, end), 0.0) + weight
+    return {
+        "metadata": _metadata(graph, slug, scan, sum(made is None for made in ids)),
+        "qParams": {
+            "pinnedIds": [],
+            "supernodes": [],
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        },
+        "nodes": list(nodes.values()),
+        "links": [
+            {"source": source, "target": target, "weight": weight}
+            for (source, target), weight in links.items()
+        ],
+    }
+
+
+def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> dict[str, Any]:
+    return {
+        "slug": slug,
+        "scan": scan,
+        "transcoder_list": [],
+        "prompt_tokens": list(graph.tokens),
+        "prompt": graph.facts.get("prompt", " ".join(graph.tokens)),
+        "node_threshold": 0.8,
+        "schema_version": 1,
+        "info": {
+            "description": f"{graph.facts.get('target', '')}; layers are ranks of places; "
+            f"{left_out} nodes (biases, the rest) have no form here.",
+            "generator": {"name": "saelab"},
+        },
+    }
+
+
+def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] | None:
+    """The node in that format, or None if it has no form there."""
+    if node.kind == "target":
+        place = node.position or 0
+        layer = Place(node.layer, "residual").depth + 1
+        token = graph.facts.get("token", 0)
+        return _made(
+            f"{layer}_{token}_{place}", token, layer, place, "logit", f"L_{token}-{place}"
+        ) | {
+            "clerp": node.label(),
+            "is_target_logit": True,
+            "token_prob": graph.facts.get("probability", 0.0),
+        }
+    if node.position is None:
+        return None
+    place = node.position
+    if node.kind in ("embedding", "position"):
+        token = graph.facts.get("token_ids", [0] * len(graph.tokens))[place]
+        made = _made(f"E_{token}_{place}", place, "E", place, "embedding", f"E_{token}-{place}")
+        return made | {"clerp": graph.tokens[place], "influence": share}
+    if node.kind == "latent":
+        layer, latent = graph.facts["saes"][node.name]["depth"], node.latent or 0
+        kind, pair = "cross layer transcoder", _paired(layer, latent)
+        made = _made(f"{layer}_{latent}_{place}", pair, layer, place, kind, f"{layer}_{latent}-0")
+        label = f"{node.name} {node.latent}"
+        return made | {"clerp": label, "influence": share, "activation": node.value}
+    sae = graph.facts["saes"].get(node.name)
+    layer = sae["depth"] if sae else Place(node.layer, "mlp").depth
+    kind = "mlp reconstruction error"
+    made = _made(f"{layer}_-1_{place}", -1, layer, place, kind, f"{layer}_-1-{place}")
+    return made | {"clerp": node.label(), "influence": share}
+
+
+def _made(
+    node_id: str, feature: int, layer: int | str, place: int, kind: str, js_id: str
+) -> dict[str, Any]:
+    return {
+        "node_id": node_id,
+        "feature": feature,
+        "layer": str(layer),
+        "ctx_idx": place,
+        "feature_type": kind,
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": js_id,
+        "clerp": "",
+        "influence": None,
+        "activation": None,
+    }
+
+
+def _paired(x: int, y: int) -> int:
+    """Cantor's pairing: one number for layer and latent, as that format has it."""
+    return (x + y) * (x + y + 1) // 2 + y

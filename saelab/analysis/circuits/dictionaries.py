@@ -1,0 +1,113 @@
+"""Where an SAE stands in a model, and in which order the places of a model are computed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from saelab.config import UsageError
+from saelab.evaluation.stream import check_model
+from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
+from saelab.training.run import Run
+
+PlaceKind = Literal["residual", "heads", "mlp"]
+
+_READ = re.compile(r"blocks\.(\d+)\.(hook_resid_pre|hook_resid_post|attn\.hook_z)")
+_MLP_IN = re.compile(r"blocks\.(\d+)\.(ln2\.hook_out|mlp\.hook_in)")
+_MLP_OUT = re.compile(r"blocks\.(\d+)\.(hook_mlp_out|mlp\.hook_out)")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A point in a model: the residual stream before a block, its heads' output, or its MLP.
+
+    Attributes:
+        layer: of the block; `residual` of layer n_layers is the stream before the final norm.
+    """
+
+    layer: int
+    kind: PlaceKind
+
+    @property
+    def depth(self) -> int:
+        """Places are computed in this order: stream, heads and MLP of block 0, of block 1, ..."""
+        return 3 * self.layer + ("residual", "heads", "mlp").index(self.kind)
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """An SAE in a model: what it reads, and what its reconstruction stands for.
+
+    Attributes:
+        sae: reads rows at `site`, reconstructs rows at `target_site`.
+        target_site: equals `site` unless the SAE is a transcoder.
+        name: what graphs call it.
+    """
+
+    sae: AbstractSAE
+    site: str
+    target_site: str
+    name: str
+
+    @classmethod
+    def at(cls, sae: AbstractSAE, site: str, target_site: str | None = None) -> "Dictionary":
+        """An SAE at a site, called after it."""
+        return cls(sae, site, target_site or site, site)
+
+    @classmethod
+    def of_run(cls, run: Run, lm: LanguageModel) -> "Dictionary":
+        """A run's SAE; its name is the run's.
+
+        Raises:
+            UsageError: the run was trained on another model.
+        """
+        check_model(run.provenance(), lm, run)
+        site = run.config.site
+        target = run.options.get("target_site") or site
+        return cls(run.load_sae(str(lm.device)), site, target, run.name)
+
+    @property
+    def place(self) -> Place:
+        """Where it stands.
+
+        Raises:
+            UsageError: attribution knows no exact rule for this site.
+        """
+        if self.site == self.target_site and (read := _READ.fullmatch(self.site)):
+            layer, kind = int(read[1]), read[2]
+            if kind == "attn.hook_z":
+                return Place(layer, "heads")
+            return Place(layer + (kind == "hook_resid_post"), "residual")
+        read, written = _MLP_IN.fullmatch(self.site), _MLP_OUT.fullmatch(self.target_site)
+        if read and written and read[1] == written[1]:
+            return Place(int(read[1]), "mlp")
+        raise UsageError(
+            f"{self.name} reads {self.site}"
+            + ("" if self.site == self.target_site else f" and writes {self.target_site}")
+            + "; circuits take SAEs at attn.hook_z, hook_resid_pre or hook_resid_post, and "
+            "transcoders from ln2.hook_out to hook_mlp_out."
+        )
+
+
+def by_depth(dictionaries: Sequence[Dictionary], n_layers: int) -> list[Dictionary]:
+    """The dictionaries in the order in which the model computes them.
+
+    Raises:
+        UsageError: two stand at one place, or one in a layer that the model does not have.
+    """
+    found: dict[Place, Dictionary] = {}
+    for dictionary in dictionaries:
+        place = dictionary.place
+        if place.layer > n_layers - (place.kind != "residual"):
+            raise UsageError(
+                f"{dictionary.name} reads {dictionary.site}, but the model has layers 0 to "
+                f"{n_layers - 1}."
+            )
+        if place in found:
+            raise UsageError(
+                f"{found[place].name} and {dictionary.name} stand at the same place, "
+                f"{dictionary.site}; give one of them."
+            )
+        found[place] = dictionary
+    return [found[place] for place in sorted(found, key=lambda place: place.depth)]

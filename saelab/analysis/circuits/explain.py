@@ -1,0 +1,206 @@
+"""From runs and a prompt to a circuit with its numbers: what `saelab circuit` does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from pydantic import Field
+from torch import Tensor
+
+from saelab.analysis.circuits.ablation import (
+    Faithfulness,
+    Members,
+    faithfulness,
+    members_at,
+)
+from saelab.analysis.circuits.dictionaries import Dictionary
+from saelab.analysis.circuits.frozen import Frozen, freeze
+from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
+from saelab.analysis.circuits.hierarchical import hierarchical_attribution
+from saelab.analysis.circuits.influence import GraphScores, PruneOptions, graph_scores, prune
+from saelab.analysis.circuits.live import GradientCircuit, gradient_circuit, live_metric
+from saelab.analysis.circuits.targets import (
+    Target,
+    latent_target,
+    logit_target,
+    next_token_probabilities,
+)
+from saelab.analysis.steering.interventions import encode_prompt
+from saelab.config import UsageError
+from saelab.lm.protocol import LanguageModel
+from saelab.training.run import Run
+
+
+class CircuitOptions(GraphOptions, PruneOptions):
+    """What is explained, and how much of the graph is kept."""
+
+    target: str | None = None
+    """The token whose logit is explained; default: the likeliest next token."""
+    against: str | None = None
+    """Explain the logit's difference to this token's instead of to the mean logit."""
+    latent: str | None = None
+    """Explain a latent instead of a token: SAE:NUMBER, where it fires last, or SAE:NUMBER@POSITION
+    (0 is the first token, <bos> where there is one)."""
+    threshold: float | None = Field(default=None, ge=0)
+    """Judge the latents that hierarchical attribution keeps at this share of the target's value,
+    instead of those of the pruned graph (arXiv 2405.13868)."""
+    n_members: int = Field(default=40, ge=0)
+    """Judge also so many latents, of all that fire, with the largest effect by integrated gradients
+    in the live model: they include those that attention needs to look where it looks. 0: do not."""
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A prompt's circuit.
+
+    Attributes:
+        graph: as computed, with all its leaves.
+        pruned: its most influential part.
+        scores: how much of the graph latents explain.
+        faithfulness: of the graph's latents, in the live model.
+        members: which active latents these are.
+        by_gradients: the same for the latents with the largest effects by integrated gradients.
+    """
+
+    graph: AttributionGraph
+    pruned: AttributionGraph
+    scores: GraphScores
+    faithfulness: Faithfulness
+    members: Members
+    by_gradients: GradientCircuit | None
+
+
+def explain(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    prompt: str,
+    options: CircuitOptions | None = None,
+) -> Circuit:
+    """The circuit behind the next token after a prompt, or behind a latent's value on it.
+
+    Raises:
+        UsageError: the prompt or a token is not the model's, or a dictionary's site, variant or
+            model has no exact rule.
+    """
+    options = options or CircuitOptions()
+    tokens = encode_prompt(lm, prompt)
+    frozen = freeze(lm, dictionaries, tokens)
+    target, facts = _target(lm, frozen, options)
+    texts = tuple(lm.tokenizer.token(token) for token in tokens.tolist())
+    facts |= {"prompt": prompt, "model": lm.info.name}
+    graph = attribution_graph(frozen, target, texts, options, facts)
+    pruned = prune(graph, options)
+    sizes = {d.name: d.sae.d_sae for d in dictionaries}
+    members = members_at(frozen, _chosen(frozen, target, pruned, options), sizes)
+    metric = live_metric(frozen, dictionaries, target)
+    judged = faithfulness(lm, dictionaries, tokens[None], members, metric)
+    other = None
+    if options.n_members:
+        other = gradient_circuit(lm, dictionaries, frozen, target, options.n_members)
+    scores = graph_scores(graph)
+    more: dict[str, Any] = {"scores": vars(scores), "faithfulness": judged.values()}
+    if other is not None:
+        more["by_gradients"] = other.faithfulness.values() | {"agreement": other.agreement}
+    for found in (graph, pruned):
+        found.facts.update(more)
+    return Circuit(graph, pruned, scores, judged, members, other)
+
+
+def explain_runs(
+    lm: LanguageModel, runs: Sequence[Run], prompt: str, options: CircuitOptions | None = None
+) -> Circuit:
+    """The same for runs' SAEs.
+
+    Raises:
+        UsageError: as `explain`, or a run was trained on another model.
+    """
+    return explain(lm, [Dictionary.of_run(run, lm) for run in runs], prompt, options)
+
+
+def token_id(lm: LanguageModel, text: str) -> int:
+    """The id of a text that is one token.
+
+    Raises:
+        UsageError: it is none, or several, or not in the vocabulary.
+    """
+    special = set(lm.info.special_token_ids)
+    for form in (text, f" {text}"):
+        ids = lm.tokenizer.encode(form)
+        if len(ids) == 1 and ids[0] not in special:
+            return ids[0]
+    raise UsageError(
+        f"{text!r} is not one token of {lm.info.name}; give a word that is in its vocabulary."
+    )
+
+
+def circuit_path(run: Path, prompt: str, target: str) -> Path:
+    """Where a run keeps this circuit: named after the prompt's end and the target."""
+    words = [*prompt.split()[-6:], "to", *target.split()]
+    plain = ["".join(c for c in word if c.isalnum()) for word in words]
+    slug = "-".join(word for word in plain if word)
+    return run / "circuits" / f"{slug[-80:].strip('-').lower()}.json"
+
+
+def _target(
+    lm: LanguageModel, frozen: Frozen, options: CircuitOptions
+) -> tuple[Target, dict[str, Any]]:
+    if options.latent is not None:
+        if options.target is not None or options.against is not None:
+            raise UsageError("Got a latent and a token to explain; give one of them.")
+        target = _latent_target(frozen, options.latent)
+        return target, {"target": target.label, "latent": options.latent}
+    probabilities = next_token_probabilities(frozen)
+    token = int(probabilities.argmax()) if options.target is None else token_id(lm, options.target)
+    against = None if options.against is None else token_id(lm, options.against)
+    target = logit_target(frozen, token, against)
+    words = [lm.tokenizer.token(i) for i in (token, *([] if against is None else [against]))]
+    label = f"logit {words[0]!r} - " + (f"logit {words[1]!r}" if len(words) > 1 else "mean logit")
+    facts = {
+        "target": label,
+        "token": token,
+        "against": against,
+        "probability": float(probabilities[token]),
+    }
+    return target, facts
+
+
+def _latent_target(frozen: Frozen, text: str) -> Target:
+    """The latent named by SAE:NUMBER or SAE:NUMBER@POSITION."""
+    name, _, place = text.rpartition(":")
+    latent, at, position = place.partition("@")
+    numbers = {active.name: number for number, active in enumerate(frozen.actives)}
+    if name not in numbers or not latent.isdecimal() or bool(at) != position.isdecimal():
+        raise UsageError(
+            f"{text!r} names no latent; write SAE:NUMBER or SAE:NUMBER@POSITION with an SAE of "
+            f"{', '.join(numbers)}."
+        )
+    codes = frozen.actives[numbers[name]].codes
+    fires = codes.row[codes.latent == int(latent)].tolist()
+    if not at and not fires:
+        raise UsageError(f"Latent {latent} of {name} does not fire on the prompt; give another.")
+    return latent_target(frozen, numbers[name], int(latent), int(position) if at else max(fires))
+
+
+def _chosen(
+    frozen: Frozen, target: Target, pruned: AttributionGraph, options: CircuitOptions
+) -> Bool[Tensor, " latent"]:
+    if options.threshold is not None:
+        limit = options.threshold * abs(target.value)
+        return hierarchical_attribution(frozen, target, limit).kept
+    numbers = {active.name: number for number, active in enumerate(frozen.actives)}
+    chosen = torch.zeros(len(frozen.values), dtype=torch.bool, device=frozen.values.device)
+    for node in pruned.nodes:
+        if node.kind == "latent" and node.latent is not None and node.position is not None:
+            chosen[frozen.latent_index(numbers[node.name], node.latent, node.position)] = True
+    return chosen
+
+
+def largest_inputs(graph: AttributionGraph, n: int) -> list[tuple[str, float]]:
+    """The nodes that give the target most over all paths, labels with signed attributions."""
+    given = graph.attributions()[:-1]
+    order = np.argsort(-np.abs(given))[:n]
+    return [(graph.nodes[i].label(), float(given[i])) for i in order.tolist()]

@@ -1,0 +1,191 @@
+"""A model on one prompt with its SAEs inserted and everything nonlinear held fixed.
+
+Each SAE's output is written as latents + b_dec + error, so the numbers are those of the plain
+model. Attention patterns, norm scales, the choice of active latents, and MLP outputs without a
+transcoder are constants. What is left is linear: every latent and every logit is a sum over the
+leaves (arXiv 2405.13868, section 3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.analysis.circuits.dictionaries import Dictionary, Place, by_depth
+from saelab.config import UsageError
+from saelab.lm.internals import ModelWeights, model_weights
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.record import ForwardRecord, record_forward
+from saelab.sae.linear import LinearCodes, linearize
+
+
+@dataclass(frozen=True)
+class Active:
+    """The active latents of one dictionary on the prompt.
+
+    Attributes:
+        codes: one entry an active latent; `row` is the position.
+        decoder: the row of W_dec of each entry.
+        b_dec: what is added whatever fires.
+        error: what latents and b_dec leave of the activations, by position.
+    """
+
+    name: str
+    place: Place
+    codes: LinearCodes
+    decoder: Float[Tensor, "n d_out"]
+    b_dec: Float[Tensor, " d_out"]
+    error: Float[Tensor, "pos d_out"]
+
+    @cached_property
+    def at(self) -> tuple[slice, ...]:
+        """The entries of each position; they are sorted by it."""
+        counts = torch.bincount(self.codes.row, minlength=len(self.error)).tolist()
+        ends = torch.tensor([0, *counts]).cumsum(0).tolist()
+        return tuple(slice(a, b) for a, b in pairwise(ends))
+
+    def written(self) -> Float[Tensor, "pos d_out"]:
+        """What the dictionary stands for: latents, b_dec and error."""
+        latents = torch.zeros_like(self.error).index_add(
+            0, self.codes.row, self.codes.values[:, None] * self.decoder
+        )
+        return latents + self.b_dec + self.error
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A prompt's linear model.
+
+    Attributes:
+        record: the forward pass, a batch of one.
+        actives: the dictionaries' active latents, by depth.
+    """
+
+    weights: ModelWeights
+    record: ForwardRecord
+    actives: tuple[Active, ...]
+
+    @property
+    def n_pos(self) -> int:
+        """Tokens of the prompt."""
+        return self.record.tokens.shape[1]
+
+    @cached_property
+    def at_place(self) -> dict[Place, int]:
+        """Which of `actives` stands at a place."""
+        return {active.place: number for number, active in enumerate(self.actives)}
+
+    @cached_property
+    def spans(self) -> tuple[slice, ...]:
+        """Where each dictionary's latents are among all latents."""
+        ends = torch.tensor([0, *(len(active.codes) for active in self.actives)]).cumsum(0)
+        return tuple(slice(a, b) for a, b in pairwise(ends.tolist()))
+
+    @cached_property
+    def values(self) -> Float[Tensor, " latent"]:
+        """The activations of all active latents, by dictionary, position and number."""
+        parts = [active.codes.values for active in self.actives]
+        return torch.cat([self.record.embed.new_zeros(0), *parts])
+
+    @cached_property
+    def owner(self) -> Int[Tensor, " latent"]:
+        """The dictionary of each of them."""
+        sizes = torch.tensor([len(active.codes) for active in self.actives], dtype=torch.long)
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        return owner.to(self.values.device)
+
+    @cached_property
+    def leaves(self) -> dict[str, slice]:
+        """Where each kind of leaf is among all leaves; kinds by position first, then biases.
+
+        `embedding`, `position`, `error NAME`, `mlp LAYER`: one a position. `bias KIND LAYER` and
+        `b_dec NAME`, `encoder NAME` (constants of its latents): one each, over all positions.
+        """
+        layers = range(len(self.weights.layers))
+        placed = ["embedding", "position", *(f"error {a.name}" for a in self.actives)]
+        placed += [f"mlp {i}" for i in layers if Place(i, "mlp") not in self.at_place]
+        biases = [f"bias {kind} {i}" for i in layers for kind in ("ln1", "b_V", "b_O", "ln2")]
+        biases += ["bias ln_final", "bias b_U"]
+        biases += [f"{kind} {a.name}" for a in self.actives for kind in ("b_dec", "encoder")]
+        sizes = [(name, self.n_pos) for name in placed] + [(name, 1) for name in biases]
+        out, start = {}, 0
+        for name, size in sizes:
+            out[name] = slice(start, start + size)
+            start += size
+        return out
+
+    @property
+    def n_leaves(self) -> int:
+        """Leaves in all."""
+        return max(part.stop for part in self.leaves.values())
+
+    def latent_index(self, dictionary: int, latent: int, position: int) -> int:
+        """Where an active latent is among all latents.
+
+        Raises:
+            UsageError: it is not active there.
+        """
+        codes = self.actives[dictionary].codes
+        found = ((codes.latent == latent) & (codes.row == position)).nonzero()
+        if not len(found):
+            active = codes.latent[codes.row == position].tolist()
+            raise UsageError(
+                f"Latent {latent} of {self.actives[dictionary].name} does not fire at position "
+                f"{position}; those that do are {', '.join(map(str, active)) or 'none'}."
+            )
+        return self.spans[dictionary].start + int(found[0, 0])
+
+
+@torch.no_grad()
+def freeze(
+    lm: LanguageModel, dictionaries: Sequence[Dictionary], tokens: Int[Tensor, " pos"]
+) -> Frozen:
+    """The linear model of one prompt, in float64 on the model's device.
+
+    Raises:
+        UsageError: the architecture, a dictionary's site or variant has no exact rule; the prompt
+            is too long; or two dictionaries share a name or a place.
+    """
+    ordered = by_depth(dictionaries, lm.info.n_layers)
+    if len({d.name for d in ordered}) < len(ordered):
+        raise UsageError("Two of the SAEs have the same name; give runs with different names.")
+    weights = model_weights(lm)
+    record = record_forward(lm, weights, tokens[None])
+    return Frozen(weights, record, tuple(_active(d, record) for d in ordered))
+
+
+def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
+    x, target = _read_and_written(dictionary.place, record)
+    sae = dictionary.sae
+    if sae.W_dec.shape[1] != target.shape[-1]:
+        raise UsageError(
+            f"{dictionary.name} reconstructs rows of width {sae.W_dec.shape[1]}, but "
+            f"{dictionary.target_site} has {target.shape[-1]}; it is of another model."
+        )
+    codes = linearize(sae, x)
+    decoder = sae.W_dec[codes.latent].to(x.dtype)
+    b_dec = sae.b_dec.to(x.dtype)
+    empty = Active(
+        dictionary.name, dictionary.place, codes, decoder, b_dec, torch.zeros_like(target)
+    )
+    error = target - empty.written()
+    return Active(dictionary.name, dictionary.place, codes, decoder, b_dec, error)
+
+
+def _read_and_written(
+    place: Place, record: ForwardRecord
+) -> tuple[Float[Tensor, "pos d_in"], Float[Tensor, "pos d_out"]]:
+    if place.kind == "residual":
+        last = place.layer == len(record.layers)
+        x = record.resid_final if last else record.layers[place.layer].resid_pre
+        return x[0], x[0]
+    layer = record.layers[place.layer]
+    if place.kind == "heads":
+        z = rearrange(layer.z[0], "pos head d_head -> pos (head d_head)")
+        return z, z
+    return layer.mlp_in[0], layer.mlp_out[0]

@@ -1,0 +1,138 @@
+"""A circuit as one JSON file: what `saelab circuit` writes.
+
+    format    "saelab-circuit/1"
+    facts     target (text), value, position, token_ids; saes: by name the block (layer), what is
+              read there (kind: residual, heads or mlp) and the rank in the computation (depth);
+              whatever else the writer knew (prompt, model, runs, scores, faithfulness)
+    tokens    the prompt, one text a position
+    counts    latents active, in the graph, left out; edges; what pruning dropped
+    nodes     in order of computation, the target last:
+              kind       latent, error, embedding, position, mlp, heads, bias, rest, target
+              name       of the SAE for latents and errors
+              layer      -1 embeddings, n_layers the target
+              position   null for biases and the rest, which stand for all positions
+              latent     its number, or null
+              value      activation (1 where there is none)
+              influence  share of paths to the target, by magnitudes; 1 for the target
+              attribution  what it gives the target over all paths, signed, in the target's units
+    edges     [source, target, weight]: node numbers, and the direct effect in the target node's
+              units; the edges into a latent sum to its value unless the graph was pruned
+
+Influence and attribution are computed from the edges; they are written for other readers.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.influence import node_influence
+from saelab.analysis.circuits.nodes import Node, NodeKind
+from saelab.config import UsageError, first_problem
+from saelab.files import atomic_write
+
+FORMAT = "saelab-circuit/1"
+
+
+def graph_json(graph: AttributionGraph) -> dict[str, Any]:
+    """The graph as the JSON object described above."""
+    influence, given = node_influence(graph).tolist(), graph.attributions().tolist()
+    nodes = [
+        {
+            "kind": node.kind,
+            "name": node.name,
+            "layer": node.layer,
+            "position": node.position,
+            "latent": node.latent,
+            "value": node.value,
+            "influence": influence[number],
+            "attribution": given[number],
+        }
+        for number, node in enumerate(graph.nodes)
+    ]
+    edges = zip(graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True)
+    return {
+        "format": FORMAT,
+        "facts": graph.facts,
+        "tokens": list(graph.tokens),
+        "counts": graph.counts,
+        "nodes": nodes,
+        "edges": [list(edge) for edge in edges],
+    }
+
+
+def save_graph(graph: AttributionGraph, path: Path) -> None:
+    """Write the graph, whole or not at all."""
+    # Indented, every number of every edge would have a line of its own.
+    text = json.dumps(graph_json(graph), allow_nan=False, separators=(",", ":"))
+    atomic_write(path, text.encode())
+
+
+@checked(config=ConfigDict(extra="ignore"))
+class _Node:
+    kind: NodeKind
+    name: str
+    layer: int
+    position: int | None
+    latent: int | None
+    value: float
+
+
+@checked
+class _File:
+    format: str
+    facts: dict[str, Any]
+    tokens: tuple[str, ...]
+    counts: dict[str, int | float]
+    nodes: list[_Node]
+    edges: list[tuple[int, int, float]]
+
+
+def load_graph(path: Path) -> AttributionGraph:
+    """The graph written by `save_graph`.
+
+    Raises:
+        UsageError: the file is missing, damaged, or of another format.
+    """
+    try:
+        file = TypeAdapter(_File).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist.") from None
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a circuit file: {first_problem(error)}.") from None
+    if file.format != FORMAT:
+        raise UsageError(f"{path} has the format {file.format!r}; this saelab reads {FORMAT!r}.")
+    nodes = tuple(Node(n.kind, n.name, n.layer, n.position, n.latent, n.value) for n in file.nodes)
+    edges = np.array(file.edges, dtype=np.float64).reshape(-1, 3)
+    graph = AttributionGraph(
+        nodes,
+        edges[:, 0].astype(np.int64),
+        edges[:, 1].astype(np.int64),
+        edges[:, 2],
+        file.tokens,
+        file.counts,
+        file.facts,
+    )
+    check_graph(graph, path)
+    return graph
+
+
+def check_graph(graph: AttributionGraph, path: Path) -> None:
+    """Refuse a graph that cannot be one: it may come from anywhere.
+
+    Raises:
+        UsageError: an edge does not go up, or has an end that does not exist; or the last node is
+            no target.
+    """
+    if not graph.nodes or graph.nodes[-1].kind != "target":
+        raise UsageError(f"{path} is not a circuit file: its last node is no target.")
+    ends = np.stack([graph.source, graph.target])
+    inside = ends.size == 0 or (ends.min() >= 0 and ends.max() < len(graph.nodes))
+    if not inside or bool((graph.source >= graph.target).any()):
+        raise UsageError(
+            f"{path} is not a circuit file: an edge does not go from a lower to a higher node."
+        )

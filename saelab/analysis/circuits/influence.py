@@ -1,0 +1,152 @@
+"""Influence of nodes and edges on the target, pruning by it, and two scores of a graph.
+
+As circuit-tracer defines them: each node's inputs are taken as shares of the sum of their
+magnitudes, and a node's influence is the sum over all paths to the target of the product of shares.
+Inputs that cancel each other so look important, which the signed attributions of a graph do not
+share.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from pydantic import Field
+
+from saelab.analysis.circuits.graph import AttributionGraph, propagated
+from saelab.config import Config
+
+TOKENS = ("embedding", "position")
+UNEXPLAINED = ("error", "mlp", "heads", "rest")
+"""What stands for computation that no latent accounts for."""
+
+
+class PruneOptions(Config):
+    """Which part of a graph is kept."""
+
+    node_threshold: float = Field(default=0.8, ge=0, le=1)
+    """Keep the most influential nodes up to this share of all influence (circuit-tracer: 0.8)."""
+    edge_threshold: float = Field(default=0.98, ge=0, le=1)
+    """Then the most influential edges, likewise (circuit-tracer: 0.98)."""
+
+
+@dataclass(frozen=True)
+class GraphScores:
+    """How much of a graph latents explain; each in [0, 1], and 1 without errors or MLP leaves.
+
+    Attributes:
+        replacement: influence of tokens over that of tokens and of what is unexplained.
+        completeness: the share of inputs that is explained, averaged over nodes by influence.
+        error_influence: what errors have of the influence of all leaves but biases.
+        mlp_influence: what MLP outputs without a transcoder have of it.
+    """
+
+    replacement: float
+    completeness: float
+    error_influence: float
+    mlp_influence: float
+
+
+def edge_shares(graph: AttributionGraph) -> Float64[np.ndarray, " edge"]:
+    """Each edge's magnitude over the sum of those that enter the same node."""
+    size = np.abs(graph.weight)
+    total = np.bincount(graph.target, size, len(graph.nodes))
+    return size / np.maximum(total[graph.target], 1e-300)
+
+
+def node_influence(graph: AttributionGraph) -> Float64[np.ndarray, " node"]:
+    """The sum over paths to the target of products of shares; 1 for the target."""
+    return propagated(graph, edge_shares(graph))
+
+
+def cumulative_influence(graph: AttributionGraph) -> Float64[np.ndarray, " node"]:
+    """The share of all influence that a node and all more influential ones have together.
+
+    Keeping the nodes below some share is what a viewer's pruning slider does.
+    """
+    influence = node_influence(graph)
+    order = np.argsort(-influence, kind="stable")
+    out = np.empty(len(influence))
+    out[order] = np.cumsum(influence[order]) / influence.sum()
+    return out
+
+
+def prune(graph: AttributionGraph, options: PruneOptions | None = None) -> AttributionGraph:
+    """The most influential nodes and edges, with what was dropped in `counts`.
+
+    Embeddings and the target stay. Then latents that lead nowhere or come from nowhere go, until
+    none is left. Weights stay as they were, so inputs of a pruned graph no longer sum to values.
+    """
+    options = options or PruneOptions()
+    influence = node_influence(graph)
+    kept = _most(influence, options.node_threshold)
+    kept |= np.array([node.kind in ("target", "embedding") for node in graph.nodes])
+    on_edge = kept[graph.source] & kept[graph.target]
+    passing = influence[graph.target] * edge_shares(graph) * on_edge
+    edges = on_edge & _most(passing, options.edge_threshold)
+    kept, edges = _without_loose_ends(graph, kept, edges)
+    number = kept.cumsum() - 1
+    lost = influence[~kept].sum() / influence[:-1].sum() if len(influence) > 1 else 0.0
+    return replace(
+        graph,
+        nodes=tuple(node for node, keep in zip(graph.nodes, kept, strict=True) if keep),
+        source=number[graph.source[edges]],
+        target=number[graph.target[edges]],
+        weight=graph.weight[edges],
+        counts=graph.counts
+        | {
+            "pruned_nodes": int((~kept).sum()),
+            "pruned_edges": int((~edges).sum()),
+            "pruned_influence": float(lost),
+        },
+    )
+
+
+def graph_scores(graph: AttributionGraph) -> GraphScores:
+    """Replacement and completeness of an unpruned graph; biases count as neither side."""
+    influence = node_influence(graph)
+    by_kind = {
+        kinds: float(influence[_of_kind(graph, kinds)].sum())
+        for kinds in (TOKENS, UNEXPLAINED, ("error",), ("mlp",))
+    }
+    known, unknown = by_kind[TOKENS], by_kind[UNEXPLAINED]
+    leaves = max(1e-300, known + unknown)
+    missing = np.bincount(
+        graph.target,
+        edge_shares(graph) * _of_kind(graph, UNEXPLAINED)[graph.source],
+        len(graph.nodes),
+    )
+    fed = np.bincount(graph.target, minlength=len(graph.nodes)) > 0
+    explained = float(((1 - missing) * influence)[fed].sum() / influence[fed].sum())
+    return GraphScores(
+        known / leaves, explained, by_kind[("error",)] / leaves, by_kind[("mlp",)] / leaves
+    )
+
+
+def _of_kind(graph: AttributionGraph, kinds: tuple[str, ...]) -> Bool[np.ndarray, " node"]:
+    return np.array([node.kind in kinds for node in graph.nodes])
+
+
+def _most(amount: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"]:
+    """The fewest entries that make up this share of the sum, never those that are zero."""
+    order = np.argsort(-amount, kind="stable")
+    before = np.cumsum(amount[order]) - amount[order]
+    kept = np.zeros(len(amount), dtype=bool)
+    # Rounding must not drop the last entries at a share of 1.
+    kept[order] = (before < share * amount.sum()) | (share == 1.0)
+    return kept & (amount > 0)
+
+
+def _without_loose_ends(
+    graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Bool[np.ndarray, " edge"]
+) -> tuple[Bool[np.ndarray, " node"], Bool[np.ndarray, " edge"]]:
+    """Drop nodes without a way to the target, and latents without inputs, again and again."""
+    n = len(graph.nodes)
+    latent, fixed = _of_kind(graph, ("latent",)), _of_kind(graph, ("target", "embedding"))
+    while True:
+        leads = np.bincount(graph.source[edges], minlength=n) > 0
+        fed = np.bincount(graph.target[edges], minlength=n) > 0
+        still = kept & (fixed | (leads & (fed | ~latent)))
+        edges = edges & still[graph.source] & still[graph.target]
+        if (still == kept).all():
+            return kept, edges
+        kept = still

@@ -1,0 +1,204 @@
+"""Gradients and contributions in the frozen model, by one walk from the targets to the leaves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.analysis.circuits.dictionaries import Place
+from saelab.analysis.circuits.frozen import Active, Frozen
+
+Gate = Callable[[Float[Tensor, "target n"], Float[Tensor, " n"]], Float[Tensor, "target n"]]
+"""From the gradients at some latents, and their values, to the gradients that go on upstream."""
+
+
+def stop(
+    gradient: Float[Tensor, "target n"], values: Float[Tensor, " n"]
+) -> Float[Tensor, "target n"]:
+    """Nothing goes on: direct effects."""
+    return torch.zeros_like(gradient)
+
+
+def through(
+    gradient: Float[Tensor, "target n"], values: Float[Tensor, " n"]
+) -> Float[Tensor, "target n"]:
+    """All goes on: total effects."""
+    return gradient
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Linear functionals of the frozen model's activations, one a target.
+
+    Attributes:
+        place: what they read; None: the output of the final norm.
+        weights: by which each position is weighted.
+        constant: what is added.
+        constant_leaf: the leaf that the constant belongs to.
+    """
+
+    place: Place | None
+    weights: Float[Tensor, "target pos d"]
+    constant: Float[Tensor, " target"]
+    constant_leaf: str
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What each target gets from where; the walk is exact, so sums over all sources are its value.
+
+    Attributes:
+        gradient: of the target in each active latent's value.
+        leaves: the contributions of the leaves, in the target's units.
+    """
+
+    gradient: Float[Tensor, "target latent"]
+    leaves: Float[Tensor, "target leaf"]
+
+
+def latent_reading(frozen: Frozen, number: int, entries: Int[Tensor, " target"]) -> Reading:
+    """The values of latents of dictionary `number`; `entries` counts within it."""
+    active = frozen.actives[number]
+    codes = active.codes
+    weights = codes.encoder.new_zeros(len(entries), frozen.n_pos, codes.encoder.shape[1])
+    weights[torch.arange(len(entries), device=weights.device), codes.row[entries]] = codes.encoder[
+        entries
+    ]
+    return Reading(active.place, weights, codes.constant[entries], f"encoder {active.name}")
+
+
+def logit_reading(
+    frozen: Frozen, position: int, coefficients: Float[Tensor, " d_vocab"]
+) -> Reading:
+    """The sum over the vocabulary of coefficient times logit, at one position."""
+    used = coefficients.nonzero()[:, 0]
+    weights = frozen.record.embed.new_zeros(1, frozen.n_pos, frozen.record.embed.shape[-1])
+    for part in used.split(4096):
+        weights[0, position] += coefficients[part] @ frozen.weights.unembedding(part)
+    return Reading(None, weights, (coefficients @ frozen.weights.b_U)[None], "bias b_U")
+
+
+@torch.no_grad()
+def pull(frozen: Frozen, reading: Reading, gate: Gate = through) -> Pulled:
+    """Each target's gradient in every latent upstream, and what it gets from every leaf.
+
+    With `stop`, gradients are direct effects: no other latent in between moves. With `through`,
+    they are total effects, and the leaves alone sum to the target.
+    """
+    return _Walk(frozen, reading, gate).done()
+
+
+class _Walk:
+    """The state of a walk: the gradient in the residual stream, `[target pos d_model]`."""
+
+    def __init__(self, frozen: Frozen, reading: Reading, gate: Gate) -> None:
+        self._frozen, self._gate = frozen, gate
+        n = len(reading.weights)
+        like = frozen.record.embed
+        self._gradient = like.new_zeros(n, len(frozen.values))
+        self._leaves = like.new_zeros(n, frozen.n_leaves)
+        self._stream = like.new_zeros(n, frozen.n_pos, like.shape[-1])
+        self._add(reading.constant_leaf, reading.constant)
+        depth = self._start(reading)
+        for place in reversed(_places(len(frozen.weights.layers))):
+            if place.depth < depth:
+                self._step(place)
+        self._add("embedding", (self._stream * like[0]).sum(-1))
+        self._add("position", (self._stream * frozen.record.position[0]).sum(-1))
+
+    def done(self) -> Pulled:
+        return Pulled(self._gradient, self._leaves)
+
+    def _start(self, reading: Reading) -> int:
+        """Carry the reading into the residual stream; what lies below that depth is to come."""
+        frozen, place = self._frozen, reading.place
+        if place is None:
+            norm, scale = frozen.weights.ln_final, frozen.record.ln_final_scale[0]
+            self._add("bias ln_final", (reading.weights @ norm.bias).sum(-1))
+            self._stream = norm.transpose(reading.weights, scale)
+            return Place(len(frozen.weights.layers), "residual").depth + 1
+        if place.kind == "residual":
+            self._stream = reading.weights
+        elif place.kind == "heads":
+            self._heads_input(place.layer, reading.weights)
+        else:
+            self._mlp_input(place.layer, reading.weights)
+        return place.depth
+
+    def _step(self, place: Place) -> None:
+        number = self._frozen.at_place.get(place)
+        if place.kind == "residual":
+            if number is not None:
+                self._stream = self._dictionary(number, self._stream)
+            return
+        weights, record = (
+            self._frozen.weights.layers[place.layer],
+            self._frozen.record.layers[place.layer],
+        )
+        if place.kind == "mlp":
+            if number is None:
+                self._add(f"mlp {place.layer}", (self._stream * record.mlp_out[0]).sum(-1))
+            else:
+                self._mlp_input(place.layer, self._dictionary(number, self._stream))
+            return
+        self._add(f"bias b_O {place.layer}", (self._stream @ weights.b_O).sum(-1))
+        at_z = einsum(self._stream, weights.W_O, "t p m, h e m -> t p h e").flatten(2)
+        if number is not None:
+            at_z = self._dictionary(number, at_z)
+        self._heads_input(place.layer, at_z)
+
+    def _heads_input(self, layer: int, at_z: Float[Tensor, "target pos d_in"]) -> None:
+        """From the heads' outputs through values and the first norm into the stream."""
+        weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
+        by_head = rearrange(at_z, "t p (h e) -> t p h e", h=len(weights.W_O))
+        at_v = einsum(record.pattern[0], by_head, "h d s, t d h e -> t s h e")
+        self._add(f"bias b_V {layer}", einsum(at_v, weights.b_V, "t s h e, h e -> t"))
+        at_x = einsum(at_v, weights.W_V, "t s h e, h m e -> t s m")
+        self._add(f"bias ln1 {layer}", (at_x @ weights.ln1.bias).sum(-1))
+        self._stream = self._stream + weights.ln1.transpose(at_x, record.ln1_scale[0])
+
+    def _mlp_input(self, layer: int, at_x: Float[Tensor, "target pos d_model"]) -> None:
+        """From a transcoder's input through the second norm into the stream."""
+        weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
+        self._add(f"bias ln2 {layer}", (at_x @ weights.ln2.bias).sum(-1))
+        self._stream = self._stream + weights.ln2.transpose(at_x, record.ln2_scale[0])
+
+    def _dictionary(
+        self, number: int, at_out: Float[Tensor, "target pos d_out"]
+    ) -> Float[Tensor, "target pos d_in"]:
+        """Note what latents, error and b_dec contribute; returns the gradient at the input."""
+        active = self._frozen.actives[number]
+        self._add(f"error {active.name}", (at_out * active.error).sum(-1))
+        self._add(f"b_dec {active.name}", (at_out @ active.b_dec).sum(-1))
+        gradient = _decoded(active, at_out)
+        self._gradient[:, self._frozen.spans[number]] = gradient
+        passed = self._gate(gradient, active.codes.values)
+        self._add(f"encoder {active.name}", passed @ active.codes.constant)
+        return _encoded(active, passed)
+
+    def _add(self, leaf: str, contribution: Float[Tensor, "target *pos"]) -> None:
+        span = self._frozen.leaves[leaf]
+        self._leaves[:, span] += contribution.reshape(len(contribution), -1)
+
+
+def _decoded(
+    active: Active, at_out: Float[Tensor, "target pos d_out"]
+) -> Float[Tensor, "target n"]:
+    parts = [at_out[:, p] @ active.decoder[span].T for p, span in enumerate(active.at)]
+    return torch.cat(parts, dim=1)
+
+
+def _encoded(active: Active, passed: Float[Tensor, "target n"]) -> Float[Tensor, "target pos d_in"]:
+    parts = [passed[:, span] @ active.codes.encoder[span] for span in active.at]
+    return torch.stack(parts, dim=1)
+
+
+def _places(n_layers: int) -> list[Place]:
+    """All places of a model, in the order in which it computes them."""
+    blocks = [
+        Place(layer, kind) for layer in range(n_layers) for kind in ("residual", "heads", "mlp")
+    ]
+    return [*blocks, Place(n_layers, "residual")]

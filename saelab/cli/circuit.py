@@ -1,0 +1,200 @@
+"""`saelab circuit`: which latents make the model say what it says."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from pydantic import Field
+
+from saelab.cli.parse import parse
+from saelab.config import Config, UsageError
+
+if TYPE_CHECKING:
+    from saelab.analysis.circuits.ablation import Faithfulness
+    from saelab.analysis.circuits.explain import Circuit
+
+
+class CircuitArguments(Config):
+    """Explain a next-token prediction by the latents of one or several runs.
+
+    With attention patterns and norm scales held at their values on the prompt, a logit is a sum
+    over paths from tokens, errors, MLPs and biases through the latents of the SAEs (attn.hook_z,
+    residual stream, transcoders). The graph of these direct effects is exact; what is printed and
+    drawn is its most influential part. Whether that part matters is then measured in the live
+    model: faithfulness (the other latents ablated; 1 is perfect) and completeness (these latents
+    ablated; 0 is perfect).
+
+    Writes, under the first run's circuits/: NAME.json (the pruned graph) and NAME.h5 (all of it).
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The runs' directories; all of one model, each at a place of its own."""
+    prompt: str
+    """The text whose next token is explained."""
+    target: str | None = None
+    """The token whose logit is explained; default: the likeliest."""
+    against: str | None = None
+    """Explain the difference to this token's logit; default: to the mean logit."""
+    latent: str | None = None
+    """Explain a latent's value instead of a token: SAE:NUMBER, where it fires last, or
+    SAE:NUMBER@POSITION (0 is <bos>). An SAE is called after its run's directory."""
+    max_nodes: int = Field(default=256, gt=0)
+    """Latents whose inputs are computed, the most influential ones."""
+    node_threshold: float = Field(default=0.8, ge=0, le=1)
+    """Share of all influence that the kept nodes have."""
+    edge_threshold: float = Field(default=0.98, ge=0, le=1)
+    """Share of their edges' influence that the kept edges have."""
+    threshold: float | None = Field(default=None, ge=0)
+    """Judge in the live model, instead of the kept latents, those that hierarchical attribution
+    keeps at this share of the target's value (arXiv 2405.13868)."""
+    n_members: int = Field(default=40, ge=0)
+    """Judge also the latents with the largest effects by integrated gradients in the live model,
+    which include those that attention needs to look where it looks; 0: do not."""
+    figure: Path | None = None
+    """Write the picture of the pruned graph here, as one HTML file."""
+    circuit_tracer: Path | None = None
+    """Write the pruned graph here in circuit-tracer's JSON, which Neuronpedia reads."""
+    top: int = Field(default=15, gt=0)
+    """Nodes to print."""
+    model: str | None = None
+    """The language model; default: the one the first run was trained on."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a table."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(CircuitArguments, "circuit", arguments)
+    if not args.runs:
+        raise UsageError(
+            "Got no run; name one or several, as in `saelab circuit RUN --prompt ...`."
+        )
+    # Imported here, so that --help does not wait for torch.
+    from saelab.analysis.circuits.explain import CircuitOptions, circuit_path, explain_runs
+    from saelab.analysis.circuits.graph_file import save_graph_hdf5
+    from saelab.analysis.circuits.graph_json import save_graph
+    from saelab.lm.load import load_recorded_model
+    from saelab.training.run import Run
+
+    runs = [Run(path) for path in args.runs]
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise UsageError("A run was given twice; give each once.")
+    lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
+    options = CircuitOptions(
+        target=args.target,
+        against=args.against,
+        latent=args.latent,
+        max_nodes=args.max_nodes,
+        node_threshold=args.node_threshold,
+        edge_threshold=args.edge_threshold,
+        threshold=args.threshold,
+        n_members=args.n_members,
+    )
+    found = explain_runs(lm, runs, args.prompt, options)
+    found.pruned.facts["runs"] = found.graph.facts["runs"] = [str(run.path) for run in runs]
+    token = found.graph.facts.get("token")
+    name = found.graph.facts["target"] if token is None else lm.tokenizer.token(token)
+    path = circuit_path(runs[0].path, args.prompt, name)
+    save_graph(found.pruned, path)
+    save_graph_hdf5(found.graph, path.with_suffix(".h5"))
+    _extras(args, found, path.stem)
+    if args.json_:
+        print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))
+        return 0
+    _print(args, found)
+    print(path)
+    return 0
+
+
+def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
+    """What was asked for beside the graph's own files."""
+    from saelab.files import atomic_write, atomic_write_json
+
+    if args.circuit_tracer is not None:
+        from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json
+
+        model = Path(found.graph.facts["model"]).name
+        atomic_write_json(
+            args.circuit_tracer, circuit_tracer_json(found.pruned, slug=name, scan=model)
+        )
+    if args.figure is not None:
+        from saelab.analysis.circuits.figures import circuit_figure
+
+        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True)
+        atomic_write(args.figure, html.encode())
+
+
+def _values(args: CircuitArguments, found: "Circuit", path: Path) -> dict[str, Any]:
+    from saelab.analysis.circuits.explain import largest_inputs
+
+    return {
+        "path": str(path),
+        "facts": found.pruned.facts,
+        "counts": found.pruned.counts,
+        "nodes": [
+            {"node": label, "attribution": given}
+            for label, given in largest_inputs(found.graph, args.top)
+        ],
+    }
+
+
+def _print(args: CircuitArguments, found: "Circuit") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from saelab.analysis.circuits.explain import largest_inputs
+    from saelab.cli.tables import wide_console
+
+    facts, console = found.graph.facts, wide_console()
+    title = f"{facts['target']} = {facts['value']:.3f}"
+    if "probability" in facts:
+        title += f" (probability {facts['probability']:.3f})"
+    console.print(title, markup=False, style="bold")
+    table = Table(title="What gives most, over all paths", title_justify="left", box=None)
+    table.add_column("node")
+    table.add_column("token")
+    table.add_column("gives", justify="right")
+    positions = {node.label(): node.position for node in found.graph.nodes}
+    for label, given in largest_inputs(found.graph, args.top):
+        place = positions[label]
+        token = "" if place is None else found.graph.tokens[place]
+        table.add_row(Text(label), Text(token), f"{given:+.3f}")
+    console.print(table)
+    console.print(_summary(found), markup=False)
+
+
+def _summary(found: "Circuit") -> str:
+    counts, scores = found.pruned.counts, found.scores
+    lines = [
+        f"\nGraph: {counts['latents']} of {counts['active_latents']} active latents "
+        f"({counts['influence_left_out']:.1%} of the influence left out), {counts['edges']} edges; "
+        f"pruned to {len(found.pruned.nodes)} nodes and {len(found.pruned.weight)} edges "
+        f"({counts['pruned_influence']:.1%} of the influence dropped).",
+        f"Of the leaves' influence: tokens {scores.replacement:.1%}, SAE errors "
+        f"{scores.error_influence:.1%}, MLPs {scores.mlp_influence:.1%}; completeness score "
+        f"{scores.completeness:.2f}.",
+        f"Live model, the graph's latents: {_judged(found.faithfulness)}",
+    ]
+    if (other := found.by_gradients) is not None:
+        line = f"Live model, the latents of largest effect: {_judged(other.faithfulness)}"
+        if other.agreement is not None:
+            line += f" Effects and the graph's attributions correlate by {other.agreement:.2f}."
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _judged(found: "Faithfulness") -> str:
+    values = found.values()
+
+    def ratio(name: str) -> str:
+        value = values[name]
+        return "undefined" if value is None else f"{value:.2f}"
+
+    return (
+        f"{found.n_members} kept give {found.circuit:.2f} of {found.whole:.2f} (without any latent "
+        f"{found.empty:.2f}), faithfulness {ratio('faithfulness')}; without them "
+        f"{found.complement:.2f}, completeness {ratio('completeness')}."
+    )

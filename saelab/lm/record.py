@@ -1,0 +1,160 @@
+"""One forward pass in full: every quantity between the MLPs, computed from the weights.
+
+What the MLPs wrote is read from the running model. Everything else is computed anew in the number
+type of the weights (float64 by default), so sums of its parts are exact to that type's rounding,
+and then compared with what the model itself has: a model that does anything else is refused.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.lm.internals import LayerWeights, ModelWeights
+from saelab.lm.protocol import ActivationSource
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
+"""Largest deviation from the model's own values, relative to the largest of them, by the model's
+number type; RMS norms and rotary angles are float32 even in a float64 model."""
+COARSE = 0.1
+"""The same for half precision."""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One block of a forward pass; q and k are as they are multiplied, turned where rotary.
+
+    Attributes:
+        pattern: attention after the softmax, `[batch head dest src]`.
+        mlp_in: the second norm's output, bias included.
+    """
+
+    resid_pre: Float[Tensor, "batch pos d_model"]
+    ln1_scale: Float[Tensor, "batch pos 1"]
+    q: Float[Tensor, "batch pos head d_head"]
+    k: Float[Tensor, "batch pos head d_head"]
+    v: Float[Tensor, "batch pos head d_head"]
+    pattern: Float[Tensor, "batch head pos pos"]
+    z: Float[Tensor, "batch pos head d_head"]
+    attn_out: Float[Tensor, "batch pos d_model"]
+    resid_mid: Float[Tensor, "batch pos d_model"]
+    ln2_scale: Float[Tensor, "batch pos 1"]
+    mlp_in: Float[Tensor, "batch pos d_model"]
+    mlp_out: Float[Tensor, "batch pos d_model"]
+
+    @property
+    def z_cat(self) -> Float[Tensor, "batch pos d_in"]:
+        """What an SAE on hook_z reads: heads flattened head-major."""
+        return self.z.flatten(2)
+
+
+@dataclass(frozen=True)
+class ForwardRecord:
+    """A forward pass of a model over `tokens`.
+
+    Attributes:
+        position: zeros for rotary models.
+        resid_final: the residual stream before the final norm.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    embed: Float[Tensor, "batch pos d_model"]
+    position: Float[Tensor, "batch pos d_model"]
+    layers: tuple[LayerRecord, ...]
+    resid_final: Float[Tensor, "batch pos d_model"]
+    ln_final_scale: Float[Tensor, "batch pos 1"]
+
+    def logits(
+        self, weights: ModelWeights, token_ids: Int[Tensor, " n"]
+    ) -> Float[Tensor, "batch pos n"]:
+        """The logits of a few tokens."""
+        norm = weights.ln_final
+        x = norm.linear(self.resid_final, self.ln_final_scale) + norm.bias
+        return x @ weights.unembedding(token_ids).T + weights.b_U[token_ids]
+
+
+def record_forward(
+    lm: ActivationSource, weights: ModelWeights, tokens: Int[Tensor, "batch pos"]
+) -> ForwardRecord:
+    """A full record of `lm` on `tokens`, at most its context long.
+
+    Raises:
+        UsageError: too many tokens; or the model does something that its weights do not tell, such
+            as a sliding window or a soft cap.
+    """
+    if tokens.shape[1] > lm.info.n_ctx:
+        raise UsageError(
+            f"The prompt has {tokens.shape[1]} tokens, more than the {lm.info.n_ctx} that "
+            f"{lm.info.name} reads; shorten it."
+        )
+    last = len(weights.layers) - 1
+    mlps = [f"blocks.{layer}.hook_mlp_out" for layer in range(last + 1)]
+    heads = [f"blocks.{layer}.attn.hook_z" for layer in range(last + 1)]
+    end = f"blocks.{last}.hook_resid_post"
+    seen = lm.capture(tokens, [*mlps, *heads, end])
+    dtype = weights.ln_final.gain.dtype
+    tokens = tokens.to(weights.W_E.device)
+    embed = weights.W_E[tokens]
+    position = torch.zeros_like(embed)
+    if weights.W_pos is not None:
+        position = position + weights.W_pos[: tokens.shape[1]]
+    resid, layers = embed + position, []
+    for layer, mlp, head in zip(weights.layers, mlps, heads, strict=True):
+        done = _layer(layer, resid, seen[mlp].to(resid.device, dtype))
+        _check(lm, head, done.z_cat, seen[head])
+        resid = done.resid_mid + done.mlp_out
+        layers.append(done)
+    _check(lm, end, resid, seen[end])
+    scale = weights.ln_final.scale(resid)
+    return ForwardRecord(tokens, embed, position, tuple(layers), resid, scale)
+
+
+def _layer(
+    weights: LayerWeights,
+    resid: Float[Tensor, "batch pos d_model"],
+    mlp_out: Float[Tensor, "batch pos d_model"],
+) -> LayerRecord:
+    scale = weights.ln1.scale(resid)
+    x = weights.ln1.linear(resid, scale) + weights.ln1.bias
+    q, k, v = (
+        einsum(x, W, "b p m, h m e -> b p h e") + b
+        for W, b in (
+            (weights.W_Q, weights.b_Q),
+            (weights.W_K, weights.b_K),
+            (weights.W_V, weights.b_V),
+        )
+    )
+    places = torch.arange(resid.shape[1], device=resid.device)
+    q, k = weights.rotate(q, places), weights.rotate(k, places)
+    pattern = scores(q, k).softmax(-1)
+    z = einsum(pattern, v, "b h d s, b s h e -> b d h e")
+    attn_out = einsum(z, weights.W_O, "b p h e, h e m -> b p m") + weights.b_O
+    mid = resid + attn_out
+    scale2 = weights.ln2.scale(mid)
+    mlp_in = weights.ln2.linear(mid, scale2) + weights.ln2.bias
+    return LayerRecord(
+        *(resid, scale, q, k, v, pattern, z, attn_out), *(mid, scale2, mlp_in, mlp_out)
+    )
+
+
+def scores(
+    q: Float[Tensor, "batch pos head d_head"], k: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "batch head pos pos"]:
+    """Attention scores q.k / sqrt(d_head), -inf where the source lies ahead."""
+    found = einsum(q, k, "b d h e, b s h e -> b h d s") / q.shape[-1] ** 0.5
+    ahead = torch.ones(found.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    return found.masked_fill(ahead, -torch.inf)
+
+
+def _check(lm: ActivationSource, hook: str, found: Tensor, own: Tensor) -> None:
+    own = rearrange(own, "b p ... -> b p (...)").to(found.device, found.dtype)
+    worst = float((found - own).abs().max() / own.abs().max().clamp_min(1e-12))
+    allowed = TOLERANCE.get(getattr(torch, lm.info.dtype), COARSE)
+    if not worst <= allowed:
+        raise UsageError(
+            f"{lm.info.name} computes {hook} in a way that cannot be linearised here: from its "
+            f"weights it comes out {worst:.2g} off (relative), more than {allowed:g}."
+        )

@@ -1,0 +1,57 @@
+"""The frozen model run forward in plain loops: a second method for every gradient and edge."""
+
+import torch
+
+from saelab.analysis.circuits.dictionaries import Place
+from saelab.analysis.circuits.frozen import Frozen
+
+
+class Replay:
+    """What every latent reads, and the final norm's output, after some latents were moved.
+
+    hold: latents keep their recorded values (moved ones apart), so only direct effects show.
+    """
+
+    def __init__(self, frozen: Frozen, moved: dict[int, float] | None = None, *, hold: bool = True):
+        self.frozen, self.moved, self.hold = frozen, moved or {}, hold
+        self.read = frozen.values.clone()
+        record = frozen.record
+        stream = record.embed[0] + record.position[0]
+        for layer, (weights, seen) in enumerate(
+            zip(frozen.weights.layers, record.layers, strict=True)
+        ):
+            stream = self.through(Place(layer, "residual"), stream, stream)
+            x = self.norm(weights.ln1, stream, seen.ln1_scale[0])
+            z = torch.zeros_like(seen.z[0])
+            for head in range(len(weights.W_V)):
+                v = x @ weights.W_V[head] + weights.b_V[head]
+                z[:, head] = seen.pattern[0, head] @ v
+            z = self.through(Place(layer, "heads"), z.flatten(1), z.flatten(1))
+            stream = stream + z @ weights.W_O.flatten(0, 1) + weights.b_O
+            x = self.norm(weights.ln2, stream, seen.ln2_scale[0])
+            stream = stream + self.through(Place(layer, "mlp"), x, seen.mlp_out[0])
+        stream = self.through(Place(len(record.layers), "residual"), stream, stream)
+        self.final = self.norm(frozen.weights.ln_final, stream, record.ln_final_scale[0])
+
+    def norm(self, norm, x, scale):
+        centred = x - x.mean(-1, keepdim=True) if norm.centred else x
+        return centred / scale * norm.gain + norm.bias
+
+    def through(self, place: Place, x, out):
+        number = self.frozen.at_place.get(place)
+        if number is None:
+            return out
+        active, start = self.frozen.actives[number], self.frozen.spans[number].start
+        written = active.error + active.b_dec
+        for entry in range(len(active.codes)):
+            position = active.codes.row[entry]
+            value = active.codes.encoder[entry] @ x[position] + active.codes.constant[entry]
+            self.read[start + entry] = value
+            acts = active.codes.values[entry] if self.hold else value
+            acts = acts + self.moved.get(start + entry, 0.0)
+            written[position] = written[position] + acts * active.decoder[entry]
+        return written
+
+    def logits(self):
+        weights = self.frozen.weights
+        return self.final @ weights.W_U.to(self.final.dtype) + weights.b_U

@@ -1,0 +1,127 @@
+"""Circuits judged in the live model."""
+
+import pytest
+import torch
+from analysis.circuits.cases import dictionaries, frozen_of, prompt_of
+
+from saelab.analysis.circuits.ablation import (
+    ablation_edits,
+    everywhere,
+    faithfulness,
+    mean_codes,
+    members_at,
+)
+from saelab.config import UsageError
+
+
+@pytest.fixture(scope="module")
+def saes(gpt64):
+    return dictionaries(gpt64, transcoder=2)
+
+
+@pytest.fixture(scope="module")
+def prompt(gpt64):
+    return frozen_of(gpt64, transcoder=2)
+
+
+@pytest.fixture(scope="module")
+def tokens(gpt64):
+    return prompt_of(gpt64)[None]
+
+
+def sizes(saes):
+    return {d.name: d.sae.d_sae for d in saes}
+
+
+def metric(logits):
+    return logits[:, -1, 3].mean() - logits[:, -1, 5].mean()
+
+
+def all_of(prompt, value=True):
+    return torch.full((len(prompt.values),), value)
+
+
+def test_everything_is_faithful_and_nothing_is_not(gpt64, saes, prompt, tokens):
+    # P7.4
+    everything = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
+    found = faithfulness(gpt64, saes, tokens, everything, metric)
+    assert found.circuit == found.whole
+    assert found.faithfulness == 1
+    assert found.completeness == 0
+    nothing = faithfulness(gpt64, saes, tokens, {}, metric)
+    assert nothing.faithfulness == 0
+    assert nothing.completeness == 1
+    assert nothing.n_members == 0
+    assert abs(found.whole - found.empty) > 1e-3
+
+
+def test_keeping_every_latent_keeps_the_logits_bits(gpt64, saes, tokens):
+    everything = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
+    edited = gpt64.logits(tokens, ablation_edits(saes, everything))
+    assert torch.equal(edited, gpt64.logits(tokens))
+
+
+def test_an_ablated_latent_is_gone_from_its_site(gpt64, saes, prompt, tokens):
+    # One latent at one position, by hand.
+    number, entry = 1, 9
+    active = prompt.actives[number]
+    latent, position = int(active.codes.latent[entry]), int(active.codes.row[entry])
+    dictionary = next(d for d in saes if d.name == active.name)
+    keep = {d.name: torch.ones(8, d.sae.d_sae, dtype=torch.bool) for d in saes}
+    keep[active.name][position, latent] = False
+    edits = ablation_edits(saes, keep)
+    seen = gpt64.run(tokens, edits=edits, hooks=[dictionary.site]).activations[dictionary.site][0]
+    x = gpt64.capture(tokens, [dictionary.site])[dictionary.site][0]
+    expected = x.clone()
+    expected[position] -= active.codes.values[entry] * active.decoder[entry]
+    torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_members_at_their_positions_or_everywhere(prompt, saes):
+    chosen = all_of(prompt, value=False)
+    chosen[[0, len(chosen) - 1]] = True
+    members = members_at(prompt, chosen, sizes(saes))
+    assert sum(int(mask.sum()) for mask in members.values()) == 2
+    codes = prompt.actives[0].codes
+    assert members[prompt.actives[0].name][codes.row[0], codes.latent[0]]
+    spread = everywhere(members)
+    assert spread[prompt.actives[0].name].shape == (1, 24)
+    assert spread[prompt.actives[0].name][0, codes.latent[0]]
+
+
+def test_a_transcoders_latents_can_be_ablated(gpt64, saes, prompt, tokens):
+    keep = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
+    keep["transcoder"][:] = False
+    out = "blocks.2.hook_mlp_out"
+    seen = gpt64.run(tokens, edits=ablation_edits(saes, keep), hooks=[out]).activations[out][0]
+    active = prompt.actives[-1]
+    torch.testing.assert_close(seen, active.error + active.b_dec, rtol=1e-4, atol=1e-4)
+
+
+def test_ablated_latents_may_go_to_their_means(gpt64, saes, tokens):
+    means = mean_codes(gpt64, saes, tokens)
+    first = saes[0]
+    keep = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
+    keep[first.name][:] = False
+    edits = ablation_edits(saes, keep, means)
+    seen = gpt64.run(tokens, edits=edits, hooks=[first.site]).activations[first.site][0]
+    x = gpt64.capture(tokens, [first.site])[first.site][0]
+    codes = first.sae.encode(x.to(first.sae.W_dec.dtype)).dense()
+    change = (codes.mean(0) - codes) @ first.sae.W_dec
+    torch.testing.assert_close(seen, x + change, rtol=1e-4, atol=1e-4)
+
+
+def test_a_circuit_is_between_nothing_and_everything_in_size(gpt64, saes, prompt, tokens):
+    chosen = all_of(prompt, value=False)
+    chosen[::2] = True
+    members = members_at(prompt, chosen, sizes(saes))
+    found = faithfulness(gpt64, saes, tokens, members, metric)
+    assert found.n_members == int(chosen.sum())
+    assert found.values()["faithfulness"] == found.faithfulness
+    assert found.circuit != found.complement
+
+
+def test_latents_of_an_sae_that_is_not_there_are_refused(gpt64, saes, tokens):
+    members = {"other": torch.ones(1, 24, dtype=torch.bool)}
+    with pytest.raises(UsageError, match="latents of other, which is not among"):
+        faithfulness(gpt64, saes, tokens, members, metric)

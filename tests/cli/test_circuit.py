@@ -1,0 +1,101 @@
+"""`saelab circuit` as a user meets it."""
+
+import json
+import shutil
+
+import pytest
+from conftest import small_config
+
+from saelab.analysis.circuits.graph_file import load_graph_hdf5
+from saelab.analysis.circuits.graph_json import load_graph
+from saelab.cli import main
+from saelab.training.loop import train
+
+PROMPT = "the big cat sat on a red"
+
+
+@pytest.fixture(scope="module")
+def runs(small_run, small_store, tmp_path_factory):
+    """One SAE on the stream, and one on the next layer's heads."""
+    directory = tmp_path_factory.mktemp("circuit")
+    config = small_config(small_store, site="blocks.1.attn.hook_z")
+    heads = train(config, out=directory / "heads")
+    return shutil.copytree(small_run.path, directory / "stream"), heads.path
+
+
+def circuit(*arguments: object) -> int:
+    return main(["circuit", *map(str, arguments), "--device", "cpu"])
+
+
+def test_a_circuit_is_printed_and_written_under_the_first_run(runs, capsys):
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "dog", "--top", 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    path = runs[0] / "circuits" / "big-cat-sat-on-a-red-to-dog.json"
+    assert lines[-1] == str(path)
+    assert lines[0].startswith("logit 'dog' - mean logit = ")
+    pruned, whole = load_graph(path), load_graph_hdf5(path.with_suffix(".h5"))
+    assert len(pruned.nodes) < len(whole.nodes)
+    assert pruned.facts["runs"] == [str(run) for run in runs]
+    assert set(pruned.facts["saes"]) == {"stream", "heads"}
+    value = pruned.facts["value"]
+    assert whole.row_sums()[-1] == pytest.approx(value, abs=1e-4 * max(1.0, abs(value)))
+
+
+def test_json_and_other_forms_are_written_on_request(runs, capsys, tmp_path):
+    figure, other = tmp_path / "f.html", tmp_path / "g.json"
+    extras = ("--figure", figure, "--circuit-tracer", other, "--against", "cat", "--json")
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "dog", *extras) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["facts"]["target"] == "logit 'dog' - logit 'cat'"
+    assert values["counts"]["latents_left_out"] >= 0
+    assert len(values["nodes"]) == 15
+    assert "faithfulness" in values["facts"]["faithfulness"]
+    assert json.loads(other.read_text())["metadata"]["prompt_tokens"][1] == "the"
+    assert "plotly" in figure.read_text()
+
+
+def test_a_latents_value_is_explained_too(runs, capsys):
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "mat", "--n-members", 0) == 0
+    capsys.readouterr()
+    whole = load_graph_hdf5(runs[0] / "circuits" / "big-cat-sat-on-a-red-to-mat.h5")
+    node = next(n for n in reversed(whole.nodes) if n.kind == "latent" and n.name == "heads")
+    assert (
+        circuit(*runs, "--prompt", PROMPT, "--latent", f"heads:{node.latent}@{node.position}") == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"heads {node.latent} @{node.position} = {node.value:.3f}"
+    name = f"big-cat-sat-on-a-red-to-heads-{node.latent}-{node.position}.json"
+    assert load_graph(runs[0] / "circuits" / name).nodes[-1].kind == "target"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--prompt", "the zebra"), "The prompt 'the zebra' has special or unknown tokens"),
+        (("--prompt", " ".join(["cat"] * 40)), "has 41 tokens, more than the 32"),
+        (("--prompt", PROMPT, "--target", "zebra"), "'zebra' is not one token of"),
+        (("--prompt", PROMPT, "--target", "cat", "--against", "cat"), "are the same; give two"),
+        (("--prompt", PROMPT, "--model", "tiny"), "was trained on"),
+    ],
+)
+def test_bad_input_is_one_sentence(runs, capsys, arguments, message):
+    assert circuit(runs[0], *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_given_twice_is_refused(runs, capsys):
+    assert circuit(runs[0], runs[0], "--prompt", PROMPT) == 2
+    assert "given twice" in capsys.readouterr().err
+
+
+def test_a_run_is_required(capsys):
+    assert circuit("--prompt", PROMPT) == 2
+    assert "Got no run" in capsys.readouterr().err
+
+
+def test_a_prompt_is_required(runs, capsys):
+    with pytest.raises(SystemExit) as error:
+        circuit(runs[0])
+    assert error.value.code == 2
