@@ -8,6 +8,8 @@ import streamlit as st
 from feature_browser.canvas import go_to, here, show, style_page
 from feature_browser.catalogue import Catalogue, RunCard
 from feature_browser.chrome import alone, message, top_bar
+from feature_browser.compare_view import compare_view
+from feature_browser.health_view import health_view
 from feature_browser.known_view import known_view
 from feature_browser.latent_view import latent_view
 from feature_browser.latents_view import latents_view
@@ -15,8 +17,13 @@ from feature_browser.markup import Html
 from feature_browser.place import Place
 from feature_browser.reading import list_runs, open_run
 from feature_browser.runs_view import no_such_run, runs_view
+from feature_browser.steering_view import steering_view
 from feature_browser.training_view import training_view
 from saelab.config import UsageError
+
+# Views of a run that need no features.h5, or say themselves what they lack. (Streamlit would print
+# a string here.)
+WITHOUT_FEATURES = {"known": known_view, "health": health_view, "steering": steering_view}
 
 
 def main(root: Path) -> None:
@@ -35,7 +42,7 @@ def main(root: Path) -> None:
     elif card is None or place.view == "runs":
         runs_view(catalogue, place)
     else:
-        _view_of_run(card, place)
+        _view_of_run(catalogue, card, place)
 
 
 def _chosen(catalogue: Catalogue, place: Place) -> RunCard | None:
@@ -46,12 +53,14 @@ def _chosen(catalogue: Catalogue, place: Place) -> RunCard | None:
     return catalogue.runs.get(place.run)
 
 
-def _view_of_run(card: RunCard, place: Place) -> None:
+def _view_of_run(catalogue: Catalogue, card: RunCard, place: Place) -> None:
     try:
-        if place.view == "known":
-            known_view(card, place)
+        if place.view == "compare":
+            compare_view(catalogue, card, place)
         elif place.view == "training":
             training_view(card)
+        elif place.view in WITHOUT_FEATURES:
+            WITHOUT_FEATURES[place.view](card, place)
         elif not card.features_path.is_file():
             show(_no_features(card), "no-features")
         elif place.view == "latents":
@@ -59,7 +68,7 @@ def _view_of_run(card: RunCard, place: Place) -> None:
         else:
             latent_view(open_run(card), place)
     except UsageError as error:
-        show(alone(message("This run cannot be shown", str(error))), "problem")
+        show(alone(message("This cannot be shown", str(error))), "problem")
 
 
 def _no_features(card: RunCard) -> Html:

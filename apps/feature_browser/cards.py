@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from feature_browser.known import Match
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import activation, count, percent, real, short_count
-from feature_browser.place import CONTEXTS, Place
+from feature_browser.place import CONTEXTS, SHOWN, Place
 from feature_browser.reading import OpenRun, facts
+from feature_browser.tables import choice
 from feature_browser.tokens import TextStyle, example_text
 from saelab.analysis.records import Example, LatentRecord
 
@@ -97,6 +98,7 @@ def firing(scene: Scene) -> Html:
         ("density", percent(record.density)),
         ("maximum", activation(record.max)),
         ("mean when on", activation(record.mean)),
+        ("skew, kurtosis", f"{activation(record.skew)}, {activation(record.kurtosis)}"),
         ("fires on", f"{count(record.n_fired)} of {short_count(record.n_tokens)} tokens"),
     ]
     if record.n_negative:
@@ -105,19 +107,36 @@ def firing(scene: Scene) -> Html:
 
 
 def neighbours(scene: Scene) -> Html:
-    """The latents that write in the most similar directions."""
+    """The latents that write, read or fire most like this one."""
+    record = scene.record
+    groups = [
+        ("Neighbours · cosine of decoders", record.neighbours),
+        ("Neighbours · cosine of encoders", record.encoder_neighbours),
+        ("Fire together · Jaccard index", record.coactive),
+    ]
+    return joined(_others(scene, title, found) for title, found in groups if found)
+
+
+def _others(scene: Scene, title: str, found: list[tuple[int, float]]) -> Html:
     rows = joined(
         html(
             '<a class="neighbour" href="{href}"><b>{latent}</b><span>{name}</span>'
-            "<em>{cos}</em></a>",
+            "<em>{share}</em></a>",
             href=scene.place.to(latent=other).href,
             latent=other,
             name=_name(scene, other),
-            cos=real(cosine),
+            share=real(share),
         )
-        for other, cosine in scene.record.neighbours
+        for other, share in found
     )
-    return card("Neighbours · cosine of decoders", rows)
+    return card(title, rows)
+
+
+def heads(scene: Scene) -> Html:
+    """How the decoder row is shared out among the heads, at sites that have some."""
+    shares = scene.record.head_weights
+    rows = [(f"head {head}", percent(share)) for head, share in enumerate(shares)]
+    return card("Share of each head", pairs(rows)) if rows else EMPTY
 
 
 def _name(scene: Scene, latent: int) -> str:
@@ -148,7 +167,32 @@ def reproduce(scene: Scene) -> Html:
 
 def examples(scene: Scene, kind: str, title: str, note: str) -> Html:
     """A card of examples; all beyond the first few open on demand."""
-    found = scene.record.examples.get(kind, [])
+    return example_card(scene, kind, title, note, scene.record.examples.get(kind, []))
+
+
+def stratum(scene: Scene, number: int) -> Html:
+    """A card of the examples sampled from one stratum, which may have none."""
+    part, parts = scene.record.strata[number], len(scene.record.strata)
+    found = strata_examples(scene.record)[number]
+    title = f"{100 * number // parts} to {100 * (number + 1) // parts} % of firings"
+    note = (
+        f"{len(found)} of {count(part.population)}, at random · activation "
+        f"{activation(part.low)} to {activation(part.high)}"
+    )
+    if found:
+        note += f" · each stands for {real(found[0].weight)}"
+    return example_card(scene, "strata", title, note, found)
+
+
+def strata_examples(record: LatentRecord) -> list[list[Example]]:
+    """The examples of each stratum; a stratum of few firings fills few of its slots."""
+    kept = iter(record.examples.get("strata", []))
+    sizes = [min(len(part.slots), part.population) for part in record.strata]
+    return [[next(kept) for _ in range(size)] for size in sizes]
+
+
+def example_card(scene: Scene, kind: str, title: str, note: str, found: list[Example]) -> Html:
+    """The examples `found` under a title; nothing if there are none."""
     if not found:
         return EMPTY
     rows = [_row(example, scene) for example in found]
@@ -176,23 +220,20 @@ def _row(example: Example, scene: Scene) -> Html:
     return html(
         '<div class="example" data-v="{v}"><span class="value">{value}</span>'
         '<span class="text" dir="auto">{text}</span><span class="source">{source}</span></div>',
-        v=f"{example.value:.5g}",
-        value=activation(example.value),
+        # The histogram's filter goes by activations, and a near miss has none.
+        v=f"{0 if example.closeness is not None else example.value:.5g}",
+        value=activation(example.value)
+        if example.closeness is None
+        else percent(example.closeness),
         text=example_text(example, style, scene.run.features.file),
         source=f"doc {count(example.document)} · {count(example.position)}",
     )
 
 
-def context_choice(place: Place) -> Html:
-    """Links that choose how much text stands around each peak."""
-    names = {"8": "±8", "16": "±16", "full": "full text"}
-    links = joined(
-        html(
-            '<a href="{href}"{on}>{name}</a>',
-            href=place.to(context=choice).href,
-            on=Html(' aria-current="true"') if choice == place.context else EMPTY,
-            name=names[choice],
-        )
-        for choice in CONTEXTS
-    )
-    return html('<div class="choice"><span>context</span>{links}</div>', links=links)
+def choices(place: Place) -> Html:
+    """Links that choose which examples are shown, and with how much text around each peak."""
+    shown = {"strongest": "strongest and random", "strata": "strata", "silent": "silent"}
+    around = {"8": "±8", "16": "±16", "full": "full text"}
+    picked = choice("examples", [(shown[s], place.to(show=s), s == place.show) for s in SHOWN])
+    width = [(around[c], place.to(context=c), c == place.context) for c in CONTEXTS]
+    return joined([picked, choice("context", width)])

@@ -7,6 +7,11 @@ from typing import Any
 from saelab.config import UsageError
 from saelab.training.run import Run
 
+FOUND = 0.8
+"""A known feature is found if some latent reaches this F1."""
+SIGNED = {"abs-topk"}
+"""Variants whose codes have both signs by their definition."""
+
 
 @dataclass(frozen=True)
 class RunCard:
@@ -19,6 +24,9 @@ class RunCard:
         ce_recovered: share of the cross-entropy kept when the reconstruction is spliced in.
         dead: latents that never fired on the held-out text.
         config: the complete training configuration.
+        n_known, found: known features of its text, and those that a latent finds.
+        corpus: what names the text it was trained on; None for arrays.
+        problems: evaluations that could not be read.
     """
 
     name: str
@@ -33,6 +41,20 @@ class RunCard:
     fvu: float | None = None
     ce_recovered: float | None = None
     dead: int | None = None
+    n_known: int = 0
+    found: int | None = None
+    corpus: dict[str, Any] | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes have both signs, so that a decoder row and its opposite are one."""
+        return self.variant in SIGNED
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the trained SAE is."""
+        return self.path / "weights.safetensors"
 
     @property
     def features_path(self) -> Path:
@@ -67,9 +89,12 @@ def read_catalogue(root: Path) -> Catalogue:
 def read_card(path: Path, root: Path) -> RunCard:
     """The card of the run at `path`."""
     run = Run(path)
-    reconstruction = run.evaluation("reconstruction") or {}
-    downstream = run.evaluation("downstream") or {}
-    model = run.provenance().get("model")
+    problems: list[str] = []
+    reconstruction = _evaluation(run, "reconstruction", problems)
+    downstream = _evaluation(run, "downstream", problems)
+    scores = _scores(_evaluation(run, "recovery", problems))
+    provenance = run.provenance()
+    model, corpus = provenance.get("model"), provenance.get("corpus")
     return RunCard(
         name=path.relative_to(root).as_posix() if path != root else root.resolve().name,
         path=path,
@@ -83,7 +108,28 @@ def read_card(path: Path, root: Path) -> RunCard:
         fvu=reconstruction.get("fvu"),
         ce_recovered=downstream.get("ce_recovered"),
         dead=reconstruction.get("dead"),
+        n_known=len(scores),
+        found=sum(score >= FOUND for score in scores) if scores else None,
+        corpus=corpus if isinstance(corpus, dict) else None,
+        problems=tuple(problems),
     )
+
+
+def _evaluation(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
+    """A saved evaluation; empty if there is none or, with a word to `problems`, it is damaged."""
+    try:
+        values = run.evaluation(name)
+    except UsageError as error:
+        problems.append(str(error))
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _scores(recovery: dict[str, Any]) -> list[float]:
+    """The F1 of every known feature's best latent, as far as the file says."""
+    features = recovery.get("features")
+    rows = features if isinstance(features, list) else []
+    return [float(row["f1"]) for row in rows if isinstance(row, dict) and "f1" in row]
 
 
 def _option(run: Run, *names: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -11,7 +11,7 @@ def top_bar(place: Place, card: RunCard | None) -> Html:
     views = joined(
         html(
             '<a href="{href}"{on}>{title}</a>',
-            href=place.to(view=view, page=1, q="").href,
+            href=place.visit(view).href,
             on=Html(' aria-current="page"') if view == place.view else EMPTY,
             title=title,
         )
@@ -28,7 +28,7 @@ def top_bar(place: Place, card: RunCard | None) -> Html:
 def _chips(place: Place, card: RunCard) -> Html:
     identity = html(
         '<a class="chip" href="{href}" title="{path}"><b>{variant}</b> · {model} · {site}</a>',
-        href=place.to(view="runs").href,
+        href=place.visit("runs").href,
         path=card.path.as_posix(),
         variant=card.variant,
         model=card.model,

@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from feature_browser.canvas import show
-from feature_browser.catalogue import RunCard
+from feature_browser.catalogue import FOUND, RunCard
 from feature_browser.chrome import alone, message
 from feature_browser.known import plain
 from feature_browser.markup import Html, html
@@ -16,7 +16,7 @@ from feature_browser.tables import Column, cell, link, metered, table
 from feature_browser.theme import palette
 from saelab.analysis.figures import recovery_figure
 
-FOUND, PARTLY, PRESENT = 0.8, 0.5, 0.9
+PARTLY, PRESENT = 0.5, 0.9
 
 
 def known_view(card: RunCard, place: Place) -> None:

@@ -11,6 +11,7 @@ from feature_browser.numbers import count
 from feature_browser.pictures import histogram, logit_effects
 from feature_browser.place import Place
 from feature_browser.reading import OpenRun
+from feature_browser.steering_card import steering
 
 GO_TO = "go-to-latent"
 AHEAD = 2
@@ -66,7 +67,7 @@ def _controls(run: OpenRun, place: Place, number: int | None) -> None:
             label_visibility="collapsed",
             width=150,
         )
-        show(cards.context_choice(place), "context")
+        show(cards.choices(place), "context")
 
 
 def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
@@ -108,7 +109,7 @@ def page(scene: Scene) -> Html:
     aside = [cards.identity(scene)]
     if scene.record.n_fired:
         aside.append(cards.firing(scene))
-    aside += [cards.neighbours(scene), cards.reproduce(scene)]
+    aside += [steering(scene), cards.heads(scene), cards.neighbours(scene), cards.reproduce(scene)]
     return html(
         '<div class="page latent" data-latent="{n}" data-latents="{all}"><aside>{aside}</aside>'
         "<div>{body}</div></div>",
@@ -137,27 +138,47 @@ def _pictures(scene: Scene) -> Html:
 
 
 def _texts(scene: Scene) -> list[Html]:
+    if scene.place.show == "strata":
+        return [cards.stratum(scene, number) for number in range(len(scene.record.strata))]
+    return _silent(scene) if scene.place.show == "silent" else _strongest(scene)
+
+
+def _strongest(scene: Scene) -> list[Html]:
     record = scene.record
     positive = record.n_fired - record.n_negative
-    shown = {kind: len(found) for kind, found in record.examples.items()}
+    shown = {kind: len(record.examples.get(kind, [])) for kind in ("top", "negative", "random")}
     return [
         cards.examples(
             scene,
             "top",
             "Top examples",
-            f"{shown.get('top', 0)} of {count(positive)} firings, the strongest of each text",
+            f"{shown['top']} of {count(positive)} firings, the strongest of each text",
         ),
         cards.examples(
             scene,
             "negative",
             "Negative side",
-            f"{shown.get('negative', 0)} of {count(record.n_negative)} firings below zero",
+            f"{shown['negative']} of {count(record.n_negative)} firings below zero",
         ),
         cards.examples(
             scene,
             "random",
             "Random examples",
-            f"a fair sample of {shown.get('random', 0)} of all {count(record.n_fired)} firings",
+            f"a fair sample of {shown['random']} of all {count(record.n_fired)} firings",
+        ),
+    ]
+
+
+def _silent(scene: Scene) -> list[Html]:
+    return [
+        cards.examples(
+            scene,
+            "near_miss",
+            "Near misses",
+            "texts on which it never fires; the pre-activation as a share of what would have",
+        ),
+        cards.examples(
+            scene, "silent", "Silent texts", "texts on which it never fires, a token at random"
         ),
     ]
 

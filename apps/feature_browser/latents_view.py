@@ -10,7 +10,7 @@ from feature_browser.markup import Html, html, joined
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
 from feature_browser.reading import OpenRun
-from feature_browser.tables import Column, cell, link, metered, table
+from feature_browser.tables import Column, cell, link, metered, page_links, table
 from feature_browser.tokens import visible
 
 ROWS = 50
@@ -32,12 +32,12 @@ def latents_view(run: OpenRun, place: Place) -> None:
     found = np.intersect1d(run.find(place.q), alive) if place.q.strip() else alive
     ordered = order(run, found, place.sort)
     pages = max(1, -(-len(ordered) // ROWS))
-    page = min(max(1, int(place.page)), pages) if place.page.isdecimal() else 1
+    page = min(place.page_number, pages)
     rows = ordered[(page - 1) * ROWS : page * ROWS]
     content = [
         _summary(run, place, len(found), len(alive)),
         _table(run, place, rows),
-        _pages(place, page, pages),
+        page_links(place, page, pages),
     ]
     show(html('<div class="page wide">{content}</div>', content=joined(content)), "latents")
 
@@ -52,9 +52,9 @@ def _search_box(place: Place) -> None:
     st.session_state.setdefault(SEARCH, place.q)
     with st.container(key="controls", horizontal=True):
         st.text_input(
-            "Search known features and raised tokens",
+            "Search known features and tokens",
             key=SEARCH,
-            placeholder="Search known features and raised tokens",
+            placeholder="Search known features and tokens",
             on_change=_searched,
             label_visibility="collapsed",
             width=340,
@@ -88,6 +88,7 @@ def _table(run: OpenRun, place: Place, latents: Int[ndarray, " shown"]) -> Html:
             numeric=name not in {"latent", "f1"},
             sorted=name == place.sort,
             href=place.to(sort=name, page=1).href,
+            rising=name == "latent",
         )
         for name in names
     ]
@@ -125,19 +126,3 @@ def _raised(run: OpenRun, latent: int) -> Html:
         return cell(UNKNOWN)
     tokens = file["logits/top_tokens"][latent][:4]
     return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)
-
-
-def _pages(place: Place, page: int, pages: int) -> Html:
-    if pages == 1:
-        return html("")
-    around = sorted({1, 2, page - 1, page, page + 1, pages} & set(range(1, pages + 1)))
-    links = joined(
-        html(
-            '<a href="{href}"{on}>{n}</a>',
-            href=place.to(page=n).href,
-            on=Html(' aria-current="page"') if n == page else Html(""),
-            n=count(n),
-        )
-        for n in around
-    )
-    return html('<nav class="choice pages" aria-label="Pages"><span>page</span>{l}</nav>', l=links)

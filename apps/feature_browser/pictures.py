@@ -16,7 +16,7 @@ def histogram(record: LatentRecord) -> Html:
     """Activations against their log count; the reader can brush a range of it."""
     used = np.flatnonzero(record.histogram)
     # Zero is always in the picture, so that the two signs can be told apart by place.
-    middle = len(record.histogram) // 2
+    middle = int(np.searchsorted(record.histogram_edges, 0.0))
     first, last = min(int(used[0]), middle), max(int(used[-1]), middle)
     counts = record.histogram[first : last + 1]
     edges = record.histogram_edges[first : last + 2]

@@ -1,5 +1,6 @@
 """Files, read once: every cache is keyed by the file's path and modification time."""
 
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from feature_browser.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.known import NOTHING, Known, plain, read_known
 from feature_browser.markup import Html
 from feature_browser.place import Place
+from feature_browser.weights import Decoder, read_decoder
 from saelab.analysis.records import Features
+from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
 from saelab.config import UsageError
 
 SECONDS_BETWEEN_LISTINGS = 10
@@ -57,20 +60,28 @@ class OpenRun:
         return int(secrets.choice(alive)) if len(alive) else 0
 
     def find(self, text: str) -> Int[ndarray, " found"]:
-        """Latents whose best known feature, or one of whose raised tokens, contains `text`."""
+        """Latents whose known feature, or one of whose raised tokens, contains `text`.
+
+        Also those that tell the token `text` itself best from others.
+        """
         wanted = text.strip().lower()
         by_name = [
             latent
             for latent, match in self.known.matches.items()
             if wanted in plain(match.label) or wanted in match.label
         ]
-        return np.union1d(by_name, self._raising(wanted)).astype(np.int64)
+        words = _words(self.features.file.path, stamp(self.features.file.path))
+        by_token = np.union1d(self._raising(wanted, words), self._firing_on(wanted, words))
+        return np.union1d(by_name, by_token).astype(np.int64)
 
-    def _raising(self, text: str) -> Int[ndarray, " found"]:
+    def _firing_on(self, text: str, words: list[str]) -> list[int]:
+        tokens = [token for token, word in enumerate(words) if word.strip() == text]
+        return [found.latent for token in tokens for found in self.features.latents_on(token)]
+
+    def _raising(self, text: str, words: list[str]) -> Int[ndarray, " found"]:
         file = self.features.file
         if "logits/top_tokens" not in file:
             return np.zeros(0, dtype=np.int64)
-        words = _words(file.path, file.path.stat().st_mtime_ns)
         tokens = [token for token, word in enumerate(words) if text in word]
         return np.flatnonzero(np.isin(file["logits/top_tokens"], tokens).any(axis=1))
 
@@ -89,33 +100,96 @@ def open_run(card: RunCard) -> OpenRun:
     """
     if not card.features_path.is_file():
         raise UsageError(f"{card.features_path} does not exist.")
-    return _open(card, _stamp(card.features_path), _stamp(_recovery(card)))
+    stamps = [stamp(path) for path in (card.features_path, steering_path(card.path))]
+    return _open(card, (stamps[0], stamps[1]), stamp(_recovery(card)))
 
 
 def known_features(card: RunCard) -> Known:
     """What the run's evaluation says of known features; nothing where it says nothing."""
-    return _known(_recovery(card), _stamp(_recovery(card)))
+    return _known(_recovery(card), stamp(_recovery(card)))
+
+
+def steering_scores(card: RunCard) -> SteeringScores | None:
+    """The run's steering scores; None if they were not computed.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = steering_path(card.path)
+    return _steering(card.path, stamp(path)) if path.is_file() else None
+
+
+def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
+    """What `evaluation/NAME.json` says; None if it was not measured.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = card.path / "evaluation" / f"{name}.json"
+    return _json(path, stamp(path)) if path.is_file() else None
+
+
+def decoder(card: RunCard) -> Decoder:
+    """The run's decoder.
+
+    Raises:
+        UsageError: the weights file is damaged.
+    """
+    return _decoder(card.weights_path, stamp(card.weights_path), signed=card.signed)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _decoder(path: Path, stamp: int, *, signed: bool) -> Decoder:
+    del stamp  # part of the cache's key only
+    return read_decoder(path, signed=signed)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _steering(run: Path, stamp: int) -> SteeringScores:
+    del stamp  # part of the cache's key only
+    return load_steering_scores(run)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _json(path: Path, stamp: int) -> dict[str, Any]:
+    del stamp  # part of the cache's key only
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a JSON object.")
+    return values
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
 def metrics(path: Path, stamp: int) -> list[dict[str, Any]]:
-    """The logged steps of the run at `path`; `stamp` is the log's modification time."""
+    """The logged steps of the run at `path`; `stamp` is the log's modification time.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
     from saelab.training.run import Run
 
-    return Run(path).metrics()
+    del stamp  # part of the cache's key only
+    try:
+        return [line for line in Run(path).metrics() if isinstance(line, dict)]
+    except ValueError as error:
+        raise UsageError(f"{path / 'metrics.jsonl'} cannot be read: {error}.") from error
 
 
 def _recovery(card: RunCard) -> Path:
     return card.path / "evaluation" / "recovery.json"
 
 
-def _stamp(path: Path) -> int:
+def stamp(path: Path) -> int:
+    """The file's modification time; 0 if there is none."""
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 @st.cache_resource(max_entries=8, show_spinner="Opening the run …", hash_funcs={RunCard: repr})
-def _open(card: RunCard, features_stamp: int, known_stamp: int) -> OpenRun:
-    del features_stamp  # part of the cache's key only
+def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
+    del stamps  # part of the cache's key only: pages show features and steering scores
     features = Features(card.path)
     known = _known(_recovery(card), known_stamp)
     f1 = np.zeros(len(features))

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.numbers import count
+from feature_browser.place import Place
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class Column:
 
     Attributes:
         href: where the heading leads (sorting), if anywhere.
-        sorted: the table is in this column's order.
+        sorted: the table is in this column's order, falling unless `rising`.
     """
 
     title: str
@@ -20,6 +22,7 @@ class Column:
     numeric: bool = False
     href: str = ""
     sorted: bool = False
+    rising: bool = False
 
 
 def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Html:
@@ -31,6 +34,37 @@ def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Ht
         "<tbody>{body}</tbody></table></div>",
         caption=caption, head=head, body=body,
     )  # fmt: skip
+
+
+def page_links(place: Place, page: int, pages: int) -> Html:
+    """Links to the first, the last and the neighbouring pages; nothing where all is on one."""
+    if pages == 1:
+        return EMPTY
+    around = sorted({1, 2, page - 1, page, page + 1, pages} & set(range(1, pages + 1)))
+    links = joined(
+        html(
+            '<a href="{href}"{on}>{n}</a>',
+            href=place.to(page=n).href,
+            on=Html(' aria-current="page"') if n == page else EMPTY,
+            n=count(n),
+        )
+        for n in around
+    )
+    return html('<nav class="choice pages" aria-label="Pages"><span>page</span>{l}</nav>', l=links)
+
+
+def choice(title: str, options: list[tuple[str, Place, bool]]) -> Html:
+    """Links of which one is in force: name, where it leads, whether it is the one."""
+    links = joined(
+        html(
+            '<a href="{href}"{on}>{name}</a>',
+            href=place.href,
+            on=Html(' aria-current="true"') if current else EMPTY,
+            name=name,
+        )
+        for name, place, current in options
+    )
+    return html('<div class="choice"><span>{title}</span>{links}</div>', title=title, links=links)
 
 
 def link(href: str, text: object) -> Html:
@@ -58,9 +92,13 @@ def _heading(column: Column) -> Html:
         '<th scope="col" title="{help}"{numeric}{order}>{title}</th>',
         help=column.help,
         numeric=_numeric(column),
-        order=Html(' aria-sort="other"') if column.sorted else EMPTY,
+        order=_order(column) if column.sorted else EMPTY,
         title=title,
     )
+
+
+def _order(column: Column) -> Html:
+    return html(' aria-sort="{order}"', order="ascending" if column.rising else "descending")
 
 
 def _numeric(column: Column) -> Html:

@@ -1,14 +1,31 @@
 """A small directory of runs with known contents, made without a language model or a training."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from apps.driving import APP, Open
+from streamlit.testing.v1 import AppTest
 
 D_SAE, DEAD, N_CONTEXTS, LENGTH, REACH, N_EXAMPLES = 32, 31, 60, 48, 16, 12
 HOSTILE = ["<bos>", "<script>alert(1)</script>", "\n", "a\tb", "\u202eevil", "her", "him", "ring"]
 VOCABULARY = HOSTILE + [f"word{i}" for i in range(len(HOSTILE), D_SAE - 1)]
+
+
+@pytest.fixture
+def open_app(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Open the app at an address, by default on the runs of conftest.py."""
+
+    def opened(root: Path = runs, **address: str) -> AppTest:
+        monkeypatch.setattr("sys.argv", ["app.py", str(root)])
+        app = AppTest.from_file(str(APP), default_timeout=30)
+        for name, value in address.items():
+            app.query_params[name] = value
+        return app.run()
+
+    return opened
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(root / "bare", variant="topk")
     (root / "bare" / "features.h5").unlink()
     write_recovery(root / "signed")
+    write_steering(root / "signed")
     return root
 
 
@@ -50,7 +68,39 @@ def write_run(path: Path, variant: str) -> None:
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     facts = {"n_tokens": N_CONTEXTS * LENGTH, "reach": REACH, "seed": 0, "sae_sha256": "ab" * 32}
-    write_features(path / "features.h5", feature_arrays(signed=variant == "abs-topk"), facts)
+    with tempfile.TemporaryDirectory() as directory:
+        arrays = feature_arrays(Path(directory), signed=variant == "abs-topk")
+    write_features(path / "features.h5", arrays, facts)
+
+
+def write_steering(path: Path) -> None:
+    """Both poles of every latent; the first four latents have too few examples for S_in."""
+    from saelab.analysis.steering.records import steering_path
+    from saelab.analysis.steering.steering_file import write_arrays
+    from saelab.files import atomic_write_json
+
+    n = 2 * D_SAE
+    latent = np.tile(np.arange(D_SAE), 2)
+    given = np.where(latent < 4, np.nan, latent / D_SAE)
+    arrays = {
+        "latent": latent,
+        "sign": np.repeat([1, -1], D_SAE),
+        "input": given,
+        "output": np.linspace(1.0, -0.25, n).astype(np.float32),
+        "n_examples": np.where(latent < 4, 2, 40),
+        "rank": np.arange(n),
+        "probability": np.linspace(0.9, 0.0, n).astype(np.float32),
+        "lens": np.stack([latent % len(VOCABULARY)] * 3, axis=1),
+        "peaks": np.full((n, 5), -1, np.int32),
+    }
+    write_arrays(steering_path(path), arrays, VOCABULARY, {"prompt": "<i>she</i> said"})
+    row = {"latent": 7, "sign": -1, "input": None, "output": 0.4, "factor": 2.0, "success": 1.5,
+           "plain_success": 0.25, "perplexity": 9.5}  # fmt: skip
+    none = {"score": "none", "threshold": None, "share": None, "n": 2, "success": 1.0, "gain": 0.5,
+            "ratio": 1.0}  # fmt: skip
+    high = none | {"score": "output", "threshold": 0.01, "n": 1, "success": 1.5, "ratio": 1.5}
+    values = {"latents": [row], "filters": [none, high]}
+    atomic_write_json(path / "evaluation" / "steering_success.json", values)
 
 
 def write_recovery(path: Path) -> None:
@@ -72,46 +122,37 @@ def write_recovery(path: Path) -> None:
     atomic_write_json(path / "evaluation" / "recovery.json", values)
 
 
-def feature_arrays(*, signed: bool) -> dict[str, np.ndarray]:
-    """Latent i fires on token i, on the odd positions with a negative sign if `signed`."""
+def feature_arrays(directory: Path, *, signed: bool) -> dict[str, np.ndarray]:
+    """Latent i fires on token i, on the odd positions with a negative sign if `signed`.
+
+    On every token the next latent nearly fires.
+    """
     from saelab.analysis.feature_file import pack_vocabulary
+    from saelab.analysis.features import FeatureOptions
+    from saelab.analysis.features.codes import (
+        ContextBlock,
+        Events,
+        Piece,
+        RecordedCodes,
+        write_shard,
+    )
+    from saelab.analysis.features.evidence import evidence_arrays
 
     draw = np.random.default_rng(0)
-    tokens = draw.integers(1, len(VOCABULARY), (N_CONTEXTS, LENGTH)).astype(np.int32)
+    tokens = draw.integers(1, len(VOCABULARY), (N_CONTEXTS, LENGTH))
     tokens[:, 0] = 0
     value = draw.gamma(2.0, 0.8, tokens.shape).astype(np.float32) + 0.05
     if signed:
         value[:, 1::4] *= -0.5
-    arrays = {
-        "corpus/tokens": tokens,
-        "corpus/document": np.arange(N_CONTEXTS, dtype=np.int64) * 37,
-        **_figures(tokens, value),
-        **_written(draw),
-        **pack_vocabulary(VOCABULARY),
-    }
-    kinds = ("top", "negative", "random") if signed else ("top", "random")
-    for kind in kinds:
-        arrays |= _examples(kind, tokens, value)
-    return arrays
-
-
-def _figures(tokens: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
-    from saelab.analysis.histogram import BINS_PER_SIDE
-
-    own = [value[tokens == latent] for latent in range(D_SAE)]
-    spans = np.array([np.abs(v).max(initial=0.001) * 1.3 for v in own], dtype=np.float32)
-    counts = [
-        np.histogram(v, bins=2 * BINS_PER_SIDE, range=(-s, s))[0]
-        for v, s in zip(own, spans, strict=True)
-    ]
-    return {
-        "latent/n_fired": np.array([len(v) for v in own], dtype=np.int64),
-        "latent/n_negative": np.array([(v < 0).sum() for v in own], dtype=np.int64),
-        "latent/max": np.array([np.abs(v).max(initial=0) for v in own], dtype=np.float32),
-        "latent/mean": np.array([np.abs(v).sum() / max(1, len(v)) for v in own], dtype=np.float32),
-        "histogram/range": spans,
-        "histogram/counts": np.array(counts, dtype=np.uint32),
-    }
+    rows = np.arange(tokens.size)
+    fired = Events(rows, tokens.ravel(), value.ravel())
+    close = np.full(tokens.size, 0.9, np.float32)
+    near = Events(rows, (tokens.ravel() + 1) % DEAD, 0.9 * np.abs(value.ravel()), close)
+    text = ContextBlock(tokens, np.arange(N_CONTEXTS) * 37)
+    write_shard(directory / "codes_000000.h5", [Piece(rows, fired, near)], [text], D_SAE)
+    options = FeatureOptions(n_examples=N_EXAMPLES, reach=REACH)
+    evidence = evidence_arrays(RecordedCodes(directory), options, len(VOCABULARY))
+    return evidence | _written(draw) | pack_vocabulary(VOCABULARY)
 
 
 def _written(draw: np.random.Generator) -> dict[str, np.ndarray]:
@@ -125,25 +166,5 @@ def _written(draw: np.random.Generator) -> dict[str, np.ndarray]:
         "logits/bottom_values": effects[:, :11:-1].copy(),
         "neighbours/latents": others.astype(np.int32),
         "neighbours/cosine": np.tile(np.linspace(0.8, -0.3, 8), (D_SAE, 1)).astype(np.float32),
+        "heads/weights": np.tile([0.75, 0.25], (D_SAE, 1)).astype(np.float32),
     }
-
-
-def _examples(kind: str, tokens: np.ndarray, value: np.ndarray) -> dict[str, np.ndarray]:
-    shape = (D_SAE, N_EXAMPLES)
-    context, position = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
-    peak, window = np.zeros(shape, np.float32), np.zeros((*shape, 2 * REACH + 1), np.float16)
-    for latent in range(D_SAE):
-        padded = np.pad(np.where(tokens == latent, value, 0), ((0, 0), (REACH, REACH)))
-        places = np.argwhere(tokens == latent)
-        own = value[tokens == latent]
-        wanted = {"top": np.flatnonzero(own > 0), "negative": np.flatnonzero(own < 0),
-                  "random": np.arange(len(own))}[kind]  # fmt: skip
-        key = {"top": own, "negative": -own, "random": (own * 7919) % 1}[kind]
-        chosen = wanted[np.argsort(-key[wanted], kind="stable")][:N_EXAMPLES]
-        for slot, event in enumerate(chosen):
-            c, p = places[event]
-            context[latent, slot], position[latent, slot] = c, p
-            peak[latent, slot] = own[event]
-            window[latent, slot] = padded[c, p : p + 2 * REACH + 1]
-    return {f"{kind}/context": context, f"{kind}/position": position, f"{kind}/value": peak,
-            f"{kind}/window": window}  # fmt: skip

@@ -1,40 +1,7 @@
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
-
-APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "app.py"
-Open = Callable[..., AppTest]
-
-
-@pytest.fixture
-def open_app(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Open the app at an address, by default on the runs of conftest.py."""
-
-    def opened(root: Path = runs, **address: str) -> AppTest:
-        monkeypatch.setattr("sys.argv", ["app.py", str(root)])
-        app = AppTest.from_file(str(APP), default_timeout=30)
-        for name, value in address.items():
-            app.query_params[name] = value
-        return app.run()
-
-    return opened
-
-
-def drawn(app: AppTest) -> str:
-    """All the HTML that the app has put on the page."""
-    assert not app.exception
-    canvases = app.get("bidi_component")
-    return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
-
-
-def address(app: AppTest) -> dict[str, str]:
-    return {
-        name: values if isinstance(values, str) else values[-1]
-        for name, values in app.query_params.items()
-    }
+from apps.driving import Open, address, drawn
 
 
 def test_without_runs_it_says_which_command_makes_one(open_app: Open, tmp_path: Path):
@@ -168,3 +135,37 @@ def test_the_search_finds_latents_by_known_feature(open_app: Open):
     app.text_input(key="search-latents").set_value("year").run()
     assert address(app)["q"] == "year"
     assert "latent=6" in drawn(app)
+
+
+def test_the_search_finds_the_latents_that_fire_on_a_token(open_app: Open, runs: Path):
+    from saelab.analysis.records import Features
+
+    # Latent i fires on token i alone; take one that does not raise it too.
+    features = Features(runs / "plain")
+    raised = features.file["logits/top_tokens"]
+    latent = next(i for i in range(10, 31) if i not in raised[i])
+    page = drawn(open_app(run="plain", view="latents", q=f"word{latent}"))
+    assert f">{latent}</a>" in page
+
+
+def test_strata_are_a_choice_that_says_how_many_firings_each_example_stands_for(open_app: Open):
+    page = drawn(open_app(run="signed", latent="5", show="strata"))
+    assert page.count('data-kind="strata"') == 5
+    assert "0 to 20 % of firings" in page
+    assert "each stands for" in page
+    assert "Top examples" not in page
+
+
+def test_silent_texts_and_near_misses_are_a_choice(open_app: Open):
+    page = drawn(open_app(run="signed", latent="5", show="silent"))
+    assert "Near misses" in page
+    assert "Silent texts" in page
+    assert "90.0\u00a0%" in page.split("Near misses")[1].split("Silent texts")[0]
+    silent = page.split('data-kind="silent"')[1]
+    assert 'data-v="0"' in silent
+
+
+def test_the_latents_that_fire_together_and_the_heads_are_shown(open_app: Open):
+    page = drawn(open_app(run="signed", latent="5"))
+    assert "Share of each head" in page
+    assert "Neighbours · cosine of decoders" in page

@@ -98,6 +98,8 @@ def test_listing_runs_and_reading_features_need_neither_torch_nor_a_language_mod
     assert importlib.util.find_spec("feature_browser.reading")
     code = (
         "import sys, feature_browser.catalogue, feature_browser.latent_view;"
+        "import feature_browser.steering_view, feature_browser.health_view;"
+        "import feature_browser.compare_view, feature_browser.runs_view;"
         "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,111 @@
+"""The latents that a run's health turns on: dead, dense and duplicate ones, with links."""
+
+from feature_browser.health import Densities, Twins
+from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.numbers import UNKNOWN, activation, count, percent, real
+from feature_browser.place import Place
+from feature_browser.reading import OpenRun
+from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
+
+ROWS = 20
+DEAD_ROWS = 120
+
+
+def lists(found: Densities, pairs: Twins | None, run: OpenRun | None, place: Place) -> Html:
+    """One of the three lists: the place's, or else the first that has a latent."""
+    sizes = {
+        "dead": len(found.dead),
+        "dense": len(found.dense),
+        "duplicate": 0 if pairs is None else len(pairs.latent),
+    }
+    kind = place.keep or next((kind for kind, n in sizes.items() if n), "dead")
+    options = [
+        (f"{name} {count(n)}", place.to(keep=name, page=1), name == kind)
+        for name, n in sizes.items()
+    ]
+    size = DEAD_ROWS if kind == "dead" else ROWS
+    pages = max(1, -(-sizes[kind] // size))
+    page = min(place.page_number, pages)
+    part = slice((page - 1) * size, page * size)
+    if not sizes[kind]:
+        body = _none(kind, known=kind != "duplicate" or pairs is not None)
+    elif kind == "dead":
+        body = _dead(found, place, part)
+    elif kind == "dense" or pairs is None:
+        body = _dense(found, run, place, part)
+    else:
+        body = _alike(pairs, found, place, part)
+    return html(
+        '<section class="card"><header class="spread"><h2>Which latents?</h2>{choice}</header>'
+        "{body}{pages}</section>",
+        choice=choice("show", options), body=body, pages=page_links(place, page, pages),
+    )  # fmt: skip
+
+
+def _none(kind: str, *, known: bool) -> Html:
+    text = f"There is no {kind} latent." if known else "Unknown without features.h5."
+    return html('<p class="sub">{text}</p>', text=text)
+
+
+def _link(place: Place, latent: int) -> Html:
+    href = Place(run=place.run, latent=str(latent), context=place.context).href
+    return link(href, latent)
+
+
+def _dead(found: Densities, place: Place, part: slice) -> Html:
+    links = joined(html("{a} ", a=_link(place, int(i))) for i in found.dead[part])
+    return html('<p class="numbers">{links}</p>', links=links)
+
+
+def _dense(found: Densities, run: OpenRun | None, place: Place, part: slice) -> Html:
+    columns = [
+        Column("Latent"),
+        Column("Density", "share of tokens on which it fires", numeric=True),
+        Column("Mean when on", "mean activation, without its sign", numeric=True),
+        Column("Known feature · F1", "the known feature it matches best"),
+    ]
+    rows = []
+    for latent in map(int, found.dense[part]):
+        density = float(found.density[latent])
+        mean = UNKNOWN if run is None else activation(float(run.columns["mean"][latent]))
+        rows.append(
+            [
+                _link(place, latent),
+                metered(percent(density), density),
+                cell(mean),
+                _match(run, latent),
+            ]
+        )
+    return table(columns, rows, "Dense latents")
+
+
+def _match(run: OpenRun | None, latent: int) -> Html:
+    match = run.known.matches.get(latent) if run else None
+    if match is None:
+        return cell(UNKNOWN)
+    return html(
+        '<span class="name">{t}</span> {f}', t=match.title, f=metered(real(match.f1), match.f1)
+    )
+
+
+def _alike(pairs: Twins, found: Densities, place: Place, part: slice) -> Html:
+    columns = [
+        Column("Latent"),
+        Column("Its duplicate"),
+        Column("Cosine", "of the two decoder rows", numeric=True),
+        Column("Density", "share of tokens on which the first fires", numeric=True),
+        Column("Of the duplicate", numeric=True),
+    ]
+    rows = [
+        [
+            _link(place, int(latent)),
+            _link(place, int(other)),
+            cell(real(float(cosine), 3)),
+            cell(percent(float(found.density[latent]))),
+            cell(percent(float(found.density[other]))),
+        ]
+        for latent, other, cosine in zip(
+            pairs.latent[part], pairs.other[part], pairs.cosine[part], strict=True
+        )
+    ]
+    return table(columns, rows, "Duplicate latents") if rows else EMPTY

@@ -1,0 +1,24 @@
+"""Driving the app without a browser."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "app.py"
+Open = Callable[..., AppTest]
+
+
+def drawn(app: AppTest) -> str:
+    """All the HTML that the app has put on the page."""
+    assert not app.exception
+    canvases = app.get("bidi_component")
+    return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
+
+
+def address(app: AppTest) -> dict[str, str]:
+    return {
+        name: values if isinstance(values, str) else values[-1]
+        for name, values in app.query_params.items()
+    }
