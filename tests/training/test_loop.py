@@ -19,6 +19,7 @@ from saelab.training.objectives import make_objective
 from saelab.training.run import Run, find_runs
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
+from saelab.training.steps import AutogradSteps
 
 NAMES = [cls.model_fields["variant"].default for cls in VARIANTS]
 SAE = {"d_sae": 48, "k": 4}
@@ -52,6 +53,11 @@ def started(config):
     return state, source.stream(), make_objective(source)
 
 
+def by_autograd(state) -> AutogradSteps:
+    assert isinstance(state.steps, AutogradSteps)
+    return state.steps
+
+
 def advance(state, stream, objective, steps):
     for _ in range(steps):
         state.advance(next(stream), objective)
@@ -61,10 +67,12 @@ def test_the_bias_starts_at_the_geometric_median_of_the_scaled_rows(small_store)
     site = small_store.site("blocks.0.hook_resid_post")
     rows = site.rows(0, small_store.n_rows)
     state, _, _ = started(small_config(small_store, normalise=False))
-    torch.testing.assert_close(state.steps.sae.b_dec.detach(), geometric_median(rows))
+    torch.testing.assert_close(by_autograd(state).sae.b_dec.detach(), geometric_median(rows))
     scale = (site.d_in / site.total_variance) ** 0.5
     state, _, _ = started(small_config(small_store))
-    torch.testing.assert_close(state.steps.sae.b_dec.detach(), geometric_median(rows * scale))
+    torch.testing.assert_close(
+        by_autograd(state).sae.b_dec.detach(), geometric_median(rows * scale)
+    )
 
 
 @pytest.mark.parametrize("variant", [*NAMES, "abs-topk-batch", "matryoshka-random", "topk-e2e"])
@@ -83,11 +91,11 @@ def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(small_store, tmp_
     assert place is not None
     stream.load_state_dict(place)
     advance(second, stream, objective, 23)
-    for name, value in whole.steps.sae.state_dict().items():
-        assert torch.equal(value, second.steps.sae.state_dict()[name]), name
-    for name, value in optimizer_tensors(whole.steps.optimizer).items():
-        assert torch.equal(value, optimizer_tensors(second.steps.optimizer)[name]), name
-    assert torch.equal(whole.steps.dead.since_fired, second.steps.dead.since_fired)
+    for name, value in by_autograd(whole).sae.state_dict().items():
+        assert torch.equal(value, by_autograd(second).sae.state_dict()[name]), name
+    for name, value in optimizer_tensors(by_autograd(whole).optimizer).items():
+        assert torch.equal(value, optimizer_tensors(by_autograd(second).optimizer)[name]), name
+    assert torch.equal(by_autograd(whole).dead.since_fired, by_autograd(second).dead.since_fired)
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(small_store, tmp_path):

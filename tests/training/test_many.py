@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_config
-from training.test_loop import advance, started
+from training.test_loop import advance, by_autograd, started
 
 from saelab.activations.arrays import write_arrays
 from saelab.activations.batches import ShuffledBatches
@@ -187,8 +187,8 @@ def test_bfloat16_products_keep_float32_weights_moments_and_losses(small_store):
     advance(exact, other, objective, 4)
     done, full = state.advance(next(stream), objective), exact.advance(next(other), objective)
     assert done.terms.total.dtype == done.terms.codes.values.dtype == torch.float32
-    moments = [v for s in state.steps.optimizer.state.values() for v in s.values()]
-    assert {v.dtype for v in [*state.steps.sae.parameters(), *moments]} == {torch.float32}
+    moments = [v for s in by_autograd(state).optimizer.state.values() for v in s.values()]
+    assert {v.dtype for v in [*by_autograd(state).sae.parameters(), *moments]} == {torch.float32}
     assert not torch.equal(done.terms.total, full.terms.total)
     torch.testing.assert_close(done.terms.total, full.terms.total, rtol=0.05, atol=0)
 

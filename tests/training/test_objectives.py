@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_config
-from training.test_loop import started
+from training.test_loop import by_autograd, started
 from typing_extensions import override
 
 from saelab.activations.arrays import write_arrays
@@ -73,9 +73,9 @@ def test_kl_is_that_of_the_plain_models_distribution_and_ignores_shifts():
 
 def test_gradients_reach_the_sae_and_nothing_of_the_model(random_lm, batch, small_store):
     state, _, _ = started(e2e(small_store))
-    _, terms = objective(random_lm).loss(state.steps.sae, batch, CONTEXT, state.scale)
+    _, terms = objective(random_lm).loss(by_autograd(state).sae, batch, CONTEXT, state.scale)
     terms.total.backward()
-    assert all(bool(p.grad.any()) for p in state.steps.sae.parameters())
+    assert all(bool(p.grad.any()) for p in by_autograd(state).sae.parameters())
     assert not any(p.requires_grad or p.grad is not None for p in random_lm._bridge.parameters())
 
 
@@ -83,7 +83,7 @@ def test_the_gradient_is_the_losss_derivative(random_lm, batch, small_store):
     """A central difference along b_dec, through the whole model."""
     relu = {"variant": "topk", "d_sae": 32, "k": 32}
     state, _, _ = started(e2e(small_store, sae=relu))
-    sae, goal = state.steps.sae, objective(random_lm, later=("blocks.1.hook_resid_post",))
+    sae, goal = by_autograd(state).sae, objective(random_lm, later=("blocks.1.hook_resid_post",))
     direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
 
     def total(at):
@@ -102,15 +102,18 @@ def test_the_gradient_is_the_losss_derivative(random_lm, batch, small_store):
 
 def test_without_downstream_weight_e2e_ds_is_e2e(random_lm, batch, small_store):
     state, _, _ = started(e2e(small_store))
-    plain = objective(random_lm).loss(state.steps.sae, batch, CONTEXT, state.scale)[1].total
+    plain = objective(random_lm).loss(by_autograd(state).sae, batch, CONTEXT, state.scale)[1].total
     ds = objective(random_lm, ("blocks.1.hook_resid_post",), downstream_coefficient=0.0)
-    assert torch.equal(ds.loss(state.steps.sae, batch, CONTEXT, state.scale)[1].total, plain)
+    assert torch.equal(ds.loss(by_autograd(state).sae, batch, CONTEXT, state.scale)[1].total, plain)
 
 
 def test_the_reconstruction_error_itself_is_no_part_of_the_loss(random_lm, batch, small_store):
     state, _, _ = started(e2e(small_store))
     goal = objective(random_lm, kl_coefficient=0.0)
-    assert float(goal.loss(state.steps.sae, batch, CONTEXT, state.scale)[1].total.detach()) == 0.0
+    assert (
+        float(goal.loss(by_autograd(state).sae, batch, CONTEXT, state.scale)[1].total.detach())
+        == 0.0
+    )
 
 
 def test_training_end_to_end_lowers_the_kl(small_store, tmp_path):
