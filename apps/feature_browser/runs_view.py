@@ -52,13 +52,19 @@ def _cards(catalogue: Catalogue, place: Place) -> Html:
 def _card(card: RunCard, place: Place) -> Html:
     return html(
         '<article class="card run"><h2><a href="{href}">{name}</a><span class="chip"><b>{variant}'
-        '</b></span></h2><p class="sub">{model} · {site}<br>{latents} latents, trained on {tokens} '
-        "tokens</p><dl>{figures}</dl>{known}{todo}</article>",
+        '</b></span></h2><p class="sub">{model} · {site}<br>{latents} latents, {origin}</p>'
+        "<dl>{figures}</dl>{known}{todo}</article>",
         href=Place(run=card.name, context=place.context).href, name=card.name,
         variant=card.variant, model=card.model, site=card.site, latents=count(card.d_sae),
-        tokens=short_count(card.n_tokens), figures=_figures(card), known=_known(card, place),
+        origin=_origin(card), figures=_figures(card), known=_known(card, place),
         todo=_todo(card, place),
     )  # fmt: skip
+
+
+def _origin(card: RunCard) -> str:
+    if not card.n_tokens:
+        return "imported from another tool"
+    return f"trained on {short_count(card.n_tokens)} tokens"
 
 
 def _figures(card: RunCard) -> Html:

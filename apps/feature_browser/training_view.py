@@ -25,7 +25,9 @@ def training_view(card: RunCard) -> None:
             figure = training_figure(lines, palette())
             st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="training")
     else:
-        show(alone(message("No training log", f"{log} is missing or empty.")), "training-title")
+        imported = "This SAE was trained by another tool and imported."
+        reason = f"{log} is missing or empty." if card.n_tokens else imported
+        show(alone(message("No training log", reason)), "training-title")
     show(_configuration(card.config), "configuration")
 
 

@@ -280,3 +280,11 @@ def test_changing_the_view_drops_filters_of_the_old_one(open_app: Open):
     bar = page.split("</nav>")[0]
     assert "keep=" not in bar
     assert "box=" not in bar
+
+
+def test_an_imported_run_is_called_one(open_app: Open, copy: Path):
+    change(copy / "one" / "config.json", n_tokens=0)
+    (copy / "one" / "metrics.jsonl").unlink(missing_ok=True)
+    assert "imported from another tool" in drawn(open_app(copy, view="runs"))
+    page = drawn(open_app(copy, run="one", view="training"))
+    assert "was trained by another tool and imported" in page
