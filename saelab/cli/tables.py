@@ -23,15 +23,6 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=max(100, console.width))
 
 
-def print_evaluation(run: Run, result: Evaluation) -> None:
-    """Reconstruction and downstream figures, then the known features where there are any."""
-    console = wide_console()
-    console.print(fidelity_table([(run, result)]))
-    if result.recovery is not None:
-        console.print(f"\n{EXPLANATION}\n")
-        console.print(features_table([(run, result)]))
-
-
 def fidelity_table(results: Results) -> Table:
     """One column per run, one row per figure, and what each figure means."""
     table = Table(title="How faithful is it?", title_justify="left", box=None)

@@ -40,29 +40,46 @@ def affine_codes(
     return SparseCodes(values.view(shape), codes.indices, codes.d_sae, codes.offsets)
 
 
-def sum_rows_by_latent(
-    indices: Int[Tensor, " entry"],
-    tokens: Int[Tensor, " entry"],
-    weights: Float[Tensor, " entry"],
-    rows: Float[Tensor, "batch d"],
-    d_sae: int,
-) -> Float[Tensor, "d_sae d"]:
-    """`z^T @ rows` for codes with these entries; sums in the order of the tokens, no atomics."""
-    if runs_triton(rows):
-        from saelab.kernels.pairs import heavy_slices, pairs_by_latent
-        from saelab.kernels.triton_update import sum_by_latent
+class LatentSums:
+    """`z^T @ rows` for codes z, any number of `rows` from one sort of the entries by latent.
 
-        pairs = pairs_by_latent(indices, d_sae)
-        return sum_by_latent(
-            pairs, heavy_slices(pairs), tokens.int(), weights.contiguous(), rows.contiguous()
+    Sums go in the order of the tokens, without atomics.
+    """
+
+    def __init__(
+        self,
+        indices: Int[Tensor, " entry"],
+        tokens: Int[Tensor, " entry"],
+        weights: Float[Tensor, " entry"],
+        d_sae: int,
+    ) -> None:
+        self._d_sae = d_sae
+        if runs_triton(weights):
+            from saelab.kernels.pairs import heavy_slices, pairs_by_latent
+
+            self._pairs = pairs_by_latent(indices, d_sae)
+            self._slices = heavy_slices(self._pairs)
+            self._tokens, self._weights = tokens.int(), weights.contiguous()
+            return
+        latents, order = torch.sort(indices, stable=True)
+        self._pairs = None
+        self._starts = torch.searchsorted(latents, torch.arange(d_sae, device=latents.device))
+        self._tokens, self._weights = tokens[order], weights[order]
+
+    def __call__(self, rows: Float[Tensor, "batch d"]) -> Float[Tensor, "d_sae d"]:
+        """The sums of each latent's weights times their tokens' rows."""
+        if self._pairs is not None:
+            from saelab.kernels.triton_update import sum_by_latent
+
+            return sum_by_latent(
+                self._pairs, self._slices, self._tokens, self._weights, rows.contiguous()
+            )
+        if not len(self._tokens):
+            return rows.new_zeros(self._d_sae, rows.shape[1])
+        weights = self._weights.to(rows.dtype)
+        return F.embedding_bag(
+            self._tokens, rows, self._starts, mode="sum", per_sample_weights=weights
         )
-    latents, order = torch.sort(indices, stable=True)
-    starts = torch.searchsorted(latents, torch.arange(d_sae, device=latents.device))
-    if not len(order):
-        return rows.new_zeros(d_sae, rows.shape[1])
-    return F.embedding_bag(
-        tokens[order], rows, starts, mode="sum", per_sample_weights=weights[order].to(rows.dtype)
-    )
 
 
 class _Affine(torch.autograd.Function):
@@ -92,12 +109,11 @@ class _Affine(torch.autograd.Function):
         grad = torch.where(values != 0, grad, 0.0)
         d_sae = W_enc.shape[1]
         to_x = to_W = to_b_dec = None
-        ones = grad.new_ones(len(x), 1)
-        to_b_enc = sum_rows_by_latent(indices, tokens, grad, ones, d_sae).squeeze(1)
-        to_b_enc = to_b_enc.to(ctx.bias_type)
+        sums = LatentSums(indices, tokens, grad, d_sae)
+        to_b_enc = sums(grad.new_ones(len(x), 1)).squeeze(1).to(ctx.bias_type)
         if ctx.needs_input_grad[4]:
             centred = x if b_dec is None else x - b_dec
-            to_W = sum_rows_by_latent(indices, tokens, grad, centred, d_sae).T.to(W_enc.dtype)
+            to_W = sums(centred).T.to(W_enc.dtype)
         if b_dec is not None and ctx.needs_input_grad[6]:
             # Every row has the same b_dec, so the sum over rows goes through the product once.
             to_b_dec = -(W_enc @ to_b_enc.to(W_enc.dtype)).to(b_dec.dtype)

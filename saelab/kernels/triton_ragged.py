@@ -12,13 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.threshold import follow_smallest_
 from saelab.kernels.triton_batch_select import select_batch_top_k
 
 ENTRIES = 16
 """Codes of a row whose atoms are in registers at a time."""
 COLUMNS = 256
-EMA = 0.999
-"""Of the running mean of the threshold."""
 
 
 @triton.jit
@@ -251,7 +250,4 @@ class Ragged:
         first = torch.arange(batch, device=pre_acts.device)[:, None] * m + self.lows
         self.starts[:-1] = torch.searchsorted(token * m + found.indices, first.flatten())
         self.error_rows.copy_(torch.searchsorted(self.starts, entries.int(), right=True) - 1)
-        size = found.values.abs()
-        smallest = torch.where(size > 0, size, torch.inf).min()
-        new = torch.where(threshold.isnan(), smallest, EMA * threshold + (1 - EMA) * smallest)
-        threshold.copy_(torch.where(smallest.isinf(), threshold, new))
+        follow_smallest_(threshold, found.values)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from saelab.config import UsageError
-from saelab.kernels.affine import sum_rows_by_latent
+from saelab.kernels.affine import LatentSums
 from saelab.types import SparseCodes
 
 GRAM_LIMIT_BYTES = 2**30
@@ -203,8 +203,7 @@ def _add_rows(
     """`to.index_add_(0, indices, rows)`, with the same bits every time."""
     if rows.is_cuda:
         tokens = torch.arange(len(rows), device=rows.device)
-        ones = rows.new_ones(len(rows))
-        to.add_(sum_rows_by_latent(indices, tokens, ones, rows, len(to)))
+        to.add_(LatentSums(indices, tokens, rows.new_ones(len(rows)), len(to))(rows))
     else:
         to.index_add_(0, indices, rows)
 

@@ -25,6 +25,12 @@ class AuxKConfig(AbstractSAEConfig, abc.ABC):
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of AuxK in the loss (arXiv 2406.04093: 1/32); 0 switches it off."""
 
+    def n_aux(self, d_in: int) -> int:
+        """Dead latents that AuxK uses in each row; 0 where it is switched off."""
+        if not self.aux_coefficient:
+            return 0
+        return default_aux_k(d_in, self.d_sae) if self.aux_k is None else self.aux_k
+
 
 AuxKConfigT = TypeVar("AuxKConfigT", bound=AuxKConfig, covariant=True, default=AuxKConfig)
 
@@ -37,11 +43,10 @@ def add_aux_k(
     dead_codes: DeadCodes,
 ) -> None:
     """Add AuxK to the pass's parts, unless nothing is dead or it is switched off."""
-    config = sae.config
-    n = default_aux_k(sae.d_in, sae.d_sae) if config.aux_k is None else config.aux_k
-    if context.dead is None or not config.aux_coefficient or not n:
+    n = sae.config.n_aux(sae.d_in)
+    if context.dead is None or not n:
         return
     # A latent that fires in this very batch is dead no more.
     dead = context.dead & (done.codes.firing_counts() == 0)
     aux = aux_k_loss(x - done.x_hat, dead_codes(dead, n), sae.W_dec)
-    done.parts["aux_k"] = (config.aux_coefficient, aux)
+    done.parts["aux_k"] = (sae.config.aux_coefficient, aux)

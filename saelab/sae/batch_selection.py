@@ -9,13 +9,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.config import UsageError
+from saelab.kernels.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
 from saelab.sae.base import check_rows
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import SparseCodes
 
-EMA = 0.999
 CHUNK = 2048
 
 
@@ -55,11 +55,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     @override
     @torch.no_grad()
     def observe(self, codes: SparseCodes) -> None:
-        size = codes.values.detach().abs()
-        smallest = torch.where(size > 0, size, torch.inf).min()
-        running = EMA * self.threshold + (1 - EMA) * smallest
-        new = torch.where(self.threshold.isnan(), smallest, running)
-        self.threshold.copy_(torch.where(smallest.isinf(), self.threshold, new))
+        follow_smallest_(self.threshold, codes.values)
 
     @override
     @torch.no_grad()

@@ -9,6 +9,7 @@ from saelab.config import Config, UsageError
 from saelab.sae.variants import SAEConfig
 
 REFERENCE_WIDTH = 2**14
+ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 
 
 class TrainConfig(Config):

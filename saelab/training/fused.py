@@ -18,14 +18,13 @@ from saelab.sae.abs_topk import AbsTopK, BatchAbsTopK
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
 from saelab.sae.batch_topk import BatchTopK
-from saelab.sae.dictionary import default_aux_k
 from saelab.sae.matryoshka import Matryoshka
 from saelab.sae.topk import TopK
+from saelab.training.config import ADAM_EPS
 from saelab.types import SparseCodes
 
 WARM_UP = 3
 BETAS = (0.9, 0.999)
-ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 LOOK_EVERY = 16
 """Steps between looks at how many latents may be dead, each of which waits for the device."""
 LEAST_CAPACITY = 128
@@ -274,8 +273,5 @@ def _groups(sae: AbstractSAE) -> tuple[int, float]:
 
 
 def _aux_rules(sae: AbstractSAE[AuxKConfig], dead_after: int) -> AuxRules | None:
-    config = sae.config
-    k = default_aux_k(sae.d_in, sae.d_sae) if config.aux_k is None else config.aux_k
-    if not k or not config.aux_coefficient:
-        return None
-    return AuxRules(k, config.aux_coefficient, dead_after)
+    k = sae.config.n_aux(sae.d_in)
+    return AuxRules(k, sae.config.aux_coefficient, dead_after) if k else None

@@ -13,13 +13,11 @@ from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.matryoshka import Matryoshka
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
-from saelab.training.config import TrainConfig
+from saelab.training.config import ADAM_EPS, TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.source import Batch
 from saelab.types import ActivationBatch, LossTerms
-
-ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 
 
 @dataclass(frozen=True)
