@@ -7,13 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations.format import canonical_digest
 from saelab.activations.order import EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
+from saelab.activations.staging import Staging
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.types import ActivationBatch
@@ -43,8 +44,8 @@ class _Group:
     stop: int
     order: Int[Tensor, " row"]
     rows: dict[str, Float[Tensor, "row _"]]
-    slot: int
-    """Which of the two sets of buffers the rows are in."""
+    place: Staging
+    """What holds the rows."""
 
 
 class ShuffledBatches(Iterator[ActivationBatch]):
@@ -97,11 +98,12 @@ class ShuffledBatches(Iterator[ActivationBatch]):
                 self._table, pool_rows, seed=seed, epoch=epoch, held_back=self.sites.held_back
             )
         )
-        self._buffers: tuple[dict[str, UInt8[Tensor, " byte"]], ...] = ({}, {})
+        self._places = (Staging(self._device), Staging(self._device))
         self._served = 0
         self._group: _Group | None = None
         self._ahead: Future[_Group] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="activations")
+        self._sorter = ThreadPoolExecutor(1, thread_name_prefix="order")
 
     @property
     def rows_served(self) -> int:
@@ -140,8 +142,10 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         """
         check_same_order(self._order, state)
         if self._ahead is not None:
-            # It writes into a buffer that the next group may use.
+            # It writes into memory that the next group may use.
             self._ahead.result()
+        if self._group is not None:
+            self._group.place.release()
         self._served = int(state["rows_served"])
         self._group = self._ahead = None
 
@@ -156,31 +160,23 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         """The group that serves this row; the one after it is read in the background."""
         if self._group is None or not self._group.start <= row < self._group.stop:
             ahead = self._ahead.result() if self._ahead else None
-            self._group = ahead if ahead and ahead.start == row else self._load(row, 0)
-            free = 1 - self._group.slot
-            self._ahead = self._thread.submit(self._load, self._group.stop, free)
+            if self._group is not None:
+                self._group.place.release()
+            group = ahead if ahead and ahead.start == row else self._load(row, self._places[0])
+            group.place.receive()
+            free = self._places[group.place is self._places[0]]
+            self._group, self._ahead = group, self._thread.submit(self._load, group.stop, free)
         return self._group
 
-    def _load(self, row: int, slot: int) -> _Group:
+    def _load(self, row: int, place: Staging) -> _Group:
         epoch, inside = divmod(row, self._epoch_rows)
         plan = self._plan(epoch)
         group = plan.group_of(inside)
         start, stop = (epoch * self._epoch_rows + int(plan.rows[group + i]) for i in (0, 1))
-        blocks = plan.group_blocks(group)
-        order = torch.from_numpy(plan.row_order(group)).to(self._device)
-        rows = {
-            name: view.read_blocks(blocks, self._buffer(name, stop - start, slot)).to(self._device)
-            for name, view in self._views.items()
-        }
-        return _Group(start, stop, order, rows, slot)
-
-    def _buffer(self, name: str, rows: int, slot: int) -> UInt8[Tensor, " byte"]:
-        """Memory for so many rows of a site; pinned where a GPU will fetch it."""
-        needed, buffers = self._views[name].bytes_of(rows), self._buffers[slot]
-        if name not in buffers or len(buffers[name]) < needed:
-            pinned = self._device.type == "cuda"
-            buffers[name] = torch.empty(needed, dtype=torch.uint8, pin_memory=pinned)
-        return buffers[name]
+        # Sorting takes as long as reading a third of the rows, and runs beside it.
+        order = self._sorter.submit(plan.row_order, group)
+        rows = place.load(self._views, plan.group_blocks(group), stop - start)
+        return _Group(start, stop, place.order(order.result()), rows, place)
 
 
 def _gather(rows: Float[Tensor, "row d_in"], order: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:

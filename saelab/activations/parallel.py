@@ -1,7 +1,7 @@
 """Work on several blocks at once: reading, checksums and sums all run outside Python's lock."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,9 +9,15 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 WORKERS = min(4, os.cpu_count() or 1)
+"""More wait for Python's lock more than they read."""
 
 
 def parallel_map(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """`[function(item) for item in items]`, a few at a time; the first exception is raised."""
+    return list(parallel_results(function, items))
+
+
+def parallel_results(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The results in the order of the items, each as soon as it and those before it are there."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(function, items))
+        yield from pool.map(function, items)

@@ -1,6 +1,6 @@
 """The rows of one site, read with plain `preadv` once the headers are checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from saelab.activations.dtypes import rows_from_bytes
 from saelab.activations.format import Dtype, Manifest, SiteSpec
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
 from saelab.activations.order import Blocks
-from saelab.activations.parallel import parallel_map
+from saelab.activations.parallel import parallel_results
 from saelab.activations.sealed import SealedFile
 from saelab.activations.statistics import ColumnSums, merged
 
@@ -93,11 +93,15 @@ class SiteView:
             check = not self._trusted[block]
             read_payload(file, header, first, raw.numpy().data, check=check)
             self._trusted[block] = True
-        return rows_from_bytes(raw, self._dtype, self.d_in)
+        return self.rows_of(raw)
 
     def bytes_of(self, rows: int) -> int:
         """Bytes that so many rows take in the stored number type."""
         return rows * self._row_bytes
+
+    def rows_of(self, raw: UInt8[Tensor, " byte"]) -> Float[Tensor, "row d_in"]:
+        """The rows whose stored bytes these are."""
+        return rows_from_bytes(raw, self._dtype, self.d_in)
 
     def read_blocks(
         self, blocks: Integer[np.ndarray, " block"], out: UInt8[Tensor, " byte"] | None = None
@@ -107,12 +111,23 @@ class SiteView:
         They are read into the start of `out` if it is given: memory that was used before is read
         into several times faster than new memory.
         """
-        sizes = self._blocks.count[blocks] * self._row_bytes
-        total = int(sizes.sum())
+        total = self.bytes_of(int(self._blocks.count[blocks].sum()))
         raw = torch.empty(total, dtype=torch.uint8) if out is None else out[:total]
-        outs = raw.split([int(size) for size in sizes])
-        parallel_map(lambda item: self.read_block(*item), zip(blocks.tolist(), outs, strict=True))
-        return rows_from_bytes(raw, self._dtype, self.d_in)
+        for _ in self.reading(blocks, raw):
+            pass
+        return self.rows_of(raw)
+
+    def reading(
+        self, blocks: Integer[np.ndarray, " block"], out: UInt8[Tensor, " byte"]
+    ) -> Iterator[int]:
+        """Read these blocks into `out`, and say after each how many of its bytes are there."""
+        ends = np.cumsum(self._blocks.count[blocks] * self._row_bytes).tolist()
+        items = zip(blocks.tolist(), [0, *ends], ends, strict=False)
+        done = parallel_results(
+            lambda item: self.read_block(item[0], out[item[1] : item[2]]), items
+        )
+        for _, end in zip(done, ends, strict=True):
+            yield end
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "row d_in"]:
         """Rows `start` to `stop` in store order (shuffled inside each unit), as float32."""
