@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from typing_extensions import override
 
-from saelab.config import UsageError
-from saelab.kernels.affine import LatentSums
+from saelab.kernels.cuda import runs_triton
 from saelab.types import SparseCodes
 
 GRAM_LIMIT_BYTES = 2**30
@@ -30,9 +28,6 @@ memory: fitted to timings on one CPU core, so below d_in=64 the Gram matrix neve
 
 CHECK_EVERY = 4
 """Steps between two checks whether every row has stopped, each of which waits for the device."""
-
-BABEL_CHUNK_BYTES = 2**26
-"""How much of the Gram matrix `babel` holds at once."""
 
 
 @dataclass(frozen=True)
@@ -103,37 +98,6 @@ def merged(pursuit: Pursuit, d_sae: int) -> SparseCodes:
     return SparseCodes(summed, pursuit.indices, d_sae)
 
 
-@torch.no_grad()
-def babel(atoms: Float[Tensor, "d_sae d_in"], q: int) -> float:
-    """mu_1(q), dimensionless: how well q atoms together can imitate another one.
-
-    The largest sum, over the atoms, of the q largest |cosines| with other atoms. Between 0
-    (orthogonal atoms) and q; rows are normalised here. q=0 gives 0.
-
-    Raises:
-        UsageError: there are fewer than q other atoms.
-    """
-    if not 0 <= q < len(atoms):
-        raise UsageError(
-            f"q={q} is outside 0..{len(atoms) - 1}, the number of other atoms; "
-            "choose a smaller q or a wider dictionary."
-        )
-    unit = F.normalize(atoms.to(torch.promote_types(atoms.dtype, torch.float32)), dim=1)
-    rows = max(1, BABEL_CHUNK_BYTES // (len(unit) * unit.element_size()))
-    largest = []
-    with torch.autocast(unit.device.type, enabled=False):
-        for start in range(0, len(unit), rows):
-            cosines = (unit[start : start + rows] @ unit.T).abs()
-            cosines.diagonal(start).zero_()
-            largest.append(cosines.topk(q, dim=1).values.sum(1).max())
-    return float(torch.stack(largest).max())
-
-
-def coherence(atoms: Float[Tensor, "d_sae d_in"]) -> float:
-    """The largest |cosine| between two atoms, which is `babel(atoms, 1)`."""
-    return babel(atoms, 1)
-
-
 class _Pursue(torch.autograd.Function):
     """r' = r - c w with c = ReLU(<r, w>); the way back recovers each r as r' + c w."""
 
@@ -154,18 +118,9 @@ class _Pursue(torch.autograd.Function):
         residual = x.clone()
         values = x.new_zeros(len(x), n_steps)
         indices = torch.zeros(len(x), n_steps, dtype=torch.long, device=x.device)
-        correlations = _Correlations(x, atoms, n_steps, coarse)
-        taken = 0
-        while taken < n_steps:
-            chosen = correlations.values.max(dim=1).indices
-            indices[:, taken] = chosen
-            c = _subtract(residual, atoms[chosen], threshold)
-            values[:, taken] = c.squeeze(1)
-            taken += 1
-            if taken % CHECK_EVERY == 0 and not bool(c.any()):
-                break
-            if taken < n_steps:
-                correlations.update(residual, c, chosen)
+        coarser = coarse != atoms.dtype or not _gram_pays(len(x), atoms, n_steps)
+        run = _pursue_by_kernels if runs_triton(residual) and coarser else _pursue
+        taken = run(residual, atoms, (values, indices), threshold, coarse)
         ctx.mark_non_differentiable(indices)
         ctx.save_for_backward(atoms, values[:, :taken], indices[:, :taken], residual)
         return values, indices, residual
@@ -182,6 +137,12 @@ class _Pursue(torch.autograd.Function):
         atoms, values, indices, residual = ctx.saved_tensors
         needs_x, needs_atoms = ctx.needs_input_grad[:2]
         residual, adjoint = residual.clone(), grad_residual.clone()
+        if runs_triton(residual):
+            from saelab.kernels.triton_pursuit import way_back
+
+            codes, slopes = (values.contiguous(), indices.contiguous()), grad_values.contiguous()
+            grad_atoms = way_back(residual, adjoint.contiguous(), codes, slopes, atoms)
+            return adjoint if needs_x else None, grad_atoms, None, None, None
         grad_atoms = torch.zeros_like(atoms) if needs_atoms else None
         for t in reversed(range(values.shape[1])):
             c, w = values[:, t, None], atoms[indices[:, t]]
@@ -190,22 +151,62 @@ class _Pursue(torch.autograd.Function):
             slope = slope.where(c > 0, 0)
             if grad_atoms is not None:
                 residual.addcmul_(c, w)
-                _add_rows(grad_atoms, indices[:, t], slope * residual - c * adjoint)
+                grad_atoms.index_add_(0, indices[:, t], slope * residual - c * adjoint)
             adjoint.addcmul_(slope, w)
         return adjoint if needs_x else None, grad_atoms, None, None, None
 
 
-def _add_rows(
-    to: Float[Tensor, "d_sae d_in"],
-    indices: Int[Tensor, " batch"],
-    rows: Float[Tensor, "batch d_in"],
-) -> None:
-    """`to.index_add_(0, indices, rows)`, with the same bits every time."""
-    if rows.is_cuda:
-        tokens = torch.arange(len(rows), device=rows.device)
-        to.add_(LatentSums(indices, tokens, rows.new_ones(len(rows)), len(to))(rows))
-    else:
-        to.index_add_(0, indices, rows)
+Codes = tuple[Float[Tensor, "batch n_steps"], Int[Tensor, "batch n_steps"]]
+
+
+def _pursue(
+    residual: Float[Tensor, "batch d_in"],
+    atoms: Float[Tensor, "d_sae d_in"],
+    codes: Codes,
+    threshold: float | int,
+    coarse: torch.dtype,
+) -> int:
+    """Take the steps in place, write the codes, and return how many steps were taken."""
+    values, indices = codes
+    n_steps = values.shape[1]
+    correlations = _Correlations(residual, atoms, n_steps, coarse)
+    taken = 0
+    while taken < n_steps:
+        chosen = correlations.values.max(dim=1).indices
+        indices[:, taken] = chosen
+        c = _subtract(residual, atoms[chosen], threshold)
+        values[:, taken] = c.squeeze(1)
+        taken += 1
+        if taken % CHECK_EVERY == 0 and not bool(c.any()):
+            break
+        if taken < n_steps:
+            correlations.update(residual, c, chosen)
+    return taken
+
+
+def _pursue_by_kernels(
+    residual: Float[Tensor, "batch d_in"],
+    atoms: Float[Tensor, "d_sae d_in"],
+    codes: Codes,
+    threshold: float | int,
+    coarse: torch.dtype,
+) -> int:
+    """The same on a GPU, where a step is a product and two kernels."""
+    from saelab.kernels.triton_pursuit import take_step
+
+    values = codes[0]
+    n_steps = values.shape[1]
+    atoms, by_row = atoms.contiguous(), atoms.to(coarse)
+    rest = residual.to(coarse, copy=True)
+    correlations = rest.new_empty(len(rest), len(atoms))
+    taken = 0
+    while taken < n_steps:
+        torch.matmul(rest, by_row.T, out=correlations)
+        take_step(correlations, atoms, residual, rest, codes, taken, threshold)
+        taken += 1
+        if taken % CHECK_EVERY == 0 and not bool(values[:, taken - 1].any()):
+            break
+    return taken
 
 
 def _subtract(

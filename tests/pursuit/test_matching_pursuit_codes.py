@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pursuit.pursuit_cases import Recorder, dense, orthonormal, problem, shapes
 
 from saelab.config import UsageError
-from saelab.pursuit import matching_pursuit as module
-from saelab.pursuit.matching_pursuit import Pursuit, babel, coherence, merged
+from saelab.pursuit import coherence as coherence_module
+from saelab.pursuit.coherence import babel, coherence
+from saelab.pursuit.matching_pursuit import Pursuit, merged
 
 # Merged codes
 
@@ -60,7 +61,7 @@ def test_babel_is_the_largest_sum_of_cosines_whatever_the_chunks(seed, d_in, d_s
     atoms = problem(seed, 1, d_in, d_sae)[1]
     cosines = (atoms @ atoms.T).abs().fill_diagonal_(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BABEL_CHUNK_BYTES", chunk)
+        patch.setattr(coherence_module, "BABEL_CHUNK_BYTES", chunk)
         found = [babel(atoms, q) for q in range(d_sae)]
     sums = cosines.sort(dim=1, descending=True).values.cumsum(1).amax(0)
     torch.testing.assert_close(found, [0.0, *sums[:-1].tolist()])
@@ -81,7 +82,7 @@ def test_babel_does_not_depend_on_the_atoms_lengths():
 
 
 def test_babel_never_holds_the_whole_gram_matrix(monkeypatch):
-    monkeypatch.setattr(module, "BABEL_CHUNK_BYTES", 10 * 100 * 8)
+    monkeypatch.setattr(coherence_module, "BABEL_CHUNK_BYTES", 10 * 100 * 8)
     atoms = problem(2, 1, 4, 100)[1]
     with Recorder() as recorder:
         babel(atoms, 3)
