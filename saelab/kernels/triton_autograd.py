@@ -20,7 +20,9 @@ def sparse_decode(
     """`z @ W_dec`, differentiable in both, without atomics; float32 sums for any type of W_dec."""
     starts, tokens = _rows(codes)
     indices = codes.indices.flatten().to(torch.int32)
-    return _Decode.apply(codes.values.flatten(), indices, starts, tokens, W_dec.contiguous())
+    # A column of wider codes stays a view with gaps when it is flattened; kernels know no strides.
+    values = codes.values.flatten().contiguous()
+    return _Decode.apply(values, indices.contiguous(), starts, tokens, W_dec.contiguous())
 
 
 def _rows(codes: SparseCodes) -> tuple[Int[Tensor, " batch_1"], Int[Tensor, " entry"]]:
