@@ -8,7 +8,7 @@ are too dense to gather by entry.
 """
 
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import torch
 import triton
@@ -21,6 +21,8 @@ from saelab.kernels.triton_select import order_key, read
 from saelab.kernels.triton_weights import Weights
 
 CHUNK = 8192
+KEYS = 2048
+"""Of a chunk, in the registers of a warp."""
 ROWS, COLUMNS = 64, 64
 
 
@@ -124,7 +126,7 @@ def keep_top_k_(
     batch, n = pre_acts.shape
     chunk = min(CHUNK, max(16, power_of_two(n)))
     _keep_kernel[(batch,)](
-        pre_acts, n_valid, k, n=n, CHUNK=chunk, SIGNED=signed, num_warps=4 if chunk <= 4096 else 8,
+        pre_acts, n_valid, k, n=n, CHUNK=chunk, SIGNED=signed, num_warps=max(1, chunk // KEYS),
         BITS=16 if pre_acts.dtype == torch.bfloat16 else 32,
     )  # fmt: skip
 
@@ -144,13 +146,29 @@ class AuxRules:
     dead_after: int
 
 
+class Extra(NamedTuple):
+    """What AuxK adds to the gradients, as the latent-major kernels read it; see `AuxStep`."""
+
+    slots: Tensor
+    to_dec: Tensor
+    to_enc: Tensor
+    scalars: Tensor
+    slope: Tensor
+
+    @classmethod
+    def nothing(cls, any_: Tensor) -> "Extra":
+        """Where there is none, and nothing of it is read."""
+        return cls(any_, any_, any_, any_, any_)
+
+
 class AuxStep:
     """AuxK's gradients for at most `capacity` dead latents; every tensor has a fixed address.
 
     Attributes:
         slots: `[d_sae]`, the place of each dead latent, -1 for the others.
-        sums: `[capacity 2 d_in]`, gradients of the decoder's and the encoder's rows.
+        to_dec, to_enc: `[capacity d_in]`, gradients of the decoder's and the encoder's rows.
         scalars: `[capacity 2]`, gradient of the bias, and the decoder's radial part.
+        slope: what the gradients are still to be multiplied by.
         loss: AuxK of the last step, before its coefficient; 0 if nothing was dead.
     """
 
@@ -158,11 +176,17 @@ class AuxStep:
         m, d = weights.dec.value.shape
         self.weights, self.rules, self.signed = weights, rules, signed
         self.slots = torch.full((m,), -1, dtype=torch.int32, device=weights.scale.device)
-        self.sums = weights.scale.new_zeros(capacity, 2, d)
+        self.to_dec = weights.scale.new_zeros(capacity, d)
+        self.to_enc = torch.zeros_like(self.to_dec)
         self.scalars = weights.scale.new_zeros(capacity, 2)
-        self.loss = weights.scale.new_zeros(())
+        self.loss, self.slope = weights.scale.new_zeros(()), weights.scale.new_zeros(1)
         self._places = self.slots.new_zeros(capacity + 1, dtype=torch.int64)
         self._latents = torch.arange(m, device=self.slots.device)
+
+    @property
+    def extra(self) -> Extra:
+        """What the last step adds."""
+        return Extra(self.slots, self.to_dec, self.to_enc, self.scalars, self.slope)
 
     def run(
         self,
@@ -185,13 +209,13 @@ class AuxStep:
         keep_top_k_(z, n_dead, self.rules.k, signed=self.signed)
         atoms = (w.scale[places, None] * w.dec.value[places]).to(z.dtype)
         missed = torch.addmm(residual, z, atoms)
-        self.loss.copy_(missed.float().pow(2).sum() / variance)
+        self.loss.copy_(squared_norm(missed) / variance)
         self.loss.copy_(torch.where(n_dead > 0, self.loss, 0.0).nan_to_num(0.0, 0.0, 0.0))
-        slope = (2 * self.rules.coefficient / variance).nan_to_num(0.0, 0.0, 0.0)
+        self.slope.copy_((2 * self.rules.coefficient / variance).nan_to_num(0.0, 0.0, 0.0))
         slopes = missed @ atoms.T
-        self.scalars.copy_(self._reduce(z, slopes) * slope)
-        self.sums[:, 0] = product(z.T, missed) * slope
-        self.sums[:, 1] = product(slopes.T, centred) * slope
+        self.scalars.copy_(self._reduce(z, slopes))
+        product_(z.T, missed, self.to_dec)
+        product_(slopes.T, centred, self.to_enc)
 
     def _dead(
         self, codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]
@@ -211,7 +235,7 @@ class AuxStep:
         place = dead.cumsum(0) - 1
         self.slots.copy_(torch.where(dead, place, -1))
         self._places.zero_()
-        self._places.scatter_(0, torch.where(dead, place, len(self.sums)), self._latents)
+        self._places.scatter_(0, torch.where(dead, place, len(self.to_dec)), self._latents)
         return dead.sum().int(), self._places[:-1]
 
     def _reduce(
@@ -226,8 +250,14 @@ class AuxStep:
         return partial.sum(0).T
 
 
-def product(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"]) -> Float[Tensor, "i k"]:
+def product_(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"], out: Float[Tensor, "i k"]) -> None:
     """`a @ b` with the sums as they are, in float32."""
     if a.is_cuda and a.dtype != torch.float32:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+        torch.mm(a, b, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(a.float(), b.float(), out=out)
+
+
+def squared_norm(rows: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+    """The squares of all entries summed in float32, in one read."""
+    return torch.linalg.vector_norm(rows, dtype=torch.float32).square()

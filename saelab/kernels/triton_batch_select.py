@@ -18,61 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_select import order_key, read, segment_maxima
+from saelab.kernels.triton_digits import count_kernel, digits, order_bits, pick_kernel, search_state
+from saelab.kernels.triton_select import read, segment_maxima
 
 CHUNK = 4096
-ROWS = 2
-"""Rows whose counts a program adds up before it adds them to those of the others."""
+QUOTA_BLOCK = 4096
 SEGMENTS = 16
 """Segments of a row that are read at a time."""
-
-
-@triton.jit
-@no_type_check
-def _key(values, valid, BITS: tl.constexpr):
-    """Integers that sort as the values do; the upper half says it all for bfloat16."""
-    key = order_key(values, valid)
-    return key >> (32 - BITS)
-
-
-@triton.jit
-@no_type_check
-def _digit(key, prefix, valid, SHIFT: tl.constexpr, TOP: tl.constexpr):
-    """The eight bits at SHIFT, upwards from 0; 256 where the bits above are not the prefix."""
-    digit = (key >> SHIFT) + 128
-    if not TOP:
-        digit = (key >> SHIFT) & 255
-        valid = valid & ((key >> (SHIFT + 8)) == prefix)
-    return tl.where(valid, digit, 256)
-
-
-@triton.jit
-@no_type_check
-def _count_kernel(
-    values, n, state, counts, SHIFT: tl.constexpr, TOP: tl.constexpr, BITS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):  # fmt: skip
-    """How often each digit occurs among all values."""
-    at = tl.program_id(0).to(tl.int64) * CHUNK + tl.arange(0, CHUNK)
-    valid = at < n
-    key = _key(tl.load(values + at, mask=valid, other=0.0).to(tl.float32), valid, BITS)
-    found = tl.histogram(_digit(key, tl.load(state), valid, SHIFT, TOP), 512)
-    bin_ = tl.arange(0, 512)
-    tl.atomic_add(counts + bin_, found, mask=(found > 0) & (bin_ < 256))
-
-
-@triton.jit
-@no_type_check
-def _pick_kernel(counts, state, TOP: tl.constexpr):
-    """The digit of the wanted entry, and its rank among those that share it so far."""
-    digit = tl.arange(0, 256)
-    count = tl.load(counts + digit)
-    above = tl.sum(count) - tl.cumsum(count)
-    prefix, rank = tl.load(state), tl.load(state + 1)
-    here = (above < rank) & (rank <= above + count)
-    found = tl.sum(tl.where(here, digit, 0))
-    tl.store(state, found - 128 if TOP else (prefix << 8) | found)
-    tl.store(state + 1, rank - tl.sum(tl.where(here, above, 0)))
 
 
 @triton.jit
@@ -85,7 +37,7 @@ def _list_kernel(
     token = tl.program_id(0).to(tl.int64)
     segment = tl.arange(0, N)
     valid = segment < n
-    key = _key(
+    key = order_bits(
         tl.load(maxima + token * n + segment, mask=valid, other=0.0).to(tl.float32), valid, BITS
     )
     wanted = valid & ((key >= tl.load(state)) | ALL)
@@ -106,31 +58,27 @@ def _segment_entries(
     segment = tl.load(listed + token * n + item, mask=there, other=0)
     at = segment * W + tl.arange(0, SEGMENTS * W) % W
     valid = there & (at < m)
-    return at, valid, _key(read(pre_acts + token * m, at, valid, MAGNITUDE), valid, BITS)
+    return at, valid, order_bits(read(pre_acts + token * m, at, valid, MAGNITUDE), valid, BITS)
 
 
 @triton.jit
 @no_type_check
 def _count_listed_kernel(
-    pre_acts, listed, n_listed, state, counts, batch, m, n, W: tl.constexpr,
-    SEGMENTS: tl.constexpr, ROWS: tl.constexpr, MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
-    SHIFT: tl.constexpr, TOP: tl.constexpr,
+    pre_acts, listed, n_listed, state, counts, m, n, W: tl.constexpr, SEGMENTS: tl.constexpr,
+    MAGNITUDE: tl.constexpr, BITS: tl.constexpr, SHIFT: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
-    """How often each digit occurs among the entries of the listed segments of ROWS rows."""
-    token = tl.program_id(0).to(tl.int64) * ROWS
-    end = tl.minimum(token + ROWS, batch)
+    """How often each digit occurs among the entries of a row's listed segments."""
+    token = tl.program_id(0).to(tl.int64)
     found = tl.zeros([512], tl.int32)
     prefix = tl.load(state)
-    while token < end:
-        total = tl.load(n_listed + token)
-        done = tl.full([], 0, tl.int32)
-        while done < total:
-            _, valid, key = _segment_entries(
-                pre_acts, listed, token, done, total, m, n, W, SEGMENTS, MAGNITUDE, BITS
-            )
-            found += tl.histogram(_digit(key, prefix, valid, SHIFT, TOP), 512)
-            done += SEGMENTS
-        token += 1
+    total = tl.load(n_listed + token)
+    done = tl.full([], 0, tl.int32)
+    while done < total:
+        _, valid, key = _segment_entries(
+            pre_acts, listed, token, done, total, m, n, W, SEGMENTS, MAGNITUDE, BITS
+        )
+        found += tl.histogram(digits(key, prefix, valid, SHIFT, TOP), 512)
+        done += SEGMENTS
     bin_ = tl.arange(0, 512)
     tl.atomic_add(counts + bin_, found, mask=(found > 0) & (bin_ < 256))
 
@@ -161,8 +109,9 @@ def _count_row_kernel(
 @triton.jit
 @no_type_check
 def _write_kernel(
-    pre_acts, listed, n_listed, state, quota, starts, values, indices, m, n, W: tl.constexpr,
-    SEGMENTS: tl.constexpr, MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
+    pre_acts, listed, n_listed, state, quota, starts, values, indices, rows, lows, m, n,
+    W: tl.constexpr, SEGMENTS: tl.constexpr, MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
+    GROUPS: tl.constexpr,
 ):  # fmt: skip
     """A row's chosen entries in order of position; of those equal to the limit its first ones."""
     token = tl.program_id(0).to(tl.int64)
@@ -181,9 +130,61 @@ def _write_kernel(
         to = slot + tl.cumsum(chosen.to(tl.int32)) - 1
         tl.store(values + to, value, mask=chosen)
         tl.store(indices + to, at, mask=chosen)
+        group = tl.zeros_like(at) + (token * GROUPS).to(tl.int32)
+        for later in range(1, GROUPS):
+            group += (at >= tl.load(lows + later)).to(tl.int32)
+        tl.store(rows + to, group, mask=chosen)
         slot += tl.sum(chosen.to(tl.int32))
         left -= tl.sum(equal)
         done += SEGMENTS
+
+
+@triton.jit
+@no_type_check
+def _quota_kernel(greater, equal, state, quota, starts, batch, BLOCK: tl.constexpr):
+    """How many of a row's entries at the limit are kept, and where its entries start.
+
+    One program does it all: the first rows' entries at the limit go before the others'.
+    """
+    # What is still wanted of those equal to the limit.
+    left = tl.load(state + 1)
+    filled = tl.full([], 0, tl.int64)
+    first = tl.full([], 0, tl.int32)
+    while first < batch:
+        row = first + tl.arange(0, BLOCK)
+        inside = row < batch
+        same = tl.load(equal + row, mask=inside, other=0)
+        above = tl.load(greater + row, mask=inside, other=0)
+        kept = tl.minimum(same, tl.maximum(left - (tl.cumsum(same) - same), 0))
+        n = (above + kept).to(tl.int64)
+        tl.store(quota + row, kept, mask=inside)
+        tl.store(starts + row, filled + tl.cumsum(n) - n, mask=inside)
+        left -= tl.sum(same)
+        filled += tl.sum(n)
+        first += BLOCK
+
+
+class FlatPlace(NamedTuple):
+    """Where chosen entries are written, row after row.
+
+    Attributes:
+        values: of the entries.
+        indices: of the entries.
+        rows: the number of each entry's group, counted over all rows.
+        lows: the first latent of each group of latents; all are one group if there is one.
+    """
+
+    values: Float[Tensor, " entry"]
+    indices: Int[Tensor, " entry"]
+    rows: Int[Tensor, " entry"]
+    lows: Int[Tensor, " group"]
+
+    @classmethod
+    def empty(cls, n: int, device: torch.device) -> "FlatPlace":
+        """Room for n entries of one group of latents."""
+        values = torch.empty(n, dtype=torch.float32, device=device)
+        indices = values.to(torch.int32)
+        return cls(values, indices, indices.clone(), indices.new_zeros(1))
 
 
 class FlatCodes(NamedTuple):
@@ -195,7 +196,11 @@ class FlatCodes(NamedTuple):
 
 
 def select_batch_top_k(
-    pre_acts: Float[Tensor, "batch d_sae"], n: int, *, by_magnitude: bool = False
+    pre_acts: Float[Tensor, "batch d_sae"],
+    n: int,
+    *,
+    by_magnitude: bool = False,
+    out: FlatPlace | None = None,
 ) -> FlatCodes:
     """The n largest entries of the whole batch as they are stored, in float32, rectified.
 
@@ -206,20 +211,22 @@ def select_batch_top_k(
         pre_acts: contiguous, fewer than 2^31 entries.
         n: from 1 to their number.
         by_magnitude: rank by |x|; values keep their signs.
+        out: where to write n entries.
     """
     batch, m = pre_acts.shape
+    out = FlatPlace.empty(n, pre_acts.device) if out is None else out
     bits = 16 if pre_acts.dtype == torch.bfloat16 else 32
     maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
     n_segments = maxima.shape[1]
-    state, counts = _start(n, bits, maxima.device)
+    state, counts = search_state(n, bits, maxima.device)
     all_ = maxima.numel() < n
     if not all_:
         for round_, shift in enumerate(range(bits - 8, -1, -8)):
-            _count_kernel[(ceil_div(maxima.numel(), CHUNK),)](
+            count_kernel[(ceil_div(maxima.numel(), CHUNK),)](
                 maxima, maxima.numel(), state, counts[round_],
                 SHIFT=shift, TOP=round_ == 0, BITS=bits, CHUNK=CHUNK,
             )  # fmt: skip
-            _pick_kernel[(1,)](counts[round_], state, TOP=round_ == 0)
+            pick_kernel[(1,)](counts[round_], state, TOP=round_ == 0)
     listed = state.new_empty(batch, n_segments)
     n_listed, greater, equal = (state.new_empty(batch) for _ in range(3))
     _list_kernel[(batch,)](
@@ -227,30 +234,18 @@ def select_batch_top_k(
         n=n_segments, N=power_of_two(n_segments), BITS=bits, ALL=all_,
     )  # fmt: skip
     shape = {"W": W, "SEGMENTS": SEGMENTS, "MAGNITUDE": by_magnitude, "BITS": bits}
-    state, counts = _start(n, bits, maxima.device)
+    state, counts = search_state(n, bits, maxima.device)
     rows = (pre_acts, listed, n_listed, state)
     for round_, shift in enumerate(range(bits - 8, -1, -8)):
-        _count_listed_kernel[(ceil_div(batch, ROWS),)](
-            *rows, counts[round_], batch, m, n_segments,
-            ROWS=ROWS, SHIFT=shift, TOP=round_ == 0, **shape,
+        _count_listed_kernel[(batch,)](
+            *rows, counts[round_], m, n_segments, SHIFT=shift, TOP=round_ == 0, **shape,
         )  # fmt: skip
-        _pick_kernel[(1,)](counts[round_], state, TOP=round_ == 0)
+        pick_kernel[(1,)](counts[round_], state, TOP=round_ == 0)
     _count_row_kernel[(batch,)](*rows, greater, equal, m, n_segments, **shape)
-    # The state's second number is how many of those equal to the limit are still wanted.
-    before = equal.cumsum(0) - equal
-    quota = (state[1] - before).clamp_min(0).minimum(equal).int()
-    kept = greater + quota
-    offsets = kept.cumsum(0) - kept
-    values = torch.empty(n, dtype=torch.float32, device=maxima.device)
-    indices = state.new_empty(n)
-    _write_kernel[(batch,)](*rows, quota, offsets, values, indices, m, n_segments, **shape)
-    return FlatCodes(values, indices, offsets)
-
-
-def _start(
-    n: int, bits: int, device: torch.device
-) -> tuple[Int[Tensor, " 2"], Int[Tensor, "round 256"]]:
-    """Nothing known of the n-th largest yet."""
-    state = torch.zeros(2, dtype=torch.int32, device=device)
-    state[1:].fill_(n)
-    return state, state.new_zeros(bits // 8, 256)
+    quota, offsets = torch.empty_like(equal), equal.new_empty(batch, dtype=torch.int64)
+    block = min(QUOTA_BLOCK, max(16, power_of_two(batch)))
+    _quota_kernel[(1,)](greater, equal, state, quota, offsets, batch, BLOCK=block, num_warps=8)
+    _write_kernel[(batch,)](
+        *rows, quota, offsets, *out, m, n_segments, GROUPS=len(out.lows), **shape
+    )
+    return FlatCodes(out.values, out.indices, offsets)

@@ -158,14 +158,15 @@ def latent_gradients(
         part += 1
     to_dec = factor * to_dec
     if EXTRA:
-        slots, more, more_scalars = extra
+        slots, more_dec, more_enc, more_scalars, slope = extra
         slot = tl.load(slots + latent)
         has = slot >= 0
-        at = slot.to(tl.int64) * 2 * d + column
-        to_dec += tl.load(more + at, mask=inside & has, other=0.0)
-        to_enc += tl.load(more + at + d, mask=inside & has, other=0.0)
-        bias += tl.load(more_scalars + slot * 2, mask=has, other=0.0)
-        radial += tl.load(more_scalars + slot * 2 + 1, mask=has, other=0.0)
+        at = slot.to(tl.int64) * d + column
+        weight = tl.load(slope)
+        to_dec += weight * tl.load(more_dec + at, mask=inside & has, other=0.0)
+        to_enc += weight * tl.load(more_enc + at, mask=inside & has, other=0.0)
+        bias += weight * tl.load(more_scalars + slot * 2, mask=has, other=0.0)
+        radial += weight * tl.load(more_scalars + slot * 2 + 1, mask=has, other=0.0)
     return to_dec, to_enc, bias, radial, fired
 
 
@@ -183,8 +184,10 @@ def norm_kernel(
     sums,
     scalars,
     slots,
-    more,
+    more_dec,
+    more_enc,
     more_scalars,
+    slope,
     squares,
     to_bias,
     factor,
@@ -214,7 +217,8 @@ def norm_kernel(
     latent = group * LATENTS
     while latent < tl.minimum((group + 1) * LATENTS, m):
         pairs, codes = (order, offsets), (values, gradient, error_rows)
-        pieces, extra = (first, sums, scalars), (slots, more, more_scalars)
+        pieces = (first, sums, scalars)
+        extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, bias, radial, _ = latent_gradients(
             pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
             k, GROUPS, PAIRS, EXTRA,

@@ -21,8 +21,12 @@ class Rules:
         clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
         aux: how dead latents are revived, if they are.
         over_batch: whether the largest of the whole batch are kept, or those of each row.
-        groups: prefixes of the latents whose errors make the loss; more than one `over_batch` only.
+        groups: parts of a row's codes after each of which there is an error in the loss; more than
+            one `over_batch` (prefixes of the latents) or with budgets only.
         share: of each prefix in the loss.
+        budgets: numbers of ranked codes, whose errors' mean is the loss; the last is k.
+        effect: beta, and whether the product alone counts, where the choice of codes looks at
+            gradients of the model's loss (see `Effects`).
     """
 
     k: float | int
@@ -35,6 +39,8 @@ class Rules:
     over_batch: bool = False
     groups: int = 1
     share: float = 1.0
+    budgets: tuple[int, ...] = ()
+    effect: tuple[float, bool] | None = None
 
 
 @dataclass(frozen=True)

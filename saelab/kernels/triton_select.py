@@ -23,6 +23,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
 from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.triton_effects import Effects
 from saelab.kernels.triton_sort import descending
 
 CHUNK = 4096
@@ -45,6 +46,19 @@ def read(row, at, valid, MAGNITUDE: tl.constexpr):
     x = tl.load(row + at, mask=valid, other=float("-inf")).to(tl.float32)
     if MAGNITUDE:
         x = tl.where(valid, tl.abs(x), float("-inf"))
+    return x
+
+
+@triton.jit
+@no_type_check
+def _ranks(row, effects, at, valid, MAGNITUDE: tl.constexpr, SCORED: tl.constexpr):
+    """What a row's entries are ranked by: their values, or scores."""
+    x = read(row, at, valid, MAGNITUDE)
+    if SCORED:
+        products, base, beta = effects
+        product = tl.load(products + at, mask=valid, other=0.0).to(tl.float32)
+        score = tl.maximum(x, 0.0) * (base + beta * tl.abs(product))
+        x = tl.where(valid, score, float("-inf"))
     return x
 
 
@@ -77,6 +91,9 @@ def _write_best(keys, labels, to, K: tl.constexpr, BITS: tl.constexpr):
 @no_type_check
 def _maxima_kernel(
     pre_acts,
+    products,
+    base,
+    beta,
     maxima,
     m: tl.constexpr,
     n: tl.constexpr,
@@ -84,13 +101,15 @@ def _maxima_kernel(
     STEP: tl.constexpr,
     EVEN: tl.constexpr,
     MAGNITUDE: tl.constexpr,
+    SCORED: tl.constexpr,
 ):
     """The largest entry of each segment of W."""
     blocks: tl.constexpr = (n + STEP - 1) // STEP
     token = (tl.program_id(0) // blocks).to(tl.int64)
     segment = (tl.program_id(0) % blocks) * STEP + tl.arange(0, STEP)
     at = segment[:, None] * W + tl.arange(0, W)[None, :]
-    tile = read(pre_acts + token * m, at, (at < m) | EVEN, MAGNITUDE)
+    effects = (products + token * m, tl.load(base + token) if SCORED else 0.0, beta)
+    tile = _ranks(pre_acts + token * m, effects, at, (at < m) | EVEN, MAGNITUDE, SCORED)
     tl.store(maxima + token * n + segment, tl.max(tile, 1), mask=segment < n)
 
 
@@ -98,6 +117,9 @@ def _maxima_kernel(
 @no_type_check
 def _select_kernel(
     pre_acts,
+    products,
+    base,
+    beta,
     maxima,
     scratch,
     values,
@@ -113,11 +135,13 @@ def _select_kernel(
     MAGNITUDE: tl.constexpr,
     RECTIFY: tl.constexpr,
     SORT: tl.constexpr,
+    SCORED: tl.constexpr,
 ):
     """The k best entries of a row, from its segments' maxima."""
     WIDTH: tl.constexpr = W // PARTS
     token = tl.program_id(0).to(tl.int64)
     row = pre_acts + token * m
+    effects = (products + token * m, tl.load(base + token) if SCORED else 0.0, beta)
     chosen = scratch + token * 3 * K
     segment = tl.arange(0, N)
     best = tl.load(maxima + token * n + segment, mask=segment < n, other=0.0).to(tl.float32)
@@ -126,12 +150,12 @@ def _select_kernel(
     part = tl.arange(0, K * PARTS)
     part = tl.load(chosen + part // PARTS) * PARTS + part % PARTS
     at = part[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    best = tl.max(read(row, at, at < m, MAGNITUDE), 1)
+    best = tl.max(_ranks(row, effects, at, at < m, MAGNITUDE, SCORED), 1)
     _write_best(order_key(best, part * WIDTH < m), part, chosen + K, K, BITS)
 
     entry = tl.arange(0, K * WIDTH)
     entry = tl.load(chosen + K + entry // WIDTH) * WIDTH + entry % WIDTH
-    key = order_key(read(row, entry, entry < m, MAGNITUDE), entry < m)
+    key = order_key(_ranks(row, effects, entry, entry < m, MAGNITUDE, SCORED), entry < m)
     # The first k are written in front of the next ones, which only fill up to a power of two.
     _write_best(key, entry, chosen + 2 * K, k, BITS)
 
@@ -139,7 +163,7 @@ def _select_kernel(
     kept = slot < k
     index = tl.load(chosen + 2 * K + slot, mask=kept, other=0)
     if SORT:
-        key = order_key(read(row, index, kept, MAGNITUDE), kept)
+        key = order_key(_ranks(row, effects, index, kept, MAGNITUDE, SCORED), kept)
         ranked = descending((key.to(tl.int64) << 32) + (K - slot), K)
         index = tl.load(chosen + 2 * K + K - (ranked & 0xFFFFFFFF), mask=kept, other=0)
     value = tl.load(row + index, mask=kept, other=0.0)
@@ -155,18 +179,29 @@ def _segment_width(m: int) -> int:
 
 
 def segment_maxima(
-    pre_acts: Float[Tensor, "batch d_sae"], *, by_magnitude: bool
+    pre_acts: Float[Tensor, "batch d_sae"], *, by_magnitude: bool, effects: Effects | None = None
 ) -> tuple[Float[Tensor, "batch segment"], int]:
-    """The largest entry (or |entry|) of each segment of each row, and a segment's width."""
+    """The largest entry, |entry| or score of each segment of each row, and a segment's width."""
     batch, m = pre_acts.shape
     W = _segment_width(m)
     n = ceil_div(m, W)
     step = min(CHUNK // W, power_of_two(n))
-    maxima = pre_acts.new_empty(batch, n)
+    dtype = pre_acts.dtype if effects is None else torch.float32
+    maxima = pre_acts.new_empty(batch, n, dtype=dtype)
     _maxima_kernel[(batch * ceil_div(n, step),)](
-        pre_acts, maxima, m=m, n=n, W=W, STEP=step, EVEN=m % (step * W) == 0, MAGNITUDE=by_magnitude
-    )
+        pre_acts, *_arguments(pre_acts, effects), maxima, m=m, n=n, W=W, STEP=step,
+        EVEN=m % (step * W) == 0, MAGNITUDE=by_magnitude, SCORED=effects is not None,
+    )  # fmt: skip
     return maxima, W
+
+
+def _arguments(
+    pre_acts: Float[Tensor, "batch d_sae"], effects: Effects | None
+) -> tuple[Tensor, Tensor, float]:
+    """What the kernels take of the effects; without them anything, which is not read."""
+    if effects is None:
+        return pre_acts, pre_acts, 0.0
+    return effects.products, effects.base, float(effects.beta)
 
 
 def select_top_k(
@@ -176,6 +211,7 @@ def select_top_k(
     by_magnitude: bool = False,
     rectify: bool = False,
     ordered: bool = True,
+    effects: Effects | None = None,
     out: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]] | None = None,
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """The k largest entries of each row as they are stored, and where (int32).
@@ -189,6 +225,7 @@ def select_top_k(
         by_magnitude: rank by |x|; values keep their signs.
         rectify: return max(0, value).
         ordered: by falling rank, equal entries by index; else all by index.
+        effects: rank by max(0, entry) * (base + beta * |product|), in float32.
         out: where to write; the values in any float type.
 
     Raises:
@@ -202,11 +239,12 @@ def select_top_k(
     if not batch:
         return out
     K = max(2, power_of_two(k))
-    maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
+    maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude, effects=effects)
     n = maxima.shape[1]
     scratch = out[1].new_empty(batch, 3 * K)
     _select_kernel[(batch,)](
         pre_acts,
+        *_arguments(pre_acts, effects),
         maxima,
         scratch,
         *out,
@@ -217,10 +255,11 @@ def select_top_k(
         W=W,
         PARTS=W // 16,
         N=max(K, power_of_two(n)),
-        BITS=16 if pre_acts.dtype == torch.bfloat16 else 32,
+        BITS=16 if maxima.dtype == torch.bfloat16 else 32,
         MAGNITUDE=by_magnitude,
         RECTIFY=rectify,
         SORT=ordered,
+        SCORED=effects is not None,
         num_warps=1 if K <= 64 else 4,
     )
     return out

@@ -82,8 +82,10 @@ def step_kernel(
     since_fired,
     to_input,
     slots,
-    more,
+    more_dec,
+    more_enc,
     more_scalars,
+    slope,
     rates,
     clip,
     factor,
@@ -120,7 +122,8 @@ def step_kernel(
         w *= tl.load(scale + latent)
         u = tl.load(enc + at, mask=inside, other=0.0, eviction_policy="evict_first")
         pairs, codes = (order, offsets), (values, gradient, error_rows)
-        pieces, extra = (first, sums, scalars), (slots, more, more_scalars)
+        pieces = (first, sums, scalars)
+        extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
             pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
             k, GROUPS, PAIRS, EXTRA,

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices, pairs_by_latent
 from saelab.kernels.sizes import ceil_div
-from saelab.kernels.triton_aux import AuxStep
-from saelab.kernels.triton_decode import Residual, decode_residual
+from saelab.kernels.triton_aux import AuxStep, Extra
+from saelab.kernels.triton_codes import empty_codes
 from saelab.kernels.triton_gradients import norm_kernel, slice_kernel
-from saelab.kernels.triton_ragged import Ragged, decode_ragged_residual
 from saelab.kernels.triton_rules import Launch, Rules
-from saelab.kernels.triton_select import select_top_k
 from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
 from saelab.kernels.triton_weights import Weights
 
@@ -64,16 +62,7 @@ class Step:
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
         self.centred = torch.empty_like(self.x)
         self.pre_acts = self.x.new_empty(batch, m)
-        self.ragged = None
-        if rules.over_batch:
-            self.ragged = Ragged.empty(self.x, int(rules.k * batch), rules.groups)
-        if self.ragged is None:
-            self.values = weights.scale.new_empty(batch, int(rules.k))
-            self.indices = torch.empty(batch, int(rules.k), dtype=torch.int32, device=device)
-            self.residual = Residual.empty(self.x, int(rules.k))
-        else:
-            self.values, self.indices = self.ragged.values, self.ragged.indices
-            self.residual = self.ragged.residual
+        self.codes = empty_codes(self.x, m, rules)
         self.mse_sum = weights.scale.new_zeros(())
         self.error = self.mse_sum if rules.groups == 1 else self.mse_sum.clone()
         self.gradient_norm = weights.scale.new_zeros(())
@@ -105,11 +94,11 @@ class Step:
             columns = self._sum_errors()
         if aux is not None:
             _wait(None, side)
-            last = self.residual.residual[self.rules.groups - 1 :: self.rules.groups]
+            last = self.codes.residual.residual[self.rules.groups - 1 :: self.rules.groups]
             last = last if self.rules.share == 1 else last / self.rules.share
-            mean = last.float().mean(0)
+            mean = last.sum(0, dtype=torch.float32) / len(last)
             variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-            aux.run((self.values, self.indices), last, self.centred, variance)
+            aux.run((self.codes.values, self.codes.indices), last, self.centred, variance)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
         sums = self.sum_slices(pairs, slices)
@@ -148,56 +137,33 @@ class Step:
 
     def select(self) -> None:
         """Codes from pre-activations."""
-        signed = self.rules.signed
-        if self.ragged is not None:
-            self.ragged.select(self.pre_acts, signed=signed, threshold=self.weights.threshold)
-            return
-        select_top_k(
-            self.pre_acts,
-            self.values.shape[1],
-            by_magnitude=signed,
-            rectify=not signed,
-            ordered=False,
-            out=(self.values, self.indices),
-        )
+        self.codes.select(self.pre_acts, self.weights)
 
     def invert(self) -> tuple[LatentPairs, Slices]:
         """The codes in the latents' order."""
-        pairs = pairs_by_latent(self.indices, len(self.weights.scale))
+        pairs = pairs_by_latent(self.codes.indices, len(self.weights.scale))
         return pairs, heavy_slices(pairs, self.launch.slice)
 
     def decode(self) -> None:
         """The error and the gradient of the codes."""
-        w = self.weights
-        dictionary = (w.dec.copy, w.scale, w.b_dec.value)
-        how = {"factor": self._factor, "signed": self.rules.signed}
-        if self.ragged is not None:
-            codes = (self.values, self.indices, self.ragged.starts)
-            out = self.ragged.residual
-            decode_ragged_residual(
-                self.x, codes, *dictionary, **how, share=self.rules.share, out=out
-            )
-        else:
-            assert isinstance(self.residual, Residual)
-            decode_residual(
-                self.x, self.values, self.indices, *dictionary, **how, out=self.residual
-            )
+        self.codes.decode(self.x, self.weights.dictionary, factor=self._factor)
 
     def _sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch; the sum of what the loss makes of them, for the bias."""
         groups, share = self.rules.groups, self.rules.share
-        errors = self.residual.errors.sum((0, 1)).view(-1) / len(self.x)
+        residual = self.codes.residual
+        errors = residual.errors.sum((0, 1)) / len(self.x)
         self.mse_sum.copy_(errors[-1])
         self.error.copy_(errors.sum() * share)
-        return torch.sum(self.residual.residual[::groups], 0, dtype=torch.float32)
+        return torch.sum(residual.residual[::groups], 0, dtype=torch.float32)
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """The pairs of the latents that are split, summed piece by piece."""
         capacity, d = len(slices.latent), self.x.shape[1]
         sums = self.norms.new_empty(capacity, 2, d)
         scalars = self.norms.new_empty(capacity, 3)
-        rows = self.indices if self.ragged is None else self.ragged.error_rows
-        codes = (self.values, self.residual.gradient, rows, self.residual.residual, self.centred)
+        ours, out = self.codes, self.codes.residual
+        codes = (ours.values, out.gradient, ours.error_rows, out.residual, self.centred)
         slice_kernel[(capacity * self.chunks,)](
             pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
             capacity, len(self.norms), d, SLICE=slices.size, **self._shape, **self._options,
@@ -233,11 +199,8 @@ class Step:
             **self._shape, **self._options,
         )  # fmt: skip
 
-    def _extra(self, aux: AuxStep | None) -> tuple[Tensor, Tensor, Tensor]:
-        """AuxK's part of the gradients; without it anything, which is not read."""
-        if aux is None:
-            return self.indices, self.norms, self.norms
-        return aux.slots, aux.sums, aux.scalars
+    def _extra(self, aux: AuxStep | None) -> Extra:
+        return Extra.nothing(self.norms) if aux is None else aux.extra
 
     def _finish(self, columns: Float[Tensor, " d_in"]) -> None:
         """The decoder's bias, whose gradient comes from all tokens, and the new scales."""
@@ -268,9 +231,8 @@ class Step:
     def _shape(self) -> dict[str, int | bool]:
         n = self.launch
         even = self.x.shape[1] % n.columns == 0
-        k = 0 if self.ragged is not None else self.values.shape[1]
         return {
-            "k": k,
+            "k": self.codes.k,
             "GROUPS": self.rules.groups,
             "COLUMNS": n.columns,
             "PAIRS": n.pairs,

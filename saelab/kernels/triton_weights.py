@@ -1,6 +1,7 @@
 """What a fused step changes: the weights, Adam's moments, and where the training stands."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +31,14 @@ class Parameter:
         return self.value, self.m, self.v, self.copy
 
 
+class Dictionary(NamedTuple):
+    """What a decode reads: the atoms `scale * W`, and the decoder's bias."""
+
+    W: Float[Tensor, "d_sae d_in"]
+    scale: Float[Tensor, " d_sae"]
+    bias: Float[Tensor, " d_in"]
+
+
 @dataclass(frozen=True)
 class Weights:
     """The SAE, latent-major, and where its training stands.
@@ -55,6 +64,11 @@ class Weights:
     lr: Float[Tensor, " 1"]
     step: Float[Tensor, " 1"]
     threshold: Float[Tensor, ""]
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """The decoder, in the type of the products."""
+        return Dictionary(self.dec.copy, self.scale, self.b_dec.value)
 
     @classmethod
     def start(

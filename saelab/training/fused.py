@@ -8,28 +8,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.kernels.cuda import MAX_K
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_aux import AuxRules, AuxStep
-from saelab.kernels.triton_rules import Launch, Rules
+from saelab.kernels.triton_ragged import Ragged
+from saelab.kernels.triton_rows import RowCodes
+from saelab.kernels.triton_rules import Launch
 from saelab.kernels.triton_train import Step
 from saelab.kernels.triton_weights import Weights
-from saelab.sae.abs_topk import AbsTopK, BatchAbsTopK
-from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
-from saelab.sae.batch_topk import BatchTopK
-from saelab.sae.matryoshka import Matryoshka
-from saelab.sae.topk import TopK
-from saelab.training.config import ADAM_EPS
+from saelab.sae.unit_norm import AbstractUnitNormSAE
+from saelab.training.fused_rules import OVER_BATCH, fused_rules
 from saelab.types import SparseCodes
 
 WARM_UP = 3
-BETAS = (0.9, 0.999)
 LOOK_EVERY = 16
 """Steps between looks at how many latents may be dead, each of which waits for the device."""
 LEAST_CAPACITY = 128
-OVER_BATCH = (BatchTopK, BatchAbsTopK, Matryoshka)
-"""The SAEs that choose over a whole batch."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +82,12 @@ class FusedStep:
             UsageError: it is of another kind, its loss has a term that the kernels do not know,
                 or k is too large.
         """
-        if problem := fused_problem(sae):
-            raise UsageError(f"This SAE has no fused step: {problem}.")
-        assert isinstance(sae, TopK | AbsTopK | BatchTopK | BatchAbsTopK | Matryoshka)
+        self.rules = fused_rules(
+            sae, options.total_variance, clip_norm=options.clip_norm, dead_after=options.dead_after
+        )
+        assert isinstance(sae, AbstractUnitNormSAE)
         device = sae.W_dec.device if device is None else device
         self.sae, self.options = sae, options
-        self.rules = Rules(
-            sae.config.k,
-            isinstance(sae, AbsTopK | BatchAbsTopK),
-            options.total_variance,
-            BETAS,
-            ADAM_EPS,
-            options.clip_norm,
-            _aux_rules(sae, options.dead_after),
-            isinstance(sae, OVER_BATCH),
-            *_groups(sae),
-        )
         W_enc, b_enc, W_dec, b_dec = (
             p.detach().to(device) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
         )
@@ -122,15 +106,26 @@ class FusedStep:
 
     def set_prefixes(self, prefixes: Sequence[int]) -> None:
         """The prefix lengths of a Matryoshka SAE, as many as it has, from now on."""
-        assert self._step.ragged is not None
-        self._step.ragged.lows.copy_(torch.tensor([0, *prefixes[:-1]]))
+        codes = self._step.codes
+        assert isinstance(codes, Ragged)
+        codes.lows.copy_(torch.tensor([0, *prefixes[:-1]]))
 
     @torch.no_grad()
-    def __call__(self, x: Float[Tensor, "batch d_in"], scale: float = 1.0) -> None:
+    def __call__(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        scale: float = 1.0,
+        grad: Float[Tensor, "batch d_in"] | None = None,
+    ) -> None:
         """One step on `scale * x`, which is rounded to `precision`.
 
+        Args:
+            x: `batch_size` rows.
+            scale: of the rows.
+            grad: dL/dx at the rows, for a gradient SAE; only its direction counts.
+
         Raises:
-            UsageError: there are not `batch_size` rows.
+            UsageError: there are not `batch_size` rows, or a gradient SAE got no gradients.
         """
         step = self._step
         if x.shape != step.x.shape:
@@ -139,6 +134,10 @@ class FusedStep:
                 f"{tuple(step.x.shape)}; keep every batch whole."
             )
         torch.mul(x, scale, out=step.x)
+        if isinstance(step.codes, RowCodes) and step.codes.effects is not None:
+            if grad is None:
+                raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
+            step.codes.effects.grad.copy_(grad)
         if self.rules.aux is not None and self.n_steps % LOOK_EVERY == 0:
             self.capacity = self._capacity(self.rules.aux)
         self.n_steps += 1
@@ -161,9 +160,9 @@ class FusedStep:
     @property
     def codes(self) -> SparseCodes:
         """The codes of the last step, until the next one."""
-        step, ragged = self._step, self._step.ragged
-        offsets = None if ragged is None else ragged.starts[: -1 : self.rules.groups]
-        return SparseCodes(step.values, step.indices, len(self.since_fired), offsets)
+        codes = self._step.codes
+        offsets = codes.starts[: -1 : self.rules.groups] if isinstance(codes, Ragged) else None
+        return SparseCodes(codes.values, codes.indices, len(self.since_fired), offsets)
 
     @property
     def aux_loss(self) -> Float[Tensor, ""]:
@@ -243,35 +242,7 @@ class FusedStep:
         # What little the second stream does should not queue behind a full device.
         side = torch.cuda.Stream(priority=-1)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may go on allocating and copying: the store is read by one.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._step.run(side, aux)
         self._graphs[self.capacity] = graph
-
-
-def fused_problem(sae: AbstractSAE) -> str | None:
-    """Why an SAE has no fused step, as half a sentence; None if it has one."""
-    if isinstance(sae, OVER_BATCH):
-        return None
-    if not isinstance(sae, TopK | AbsTopK):
-        return (
-            "only TopK, AbsTopK, BatchTopK and Matryoshka have one, and this is a "
-            f"{type(sae).__name__}"
-        )
-    if sae.config.k > MAX_K:
-        return f"k={sae.config.k} is above {MAX_K}, the most that it can select"
-    if isinstance(sae, TopK) and sae.config.multi_k_coefficient:
-        return f"it does not know the loss of multi_k_coefficient={sae.config.multi_k_coefficient}"
-    return None
-
-
-def _groups(sae: AbstractSAE) -> tuple[int, float]:
-    """How many prefixes make the loss, and the share of each."""
-    if not isinstance(sae, Matryoshka):
-        return 1, 1.0
-    n = sae.config.random_prefixes or len(sae.config.fractions)
-    return n, 1 / n if sae.config.prefix_loss == "mean" else 1.0
-
-
-def _aux_rules(sae: AbstractSAE[AuxKConfig], dead_after: int) -> AuxRules | None:
-    k = sae.config.n_aux(sae.d_in)
-    return AuxRules(k, sae.config.aux_coefficient, dead_after) if k else None

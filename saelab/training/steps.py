@@ -162,7 +162,7 @@ class FusedSteps:
         step.set_lr(lr)
         if isinstance(step.sae, Matryoshka):
             step.set_prefixes(step.sae.prefixes(context))
-        step(batch.x, scale)
+        step(batch.x, scale, batch.grad)
         total, parts = step.error / context.total_variance, {}
         if step.capacity and step.rules.aux is not None:
             parts["aux_k"] = step.aux_loss
@@ -215,6 +215,6 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    from saelab.training.fused import fused_problem
+    from saelab.training.fused_rules import fused_problem
 
     return fused_problem(sae)

@@ -8,8 +8,9 @@ from saelab.kernels import reference
 from saelab.kernels import triton_reference as dense
 from saelab.kernels.pairs import heavy_slices, pairs_by_latent
 from saelab.kernels.triton_autograd import sparse_decode
-from saelab.kernels.triton_decode import Residual, decode_residual
+from saelab.kernels.triton_rows import RowCodes
 from saelab.kernels.triton_update import sum_by_latent
+from saelab.kernels.triton_weights import Dictionary
 from saelab.pursuit.select import above, abs_top_k, nonzero, top_k
 from saelab.types import SparseCodes
 
@@ -34,6 +35,13 @@ def test_decode_and_its_gradients_equal_the_dense_product(d_out, ragged):
         results.append((out.detach(), values.grad, weights.grad))
     for fast, slow in zip(*results, strict=True):
         assert_near(fast, slow)
+
+
+def test_a_slice_of_wider_codes_decodes_as_its_copy_does():
+    codes, W = top_k(normal(4, 7), 3), normal(7, 5, seed=1)
+    for start, stop in ((1, 2), (0, 2)):
+        part = SparseCodes(codes.values[:, start:stop], codes.indices[:, start:stop], 7)
+        assert_near(sparse_decode(part, W), reference.sparse_decode(part, W))
 
 
 def test_the_inversion_lists_each_latents_pairs_in_the_order_of_the_codes():
@@ -64,12 +72,13 @@ def test_residual_error_and_code_gradient_equal_the_dense_ones(d_in):
     x, W, bias = normal(3, d_in), normal(6, d_in, seed=1), normal(d_in, seed=2)
     scale = normal(6, seed=3).abs() + 0.5
     codes = abs_top_k(normal(3, 6, seed=4), 3)
-    out = Residual.empty(x, 3)
-    indices = codes.indices.to(torch.int32)
-    decode_residual(x, codes.values, indices, W, scale, bias, factor=0.7, signed=True, out=out)
-    residual, gradient = dense.decode_residual(x, codes, scale[:, None] * W, bias, 0.7)
-    assert_near(out.residual, residual)
-    assert_near(out.errors.sum(1), residual.pow(2).sum(1))
-    assert_near(out.gradient, gradient)
-    decode_residual(x, codes.values, indices, W, scale, bias, factor=0.7, signed=False, out=out)
-    assert_near(out.gradient, gradient * (codes.values > 0))
+    for signed in (True, False):
+        rows = RowCodes.empty(x, 3, signed=signed)
+        rows.values.copy_(codes.values)
+        rows.indices.copy_(codes.indices)
+        rows.decode(x, Dictionary(W, scale, bias), factor=0.7)
+        residual, gradient = dense.decode_residual(x, codes, scale[:, None] * W, bias, 0.7)
+        assert_near(rows.residual.residual, residual)
+        assert_near(rows.residual.errors.sum((1, 2)), residual.pow(2).sum(1))
+        kept = torch.ones_like(gradient) if signed else codes.values > 0
+        assert_near(rows.residual.gradient, (gradient * kept).flatten())

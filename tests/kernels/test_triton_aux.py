@@ -69,10 +69,11 @@ def test_gradients_are_those_of_the_dead_latents_loss(capacity, signed):
     expected = torch.full((D_SAE,), -1, dtype=torch.int32, device=DEVICE)
     expected[dead] = torch.arange(3, dtype=torch.int32, device=DEVICE)
     assert torch.equal(aux.slots, expected)
-    torch.testing.assert_close(aux.sums[:3, 0], atoms.grad)
-    torch.testing.assert_close(aux.sums[:3, 1], rows.grad)
-    torch.testing.assert_close(aux.scalars[:3, 0], bias.grad)
-    torch.testing.assert_close(aux.scalars[:3, 1], (atoms.grad * atoms.detach()).sum(1))
+    to_dec, to_enc, scalars = (t[:3] * aux.slope for t in (aux.to_dec, aux.to_enc, aux.scalars))
+    torch.testing.assert_close(to_dec, atoms.grad)
+    torch.testing.assert_close(to_enc, rows.grad)
+    torch.testing.assert_close(scalars[:, 0], bias.grad)
+    torch.testing.assert_close(scalars[:, 1], (atoms.grad * atoms.detach()).sum(1))
 
 
 def test_without_a_dead_latent_nothing_is_added():
@@ -81,5 +82,6 @@ def test_without_a_dead_latent_nothing_is_added():
     codes = torch.ones(BATCH, 1, device=DEVICE), torch.zeros(BATCH, 1, device=DEVICE).int()
     aux.run(codes, x, x, torch.tensor(0.0, device=DEVICE))
     assert (aux.slots == -1).all()
-    assert not aux.sums.any()
+    assert not aux.to_dec.any()
+    assert not aux.to_enc.any()
     assert float(aux.loss) == 0

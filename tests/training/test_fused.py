@@ -10,6 +10,8 @@ from saelab.kernels.triton_rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.base import LossContext
 from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.gradient_topk import GradientTopKConfig
+from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.k_sparse import KSparseConfig
 from saelab.sae.losses import local_loss
 from saelab.sae.matryoshka import Matryoshka, MatryoshkaConfig
@@ -28,6 +30,10 @@ FORMS = {
     "abs-topk": (AbsTopKConfig, {}),
     "batch-topk": (BatchTopKConfig, {"k": 1.75}),
     "batch-abs-topk": (AbsTopKConfig, {"selection": "batch"}),
+    "hierarchical-topk": (HierarchicalTopKConfig, {"k": 3}),
+    "hierarchical-budgets": (HierarchicalTopKConfig, {"k": 4, "budgets": (1, 3, 4)}),
+    "gradient-topk": (GradientTopKConfig, {}),
+    "gradient-product": (GradientTopKConfig, {"reading": "product"}),
     "matryoshka": (MatryoshkaConfig, {"fractions": (0.2, 0.2, 0.6)}),
     "matryoshka-sum": (MatryoshkaConfig, {"fractions": (0.4, 0.6), "prefix_loss": "sum"}),
 }
@@ -48,6 +54,13 @@ def batches(n, seed=3):
     return torch.randn(n, BATCH, D_IN, generator=generator).to(DEVICE)
 
 
+def gradients(x):
+    """Of some loss; none at one row, as at the last token of a context."""
+    grad = x.cos() * 1e-3
+    grad[1] = 0
+    return grad
+
+
 def fused(sae, xs, lrs, precision=torch.float32, **options):
     step = FusedStep(sae, FusedOptions(BATCH, V, precision, launch=SMALL, **options))
     if isinstance(sae, Matryoshka):
@@ -55,7 +68,7 @@ def fused(sae, xs, lrs, precision=torch.float32, **options):
     errors = []
     for x, lr in zip(xs, lrs, strict=True):
         step.set_lr(lr)
-        step(x)
+        step(x, grad=gradients(x))
         errors.append(float(step.mse_sum))
     step.write_back()
     return step, errors
@@ -68,7 +81,7 @@ def by_autograd(sae, xs, lrs, dead_after=10**9, clip_norm=float("inf")):
         optimizer.param_groups[0]["lr"] = lr
         dead = since >= dead_after
         context = LossContext(V, dead if dead.any() else None)
-        terms = local_loss(sae, ActivationBatch(x), context)
+        terms = local_loss(sae, ActivationBatch(x, grad=gradients(x)), context)
         since += len(x)
         since[terms.codes.indices[terms.codes.active]] = 0
         sae.observe(terms.codes)

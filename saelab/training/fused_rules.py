@@ -1,0 +1,94 @@
+"""Which SAEs have a fused step, and the mathematics of each."""
+
+from saelab.config import UsageError
+from saelab.kernels.cuda import MAX_K
+from saelab.kernels.triton_aux import AuxRules
+from saelab.kernels.triton_rules import Rules
+from saelab.sae.abs_topk import AbsTopK, BatchAbsTopK
+from saelab.sae.aux_k import AuxKConfig
+from saelab.sae.base import AbstractSAE
+from saelab.sae.batch_topk import BatchTopK
+from saelab.sae.gradient_topk import GradientTopK
+from saelab.sae.hierarchical_topk import HierarchicalTopK
+from saelab.sae.matryoshka import Matryoshka
+from saelab.sae.topk import TopK
+from saelab.training.config import ADAM_EPS
+
+BETAS = (0.9, 0.999)
+ROWS = (TopK, AbsTopK, HierarchicalTopK, GradientTopK)
+"""The SAEs that choose k of each row."""
+OVER_BATCH = (BatchTopK, BatchAbsTopK, Matryoshka)
+"""The SAEs that choose over a whole batch."""
+
+
+def fused_problem(sae: AbstractSAE) -> str | None:
+    """Why an SAE has no fused step, as half a sentence; None if it has one."""
+    if isinstance(sae, OVER_BATCH):
+        return None
+    if not isinstance(sae, ROWS):
+        known = "TopK, AbsTopK, BatchTopK, Matryoshka, HierarchicalTopK and gradient SAEs"
+        return f"only {known} have one, and this is a {type(sae).__name__}"
+    if sae.config.k > MAX_K:
+        return f"k={sae.config.k} is above {MAX_K}, the most that it can select"
+    if isinstance(sae, TopK) and sae.config.multi_k_coefficient:
+        return f"it does not know the loss of multi_k_coefficient={sae.config.multi_k_coefficient}"
+    return None
+
+
+def _groups(sae: AbstractSAE) -> tuple[int, float]:
+    """How many errors of a row make the loss, and the share of each."""
+    if isinstance(sae, HierarchicalTopK):
+        n = len(_budgets(sae))
+        return n, 1 / n
+    if not isinstance(sae, Matryoshka):
+        return 1, 1.0
+    n = sae.config.random_prefixes or len(sae.config.fractions)
+    return n, 1 / n if sae.config.prefix_loss == "mean" else 1.0
+
+
+def _budgets(sae: AbstractSAE) -> tuple[int, ...]:
+    if not isinstance(sae, HierarchicalTopK):
+        return ()
+    return sae.config.budgets or tuple(range(1, sae.config.k + 1))
+
+
+def _effect(sae: AbstractSAE) -> tuple[float, bool] | None:
+    """The weight of the effect in a gradient SAE's score, and whether it counts alone."""
+    if not isinstance(sae, GradientTopK):
+        return None
+    alone = sae.config.reading == "product"
+    return (1.0 if alone else sae.config.beta), alone
+
+
+def _aux_rules(sae: AbstractSAE[AuxKConfig], dead_after: int) -> AuxRules | None:
+    k = sae.config.n_aux(sae.d_in)
+    return AuxRules(k, sae.config.aux_coefficient, dead_after) if k else None
+
+
+def fused_rules(
+    sae: AbstractSAE, total_variance: float, *, clip_norm: float | None, dead_after: int
+) -> Rules:
+    """What a fused step of this SAE does; see `FusedOptions`.
+
+    Raises:
+        UsageError: it is of another kind, its loss has a term that the kernels do not know, or k is
+            too large.
+    """
+    if problem := fused_problem(sae):
+        raise UsageError(f"This SAE has no fused step: {problem}.")
+    assert isinstance(sae, ROWS + OVER_BATCH)
+    groups, share = _groups(sae)
+    return Rules(
+        k=sae.config.k,
+        signed=isinstance(sae, AbsTopK | BatchAbsTopK),
+        total_variance=total_variance,
+        betas=BETAS,
+        eps=ADAM_EPS,
+        clip_norm=clip_norm,
+        aux=_aux_rules(sae, dead_after),
+        over_batch=isinstance(sae, OVER_BATCH),
+        groups=groups,
+        share=share,
+        budgets=_budgets(sae),
+        effect=_effect(sae),
+    )
