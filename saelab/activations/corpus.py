@@ -1,6 +1,5 @@
 """Text as contexts of token ids: any source, random access, with a part held out for evaluation."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -10,15 +9,15 @@ from jaxtyping import Bool, Int
 from numpy import ndarray
 from pydantic import JsonValue
 
-from saelab.activations.documents import open_documents
 from saelab.activations.format import JsonObject
+from saelab.activations.windows import PADDING, Windows, read_windows
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
 
+__all__ = ["PADDING", "Contexts", "Corpus", "GrammarCorpus", "TextCorpus", "load_corpus"]
+
 Split = Literal["train", "held-out"]
 
-PADDING = -1
-"""Stands behind the end of a short context; never a token, never a row."""
 HOLD_OUT_ONE_IN = 20
 """Of a text's contexts, every twentieth is held out: no SAE is ever trained on it."""
 
@@ -123,11 +122,9 @@ class TextCorpus:
     A document's last window is padded, so no context mixes documents.
     """
 
-    def __init__(self, windows: "Windows", facts: JsonObject, split: Split) -> None:
-        held_out = np.arange(len(windows.tokens)) % HOLD_OUT_ONE_IN == HOLD_OUT_ONE_IN - 1
-        keep = held_out if split == "held-out" else ~held_out
-        self._tokens = windows.tokens[keep]
-        self._document = windows.document[keep]
+    def __init__(self, windows: Windows, facts: JsonObject, split: Split) -> None:
+        self._windows = windows
+        self._split: Split = split
         self._facts: JsonObject = {**facts, "split": split}
 
     @property
@@ -148,24 +145,22 @@ class TextCorpus:
     @property
     def context_length(self) -> int:
         """Positions per context."""
-        return self._tokens.shape[1]
+        return self._windows.length
 
     @property
     def n_contexts(self) -> int:
         """Contexts of this split."""
-        return len(self._tokens)
+        held_out = len(self._windows) // HOLD_OUT_ONE_IN
+        return held_out if self._split == "held-out" else len(self._windows) - held_out
 
     def read(self, start: int, stop: int) -> Contexts:
         """Contexts `start` to `stop`."""
-        return Contexts(self._tokens[start:stop], self._document[start:stop])
-
-
-@dataclass(frozen=True)
-class Windows:
-    """All windows of a text, both splits."""
-
-    tokens: Int[ndarray, "context pos"]
-    document: Int[ndarray, " context"]
+        number = np.arange(start, min(stop, self.n_contexts))
+        if self._split == "held-out":
+            number = HOLD_OUT_ONE_IN * (number + 1) - 1
+        else:
+            number += number // (HOLD_OUT_ONE_IN - 1)
+        return Contexts(*self._windows.read(number))
 
 
 def load_corpus(
@@ -199,14 +194,21 @@ def load_corpus(
         )
     if source == "tiny":
         return _grammar(lm.info, split, seed, length)
-    windows = _windows(source, lm, length, max_tokens)
-    if not len(windows.tokens):
+    # Of what is read, one context in twenty is held out.
+    wanted = (
+        None if max_tokens is None else -(-max_tokens * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
+    )
+    windows = read_windows(source, lm, length, wanted)
+    if not len(windows):
         raise UsageError(f"{source} holds no text.")
-    digest = hashlib.sha256(np.ascontiguousarray(windows.tokens).tobytes()).hexdigest()
-    facts: JsonObject = {"source": source, "tokens_sha256": digest, "max_tokens": max_tokens}
-    if len(windows.tokens) < HOLD_OUT_ONE_IN:
+    facts: JsonObject = {
+        "source": source,
+        "tokens_sha256": windows.digest,
+        "max_tokens": max_tokens,
+    }
+    if len(windows) < HOLD_OUT_ONE_IN:
         raise UsageError(
-            f"{source} has {len(windows.tokens)} contexts of {length} tokens, too few to hold any "
+            f"{source} has {len(windows)} contexts of {length} tokens, too few to hold any "
             f"out; give at least {HOLD_OUT_ONE_IN}, or shorten --context-length."
         )
     return TextCorpus(windows, facts, split)
@@ -247,25 +249,3 @@ def _grammar(info: ModelInfo, split: Split, seed: int, length: int) -> GrammarCo
             "a directory or hf:name."
         )
     return GrammarCorpus(split, seed, length)
-
-
-def _windows(source: str, lm: ActivationSource, length: int, max_tokens: int | None) -> Windows:
-    bos = lm.info.bos_token_id
-    prefix = [] if bos is None else [bos]
-    room = length - len(prefix)
-    tokens: list[ndarray] = []
-    document: list[int] = []
-    seen = 0
-    for number, text in enumerate(open_documents(source)):
-        ids = lm.tokenizer.encode(text)
-        for start in range(0, len(ids), room):
-            window = np.full(length, PADDING, dtype=np.int32)
-            piece = prefix + ids[start : start + room]
-            window[: len(piece)] = piece
-            tokens.append(window)
-            document.append(number)
-            seen += len(piece) - len(prefix)
-        if max_tokens is not None and seen >= max_tokens * HOLD_OUT_ONE_IN / (HOLD_OUT_ONE_IN - 1):
-            break
-    empty = np.zeros((0, length), dtype=np.int32)
-    return Windows(np.stack(tokens) if tokens else empty, np.asarray(document, dtype=np.int64))

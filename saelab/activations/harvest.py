@@ -25,6 +25,8 @@ __all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_ma
 UNIT_CONTEXTS = 512
 """A block of 1024 rows then has two rows of each context on average: mixed well enough that 16
 batches of 4096 have a design effect of 1.3 (see `mixing`)."""
+COUNTED_CONTEXTS = 2**14
+"""Contexts whose tokens are counted at a time."""
 UNIT_BYTES = 2**29
 """The most that a unit takes, all sites together; a harvest holds up to five times as much."""
 
@@ -159,11 +161,14 @@ def _contexts_needed(lm: ActivationSource, corpus: Corpus, n_tokens: int) -> int
     if corpus.n_contexts is None:
         rows = int(row_mask(lm, corpus.read(0, 1).tokens).sum())
         return -(-n_tokens // rows)
-    per_context = row_mask(lm, corpus.read(0, corpus.n_contexts).tokens).sum(axis=1)
-    reached = np.cumsum(per_context)
-    if reached[-1] < n_tokens:
-        raise UsageError(
-            f"The text has {reached[-1]} tokens for training, {n_tokens} were asked for; lower "
-            "--n-tokens or give more text."
-        )
-    return int(np.searchsorted(reached, n_tokens)) + 1
+    found = 0
+    for start in range(0, corpus.n_contexts, COUNTED_CONTEXTS):
+        contexts = corpus.read(start, min(start + COUNTED_CONTEXTS, corpus.n_contexts))
+        reached = found + np.cumsum(row_mask(lm, contexts.tokens).sum(axis=1))
+        if reached[-1] >= n_tokens:
+            return start + int(np.searchsorted(reached, n_tokens)) + 1
+        found = int(reached[-1])
+    raise UsageError(
+        f"The text has {found} tokens for training, {n_tokens} were asked for; lower --n-tokens or "
+        "give more text."
+    )
