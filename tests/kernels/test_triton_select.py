@@ -8,6 +8,7 @@ from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.kernels import triton_reference as reference
+from saelab.kernels.triton_effects import Effects
 from saelab.kernels.triton_select import select_top_k
 
 INF = float("inf")
@@ -83,3 +84,19 @@ def test_the_sizes_of_real_dictionaries_are_exact_on_the_device(m, k, by_magnitu
     generator = torch.Generator().manual_seed(m)
     rows = torch.cat([rows_that_are_hard(m), torch.randn(57, m, generator=generator)])
     assert_exact(rows.bfloat16(), k, by_magnitude=by_magnitude)
+
+
+@pytest.mark.parametrize("product_alone", [False, True])
+def test_the_choice_by_effect_is_that_of_the_dense_score(product_alone):
+    """A row without a gradient, whose products are zero, is ranked by value."""
+    generator = torch.Generator().manual_seed(0)
+    pre_acts, products = torch.randn(2, 3, 150, generator=generator).to(DEVICE)
+    products[1] = 0
+    base = torch.tensor([0.0, 1.0, 0.0] if product_alone else [1.0] * 3, device=DEVICE)
+    grad, atoms = torch.zeros(3, 2, device=DEVICE), torch.zeros(150, 2, device=DEVICE)
+    effects = Effects(grad, products, base, 0.7, product_alone, atoms)
+    values, indices = select_top_k(pre_acts, 4, rectify=True, effects=effects)
+    score = pre_acts.relu() * (base[:, None] + 0.7 * products.abs())
+    expected = score.topk(4, dim=1)
+    assert torch.equal(indices.long(), expected.indices)
+    assert torch.equal(values, pre_acts.gather(1, expected.indices))
