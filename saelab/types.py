@@ -19,12 +19,18 @@ class ActivationBatch:
     Attributes:
         x: `[batch d_in]`, the activations, in the model's own scale.
         target: `[batch d_out]`, what to reconstruct if it is not `x` (transcoders).
-        grad: `[batch d_in]`, dL/dx of the summed next-token loss at the same rows (gradient SAEs).
+        grad: dL/dx of the summed next-token loss at the same rows, in what is reconstructed
+            (gradient SAEs).
     """
 
     x: Float[Tensor, "batch d_in"]
     target: Float[Tensor, "batch d_out"] | None = None
-    grad: Float[Tensor, "batch d_in"] | None = None
+    grad: Float[Tensor, "batch _"] | None = None
+
+    @property
+    def wanted(self) -> Float[Tensor, "batch d_out"]:
+        """What is to be reconstructed: the target, or `x` itself."""
+        return self.x if self.target is None else self.target
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,14 @@ class TrainingPass:
 
     Attributes:
         codes: the codes of the main reconstruction (never those of an auxiliary term).
-        x_hat: `[batch d_in]`, the main reconstruction.
+        x_hat: `[batch d_out]`, the main reconstruction.
         error: what the variant minimises, in squared activation units; for most variants
-            ||x - x_hat||^2 summed over d_in, mean over the batch.
+            ||x - x_hat||^2 summed over d_out, mean over the batch, x being what is reconstructed.
         parts: further dimensionless terms by name, each with its weight in the loss.
     """
 
     codes: SparseCodes
-    x_hat: Float[Tensor, "batch d_in"]
+    x_hat: Float[Tensor, "batch d_out"]
     error: Float[Tensor, ""]
     parts: dict[str, tuple[float, Float[Tensor, ""]]] = field(default_factory=dict)
 
@@ -121,7 +127,7 @@ class LossTerms:
 
     Attributes:
         total: what is differentiated, dimensionless.
-        mse_sum: squared error summed over d_in, mean over the batch, in squared activation units.
+        mse_sum: squared error summed over d_out, mean over the batch, in squared activation units.
         parts: the other terms by name, as they enter `total` before their weights.
         codes: the codes of the main reconstruction (never those of an auxiliary term).
     """

@@ -103,6 +103,30 @@ def small_run(small_store, tmp_path_factory):
     return train(small_config(small_store), out=tmp_path_factory.mktemp("runs") / "topk")
 
 
+@pytest.fixture(scope="session")
+def mlp_store(random_lm, tmp_path_factory):
+    """What the second MLP of the random checkpoint reads, computes and writes, with gradients."""
+    from saelab.activations.corpus import load_corpus
+    from saelab.activations.harvest import HarvestOptions, harvest
+
+    directory = tmp_path_factory.mktemp("mlp")
+    (directory / "text.txt").write_text(TEXT)
+    corpus = load_corpus(str(directory / "text.txt"), random_lm, context_length=8)
+    options = HarvestOptions(n_tokens=400, dtype="float32", batch_size=5, gradients=True)
+    hooks = [f"blocks.1.{part}" for part in ("ln2.hook_out", "mlp.hook_post", "hook_mlp_out")]
+    return harvest(random_lm, hooks, corpus, out=directory / "store", options=options)
+
+
+@pytest.fixture(scope="session")
+def mlp_run(mlp_store, tmp_path_factory):
+    """A transcoder with a skip connection, from what that MLP reads to what it computes."""
+    from saelab.training.loop import train
+
+    sites = {"site": "blocks.1.ln2.hook_out", "target_site": "blocks.1.mlp.hook_post"}
+    config = small_config(mlp_store, **sites, skip=True)
+    return train(config, out=tmp_path_factory.mktemp("runs") / "transcoder")
+
+
 def small_config(store, **changes):
     """A configuration for `small_store` that trains in a second."""
     from saelab.training.config import TrainConfig

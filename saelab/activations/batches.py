@@ -152,7 +152,9 @@ class ShuffledBatches(Iterator[ActivationBatch]):
     def _check_gradient(self) -> None:
         if self.sites.grad is None:
             return
-        x, grad = self._views[self.sites.x].spec, self._views[self.sites.grad].spec
+        # A transcoder's latents act on the loss where they write.
+        x = self._views[self.sites.target or self.sites.x].spec
+        grad = self._views[self.sites.grad].spec
         if grad.kind != "gradient" or grad.hook != x.hook:
             raise UsageError(f"{grad.name} does not hold gradients with respect to {x.name}.")
 

@@ -17,7 +17,8 @@ from saelab.training.sweep import read_sweep
 DESCRIPTION = """\
 Train a sparse autoencoder on recorded activations. VARIANT says which kind; `saelab train VARIANT
 --help` lists its options with the values of its paper. Running the same command again continues an
-interrupted run. `saelab train sweep FILE --out DIR` trains many from one file; `saelab train sweep
+interrupted run. With --target-site it is a transcoder, which reconstructs another site of the store
+than it reads. `saelab train sweep FILE --out DIR` trains many from one file; `saelab train sweep
 --help` shows its form. Example: saelab train topk --activations activations_cache/tiny --site
 blocks.2.hook_resid_post --d-sae 1024 --k 12 --n-tokens 4000000 --out runs/topk"""
 

@@ -38,17 +38,18 @@ class Ablations:
 class AblationSparsity:
     """Sparsity of a latent's downstream effect (arXiv 2406.04093, section 4).
 
-    At a drawn token, x loses f_i W_dec[i] (the SAE's error stays), and the logits of the next
-    `reach` positions, the token's own first, change by delta, from which every position's median is
-    subtracted. Sparsity = (||delta||_1 / ||delta||_2)^2 / size(delta), in (0, 1]: 1 / size if one
-    logit changes, 1 if all change alike, 2 / pi for a random Gaussian delta. Lower is sparser.
+    At a drawn token, what the SAE writes loses f_i W_dec[i] (its error stays), and the logits of
+    the next `reach` positions, the token's own first, change by delta, from which every position's
+    median is subtracted. Sparsity = (||delta||_1 / ||delta||_2)^2 / size(delta), in (0, 1]:
+    1 / size if one logit changes, 1 if all change alike, 2 / pi for a random Gaussian delta. Lower
+    is sparser.
 
     Attributes:
         n_tokens: tokens drawn, one a context.
         reach: positions compared.
         latents: of active latents drawn at these tokens.
-        channels: the baseline: single coordinates of x set to b_dec's, at the same tokens; None if
-            none of them changed a logit.
+        channels: the baseline: single coordinates of the site set to b_dec's, at the same tokens;
+            None if none of them changed a logit.
     """
 
     n_tokens: int
@@ -60,7 +61,8 @@ class AblationSparsity:
 class AblationTokens:
     """Draws one token of every context, latents active there, and as many channels.
 
-    A token costs one forward pass of 1 + 2 n_latents sequences that end with its reach.
+    A token costs one forward pass of 1 + 2 n_latents sequences that end with its reach. `hook` is
+    where the SAE writes.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class AblationTokens:
                 return
             position = int(torch.multinomial(possible[context].float(), 1, generator=draw))
             row = int(batch.mask[:context].sum()) + int(batch.mask[context, :position].sum())
-            changes = self._changes(batch.x[row], draw)
+            changes = self._changes(batch.x[row], batch.wanted[row], draw)
             self._measure(batch.tokens[context], position, changes)
             self.n_tokens += 1
 
@@ -92,22 +94,25 @@ class AblationTokens:
         return out
 
     def _changes(
-        self, x: Float[Tensor, " d_in"], draw: torch.Generator
-    ) -> dict[str, Float[Tensor, "n d_in"]]:
-        """What each ablation adds to x."""
+        self,
+        x: Float[Tensor, " d_in"],
+        wanted: Float[Tensor, " d_out"],
+        draw: torch.Generator,
+    ) -> dict[str, Float[Tensor, "n d_out"]]:
+        """What each ablation adds to `wanted`, where the codes are those of `x`."""
         codes = self.sae.encode(x[None]).rectangular()
         active = codes.active[0].nonzero()[:, 0].cpu()
         chosen = active[torch.randperm(len(active), generator=draw)[: self.n_latents]]
         chosen = chosen.to(codes.indices.device)
         latent, value = codes.indices[0, chosen], codes.values[0, chosen]
-        channel = torch.randperm(len(x), generator=draw)[: self.n_latents].to(x.device)
+        channel = torch.randperm(len(wanted), generator=draw)[: self.n_latents].to(x.device)
         here = torch.arange(len(channel), device=x.device)
-        towards = x.new_zeros(len(channel), len(x))
-        towards[here, channel] = (self.sae.b_dec - x)[channel]
+        towards = x.new_zeros(len(channel), len(wanted))
+        towards[here, channel] = (self.sae.b_dec - wanted)[channel]
         return {"latents": -value[:, None] * self.sae.W_dec[latent], "channels": towards}
 
     def _measure(
-        self, tokens: Tensor, position: int, changes: dict[str, Float[Tensor, "n d_in"]]
+        self, tokens: Tensor, position: int, changes: dict[str, Float[Tensor, "n d_out"]]
     ) -> None:
         added = torch.cat([changes["latents"], changes["channels"]])
         ends = position + self.reach

@@ -1,5 +1,7 @@
 """Feature absorption: where a general latent stays silent because a special one speaks for it.
 
+Everything is measured where latents write: for a transcoder, at its target.
+
 Signed codes are read by their poles (`rows.poles`): a latent's positive and negative firings are
 two non-negative latents whose decoder rows are opposite. For non-negative codes nothing changes.
 """
@@ -110,7 +112,7 @@ def fit_task_probes(rows: Rows, tasks: Sequence[Task]) -> list[dict[str, Probe]]
     pairs = [(task, part) for task in tasks for part in task.parts.values()]
     labels = torch.stack([task.label[here] for task, _ in pairs], dim=1)
     counted = torch.stack([~(part & task.leave_out)[here] for task, part in pairs], dim=1)
-    weights, bias = fit_probes(rows.x[here], labels, counted=counted, iterations=ITERATIONS)
+    weights, bias = fit_probes(rows.wanted[here], labels, counted=counted, iterations=ITERATIONS)
     norm = weights.norm(dim=0).clamp_min(1e-30)
     found = (Probe(w, b) for w, b in zip((weights / norm).T, (bias / norm).tolist(), strict=True))
     return [{name: next(found) for name in task.parts} for task in tasks]
@@ -148,7 +150,7 @@ def _measure_part(
     part, fit = task.parts[name], rows.fit
     if min(int((part & fit).sum()), int((part & ~fit).sum())) < MIN_POSITIVES:
         return f"It is on fewer than {MIN_POSITIVES} rows of a half; raise --n-sample."
-    scores = rows.x @ probe.direction + probe.bias
+    scores = rows.wanted @ probe.direction + probe.bias
     known, unseen = (half & (part | ~task.label) for half in (fit, ~fit))
     answer = scores >= best_threshold(scores[known], part[known])
     probe_f1 = f1_score(answer[unseen], part[unseen])
@@ -159,7 +161,11 @@ def _measure_part(
         return f"The probe's F1 of {probe_f1:.2f} on unseen rows is hardly above chance."
     where = ~fit & part & answer
     fraction, full = absorbed(
-        chosen_rows(rows.codes, where), rows.x[where], sae, direction=probe.direction, main=main
+        chosen_rows(rows.codes, where),
+        rows.wanted[where],
+        sae,
+        direction=probe.direction,
+        main=main,
     )
     n = len(fraction)
     return PartAbsorption(probe_f1, Rate(n, float(fraction.mean()), float(full.double().mean())))

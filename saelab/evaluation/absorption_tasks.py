@@ -146,6 +146,7 @@ def first_letter_tasks(
     here = replace(
         rows,
         x=rows.x[kept],
+        target=None if rows.target is None else rows.target[kept],
         codes=chosen_rows(rows.codes, kept),
         token=rows.token[kept],
         fit=fit[place[kept]],

@@ -38,15 +38,18 @@ def evaluate_arrays(
     sae = run.load_sae(str(device))
     source = Source([run.config], torch.device("cpu"))
     x = source.calibration_rows()[: options.n_tokens].float()
-    reconstruction = Reconstruction(sae.d_in, sae.d_sae, sae.W_dec.device)
+    target = source.calibration_targets()[: options.n_tokens].float() if sae.is_transcoder else None
+    reconstruction = Reconstruction(sae.d_out, sae.d_sae, sae.W_dec.device)
     density = DensityCounts(sae.d_sae, sae.W_dec.device)
-    for part in x.split(ROWS_AT_ONCE):
-        rows = part.to(sae.W_dec.device)
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        rows = x[part].to(sae.W_dec.device)
+        wanted = rows if target is None else target[part].to(sae.W_dec.device)
         codes = sae.encode(rows)
-        reconstruction.update(rows, sae.decode(codes), codes)
+        reconstruction.update(wanted, sae.decode(codes, rows), codes)
         density.update(codes)
     skipped = _skipped(options, held_back=source.held_back)
-    length = _length(sae, x, options)
+    length = _length(sae, x, target, options)
     if isinstance(length, Skipped):
         skipped["description_length"] = length.reason
     result = Evaluation(
@@ -63,7 +66,10 @@ def evaluate_arrays(
 
 
 def _length(
-    sae: AbstractSAE, x: Float[Tensor, "row d_in"], options: EvaluateOptions
+    sae: AbstractSAE,
+    x: Float[Tensor, "row d_in"],
+    target: Float[Tensor, "row d_out"] | None,
+    options: EvaluateOptions,
 ) -> DescriptionLength | Skipped | None:
     if options.suite == "core":
         return None
@@ -71,7 +77,8 @@ def _length(
     parts = [sae.encode(part.to(sae.W_dec.device)) for part in x.split(ROWS_AT_ONCE)]
     codes = SparseCodes.stack([first_rows(part, len(part)) for part in parts])
     nothing = torch.zeros(len(x), dtype=torch.long)
-    rows = Rows(x, codes, token=nothing, fit=nothing == 0)
+    target = None if target is None else target[: options.n_sample]
+    rows = Rows(x, codes, token=nothing, fit=nothing == 0, target=target)
     return description_length(rows, sae, tolerance=options.fvu_tolerance)
 
 

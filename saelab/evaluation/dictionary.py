@@ -34,7 +34,7 @@ class DictionaryFigures:
             itself); |cos| where signed.
         closest: the pairs of the highest cosine: latent, latent, cosine.
         encoder_mean, encoder_min: of cos(e_i, w_i); None for SAEs whose atoms encode too, or that
-            have no encoder.
+            have no encoder, and for transcoders, whose two directions belong to different sites.
         encoder_collinear: latents with cos(e_i, w_i) above the limit; None likewise.
     """
 
@@ -127,8 +127,8 @@ class _Pairs:
 
 
 def _encoder_cosines(sae: AbstractSAE) -> Float[Tensor, " d_sae"] | None:
-    """cos(e_i, w_i), where the encoder is a parameter of its own."""
+    """cos(e_i, w_i), where the encoder is a parameter of its own and reads what the rows make."""
     W_enc = dict(sae.named_parameters()).get("W_enc")
-    if W_enc is None:
+    if W_enc is None or sae.is_transcoder:
         return None
     return F.cosine_similarity(W_enc.detach().double().T, sae.W_dec.detach().double(), dim=1)

@@ -75,13 +75,14 @@ class _Pass:
         options: EvaluateOptions,
     ) -> None:
         self.run, self.lm, self.sae, self.corpus, self.options = run, lm, sae, corpus, options
-        self.reconstruction = Reconstruction(sae.d_in, sae.d_sae, lm.device)
+        self.reconstruction = Reconstruction(sae.d_out, sae.d_sae, lm.device)
         self.downstream = Downstream(lm.device)
         self.density = DensityCounts(sae.d_sae, lm.device)
         self.data = RecoveryData()
         n_sample = options.n_sample if options.suite == "full" else 0
         self.sample = RowSample(n_sample, corpus.label_names)
-        self.problem = downstream_problem(run.config.site)
+        self.site = run.config.written_site
+        self.problem = downstream_problem(self.site)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -110,14 +111,14 @@ class _Pass:
 
     def _add(self, batch: TextBatch) -> None:
         codes = self.sae.encode(batch.x)
-        x_hat = self.sae.decode(codes)
-        self.reconstruction.update(batch.x, x_hat, codes)
+        x_hat = self.sae.decode(codes, batch.x)
+        self.reconstruction.update(batch.wanted, x_hat, codes)
         self.density.update(codes)
         self.sample.add(batch, codes)
         if self.problem is None:
             self.downstream.update(
                 self.lm,
-                self.run.config.site,
+                self.site,
                 batch.tokens,
                 batch.mask,
                 x_hat,
@@ -169,4 +170,4 @@ class _Pass:
             self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
         )
         mean = self.reconstruction.sum / self.reconstruction.n
-        return against_mean(figures, self.lm, self.run.config.site, texts, mean)
+        return against_mean(figures, self.lm, self.site, texts, mean)

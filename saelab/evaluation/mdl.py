@@ -48,7 +48,7 @@ class DescriptionLength:
         tolerance: how much FVU rounding may add.
         curve: from one bin a sign to the first grid within the tolerance.
         chosen: the coarsest level within the tolerance; None if none is.
-        dense_bits: what the activations themselves take at the chosen level's FVU: every channel
+        dense_bits: what the reconstructed activations take at the chosen level's FVU: every channel
             rounded to as many equal bins over its range as that needs, entropies summed; None if
             4,096 bins do not suffice.
         bias_bits: by how much so few tokens make the chosen level look shorter, to first order
@@ -69,13 +69,14 @@ def description_length(
     rows: Rows, sae: AbstractSAE, *, tolerance: float
 ) -> DescriptionLength | Skipped:
     """Measured on a sample; grids are refined until one is within `tolerance` of the FVU."""
-    if bool((rows.x == rows.x[:1]).all()):
+    wanted = rows.wanted
+    if bool((wanted == wanted[:1]).all()):
         return Skipped(f"The {len(rows)} rows are all the same, so there is no FVU.")
-    fvu = _fvu(rows.x, rows.codes, sae)
+    fvu = _fvu(rows, rows.codes, sae)
     curve: list[Level] = []
     for n_bins in BINS:
         rounded = quantised(rows.codes, n_bins)
-        curve.append(Level(n_bins, code_bits(rows.codes, n_bins), _fvu(rows.x, rounded, sae)))
+        curve.append(Level(n_bins, code_bits(rows.codes, n_bins), _fvu(rows, rounded, sae)))
         if curve[-1].fvu <= fvu + tolerance:
             break
     last = curve[-1]
@@ -86,7 +87,7 @@ def description_length(
         tolerance=tolerance,
         curve=curve,
         chosen=chosen,
-        dense_bits=None if chosen is None else channel_bits(rows.x, chosen.fvu),
+        dense_bits=None if chosen is None else channel_bits(wanted, chosen.fvu),
         bias_bits=entropy_bias(rows.codes, last.n_bins),
     )
 
@@ -168,13 +169,13 @@ def _xlogx(counts: Int[Tensor, " n"]) -> Float[Tensor, ""]:
     return torch.xlogy(wide, wide).sum()
 
 
-def _fvu(x: Float[Tensor, "row d_in"], codes: SparseCodes, sae: AbstractSAE) -> float:
+def _fvu(rows: Rows, codes: SparseCodes, sae: AbstractSAE) -> float:
     """Of rectangular codes' reconstruction, on the SAE's own device."""
-    device = sae.W_dec.device
+    device, x = sae.W_dec.device, rows.wanted
     error = 0.0
     for first in range(0, len(x), ROWS_AT_ONCE):
         part = slice(first, first + ROWS_AT_ONCE)
         values, indices = codes.values[part].to(device), codes.indices[part].to(device)
-        x_hat = sae.decode(SparseCodes(values, indices, codes.d_sae))
+        x_hat = sae.decode(SparseCodes(values, indices, codes.d_sae), rows.x[part].to(device))
         error += float((x[part].double() - x_hat.double().cpu()).pow(2).sum())
     return error / float((x.double() - x.double().mean(dim=0)).pow(2).sum())

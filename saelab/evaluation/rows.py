@@ -26,13 +26,14 @@ class Rows:
     """Rows of a site, on the CPU.
 
     Attributes:
-        x: the activations, in float32.
+        x: the activations that the SAE reads, in float32.
         codes: rectangular.
         token: the id of each row's own token.
         fit: rows on which latents are chosen and probes fitted; the others are scored. The halves
             share no context.
         labels: what is true of each row, where the text says it.
         label_names: of the last axis of `labels`.
+        target: what a transcoder reconstructs, in float32.
     """
 
     x: Float[Tensor, "row d_in"]
@@ -41,9 +42,15 @@ class Rows:
     fit: Bool[Tensor, " row"]
     labels: Bool[Tensor, "row label"] | None = None
     label_names: tuple[str, ...] = ()
+    target: Float[Tensor, "row d_out"] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def wanted(self) -> Float[Tensor, "row d_out"]:
+        """What is to be reconstructed: the target, or `x` itself."""
+        return self.x if self.target is None else self.target
 
 
 @dataclass
@@ -57,6 +64,7 @@ class RowSample:
     _token: list[Tensor] = field(default_factory=list)
     _fit: list[Tensor] = field(default_factory=list)
     _labels: list[Tensor] = field(default_factory=list)
+    _target: list[Tensor] = field(default_factory=list)
     _kept: int = 0
 
     def add(self, batch: TextBatch, codes: SparseCodes) -> None:
@@ -70,6 +78,8 @@ class RowSample:
         self._fit.append(torch.from_numpy(half_by_context(batch))[:room])
         if (labels := batch.labels()) is not None:
             self._labels.append(torch.from_numpy(labels)[:room])
+        if batch.target is not None:
+            self._target.append(batch.target[:room].float().cpu())
         self._kept += len(self._x[-1])
 
     def rows(self) -> Rows:
@@ -81,6 +91,7 @@ class RowSample:
             fit=torch.cat(self._fit),
             labels=torch.cat(self._labels) if self._labels else None,
             label_names=self.label_names,
+            target=torch.cat(self._target) if self._target else None,
         )
 
 

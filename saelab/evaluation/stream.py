@@ -27,6 +27,7 @@ class TextBatch:
         mask: positions that are real, non-special tokens; only these count and are edited.
         x: the rows of those positions, in reading order.
         logits: the model's next-token logits, where they were asked for.
+        target: what the run reconstructs at those positions, if that is not `x` (transcoders).
     """
 
     first: int
@@ -35,6 +36,12 @@ class TextBatch:
     mask: Bool[Tensor, "context pos"]
     x: Float[Tensor, "row d_in"]
     logits: Float[Tensor, "context pos d_vocab"] | None = None
+    target: Float[Tensor, "row d_out"] | None = None
+
+    @property
+    def wanted(self) -> Float[Tensor, "row d_out"]:
+        """What is to be reconstructed: the target, or `x` itself."""
+        return self.x if self.target is None else self.target
 
     def labels(self) -> Bool[ndarray, "row label"] | None:
         """Ground-truth labels of the rows, where the corpus has any."""
@@ -108,19 +115,23 @@ def stream(
     batch_size: int,
     with_logits: bool = False,
 ) -> Iterator[TextBatch]:
-    """The batches of `read_text` with the rows of the run's site.
+    """The batches of `read_text` with the rows of the run's site, and of its target site if any.
 
-    One forward pass a batch; it stops at the site unless the logits are asked for.
+    One forward pass a batch; it stops at the sites unless the logits are asked for.
     """
-    site = run.config.site
+    site, target_site = run.config.site, run.config.target_site
+    sites = [site] if target_site is None else [site, target_site]
     for text in read_text(lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
         if with_logits:
-            out = lm.run(text.tokens, hooks=[site])
+            out = lm.run(text.tokens, hooks=sites)
             found, logits = out.activations, out.logits
         else:
-            found, logits = lm.capture(text.tokens, [site]), None
-        x = found[site][text.mask].float()
-        yield TextBatch(text.first, text.contexts, text.tokens, text.mask, x, logits)
+            found, logits = lm.capture(text.tokens, sites), None
+        rows = [found[name][text.mask].float() for name in sites]
+        target = None if target_site is None else rows[1]
+        yield TextBatch(
+            text.first, text.contexts, text.tokens, text.mask, rows[0], logits, target=target
+        )
 
 
 def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:

@@ -75,10 +75,12 @@ def _absorption(inputs: Inputs) -> Absorption | Skipped:
 
 
 def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
-    hook, options = inputs.run.config.site, inputs.options
-    if problem := uniformity_problem(hook):
+    config, options = inputs.run.config, inputs.options
+    if problem := uniformity_problem(config.written_site):
         return Skipped(problem)
-    tokens = UniformityTokens(inputs.lm, inputs.sae, hook, seed=options.seed)
+    tokens = UniformityTokens(
+        inputs.lm, inputs.sae, config.written_site, seed=options.seed, source=config.site
+    )
     for text in read_text(
         inputs.lm, inputs.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
     ):
@@ -89,7 +91,7 @@ def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
 
 
 def _ablation(inputs: Inputs) -> AblationSparsity | Skipped:
-    hook, options = inputs.run.config.site, inputs.options
+    hook, options = inputs.run.config.written_site, inputs.options
     if problem := ablation_problem(hook):
         return Skipped(problem)
     tokens = AblationTokens(

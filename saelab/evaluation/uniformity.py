@@ -47,11 +47,21 @@ class Uniformity:
 class UniformityTokens:
     """Draws one token of every context and keeps what its latents contribute.
 
-    Each context costs its part of one forward and one backward pass.
+    Each context costs its part of one forward and one backward pass. `hook` is where the SAE
+    writes; a transcoder reads at `source`.
     """
 
-    def __init__(self, lm: LanguageModel, sae: AbstractSAE, hook: str, *, seed: int) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        sae: AbstractSAE,
+        hook: str,
+        *,
+        seed: int,
+        source: str | None = None,
+    ) -> None:
         self.lm, self.sae, self.hook = lm, sae, hook
+        self.source = source or hook
         self.draw = torch.Generator().manual_seed(seed)
         self.n_tokens = 0
         self.effective: list[Tensor] = []
@@ -66,7 +76,7 @@ class UniformityTokens:
         position = torch.multinomial(possible[usable].float(), 1, generator=self.draw)[:, 0]
         tokens = text.tokens[usable.to(text.tokens.device)]
         x, gradient = centred_logit_gradients(
-            self.lm, self.hook, tokens, position.to(tokens.device)
+            self.lm, self.hook, tokens, position.to(tokens.device), self.source
         )
         with torch.no_grad():
             effects = contributions(self.sae.encode(x), self.sae.W_dec, gradient)
@@ -106,11 +116,14 @@ def centred_logit_gradients(
     hook: str,
     tokens: Int[Tensor, "context pos"],
     position: Int[Tensor, " context"],
-) -> tuple[Float[Tensor, "context d_in"], Float[Tensor, "context d_in"]]:
-    """The site's activations at one position of each context, and the gradient g there.
+    source: str | None = None,
+) -> tuple[Float[Tensor, "context d_in"], Float[Tensor, "context d_out"]]:
+    """The activations at `source` at one position of each context, and the gradient g at `hook`.
 
-    g is that of the logit of the token that follows, minus the mean of all logits.
+    g is that of the logit of the token that follows, minus the mean of all logits. Without a
+    `source` both are at `hook`.
     """
+    source = source or hook
     site: list[Tensor] = []
 
     def watch(value: Float[Tensor, "context pos d_in"]) -> Float[Tensor, "context pos d_in"]:
@@ -119,17 +132,18 @@ def centred_logit_gradients(
 
     context = torch.arange(len(tokens), device=tokens.device)
     with torch.enable_grad():
-        logits = lm.run(tokens, edits={hook: watch}).logits[context, position].float()
+        found = lm.run(tokens, edits={hook: watch}, hooks=[source])
+        logits = found.logits[context, position].float()
         target = tokens[context, position + 1]
         # Contexts do not see each other, so one backward pass of the sum serves them all.
         centred = logits[context, target] - logits.mean(dim=1)
         (gradient,) = torch.autograd.grad(centred.sum(), site)
-    x = site[0].detach()
+    x = found.activations[source].detach()
     return x[context, position].float(), gradient[context, position].float()
 
 
 def contributions(
-    codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_in"], gradient: Float[Tensor, "row d_in"]
+    codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_out"], gradient: Float[Tensor, "row d_out"]
 ) -> Float[Tensor, "row width"]:
     """Of every selected latent y: its value times its decoder row's part along the gradient."""
     codes = codes.rectangular()

@@ -55,7 +55,7 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: abs_top_k(a, self.config.k))
-        return self.selected_pass(batch.x, pre_acts, codes, context, abs_top_k)
+        return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)
 
 
 class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
@@ -72,4 +72,4 @@ class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k, signed=True))
-        return self.selected_pass(batch.x, pre_acts, codes, context, abs_top_k)
+        return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)

@@ -21,15 +21,16 @@ class AuxKConfig(AbstractSAEConfig, abc.ABC):
     """A variant whose dead latents are revived by AuxK."""
 
     aux_k: int | None = Field(default=None, ge=0)
-    """Dead latents used by AuxK; default: the power of two nearest d_in/2 (arXiv 2406.04093)."""
+    """Dead latents used by AuxK; default: the power of two nearest half the width of what is
+    reconstructed (arXiv 2406.04093)."""
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of AuxK in the loss (arXiv 2406.04093: 1/32); 0 switches it off."""
 
-    def n_aux(self, d_in: int) -> int:
+    def n_aux(self, d_out: int) -> int:
         """Dead latents that AuxK uses in each row; 0 where it is switched off."""
         if not self.aux_coefficient:
             return 0
-        return default_aux_k(d_in, self.d_sae) if self.aux_k is None else self.aux_k
+        return default_aux_k(d_out, self.d_sae) if self.aux_k is None else self.aux_k
 
 
 AuxKConfigT = TypeVar("AuxKConfigT", bound=AuxKConfig, covariant=True, default=AuxKConfig)
@@ -38,15 +39,18 @@ AuxKConfigT = TypeVar("AuxKConfigT", bound=AuxKConfig, covariant=True, default=A
 def add_aux_k(
     done: TrainingPass,
     sae: AbstractSAE[AuxKConfig],
-    x: Float[Tensor, "batch d_in"],
+    wanted: Float[Tensor, "batch d_out"],
     context: LossContext,
     dead_codes: DeadCodes,
 ) -> None:
-    """Add AuxK to the pass's parts, unless nothing is dead or it is switched off."""
-    n = sae.config.n_aux(sae.d_in)
+    """Add AuxK to the pass's parts, unless nothing is dead or it is switched off.
+
+    `wanted` is what the pass reconstructs.
+    """
+    n = sae.config.n_aux(sae.d_out)
     if context.dead is None or not n:
         return
     # A latent that fires in this very batch is dead no more.
     dead = context.dead & (done.codes.firing_counts() == 0)
-    aux = aux_k_loss(x - done.x_hat, dead_codes(dead, n), sae.W_dec)
+    aux = aux_k_loss(wanted - done.x_hat, dead_codes(dead, n), sae.W_dec)
     done.parts["aux_k"] = (sae.config.aux_coefficient, aux)

@@ -47,14 +47,20 @@ class AbstractSAEConfig(Config, abc.ABC):
         """Why this SAE cannot be trained end to end, as half a sentence; None if it can."""
         return None
 
+    @property
+    def transcoder_problem(self) -> str | None:
+        """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
+        return None
+
 
 @dataclass(frozen=True)
 class LossContext:
     """What a loss must know beside the batch.
 
     Attributes:
-        total_variance: V = E||x - E x||^2 over the store; losses are divided by it, so that
-            learning rates and coefficients carry over between layers and models.
+        total_variance: V = E||x - E x||^2 over the store, of what is reconstructed; losses are
+            divided by it, so that learning rates and coefficients carry over between layers and
+            models.
         dead: which latents have not fired for long; None while none has.
         step: 0-based index of the optimizer step.
         n_steps: of the whole run.
@@ -83,15 +89,42 @@ ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig, covariant=True, default=Ab
 
 
 class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
-    """Activations to sparse codes, and back by a linear decoder: x_hat = z @ W_dec + b_dec."""
+    """Activations to sparse codes, and back by a linear decoder: x_hat = z @ W_dec + b_dec.
+
+    A transcoder decodes to other activations than it reads. It has a bias of its own for what it
+    reads, b_in, which the encoder subtracts in the place of b_dec, and perhaps a linear skip
+    connection: x_hat = z @ W_dec + (x - b_in) @ W_skip + b_dec (arXiv 2501.18823).
+    """
 
     config: ConfigT
-    W_dec: nn.Parameter  # [d_sae d_in]
-    b_dec: nn.Parameter  # [d_in]
+    W_dec: nn.Parameter  # [d_sae d_out]
+    b_dec: nn.Parameter  # [d_out]
+    b_in: nn.Parameter | None  # [d_in], of transcoders
+    W_skip: nn.Parameter | None  # [d_in d_out], of transcoders with a skip connection
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("b_in", None)
+        self.register_parameter("W_skip", None)
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it reconstructs other activations than it reads."""
+        return self.b_in is not None
+
+    @property
+    def input_bias(self) -> Float[Tensor, " d_in"]:
+        """What an encoder that centres its input subtracts."""
+        return self.b_dec if self.b_in is None else self.b_in
 
     @property
     def d_in(self) -> int:
-        """Width of the activations."""
+        """Width of the activations that it reads."""
+        return len(self.input_bias)
+
+    @property
+    def d_out(self) -> int:
+        """Width of the activations that it reconstructs."""
         return self.W_dec.shape[1]
 
     @property
@@ -110,17 +143,38 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         It changes nothing: what training must remember is noted in `observe`.
         """
 
-    def decode(self, codes: SparseCodes) -> Float[Tensor, "batch d_in"]:
-        """The reconstruction of each row."""
-        return sparse_decode(codes, self.W_dec) + self.b_dec
+    def decode(
+        self, codes: SparseCodes, x: Float[Tensor, "batch d_in"] | None = None
+    ) -> Float[Tensor, "batch d_out"]:
+        """The reconstruction of each row.
 
-    def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
-        """`decode(encode(x))`."""
-        return self.decode(self.encode(x))
+        Raises:
+            UsageError: there is a skip connection, which needs the rows `x` that were encoded.
+        """
+        return sparse_decode(codes, self.W_dec) + self.offset(x)
+
+    def offset(
+        self, x: Float[Tensor, "batch d_in"] | None
+    ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
+        """What is added whatever fires: b_dec, and what a skip connection makes of `x`."""
+        if self.W_skip is None:
+            return self.b_dec
+        if x is None:
+            raise UsageError(
+                "This transcoder has a skip connection; decode(codes, x) needs the rows it read."
+            )
+        return (x - self.input_bias) @ self.W_skip + self.b_dec
+
+    def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
+        """`decode(encode(x), x)`."""
+        return self.decode(self.encode(x), x)
 
     @abc.abstractmethod
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
-        """Set what depends on the data, from a sample of them, before the first step."""
+        """Set what depends on the data, from a sample of them, before the first step.
+
+        Of a transcoder they are what it reads; `start_transcoder` comes before.
+        """
 
     def observe(self, codes: SparseCodes) -> None:
         """Note the codes of a training step; called once a step, before the optimizer's."""
@@ -139,8 +193,11 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         return
 
     @abc.abstractmethod
-    def rescale(self, scale: float) -> None:
-        """Turn an SAE of `scale * x` into the same SAE of x: f(x) becomes f(scale * x) / scale."""
+    def rescale(self, scale: float, target_scale: float | None = None) -> None:
+        """Turn an SAE of `scale * x` into the same SAE of x: f(x) becomes f(scale * x) / scale.
+
+        What a transcoder writes has a scale of its own: f(x) becomes f(scale * x) / target_scale.
+        """
 
 
 def check_rows(x: Tensor, d_in: int) -> None:

@@ -65,9 +65,9 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
     @override
     @torch.no_grad()
-    def rescale(self, scale: float) -> None:
-        super().rescale(scale)
-        self.threshold.div_(scale)
+    def rescale(self, scale: float, target_scale: float | None = None) -> None:
+        super().rescale(scale, target_scale)
+        self.threshold.div_(scale if target_scale is None else target_scale)
 
     def _sizes(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         pre_acts = self.pre_activations(x)

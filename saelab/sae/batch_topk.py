@@ -42,4 +42,4 @@ class BatchTopK(AbstractBatchSelectionSAE[BatchTopKConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
-        return self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+        return self.selected_pass(batch, pre_acts, codes, context, top_k)

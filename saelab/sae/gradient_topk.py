@@ -72,10 +72,10 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
         if grad is None:
             raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
         pre_acts, codes = self.choose(batch.x, lambda a: self.select(a, grad))
-        return self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+        return self.selected_pass(batch, pre_acts, codes, context, top_k)
 
     def select(
-        self, pre_acts: Float[Tensor, "batch d_sae"], grad: Float[Tensor, "batch d_in"]
+        self, pre_acts: Float[Tensor, "batch d_sae"], grad: Float[Tensor, "batch d_out"]
     ) -> SparseCodes:
         """The k latents of the largest score, with their values z = ReLU(a)."""
         z = pre_acts.relu()
@@ -90,11 +90,12 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
 
 
 def relative_effects(
-    grad: Float[Tensor, "batch d_in"], W_dec: Float[Tensor, "d_sae d_in"]
+    grad: Float[Tensor, "batch d_out"], W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_sae"]:
     """|<dL/dx, w_j>|, the first-order effect of latent j per unit, over its root mean square.
 
-    For unit atoms in random directions that is ||dL/dx|| / sqrt(d_in). Without the division beta
+    x is what is reconstructed: a transcoder's target, whose gradient it then is. For unit atoms in
+    random directions the mean is ||dL/dx|| / sqrt(d_out). Without the division beta
     would depend on the model, the layer, and on how large the loss of the token is.
     """
     size = grad.norm(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)

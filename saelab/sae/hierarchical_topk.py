@@ -73,9 +73,10 @@ class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, self.config.k))
-        done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+        done = self.selected_pass(batch, pre_acts, codes, context, top_k)
         budgets = self.config.budgets or None
-        errors = nested_errors(
-            batch.x, codes.values, codes.indices, self.W_dec, self.b_dec, budgets
-        )
+        wanted, bias = batch.wanted, self.b_dec
+        if self.W_skip is not None:
+            wanted, bias = wanted - self.offset(batch.x), torch.zeros_like(bias)
+        errors = nested_errors(wanted, codes.values, codes.indices, self.W_dec, bias, budgets)
         return replace(done, error=errors.mean())

@@ -18,6 +18,7 @@ from saelab.sae.dictionary import (
     remove_radial_gradient,
 )
 from saelab.sae.losses import squared_error
+from saelab.sae.transcoder import rescale_input
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 INITIAL_THRESHOLD = 0.1
@@ -43,7 +44,8 @@ class JumpReLUConfig(AbstractSAEConfig):
     bandwidth: float = Field(default=0.5, gt=0)
     """Width of the window around the threshold in which its gradient is estimated."""
     subtract_b_dec: bool = False
-    """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes)."""
+    """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes). A
+    transcoder's always reads x - b_in."""
 
     @override
     def check(self) -> None:
@@ -73,10 +75,15 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         # the steps are rounded away.
         self.threshold = nn.Parameter(torch.full((config.d_sae,), INITIAL_THRESHOLD))
 
+    @property
+    def centres(self) -> bool:
+        """Whether the encoder subtracts the input bias."""
+        return self.config.subtract_b_dec or self.is_transcoder
+
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the thresholds are compared with, in float32."""
-        if self.config.subtract_b_dec:
-            x = x - self.b_dec
+        if self.centres:
+            x = x - self.input_bias
         return (x @ self.W_enc).float() + self.b_enc
 
     @override
@@ -89,13 +96,13 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         pre_acts, width = self.pre_activations(batch.x), self.config.bandwidth
         z: Tensor = Jump.apply(pre_acts, self.threshold, width)
         # Dense, since at the start about half of all latents fire.
-        x_hat = z @ self.W_dec + self.b_dec
+        x_hat = z @ self.W_dec + self.offset(batch.x)
         on: Tensor = Step.apply(pre_acts, self.threshold, width)
         l0 = on.sum(dim=1).mean()
         penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
         rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
         parts = {"l0_penalty": (self.config.l0_coefficient * rising, penalty)}
-        return TrainingPass(nonzero(z), x_hat, squared_error(batch.x, x_hat), parts)
+        return TrainingPass(nonzero(z), x_hat, squared_error(batch.wanted, x_hat), parts)
 
     @override
     def before_optimizer_step(self) -> None:
@@ -111,8 +118,8 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
     @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         center = geometric_median(rows)
-        self.b_dec.copy_(center)
-        if not self.config.subtract_b_dec:
+        self.input_bias.copy_(center)
+        if not self.centres:
             self.b_enc.copy_(-center @ self.W_enc)
         if self.config.k is not None:
             # From half of all latents active it takes thousands of steps down to the target, and
@@ -123,9 +130,11 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     @torch.no_grad()
-    def rescale(self, scale: float) -> None:
+    def rescale(self, scale: float, target_scale: float | None = None) -> None:
+        target_scale = scale if target_scale is None else target_scale
         for value in (self.b_enc, self.b_dec, self.threshold):
-            value.div_(scale)
+            value.div_(target_scale)
+        rescale_input(self, scale, target_scale)
 
 
 def _window(a: Tensor, threshold: Tensor, width: float) -> Tensor:

@@ -33,6 +33,13 @@ class KSparseConfig(AbstractSAEConfig):
         for k in (self.k, self.k_start or self.k, round(self.k * self.inference_multiplier)):
             check_k(k, self.d_sae)
 
+    @property
+    @override
+    def transcoder_problem(self) -> str | None:
+        return (
+            "its decoder's rows encode too, and a transcoder reads other activations than it writes"
+        )
+
     @override
     def build(self, d_in: int, generator: torch.Generator | None = None) -> "KSparse":
         self.check()
@@ -91,6 +98,6 @@ class KSparse(AbstractSAE[KSparseConfig]):
 
     @override
     @torch.no_grad()
-    def rescale(self, scale: float) -> None:
+    def rescale(self, scale: float, target_scale: float | None = None) -> None:
         self.b_enc.div_(scale)
         self.b_dec.div_(scale)

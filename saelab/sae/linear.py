@@ -79,7 +79,7 @@ def _affine(
         case AbstractUnitNormSAE():
             W_enc, b_enc, shifted = sae.W_enc, sae.b_enc, True
         case JumpReLU():
-            W_enc, b_enc, shifted = sae.W_enc, sae.b_enc, sae.config.subtract_b_dec
+            W_enc, b_enc, shifted = sae.W_enc, sae.b_enc, sae.centres
         case KSparse():
             W_enc, b_enc, shifted = sae.W_enc, sae.b_enc, False
         case _:
@@ -89,7 +89,7 @@ def _affine(
             )
     encoder = W_enc.T[latent].to(dtype)
     constant = b_enc[latent].to(dtype)
-    return encoder, constant - encoder @ sae.b_dec.to(dtype) if shifted else constant
+    return encoder, constant - encoder @ sae.input_bias.to(dtype) if shifted else constant
 
 
 def _pursued(

@@ -35,19 +35,22 @@ def aux_k_loss(
 def local_loss(sae: AbstractSAE, batch: ActivationBatch, context: LossContext) -> LossTerms:
     """The loss of most training: the pass's error / V plus every further term times its weight."""
     done = sae.training_pass(batch, context)
-    return total_loss(done.error / context.total_variance, batch.x, done)
+    return total_loss(done.error / context.total_variance, batch.wanted, done)
 
 
 def total_loss(
     main: Float[Tensor, ""],
-    x: Float[Tensor, "batch d_in"],
+    wanted: Float[Tensor, "batch d_out"],
     done: TrainingPass,
     reported: dict[str, Float[Tensor, ""]] | None = None,
 ) -> LossTerms:
-    """`main` plus the pass's weighted parts; `reported` are parts of `main` worth a log line."""
+    """`main` plus the pass's weighted parts; `reported` are parts of `main` worth a log line.
+
+    `wanted` is what the pass reconstructs.
+    """
     parts = {name: part.detach() for name, (_, part) in done.parts.items()}
     parts |= {name: part.detach() for name, part in (reported or {}).items()}
     total = main
     for weight, part in done.parts.values():
         total = total + weight * part
-    return LossTerms(total, squared_error(x, done.x_hat).detach(), done.codes, parts)
+    return LossTerms(total, squared_error(wanted, done.x_hat).detach(), done.codes, parts)

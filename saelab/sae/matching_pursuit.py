@@ -35,6 +35,13 @@ class MatchingPursuitConfig(AuxKConfig):
     def check(self) -> None:
         check_k(self.k, self.d_sae)
 
+    @property
+    @override
+    def transcoder_problem(self) -> str | None:
+        return (
+            "it subtracts decoder rows from what it reads, which a transcoder's do not reconstruct"
+        )
+
     @override
     def build(self, d_in: int, generator: torch.Generator | None = None) -> "MatchingPursuit":
         self.check()
@@ -110,6 +117,6 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
 
     @override
     @torch.no_grad()
-    def rescale(self, scale: float) -> None:
+    def rescale(self, scale: float, target_scale: float | None = None) -> None:
         # The threshold of inference is given in raw units already.
         self.b_dec.div_(scale)

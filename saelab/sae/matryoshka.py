@@ -69,22 +69,23 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
-        done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
-        errors = self.prefix_errors(batch.x, codes, self.prefixes(context))
+        done = self.selected_pass(batch, pre_acts, codes, context, top_k)
+        errors = self.prefix_errors(batch, codes, self.prefixes(context))
         error = errors.mean() if self.config.prefix_loss == "mean" else errors.sum()
         return replace(done, error=error)
 
     def prefix_errors(
-        self, x: Float[Tensor, "batch d_in"], codes: SparseCodes, prefixes: Sequence[int]
+        self, batch: ActivationBatch, codes: SparseCodes, prefixes: Sequence[int]
     ) -> Float[Tensor, " prefix"]:
         """The squared error of each prefix, summed over d_in, mean over the batch.
 
         Each group of latents is decoded once and added to the prefix before it.
         """
-        x_hat, errors = self.b_dec.expand_as(x), []
+        wanted = batch.wanted
+        x_hat, errors = self.offset(batch.x).expand_as(wanted), []
         for start, stop in pairwise((0, *prefixes)):
             x_hat = x_hat + sparse_decode(below(codes, stop, start), self.W_dec)
-            errors.append(squared_error(x, x_hat))
+            errors.append(squared_error(wanted, x_hat))
         return torch.stack(errors)
 
     def prefixes(self, context: LossContext) -> tuple[int, ...]:

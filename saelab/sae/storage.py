@@ -11,6 +11,7 @@ from safetensors.torch import save
 from saelab.config import UsageError
 from saelab.files import atomic_write
 from saelab.sae.base import AbstractSAE
+from saelab.sae.transcoder import make_transcoder
 from saelab.sae.variants import SAE_CONFIG
 
 FORMAT = "saelab-sae/1"
@@ -25,6 +26,8 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
         "config": sae.config.model_dump_json(),
         "d_in": str(sae.d_in),
     }
+    if sae.is_transcoder:
+        header |= {"d_out": str(sae.d_out), "skip": str(sae.W_skip is not None)}
     atomic_write(path, save(tensors, metadata=header))
 
 
@@ -47,6 +50,8 @@ def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
     try:
         config = SAE_CONFIG.validate_json(header["config"])
         sae = config.build(int(header["d_in"]))
+        if "d_out" in header:
+            make_transcoder(sae, int(header["d_out"]), skip=header["skip"] == "True")
         sae.load_state_dict(tensors)
     except (KeyError, ValidationError, RuntimeError, json.JSONDecodeError) as error:
         raise UsageError(f"{path} does not describe a whole SAE: {error}") from error

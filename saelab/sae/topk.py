@@ -60,10 +60,10 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         k = self.config.k
         pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, k))
-        done = self.selected_pass(batch.x, pre_acts, codes, context, top_k)
+        done = self.selected_pass(batch, pre_acts, codes, context, top_k)
         if self.config.multi_k_coefficient:
             more = top_k(pre_acts, min(4 * k, self.d_sae))
-            wider = self.decode(self.differentiable(more, batch.x))
-            error = squared_error(batch.x, wider) / context.total_variance
+            wider = self.decode(self.differentiable(more, batch.x), batch.x)
+            error = squared_error(batch.wanted, wider) / context.total_variance
             done.parts["multi_k"] = (self.config.multi_k_coefficient, error)
         return done

@@ -18,7 +18,8 @@ from saelab.sae.dictionary import (
     remove_radial_gradient,
 )
 from saelab.sae.losses import squared_error
-from saelab.types import SparseCodes, TrainingPass
+from saelab.sae.transcoder import rescale_input
+from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 Select = Callable[[Tensor], SparseCodes]
 """From pre-activations to codes."""
@@ -28,7 +29,8 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     """a = (x - b_dec) @ W_enc + b_enc and x_hat = z @ W_dec + b_dec, with unit rows in W_dec.
 
     The encoder starts as the decoder's transpose and b_dec at the data's geometric median
-    (arXiv 2406.04093, appendix A.1); how z follows from a is the variant's own.
+    (arXiv 2406.04093, appendix A.1); how z follows from a is the variant's own. Transcoders centre
+    what they read by b_in.
     """
 
     def __init__(self, d_in: int, d_sae: int, generator: torch.Generator | None = None) -> None:
@@ -41,7 +43,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the selection chooses from, in float32: (x - b_dec) @ W_enc + b_enc."""
-        return ((x - self.b_dec) @ self.W_enc).float() + self.b_enc
+        return ((x - self.input_bias) @ self.W_enc).float() + self.b_enc
 
     def choose(
         self, x: Float[Tensor, "batch d_in"], select: Select
@@ -54,25 +56,25 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def selected_pass(
         self,
-        x: Float[Tensor, "batch d_in"],
+        batch: ActivationBatch,
         pre_acts: Float[Tensor, "batch d_sae"],
         codes: SparseCodes,
         context: LossContext,
         rule: Rule,
     ) -> TrainingPass:
         """The pass of a plain reconstruction by `codes`; `rule` chooses among the dead for AuxK."""
-        x_hat = self.decode(codes)
-        done = TrainingPass(codes, x_hat, squared_error(x, x_hat))
+        x_hat = self.decode(codes, batch.x)
+        done = TrainingPass(codes, x_hat, squared_error(batch.wanted, x_hat))
 
         def dead_codes(dead: Bool[Tensor, " d_sae"], n: int) -> SparseCodes:
-            return self.differentiable(among(rule, pre_acts, dead, n), x)
+            return self.differentiable(among(rule, pre_acts, dead, n), batch.x)
 
-        add_aux_k(done, self, x, context, dead_codes)
+        add_aux_k(done, self, batch.wanted, context, dead_codes)
         return done
 
     def differentiable(self, codes: SparseCodes, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
-        """Codes that were chosen without a graph, with gradients to the encoder and b_dec."""
-        return affine_codes(codes, x, self.W_enc, self.b_enc, self.b_dec)
+        """Codes that were chosen without a graph, with gradients to encoder and input bias."""
+        return affine_codes(codes, x, self.W_enc, self.b_enc, self.input_bias)
 
     @override
     def before_optimizer_step(self) -> None:
@@ -85,11 +87,13 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     @override
     @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
-        self.b_dec.copy_(geometric_median(rows))
+        self.input_bias.copy_(geometric_median(rows))
 
     @override
     @torch.no_grad()
-    def rescale(self, scale: float) -> None:
+    def rescale(self, scale: float, target_scale: float | None = None) -> None:
         # The atoms stay unit: the codes are what shrinks.
-        self.b_enc.div_(scale)
-        self.b_dec.div_(scale)
+        target_scale = scale if target_scale is None else target_scale
+        self.b_enc.div_(target_scale)
+        self.b_dec.div_(target_scale)
+        rescale_input(self, scale, target_scale)

@@ -32,6 +32,8 @@ def adopt(
     options = SAE_CONFIG.validate_python(sae.config.model_dump())
     config = TrainConfig(sae=options, activations=Path(activations), site=site, n_tokens=0)
     source = Source([config], torch.device("cpu"))
+    if sae.is_transcoder:
+        raise UsageError("The SAE is a transcoder, which cannot be adopted; train it here.")
     if sae.d_in != source.site.d_in:
         raise UsageError(
             f"The SAE reads rows of {sae.d_in} numbers, {site} has {source.site.d_in}; "

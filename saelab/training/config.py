@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from saelab.config import Config, UsageError
+from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
 
 REFERENCE_WIDTH = 2**14
@@ -13,7 +14,7 @@ ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 
 
 class TrainConfig(Config):
-    """One SAE trained on one site of one activation store."""
+    """One SAE trained on one site of one activation store, or a transcoder on two."""
 
     sae: SAEConfig
     """The variant and its options."""
@@ -21,6 +22,12 @@ class TrainConfig(Config):
     """The activation store that `saelab harvest` wrote."""
     site: str
     """Which of the store's hooks to train on, e.g. blocks.2.hook_resid_post."""
+    target_site: str | None = None
+    """Train a transcoder: reconstruct this site of the same store from what is read at --site, e.g.
+    blocks.2.hook_mlp_out from blocks.2.ln2.hook_out (arXiv 2406.11944); default: --site itself."""
+    skip: bool = False
+    """Give a transcoder a linear skip connection from what it reads to what it reconstructs, so
+    that latents need not model what is linear (arXiv 2501.18823)."""
     n_tokens: int = Field(ge=0)
     """Tokens to train on, rounded up to whole batches; more than the store has means epochs. (0: an
     SAE that another tool trained.)"""
@@ -42,7 +49,8 @@ class TrainConfig(Config):
     exceed the store by far; it still gives the scale, and the rows to calibrate on."""
     normalise: bool = True
     """Whether to train on activations scaled to unit variance per dimension, and scale the SAE back
-    at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones."""
+    at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones. A
+    transcoder's target has a scale of its own."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
     step: Literal["auto", "fused", "autograd"] = "auto"
@@ -82,11 +90,38 @@ class TrainConfig(Config):
                 "--live trains with --objective local on activations alone: training end to end "
                 "runs the model anyway, and gradient SAEs read stored gradients."
             )
+        self._check_transcoder()
         problem = self.sae.end_to_end_problem
         if self.objective != "local" and problem:
             raise UsageError(
                 f"--objective {self.objective} cannot train this {self.sae.variant} SAE: {problem}."
             )
+
+    def _check_transcoder(self) -> None:
+        if self.target_site is None:
+            if self.skip:
+                raise UsageError(
+                    "--skip needs --target-site: past an SAE that reconstructs what it reads, a "
+                    "skip connection would carry everything."
+                )
+            return
+        if self.target_site == self.site:
+            raise UsageError(
+                f"--target-site {self.target_site} is what the SAE reads; leave it out, or name "
+                "another site."
+            )
+        check_transcoder(self.sae)
+        if self.live or self.objective != "local":
+            given = "--live" if self.live else f"--objective {self.objective}"
+            raise UsageError(
+                f"{given} runs the model at one site; a transcoder trains with --objective local "
+                "on a store that holds both sites."
+            )
+
+    @property
+    def written_site(self) -> str:
+        """The site that is reconstructed: `target_site`, or `site`."""
+        return self.target_site or self.site
 
     @property
     def n_steps(self) -> int:

@@ -24,9 +24,11 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     if not (directory / "config.json").is_file():
         raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
     run = Run(directory)
-    old, new = run.options, json.loads(config.model_dump_json())
-    if differing := [name for name in new if old.get(name) != new[name]]:
-        changes = "; ".join(f"{n}: {old.get(n)} there, {new[n]} asked" for n in differing)
+    # A run that was begun before an option existed has its default.
+    defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    old, new = defaults | run.options, json.loads(config.model_dump_json())
+    if differing := [name for name in new if old[name] != new[name]]:
+        changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
         raise UsageError(f"{directory} holds a run with other options ({changes}).")
     return run
 
@@ -42,7 +44,7 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         model=manifest.model,
         corpus=manifest.corpus,
         context_length=manifest.context_length,
-        total_variance=source.site.total_variance,
+        total_variance=source.target.total_variance,
         **facts,
     )
     atomic_write_json(directory / "provenance.json", record)

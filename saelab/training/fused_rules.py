@@ -23,6 +23,8 @@ OVER_BATCH = (BatchTopK, BatchAbsTopK, Matryoshka)
 
 def fused_problem(sae: AbstractSAE) -> str | None:
     """Why an SAE has no fused step, as half a sentence; None if it has one."""
+    if sae.is_transcoder:
+        return "it reconstructs what it reads, and this is a transcoder"
     if isinstance(sae, OVER_BATCH):
         return None
     if not isinstance(sae, ROWS):

@@ -79,8 +79,9 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
 def _shared(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to read the same batches and share an objective."""
     live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
-    order = (config.activations, config.site, config.batch_size, config.order_seed, config.live)
-    return (*order, config.objective, live if config.objective != "local" else None)
+    sites = (config.activations, config.site, config.target_site)
+    order = (config.batch_size, config.order_seed, config.live)
+    return (*sites, *order, config.objective, live if config.objective != "local" else None)
 
 
 @dataclass
@@ -113,6 +114,7 @@ class _Training:
         facts = {
             "total_variance": repr(self.state.total_variance),
             "site": self.state.config.site,
+            "target_site": self.state.config.written_site,
             "calibrated_on_held_back_rows": str(source.held_back),
         }
         save_sae(sae, self.directory / "weights.safetensors", facts)
@@ -133,8 +135,8 @@ def _train_group(
         places.append(state.restore(out / "checkpoints"))
         create(config, out, source, step=state.steps.name)
         log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
-        mean = torch.from_numpy(source.site.mean).to(device, torch.float32)
-        trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.scale)))
+        mean = torch.from_numpy(source.target.mean).to(device, torch.float32)
+        trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.target_scale)))
     # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
     # starts where the last of them stands, and the others wait for it.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)

@@ -26,7 +26,10 @@ class Objective(Protocol):
     def loss(
         self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
     ) -> tuple[Float[Tensor, "batch d_in"], LossTerms]:
-        """The rows that the SAE read, which are the activations times `scale`, and the loss."""
+        """The rows that the SAE reconstructs, and the loss.
+
+        It reads the activations times `scale`; a transcoder's targets are scaled already.
+        """
         ...
 
 
@@ -39,7 +42,7 @@ class Local:
         """See `Objective.loss`."""
         assert isinstance(batch, ActivationBatch)
         scaled = batch if scale == 1.0 else replace(batch, x=batch.x * scale)
-        return scaled.x, local_loss(sae, scaled, context)
+        return scaled.wanted, local_loss(sae, scaled, context)
 
 
 @dataclass(frozen=True)

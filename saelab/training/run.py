@@ -9,6 +9,8 @@ evaluation/*.json    what `saelab evaluate` measured
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
 circuits/            graphs that `saelab circuit` wrote
+notes.sqlite         labels, notes and bookmarks from the browser
+experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
 """
 

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.activations.batches import BatchSites, ShuffledBatches
@@ -14,6 +14,7 @@ from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.order import permutation
+from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
@@ -69,6 +70,7 @@ class Source:
         self._lm = lm
         self.store = ActivationStore(config.activations)
         self.site = self.store.site(config.site)
+        self.target = self.site if config.target_site is None else self._target_site()
         self._grad: str | None = None
         if any(each.sae.needs_gradient for each in configs):
             self._grad = self._gradient_site()
@@ -123,7 +125,12 @@ class Source:
         if not self.end_to_end:
             return ShuffledBatches(
                 self.store,
-                BatchSites(config.site, grad=self._grad, held_back=self._blocks),
+                BatchSites(
+                    config.site,
+                    target=config.target_site,
+                    grad=self._grad,
+                    held_back=self._blocks,
+                ),
                 config.batch_size,
                 seed=config.order_seed,
                 device=self.device,
@@ -140,12 +147,25 @@ class Source:
         """A sample from which an SAE's bias starts; the same for every SAE of the source."""
         return self.site.sample(min(START_ROWS, self.site.n_rows), seed=self.config.order_seed)
 
+    @cached_property
+    def start_targets(self) -> Float[Tensor, "n d_out"]:
+        """What is to be reconstructed from `start_rows`, for transcoders."""
+        return self.target.sample(min(START_ROWS, self.site.n_rows), seed=self.config.order_seed)
+
     def calibration_rows(self) -> Float[Tensor, "n d_in"]:
         """Rows that training did not read, where the store is large enough."""
         if not self.held_back:
             return self.start_rows()
-        blocks = self._last_unit() if self.end_to_end else self._blocks
-        return self.site.read_blocks(np.asarray(blocks)).float()
+        return self.site.read_blocks(self._held_back_blocks()).float()
+
+    def calibration_targets(self) -> Float[Tensor, "n d_out"]:
+        """What is to be reconstructed from `calibration_rows`."""
+        if not self.held_back:
+            return self.start_targets
+        return self.target.read_blocks(self._held_back_blocks()).float()
+
+    def _held_back_blocks(self) -> Int[np.ndarray, " block"]:
+        return np.asarray(self._last_unit() if self.end_to_end else self._blocks)
 
     @cached_property
     def _blocks(self) -> tuple[int, ...]:
@@ -181,11 +201,22 @@ class Source:
         blocks = np.flatnonzero(self.store.blocks.unit == last)
         return tuple(blocks[:HELD_BACK_BLOCKS].tolist())
 
-    def _gradient_site(self) -> str:
-        name = f"{self.config.site}.gradient"
+    def _target_site(self) -> SiteView:
+        """The site that a transcoder reconstructs."""
+        name = self.config.target_site
+        assert name is not None
         if name not in self.store.sites:
             raise UsageError(
-                f"{self.store.path} holds no gradients at {self.config.site}, which a gradient SAE "
-                "trains on; harvest again with --gradients."
+                f"{self.store.path} holds no {name} to reconstruct, only "
+                f"{', '.join(self.store.sites)}; harvest both sites into one store."
+            )
+        return self.store.site(name)
+
+    def _gradient_site(self) -> str:
+        name = f"{self.config.written_site}.gradient"
+        if name not in self.store.sites:
+            raise UsageError(
+                f"{self.store.path} holds no gradients at {self.config.written_site}, which a "
+                "gradient SAE trains on; harvest again with --gradients."
             )
         return name

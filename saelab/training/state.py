@@ -1,20 +1,23 @@
 """What changes while an SAE trains, and one step of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.activations.site import SiteView
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.transcoder import make_transcoder, start_transcoder
 from saelab.training.checkpoint import load_checkpoint, save_checkpoint
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
 from saelab.training.steps import StepResult, Steps, choose_steps
+from saelab.types import ActivationBatch
 
 StreamPlace = dict[str, int | str]
 
@@ -26,8 +29,9 @@ class TrainingState:
     Attributes:
         steps: the SAE with its optimizer and its dead latents.
         device: where that is.
-        total_variance: V of the site, in the activations' own units.
+        total_variance: V of what is reconstructed, in the activations' own units.
         scale: what activations are multiplied by before the SAE reads them.
+        target_scale: what is reconstructed is multiplied by; `scale`, but for transcoders.
     """
 
     config: TrainConfig
@@ -35,6 +39,7 @@ class TrainingState:
     device: torch.device
     total_variance: float
     scale: float
+    target_scale: float
     step: int = 0
 
     @classmethod
@@ -48,22 +53,30 @@ class TrainingState:
         """
         config.check()
         # The initial weights are drawn on the CPU, so that a seed means the same on every device.
-        sae = config.sae.build(source.site.d_in, torch.Generator().manual_seed(config.seed))
-        sae.initialise(start_rows * _scale(config, source))
+        generator = torch.Generator().manual_seed(config.seed)
+        sae = config.sae.build(source.site.d_in, generator)
+        if config.target_site is not None:
+            make_transcoder(sae, source.target.d_in, skip=config.skip, generator=generator)
+        rows = start_rows * _scale(config, source.site)
+        if sae.is_transcoder:
+            start_transcoder(sae, rows, source.start_targets * _scale(config, source.target))
+        sae.initialise(rows)
         return cls._of(config, source, sae)
 
     @classmethod
     def from_trained(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
         """The state before the first step of an SAE that has been trained, which is changed."""
         # A saved SAE is frozen and reads raw activations.
-        sae.requires_grad_(True).rescale(1 / _scale(config, source))  # noqa: FBT003
+        scales = (1 / _scale(config, site) for site in (source.site, source.target))
+        sae.requires_grad_(True).rescale(*scales)  # noqa: FBT003
         return cls._of(config, source, sae)
 
     @classmethod
     def _of(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
-        variance, scale = source.site.total_variance, _scale(config, source)
-        steps = choose_steps(config, sae, source.device, variance * scale**2)
-        return cls(config, steps, source.device, variance, scale)
+        variance = source.target.total_variance
+        scale, target_scale = (_scale(config, site) for site in (source.site, source.target))
+        steps = choose_steps(config, sae, source.device, variance * target_scale**2)
+        return cls(config, steps, source.device, variance, scale, target_scale)
 
     @property
     def finished(self) -> bool:
@@ -72,7 +85,9 @@ class TrainingState:
 
     def advance(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
-        variance = self.total_variance * self.scale**2
+        variance = self.total_variance * self.target_scale**2
+        if isinstance(batch, ActivationBatch) and batch.target is not None:
+            batch = replace(batch, target=batch.target * self.target_scale)
         context = LossContext(variance, None, self.step, self.config.n_steps, self.config.seed)
         lr = learning_rate(self.config, self.step)
         done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
@@ -83,7 +98,7 @@ class TrainingState:
         """The SAE for activations in their own units, calibrated on these rows of them."""
         sae = self.steps.trained()
         sae.calibrate(rows.to(sae.W_dec.device) * self.scale)
-        sae.rescale(self.scale)
+        sae.rescale(self.scale, self.target_scale)
         return sae
 
     def save(self, directory: Path, place: StreamPlace) -> None:
@@ -114,7 +129,7 @@ class TrainingState:
         return state["batches"]
 
 
-def _scale(config: TrainConfig, source: Source) -> float:
+def _scale(config: TrainConfig, site: SiteView) -> float:
     """Unit variance per dimension, if asked for."""
-    variance = source.site.total_variance
-    return (source.site.d_in / variance) ** 0.5 if config.normalise and variance else 1.0
+    variance = site.total_variance
+    return (site.d_in / variance) ** 0.5 if config.normalise and variance else 1.0

@@ -25,7 +25,7 @@ class StepResult:
     """One step.
 
     Attributes:
-        x: the rows that the SAE read.
+        x: the rows that the SAE reconstructs.
         terms: its loss; the codes hold until the next step.
         gradient_norm: before clipping; None where nothing needed it.
     """

@@ -97,18 +97,21 @@ def test_a_state_of_a_store_that_grew_is_refused(store_path):
 
 def test_target_and_gradient_are_of_the_same_rows(store_path):
     store = ActivationStore(store_path)
-    sites = BatchSites(HOOK, target=WIDE, grad=GRADIENT)
+    sites = BatchSites(WIDE, target=HOOK, grad=GRADIENT)
     batch = next(ShuffledBatches(store, sites, 32))
-    token = batch.x[:, 0].numpy().astype(np.int64)
     assert batch.target is not None
     assert batch.grad is not None
-    assert torch.equal(batch.target, expected_rows(store.manifest, WIDE, token))
+    token = batch.target[:, 0].numpy().astype(np.int64)
+    assert torch.equal(batch.x, expected_rows(store.manifest, WIDE, token))
     assert torch.equal(batch.grad, expected_rows(store.manifest, GRADIENT, token))
 
 
-def test_activations_are_no_gradient(store_path):
+@pytest.mark.parametrize(
+    "sites", [BatchSites(HOOK, grad=WIDE), BatchSites(HOOK, target=WIDE, grad=GRADIENT)]
+)
+def test_a_gradient_is_of_what_is_reconstructed(store_path, sites):
     with pytest.raises(UsageError, match="does not hold gradients"):
-        ShuffledBatches(ActivationStore(store_path), BatchSites(HOOK, grad=WIDE), 8)
+        ShuffledBatches(ActivationStore(store_path), sites, 8)
 
 
 def test_damage_reaches_the_one_who_asks_for_batches(tmp_path):

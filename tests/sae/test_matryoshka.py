@@ -10,6 +10,7 @@ from saelab.config import UsageError
 from saelab.sae.base import LossContext
 from saelab.sae.batch_topk import BatchTopKConfig
 from saelab.sae.matryoshka import MatryoshkaConfig, group_prefixes, sample_prefixes
+from saelab.types import ActivationBatch
 
 CONTEXT = LossContext(8.0)
 
@@ -35,7 +36,9 @@ def test_every_prefix_equals_its_dense_reconstruction_from_scratch(x):
     codes = loss_of(sae, x, CONTEXT).codes
     prefixes = group_prefixes(sae.config.fractions, 64)
     z = codes.dense()
-    for q, error in zip(prefixes, sae.prefix_errors(x, codes, prefixes), strict=True):
+    for q, error in zip(
+        prefixes, sae.prefix_errors(ActivationBatch(x), codes, prefixes), strict=True
+    ):
         x_hat = z[:, :q] @ sae.W_dec[:q] + sae.b_dec
         torch.testing.assert_close(error, (x - x_hat).pow(2).sum(-1).mean())
 
@@ -43,7 +46,7 @@ def test_every_prefix_equals_its_dense_reconstruction_from_scratch(x):
 def test_the_loss_is_the_mean_or_the_sum_of_the_prefixes_errors(x):
     sae = build()
     codes = loss_of(sae, x, CONTEXT).codes
-    errors = sae.prefix_errors(x, codes, group_prefixes(sae.config.fractions, 64))
+    errors = sae.prefix_errors(ActivationBatch(x), codes, group_prefixes(sae.config.fractions, 64))
     torch.testing.assert_close(loss_of(sae, x, CONTEXT).total, errors.mean() / 8)
     torch.testing.assert_close(
         loss_of(build(prefix_loss="sum"), x, CONTEXT).total, errors.sum() / 8
@@ -54,7 +57,7 @@ def test_a_latents_gradient_comes_only_from_prefixes_that_contain_it(x):
     sae = build()
     prefixes = group_prefixes(sae.config.fractions, 64)
     codes = loss_of(sae, x, CONTEXT).codes
-    sae.prefix_errors(x, codes, prefixes)[1].backward()
+    sae.prefix_errors(ActivationBatch(x), codes, prefixes)[1].backward()
     assert not sae.W_dec.grad[prefixes[1] :].any()
     assert sae.W_dec.grad[: prefixes[1]].any()
 

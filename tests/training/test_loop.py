@@ -1,6 +1,7 @@
 """Training runs: what they write, how they continue, what they refuse."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,16 @@ def test_a_finished_run_is_returned_as_it_is(small_run, small_store):
     before = small_run.weights.stat().st_mtime_ns
     assert train(small_config(small_store), out=small_run.path).path == small_run.path
     assert small_run.weights.stat().st_mtime_ns == before
+
+
+def test_a_run_from_before_an_option_existed_is_the_same_run(small_run, small_store, tmp_path):
+    out = shutil.copytree(small_run.path, tmp_path / "run")
+    options = json.loads((out / "config.json").read_text())
+    del options["skip"], options["target_site"]
+    (out / "config.json").write_text(json.dumps(options))
+    assert train(small_config(small_store), out=out).finished
+    with pytest.raises(UsageError, match=r"other options \(target_site: None there, x asked\)"):
+        train(small_config(small_store, target_site="x"), out=out)
 
 
 def test_another_configuration_on_the_same_directory_is_refused_by_name(small_run, small_store):

@@ -41,7 +41,7 @@ def collect_features(
         forget_codes(run)
         raise UsageError("The text has no tokens to collect features on.")
     arrays = evidence_arrays(codes, options, lm.info.d_vocab)
-    arrays |= weight_arrays(sae, lm, run.config.site)
+    arrays |= weight_arrays(sae, lm, run.config.written_site)
     tokens = [lm.tokenizer.token(i) for i in range(lm.info.d_vocab)]
     facts = _facts(run, lm, codes, options)
     write_features(run.features_path, arrays | pack_vocabulary(tokens), facts)
@@ -55,6 +55,7 @@ def _facts(
     record = run.provenance()
     return {
         "hook": run.config.site,
+        "target_hook": run.config.written_site,
         "variant": run.config.sae.variant,
         "sae": run.config.sae.model_dump(mode="json"),
         "model": record["model"],

@@ -25,7 +25,10 @@ class Encoding(Protocol):
 
 
 def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
-    """Logits, decoder and encoder neighbours, and head weights where the site has heads."""
+    """Logits, decoder and encoder neighbours, and head weights where the site has heads.
+
+    `hook` is where the SAE writes.
+    """
     arrays = logit_arrays(sae, lm, hook) | neighbour_arrays(sae.W_dec, "neighbours")
     if isinstance(sae, Encoding):
         arrays |= neighbour_arrays(sae.W_enc.T, "encoder")

@@ -132,7 +132,7 @@ def concept_steering(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """Activations, codes and labels of training text."""
+    """Activations where the SAE writes, codes and labels of training text."""
 
     x: Float[Tensor, "row d_in"]
     events: Events
@@ -155,7 +155,7 @@ def _read(run: Run, lm: LanguageModel, model: Steerable, options: ConceptOptions
     corpus = corpus_of(run, lm, "train")
     x, codes, labels = [], [], []
     for batch in stream(run, lm, corpus, n_tokens=options.n_tokens, batch_size=32):
-        x.append(batch.x)
+        x.append(batch.wanted)
         codes.append(model.sae.encode(batch.x))
         labels.append(batch.labels())
     table = np.concatenate(labels)

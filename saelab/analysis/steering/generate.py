@@ -146,7 +146,7 @@ def edits_for(model: Steerable, changes: Sequence[Intervention], n_prompt: int) 
 
     def edits(contexts: Tensor) -> Mapping[str, Edit]:
         mask = position_mask(model.lm, contexts, changes[0].positions, n_prompt)
-        return {model.site: model.edit(changes, mask)}
+        return model.edits(changes, mask)
 
     return edits
 

@@ -99,7 +99,7 @@ def output_scores(
         RuntimeError: the steered activations of the first batch are not what was asked.
     """
     plain = model.lm.logits(tokens[None])[0, -1].float().softmax(-1)
-    x = model.lm.capture(tokens[None], [model.site])[model.site][:, -1]
+    x = model.lm.capture(tokens[None], [model.read_site])[model.read_site][:, -1]
     scale = float(a_max(model.sae.encode(x.to(model.sae.W_dec.dtype)))[0])
     if scale == 0:
         raise UsageError(
@@ -142,7 +142,7 @@ def _last_probabilities(
     mask = position_mask(model.lm, batch, "last", len(tokens))
     if check:
         verify(model, batch, changes, mask)
-    logits = model.lm.logits(batch, {model.site: model.edit(changes, mask)})
+    logits = model.lm.logits(batch, model.edits(changes, mask))
     return logits[:, -1].float().softmax(-1)
 
 

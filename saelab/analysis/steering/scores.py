@@ -91,7 +91,7 @@ def _facts(
 ) -> dict[str, Any]:
     features = FeatureFile(run.features_path)
     return {
-        "hook": run.config.site,
+        "hook": run.config.written_site,
         "variant": run.config.sae.variant,
         "model": run.provenance()["model"],
         "prompt": prompt,

@@ -45,14 +45,14 @@ def verify(
     Raises:
         RuntimeError: the site's activations are not as asked, or the logits did not notice.
     """
-    plain = model.lm.run(tokens, hooks=[model.site])
-    changed = model.lm.run(
-        tokens, edits={model.site: model.edit(changes, mask)}, hooks=[model.site]
-    )
+    sites = list(dict.fromkeys((model.site, model.read_site)))
+    plain = model.lm.run(tokens, hooks=sites)
+    changed = model.lm.run(tokens, edits=model.edits(changes, mask), hooks=[model.site])
     before, after = plain.activations[model.site], changed.activations[model.site]
     _check_untouched(before, after, mask, model.site)
     x, found = before[mask].float(), after[mask].float()
-    asked = _asked(model, x, mask.nonzero()[:, 0], changes)
+    read = plain.activations[model.read_site][mask].float()
+    asked = _asked(model, read, x, mask.nonzero()[:, 0], changes)
     # Rounding is relative to the largest coordinates, in the model's precision and in float32's.
     close = torch.finfo(before.dtype).eps + 256 * torch.finfo(torch.float32).eps
     if (worst := float((found - asked).abs().max())) > close * float(asked.abs().max()):
@@ -76,20 +76,22 @@ def _check_untouched(
 
 def _asked(
     model: Steerable,
-    x: Float[Tensor, "row d_in"],
+    read: Float[Tensor, "row d_in"],
+    written: Float[Tensor, "row d_out"],
     context: Int[Tensor, " row"],
     changes: Sequence[Intervention],
-) -> Float[Tensor, "row d_in"]:
+) -> Float[Tensor, "row d_out"]:
     """The same by another way: every code written out, changed in place, and decoded."""
     sae = model.sae
-    codes = sae.encode(x.to(sae.W_dec.dtype)).dense()
+    read = read.to(sae.W_dec.dtype)
+    codes = sae.encode(read).dense()
     wanted = codes.clone()
     for row, number in enumerate(context.tolist()):
         change = changes[number if len(changes) > 1 else 0]
         for latent in change.latents:
             wanted[row, latent] = _wanted(model, change, codes[row], latent)
-    x_hat, x_hat_changed = (part @ sae.W_dec + sae.b_dec for part in (codes, wanted))
-    return x_hat_changed if changes[0].error == "drop" else x + (x_hat_changed - x_hat)
+    before, after = (part @ sae.W_dec + sae.offset(read) for part in (codes, wanted))
+    return after if changes[0].error == "drop" else written + (after - before)
 
 
 def _wanted(

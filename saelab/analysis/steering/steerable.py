@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.analysis.feature_file import FeatureFile
-from saelab.analysis.steering.interventions import ErrorTerm, Intervention, check_alike
+from saelab.analysis.steering.interventions import Intervention, check_alike
 from saelab.config import UsageError
 from saelab.evaluation.stream import check_model
 from saelab.files import sha256_file
@@ -28,13 +28,21 @@ class Steerable:
     """A language model, the SAE of one of its sites, and its latents' recorded maxima.
 
     Attributes:
+        site: where changes are written.
         maxima: the largest |activation| of each latent in features.h5; None without that file.
+        source: where a transcoder reads; None: at `site`.
     """
 
     lm: LanguageModel
     sae: AbstractSAE
     site: str
     maxima: Float[Tensor, " d_sae"] | None = None
+    source: str | None = None
+
+    @property
+    def read_site(self) -> str:
+        """Where the SAE reads."""
+        return self.source or self.site
 
     @classmethod
     def of_run(cls, run: Run, lm: LanguageModel) -> "Steerable":
@@ -45,29 +53,54 @@ class Steerable:
         """
         check_model(run.provenance(), lm, run)
         sae = run.load_sae(str(lm.device))
+        site, source = run.config.written_site, run.config.site
         if not run.features_path.is_file():
-            return cls(lm, sae, run.config.site)
+            return cls(lm, sae, site, source=source)
         maxima = torch.tensor(features_of(run)["latent/max"], device=lm.device)
-        return cls(lm, sae, run.config.site, maxima)
+        return cls(lm, sae, site, maxima, source)
 
-    def edit(self, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"]) -> Edit:
-        """The edit that makes `changes` at the masked positions: one for all contexts, or one each.
+    def edits(
+        self, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"]
+    ) -> dict[str, Edit]:
+        """The edits that make `changes` at the masked positions: one for all contexts, or one each.
 
         Other positions keep their bits, as does a row whose change is nothing and error is kept.
+        Codes are of what the edited model computes where the SAE reads.
 
         Raises:
             UsageError: a latent does not exist, has no recorded maximum where the unit is that, or
                 the changes are not of one kind.
         """
+        seen: list[Tensor] = []
+        if self.read_site == self.site:
+            return {self.site: self._edit(changes, mask, seen)}
+        return {self.read_site: _noted(seen), self.site: self._edit(changes, mask, seen)}
+
+    def edit(self, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"]) -> Edit:
+        """The one edit of `edits`, for an SAE that writes where it reads.
+
+        Raises:
+            UsageError: it is a transcoder, or as for `edits`.
+        """
+        if self.read_site != self.site:
+            raise UsageError(f"A transcoder reads {self.read_site} too; take edits().")
+        return self._edit(changes, mask, [])
+
+    def _edit(
+        self, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"], seen: list[Tensor]
+    ) -> Edit:
+        """The edit at the written site; `seen` holds what is read, if that is elsewhere."""
         latents, amounts = self._checked(changes)
         first = changes[0]
 
-        def change(x: Tensor, context: Tensor) -> Tensor:
+        def change(written: Tensor, context: Tensor) -> Tensor:
             row = context if len(changes) > 1 else torch.zeros_like(context)
-            codes = self.sae.encode(x.to(self.sae.W_dec.dtype))
+            x = (seen[0][mask] if seen else written).to(self.sae.W_dec.dtype)
+            codes = self.sae.encode(x)
             delta = self._delta(first, codes, latents[row], amounts[row, None])
-            written = einsum(delta, self.sae.W_dec[latents[row]], "row n, row n d_in -> row d_in")
-            return self._base(x, codes, first.error) + written
+            added = einsum(delta, self.sae.W_dec[latents[row]], "row n, row n d_out -> row d_out")
+            base = written if first.error == "keep" else self.sae.decode(codes, x)
+            return base + added
 
         return _splice(mask, change)
 
@@ -134,11 +167,6 @@ class Steerable:
             return self.maxima[latents].to(codes.values.dtype)
         return torch.ones_like(latents, dtype=codes.values.dtype)
 
-    def _base(
-        self, x: Float[Tensor, "row d_in"], codes: SparseCodes, error: ErrorTerm
-    ) -> Float[Tensor, "row d_in"]:
-        return x if error == "keep" else self.sae.decode(codes)
-
 
 def _splice(mask: Bool[Tensor, "batch pos"], change: Change) -> Edit:
     """`change` of the rows at `mask`; nothing where the mask is empty."""
@@ -148,6 +176,16 @@ def _splice(mask: Bool[Tensor, "batch pos"], change: Change) -> Edit:
         if not len(context):
             return value
         return replace_rows(mask, change(value[mask], context))(value)
+
+    return edit
+
+
+def _noted(seen: list[Tensor]) -> Edit:
+    """Changes nothing; what passes is kept for the edit further on."""
+
+    def edit(value: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
+        seen[:] = [value]
+        return value
 
     return edit
 

@@ -76,6 +76,11 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
         UsageError: they do not know it.
     """
     config = sae.config
+    if sae.is_transcoder:
+        raise UsageError(
+            "This SAE is a transcoder, and only SAEs that reconstruct what they read can be "
+            "exported."
+        )
     if isinstance(sae, JumpReLU):
         rule = {"threshold": sae.threshold, "subtract_b_dec": sae.config.subtract_b_dec}
     elif isinstance(sae, AbstractBatchSelectionSAE) and not isinstance(sae, BatchAbsTopK):

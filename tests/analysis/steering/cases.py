@@ -85,6 +85,6 @@ class Broken(Steerable):
 
     damage = staticmethod(lambda value, edited, mask: value)
 
-    def edit(self, changes, mask):  # pyright: ignore[reportImplicitOverride]
-        asked = super().edit(changes, mask)
-        return lambda value: self.damage(value, asked(value), mask)
+    def edits(self, changes, mask):  # pyright: ignore[reportImplicitOverride]
+        asked = super().edits(changes, mask)[self.site]
+        return {self.site: lambda value: self.damage(value, asked(value), mask)}

@@ -1,0 +1,85 @@
+"""Transcoders: an SAE whose decoder reconstructs other activations than its encoder reads.
+
+The usual pair is an MLP's input and output; the latents then stand between them, and attribution
+through the MLP becomes linear (arXiv 2406.11944). A skip connection takes over what is linear in
+the MLP (arXiv 2501.18823). Any variant whose encoder has weights of its own can be one.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saelab.config import UsageError
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig
+from saelab.sae.dictionary import random_unit_rows
+
+RIDGE = 0.01
+"""Of the regression that the encoder starts from, relative to the input's mean variance."""
+
+
+def check_transcoder(config: AbstractSAEConfig) -> None:
+    """Refuse a variant that cannot be a transcoder.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    if problem := config.transcoder_problem:
+        variant = config.model_dump()["variant"]
+        raise UsageError(
+            f"A {variant} SAE cannot have another --target-site than its --site: {problem}; take "
+            "another variant."
+        )
+
+
+def make_transcoder(
+    sae: AbstractSAE, d_out: int, *, skip: bool = False, generator: torch.Generator | None = None
+) -> AbstractSAE:
+    """Give a freshly built SAE a decoder of width `d_out`, an input bias, perhaps a skip matrix.
+
+    Decoder rows are random unit rows; biases and skip matrix are zero; the encoder stays as it is.
+    The SAE is changed and returned.
+
+    Raises:
+        UsageError: the variant's encoder has no weights of its own.
+    """
+    check_transcoder(sae.config)
+    like = sae.W_dec
+    d_sae, d_in = like.shape
+    sae.b_in = nn.Parameter(like.new_zeros(d_in))
+    sae.W_dec = nn.Parameter(random_unit_rows(d_sae, d_out, generator).to(like))
+    sae.b_dec = nn.Parameter(like.new_zeros(d_out))
+    if skip:
+        sae.W_skip = nn.Parameter(like.new_zeros(d_in, d_out))
+    return sae
+
+
+@torch.no_grad()
+def start_transcoder(
+    sae: AbstractSAE, rows: Float[Tensor, "n d_in"], targets: Float[Tensor, "n d_out"]
+) -> None:
+    """Set b_dec and the encoder from a sample, before `sae.initialise(rows)`.
+
+    b_dec is the targets' mean. An encoder column is the direction of what predicts its atom's part
+    of the targets best among linear functions of the input (ridge regression). Where the targets
+    are the input that is the atom itself, as an SAE starts.
+    """
+    mean = targets.mean(dim=0)
+    sae.b_dec.copy_(mean)
+    x, y = (rows - rows.mean(dim=0)).double(), (targets - mean).double()
+    covariance = x.T @ x
+    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
+    identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+    linear = torch.linalg.solve(covariance + ridge * identity, x.T @ y)
+    columns = nn.functional.normalize(linear @ sae.W_dec.double().T, dim=0)
+    sae.get_parameter("W_enc").copy_(columns)
+
+
+@torch.no_grad()
+def rescale_input(sae: AbstractSAE, scale: float, target_scale: float) -> None:
+    """The part of `rescale` that a transcoder has more than an SAE: what is read and skipped."""
+    if sae.b_in is None:
+        return
+    sae.b_in.div_(scale)
+    sae.get_parameter("W_enc").mul_(scale / target_scale)
+    if sae.W_skip is not None:
+        sae.W_skip.mul_(scale / target_scale)
