@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -70,7 +71,8 @@ def logit_effects_figure(record: LatentRecord, palette: Palette = NEUTRAL) -> go
 
 def training_figure(metrics: list[dict[str, Any]], palette: Palette = NEUTRAL) -> go.Figure:
     """FVU (left, log scale) and dead latents (right) over tokens seen."""
-    tokens = [line["tokens"] for line in metrics]
+    # Arrays: Plotly looks at every element of a list.
+    tokens = np.array([line["tokens"] for line in metrics])
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     curves = (
         ("fvu", "FVU", palette.positive, "solid", False),
@@ -78,7 +80,7 @@ def training_figure(metrics: list[dict[str, Any]], palette: Palette = NEUTRAL) -
     )
     for key, name, colour, dash, secondary in curves:
         line = {"color": colour, "dash": dash, "width": 2}
-        values = [entry[key] for entry in metrics]
+        values = np.array([entry[key] for entry in metrics])
         curve = go.Scatter(x=tokens, y=values, name=name, mode="lines", line=line)
         figure.add_trace(curve, secondary_y=secondary)
     figure.update_xaxes(title="tokens")

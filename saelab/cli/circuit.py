@@ -25,7 +25,8 @@ class CircuitArguments(Config):
     model: faithfulness (the other latents ablated; 1 is perfect) and completeness (these latents
     ablated; 0 is perfect).
 
-    Writes, under the first run's circuits/: NAME.json (the pruned graph) and NAME.h5 (all of it).
+    Writes, under the first run's circuits/: NAME.json (the pruned graph) and NAME.h5 (all of it,
+    which `saelab browse` shows on its Circuit page).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

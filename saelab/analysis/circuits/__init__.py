@@ -5,9 +5,11 @@ frozen.py         a prompt's linear model: SAEs in, patterns and norm scales hel
 pull.py           gradients and contributions in it, from targets down to leaves
 targets.py        what is explained: a logit, a difference, a latent
 hierarchical.py   attribution over all paths, or over strong ones (arXiv 2405.13868)
-nodes.py, graph.py  the graph of direct effects, with a budget of nodes
+nodes.py, graph_data.py  a graph's parts, read without torch
+graph.py          the graph of direct effects, with a budget of nodes
 influence.py      influence, pruning and scores as circuit-tracer has them
 ablation.py       faithfulness and completeness by ablation in the live model
+intervene.py      logits with some latents taken away, kept alone or scaled
 patching.py       attribution patching and integrated gradients: a second opinion
 live.py           a target in the live model, and the latents that gradients point to
 explain.py        all of it for a prompt

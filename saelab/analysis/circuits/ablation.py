@@ -151,16 +151,23 @@ def ablation_edits(
     dictionaries: Sequence[Dictionary],
     keep: Members,
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
+    factor: float | int = 0.0,
 ) -> dict[str, Edit]:
     """Edits under which only the latents in `keep` act; errors stay what they are.
 
     A site whose every latent is kept keeps its bits.
+
+    Args:
+        dictionaries: the SAEs.
+        keep: latents that stay as they are.
+        means: by dictionary name, what the others are set to; default: zero.
+        factor: how much of the others is left of what they are beyond that; 2 doubles it.
     """
     edits: dict[str, Edit] = {}
     for dictionary in dictionaries:
         mean = None if means is None else means[dictionary.name]
         inputs: list[Tensor] = []
-        change = _ablation(dictionary, keep[dictionary.name], mean, inputs)
+        change = _ablation(dictionary, (keep[dictionary.name], 1.0 - factor), mean, inputs)
         if dictionary.site != dictionary.target_site:
             # A transcoder's output is changed by what was seen at its input in the same pass.
             edits[dictionary.site] = _seen(inputs)
@@ -178,11 +185,12 @@ def _seen(inputs: list[Tensor]) -> Edit:
 
 def _ablation(
     dictionary: Dictionary,
-    keep: Bool[Tensor, "#pos d_sae"],
+    kept: tuple[Bool[Tensor, "#pos d_sae"], float],
     mean: Float[Tensor, " d_sae"] | None,
     inputs: list[Tensor],
 ) -> Edit:
     sae = dictionary.sae
+    keep, share_lost = kept
 
     def edit(value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         x = inputs[0] if inputs else value
@@ -193,7 +201,7 @@ def _ablation(
         change = -sparse_decode(away, sae.W_dec)
         if mean is not None:
             change = change + (~mask * mean) @ sae.W_dec
-        return value + change.view(value.shape).to(value.dtype)
+        return value + (share_lost * change).view(value.shape).to(value.dtype)
 
     return edit
 

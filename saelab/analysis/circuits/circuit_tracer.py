@@ -7,21 +7,31 @@ their token's node; MLP outputs without a transcoder are error nodes of their pl
 rest have no node in that format and are left out.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saelab.analysis.circuits.dictionaries import Place
-from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import cumulative_influence
 from saelab.analysis.circuits.nodes import Node
 
 
-def circuit_tracer_json(graph: AttributionGraph, *, slug: str, scan: str) -> dict[str, Any]:
+def circuit_tracer_json(
+    graph: AttributionGraph,
+    *,
+    slug: str,
+    scan: str,
+    pinned: Sequence[Node] = (),
+    supernodes: Mapping[str, Sequence[Node]] | None = None,
+) -> dict[str, Any]:
     """The graph as the object that circuit-tracer writes.
 
     Args:
         graph: pruned or not.
         slug: what the viewer calls it.
         scan: the model, as the viewer knows it.
+        pinned: nodes of the graph that the viewer shows apart.
+        supernodes: pinned nodes that the viewer shows as one, by label.
     """
     shares = cumulative_influence(graph).tolist()
     nodes: dict[str, dict[str, Any]] = {}
@@ -31,6 +41,11 @@ def circuit_tracer_json(graph: AttributionGraph, *, slug: str, scan: str) -> dic
         ids.append(made["node_id"] if made else None)
         if made and made["node_id"] not in nodes:
             nodes[made["node_id"]] = made
+    names = dict(zip(graph.nodes, ids, strict=True))
+
+    def id_list(wanted: Sequence[Node]) -> list[str]:
+        return list(dict.fromkeys(name for node in wanted if (name := names.get(node))))
+
     links: dict[tuple[str, str], float] = {}
     for source, target, weight in zip(
         graph.source.tolist(), graph.target.tolist(), graph.weight.tolist(), strict=True
@@ -41,8 +56,12 @@ def circuit_tracer_json(graph: AttributionGraph, *, slug: str, scan: str) -> dic
     return {
         "metadata": _metadata(graph, slug, scan, sum(made is None for made in ids)),
         "qParams": {
-            "pinnedIds": [],
-            "supernodes": [],
+            "pinnedIds": id_list(pinned),
+            "supernodes": [
+                [label, *found]
+                for label, members in (supernodes or {}).items()
+                if (found := id_list(members))
+            ],
             "linkType": "both",
             "clickedId": "",
             "sg_pos": "",
@@ -78,12 +97,14 @@ def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] |
         place = node.position or 0
         layer = Place(node.layer, "residual").depth + 1
         token = graph.facts.get("token", 0)
+        probability = graph.facts.get("probability", 0.0)
         return _made(
             f"{layer}_{token}_{place}", token, layer, place, "logit", f"L_{token}-{place}"
         ) | {
-            "clerp": node.label(),
+            # Viewers read the probability out of this text and fail where it has none.
+            "clerp": f"{node.label()} (p={probability:.3f})",
             "is_target_logit": True,
-            "token_prob": graph.facts.get("probability", 0.0),
+            "token_prob": probability,
         }
     if node.position is None:
         return None

@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 import plotly.graph_objects as go
 
-from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import edge_shares, node_influence
 from saelab.analysis.circuits.nodes import Node
 from saelab.analysis.figures import NEUTRAL, Palette, _dressed

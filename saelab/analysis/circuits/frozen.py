@@ -2,12 +2,12 @@
 
 Each SAE's output is written as latents + b_dec + error, so the numbers are those of the plain
 model. Attention patterns, norm scales, the choice of active latents, and MLP outputs without a
-transcoder are constants. What is left is linear: every latent and every logit is a sum over the
-leaves (arXiv 2405.13868, section 3).
+transcoder are constants. What is left, a transcoder's skip connection included, is linear: every
+latent and every logit is a sum over the leaves (arXiv 2405.13868, section 3).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -25,14 +25,23 @@ from saelab.sae.linear import LinearCodes, linearize
 
 
 @dataclass(frozen=True)
+class Skip:
+    """A skip connection at a prompt: `written = x @ W`."""
+
+    W: Float[Tensor, "d_in d_out"]
+    written: Float[Tensor, "pos d_out"]
+
+
+@dataclass(frozen=True)
 class Active:
     """The active latents of one dictionary on the prompt.
 
     Attributes:
         codes: one entry an active latent; `row` is the position.
         decoder: the row of W_dec of each entry.
-        b_dec: what is added whatever fires.
-        error: what latents and b_dec leave of the activations, by position.
+        b_dec: what is added whatever fires and whatever is read.
+        error: what latents, b_dec and skip leave of the activations, by position.
+        skip: a transcoder's linear map past the latents, and what it gave; none without one.
     """
 
     name: str
@@ -41,6 +50,7 @@ class Active:
     decoder: Float[Tensor, "n d_out"]
     b_dec: Float[Tensor, " d_out"]
     error: Float[Tensor, "pos d_out"]
+    skip: Skip | None = None
 
     @cached_property
     def at(self) -> tuple[slice, ...]:
@@ -50,11 +60,12 @@ class Active:
         return tuple(slice(a, b) for a, b in pairwise(ends))
 
     def written(self) -> Float[Tensor, "pos d_out"]:
-        """What the dictionary stands for: latents, b_dec and error."""
+        """What the dictionary stands for: latents, skip connection, b_dec and error."""
         latents = torch.zeros_like(self.error).index_add(
             0, self.codes.row, self.codes.values[:, None] * self.decoder
         )
-        return latents + self.b_dec + self.error
+        given = 0 if self.skip is None else self.skip.written
+        return latents + given + self.b_dec + self.error
 
 
 @dataclass(frozen=True)
@@ -169,12 +180,14 @@ def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
         )
     codes = linearize(sae, x)
     decoder = sae.W_dec[codes.latent].to(x.dtype)
-    b_dec = sae.b_dec.to(x.dtype)
+    b_dec, skip = sae.b_dec.to(x.dtype), None
+    if sae.W_skip is not None:
+        W = sae.W_skip.to(x.dtype)
+        b_dec, skip = b_dec - sae.input_bias.to(x.dtype) @ W, Skip(W, x @ W)
     empty = Active(
-        dictionary.name, dictionary.place, codes, decoder, b_dec, torch.zeros_like(target)
+        dictionary.name, dictionary.place, codes, decoder, b_dec, torch.zeros_like(target), skip
     )
-    error = target - empty.written()
-    return Active(dictionary.name, dictionary.place, codes, decoder, b_dec, error)
+    return replace(empty, error=target - empty.written())
 
 
 def _read_and_written(

@@ -6,17 +6,15 @@ source's value times the target's gradient with every other latent held fixed. S
 edges sum to its value. Attention patterns and norm scales are constants throughout.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.circuits.frozen import Frozen
+from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.nodes import Node
 from saelab.analysis.circuits.pull import Reading, latent_reading, pull, stop
 from saelab.analysis.circuits.targets import Target
@@ -34,56 +32,6 @@ class GraphOptions(Config):
     sum `rest` for each node. Memory is 8 bytes times this times the active latents and leaves."""
     batch_size: int = Field(default=64, gt=0)
     """Latents whose inputs are computed between two looks at which matter most."""
-
-
-@dataclass(frozen=True)
-class AttributionGraph:
-    """A graph of direct effects, all edges from lower to higher node numbers.
-
-    Attributes:
-        nodes: by depth, the target last.
-        source, target, weight: of each edge; weights are in the target node's units.
-        tokens: the prompt as text.
-        counts: how many latents were active, are in the graph, and were left out; edges likewise.
-        facts: what was explained (`target`, its `value` and `position`, the prompt's `token_ids`)
-            and where each SAE stands (`saes`); JSON-ready, callers add to it.
-    """
-
-    nodes: tuple[Node, ...]
-    source: Int64[np.ndarray, " edge"]
-    target: Int64[np.ndarray, " edge"]
-    weight: Float64[np.ndarray, " edge"]
-    tokens: tuple[str, ...]
-    counts: dict[str, int | float]
-    facts: dict[str, Any]
-
-    @property
-    def values(self) -> Float64[np.ndarray, " node"]:
-        """Each node's own value."""
-        return np.array([node.value for node in self.nodes])
-
-    def row_sums(self) -> Float64[np.ndarray, " node"]:
-        """What flows into each node: its value, for latents and the target."""
-        return np.bincount(self.target, self.weight, len(self.nodes))
-
-    def attributions(self) -> Float64[np.ndarray, " node"]:
-        """What each node gives the target over all paths of the graph, in the target's units.
-
-        A node passes on what it gets in proportion to its inputs; those of the leaves sum to the
-        target's value.
-        """
-        whole = self.values
-        # In the target's own units from the start: its value may be zero, a latent's is not.
-        whole[-1] = 1.0
-        given = propagated(self, self.weight / whole[self.target])
-        given[-1] = self.nodes[-1].value
-        return given
-
-    def figure(self) -> go.Figure:
-        """The picture: tokens from left to right, the order of computation upwards."""
-        from saelab.analysis.circuits.figures import circuit_figure
-
-        return circuit_figure(self)
 
 
 def attribution_graph(
@@ -113,6 +61,19 @@ def attribution_graph(
             break
         rows.expand(following)
     return _assembled(frozen, target, rows, tokens, facts or {})
+
+
+@torch.no_grad()
+def direct_inputs(frozen: Frozen, target: Target) -> list[tuple[Node, float]]:
+    """What everything gives a target directly, all active latents included: the sum is its value.
+
+    The last row of the target's graph, without the cost of any other row.
+    """
+    found = pull(frozen, target.reading, stop)
+    weights = torch.cat([found.leaves[0], found.gradient[0] * frozen.values]).tolist()
+    latents = _latent_nodes(frozen, torch.arange(len(frozen.values)))
+    pairs = zip([*_leaf_nodes(frozen), *latents], weights, strict=True)
+    return [(node, weight) for node, weight in pairs if weight]
 
 
 class _Rows:
@@ -274,15 +235,3 @@ def _latent_nodes(frozen: Frozen, kept: Int[Tensor, " n"]) -> list[Node]:
         value = float(active.codes.values[entry])
         nodes.append(Node("latent", active.name, active.place.layer, position, latent, value))
     return nodes
-
-
-def propagated(graph: AttributionGraph, share: Float[np.ndarray, " edge"]) -> np.ndarray:
-    """1 at the target, carried down the edges by their shares and added up at every node."""
-    n = len(graph.nodes)
-    now = np.zeros(n)
-    now[-1] = 1.0
-    total = now.copy()
-    while now.any():
-        now = np.bincount(graph.source, now[graph.target] * share, n)
-        total += now
-    return total

@@ -18,13 +18,14 @@ graph_json.py.
 
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import h5py
 import numpy as np
 
-from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.graph_json import check_graph
 from saelab.analysis.circuits.nodes import Node, NodeKind
 from saelab.config import UsageError
@@ -100,6 +101,37 @@ def load_graph_hdf5(path: Path) -> AttributionGraph:
         raise UsageError(f"{path} is not a whole circuit file: {error}.") from error
     check_graph(graph, path)
     return graph
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """What a graph's file says of it; its nodes and edges are not read."""
+
+    n_nodes: int
+    n_edges: int
+    tokens: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+def read_graph_summary(path: Path) -> GraphSummary:
+    """The summary of a graph written by `save_graph_hdf5`.
+
+    Raises:
+        UsageError: the file is missing, damaged, or of another format.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as h5:
+            facts: dict[str, Any] = json.loads(_read(h5, "facts")[()])
+            sizes = len(_read(h5, "node/kind")), len(_read(h5, "edge/source"))
+        if facts["format"] != FORMAT:
+            raise UsageError(
+                f"{path} has the format {facts['format']!r}; this saelab reads {FORMAT!r}."
+            )
+        return GraphSummary(*sizes, tuple(map(str, facts["tokens"])), dict(facts["facts"]))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist.") from None
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} is not a whole circuit file: {error}.") from error
 
 
 def _graph(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> AttributionGraph:

@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import node_influence
 from saelab.analysis.circuits.nodes import Node, NodeKind
 from saelab.config import UsageError, first_problem
@@ -125,8 +125,8 @@ def check_graph(graph: AttributionGraph, path: Path) -> None:
     """Refuse a graph that cannot be one: it may come from anywhere.
 
     Raises:
-        UsageError: an edge does not go up, or has an end that does not exist; or the last node is
-            no target.
+        UsageError: an edge does not go up, or has an end that does not exist; the last node is
+            no target; a node stands at no token of the prompt; or a number is not finite.
     """
     if not graph.nodes or graph.nodes[-1].kind != "target":
         raise UsageError(f"{path} is not a circuit file: its last node is no target.")
@@ -136,3 +136,11 @@ def check_graph(graph: AttributionGraph, path: Path) -> None:
         raise UsageError(
             f"{path} is not a circuit file: an edge does not go from a lower to a higher node."
         )
+    places = [node.position for node in graph.nodes if node.position is not None]
+    if any(not 0 <= place < len(graph.tokens) for place in places):
+        raise UsageError(
+            f"{path} is not a circuit file: a node stands outside its prompt of "
+            f"{len(graph.tokens)} tokens."
+        )
+    if not (np.isfinite(graph.weight).all() and np.isfinite(graph.values).all()):
+        raise UsageError(f"{path} is not a circuit file: a weight or a value is not finite.")

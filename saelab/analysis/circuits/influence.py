@@ -9,10 +9,10 @@ share.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from pydantic import Field
 
-from saelab.analysis.circuits.graph import AttributionGraph, propagated
+from saelab.analysis.circuits.graph_data import AttributionGraph, propagated
 from saelab.config import Config
 
 TOKENS = ("embedding", "position")
@@ -46,6 +46,20 @@ class GraphScores:
     mlp_influence: float
 
 
+@dataclass(frozen=True)
+class Influence:
+    """The share of all paths to the target, by magnitudes, that lead through a node or an edge."""
+
+    nodes: Float64[np.ndarray, " node"]
+    edges: Float64[np.ndarray, " edge"]
+
+    @classmethod
+    def of(cls, graph: AttributionGraph) -> "Influence":
+        """That of every node and edge."""
+        nodes, shares = node_influence(graph), edge_shares(graph)
+        return cls(nodes, nodes[graph.target] * shares)
+
+
 def edge_shares(graph: AttributionGraph) -> Float64[np.ndarray, " edge"]:
     """Each edge's magnitude over the sum of those that enter the same node."""
     size = np.abs(graph.weight)
@@ -76,14 +90,32 @@ def prune(graph: AttributionGraph, options: PruneOptions | None = None) -> Attri
     Embeddings and the target stay. Then latents that lead nowhere or come from nowhere go, until
     none is left. Weights stay as they were, so inputs of a pruned graph no longer sum to values.
     """
+    return part_of(graph, *kept_parts(graph, options))
+
+
+def kept_parts(
+    graph: AttributionGraph,
+    options: PruneOptions | None = None,
+    influence: Influence | None = None,
+) -> tuple[Bool[np.ndarray, " node"], Bool[np.ndarray, " edge"]]:
+    """Which nodes and which edges pruning keeps.
+
+    `influence` saves most of the time where a graph is pruned more than once.
+    """
     options = options or PruneOptions()
-    influence = node_influence(graph)
-    kept = _most(influence, options.node_threshold)
+    influence = influence or Influence.of(graph)
+    kept = _most(influence.nodes, options.node_threshold)
     kept |= np.array([node.kind in ("target", "embedding") for node in graph.nodes])
-    on_edge = kept[graph.source] & kept[graph.target]
-    passing = influence[graph.target] * edge_shares(graph) * on_edge
-    edges = on_edge & _most(passing, options.edge_threshold)
-    kept, edges = _without_loose_ends(graph, kept, edges)
+    inside = np.flatnonzero(kept[graph.source] & kept[graph.target])
+    chosen = inside[_most(influence.edges[inside], options.edge_threshold)]
+    return _without_loose_ends(graph, kept, chosen)
+
+
+def part_of(
+    graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Bool[np.ndarray, " edge"]
+) -> AttributionGraph:
+    """These nodes and edges, with what was dropped in `counts`; edges' ends must be kept."""
+    influence = node_influence(graph)
     number = kept.cumsum() - 1
     lost = influence[~kept].sum() / influence[:-1].sum() if len(influence) > 1 else 0.0
     return replace(
@@ -137,16 +169,19 @@ def _most(amount: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, "
 
 
 def _without_loose_ends(
-    graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Bool[np.ndarray, " edge"]
+    graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Int64[np.ndarray, " chosen"]
 ) -> tuple[Bool[np.ndarray, " node"], Bool[np.ndarray, " edge"]]:
     """Drop nodes without a way to the target, and latents without inputs, again and again."""
     n = len(graph.nodes)
     latent, fixed = _of_kind(graph, ("latent",)), _of_kind(graph, ("target", "embedding"))
     while True:
-        leads = np.bincount(graph.source[edges], minlength=n) > 0
-        fed = np.bincount(graph.target[edges], minlength=n) > 0
+        source, target = graph.source[edges], graph.target[edges]
+        leads = np.bincount(source, minlength=n) > 0
+        fed = np.bincount(target, minlength=n) > 0
         still = kept & (fixed | (leads & (fed | ~latent)))
-        edges = edges & still[graph.source] & still[graph.target]
+        edges = edges[still[source] & still[target]]
         if (still == kept).all():
-            return kept, edges
+            mask = np.zeros(len(graph.weight), dtype=bool)
+            mask[edges] = True
+            return kept, mask
         kept = still

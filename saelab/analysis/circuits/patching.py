@@ -26,7 +26,7 @@ class LatentEffects:
 
     Attributes:
         latents: by position.
-        error: what it does through what the SAE misses.
+        error: what it does through what the latents leave, a skip connection's part included.
         total: metric with the whole site patched, minus that of the clean prompt.
     """
 
@@ -99,7 +99,8 @@ def _state(lm: LanguageModel, dictionary: Dictionary, tokens: Int[Tensor, " pos"
     seen = lm.capture(tokens[None], list({dictionary.site, dictionary.target_site}))
     codes = sae.encode(seen[dictionary.site][0].to(sae.W_dec.dtype))
     target = seen[dictionary.target_site][0].to(sae.W_dec.dtype)
-    return _State(codes.dense(), target - sae.decode(codes))
+    dense = codes.dense()
+    return _State(dense, target - (dense @ sae.W_dec + sae.b_dec))
 
 
 def _mean_gradients(

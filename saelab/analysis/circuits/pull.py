@@ -177,7 +177,9 @@ class _Walk:
         self._gradient[:, self._frozen.spans[number]] = gradient
         passed = self._gate(gradient, active.codes.values)
         self._add(f"encoder {active.name}", passed @ active.codes.constant)
-        return _encoded(active, passed)
+        at_in = _encoded(active, passed)
+        # No latent is on the way past them, so direct effects go there too.
+        return at_in if active.skip is None else at_in + at_out @ active.skip.W.T
 
     def _add(self, leaf: str, contribution: Float[Tensor, "target *pos"]) -> None:
         span = self._frozen.leaves[leaf]

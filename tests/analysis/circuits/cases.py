@@ -11,6 +11,8 @@ from transformers.utils import logging
 
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
+from saelab.sae.transcoder import make_transcoder
+from saelab.sae.variants import SAE_CONFIG
 
 PROMPT = "the big cat sat on a red"
 SITES = {
@@ -58,6 +60,20 @@ def dictionaries(lm, sites=None, *, transcoder: int | None = None) -> list[Dicti
         sae = random_sae("topk", d_in=lm.info.d_model)
         found.append(Dictionary(sae, into, out, "transcoder"))
     return found
+
+
+def random_transcoder(lm, layer: int, variant: str = "topk", *, skip: bool = False) -> Dictionary:
+    """A random transcoder for an MLP, no parameter zero; its name says which."""
+    width, generator = lm.info.d_model, torch.Generator().manual_seed(layer)
+    options = {"variant": variant, "d_sae": 24, "k": 4}
+    sae = SAE_CONFIG.validate_python(options).build(width, generator)
+    make_transcoder(sae, width, skip=skip, generator=generator)
+    with torch.no_grad():
+        for name in ("b_in", "b_enc", "b_dec", *(["W_skip"] if skip else [])):
+            value = sae.get_parameter(name)
+            value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+    into, out = (f"blocks.{layer}.{part}" for part in ("ln2.hook_out", "hook_mlp_out"))
+    return Dictionary(sae.eval().requires_grad_(requires_grad=False), into, out, f"mlp {layer}")
 
 
 def prompt_of(lm, text: str = PROMPT) -> torch.Tensor:

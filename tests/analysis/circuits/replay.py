@@ -43,6 +43,8 @@ class Replay:
             return out
         active, start = self.frozen.actives[number], self.frozen.spans[number].start
         written = active.error + active.b_dec
+        if active.skip is not None:
+            written = written + x @ active.skip.W
         for entry in range(len(active.codes)):
             position = active.codes.row[entry]
             value = active.codes.encoder[entry] @ x[position] + active.codes.constant[entry]

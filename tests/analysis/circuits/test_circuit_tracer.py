@@ -1,5 +1,7 @@
 """The export has the other tool's fields, unique nodes, and the same weights."""
 
+import json
+
 import pytest
 from analysis.circuits.test_graph import graph_of
 
@@ -59,3 +61,73 @@ def test_latents_have_circuit_tracers_numbers(graph, exported):
     assert node["feature"] == total * (total + 1) // 2 + latent.latent
     assert node["activation"] == latent.value
     assert 0 < node["influence"] <= 1
+
+
+def test_pins_and_supernodes_are_named_by_the_viewers_ids(graph):
+    latents = [node for node in graph.nodes if node.kind == "latent"][:3]
+    bias = next(node for node in graph.nodes if node.kind == "bias")
+    groups = {"cats": latents[:2], "none": [bias]}
+    found = circuit_tracer_json(
+        graph, slug="cat", scan="tiny", pinned=[*latents, bias], supernodes=groups
+    )["qParams"]
+    ids = [f"{graph.facts['saes'][n.name]['depth']}_{n.latent}_{n.position}" for n in latents]
+    assert found["pinnedIds"] == ids
+    assert found["supernodes"] == [["cats", *ids[:2]]]
+
+
+TEXT, NUMBER = (str,), (int, float)
+REQUIRED = {
+    "node_id": TEXT,
+    "feature": (int,),
+    "layer": TEXT,
+    "ctx_idx": (int,),
+    "feature_type": TEXT,
+    "jsNodeId": TEXT,
+    "clerp": TEXT,
+    "influence": (*NUMBER, type(None)),
+    "activation": (*NUMBER, type(None)),
+    "token_prob": NUMBER,
+    "is_target_logit": (bool,),
+    "run_idx": (int,),
+    "reverse_ctx_idx": (int,),
+}
+"""What circuit-tracer's reader and Neuronpedia's upload check of a node, and the types."""
+
+
+def test_every_field_has_the_type_that_the_readers_check(exported):
+    whole = json.loads(json.dumps(exported, allow_nan=False))
+    assert all(set(node) == set(REQUIRED) for node in whole["nodes"])
+    for node in whole["nodes"]:
+        for name, types in REQUIRED.items():
+            assert type(node[name]) in types, (name, node[name])
+    assert all(type(link["weight"]) in NUMBER for link in whole["links"])
+    metadata, params = whole["metadata"], whole["qParams"]
+    assert all(isinstance(metadata[name], str) for name in ("slug", "scan", "prompt"))
+    assert all(isinstance(token, str) for token in metadata["prompt_tokens"])
+    assert metadata["transcoder_list"] == []
+    assert set(params) == {"pinnedIds", "supernodes", "linkType", "clickedId", "sg_pos"}
+    assert params["linkType"] == "both"
+
+
+def test_ids_are_spelt_as_the_readers_spell_them(exported):
+    for node in exported["nodes"]:
+        layer, place = node["layer"], node["ctx_idx"]
+        _, number, last = node["node_id"].split("_")
+        assert node["node_id"].startswith(f"{layer}_")
+        assert last == str(place)
+        expected = {
+            "cross layer transcoder": f"{layer}_{number}-0",
+            "mlp reconstruction error": f"{layer}_-1-{place}",
+            "embedding": f"E_{number}-{place}",
+            "logit": f"L_{number}-{place}",
+        }
+        assert node["jsNodeId"] == expected[node["feature_type"]]
+        if node["feature_type"] != "embedding":
+            assert int(layer) >= 0
+
+
+def test_viewers_find_the_probability_in_the_logits_text(exported):
+    """They cut it out between "(p=" and ")", and draw nothing where that is missing."""
+    (logit,) = [node for node in exported["nodes"] if node["feature_type"] == "logit"]
+    text = logit["clerp"].split("(p=")[1].split(")")[0]
+    assert float(text) == pytest.approx(logit["token_prob"], abs=5e-4)

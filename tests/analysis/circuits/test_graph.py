@@ -8,7 +8,12 @@ import torch
 from analysis.circuits.cases import dictionaries, prompt_of
 
 from saelab.analysis.circuits.frozen import Frozen, freeze
-from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
+from saelab.analysis.circuits.graph import (
+    AttributionGraph,
+    GraphOptions,
+    attribution_graph,
+    direct_inputs,
+)
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.targets import latent_target, logit_target, next_token_probabilities
 from saelab.config import UsageError
@@ -131,3 +136,17 @@ def test_a_model_without_saes_has_a_graph_of_leaves(gpt64):
     graph = graph_of(frozen)
     assert set(kinds(graph)) == {"embedding", "position", "mlp", "bias", "target"}
     assert graph.row_sums()[-1] == pytest.approx(graph.values[-1], abs=1e-10)
+
+
+def test_direct_inputs_are_the_targets_row_of_the_graph(frozen):
+    target = logit_target(frozen, 3, 5)
+    graph = attribution_graph(frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6))
+    last = len(graph.nodes) - 1
+    expected = {
+        graph.nodes[source]: weight
+        for source, end, weight in zip(graph.source, graph.target, graph.weight, strict=True)
+        if end == last
+    }
+    found = direct_inputs(frozen, target)
+    assert dict(found) == pytest.approx(expected)
+    assert sum(weight for _, weight in found) == pytest.approx(target.value)

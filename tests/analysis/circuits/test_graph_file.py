@@ -1,5 +1,7 @@
 """Circuits as HDF5: small, complete, and refused where damaged."""
 
+import subprocess
+import sys
 from typing import Any
 
 import h5py
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 from analysis.circuits.test_graph import graph_of
 
-from saelab.analysis.circuits.graph import AttributionGraph
-from saelab.analysis.circuits.graph_file import load_graph_hdf5, save_graph_hdf5
+from saelab.analysis.circuits.graph_data import AttributionGraph
+from saelab.analysis.circuits.graph_file import load_graph_hdf5, read_graph_summary, save_graph_hdf5
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
 
@@ -40,7 +42,7 @@ def test_a_million_edges_take_eight_bytes_each(tmp_path):
     nodes = (*nodes, Node("target", "t", 1, 0, None, 1.0))
     source, target = np.tril_indices(2000, -1)[::-1]
     big = AttributionGraph(
-        nodes, source, target, generator.normal(size=len(source)), ("a",), {}, {}
+        nodes, source, target, generator.normal(size=len(source)), ("a",) * 7, {}, {}
     )
     save_graph_hdf5(big, tmp_path / "g.h5")
     assert (tmp_path / "g.h5").stat().st_size < 8.2 * len(source)
@@ -75,3 +77,42 @@ def test_edges_to_nodes_that_do_not_exist_are_refused(graph, tmp_path):
         source[0] = 10**6
     with pytest.raises(UsageError, match="from a lower to a higher node"):
         load_graph_hdf5(path)
+
+
+def test_a_summary_is_read_without_nodes_and_edges(graph, tmp_path):
+    path = tmp_path / "g.h5"
+    save_graph_hdf5(graph, path)
+    found = read_graph_summary(path)
+    assert (found.n_nodes, found.n_edges) == (len(graph.nodes), len(graph.weight))
+    assert (found.tokens, found.facts) == (graph.tokens, graph.facts)
+    path.write_bytes(b"no HDF5 file")
+    with pytest.raises(UsageError, match="is not a whole circuit file"):
+        read_graph_summary(path)
+    with pytest.raises(UsageError, match="does not exist"):
+        read_graph_summary(tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("node/position", 10**6, "outside its prompt"),
+        ("node/value", np.nan, "not finite"),
+        ("edge/weight", np.inf, "not finite"),
+    ],
+)
+def test_impossible_numbers_are_refused(graph, tmp_path, name, value, message):
+    path = tmp_path / "g.h5"
+    save_graph_hdf5(graph, path)
+    with h5py.File(path, "r+") as h5:
+        column: Any = h5[name]
+        column[0] = value
+    with pytest.raises(UsageError, match=message):
+        load_graph_hdf5(path)
+
+
+def test_reading_a_graph_needs_no_torch():
+    code = (
+        "import sys, saelab.analysis.circuits.graph_file, saelab.analysis.circuits.influence;"
+        "assert not {'torch', 'plotly'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

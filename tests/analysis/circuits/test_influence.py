@@ -10,7 +10,7 @@ from analysis.circuits.test_graph import graph_of
 
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
-from saelab.analysis.circuits.graph import AttributionGraph
+from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import (
     PruneOptions,
     graph_scores,

@@ -1,0 +1,128 @@
+"""What a set of latents does to a prompt's logits: taken away, kept alone, or scaled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.analysis.circuits.ablation import Members, ablation_edits
+from saelab.analysis.circuits.dictionaries import Dictionary
+from saelab.config import UsageError
+from saelab.lm.protocol import Edit, LanguageModel
+
+Mode = Literal["ablate", "keep only", "scale"]
+LatentPlace = tuple[str, int, int]
+"""A dictionary's name, a latent of it, and the position where it acts."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to some latents, each at its own position.
+
+    Attributes:
+        latents: which.
+        mode: set them to zero, set all others to zero, or multiply them by `factor`.
+        factor: for `scale`.
+    """
+
+    latents: Sequence[LatentPlace]
+    mode: Mode = "ablate"
+    factor: float = 2.0
+
+
+@dataclass(frozen=True)
+class Intervened:
+    """Logits at one position of the live model, as it is and with the latents changed.
+
+    Attributes:
+        before, after: logits.
+        latent: the watched latent's value before and after, if one was named.
+    """
+
+    before: Float[Tensor, " d_vocab"]
+    after: Float[Tensor, " d_vocab"]
+    latent: tuple[float, float] | None = None
+
+
+@torch.no_grad()
+def intervene(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, " pos"],
+    change: Change,
+    *,
+    position: int = -1,
+    watched: LatentPlace | None = None,
+) -> Intervened:
+    """Run the prompt as it is and with the change.
+
+    The change is made where each SAE reads what the changed model computes; errors, attention and
+    MLPs run as they do. A latent's value is watched with the SAEs before its own changed.
+
+    Args:
+        lm: the model.
+        dictionaries: its SAEs.
+        tokens: the prompt.
+        change: what is done to which latents.
+        position: whose logits are read.
+        watched: a latent whose value is read, too.
+
+    Raises:
+        UsageError: a latent is of none of the SAEs or not in the prompt.
+    """
+    members = _members(dictionaries, tokens, change.latents)
+    alone = change.mode == "keep only"
+    keep = members if alone else {name: ~mask for name, mask in members.items()}
+    left = change.factor if change.mode == "scale" else 0.0
+
+    def edits(of: Sequence[Dictionary]) -> dict[str, Edit]:
+        return ablation_edits(of, keep, factor=left)
+
+    before = lm.logits(tokens[None])[0, position]
+    after = lm.logits(tokens[None], edits(dictionaries))[0, position]
+    if watched is None:
+        return Intervened(before, after)
+    _members(dictionaries, tokens, [watched])
+    own = next(d for d in dictionaries if d.name == watched[0])
+    earlier = edits([d for d in dictionaries if d.place.depth < own.place.depth])
+    value, changed = (_value(lm, own, tokens, watched, done) for done in ({}, earlier))
+    return Intervened(before, after, (value, changed))
+
+
+def _members(
+    dictionaries: Sequence[Dictionary], tokens: Int[Tensor, " pos"], chosen: Sequence[LatentPlace]
+) -> Members:
+    members = {
+        d.name: torch.zeros(len(tokens), d.sae.d_sae, dtype=torch.bool, device=tokens.device)
+        for d in dictionaries
+    }
+    for name, latent, position in chosen:
+        if name not in members:
+            raise UsageError(
+                f"Latent {latent} is of {name}, which is not among the SAEs "
+                f"{', '.join(members) or '(none)'}."
+            )
+        n_pos, d_sae = members[name].shape
+        if not (0 <= latent < d_sae and 0 <= position < n_pos):
+            raise UsageError(
+                f"{name} has no latent {latent} at position {position}: it has {d_sae} latents, "
+                f"and the prompt {n_pos} tokens."
+            )
+        members[name][position, latent] = True
+    return members
+
+
+def _value(
+    lm: LanguageModel,
+    dictionary: Dictionary,
+    tokens: Int[Tensor, " pos"],
+    watched: LatentPlace,
+    edits: Mapping[str, Edit],
+) -> float:
+    _, latent, position = watched
+    x = lm.run(tokens[None], edits=edits, hooks=[dictionary.site]).activations[dictionary.site]
+    codes = dictionary.sae.encode(x[0].to(dictionary.sae.W_dec.dtype))
+    return float(codes.dense()[position, latent])
