@@ -1,29 +1,43 @@
-"""The app's script: `streamlit run app.py -- RUNS_DIR`. It reads the address and draws one view."""
+"""The app's script, which `asgi` serves. It reads the address and draws one view."""
 
-import sys
 from pathlib import Path
 
 import streamlit as st
 
+from feature_browser.attention_view import attention_view
 from feature_browser.canvas import go_to, here, show, style_page
 from feature_browser.catalogue import Catalogue, RunCard
 from feature_browser.chrome import alone, message, top_bar
+from feature_browser.circuit_view import circuit_view
 from feature_browser.compare_view import compare_view
 from feature_browser.health_view import health_view
 from feature_browser.known_view import known_view
 from feature_browser.latent_view import latent_view
 from feature_browser.latents_view import latents_view
+from feature_browser.launch import runs_directory
 from feature_browser.markup import Html
 from feature_browser.place import Place
 from feature_browser.reading import list_runs, open_run
 from feature_browser.runs_view import no_such_run, runs_view
 from feature_browser.steering_view import steering_view
 from feature_browser.training_view import training_view
+from feature_browser.try_view import try_view
 from saelab.config import UsageError
 
 # Views of a run that need no features.h5, or say themselves what they lack. (Streamlit would print
 # a string here.)
-WITHOUT_FEATURES = {"known": known_view, "health": health_view, "steering": steering_view}
+WITHOUT_FEATURES = {
+    "known": known_view,
+    "health": health_view,
+    "steering": steering_view,
+    "try": try_view,
+}
+# Views that show other runs beside the chosen one.
+OF_SEVERAL_RUNS = {
+    "compare": compare_view,
+    "attention": attention_view,
+    "circuit": circuit_view,
+}
 
 
 def main(root: Path) -> None:
@@ -55,8 +69,8 @@ def _chosen(catalogue: Catalogue, place: Place) -> RunCard | None:
 
 def _view_of_run(catalogue: Catalogue, card: RunCard, place: Place) -> None:
     try:
-        if place.view == "compare":
-            compare_view(catalogue, card, place)
+        if place.view in OF_SEVERAL_RUNS:
+            OF_SEVERAL_RUNS[place.view](catalogue, card, place)
         elif place.view == "training":
             training_view(card)
         elif place.view in WITHOUT_FEATURES:
@@ -81,4 +95,4 @@ def _no_features(card: RunCard) -> Html:
     )
 
 
-main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))
+main(runs_directory())

@@ -1,5 +1,6 @@
 """The component that shows our HTML: its links change the address without a page load."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -11,18 +12,27 @@ from feature_browser.markup import Html
 from feature_browser.place import Place
 
 STATIC = Path(__file__).parent / "static"
+OnEdit = Callable[[object], None]
 
 
-def show(content: Html, key: str, ahead: dict[int, Html] | None = None) -> None:
+def show(
+    content: Html, key: str, *, latent: int | None = None, on_edit: OnEdit | None = None
+) -> None:
     """Draw `content`. A followed link `?...` becomes the address, and the app runs again.
 
-    `ahead` holds the pages of neighbouring latents: the browser shows them without waiting.
+    On the page of a latent the canvas turns to other latents by itself, see `routes`; `on_edit`
+    is given what the reader has written there.
     """
 
     def follow() -> None:
         go_to(Place.at(st.session_state[key].go))
 
-    _component()(key=key, data={"html": content, "ahead": ahead}, on_go_change=follow)
+    def take() -> None:
+        if on_edit is not None:
+            on_edit(st.session_state[key].notes)
+
+    data = {"html": content, "latent": latent, "noted": st.session_state.get("noted", 0)}
+    _component()(key=key, data=data, on_go_change=follow, on_notes_change=take)
 
 
 def here() -> Place:
@@ -45,6 +55,6 @@ def _component() -> ComponentRenderer:
     return component(
         "saelab.canvas",
         html='<div class="canvas"></div>',
-        css=(STATIC / "canvas.css").read_text(),
-        js=(STATIC / "canvas.js").read_text(),
+        css="".join(path.read_text() for path in sorted(STATIC.glob("canvas*.css"))),
+        js="".join(path.read_text() for path in sorted(STATIC.glob("canvas*.js"))),
     )

@@ -2,8 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 
+from feature_browser.annotate import headline
 from feature_browser.known import Match
+from feature_browser.labels import Names, labels_of
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import activation, count, percent, real, short_count
 from feature_browser.place import CONTEXTS, SHOWN, Place
@@ -22,6 +25,11 @@ class Scene:
     run: OpenRun
     record: LatentRecord
     place: Place
+
+    @cached_property
+    def names(self) -> Names:
+        """What latents are called now."""
+        return Names(labels_of(self.run.card), self.run.known)
 
 
 def card(title: str, body: Html, *, note: Html = EMPTY) -> Html:
@@ -47,11 +55,11 @@ def pairs(rows: list[tuple[str, str]]) -> Html:
 
 
 def identity(scene: Scene) -> Html:
-    """The latent's number, and the known feature it matches best."""
+    """The latent's number, what was written of it, and the known feature it matches best."""
     match = scene.run.known.matches.get(scene.record.latent)
     return html(
-        '<section class="card"><h1 role="status">{latent}</h1>{matched}</section>',
-        latent=scene.record.latent,
+        '<section class="card identity">{head}{matched}</section>',
+        head=headline(scene.run.card, scene.names.labels, scene.record.latent),
         matched=_matched(match, scene) if match else _unmatched(scene),
     )
 
@@ -140,9 +148,8 @@ def heads(scene: Scene) -> Html:
 
 
 def _name(scene: Scene, latent: int) -> str:
-    match = scene.run.known.matches.get(latent)
-    if match and match.f1 >= 0.1:
-        return match.title
+    if name := scene.names.name(latent):
+        return name
     return "" if scene.run.columns["n_fired"][latent] else "never fires"
 
 

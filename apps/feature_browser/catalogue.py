@@ -1,6 +1,7 @@
 """Which runs there are, and the figures that tell them apart."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,25 @@ def read_catalogue(root: Path) -> Catalogue:
         if not (config.parent / "weights.safetensors").is_file():
             continue
         try:
-            card = read_card(config.parent, root)
+            card = _kept_card(config.parent, root, _stamps(config.parent))
         except UsageError as error:
             catalogue.problems.append(str(error))
         else:
             catalogue.runs[card.name] = card
     return catalogue
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
+    """When the files that a card is read from were last changed."""
+    files = [path / "config.json", path / "provenance.json", *path.glob("evaluation/*.json")]
+    return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
+
+
+@lru_cache(maxsize=1024)
+def _kept_card(path: Path, root: Path, stamps: tuple[tuple[str, int], ...]) -> RunCard:
+    """The card, read again only if a file of it has changed: evaluations may hold megabytes."""
+    del stamps  # part of the cache's key only
+    return read_card(path, root)
 
 
 def read_card(path: Path, root: Path) -> RunCard:

@@ -1,5 +1,6 @@
 """How the latents of two runs correspond, by the cosine of their decoder rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,10 @@ class Correspondence:
     this: Side
     other: Side
 
+    def turned(self) -> "Correspondence":
+        """The same from the other side."""
+        return Correspondence(self.other, self.this)
+
     def histogram(self) -> tuple[list[float], list[int]]:
         """Edges, and how many of this run's latents have their nearest at each cosine."""
         cosines: Float[ndarray, " latent"] = np.clip(self.this.nearest.cosine, 0, 1)
@@ -59,9 +64,15 @@ class Correspondence:
         return edges.tolist(), counts.tolist()
 
 
-def correspond(this: Decoder, other: Decoder) -> Correspondence:
-    """Match two decoders of the same inputs."""
-    across, back = nearest(this, other)
+def correspond(
+    this: Decoder, other: Decoder, report: Callable[[float], None] = lambda share: None
+) -> Correspondence:
+    """Match two decoders of the same inputs; `report` is told the share that is done."""
+    return of_nearest(*nearest(this, other, report=report))
+
+
+def of_nearest(across: Nearest, back: Nearest) -> Correspondence:
+    """The comparison of two decoders whose rows' nearest are known, both ways."""
     return Correspondence(_side(across, back), _side(back, across))
 
 

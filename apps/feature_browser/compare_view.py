@@ -1,24 +1,30 @@
 """Two runs side by side: their figures, and which latents of one are in the other."""
 
+from functools import partial
+
 import numpy as np
 import streamlit as st
 
 from feature_browser.canvas import show
+from feature_browser.cards import bar
 from feature_browser.cards import card as boxed
 from feature_browser.catalogue import Catalogue, RunCard
 from feature_browser.charts import cosine_chart
 from feature_browser.chrome import alone, message
-from feature_browser.compare import ALIKE, KINDS, Correspondence, Side, correspond
+from feature_browser.compare import ALIKE, KINDS, Correspondence, Side
 from feature_browser.compare_figures import figures
+from feature_browser.compare_job import Weights, matching
 from feature_browser.known import Known
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import UNKNOWN, count, percent, real
 from feature_browser.place import SIDES, Place
 from feature_browser.reading import decoder, known_features, stamp
 from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
+from feature_browser.weights import width
 from saelab.config import UsageError
 
 ROWS = 25
+SECONDS_BETWEEN_LOOKS = 1.0
 TELLING = 0.1
 """Below this F1 the known feature that a latent matches best says nothing of it."""
 
@@ -36,13 +42,16 @@ def compare_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
     parts = [_title(card, other, place), *_caveats(card, other), figures(card, other)]
     try:
         problem = cannot_match(card, other)
-        latents = [] if problem else _latents(card, other, place)
+        found = None if problem else matched(card, other)
     except UsageError as error:
-        problem, latents = str(error), []
+        problem, found = str(error), None
     if problem:
         parts.append(html('<p class="notice" role="status">{text}</p>', text=problem))
-    parts += latents
+    if isinstance(found, Correspondence):
+        parts += _latents(found, card, other, place)
     show(_page(parts), "compare")
+    if isinstance(found, float):
+        _waiting(card, other)
 
 
 def cannot_match(card: RunCard, other: RunCard) -> str | None:
@@ -52,7 +61,7 @@ def cannot_match(card: RunCard, other: RunCard) -> str | None:
             f"Latents are matched only at the same place: {card.name} is of {card.model} · "
             f"{card.site}, {other.name} of {other.model} · {other.site}."
         )
-    widths = [decoder(run).rows.shape[1] for run in (card, other)]
+    widths = [width(run.weights_path)[1] for run in (card, other)]
     if widths[0] != widths[1]:
         return (
             f"Latents are matched only between decoders of the same width: {card.name} writes to "
@@ -61,11 +70,34 @@ def cannot_match(card: RunCard, other: RunCard) -> str | None:
     return None
 
 
-@st.cache_resource(max_entries=6, show_spinner="Comparing decoders …", hash_funcs={RunCard: repr})
-def matched(card: RunCard, other: RunCard, stamps: tuple[int, int]) -> Correspondence:
-    """How the latents of two runs correspond; `stamps` are their weights' modification times."""
-    del stamps  # part of the cache's key only
-    return correspond(decoder(card), decoder(other))
+def matched(card: RunCard, other: RunCard) -> Correspondence | float:
+    """How the latents of two runs correspond, or which share of finding out is done."""
+    first, second = (
+        Weights(run.weights_path, stamp(run.weights_path), partial(decoder, run))
+        for run in (card, other)
+    )
+    return matching(first, second)
+
+
+@st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
+def _waiting(card: RunCard, other: RunCard) -> None:
+    """How far the comparison is, until it is done."""
+    try:
+        found = matched(card, other)
+    except UsageError:
+        # The whole page says it, beside the figures.
+        st.rerun()
+    if isinstance(found, Correspondence):
+        st.rerun()
+    show(_page([_progress(found)]), "comparing")
+
+
+def _progress(share: float) -> Html:
+    text = (
+        "The nearest latent of every latent is being found. It takes a minute for tens of "
+        "thousands of latents, once: what is found is kept. You may leave this page."
+    )
+    return message(f"Comparing decoders: {100 * share:.0f}\u2009%", text, after=bar(share))
 
 
 def _page(parts: list[Html]) -> Html:
@@ -131,9 +163,7 @@ def _caveats(card: RunCard, other: RunCard) -> list[Html]:
     return [html('<p class="notice" role="status">{text}</p>', text=text)]
 
 
-def _latents(card: RunCard, other: RunCard, place: Place) -> list[Html]:
-    stamps = (stamp(card.weights_path), stamp(other.weights_path))
-    found = matched(card, other, stamps)
+def _latents(found: Correspondence, card: RunCard, other: RunCard, place: Place) -> list[Html]:
     turned = place.side == "other"
     here, there = (other, card) if turned else (card, other)
     side = found.other if turned else found.this

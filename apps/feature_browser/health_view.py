@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from feature_browser.canvas import show
 from feature_browser.cards import card as boxed
@@ -23,7 +25,8 @@ from feature_browser.health_lists import lists
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import MINUS, THIN, activation, count, percent, real, short_count
 from feature_browser.place import Place
-from feature_browser.reading import decoder, evaluation, metrics, open_run, stamp
+from feature_browser.reading import curves, decoder_norms, evaluation, open_run, stamp
+from feature_browser.weights import width
 from saelab.config import UsageError
 
 CURVES = {
@@ -35,6 +38,7 @@ CURVES = {
     "tokens_per_second": "Tokens per second",
 }
 LOG = {"loss", "fvu"}
+Columns = dict[str, Float[ndarray, " step"]]
 
 
 def health_view(card: RunCard, place: Place) -> None:
@@ -111,9 +115,9 @@ def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any])
     title = "Decoder"
     rows = []
     try:
-        norms = decoder(card).norms
+        norms = decoder_norms(card)
         rows = [
-            ("latents, inputs", f"{count(len(norms))}, {count(decoder(card).rows.shape[1])}"),
+            ("latents, inputs", f"{count(len(norms))}, {count(width(card.weights_path)[1])}"),
             (
                 "norm, least and largest",
                 f"{real(float(norms.min()), 3)}, {real(float(norms.max()), 3)}",
@@ -159,39 +163,38 @@ def _is_number(value: object) -> bool:
 def _training(card: RunCard, problems: list[str]) -> Html:
     log = card.path / "metrics.jsonl"
     before = len(problems)
-    lines = _tried(lambda: metrics(card.path, stamp(log)) if log.is_file() else [], problems)
-    if not lines:
+    found = _tried(lambda: curves(card.path, stamp(log)) if log.is_file() else {}, problems)
+    if not found:
         text = problems[-1] if len(problems) > before else f"{log} is missing or empty."
         return boxed("Training", html('<p class="sub">{text}</p>', text=text))
     charts = joined(
         html(
             '<div class="small"><h3>{title} <b>{last}</b></h3>{chart}</div>',
-            title=title, last=_last(lines, key), chart=line_chart(_curve(lines, key, title)),
+            title=title, last=_last(found, key), chart=line_chart(_curve(found, key, title)),
         )
         for key, title in CURVES.items()
     )  # fmt: skip
-    seen = (
-        f"{count(len(lines))} logged steps, {short_count(int(_number(lines[-1], 'tokens')))} tokens"
-    )
+    tokens = _column(found, "tokens")
+    seen = f"{count(len(tokens))} logged steps"
+    if np.isfinite(tokens[-1]):
+        seen += f", {short_count(int(tokens[-1]))} tokens"
     note = html('<span class="hint">{seen}</span>', seen=seen)
     return boxed("Training", html('<div class="multiples">{c}</div>', c=charts), note=note)
 
 
-def _curve(lines: list[dict[str, Any]], key: str, title: str) -> Curve:
-    x = np.array([_number(line, "tokens") for line in lines])
-    y = np.array([_number(line, key) for line in lines])
-    return Curve(title, x, y, log=key in LOG)
+def _curve(found: Columns, key: str, title: str) -> Curve:
+    return Curve(title, _column(found, "tokens"), _column(found, key), log=key in LOG)
 
 
-def _last(lines: list[dict[str, Any]], key: str) -> str:
-    value = _number(lines[-1], key)
+def _column(found: Columns, key: str) -> Float[ndarray, " step"]:
+    n_steps = len(next(iter(found.values())))
+    return found.get(key, np.full(n_steps, np.nan))
+
+
+def _last(found: Columns, key: str) -> str:
+    value = float(_column(found, key)[-1])
     if not np.isfinite(value):
         return ""
     if key == "lr":
         return f"{value:.2g}".replace("-", MINUS)
     return short_count(round(value)) if key in {"dead", "tokens_per_second"} else activation(value)
-
-
-def _number(line: dict[str, Any], key: str) -> float:
-    value = line.get(key)
-    return float(value) if _is_number(value) and value is not None else float("nan")

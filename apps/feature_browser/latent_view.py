@@ -1,11 +1,14 @@
 """One latent: what it matches, how it fires, what it writes, and the text it fires on."""
 
+from functools import partial
+
 import streamlit as st
 
-from feature_browser import cards
+from feature_browser import annotate, cards
 from feature_browser.canvas import go_to, here, show
 from feature_browser.cards import Scene
 from feature_browser.chrome import alone, message
+from feature_browser.labels import Names, labels_of
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import count
 from feature_browser.pictures import histogram, logit_effects
@@ -14,8 +17,6 @@ from feature_browser.reading import OpenRun
 from feature_browser.steering_card import steering
 
 GO_TO = "go-to-latent"
-AHEAD = 2
-"""How many latents on either side travel with a page; each costs its size once more."""
 
 
 def latent_view(run: OpenRun, place: Place) -> None:
@@ -29,9 +30,10 @@ def latent_view(run: OpenRun, place: Place) -> None:
         show(alone(_no_such_latent(place, len(run.features))), "latent")
         return
     st.set_page_config(page_title=f"{_title(run, number)} · saelab")
-    near = range(max(0, number - AHEAD), min(len(run.features), number + AHEAD + 1))
-    pages = {latent: run.page(place.to(latent=latent), draw) for latent in near}
-    show(pages[number], "latent", pages)
+    if problem := annotate.problem():
+        show(alone(html('<p class="notice">{p}</p>', p=problem)), "note-problem")
+    keep = partial(annotate.keep, run.card, len(run.features))
+    show(run.page(place.to(latent=number), draw), "latent", latent=number, on_edit=keep)
 
 
 def draw(run: OpenRun, place: Place) -> Html:
@@ -40,8 +42,8 @@ def draw(run: OpenRun, place: Place) -> Html:
 
 
 def _title(run: OpenRun, latent: int) -> str:
-    match = run.known.matches.get(latent)
-    return f"{latent} · {match.title}" if match else str(latent)
+    name = Names(labels_of(run.card), run.known).name(latent)
+    return f"{latent} · {name}" if name else str(latent)
 
 
 def latent_number(text: str | None, n_latents: int) -> int | None:
@@ -71,7 +73,7 @@ def _controls(run: OpenRun, place: Place, number: int | None) -> None:
 
 
 def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
-    # The key itself is the canvas's: it can show the page before Python has answered.
+    # The canvas takes the key, and the click too: it shows the page before the script has run.
     st.button(
         f"{label}\u2002:gray[:small[{key}]]",
         on_click=_step,

@@ -1,16 +1,23 @@
 """All latents of a run as a table: sorted, searched, fifty at a time."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import streamlit as st
 from jaxtyping import Int
 from numpy import ndarray
 
+from feature_browser import latents_scatter
 from feature_browser.canvas import go_to, here, show
-from feature_browser.markup import Html, html, joined
+from feature_browser.labels import Labels, Names, labels_of
+from feature_browser.latents_scatter import axes_of, toggle
+from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.notes import Note
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
 from feature_browser.reading import OpenRun
-from feature_browser.tables import Column, cell, link, metered, page_links, table
+from feature_browser.search import FIRING, search
+from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
 from feature_browser.tokens import visible
 
 ROWS = 50
@@ -28,18 +35,68 @@ HELP = {
 def latents_view(run: OpenRun, place: Place) -> None:
     """Draw the table that `place` asks for."""
     _search_box(place)
-    alive = np.flatnonzero(run.columns["n_fired"])
-    found = np.intersect1d(run.find(place.q), alive) if place.q.strip() else alive
-    ordered = order(run, found, place.sort)
+    names = Names(labels_of(run.card), run.known)
+    hits = _found(run, names.labels, place)
+    ordered = order(run, hits.latents, place.sort)
     pages = max(1, -(-len(ordered) // ROWS))
     page = min(place.page_number, pages)
     rows = ordered[(page - 1) * ROWS : page * ROWS]
     content = [
-        _summary(run, place, len(found), len(alive)),
-        _table(run, place, rows),
+        _picture(run, place, hits) if axes_of(place) else EMPTY,
+        _summary(run, place, hits),
+        _table(run, names, place, rows) if len(rows) else _nothing(place),
         page_links(place, page, pages),
     ]
     show(html('<div class="page wide">{content}</div>', content=joined(content)), "latents")
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The latents that a place's search and filter leave.
+
+    Attributes:
+        latents: those that never fire only if something is written of them, or if their number was
+            asked for.
+        reasons: how many were found by what.
+        left_out: what was not looked through.
+    """
+
+    latents: Int[ndarray, " found"]
+    reasons: dict[str, int] = field(default_factory=dict)
+    left_out: str = ""
+
+
+def _picture(run: OpenRun, place: Place, hits: Hits) -> Html:
+    """Kept, since tens of thousands of latents take a second to draw."""
+
+    def draw(run: OpenRun, place: Place) -> Html:
+        listed = np.zeros(len(run.features), dtype=bool)
+        listed[hits.latents] = True
+        return latents_scatter.picture(run, place, listed)
+
+    return run.page(place.to(page=1), draw)
+
+
+def _found(run: OpenRun, labels: Labels, place: Place) -> Hits:
+    alive = np.flatnonzero(run.columns["n_fired"])
+    written = np.array([n for n in sorted(labels.notes) if n < len(run.features)], np.int64)
+    listed = np.union1d(alive, written)
+    if place.keep in {"labelled", "bookmarked"}:
+        wanted = "bookmark" if place.keep == "bookmarked" else "label"
+        kept = [n for n in written.tolist() if getattr(labels.notes[n], wanted)]
+        listed = np.array(kept, np.int64)
+    clicked = latents_scatter.inside(run, place)
+    if clicked is not None:
+        listed = listed[clicked[listed]]
+    if not place.q.strip():
+        return Hits(listed)
+    found, left_out = search(run, labels, place.q)
+    if place.keep == "firing":
+        found = {FIRING: found[FIRING]}
+    listed = listed if place.keep or place.box else np.union1d(listed, found["number"])
+    reasons = {why: len(np.intersect1d(latents, listed)) for why, latents in found.items()}
+    every = np.unique(np.concatenate(list(found.values())))
+    return Hits(np.intersect1d(every, listed), reasons, left_out)
 
 
 def order(run: OpenRun, latents: Int[ndarray, " found"], sort: str) -> Int[ndarray, " found"]:
@@ -49,38 +106,67 @@ def order(run: OpenRun, latents: Int[ndarray, " found"], sort: str) -> Int[ndarr
 
 
 def _search_box(place: Place) -> None:
-    st.session_state.setdefault(SEARCH, place.q)
+    if st.session_state.get(SEARCH, "").strip() != place.q.strip():
+        st.session_state[SEARCH] = place.q
     with st.container(key="controls", horizontal=True):
         st.text_input(
-            "Search known features and tokens",
+            "Search numbers, labels, known features, tokens and example text",
             key=SEARCH,
-            placeholder="Search known features and tokens",
+            placeholder="Search a number, label, token or example text",
             on_change=_searched,
             label_visibility="collapsed",
             width=340,
         )
+        parts = {"": "all", "labelled": "labelled", "bookmarked": "★ bookmarked"}
+        if place.q.strip():
+            parts["firing"] = "fires on the text"
+        options = [
+            (name, place.to(keep=part, page=1), part == place.keep) for part, name in parts.items()
+        ]
+        show(joined([choice("show", options), choice("", [toggle(place)])]), "context")
 
 
 def _searched() -> None:
-    go_to(here().to(q=st.session_state[SEARCH], page=1))
+    place, text = here(), st.session_state[SEARCH]
+    keep = "" if place.keep == "firing" and not text.strip() else place.keep
+    go_to(place.to(q=text, keep=keep, page=1))
 
 
-def _summary(run: OpenRun, place: Place, found: int, alive: int) -> Html:
-    dead = len(run.features) - alive
-    hidden = f"hidden: {count(dead)} that never fire"
-    if place.q.strip():
-        hidden += f", {count(alive - found)} by the search"
+def _summary(run: OpenRun, place: Place, hits: Hits) -> Html:
+    n, shown = len(run.features), len(hits.latents)
+    if place.keep or place.box or place.q.strip():
+        hidden = (
+            f"hidden: {count(n - shown)} by {'the search' if place.q.strip() else 'the filter'}"
+        )
+    else:
+        hidden = f"hidden: {count(n - shown)} that never fire"
+    why = ", ".join(f"{count(found)} by {by}" for by, found in hits.reasons.items() if found)
+    told = [f"{count(shown)} of {count(n)} latents", hidden, *([f"found {why}"] if why else [])]
+    if hits.left_out:
+        told.append(hits.left_out)
+    if place.box:
+        told.append("one cell of the picture")
+    undo = html(' · <a href="{h}">show all</a>', h=place.to(box="", page=1).href)
     return html(
-        '<p class="sub summary">{found} of {all} latents · {hidden}</p>',
-        found=count(found), all=count(len(run.features)), hidden=hidden,
-    )  # fmt: skip
+        '<p class="sub summary">{told}{undo}</p>',
+        told=" · ".join(told),
+        undo=undo if place.box else EMPTY,
+    )
 
 
-def _table(run: OpenRun, place: Place, latents: Int[ndarray, " shown"]) -> Html:
+def _nothing(place: Place) -> Html:
+    if place.keep and not place.q.strip():
+        text = "Nothing is written yet: on a latent's page, L labels it and B bookmarks it."
+    else:
+        text = "No latent is found by this search."
+    return html('<p class="sub">{t}</p>', t=text)
+
+
+def _table(run: OpenRun, names: Names, place: Place, latents: Int[ndarray, " shown"]) -> Html:
     titles = {"latent": "Latent", "f1": "Known feature · F1", "density": "Density", "max": "Max",
               "mean": "Mean when on", "negative": "Negative side"}  # fmt: skip
     signed = bool(run.columns["n_negative"].any())
-    names = [name for name in titles if signed or name != "negative"]
+    shown = [name for name in titles if signed or name != "negative"]
     columns = [
         Column(
             titles[name],
@@ -90,23 +176,35 @@ def _table(run: OpenRun, place: Place, latents: Int[ndarray, " shown"]) -> Html:
             href=place.to(sort=name, page=1).href,
             rising=name == "latent",
         )
-        for name in names
+        for name in shown
     ]
+    columns.insert(1, Column("Label", "what its readers call it; ★: bookmarked"))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
-    return table(columns, (_row(run, place, int(i), names) for i in latents), "Latents")
+    notes = names.labels
+    rows = (_row(run, notes.of(int(i)), place.to(latent=int(i)), shown) for i in latents)
+    return table(columns, rows, "Latents")
 
 
-def _row(run: OpenRun, place: Place, latent: int, names: list[str]) -> list[Html]:
+def _row(run: OpenRun, note: Note, place: Place, names: list[str]) -> list[Html]:
+    latent = int(place.latent or 0)
     values = {name: float(run.columns[name][latent]) for name in names}
     shown = {
-        "latent": link(place.to(view="latent", latent=latent, q="", page=1).href, latent),
+        "latent": link(place.visit("latent").href, latent),
         "f1": _match(run, latent),
         "density": cell(percent(values["density"])),
         "max": cell(activation(values["max"])),
         "mean": cell(activation(values["mean"])),
         "negative": cell(percent(values.get("negative", 0.0))),
     }
-    return [*(shown[name] for name in names), _raised(run, latent)]
+    first, *rest = (shown[name] for name in names)
+    return [first, _label(note), *rest, _raised(run, latent)]
+
+
+def _label(note: Note) -> Html:
+    star = html('<span class="star" title="bookmarked">★</span> ') if note.bookmark else EMPTY
+    return html(
+        '{star}<span title="{note}">{label}</span>', star=star, label=note.label, note=note.note
+    )
 
 
 def _match(run: OpenRun, latent: int) -> Html:

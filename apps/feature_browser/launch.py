@@ -37,6 +37,11 @@ DARK = {
 }
 
 
+def runs_directory() -> Path:
+    """The directory of runs that the server was started for."""
+    return Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+
+
 def streamlit_arguments(runs: Path, port: int) -> list[str]:
     """What follows `python -m` to serve the browser for `runs` on 127.0.0.1:`port`."""
     options = {
@@ -46,7 +51,7 @@ def streamlit_arguments(runs: Path, port: int) -> list[str]:
         **{f"theme.dark.{name}": value for name, value in DARK.items()},
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    app = Path(__file__).with_name("app.py")
+    app = Path(__file__).with_name("asgi.py")
     return ["streamlit", "run", str(app), *flags, "--", str(runs)]
 
 

@@ -120,7 +120,7 @@ def logit_effects(record: LatentRecord) -> Html:
     largest = max(abs(effect) for _, effect in pairs) or 1.0
     columns = joined(
         html(
-            '<div role="list" aria-label="{label}"><h3>{label}</h3>{rows}</div>',
+            '<div><h3>{label}</h3><div role="list" aria-label="{label}">{rows}</div></div>',
             label=label,
             rows=joined(_effect(token, effect, largest) for token, effect in rows[:8]),
         )

@@ -1,6 +1,7 @@
 """Files, read once: every cache is keyed by the file's path and modification time."""
 
 import json
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from feature_browser.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.known import NOTHING, Known, plain, read_known
 from feature_browser.markup import Html
+from feature_browser.notes import notes_version
 from feature_browser.place import Place
 from feature_browser.weights import Decoder, read_decoder
 from saelab.analysis.records import Features
@@ -40,15 +42,16 @@ class OpenRun:
     known: Known
     columns: dict[str, ndarray]
     spaced: bool
-    pages: dict[Place, Html] = field(default_factory=dict, repr=False)
+    pages: dict[tuple[Place, int], Html] = field(default_factory=dict, repr=False)
 
     def page(self, place: Place, draw: Callable[["OpenRun", Place], Html]) -> Html:
-        """What `draw` makes of `place`, kept for a while: it is often asked for again."""
-        if place not in self.pages:
+        """What `draw` makes of `place`, kept until a note is written: it is often asked for."""
+        key = (place, notes_version(self.card.path))
+        if key not in self.pages:
             if len(self.pages) >= PAGES_KEPT:
                 self.pages.pop(next(iter(self.pages)), None)
-            self.pages[place] = draw(self, place)
-        return self.pages[place]
+            self.pages[key] = draw(self, place)
+        return self.pages[key]
 
     def telling_latent(self) -> int:
         """A latent worth showing first: of those that match a known feature well, the best."""
@@ -86,7 +89,7 @@ class OpenRun:
         return np.flatnonzero(np.isin(file["logits/top_tokens"], tokens).any(axis=1))
 
 
-@st.cache_resource(ttl=SECONDS_BETWEEN_LISTINGS, show_spinner="Looking for runs …")
+@st.cache_resource(ttl=SECONDS_BETWEEN_LISTINGS, show_spinner=False)
 def list_runs(root: Path) -> Catalogue:
     """The runs below `root`; new ones appear within ten seconds."""
     return read_catalogue(root)
@@ -119,6 +122,11 @@ def steering_scores(card: RunCard) -> SteeringScores | None:
     return _steering(card.path, stamp(path)) if path.is_file() else None
 
 
+def steering_stamp(card: RunCard) -> int:
+    """When the run's steering scores were written; 0 if they were not."""
+    return stamp(steering_path(card.path))
+
+
 def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
     """What `evaluation/NAME.json` says; None if it was not measured.
 
@@ -130,18 +138,27 @@ def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
 
 
 def decoder(card: RunCard) -> Decoder:
-    """The run's decoder.
+    """The run's decoder, read anew: it may hold hundreds of megabytes.
 
     Raises:
         UsageError: the weights file is damaged.
     """
-    return _decoder(card.weights_path, stamp(card.weights_path), signed=card.signed)
+    return read_decoder(card.weights_path, signed=card.signed)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _decoder(path: Path, stamp: int, *, signed: bool) -> Decoder:
+def decoder_norms(card: RunCard) -> Float[ndarray, " latent"]:
+    """The lengths of the run's decoder rows.
+
+    Raises:
+        UsageError: the weights file is damaged.
+    """
+    return _norms(card.weights_path, stamp(card.weights_path))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _norms(path: Path, stamp: int) -> Float[ndarray, " latent"]:
     del stamp  # part of the cache's key only
-    return read_decoder(path, signed=signed)
+    return read_decoder(path, signed=False).norms
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -162,7 +179,7 @@ def _json(path: Path, stamp: int) -> dict[str, Any]:
     return values
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=16, show_spinner=False)
 def metrics(path: Path, stamp: int) -> list[dict[str, Any]]:
     """The logged steps of the run at `path`; `stamp` is the log's modification time.
 
@@ -178,6 +195,22 @@ def metrics(path: Path, stamp: int) -> list[dict[str, Any]]:
         raise UsageError(f"{path / 'metrics.jsonl'} cannot be read: {error}.") from error
 
 
+@st.cache_resource(max_entries=16, show_spinner=False)
+def curves(path: Path, stamp: int) -> dict[str, Float[ndarray, " step"]]:
+    """The logged figures of the run at `path` by name; NaN where a step has no number.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
+    lines = metrics(path, stamp)
+    names = dict.fromkeys(name for line in lines for name in line)
+    return {name: np.array([_number(line.get(name)) for line in lines]) for name in names}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _recovery(card: RunCard) -> Path:
     return card.path / "evaluation" / "recovery.json"
 
@@ -187,7 +220,7 @@ def stamp(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
-@st.cache_resource(max_entries=8, show_spinner="Opening the run …", hash_funcs={RunCard: repr})
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: repr})
 def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
     del stamps  # part of the cache's key only: pages show features and steering scores
     features = Features(card.path)

@@ -1,5 +1,6 @@
 """Two scores of every latent against each other, as SVG: one mark for each cell of a fine grid."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,8 +55,8 @@ def scatter(points: Points, axes: Axes, lead: Lead, below: Html = EMPTY) -> Html
         _layer(points, axes, lead, shown=shown, negative=negative) for shown, negative in order
     ]
     return html(
-        '<svg class="scatter" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">{grid}{below}'
-        "{layers}</svg>",
+        '<svg class="scatter" viewBox="0 0 {w} {h}" role="group" aria-label="{label}">{grid}{below}'
+        '<g aria-hidden="true">{layers}</g></svg>',
         w=WIDTH, h=HEIGHT, grid=_grid(axes), below=below, layers=joined(layers),
         label=f"{axes.y_title} against {axes.x_title}, {count(len(points.x))} points; the table "
         "below lists them",
@@ -81,12 +82,15 @@ def _layer(points: Points, axes: Axes, lead: Lead, *, shown: bool, negative: boo
     columns = _cells(points.x[chosen], axes.x_range, CELLS_X)
     rows = _cells(points.y[chosen], axes.y_range, CELLS_Y)
     cells, which = np.unique(rows * CELLS_X + columns, return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    members = np.split(chosen[order], np.cumsum(np.bincount(which))[:-1])
+    order, sizes = np.argsort(which, kind="stable"), np.bincount(which)
+    members = np.split(chosen[order], np.cumsum(sizes)[:-1])
+    middles = (
+        np.bincount(which, weights=values[chosen]) / sizes for values in (points.x, points.y)
+    )
     kind = f"{'neg' if negative else 'pos'}{'' if shown else ' faint'}"
     return joined(
-        _mark(found, divmod(int(cell), CELLS_X), axes, lead, (points, kind))
-        for cell, found in zip(cells, members, strict=True)
+        _mark(found, (place_x(x, axes), place_y(y, axes)), kind, lead(found, _box(cell, axes)))
+        for found, cell, x, y in zip(members, cells.tolist(), *middles, strict=True)
     )
 
 
@@ -99,16 +103,13 @@ def _cells(
 
 def _mark(
     found: Integer[ndarray, " member"],
-    cell: tuple[int, int],
-    axes: Axes,
-    lead: Lead,
-    drawn: tuple[Points, str],
+    middle: tuple[float, float],
+    kind: str,
+    leads: tuple[str, str],
 ) -> Html:
-    points, kind = drawn
-    href, tip = lead(found, _box(cell, axes))
-    radius = 2.6 + 0.9 * min(3.0, float(np.log2(len(found))))
-    x = place_x(float(points.x[found].mean()), axes)
-    y = place_y(float(points.y[found].mean()), axes)
+    href, tip = leads
+    x, y = middle
+    radius = 2.6 + 0.9 * min(3.0, math.log2(len(found)))
     shape = _diamond(x, y, radius * 1.2) if kind.startswith("neg") else _disc(x, y, radius)
     # Hundreds of stops would bury the keyboard's reader; the table has the same links.
     return html(
@@ -120,8 +121,8 @@ def _mark(
     )
 
 
-def _box(cell: tuple[int, int], axes: Axes) -> tuple[float, float, float, float]:
-    row, column = cell
+def _box(cell: int, axes: Axes) -> tuple[float, float, float, float]:
+    row, column = divmod(cell, CELLS_X)
     (left, right), (bottom, top) = axes.x_range, axes.y_range
     wide, tall = (right - left) / CELLS_X, (top - bottom) / CELLS_Y
     return (

@@ -25,7 +25,11 @@ def steering(scene: Scene) -> Html:
     if not len(rows):
         return EMPTY
     there = Place(run=scene.place.run, view="steering", q=str(scene.record.latent))
-    link = html('<p class="sub"><a href="{h}">Open in Steering</a></p>', h=there.href)
+    live = Place(run=scene.place.run, view="steering", part="live", latent=str(scene.record.latent))
+    link = html(
+        '<p class="sub"><a href="{h}">Open in Steering</a> · <a href="{l}">Steer with it</a></p>',
+        h=there.href, l=live.href,
+    )  # fmt: skip
     return card(TITLE, joined([*(_pole(scores, int(row)) for row in rows), link]))
 
 

@@ -10,10 +10,11 @@ from feature_browser.canvas import go_to, here, show
 from feature_browser.cards import card as boxed
 from feature_browser.catalogue import RunCard
 from feature_browser.chrome import alone, message
+from feature_browser.live_steering_view import live_steering_view, parts
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import UNKNOWN, count, real
 from feature_browser.place import Place, numbers_of
-from feature_browser.reading import steering_scores
+from feature_browser.reading import steering_scores, steering_stamp
 from feature_browser.steering_results import concepts, success
 from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
 from feature_browser.tokens import visible
@@ -27,7 +28,11 @@ N_WORDS = 6
 
 
 def steering_view(card: RunCard, place: Place) -> None:
-    """Draw the scores of the run, or how to compute them."""
+    """Draw the scores of the run, or how to compute them; or steering by hand."""
+    show(parts(place), "parts")
+    if place.part == "live":
+        live_steering_view(card, place)
+        return
     scores = steering_scores(card)
     if scores is None:
         show(alone(_nothing(card)), "steering")
@@ -42,7 +47,7 @@ def steering_view(card: RunCard, place: Place) -> None:
         _summary(scores, place),
         html(
             '<div class="two wide-left"><div>{picture}{concepts}</div><div>{success}</div></div>',
-            picture=_picture(scores, place, kept),
+            picture=_kept_picture(card, steering_stamp(card), place.to(page=1)),
             concepts=concepts(card),
             success=success(card, place),
         ),
@@ -56,13 +61,13 @@ def steering_view(card: RunCard, place: Place) -> None:
 def keep(scores: SteeringScores, place: Place) -> Bool[ndarray, " row"]:
     """The rows that the place's filters leave: its part, its box, its search."""
     high_in, high_out = scores.input >= HIGH_INPUT, scores.output >= HIGH_OUTPUT
-    parts = {
+    chosen = {
         "output": high_out,
         "input": high_in,
         "both": high_in & high_out,
         "neither": ~high_in & ~high_out,
     }
-    kept = parts.get(place.keep, np.ones(len(scores), dtype=bool)).copy()
+    kept = chosen.get(place.keep, np.ones(len(scores), dtype=bool)).copy()
     if box := numbers_of(place.box):
         left, right, bottom, top = box
         x = _across(scores)
@@ -162,6 +167,14 @@ def _summary(scores: SteeringScores, place: Place) -> Html:
         all=f"{count(len(scores))} {'latents' if (scores.sign > 0).all() else 'poles'}",
         limit=HIGH_OUTPUT, prompt=visible(str(scores.facts.get("prompt", ""))), text=text,
     )  # fmt: skip
+
+
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs={RunCard: repr, Place: repr})
+def _kept_picture(card: RunCard, stamp: int, place: Place) -> Html:
+    """The picture of the scores of `stamp`; those of tens of thousands of latents take a while."""
+    scores = steering_scores(card)
+    assert scores is not None
+    return _picture(scores, place, keep(scores, place))
 
 
 def _picture(scores: SteeringScores, place: Place, kept: Bool[ndarray, " row"]) -> Html:

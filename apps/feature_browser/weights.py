@@ -1,5 +1,6 @@
 """The decoder of a run, read from its weights file with numpy alone, and how rows compare."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from saelab.config import UsageError
 
-CELLS_AT_ONCE = 2**22
-"""Cosines held at a time: 16 MiB."""
+TILE = 1024
+"""Rows and columns of the cosines held at a time: 4 MiB, which stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +56,52 @@ def read_decoder(path: Path, *, signed: bool) -> Decoder:
     return Decoder(W_dec / np.maximum(norms, 1e-12)[:, None], norms, signed)
 
 
-def nearest(this: Decoder, other: Decoder, *, itself: bool = False) -> tuple[Nearest, Nearest]:
-    """Each row's nearest in the other decoder, both ways, block by block.
+def width(path: Path) -> tuple[int, int]:
+    """How many rows the decoder in the weights file at `path` has, and how many columns.
 
-    With `itself` the two are one decoder, and a row is not its own neighbour.
+    Raises:
+        UsageError: the file is missing, damaged, or holds no decoder.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            n, d_in = file.get_slice("W_dec").get_shape()
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UsageError(f"The decoder in {path} cannot be read: {error}.") from error
+    return n, d_in
+
+
+def nearest(
+    this: Decoder,
+    other: Decoder,
+    *,
+    itself: bool = False,
+    report: Callable[[float], None] = lambda share: None,
+) -> tuple[Nearest, Nearest]:
+    """Each row's nearest in the other decoder, both ways, tile by tile.
+
+    With `itself` the two are one decoder, and a row is not its own neighbour. `report` is told the
+    share that is done.
     """
     n, m = len(this.rows), len(other.rows)
-    block = max(1, CELLS_AT_ONCE // m)
     across = Nearest(np.zeros(n, np.int64), np.full(n, -np.inf, np.float32))
     back = Nearest(np.zeros(m, np.int64), np.full(m, -np.inf, np.float32))
-    for start in range(0, n, block):
-        cosines = this.rows[start : start + block] @ other.rows.T
-        if this.signed or other.signed:
-            cosines = np.abs(cosines)
-        if itself:
-            cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf
-        part = slice(start, start + len(cosines))
-        across.row[part], across.cosine[part] = cosines.argmax(axis=1), cosines.max(axis=1)
-        best = cosines.max(axis=0)
-        better = best > back.cosine
-        back.row[better] = start + cosines.argmax(axis=0)[better]
-        back.cosine[better] = best[better]
+    for top in range(0, n, TILE):
+        for left in range(0, m, TILE):
+            cosines = this.rows[top : top + TILE] @ other.rows[left : left + TILE].T
+            if this.signed or other.signed:
+                np.abs(cosines, out=cosines)
+            if itself and top == left:
+                np.fill_diagonal(cosines, -np.inf)
+            _improve(across, cosines, top, left)
+            _improve(back, cosines.T, left, top)
+        report(min(n, top + TILE) / n)
     return across, back
+
+
+def _improve(found: Nearest, cosines: Float[ndarray, "row column"], top: int, left: int) -> None:
+    """Take in a tile that begins at row `top` and column `left`."""
+    best = cosines.max(axis=1)
+    # Where a maximum stands is slow to find; after a few tiles few rows have a new one.
+    better = np.flatnonzero(best > found.cosine[top : top + len(best)])
+    found.row[top + better] = left + cosines[better].argmax(axis=1)
+    found.cosine[top + better] = best[better]

@@ -1,17 +1,33 @@
 """A small directory of runs with known contents, made without a language model or a training."""
 
 import json
+import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from apps.driving import APP, Open
 from streamlit.testing.v1 import AppTest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 D_SAE, DEAD, N_CONTEXTS, LENGTH, REACH, N_EXAMPLES = 32, 31, 60, 48, 16, 12
 HOSTILE = ["<bos>", "<script>alert(1)</script>", "\n", "a\tb", "\u202eevil", "her", "him", "ring"]
-VOCABULARY = HOSTILE + [f"word{i}" for i in range(len(HOSTILE), D_SAE - 1)]
+ALSO_HOSTILE = {
+    20: "<img src=x onerror=alert(1)>",
+    21: "nul\x00",
+    22: "\u05e9\u05dc\u05d5\u05dd",
+    # The two halves of an emoji, as a byte-level tokenizer may cut it.
+    23: b"\xf0\x9f".decode(errors="replace"),
+    24: b"\x98\x80".decode(errors="replace"),
+    25: "'\"><a href=javascript:alert(1)>",
+}
+VOCABULARY = HOSTILE + [ALSO_HOSTILE.get(i, f"word{i}") for i in range(len(HOSTILE), D_SAE - 1)]
 
 
 @pytest.fixture
@@ -38,6 +54,39 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "bare" / "features.h5").unlink()
     write_recovery(root / "signed")
     write_steering(root / "signed")
+    return root
+
+
+@pytest.fixture(scope="session")
+def live_runs(small_run, random_lm, tmp_path_factory) -> Path:
+    """`topk`: a trained SAE with features, of a random model that knows the words of SENTENCE."""
+    import shutil
+
+    from saelab.analysis.features import FeatureOptions, collect_features
+    from saelab.training.run import Run
+
+    root = tmp_path_factory.mktemp("live")
+    run = Run(shutil.copytree(small_run.path, root / "topk"))
+    collect_features(run, random_lm, FeatureOptions(n_tokens=300, n_examples=12, reach=3))
+    return root
+
+
+@pytest.fixture(scope="session")
+def circuit_runs(live_runs: Path, small_store, random_lm, tmp_path_factory) -> Path:
+    """`topk` as in `live_runs`; `heads` reads the next block's heads and has a graph of both."""
+    from conftest import small_config
+
+    from saelab.analysis.features import FeatureOptions, collect_features
+    from saelab.cli import main
+    from saelab.training.loop import train
+
+    root = tmp_path_factory.mktemp("live-circuits")
+    shutil.copytree(live_runs / "topk", root / "topk")
+    heads = train(small_config(small_store, site="blocks.1.attn.hook_z"), out=root / "heads")
+    collect_features(heads, random_lm, FeatureOptions(n_tokens=300, n_examples=12, reach=3))
+    runs = [str(root / name) for name in ("heads", "topk")]
+    words = ["--prompt", "the big cat sat on a red", "--target", "dog", "--n-members", "0"]
+    assert main(["circuit", *runs, *words, "--device", "cpu"]) == 0
     return root
 
 
@@ -168,3 +217,48 @@ def _written(draw: np.random.Generator) -> dict[str, np.ndarray]:
         "neighbours/cosine": np.tile(np.linspace(0.8, -0.3, 8), (D_SAE, 1)).astype(np.float32),
         "heads/weights": np.tile([0.75, 0.25], (D_SAE, 1)).astype(np.float32),
     }
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Headless Chromium; tests that want it are skipped where there is none."""
+    from apps.serving import NAMES, chromium, headless
+
+    found = chromium()
+    if found is None:
+        message = f"None of {', '.join(NAMES)} is installed."
+        if os.environ.get("REQUIRE_BROWSER") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    with headless(found) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def server(runs: Path) -> Iterator[str]:
+    """Where the app answers for `runs`."""
+    from apps.serving import served
+
+    with served(runs) as server:
+        yield server.url
+
+
+@pytest.fixture
+def page(browser: "Browser") -> "Iterator[Page]":
+    """A window of its own."""
+    from apps.serving import PATIENCE_S
+    from playwright.sync_api import expect
+
+    page = browser.new_page(viewport={"width": 1440, "height": 940})
+    page.set_default_timeout(1000 * PATIENCE_S)
+    expect.set_options(timeout=1000 * PATIENCE_S)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def errors(page: "Page") -> list[str]:
+    """What the page complained about."""
+    from apps.serving import listen
+
+    return listen(page)

@@ -1,7 +1,11 @@
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from apps.driving import Open, address, drawn
+from feature_browser import catalogue
+from feature_browser.catalogue import read_catalogue
 
 
 def test_without_runs_it_says_which_command_makes_one(open_app: Open, tmp_path: Path):
@@ -169,3 +173,18 @@ def test_the_latents_that_fire_together_and_the_heads_are_shown(open_app: Open):
     page = drawn(open_app(run="signed", latent="5"))
     assert "Share of each head" in page
     assert "Neighbours · cosine of decoders" in page
+
+
+def test_a_listing_reads_only_what_has_changed(runs: Path, tmp_path: Path, monkeypatch):
+    root = Path(shutil.copytree(runs, tmp_path / "copy"))
+    first = read_catalogue(root)
+    read: list[str] = []
+    real = catalogue.read_card
+    monkeypatch.setattr(catalogue, "read_card", lambda p, r: (read.append(p.name), real(p, r))[1])
+    assert read_catalogue(root).runs == first.runs
+    assert read == []
+    changed = root / "plain" / "evaluation" / "reconstruction.json"
+    changed.write_text('{"fvu": 0.5, "l0": 4.0, "dead": 1, "d_sae": 32}')
+    os.utime(changed, ns=(1, 1))
+    assert read_catalogue(root).runs["plain"].fvu == 0.5
+    assert read == ["plain"]

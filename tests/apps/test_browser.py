@@ -1,83 +1,15 @@
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
-from feature_browser.launch import streamlit_arguments
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from axe_playwright_python.sync_playwright import Axe
+from feature_browser.place import VIEWS
+from feature_browser.tokens import visible
+from playwright.sync_api import Browser, Dialog, Page, Route, expect
+
+from saelab.analysis.records import Features
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
-PATIENCE_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        message = f"None of {', '.join(NAMES)} is installed."
-        if os.environ.get("REQUIRE_BROWSER") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def server(runs: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", *streamlit_arguments(runs, port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        wait_for(f"http://127.0.0.1:{port}/_stcore/health", process)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-
-
-def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    pytest.fail(f"{url} does not answer")
-
-
-@pytest.fixture
-def errors() -> list[str]:
-    """What the page complained about."""
-    return []
-
-
-@pytest.fixture
-def page(browser: Browser, errors: list[str]) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1440, "height": 940})
-    page.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    yield page
-    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -98,7 +30,7 @@ def test_next_changes_the_latent_and_the_address_and_survives_a_reload(page: Pag
     page.goto(f"{server}/?run=signed&latent=5")
     page.get_by_role("button", name="Next").click()
     expect(page.locator("h1")).to_have_text("6")
-    assert page.url.endswith("?run=signed&latent=6")
+    expect(page).to_have_url(f"{server}/?run=signed&latent=6")
     page.reload()
     expect(page.locator("h1")).to_have_text("6")
 
@@ -120,6 +52,7 @@ def test_a_link_in_the_page_is_followed_without_a_new_session(page: Page, server
     page.evaluate("window.same = true")
     page.locator("a.neighbour").first.click()
     expect(page.locator("h1")).to_have_text("6")
+    expect(page).to_have_url(f"{server}/?run=signed&latent=6")
     assert page.evaluate("window.same")
     page.go_back()
     expect(page.locator("h1")).to_have_text("5")
@@ -145,23 +78,29 @@ def test_a_range_dragged_on_the_histogram_hides_the_other_examples(page: Page, s
     expect(kept.first).to_be_visible()
 
 
-VIEWS = ["runs", "latents", "known", "training", "steering", "health", "compare"]
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_opens_without_a_complaint_and_fits_the_window(
+def test_every_view_opens_without_a_complaint_fits_the_window_and_is_accessible(
     page: Page, server: str, errors: list[str], view: str, scheme: str
 ):
     page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.goto(f"{server}/?run=signed&view={view}")
-    expect(page.locator("table, article, section.card").first).to_be_visible()
+    page.goto(f"{server}/?run=signed&view={view}&latent=5")
+    expect(page.locator("table, article, section.card, .message").first).to_be_visible()
     if view in {"known", "training"}:
         expect(page.locator(".js-plotly-plot").first).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert violations(page) == []
     assert errors == []
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core has to say against the page, shadow roots included."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{v['id']}: {node['target']} {node['html'][:200]}" for v in found for node in v["nodes"]
+    ]
 
 
 def test_a_mark_of_the_scores_leads_to_its_latent_and_back(page: Page, server: str):
@@ -192,3 +131,126 @@ def test_two_runs_are_compared_by_following_links(page: Page, server: str, error
     page.get_by_role("link", name="swap the two").click()
     expect(page.locator("h1")).to_have_text("plain against signed")
     assert errors == []
+
+
+def test_every_view_is_walked_to_back_and_forward_and_survives_a_reload(
+    page: Page, server: str, errors: list[str]
+):
+    page.goto(f"{server}/?run=signed&latent=5")
+    expect(page.locator(".page.latent h1")).to_have_text("5")
+    page.evaluate("window.same = true")
+    current = page.locator("nav.top > a[aria-current]")
+    titles = [title for view, title in VIEWS.items() if view != "latent"]
+    for title in titles:
+        page.locator("nav.top").get_by_role("link", name=title, exact=True).click()
+        expect(current).to_have_text(title)
+    for title in titles[-2::-1]:
+        page.go_back()
+        expect(current).to_have_text(title)
+    page.go_forward()
+    expect(current).to_have_text(titles[1])
+    assert page.evaluate("window.same")
+    page.reload()
+    expect(current).to_have_text(titles[1])
+    assert errors == []
+
+
+def test_two_tabs_are_two_readers(page: Page, browser: Browser, server: str):
+    page.goto(f"{server}/?run=signed&latent=5")
+    expect(page.locator("h1")).to_have_text("5")
+    other = browser.new_page()
+    other.goto(f"{server}/?run=plain&latent=20")
+    expect(other.locator("h1")).to_have_text("20")
+    page.keyboard.press("j")
+    other.keyboard.press("k")
+    expect(page).to_have_url(f"{server}/?run=signed&latent=6")
+    expect(other).to_have_url(f"{server}/?run=plain&latent=19")
+    expect(page.locator("h1")).to_have_text("6")
+    expect(other.locator("h1")).to_have_text("19")
+    other.close()
+
+
+HARM = "[onerror], [onload], a[href^='javascript'], img, script, iframe, object, embed"
+
+
+@pytest.mark.parametrize("latent", [1, 4, 20, 21, 22, 23, 24, 25])
+def test_hostile_tokens_are_inert(
+    page: Page, server: str, runs: Path, errors: list[str], latent: int
+):
+    alerts: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        alerts.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", refuse)
+    page.goto(f"{server}/?run=signed&latent={latent}&context=full")
+    expect(page.locator(".example").first).to_be_visible()
+    shown = visible(Features(runs / "signed").file.token(latent)).strip()
+    peak = page.locator(".on.peak").first
+    expect(peak).to_have_text(shown)
+    peak.hover()
+    expect(page.locator(".tip")).to_contain_text(shown)
+    assert page.locator(".canvas").locator(HARM).count() == 0
+    assert alerts == errors == []
+
+
+def test_a_jump_is_drawn_before_the_script_has_run(page: Page, server: str):
+    page.goto(f"{server}/?run=signed&latent=5")
+    expect(page.locator("h1")).to_have_text("5")
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning")
+    # What Streamlit would have to be told by is cut off.
+    page.evaluate("WebSocket.prototype.send = () => {}")
+    page.keyboard.press("g")
+    page.keyboard.type("17\n")
+    expect(page.locator("h1")).to_have_text("17")
+    page.locator(".brand").click()
+    page.keyboard.type("jjk")
+    expect(page.locator("h1")).to_have_text("18")
+    page.get_by_role("button", name="Previous").click()
+    expect(page.locator("h1")).to_have_text("17")
+    page.locator("a.neighbour").first.click()
+    expect(page.locator("h1")).to_have_text("18")
+
+
+def test_where_the_route_is_out_of_reach_the_script_turns_the_pages(page: Page, server: str):
+    page.route("**/latent?*", lambda route: route.abort())
+    page.goto(f"{server}/?run=signed&latent=5")
+    expect(page.locator("h1")).to_have_text("5")
+    page.keyboard.type("jj")
+    expect(page.locator("h1")).to_have_text("7")
+    expect(page).to_have_url(f"{server}/?run=signed&latent=7")
+
+
+def test_the_last_asked_for_wins_over_slow_answers(page: Page, server: str):
+    def late(route: Route) -> None:
+        # The first page asked for arrives last.
+        if "latent=9" in route.request.url:
+            page.wait_for_timeout(400)
+        route.continue_()
+
+    page.goto(f"{server}/?run=signed&latent=5")
+    expect(page.locator("h1")).to_have_text("5")
+    page.route("**/latent?*", late)
+    for number in ("9", "12"):
+        page.keyboard.press("g")
+        page.keyboard.type(f"{number}\n")
+        page.locator(".brand").click()
+    expect(page).to_have_url(f"{server}/?run=signed&latent=12")
+    page.wait_for_timeout(600)
+    expect(page.locator("h1")).to_have_text("12")
+
+
+def test_random_after_a_turn_is_not_taken_for_an_old_answer(page: Page, server: str):
+    page.goto(f"{server}/?run=signed&latent=5")
+    expect(page.locator("h1")).to_have_text("5")
+    page.keyboard.press("j")
+    page.get_by_role("button", name="Random").click()
+    # 31 latents fire, and the draw may fall on the one that is shown.
+    expect(page).to_have_url(re.compile(r"latent=\d+$"))
+    for _ in range(3):
+        page.get_by_role("button", name="Random").click()
+        page.wait_for_timeout(500)
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.locator("h1")).to_have_text(page.url.rpartition("=")[2])

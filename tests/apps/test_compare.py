@@ -22,7 +22,7 @@ def random_decoder(n: int, seed: int, *, signed: bool = False) -> Decoder:
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_blocks_find_what_all_cosines_at_once_find(monkeypatch, signed: bool):
-    monkeypatch.setattr("feature_browser.weights.CELLS_AT_ONCE", 100)
+    monkeypatch.setattr("feature_browser.weights.TILE", 10)
     this, other = random_decoder(37, 0, signed=signed), random_decoder(23, 1, signed=signed)
     cosines = this.rows @ other.rows.T
     cosines = np.abs(cosines) if signed else cosines
@@ -34,10 +34,17 @@ def test_blocks_find_what_all_cosines_at_once_find(monkeypatch, signed: bool):
 
 
 def test_a_latent_is_not_its_own_neighbour(monkeypatch):
-    monkeypatch.setattr("feature_browser.weights.CELLS_AT_ONCE", 50)
+    monkeypatch.setattr("feature_browser.weights.TILE", 7)
     one = random_decoder(20, 0)
     found, _ = nearest(one, one, itself=True)
     assert (found.row != np.arange(20)).all()
+
+
+def test_the_share_that_is_done_rises_to_one(monkeypatch):
+    monkeypatch.setattr("feature_browser.weights.TILE", 8)
+    told: list[float] = []
+    nearest(random_decoder(20, 0), random_decoder(9, 1), report=told.append)
+    assert told == [0.4, 0.8, 1.0]
 
 
 def test_a_shuffled_copy_is_matched_whole():

@@ -60,9 +60,9 @@ def test_a_box_of_the_picture_lists_its_rows(open_app: Open):
 
 def test_a_search_by_number_or_token_narrows_the_table(open_app: Open):
     app = open_app(run="signed", view="steering")
-    app.text_input(key="search-steering").set_value("20").run()
-    assert address(app)["q"] == "20"
-    assert "word20" in drawn(app)
+    app.text_input(key="search-steering").set_value("17").run()
+    assert address(app)["q"] == "17"
+    assert "word17" in drawn(app)
     assert "2 of 64" in drawn(app)
 
 

@@ -1,72 +1,213 @@
 // Shows HTML that Python has escaped, and adds what HTML alone cannot do: links that do not reload
-// the page, tooltips, a range brushed on the histogram, the keys G and Copy, and neighbouring pages
-// that are drawn at once while Python is still being asked for them.
+// the page, tooltips, a range brushed on the histogram, the keys J, K, G and Copy, and turning to
+// another latent without a pass of the script.
 
 export default function (component) {
   const { parentElement, data, setTriggerValue } = component
   const canvas = parentElement.querySelector(".canvas")
-  // Streamlit may render old data again; a page that was drawn ahead must survive that.
-  if (canvas.received !== data.html) {
-    canvas.received = data.html
-    draw(canvas, data.html)
-  }
+  // Streamlit may render old data again; a page that was turned to must survive that.
+  if (canvas.received !== data.html) receive(canvas, data)
   // This runs at every rendering, the returned function only when the canvas goes away.
   canvas.stop?.abort()
   const stop = new AbortController()
   canvas.stop = stop
-  const on = (target, name, action) => target.addEventListener(name, action, { signal: stop.signal })
-  followLinks(canvas, on, setTriggerValue)
+  canvas.go = (href) => setTriggerValue("go", href)
+  const on = (target, name, action, options) =>
+    target.addEventListener(name, action, { signal: stop.signal, ...options })
+  if (data.latent !== null) turnPages(canvas, on)
+  followLinks(canvas, on)
   showTips(canvas, on)
   brush(canvas, on)
-  if (data.ahead) turnPages(canvas, on, data.ahead, setTriggerValue)
-  return () => stop.abort()
+  lightEdges(canvas, on)
+  annotate(canvas, on, component)
+  return () => {
+    stop.abort()
+    clearTimeout(canvas.telling)
+    clearTimeout(canvas.guessing)
+  }
+}
+
+function receive(canvas, data) {
+  canvas.received = data.html
+  // What Python says is newer than what was fetched before.
+  canvas.pages = new Map()
+  const awaited = wanted(canvas)
+  // An answer to what the reader has left since.
+  if (data.latent !== null && awaited !== null && awaited !== data.latent) return
+  canvas.wanted = null
+  draw(canvas, data.html)
+  if (data.latent !== null) fetchAround(canvas, data.latent)
 }
 
 function draw(canvas, html) {
   if (canvas.shown === html) return
+  const resume = beingTyped(canvas)
   canvas.innerHTML = html
   canvas.shown = html
+  resume?.()
 }
 
-// J and K ask Python for the next and previous latent, and show it now if it came along. Asking for
-// a latent by number, not for "one more", loses no step when the keys are faster than Python.
-function turnPages(canvas, on, ahead, setTriggerValue) {
-  const turn = (by) => {
-    const page = canvas.querySelector("[data-latent]")
-    const latent = wanted(canvas, Number(page?.dataset.latent)) + by
-    if (!(latent >= 0 && latent < Number(page?.dataset.latents))) return
-    canvas.wanted = { latent, time: performance.now() }
-    if (latent in ahead) draw(canvas, ahead[latent])
-    const address = new URLSearchParams(window.location.search)
-    address.set("latent", latent)
-    setTriggerValue("go", `?${address}`)
+// Turning from latent to latent: the page is fetched and shown at once, and Python is told once the
+// reader rests; it then draws the same page and makes it the address.
+const REST = 150
+const AROUND = [1, -1, 2, -2, 3]
+const GO_TO = 'input[aria-label="Go to latent"]'
+const NUMBER = /^[0-9]{1,9}$/
+
+function turnPages(canvas, on) {
+  const by = (step) => {
+    const shown = canvas.querySelector("[data-latent]")
+    if (shown) turn(canvas, (wanted(canvas) ?? Number(shown.dataset.latent)) + step)
   }
   on(document, "keydown", (event) => {
-    const typing = event.composedPath()[0].matches?.("input, textarea, select, [contenteditable]")
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return
-    if (event.key === "j") turn(1)
-    if (event.key === "k") turn(-1)
+    const target = event.composedPath()[0]
+    const plain = !(event.ctrlKey || event.metaKey || event.altKey || event.shiftKey)
+    if (target.matches?.(GO_TO)) typed(canvas, event)
+    if (!plain || target.matches?.("input, textarea, select, [contenteditable]")) return
+    if (event.key === "j") by(1)
+    if (event.key === "k") by(-1)
     if (event.key === "g") goToField(event)
+  }, { capture: true })
+  // Streamlit's buttons do the same by a pass of the whole script.
+  on(document, "click", (event) => {
+    const button = event.target.closest?.(".st-key-controls button")
+    const step = { "st-key-next": 1, "st-key-previous": -1 }[stepper(button)]
+    if (button && !step) forget(canvas)
+    if (!step || button.disabled) return
+    event.stopImmediatePropagation()
+    by(step)
+  }, { capture: true })
+  on(window, "popstate", () => {
+    forget(canvas)
+    const address = new URLSearchParams(window.location.search)
+    // Python may be asked for what it drew last, and then has nothing new to say.
+    const latent = (address.get("view") ?? "latent") === "latent" ? address.get("latent") : null
+    if (latent !== null && NUMBER.test(latent)) turn(canvas, Number(latent), null)
+  })
+  // What is typed or pointed at is likely to be asked for.
+  on(document, "input", (event) => {
+    const text = event.target.matches?.(GO_TO) ? event.target.value.trim() : ""
+    clearTimeout(canvas.guessing)
+    if (NUMBER.test(text)) canvas.guessing = setTimeout(() => guess(canvas, Number(text)), 30)
+  })
+  on(canvas, "pointerover", (event) => {
+    const link = event.target.closest?.("a[href^='?']")
+    const latent = link ? otherLatent(canvas, link.getAttribute("href")) : null
+    if (latent !== null) guess(canvas, latent)
   })
 }
 
-// The latent last asked for, as long as its answer may still be on the way; else the one shown.
-function wanted(canvas, shown) {
-  const asked = canvas.wanted
-  return asked && performance.now() - asked.time < 1500 ? asked.latent : shown
+function stepper(button) {
+  return ["st-key-next", "st-key-previous"].find((name) => button?.closest(`.${name}`))
 }
 
-function followLinks(canvas, on, setTriggerValue) {
+// Something else leads on from here.
+function forget(canvas) {
+  canvas.wanted = null
+  clearTimeout(canvas.telling)
+}
+
+// Shows `latent` now if it is at hand, else as soon as it was fetched and is still wanted. Python is
+// told after `rest` milliseconds; null: somebody else tells it.
+function turn(canvas, latent, rest = REST) {
+  const page = canvas.querySelector("[data-latent]")
+  if (!(latent >= 0 && latent < Number(page?.dataset.latents))) return false
+  canvas.wanted = { latent, time: performance.now() }
+  clearTimeout(canvas.telling)
+  const tell = () => canvas.go(`?${addressOf(latent)}`)
+  if (rest !== null) canvas.telling = setTimeout(tell, rest)
+  pageOf(canvas, latent).then((html) => {
+    if (html === null || canvas.wanted?.latent !== latent) return
+    draw(canvas, html)
+    fetchAround(canvas, latent)
+  })
+  return true
+}
+
+function guess(canvas, latent) {
+  const page = canvas.querySelector("[data-latent]")
+  if (latent < Number(page?.dataset.latents)) pageOf(canvas, latent)
+}
+
+// The latent last asked for, as long as its answer may still be on the way; else null.
+function wanted(canvas) {
+  const asked = canvas.wanted
+  return asked && performance.now() - asked.time < 1500 ? asked.latent : null
+}
+
+function addressOf(latent) {
+  const address = new URLSearchParams(window.location.search)
+  address.set("latent", latent)
+  return address.toString()
+}
+
+// The page of a latent, fetched once; null where the server has no such route.
+function pageOf(canvas, latent) {
+  const address = addressOf(latent)
+  const { pages } = canvas
+  if (!pages.has(address)) {
+    if (pages.size > 40) pages.delete(pages.keys().next().value)
+    const path = window.location.pathname.replace(/[^/]*$/, "latent")
+    const answer = fetch(`${path}?${address}`).then((found) => (found.ok ? found.text() : null))
+    pages.set(address, answer.catch(() => null))
+  }
+  return pages.get(address)
+}
+
+async function fetchAround(canvas, latent) {
+  const last = Number(canvas.querySelector("[data-latent]")?.dataset.latents) - 1
+  for (const step of AROUND) {
+    if (latent + step < 0 || latent + step > last) continue
+    await pageOf(canvas, latent + step)
+    // The reader has moved on, and so has what lies around.
+    if (!canvas.isConnected || (canvas.wanted?.latent ?? latent) !== latent) return
+  }
+}
+
+// Streamlit tells Python what was typed.
+function typed(canvas, event) {
+  const text = event.composedPath()[0].value.trim()
+  if (event.key === "Enter" && NUMBER.test(text)) turn(canvas, Number(text), null)
+}
+
+// A link that changes the latent alone is turned to; any other is for Python.
+function otherLatent(canvas, href) {
+  const shown = canvas.querySelector("[data-latent]")
+  const asked = new URLSearchParams(href)
+  if (!shown || !asked.has("latent")) return null
+  const latent = asked.get("latent")
+  asked.sort()
+  const same = new URLSearchParams(addressOf(latent))
+  same.sort()
+  return asked.toString() === same.toString() ? Number(latent) : null
+}
+
+function followLinks(canvas, on) {
   on(canvas, "click", (event) => {
     const copy = event.target.closest("[data-copy]")
     if (copy) copyText(copy)
+    const change = event.target.closest("[data-set]")
+    if (change) canvas.go(changed(change.dataset.set))
     const link = event.target.closest("a[href^='?']")
     const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0
     if (!link || elsewhere) return
     event.preventDefault()
-    canvas.wanted = null
-    setTriggerValue("go", link.getAttribute("href"))
+    const href = link.getAttribute("href")
+    const latent = otherLatent(canvas, href)
+    if (latent !== null && turn(canvas, latent, 0)) return
+    forget(canvas)
+    canvas.go(href)
   })
+}
+
+// The address with some of its parameters set, or taken out if set to nothing.
+function changed(parameters) {
+  const address = new URLSearchParams(window.location.search)
+  for (const [name, value] of new URLSearchParams(parameters)) {
+    if (value) address.set(name, value)
+    else address.delete(name)
+  }
+  return `?${address}`
 }
 
 function copyText(button) {
@@ -75,10 +216,11 @@ function copyText(button) {
 }
 
 function goToField(event) {
-  const field = document.querySelector('input[aria-label="Go to latent"]')
+  const field = document.querySelector(GO_TO)
   if (!field) return
   event.preventDefault()
   field.focus()
+  field.select()
 }
 
 function showTips(canvas, on) {

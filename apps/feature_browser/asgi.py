@@ -1,0 +1,10 @@
+"""What is served: the app's script, and routes that answer without a pass of the script."""
+
+from pathlib import Path
+
+import streamlit as st
+from starlette.routing import Route
+
+from feature_browser.routes import latent_page
+
+app = st.App(Path(__file__).with_name("app.py"), routes=[Route("/latent", latent_page)])

@@ -1,0 +1,201 @@
+"""What an SAE reads in a prompt: the latents that fire on each token, and what they do to a logit.
+
+torch is imported where it is used, so that a page can draw a reading's type without it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from feature_browser.live import LiveRun
+from saelab.config import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saelab.lm.protocol import LanguageModel
+
+N_PREDICTED = 8
+CELLS_AT_ONCE = 2**24
+"""Numbers of decoder rows gathered at a time: 64 MiB."""
+LONGEST = 100_000
+"""Characters of a prompt; whatever tokenizer reads it, no model here reads more."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A token and its probability of coming next."""
+
+    token: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
+
+    Attributes:
+        tokens: as text, <bos> first where the model has one.
+        special: tokens on which no SAE is trained, so none is read.
+        log_prob: of each token given those before it, in nats; NaN for the first.
+        position, latent, value: of each firing.
+        attribution: first-order effect of each firing on the target's logit behind the prompt,
+            the mean logit subtracted: value * W_dec[latent] . dlogit/dx (arXiv 2403.19647, Eq. 2);
+            NaN where the site cannot be differentiated by.
+        predicted: the likeliest next tokens.
+        target: the token that the attributions are about.
+    """
+
+    tokens: tuple[str, ...]
+    special: Bool[ndarray, " pos"]
+    log_prob: Float[ndarray, " pos"]
+    position: Int[ndarray, " firing"]
+    latent: Int[ndarray, " firing"]
+    value: Float[ndarray, " firing"]
+    attribution: Float[ndarray, " firing"]
+    predicted: tuple[Prediction, ...]
+    target: Prediction
+
+    @property
+    def spaced(self) -> bool:
+        """Whether tokens carry their own spaces."""
+        return any(token != token.strip() for token in self.tokens)
+
+
+def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
+    """What the run's latents do on `text`, and to the logit of `target` (default: the likeliest).
+
+    Raises:
+        UsageError: the text is empty, too long, or has tokens that the model does not know; or the
+            target is not one token.
+    """
+    import torch
+
+    from saelab.lm.sites import replaceable
+
+    with live.lock, torch.enable_grad():
+        ids = prompt_tokens(live.model, text)
+        seen: list[Tensor] = []
+
+        def track(x: "Tensor") -> "Tensor":
+            seen.append(x.detach().clone().requires_grad_())
+            return seen[-1]
+
+        tokens = torch.tensor([ids], device=live.model.device)
+        edits = {live.target_site: track} if replaceable(live.target_site) else {}
+        out = live.model.run(tokens, edits=edits, hooks=[live.site])
+        logits = out.logits[0].float()
+        wanted = _target(live.model, target) if target else int(logits[-1].argmax())
+        gradient = None
+        if seen:
+            logit = logits[-1, wanted] - logits[-1].mean()
+            gradient = torch.autograd.grad(logit, seen)[0][0]
+        return _reading(live, ids, out.activations[live.site][0], logits, (gradient, wanted))
+
+
+def prompt_tokens(model: "LanguageModel", text: str) -> list[int]:
+    """The tokens of `text` behind <bos>, where the model has one.
+
+    Raises:
+        UsageError: there are none, too many, or unknown ones.
+    """
+    info = model.info
+    if not text.strip():
+        raise UsageError("The prompt is empty; type some text.")
+    if len(text) > LONGEST:
+        raise UsageError(
+            f"The prompt has {len(text)} characters, more than the {LONGEST} that are tokenized; "
+            "shorten it."
+        )
+    ids = model.tokenizer.encode(text)
+    if not ids:
+        raise UsageError("The prompt has no tokens; type some text.")
+    if set(info.special_token_ids) & set(ids):
+        raise UsageError(
+            f"{info.name} does not know {_unknown(model, text)}; use words of its vocabulary."
+        )
+    ids = ids if info.bos_token_id is None else [info.bos_token_id, *ids]
+    if len(ids) > info.n_ctx:
+        raise UsageError(
+            f"The prompt has {len(ids)} tokens, {len(ids) - info.n_ctx} more than the "
+            f"{info.n_ctx} that {info.name} reads; shorten it."
+        )
+    return ids
+
+
+def _unknown(model: "LanguageModel", text: str) -> str:
+    """The words that become special tokens, the first few by name."""
+    special = set(model.info.special_token_ids)
+    words = list(dict.fromkeys(text.split()))
+    unknown = [word for word in words if special & set(model.tokenizer.encode(word))]
+    named = ", ".join(f"“{word[:40]}”" for word in unknown[:5])
+    more = f" and {len(unknown) - 5} more words" if len(unknown) > 5 else ""
+    return f"{named}{more}" if unknown else "some of these characters"
+
+
+def _target(model: "LanguageModel", text: str) -> int:
+    ids = model.tokenizer.encode(text)
+    if len(ids) != 1 or ids[0] in model.info.special_token_ids:
+        found = f"is {len(ids)} tokens of {model.info.name}" if len(ids) != 1 else "is unknown"
+        raise UsageError(f"The next token “{text[:40]}” {found}; give exactly one token.")
+    return ids[0]
+
+
+def _reading(
+    live: LiveRun,
+    ids: list[int],
+    x: "Tensor",
+    logits: "Tensor",
+    about: "tuple[Tensor | None, int]",
+) -> Reading:
+    import torch
+
+    gradient, wanted = about
+    with torch.no_grad():
+        special = np.isin(ids, live.model.info.special_token_ids)
+        real = torch.tensor(np.flatnonzero(~special), device=x.device)
+        codes = live.sae.encode(x[real].to(live.sae.W_dec.dtype))
+        active = codes.active
+        position, latent = real[codes.rows()[active]], codes.indices[active]
+        value = codes.values[active].float()
+        attribution = value * _pull(live, gradient, position, latent)
+        log_probs = logits.log_softmax(-1)
+        following = log_probs[:-1].gather(1, torch.tensor(ids[1:], device=x.device)[:, None])
+        best = log_probs[-1].topk(min(N_PREDICTED, logits.shape[1])).indices.tolist()
+
+    def prediction(token: int) -> Prediction:
+        return Prediction(
+            token, live.model.tokenizer.token(token), float(log_probs[-1, token].exp())
+        )
+
+    return Reading(
+        tokens=tuple(live.model.tokenizer.token(token) for token in ids),
+        special=special,
+        log_prob=np.concatenate([[np.nan], following[:, 0].cpu().double().numpy()]),
+        position=position.cpu().numpy(),
+        latent=latent.cpu().numpy(),
+        value=value.cpu().double().numpy(),
+        attribution=attribution.cpu().double().numpy(),
+        predicted=tuple(prediction(token) for token in best),
+        target=prediction(wanted),
+    )
+
+
+def _pull(
+    live: LiveRun, gradient: "Tensor | None", position: "Tensor", latent: "Tensor"
+) -> "Tensor":
+    """W_dec[latent] . gradient[position] of each firing, a few rows at a time."""
+    import torch
+
+    if gradient is None:
+        return torch.full(latent.shape, torch.nan, device=latent.device)
+    rows = max(1, CELLS_AT_ONCE // gradient.shape[1])
+    parts = [
+        (live.sae.W_dec[f].float() * gradient[p].float()).sum(1)
+        for p, f in zip(position.split(rows), latent.split(rows), strict=True)
+    ]
+    return torch.cat(parts) if parts else gradient.new_zeros(0)

@@ -1,0 +1,122 @@
+"""Try it, live steering and notes as a person uses them, in headless Chromium."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from apps.serving import listen, served
+from feature_browser.notes import Note, Notes
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PROMPT = "the big cat sat on a mat"
+
+
+@pytest.fixture(scope="module")
+def root(live_runs: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of a live run and of one without a model, to write into."""
+    root = tmp_path_factory.mktemp("written")
+    shutil.copytree(live_runs / "topk", root / "topk")
+    shutil.copytree(runs / "signed", root / "signed")
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(root: Path) -> Iterator[str]:
+    with served(root) as server:
+        yield server.url
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
+    errors = listen(page)
+    yield page
+    page.close()
+    assert errors == []
+
+
+def test_a_prompt_is_typed_a_token_picked_and_a_latent_lit(page: Page, url: str):
+    page.goto(f"{url}/?run=topk&view=try")
+    page.get_by_label("Prompt").fill(PROMPT)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("h1.headline")).to_contain_text("latents fire on 7 tokens")
+    page.locator("button.tok", has_text="cat").hover()
+    expect(page.locator(".tip")).to_contain_text("position 3")
+    page.locator("button.tok", has_text="cat").click()
+    expect(page.locator("h1.headline")).to_contain_text("fire on “cat”")
+    assert "pos=3" in page.url
+    page.locator("button.light").first.click()
+    expect(page.locator("button.tok.on").first).to_be_visible()
+    page.reload()
+    expect(page.locator("h1.headline")).to_contain_text("fire on “cat”")
+    expect(page.locator("button.tok.on").first).to_be_visible()
+    page.go_back()
+    expect(page.locator("button.tok.on")).to_have_count(0)
+    page.get_by_label("Compare with").fill("a dog ran")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("h1.headline")).to_contain_text("latents fire in both")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_an_experiment_is_steered_saved_and_opened_again(page: Page, url: str):
+    page.goto(f"{url}/?run=topk&view=steering&part=live&latent=3")
+    page.get_by_label("Prompt").fill("the big cat")
+    page.get_by_label("Tokens", exact=True).fill("4")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    expect(page.locator(".strip")).to_have_count(2)
+    expect(page.locator("h1.headline")).to_contain_text("to latent 3")
+    page.get_by_label("Save this experiment as").fill("a cat")
+    # Leaving the field tells Streamlit what was typed.
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("The same text as when “a cat” was saved.")).to_be_visible()
+    page.goto(f"{url}/?run=topk&view=steering&part=live")
+    page.get_by_role("link", name="a cat").click()
+    expect(page.locator(".strip")).to_have_count(2)
+    expect(page.get_by_label("Latents")).to_have_value("3")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_keys_label_and_bookmark_a_latent_and_another_session_sees_it(
+    page: Page, browser: Browser, url: str, root: Path
+):
+    page.goto(f"{url}/?run=signed&latent=5")
+    expect(page.locator("h1")).to_have_text("5")
+    page.keyboard.type("ljust a label\n")
+    page.keyboard.type("bnwhy it fires")
+    page.keyboard.press("Control+Enter")
+    page.keyboard.type("j")
+    expect(page.locator("h1")).to_have_text("6")
+    page.keyboard.type("lthe next\n")
+    expect(page).to_have_url(f"{url}/?run=signed&latent=6")
+    other = browser.new_page()
+    other.goto(f"{url}/?run=signed&latent=5")
+    expect(other.locator("input.label")).to_have_value("just a label")
+    expect(other.locator("textarea")).to_have_value("why it fires")
+    expect(other.locator("[data-bookmark]")).to_have_attribute("aria-pressed", "true")
+    other.goto(f"{url}/?run=signed&view=latents&keep=labelled")
+    expect(other.locator("tbody tr")).to_have_count(2)
+    other.close()
+    assert Notes(root / "signed").all() == {
+        5: Note("just a label", "why it fires", bookmark=True),
+        6: Note("the next"),
+    }
+
+
+def test_what_is_being_typed_survives_a_drawing_of_the_same_page(page: Page, url: str):
+    page.goto(f"{url}/?run=signed&latent=9")
+    expect(page.locator("h1")).to_have_text("9")
+    page.keyboard.type("bl")
+    page.keyboard.type("not yet done")
+    # The bookmark's own pass of the script draws the page again meanwhile.
+    page.wait_for_timeout(1500)
+    expect(page.locator("input.label")).to_have_value("not yet done")
+    page.keyboard.press("Escape")
+    expect(page.locator("input.label")).to_have_value("")
+    page.keyboard.type("b")
+    expect(page.locator("[data-bookmark]")).to_have_attribute("aria-pressed", "false")

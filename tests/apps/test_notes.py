@@ -1,0 +1,110 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from feature_browser.notes import Note, Notes
+
+from saelab.config import UsageError
+
+
+def test_what_is_written_is_read_again_by_another_reader(tmp_path: Path):
+    notes = Notes(tmp_path)
+    notes.write(5, "label", " a woman is to be referred to ")
+    notes.write(5, "bookmark", "1")
+    notes.write(7, "note", "fires\ntwice")
+    assert Notes(tmp_path).all() == {
+        5: Note("a woman is to be referred to", "", bookmark=True),
+        7: Note(note="fires\ntwice"),
+    }
+
+
+def test_without_notes_nothing_is_read_and_no_file_is_made(tmp_path: Path):
+    notes = Notes(tmp_path)
+    assert (notes.version(), notes.all(), notes.history(0)) == (0, {}, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_latent_whose_notes_were_taken_back_has_none_but_a_history(tmp_path: Path):
+    notes = Notes(tmp_path)
+    for value in ("first", "second", ""):
+        notes.write(3, "label", value)
+    assert notes.all() == {}
+    assert [edit.value for edit in notes.history(3)] == ["first", "second", ""]
+
+
+def test_every_edit_changes_the_version(tmp_path: Path):
+    notes = Notes(tmp_path)
+    versions = [notes.version()]
+    for value in ("a", "b", "b"):
+        notes.write(0, "label", value)
+        versions.append(notes.version())
+    assert len(set(versions)) == 4
+
+
+def test_text_that_looks_like_sql_is_only_text(tmp_path: Path):
+    hostile = "'); drop table edit; --"
+    Notes(tmp_path).write(1, "label", hostile)
+    assert Notes(tmp_path).all()[1].label == hostile
+
+
+@pytest.mark.parametrize(
+    ("latent", "field", "value"), [(0, "name", "x"), (-1, "label", "x"), (0, "label", "x" * 201)]
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    tmp_path: Path, latent: int, field: str, value: str
+):
+    with pytest.raises(UsageError):
+        Notes(tmp_path).write(latent, field, value)
+    assert not list(tmp_path.iterdir())
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from feature_browser.notes import Notes
+
+for number in range(int(sys.argv[3])):
+    Notes(Path(sys.argv[1])).write(number % 4, "label", f"{sys.argv[2]}:{number}")
+"""
+
+
+def test_several_processes_that_write_at_once_lose_no_edit(tmp_path: Path):
+    processes, n = 3, 12
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    jobs = [subprocess.Popen([*command, str(w), str(n)]) for w in range(processes)]
+    assert [job.wait(60) for job in jobs] == [0] * processes
+    edits = [edit.value for latent in range(4) for edit in Notes(tmp_path).history(latent)]
+    assert sorted(edits) == sorted(f"{w}:{i}" for w in range(processes) for i in range(n))
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path):
+    Notes(tmp_path).write(0, "label", "x")
+    connection = sqlite3.connect(tmp_path / "notes.sqlite")
+    connection.execute("pragma user_version = 99")
+    connection.close()
+    for use in (Notes(tmp_path).all, lambda: Notes(tmp_path).write(0, "label", "y")):
+        with pytest.raises(UsageError, match="newer saelab"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but long enough to look at" * 20, b"\0" * 100]
+)
+def test_a_damaged_file_is_said_in_one_sentence(tmp_path: Path, content: bytes):
+    (tmp_path / "notes.sqlite").write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Notes(tmp_path).all()
+    with pytest.raises(UsageError, match="cannot be written"):
+        Notes(tmp_path).write(0, "label", "x")
+
+
+def test_a_directory_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Tests may run as root, whom no permission stops.
+    (tmp_path / "notes.sqlite").mkdir()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UsageError, match="is read-only"):
+        Notes(tmp_path).write(0, "label", "x")
