@@ -9,7 +9,7 @@ STAMP := $(VENV)/.up-to-date
 # Threads that wait for work should not keep the cores from those that have some.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format screenshots bench-browser clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -30,6 +30,13 @@ check: $(STAMP)  ## format, lint, types, import contracts
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/screenshots
+	test -d runs/demo || $(BIN)/saelab demo --out runs/demo
+	PYTHONPATH=tests $(BIN)/python -m apps.screenshots runs/demo --out build/screenshots
+
+bench-browser: $(STAMP)  ## how fast the browser is at 65,536 latents; makes two such runs first
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.browser --json build/browser.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,158 @@
+"""How fast the feature browser is at 65,536 latents, as a reader in Chromium sees it.
+
+    PYTHONPATH=tests python -m benchmarks.browser [--runs DIR] [--steps 100] [--json FILE]
+
+makes two such runs in DIR (unless they are there), serves them, and times from an input event to
+the paint that shows what it asked for: the keys J and K, numbers typed after G, and the links of
+the bar, each view in turns.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from apps.serving import chromium, headless, served
+from benchmarks.large_run import Size, write_large_run
+from feature_browser.place import VIEWS
+from playwright.sync_api import Page, expect
+from rich.console import Console
+from rich.table import Table
+
+PROBE = Path(__file__).with_name("browser_probe.js")
+LIMIT_MS = 60_000
+WITH_FIGURES = ("known", "training")
+"""Views that are drawn when Plotly has drawn."""
+Times = dict[str, list[float]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--d-sae", type=int, default=65_536)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        runs = options.runs or Path(made)
+        size = Size(d_sae=options.d_sae)
+        for seed in (0, 1):
+            if not (runs / f"run{seed}" / "metrics.jsonl").is_file():
+                write_large_run(runs / f"run{seed}", size, seed)
+        times: Times = {}
+        for part in measure(runs, options.steps, options.rounds):
+            times |= part
+            found = {name: summary(values) for name, values in times.items()}
+            Console().print(table({name: found[name] for name in part}))
+            if options.json:
+                options.json.parent.mkdir(parents=True, exist_ok=True)
+                options.json.write_text(json.dumps({"ms": found, "all": times}, indent=1))
+
+
+def measure(runs: Path, steps: int, rounds: int) -> Iterator[Times]:
+    """Times in milliseconds, by what was done: first of turns, then of changes of the view."""
+    path = chromium()
+    assert path, "no Chromium is installed"
+    with served(runs) as server, headless(path) as browser:
+        page = browser.new_page(viewport={"width": 1440, "height": 940})
+        page.set_default_timeout(LIMIT_MS)
+        page.add_init_script(path=PROBE)
+        page.goto(f"{server.url}/?run=run0&latent=100")
+        expect(page.locator(".example").first).to_be_visible(timeout=LIMIT_MS)
+        n_latents = int(page.locator("[data-latents]").get_attribute("data-latents") or 0)
+        yield turns(page, steps, n_latents)
+        yield views(page, rounds)
+
+
+def turns(page: Page, steps: int, n_latents: int) -> Times:
+    """Next, previous and jumps: at the pace of a reader, and as fast as each is shown."""
+    draw = np.random.default_rng(0)
+    times: Times = {}
+    floor = times.setdefault("floor: one word changes", [])
+    for _ in range(max(1, steps // 4)):
+        page.evaluate("probe.floor()")
+        page.keyboard.press("q")
+        floor.append(_taken(page))
+        time.sleep(0.2)
+    latent = 100
+    for name, key, by in (("next", "j", 1), ("previous", "k", -1)):
+        for pace, pause in (("", lambda: 0.2 + 0.4 * draw.random()), (", at once", lambda: 0.0)):
+            took = times.setdefault(name + pace, [])
+            for _ in range(steps if not pace else max(1, steps // 4)):
+                latent += by
+                took.append(_timed(page, latent, lambda key=key: page.keyboard.press(key)))
+                time.sleep(pause())
+    jumps = times.setdefault("jump to any latent", [])
+    for latent in draw.integers(0, n_latents, steps).tolist():
+        time.sleep(0.5)
+        page.keyboard.press("g")
+        page.keyboard.type(str(latent), delay=80)
+        time.sleep(0.08)
+        jumps.append(_timed(page, latent, lambda: page.keyboard.press("Enter")))
+        page.locator(".brand").click()
+    return times
+
+
+def views(page: Page, rounds: int) -> Times:
+    """A change to every view by its link, from the page of a latent and back.
+
+    The first pass warms up, and picks the run that Compare compares with.
+    """
+    times: Times = {}
+    _change(page, "compare", {})
+    page.get_by_role("link", name="run1", exact=True).first.click()
+    started = time.monotonic()
+    expect(page.locator("table caption", has_text="nearest")).to_have_count(1, timeout=5 * LIMIT_MS)
+    times["first comparison of the two runs"] = [1e3 * (time.monotonic() - started)]
+    for turn in range(rounds + 1):
+        for view in [view for view in VIEWS if view != "latent"]:
+            _change(page, view, times if turn else {})
+            _change(page, "latent", times if turn else {})
+    return times
+
+
+def _change(page: Page, view: str, times: Times) -> None:
+    # Streamlit takes the old view away a moment after it has drawn the new one.
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=LIMIT_MS)
+    time.sleep(0.5)
+    page.evaluate("([title, n]) => probe.view(title, n)", [VIEWS[view], view in WITH_FIGURES])
+    page.locator("nav.top").get_by_role("link", name=VIEWS[view], exact=True).click()
+    times.setdefault(f"view: {VIEWS[view]}", []).append(_taken(page))
+
+
+def _timed(page: Page, latent: int, act: Callable[[], None]) -> float:
+    page.evaluate("latent => probe.latent(latent)", latent)
+    act()
+    return _taken(page)
+
+
+def _taken(page: Page) -> float:
+    page.wait_for_function("probe.taken() !== null", polling=50)
+    return float(page.evaluate("probe.taken()")[-1])
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Middle, 95th percentile and largest, and how many."""
+    p50, p95 = np.percentile(values, [50, 95]).tolist()
+    return {"n": len(values), "p50": p50, "p95": p95, "max": max(values)}
+
+
+def table(found: dict[str, dict[str, float]]) -> Table:
+    """One row per thing that was done."""
+    shown = Table(title="From input to paint, ms", title_justify="left", box=None)
+    for title in ("", "n", "p50", "p95", "max"):
+        shown.add_column(title, justify="right" if title else "left")
+    for name, row in found.items():
+        figures = [f"{row[key]:.0f}" for key in ("n", "p50", "p95", "max")]
+        shown.add_row(name, *figures)
+    return shown
+
+
+if __name__ == "__main__":
+    main()
