@@ -74,9 +74,7 @@ def main(arguments: list[str]) -> int:
             "Got no run; name one or several, as in `saelab circuit RUN --prompt ...`."
         )
     # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions, circuit_path, explain_runs
-    from saelab.analysis.circuits.graph_file import save_graph_hdf5
-    from saelab.analysis.circuits.graph_json import save_graph
+    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
     from saelab.lm.load import load_recorded_model
     from saelab.training.run import Run
 
@@ -95,12 +93,7 @@ def main(arguments: list[str]) -> int:
         n_members=args.n_members,
     )
     found = explain_runs(lm, runs, args.prompt, options)
-    found.pruned.facts["runs"] = found.graph.facts["runs"] = [str(run.path) for run in runs]
-    token = found.graph.facts.get("token")
-    name = found.graph.facts["target"] if token is None else lm.tokenizer.token(token)
-    path = circuit_path(runs[0].path, args.prompt, name)
-    save_graph(found.pruned, path)
-    save_graph_hdf5(found.graph, path.with_suffix(".h5"))
+    path = save_circuit(found, runs, args.prompt, lm)
     _extras(args, found, path.stem)
     if args.json_:
         print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))

@@ -16,7 +16,8 @@ class DemoArguments(Config):
     """Run the whole pipeline on the shipped language model: under 3 minutes on 2 CPU cores.
 
     Harvests a residual stream and an attention layer's heads from one forward pass, trains a TopK
-    SAE on each, measures both on held-out text, and collects their features for the browser.
+    SAE on each, measures both on held-out text, collects their features for the browser, scores
+    which latents steer the model, and explains a prediction by the latents of both.
     Everything is written below --out; running it again continues where it stopped.
     """
 
@@ -27,6 +28,8 @@ class DemoArguments(Config):
 
 
 N_TOKENS = 500_000
+PROMPT = "anna met john in the park . john gave a book to"
+"""Whose next token, the one who did not give, is explained."""
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +56,9 @@ def main(arguments: list[str]) -> int:
 def _pipeline(args: DemoArguments) -> "list[tuple[Run, Evaluation]]":
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions, harvest
+    from saelab.analysis.circuits.explain import explain_runs, save_circuit
     from saelab.analysis.features import FeatureOptions, collect_features
+    from saelab.analysis.steering.scores import steering_scores
     from saelab.evaluation.evaluate import evaluate
     from saelab.lm.load import load_language_model
     from saelab.training.loop import train
@@ -69,5 +74,8 @@ def _pipeline(args: DemoArguments) -> "list[tuple[Run, Evaluation]]":
         run = train(tiny_topk(store, site), out=args.out / f"topk-{name}", device=args.device)
         result = evaluate(run, lm)
         collect_features(run, lm, FeatureOptions(n_tokens=150_000))
+        steering_scores(run, lm)
         results.append((run, result))
+    runs = [run for run, _ in results]
+    save_circuit(explain_runs(lm, runs, PROMPT), runs, PROMPT, lm)
     return results

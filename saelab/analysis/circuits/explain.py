@@ -20,6 +20,8 @@ from saelab.analysis.circuits.ablation import (
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
+from saelab.analysis.circuits.graph_file import save_graph_hdf5
+from saelab.analysis.circuits.graph_json import save_graph
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.influence import GraphScores, PruneOptions, graph_scores, prune
 from saelab.analysis.circuits.live import GradientCircuit, gradient_circuit, live_metric
@@ -135,6 +137,20 @@ def token_id(lm: LanguageModel, text: str) -> int:
     raise UsageError(
         f"{text!r} is not one token of {lm.info.name}; give a word that is in its vocabulary."
     )
+
+
+def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageModel) -> Path:
+    """Keep a circuit below the first of its runs, where the browser finds it.
+
+    Two files of one name: the pruned graph as JSON, whose path is returned, and the whole as HDF5.
+    """
+    found.pruned.facts["runs"] = found.graph.facts["runs"] = [str(run.path) for run in runs]
+    token = found.graph.facts.get("token")
+    name = found.graph.facts["target"] if token is None else lm.tokenizer.token(token)
+    path = circuit_path(runs[0].path, prompt, name)
+    save_graph(found.pruned, path)
+    save_graph_hdf5(found.graph, path.with_suffix(".h5"))
+    return path
 
 
 def circuit_path(run: Path, prompt: str, target: str) -> Path:
