@@ -9,7 +9,7 @@ import pytest
 from apps.circuit_cases import NAME, write_circuit
 from apps.serving import served
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, TimeoutError, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -83,6 +83,18 @@ def test_the_slider_hides_nodes_says_how_many_and_all_come_back(page: Page, addr
     expect(page.get_by_role("slider").first).to_have_value("100")
 
 
+def downloaded(page: Page, button: str) -> Path:
+    """What a button gives; a click is lost where the page is being drawn anew under it."""
+    for patience in (5_000, 5_000, 60_000):
+        try:
+            with page.expect_download(timeout=patience) as download:
+                page.get_by_role("button", name=button, exact=True).click()
+        except TimeoutError:
+            continue
+        return download.value.path()
+    pytest.fail(f"{button} gave nothing")
+
+
 def test_pins_are_named_survive_a_reload_and_are_exported(page: Page, address: str):
     pins = "heads 5 @4|plain 7 @4"
     page.goto(f"{address}/?view=circuit&run=bad&graph={NAME}&pins={pins}")
@@ -93,10 +105,7 @@ def test_pins_are_named_survive_a_reload_and_are_exported(page: Page, address: s
     page.get_by_role("link", name="<b>both</b>").click()
     expect(page.locator(".graph .pin")).to_have_count(2)
     for button in ("JSON", "circuit-tracer JSON"):
-        with page.expect_download() as download:
-            page.get_by_role("button", name=button, exact=True).click()
-        values = json.loads(Path(download.value.path()).read_text())
-        assert values["nodes"]
+        assert json.loads(downloaded(page, button).read_text())["nodes"]
 
 
 def test_pinned_latents_are_changed_in_the_live_model(

@@ -34,7 +34,7 @@ function receive(canvas, data) {
   const awaited = wanted(canvas)
   // An answer to what the reader has left since.
   if (data.latent !== null && awaited !== null && awaited !== data.latent) return
-  canvas.wanted = null
+  forget(canvas)
   draw(canvas, data.html)
   if (data.latent !== null) fetchAround(canvas, data.latent)
 }
@@ -50,6 +50,8 @@ function draw(canvas, html) {
 // Turning from latent to latent: the page is fetched and shown at once, and Python is told once the
 // reader rests; it then draws the same page and makes it the address.
 const REST = 150
+const PATIENCE = 1500
+const TRIES = 3
 const AROUND = [1, -1, 2, -2, 3]
 const GO_TO = 'input[aria-label="Go to latent"]'
 const NUMBER = /^[0-9]{1,9}$/
@@ -114,14 +116,20 @@ function turn(canvas, latent, rest = REST) {
   if (!(latent >= 0 && latent < Number(page?.dataset.latents))) return false
   canvas.wanted = { latent, time: performance.now() }
   clearTimeout(canvas.telling)
-  const tell = () => canvas.go(`?${addressOf(latent)}`)
-  if (rest !== null) canvas.telling = setTimeout(tell, rest)
+  canvas.telling = setTimeout(tell, rest ?? PATIENCE, canvas, latent, TRIES)
   pageOf(canvas, latent).then((html) => {
     if (html === null || canvas.wanted?.latent !== latent) return
     draw(canvas, html)
     fetchAround(canvas, latent)
   })
   return true
+}
+
+// A pass that was under way for something else may swallow the message, so it is sent until Python
+// answers.
+function tell(canvas, latent, tries) {
+  canvas.go(`?${addressOf(latent)}`)
+  if (tries > 1) canvas.telling = setTimeout(tell, PATIENCE, canvas, latent, tries - 1)
 }
 
 function guess(canvas, latent) {
@@ -132,7 +140,7 @@ function guess(canvas, latent) {
 // The latent last asked for, as long as its answer may still be on the way; else null.
 function wanted(canvas) {
   const asked = canvas.wanted
-  return asked && performance.now() - asked.time < 1500 ? asked.latent : null
+  return asked && performance.now() - asked.time < PATIENCE * TRIES ? asked.latent : null
 }
 
 function addressOf(latent) {
