@@ -136,12 +136,14 @@ class _Pursue(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         atoms, values, indices, residual = ctx.saved_tensors
         needs_x, needs_atoms = ctx.needs_input_grad[:2]
-        residual, adjoint = residual.clone(), grad_residual.clone()
+        residual = residual.clone()
+        # Written in place by kernels, which know no strides: a copy made later would be lost.
+        adjoint = grad_residual.clone(memory_format=torch.contiguous_format)
         if runs_triton(residual):
             from saelab.kernels.triton_pursuit import way_back
 
             codes, slopes = (values.contiguous(), indices.contiguous()), grad_values.contiguous()
-            grad_atoms = way_back(residual, adjoint.contiguous(), codes, slopes, atoms)
+            grad_atoms = way_back(residual, adjoint, codes, slopes, atoms.contiguous())
             return adjoint if needs_x else None, grad_atoms, None, None, None
         grad_atoms = torch.zeros_like(atoms) if needs_atoms else None
         for t in reversed(range(values.shape[1])):

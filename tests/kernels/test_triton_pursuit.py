@@ -66,3 +66,15 @@ def test_of_equal_atoms_the_first_is_taken_and_a_broken_row_stays_visible(by_ker
     assert done.values[2].isnan().all()
     assert done.residual[2].isnan().all()
     assert not done.residual[:2].isnan().any()
+
+
+def test_gradients_that_arrive_transposed_are_no_others(by_kernels):
+    """As those of a loss of the residual's transpose do; so with atoms that are a transpose."""
+    x, atoms = case()
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        a, b = (t.to(dtype, copy=True).requires_grad_() for t in (x, atoms.T.contiguous()))
+        matching_pursuit(a, b.T, 4).residual.T.flatten().sin().sum().backward()
+        gradients.append([t.grad.double() for t in (a, b)])
+    for ours, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-5)
