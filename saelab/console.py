@@ -22,6 +22,15 @@ def si(number: float | int) -> str:
     return f"{number:.3g}"
 
 
+def duration(seconds: float | int) -> str:
+    """A time to wait as a person says it: 8 s, 12 min, 3.4 h, 2.1 days."""
+    for size, unit, limit in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
+        if seconds < limit * size:
+            shown = f"{seconds / size:.1f}" if unit == "h" else f"{seconds / size:.0f}"
+            return f"{shown} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
 class _RateColumn(ProgressColumn):
     @override
     def render(self, task: Task) -> Text:
@@ -37,6 +46,8 @@ class Bar:
     total: int
     unit: str
     done: int = 0
+    before: int = 0
+    """Done by an earlier process, which says nothing about the speed of this one."""
     _progress: Progress | None = None
     _started: float = field(default_factory=time.monotonic)
     _printed: float = field(default_factory=time.monotonic)
@@ -53,11 +64,11 @@ class Bar:
 
     def _line(self, figures: str) -> str:
         elapsed = time.monotonic() - self._started
-        rate = self.done / max(elapsed, 1e-9)
+        rate = (self.done - self.before) / max(elapsed, 1e-9)
         # Work comes in whole batches, so the last one may reach beyond the total.
         left = max(0, self.total - self.done) / max(rate, 1e-9)
         share = f"{min(100, 100 * self.done / max(1, self.total)):.0f}%"
-        timing = f"{si(rate)} {self.unit}/s, {left:.0f} s left"
+        timing = f"{si(rate)} {self.unit}/s, {duration(left)} left"
         return f"{self.title}: {share} ({timing})" + (f"  {figures}" if figures else "")
 
 
@@ -66,7 +77,7 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     """Show work of `total` units; `done` of them were finished by an earlier process."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        bar = Bar(title, total, unit, done)
+        bar = Bar(title, total, unit, done, before=done)
         yield bar
         elapsed = time.monotonic() - bar._started
         rate = (bar.done - done) / max(elapsed, 1e-9)
@@ -83,4 +94,4 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     )
     with Progress(*columns, console=console) as live:
         live.add_task(title, total=total, completed=done, unit=unit, figures="")
-        yield Bar(title, total, unit, done, live)
+        yield Bar(title, total, unit, done, before=done, _progress=live)

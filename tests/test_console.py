@@ -1,8 +1,10 @@
 """Counts and progress as a person reads them."""
 
+import time
+
 import pytest
 
-from saelab.console import Bar, progress, si
+from saelab.console import Bar, duration, progress, si
 
 
 @pytest.mark.parametrize(
@@ -10,6 +12,20 @@ from saelab.console import Bar, progress, si
 )
 def test_counts_have_three_significant_figures(number, text):
     assert si(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (119, "119 s"), (130, "2 min"), (9000, "2.5 h"), (2e5, "2.3 days")],
+)
+def test_a_time_to_wait_is_in_the_unit_a_person_would_choose(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_what_an_earlier_process_did_says_nothing_about_the_speed_of_this_one():
+    bar = Bar("Harvest", 100, "tokens", done=90, before=90, _started=time.monotonic() - 10)
+    bar.advance(5)
+    assert "(0.5 tokens/s, 10 s left)" in bar._line("")
 
 
 def test_a_last_batch_beyond_the_total_is_still_100_percent():

@@ -1,5 +1,6 @@
 """The rows of a unit: forward passes (and backward passes for gradients) over its contexts."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -57,6 +58,18 @@ def unit_rows(
     if on_gpu:
         torch.cuda.synchronize(lm.device)
     return out
+
+
+def seconds_per_position(
+    lm: ActivationSource, sites: Sequence[SiteSpec], contexts: Contexts
+) -> float:
+    """What one position of these contexts takes, as one batch; a smaller one goes before."""
+    _values(lm, contexts.tokens[:1], sites)
+    start = time.perf_counter()
+    _values(lm, contexts.tokens, sites)
+    if lm.device.type == "cuda":
+        torch.cuda.synchronize(lm.device)
+    return (time.perf_counter() - start) / contexts.tokens.size
 
 
 def _values(

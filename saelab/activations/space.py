@@ -32,17 +32,21 @@ def unit_memory(manifest: Manifest) -> int:
     return (3 * sum(widths) + 2 * max(widths)) * itemsize(manifest.dtype) * manifest.max_rows
 
 
+def missing_units(root: Path, manifest: Manifest) -> int:
+    """How many units the store at `root`, which need not exist, lacks."""
+    tokens = root / "tokens"
+    names = [path.name for path in tokens.iterdir()] if tokens.is_dir() else []
+    committed = sum(UNIT_FILE.fullmatch(name) is not None for name in names)
+    return max(0, manifest.n_units - committed)
+
+
 def require_space(root: Path, manifest: Manifest, rows: int | None = None) -> int:
     """Bytes that the missing part of the store at `root` will take.
 
     Raises:
         UsageError: fewer are free on its disk.
     """
-    tokens = root / "tokens"
-    names = [path.name for path in tokens.iterdir()] if tokens.is_dir() else []
-    committed = sum(UNIT_FILE.fullmatch(name) is not None for name in names)
-    missing = max(0, manifest.n_units - committed)
-    needed = predicted_bytes(manifest, rows) * missing // manifest.n_units
+    needed = predicted_bytes(manifest, rows) * missing_units(root, manifest) // manifest.n_units
     free = free_bytes(root)
     if needed > free:
         raise UsageError(

@@ -12,7 +12,10 @@ from saelab.cli.parse import parse
 from saelab.config import Config
 
 if TYPE_CHECKING:
+    from saelab.activations.corpus import Corpus
     from saelab.activations.format import Manifest
+    from saelab.activations.harvest import HarvestOptions
+    from saelab.activations.ranks import Ranks
     from saelab.lm.protocol import ActivationSource
 
 
@@ -89,6 +92,7 @@ def main(arguments: list[str]) -> int:
     manifest = plan(lm, args.sites, corpus, options)
     if ranks.rank == 0:
         _print_plan(args.out, manifest)
+        _print_time(_seconds(args.out, lm, corpus, manifest, options, ranks))
     store = record(lm, corpus, manifest, out=args.out, options=options, ranks=ranks)
     if store.complete:
         print(f"{store.n_rows} rows at {len(store.sites)} sites")
@@ -119,6 +123,33 @@ def _device(name: str) -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
+def _seconds(
+    out: Path,
+    lm: "ActivationSource",
+    corpus: "Corpus",
+    manifest: "Manifest",
+    options: "HarvestOptions",
+    ranks: "Ranks",
+) -> float:
+    """How long the forward passes over what is missing will take, each process doing its share."""
+    from saelab.activations.forward import seconds_per_position
+    from saelab.activations.space import missing_units
+
+    share = missing_units(out, manifest) / manifest.n_units / ranks.world
+    if share == 0:
+        return 0.0
+    some = corpus.read(0, min(manifest.n_contexts, options.batch_size))
+    each = seconds_per_position(lm, manifest.sites, some)
+    return each * share * manifest.n_contexts * manifest.context_length
+
+
+def _print_time(seconds: float) -> None:
+    from saelab.console import duration
+
+    text = f"time    {duration(seconds)} of forward passes, judged by one batch"
+    print(text, file=sys.stderr, flush=True)
+
+
 def _print_plan(out: Path, manifest: "Manifest") -> None:
     from saelab.activations.space import free_bytes, in_bytes, require_space, unit_memory
 
@@ -128,6 +159,5 @@ def _print_plan(out: Path, manifest: "Manifest") -> None:
         f"disk    {in_bytes(require_space(out, manifest))} to write, {in_bytes(free_bytes(out))} "
         f"free, in {manifest.n_units} units",
         f"memory  {in_bytes(unit_memory(manifest))} beside the model and the text, per process",
-        "time    shown once the first batches have run",
     )
     print("\n".join(lines), file=sys.stderr, flush=True)
