@@ -5,12 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from pydantic import Field
 
 from saelab.cli.bench_step import StepArguments, run
+from saelab.cli.harvest import DTYPES
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
@@ -50,6 +51,8 @@ class StoreArguments(Config):
     """Tokens of the harvest."""
     contexts: int = Field(default=32, gt=0)
     """Contexts of a forward pass."""
+    compute_dtype: Literal["bf16", "f16", "f32"] = "f32"
+    """What the model runs in."""
     device: str = "auto"
     """Where the model runs and the batches go."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
@@ -135,6 +138,8 @@ def _store(args: StoreArguments) -> int:
 
 
 def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
+    import torch
+
     from saelab.activations.benchmark import compare_harvest, compare_reading, compare_writing
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions
@@ -155,7 +160,8 @@ def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
         )
         for cold in (True, False)
     ]
-    lm = load_hugging_face_model(args.model, device=args.device)
+    dtype = getattr(torch, DTYPES[args.compute_dtype])
+    lm = load_hugging_face_model(args.model, device=args.device, dtype=dtype)
     corpus = load_corpus(args.text, lm)
     options = HarvestOptions(n_tokens=args.n_tokens, batch_size=args.contexts)
     harvested = compare_harvest(
