@@ -28,7 +28,7 @@ batches of 4096 have a design effect of 1.3 (see `mixing`)."""
 COUNTED_CONTEXTS = 2**14
 """Contexts whose tokens are counted at a time."""
 UNIT_BYTES = 2**29
-"""The most that a unit takes, all sites together; a harvest holds up to five times as much."""
+"""The most that a unit takes, all sites together; a harvest holds 5 to 9 times as much."""
 
 
 @dataclass(frozen=True)

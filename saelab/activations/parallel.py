@@ -10,6 +10,9 @@ B = TypeVar("B")
 
 WORKERS = min(4, os.cpu_count() or 1)
 """More wait for Python's lock more than they read."""
+WRITERS = min(4, max(2, (os.cpu_count() or 1) // 4))
+"""Units that are written at once. While one waits for the disk, the others permute and sum theirs;
+each takes memory, and beside a GPU two do not keep up with the forward passes."""
 
 
 def parallel_map(function: Callable[[A], B], items: Iterable[A]) -> list[B]:

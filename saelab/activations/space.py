@@ -5,6 +5,7 @@ from pathlib import Path
 
 from saelab.activations.dtypes import itemsize
 from saelab.activations.format import BLOCK_ROWS, UNIT_FILE, Manifest
+from saelab.activations.parallel import WRITERS
 from saelab.config import UsageError
 
 HEADER_BYTES = 16 * 1024
@@ -29,7 +30,8 @@ def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
 def unit_memory(manifest: Manifest) -> int:
     """Bytes of memory that recording takes beside the model: see `BackgroundWriter`."""
     widths = [site.d_in for site in manifest.sites]
-    return (3 * sum(widths) + 2 * max(widths)) * itemsize(manifest.dtype) * manifest.max_rows
+    held = (WRITERS + 1) * sum(widths) + WRITERS * max(widths)
+    return held * itemsize(manifest.dtype) * manifest.max_rows
 
 
 def missing_units(root: Path, manifest: Manifest) -> int:
