@@ -85,6 +85,10 @@ class SiteView:
         """
         count = int(self._blocks.count[block])
         raw = torch.empty(count * self._row_bytes, dtype=torch.uint8) if out is None else out
+        self._read_raw(block, raw)
+        return self.rows_of(raw)
+
+    def _read_raw(self, block: int, raw: UInt8[Tensor, " byte"]) -> None:
         unit, first = int(self._blocks.unit[block]), int(self._blocks.first[block])
         header = self._headers[unit]
         with SealedFile(self._paths[unit]) as file:
@@ -93,7 +97,6 @@ class SiteView:
             check = not self._trusted[block]
             read_payload(file, header, first, raw.numpy().data, check=check)
             self._trusted[block] = True
-        return self.rows_of(raw)
 
     def bytes_of(self, rows: int) -> int:
         """Bytes that so many rows take in the stored number type."""
@@ -123,9 +126,7 @@ class SiteView:
         """Read these blocks into `out`, and say after each how many of its bytes are there."""
         ends = np.cumsum(self._blocks.count[blocks] * self._row_bytes).tolist()
         items = zip(blocks.tolist(), [0, *ends], ends, strict=False)
-        done = parallel_results(
-            lambda item: self.read_block(item[0], out[item[1] : item[2]]), items
-        )
+        done = parallel_results(lambda item: self._read_raw(item[0], out[item[1] : item[2]]), items)
         for _, end in zip(done, ends, strict=True):
             yield end
 
