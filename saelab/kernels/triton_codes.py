@@ -11,18 +11,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.triton_effects import Effects
+from saelab.kernels.triton_jump import JumpCodes
 from saelab.kernels.triton_nested import NestedCodes
 from saelab.kernels.triton_ragged import Ragged
 from saelab.kernels.triton_rows import RowCodes
 from saelab.kernels.triton_rules import Rules
+from saelab.kernels.triton_ties import Factors
 
-Codes = RowCodes | NestedCodes | Ragged
+Codes = RowCodes | NestedCodes | Ragged | JumpCodes
 
 
-def empty_codes(x: Float[Tensor, "batch d_in"], d_sae: int, rules: Rules) -> Codes:
-    """Room for the codes that these rules ask for."""
+def empty_codes(x: Float[Tensor, "batch d_in"], factors: Factors, rules: Rules) -> Codes:
+    """Room for the codes that these rules ask for; `factors` will make the pre-activations."""
+    d_sae = len(factors.W)
+    if rules.unrounded:
+        return RowCodes.empty(x, int(rules.k), signed=rules.signed, factors=factors)
     if rules.budgets:
-        return NestedCodes.empty(x, rules.budgets, share=rules.share)
+        return NestedCodes.empty(x, rules.budgets, rules.shares, n_kept=int(rules.k))
+    if rules.jump is not None:
+        return JumpCodes.empty(x, d_sae, rules.jump)
     if rules.over_batch:
         n = int(rules.k * len(x))
         return Ragged.empty(x, n, rules.groups, signed=rules.signed, share=rules.share)

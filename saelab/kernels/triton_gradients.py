@@ -6,10 +6,40 @@ What the two passes over the latents share. A latent that has more tokens than a
 slices first; a dead latent receives what AuxK adds. Nothing depends on which program is fast.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import triton
 import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Sums(NamedTuple):
+    """What both latent-major kernels read, in their order.
+
+    Attributes:
+        order: of the pairs by latent.
+        offsets: where each latent's pairs begin.
+        values: of the codes.
+        gradient: of the codes.
+        error_rows: of each entry, where rows differ in length; else anything.
+        errors: x_hat - x.
+        inputs: x - b_dec.
+        first: the first piece of each latent that is split.
+        pieces: `[capacity 2 d_in]`, the sums of the pieces.
+        scalars: `[capacity 3]`, their sums of gradient, value * gradient, and firings.
+    """
+
+    order: Int[Tensor, " pair"]
+    offsets: Int[Tensor, " d_sae_1"]
+    values: Float[Tensor, "*entry"]
+    gradient: Float[Tensor, "*entry"]
+    error_rows: Int[Tensor, "*entry"]
+    errors: Float[Tensor, "row d_in"]
+    inputs: Float[Tensor, "batch d_in"]
+    first: Int[Tensor, " d_sae_1"]
+    pieces: Float[Tensor, "capacity 2 d_in"]
+    scalars: Float[Tensor, "capacity 3"]
 
 
 @triton.jit

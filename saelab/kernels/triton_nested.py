@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Rows of k ranked codes whose smaller budgets reconstruct too (HierarchicalTopK)."""
+"""Rows of ranked codes with several reconstructions (HierarchicalTopK, Multi-TopK)."""
 
 from dataclasses import dataclass
 from typing import no_type_check
@@ -42,9 +42,9 @@ def _nested_kernel(
     residual,
     errors,
     dots,
+    shares,
     batch,
     d,
-    share,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -77,7 +77,7 @@ def _nested_kernel(
         rank = k - 1 - back
         value, atom = _rank(values, indices, scale, W, token * k + rank, column, inside, d)
         group = rank if k == GROUPS else tl.load(group_of + rank)
-        slope += tl.where(group != above, share, 0.0) * error
+        slope += tl.where(group != above, tl.load(shares + group), 0.0) * error
         above = group
         tl.store(residual + (token * GROUPS + group) * d + column, slope, mask=inside)
         tl.store(to_dots + rank, tl.sum(slope * atom))
@@ -86,13 +86,14 @@ def _nested_kernel(
 
 @dataclass(frozen=True)
 class NestedCodes:
-    """The k largest codes of each row by falling value, and the errors of all budgets.
+    """The largest codes of each row by falling value, and the errors of all budgets.
 
     The loss counts every budget's error (arXiv 2505.24473). See `triton_codes.Codes`.
 
     Attributes:
         group_of: `[k]`, which budget is the first to hold each rank.
-        share: of each budget in the loss.
+        shares: of the budgets in the loss.
+        n_kept: how many codes of a row are the SAE's own; Multi-TopK's others only train it.
     """
 
     values: Float[Tensor, "batch k"]
@@ -100,13 +101,19 @@ class NestedCodes:
     error_rows: Int[Tensor, " entry"]
     residual: Residual
     group_of: Int[Tensor, " k"]
-    share: float
+    shares: Float[Tensor, " budget"]
+    n_kept: int
 
     @classmethod
     def empty(
-        cls, x: Float[Tensor, "batch d_in"], budgets: tuple[int, ...], *, share: float
+        cls,
+        x: Float[Tensor, "batch d_in"],
+        budgets: tuple[int, ...],
+        shares: tuple[float, ...],
+        *,
+        n_kept: int,
     ) -> "NestedCodes":
-        """Room for the codes of these rows; the last budget is k."""
+        """Room for the codes of these rows, as many as the last budget."""
         batch, d = x.shape
         k, groups = budgets[-1], len(budgets)
         ranks = torch.arange(k, device=x.device)
@@ -115,7 +122,9 @@ class NestedCodes:
         residual = Residual.empty(x, batch * k, columns=chunk_columns(d), groups=groups)
         values = torch.empty(batch, k, dtype=torch.float32, device=x.device)
         indices = torch.empty(batch, k, dtype=torch.int32, device=x.device)
-        return cls(values, indices, (rows + group_of).flatten(), residual, group_of, share)
+        weights = values.new_tensor(shares)
+        error_rows = (rows + group_of).flatten()
+        return cls(values, indices, error_rows, residual, group_of, weights, n_kept)
 
     @property
     def k(self) -> int:
@@ -135,7 +144,7 @@ class NestedCodes:
         columns = chunk_columns(d)
         _nested_kernel[(batch * ceil_div(d, columns),)](
             self.values, self.indices, self.group_of, dictionary.scale, dictionary.W,
-            dictionary.bias, x, *out[:3], batch, d, self.share,
+            dictionary.bias, x, *out[:3], self.shares, batch, d,
             k=k, GROUPS=out.errors.shape[2], COLUMNS=columns, EVEN=d % columns == 0,
             UNROLL=UNROLL, num_warps=1,
         )  # fmt: skip

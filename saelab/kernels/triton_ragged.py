@@ -99,6 +99,30 @@ def _residual_kernel(
             entry += ENTRIES
 
 
+def ragged_errors(
+    codes: tuple[Float[Tensor, " entry"], Int[Tensor, " entry"], Int[Tensor, " batch_group_1"]],
+    x: Float[Tensor, "batch d_in"],
+    dictionary: Dictionary,
+    out: Residual,
+    share: float,
+) -> None:
+    """All of `out` but the gradient.
+
+    Args:
+        codes: values, indices, and where each row's groups begin; those beyond the end are ignored.
+        x: what is reconstructed.
+        dictionary: of atoms.
+        out: where to.
+        share: of each prefix in the loss.
+    """
+    (batch, d), columns, groups = x.shape, chunk_columns(x.shape[1]), out.errors.shape[2]
+    _residual_kernel[(batch * ceil_div(d, columns),)](
+        *codes, dictionary.scale, dictionary.W, dictionary.bias, x, *out[:3], batch, d,
+        len(codes[0]), share, GROUPS=groups, COLUMNS=columns, EVEN=d % columns == 0,
+        ENTRIES=ENTRIES if groups == 1 else ENTRIES_OF_GROUP, num_warps=1,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Ragged:
     """The largest codes of a whole batch, their number in all fixed. See `triton_codes.Codes`.
@@ -159,14 +183,8 @@ class Ragged:
         self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
     ) -> None:
         """See `Codes.decode`."""
-        (batch, d), out, columns = x.shape, self.residual, chunk_columns(x.shape[1])
-        groups = out.errors.shape[2]
-        _residual_kernel[(batch * ceil_div(d, columns),)](
-            self.values, self.indices, self.starts, dictionary.scale, dictionary.W,
-            dictionary.bias, x, *out[:3], batch, d, len(self.values), self.share,
-            GROUPS=groups, COLUMNS=columns, EVEN=d % columns == 0,
-            ENTRIES=ENTRIES if groups == 1 else ENTRIES_OF_GROUP, num_warps=1,
-        )  # fmt: skip
+        out = self.residual
+        ragged_errors((self.values, self.indices, self.starts), x, dictionary, out, self.share)
         code_gradients(
             self.values, self.indices, dictionary.scale, out, factor=factor, signed=self.signed
         )

@@ -14,7 +14,8 @@ from torch import Tensor
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_effects import Effects
 from saelab.kernels.triton_residual import Residual, code_gradients, tile_columns, tile_warps
-from saelab.kernels.triton_select import select_top_k
+from saelab.kernels.triton_select import segment_maxima, select_top_k
+from saelab.kernels.triton_ties import Factors, settle_ties
 from saelab.kernels.triton_weights import Dictionary, Weights
 
 
@@ -67,6 +68,7 @@ class RowCodes:
     Attributes:
         signed: whether they are chosen by magnitude and keep their signs, or rectified.
         effects: what they are chosen by besides their value, if anything.
+        factors: of the pre-activations, where ties between rounded ones are to be told apart.
     """
 
     values: Float[Tensor, "batch k"]
@@ -74,15 +76,22 @@ class RowCodes:
     residual: Residual
     signed: bool
     effects: Effects | None
+    factors: Factors | None
 
     @classmethod
     def empty(
-        cls, x: Float[Tensor, "batch d_in"], k: int, *, signed: bool, effects: Effects | None = None
+        cls,
+        x: Float[Tensor, "batch d_in"],
+        k: int,
+        *,
+        signed: bool,
+        effects: Effects | None = None,
+        factors: Factors | None = None,
     ) -> "RowCodes":
         """Room for the codes of these rows."""
         values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
         residual = Residual.empty(x, len(x) * k, columns=tile_columns(x.shape[1], k))
-        return cls(values, values.to(torch.int32), residual, signed, effects)
+        return cls(values, values.to(torch.int32), residual, signed, effects, factors)
 
     @property
     def k(self) -> int:
@@ -98,15 +107,20 @@ class RowCodes:
         """See `Codes.select`."""
         if self.effects is not None:
             self.effects.measure(weights)
+        out, signed = (self.values, self.indices), self.signed
+        maxima = segment_maxima(pre_acts, by_magnitude=signed, effects=self.effects)
         select_top_k(
             pre_acts,
             self.k,
-            by_magnitude=self.signed,
-            rectify=not self.signed,
+            by_magnitude=signed,
+            rectify=not signed,
             ordered=False,
             effects=self.effects,
-            out=(self.values, self.indices),
+            maxima=maxima,
+            out=out,
         )
+        if self.factors is not None:
+            settle_ties(pre_acts, *maxima, self.factors, out, by_magnitude=signed)
 
     def decode(
         self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float

@@ -212,6 +212,7 @@ def select_top_k(
     rectify: bool = False,
     ordered: bool = True,
     effects: Effects | None = None,
+    maxima: tuple[Float[Tensor, "batch segment"], int] | None = None,
     out: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]] | None = None,
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """The k largest entries of each row as they are stored, and where (int32).
@@ -226,6 +227,7 @@ def select_top_k(
         rectify: return max(0, value).
         ordered: by falling rank, equal entries by index; else all by index.
         effects: rank by max(0, entry) * (base + beta * |product|), in float32.
+        maxima: what `segment_maxima` finds, where the caller has it.
         out: where to write; the values in any float type.
 
     Raises:
@@ -239,13 +241,15 @@ def select_top_k(
     if not batch:
         return out
     K = max(2, power_of_two(k))
-    maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude, effects=effects)
-    n = maxima.shape[1]
+    if maxima is None:
+        maxima = segment_maxima(pre_acts, by_magnitude=by_magnitude, effects=effects)
+    best, W = maxima
+    n = best.shape[1]
     scratch = out[1].new_empty(batch, 3 * K)
     _select_kernel[(batch,)](
         pre_acts,
         *_arguments(pre_acts, effects),
-        maxima,
+        best,
         scratch,
         *out,
         m=m,
@@ -255,7 +259,7 @@ def select_top_k(
         W=W,
         PARTS=W // 16,
         N=max(K, power_of_two(n)),
-        BITS=16 if maxima.dtype == torch.bfloat16 else 32,
+        BITS=16 if best.dtype == torch.bfloat16 else 32,
         MAGNITUDE=by_magnitude,
         RECTIFY=rectify,
         SORT=ordered,

@@ -1,8 +1,6 @@
 """A whole training step of an SAE with unit atoms and k latents a row, from kernels alone."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,40 +8,15 @@ from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices, pairs_by_latent
 from saelab.kernels.sizes import ceil_div
+from saelab.kernels.streams import on, wait
 from saelab.kernels.triton_aux import AuxStep, Extra
 from saelab.kernels.triton_codes import empty_codes
-from saelab.kernels.triton_gradients import norm_kernel, slice_kernel
+from saelab.kernels.triton_gradients import Sums, norm_kernel, slice_kernel
+from saelab.kernels.triton_nested import NestedCodes
 from saelab.kernels.triton_rules import Launch, Rules
 from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
-from saelab.kernels.triton_weights import Weights
-
-
-class Sums(NamedTuple):
-    """What both latent-major kernels read, in their order.
-
-    Attributes:
-        order: of the pairs by latent.
-        offsets: where each latent's pairs begin.
-        values: of the codes.
-        gradient: of the codes.
-        error_rows: of each entry, where rows differ in length; else anything.
-        errors: x_hat - x.
-        inputs: x - b_dec.
-        first: the first piece of each latent that is split.
-        pieces: `[capacity 2 d_in]`, the sums of the pieces.
-        scalars: `[capacity 3]`, their sums of gradient, value * gradient, and firings.
-    """
-
-    order: Int[Tensor, " pair"]
-    offsets: Int[Tensor, " d_sae_1"]
-    values: Float[Tensor, "*entry"]
-    gradient: Float[Tensor, "*entry"]
-    error_rows: Int[Tensor, "*entry"]
-    errors: Float[Tensor, "row d_in"]
-    inputs: Float[Tensor, "batch d_in"]
-    first: Int[Tensor, " d_sae_1"]
-    pieces: Float[Tensor, "capacity 2 d_in"]
-    scalars: Float[Tensor, "capacity 3"]
+from saelab.kernels.triton_ties import Factors
+from saelab.kernels.triton_weights import Parameter, Weights
 
 
 class Step:
@@ -51,20 +24,26 @@ class Step:
 
     Attributes:
         mse_sum: squared error a row of the last step.
-        error: what of it the loss counts: with groups, the prefixes' errors times their share.
+        errors: `[group]`, the same of each group.
+        error: what of them the loss counts: their sum, weighed by the groups' shares.
         gradient_norm: of the last step, before clipping; 0 without a limit.
+        further: gradients of parameters that a subclass moves, which count for the norm.
     """
+
+    further: tuple[Tensor, ...] = ()
 
     def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
         m, d = weights.dec.value.shape
         dtype, device = weights.dec.copy.dtype, weights.scale.device
         self.weights, self.rules, self.launch = weights, rules, launch.fit(d)
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
-        self.centred = torch.empty_like(self.x)
+        self.centred = torch.empty_like(self.x) if rules.centres else self.x
         self.pre_acts = self.x.new_empty(batch, m)
-        self.codes = empty_codes(self.x, m, rules)
+        factors = Factors(self.centred, weights.enc.copy, weights.b_enc.copy)
+        self.codes = empty_codes(self.x, factors, rules)
         self.mse_sum = weights.scale.new_zeros(())
-        self.error = self.mse_sum if rules.groups == 1 else self.mse_sum.clone()
+        self.shares = weights.scale.new_tensor(rules.shares)
+        self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
         self.gradient_norm = weights.scale.new_zeros(())
         self.share = weights.scale.new_ones(1)
         self.rates = weights.scale.new_empty(2)
@@ -77,36 +56,45 @@ class Step:
 
         With a second stream, what does not wait for each other overlaps.
         """
-        on_side = _on(side)
-        _wait(side, None)
+        self.begin(side)
+        self.finish(side, aux)
+
+    def begin(self, side: torch.cuda.Stream | None = None) -> None:
+        """Up to the pre-activations."""
+        on_side = on(side)
+        wait(side, None)
         with on_side:
             self._advance_rates()
         self._centre()
         self.encode()
+        wait(None, side)
+
+    def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
+        """From the pre-activations on."""
+        on_side = on(side)
         self.select()
-        _wait(side, None)
+        wait(side, None)
         with on_side:
             pairs, slices = self.invert()
             sorted_ = None if side is None else side.record_event()
         self.decode()
-        _wait(side, None)
+        wait(side, None)
         with on_side:
-            columns = self._sum_errors()
+            columns = self._sum_rows(pairs)
         if aux is not None:
-            _wait(None, side)
-            last = self.codes.residual.residual[self.rules.groups - 1 :: self.rules.groups]
-            last = last if self.rules.share == 1 else last / self.rules.share
-            mean = last.sum(0, dtype=torch.float32) / len(last)
+            wait(None, side)
+            missed = self._missed()
+            mean = missed.sum(0, dtype=torch.float32) / len(missed)
             variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-            aux.run((self.codes.values, self.codes.indices), last, self.centred, variance)
+            aux.run(self.kept(), missed, self.centred, variance)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
-        sums = self.sum_slices(pairs, slices)
+        sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
         if self.rules.clip_norm is not None:
-            _wait(None, side)
-            self.clip(sums, columns, aux)
-        self.update(sums, aux)
-        _wait(None, side)
+            wait(None, side)
+            self.clip(sums, columns, extra)
+        self.update(sums, extra)
+        wait(None, side)
         self._finish(columns)
 
     def stages(self) -> dict[str, Callable[[], object]]:
@@ -125,6 +113,8 @@ class Step:
         }
 
     def _centre(self) -> None:
+        if not self.rules.centres:
+            return
         n, block = self.x.numel(), 1024
         centre_kernel[(ceil_div(n, block),)](
             self.x, self.weights.b_dec.value, self.centred, n, self.x.shape[1], BLOCK=block
@@ -148,14 +138,33 @@ class Step:
         """The error and the gradient of the codes."""
         self.codes.decode(self.x, self.weights.dictionary, factor=self._factor)
 
+    def _sum_rows(self, pairs: LatentPairs) -> Float[Tensor, " d_in"]:
+        """What can be summed beside the latents' work: the errors, here."""
+        del pairs
+        return self._sum_errors()
+
     def _sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch; the sum of what the loss makes of them, for the bias."""
-        groups, share = self.rules.groups, self.rules.share
         residual = self.codes.residual
-        errors = residual.errors.sum((0, 1)) / len(self.x)
-        self.mse_sum.copy_(errors[-1])
-        self.error.copy_(errors.sum() * share)
-        return torch.sum(residual.residual[::groups], 0, dtype=torch.float32)
+        torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
+        self.mse_sum.copy_(self.errors[0 if self.rules.wider else -1])
+        self.error.copy_(self.errors @ self.shares)
+        return torch.sum(residual.residual[:: self.rules.groups], 0, dtype=torch.float32)
+
+    def _missed(self) -> Float[Tensor, "batch d_in"]:
+        """The error of the SAE's own reconstruction, of what the loss makes of all of them."""
+        groups, residual = self.rules.groups, self.codes.residual.residual
+        if self.rules.wider:
+            return residual[::2] - residual[1::2]
+        last = residual[groups - 1 :: groups]
+        return last if self.rules.share == 1 else last / self.rules.share
+
+    def kept(self) -> tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]:
+        """Values and indices of the SAE's own codes."""
+        codes = self.codes
+        if isinstance(codes, NestedCodes):
+            return codes.values[:, : codes.n_kept], codes.indices[:, : codes.n_kept]
+        return codes.values, codes.indices
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """The pairs of the latents that are split, summed piece by piece."""
@@ -170,7 +179,7 @@ class Step:
         )  # fmt: skip
         return Sums(pairs.order, pairs.offsets, *codes, slices.first, sums, scalars)
 
-    def clip(self, sums: Sums, columns: Float[Tensor, " d_in"], aux: AuxStep | None) -> None:
+    def clip(self, sums: Sums, columns: Float[Tensor, " d_in"], extra: Extra | None) -> None:
         """The norm of all gradients, as they are after the projection, and what it lets through.
 
         Costs a second visit to every pair, since Adam may move nothing before the norm is known.
@@ -181,36 +190,54 @@ class Step:
         squares = self.norms.new_empty(len(self.to_input), self.chunks)
         to_bias = self.norms.new_empty(m)
         norm_kernel[(squares.numel(),)](
-            *sums, *self._extra(aux), squares, to_bias, self._factor, m, d,
-            LATENTS=n.latents, EXTRA=aux is not None, **self._shape, **self._options,
+            *sums, *self._extra(extra), squares, to_bias, self._factor, m, d,
+            LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
-        vector = self._factor * columns - w.enc.value.T @ to_bias
-        self.gradient_norm.copy_((squares.sum() + vector.square().sum()).clamp_min(0).sqrt())
+        vector = self._factor * columns
+        if self.rules.centres:
+            vector = vector - w.enc.value.T @ to_bias
+        total = squares.sum() + sum(g.square().sum() for g in (vector, *self.further))
+        self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
-    def update(self, sums: Sums, aux: AuxStep | None) -> None:
+    def update(self, sums: Sums, extra: Extra | None) -> None:
         """Both matrices, the encoder's bias and the dead counts, in one visit to each latent."""
         w, n = self.weights, self.launch
         m, d = w.dec.value.shape
+        since = tokens_since(*self.kept(), w.since_fired, len(self.x)) if self.rules.wider else None
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
-            self.to_input, *self._extra(aux), self.rates, self.share, self._factor, len(self.x),
-            m, d, LATENTS=n.latents, EXTRA=aux is not None, CLIP=self._clips, **self._adam,
+            self.to_input, *self._extra(extra), self.rates, self.share, self._factor, len(self.x),
+            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips, **self._adam,
             **self._shape, **self._options,
         )  # fmt: skip
+        if since is not None:
+            # The kernel has also counted the codes that are not the SAE's own.
+            w.since_fired.copy_(since)
 
-    def _extra(self, aux: AuxStep | None) -> Extra:
-        return Extra.nothing(self.norms) if aux is None else aux.extra
+    def _extra(self, extra: Extra | None) -> Extra:
+        return Extra.nothing(self.norms) if extra is None else extra
 
     def _finish(self, columns: Float[Tensor, " d_in"]) -> None:
         """The decoder's bias, whose gradient comes from all tokens, and the new scales."""
-        w = self.weights
-        m, d = w.dec.value.shape
-        vector_kernel[(ceil_div(d, 256),)](
-            w.b_dec.value, w.b_dec.m, w.b_dec.v, columns, self.to_input.sum(0), self.rates,
-            self.share, self._factor, d, CLIP=self._clips, BLOCK=256, **self._adam,
-        )  # fmt: skip
+        w, m = self.weights, len(self.norms)
+        minus = self.to_input.sum(0) if self.rules.centres else torch.zeros_like(columns)
+        self.move(w.b_dec, columns, minus, self._factor)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
+
+    def move(
+        self,
+        p: Parameter,
+        gradient: Float[Tensor, " n"],
+        minus: Float[Tensor, " n"],
+        factor: float | int,
+    ) -> None:
+        """A vector by Adam, whose gradient is `factor * gradient - minus`; not its copy."""
+        n = len(gradient)
+        vector_kernel[(ceil_div(n, 256),)](
+            p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
+            CLIP=self._clips, BLOCK=256, **self._adam,
+        )  # fmt: skip
 
     def _advance_rates(self) -> None:
         # In float64: in float32, 1 - 0.999 has five digits.
@@ -249,12 +276,12 @@ class Step:
         return {"B1": b1, "B2": b2, "EPS": self.rules.eps}
 
 
-def _on(side: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-    return nullcontext() if side is None else torch.cuda.stream(side)
-
-
-def _wait(waiting: torch.cuda.Stream | None, done: torch.cuda.Stream | None) -> None:
-    """Let one stream wait for what the other has been given; None stands for the current one."""
-    if waiting is not done:
-        current = torch.cuda.current_stream()
-        (waiting or current).wait_stream(done or current)
+def tokens_since(
+    values: Float[Tensor, "*entry"],
+    indices: Int[Tensor, "*entry"],
+    before: Int[Tensor, " d_sae"],
+    batch: int,
+) -> Int[Tensor, " d_sae"]:
+    """Tokens since each latent last fired, after a batch with these codes."""
+    silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
+    return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")

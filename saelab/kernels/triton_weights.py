@@ -53,6 +53,7 @@ class Weights:
         lr: Adam's learning rate, to be set between steps.
         step: steps done.
         threshold: above which codes of the whole batch fire, on average so far; NaN at first.
+        thresholds: `[d_sae]`, JumpReLU's.
     """
 
     dec: Parameter
@@ -64,11 +65,18 @@ class Weights:
     lr: Float[Tensor, " 1"]
     step: Float[Tensor, " 1"]
     threshold: Float[Tensor, ""]
+    thresholds: Parameter | None = None
 
     @property
     def dictionary(self) -> Dictionary:
         """The decoder, in the type of the products."""
         return Dictionary(self.dec.copy, self.scale, self.b_dec.value)
+
+    @property
+    def learned(self) -> Parameter:
+        """The thresholds of an SAE that has them."""
+        assert self.thresholds is not None
+        return self.thresholds
 
     @classmethod
     def start(
@@ -78,6 +86,7 @@ class Weights:
         W_dec: Float[Tensor, "d_sae d_in"],
         b_dec: Float[Tensor, " d_in"],
         dtype: torch.dtype,
+        thresholds: Float[Tensor, " d_sae"] | None = None,
     ) -> "Weights":
         """These weights before the first step; the copies have type `dtype`."""
         one = torch.zeros(1, dtype=torch.float64, device=W_dec.device)
@@ -91,4 +100,5 @@ class Weights:
             one,
             one.clone(),
             one.new_full((), torch.nan, dtype=torch.float32),
+            None if thresholds is None else Parameter.of(thresholds, torch.float32),
         )

@@ -100,9 +100,13 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         on: Tensor = Step.apply(pre_acts, self.threshold, width)
         l0 = on.sum(dim=1).mean()
         penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
-        rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
-        parts = {"l0_penalty": (self.config.l0_coefficient * rising, penalty)}
+        parts = {"l0_penalty": (self.penalty_weight(context), penalty)}
         return TrainingPass(nonzero(z), x_hat, squared_error(batch.wanted, x_hat), parts)
+
+    def penalty_weight(self, context: LossContext) -> float:
+        """What the penalty counts in the loss at this step."""
+        rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
+        return self.config.l0_coefficient * rising
 
     @override
     def before_optimizer_step(self) -> None:

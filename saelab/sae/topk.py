@@ -15,6 +15,9 @@ from saelab.sae.losses import squared_error
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
+WIDER = 4
+"""How many times k the second reconstruction of Multi-TopK has."""
+
 
 class TopKConfig(AuxKConfig):
     """TopK: the k largest pre-activations of each row, rectified (arXiv 2406.04093)."""
@@ -62,7 +65,7 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
         pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, k))
         done = self.selected_pass(batch, pre_acts, codes, context, top_k)
         if self.config.multi_k_coefficient:
-            more = top_k(pre_acts, min(4 * k, self.d_sae))
+            more = top_k(pre_acts, min(WIDER * k, self.d_sae))
             wider = self.decode(self.differentiable(more, batch.x), batch.x)
             error = squared_error(batch.wanted, wider) / context.total_variance
             done.parts["multi_k"] = (self.config.multi_k_coefficient, error)

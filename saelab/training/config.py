@@ -53,9 +53,13 @@ class TrainConfig(Config):
     transcoder's target has a scale of its own."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
+    selection: Literal["stored", "float32"] = "stored"
+    """Which pre-activations are the largest with --precision bfloat16: as they are stored, of which
+    several may be equal (stored, as torch.topk and every other trainer), or as they were before
+    rounding (float32: the set that float32 products choose; a few per cent slower)."""
     step: Literal["auto", "fused", "autograd"] = "auto"
-    """How a step is done. auto takes the fused one where it can (TopK and AbsTopK on CUDA, local
-    objective): the same mathematics from kernels alone, several times as fast."""
+    """How a step is done. auto takes the fused one where it can (the TopK family and JumpReLU
+    on CUDA, local objective): the same mathematics from kernels alone, several times as fast."""
     lr: float | None = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)

@@ -1,4 +1,4 @@
-"""Training an SAE of the TopK family by kernels alone: one CUDA graph a step."""
+"""Training an SAE by kernels alone: one CUDA graph a step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from saelab.kernels.triton_rows import RowCodes
 from saelab.kernels.triton_rules import Launch
 from saelab.kernels.triton_train import Step
 from saelab.kernels.triton_weights import Weights
-from saelab.sae.base import AbstractSAE
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.jumprelu import JumpReLU
+from saelab.sae.matryoshka import Matryoshka
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.training.fused_rules import OVER_BATCH, fused_rules
 from saelab.types import SparseCodes
@@ -38,6 +40,8 @@ class FusedOptions:
         clip_norm: the largest norm of all gradients; None: no limit. A limit costs a second pass
             over the codes' gathers, since Adam may move nothing before the norm is known.
         launch: shapes of the latent-major pass.
+        unrounded: whether the k largest are those before pre-activations are rounded to
+            `precision`, see `triton_ties`.
     """
 
     batch_size: int
@@ -46,6 +50,7 @@ class FusedOptions:
     dead_after: int = 10_000_000
     clip_norm: float | None = None
     launch: Launch = Launch()  # noqa: RUF009 - frozen
+    unrounded: bool = False
 
 
 class FusedStep:
@@ -83,16 +88,21 @@ class FusedStep:
                 or k is too large.
         """
         self.rules = fused_rules(
-            sae, options.total_variance, clip_norm=options.clip_norm, dead_after=options.dead_after
+            sae,
+            options.total_variance,
+            clip_norm=options.clip_norm,
+            dead_after=options.dead_after,
+            unrounded=options.unrounded and options.precision != torch.float32,
         )
-        assert isinstance(sae, AbstractUnitNormSAE)
+        assert isinstance(sae, AbstractUnitNormSAE | JumpReLU)
         device = sae.W_dec.device if device is None else device
         self.sae, self.options = sae, options
         W_enc, b_enc, W_dec, b_dec = (
             p.detach().to(device) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
         )
-        self.weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision)
-        self._step = Step(self.weights, self.rules, options.batch_size, options.launch)
+        learned = sae.threshold.detach().to(device) if isinstance(sae, JumpReLU) else None
+        self.weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision, learned)
+        self._step = self._new_step()
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._aux: dict[int, AuxStep] = {}
         self.n_steps = 0
@@ -103,6 +113,11 @@ class FusedStep:
     def set_lr(self, lr: float | int) -> None:
         """The learning rate of the steps from now on."""
         self.weights.lr.fill_(lr)
+
+    def prepare(self, context: LossContext) -> None:
+        """What the next step must know beside the batch."""
+        if isinstance(self.sae, Matryoshka):
+            self.set_prefixes(self.sae.prefixes(context))
 
     def set_prefixes(self, prefixes: Sequence[int]) -> None:
         """The prefix lengths of a Matryoshka SAE, as many as it has, from now on."""
@@ -138,9 +153,17 @@ class FusedStep:
             if grad is None:
                 raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
             step.codes.effects.grad.copy_(grad)
+        self._advance()
+        self.n_steps += 1
+
+    def _new_step(self) -> Step:
+        return Step(self.weights, self.rules, self.options.batch_size, self.options.launch)
+
+    def _advance(self) -> None:
+        """One step on what `x` holds."""
+        step = self._step
         if self.rules.aux is not None and self.n_steps % LOOK_EVERY == 0:
             self.capacity = self._capacity(self.rules.aux)
-        self.n_steps += 1
         if not step.x.is_cuda:
             step.run(aux=self._aux_step())
             return
@@ -162,7 +185,17 @@ class FusedStep:
         """The codes of the last step, until the next one."""
         codes = self._step.codes
         offsets = codes.starts[: -1 : self.rules.groups] if isinstance(codes, Ragged) else None
-        return SparseCodes(codes.values, codes.indices, len(self.since_fired), offsets)
+        return SparseCodes(*self._step.kept(), len(self.since_fired), offsets)
+
+    @property
+    def wider_error(self) -> Float[Tensor, ""]:
+        """The squared error a row of Multi-TopK's second reconstruction."""
+        return self._step.errors[-1]
+
+    @property
+    def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """Weights and sizes of what else was minimised in the last step, by name."""
+        return {}
 
     @property
     def aux_loss(self) -> Float[Tensor, ""]:
@@ -198,6 +231,8 @@ class FusedStep:
         names = {"dec": w.dec, "enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
         out = {"scale": w.scale, "since_fired": w.since_fired, "lr": w.lr, "step": w.step}
         out["threshold"] = w.threshold
+        if w.thresholds is not None:
+            names["thresholds"] = w.thresholds
         for name, p in names.items():
             out |= {name: p.value, f"{name}.m": p.m, f"{name}.v": p.v, f"{name}.copy": p.copy}
         return out
@@ -239,10 +274,15 @@ class FusedStep:
         for tensor, before in zip(self._state().values(), saved, strict=True):
             tensor.copy_(before)
         del saved
-        # What little the second stream does should not queue behind a full device.
-        side = torch.cuda.Stream(priority=-1)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on allocating and copying: the store is read by one.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._step.run(side, aux)
-        self._graphs[self.capacity] = graph
+        self._graphs[self.capacity] = record(lambda side: self._step.run(side, aux))
+
+
+def record(run: Callable[[torch.cuda.Stream], object]) -> torch.cuda.CUDAGraph:
+    """What `run` gives to the device, whose kernels must be compiled; it gets a second stream."""
+    # What little the second stream does should not queue behind a full device.
+    side = torch.cuda.Stream(priority=-1)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on allocating and copying: the store is read by one.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        run(side)
+    return graph

@@ -11,7 +11,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE, LossContext
-from saelab.sae.matryoshka import Matryoshka
+from saelab.sae.jumprelu import JumpReLU
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import ADAM_EPS, TrainConfig
 from saelab.training.dead import DeadLatents
@@ -129,7 +129,7 @@ class AutogradSteps:
 
 
 class FusedSteps:
-    """SAEs of the TopK family with their squared error: kernels alone, one CUDA graph a step."""
+    """SAEs of the TopK family and JumpReLU, by kernels alone: CUDA graphs."""
 
     name = "fused"
 
@@ -141,6 +141,7 @@ class FusedSteps:
         total_variance: float,
     ) -> None:
         from saelab.training.fused import FusedOptions, FusedStep
+        from saelab.training.fused_jump import FusedJump
 
         # The module stays where it was built: its weights would take the device's memory twice.
         options = FusedOptions(
@@ -149,8 +150,10 @@ class FusedSteps:
             getattr(torch, config.precision),
             config.dead_after,
             config.clip_norm,
+            unrounded=config.selection == "float32",
         )
-        self.step = FusedStep(sae, options, device)
+        step = FusedJump if isinstance(sae, JumpReLU) else FusedStep
+        self.step = step(sae, options, device)
         self._dead_after = config.dead_after
 
     def advance(
@@ -160,10 +163,14 @@ class FusedSteps:
         assert isinstance(batch, ActivationBatch)
         step = self.step
         step.set_lr(lr)
-        if isinstance(step.sae, Matryoshka):
-            step.set_prefixes(step.sae.prefixes(context))
+        step.prepare(context)
         step(batch.x, scale, batch.grad)
         total, parts = step.error / context.total_variance, {}
+        for name, (weight, penalty) in step.penalties.items():
+            parts[name] = penalty
+            total = total + weight * penalty
+        if step.rules.wider:
+            parts["multi_k"] = step.wider_error / context.total_variance
         if step.capacity and step.rules.aux is not None:
             parts["aux_k"] = step.aux_loss
             total = total + step.rules.aux.coefficient * step.aux_loss
@@ -195,7 +202,8 @@ def choose_steps(
     """The fused step where it exists and is exact for this configuration, else autograd.
 
     Raises:
-        UsageError: the fused step was asked for and there is none.
+        UsageError: the fused step was asked for, or something that it alone can do, and there is
+            none.
     """
     problem = "--step autograd was asked for" if config.step == "autograd" else None
     problem = problem or _problem(config, sae, device)
@@ -203,6 +211,11 @@ def choose_steps(
         return FusedSteps(config, sae, device, total_variance)
     if config.step == "fused":
         raise UsageError(f"--step fused cannot train this: {problem}; take --step auto.")
+    if config.selection == "float32" and config.precision != "float32":
+        raise UsageError(
+            f"--selection float32 needs the fused step, and there is none: {problem}; leave it "
+            "out, or take --precision float32, where nothing is rounded."
+        )
     return AutogradSteps(config, sae, device)
 
 

@@ -27,6 +27,7 @@ SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
 
 FORMS = {
     "topk": (TopKConfig, {}),
+    "multi-topk": (TopKConfig, {"k": 1, "multi_k_coefficient": 0.125}),
     "abs-topk": (AbsTopKConfig, {}),
     "batch-topk": (BatchTopKConfig, {"k": 1.75}),
     "batch-abs-topk": (AbsTopKConfig, {"selection": "batch"}),
@@ -127,7 +128,8 @@ def test_a_latent_that_fires_on_every_token_is_split_and_sums_the_same():
 
 
 @pytest.mark.parametrize(
-    ("form", "clip_norm"), [("topk", None), ("abs-topk", 0.05), ("matryoshka", 0.05)]
+    ("form", "clip_norm"),
+    [("topk", None), ("multi-topk", 0.05), ("abs-topk", 0.05), ("matryoshka", 0.05)],
 )
 def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
     """Twenty latents of which few fire; they are dead from the second batch on."""
@@ -171,6 +173,28 @@ def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
     assert 0 < float((sae.W_enc - start).abs().max().detach()) < 2e-3
 
 
+@pytest.mark.parametrize("form", ["topk", "abs-topk"])
+def test_selection_in_float32_finds_what_rounding_hides(form):
+    """Pre-activations near 100, which bfloat16 rounds to steps of a half."""
+    chosen = []
+    for unrounded in (False, True):
+        sae = build(form, d_sae=16)
+        with torch.no_grad():
+            sae.b_enc.fill_(100)
+        step = FusedStep(sae, FusedOptions(BATCH, V, unrounded=unrounded, launch=SMALL))
+        W, bias = step.weights.enc.copy.double(), step.weights.b_enc.copy.double()
+        centred = (batches(1)[0].bfloat16().double() - sae.b_dec.detach()).bfloat16().double()
+        best = (centred @ W.T + bias).abs().topk(K).indices.sort().values
+        step(batches(1)[0])
+        chosen.append(torch.equal(step.codes.indices.sort().values.to(best), best))
+    assert chosen == [False, True]
+
+
+def test_selection_in_float32_is_refused_where_rows_have_several_edges():
+    with pytest.raises(UsageError, match="is a BatchTopK SAE"):
+        FusedStep(build("batch-topk"), FusedOptions(BATCH, V, unrounded=True))
+
+
 def test_a_copied_state_continues_to_the_same_bits():
     x, y = batches(2)
     first, rest = (
@@ -191,7 +215,8 @@ def test_a_copied_state_continues_to_the_same_bits():
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (TopKConfig(d_sae=D_SAE, k=K, aux_coefficient=0, multi_k_coefficient=0.1), "multi_k"),
+        (TopKConfig(d_sae=600, k=129, multi_k_coefficient=0.1), "has 516 latents"),
+        (TopKConfig(d_sae=D_SAE, k=D_SAE, multi_k_coefficient=0.1), "is all its latents"),
         (KSparseConfig(d_sae=D_SAE, k=K), "this is a KSparse"),
         (TopKConfig(d_sae=600, k=513, aux_coefficient=0), "k=513"),
     ],

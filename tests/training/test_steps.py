@@ -1,15 +1,20 @@
 """Both ways to do a step make the same SAE; which one is taken is said and kept to."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import small_config
 from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
+from saelab.sae.base import LossContext
 from saelab.training.loop import train
-from saelab.training.objectives import make_objective
+from saelab.training.objectives import Local, make_objective
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
+from saelab.training.steps import AutogradSteps, FusedSteps
+from saelab.types import ActivationBatch
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's; see test_fused.py")
 CHANGES = {
@@ -48,6 +53,23 @@ def test_runs_by_kernels_equal_those_by_autograd(both):
     }
 
 
+def test_both_ways_report_multi_topks_two_errors(small_store):
+    sae = {**CHANGES["sae"], "multi_k_coefficient": 0.125, "aux_coefficient": 0}
+    config = small_config(small_store, **{**CHANGES, "sae": sae})
+    batch = ActivationBatch(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)))
+    found = []
+    for make in (AutogradSteps, partial(FusedSteps, total_variance=8.0)):
+        built = config.sae.build(8, torch.Generator().manual_seed(1))
+        steps = make(config, built, torch.device("cpu"))
+        context = LossContext(total_variance=8.0)
+        found.append(steps.advance(batch, Local(), context, lr=0.0, scale=1.0).terms)
+    theirs, ours = found
+    torch.testing.assert_close(ours.total, theirs.total.detach())
+    torch.testing.assert_close(ours.mse_sum, theirs.mse_sum.detach())
+    torch.testing.assert_close(ours.parts["multi_k"], theirs.parts["multi_k"].detach())
+    assert torch.equal(ours.codes.dense(), theirs.codes.dense().detach())
+
+
 def test_a_resumed_run_by_kernels_equals_one_that_never_stopped(both, small_store, tmp_path):
 
     config = small_config(small_store, **CHANGES, step="fused")
@@ -84,15 +106,16 @@ def test_a_checkpoint_of_the_other_way_is_refused(small_store, tmp_path):
         ({}, "needs a CUDA device"),
         ({"sae": {"variant": "k-sparse", "d_sae": 12, "k": 2}}, "this is a KSparse"),
         ({"sae": {"variant": "topk", "d_sae": 600, "k": 520}}, "k=520"),
+        ({"selection": "float32", "precision": "bfloat16", "step": "auto"}, "--selection float32"),
     ],
 )
 def test_asking_for_kernels_where_there_are_none_is_refused(
     small_store, tmp_path, monkeypatch, changes, named
 ):
 
-    if not changes:
+    if "sae" not in changes:
         monkeypatch.delenv("TRITON_INTERPRET")
-    config = small_config(small_store, **{**CHANGES, **changes}, step="fused")
+    config = small_config(small_store, **{**CHANGES, "step": "fused", **changes})
     with pytest.raises(UsageError, match=named):
         train(config, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
