@@ -30,7 +30,8 @@ class SteerArguments(Config):
     a range of strengths: how the target's probability rises, and what that costs.
 
     --concepts (shipped model) compares latents with difference-in-means on known concepts at equal
-    KL. --success N steers N random latents and shows what filtering by score does. Both need --all
+    KL. --success N steers N random latents and shows by what factor filtering by score raises their
+    success, with its 95 % interval, and how many random directions would pass. Both need --all
     first and write evaluation/steering_*.json.
     """
 

@@ -125,23 +125,31 @@ def print_concepts(result: ConceptSteering) -> None:
 
 
 def print_success(result: Success) -> None:
-    """What each filter keeps, and how well what it keeps steers."""
+    """What each filter keeps, how well what it keeps steers, and what it would keep of noise."""
     table = Table(title="Steering success, by filter", title_justify="left", box=None)
-    for name in ("filter", "latents", "success", "more than plain", "ratio"):
+    columns = ("filter", "latents", "success", "factor", "gain", "factor", "random")
+    for name in columns:
         table.add_column(name, justify="left" if name == "filter" else "right")
     for row in result.filters:
         best = "" if row.share is None else f" (best {row.share:.0%})"
-        kept = "none" if row.threshold is None else f"{row.score} score ≥ {row.threshold:.3g}{best}"
+        kept = "none" if row.threshold is None else f"{row.score} ≥ {row.threshold:.3g}{best}"
         table.add_row(
-            *(kept, str(row.n), f"{row.success:.2f}", f"{row.gain:+.2f}", f"{row.ratio:.2f}")
+            *(kept, str(row.n), f"{row.success:.2f}", _interval(row.ratio, row.low, row.high)),
+            *(f"{row.gain:+.2f}", _interval(row.gain_ratio, row.gain_low, row.gain_high)),
+            "" if row.chance is None else f"{row.chance:.0%}",
         )
     console = wide_console()
     console.print(table)
     console.print(
         "Success: promised tokens a text (GenSucc, arXiv 2505.20063, Eq. 7) at each latent's best "
-        "strength; ratio: to that of all latents.",
+        "strength; gain: beyond what the plain model says of them; factor: to that of all latents, "
+        "with its 95 % interval (bootstrap over latents); random: random directions that pass.",
         style="dim",
     )
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _latent(latent: int, sign: int) -> str:

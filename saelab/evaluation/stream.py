@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,22 +56,20 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
             text has changed since.
     """
     record = run.provenance()
-    check_model(record, lm, run)
+    check_model(lm, run)
     facts = record["corpus"]
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
     return recorded_corpus(facts, lm, split, record["context_length"])
 
 
-def check_model(record: dict[str, Any], lm: LanguageModel, run: Run) -> None:
+def check_model(lm: LanguageModel, run: Run) -> None:
     """Refuse a model other than the one whose activations the run was trained on.
 
     Raises:
         UsageError: the weights or the tokenizer differ, or the run knows of no model.
     """
-    trained_on = record["model"]
-    if trained_on is None:
-        raise UsageError(f"{run.path} was trained on arrays, not on a language model.")
+    trained_on = run.model()
     for field in ("weights_digest", "tokenizer_digest"):
         here = getattr(lm.info, field)
         if trained_on[field] != here:

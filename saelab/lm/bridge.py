@@ -1,6 +1,7 @@
 """A language model run through TransformerLens: the one module that names transformer_lens."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from einops import einsum, rearrange
@@ -11,9 +12,15 @@ from transformer_lens.model_bridge import TransformerBridge
 from saelab.config import UsageError
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.hooks import Hook, per_token, reader, replacer
+from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
+from saelab.lm.reading import Past
 from saelab.lm.sites import direct_path, layer_of, nearest, replaceable
 from saelab.lm.tokenizer import HuggingFaceTokenizer
+
+READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""In standard deviations of the logits: above rounding, below what a forgotten token does."""
+HALF_PRECISION_TOLERANCE = 0.1
 
 
 class _AllCapturedError(Exception):
@@ -152,8 +159,7 @@ class BridgeLanguageModel:
         writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         readers = [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
         logits = self._forward(tokens, writers + readers)
-        if missed := set(edits) - applied:
-            raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")
+        _check_applied(edits, applied)
         self._check_fired(hooks, seen)
         return ModelOutput(logits, seen)
 
@@ -163,6 +169,52 @@ class BridgeLanguageModel:
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits of `run`, without gradients; raises as it does."""
         return self.run(tokens, edits=edits).logits
+
+    @cached_property
+    def reads_on(self) -> bool:
+        """Whether `read_on` gives the logits of a whole pass, tried on five tokens.
+
+        Some architectures keep something else than keys and values, or keep them elsewhere.
+        """
+        tokens = torch.arange(5, device=self.device)[None] % self.info.d_vocab
+        try:
+            _, past = self.read_on(tokens[:, :3], None)
+        except TypeError:
+            # Its forward pass takes no cache.
+            return False
+        if not isinstance(past, KeyValuePast) or not past.whole:
+            return False
+        found, whole = self.read_on(tokens[:, 3:], past)[0], self.logits(tokens)[:, 3:]
+        tolerance = READING_ON_TOLERANCE.get(whole.dtype, HALF_PRECISION_TOLERANCE)
+        return bool((found - whole).abs().max() < tolerance * whole.std())
+
+    @torch.no_grad()
+    def read_on(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        past: Past | None,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> tuple[Float[Tensor, "batch new d_vocab"], Past]:
+        """The logits of new tokens behind those of `past`, and what is kept now.
+
+        Edits get and give the new tokens' activations only. `past` is used up.
+
+        Raises:
+            UsageError: as for `run`.
+            RuntimeError: as for `run`.
+        """
+        assert past is None or isinstance(past, KeyValuePast)
+        edits, applied = edits or {}, set[str]()
+        for hook in edits:
+            self._check_replaceable(hook)
+        logits, cache = self._bridge.run_with_hooks(
+            tokens.to(self.device),
+            fwd_hooks=[(name, replacer(name, e, tokens, applied)) for name, e in edits.items()],
+            return_type="logits_and_cache",
+            past_key_values=(past or KeyValuePast()).cache,
+        )
+        _check_applied(edits, applied)
+        return logits, KeyValuePast(cache)
 
     @torch.no_grad()
     def logit_effects(
@@ -223,3 +275,8 @@ class BridgeLanguageModel:
             raise UsageError(
                 f"{silent} exists in {self.info.name} but does not fire in a forward pass."
             )
+
+
+def _check_applied(edits: Mapping[str, Edit], applied: set[str]) -> None:
+    if missed := set(edits) - applied:
+        raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")

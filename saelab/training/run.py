@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
     from saelab.training.config import TrainConfig
 
+IDENTITY = ("name", "weights_digest", "tokenizer_digest")
+"""What tells one language model from another."""
+
 
 class Run:
     """The directory of one trained SAE; what is missing is said in one sentence.
@@ -94,11 +97,16 @@ class Run:
         """What identifies the language model whose activations the run was trained on.
 
         Raises:
-            UsageError: the run was trained on arrays.
+            UsageError: the run was trained on arrays, or does not say which model it was.
         """
-        model = self.provenance()["model"]
+        model = self.provenance().get("model")
         if model is None:
             raise UsageError(f"{self.path} was trained on arrays, not on a language model.")
+        if not isinstance(model, dict) or any(field not in model for field in IDENTITY):
+            raise UsageError(
+                f"{self.path / 'provenance.json'} does not say which language model this is; it "
+                f"needs {', '.join(IDENTITY)}."
+            )
         return model
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -65,7 +65,15 @@ def test_success_is_measured_and_saved(run, capsys):
     assert steer(run.path, "--success", 1) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(run.path / "evaluation" / "steering_success.json")
-    assert json.loads((run.path / "evaluation" / "steering_success.json").read_text())["latents"]
+    values = json.loads((run.path / "evaluation" / "steering_success.json").read_text())
+    assert len(values["latents"]) == 1
+    everything, *filtered = values["filters"]
+    assert everything["score"] == "none"
+    # The factor stands in the table with its interval, and a filter with what it keeps of noise.
+    assert "1.00 [1.00, 1.00]" in next(line for line in lines if line.lstrip().startswith("none"))
+    for row in filtered:
+        assert (row["chance"] is None) == (row["score"] == "input")
+        assert row["low"] <= row["ratio"] <= row["high"]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +82,8 @@ def test_success_is_measured_and_saved(run, capsys):
         ((), "Got 0 of --latents I ..., --all, --concepts and --success N; give one."),
         (("--all", "--latents", 3), "Got 2 of"),
         (("--latents", 99, "--prompt", "the cat"), "There is no latent 99"),
-        (("--latents", 3, "--prompt", "the zebra"), "special or unknown tokens"),
-        (("--all",), "'In my experience,' has special or unknown tokens"),
+        (("--latents", 3, "--prompt", "the zebra"), "does not know “zebra”"),
+        (("--all",), "does not know “In”, “my”, “experience,”"),
         (("--latents", 3, "--prompt", "the cat", "--positions", 7), "Position 7 lies behind"),
     ],
 )

@@ -62,7 +62,7 @@ class Dictionary:
         Raises:
             UsageError: the run was trained on another model.
         """
-        check_model(run.provenance(), lm, run)
+        check_model(lm, run)
         site = run.config.site
         target = run.options.get("target_site") or site
         return cls(run.load_sae(str(lm.device)), site, target, run.name)

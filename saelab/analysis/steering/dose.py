@@ -9,20 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.analysis.steering.generate import (
-    EditsFor,
-    Sampling,
-    edits_for,
-    generate,
-    plain,
-    plain_log_probs,
-    repetition,
-)
-from saelab.analysis.steering.interventions import Intervention, encode_prompt, position_mask
+from saelab.analysis.steering.generate import plain_log_probs, repetition
+from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.self_test import verify
 from saelab.analysis.steering.steerable import Steerable
-from saelab.config import UsageError
+from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, generate, plain
+from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
 
 if TYPE_CHECKING:
@@ -125,13 +118,7 @@ def _target(
 ) -> int:
     """The token id of `target`, or of what the change promises most."""
     if target is not None:
-        ids = model.lm.tokenizer.encode(target)
-        if len(ids) != 1 or ids[0] in model.lm.info.special_token_ids:
-            raise UsageError(
-                f"The target {target!r} is {len(ids)} tokens of {model.lm.info.name}, or one it "
-                "does not know; give exactly one token."
-            )
-        return ids[0]
+        return token_id(model.lm, target)
     sign = next((1 if s > 0 else -1 for s in strengths if s), 1)
     direction = sign * model.sae.W_dec[list(change.latents)].sum(dim=0, keepdim=True)
     return int(lens_tokens(model.lm, model.site, direction, 1))

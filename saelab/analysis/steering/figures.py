@@ -12,8 +12,10 @@ from saelab.analysis.figures import NEUTRAL, Palette, _dressed
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
     from saelab.analysis.steering.records import SteeringScores
+    from saelab.analysis.steering.success import Success
 
 N_WORDS = 6
+N_PARTS = 5
 
 
 def score_figure(scores: "SteeringScores", palette: Palette = NEUTRAL) -> go.Figure:
@@ -56,6 +58,42 @@ def _hover(scores: "SteeringScores", row: int) -> str:
         f"latent {scores.latent[row]}{pole}<br>promises {promises}<br>fires on {fires}"
         f"<br>input {scores.input[row]:.2f}, output {scores.output[row]:.3f}"
     )
+
+
+def success_figure(success: "Success", palette: Palette = NEUTRAL) -> go.Figure:
+    """Success beyond the plain model's against output score, and its mean in fifths of the latents.
+
+    The bars are 95 % intervals of the means.
+    """
+    output = np.array([found.output for found in success.latents])
+    gain = np.array([found.success - found.plain_success for found in success.latents])
+    points = go.Scattergl(
+        x=output.tolist(),
+        y=gain.tolist(),
+        text=[f"latent {found.latent}, factor {found.factor:g}" for found in success.latents],
+        customdata=[found.latent for found in success.latents],
+        mode="markers",
+        name="a latent",
+        hovertemplate="%{text}<br>output %{x:.3f}, %{y:+.2f} promised tokens<extra></extra>",
+        marker={"color": palette.positive, "size": 6, "opacity": 0.45},
+    )
+    order = np.argsort(output, kind="stable")
+    parts = [part for part in np.array_split(order, N_PARTS) if len(part)]
+    errors = [1.96 * float(gain[part].std()) / len(part) ** 0.5 for part in parts]
+    means = go.Scatter(
+        x=[float(output[part].mean()) for part in parts],
+        y=[float(gain[part].mean()) for part in parts],
+        error_y={"type": "data", "array": errors, "color": palette.negative},
+        mode="lines+markers",
+        name="mean of a fifth",
+        line={"color": palette.negative, "width": 2},
+        marker={"symbol": "diamond", "size": 9},
+        hovertemplate="output %{x:.2f}: %{y:+.2f}<extra>mean of a fifth</extra>",
+    )
+    figure = go.Figure([points, means])
+    figure.update_xaxes(title="output score")
+    figure.update_yaxes(title="promised tokens a text, beyond the plain model's")
+    return _dressed(figure, palette, height=420)
 
 
 def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:

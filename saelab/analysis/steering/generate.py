@@ -1,37 +1,20 @@
 """Generation, steered beside plain, with the same random numbers and every token's evidence."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor
 
-from saelab.analysis.steering.interventions import Intervention, encode_prompt, position_mask
+from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import Effect, verify
 from saelab.analysis.steering.steerable import Steerable
-from saelab.config import Config, UsageError
-from saelab.lm.protocol import Edit, LanguageModel
-
-EditsFor = Callable[[Tensor], Mapping[str, Edit]]
-"""The edits for contexts `[batch pos]`, which grow as tokens are generated."""
-
-
-class Sampling(Config):
-    """How continuations are drawn."""
-
-    n_tokens: int = Field(default=20, gt=0)
-    """Tokens to generate."""
-    temperature: float = Field(default=0.0, ge=0)
-    """0 takes the likeliest token; arXiv 2505.20063 samples at 0.7."""
-    n_samples: int = Field(default=1, gt=0)
-    """Continuations of each prompt."""
-    seed: int = 0
-    """Decides the samples. Steered and plain text use the same random numbers, so what differs
-    between them is the steering's doing."""
+from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, generate, plain
+from saelab.lm.prompt import encode_prompt
+from saelab.lm.protocol import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -132,80 +115,6 @@ def steer(
         for edits in (plain, edits_for(model, [change], n_prompt))
     )
     return Comparison(prompt, change, effect, unsteered, steered)
-
-
-def plain(_: Tensor) -> Mapping[str, Edit]:
-    """No edits."""
-    return {}
-
-
-def edits_for(model: Steerable, changes: Sequence[Intervention], n_prompt: int) -> EditsFor:
-    """The edits that make `changes` (one for all contexts, or one each) as contexts grow."""
-    if not changes:
-        return plain
-
-    def edits(contexts: Tensor) -> Mapping[str, Edit]:
-        mask = position_mask(model.lm, contexts, changes[0].positions, n_prompt)
-        return model.edits(changes, mask)
-
-    return edits
-
-
-@torch.no_grad()
-def generate(
-    lm: LanguageModel,
-    prompts: Int[Tensor, "batch pos"],
-    sampling: Sampling,
-    edits: EditsFor = plain,
-    samples: Sequence[int] | None = None,
-) -> Int[Tensor, "batch new"]:
-    """The tokens that follow each prompt.
-
-    Rows with the same number in `samples` (default: the row's own) share their random numbers,
-    whatever the batch; `n_samples` is not read. Nothing is cached between tokens: each costs a
-    forward pass of its context.
-
-    Raises:
-        UsageError: prompt and continuation are longer than the model's context.
-    """
-    n_prompt = prompts.shape[1]
-    if n_prompt + sampling.n_tokens > lm.info.n_ctx:
-        raise UsageError(
-            f"{n_prompt} tokens of prompt and {sampling.n_tokens} more exceed the {lm.info.n_ctx} "
-            f"that {lm.info.name} reads; lower --n-tokens or shorten the prompt."
-        )
-    numbers = list(range(len(prompts))) if samples is None else list(samples)
-    noise = _Noise(sampling.seed, numbers, lm.info.d_vocab)
-    contexts = prompts.to(lm.device)
-    for _ in range(sampling.n_tokens):
-        logits = lm.logits(contexts, edits(contexts))[:, -1].float()
-        if sampling.temperature:
-            # The argmax of logits plus Gumbel noise is a sample of their softmax.
-            logits = logits / sampling.temperature + noise.next().to(logits)
-        contexts = torch.cat([contexts, logits.argmax(dim=1, keepdim=True)], dim=1)
-    return contexts[:, n_prompt:]
-
-
-class _Noise:
-    """Gumbel noise of every row's sample, step by step."""
-
-    def __init__(self, seed: int, samples: list[int], d_vocab: int) -> None:
-        # Odd multipliers keep neighbouring seeds and samples apart.
-        self.generators = {
-            number: torch.Generator().manual_seed(
-                (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9) % 2**63
-            )
-            for number in sorted(set(samples))
-        }
-        self.samples = samples
-        self.d_vocab = d_vocab
-
-    def next(self) -> Float[Tensor, "batch d_vocab"]:
-        drawn = {
-            number: -torch.empty(self.d_vocab).exponential_(generator=generator).log()
-            for number, generator in self.generators.items()
-        }
-        return torch.stack([drawn[number] for number in self.samples])
 
 
 def _with_evidence(

@@ -85,27 +85,3 @@ def position_mask(
     place = torch.arange(tokens.shape[1], device=lm.device) >= first
     special = torch.tensor(lm.info.special_token_ids, dtype=torch.long, device=lm.device)
     return place & ~torch.isin(tokens.to(lm.device), special)
-
-
-def encode_prompt(lm: LanguageModel, text: str) -> Int[Tensor, " pos"]:
-    """The tokens of `text` behind <bos>, where the model has one.
-
-    Raises:
-        UsageError: the text is empty, too long, or has words that the tokenizer does not know.
-    """
-    ids = lm.tokenizer.encode(text)
-    special = set(lm.info.special_token_ids)
-    if not ids or special & set(ids):
-        reason = "has special or unknown tokens" if ids else "is empty"
-        raise UsageError(
-            f"The prompt {text!r} {reason} for {lm.info.name}; give a --prompt that its tokenizer "
-            "reads whole."
-        )
-    bos = lm.info.bos_token_id
-    ids = ids if bos is None else [bos, *ids]
-    if len(ids) > lm.info.n_ctx:
-        raise UsageError(
-            f"The prompt has {len(ids)} tokens, more than the {lm.info.n_ctx} that {lm.info.name} "
-            "reads; shorten it."
-        )
-    return torch.tensor(ids, device=lm.device)

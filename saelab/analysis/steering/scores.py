@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from saelab.analysis.feature_file import FeatureFile
-from saelab.analysis.steering.interventions import encode_prompt
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.measures import (
     ScoreOptions,
@@ -26,6 +25,7 @@ from saelab.analysis.steering.steerable import Steerable, features_of
 from saelab.analysis.steering.steering_file import write_arrays
 from saelab.config import UsageError
 from saelab.files import sha256_file
+from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
 from saelab.provenance import provenance
 from saelab.training.run import Run

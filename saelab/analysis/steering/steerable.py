@@ -51,7 +51,7 @@ class Steerable:
         Raises:
             UsageError: `lm` is not the run's model, or features.h5 is of other weights.
         """
-        check_model(run.provenance(), lm, run)
+        check_model(lm, run)
         sae = run.load_sae(str(lm.device))
         site, source = run.config.written_site, run.config.site
         if not run.features_path.is_file():

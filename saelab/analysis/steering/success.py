@@ -7,7 +7,7 @@ perplexity. The paper's claim: among latents of high output score, success is fa
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,22 +16,28 @@ from numpy import ndarray
 from pydantic import Field
 from torch import Tensor
 
+from saelab.analysis.steering.chance import chance_scores
 from saelab.analysis.steering.dose import STRENGTHS
-from saelab.analysis.steering.generate import Sampling, edits_for, generate, plain_log_probs
 from saelab.analysis.steering.interventions import Intervention
+from saelab.analysis.steering.likelihood import log_likelihoods
 from saelab.analysis.steering.records import SteeringScores
 from saelab.analysis.steering.steerable import Steerable
+from saelab.analysis.steering.success_table import FilterRow, LatentSuccess, filter_table
+from saelab.analysis.steering.writing import Sampling, edits_for, generate
 from saelab.config import Config, UsageError
 from saelab.console import progress
 from saelab.evaluation.stream import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 FACTORS = STRENGTHS[1:]
 TOO_MUCH = 3.0
 """Factors with more promised tokens a text than this are degenerate and left out (the paper's)."""
-THRESHOLDS = (1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9)
-SHARES = (0.4, 0.2)
+ROWS_AT_ONCE = 1024
+"""Texts that are written side by side."""
 
 
 class SuccessOptions(Config):
@@ -54,48 +60,6 @@ class SuccessOptions(Config):
 
 
 @dataclass(frozen=True)
-class LatentSuccess:
-    """One latent at its best strength.
-
-    Attributes:
-        success: promised tokens a text, GenSucc@k (Eq. 7), k being the scores' lens.
-        plain_success: the same count in the plain model's texts, from the same random numbers.
-        perplexity: of the steered continuations under the plain model.
-    """
-
-    latent: int
-    sign: int
-    input: float | None
-    output: float
-    factor: float
-    success: float
-    plain_success: float
-    perplexity: float
-
-
-@dataclass(frozen=True)
-class FilterRow:
-    """The latents that a filter keeps.
-
-    Attributes:
-        score: which score is filtered by; "none" for all latents.
-        threshold: the least score that is kept.
-        share: for a filter that keeps the best of all latents, how many; thresholds mean little
-            where most latents pass them.
-        gain: success beyond the plain model's count.
-        ratio: success over that of all latents.
-    """
-
-    score: str
-    threshold: float | None
-    share: float | None
-    n: int
-    success: float
-    gain: float
-    ratio: float
-
-
-@dataclass(frozen=True)
 class Success:
     """Every measured latent, and what filters make of them."""
 
@@ -105,6 +69,12 @@ class Success:
     def values(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
+
+    def figure(self) -> "go.Figure":
+        """Success against the output score (plotly)."""
+        from saelab.analysis.steering.figures import success_figure
+
+        return success_figure(self)
 
 
 @torch.no_grad()
@@ -121,13 +91,15 @@ def steering_success(
     model = Steerable.of_run(run, lm)
     trial = _Trial(model, _prefixes(run, lm, options), _stop(lm, options.stop), options)
     drawn = _drawn(scores, options)
-    found = []
+    found: list[LatentSuccess] = []
+    at_once = max(1, ROWS_AT_ONCE // (len(FACTORS) * len(trial.prefixes)))
     with progress("Steering success", len(drawn), "latents") as bar:
         unsteered = trial.continuations(())
-        for row in drawn:
-            found.append(_measure(trial, scores, row, unsteered))
-            bar.advance(1)
-    return Success(found, filter_table(found))
+        for first in range(0, len(drawn), at_once):
+            some = drawn[first : first + at_once]
+            found += _measure(trial, scores, some, unsteered)
+            bar.advance(len(some))
+    return Success(found, filter_table(found, chance_scores(model, scores)))
 
 
 def count_promised(
@@ -163,37 +135,70 @@ class _Trial:
             temperature=self.options.temperature,
             seed=self.options.seed,
         )
-        return generate(self.model.lm, prompts, sampling, edits, list(range(n)) * times)
+        samples = list(range(n)) * times
+        return generate(self.model.lm, prompts, sampling, edits, samples, stop=self.stop)
 
-    def perplexities(self, new: Int[Tensor, "text new"]) -> Float[Tensor, " change"]:
-        """Of each change's texts under the plain model, up to their stops."""
-        times = len(new) // len(self.prefixes)
-        log_probs = plain_log_probs(self.model.lm, self.prefixes.repeat(times, 1), new)
-        counted = before_stop(new, self.stop)
-        sums = ((log_probs * counted).reshape(times, -1), counted.reshape(times, -1))
-        return (-sums[0].sum(dim=1) / sums[1].sum(dim=1)).exp()
+    def perplexities(
+        self, new: Int[Tensor, "change prefix new"], wanted: Bool[Tensor, " change"]
+    ) -> Float[Tensor, " change"]:
+        """Of each wanted change's texts under the plain model, up to their stops; else infinite."""
+        texts = new[wanted].flatten(0, 1)
+        lengths = before_stop(texts, self.stop).sum(dim=1)
+        prefixes = self.prefixes.repeat(int(wanted.sum()), 1)
+        found = log_likelihoods(self.model.lm, prefixes, texts, lengths)
+        sums = (part.reshape(-1, len(self.prefixes)).sum(dim=1) for part in (found, lengths))
+        out = torch.full(wanted.shape, torch.inf, dtype=torch.float64, device=new.device)
+        log_likelihood, n = sums
+        out[wanted] = (-log_likelihood / n).exp()
+        return out
 
 
 def _measure(
-    trial: _Trial, scores: SteeringScores, row: int, unsteered: Int[Tensor, "text new"]
-) -> LatentSuccess:
-    latent, sign = int(scores.latent[row]), int(scores.sign[row])
-    promised = torch.tensor(scores.lens[row], device=unsteered.device)
-    changes = [Intervention(latents=(latent,), amount=sign * factor) for factor in FACTORS]
+    trial: _Trial, scores: SteeringScores, rows: list[int], unsteered: Int[Tensor, "text new"]
+) -> list[LatentSuccess]:
+    """Latents at all factors, side by side."""
+    changes = [
+        Intervention(latents=(int(scores.latent[row]),), amount=int(scores.sign[row]) * factor)
+        for row in rows
+        for factor in FACTORS
+    ]
     new = trial.continuations(changes)
-    counts = count_promised(new, promised, trial.stop).double().reshape(len(FACTORS), -1)
-    success, perplexity = counts.mean(dim=1).cpu(), trial.perplexities(new).cpu()
-    best = best_factor(success.numpy(), perplexity.double().numpy())
-    before = count_promised(unsteered, promised, trial.stop).double().mean()
+    by_latent = new.reshape(len(rows), len(FACTORS), len(trial.prefixes), -1)
+    promised = torch.tensor(scores.lens[rows], device=new.device)
+    counts = [
+        count_promised(texts.flatten(0, 1), lens, trial.stop).double().reshape(len(FACTORS), -1)
+        for texts, lens in zip(by_latent, promised, strict=True)
+    ]
+    success = torch.stack(counts).mean(dim=2)
+    # Only these can be chosen, or the first where there is none: the others need no perplexity.
+    wanted = (success > 0) & (success <= TOO_MUCH)
+    wanted[~wanted.any(dim=1), 0] = True
+    perplexity = trial.perplexities(by_latent.flatten(0, 1), wanted.flatten())
+    perplexity = perplexity.reshape(success.shape).cpu().numpy()
+    before = [count_promised(unsteered, lens, trial.stop).double().mean() for lens in promised]
+    return [
+        _at_best(scores, row, success[i].cpu().numpy(), perplexity[i], float(before[i]))
+        for i, row in enumerate(rows)
+    ]
+
+
+def _at_best(
+    scores: SteeringScores,
+    row: int,
+    success: Float[ndarray, " factor"],
+    perplexity: Float[ndarray, " factor"],
+    before: float,
+) -> LatentSuccess:
+    best = best_factor(success, perplexity)
     known = not np.isnan(scores.input[row])
     return LatentSuccess(
-        latent=latent,
-        sign=sign,
+        latent=int(scores.latent[row]),
+        sign=int(scores.sign[row]),
         input=float(scores.input[row]) if known else None,
         output=float(scores.output[row]),
         factor=FACTORS[best],
         success=float(success[best]),
-        plain_success=float(before),
+        plain_success=before,
         perplexity=float(perplexity[best]),
     )
 
@@ -205,32 +210,6 @@ def best_factor(success: Float[ndarray, " factor"], perplexity: Float[ndarray, "
     """
     ratio = np.where(success > TOO_MUCH, -np.inf, success / perplexity)
     return int(ratio.argmax())
-
-
-def filter_table(latents: Sequence[LatentSuccess]) -> list[FilterRow]:
-    """Mean success of all latents, and of those that filters on either score keep."""
-    success = np.array([found.success for found in latents])
-    gain = success - np.array([found.plain_success for found in latents])
-    rows: list[tuple[str, float | None, float | None]] = [("none", None, None)]
-    kept = [np.ones(len(latents), dtype=bool)]
-    for score in ("output", "input"):
-        values = np.array([getattr(found, score) for found in latents], dtype=np.float64)
-        known = values[~np.isnan(values)]
-        filters = [(t, None) for t in THRESHOLDS]
-        filters += [(float(np.quantile(known, 1 - s)), s) for s in SHARES if len(known)]
-        rows += [(score, threshold, share) for threshold, share in filters]
-        kept += [values >= threshold for threshold, _ in filters]
-    return [
-        FilterRow(
-            *row,
-            n=int(which.sum()),
-            success=float(success[which].mean()),
-            gain=float(gain[which].mean()),
-            ratio=float(success[which].mean() / success.mean()) if success.any() else 0.0,
-        )
-        for row, which in zip(rows, kept, strict=True)
-        if which.any()
-    ]
 
 
 def _drawn(scores: SteeringScores, options: SuccessOptions) -> list[int]:

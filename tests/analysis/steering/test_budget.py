@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from saelab.analysis.steering.budget import Steered, Trial, at_budget, ideal_mass
 from saelab.analysis.steering.concepts import ConceptPrompts
-from saelab.analysis.steering.interventions import encode_prompt
+from saelab.lm.prompt import encode_prompt
 
 
 @given(st.floats(0.5, 4), st.floats(1e-3, 1e3), st.floats(0.01, 10))

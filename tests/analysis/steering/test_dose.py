@@ -14,9 +14,10 @@ from saelab.analysis.steering.generate import (
     plain_log_probs,
     repetition,
 )
-from saelab.analysis.steering.interventions import Intervention, encode_prompt
+from saelab.analysis.steering.interventions import Intervention
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.config import UsageError
+from saelab.lm.prompt import encode_prompt
 
 STRENGTHS = (0.0, 2.0, 8.0)
 SAMPLING = Sampling(n_tokens=5, temperature=0.8, n_samples=2, seed=6)

@@ -7,6 +7,8 @@ import numpy as np
 from saelab.analysis.figures import LIGHT
 from saelab.analysis.steering.figures import score_figure
 from saelab.analysis.steering.records import SteeringScores
+from saelab.analysis.steering.success import Success
+from saelab.analysis.steering.success_table import LatentSuccess, filter_table
 
 
 def scores() -> SteeringScores:
@@ -41,3 +43,20 @@ def test_hovering_tells_what_a_latent_promises_and_fires_on_as_text():
     assert "<b>" not in points.text[0]
     assert "fires on she<" in points.text[0]
     assert "negative pole" in points.text[2]
+
+
+def test_success_is_shown_beyond_the_plain_model_s_with_means_of_fifths():
+    latents = [LatentSuccess(i, 1, None, i / 10, 2.0, float(i), 0.5, 3.0) for i in range(10)]
+    drawn: Any = Success(latents, filter_table(latents)).figure().data
+    points, means = drawn
+    assert list(points.y) == [i - 0.5 for i in range(10)]
+    assert list(points.customdata) == list(range(10))
+    assert list(means.y) == [0.0, 2.0, 4.0, 6.0, 8.0]
+    # Two values a part, one apart: standard deviation 0.5.
+    assert means.error_y.array[0] == 1.96 * 0.5 / 2**0.5
+
+
+def test_a_few_latents_have_a_figure_too():
+    latents = [LatentSuccess(0, 1, None, 0.1, 2.0, 1.0, 0.5, 3.0)]
+    drawn: Any = Success(latents, filter_table(latents)).figure().data
+    assert len(drawn[1].y) == 1

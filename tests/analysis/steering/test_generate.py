@@ -17,8 +17,9 @@ from saelab.analysis.steering.generate import (
     repetition,
     steer,
 )
-from saelab.analysis.steering.interventions import Intervention, encode_prompt
+from saelab.analysis.steering.interventions import Intervention
 from saelab.config import UsageError
+from saelab.lm.prompt import encode_prompt
 
 CHANGE = Intervention(latents=(3,), amount=6.0)
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saelab.analysis.feature_file import FeatureFile, pack_vocabulary, write_features
-from saelab.analysis.steering.interventions import encode_prompt
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.measures import (
     ScoreOptions,
@@ -19,6 +18,7 @@ from saelab.analysis.steering.measures import (
     peak_tokens,
 )
 from saelab.config import UsageError
+from saelab.lm.prompt import encode_prompt
 
 ROWS = (np.arange(24).repeat(2), np.tile([1, -1], 24))
 

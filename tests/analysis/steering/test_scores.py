@@ -104,7 +104,7 @@ def test_what_is_missing_is_said(run, random_lm, tiny_lm, tmp_path):
         score_latents(run, random_lm, [32], OPTIONS)
     with pytest.raises(UsageError, match="was trained on"):
         score_latents(run, tiny_lm, [0], OPTIONS)
-    with pytest.raises(UsageError, match="'In my experience,' has special or unknown tokens"):
+    with pytest.raises(UsageError, match="does not know “In”, “my”, “experience,”"):
         score_latents(run, random_lm, [0])
 
 

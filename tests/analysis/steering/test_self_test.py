@@ -4,8 +4,9 @@ import pytest
 import torch
 from analysis.steering.cases import PROMPT, Broken, steerable
 
-from saelab.analysis.steering.interventions import Intervention, encode_prompt, position_mask
+from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import verify
+from saelab.lm.prompt import encode_prompt
 
 OPS = [
     {"op": "add", "amount": 3.0},

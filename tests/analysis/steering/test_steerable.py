@@ -10,11 +10,11 @@ from saelab.analysis.steering.interventions import (
     Intervention,
     Op,
     Unit,
-    encode_prompt,
     position_mask,
 )
 from saelab.analysis.steering.steerable import Steerable, a_max, codes_at
 from saelab.config import UsageError
+from saelab.lm.prompt import encode_prompt
 from saelab.types import SparseCodes
 
 
@@ -234,8 +234,8 @@ def test_mistakes_are_refused_in_one_sentence(perturbed_lm, tokens):
         "2 kinds cannot share a batch": edit(bare, own, Intervention(latents=(2,))),
         "Position 6 lies behind the prompt": lambda: position_mask(perturbed_lm, tokens, 6, 6),
         "is empty": lambda: encode_prompt(perturbed_lm, " "),
-        "special or unknown tokens": lambda: encode_prompt(perturbed_lm, "the elephant"),
-        "more than the 32": lambda: encode_prompt(perturbed_lm, "the " * 32),
+        "does not know “elephant”": lambda: encode_prompt(perturbed_lm, "the elephant"),
+        "1 more than the 32": lambda: encode_prompt(perturbed_lm, "the " * 32),
     }
     for message, act in refused.items():
         with pytest.raises(UsageError, match=message):

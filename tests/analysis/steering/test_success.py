@@ -1,4 +1,4 @@
-"""Steering success is counted as the paper counts it, and filters are compared with no filter."""
+"""Steering success is counted as the paper counts it."""
 
 from dataclasses import replace
 
@@ -11,12 +11,10 @@ from saelab.analysis.steering.measures import ScoreOptions
 from saelab.analysis.steering.scores import steering_scores
 from saelab.analysis.steering.success import (
     FACTORS,
-    LatentSuccess,
     SuccessOptions,
     before_stop,
     best_factor,
     count_promised,
-    filter_table,
     steering_success,
 )
 from saelab.config import UsageError
@@ -39,38 +37,6 @@ def test_the_best_factor_has_most_success_for_its_perplexity_but_not_too_much():
     assert best_factor(np.array([1.0, 2.0, 2.0]), np.array([1.0, 1.5, 3.0])) == 1
     assert best_factor(np.array([1.0, 2.0, 3.1]), np.array([1.0, 2.5, 0.1])) == 0
     assert best_factor(np.array([4.0, 5.0]), np.array([1.0, 1.0])) == 0
-
-
-def latent(output: float, success: float, found: float | None = None) -> LatentSuccess:
-    return LatentSuccess(0, 1, found, output, 1.0, success, 0.5, 2.0)
-
-
-def test_a_filter_is_compared_with_all_latents():
-    latents = [latent(0.0, 1.0), latent(0.02, 2.0, 0.95), latent(0.95, 6.0)]
-    table = filter_table(latents)
-    rows = {(row.score, row.threshold): row for row in table if row.share is None}
-    everything = rows["none", None]
-    assert (everything.n, everything.success, everything.gain) == (3, 3.0, 2.5)
-    assert (rows["output", 0.01].n, rows["output", 0.01].success) == (2, 4.0)
-    assert rows["output", 0.01].ratio == pytest.approx(4 / 3)
-    assert (rows["output", 0.9].n, rows["output", 0.9].ratio) == (1, 2.0)
-    # A latent without an input score passes no filter on it.
-    assert rows["input", 0.9].n == 1
-    assert rows["input", 0.0001].n == 1
-
-
-def test_filters_that_keep_nothing_are_left_out():
-    rows = [row for row in filter_table([latent(0.0, 1.0)]) if row.share is None]
-    assert [row.threshold for row in rows] == [None]
-
-
-def test_a_filter_by_share_keeps_the_best_of_those_with_a_score():
-    latents = [latent(i / 10, float(i), i / 10 if i else None) for i in range(11)]
-    rows = {(row.score, row.share): row for row in filter_table(latents) if row.share}
-    # Of eleven outputs 0, 0.1, ... 1 the best fifth are 0.8, 0.9 and 1.
-    assert rows["output", 0.2].threshold == pytest.approx(0.8)
-    assert (rows["output", 0.2].n, rows["output", 0.2].success) == (3, 9.0)
-    assert rows["input", 0.4].n == 4
 
 
 @pytest.fixture(scope="module")

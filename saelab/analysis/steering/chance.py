@@ -1,0 +1,57 @@
+"""Output scores of random directions: what a score is worth.
+
+A direction promises k tokens of the vocabulary whatever it is, and the model says one of them once
+enough of it is added. On a small vocabulary the paper's threshold is passed that way.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from saelab.analysis.steering.interventions import Intervention, position_mask
+from saelab.analysis.steering.lens import lens_tokens
+from saelab.analysis.steering.measures import ScoreOptions, confidence
+from saelab.analysis.steering.records import SteeringScores
+from saelab.analysis.steering.steerable import Steerable
+
+N_DIRECTIONS = 256
+
+
+@torch.no_grad()
+def chance_scores(
+    model: Steerable, scores: SteeringScores, *, n: int = N_DIRECTIONS, seed: int = 0
+) -> Float[ndarray, " direction"]:
+    """S_out of random directions as long as decoder rows, on the prompt and options of `scores`."""
+    options = ScoreOptions.model_validate(scores.facts["options"])
+    tokens = torch.tensor(scores.facts["prompt_tokens"], device=model.lm.device)[None]
+    directions = _directions(model, n, seed)
+    lens = lens_tokens(model.lm, model.site, directions, options.n_lens)
+    batch = tokens.expand(n, -1)
+    # The splice of the scores themselves, told to change no latent.
+    nothing = Intervention(latents=(0,), error="drop" if options.form == "paper" else "keep")
+    mask = position_mask(model.lm, batch, "last", tokens.shape[1])
+    edits = model.edits([nothing], mask)
+    splice = edits[model.site]
+
+    def push(value: Float[Tensor, "direction pos d_in"]) -> Float[Tensor, "direction pos d_in"]:
+        value = splice(value).clone()
+        value[:, -1] += options.strength * scores.facts["a_max"] * directions
+        return value
+
+    steered = model.lm.logits(batch, {**edits, model.site: push})[:, -1].float()
+    found = confidence(steered.softmax(-1), lens).value
+    if options.form != "repository":
+        plain = model.lm.logits(tokens)[:, -1].float().softmax(-1)
+        found = found - confidence(plain.expand_as(steered), lens).value
+    return found.cpu().double().numpy()
+
+
+def _directions(model: Steerable, n: int, seed: int) -> Float[Tensor, "direction d_in"]:
+    W_dec = model.sae.W_dec
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(n, W_dec.shape[1], generator=generator).to(W_dec)
+    rows = np.random.default_rng(seed).integers(len(W_dec), size=n)
+    lengths = W_dec[torch.from_numpy(rows).to(W_dec.device)].norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(drawn, dim=1) * lengths

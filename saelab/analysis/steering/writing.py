@@ -1,0 +1,208 @@
+"""How a model writes on, with or without edits of its activations, token by token."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from saelab.analysis.steering.interventions import Intervention, position_mask
+from saelab.analysis.steering.steerable import Steerable
+from saelab.config import Config, UsageError
+from saelab.lm.protocol import Edit, LanguageModel
+from saelab.lm.reading import Past, ReadsOn
+
+LEAST_ENDED = 0.15
+"""Rows that have ended are carried along until they are this share: leaving copies the rest."""
+
+
+class Sampling(Config):
+    """How continuations are drawn."""
+
+    n_tokens: int = Field(default=20, gt=0)
+    """Tokens to generate."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest token; arXiv 2505.20063 samples at 0.7."""
+    n_samples: int = Field(default=1, gt=0)
+    """Continuations of each prompt."""
+    seed: int = 0
+    """Decides the samples. Steered and plain text use the same random numbers, so what differs
+    between them is the steering's doing."""
+
+
+@dataclass(frozen=True)
+class EditsFor:
+    """The edits that make `changes`, one for all contexts or one each, while contexts grow.
+
+    Attributes:
+        model: None: nothing is edited.
+        n_prompt: tokens of each context that are its prompt.
+    """
+
+    model: Steerable | None = None
+    changes: tuple[Intervention, ...] = ()
+    n_prompt: int = 0
+
+    def __call__(self, contexts: Int[Tensor, "batch pos"]) -> Mapping[str, Edit]:
+        """The edits of whole contexts."""
+        return self.tail(contexts, 0, None)
+
+    def tail(
+        self, contexts: Int[Tensor, "batch pos"], first: int, rows: Int[Tensor, " batch"] | None
+    ) -> Mapping[str, Edit]:
+        """The edits of the positions from `first` on, of those rows (None: all) of the batch."""
+        if self.model is None:
+            return {}
+        changes = list(self.changes)
+        if len(changes) > 1 and rows is not None:
+            changes = [changes[row] for row in rows.tolist()]
+        mask = position_mask(self.model.lm, contexts, changes[0].positions, self.n_prompt)
+        return self.model.edits(changes, mask[:, first:])
+
+    @property
+    def untouched(self) -> int | None:
+        """How many tokens at the prompt's start are never edited; None: all."""
+        if self.model is None:
+            return None
+        positions = self.changes[0].positions
+        if isinstance(positions, int):
+            return positions
+        return self.n_prompt - 1 if positions == "last" else 0
+
+
+plain = EditsFor()
+"""No edits."""
+
+
+def edits_for(model: Steerable, changes: Sequence[Intervention], n_prompt: int) -> EditsFor:
+    """The edits that make `changes` (one for all contexts, or one each) as contexts grow."""
+    return EditsFor(model, tuple(changes), n_prompt) if changes else plain
+
+
+@torch.no_grad()
+def generate(
+    lm: LanguageModel,
+    prompts: Int[Tensor, "batch pos"],
+    sampling: Sampling,
+    edits: EditsFor = plain,
+    samples: Sequence[int] | None = None,
+    *,
+    stop: int | None = None,
+) -> Int[Tensor, "batch new"]:
+    """The tokens that follow each prompt; a text that has said `stop` says nothing else.
+
+    Rows with the same number in `samples` (default: the row's own) share their random numbers,
+    whatever the batch; `n_samples` is not read. Each token is computed once where the model can
+    read on, and else costs a forward pass of its context; equal prompts are read once.
+
+    Raises:
+        UsageError: prompt and continuation are longer than the model's context.
+    """
+    n_prompt = prompts.shape[1]
+    if n_prompt + sampling.n_tokens > lm.info.n_ctx:
+        raise UsageError(
+            f"{n_prompt} tokens of prompt and {sampling.n_tokens} more exceed the {lm.info.n_ctx} "
+            f"that {lm.info.name} reads; lower --n-tokens or shorten the prompt."
+        )
+    numbers = list(range(len(prompts))) if samples is None else list(samples)
+    noise = _Noise(sampling.seed, numbers, lm.info.d_vocab)
+    texts = _Texts(lm, prompts.to(lm.device), edits)
+    new = torch.full((len(prompts), sampling.n_tokens), -1 if stop is None else stop)
+    new = new.to(lm.device)
+    for step in range(sampling.n_tokens):
+        logits = texts.next_logits()
+        if sampling.temperature:
+            # The argmax of logits plus Gumbel noise is a sample of their softmax.
+            logits = logits / sampling.temperature + noise.next(texts.rows).to(logits)
+        said = logits.argmax(dim=1)
+        if stop is not None:
+            said = said.masked_fill(texts.ended, stop)
+        new[texts.rows, step] = said
+        texts.append(said)
+        if stop is not None and not texts.keep(said != stop):
+            break
+    return new
+
+
+class _Texts:
+    """Contexts that grow, and what the model has kept of them."""
+
+    def __init__(
+        self, lm: LanguageModel, contexts: Int[Tensor, "batch pos"], edits: EditsFor
+    ) -> None:
+        self.lm, self.edits, self.contexts = lm, edits, contexts
+        self.rows = torch.arange(len(contexts), device=contexts.device)
+        self.ended = torch.zeros(len(contexts), dtype=torch.bool, device=contexts.device)
+        self.past: Past | None = None
+        self.n_read = 0
+        self.reader = lm if isinstance(lm, ReadsOn) and lm.reads_on else None
+        if self.reader is not None:
+            untouched = contexts.shape[1] if edits.untouched is None else edits.untouched
+            self.past, self.n_read = read_shared(self.reader, contexts, untouched)
+
+    def next_logits(self) -> Float[Tensor, "batch d_vocab"]:
+        """Of the token behind each context."""
+        if self.reader is None:
+            edits = self.edits.tail(self.contexts, 0, self.rows)
+            return self.lm.logits(self.contexts, edits)[:, -1].float()
+        edits = self.edits.tail(self.contexts, self.n_read, self.rows)
+        unread = self.contexts[:, self.n_read :]
+        logits, self.past = self.reader.read_on(unread, self.past, edits)
+        self.n_read = self.contexts.shape[1]
+        return logits[:, -1].float()
+
+    def append(self, said: Int[Tensor, " batch"]) -> None:
+        """One more token each."""
+        self.contexts = torch.cat([self.contexts, said[:, None]], dim=1)
+
+    def keep(self, going: Bool[Tensor, " batch"]) -> bool:
+        """Let rows that have ended go, now or later; whether any is left."""
+        self.ended |= ~going
+        if self.ended.all():
+            return False
+        if self.ended.float().mean() >= LEAST_ENDED:
+            which = (~self.ended).nonzero()[:, 0]
+            self.rows, self.contexts = self.rows[which], self.contexts[which]
+            self.ended = self.ended[which]
+            self.past = None if self.past is None else self.past.rows(which)
+        return True
+
+
+def read_shared(
+    reader: ReadsOn, contexts: Int[Tensor, "batch pos"], n: int
+) -> tuple[Past | None, int]:
+    """What the plain model keeps of each context's first `n` tokens, and how many it read.
+
+    Equal beginnings are read once. The last token is left: its logits are wanted.
+    """
+    n = min(n, contexts.shape[1] - 1)
+    if n <= 0:
+        return None, 0
+    different, which = contexts[:, :n].unique(dim=0, return_inverse=True)
+    return reader.read_on(different, None)[1].rows(which), n
+
+
+class _Noise:
+    """Gumbel noise of every row's sample, step by step."""
+
+    def __init__(self, seed: int, samples: list[int], d_vocab: int) -> None:
+        different = sorted(set(samples))
+        # Odd multipliers keep neighbouring seeds and samples apart.
+        self.generators = [
+            torch.Generator().manual_seed(
+                (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9) % 2**63
+            )
+            for number in different
+        ]
+        place = {number: index for index, number in enumerate(different)}
+        self.place = torch.tensor([place[number] for number in samples])
+        self.d_vocab = d_vocab
+
+    def next(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row d_vocab"]:
+        drawn = [
+            -torch.empty(self.d_vocab).exponential_(generator=generator).log()
+            for generator in self.generators
+        ]
+        return torch.stack(drawn)[self.place[rows.cpu()]]
