@@ -13,8 +13,8 @@ class ExportArguments(Config):
     """Write a run's SAE in the form that SAELens 6 loads (SAE.load_from_disk).
 
     TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka and JumpReLU SAEs can be
-    exported; batch-level ones become JumpReLU with their threshold. Example: saelab export
-    runs/topk --out exported/topk
+    exported, and transcoders of the last three; batch-level ones become JumpReLU with their
+    threshold. Example: saelab export runs/topk --out exported/topk
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     from dataclasses import replace
 
     from saelab.sae.interop.convert import to_foreign
-    from saelab.sae.interop.sae_lens import write_sae_lens
+    from saelab.sae.interop.sae_lens_write import write_sae_lens
     from saelab.training.run import Run
 
     run = Run(args.run)
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     foreign = replace(
         to_foreign(run.load_sae()),
         hook=run.options["site"],
+        hook_out=run.options.get("target_site"),
         model=None if model is None else Path(model["name"]).name,
     )
     write_sae_lens(foreign, args.out)

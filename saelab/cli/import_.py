@@ -1,19 +1,23 @@
 """`saelab import`: make a run of an SAE that another tool trained."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
+if TYPE_CHECKING:
+    from saelab.sae.interop.foreign import ForeignSAE
+
 
 class ImportArguments(Config):
     """Make a run of an SAE that another tool trained, to evaluate, explain and browse it.
 
-    Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated), Gemma Scope params.npz,
-    dictionary_learning ae.pt and sparsify directories; which one it is, is found out. Nothing is
+    Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated, transcoders), Gemma Scope
+    params.npz, dictionary_learning ae.pt and sparsify directories (transcoders too); which one it
+    is, is found out. Nothing is
     unpickled but plain tensors. Harvest the site it was trained on first: the store says which
     model and text the run belongs to. Example: saelab import gemma/params.npz --activations
     activations_cache/gemma --site blocks.12.hook_resid_post --out runs/gemma-scope
@@ -27,6 +31,8 @@ class ImportArguments(Config):
     """The run's directory."""
     site: str | None = None
     """The hook that the SAE reads; default: what the file says."""
+    target_site: str | None = None
+    """The hook that a transcoder reconstructs; default: what the file says."""
 
 
 def main(arguments: list[str]) -> int:
@@ -43,10 +49,29 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"{args.path} does not say which hook its SAE reads; give --site.")
     if foreign.hook not in (None, site):
         raise UsageError(f"{args.path} says that its SAE reads {foreign.hook}, not {site}.")
+    target_site = _target_site(args, foreign)
     sae = from_foreign(foreign)
     origin = f"{foreign.source}: {args.path}"
-    run = adopt(sae, activations=args.activations, site=site, out=args.out, origin=origin)
+    store, sites = args.activations, {"site": site, "target_site": target_site}
+    run = adopt(sae, activations=store, out=args.out, origin=origin, **sites)
     variant, model = run.options["sae"]["variant"], foreign.model or "a model it does not name"
     print(f"{foreign.source}: {variant}, d_in {sae.d_in}, d_sae {sae.d_sae}, trained on {model}")
     print(run.path)
     return 0
+
+
+def _target_site(args: ImportArguments, foreign: "ForeignSAE") -> str | None:
+    if not foreign.transcoder:
+        if args.target_site is not None:
+            raise UsageError(f"{args.path} is no transcoder; leave out --target-site.")
+        return None
+    target = args.target_site or foreign.hook_out
+    if target is None:
+        raise UsageError(
+            f"{args.path} does not say which hook its transcoder reconstructs; give --target-site."
+        )
+    if foreign.hook_out not in (None, target):
+        raise UsageError(
+            f"{args.path} says that its transcoder reconstructs {foreign.hook_out}, not {target}."
+        )
+    return target

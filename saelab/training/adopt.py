@@ -15,12 +15,18 @@ from saelab.training.source import Source
 
 
 def adopt(
-    sae: AbstractSAE, *, activations: str | Path, site: str, out: str | Path, origin: str
+    sae: AbstractSAE,
+    *,
+    activations: str | Path,
+    site: str,
+    out: str | Path,
+    origin: str,
+    target_site: str | None = None,
 ) -> Run:
     """Make `sae` a run at `out`, so that it can be evaluated, explained and browsed like any other.
 
     The store says which model and text the SAE belongs to; nothing is trained. `origin` says where
-    the SAE came from and is recorded.
+    the SAE came from and is recorded. `target_site` is what a transcoder reconstructs.
 
     Raises:
         UsageError: the store or the site does not exist, the SAE reads another width, or `out` is
@@ -30,16 +36,34 @@ def adopt(
     if directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty; choose another --out.")
     options = SAE_CONFIG.validate_python(sae.config.model_dump())
-    config = TrainConfig(sae=options, activations=Path(activations), site=site, n_tokens=0)
-    source = Source([config], torch.device("cpu"))
-    if sae.is_transcoder:
-        raise UsageError("The SAE is a transcoder, which cannot be adopted; train it here.")
-    if sae.d_in != source.site.d_in:
+    if target_site == site:
+        raise UsageError(f"{site} is what the SAE reads; name another target site, or none.")
+    if sae.is_transcoder and target_site is None:
+        raise UsageError("The SAE is a transcoder; name the target site that it reconstructs.")
+    if target_site is not None and not sae.is_transcoder:
         raise UsageError(
-            f"The SAE reads rows of {sae.d_in} numbers, {site} has {source.site.d_in}; "
-            "it was trained on another site or model."
+            f"The SAE reconstructs what it reads, so {target_site} is no target of it."
         )
+    config = TrainConfig(
+        sae=options,
+        activations=Path(activations),
+        site=site,
+        target_site=target_site,
+        skip=sae.W_skip is not None,
+        n_tokens=0,
+    )
+    source = Source([config], torch.device("cpu"))
+    for does, width, name, found in (
+        ("reads", sae.d_in, site, source.site.d_in),
+        ("writes", sae.d_out, config.written_site, source.target.d_in),
+    ):
+        if width != found:
+            raise UsageError(
+                f"The SAE {does} rows of {width} numbers, {name} has {found}; "
+                "it was trained on another site or model."
+            )
     create(config, directory, source, imported_from=origin)
-    facts = {"total_variance": repr(source.site.total_variance), "site": site}
+    facts = {"total_variance": repr(source.target.total_variance), "site": site}
+    facts["target_site"] = config.written_site
     save_sae(sae, directory / "weights.safetensors", facts)
     return Run(directory)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from saelab.cli import main
 from saelab.training.run import Run
@@ -89,8 +90,26 @@ def test_bad_input_is_one_sentence(arguments, tmp_path, capsys, variant, changes
     assert not out.exists()
 
 
-def test_it_is_not_exported(trained, tmp_path, capsys):
+def test_it_is_not_exported_where_the_other_tool_has_no_such_transcoder(trained, tmp_path, capsys):
     assert saelab("export", trained.path, "--out", tmp_path / "lens") == 2
-    assert "is a transcoder, and only SAEs that reconstruct what they read" in (
-        capsys.readouterr().err
+    assert "SAELens has no transcoder that selects its latents by k" in capsys.readouterr().err
+    assert not (tmp_path / "lens").exists()
+
+
+def test_one_that_sae_lens_knows_goes_there_and_comes_back(arguments, mlp_store, tmp_path, capsys):
+    kept, lens, back = (tmp_path / name for name in ("kept", "lens", "back"))
+    assert saelab("train", "batch-topk", *arguments, "--skip", "--out", kept) == 0
+    assert saelab("export", kept, "--out", lens) == 0
+    metadata = json.loads((lens / "cfg.json").read_text())["metadata"]
+    assert (metadata["hook_name"], metadata["hook_name_out"]) == (READS, WRITES)
+    store = ("--activations", mlp_store.path)
+    assert saelab("import", lens, *store, "--target-site", READS, "--out", back) == 2
+    assert f"reconstructs {WRITES}, not {READS}" in capsys.readouterr().err
+    assert saelab("import", lens, *store, "--out", back) == 0
+    mine, theirs = (Run(path) for path in (kept, back))
+    assert (theirs.config.site, theirs.config.target_site) == (READS, WRITES)
+    x = torch.randn(50, mine.load_sae().d_in, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        theirs.load_sae().reconstruct(x), mine.load_sae().reconstruct(x), atol=1e-4, rtol=1e-4
     )
+    assert saelab("circuit", back, "--prompt", PROMPT) == 0

@@ -232,7 +232,7 @@ def test_variants_that_encode_by_their_decoder_are_refused(variant, reason):
         make_transcoder(sae, D_OUT)
 
 
-def test_a_transcoder_is_not_exported(tmp_path):
-    with pytest.raises(UsageError, match="is a transcoder, and only SAEs that reconstruct what"):
+def test_a_transcoder_that_selects_by_k_is_not_exported(tmp_path):
+    with pytest.raises(UsageError, match="no transcoder that selects its latents by k"):
         save_sae_lens(built({"variant": "topk"}, skip=False), tmp_path / "lens")
     assert not (tmp_path / "lens").exists()

@@ -166,7 +166,15 @@ def test_the_fused_step_is_not_taken_for_a_transcoder(mlp_store, monkeypatch):
     assert problem == "it reconstructs what it reads, and this is a transcoder"
 
 
-def test_a_transcoder_is_not_adopted_as_an_sae(mlp_run, mlp_store, tmp_path):
+def test_a_transcoder_is_adopted_with_both_of_its_sites(mlp_run, mlp_store, tmp_path):
     sae = mlp_run.load_sae()
-    with pytest.raises(UsageError, match="is a transcoder, which cannot be adopted"):
-        adopt(sae, activations=mlp_store.path, site=READS, out=tmp_path / "a", origin="here")
+    given = {"activations": mlp_store.path, "site": READS, "origin": "there"}
+    run = adopt(sae, out=tmp_path / "a", target_site=mlp_run.config.target_site, **given)
+    assert (run.config.site, run.config.target_site) == (READS, mlp_run.config.target_site)
+    assert run.config.skip == (sae.W_skip is not None)
+    assert torch.equal(run.load_sae().W_dec, sae.W_dec)
+    with pytest.raises(UsageError, match="is a transcoder; name the target site"):
+        adopt(sae, out=tmp_path / "b", **given)
+    with pytest.raises(UsageError, match="is what the SAE reads"):
+        adopt(sae, out=tmp_path / "b", target_site=READS, **given)
+    assert not (tmp_path / "b").exists()

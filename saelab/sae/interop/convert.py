@@ -15,10 +15,11 @@ from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.interop.detect import read_foreign
 from saelab.sae.interop.foreign import ForeignSAE
-from saelab.sae.interop.sae_lens import write_sae_lens
+from saelab.sae.interop.sae_lens_write import write_sae_lens
 from saelab.sae.jumprelu import JumpReLU, JumpReLUConfig
 from saelab.sae.matryoshka import Matryoshka, MatryoshkaConfig, group_prefixes
 from saelab.sae.topk import TopKConfig
+from saelab.sae.transcoder import make_transcoder
 
 
 def load_foreign_sae(path: str | Path) -> AbstractSAE:
@@ -52,7 +53,9 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
     config = _config_of(foreign, one)
     sae = config.build(foreign.d_in)
     b_enc = foreign.b_enc
-    if not isinstance(sae, JumpReLU) and not foreign.subtract_b_dec:
+    if foreign.transcoder:
+        make_transcoder(sae, foreign.d_out, skip=foreign.W_skip is not None)
+    elif not isinstance(sae, JumpReLU) and not foreign.subtract_b_dec:
         # x @ W + b = (x - b_dec) @ W + (b + b_dec @ W), and saelab's TopK family subtracts.
         b_enc = b_enc + foreign.b_dec @ foreign.W_enc
     tensors = {
@@ -61,6 +64,10 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
         "b_enc": b_enc,
         "b_dec": foreign.b_dec,
     }
+    if foreign.transcoder:
+        tensors["b_in"] = torch.zeros(foreign.d_in)
+    if foreign.W_skip is not None:
+        tensors["W_skip"] = foreign.W_skip
     if isinstance(sae, JumpReLU) and foreign.threshold is not None:
         tensors["threshold"] = foreign.threshold
     elif isinstance(sae, AbstractBatchSelectionSAE) and one is not None:
@@ -76,11 +83,6 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
         UsageError: they do not know it.
     """
     config = sae.config
-    if sae.is_transcoder:
-        raise UsageError(
-            "This SAE is a transcoder, and only SAEs that reconstruct what they read can be "
-            "exported."
-        )
     if isinstance(sae, JumpReLU):
         rule = {"threshold": sae.threshold, "subtract_b_dec": sae.config.subtract_b_dec}
     elif isinstance(sae, AbstractBatchSelectionSAE) and not isinstance(sae, BatchAbsTopK):
@@ -98,13 +100,24 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
             "gradient), row-level AbsTopK, BatchTopK, Matryoshka and JumpReLU can be exported."
         )
     weights = {name: value.detach().cpu().float().clone() for name, value in _weights(sae).items()}
+    if sae.is_transcoder:
+        rule |= {"subtract_b_dec": False, "transcoder": True}
     rule = {n: v.detach().cpu().clone() if isinstance(v, Tensor) else v for n, v in rule.items()}
     return ForeignSAE(**{"subtract_b_dec": True, "source": "saelab", **weights, **rule})
 
 
 def _weights(sae: AbstractSAE) -> dict[str, Tensor]:
     state = sae.state_dict()
-    return {name: state[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    weights = {name: state[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    if sae.b_in is None:
+        return weights
+    # Other tools' transcoders subtract nothing from what they read.
+    if not isinstance(sae, JumpReLU) or sae.centres:
+        weights["b_enc"] = weights["b_enc"] - state["b_in"] @ weights["W_enc"]
+    if sae.W_skip is not None:
+        weights["b_dec"] = weights["b_dec"] - state["b_in"] @ state["W_skip"]
+        weights["W_skip"] = state["W_skip"]
+    return weights
 
 
 def _one_threshold(foreign: ForeignSAE) -> Tensor | None:

@@ -20,16 +20,16 @@ class ForeignSAE:
     a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false.
     With `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
     entries of each row of a, rectified; or, where `signed`, the k of largest magnitude, signs kept.
-    Exactly one of the two is given. Always x_hat = z @ W_dec + b_dec.
+    Exactly one of the two is given. Always x_hat = z @ W_dec + b_dec, plus x @ W_skip where given.
 
     Raises:
         UsageError: shapes disagree, a number is not finite, or the fields contradict each other.
 
     Attributes:
         W_enc: `[d_in d_sae]`, the encoder.
-        W_dec: `[d_sae d_in]`, the decoder; its rows need not be unit vectors.
+        W_dec: `[d_sae d_out]`, the decoder; its rows need not be unit vectors.
         b_enc: `[d_sae]`, bias of the latents.
-        b_dec: `[d_in]`, bias of the reconstruction.
+        b_dec: `[d_out]`, bias of the reconstruction.
         threshold: `[d_sae]`, JumpReLU's (arXiv 2407.14435), >= 0; zeros for a plain ReLU.
         k: latents kept in each row.
         signed: whether codes keep their signs (arXiv 2510.00404).
@@ -37,6 +37,9 @@ class ForeignSAE:
         prefixes: Matryoshka widths, increasing, the last d_sae (arXiv 2503.17547).
         batch_k: latents a row that BatchTopK training kept on average; inference ignores it.
         hook: TransformerLens name of what the SAE reads, where the file tells.
+        transcoder: whether it reconstructs other activations than it reads; else d_out is d_in.
+        W_skip: `[d_in d_out]`, a transcoder's skip connection.
+        hook_out: TransformerLens name of what a transcoder reconstructs, where the file tells.
         model: the language model, where the file tells.
         source: which tool wrote the file, and which of its architectures.
     """
@@ -53,10 +56,14 @@ class ForeignSAE:
     prefixes: tuple[int, ...] | None = None
     batch_k: float | int | None = None
     hook: str | None = None
+    transcoder: bool = False
+    W_skip: Float[Tensor, "..."] | None = None
+    hook_out: str | None = None
     model: str | None = None
     source: str
 
     def __post_init__(self) -> None:
+        _check_transcoder(self)
         _check_tensors(self)
         _check_selection(self)
         _check_prefixes(self)
@@ -66,6 +73,11 @@ class ForeignSAE:
     def d_in(self) -> int:
         """Width of the activations."""
         return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of what is reconstructed."""
+        return self.W_dec.shape[1]
 
     @property
     def d_sae(self) -> int:
@@ -85,9 +97,10 @@ class ForeignSAE:
             1, chosen, values if self.signed else values.relu()
         )
 
-    def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+    def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
         """x_hat of each row."""
-        return self.encode_dense(x) @ self.W_dec + self.b_dec
+        x_hat = self.encode_dense(x) @ self.W_dec + self.b_dec
+        return x_hat if self.W_skip is None else x_hat + x @ self.W_skip
 
     def with_codes_times(self, factor: Float[Tensor, " d_sae"]) -> "ForeignSAE":
         """The SAE whose code j is `factor[j]` > 0 times larger and whose atom j is so much smaller.
@@ -124,12 +137,14 @@ def _check_tensors(sae: ForeignSAE) -> None:
             "but [d_in, d_sae] with both at least 1 is needed."
         )
     d_in, d_sae = sae.W_enc.shape
+    d_out = sae.W_dec.shape[-1] if sae.transcoder and sae.W_dec.ndim else d_in
     expected = {
         "W_enc": [d_in, d_sae],
-        "W_dec": [d_sae, d_in],
+        "W_dec": [d_sae, d_out],
         "b_enc": [d_sae],
-        "b_dec": [d_in],
+        "b_dec": [d_out],
         "threshold": [d_sae],
+        "W_skip": [d_in, d_out],
     }
     tensors = {
         "W_enc": sae.W_enc,
@@ -137,6 +152,7 @@ def _check_tensors(sae: ForeignSAE) -> None:
         "b_enc": sae.b_enc,
         "b_dec": sae.b_dec,
         "threshold": sae.threshold,
+        "W_skip": sae.W_skip,
     }
     for name, tensor in tensors.items():
         if tensor is None:
@@ -156,6 +172,13 @@ def _check_tensors(sae: ForeignSAE) -> None:
     if sae.threshold is not None and bool((sae.threshold < 0).any()):
         lowest = float(sae.threshold.min())
         raise UsageError(f"{sae.source}: a threshold is {lowest:g}, but 0 is the least allowed.")
+
+
+def _check_transcoder(sae: ForeignSAE) -> None:
+    if sae.transcoder and sae.subtract_b_dec:
+        raise UsageError(f"{sae.source}: a transcoder's input has no place for b_dec.")
+    if sae.W_skip is not None and not sae.transcoder:
+        raise UsageError(f"{sae.source}: only a transcoder has a skip connection.")
 
 
 def _check_selection(sae: ForeignSAE) -> None:
@@ -187,11 +210,12 @@ def _check_prefixes(sae: ForeignSAE) -> None:
 
 def _check_names(sae: ForeignSAE) -> None:
     """Refuse names that a path, a terminal or a page could trip over."""
-    if sae.hook is not None and not HOOK_NAME.fullmatch(sae.hook):
-        raise UsageError(
-            f"{sae.source}: {_shortened(sae.hook)} is no name of a hook; "
-            "letters, digits, '_', '-' and '.' are."
-        )
+    for hook in (sae.hook, sae.hook_out):
+        if hook is not None and not HOOK_NAME.fullmatch(hook):
+            raise UsageError(
+                f"{sae.source}: {_shortened(hook)} is no name of a hook; "
+                "letters, digits, '_', '-' and '.' are."
+            )
     model = sae.model
     if model is not None and (
         not 0 < len(model) <= 200 or not model.isprintable() or ".." in re.split(r"[/\\]", model)

@@ -8,15 +8,12 @@ threshold as one number, and the scale of the activations in a file beside it.
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.files import atomic_write, atomic_write_json
 from saelab.sae.interop.contents import Record, Weights
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.gated import jumprelu_from_gated
@@ -35,13 +32,15 @@ TENSORS = {
     "abstopk": PLAIN,
     "batchtopk": PLAIN | {"topk_threshold"},
     "matryoshka_batchtopk": PLAIN | {"topk_threshold"},
+    "transcoder": PLAIN,
+    "skip_transcoder": PLAIN | {"W_skip"},
+    "jumprelu_transcoder": PLAIN | {"threshold"},
+    "jumprelu_skip_transcoder": PLAIN | {"threshold", "W_skip"},
 }
 """What each architecture saves."""
 TRAINED_ON_BATCHES = ("batchtopk", "matryoshka_batchtopk")
 RESCALED = ("topk", "abstopk", *TRAINED_ON_BATCHES)
 """The architectures that may multiply codes by decoder norms."""
-WRITTEN_VERSION = "6.0.0"
-"""From this version on, facts about the language model are under `metadata`."""
 
 
 def read_sae_lens(path: Path) -> ForeignSAE:
@@ -52,7 +51,7 @@ def read_sae_lens(path: Path) -> ForeignSAE:
 
     Raises:
         UsageError: a file is missing, damaged or contradicts the other, or the SAE is one that
-            thresholds and k cannot express (a pursuit, a transcoder, normalised rows).
+            thresholds and k cannot express (a pursuit, normalised rows).
     """
     cfg = load_json(path / CONFIG_FILE)
     architecture = _architecture(cfg)
@@ -99,6 +98,17 @@ def _refuse_what_weights_cannot_hold(cfg: Record) -> None:
             f"{cfg.path}: normalize_activations is {normalisation[:40]!r}, which cannot be folded "
             "into the weights; 'none' and 'expected_average_only_in' can."
         )
+    if _is_transcoder(cfg.text("architecture") or ""):
+        if normalisation != "none":
+            raise UsageError(
+                f"{cfg.path}: a transcoder's inputs are scaled, which is not known here."
+            )
+        if cfg.flag("apply_b_dec_to_input", default=False):
+            raise UsageError(f"{cfg.path}: a transcoder cannot subtract b_dec from what it reads.")
+
+
+def _is_transcoder(architecture: str) -> bool:
+    return architecture.endswith("transcoder")
 
 
 def _normalisation(cfg: Record) -> str:
@@ -117,7 +127,7 @@ def _facts(cfg: Record, key: str) -> Record:
 def _weights(path: Path, architecture: str) -> Weights:
     """The tensors, under the names that the current version gives them."""
     tensors = dict(load_safetensors(path).tensors)
-    if architecture == "jumprelu" and "log_threshold" in tensors:
+    if "threshold" in TENSORS[architecture] and "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").double().exp()
     if bool((tensors.pop("scaling_factor", torch.ones(1)) != 1).any()):
         raise UsageError(
@@ -132,10 +142,16 @@ def _weights(path: Path, architecture: str) -> Weights:
 def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
     W_enc = weights.matrix("W_enc")
     d_in, d_sae = W_enc.shape
-    for key, width in (("d_in", d_in), ("d_sae", d_sae)):
+    transcoder, W_dec = _is_transcoder(architecture), weights.matrix("W_dec")
+    widths = {
+        "d_in": ("W_enc", d_in),
+        "d_sae": ("W_enc", d_sae),
+        "d_out": ("W_dec", W_dec.shape[1]),
+    }
+    for key, (name, width) in widths.items():
         stated = cfg.integer(key)
-        if stated not in (None, width):
-            raise UsageError(f"{cfg.path}: {key} is {stated}, but W_enc has {width}.")
+        if stated not in (None, width) and (key != "d_out" or transcoder):
+            raise UsageError(f"{cfg.path}: {key} is {stated}, but {name} has {width}.")
     if architecture == "gated":
         vectors = [weights.vector(name, d_sae) for name in ("r_mag", "b_gate", "b_mag")]
         W_enc, b_enc, threshold = jumprelu_from_gated(W_enc, *vectors)
@@ -143,18 +159,22 @@ def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
         b_enc, threshold = weights.vector("b_enc"), _threshold(weights, architecture, d_sae)
     training = _training(cfg, architecture)
     hook = _facts(cfg, "hook_name").text("hook_name") or cfg.text("hook_point")
+    skip = "W_skip" in TENSORS[architecture]
     return ForeignSAE(
         W_enc=W_enc,
-        W_dec=weights.matrix("W_dec"),
+        W_dec=W_dec,
         b_enc=b_enc,
         b_dec=weights.vector("b_dec"),
         threshold=threshold,
         k=_k(cfg) if threshold is None else None,
         signed=architecture == "abstopk",
-        subtract_b_dec=cfg.flag("apply_b_dec_to_input", default=True),
+        subtract_b_dec=cfg.flag("apply_b_dec_to_input", default=not transcoder),
         prefixes=_prefixes(training, d_sae),
         batch_k=training.number("k"),
         hook=hook,
+        transcoder=transcoder,
+        W_skip=weights.matrix("W_skip").T.contiguous() if skip else None,
+        hook_out=_facts(cfg, "hook_name_out").text("hook_name_out") if transcoder else None,
         model=_facts(cfg, "model_name").text("model_name"),
         source=_source(cfg, architecture),
     )
@@ -162,9 +182,9 @@ def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
 
 def _threshold(weights: Weights, architecture: str, d_sae: int) -> Float[Tensor, " d_sae"] | None:
     """What ReLU(a) must exceed, so that a threshold below zero does what zero does."""
-    if architecture == "standard":
+    if architecture in ("standard", "transcoder", "skip_transcoder"):
         return torch.zeros(d_sae)
-    if architecture == "jumprelu":
+    if "threshold" in TENSORS[architecture]:
         return weights.vector("threshold", d_sae).clamp_min(0)
     if architecture in TRAINED_ON_BATCHES:
         return torch.full((d_sae,), weights.scalar("topk_threshold")).clamp_min(0)
@@ -218,70 +238,3 @@ def _source(cfg: Record, architecture: str) -> str:
     version = _facts(cfg, "sae_lens_version").text("sae_lens_version") or ""
     major = re.match(r"\d{1,3}(?=\.)", version)
     return f"SAELens {major[0]} {architecture}" if major else f"SAELens {architecture}"
-
-
-def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
-    """Save `foreign` in a new directory that `SAE.load_from_disk` of SAELens 6 reads.
-
-    The architecture is `standard` where every threshold is zero, `jumprelu` with other thresholds,
-    `topk` with k, and with signed codes `abstopk`, which only its latest versions read. Matryoshka
-    prefixes and the k of a BatchTopK training go where SAELens keeps them, in the metadata.
-
-    Raises:
-        UsageError: `directory` already holds an SAE.
-    """
-    if not directory.is_dir() and directory.exists():
-        raise UsageError(f"{directory} is not a directory; give a new one.")
-    if any((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
-        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
-    tensors = {
-        "W_enc": foreign.W_enc,
-        "W_dec": foreign.W_dec,
-        "b_enc": foreign.b_enc,
-        "b_dec": foreign.b_dec,
-    }
-    cfg = _config(foreign)
-    if cfg["architecture"] == "jumprelu" and foreign.threshold is not None:
-        tensors["threshold"] = foreign.threshold
-    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    atomic_write(directory / WEIGHTS_FILE, packed)
-    atomic_write_json(directory / CONFIG_FILE, cfg)
-
-
-def _config(foreign: ForeignSAE) -> dict[str, Any]:
-    if foreign.k is not None:
-        architecture = "abstopk" if foreign.signed else "topk"
-        selection = {"k": foreign.k, "rescale_acts_by_decoder_norm": False}
-    else:
-        plain = foreign.threshold is not None and not foreign.threshold.any()
-        architecture, selection = ("standard" if plain else "jumprelu"), {}
-    is_hook_z = foreign.hook is not None and foreign.hook.endswith("hook_z")
-    return {
-        "architecture": architecture,
-        "d_in": foreign.d_in,
-        "d_sae": foreign.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": foreign.subtract_b_dec,
-        "normalize_activations": "none",
-        "reshape_activations": "hook_z" if is_hook_z else "none",
-        **selection,
-        "metadata": _metadata(foreign),
-    }
-
-
-def _metadata(foreign: ForeignSAE) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"sae_lens_version": WRITTEN_VERSION}
-    if foreign.model is not None:
-        metadata["model_name"] = foreign.model
-    if foreign.hook is not None:
-        metadata["hook_name"] = foreign.hook
-    details: dict[str, Any] = {}
-    if foreign.batch_k is not None:
-        details["k"] = foreign.batch_k
-    if foreign.prefixes is not None:
-        details["matryoshka_widths"] = list(foreign.prefixes)
-    if details:
-        kind = "batchtopk" if foreign.prefixes is None else "matryoshka_batchtopk"
-        metadata |= {"training_architecture": kind, "training_architecture_details": details}
-    return metadata

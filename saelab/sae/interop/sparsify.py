@@ -23,13 +23,17 @@ def read_sparsify(path: Path) -> ForeignSAE:
     """The SAE that sparsify saved in the directory `path`.
 
     Raises:
-        UsageError: a file is missing, damaged or contradicts the other, or it is a transcoder or
-            selects by groups, which k and thresholds cannot express.
+        UsageError: a file is missing, damaged or contradicts the other, or it selects by groups,
+            which k and thresholds cannot express.
     """
     cfg = load_json(path / CONFIG_FILE)
     _refuse_other_kinds(cfg)
     weights = load_safetensors(path / WEIGHTS_FILE)
-    weights.check_names({"encoder.weight", "encoder.bias", "W_dec", "b_dec"})
+    # A transcoder is named after the module whose input and output it stands between.
+    transcoder, skip = (cfg.flag(name, default=False) for name in ("transcode", "skip_connection"))
+    weights.check_names(
+        {"encoder.weight", "encoder.bias", "W_dec", "b_dec", *(["W_skip"] if skip else [])}
+    )
     k = cfg.integer("k")
     if k is None:
         raise UsageError(f"{cfg.path} has no k, which a top-k SAE needs.")
@@ -40,8 +44,10 @@ def read_sparsify(path: Path) -> ForeignSAE:
         b_dec=weights.vector("b_dec"),
         k=k,
         signed=cfg.flag("signed", default=False),
-        subtract_b_dec=True,
-        hook=_hook(path),
+        subtract_b_dec=not transcoder,
+        transcoder=transcoder,
+        W_skip=weights.matrix("W_skip").T.contiguous() if skip else None,
+        hook=None if transcoder else _hook(path),
         model=_model(path),
         source="sparsify topk",
     )
@@ -50,9 +56,6 @@ def read_sparsify(path: Path) -> ForeignSAE:
 
 
 def _refuse_other_kinds(cfg: Record) -> None:
-    for key in ("transcode", "skip_connection"):
-        if cfg.flag(key, default=False):
-            raise UsageError(f"{cfg.path}: {key} is true, so this is a transcoder and no SAE.")
     activation = cfg.text("activation") or "topk"
     if activation != "topk":
         raise UsageError(

@@ -26,7 +26,8 @@ from sae.interop.cases import (
 from safetensors.torch import load_file, save_file
 
 from saelab.sae.interop.foreign import ForeignSAE
-from saelab.sae.interop.sae_lens import read_sae_lens, write_sae_lens
+from saelab.sae.interop.sae_lens import read_sae_lens
+from saelab.sae.interop.sae_lens_write import write_sae_lens
 
 
 @pytest.mark.parametrize("centred", [True, False])

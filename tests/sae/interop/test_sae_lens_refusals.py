@@ -21,7 +21,7 @@ SCALED = {"normalize_activations": "expected_average_only_in"}
     ("cfg", "words"),
     [
         ({"architecture": "matching_pursuit"}, "'matching_pursuit' has no counterpart"),
-        ({"architecture": "transcoder"}, "'transcoder' has no counterpart"),
+        ({"architecture": "crosscoder"}, "'crosscoder' has no counterpart"),
         ({"architecture": "x" * 1000}, "has no counterpart"),
         ({"architecture": 3}, "architecture is 3"),
         ({"activation_fn": "tanh-relu"}, "'tanh-relu' has no counterpart"),

@@ -121,8 +121,7 @@ def test_half_precision_becomes_float32(tmp_path):
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        ({"transcode": True}, "transcode is true"),
-        ({"skip_connection": True}, "skip_connection is true"),
+        ({"skip_connection": True}, "W_skip"),
         ({"transcode": "no"}, "transcode is 'no'"),
         ({"activation": "groupmax"}, "'groupmax', but only 'topk'"),
         ({"k": None}, "has no k"),

@@ -1,0 +1,95 @@
+"""Writing an SAE or a transcoder in the form that SAELens 6 loads."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from saelab.config import UsageError
+from saelab.files import atomic_write, atomic_write_json
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
+
+WRITTEN_VERSION = "6.0.0"
+"""From this version on, facts about the language model are under `metadata`."""
+
+
+def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
+    """Save `foreign` in a new directory that `SAE.load_from_disk` of SAELens 6 reads.
+
+    The architecture is `standard` where every threshold is zero, `jumprelu` with other thresholds,
+    `topk` with k, and with signed codes `abstopk`, which only its latest versions read; that of a
+    transcoder is `transcoder`, with `skip_` and `jumprelu_` before it as it has them. Matryoshka
+    prefixes and the k of a BatchTopK training go where SAELens keeps them, in the metadata.
+
+    Raises:
+        UsageError: `directory` already holds an SAE, or it is a transcoder that selects by k.
+    """
+    if foreign.transcoder and foreign.k is not None:
+        raise UsageError(
+            "SAELens has no transcoder that selects its latents by k; JumpReLU, BatchTopK and "
+            "Matryoshka transcoders can be exported."
+        )
+    if not directory.is_dir() and directory.exists():
+        raise UsageError(f"{directory} is not a directory; give a new one.")
+    if any((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+    tensors = {
+        "W_enc": foreign.W_enc,
+        "W_dec": foreign.W_dec,
+        "b_enc": foreign.b_enc,
+        "b_dec": foreign.b_dec,
+    }
+    cfg = _config(foreign)
+    if cfg["architecture"].startswith("jumprelu") and foreign.threshold is not None:
+        tensors["threshold"] = foreign.threshold
+    if foreign.W_skip is not None:
+        tensors["W_skip"] = foreign.W_skip.T
+    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    atomic_write(directory / WEIGHTS_FILE, packed)
+    atomic_write_json(directory / CONFIG_FILE, cfg)
+
+
+def _config(foreign: ForeignSAE) -> dict[str, Any]:
+    if foreign.k is not None:
+        architecture = "abstopk" if foreign.signed else "topk"
+        selection = {"k": foreign.k, "rescale_acts_by_decoder_norm": False}
+    else:
+        plain = foreign.threshold is not None and not foreign.threshold.any()
+        architecture, selection = ("standard" if plain else "jumprelu"), {}
+        if foreign.transcoder:
+            parts = ("" if plain else "jumprelu", "" if foreign.W_skip is None else "skip")
+            architecture = "_".join([*filter(None, parts), "transcoder"])
+            selection = {"d_out": foreign.d_out}
+    is_hook_z = foreign.hook is not None and foreign.hook.endswith("hook_z")
+    return {
+        "architecture": architecture,
+        "d_in": foreign.d_in,
+        "d_sae": foreign.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": foreign.subtract_b_dec,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z" if is_hook_z else "none",
+        **selection,
+        "metadata": _metadata(foreign),
+    }
+
+
+def _metadata(foreign: ForeignSAE) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"sae_lens_version": WRITTEN_VERSION}
+    if foreign.model is not None:
+        metadata["model_name"] = foreign.model
+    if foreign.hook is not None:
+        metadata["hook_name"] = foreign.hook
+    if foreign.hook_out is not None:
+        metadata["hook_name_out"] = foreign.hook_out
+    details: dict[str, Any] = {}
+    if foreign.batch_k is not None:
+        details["k"] = foreign.batch_k
+    if foreign.prefixes is not None:
+        details["matryoshka_widths"] = list(foreign.prefixes)
+    if details:
+        kind = "batchtopk" if foreign.prefixes is None else "matryoshka_batchtopk"
+        metadata |= {"training_architecture": kind, "training_architecture_details": details}
+    return metadata
