@@ -50,8 +50,10 @@ class CircuitArguments(Config):
     """Judge in the live model, instead of the kept latents, those that hierarchical attribution
     keeps at this share of the target's value (arXiv 2405.13868)."""
     n_members: int = Field(default=40, ge=0)
-    """Judge also the latents with the largest effects by integrated gradients in the live model,
-    which include those that attention needs to look where it looks; 0: do not."""
+    """Judge also the latents that support the target most by integrated gradients in the live
+    model, which include those that attention needs to look where it looks; 0: do not."""
+    curve: bool = False
+    """Judge also 5, 10, 20, 40, ... of them: how many latents the prediction takes."""
     figure: Path | None = None
     """Write the picture of the pruned graph here, as one HTML file."""
     circuit_tracer: Path | None = None
@@ -91,6 +93,7 @@ def main(arguments: list[str]) -> int:
         edge_threshold=args.edge_threshold,
         threshold=args.threshold,
         n_members=args.n_members,
+        curve=args.curve,
     )
     found = explain_runs(lm, runs, args.prompt, options)
     path = save_circuit(found, runs, args.prompt, lm)
@@ -173,22 +176,28 @@ def _summary(found: "Circuit") -> str:
         f"Live model, the graph's latents: {_judged(found.faithfulness)}",
     ]
     if (other := found.by_gradients) is not None:
-        line = f"Live model, the latents of largest effect: {_judged(other.faithfulness)}"
+        line = f"Live model, the latents that support it most: {_judged(other.faithfulness)}"
         if other.agreement is not None:
-            line += f" Effects and the graph's attributions correlate by {other.agreement:.2f}."
+            line += (
+                f" What they give and the graph's attributions correlate by {other.agreement:.2f}."
+            )
         lines.append(line)
+        lines += [
+            f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
+            f"completeness {_ratio(judged, 'completeness')}"
+            for judged in other.curve
+        ]
     return "\n".join(lines)
 
 
 def _judged(found: "Faithfulness") -> str:
-    values = found.values()
-
-    def ratio(name: str) -> str:
-        value = values[name]
-        return "undefined" if value is None else f"{value:.2f}"
-
     return (
         f"{found.n_members} kept give {found.circuit:.2f} of {found.whole:.2f} (without any latent "
-        f"{found.empty:.2f}), faithfulness {ratio('faithfulness')}; without them "
-        f"{found.complement:.2f}, completeness {ratio('completeness')}."
+        f"{found.empty:.2f}), faithfulness {_ratio(found, 'faithfulness')}; without them "
+        f"{found.complement:.2f}, completeness {_ratio(found, 'completeness')}."
     )
+
+
+def _ratio(found: "Faithfulness", name: str) -> str:
+    value = found.values()[name]
+    return "undefined" if value is None else f"{value:.2f}"

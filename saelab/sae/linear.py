@@ -25,6 +25,32 @@ TOLERANCE = 1e-3
 """How far the affine form may be from the SAE's own codes, relative to the largest of them."""
 
 
+CHUNK = 4096
+"""Active latents whose values are computed together."""
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """Rows of a matrix, one an active latent, taken out of it when they are asked for.
+
+    A prompt has many times more active latents than an SAE of its width has rows to spare, so no
+    copy of all of them is kept. Index it like a tensor; `[:]` is all of it.
+    """
+
+    matrix: Float[Tensor, "d_sae d"]
+    number: Int[Tensor, " n"]
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of all rows together."""
+        return len(self.number), self.matrix.shape[1]
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Float[Tensor, "*k d"]:
+        """The rows of these active latents."""
+        return self.matrix[self.number[index]].to(self.dtype)
+
+
 @dataclass(frozen=True)
 class LinearCodes:
     """The active latents of some rows x; entry n is `values[n] = encoder[n] . x[row[n]] + c[n]`.
@@ -35,7 +61,7 @@ class LinearCodes:
     row: Int[Tensor, " n"]
     latent: Int[Tensor, " n"]
     values: Float[Tensor, " n"]
-    encoder: Float[Tensor, "n d_in"]
+    encoder: Float[Tensor, "n d_in"] | TakenRows
     constant: Float[Tensor, " n"]
 
     def __len__(self) -> int:
@@ -60,7 +86,9 @@ def linearize(sae: AbstractSAE, x: Float[Tensor, "batch d_in"]) -> LinearCodes:
     else:
         row, latent = _support(codes)
         encoder, constant = _affine(sae, latent, x.dtype)
-        values = (encoder * x[row]).sum(-1) + constant
+        values = constant.clone()
+        for part in torch.arange(len(row), device=row.device).split(CHUNK):
+            values[part] += (encoder[part] * x[row[part]]).sum(-1)
         found = LinearCodes(row, latent, values, encoder, constant)
     _check(sae, found, codes)
     return found
@@ -74,7 +102,7 @@ def _support(codes: SparseCodes) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
 
 def _affine(
     sae: AbstractSAE, latent: Int[Tensor, " n"], dtype: torch.dtype
-) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, " n"]]:
+) -> tuple[TakenRows, Float[Tensor, " n"]]:
     match sae:
         case AbstractUnitNormSAE():
             W_enc, b_enc, shifted = sae.W_enc, sae.b_enc, True
@@ -87,9 +115,11 @@ def _affine(
                 f"The latents of a {type(sae).__name__} are not known to be affine once the active "
                 "ones are fixed, so their attributions would not add up; use another variant."
             )
-    encoder = W_enc.T[latent].to(dtype)
-    constant = b_enc[latent].to(dtype)
-    return encoder, constant - encoder @ sae.input_bias.to(dtype) if shifted else constant
+    encoder, constant = TakenRows(W_enc.T, latent, dtype), b_enc[latent].to(dtype)
+    if shifted:
+        for part in torch.arange(len(latent), device=latent.device).split(CHUNK):
+            constant[part] -= encoder[part] @ sae.input_bias.to(dtype)
+    return encoder, constant
 
 
 def _pursued(
@@ -113,11 +143,16 @@ def _pursued(
 
 def _check(sae: AbstractSAE, found: LinearCodes, codes: SparseCodes) -> None:
     """The affine form must give the SAE's own codes: a variant may override what it inherits."""
-    dense = codes.dense()
-    mine = torch.zeros_like(dense)
-    mine[found.row, found.latent] = found.values.to(dense.dtype)
-    worst = float((mine - dense).abs().max())
-    if worst > TOLERANCE * max(1e-12, float(dense.abs().max())):
+    active = codes.active
+    theirs = codes.rows()[active] * codes.d_sae + codes.indices[active]
+    keys, place = torch.cat([theirs, found.row * codes.d_sae + found.latent]).unique(
+        return_inverse=True
+    )
+    values = torch.zeros(len(keys), dtype=found.values.dtype, device=keys.device)
+    own = values.index_add(0, place[: len(theirs)], codes.values[active].to(values.dtype))
+    missed = own.index_add(0, place[len(theirs) :], -found.values).abs()
+    worst, largest = (float(v.max()) if len(v) else 0.0 for v in (missed, own.abs()))
+    if worst > TOLERANCE * max(1e-12, largest):
         raise UsageError(
             f"The affine form of this {type(sae).__name__} misses its codes by {worst:.3g}, so "
             "attributions would not add up; use another variant."

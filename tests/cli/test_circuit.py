@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import small_config
@@ -54,6 +55,25 @@ def test_json_and_other_forms_are_written_on_request(runs, capsys, tmp_path):
     assert "plotly" in figure.read_text()
 
 
+def test_what_was_left_out_and_how_many_latents_it_takes_are_printed(runs, capsys):
+    few = ("--max-nodes", 10, "--n-members", 5, "--curve")
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "cat", *few) == 0
+    lines = capsys.readouterr().out.splitlines()
+    path = Path(lines[-1])
+    for graph in (load_graph(path), load_graph_hdf5(path.with_suffix(".h5"))):
+        counts = graph.counts
+        assert counts["latents"] + counts["latents_left_out"] == counts["active_latents"]
+        said = (
+            f"10 of {counts['active_latents']} active latents ({counts['influence_left_out']:.1%}"
+        )
+        assert said in "".join(lines)
+        assert [judged["n_members"] for judged in graph.facts["curve"][:2]] == [5, 10]
+    assert f"{load_graph(path).counts['pruned_influence']:.1%} of the influence dropped" in "".join(
+        lines
+    )
+    assert sum(line.startswith(("     5 of them:", "    10 of them:")) for line in lines) == 2
+
+
 def test_a_latents_value_is_explained_too(runs, capsys):
     assert circuit(*runs, "--prompt", PROMPT, "--target", "mat", "--n-members", 0) == 0
     capsys.readouterr()
@@ -71,9 +91,9 @@ def test_a_latents_value_is_explained_too(runs, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--prompt", "the zebra"), "The prompt 'the zebra' has special or unknown tokens"),
-        (("--prompt", " ".join(["cat"] * 40)), "has 41 tokens, more than the 32"),
-        (("--prompt", PROMPT, "--target", "zebra"), "'zebra' is not one token of"),
+        (("--prompt", "the zebra"), "does not know “zebra”; use words of its vocabulary"),
+        (("--prompt", " ".join(["cat"] * 40)), "has 41 tokens, 9 more than the 32"),
+        (("--prompt", PROMPT, "--target", "zebra"), "“zebra” is not one token of"),
         (("--prompt", PROMPT, "--target", "cat", "--against", "cat"), "are the same; give two"),
         (("--prompt", PROMPT, "--model", "tiny"), "was trained on"),
     ],

@@ -33,7 +33,8 @@ def circuit_tracer_json(
         pinned: nodes of the graph that the viewer shows apart.
         supernodes: pinned nodes that the viewer shows as one, by label.
     """
-    shares = cumulative_influence(graph).tolist()
+    # The viewer hides what exceeds the threshold, were it by rounding.
+    shares = cumulative_influence(graph).clip(max=1.0).tolist()
     nodes: dict[str, dict[str, Any]] = {}
     ids: list[str | None] = []
     for node, share in zip(graph.nodes, shares, strict=True):
@@ -81,7 +82,9 @@ def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> d
         "transcoder_list": [],
         "prompt_tokens": list(graph.tokens),
         "prompt": graph.facts.get("prompt", " ".join(graph.tokens)),
-        "node_threshold": 0.8,
+        # Where the viewer's slider begins and ends. Shares count the nodes of this file, so
+        # anything less would hide nodes that pruning kept.
+        "node_threshold": 1.0,
         "schema_version": 1,
         "info": {
             "description": f"{graph.facts.get('target', '')}; layers are ranks of places; "
@@ -102,7 +105,7 @@ def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] |
             f"{layer}_{token}_{place}", token, layer, place, "logit", f"L_{token}-{place}"
         ) | {
             # Viewers read the probability out of this text and fail where it has none.
-            "clerp": f"{node.label()} (p={probability:.3f})",
+            "clerp": f"{graph.facts.get('target', node.label())} (p={probability:.3f})",
             "is_target_logit": True,
             "token_prob": probability,
         }

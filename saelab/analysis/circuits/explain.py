@@ -31,8 +31,8 @@ from saelab.analysis.circuits.targets import (
     logit_target,
     next_token_probabilities,
 )
-from saelab.analysis.steering.interventions import encode_prompt
 from saelab.config import UsageError
+from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
 
@@ -51,8 +51,11 @@ class CircuitOptions(GraphOptions, PruneOptions):
     """Judge the latents that hierarchical attribution keeps at this share of the target's value,
     instead of those of the pruned graph (arXiv 2405.13868)."""
     n_members: int = Field(default=40, ge=0)
-    """Judge also so many latents, of all that fire, with the largest effect by integrated gradients
-    in the live model: they include those that attention needs to look where it looks. 0: do not."""
+    """Judge also so many latents, of all that fire, that support the target most by integrated
+    gradients in the live model: they include those that attention needs to look where it looks. 0:
+    do not."""
+    curve: bool = False
+    """Judge also 5, 10, 20, 40, ... of them, up to all that support the target."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Circuit:
         scores: how much of the graph latents explain.
         faithfulness: of the graph's latents, in the live model.
         members: which active latents these are.
-        by_gradients: the same for the latents with the largest effects by integrated gradients.
+        by_gradients: the same for the latents that support it most by integrated gradients.
     """
 
     graph: AttributionGraph
@@ -102,11 +105,15 @@ def explain(
     judged = faithfulness(lm, dictionaries, tokens[None], members, metric)
     other = None
     if options.n_members:
-        other = gradient_circuit(lm, dictionaries, frozen, target, options.n_members)
+        other = gradient_circuit(
+            lm, dictionaries, frozen, target, options.n_members, curve=options.curve
+        )
     scores = graph_scores(graph)
     more: dict[str, Any] = {"scores": vars(scores), "faithfulness": judged.values()}
     if other is not None:
         more["by_gradients"] = other.faithfulness.values() | {"agreement": other.agreement}
+        if other.curve:
+            more["curve"] = [judged.values() for judged in other.curve]
     for found in (graph, pruned):
         found.facts.update(more)
     return Circuit(graph, pruned, scores, judged, members, other)
@@ -121,22 +128,6 @@ def explain_runs(
         UsageError: as `explain`, or a run was trained on another model.
     """
     return explain(lm, [Dictionary.of_run(run, lm) for run in runs], prompt, options)
-
-
-def token_id(lm: LanguageModel, text: str) -> int:
-    """The id of a text that is one token.
-
-    Raises:
-        UsageError: it is none, or several, or not in the vocabulary.
-    """
-    special = set(lm.info.special_token_ids)
-    for form in (text, f" {text}"):
-        ids = lm.tokenizer.encode(form)
-        if len(ids) == 1 and ids[0] not in special:
-            return ids[0]
-    raise UsageError(
-        f"{text!r} is not one token of {lm.info.name}; give a word that is in its vocabulary."
-    )
 
 
 def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageModel) -> Path:

@@ -1,11 +1,12 @@
 """Figures of circuits (plotly)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import sqrt
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import edge_shares, node_influence
@@ -34,12 +35,52 @@ def circuit_figure(graph: AttributionGraph, palette: Palette = NEUTRAL) -> go.Fi
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=[escape(row) for row in rows], showgrid=True
     )
-    title = f"{graph.facts.get('target', '')} = {graph.nodes[-1].value:.3g}"
-    figure.update_layout(
-        title={"text": escape(title), "font": {"size": 14}}, hovermode="closest", showlegend=False
-    )
-    figure = _dressed(figure, palette, height=140 + 56 * len(rows), top=48)
+    name = f"{graph.facts.get('target', '')} = {graph.nodes[-1].value:.3g}"
+    title = {"text": escape(name), "font": {"size": 14}}
+    title["subtitle"] = {"text": escape(what_is_missing(graph)), "font": {"size": 11}}
+    figure.update_layout(title=title, hovermode="closest", showlegend=False)
+    figure = _dressed(figure, palette, height=160 + 56 * len(rows), top=68)
     return figure.update_layout(margin={"l": 150})
+
+
+def what_is_missing(graph: AttributionGraph) -> str:
+    """What a budget and pruning left out of a graph, in words; empty where the graph is whole."""
+    counts, parts = graph.counts, []
+    if left := counts.get("latents_left_out", 0):
+        parts.append(
+            f"{left:,} of {counts['active_latents']:,} active latents left out ("
+            f"{counts['influence_left_out']:.1%} of the influence)"
+        )
+    if counts.get("pruned_nodes", 0) or counts.get("pruned_edges", 0):
+        parts.append(
+            f"{counts['pruned_nodes']:,} nodes and {counts['pruned_edges']:,} edges pruned "
+            f"({counts['pruned_influence']:.1%} of the influence)"
+        )
+    if hidden := len(graph.weight) - N_EDGES:
+        parts += [f"{hidden:,} weaker edges not drawn"] if hidden > 0 else []
+    return "; ".join(parts)
+
+
+def faithfulness_figure(
+    curves: Mapping[str, Sequence[tuple[int, float, float]]], palette: Palette = NEUTRAL
+) -> go.Figure:
+    """How many latents a behaviour takes: a panel each, what they do alone and what is left.
+
+    A curve's points are (latents, faithfulness, completeness).
+    """
+    figure = make_subplots(cols=len(curves), subplot_titles=list(curves), shared_yaxes=True)
+    for column, points in enumerate(curves.values(), start=1):
+        sizes, alone, left = (list(values) for values in zip(*points, strict=True))
+        lines = (("kept alone", alone, palette.positive, "solid"),)
+        for name, values, colour, dash in (*lines, ("ablated", left, palette.negative, "dot")):
+            line = {"color": colour, "dash": dash, "width": 2}
+            shown = {"name": name, "legendgroup": name, "showlegend": column == 1}
+            figure.add_trace(go.Scatter(x=sizes, y=values, line=line, **shown), row=1, col=column)
+    figure.update_xaxes(type="log", title="latents", tickvals=[5, 10, 20, 40, 80, 160, 320, 640])
+    figure.update_yaxes(title="share of the effect", row=1, col=1)
+    figure.update_layout(hovermode="x unified", legend={"orientation": "h", "y": 1.3})
+    figure.update_annotations(font={"size": 12, "color": palette.mute})
+    return _dressed(figure, palette, height=300, top=72)
 
 
 def _row(node: Node) -> str:

@@ -21,7 +21,7 @@ from saelab.config import UsageError
 from saelab.lm.internals import ModelWeights, model_weights
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, record_forward
-from saelab.sae.linear import LinearCodes, linearize
+from saelab.sae.linear import LinearCodes, TakenRows, linearize
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Active:
     name: str
     place: Place
     codes: LinearCodes
-    decoder: Float[Tensor, "n d_out"]
+    decoder: Float[Tensor, "n d_out"] | TakenRows
     b_dec: Float[Tensor, " d_out"]
     error: Float[Tensor, "pos d_out"]
     skip: Skip | None = None
@@ -61,9 +61,7 @@ class Active:
 
     def written(self) -> Float[Tensor, "pos d_out"]:
         """What the dictionary stands for: latents, skip connection, b_dec and error."""
-        latents = torch.zeros_like(self.error).index_add(
-            0, self.codes.row, self.codes.values[:, None] * self.decoder
-        )
+        latents = torch.stack([self.codes.values[span] @ self.decoder[span] for span in self.at])
         given = 0 if self.skip is None else self.skip.written
         return latents + given + self.b_dec + self.error
 
@@ -179,7 +177,7 @@ def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
             f"{dictionary.target_site} has {target.shape[-1]}; it is of another model."
         )
     codes = linearize(sae, x)
-    decoder = sae.W_dec[codes.latent].to(x.dtype)
+    decoder = TakenRows(sae.W_dec, codes.latent, x.dtype)
     b_dec, skip = sae.b_dec.to(x.dtype), None
     if sae.W_skip is not None:
         W = sae.W_skip.to(x.dtype)

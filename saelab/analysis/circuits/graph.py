@@ -21,7 +21,12 @@ from saelab.analysis.circuits.targets import Target
 from saelab.config import Config
 
 CHUNK = 128
-"""Latents whose inputs are computed together; memory is this times prompt times width."""
+"""Latents whose inputs are computed together, at most; fewer where the walk would need more than
+WORKSPACE."""
+WORKSPACE = 2**26
+"""Bytes of the arrays of one walk: targets times (active latents, leaves, prompt times width)."""
+N_INPUTS = 4096
+"""Latents that a row keeps apart, the largest; the others are its part of `rest`."""
 
 
 class GraphOptions(Config):
@@ -29,7 +34,8 @@ class GraphOptions(Config):
 
     max_nodes: int = Field(default=256, gt=0)
     """Latents in the graph, the most influential ones; the others' contributions are kept as the
-    sum `rest` for each node. Memory is 8 bytes times this times the active latents and leaves."""
+    sum `rest` for each node. Memory is 16 bytes times this times the active latents (4,096 of them
+    at most, the largest inputs of each) and 8 times the leaves."""
     batch_size: int = Field(default=64, gt=0)
     """Latents whose inputs are computed between two looks at which matter most."""
 
@@ -77,85 +83,108 @@ def direct_inputs(frozen: Frozen, target: Target) -> list[tuple[Node, float]]:
 
 
 class _Rows:
-    """The direct inputs of the target and of the latents that were expanded so far."""
+    """The direct inputs of the target and of the latents that were expanded so far.
+
+    Row 0 is the target's. A row keeps its N_INPUTS largest inputs from latents, and of the others
+    their sum and the sum of their magnitudes, so memory does not grow with the active latents.
+    """
 
     def __init__(self, frozen: Frozen, reading: Reading) -> None:
         self._frozen = frozen
         self.latents: list[int] = []
-        self._from_latents: list[Float[Tensor, "row latent"]] = []
-        self._from_leaves: list[Float[Tensor, "row leaf"]] = []
+        self._n_inputs = min(N_INPUTS, len(frozen.values))
+        like, rows = frozen.record.embed, (0, self._n_inputs)
+        self.source = torch.zeros(rows, dtype=torch.long, device=like.device)
+        self.weight = like.new_zeros(rows)
+        self.from_leaves = like.new_zeros(0, frozen.n_leaves)
+        self.others = like.new_zeros(0, 2)
         self._add(reading)
-
-    @property
-    def from_latents(self) -> Float[Tensor, "row latent"]:
-        """Row 0 is the target's, then one an expanded latent."""
-        return torch.cat(self._from_latents)
-
-    @property
-    def from_leaves(self) -> Float[Tensor, "row leaf"]:
-        """The leaves' contributions to the same rows."""
-        return torch.cat(self._from_leaves)
 
     def expand(self, latents: Int[Tensor, " n"]) -> None:
         """Compute the inputs of more latents."""
-        owners = self._frozen.owner[latents]
+        owners, at_once = self._frozen.owner[latents], _targets_at_once(self._frozen)
         for number in owners.unique().tolist():
-            for mine in latents[owners == number].split(CHUNK):
+            for mine in latents[owners == number].split(at_once):
                 entries = mine - self._frozen.spans[number].start
                 self._add(latent_reading(self._frozen, number, entries))
                 self.latents += mine.tolist()
 
     def most_influential(self, n: int) -> Int[Tensor, " n"]:
         """The latents not expanded yet with the largest influence on the target, at most n."""
-        influence = self.influence()
+        influence, _ = self.influence()
         influence[self.latents] = 0
         best = influence.topk(min(n, len(influence)))
         return best.indices[best.values > 0]
 
-    def influence(self) -> Float[Tensor, " latent"]:
-        """Each latent's share of |inputs|, of |inputs| of those, and so on, over expanded rows."""
-        latents, leaves = self.from_latents.abs(), self.from_leaves.abs()
-        shares = latents / (latents.sum(1) + leaves.sum(1)).clamp_min(1e-300)[:, None]
-        now = shares[0]
-        total = now.clone()
-        while bool((passing := now[self.latents]).any()):
-            now = passing @ shares[1:]
+    def influence(self) -> tuple[Float[Tensor, " latent"], float]:
+        """Each latent's share of |inputs|, of |inputs| of those, and so on, over expanded rows.
+
+        And that of the inputs that rows did not keep apart.
+        """
+        size = self.weight.abs()
+        whole = size.sum(1) + self.others[:, 1] + self.from_leaves.abs().sum(1)
+        passing = torch.zeros_like(whole)
+        passing[0] = 1.0
+        total, unkept = torch.zeros_like(self._frozen.values), 0.0
+        while bool(passing.any()):
+            share = passing / whole.clamp_min(1e-300)
+            now = torch.zeros_like(total).index_add(
+                0, self.source.flatten(), (share[:, None] * size).flatten()
+            )
+            unkept += float(share @ self.others[:, 1])
             total += now
-        return total
+            passing = torch.cat([passing.new_zeros(1), now[self.latents]])
+        return total, unkept
 
     def _add(self, reading: Reading) -> None:
         found = pull(self._frozen, reading, stop)
-        self._from_latents.append(found.gradient * self._frozen.values)
-        self._from_leaves.append(found.leaves)
+        given = found.gradient * self._frozen.values
+        kept = given.abs().topk(self._n_inputs, dim=1).indices
+        weight = given.gather(1, kept)
+        others = given.scatter(1, kept, 0.0)
+        sums = torch.stack([others.sum(1), others.abs().sum(1)], dim=1)
+        self.source = torch.cat([self.source, kept])
+        self.weight = torch.cat([self.weight, weight])
+        self.others = torch.cat([self.others, sums])
+        self.from_leaves = torch.cat([self.from_leaves, found.leaves])
+
+
+def _targets_at_once(frozen: Frozen) -> int:
+    """How many targets' walks fit into the workspace together."""
+    widest = max([frozen.record.embed.shape[-1], *(a.error.shape[1] for a in frozen.actives)])
+    # The gradients, contributions, their magnitudes, and those that a row does not keep apart.
+    numbers = 5 * len(frozen.values) + frozen.n_leaves + 6 * frozen.n_pos * widest
+    return max(1, min(CHUNK, WORKSPACE // (8 * numbers)))
 
 
 def _assembled(
     frozen: Frozen, target: Target, rows: _Rows, tokens: tuple[str, ...], facts: dict[str, Any]
 ) -> AttributionGraph:
-    order = torch.tensor(rows.latents, dtype=torch.long).argsort()
-    kept = torch.tensor(rows.latents, dtype=torch.long)[order]
+    kept, order = torch.tensor(rows.latents, dtype=torch.long).sort()
     row_order = torch.cat([order + 1, torch.zeros(1, dtype=torch.long)])
-    from_latents = rows.from_latents[row_order].cpu()
-    rest = from_latents.clone()
-    rest[:, kept] = 0
-    leaves = _leaf_nodes(frozen)
-    table = torch.cat(
-        [rows.from_leaves[row_order].cpu(), rest.sum(1, keepdim=True), from_latents[:, kept]], dim=1
-    )
+    source, weight = rows.source.cpu()[row_order], rows.weight.cpu()[row_order]
+    place = torch.full((len(frozen.values),), -1)
+    place[kept] = torch.arange(len(kept))
+    inside = (place[source] >= 0) & (weight != 0)
+    rest = (weight * (place[source] < 0)).sum(1) + rows.others.cpu()[row_order, 0]
+    left = torch.cat([rows.from_leaves.cpu()[row_order], rest[:, None]], dim=1)
+    first = torch.nonzero(left, as_tuple=True)
+    second = torch.nonzero(inside, as_tuple=True)
+    row = torch.cat([first[0], second[0]])
+    column = torch.cat([first[1], left.shape[1] + place[source[second]]])
+    amount = torch.cat([left[first], weight[second]])
+    leaves = [*_leaf_nodes(frozen), Node("rest", "latents left out", -1)]
+    used = torch.cat([(left != 0).any(0), torch.ones(len(kept) + 1, dtype=torch.bool)])
+    number = used.cumsum(0) - 1
     last = Node(
         "target", target.label, len(frozen.weights.layers), target.position, None, target.value
     )
-    nodes = (*leaves, Node("rest", "latents left out", -1), *_latent_nodes(frozen, kept), last)
-    first_row = len(leaves) + 1
-    used = (table != 0).any(0)
-    used[first_row:] = True
-    number = torch.cat([used, torch.ones(1, dtype=torch.bool)]).cumsum(0) - 1
-    row, column = table.nonzero(as_tuple=True)
+    nodes = [*leaves, *_latent_nodes(frozen, kept), last]
     return AttributionGraph(
-        nodes=(*(n for n, u in zip(nodes[:-1], used.tolist(), strict=True) if u), last),
+        nodes=tuple(node for node, keep in zip(nodes, used.tolist(), strict=True) if keep),
         source=number[column].numpy(),
-        target=number[first_row + row].numpy(),
-        weight=table[row, column].numpy(),
+        target=number[len(leaves) + row].numpy(),
+        weight=amount.numpy(),
         tokens=tokens,
         counts=_counts(frozen, rows, kept, len(row)),
         facts={"saes": _places(frozen), **_explained(frozen, target), **facts},
@@ -165,14 +194,14 @@ def _assembled(
 def _counts(
     frozen: Frozen, rows: _Rows, kept: Int[Tensor, " n"], n_edges: int
 ) -> dict[str, int | float]:
-    influence = rows.influence()
-    total = max(1e-300, float(influence.sum()))
+    influence, unkept = rows.influence()
+    total = max(1e-300, float(influence.sum()) + unkept)
     influence[kept] = 0
     return {
         "active_latents": len(frozen.values),
         "latents": len(kept),
         "latents_left_out": len(frozen.values) - len(kept),
-        "influence_left_out": float(influence.sum()) / total,
+        "influence_left_out": (float(influence.sum()) + unkept) / total,
         "edges": n_edges,
     }
 

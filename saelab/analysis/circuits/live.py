@@ -1,10 +1,10 @@
 """A prompt's circuit judged in the live model, and the latents that gradients there point to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.analysis.circuits.ablation import (
@@ -23,21 +23,27 @@ from saelab.lm.protocol import LanguageModel
 
 N_STEPS = 10
 """Of integrated gradients: at midpoints, within a fraction of a percent (arXiv 2403.19647)."""
+CURVE_SIZES = (5, 10, 20, 40, 80, 160, 320, 640)
+
+Support = Mapping[str, Float[Tensor, "pos d_sae"]]
+"""By dictionary name, what each latent gives a metric at each position, in its units."""
 
 
 @dataclass(frozen=True)
 class GradientCircuit:
-    """The latents with the largest effects in the live model.
+    """The latents that support the target most in the live model.
 
     Attributes:
-        agreement: correlation of the graph's attributions with these effects, over all active
-            latents; they differ by what attention, norms and MLPs do in response. None where
-            either does not vary.
+        agreement: correlation of the graph's attributions with what latents give here, over all
+            active latents; they differ by what attention, norms and MLPs do in response. None
+            where either does not vary.
+        curve: circuits of other sizes, smallest first; empty unless asked for.
     """
 
     members: Members
     faithfulness: Faithfulness
     agreement: float | None
+    curve: tuple[Faithfulness, ...] = ()
 
 
 def live_metric(
@@ -58,37 +64,83 @@ def live_metric(
     return metric
 
 
+def support(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, " pos"],
+    metric: Metric,
+) -> Support:
+    """What each latent gives the metric: minus what taking it away does, by integrated gradients.
+
+    Each dictionary's latents are taken away together, the other dictionaries' stay.
+    """
+    return {
+        d.name: -latent_effects(lm, d, tokens, metric, n_steps=N_STEPS).latents
+        for d in dictionaries
+    }
+
+
+def strongest(given: Support, n: int) -> Members:
+    """The n latents that give most, each at its position; fewer where fewer give anything.
+
+    What works against the metric is no part of it: taken away together with the rest it would
+    hide what the rest does.
+    """
+    if not given:
+        return {}
+    sizes = torch.cat([values.flatten() for values in given.values()])
+    n = min(n, int((sizes > 0).sum()))
+    if n == 0:
+        return {name: torch.zeros_like(values, dtype=torch.bool) for name, values in given.items()}
+    least = sizes.topk(n).values[-1]
+    return {name: values >= least for name, values in given.items()}
+
+
+def faithfulness_curve(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, " pos"],
+    metric: Metric,
+    given: Support,
+    sizes: Sequence[int] = CURVE_SIZES,
+) -> tuple[Faithfulness, ...]:
+    """Circuits of the strongest latents, judged at each size up to all that support the metric."""
+    limit = sum(int((values > 0).sum()) for values in given.values())
+    wanted = [size for size in sizes if size <= limit]
+    return tuple(
+        faithfulness(lm, dictionaries, tokens[None], strongest(given, size), metric)
+        for size in wanted
+    )
+
+
 def gradient_circuit(
     lm: LanguageModel,
     dictionaries: Sequence[Dictionary],
     frozen: Frozen,
     target: Target,
     n_members: int,
+    *,
+    curve: bool = False,
 ) -> GradientCircuit | None:
-    """The `n_members` latents with the largest effects by integrated gradients, judged.
+    """The `n_members` latents that give the target most by integrated gradients, judged.
 
-    None where no latent fires, or the target is a latent.
+    None where none gives it anything, or the target is a latent.
     """
     metric = live_metric(frozen, dictionaries, target)
     if isinstance(metric, LatentMetric):
         return None
     tokens = frozen.record.tokens[0]
-    effects = {
-        d.name: latent_effects(lm, d, tokens, metric, n_steps=N_STEPS).latents for d in dictionaries
-    }
-    sizes = torch.cat([effect.flatten() for effect in effects.values()]).abs()
-    n = min(n_members, int((sizes > 0).sum()))
-    if n == 0:
+    given = support(lm, dictionaries, tokens, metric)
+    members = strongest(given, n_members)
+    if not any(bool(chosen.any()) for chosen in members.values()):
         return None
-    least = sizes.topk(n).values[-1]
-    members = {name: effect.abs() >= least for name, effect in effects.items()}
     plain = hierarchical_attribution(frozen, target).latents
-    # Taking a latent away undoes what it gives, so effects have the other sign.
-    lost = -torch.cat(
-        [effects[active.name][active.codes.row, active.codes.latent] for active in frozen.actives]
+    live = torch.cat(
+        [given[active.name][active.codes.row, active.codes.latent] for active in frozen.actives]
     )
     judged = faithfulness(lm, dictionaries, tokens[None], members, metric)
-    return GradientCircuit(members, judged, _correlation(plain, lost.to(plain.dtype)))
+    found = faithfulness_curve(lm, dictionaries, tokens, metric, given) if curve else ()
+    return GradientCircuit(members, judged, _correlation(plain, live.to(plain.dtype)), found)
 
 
 def _correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

@@ -63,7 +63,7 @@ def latent_reading(frozen: Frozen, number: int, entries: Int[Tensor, " target"])
     """The values of latents of dictionary `number`; `entries` counts within it."""
     active = frozen.actives[number]
     codes = active.codes
-    weights = codes.encoder.new_zeros(len(entries), frozen.n_pos, codes.encoder.shape[1])
+    weights = codes.values.new_zeros(len(entries), frozen.n_pos, codes.encoder.shape[1])
     weights[torch.arange(len(entries), device=weights.device), codes.row[entries]] = codes.encoder[
         entries
     ]

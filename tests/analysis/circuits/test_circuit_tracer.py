@@ -131,3 +131,11 @@ def test_viewers_find_the_probability_in_the_logits_text(exported):
     (logit,) = [node for node in exported["nodes"] if node["feature_type"] == "logit"]
     text = logit["clerp"].split("(p=")[1].split(")")[0]
     assert float(text) == pytest.approx(logit["token_prob"], abs=5e-4)
+
+
+def test_the_viewer_shows_every_node_of_the_file_until_its_slider_is_moved(exported):
+    assert exported["metadata"]["node_threshold"] == 1
+    shares = [node["influence"] for node in exported["nodes"] if node["influence"] is not None]
+    assert len(shares) == len(exported["nodes"]) - 1
+    assert max(shares) <= 1
+    assert sum(share <= 0.8 for share in shares) < len(shares)

@@ -1,5 +1,6 @@
 """From a prompt to a circuit, on the random model."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,14 @@ from saelab.analysis.circuits.explain import (
     circuit_path,
     explain,
     largest_inputs,
-    token_id,
 )
-from saelab.analysis.circuits.figures import circuit_figure
+from saelab.analysis.circuits.figures import (
+    circuit_figure,
+    faithfulness_figure,
+    what_is_missing,
+)
 from saelab.config import UsageError
+from saelab.lm.prompt import token_id
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +124,32 @@ def test_the_figure_has_a_marker_a_node_and_a_row_a_place(circuit):
     assert lines == len(circuit.pruned.weight)
 
 
+def test_the_figure_says_what_a_budget_and_pruning_left_out(circuit):
+    counts = circuit.pruned.counts
+    layout: Any = circuit_figure(circuit.pruned).layout
+    said = layout.title.subtitle.text
+    assert said.startswith(f"{counts['latents_left_out']} of {counts['active_latents']} active")
+    assert f"({counts['influence_left_out']:.1%} of the influence)" in said
+    assert f"{counts['pruned_nodes']:,} nodes and {counts['pruned_edges']:,} edges pruned" in said
+    whole = replace(circuit.graph, counts={"latents_left_out": 0})
+    assert "pruned" not in what_is_missing(whole)
+
+
+def test_faithfulness_over_sizes_has_a_panel_a_behaviour():
+    curves = {"a": [(5, 0.1, 0.9), (10, 0.8, -0.1)], "b": [(5, 0.5, 0.2)]}
+    traces: Any = faithfulness_figure(curves).data
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in traces[:2]] == [
+        ("kept alone", [5, 10], [0.1, 0.8]),
+        ("ablated", [5, 10], [0.9, -0.1]),
+    ]
+    assert len(traces) == 4
+
+
 @pytest.mark.parametrize("prompt", ["", "the big zebra", " ".join(["cat"] * 40)])
 def test_prompts_that_the_model_cannot_read_are_refused(gpt64, saes, prompt):
-    with pytest.raises(UsageError, match="prompt"):
+    with pytest.raises(
+        UsageError, match=r"The prompt (is empty|has 41 tokens)|does not know “zebra”"
+    ):
         explain(gpt64, saes, prompt)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from analysis.circuits.cases import dictionaries, prompt_of
 
+from saelab.analysis.circuits import graph as graphs
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import (
     AttributionGraph,
@@ -97,6 +98,28 @@ def test_a_graph_with_room_leaves_out_only_what_has_no_influence(frozen):
         smaller.counts["influence_left_out"]
         < graph_of(frozen, max_nodes=10).counts["influence_left_out"]
     )
+
+
+def test_rows_that_keep_few_inputs_apart_still_sum_to_values_and_count_the_rest(
+    frozen, monkeypatch
+):
+    whole = graph_of(frozen, max_nodes=30)
+    monkeypatch.setattr(graphs, "N_INPUTS", 5)
+    graph = graph_of(frozen, max_nodes=30)
+    fed = np.isin(kinds(graph), ("latent", "target"))
+    np.testing.assert_allclose(graph.row_sums()[fed], graph.values[fed], atol=1e-9)
+    latent_edges = np.isin(kinds(graph)[graph.source], ("latent",))
+    assert np.bincount(graph.target[latent_edges]).max() <= 5
+    assert graph.counts["influence_left_out"] > whole.counts["influence_left_out"]
+    assert graph.counts["edges"] < whole.counts["edges"]
+
+
+def test_a_walk_at_a_time_changes_nothing(frozen, monkeypatch):
+    expected = graph_of(frozen, max_nodes=30)
+    monkeypatch.setattr(graphs, "WORKSPACE", 1)
+    found = graph_of(frozen, max_nodes=30)
+    assert found.nodes == expected.nodes
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-10, atol=1e-12)
 
 
 def test_a_local_graph_explains_a_latent(frozen):

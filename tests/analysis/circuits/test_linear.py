@@ -31,7 +31,7 @@ def built(cls):
 
 def affine_codes(sae, x) -> torch.Tensor:
     found = linearize(sae, x)
-    values = (found.encoder * x[found.row]).sum(-1) + found.constant
+    values = (found.encoder[:] * x[found.row]).sum(-1) + found.constant
     dense = torch.zeros(len(x), sae.d_sae, dtype=x.dtype)
     dense[found.row, found.latent] = values
     return dense

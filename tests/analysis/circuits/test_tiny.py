@@ -12,7 +12,7 @@ from saelab.analysis.circuits.explain import CircuitOptions, explain
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.targets import logit_target
-from saelab.analysis.steering.interventions import encode_prompt
+from saelab.lm.prompt import encode_prompt
 
 PROMPT = "when tina and vera went to the garden , tina sent a lamp to"
 HEADS = [f"blocks.{layer}.attn.hook_z" for layer in range(4)]

@@ -16,8 +16,8 @@ from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.patching import latent_effects
 from saelab.analysis.circuits.pull import latent_reading, logit_reading, pull, stop, through
 from saelab.analysis.circuits.targets import logit_target
-from saelab.analysis.steering.interventions import encode_prompt
 from saelab.config import UsageError
+from saelab.lm.prompt import encode_prompt
 from saelab.training.loop import train
 from saelab.types import SparseCodes
 

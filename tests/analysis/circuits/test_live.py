@@ -1,0 +1,83 @@
+"""The latents that support a target in the live model, and circuits of several sizes."""
+
+import pytest
+import torch
+from analysis.circuits.cases import PROMPT, dictionaries, frozen_of, prompt_of
+
+from saelab.analysis.circuits.ablation import ablation_edits
+from saelab.analysis.circuits.explain import CircuitOptions, explain
+from saelab.analysis.circuits.live import (
+    faithfulness_curve,
+    gradient_circuit,
+    strongest,
+    support,
+)
+from saelab.analysis.circuits.patching import latent_effects
+from saelab.analysis.circuits.targets import logit_target
+
+
+def metric(logits):
+    return logits[0, -1, 3] - logits[0, -1, 5]
+
+
+@pytest.fixture(scope="module")
+def saes(gpt64):
+    return dictionaries(gpt64, transcoder=2)
+
+
+@pytest.fixture(scope="module")
+def tokens(gpt64):
+    return prompt_of(gpt64)
+
+
+@pytest.fixture(scope="module")
+def given(gpt64, saes, tokens):
+    return support(gpt64, saes, tokens, metric)
+
+
+def test_what_a_site_gives_is_what_taking_all_its_latents_away_loses(gpt64, saes, tokens, given):
+    # P7.1: the metric loses the sum, to the accuracy of ten steps.
+    for sae in saes:
+        keep = {d.name: torch.full((1, d.sae.d_sae), d is not sae) for d in saes}
+        left = metric(gpt64.logits(tokens[None], ablation_edits(saes, keep)))
+        lost = float(metric(gpt64.logits(tokens[None])) - left)
+        assert float(given[sae.name].sum()) == pytest.approx(lost, abs=0.02 * max(1.0, abs(lost)))
+        effects = latent_effects(gpt64, sae, tokens, metric).latents
+        torch.testing.assert_close(given[sae.name], -effects)
+
+
+def test_the_strongest_are_the_largest_and_none_works_against_it(given):
+    chosen = strongest(given, 12)
+    inside = torch.cat([given[name][mask] for name, mask in chosen.items()])
+    outside = torch.cat([given[name][~mask] for name, mask in chosen.items()])
+    assert len(inside) == 12
+    assert float(inside.min()) >= float(outside.max())
+    every = strongest(given, 10**6)
+    assert all(torch.equal(every[name], values > 0) for name, values in given.items())
+    none = strongest({name: -values.abs() for name, values in given.items()}, 12)
+    assert not any(bool(mask.any()) for mask in none.values())
+
+
+def test_a_curve_ends_with_all_that_support_the_metric(gpt64, saes, tokens, given):
+    total = sum(int((values > 0).sum()) for values in given.values())
+    sizes = (5, total, total + 1)
+    curve = faithfulness_curve(gpt64, saes, tokens, metric, given, sizes)
+    assert [judged.n_members for judged in curve] == [5, total]
+    assert curve[0].whole == curve[1].whole
+    assert curve[0].circuit != curve[1].circuit
+
+
+def test_without_support_there_is_no_circuit(gpt64):
+    # No dictionary, no latent, nothing to judge.
+    frozen = frozen_of(gpt64, {})
+    assert gradient_circuit(gpt64, [], frozen, logit_target(frozen, 3), 40) is None
+
+
+def test_the_curve_is_written_where_it_was_asked_for(gpt64, saes):
+    options = {"target": "dog", "max_nodes": 20, "n_members": 10}
+    found = explain(gpt64, saes, PROMPT, CircuitOptions(**options, curve=True))
+    assert found.by_gradients is not None
+    curve = found.graph.facts["curve"]
+    assert [judged["n_members"] for judged in curve[:3]] == [5, 10, 20]
+    assert curve[1] == found.by_gradients.faithfulness.values()
+    assert "curve" not in explain(gpt64, saes, PROMPT, CircuitOptions(**options)).graph.facts
