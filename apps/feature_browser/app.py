@@ -31,6 +31,7 @@ WITHOUT_FEATURES = {
     "health": health_view,
     "steering": steering_view,
     "try": try_view,
+    "training": training_view,
 }
 # Views that show other runs beside the chosen one.
 OF_SEVERAL_RUNS = {
@@ -71,8 +72,6 @@ def _view_of_run(catalogue: Catalogue, card: RunCard, place: Place) -> None:
     try:
         if place.view in OF_SEVERAL_RUNS:
             OF_SEVERAL_RUNS[place.view](catalogue, card, place)
-        elif place.view == "training":
-            training_view(card)
         elif place.view in WITHOUT_FEATURES:
             WITHOUT_FEATURES[place.view](card, place)
         elif not card.features_path.is_file():

@@ -12,10 +12,10 @@ from numpy import ndarray
 from feature_browser.attention import Step
 from feature_browser.catalogue import RunCard
 from feature_browser.live import live_run
-from feature_browser.live_prompt import prompt_tokens
 from feature_browser.reading import stamp
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
+from saelab.lm.prompt import prompt_tokens
 
 if TYPE_CHECKING:
     from saelab.analysis.circuits.frozen import Frozen

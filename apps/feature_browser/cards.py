@@ -3,6 +3,8 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count as counting
+from itertools import repeat
 
 from feature_browser.annotate import headline
 from feature_browser.known import Match
@@ -144,7 +146,13 @@ def heads(scene: Scene) -> Html:
     """How the decoder row is shared out among the heads, at sites that have some."""
     shares = scene.record.head_weights
     rows = [(f"head {head}", percent(share)) for head, share in enumerate(shares)]
-    return card("Share of each head", pairs(rows)) if rows else EMPTY
+    if not rows:
+        return EMPTY
+    lead = html(
+        '<p class="leads"><a href="{h}">Where do they look? Attention</a></p>',
+        h=scene.place.visit("attention").href,
+    )
+    return card("Share of each head", joined([pairs(rows), lead]))
 
 
 def _name(scene: Scene, latent: int) -> str:
@@ -174,7 +182,10 @@ def reproduce(scene: Scene) -> Html:
 
 def examples(scene: Scene, kind: str, title: str, note: str) -> Html:
     """A card of examples; all beyond the first few open on demand."""
-    return example_card(scene, kind, title, note, scene.record.examples.get(kind, []))
+    found = scene.record.examples
+    # The Attention page numbers the strongest examples, those of both signs on end.
+    first = {"top": 0, "negative": len(found.get("top", []))}.get(kind)
+    return example_card(scene, kind, title, note, found.get(kind, []), first)
 
 
 def stratum(scene: Scene, number: int) -> Html:
@@ -198,11 +209,22 @@ def strata_examples(record: LatentRecord) -> list[list[Example]]:
     return [[next(kept) for _ in range(size)] for size in sizes]
 
 
-def example_card(scene: Scene, kind: str, title: str, note: str, found: list[Example]) -> Html:
-    """The examples `found` under a title; nothing if there are none."""
+def example_card(
+    scene: Scene,
+    kind: str,
+    title: str,
+    note: str,
+    found: list[Example],
+    first: int | None = None,
+) -> Html:
+    """The examples `found` under a title; nothing if there are none.
+
+    `first` is the number that the Attention page gives the first of them; None if it has none.
+    """
     if not found:
         return EMPTY
-    rows = [_row(example, scene) for example in found]
+    numbers = repeat(None) if first is None or not scene.record.head_weights else counting(first)
+    rows = [_row(example, scene, number) for example, number in zip(found, numbers, strict=False)]
     rest = _more(rows[AT_FIRST:])
     return html(
         '<section class="card examples" data-kind="{kind}"><header><h2><b>{title}</b> <span>{note}'
@@ -219,14 +241,15 @@ def _more(rows: list[Html]) -> Html:
     return html(body, n=len(rows), rows=joined(rows))
 
 
-def _row(example: Example, scene: Scene) -> Html:
+def _row(example: Example, scene: Scene, number: int | None) -> Html:
     context = scene.place.context
     style = TextStyle(
         scene.record.max, scene.run.spaced, None if context == "full" else int(context)
     )
     return html(
         '<div class="example" data-v="{v}"><span class="value">{value}</span>'
-        '<span class="text" dir="auto">{text}</span><span class="source">{source}</span></div>',
+        '<span class="text" dir="auto">{text}</span><span class="source">{source}{heads}</span>'
+        "</div>",
         # The histogram's filter goes by activations, and a near miss has none.
         v=f"{0 if example.closeness is not None else example.value:.5g}",
         value=activation(example.value)
@@ -234,7 +257,16 @@ def _row(example: Example, scene: Scene) -> Html:
         else percent(example.closeness),
         text=example_text(example, style, scene.run.features.file),
         source=f"doc {count(example.document)} · {count(example.position)}",
+        heads=EMPTY if number is None else _heads_of(scene.place, example, number),
     )
+
+
+def _heads_of(place: Place, example: Example, number: int) -> Html:
+    there = place.visit("attention").to(example=number, pos=example.position)
+    return html(
+        '<br><a href="{h}" aria-label="Heads and sources of example {n}">heads, sources</a>',
+        h=there.href, n=number + 1,
+    )  # fmt: skip
 
 
 def choices(place: Place) -> Html:

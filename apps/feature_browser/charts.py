@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import activation, count, percent, short_count
 from feature_browser.pictures import round_ticks
 
-WIDTH, HEIGHT, LEFT, BASE, TOP = 420, 150, 46, 124, 8
+SMALL, LARGE = (420, 150), (640, 210)
+"""Widths and heights of line charts."""
+LEFT, BELOW, TOP = 46, 26, 8
 MOST_POINTS = 400
 TALL, BARS_BASE = 190, 152
 
@@ -23,55 +26,60 @@ class Curve:
 
     Attributes:
         log: on a log axis; only where all values are positive and span a decade.
+        says: how a value is written.
     """
 
     title: str
     x: Float[ndarray, " step"]
     y: Float[ndarray, " step"]
     log: bool = False
+    says: Callable[[float], str] = activation
 
 
-def line_chart(curve: Curve) -> Html:
-    """A curve with its last value; points that are not finite are left out."""
+def line_chart(curve: Curve, size: tuple[int, int] = SMALL) -> Html:
+    """A curve of `size` (width, height); points that are not finite are left out.
+
+    What each point says stands in `data-says`, for the pointer.
+    """
     known = np.isfinite(curve.x) & np.isfinite(curve.y)
-    x, y = (
-        values[known][:: max(1, -(-known.sum() // MOST_POINTS))] for values in (curve.x, curve.y)
-    )
+    x, y = curve.x[known], curve.y[known]
     if not len(x):
         return html('<p class="sub">nothing logged</p>')
+    kept = telling(y)
+    x, y = x[kept], y[kept]
     log = curve.log and bool((y > 0).all()) and float(y.max()) >= 10 * float(y.min())
     heights = np.log10(y) if log else y
     limits = _limits(heights, log=log)
-    left, right = float(x.min()), float(x.max())
-    across = LEFT + (x - left) / max(right - left, 1e-12) * (WIDTH - LEFT - 8)
-    path = " ".join(
-        f"{a:.1f},{_height(float(b), limits):.1f}" for a, b in zip(across, heights, strict=True)
-    )
-    dots = joined(
-        html(
-            '<circle class="dot" cx="{x}" cy="{y}" r="5" data-tip="{tip}"/>',
-            x=f"{a:.1f}", y=f"{_height(float(b), limits):.1f}",
-            tip=f"{short_count(int(tokens))} tokens\n{curve.title} {activation(float(value))}",
-        )
-        for a, b, tokens, value in _some(across, heights, x, y)
-    )  # fmt: skip
+    # All curves of a log have one axis, also one that was first logged late.
+    every = curve.x[np.isfinite(curve.x)]
+    left, right = float(every.min()), float(every.max())
+    (wide, high), base = size, size[1] - BELOW
+    across = LEFT + (x - left) / max(right - left, 1e-12) * (wide - LEFT - 8)
+    points = zip(across.tolist(), heights.tolist(), strict=True)
+    says = zip(x.tolist(), y.tolist(), strict=True)
     return html(
-        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-label="{label}">{grid}'
-        '<polyline points="{path}"/>{dots}{ends}</svg>',
-        w=WIDTH, h=HEIGHT, path=path, dots=dots, grid=_grid(limits, log=log),
-        label=f"{curve.title} from {activation(float(y[0]))} to {activation(float(y[-1]))} over "
+        '<svg class="chart curve" viewBox="0 0 {w} {h}" role="img" aria-label="{label}" '
+        'data-says="{says}" data-title="{title}">{grid}<polyline points="{path}"/>{ends}</svg>',
+        w=wide, h=high, grid=_grid(limits, size, log=log), title=curve.title,
+        path=" ".join(f"{a:.1f},{_height(value, limits, base):.1f}" for a, value in points),
+        says=";".join(f"{short_count(int(tokens))}|{curve.says(value)}" for tokens, value in says),
+        label=f"{curve.title} from {curve.says(float(y[0]))} to {curve.says(float(y[-1]))} over "
         f"{short_count(int(right))} tokens",
         ends=joined(
-            [_text(LEFT, HEIGHT - 8, short_count(int(left)), "start"),
-             _text(WIDTH - 8, HEIGHT - 8, f"{short_count(int(right))} tokens", "end")]
+            [_text(LEFT, high - 8, short_count(int(left)), "start"),
+             _text(wide - 8, high - 8, f"{short_count(int(right))} tokens", "end")]
         ),
     )  # fmt: skip
 
 
-def _some(*columns: ndarray) -> list[tuple[float, ...]]:
-    """At most 60 points to hover over."""
-    step = max(1, -(-len(columns[0]) // 60))
-    return [tuple(map(float, row)) for row in zip(*(c[::step] for c in columns), strict=True)]
+def telling(y: Float[ndarray, " step"]) -> Int[ndarray, " kept"]:
+    """Which steps to draw of many: the ends, and the least and the largest of each stretch."""
+    if len(y) <= MOST_POINTS:
+        return np.arange(len(y))
+    bounds = np.linspace(0, len(y), MOST_POINTS // 2).astype(np.int64)
+    low = [a + int(y[a:b].argmin()) for a, b in pairwise(bounds)]
+    high = [a + int(y[a:b].argmax()) for a, b in pairwise(bounds)]
+    return np.unique([0, *low, *high, len(y) - 1])
 
 
 def _limits(values: ndarray, *, log: bool) -> tuple[float, float]:
@@ -83,17 +91,17 @@ def _limits(values: ndarray, *, log: bool) -> tuple[float, float]:
     return low, high + 0.05 * (high - low)
 
 
-def _height(value: float, limits: tuple[float, float]) -> float:
+def _height(value: float, limits: tuple[float, float], base: float) -> float:
     low, high = limits
-    return BASE - (value - low) / (high - low) * (BASE - TOP)
+    return base - (value - low) / (high - low) * (base - TOP)
 
 
-def _grid(limits: tuple[float, float], *, log: bool) -> Html:
+def _grid(limits: tuple[float, float], size: tuple[int, int], *, log: bool) -> Html:
     parts = []
     for value in _log_ticks(*limits) if log else round_ticks(*limits, n=3):
-        y = _height(value, limits)
+        y = _height(value, limits, size[1] - BELOW)
         name = f"{10**value:.3g}" if log else _short(value)
-        parts += [_line(y), _text(LEFT - 6, y + 3.5, name, "end")]
+        parts += [_line(y, size[0]), _text(LEFT - 6, y + 3.5, name, "end")]
     return joined(parts)
 
 
@@ -195,7 +203,7 @@ def _count_grid(top: int, wide: int) -> Html:
     return joined(parts)
 
 
-def _line(y: float, right: float = WIDTH) -> Html:
+def _line(y: float, right: float) -> Html:
     return html(
         '<line class="grid" x1="{a}" x2="{b}" y1="{y}" y2="{y}"/>',
         a=LEFT, b=right - 8, y=f"{y:.1f}",

@@ -27,7 +27,8 @@ def top_bar(place: Place, card: RunCard | None) -> Html:
 
 def _chips(place: Place, card: RunCard) -> Html:
     identity = html(
-        '<a class="chip" href="{href}" title="{path}"><b>{variant}</b> · {model} · {site}</a>',
+        '<a class="chip whose" href="{href}" title="{variant} · {model} · {site}\n{path}">'
+        "<b>{variant}</b> · {model} · {site}</a>",
         href=place.visit("runs").href,
         path=card.path.as_posix(),
         variant=card.variant,

@@ -5,6 +5,7 @@ import numpy as np
 from feature_browser.cards import card
 from feature_browser.circuit_cards import Scene, word_of
 from feature_browser.circuit_picture import flow_text
+from feature_browser.circuit_supernodes import supernode_picture
 from feature_browser.circuits import OpenGraph, pins_text
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import count
@@ -67,7 +68,7 @@ def _groups(scene: Scene) -> Html:
         for label, (members, lost) in members_of(scene.found, scene.groups or {}).items()
     )  # fmt: skip
     return html(
-        '<h3 class="groups">Supernodes <span>click one to pin its nodes</span></h3>'
+        '<h3 class="groups">Supernodes <span>click one to pin its nodes; drawn below</span></h3>'
         '<ul class="pins">{rows}</ul>',
         rows=rows,
     )
@@ -109,10 +110,12 @@ def flows(scene: Scene) -> Html:
     pairs = [(i, j) for i, j in pairs if {labels[i], labels[j]} != {REST, "target"}]
     pairs.sort(key=lambda pair: -abs(found[pair]))
     rows = [[cell(labels[i]), cell(labels[j]), _amount(found[i, j])] for i, j in pairs[:MOST_FLOWS]]
-    note = html('<span class="hint">a node of several groups counts in the first</span>')
-    return card(
-        "What the supernodes give each other", table(columns, rows, "Supernodes"), note=note
+    note = html(
+        '<span class="hint">tokens from left to right · a node of several groups counts in the '
+        "first</span>"
     )
+    body = [supernode_picture(scene.found, groups, found), table(columns, rows, "Supernodes")]
+    return card("What the supernodes give each other", joined(body), note=note)
 
 
 def _amount(value: float) -> Html:

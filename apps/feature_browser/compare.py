@@ -1,13 +1,13 @@
 """How the latents of two runs correspond, by the cosine of their decoder rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from feature_browser.weights import Decoder, Nearest, nearest
+from feature_browser.nearest import Nearest, nearest
+from feature_browser.weights import Decoder
 
 ALIKE = 0.7
 """The least cosine at which two latents count as the same direction."""
@@ -64,11 +64,9 @@ class Correspondence:
         return edges.tolist(), counts.tolist()
 
 
-def correspond(
-    this: Decoder, other: Decoder, report: Callable[[float], None] = lambda share: None
-) -> Correspondence:
-    """Match two decoders of the same inputs; `report` is told the share that is done."""
-    return of_nearest(*nearest(this, other, report=report))
+def correspond(this: Decoder, other: Decoder) -> Correspondence:
+    """Match two decoders of the same inputs."""
+    return of_nearest(*nearest(this, other))
 
 
 def of_nearest(across: Nearest, back: Nearest) -> Correspondence:

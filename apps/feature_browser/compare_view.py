@@ -1,5 +1,6 @@
 """Two runs side by side: their figures, and which latents of one are in the other."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -13,10 +14,10 @@ from feature_browser.charts import cosine_chart
 from feature_browser.chrome import alone, message
 from feature_browser.compare import ALIKE, KINDS, Correspondence, Side
 from feature_browser.compare_figures import figures
-from feature_browser.compare_job import Weights, matching
+from feature_browser.compare_job import Progress, Weights, matching
 from feature_browser.known import Known
 from feature_browser.markup import EMPTY, Html, html, joined
-from feature_browser.numbers import UNKNOWN, count, percent, real
+from feature_browser.numbers import THIN, UNKNOWN, count, percent, real
 from feature_browser.place import SIDES, Place
 from feature_browser.reading import decoder, known_features, stamp
 from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
@@ -50,7 +51,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
     if isinstance(found, Correspondence):
         parts += _latents(found, card, other, place)
     show(_page(parts), "compare")
-    if isinstance(found, float):
+    if isinstance(found, Progress):
         _waiting(card, other)
 
 
@@ -70,8 +71,8 @@ def cannot_match(card: RunCard, other: RunCard) -> str | None:
     return None
 
 
-def matched(card: RunCard, other: RunCard) -> Correspondence | float:
-    """How the latents of two runs correspond, or which share of finding out is done."""
+def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
+    """How the latents of two runs correspond, or how far finding out is."""
     first, second = (
         Weights(run.weights_path, stamp(run.weights_path), partial(decoder, run))
         for run in (card, other)
@@ -92,12 +93,16 @@ def _waiting(card: RunCard, other: RunCard) -> None:
     show(_page([_progress(found)]), "comparing")
 
 
-def _progress(share: float) -> Html:
+def _progress(found: Progress) -> Html:
     text = (
-        "The nearest latent of every latent is being found. It takes a minute for tens of "
-        "thousands of latents, once: what is found is kept. You may leave this page."
+        "The nearest latent of every latent is being found, once: what is found is kept. You may "
+        "leave this page."
     )
-    return message(f"Comparing decoders: {100 * share:.0f}\u2009%", text, after=bar(share))
+    left = ""
+    if found.seconds_left is not None:
+        left = f", about {count(max(1, math.ceil(found.seconds_left)))}{THIN}s left"
+    title = f"Comparing decoders: {100 * found.share:.0f}{THIN}%{left}"
+    return message(title, text, after=bar(found.share))
 
 
 def _page(parts: list[Html]) -> Html:

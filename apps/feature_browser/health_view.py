@@ -4,14 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
 from feature_browser.canvas import show
 from feature_browser.cards import card as boxed
 from feature_browser.cards import pairs
 from feature_browser.catalogue import RunCard
-from feature_browser.charts import Curve, density_chart, line_chart
+from feature_browser.charts import density_chart
 from feature_browser.health import (
     ALIKE,
     DENSE,
@@ -23,22 +21,12 @@ from feature_browser.health import (
 )
 from feature_browser.health_lists import lists
 from feature_browser.markup import EMPTY, Html, html, joined
-from feature_browser.numbers import MINUS, THIN, activation, count, percent, real, short_count
+from feature_browser.numbers import THIN, count, percent, real, short_count
 from feature_browser.place import Place
 from feature_browser.reading import curves, decoder_norms, evaluation, open_run, stamp
+from feature_browser.training_curves import CURVES, column, multiples
 from feature_browser.weights import width
 from saelab.config import UsageError
-
-CURVES = {
-    "loss": "Loss",
-    "fvu": "FVU",
-    "l0": "L0, active latents per token",
-    "dead": "Dead latents",
-    "lr": "Learning rate",
-    "tokens_per_second": "Tokens per second",
-}
-LOG = {"loss", "fvu"}
-Columns = dict[str, Float[ndarray, " step"]]
 
 
 def health_view(card: RunCard, place: Place) -> None:
@@ -167,34 +155,9 @@ def _training(card: RunCard, problems: list[str]) -> Html:
     if not found:
         text = problems[-1] if len(problems) > before else f"{log} is missing or empty."
         return boxed("Training", html('<p class="sub">{text}</p>', text=text))
-    charts = joined(
-        html(
-            '<div class="small"><h3>{title} <b>{last}</b></h3>{chart}</div>',
-            title=title, last=_last(found, key), chart=line_chart(_curve(found, key, title)),
-        )
-        for key, title in CURVES.items()
-    )  # fmt: skip
-    tokens = _column(found, "tokens")
+    tokens = column(found, "tokens")
     seen = f"{count(len(tokens))} logged steps"
     if np.isfinite(tokens[-1]):
         seen += f", {short_count(int(tokens[-1]))} tokens"
     note = html('<span class="hint">{seen}</span>', seen=seen)
-    return boxed("Training", html('<div class="multiples">{c}</div>', c=charts), note=note)
-
-
-def _curve(found: Columns, key: str, title: str) -> Curve:
-    return Curve(title, _column(found, "tokens"), _column(found, key), log=key in LOG)
-
-
-def _column(found: Columns, key: str) -> Float[ndarray, " step"]:
-    n_steps = len(next(iter(found.values())))
-    return found.get(key, np.full(n_steps, np.nan))
-
-
-def _last(found: Columns, key: str) -> str:
-    value = float(_column(found, key)[-1])
-    if not np.isfinite(value):
-        return ""
-    if key == "lr":
-        return f"{value:.2g}".replace("-", MINUS)
-    return short_count(round(value)) if key in {"dead", "tokens_per_second"} else activation(value)
+    return boxed("Training", multiples(found, list(CURVES)), note=note)

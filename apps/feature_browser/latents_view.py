@@ -1,18 +1,20 @@
-"""All latents of a run as a table: sorted, searched, fifty at a time."""
+"""All latents of a run as a table: sorted, searched, labelled, fifty at a time."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import streamlit as st
 from jaxtyping import Int
 from numpy import ndarray
 
-from feature_browser import latents_scatter
+from feature_browser import annotate, latents_scatter
 from feature_browser.canvas import go_to, here, show
+from feature_browser.chrome import alone
 from feature_browser.labels import Labels, Names, labels_of
 from feature_browser.latents_scatter import axes_of, toggle
 from feature_browser.markup import EMPTY, Html, html, joined
-from feature_browser.notes import Note
+from feature_browser.notes import LONGEST, Note, Notes
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
 from feature_browser.reading import OpenRun
@@ -47,7 +49,10 @@ def latents_view(run: OpenRun, place: Place) -> None:
         _table(run, names, place, rows) if len(rows) else _nothing(place),
         page_links(place, page, pages),
     ]
-    show(html('<div class="page wide">{content}</div>', content=joined(content)), "latents")
+    page_html = html('<div class="page wide">{content}</div>', content=joined(content))
+    if problem := annotate.problem():
+        show(alone(html('<p class="notice">{p}</p>', p=problem)), "note-problem")
+    show(page_html, "latents", on_edit=partial(annotate.keep, run.card, len(run.features)))
 
 
 @dataclass(frozen=True)
@@ -178,14 +183,20 @@ def _table(run: OpenRun, names: Names, place: Place, latents: Int[ndarray, " sho
         )
         for name in shown
     ]
-    columns.insert(1, Column("Label", "what its readers call it; ★: bookmarked"))
+    editable = not names.labels.problem and Notes(run.card.path).writable
+    told = "what its readers call it; ★: bookmarked"
+    columns.insert(1, Column("Label", f"{told}; click to write" if editable else told))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
     notes = names.labels
-    rows = (_row(run, notes.of(int(i)), place.to(latent=int(i)), shown) for i in latents)
+    rows = (
+        _row(run, _label(notes.of(int(i)), int(i) if editable else None), place.to(latent=int(i)),
+             shown)
+        for i in latents
+    )  # fmt: skip
     return table(columns, rows, "Latents")
 
 
-def _row(run: OpenRun, note: Note, place: Place, names: list[str]) -> list[Html]:
+def _row(run: OpenRun, label: Html, place: Place, names: list[str]) -> list[Html]:
     latent = int(place.latent or 0)
     values = {name: float(run.columns[name][latent]) for name in names}
     shown = {
@@ -197,11 +208,19 @@ def _row(run: OpenRun, note: Note, place: Place, names: list[str]) -> list[Html]
         "negative": cell(percent(values.get("negative", 0.0))),
     }
     first, *rest = (shown[name] for name in names)
-    return [first, _label(note), *rest, _raised(run, latent)]
+    return [first, label, *rest, _raised(run, latent)]
 
 
-def _label(note: Note) -> Html:
+def _label(note: Note, latent: int | None) -> Html:
+    """The label; a field to write it in if the latent's number is given."""
     star = html('<span class="star" title="bookmarked">★</span> ') if note.bookmark else EMPTY
+    if latent is not None:
+        return html(
+            '<span class="labelled">{star}<input class="label" data-note="label" data-of="{n}" '
+            'aria-label="Label of latent {n}" title="{note}" value="{label}" maxlength="{longest}" '
+            'placeholder=" " autocomplete="off"></span>',
+            star=star, n=latent, label=note.label, note=note.note, longest=LONGEST["label"],
+        )  # fmt: skip
     return html(
         '{star}<span title="{note}">{label}</span>', star=star, label=note.label, note=note.note
     )

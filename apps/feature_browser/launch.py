@@ -55,6 +55,14 @@ def streamlit_arguments(runs: Path, port: int) -> list[str]:
     return ["streamlit", "run", str(app), *flags, "--", str(runs)]
 
 
+def environment() -> dict[str, str]:
+    """The server's environment: numpy multiplies on one core in each of the threads that ask it to.
+
+    Threads of its own, which wait by spinning, would hold up those that draw pages.
+    """
+    return {"OPENBLAS_NUM_THREADS": "1", **os.environ}
+
+
 if __name__ == "__main__":
     command = [sys.executable, "-m", *streamlit_arguments(Path(sys.argv[1]), int(sys.argv[2]))]
-    os.execv(sys.executable, command)
+    os.execve(sys.executable, command, environment())

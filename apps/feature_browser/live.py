@@ -5,9 +5,8 @@ seconds, so pages call it only when the reader has asked for something that need
 """
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -64,10 +63,9 @@ def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> LiveRun:
     run = Run(card.path)
     if not run.finished:
         raise UsageError(f"{run.path} has no weights.safetensors; run its `saelab train` again.")
-    record = run.provenance()
-    name, dtype = _identity(run, record)
-    loaded = _model(name, dtype)
-    check_model(record, loaded.model, run)
+    facts = run.model()
+    loaded = _model(str(facts["name"]), str(facts.get("dtype", "float32")))
+    check_model(loaded.model, run)
     sae = run.load_sae(str(loaded.model.device))
     sae.eval().requires_grad_(requires_grad=False)
     site = run.config.site
@@ -89,23 +87,6 @@ def _model(name: str, dtype: str) -> _Loaded:
     from saelab.lm.load import load_recorded_model
 
     return _Loaded(load_recorded_model({"name": name, "dtype": dtype}), threading.RLock())
-
-
-def _identity(run: Run, record: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and number type of the model that the run recorded."""
-    model = record.get("model")
-    if model is None:
-        raise UsageError(
-            f"{run.path} was trained on arrays, not on a language model, so there is nothing to "
-            "run live."
-        )
-    needed = ("name", "weights_digest", "tokenizer_digest")
-    if not isinstance(model, dict) or any(field not in model for field in needed):
-        raise UsageError(
-            f"{run.path / 'provenance.json'} does not say which language model this is; it needs "
-            f"{', '.join(needed)}."
-        )
-    return str(model["name"]), str(model.get("dtype", "float32"))
 
 
 def _check_fits(

@@ -11,18 +11,14 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from feature_browser.live import LiveRun
-from saelab.config import UsageError
+from saelab.lm.prompt import prompt_tokens, token_id
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from saelab.lm.protocol import LanguageModel
-
 N_PREDICTED = 8
 CELLS_AT_ONCE = 2**24
 """Numbers of decoder rows gathered at a time: 64 MiB."""
-LONGEST = 100_000
-"""Characters of a prompt; whatever tokenizer reads it, no model here reads more."""
 
 
 @dataclass(frozen=True)
@@ -89,60 +85,12 @@ def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
         edits = {live.target_site: track} if replaceable(live.target_site) else {}
         out = live.model.run(tokens, edits=edits, hooks=[live.site])
         logits = out.logits[0].float()
-        wanted = _target(live.model, target) if target else int(logits[-1].argmax())
+        wanted = token_id(live.model, target) if target else int(logits[-1].argmax())
         gradient = None
         if seen:
             logit = logits[-1, wanted] - logits[-1].mean()
             gradient = torch.autograd.grad(logit, seen)[0][0]
         return _reading(live, ids, out.activations[live.site][0], logits, (gradient, wanted))
-
-
-def prompt_tokens(model: "LanguageModel", text: str) -> list[int]:
-    """The tokens of `text` behind <bos>, where the model has one.
-
-    Raises:
-        UsageError: there are none, too many, or unknown ones.
-    """
-    info = model.info
-    if not text.strip():
-        raise UsageError("The prompt is empty; type some text.")
-    if len(text) > LONGEST:
-        raise UsageError(
-            f"The prompt has {len(text)} characters, more than the {LONGEST} that are tokenized; "
-            "shorten it."
-        )
-    ids = model.tokenizer.encode(text)
-    if not ids:
-        raise UsageError("The prompt has no tokens; type some text.")
-    if set(info.special_token_ids) & set(ids):
-        raise UsageError(
-            f"{info.name} does not know {_unknown(model, text)}; use words of its vocabulary."
-        )
-    ids = ids if info.bos_token_id is None else [info.bos_token_id, *ids]
-    if len(ids) > info.n_ctx:
-        raise UsageError(
-            f"The prompt has {len(ids)} tokens, {len(ids) - info.n_ctx} more than the "
-            f"{info.n_ctx} that {info.name} reads; shorten it."
-        )
-    return ids
-
-
-def _unknown(model: "LanguageModel", text: str) -> str:
-    """The words that become special tokens, the first few by name."""
-    special = set(model.info.special_token_ids)
-    words = list(dict.fromkeys(text.split()))
-    unknown = [word for word in words if special & set(model.tokenizer.encode(word))]
-    named = ", ".join(f"“{word[:40]}”" for word in unknown[:5])
-    more = f" and {len(unknown) - 5} more words" if len(unknown) > 5 else ""
-    return f"{named}{more}" if unknown else "some of these characters"
-
-
-def _target(model: "LanguageModel", text: str) -> int:
-    ids = model.tokenizer.encode(text)
-    if len(ids) != 1 or ids[0] in model.info.special_token_ids:
-        found = f"is {len(ids)} tokens of {model.info.name}" if len(ids) != 1 else "is unknown"
-        raise UsageError(f"The next token “{text[:40]}” {found}; give exactly one token.")
-    return ids[0]
 
 
 def _reading(

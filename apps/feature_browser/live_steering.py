@@ -10,9 +10,9 @@ import streamlit as st
 from pydantic import Field, NonNegativeInt, ValidationError
 
 from feature_browser.live import LiveRun
-from feature_browser.live_prompt import LONGEST, prompt_tokens
 from feature_browser.reading import stamp
 from saelab.config import Config, UsageError, first_problem
+from saelab.lm.prompt import LONGEST, prompt_tokens
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse

@@ -37,7 +37,7 @@ KEPT = {
 BOXED = ("steering", "latents")
 """Views with a scatter."""
 SIDES = ("this", "other")
-PARTS = ("scores", "live")
+PARTS = ("scores", "live", "zoom")
 """The two halves of Steering: what was scored, and steering by hand."""
 
 
@@ -60,7 +60,7 @@ class Place:
         prompt, second: texts that the model reads live; the second is compared with the first.
         pos: the position in the prompt that was picked.
         target: the token whose logit is asked about; the likeliest if empty.
-        part: of Steering, one of PARTS.
+        part: of Steering or Training, one of PARTS.
         experiment: what is steered live, as JSON, see `live_steering`.
         saved: the name of a saved experiment.
         graph, node, pins: a circuit's file, the node that was picked in it, and those pinned.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_browser.launch import streamlit_arguments
+from feature_browser.launch import environment, streamlit_arguments
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -41,7 +41,7 @@ def served(runs: Path) -> Iterator[Server]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", *streamlit_arguments(runs, port)]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment()) as process:
         try:
             _wait_for(f"{url}/_stcore/health", process)
             yield Server(url, process.pid)

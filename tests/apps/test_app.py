@@ -1,11 +1,15 @@
 import os
+import re
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 from apps.driving import Open, address, drawn
 from feature_browser import catalogue
 from feature_browser.catalogue import read_catalogue
+
+from saelab.analysis.records import Features
 
 
 def test_without_runs_it_says_which_command_makes_one(open_app: Open, tmp_path: Path):
@@ -172,7 +176,20 @@ def test_silent_texts_and_near_misses_are_a_choice(open_app: Open):
 def test_the_latents_that_fire_together_and_the_heads_are_shown(open_app: Open):
     page = drawn(open_app(run="signed", latent="5"))
     assert "Share of each head" in page
+    assert 'href="?view=attention&amp;run=signed&amp;latent=5"' in page
     assert "Neighbours · cosine of decoders" in page
+
+
+def test_the_strongest_examples_of_heads_lead_to_the_same_examples_sources(
+    open_app: Open, runs: Path
+):
+    page = drawn(open_app(run="signed", latent="5"))
+    record = Features(runs / "signed")[5]
+    found = [*record.examples["top"], *record.examples["negative"]]
+    links = re.findall(r'href="\?view=attention&amp;run=signed&amp;latent=5&amp;([^"]+)"', page)
+    there = [{"example": str(i), "pos": str(example.position)} for i, example in enumerate(found)]
+    there[0].pop("example")  # the default
+    assert [dict(parse_qsl(link.replace("&amp;", "&"))) for link in links] == there
 
 
 def test_a_listing_reads_only_what_has_changed(runs: Path, tmp_path: Path, monkeypatch):

@@ -56,7 +56,13 @@ def test_a_node_lights_up_its_edges_is_picked_pinned_and_unpinned_by_going_back(
 ):
     page.goto(f"{address}/?view=circuit&run=bad&graph={NAME}&nodes=100&edges=100")
     node = page.locator(".graph .node[data-n='8']")
-    node.hover()
+    # A page that is still scrolling or drawn anew forgets the pointer until it moves.
+    for _ in range(20):
+        page.mouse.move(0, 0)
+        node.hover()
+        page.wait_for_timeout(100)
+        if page.locator(".edge.lit").count():
+            break
     expect(page.locator(".edge.lit")).to_have_count(4)
     expect(page.locator(".tip")).to_contain_text("heads 5")
     node.click()

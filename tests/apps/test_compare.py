@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_browser.compare import ALIKE, KINDS, correspond
-from feature_browser.weights import Decoder, nearest, read_decoder
+from feature_browser.weights import Decoder, read_decoder
 
 from saelab.config import UsageError
 
@@ -18,33 +18,6 @@ def decoder(rows, *, signed: bool = False) -> Decoder:
 
 def random_decoder(n: int, seed: int, *, signed: bool = False) -> Decoder:
     return decoder(np.random.default_rng(seed).normal(size=(n, 6)), signed=signed)
-
-
-@pytest.mark.parametrize("signed", [False, True])
-def test_blocks_find_what_all_cosines_at_once_find(monkeypatch, signed: bool):
-    monkeypatch.setattr("feature_browser.weights.TILE", 10)
-    this, other = random_decoder(37, 0, signed=signed), random_decoder(23, 1, signed=signed)
-    cosines = this.rows @ other.rows.T
-    cosines = np.abs(cosines) if signed else cosines
-    across, back = nearest(this, other)
-    assert np.array_equal(across.row, cosines.argmax(axis=1))
-    assert np.array_equal(back.row, cosines.argmax(axis=0))
-    assert across.cosine == pytest.approx(cosines.max(axis=1), abs=1e-6)
-    assert back.cosine == pytest.approx(cosines.max(axis=0), abs=1e-6)
-
-
-def test_a_latent_is_not_its_own_neighbour(monkeypatch):
-    monkeypatch.setattr("feature_browser.weights.TILE", 7)
-    one = random_decoder(20, 0)
-    found, _ = nearest(one, one, itself=True)
-    assert (found.row != np.arange(20)).all()
-
-
-def test_the_share_that_is_done_rises_to_one(monkeypatch):
-    monkeypatch.setattr("feature_browser.weights.TILE", 8)
-    told: list[float] = []
-    nearest(random_decoder(20, 0), random_decoder(9, 1), report=told.append)
-    assert told == [0.4, 0.8, 1.0]
 
 
 def test_a_shuffled_copy_is_matched_whole():

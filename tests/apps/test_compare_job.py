@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_browser import compare_job
+from feature_browser import compare_job, nearest
 from feature_browser.compare import Correspondence, correspond
-from feature_browser.compare_job import Weights, matching
+from feature_browser.compare_job import Progress, Weights, matching
 from feature_browser.weights import Decoder, read_decoder, width
 from safetensors.numpy import save_file
 
@@ -59,9 +59,9 @@ def test_the_two_may_be_asked_for_in_either_order(pair):
 def test_until_it_is_done_it_says_how_far_it_is(pair, monkeypatch):
     this, other = pair
     monkeypatch.setattr(compare_job.threading.Thread, "start", lambda self: None)
-    assert matching(this, other) == 0.0
-    next(iter(compare_job._jobs.values())).share = 0.5
-    assert matching(other, this) == 0.5
+    assert matching(this, other) == Progress(0.0)
+    next(iter(compare_job._jobs.values())).progress = Progress(0.5, 3.0)
+    assert matching(other, this) == Progress(0.5, 3.0)
 
 
 def unreadable() -> Decoder:
@@ -78,6 +78,29 @@ def test_another_server_reads_what_was_found(pair, monkeypatch):
     assert same(kept, found)
 
 
+def test_a_search_that_was_broken_off_goes_on_from_what_was_kept(pair, monkeypatch):
+    this, other = pair
+    monkeypatch.setattr(nearest, "STRETCH", 7)
+    monkeypatch.setattr(compare_job, "SECONDS_BETWEEN_KEEPS", 0.0)
+    kept: list[int] = []
+    write = compare_job._write
+
+    def broken_off(path: Path, found: nearest.Search) -> None:
+        kept.append(found.done)
+        write(path, found)
+        if found.done == 14:
+            raise UsageError("the power failed")
+
+    monkeypatch.setattr(compare_job, "_write", broken_off)
+    with pytest.raises(UsageError, match="power"):
+        finished(this, other)
+    monkeypatch.setattr(compare_job, "_jobs", {})
+    assert same(finished(this, other), correspond(this.read(), other.read()))
+    assert kept == [7, 14, 21, 28, 30]
+    (job,) = compare_job._jobs.values()
+    assert job.progress == Progress(1.0, 0.0)
+
+
 @pytest.mark.parametrize("damage", ["cut", "nonsense", "indices"])
 def test_a_damaged_file_is_found_out_and_the_work_done_again(pair, monkeypatch, damage: str):
     this, other = pair
@@ -89,7 +112,7 @@ def test_a_damaged_file_is_found_out_and_the_work_done_again(pair, monkeypatch, 
             for name, n in (("first", 30), ("second", 20))
             for key in ("row", "cosine")
         }
-        compare_job.write_arrays(kept, arrays, {"format": compare_job.FORMAT})
+        compare_job.write_arrays(kept, arrays, {"format": compare_job.FORMAT, "done": 30})
     else:
         kept.write_bytes(kept.read_bytes()[:300] if damage == "cut" else b"nonsense")
     monkeypatch.setattr(compare_job, "_jobs", {})

@@ -10,9 +10,10 @@ import pytest
 import torch
 from feature_browser.catalogue import RunCard, read_card
 from feature_browser.live import LiveRun, live_run
-from feature_browser.live_prompt import prompt_tokens, read_prompt
+from feature_browser.live_prompt import read_prompt
 
 from saelab.config import UsageError
+from saelab.lm.prompt import prompt_tokens
 
 PROMPT = "the big cat sat on a mat"
 

@@ -243,3 +243,19 @@ def test_what_fires_on_a_phrase_is_what_a_scan_of_the_examples_finds(run: OpenRu
     found = search(run, Labels(), phrase)[0]["firing on it in an example"]
     assert expected <= set(found.tolist())
     assert len(expected) == 2
+
+
+def test_the_list_has_a_field_for_every_label_only_where_it_can_be_written(
+    open_app: Open, copy: Path, monkeypatch
+):
+    Notes(copy).write(7, "label", '"quoted" <b>')
+    page = drawn(open_app(copy.parent, run="signed", view="latents"))
+    assert page.count('data-note="label"') == 31
+    assert (
+        'data-of="7" aria-label="Label of latent 7" title="" value="&quot;quoted&quot; &lt;b&gt;"'
+        in page
+    )
+    monkeypatch.setattr(Notes, "writable", property(lambda self: False))
+    page = drawn(open_app(copy.parent, run="signed", view="latents"))
+    assert "data-note" not in page
+    assert "&quot;quoted&quot; &lt;b&gt;</span>" in page

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from feature_browser.launch import streamlit_arguments
+from feature_browser.launch import environment, streamlit_arguments
 from feature_browser.markup import Html, html
 from feature_browser.numbers import activation, count, percent, real, short_count, signed
 from feature_browser.pictures import round_ticks
@@ -87,6 +87,13 @@ def test_the_server_listens_on_this_machine_only_and_reports_nothing(tmp_path: P
     assert arguments[:2] == ["streamlit", "run"]
     assert arguments[-2:] == ["--", str(tmp_path)]
     assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false"} <= set(arguments)
+
+
+def test_numpy_multiplies_on_one_core_unless_the_reader_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert environment()["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert environment()["OPENBLAS_NUM_THREADS"] == "3"
 
 
 def test_the_command_line_is_made_without_streamlit():

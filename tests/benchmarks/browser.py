@@ -24,7 +24,7 @@ from rich.table import Table
 
 PROBE = Path(__file__).with_name("browser_probe.js")
 LIMIT_MS = 60_000
-WITH_FIGURES = ("known", "training")
+WITH_FIGURES = ("known",)
 """Views that are drawn when Plotly has drawn."""
 Times = dict[str, list[float]]
 

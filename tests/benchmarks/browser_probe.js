@@ -37,11 +37,13 @@ window.probe = (() => {
     start("keydown", ["q"], () => { word.textContent += "."; return true })
   }
   const view = (title, figures) => {
-    const old = new Set(all(".page"))
+    // Pages that wait to be turned to are drawn at any time.
+    const pages = () => all(".page").filter((page) => !page.closest(".waiting"))
+    const old = new Set(pages())
     start("click", null, () => {
       const here = all(".top > a[aria-current]")[0]?.textContent === title
       const drawn = document.querySelectorAll(".stPlotlyChart .main-svg").length >= figures
-      return here && drawn && all(".page").some((page) => !old.has(page))
+      return here && drawn && pages().some((page) => !old.has(page))
     })
   }
   // Milliseconds after the input: heard by the page, drawn, painted.

@@ -13,7 +13,7 @@ function annotate(canvas, on, { data, setStateValue }) {
     // A field that is drawn anew loses its focus, and gets it back.
     if (canvas.redrawing || !target.dataset?.note || target.readOnly || target.value === target.defaultValue) return
     target.defaultValue = target.value
-    write(target.dataset.note, target.value)
+    write(target.dataset.note, target.value, latentOf(canvas, target))
   })
   on(canvas, "keydown", (event) => {
     const { target, key } = event
@@ -32,9 +32,9 @@ function annotate(canvas, on, { data, setStateValue }) {
   on(document, "keydown", (event) => {
     const typing = event.composedPath()[0].matches?.("input, textarea, select, [contenteditable]")
     if (typing || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return
-    if (event.key === "b") canvas.querySelector("[data-bookmark]")?.click()
+    if (event.key === "b") shown(canvas).querySelector("[data-bookmark]")?.click()
     const field = { l: "label", n: "note" }[event.key]
-    const input = field && canvas.querySelector(`[data-note="${field}"]`)
+    const input = field && shown(canvas).querySelector(`[data-note="${field}"]:not([data-of])`)
     if (!input) return
     event.preventDefault()
     input.closest("details")?.setAttribute("open", "")
@@ -46,21 +46,30 @@ function shownLatent(canvas) {
   return Number(canvas.querySelector("[data-latent]")?.dataset.latent)
 }
 
+// Fields of a list say which latent they are of; all others are of the page's.
+function latentOf(canvas, field) {
+  return Number(field.dataset.of ?? shownLatent(canvas))
+}
+
 // What is being typed survives a new drawing of the same latent, and is written before another
 // takes its place. Call this before drawing, and the result after it.
 function beingTyped(canvas) {
   const field = canvas.getRootNode().activeElement
   const name = field?.dataset?.note
-  if (!name || field.value === field.defaultValue) return null
-  const latent = shownLatent(canvas)
+  if (!name) return null
+  const latent = latentOf(canvas, field)
+  const of = field.dataset.of === undefined ? "" : `[data-of="${latent}"]`
   const { value, selectionStart, selectionEnd } = field
+  const changed = value !== field.defaultValue
   canvas.redrawing = true
   return () => {
     canvas.redrawing = false
-    const again = canvas.querySelector(`[data-note="${name}"]`)
-    if (!again || shownLatent(canvas) !== latent) return canvas.keep(name, value, latent)
+    const again = shown(canvas).querySelector(`[data-note="${name}"]${of}`)
+    const same = again && latentOf(canvas, again) === latent
+    if (changed && !same) canvas.keep(name, value, latent)
+    if (!same) return
     again.closest("details")?.setAttribute("open", "")
-    again.value = value
+    if (changed) again.value = value
     again.focus()
     again.setSelectionRange(selectionStart, selectionEnd)
   }
