@@ -53,10 +53,10 @@ class TrainConfig(Config):
     transcoder's target has a scale of its own."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
-    selection: Literal["stored", "float32"] = "stored"
-    """Which pre-activations are the largest with --precision bfloat16: as they are stored, of which
-    several may be equal (stored, as torch.topk and every other trainer), or as they were before
-    rounding (float32: the set that float32 products choose; a few per cent slower)."""
+    ties: Literal["index", "float32"] = "index"
+    """Which of the pre-activations that equal a row's k-th fire with --precision bfloat16, if not
+    all may: those of lowest index (as other trainers, about), or those that were the largest
+    before rounding (float32: the set that float32 products choose; a few per cent slower)."""
     step: Literal["auto", "fused", "autograd"] = "auto"
     """How a step is done. auto takes the fused one where it can (the TopK family and JumpReLU
     on CUDA, local objective): the same mathematics from kernels alone, several times as fast."""

@@ -114,7 +114,7 @@ def fused_rules(
         raise UsageError(f"This SAE has no fused step: {problem}.")
     if unrounded and not (isinstance(sae, TopK | AbsTopK) and not _wider(sae)):
         raise UsageError(
-            "--selection float32 is for TopK and AbsTopK, which choose k of each row once, and "
+            "--ties float32 is for TopK and AbsTopK, which choose k of each row once, and "
             f"this is a {type(sae).__name__} SAE; leave it out, or take --precision float32."
         )
     if isinstance(sae, JumpReLU):

@@ -150,7 +150,7 @@ class FusedSteps:
             getattr(torch, config.precision),
             config.dead_after,
             config.clip_norm,
-            unrounded=config.selection == "float32",
+            unrounded=config.ties == "float32",
         )
         step = FusedJump if isinstance(sae, JumpReLU) else FusedStep
         self.step = step(sae, options, device)
@@ -211,9 +211,9 @@ def choose_steps(
         return FusedSteps(config, sae, device, total_variance)
     if config.step == "fused":
         raise UsageError(f"--step fused cannot train this: {problem}; take --step auto.")
-    if config.selection == "float32" and config.precision != "float32":
+    if config.ties == "float32" and config.precision != "float32":
         raise UsageError(
-            f"--selection float32 needs the fused step, and there is none: {problem}; leave it "
+            f"--ties float32 needs the fused step, and there is none: {problem}; leave it "
             "out, or take --precision float32, where nothing is rounded."
         )
     return AutogradSteps(config, sae, device)

@@ -106,7 +106,7 @@ def test_a_checkpoint_of_the_other_way_is_refused(small_store, tmp_path):
         ({}, "needs a CUDA device"),
         ({"sae": {"variant": "k-sparse", "d_sae": 12, "k": 2}}, "this is a KSparse"),
         ({"sae": {"variant": "topk", "d_sae": 600, "k": 520}}, "k=520"),
-        ({"selection": "float32", "precision": "bfloat16", "step": "auto"}, "--selection float32"),
+        ({"ties": "float32", "precision": "bfloat16", "step": "auto"}, "--ties float32"),
     ],
 )
 def test_asking_for_kernels_where_there_are_none_is_refused(

@@ -136,31 +136,14 @@ def _check_tensors(sae: ForeignSAE) -> None:
             f"{sae.source}: W_enc has shape {list(sae.W_enc.shape)}, "
             "but [d_in, d_sae] with both at least 1 is needed."
         )
-    d_in, d_sae = sae.W_enc.shape
-    d_out = sae.W_dec.shape[-1] if sae.transcoder and sae.W_dec.ndim else d_in
-    expected = {
-        "W_enc": [d_in, d_sae],
-        "W_dec": [d_sae, d_out],
-        "b_enc": [d_sae],
-        "b_dec": [d_out],
-        "threshold": [d_sae],
-        "W_skip": [d_in, d_out],
-    }
-    tensors = {
-        "W_enc": sae.W_enc,
-        "W_dec": sae.W_dec,
-        "b_enc": sae.b_enc,
-        "b_dec": sae.b_dec,
-        "threshold": sae.threshold,
-        "W_skip": sae.W_skip,
-    }
-    for name, tensor in tensors.items():
+    for name, shape in _shapes(sae).items():
+        tensor: Tensor | None = getattr(sae, name)
         if tensor is None:
             continue
-        if list(tensor.shape) != expected[name]:
+        if list(tensor.shape) != shape:
             raise UsageError(
                 f"{sae.source}: {name} has shape {list(tensor.shape)}, "
-                f"but {expected[name]} fits W_enc of shape {[d_in, d_sae]}."
+                f"but {shape} fits W_enc of shape {list(sae.W_enc.shape)}."
             )
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise UsageError(
@@ -172,6 +155,20 @@ def _check_tensors(sae: ForeignSAE) -> None:
     if sae.threshold is not None and bool((sae.threshold < 0).any()):
         lowest = float(sae.threshold.min())
         raise UsageError(f"{sae.source}: a threshold is {lowest:g}, but 0 is the least allowed.")
+
+
+def _shapes(sae: ForeignSAE) -> dict[str, list[int]]:
+    """What each tensor's shape must be, by W_enc; d_out is a transcoder's own."""
+    d_in, d_sae = sae.W_enc.shape
+    d_out = sae.W_dec.shape[-1] if sae.transcoder and sae.W_dec.ndim else d_in
+    return {
+        "W_enc": [d_in, d_sae],
+        "W_dec": [d_sae, d_out],
+        "b_enc": [d_sae],
+        "b_dec": [d_out],
+        "threshold": [d_sae],
+        "W_skip": [d_in, d_out],
+    }
 
 
 def _check_transcoder(sae: ForeignSAE) -> None:
