@@ -31,7 +31,7 @@ def keep(card: RunCard, d_sae: int, edits: object) -> None:
 
 
 def noted() -> int:
-    """The last edit of this session that was taken."""
+    """The last edit of this browser tab that was taken."""
     return st.session_state.get(NOTED, 0)
 
 

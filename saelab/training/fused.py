@@ -195,7 +195,9 @@ class FusedStep:
     @property
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """Weights and sizes of what else was minimised in the last step, by name."""
-        return {}
+        if not self.capacity or self.rules.aux is None:
+            return {}
+        return {"aux_k": (self.rules.aux.coefficient, self.aux_loss)}
 
     @property
     def aux_loss(self) -> Float[Tensor, ""]:

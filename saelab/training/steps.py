@@ -171,9 +171,6 @@ class FusedSteps:
             total = total + weight * penalty
         if step.rules.wider:
             parts["multi_k"] = step.wider_error / context.total_variance
-        if step.capacity and step.rules.aux is not None:
-            parts["aux_k"] = step.aux_loss
-            total = total + step.rules.aux.coefficient * step.aux_loss
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
         return StepResult(step.x, terms, step.gradient_norm if clips else None)

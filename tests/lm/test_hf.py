@@ -1,9 +1,8 @@
 """The plain transformers back end gives the bridge's activations and gradients."""
 
-from typing import Any
-
 import pytest
 import torch
+from lm.cases import GROUPED, SHAPE, save
 
 from saelab.config import UsageError
 from saelab.lm.hf import load_hugging_face_model, serves
@@ -20,24 +19,6 @@ SITES = [
     "mlp.hook_post",
 ]
 HOOKS = [f"blocks.{layer}.{site}" for layer in (0, 1) for site in SITES]
-SHAPE: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 13,
-    "max_position_embeddings": 32,
-}
-GROUPED: dict[str, Any] = {**SHAPE, "num_key_value_heads": 2}
-
-
-def save(directory, checkpoint, config):
-    """A random model of this configuration with the shared checkpoint's tokenizer."""
-    import transformers
-
-    torch.manual_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(directory)
 
 
 @pytest.fixture(scope="session", params=["gpt2", "llama", "qwen3", "gpt_neox"])

@@ -1,23 +1,14 @@
 """Reading on gives what a whole forward pass gives, or is not offered."""
 
-from typing import Any
-
 import pytest
 import torch
+from lm.cases import GROUPED, SHAPE, save
 
 from saelab.lm.bridge import BridgeLanguageModel
 from saelab.lm.load import load_language_model
 from saelab.lm.reading import Past, ReadsOn
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 13,
-    "max_position_embeddings": 32,
-    "initializer_range": 0.3,
-}
+LARGE = {"initializer_range": 0.3}
 RESIDUAL = "blocks.0.hook_resid_post"
 
 
@@ -29,11 +20,8 @@ def lm(request, checkpoint, tmp_path_factory):
     if request.param == "gpt2":
         return load_language_model(str(checkpoint), device="cpu")
     path = tmp_path_factory.mktemp(request.param)
-    shape = {**SHAPE, "num_key_value_heads": 2} if request.param == "llama" else SHAPE
-    torch.manual_seed(0)
-    config = transformers.CONFIG_MAPPING[request.param](**shape)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(path)
+    shape = GROUPED if request.param == "llama" else SHAPE
+    save(path, checkpoint, transformers.CONFIG_MAPPING[request.param](**shape, **LARGE))
     return load_language_model(str(path), device="cpu")
 
 

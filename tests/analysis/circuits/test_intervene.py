@@ -2,23 +2,13 @@
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, frozen_of, prompt_of
+from analysis.circuits.cases import frozen_of
 
 from saelab.analysis.circuits.ablation import ablation_edits
 from saelab.analysis.circuits.intervene import Change, intervene
 from saelab.config import UsageError
 
 LAST = "blocks.2.attn.hook_z"
-
-
-@pytest.fixture(scope="module")
-def saes(gpt64):
-    return dictionaries(gpt64, transcoder=2)
-
-
-@pytest.fixture(scope="module")
-def tokens(gpt64):
-    return prompt_of(gpt64)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analysis.circuits.cases import PROMPT, dictionaries, frozen_of, prompt_of
+from analysis.circuits.cases import PROMPT, frozen_of
 
 from saelab.analysis.circuits.ablation import ablation_edits
 from saelab.analysis.circuits.explain import CircuitOptions, explain
@@ -18,16 +18,6 @@ from saelab.analysis.circuits.targets import logit_target
 
 def metric(logits):
     return logits[0, -1, 3] - logits[0, -1, 5]
-
-
-@pytest.fixture(scope="module")
-def saes(gpt64):
-    return dictionaries(gpt64, transcoder=2)
-
-
-@pytest.fixture(scope="module")
-def tokens(gpt64):
-    return prompt_of(gpt64)
 
 
 @pytest.fixture(scope="module")
