@@ -1,5 +1,7 @@
 """Reading on gives what a whole forward pass gives, or is not offered."""
 
+from typing import Any
+
 import pytest
 import torch
 from lm.cases import GROUPED, SHAPE, save
@@ -8,7 +10,7 @@ from saelab.lm.bridge import BridgeLanguageModel
 from saelab.lm.load import load_language_model
 from saelab.lm.reading import Past, ReadsOn
 
-LARGE = {"initializer_range": 0.3}
+LARGE: dict[str, Any] = {"initializer_range": 0.3}
 RESIDUAL = "blocks.0.hook_resid_post"
 
 
