@@ -2,11 +2,12 @@
 # pyright: reportMissingParameterType=false, reportCallIssue=false
 """Exact selection of the n largest entries of a whole batch, with one read of all of it.
 
-Rows are cut into segments. If n segments have a largest entry of at least t, the n-th largest entry
-is at least t too; so only segments whose largest entry reaches the n-th largest of these need be
-looked at again. Among their entries the n-th largest is found digit by digit, from integer counts,
-which do not depend on the order in which programs run. The launches never depend on the data, and
-nothing waits for the device.
+Rows are cut into segments, and the n segments with the largest maxima hold the n largest entries:
+see `triton_batch_list`. They are read once more, and the few of their entries that reach the n-th
+of these maxima are listed. Among those the n-th largest is found digit by digit, from integer
+counts, which do not depend on the order in which programs run. If there are fewer segments than n,
+nothing is listed, and all entries take part. The launches never depend on the data, and nothing
+waits for the device.
 """
 
 from typing import NamedTuple, no_type_check
@@ -14,154 +15,67 @@ from typing import NamedTuple, no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_digits import count_kernel, digits, order_bits, pick_kernel, search_state
-from saelab.kernels.triton_select import read, segment_maxima
+from saelab.kernels.triton_batch_list import list_entries_kernel
+from saelab.kernels.triton_digits import (
+    count_digits_kernel,
+    count_rows_kernel,
+    listed_counts,
+    next_numbers,
+    share_of_rows,
+)
+from saelab.kernels.triton_select import segment_maxima
 
-CHUNK = 4096
-QUOTA_BLOCK = 4096
-SEGMENTS = 16
-"""Segments of a row that are read at a time."""
-
-
-@triton.jit
-@no_type_check
-def _list_kernel(
-    maxima, state, listed, n_listed, n: tl.constexpr, N: tl.constexpr, BITS: tl.constexpr,
-    ALL: tl.constexpr,
-):  # fmt: skip
-    """The segments of a row that must be looked at again, in order."""
-    token = tl.program_id(0).to(tl.int64)
-    segment = tl.arange(0, N)
-    valid = segment < n
-    key = order_bits(
-        tl.load(maxima + token * n + segment, mask=valid, other=0.0).to(tl.float32), valid, BITS
-    )
-    wanted = valid & ((key >= tl.load(state)) | ALL)
-    slot = tl.cumsum(wanted.to(tl.int32)) - 1
-    tl.store(listed + token * n + slot, segment, mask=wanted)
-    tl.store(n_listed + token, tl.sum(wanted.to(tl.int32)))
-
-
-@triton.jit
-@no_type_check
-def _segment_entries(
-    pre_acts, listed, token, done, total, m, n, W: tl.constexpr, SEGMENTS: tl.constexpr,
-    MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
-):  # fmt: skip
-    """Positions and keys of the entries of a row's next listed segments."""
-    item = done + tl.arange(0, SEGMENTS * W) // W
-    there = item < total
-    segment = tl.load(listed + token * n + item, mask=there, other=0)
-    at = segment * W + tl.arange(0, SEGMENTS * W) % W
-    valid = there & (at < m)
-    return at, valid, order_bits(read(pre_acts + token * m, at, valid, MAGNITUDE), valid, BITS)
-
-
-@triton.jit
-@no_type_check
-def _count_listed_kernel(
-    pre_acts, listed, n_listed, state, counts, m, n, W: tl.constexpr, SEGMENTS: tl.constexpr,
-    MAGNITUDE: tl.constexpr, BITS: tl.constexpr, SHIFT: tl.constexpr, TOP: tl.constexpr,
-):  # fmt: skip
-    """How often each digit occurs among the entries of a row's listed segments."""
-    token = tl.program_id(0).to(tl.int64)
-    found = tl.zeros([512], tl.int32)
-    prefix = tl.load(state)
-    total = tl.load(n_listed + token)
-    done = tl.full([], 0, tl.int32)
-    while done < total:
-        _, valid, key = _segment_entries(
-            pre_acts, listed, token, done, total, m, n, W, SEGMENTS, MAGNITUDE, BITS
-        )
-        found += tl.histogram(digits(key, prefix, valid, SHIFT, TOP), 512)
-        done += SEGMENTS
-    bin_ = tl.arange(0, 512)
-    tl.atomic_add(counts + bin_, found, mask=(found > 0) & (bin_ < 256))
-
-
-@triton.jit
-@no_type_check
-def _count_row_kernel(
-    pre_acts, listed, n_listed, state, greater, equal, m, n, W: tl.constexpr,
-    SEGMENTS: tl.constexpr, MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
-):  # fmt: skip
-    """A row's entries above the n-th largest, and those equal to it."""
-    token = tl.program_id(0).to(tl.int64)
-    limit = tl.load(state)
-    total = tl.load(n_listed + token)
-    done = tl.full([], 0, tl.int32)
-    above, same = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
-    while done < total:
-        _, valid, key = _segment_entries(
-            pre_acts, listed, token, done, total, m, n, W, SEGMENTS, MAGNITUDE, BITS
-        )
-        above += tl.sum((valid & (key > limit)).to(tl.int32))
-        same += tl.sum((valid & (key == limit)).to(tl.int32))
-        done += SEGMENTS
-    tl.store(greater + token, above)
-    tl.store(equal + token, same)
+ROWS = 32
+"""Rows of a program, of most kernels."""
+COLUMNS = 64
+"""Listed entries of a row that are read at a time."""
+TILE = 2048
+"""Maxima that are counted at a time."""
+READ = 1024
+"""Entries of listed segments that are read at a time."""
 
 
 @triton.jit
 @no_type_check
 def _write_kernel(
-    pre_acts, listed, n_listed, state, quota, starts, values, indices, rows, lows, m, n,
-    W: tl.constexpr, SEGMENTS: tl.constexpr, MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
-    GROUPS: tl.constexpr,
+    pre_acts, positions, starts, found, state, counted, totals, offsets, values, indices, rows,
+    lows, batch, blocks, m, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MAGNITUDE: tl.constexpr,
+    BITS: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
-    """A row's chosen entries in order of position; of those equal to the limit its first ones."""
-    token = tl.program_id(0).to(tl.int64)
-    limit, left, slot = tl.load(state), tl.load(quota + token), tl.load(starts + token)
-    total = tl.load(n_listed + token)
+    """The rows' chosen entries in order of position; of those equal to the limit the first ones."""
+    block = tl.program_id(0)
+    row = block * ROWS + tl.arange(0, ROWS)
+    limit = tl.load(state)
+    slot, left = share_of_rows(counted, totals, state, block, blocks, batch, ROWS)
+    tl.store(offsets + row, slot.to(tl.int64), mask=row < batch)
+    count, most = listed_counts(found, row, batch, m, LISTED)
     done = tl.full([], 0, tl.int32)
-    while done < total:
-        at, valid, key = _segment_entries(
-            pre_acts, listed, token, done, total, m, n, W, SEGMENTS, MAGNITUDE, BITS
-        )
-        equal = (valid & (key == limit)).to(tl.int32)
-        chosen = (valid & (key > limit)) | ((equal == 1) & (tl.cumsum(equal) <= left))
-        value = tl.load(pre_acts + token * m + at, mask=chosen, other=0.0).to(tl.float32)
+    while done < most:
+        at, there, key = next_numbers(
+            pre_acts, positions, starts, count, done, row, batch, m, COLUMNS, MAGNITUDE, BITS,
+            LISTED,
+        )  # fmt: skip
+        same = (there & (key == limit)).to(tl.int32)
+        chosen = (there & (key > limit)) | ((same == 1) & (tl.cumsum(same, 1) <= left[:, None]))
+        first = pre_acts + row.to(tl.int64)[:, None] * m
+        value = tl.load(first + at, mask=chosen, other=0.0).to(tl.float32)
         if not MAGNITUDE:
             value = tl.where(value > 0, value, 0.0)
-        to = slot + tl.cumsum(chosen.to(tl.int32)) - 1
+        ones = chosen.to(tl.int32)
+        to = slot[:, None] + tl.cumsum(ones, 1) - 1
         tl.store(values + to, value, mask=chosen)
         tl.store(indices + to, at, mask=chosen)
-        group = tl.zeros_like(at) + (token * GROUPS).to(tl.int32)
+        group = tl.zeros_like(at) + row[:, None] * GROUPS
         for later in range(1, GROUPS):
             group += (at >= tl.load(lows + later)).to(tl.int32)
         tl.store(rows + to, group, mask=chosen)
-        slot += tl.sum(chosen.to(tl.int32))
-        left -= tl.sum(equal)
-        done += SEGMENTS
-
-
-@triton.jit
-@no_type_check
-def _quota_kernel(greater, equal, state, quota, starts, batch, BLOCK: tl.constexpr):
-    """How many of a row's entries at the limit are kept, and where its entries start.
-
-    One program does it all: the first rows' entries at the limit go before the others'.
-    """
-    # What is still wanted of those equal to the limit.
-    left = tl.load(state + 1)
-    filled = tl.full([], 0, tl.int64)
-    first = tl.full([], 0, tl.int32)
-    while first < batch:
-        row = first + tl.arange(0, BLOCK)
-        inside = row < batch
-        same = tl.load(equal + row, mask=inside, other=0)
-        above = tl.load(greater + row, mask=inside, other=0)
-        kept = tl.minimum(same, tl.maximum(left - (tl.cumsum(same) - same), 0))
-        n = (above + kept).to(tl.int64)
-        tl.store(quota + row, kept, mask=inside)
-        tl.store(starts + row, filled + tl.cumsum(n) - n, mask=inside)
-        left -= tl.sum(same)
-        filled += tl.sum(n)
-        first += BLOCK
+        slot += tl.sum(ones, 1)
+        left -= tl.sum(same, 1)
+        done += COLUMNS
 
 
 class FlatPlace(NamedTuple):
@@ -183,8 +97,8 @@ class FlatPlace(NamedTuple):
     def empty(cls, n: int, device: torch.device) -> "FlatPlace":
         """Room for n entries of one group of latents."""
         values = torch.empty(n, dtype=torch.float32, device=device)
-        indices = values.to(torch.int32)
-        return cls(values, indices, indices.clone(), indices.new_zeros(1))
+        indices, rows = (torch.empty_like(values, dtype=torch.int32) for _ in range(2))
+        return cls(values, indices, rows, indices.new_zeros(1))
 
 
 class FlatCodes(NamedTuple):
@@ -193,6 +107,91 @@ class FlatCodes(NamedTuple):
     values: Float[Tensor, " entry"]
     indices: Int[Tensor, " entry"]
     offsets: Int[Tensor, " batch"]
+
+
+class _Listed(NamedTuple):
+    """The entries that can be among the n largest: positions in a row, from the row's start on."""
+
+    positions: Int[Tensor, " room"] | UInt16[Tensor, " room"]
+    starts: Int[Tensor, " batch"]
+    found: Int[Tensor, " batch"]
+
+
+class _Ranked(NamedTuple):
+    """The n-th largest key and how many equal to it are wanted; each row's share of the n."""
+
+    state: Int[Tensor, " 2"]
+    rows: Int[Tensor, "2 batch"]
+    totals: Int[Tensor, "2 block"]
+
+
+def _rank(
+    table: Float[Tensor, "batch width"],
+    listed: _Listed | None,
+    n: int,
+    counts: Int[Tensor, "round 256"],
+    *,
+    by_magnitude: bool,
+) -> _Ranked:
+    """Find the n-th largest number of a table, or of what is listed of it.
+
+    Args:
+        table: the numbers.
+        listed: those that take part; else all.
+        n: the rank.
+        counts: zeros, for each digit of a key.
+        by_magnitude: rank by |x|.
+    """
+    batch, width = table.shape
+    bits = _key_bits(table)
+    shape = {"MAGNITUDE": by_magnitude, "BITS": bits, "LISTED": listed is not None}
+    # What is not listed is not read.
+    numbers = (table, *(listed or (counts, counts, counts)))
+    columns = COLUMNS if listed else min(256, max(16, power_of_two(width)))
+    rows = TILE // columns
+    for round_ in range(len(counts)):
+        count_digits_kernel[(ceil_div(batch, rows),)](
+            *numbers, counts, n, batch, width, ROUND=round_, ROWS=rows, COLUMNS=columns, **shape
+        )
+    blocks = ceil_div(batch, ROWS)
+    ranked = _Ranked(*(counts.new_empty(size) for size in ((2,), (2, batch), (2, blocks))))
+    count_rows_kernel[(blocks,)](
+        *numbers, counts, *ranked, n, batch, width,
+        ROUNDS=len(counts), ROWS=ROWS, COLUMNS=min(columns, 128), **shape,
+    )  # fmt: skip
+    return ranked
+
+
+def _key_bits(table: Float[Tensor, "batch width"]) -> int:
+    """Bits that tell a key from others."""
+    return 16 if table.dtype == torch.bfloat16 else 32
+
+
+def _list_entries(
+    pre_acts: Float[Tensor, "batch d_sae"],
+    maxima: Float[Tensor, "batch segment"],
+    segments: _Ranked,
+    n: int,
+    W: int,
+    *,
+    by_magnitude: bool,
+) -> _Listed:
+    """The entries of the n first segments that reach the last one's maximum."""
+    batch, m = pre_acts.shape
+    n_segments = maxima.shape[1]
+    scratch = segments.state.new_empty(n)
+    # Two bytes hold every position there is in most dictionaries.
+    narrow = torch.uint16 if m <= 2**16 else torch.int32
+    found = scratch.new_empty(batch)
+    listed = _Listed(
+        scratch.new_empty(n * W, dtype=narrow), scratch.new_empty(batch, dtype=torch.int64), found
+    )
+    list_entries_kernel[(batch,)](
+        pre_acts, maxima, *segments, scratch, *listed, batch, ceil_div(batch, ROWS), m, n_segments,
+        W=W, SEGMENTS=READ // W, N=min(512, power_of_two(n_segments)), ROWS=ROWS,
+        MAGNITUDE=by_magnitude, BITS=_key_bits(pre_acts), num_warps=1,
+    )  # fmt: skip
+    return listed
 
 
 def select_batch_top_k(
@@ -215,37 +214,18 @@ def select_batch_top_k(
     """
     batch, m = pre_acts.shape
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out
-    bits = 16 if pre_acts.dtype == torch.bfloat16 else 32
     maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
-    n_segments = maxima.shape[1]
-    state, counts = search_state(n, bits, maxima.device)
-    all_ = maxima.numel() < n
-    if not all_:
-        for round_, shift in enumerate(range(bits - 8, -1, -8)):
-            count_kernel[(ceil_div(maxima.numel(), CHUNK),)](
-                maxima, maxima.numel(), state, counts[round_],
-                SHIFT=shift, TOP=round_ == 0, BITS=bits, CHUNK=CHUNK,
-            )  # fmt: skip
-            pick_kernel[(1,)](counts[round_], state, TOP=round_ == 0)
-    listed = state.new_empty(batch, n_segments)
-    n_listed, greater, equal = (state.new_empty(batch) for _ in range(3))
-    _list_kernel[(batch,)](
-        maxima, state, listed, n_listed,
-        n=n_segments, N=power_of_two(n_segments), BITS=bits, ALL=all_,
+    counts = out.indices.new_zeros(2, _key_bits(pre_acts) // 8, 256)
+    listed = None
+    if n <= maxima.numel():
+        segments = _rank(maxima, None, n, counts[0], by_magnitude=False)
+        listed = _list_entries(pre_acts, maxima, segments, n, W, by_magnitude=by_magnitude)
+    entries = _rank(pre_acts, listed, n, counts[1], by_magnitude=by_magnitude)
+    offsets = counts.new_empty(batch, dtype=torch.int64)
+    blocks = ceil_div(batch, ROWS)
+    _write_kernel[(blocks,)](
+        pre_acts, *(listed or (counts, counts, counts)), *entries, offsets, *out, batch, blocks, m,
+        ROWS=ROWS, COLUMNS=COLUMNS, MAGNITUDE=by_magnitude, BITS=_key_bits(pre_acts),
+        GROUPS=len(out.lows), LISTED=listed is not None,
     )  # fmt: skip
-    shape = {"W": W, "SEGMENTS": SEGMENTS, "MAGNITUDE": by_magnitude, "BITS": bits}
-    state, counts = search_state(n, bits, maxima.device)
-    rows = (pre_acts, listed, n_listed, state)
-    for round_, shift in enumerate(range(bits - 8, -1, -8)):
-        _count_listed_kernel[(batch,)](
-            *rows, counts[round_], m, n_segments, SHIFT=shift, TOP=round_ == 0, **shape,
-        )  # fmt: skip
-        pick_kernel[(1,)](counts[round_], state, TOP=round_ == 0)
-    _count_row_kernel[(batch,)](*rows, greater, equal, m, n_segments, **shape)
-    quota, offsets = torch.empty_like(equal), equal.new_empty(batch, dtype=torch.int64)
-    block = min(QUOTA_BLOCK, max(16, power_of_two(batch)))
-    _quota_kernel[(1,)](greater, equal, state, quota, offsets, batch, BLOCK=block, num_warps=8)
-    _write_kernel[(batch,)](
-        *rows, quota, offsets, *out, m, n_segments, GROUPS=len(out.lows), **shape
-    )
     return FlatCodes(out.values, out.indices, offsets)
