@@ -4,7 +4,7 @@ Source: arXiv 2506.03093. The dictionary is tied, its rows have unit norm, and v
 """
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,21 +13,8 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saelab.kernels.cuda import runs_triton
+from saelab.pursuit.ways import Task, way_to_pursue
 from saelab.types import SparseCodes
-
-GRAM_LIMIT_BYTES = 2**30
-"""The largest Gram matrix that a pursuit keeps: d_sae=16384 in float32.
-
-The cost of building it grows as d_sae^2 too, so where it is larger it rarely pays.
-"""
-
-GRAM_UPDATE_COST = 64
-"""Multiply-adds of a matrix product that take as long as updating one correlation, which waits for
-memory: fitted to timings on one CPU core, so below d_in=64 the Gram matrix never pays.
-"""
-
-CHECK_EVERY = 4
-"""Steps between two checks whether every row has stopped, each of which waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +49,9 @@ def matching_pursuit(
     Differentiable in `x` and `atoms` through both `values` and `residual`, with the choice of atoms
     held fixed. The backward pass stores one residual, not one a step. Works in float32, or float64
     if either input has it; under autocast its type is that of the products by which atoms are
-    chosen. Atoms whose correlations agree to rounding may be chosen either way; a value is always
-    exact for the atom that was chosen.
+    chosen. Where a GPU keeps correlations by the Gram matrix (up to 32768 latents, if that pays),
+    the product is float16, which rounds less than bfloat16. Atoms whose correlations agree to
+    rounding may be chosen either way; a value is always exact for the atom that was chosen.
 
     Args:
         x: centred by the caller.
@@ -118,9 +106,8 @@ class _Pursue(torch.autograd.Function):
         residual = x.clone()
         values = x.new_zeros(len(x), n_steps)
         indices = torch.zeros(len(x), n_steps, dtype=torch.long, device=x.device)
-        coarser = coarse != atoms.dtype or not _gram_pays(len(x), atoms, n_steps)
-        run = _pursue_by_kernels if runs_triton(residual) and coarser else _pursue
-        taken = run(residual, atoms, (values, indices), threshold, coarse)
+        task = Task(residual, atoms, (values, indices), threshold, coarse)
+        taken = way_to_pursue(task)(task)
         ctx.mark_non_differentiable(indices)
         ctx.save_for_backward(atoms, values[:, :taken], indices[:, :taken], residual)
         return values, indices, residual
@@ -156,115 +143,3 @@ class _Pursue(torch.autograd.Function):
                 grad_atoms.index_add_(0, indices[:, t], slope * residual - c * adjoint)
             adjoint.addcmul_(slope, w)
         return adjoint if needs_x else None, grad_atoms, None, None, None
-
-
-Codes = tuple[Float[Tensor, "batch n_steps"], Int[Tensor, "batch n_steps"]]
-
-
-def _pursue(
-    residual: Float[Tensor, "batch d_in"],
-    atoms: Float[Tensor, "d_sae d_in"],
-    codes: Codes,
-    threshold: float | int,
-    coarse: torch.dtype,
-) -> int:
-    """Take the steps in place, write the codes, and return how many steps were taken."""
-    values, indices = codes
-    n_steps = values.shape[1]
-    correlations = _Correlations(residual, atoms, n_steps, coarse)
-    taken = 0
-    while taken < n_steps:
-        chosen = correlations.values.max(dim=1).indices
-        indices[:, taken] = chosen
-        c = _subtract(residual, atoms[chosen], threshold)
-        values[:, taken] = c.squeeze(1)
-        taken += 1
-        if taken % CHECK_EVERY == 0 and not bool(c.any()):
-            break
-        if taken < n_steps:
-            correlations.update(residual, c, chosen)
-    return taken
-
-
-def _pursue_by_kernels(
-    residual: Float[Tensor, "batch d_in"],
-    atoms: Float[Tensor, "d_sae d_in"],
-    codes: Codes,
-    threshold: float | int,
-    coarse: torch.dtype,
-) -> int:
-    """The same on a GPU, where a step is a product and two kernels."""
-    from saelab.kernels.triton_pursuit import take_step
-
-    values = codes[0]
-    n_steps = values.shape[1]
-    atoms, by_row = atoms.contiguous(), atoms.to(coarse)
-    rest = residual.to(coarse, copy=True)
-    correlations = rest.new_empty(len(rest), len(atoms))
-    taken = 0
-    while taken < n_steps:
-        torch.matmul(rest, by_row.T, out=correlations)
-        take_step(correlations, atoms, residual, rest, codes, taken, threshold)
-        taken += 1
-        if taken % CHECK_EVERY == 0 and not bool(values[:, taken - 1].any()):
-            break
-    return taken
-
-
-def _subtract(
-    residual: Float[Tensor, "batch d_in"],
-    w: Float[Tensor, "batch d_in"],
-    threshold: float | int,
-) -> Float[Tensor, "batch 1"]:
-    """Take each row's atom out of `residual`, in place, and return how much of it there was."""
-    c = (residual * w).sum(1, keepdim=True).relu()
-    if threshold > 0:
-        c = c.masked_fill(residual.norm(dim=1, keepdim=True) <= threshold, 0)
-    residual.addcmul_(c, w, value=-1)
-    return c
-
-
-@final
-class _Correlations:
-    """<r, w_j> for every atom, kept up to date while r shrinks; good enough to choose atoms by."""
-
-    def __init__(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        atoms: Float[Tensor, "d_sae d_in"],
-        n_steps: int,
-        coarse: torch.dtype,
-    ) -> None:
-        self._atoms = atoms.to(coarse)
-        self.values = x.to(coarse) @ self._atoms.T
-        self._gram = self._rows = None
-        # In a coarse type the update's rounding would add up over the steps.
-        if coarse == atoms.dtype and _gram_pays(len(x), atoms, n_steps):
-            self._gram = atoms @ atoms.T
-            # Allocated once: on a CPU, fresh memory costs more than what is written to it.
-            self._rows = torch.empty_like(self.values)
-
-    def update(
-        self,
-        residual: Float[Tensor, "batch d_in"],
-        c: Float[Tensor, "batch 1"],
-        chosen: Int[Tensor, " batch"],
-    ) -> None:
-        """Follow one step: `c` times the `chosen` atoms has left, `residual` remains."""
-        if self._gram is None:
-            torch.matmul(residual.to(self._atoms.dtype), self._atoms.T, out=self.values)
-        else:
-            rows = torch.index_select(self._gram, 0, chosen, out=self._rows)
-            self.values.addcmul_(c, rows, value=-1)
-
-
-def _gram_pays(batch: int, atoms: Float[Tensor, "d_sae d_in"], n_steps: int) -> bool:
-    """Whether updating correlations by the Gram matrix is cheaper than computing them anew.
-
-    Building it costs `d_sae * d_in` multiply-adds an atom; a row and step saves what the update is
-    cheaper by.
-    """
-    d_sae, d_in = atoms.shape
-    fits = d_sae**2 * atoms.element_size() <= GRAM_LIMIT_BYTES
-    saved = (n_steps - 1) * batch * (d_in - GRAM_UPDATE_COST)
-    return fits and d_sae * d_in <= saved

@@ -2,18 +2,23 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernels.triton_device import DEVICE
 
-from saelab.kernels import triton_pursuit
-from saelab.pursuit import matching_pursuit as module
+from saelab.kernels import triton_gram, triton_pursuit
+from saelab.pursuit import matching_pursuit as matching
+from saelab.pursuit import ways
 from saelab.pursuit.matching_pursuit import matching_pursuit
 
 
-@pytest.fixture
-def by_kernels(monkeypatch):
+@pytest.fixture(params=[False, True], ids=["anew", "on-chip"])
+def by_kernels(monkeypatch, request):
     """Let pursuits in float32 run by kernels, as they do on a GPU."""
-    monkeypatch.setattr(module, "runs_triton", lambda t: t.dtype == torch.float32)
-    monkeypatch.setattr(module, "GRAM_UPDATE_COST", 10**9)
+    for module in (ways, matching):
+        monkeypatch.setattr(module, "runs_triton", lambda t: t.dtype == torch.float32)
+    monkeypatch.setattr(ways, "_gram_pays_on_chip", lambda *_args, **_options: request.param)
+    monkeypatch.setattr(ways, "GRAM_UPDATE_COST", 10**9)
 
 
 def case(batch=3, d_in=20, d_sae=70, seed=0):
@@ -78,3 +83,58 @@ def test_gradients_that_arrive_transposed_are_no_others(by_kernels):
         gradients.append([t.grad.double() for t in (a, b)])
     for ours, exact in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-5)
+
+
+@given(
+    seed=st.integers(0, 10**6), batch=st.integers(1, 4), d_in=st.integers(1, 40),
+    d_sae=st.integers(1, 90), n_steps=st.integers(1, 9),
+)  # fmt: skip
+@settings(max_examples=15)
+def test_steps_on_the_chip_are_those_of_torch(seed, batch, d_in, d_sae, n_steps):
+    """For any shape, whether it is a power of two, and in pieces of two rows."""
+    x, atoms = case(batch, d_in, d_sae, seed)
+    exact = matching_pursuit(x.double(), atoms.double(), n_steps)
+    left, values = x.clone(), x.new_zeros(batch, n_steps)
+    indices = torch.zeros_like(values, dtype=torch.long)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_gram, "CHUNK_BYTES", 2 * 4 * d_sae)
+        triton_gram.pursue_rows(left, atoms, atoms, (values, indices), 0.0)
+    clear = exact.values > 1e-4
+    assert torch.equal(indices[clear], exact.indices[clear])
+    torch.testing.assert_close(values.double(), exact.values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(left.double(), exact.residual, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("on_chip", [False, True], ids=["anew", "on-chip"])
+def test_under_autocast_a_choice_is_nearly_the_best(monkeypatch, on_chip):
+    """On the chip it stays within float16's rounding of the row, over all steps."""
+    monkeypatch.setattr(ways, "runs_triton", lambda _: True)
+    monkeypatch.setattr(ways, "_gram_pays_on_chip", lambda *_args, **_options: on_chip)
+    x, atoms = case(batch=4, d_in=32, d_sae=200)
+    x *= 1e6
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        found = matching_pursuit(x, atoms, 12)
+    left, regret = x.double(), []
+    for value, index in zip(found.values.T, found.indices.T, strict=True):
+        correlations = left @ atoms.double().T
+        chosen = correlations.gather(1, index[:, None])
+        torch.testing.assert_close(value.double(), chosen[:, 0], rtol=1e-4, atol=1e-4 * 1e6)
+        regret.append((correlations.amax(1, keepdim=True) - chosen) / x.norm(dim=1, keepdim=True))
+        left = left - value[:, None].double() * atoms[index].double()
+    assert torch.cat(regret).max() < (2**-12 if on_chip else 2**-8)
+    assert found.values.min() > 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "d_sae", "n_steps", "rounds", "pays"),
+    [
+        (8192, 32768, 32, True, True),
+        (8192, 32769, 32, True, False),  # the registers do not hold a row
+        (8192, 32768, 32, False, False),  # the matrix takes 4 GiB
+        (8192, 16384, 32, False, True),
+        (8192, 32768, 4, True, False),  # too few steps to pay for the matrix
+        (100, 8192, 32, True, False),  # too few rows
+    ],
+)
+def test_the_matrix_is_made_where_it_saves_products(batch, d_sae, n_steps, rounds, pays):
+    assert ways._gram_pays_on_chip(batch, d_sae, n_steps, rounds=rounds) == pays
