@@ -3,7 +3,12 @@
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
 
 from saelab.activations.columns import Columns
 from saelab.activations.parallel import WRITERS
@@ -15,20 +20,46 @@ class BackgroundWriter:
     """A store's writer in threads of its own; a context manager that waits for the last unit.
 
     At most `WRITERS` units are being written while the caller fills the next: one unit more than
-    that and as many permuted copies of a site are the most that is in memory. An error of a thread
-    is raised by a later `write_unit`, or at the end.
+    that and as many permuted copies are the most that is in memory. An error of a thread is raised
+    by a later `write_unit`, or at the end.
+
+    Activations may be on a GPU, whose work on them need not be done. They leave it by a stream of
+    its own, beside the work that the caller queues meanwhile.
     """
 
     def __init__(self, writer: StoreWriter) -> None:
         self._writer = writer
+        self._stream: torch.cuda.Stream | None = None
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="store-writer")
         self._running: deque[Future[None]] = deque()
 
     def write_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
         """Start to commit a unit, once a thread is free; the arrays are handed over."""
         self._wait_until(WRITERS - 1)
-        task = self._threads.submit(self._writer.write_unit, unit, activations, columns)
-        self._running.append(task)
+        ready = None
+        if on_gpu := [rows for rows in activations.values() if _is_on_gpu(rows)]:
+            self._stream = self._stream or torch.cuda.Stream(on_gpu[0].device)
+            ready = torch.cuda.Event(blocking=True)
+            ready.record(torch.cuda.current_stream(on_gpu[0].device))
+        self._running.append(self._threads.submit(self._write, unit, [activations], columns, ready))
+
+    def _write(
+        self,
+        unit: int,
+        handed_over: list[Mapping[str, Rows]],
+        columns: Columns,
+        ready: torch.cuda.Event | None,
+    ) -> None:
+        if ready is not None:
+            # Waited for here, not by the stream, which serves units that are ready meanwhile.
+            ready.synchronize()
+        with self._beside():
+            # Nobody else holds them, so their memory is free again while the disk is waited for.
+            prepared = self._writer.prepare(unit, handed_over.pop(), columns)
+        self._writer.commit(prepared)
+
+    def _beside(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _wait_until(self, running: int) -> None:
         """Wait until at most so many units are being written."""
@@ -47,3 +78,7 @@ class BackgroundWriter:
         self._threads.shutdown()
         if error is None:
             self._wait_until(0)
+
+
+def _is_on_gpu(rows: Rows) -> TypeGuard[Tensor]:
+    return isinstance(rows, Tensor) and rows.is_cuda

@@ -89,13 +89,15 @@ class ShuffledBatches(Iterator[ActivationBatch]):
             "held_back": canonical_digest(self.sites.held_back),
             "store": store_digest(store),
         }
-        held_back = np.asarray(self.sites.held_back, dtype=np.int64)
-        self._epoch_rows = self._table.n_rows - int(self._table.count[held_back].sum())
+        withheld = np.asarray(self.sites.held_back, dtype=np.int64)
+        self._epoch_rows = self._table.n_rows - int(self._table.count[withheld].sum())
         if not self._epoch_rows:
             raise UsageError(f"All {self._table.n_rows} rows of {store.path} are held back.")
+        table, held_back = self._table, self.sites.held_back
+        # Without self, which would keep large memory alive until the next garbage collection.
         self._plan = lru_cache(maxsize=2)(
             lambda epoch: EpochPlan.create(
-                self._table, pool_rows, seed=seed, epoch=epoch, held_back=self.sites.held_back
+                table, pool_rows, seed=seed, epoch=epoch, held_back=held_back
             )
         )
         self._places = (Staging(self._device), Staging(self._device))

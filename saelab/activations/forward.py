@@ -34,53 +34,61 @@ def unit_rows(
     batch_size: int,
     advance: Callable[[int], object],
 ) -> dict[str, Float[Tensor, "row d_in"]]:
-    """The rows of these contexts at every site, in reading order, as `dtype` in CPU memory.
+    """The rows of these contexts at every site, in reading order, as `dtype` on the model's device.
 
-    On a GPU the copies run behind the forward passes, into pinned memory. `advance` is called with
-    the positions of each batch.
+    A GPU is asked for all of them and not waited for. `advance` is called with the positions of
+    each batch.
     """
     mask = row_mask(lm, contexts.tokens)
-    on_gpu = lm.device.type == "cuda"
+    tokens, real = _sent(model_input(contexts.tokens), lm), contexts.tokens != PADDING
+    kept = _sent(torch.from_numpy(mask.ravel().nonzero()[0]), lm)
     out = {
-        site.name: torch.empty(int(mask.sum()), site.d_in, dtype=dtype, pin_memory=on_gpu)
+        site.name: torch.empty(len(kept), site.d_in, dtype=dtype, device=lm.device)
         for site in sites
     }
     done = 0
     for start in range(0, len(mask), batch_size):
-        tokens = contexts.tokens[start : start + batch_size]
-        kept = torch.from_numpy(mask[start : start + batch_size].ravel().nonzero()[0])
-        kept_there = kept.to(lm.device)
-        for name, values in _values(lm, tokens, sites).items():
-            rows = values.flatten(0, 1).index_select(0, kept_there).to(dtype)
-            out[name][done : done + len(kept)].copy_(rows, non_blocking=True)
-        done += len(kept)
-        advance(tokens.size)
-    if on_gpu:
-        torch.cuda.synchronize(lm.device)
+        part = slice(start, start + batch_size)
+        stop = done + int(mask[part].sum())
+        own = kept[done:stop] - start * mask.shape[1]
+        for name, values in _values(lm, tokens[part], real[part], sites).items():
+            out[name][done:stop].copy_(values.flatten(0, 1).index_select(0, own))
+        done = stop
+        advance(real[part].size)
     return out
+
+
+def _sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*shape"]:
+    """The same on the model's device; a copy to a GPU waits for nothing that is queued there."""
+    if lm.device.type != "cuda":
+        return tensor.to(lm.device)
+    return tensor.pin_memory().to(lm.device, non_blocking=True)
 
 
 def seconds_per_position(
     lm: ActivationSource, sites: Sequence[SiteSpec], contexts: Contexts
 ) -> float:
     """What one position of these contexts takes, as one batch; a smaller one goes before."""
-    _values(lm, contexts.tokens[:1], sites)
+    tokens, real = model_input(contexts.tokens), contexts.tokens != PADDING
+    _values(lm, tokens[:1], real[:1], sites)
     start = time.perf_counter()
-    _values(lm, contexts.tokens, sites)
+    _values(lm, tokens, real, sites)
     if lm.device.type == "cuda":
         torch.cuda.synchronize(lm.device)
     return (time.perf_counter() - start) / contexts.tokens.size
 
 
 def _values(
-    lm: ActivationSource, tokens: Int[ndarray, "context pos"], sites: Sequence[SiteSpec]
+    lm: ActivationSource,
+    tokens: Int[Tensor, "context pos"],
+    real: Bool[ndarray, "context pos"],
+    sites: Sequence[SiteSpec],
 ) -> Mapping[str, Float[Tensor, "context pos d_in"]]:
-    """One batch at every site, by the site's name."""
+    """One batch at every site, by the site's name; `real` positions are no padding."""
     hooks = list(dict.fromkeys(site.hook for site in sites))
     if all(site.kind == "activation" for site in sites):
-        return lm.capture(model_input(tokens), hooks)
-    real = torch.from_numpy(tokens != PADDING)
-    activations, gradients = lm.gradients(model_input(tokens), hooks, real)
+        return lm.capture(tokens, hooks)
+    activations, gradients = lm.gradients(tokens, hooks, torch.from_numpy(real))
     found = {"activation": activations, "gradient": gradients}
     return {site.name: found[site.kind][site.hook] for site in sites}
 

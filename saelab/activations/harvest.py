@@ -97,15 +97,19 @@ def record(
             for unit in missing:
                 span = manifest.unit_contexts(unit)
                 contexts = corpus.read(span.start, span.stop)
-                rows = unit_rows(
-                    lm,
-                    manifest.sites,
-                    contexts,
-                    dtype=TORCH[manifest.dtype],
-                    batch_size=options.batch_size,
-                    advance=bar.advance,
+                # Not kept here: the rows' memory is free again once the writer has prepared them.
+                background.write_unit(
+                    unit,
+                    unit_rows(
+                        lm,
+                        manifest.sites,
+                        contexts,
+                        dtype=TORCH[manifest.dtype],
+                        batch_size=options.batch_size,
+                        advance=bar.advance,
+                    ),
+                    unit_columns(lm, contexts, span.start),
                 )
-                background.write_unit(unit, rows, unit_columns(lm, contexts, span.start))
     return ActivationStore(out)
 
 

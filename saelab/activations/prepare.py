@@ -1,5 +1,6 @@
 """A site's rows as they are stored: permuted, converted, summed and check-summed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,8 @@ from torch import Tensor
 
 from saelab.activations.dtypes import TORCH, as_tensor, raw_bytes
 from saelab.activations.format import BLOCK_ROWS, Dtype
-from saelab.activations.parallel import parallel_map
 from saelab.activations.sealed import checksum
-from saelab.activations.statistics import ColumnSums, column_sums
+from saelab.activations.statistics import ColumnSums, column_sums, piece_rows, sums_of
 
 Rows = Float[Tensor, "row d_in"] | Float[np.ndarray, "row d_in"]
 
@@ -31,7 +31,7 @@ class PreparedRows:
 
 
 class RowPreparer:
-    """Prepares one site after another in the same memory: new memory would be much slower.
+    """Prepares one unit's rows of a site after another's in the same memory: new memory is slow.
 
     What `prepare` returns lasts until it is called again.
     """
@@ -41,24 +41,41 @@ class RowPreparer:
         self._buffer: UInt8[Tensor, " byte"] = torch.empty(0, dtype=torch.uint8)
 
     def prepare(self, given: Rows, order: Int[np.ndarray, " row"]) -> PreparedRows:
-        """Row `order[i]` of `given` becomes row i."""
+        """Row `order[i]` of `given` becomes row i; a GPU permutes and sums its rows itself."""
         source = as_tensor(given)
-        rows = self._memory(len(order), source.shape[1])
+        rows = self._memory(len(order), source.shape[1], pinned=source.is_cuda)
         chosen = torch.from_numpy(order).to(source.device)
-        if source.device.type == "cpu" and source.dtype == rows.dtype:
-            torch.index_select(source, 0, chosen, out=rows)
+        if source.is_cuda:
+            sums = sums_of(_arriving(source, chosen, rows), source)
         else:
-            rows.copy_(source.index_select(0, chosen))
-        return PreparedRows(rows, block_checksums(rows), column_sums(rows))
+            if source.device.type == "cpu" and source.dtype == rows.dtype:
+                torch.index_select(source, 0, chosen, out=rows)
+            else:
+                rows.copy_(source.index_select(0, chosen))
+            sums = column_sums(rows)
+        return PreparedRows(rows, block_checksums(rows), sums)
 
-    def _memory(self, n_rows: int, d_in: int) -> Float[Tensor, "row d_in"]:
+    def _memory(self, n_rows: int, d_in: int, *, pinned: bool) -> Float[Tensor, "row d_in"]:
         needed = n_rows * d_in * self._dtype.itemsize
         if len(self._buffer) < needed:
-            self._buffer = torch.empty(needed, dtype=torch.uint8)
+            self._buffer = torch.empty(needed, dtype=torch.uint8, pin_memory=pinned)
         return self._buffer[:needed].view(self._dtype).view(n_rows, d_in)
+
+
+def _arriving(
+    source: Float[Tensor, "row d_in"],
+    chosen: Int[Tensor, " row"],
+    rows: Float[Tensor, "row d_in"],
+) -> Iterator[Float[Tensor, "piece d_in"]]:
+    """The chosen rows of a GPU, a piece at a time, each of which is being copied into `rows`."""
+    size = piece_rows(source)
+    for own, to in zip(chosen.split(size), rows.split(size), strict=True):
+        piece = source.index_select(0, own).to(rows.dtype)
+        to.copy_(piece, non_blocking=True)
+        yield piece
 
 
 def block_checksums(rows: Float[Tensor, "row d_in"]) -> UInt64[np.ndarray, " block"]:
     """The checksum of each block; the last may be short."""
-    sums = parallel_map(lambda block: checksum(raw_bytes(block)), rows.split(BLOCK_ROWS))
+    sums = [checksum(raw_bytes(block)) for block in rows.split(BLOCK_ROWS)]
     return np.array(sums, dtype=np.uint64)

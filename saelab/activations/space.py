@@ -30,8 +30,7 @@ def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
 def unit_memory(manifest: Manifest) -> int:
     """Bytes of memory that recording takes beside the model: see `BackgroundWriter`."""
     widths = [site.d_in for site in manifest.sites]
-    held = (WRITERS + 1) * sum(widths) + WRITERS * max(widths)
-    return held * itemsize(manifest.dtype) * manifest.max_rows
+    return (2 * WRITERS + 1) * sum(widths) * itemsize(manifest.dtype) * manifest.max_rows
 
 
 def missing_units(root: Path, manifest: Manifest) -> int:

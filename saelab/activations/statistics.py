@@ -1,6 +1,6 @@
 """Sums from which mean and variance of any union of units follow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ from torch import Tensor
 
 PIECE_NUMBERS = 2**17
 """Numbers that a core sums at a time: their float64 copies stay in its cache."""
+GPU_PIECE_NUMBERS = 2**25
+"""Numbers that a GPU sums at a time, of which it makes no copy: few calls for a whole unit."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,54 @@ class ColumnSums:
 
 def column_sums(rows: Float[Tensor, "row d_in"]) -> ColumnSums:
     """The sums of these rows; torch's threads share the work."""
-    d_in = rows.shape[1]
-    total = torch.zeros(d_in, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    size = max(1, PIECE_NUMBERS * torch.get_num_threads() // d_in)
-    exact, ones = total.new_empty(min(size, len(rows)), d_in), total.new_ones(size)
-    for piece in rows.split(size):
-        values, one = exact[: len(piece)].copy_(piece), ones[: len(piece)]
+    return sums_of(rows.split(piece_rows(rows)), rows)
+
+
+def piece_rows(rows: Float[Tensor, "row d_in"]) -> int:
+    """How many of these rows are best summed at a time."""
+    numbers = GPU_PIECE_NUMBERS if rows.is_cuda else PIECE_NUMBERS * torch.get_num_threads()
+    return min(len(rows), max(1, numbers // rows.shape[1]))
+
+
+def sums_of(
+    pieces: Iterable[Float[Tensor, "piece d_in"]], rows: Float[Tensor, "row d_in"]
+) -> ColumnSums:
+    """The sums of pieces of at most `piece_rows(rows)` rows, as many as `rows`; waits for a GPU."""
+    total, squares = torch.zeros(2, rows.shape[1], dtype=torch.float64, device=rows.device)
+    largest = total.new_zeros(())
+    add = _add_on_gpu if rows.is_cuda else _Adder(piece_rows(rows), rows.shape[1])
+    for piece in pieces:
+        low, high = piece.aminmax()
+        largest = torch.stack([largest, -low, high]).amax()
+        add(piece, total, squares)
+    return ColumnSums(len(rows), total.cpu().numpy(), squares.cpu().numpy(), float(largest))
+
+
+class _Adder:
+    """Adds pieces of rows by products with ones, which use a CPU better than sums over columns."""
+
+    def __init__(self, size: int, d_in: int) -> None:
+        self._exact = torch.empty(size, d_in, dtype=torch.float64)
+        self._ones = self._exact.new_ones(size)
+
+    def __call__(
+        self,
+        piece: Float[Tensor, "piece d_in"],
+        total: Float64[Tensor, " d_in"],
+        squares: Float64[Tensor, " d_in"],
+    ) -> None:
+        values, one = self._exact[: len(piece)].copy_(piece), self._ones[: len(piece)]
         total += one @ values
         squares += one @ values.square_()
-    low, high = rows.aminmax()
-    return ColumnSums(len(rows), total.numpy(), squares.numpy(), max(-float(low), float(high)))
+
+
+def _add_on_gpu(
+    piece: Float[Tensor, "piece d_in"],
+    total: Float64[Tensor, " d_in"],
+    squares: Float64[Tensor, " d_in"],
+) -> None:
+    total += piece.sum(0, dtype=torch.float64)
+    squares += torch.linalg.vector_norm(piece, dim=0, dtype=torch.float64).square_()
 
 
 def merged(parts: Sequence[ColumnSums]) -> ColumnSums:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +29,15 @@ from saelab.activations.space import require_space
 from saelab.activations.tokens_file import tokens_file
 from saelab.config import UsageError
 from saelab.files import fsync_directory, temporary_name
+
+
+@dataclass(frozen=True)
+class PreparedUnit:
+    """A unit as it is stored: each site's rows, and the columns, in the stored order."""
+
+    unit: int
+    rows: Mapping[str, PreparedRows]
+    columns: Columns
 
 
 class StoreWriter:
@@ -86,30 +96,45 @@ class StoreWriter:
             UsageError: shapes, ranges or alignment are wrong, or a value is not finite.
             OSError: the disk is full or fails; nothing of the unit remains.
         """
+        self.commit(self.prepare(unit, activations, columns))
+
+    def prepare(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> PreparedUnit:
+        """The first half of `write_unit`: a unit in memory of this thread, until it prepares again.
+
+        The activations are not needed afterwards.
+        """
         self._check_unit(unit, activations, columns)
         order = permutation(columns.n_rows, self.manifest.seed, unit)
+        rows = {}
+        for site in self.manifest.sites:
+            given = activations[site.name]
+            rows[site.name] = self._preparer(site).prepare(given, order)
+            _check_finite(rows[site.name], given, site, unit)
+        return PreparedUnit(unit, rows, columns.permuted(order))
+
+    def commit(self, prepared: PreparedUnit) -> None:
+        """The second half of `write_unit`: the files."""
+        unit = prepared.unit
         pending: list[tuple[Path, Path]] = []
         seals: list[bytes] = []
         try:
             for site in self.manifest.sites:
-                given = activations[site.name]
-                prepared = self._preparer().prepare(given, order)
-                _check_finite(prepared, given, site, unit)
-                parts, seal = hook_file(self.manifest, site, unit, prepared)
+                parts, seal = hook_file(self.manifest, site, unit, prepared.rows[site.name])
                 seals.append(seal)
                 _write_pending(pending, hook_path(self.path, site, unit), parts)
-            parts = tokens_file(self.manifest, unit, columns.permuted(order), seals)
+            parts = tokens_file(self.manifest, unit, prepared.columns, seals)
             _write_pending(pending, tokens_path(self.path, unit), parts)
             _commit(pending)
         finally:
             for temporary, _ in pending:
                 temporary.unlink(missing_ok=True)
 
-    def _preparer(self) -> RowPreparer:
+    def _preparer(self, site: SiteSpec) -> RowPreparer:
         """This thread's."""
-        if not hasattr(self._local, "preparer"):
-            self._local.preparer = RowPreparer(self.manifest.dtype)
-        return self._local.preparer
+        own: dict[str, RowPreparer] = self._local.__dict__
+        if site.name not in own:
+            own[site.name] = RowPreparer(self.manifest.dtype)
+        return own[site.name]
 
     def close(self) -> None:
         """Release the lock."""

@@ -1,0 +1,44 @@
+"""Several blocks at once."""
+
+import threading
+import time
+
+import pytest
+
+from saelab.activations.parallel import WORKERS, parallel_results
+
+
+def test_results_come_in_the_order_of_the_items():
+    assert list(parallel_results(lambda n: (time.sleep(0.001 * (9 - n)), n)[1], range(10))) == [
+        *range(10)
+    ]
+
+
+def test_items_are_worked_on_at_once():
+    """Each waits for the others: alone, none would ever be done."""
+    together = threading.Barrier(WORKERS, timeout=60)
+    assert len([*parallel_results(lambda _: together.wait(), range(WORKERS))]) == WORKERS
+
+
+@pytest.mark.parametrize("stop", ["by an error", "by the caller"])
+def test_nothing_is_at_work_after_an_early_end(stop):
+    """What is read lands in memory that the caller may use for something else then."""
+    ended, started = [], []
+
+    def work(n):
+        started.append(n)
+        if n == 0 and stop == "by an error":
+            raise OSError(n)
+        time.sleep(0.02)
+        ended.append(n)
+
+    results = parallel_results(work, range(50))
+    if stop == "by an error":
+        with pytest.raises(OSError, match="0"):
+            list(results)
+        started.remove(0)
+    else:
+        next(results)
+        results.close()
+    assert sorted(started) == sorted(ended)
+    assert len(ended) < 50
