@@ -78,15 +78,14 @@ class Step:
             pairs, slices = self.invert()
             sorted_ = None if side is None else side.record_event()
         self.decode()
-        wait(side, None)
-        with on_side:
-            columns = self._sum_rows(pairs)
-        if aux is not None:
-            wait(None, side)
-            missed = self._missed()
-            mean = missed.sum(0, dtype=torch.float32) / len(missed)
-            variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-            aux.run(self.kept(), missed, self.centred, variance)
+        if aux is None:
+            wait(side, None)
+            with on_side:
+                columns = self._sum_rows(pairs)
+        else:
+            # On this stream: AuxK needs the errors, and runs while the other one sorts.
+            columns = self._sum_errors()
+            self._run_aux(aux)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
         sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
@@ -96,6 +95,12 @@ class Step:
         self.update(sums, extra)
         wait(None, side)
         self._finish(columns)
+
+    def _run_aux(self, aux: AuxStep) -> None:
+        missed = self._missed()
+        mean = missed.sum(0, dtype=torch.float32) / len(missed)
+        variance = (self.mse_sum - mean.square().sum()) * len(self.x)
+        aux.run(self.kept(), missed, self.centred, variance)
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
