@@ -8,6 +8,8 @@ STAMP := $(VENV)/.up-to-date
 
 # Threads that wait for work should not keep the cores from those that have some.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Many processes import the package: what the first has compiled is kept for the others.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check format screenshots bench-browser clean
 
@@ -18,8 +20,7 @@ ifneq ($(SERVE),0)
 endif
 
 test: $(STAMP)  ## every test; browser tests are skipped where no Chromium is found
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --nbmake --no-header -q notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --nbmake tests notebooks
 
 check: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -8,20 +8,93 @@ from pathlib import Path
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import jaxtyping
 import pytest
 from hypothesis import settings
+from interpreted import prepare_once_for_each_kernel
+from shape_checks import keep_compiled_what_is_not_checked
+
+keep_compiled_what_is_not_checked()
 
 # Machines are shared: an example's time says nothing about the code.
 settings.register_profile("saelab", deadline=None)
 settings.load_profile("saelab")
 
 
+# What takes longest, longest first: begun last, it would leave the other workers idle at the end.
+LONGEST = (
+    "tests/claims",
+    "tests/apps/test_browser.py",
+    "notebooks/04_attention_circuits.ipynb",
+    "tests/training/test_loop.py",
+    "tests/test_demo.py",
+    "tests/apps/test_circuit_browser.py",
+    "tests/apps/test_live_browser.py",
+    "tests/training/test_fused.py",
+    "tests/training/test_fused_jump.py",
+    "tests/apps/test_soak.py",
+    "notebooks/03_steering.ipynb",
+    "notebooks/01_quickstart.ipynb",
+    "notebooks/02_features.ipynb",
+    "tests/lm/tiny/test_weights.py",
+    "tests/sae/test_contract.py",
+    "tests/kernels/test_triton_batch_select.py",
+    "tests/cli/test_bench_variants.py",
+    "tests/activations/test_beside.py",
+    "tests/activations/test_ranks.py",
+    "tests/activations/test_kill.py",
+    "tests/activations/test_memory.py",
+    "tests/analysis/circuits/test_memory.py",
+)
+
+
+def group(nodeid):
+    """What one worker runs: a file, for its fixtures, or all claims, which share a store."""
+    file = nodeid.partition("::")[0]
+    return "tests/claims" if file.startswith("tests/claims/") else file
+
+
+def place(nodeid):
+    found = group(nodeid)
+    return LONGEST.index(found) if found in LONGEST else len(LONGEST)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """By these groups, in the order of the collection."""
+    from typing_extensions import override
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        @override
+        def _split_scope(self, nodeid):
+            return group(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
-    """With several workers a file's tests stay together, and so do those that share a store."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            together = "claims" if "claims" in item.path.parts else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(together))
+    for item in items:
+        if group(item.nodeid) == "tests/claims":
+            item.add_marker(pytest.mark.unchecked)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: place(item.nodeid))
+
+
+def pytest_collection_finish():
+    prepare_once_for_each_kernel()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Checks would be half the time of a long training, whose steps other tests have checked."""
+    unchecked = item.get_closest_marker("unchecked") is not None
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 SENTENCE = "the big cat sat on a red mat . and the dog ran under the tree ."

@@ -2,15 +2,13 @@
 
 import hashlib
 import io
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+from activations.forked import Command
 
 from saelab.activations.columns import Columns
 from saelab.activations.format import Manifest, SiteSpec
@@ -135,10 +133,4 @@ def harvest_process(checkpoint, text, out, environment):
     """A harvest of a random model by the command line, in a process of its own."""
     arguments = ["harvest", "--model", checkpoint, "--sites", HARVESTED, "--text", text]
     arguments += ["--n-tokens", 9000, "--context-length", 16, "--out", out, "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "saelab.cli", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Command([str(argument) for argument in arguments], environment)

@@ -1,8 +1,8 @@
-import multiprocessing
 import random
 import time
 
 import pytest
+from activations import forked
 from activations.store_cases import (
     content_of,
     files_of,
@@ -21,20 +21,7 @@ KILLS_OF_HARVEST = 20
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start in milliseconds: forked from one that has imported the writer."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ["activations.store_cases", "saelab.activations.harvest", "saelab.lm.hf"]
-    # What transformers imports lazily takes seconds.
-    modules += ["transformers.models.auto.modeling_auto", "transformers.models.gpt2.modeling_gpt2"]
-    modules += [
-        "transformers.models.auto.tokenization_auto",
-        "transformers.tokenization_utils_tokenizers",
-    ]
-    context.set_forkserver_preload(modules)
-    warm = context.Process(target=time.sleep, args=(0,))
-    warm.start()
-    warm.join()
-    return context
+    return forked.processes()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from apps.driving import APP, Open
 from streamlit.testing.v1 import AppTest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 D_SAE, DEAD, N_CONTEXTS, LENGTH, REACH, N_EXAMPLES = 32, 31, 60, 48, 16, 12
 HOSTILE = ["<bos>", "<script>alert(1)</script>", "\n", "a\tb", "\u202eevil", "her", "him", "ring"]
@@ -243,13 +243,21 @@ def server(runs: Path) -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="session")
+def profile(browser: "Browser") -> "Iterator[BrowserContext]":
+    """A reader's cache: each page of its own would fetch and compile Streamlit's scripts anew."""
+    context = browser.new_context(viewport={"width": 1440, "height": 940})
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser: "Browser") -> "Iterator[Page]":
+def page(profile: "BrowserContext") -> "Iterator[Page]":
     """A window of its own."""
     from apps.serving import PATIENCE_S
     from playwright.sync_api import expect
 
-    page = browser.new_page(viewport={"width": 1440, "height": 940})
+    page = profile.new_page()
     page.set_default_timeout(1000 * PATIENCE_S)
     expect.set_options(timeout=1000 * PATIENCE_S)
     yield page

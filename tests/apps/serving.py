@@ -21,6 +21,10 @@ ARGUMENTS = [
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
+    # The address bar's suggestions are a page of their own in every window, as dear as the app's.
+    # This list replaces Playwright's, so what matters of that is here too.
+    "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,AimEnabled,HttpsUpgrades,"
+    "LensOverlay,MediaRouter,OptimizationHints,PaintHolding,ThirdPartyStoragePartitioning",
 ]
 PATIENCE_S = 60.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from apps.serving import listen, served
 from feature_browser.notes import Note, Notes
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -30,8 +30,9 @@ def url(root: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+def page(profile: BrowserContext) -> Iterator[Page]:
+    page = profile.new_page()
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.set_default_timeout(60_000)
     expect.set_options(timeout=60_000)
     errors = listen(page)

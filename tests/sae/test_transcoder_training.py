@@ -32,6 +32,7 @@ def test_the_encoder_starts_as_what_predicts_each_atoms_part_of_the_target():
 
 
 @pytest.mark.slow
+@pytest.mark.unchecked
 def test_a_linear_target_needs_no_latent_with_a_skip_connection():
     x, _ = pairs(512)
     y = x @ torch.randn(D_IN, D_OUT, generator=torch.Generator().manual_seed(5))
@@ -43,6 +44,7 @@ def test_a_linear_target_needs_no_latent_with_a_skip_connection():
 
 
 @pytest.mark.slow
+@pytest.mark.unchecked
 def test_a_planted_sparse_mlp_is_recovered():
     """y = ReLU(x A - t) W with 16 hidden units, of which few are on: each is found, both ends."""
     generator = torch.Generator().manual_seed(2)

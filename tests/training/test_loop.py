@@ -189,6 +189,7 @@ def wait_for(process, found):
 
 
 @pytest.mark.slow
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("number", "checkpoint_every"), [(signal.SIGTERM, 10**6), (signal.SIGKILL, 40)]
 )

@@ -22,7 +22,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def scores(model):
-    return accuracies(logits_of(model), 1000, longest=48)
+    return accuracies(logits_of(model), 400, longest=48)
 
 
 @pytest.fixture(scope="module")
