@@ -1,6 +1,7 @@
 """The Circuit and Attention pages as people use them, in headless Chromium."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,8 @@ def test_the_slider_hides_nodes_says_how_many_and_all_come_back(page: Page, addr
         page.keyboard.press("PageDown")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("p.summary")).not_to_contain_text("hidden by filter: 0 nodes")
+    # The slider tells its last place a little later, which would come after the click.
+    expect(page).to_have_url(re.compile("nodes=29"))
     page.get_by_role("link", name="show all").click()
     expect(page.locator(".graph .node")).to_have_count(12)
     expect(page.get_by_role("slider").first).to_have_value("100")

@@ -1,5 +1,6 @@
 """Try it, live steering and notes as a person uses them, in headless Chromium."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from apps.serving import listen, served
 from feature_browser.notes import Note, Notes
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -83,6 +84,15 @@ def test_an_experiment_is_steered_saved_and_opened_again(page: Page, url: str):
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 
 
+def written(page: Page, root: Path, latents: set[int]) -> dict[int, Note]:
+    """What is known of these latents, as soon as all of them are known."""
+    patience = 600
+    while not latents <= (notes := Notes(root / "signed").all()).keys() and patience:
+        page.wait_for_timeout(100)
+        patience -= 1
+    return {latent: note for latent, note in notes.items() if latent in latents}
+
+
 def test_keys_label_and_bookmark_a_latent_and_another_session_sees_it(
     page: Page, browser: Browser, url: str, root: Path
 ):
@@ -95,6 +105,9 @@ def test_keys_label_and_bookmark_a_latent_and_another_session_sees_it(
     expect(page.locator("h1:visible")).to_have_text("6")
     page.keyboard.type("lthe next\n")
     expect(page).to_have_url(f"{url}/?run=signed&latent=6")
+    expected = {5: Note("just a label", "why it fires", bookmark=True), 6: Note("the next")}
+    # A list shows what was written before it was opened.
+    assert written(page, root, {*expected}) == expected
     other = browser.new_page()
     other.goto(f"{url}/?run=signed&latent=5")
     expect(other.locator("input.label:visible")).to_have_value("just a label")
@@ -103,10 +116,26 @@ def test_keys_label_and_bookmark_a_latent_and_another_session_sees_it(
     other.goto(f"{url}/?run=signed&view=latents&keep=labelled")
     expect(other.locator("tbody tr")).to_have_count(2)
     other.close()
-    assert Notes(root / "signed").all() == {
-        5: Note("just a label", "why it fires", bookmark=True),
-        6: Note("the next"),
-    }
+
+
+def test_a_label_is_sent_again_if_nobody_has_answered(page: Page, url: str, root: Path):
+    lost = []
+
+    def relay(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            unheard = isinstance(message, bytes) and b"unheard" in message and not lost
+            (lost.append if unheard else server.send)(message)
+
+        socket.on_message(pass_on)
+
+    page.route_web_socket(re.compile("_stcore/stream"), relay)
+    page.goto(f"{url}/?run=signed&latent=12")
+    expect(page.locator("h1:visible")).to_have_text("12")
+    page.keyboard.type("lunheard\n")
+    assert written(page, root, {12}) == {12: Note("unheard")}
+    assert len(lost) == 1
 
 
 def test_what_is_being_typed_survives_a_drawing_of_the_same_page(page: Page, url: str):

@@ -26,6 +26,7 @@ export default function (component) {
     stop.abort()
     clearTimeout(canvas.telling)
     clearTimeout(canvas.guessing)
+    clearTimeout(canvas.noting)
   }
 }
 

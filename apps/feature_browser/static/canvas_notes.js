@@ -1,12 +1,19 @@
 
-// Labels, notes and bookmarks. An edit stays in a queue until Python says that it has it, so that
-// none is lost where several are made within one pass of the script.
+// Labels, notes and bookmarks. An edit stays in a queue, and is sent again, until Python says that
+// it has it, so that none is lost where several are made within one pass of the script.
 function annotate(canvas, on, { data, setStateValue }) {
   canvas.edits = (canvas.edits ?? []).filter((edit) => edit.id > (data.noted ?? 0))
+  const send = (tries) => {
+    clearTimeout(canvas.noting)
+    // Counted, since the same value sent again may not count as a change.
+    canvas.edits = canvas.edits.map((edit) => ({ ...edit, sent: (edit.sent ?? 0) + 1 }))
+    setStateValue("notes", canvas.edits)
+    if (tries > 1) canvas.noting = setTimeout(() => canvas.edits.length && send(tries - 1), PATIENCE)
+  }
   const write = (field, value, latent = shownLatent(canvas)) => {
     const id = Math.max(Date.now(), (canvas.edits.at(-1)?.id ?? 0) + 1)
     canvas.edits = [...canvas.edits, { id, latent, field, value }]
-    setStateValue("notes", canvas.edits)
+    send(TRIES)
   }
   canvas.keep = write
   on(canvas, "focusout", ({ target }) => {
