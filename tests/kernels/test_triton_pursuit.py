@@ -85,24 +85,38 @@ def test_gradients_that_arrive_transposed_are_no_others(by_kernels):
         torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-5)
 
 
+def regret(x, atoms, values, indices):
+    """How far a step's correlation is at most from the best one; what all steps leave.
+
+    In lengths of the row, by replaying the steps in float64. What a value lacks counts too.
+    """
+    left, worst = x.double(), 0.0
+    for value, index in zip(values.double().T, indices.T, strict=True):
+        correlations = left @ atoms.double().T
+        chosen = correlations.gather(1, index[:, None])[:, 0]
+        off = torch.where(value > 0, value - chosen, 0).abs()
+        missed = correlations.amax(1).relu() - value
+        worst = max(worst, float((torch.stack([off, missed]) / x.double().norm(dim=1)).max()))
+        left = left - value[:, None] * atoms[index].double()
+    return worst, left
+
+
 @given(
     seed=st.integers(0, 10**6), batch=st.integers(1, 4), d_in=st.integers(1, 40),
     d_sae=st.integers(1, 90), n_steps=st.integers(1, 9),
 )  # fmt: skip
 @settings(max_examples=15)
-def test_steps_on_the_chip_are_those_of_torch(seed, batch, d_in, d_sae, n_steps):
+def test_on_the_chip_every_step_takes_the_best_atom(seed, batch, d_in, d_sae, n_steps):
     """For any shape, whether it is a power of two, and in pieces of two rows."""
     x, atoms = case(batch, d_in, d_sae, seed)
-    exact = matching_pursuit(x.double(), atoms.double(), n_steps)
     left, values = x.clone(), x.new_zeros(batch, n_steps)
     indices = torch.zeros_like(values, dtype=torch.long)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton_gram, "CHUNK_BYTES", 2 * 4 * d_sae)
         triton_gram.pursue_rows(left, atoms, atoms, (values, indices), 0.0)
-    clear = exact.values > 1e-4
-    assert torch.equal(indices[clear], exact.indices[clear])
-    torch.testing.assert_close(values.double(), exact.values, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(left.double(), exact.residual, atol=1e-4, rtol=1e-4)
+    worst, rest = regret(x, atoms, values, indices)
+    assert worst < 1e-5
+    torch.testing.assert_close(left.double(), rest, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("on_chip", [False, True], ids=["anew", "on-chip"])
@@ -114,14 +128,8 @@ def test_under_autocast_a_choice_is_nearly_the_best(monkeypatch, on_chip):
     x *= 1e6
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         found = matching_pursuit(x, atoms, 12)
-    left, regret = x.double(), []
-    for value, index in zip(found.values.T, found.indices.T, strict=True):
-        correlations = left @ atoms.double().T
-        chosen = correlations.gather(1, index[:, None])
-        torch.testing.assert_close(value.double(), chosen[:, 0], rtol=1e-4, atol=1e-4 * 1e6)
-        regret.append((correlations.amax(1, keepdim=True) - chosen) / x.norm(dim=1, keepdim=True))
-        left = left - value[:, None].double() * atoms[index].double()
-    assert torch.cat(regret).max() < (2**-12 if on_chip else 2**-8)
+    worst, _ = regret(x, atoms, found.values, found.indices)
+    assert worst < (2**-12 if on_chip else 2**-8)
     assert found.values.min() > 0
 
 
