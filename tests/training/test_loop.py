@@ -196,7 +196,7 @@ def wait_for(process, found):
 def test_a_stopped_training_continues_to_the_very_same_sae(
     small_store, tmp_path, number, checkpoint_every
 ):
-    config = small_config(small_store, n_tokens=40_000, checkpoint_every=checkpoint_every)
+    config = small_config(small_store, n_tokens=100_000, checkpoint_every=checkpoint_every)
     out = tmp_path / "run"
     process = train_process(config, out)
     if number == signal.SIGTERM:
