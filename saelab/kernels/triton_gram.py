@@ -64,11 +64,6 @@ def _steps_kernel(
     tl.store(residual + token * d + column, left, mask=inside)
 
 
-def cosines_of(atoms: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "d_sae d_sae"]:
-    """The atoms' products with each other, in their own type; sums are float32."""
-    return atoms @ atoms.T
-
-
 def pursue_rows(
     residual: Float[Tensor, "batch d_in"],
     atoms: Float[Tensor, "d_sae d_in"],
@@ -90,7 +85,7 @@ def pursue_rows(
         threshold: rows of at most this norm take nothing; 0 for no limit.
     """
     m, d = atoms.shape
-    cosines = cosines_of(coarse)
+    cosines = coarse @ coarse.T
     rows = max(1, CHUNK_BYTES // (4 * m))
     first = residual.new_empty(min(rows, len(residual)), m)
     for left, values, indices in zip(*(t.split(rows) for t in (residual, *codes)), strict=True):
