@@ -11,6 +11,7 @@ from training.test_loop import advance, started
 
 from saelab.activations.arrays import write_arrays
 from saelab.activations.batches import BatchSites, ShuffledBatches
+from saelab.activations.contexts import TokenBatch
 from saelab.activations.corpus import load_corpus
 from saelab.activations.harvest import HarvestOptions, harvest
 from saelab.activations.live import LiveBatches, LiveOptions
@@ -26,6 +27,7 @@ from saelab.training.domain import Domain, read_domain
 from saelab.training.loop import train
 from saelab.training.run import Run
 from saelab.training.source import Source
+from saelab.types import ActivationBatch
 
 CPU = torch.device("cpu")
 SITE = "blocks.0.hook_resid_post"
@@ -86,6 +88,12 @@ def sink_rows(store):
     return np.flatnonzero(tokens == WORDS.index(SINK))
 
 
+def rows_of(stream) -> ActivationBatch:
+    batch = next(stream)
+    assert isinstance(batch, ActivationBatch)
+    return batch
+
+
 def ordered(rows):
     return sorted(map(tuple, rows.tolist()))
 
@@ -98,19 +106,11 @@ def test_an_epoch_serves_every_row_but_those_left_out_once(arrays):
         sites = BatchSites("x", target="y", held_back=held_back, left_out=out)
         expected = kept[~np.isin(kept // 1024, held_back)]
         batches = ShuffledBatches(store, sites, len(expected), pool_rows=1500)
+        pairs = torch.cat([store.site(name).take(expected) for name in ("x", "y")], dim=1)
         for _ in range(2):
             batch = next(batches)
-            for name, rows in (("x", batch.x), ("y", batch.target)):
-                assert ordered(rows) == ordered(store.site(name).take(expected))
-    aligned = store.site("x").take(expected)
-    partner = {
-        tuple(a): tuple(b)
-        for a, b in zip(aligned.tolist(), store.site("y").take(expected).tolist(), strict=True)
-    }
-    assert all(
-        partner[tuple(a)] == tuple(b)
-        for a, b in zip(batch.x.tolist(), batch.target.tolist(), strict=True)
-    )
+            assert batch.target is not None
+            assert ordered(torch.cat([batch.x, batch.target], dim=1)) == ordered(pairs)
 
 
 def test_leaving_nothing_out_is_the_order_of_before(arrays):
@@ -157,7 +157,7 @@ def test_statistics_are_those_of_what_is_trained_on(arrays):
     variance = float((kept - kept.mean(0)).pow(2).sum(1).mean())
     assert source.selection.read.total_variance == pytest.approx(variance)
     np.testing.assert_allclose(source.selection.read.mean, kept.mean(0).numpy(), atol=1e-9)
-    for found in (source.start_rows(), source.calibration_rows(), next(source.stream()).x):
+    for found in (source.start_rows(), source.calibration_rows(), rows_of(source.stream()).x):
         assert float(found.norm(dim=1).max()) < 80
 
 
@@ -196,7 +196,7 @@ def test_a_transcoder_leaves_out_what_is_massive_at_either_site(arrays, tmp_path
         wide = x[kept].double()
         variance = float((wide - wide.mean(0)).pow(2).sum(1).mean())
         assert sums.total_variance == pytest.approx(variance)
-    batch = next(source.stream())
+    batch = rows_of(source.stream())
     assert max(float(part.norm(dim=1).max()) for part in (batch.x, batch.target)) < 80
     run = train(config, out=tmp_path / "run", device="cpu")
     x, y = torch.ones(1, 8), torch.full((1, 8), 1e3)
@@ -255,10 +255,10 @@ def test_evaluation_counts_and_edits_only_what_the_run_covers(sink_run, sink_lm)
     corpus = corpus_of(sink_run, sink_lm, "held-out")
     limit = sink_run.domain.max_norm
     assert limit is not None
-    options = {"n_tokens": 60, "batch_size": 3}
-    texts = read_text(sink_run, sink_lm, corpus, **options)
+    texts = read_text(sink_run, sink_lm, corpus, n_tokens=60, batch_size=3)
+    batches = stream(sink_run, sink_lm, corpus, n_tokens=60, batch_size=3)
     left_out = 0
-    for batch, text in zip(stream(sink_run, sink_lm, corpus, **options), texts, strict=True):
+    for batch, text in zip(batches, texts, strict=True):
         x = sink_lm.capture(batch.tokens, [SITE])[SITE]
         real = (batch.tokens != 0) & (batch.tokens != 1)
         expected = real & (batch.tokens != WORDS.index(SINK))
@@ -292,14 +292,14 @@ def test_a_live_stream_serves_no_massive_row(sink_lm, sink_store):
     source = Source([small_config(sink_store, live=True)], CPU, sink_lm)
     assert source.selection.domain.max_norm is not None
     stream = source.stream()
-    rows = torch.cat([next(stream).x for _ in range(6)])
+    rows = torch.cat([rows_of(stream).x for _ in range(6)])
     assert float(rows.norm(dim=1).max()) <= source.selection.domain.max_norm
     again = source.stream()
     for _ in range(3):
         next(again)
     resumed = source.stream()
     resumed.load_state_dict(again.state_dict())
-    assert torch.equal(next(resumed).x, rows[300:400])
+    assert torch.equal(rows_of(resumed).x, rows[300:400])
     options = LiveOptions(max_norm=1.0)
     corpus = corpus_of_store(sink_store, sink_lm)
     with pytest.raises(UsageError, match="max_norm"):
@@ -319,6 +319,7 @@ def test_end_to_end_training_lets_massive_activations_pass(sink_lm, sink_store):
     source = Source([config], CPU, sink_lm)
     state, stream, objective = started(config)
     batch = next(stream)
+    assert isinstance(batch, TokenBatch)
     done = state.advance(batch, objective)
     tokens = batch.tokens[batch.mask]
     assert len(done.x) == int((tokens != WORDS.index(SINK)).sum()) < len(tokens)
@@ -351,7 +352,9 @@ def test_stopping_and_resuming_equals_not_stopping(sink_store, tmp_path):
     advance(first, stream, objective, 9)
     first.save(tmp_path, stream.state_dict())
     second, stream, objective = started(small_config(sink_store))
-    stream.load_state_dict(second.restore(tmp_path))
+    place = second.restore(tmp_path)
+    assert place is not None
+    stream.load_state_dict(place)
     advance(second, stream, objective, 11)
     for name, value in whole.steps.tensors().items():
         assert torch.equal(value, second.steps.tensors()[name]), name
