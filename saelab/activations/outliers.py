@@ -7,6 +7,7 @@ variance, and an SAE's error says little of how it does on all the others.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Int64, Integer
@@ -162,10 +163,13 @@ def _kept_sums(site: SiteView, rows: Int64[np.ndarray, " n"], left_out: ColumnSu
     kept = without(site.sums, left_out)
     if left_out.sum_sq.sum() <= MAX_CANCELLED * kept.sum_sq.sum():
         return kept
+    starts = np.append(site.block_starts, site.n_rows)
+    cuts = np.searchsorted(rows, starts)
     parts = []
-    for block, start in enumerate(site.block_starts):
+    for block, (first, last) in enumerate(pairwise(cuts)):
         x = site.read_block(block)
         inside = np.ones(len(x), dtype=bool)
-        inside[rows[(rows >= start) & (rows < start + len(x))] - start] = False
-        parts.append(summed(x[inside])[0])
-    return merged([part for part in parts if part.n])
+        inside[rows[first:last] - starts[block]] = False
+        if inside.any():
+            parts.append(summed(x[inside])[0])
+    return merged(parts)

@@ -167,13 +167,22 @@ class SiteView:
             list(parallel_results(lambda block: summed(self.read_block(block))[1], blocks.tolist()))
         )
 
+    @property
+    def norms_known(self) -> bool:
+        """Whether `norm_records` need not read every row."""
+        return all(h.norms is not None for h in self._headers) or self._kept_norms.is_file()
+
+    @property
+    def _kept_norms(self) -> Path:
+        return self._root / "stats" / f"{self.spec.slug}.safetensors"
+
     def norm_records(self) -> tuple[NormRecord, ...]:
         """The record of each unit's norms; of a store that has none, from all of its rows."""
         recorded = [header.norms for header in self._headers if header.norms is not None]
         if len(recorded) == len(self._headers):
             return tuple(recorded)
         return kept_records(
-            self._root / "stats" / f"{self.spec.slug}.safetensors",
+            self._kept_norms,
             seals=[header.seal for header in self._headers],
             rows=[header.rows for header in self._headers],
             scan=self.unit_norms,

@@ -105,6 +105,8 @@ def _site(store: "ActivationStore", name: str) -> dict[str, Any]:
 
 def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
     """The massive rows of a site, where they stand, and what the other rows are like."""
+    if not store.site(name).norms_known:
+        return {"rows": "not recorded in this older store; `saelab train` reads its norms once"}
     found = store.outliers(name)
     if found.max_norm is None:
         return {"median_norm": found.median_norm, "rows": 0}

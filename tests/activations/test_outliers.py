@@ -185,8 +185,11 @@ def test_an_older_store_is_read_once_and_gives_the_same(tmp_path):
     write_arrays(tmp_path / "new", {"x": x}, rows_per_unit=500)
     old, new = ActivationStore(tmp_path / "old"), ActivationStore(tmp_path / "new")
     assert not old.manifest.records_norms
+    assert not old.site("x").norms_known
+    assert new.site("x").norms_known
     assert old.outliers("x").rows.tolist() == new.outliers("x").rows.tolist()
     assert old.outliers("x").max_norm == new.outliers("x").max_norm
+    assert old.site("x").norms_known
     assert verify(tmp_path / "old") == []
 
 
