@@ -130,7 +130,7 @@ def test_the_same_seed_draws_the_same_tokens(random_lm, small_run):
     results = []
     for seed in (0, 0, 1):
         measure = UniformityTokens(random_lm, small_run.load_sae(), HOOK, seed=seed)
-        for part in read_text(random_lm, corpus, n_tokens=100, batch_size=2):
+        for part in read_text(small_run, random_lm, corpus, n_tokens=100, batch_size=2):
             measure.update(part, n_tokens=5)
         results.append(measure.results())
     assert results[0] == results[1]
