@@ -41,13 +41,20 @@ class Domain:
         `positions` are those inside their contexts, needed where `x` does not hold whole ones; by
         default the last axis of `tokens` counts them.
         """
+        placed = self.places(tokens, positions=positions)
+        return placed & self.within(x).to(placed.device)
+
+    def places(
+        self, tokens: Int[Tensor, "*shape"], *, positions: Int[Tensor, "*shape"] | None = None
+    ) -> Bool[Tensor, "*shape"]:
+        """Which tokens were not left out for what they are or where they stand."""
         special = torch.tensor(self.special_token_ids, dtype=tokens.dtype, device=tokens.device)
-        covered = ~torch.isin(tokens, special)
+        placed = ~torch.isin(tokens, special)
         if self.first_position:
             if positions is None:
                 positions = torch.arange(tokens.shape[-1], device=tokens.device).expand_as(tokens)
-            covered &= positions >= self.first_position
-        return covered & self.within(x).to(covered.device)
+            placed &= positions >= self.first_position
+        return placed
 
     def within(self, x: Float[Tensor, "*shape d_in"]) -> Bool[Tensor, "*shape"]:
         """Which activations have a norm that training did not leave out; all without a limit."""
@@ -64,8 +71,14 @@ class Domain:
         }
 
 
+EVERYWHERE = Domain()
+"""No limits: the domain of an SAE of which no training is known."""
+
+
 def norms(x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape"]:
     """||x|| of each row in float32, whatever the number type of `x`."""
+    # What is wider is rounded first, as the model in float32 would have it.
+    x = x.float() if x.dtype == torch.float64 else x
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
 
 
