@@ -3,11 +3,12 @@
 torch is imported where it is used, so that a page can draw a reading's type without it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from feature_browser.live import LiveRun
@@ -36,7 +37,8 @@ class Reading:
 
     Attributes:
         tokens: as text, <bos> first where the model has one.
-        special: tokens on which no SAE is trained, so none is read.
+        unread: of each token why the SAE, which was not trained on its kind, does not read it;
+            empty where it does.
         log_prob: of each token given those before it, in nats; NaN for the first.
         position, latent, value: of each firing.
         attribution: first-order effect of each firing on the target's logit behind the prompt,
@@ -47,7 +49,7 @@ class Reading:
     """
 
     tokens: tuple[str, ...]
-    special: Bool[ndarray, " pos"]
+    unread: tuple[str, ...]
     log_prob: Float[ndarray, " pos"]
     position: Int[ndarray, " firing"]
     latent: Int[ndarray, " firing"]
@@ -104,11 +106,10 @@ def _reading(
 
     gradient, wanted = about
     with torch.no_grad():
-        special = np.isin(ids, live.model.info.special_token_ids)
-        real = torch.tensor(np.flatnonzero(~special), device=x.device)
-        codes = live.sae.encode(x[real].to(live.sae.W_dec.dtype))
+        unread = _unread(live, torch.tensor(ids, device=x.device), x)
+        codes, _ = live.dictionary("").encode(torch.tensor([ids], device=x.device), x[None])
         active = codes.active
-        position, latent = real[codes.rows()[active]], codes.indices[active]
+        position, latent = codes.rows()[active], codes.indices[active]
         value = codes.values[active].float()
         attribution = value * _pull(live, gradient, position, latent)
         log_probs = logits.log_softmax(-1)
@@ -122,7 +123,7 @@ def _reading(
 
     return Reading(
         tokens=tuple(live.model.tokenizer.token(token) for token in ids),
-        special=special,
+        unread=unread,
         log_prob=np.concatenate([[np.nan], following[:, 0].cpu().double().numpy()]),
         position=position.cpu().numpy(),
         latent=latent.cpu().numpy(),
@@ -131,6 +132,26 @@ def _reading(
         predicted=tuple(prediction(token) for token in best),
         target=prediction(wanted),
     )
+
+
+def _unread(live: LiveRun, ids: "Tensor", x: "Tensor") -> tuple[str, ...]:
+    domain, reasons = live.run.domain, []
+    limit = domain.max_norm or math.inf
+    covered, within = (found.tolist() for found in (domain.covers(ids, x), domain.within(x)))
+    for token, norm, fine, small in zip(
+        ids.tolist(), x.float().norm(dim=-1).tolist(), covered, within, strict=True
+    ):
+        if fine:
+            reasons.append("")
+        elif token in domain.special_token_ids:
+            reasons.append("a special token: this SAE is not trained on it")
+        elif small:
+            reasons.append("a first position: this SAE is not trained on it")
+        else:
+            reasons.append(
+                f"a massive activation, of norm {norm:,.0f}: this SAE is trained up to {limit:,.0f}"
+            )
+    return tuple(reasons)
 
 
 def _pull(
