@@ -95,7 +95,7 @@ def _massive(run: OpenRun | None) -> Html:
     known = facts(run).get("massive") or {}
     rows, limit = known.get("rows"), known.get("above_norm")
     told = ""
-    if isinstance(rows, int) and _is_number(limit):
+    if isinstance(rows, int) and isinstance(limit, int | float):
         told = (
             f" {count(rows)} of {count(int(facts(run)['n_tokens']))} tokens that were read have "
             f"one, with a norm above {real(float(limit), 0)}."

@@ -3,7 +3,6 @@
 torch is imported where it is used, so that a page can draw a reading's type without it.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,20 +84,22 @@ def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
 
         tokens = torch.tensor([ids], device=live.model.device)
         edits = {live.target_site: track} if replaceable(live.target_site) else {}
-        out = live.model.run(tokens, edits=edits, hooks=[live.site])
+        out = live.model.run(tokens, edits=edits, hooks=[live.site, live.target_site])
         logits = out.logits[0].float()
         wanted = token_id(live.model, target) if target else int(logits[-1].argmax())
         gradient = None
         if seen:
             logit = logits[-1, wanted] - logits[-1].mean()
             gradient = torch.autograd.grad(logit, seen)[0][0]
-        return _reading(live, ids, out.activations[live.site][0], logits, (gradient, wanted))
+        sites = (live.site, live.target_site)
+        found = [out.activations[site][0].detach() for site in sites]
+        return _reading(live, ids, found, logits, (gradient, wanted))
 
 
 def _reading(
     live: LiveRun,
     ids: list[int],
-    x: "Tensor",
+    found: "list[Tensor]",
     logits: "Tensor",
     about: "tuple[Tensor | None, int]",
 ) -> Reading:
@@ -106,14 +107,15 @@ def _reading(
 
     gradient, wanted = about
     with torch.no_grad():
-        unread = _unread(live, torch.tensor(ids, device=x.device), x)
-        codes, _ = live.dictionary("").encode(torch.tensor([ids], device=x.device), x[None])
+        tokens = torch.tensor(ids, device=found[0].device)
+        unread = _unread(live, tokens, *found)
+        codes, _ = live.dictionary("").encode(tokens[None], *(part[None] for part in found))
         active = codes.active
         position, latent = codes.rows()[active], codes.indices[active]
         value = codes.values[active].float()
         attribution = value * _pull(live, gradient, position, latent)
         log_probs = logits.log_softmax(-1)
-        following = log_probs[:-1].gather(1, torch.tensor(ids[1:], device=x.device)[:, None])
+        following = log_probs[:-1].gather(1, tokens[1:, None])
         best = log_probs[-1].topk(min(N_PREDICTED, logits.shape[1])).indices.tolist()
 
     def prediction(token: int) -> Prediction:
@@ -134,23 +136,26 @@ def _reading(
     )
 
 
-def _unread(live: LiveRun, ids: "Tensor", x: "Tensor") -> tuple[str, ...]:
-    domain, reasons = live.run.domain, []
-    limit = domain.max_norm or math.inf
-    covered, within = (found.tolist() for found in (domain.covers(ids, x), domain.within(x)))
-    for token, norm, fine, small in zip(
-        ids.tolist(), x.float().norm(dim=-1).tolist(), covered, within, strict=True
+def _unread(live: LiveRun, ids: "Tensor", x: "Tensor", target: "Tensor") -> tuple[str, ...]:
+    domain = live.run.domain
+    limits = (domain.max_norm, domain.max_target_norm)
+    sizes = [part.float().norm(dim=-1).tolist() for part in (x, target)]
+    reasons = []
+    for token, placed, *norms in zip(
+        ids.tolist(), domain.places(ids).tolist(), *sizes, strict=True
     ):
-        if fine:
-            reasons.append("")
-        elif token in domain.special_token_ids:
-            reasons.append("a special token: this SAE is not trained on it")
-        elif small:
-            reasons.append("a first position: this SAE is not trained on it")
-        else:
-            reasons.append(
-                f"a massive activation, of norm {norm:,.0f}: this SAE is trained up to {limit:,.0f}"
-            )
+        reason = ""
+        if token in domain.special_token_ids:
+            reason = "a special token: this SAE is not trained on it"
+        elif not placed:
+            reason = "a first position: this SAE is not trained on it"
+        for norm, limit in zip(norms, limits, strict=True):
+            if not reason and limit is not None and norm > limit:
+                reason = (
+                    f"a massive activation, of norm {norm:,.0f}: this SAE is trained up to "
+                    f"{limit:,.0f}"
+                )
+        reasons.append(reason)
     return tuple(reasons)
 
 

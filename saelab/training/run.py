@@ -56,7 +56,9 @@ class Run:
         """
         from saelab.training.config import TrainConfig
 
-        return read_config(TrainConfig, self.path / "config.json")
+        config = read_config(TrainConfig, self.path / "config.json")
+        # A run from before there was a choice was trained on every row.
+        return config if "outliers" in self.options else config.with_every_row()
 
     @cached_property
     def domain(self) -> "Domain":

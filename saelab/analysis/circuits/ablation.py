@@ -224,7 +224,7 @@ def _ablation(
     def edit(value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         x = inputs[0] if inputs else value
         mask = keep.expand(value.shape[1], -1).repeat(len(value), 1)
-        codes, applies = dictionary.encode(tokens, x)
+        codes, applies = dictionary.encode(tokens, x, value)
         gone = ~mask[codes.rows(), codes.indices]
         away = SparseCodes(codes.values * gone, codes.indices, codes.d_sae, codes.offsets)
         change = -sparse_decode(away, sae.W_dec)
@@ -267,10 +267,11 @@ def mean_codes(
 
     Over the tokens where its SAE is applied.
     """
-    sites = [dictionary.site for dictionary in dictionaries]
-    seen = lm.capture(tokens, sites)
+    sites = {site for d in dictionaries for site in (d.site, d.target_site)}
+    seen = lm.capture(tokens, list(sites))
     out = {}
     for dictionary in dictionaries:
-        codes, applies = dictionary.encode(tokens, seen[dictionary.site])
+        x, target = seen[dictionary.site], seen[dictionary.target_site]
+        codes, applies = dictionary.encode(tokens, x, target)
         out[dictionary.name] = codes.dense().sum(0) / applies.sum().clamp_min(1)
     return out

@@ -77,13 +77,17 @@ class Dictionary:
         return cls(run.load_sae(str(lm.device)), site, target, run.name, run.domain)
 
     def encode(
-        self, tokens: Int[Tensor, "batch pos"], x: Float[Tensor, "batch pos d_in"]
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        x: Float[Tensor, "batch pos d_in"],
+        target: Float[Tensor, "batch pos d_out"],
     ) -> tuple[SparseCodes, Bool[Tensor, "batch pos"]]:
         """The codes of every row of whole contexts, batch by batch, and where it is applied.
 
-        Elsewhere nothing fires.
+        Elsewhere nothing fires. `target` is what is to be reconstructed, `x` unless it is a
+        transcoder.
         """
-        applies = self.domain.covers(tokens.to(x.device), x)
+        applies = self.domain.covers(tokens.to(x.device), x, target=target)
         rows = rearrange(x, "b p d -> (b p) d").to(self.sae.W_dec.dtype)
         where = applies.flatten()
         if bool(where.all()):

@@ -193,7 +193,7 @@ def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
             f"{dictionary.name} reconstructs rows of width {sae.W_dec.shape[1]}, but "
             f"{dictionary.target_site} has {target.shape[-1]}; it is of another model."
         )
-    applies = dictionary.domain.covers(record.tokens[0], x)
+    applies = dictionary.domain.covers(record.tokens[0], x, target=target)
     codes = linearize(sae, x, applies)
     decoder = TakenRows(sae.W_dec, codes.latent, x.dtype)
     b_dec, skip = sae.b_dec.to(x.dtype), None

@@ -123,6 +123,7 @@ def _value(
     edits: Mapping[str, Edit],
 ) -> float:
     _, latent, position = watched
-    x = lm.run(tokens[None], edits=edits, hooks=[dictionary.site]).activations[dictionary.site]
-    codes, _ = dictionary.encode(tokens[None], x)
+    sites = [dictionary.site, dictionary.target_site]
+    seen = lm.run(tokens[None], edits=edits, hooks=sites).activations
+    codes, _ = dictionary.encode(tokens[None], *(seen[site] for site in sites))
     return float(codes.dense()[position, latent])

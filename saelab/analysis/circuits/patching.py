@@ -124,8 +124,9 @@ def _points(n_steps: int | str) -> tuple[list[float], list[float]]:
 def _state(lm: LanguageModel, dictionary: Dictionary, tokens: Int[Tensor, " pos"]) -> _State:
     sae = dictionary.sae
     seen = lm.capture(tokens[None], list({dictionary.site, dictionary.target_site}))
-    dense = dictionary.encode(tokens[None], seen[dictionary.site])[0].dense()
-    target = seen[dictionary.target_site][0].to(sae.W_dec.dtype)
+    x, target = seen[dictionary.site], seen[dictionary.target_site]
+    dense = dictionary.encode(tokens[None], x, target)[0].dense()
+    target = target[0].to(sae.W_dec.dtype)
     return _State(dense, target - dense @ sae.W_dec)
 
 

@@ -99,8 +99,9 @@ def output_scores(
         RuntimeError: the steered activations of the first batch are not what was asked.
     """
     plain = model.lm.logits(tokens[None])[0, -1].float().softmax(-1)
-    x = model.lm.capture(tokens[None], [model.read_site])[model.read_site]
-    if not model.domain.covers(tokens[None], x)[0, -1]:
+    seen = model.lm.capture(tokens[None], list({model.read_site, model.site}))
+    x = seen[model.read_site]
+    if not model.domain.covers(tokens[None], x, target=seen[model.site])[0, -1]:
         raise UsageError(
             "The SAE is not applied at the last token of the prompt, since its training left such "
             "tokens out; choose another --prompt."

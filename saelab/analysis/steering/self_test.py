@@ -53,7 +53,7 @@ def verify(
     changed = model.lm.run(tokens, edits=model.edits(changes, mask), hooks=[model.site])
     before, after = plain.activations[model.site], changed.activations[model.site]
     asked_for = int(mask.sum())
-    mask = model.applied(mask, plain.activations[model.read_site])
+    mask = model.applied(mask, plain.activations[model.read_site], before)
     if not bool(mask.any()):
         _check_untouched(before, after, mask, model.site)
         return Effect(0, 0, 0.0, asked_for)

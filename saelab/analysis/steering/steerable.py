@@ -96,7 +96,7 @@ class Steerable:
 
         def edit(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
             read = seen[0] if seen else value
-            where = self.applied(mask, read)
+            where = self.applied(mask, read, value)
             context, written = where.nonzero()[:, 0], value[where]
             if not len(context):
                 return value
@@ -111,10 +111,13 @@ class Steerable:
         return edit
 
     def applied(
-        self, mask: Bool[Tensor, "batch pos"], read: Float[Tensor, "batch pos d_in"]
+        self,
+        mask: Bool[Tensor, "batch pos"],
+        read: Float[Tensor, "batch pos d_in"],
+        written: Float[Tensor, "batch pos d_out"],
     ) -> Bool[Tensor, "batch pos"]:
-        """The masked positions at which what the SAE reads has no norm that training left out."""
-        return mask & self.domain.within(read)
+        """The masked positions whose activations have no norm that training left out."""
+        return mask & self.domain.within(read, written)
 
     def push(
         self,
@@ -130,7 +133,7 @@ class Steerable:
         unit = torch.nn.functional.normalize(direction, dim=0)
 
         def edit(value: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
-            where = self.applied(mask, value) if self.read_site == self.site else mask
+            where = self.applied(mask, value, value) if self.read_site == self.site else mask
             context = where.nonzero()[:, 0]
             return replace_rows(where, value[where] + lengths[context, None] * unit)(value)
 
