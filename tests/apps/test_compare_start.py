@@ -46,7 +46,12 @@ def test_the_initial_decoder_is_that_of_a_run_before_its_first_step(small_store,
     config = small_config(small_store, n_tokens=600, seed=3)
     run = train(config, out=tmp_path / "run")
     source = Source([config], torch.device("cpu"))
-    rows = TrainingState.start(config, source, source.start_rows()).steps.sae.W_dec.detach().numpy()
+    rows = (
+        TrainingState.start(config, source, source.start_rows())
+        .steps.trained()
+        .W_dec.detach()
+        .numpy()
+    )
     drawn = initial_decoder(read_card(run.path, tmp_path), 0)
     np.testing.assert_array_equal(drawn.rows * drawn.norms[:, None], rows)
 

@@ -64,7 +64,7 @@ def test_latents_that_serve_them_can_be_hidden_or_shown_alone(serving: Path, ope
     assert "massive 2" in every
     assert "leaves out latents that fire mostly on massive activations" in hidden
     for latent in (3, 5):
-        link = f'latent={latent}"'
+        link = f'Label of latent {latent}"'
         assert link in alone
         assert link in every
         assert link not in hidden

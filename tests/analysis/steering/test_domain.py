@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from analysis.steering.cases import PROMPT, steerable
@@ -89,11 +90,6 @@ def test_text_is_written_alike_with_and_without_what_the_model_keeps(model, toke
 
 def test_a_prompt_that_ends_where_the_sae_was_not_trained_has_no_scores(model, tokens):
     nowhere = replace(model, domain=Domain((), 1e-6))
+    latent, lens = np.zeros(1, dtype=np.int64), torch.zeros(1, 3).long()
     with pytest.raises(UsageError, match="not applied at the last token of the prompt"):
-        output_scores(
-            nowhere,
-            tokens[0],
-            (*[torch.zeros(1).long().numpy()] * 2,),
-            torch.zeros(1, 3).long(),
-            ScoreOptions(),
-        )
+        output_scores(nowhere, tokens[0], (latent, latent + 1), lens, ScoreOptions())
