@@ -7,10 +7,17 @@ import pytest
 import torch
 from analysis.circuits.cases import dictionaries, one_hot, prompt_of, random_transcoder
 from analysis.circuits.replay import Replay
+from conftest import SINK
 
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
 from saelab.analysis.circuits.dictionaries import Dictionary
-from saelab.analysis.circuits.explain import CircuitOptions, explain, largest_inputs
+from saelab.analysis.circuits.explain import (
+    CircuitOptions,
+    explain,
+    explain_runs,
+    largest_inputs,
+    left_out_inputs,
+)
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import attribution_graph
 from saelab.analysis.circuits.intervene import Change, intervene
@@ -178,3 +185,15 @@ def test_no_top_node_stands_where_every_sae_was_left_out(lm64, limits):
     top = largest_inputs(found.graph, 15)
     assert len(top) == 15
     assert not any(label.endswith("@0") for label, _ in top)
+
+
+def test_a_runs_sae_is_applied_where_it_was_trained(sink_run, sink_lm):
+    found = explain_runs(
+        sink_lm, [sink_run], f"the big cat sat {SINK} a red", CircuitOptions(max_nodes=30)
+    )
+    sae = found.graph.facts["saes"][sink_run.name]
+    assert sae["left_out"] == [0, 5]
+    places = {place: names for place, names, _ in left_out_inputs(found.graph)}
+    assert places == {0: [sink_run.name], 5: [sink_run.name]}
+    assert not any(n.kind == "latent" and n.position in (0, 5) for n in found.graph.nodes)
+    assert abs(found.graph.row_sums()[-1] - found.graph.nodes[-1].value) < 1e-9
