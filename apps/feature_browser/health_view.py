@@ -21,7 +21,7 @@ from feature_browser.health import (
 )
 from feature_browser.health_lists import lists, massive_latents
 from feature_browser.markup import EMPTY, Html, html, joined
-from feature_browser.numbers import THIN, count, percent, real, short_count
+from feature_browser.numbers import THIN, activation, count, percent, real, short_count
 from feature_browser.place import Place
 from feature_browser.reading import (
     OpenRun,
@@ -98,7 +98,7 @@ def _massive(run: OpenRun | None) -> Html:
     if isinstance(rows, int) and isinstance(limit, int | float):
         told = (
             f" {count(rows)} of {count(int(facts(run)['n_tokens']))} tokens that were read have "
-            f"one, with a norm above {real(float(limit), 0)}."
+            f"one, with a norm above {activation(float(limit))}."
         )
     return html(
         '<p class="notice" role="status">{n} fire only or mostly on massive activations: '

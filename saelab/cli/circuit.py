@@ -188,9 +188,9 @@ def _outside(found: "Circuit") -> "Table | None":
     places, n_saes = left_out_inputs(found.graph), len(found.graph.facts["saes"])
     if not places:
         return None
-    title = "Left out in training, so no latent is looked for: the whole activation is error"
+    title = "Where training left tokens out, all is error"
     table = Table(title=title, title_justify="left", box=None)
-    table.add_column("token")
+    table.add_column("token", min_width=12)
     table.add_column("position", justify="right")
     table.add_column("not applied")
     table.add_column("gives", justify="right")
