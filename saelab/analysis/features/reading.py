@@ -31,6 +31,7 @@ from saelab.evaluation.stream import TextBatch, corpus_of, stream
 from saelab.files import atomic_write_json, sha256_file
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.training.domain import norms
 from saelab.training.run import Run
 from saelab.types import SparseCodes
 
@@ -109,8 +110,7 @@ class Writer:
             x = batch.x[i : i + size]
             codes = self.sae.encode(x)
             near = near_misses(self.sae, x, codes, self.options.near_miss_ranks)
-            norm = torch.linalg.vector_norm(x, dim=1)
-            self.pieces.append(piece_of(place[i : i + size], codes, near, norm))
+            self.pieces.append(piece_of(place[i : i + size], codes, near, norms(x)))
         self.text.append(ContextBlock(batch.contexts.tokens, batch.contexts.document))
         self.n_rows += len(batch.x)
         if self.n_rows >= self.options.checkpoint_every:
