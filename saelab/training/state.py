@@ -10,13 +10,14 @@ from torch import Tensor
 from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, LossContext
-from saelab.sae.transcoder import make_transcoder, start_transcoder
+from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import load_checkpoint, save_checkpoint
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
 from saelab.training.steps import StepResult, Steps, choose_steps
+from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
 StreamPlace = dict[str, int | str]
@@ -52,11 +53,7 @@ class TrainingState:
             UsageError: the options do not fit.
         """
         config.check()
-        # The initial weights are drawn on the CPU, so that a seed means the same on every device.
-        generator = torch.Generator().manual_seed(config.seed)
-        sae = config.sae.build(source.site.d_in, generator)
-        if config.target_site is not None:
-            make_transcoder(sae, source.target.d_in, skip=config.skip, generator=generator)
+        sae = untrained_sae(config, source.site.d_in, source.target.d_in)
         chosen = source.selection
         rows = start_rows * _scale(config, chosen.read)
         if sae.is_transcoder:
