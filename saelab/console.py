@@ -31,6 +31,11 @@ def duration(seconds: float | int) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def say(sentence: str) -> None:
+    """Print a line about the work at hand on standard error."""
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
+
+
 class _RateColumn(ProgressColumn):
     @override
     def render(self, task: Task) -> Text:

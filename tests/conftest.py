@@ -138,6 +138,50 @@ def random_lm(checkpoint):
     return load_language_model(str(checkpoint), device="cpu")
 
 
+SINK = "under"
+"""The word of SENTENCE whose activations are massive in `sink_lm`; one token in sixteen."""
+
+
+@pytest.fixture(scope="session")
+def sink_lm(checkpoint, tmp_path_factory):
+    """The random checkpoint with one word whose residual stream is fifty times the others'."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from saelab.lm.load import load_language_model
+
+    directory = shutil.copytree(checkpoint, tmp_path_factory.mktemp("sink") / "model")
+    weights = load_file(directory / "model.safetensors")
+    with torch.no_grad():
+        weights["transformer.wte.weight"][WORDS.index(SINK)] *= 100
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return load_language_model(str(directory), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sink_store(sink_lm, tmp_path_factory):
+    """The residual stream of `sink_lm`, with massive activations."""
+    from saelab.activations.corpus import load_corpus
+    from saelab.activations.harvest import HarvestOptions, harvest
+
+    directory = tmp_path_factory.mktemp("sinks")
+    (directory / "text.txt").write_text(TEXT)
+    corpus = load_corpus(str(directory / "text.txt"), sink_lm, context_length=8)
+    options = HarvestOptions(n_tokens=400, dtype="float32", batch_size=5)
+    hooks = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    return harvest(sink_lm, hooks, corpus, out=directory / "store", options=options)
+
+
+@pytest.fixture(scope="session")
+def sink_run(sink_store, tmp_path_factory):
+    """A TopK SAE that was trained without them, as it is by default."""
+    from saelab.training.loop import train
+
+    return train(small_config(sink_store), out=tmp_path_factory.mktemp("sink-runs") / "topk")
+
+
 @pytest.fixture(scope="session")
 def tiny_lm():
     """The shipped language model."""

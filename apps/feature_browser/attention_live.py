@@ -82,6 +82,7 @@ class Study:
         tokens: the text.
         value: the latent's activation.
         fires: the positions of the text where it fires, with its value.
+        left_out: by name, the positions where an SAE is not applied.
         sources: for a latent of heads.
         inputs: for any other latent: what gives it its value directly.
         parts: what the picked source token holds that does it.
@@ -92,6 +93,7 @@ class Study:
     step: Step
     value: float
     fires: list[tuple[int, float]]
+    left_out: dict[str, list[int]]
     sources: Sources | None = None
     inputs: Parts | None = None
     parts: Parts | None = None
@@ -147,7 +149,6 @@ def _frozen(
     del key  # part of the cache's key only
     import torch
 
-    from saelab.analysis.circuits.dictionaries import Dictionary
     from saelab.analysis.circuits.frozen import freeze
 
     lives = [(card.name, live_run(card)) for card in _cards]
@@ -159,7 +160,7 @@ def _frozen(
             f"The text of {len(ids)} tokens is not one that {first.model.info.name} reads; collect "
             "the features again."
         )
-    dictionaries = [Dictionary(x.sae, x.site, x.target_site, name) for name, x in lives]
+    dictionaries = [x.dictionary(name) for name, x in lives]
     with first.lock:
         return freeze(first.model, dictionaries, torch.tensor(ids, device=first.model.device))
 
@@ -182,19 +183,20 @@ def _study(
             f"Position {step.position} is not in the text, which has 0 to {len(ids) - 1}."
         )
     fires = _fires(frozen, step.sae, step.latent)
+    left_out = {a.name: (~a.applies).nonzero()[:, 0].tolist() for a in frozen.actives}
     number = _number(frozen, step.sae)
     value = float(frozen.values[frozen.latent_index(number, step.latent, step.position)])
     active = frozen.actives[number]
     if active.place.kind != "heads":
-        return Study(tokens, step, value, fires, inputs=_inputs(frozen, number, step))
+        return Study(tokens, step, value, fires, left_out, inputs=_inputs(frozen, number, step))
     sources = _sources(frozen, active.place.layer, step)
     if source is None or not 0 <= source <= step.position:
-        return Study(tokens, step, value, fires, sources)
+        return Study(tokens, step, value, fires, left_out, sources)
     if head is None or not 0 <= head < sources.table.shape[1]:
         head = int(np.abs(sources.table[source]).argmax())
     parts = _parts(frozen, sources.layer, step, source)
     score = _score(frozen, sources.layer, head, (step.position, source))
-    return Study(tokens, step, value, fires, sources, None, parts, score)
+    return Study(tokens, step, value, fires, left_out, sources, None, parts, score)
 
 
 def _number(frozen: "Frozen", sae: str) -> int:

@@ -55,7 +55,7 @@ def _amount(scene: Scene, study: Study, node: Node, amount: float, largest: floa
         v=flow_text(amount),
     )  # fmt: skip
     sign = "neg" if amount < 0 else "pos"
-    tip = _tip(scene, node, token)
+    tip = _tip(scene, study, node)
     if node.kind != "latent" or node.latent is None or node.position is None:
         return html('<div class="amount {s}" data-tip="{t}">{b}</div>', s=sign, t=tip, b=body)
     href = scene.follow(Step(node.name, node.latent, node.position))
@@ -64,11 +64,14 @@ def _amount(scene: Scene, study: Study, node: Node, amount: float, largest: floa
     )
 
 
-def _tip(scene: Scene, node: Node, token: str) -> str:
-    if node.kind == "latent" and node.latent is not None:
+def _tip(scene: Scene, study: Study, node: Node) -> str:
+    if node.kind == "latent" and node.latent is not None and node.position is not None:
+        token = word(study.tokens[node.position])
         title = scene.title(node.name, node.latent)
         name = f"{node.name} {node.latent}" + (f"\n{title}" if title else "")
         return f"{name}\nactivation {activation(node.value)} at {token} · click to look into it"
+    if node.kind == "error" and node.position in study.left_out.get(node.name, ()):
+        return "all of it: this SAE is not applied there, its training left such tokens out"
     kinds = {
         "error": "what this SAE misses there",
         "embedding": "the token itself",

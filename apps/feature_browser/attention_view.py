@@ -22,6 +22,7 @@ from feature_browser.cards import card as boxed
 from feature_browser.catalogue import Catalogue, RunCard
 from feature_browser.chrome import alone, message
 from feature_browser.latent_view import latent_number
+from feature_browser.left_out import left_out_line
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import activation, count
 from feature_browser.place import Place
@@ -222,9 +223,10 @@ def _answer(scene: Scene, run: OpenRun | None, number: int) -> Html:
         return html('<p class="notice" role="status">{e}{b}</p>', e=error, b=back)
     if isinstance(found, str):
         return html('<p class="notice" role="status">{t}</p>', t=found)
+    outside = left_out_line(found.tokens, found.left_out)
     if found.inputs is not None:
-        return parts_of.inputs_card(scene, found)
-    parts = [cards.sources_card(scene, found)]
+        return joined([parts_of.inputs_card(scene, found), outside])
+    parts = [cards.sources_card(scene, found), outside]
     if found.parts is not None:
         parts.append(
             html(

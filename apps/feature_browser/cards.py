@@ -113,7 +113,11 @@ def firing(scene: Scene) -> Html:
     ]
     if record.n_negative:
         rows.append(("negative side", f"{percent(record.n_negative / record.n_fired)} of firings"))
-    return card("How it fires", pairs(rows))
+    note = EMPTY
+    if record.massive:
+        rows.append(("massive activations", f"{record.massive} on them"))
+        note = html('<span class="hint">{t}</span>', t="see Health")
+    return card("How it fires", pairs(rows), note=note)
 
 
 def neighbours(scene: Scene) -> Html:

@@ -8,6 +8,7 @@ from feature_browser.circuit_groups import Groups
 from feature_browser.circuit_names import Names
 from feature_browser.circuit_picture import flow_text, hidden_text
 from feature_browser.circuits import Kept, OpenGraph, pins_text
+from feature_browser.left_out import left_out_line
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
@@ -70,9 +71,9 @@ def headline(scene: Scene) -> Html:
     )
     return html(
         '<h1 class="headline">{target} = {value}</h1><p class="text prompt" dir="auto">{tokens}</p>'
-        '<p class="sub">Exact with attention patterns and norms held fixed{sure}. {trust}</p>',
+        '<p class="sub">Exact with attention patterns and norms held fixed{sure}. {trust}</p>{out}',
         target=facts.get("target", "the target"), value=value, tokens=tokens, sure=sure,
-        trust=_trust(facts),
+        trust=_trust(facts), out=left_out_line(found.graph.tokens, found.graph.not_applied),
     )  # fmt: skip
 
 
@@ -91,9 +92,25 @@ def _trust(facts: dict[str, object]) -> str:
         parts.append(
             f"In the live model, the {count(int(n))} latents that the command kept have "
             f"faithfulness {real(kept)} (1 is perfect) and completeness {real(lost)} (0 is "
-            "perfect)."
+            f"perfect).{_beside_chance(facts)}"
         )
+    if caveat := _caveat(facts):
+        parts.append(caveat)
     return " ".join(parts) or "It was not judged in the live model."
+
+
+def _beside_chance(facts: dict[str, object]) -> str:
+    kept = number_in(facts, "faithfulness", "by_chance", "faithfulness")
+    lost = number_in(facts, "faithfulness", "by_chance", "completeness")
+    if kept is None or lost is None:
+        return ""
+    return f" As many by chance: {real(kept)} and {real(lost)}."
+
+
+def _caveat(facts: dict[str, object]) -> str:
+    judged = facts.get("faithfulness")
+    caveat = judged.get("caveat") if isinstance(judged, dict) else None
+    return caveat if isinstance(caveat, str) else ""
 
 
 def filter_line(scene: Scene) -> Html:
@@ -159,6 +176,8 @@ def _kind_words(scene: Scene, number: int) -> str:
         "rest": "all active latents that the graph left out, together",
         "target": "what the graph explains",
     }
+    if node.kind == "error" and scene.found.graph.left_out(node):
+        return f"all of {own}: {node.name} is not applied here, its training left such tokens out"
     return words[node.kind]
 
 

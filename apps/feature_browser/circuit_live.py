@@ -202,8 +202,7 @@ def measure(
     Raises:
         UsageError: the runs are of several models, or the graph's tokens are not the model's.
     """
-    # These import torch.
-    from saelab.analysis.circuits.dictionaries import Dictionary
+    # It imports torch.
     from saelab.analysis.circuits.intervene import Change, intervene
 
     first = lives[0][1]
@@ -211,7 +210,7 @@ def measure(
         raise UsageError("The graph's SAEs are of runs of several language models by now.")
     facts = found.graph.facts
     tokens = _tokens(found, first)
-    dictionaries = [Dictionary(x.sae, x.site, x.target_site, name) for name, x in lives]
+    dictionaries = [x.dictionary(name) for name, x in lives]
     watched = _LATENT.fullmatch(str(facts.get("target"))) if facts.get("token") is None else None
     with first.lock:
         result = intervene(

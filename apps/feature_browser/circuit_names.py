@@ -45,7 +45,8 @@ class Names:
         """The node without its position, in words."""
         if node.kind == "latent":
             return f"{node.name} {node.latent}"
-        words = {"error": f"error of {node.name}", "bias": f"bias {node.name}"}
+        error = "not applied: all of" if self.found.graph.left_out(node) else "error of"
+        words = {"error": f"{error} {node.name}", "bias": f"bias {node.name}"}
         words["target"] = str(self.found.graph.facts.get("target", node.name))
         return words.get(node.kind, node.name)
 

@@ -15,6 +15,7 @@ from feature_browser.chrome import alone, message
 from feature_browser.compare import ALIKE, KINDS, Correspondence, Side
 from feature_browser.compare_figures import figures
 from feature_browser.compare_job import Progress, Weights, matching
+from feature_browser.compare_start import beginning, same_start
 from feature_browser.known import Known
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import THIN, UNKNOWN, count, percent, real
@@ -172,14 +173,17 @@ def _latents(found: Correspondence, card: RunCard, other: RunCard, place: Place)
     turned = place.side == "other"
     here, there = (other, card) if turned else (card, other)
     side = found.other if turned else found.this
+    start = same_start(card, other, found)
+    same = None if start is None else (start.same_other if turned else start.same)
     latents = side.of_kind(place.keep)
     pages = max(1, -(-len(latents) // ROWS))
     page = min(place.page_number, pages)
     shown = latents[(page - 1) * ROWS : page * ROWS]
     return [
+        beginning(found, start, card, other),
         _kinds(found, card, other, place),
         _which(len(latents), len(side.kind), (card, other), place),
-        _table(side, shown, here, there),
+        _table(side, shown, (here, there), same),
         page_links(place, page, pages),
     ]
 
@@ -238,7 +242,10 @@ def _share(counts: dict[str, int], name: str) -> Html:
     )  # fmt: skip
 
 
-def _table(side: Side, latents: np.ndarray, here: RunCard, there: RunCard) -> Html:
+def _table(
+    side: Side, latents: np.ndarray, runs: tuple[RunCard, RunCard], same: np.ndarray | None
+) -> Html:
+    here, there = runs
     if not len(latents):
         return html('<p class="sub">No latent is of this kind.</p>')
     columns = [
@@ -254,12 +261,13 @@ def _table(side: Side, latents: np.ndarray, here: RunCard, there: RunCard) -> Ht
     names = list(KINDS)
     rows = []
     for latent in map(int, latents):
+        began = " · began alike" if same is not None and same[latent] else ""
         nearest, cosine = int(side.nearest.row[latent]), float(side.nearest.cosine[latent])
         rows.append(
             [
                 link(Place(run=here.name, latent=str(latent)).href, latent),
                 _feature(ours, latent),
-                cell(names[side.kind[latent]]),
+                cell(names[side.kind[latent]] + began),
                 metered(real(cosine, 3), cosine),
                 link(Place(run=there.name, latent=str(nearest)).href, nearest),
                 _feature(theirs, nearest),

@@ -1,4 +1,8 @@
-"""The latents that a run's health turns on: dead, dense and duplicate ones, with links."""
+"""The latents that a run's health turns on: dead, dense, duplicate and massive ones, with links."""
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
 
 from feature_browser.health import Densities, Twins
 from feature_browser.markup import EMPTY, Html, html, joined
@@ -6,17 +10,20 @@ from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
 from feature_browser.reading import OpenRun
 from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
+from saelab.analysis.records import MASSIVE
 
 ROWS = 20
 DEAD_ROWS = 120
 
 
 def lists(found: Densities, pairs: Twins | None, run: OpenRun | None, place: Place) -> Html:
-    """One of the three lists: the place's, or else the first that has a latent."""
+    """One of the four lists: the place's, or else the first that has a latent."""
+    massive = massive_latents(run)
     sizes = {
         "dead": len(found.dead),
         "dense": len(found.dense),
         "duplicate": 0 if pairs is None else len(pairs.latent),
+        "massive": len(massive),
     }
     kind = place.keep or next((kind for kind, n in sizes.items() if n), "dead")
     options = [
@@ -28,7 +35,9 @@ def lists(found: Densities, pairs: Twins | None, run: OpenRun | None, place: Pla
     page = min(place.page_number, pages)
     part = slice((page - 1) * size, page * size)
     if not sizes[kind]:
-        body = _none(kind, known=kind != "duplicate" or pairs is not None)
+        body = _none(kind, known=_known(kind, pairs, run))
+    elif kind == "massive" and run is not None:
+        body = _massive(massive, found, run, place, part)
     elif kind == "dead":
         body = _dead(found, place, part)
     elif kind == "dense" or pairs is None:
@@ -42,8 +51,30 @@ def lists(found: Densities, pairs: Twins | None, run: OpenRun | None, place: Pla
     )  # fmt: skip
 
 
+def _known(kind: str, pairs: Twins | None, run: OpenRun | None) -> bool:
+    if kind == "massive":
+        return run is not None and run.features.massive is not None
+    return kind != "duplicate" or pairs is not None
+
+
+def massive_latents(run: OpenRun | None) -> Int[ndarray, " found"]:
+    """The latents that fire only or mostly on massive activations; those that do most, first."""
+    if run is None or run.features.massive is None:
+        return np.zeros(0, np.int64)
+    found = np.flatnonzero(run.features.massive)
+    share = run.columns["massive"][found]
+    return found[np.lexsort((-share, -run.features.massive[found].astype(int)))]
+
+
 def _none(kind: str, *, known: bool) -> Html:
     text = f"There is no {kind} latent." if known else "Unknown without features.h5."
+    if kind == "massive" and known:
+        text = "No latent fires mostly on massive activations."
+    elif kind == "massive":
+        text = (
+            "Unknown: features.h5 does not say which rows are massive activations; run saelab "
+            "features again, with the store of activations in its place."
+        )
     return html('<p class="sub">{text}</p>', text=text)
 
 
@@ -86,6 +117,30 @@ def _match(run: OpenRun | None, latent: int) -> Html:
     return html(
         '<span class="name">{t}</span> {f}', t=match.title, f=metered(real(match.f1), match.f1)
     )
+
+
+def _massive(
+    latents: Int[ndarray, " found"], found: Densities, run: OpenRun, place: Place, part: slice
+) -> Html:
+    columns = [
+        Column("Latent"),
+        Column("Fires on massive activations"),
+        Column("Share of its firings", "on massive activations", numeric=True),
+        Column("Density", "share of tokens on which it fires", numeric=True),
+        Column("Max", "largest activation, without its sign", numeric=True),
+    ]
+    assert run.features.massive is not None
+    rows = [
+        [
+            _link(place, latent),
+            cell(MASSIVE[run.features.massive[latent]]),
+            metered(percent(share := float(run.columns["massive"][latent])), share),
+            cell(percent(float(found.density[latent]))),
+            cell(activation(float(run.columns["max"][latent]))),
+        ]
+        for latent in map(int, latents[part])
+    ]
+    return table(columns, rows, "Latents that fire on massive activations")
 
 
 def _alike(pairs: Twins, found: Densities, place: Place, part: slice) -> Html:

@@ -19,11 +19,19 @@ from feature_browser.health import (
     feature_densities,
     twins,
 )
-from feature_browser.health_lists import lists
+from feature_browser.health_lists import lists, massive_latents
 from feature_browser.markup import EMPTY, Html, html, joined
-from feature_browser.numbers import THIN, count, percent, real, short_count
+from feature_browser.numbers import THIN, activation, count, percent, real, short_count
 from feature_browser.place import Place
-from feature_browser.reading import curves, decoder_norms, evaluation, open_run, stamp
+from feature_browser.reading import (
+    OpenRun,
+    curves,
+    decoder_norms,
+    evaluation,
+    facts,
+    open_run,
+    stamp,
+)
 from feature_browser.training_curves import CURVES, column, multiples
 from feature_browser.weights import width
 from saelab.config import UsageError
@@ -46,7 +54,7 @@ def health_view(card: RunCard, place: Place) -> None:
         )
     )
     if found is not None:
-        parts.append(lists(found, pairs_found, run, place))
+        parts += [_massive(run), lists(found, pairs_found, run, place)]
     parts.append(_training(card, problems))
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
 
@@ -76,6 +84,27 @@ def _headline(card: RunCard, found: Densities | None, pairs_found: Twins | None)
         fire="fires" if len(found.dense) == 1 else "fire", limit=f"{100 * DENSE:g}{THIN}%",
         alike=alike,
         n=count(found.n_tokens), source=found.source, cos=ALIKE,
+    )  # fmt: skip
+
+
+def _massive(run: OpenRun | None) -> Html:
+    """How many latents serve massive activations, and how many of these were read."""
+    n = len(massive_latents(run))
+    if run is None or not n:
+        return EMPTY
+    known = facts(run).get("massive") or {}
+    rows, limit = known.get("rows"), known.get("above_norm")
+    told = ""
+    if isinstance(rows, int) and isinstance(limit, int | float):
+        told = (
+            f" {count(rows)} of {count(int(facts(run)['n_tokens']))} tokens that were read have "
+            f"one, with a norm above {activation(float(limit))}."
+        )
+    return html(
+        '<p class="notice" role="status">{n} fire only or mostly on massive activations: '
+        "attention sinks and the like, of many times the usual norm. Such latents say little of "
+        "the text.{told}</p>",
+        n=f"{count(n)} latent{'s' * (n != 1)}", told=told,
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ HELP = {
 
 def latents_view(run: OpenRun, place: Place) -> None:
     """Draw the table that `place` asks for."""
-    _search_box(place)
+    _search_box(run, place)
     names = Names(labels_of(run.card), run.known)
     hits = _found(run, names.labels, place)
     ordered = order(run, hits.latents, place.sort)
@@ -90,6 +90,7 @@ def _found(run: OpenRun, labels: Labels, place: Place) -> Hits:
         wanted = "bookmark" if place.keep == "bookmarked" else "label"
         kept = [n for n in written.tolist() if getattr(labels.notes[n], wanted)]
         listed = np.array(kept, np.int64)
+    listed = _by_massive(run, place.keep, listed)
     clicked = latents_scatter.inside(run, place)
     if clicked is not None:
         listed = listed[clicked[listed]]
@@ -104,13 +105,21 @@ def _found(run: OpenRun, labels: Labels, place: Place) -> Hits:
     return Hits(np.intersect1d(every, listed), reasons, left_out)
 
 
+def _by_massive(run: OpenRun, keep: str, listed: Int[ndarray, " found"]) -> Int[ndarray, " left"]:
+    """Those that fire mostly on massive activations alone, or all others, if that is asked for."""
+    kinds = run.features.massive
+    if kinds is None or keep not in {"ordinary", "massive"}:
+        return listed
+    return listed[(kinds[listed] > 0) == (keep == "massive")]
+
+
 def order(run: OpenRun, latents: Int[ndarray, " found"], sort: str) -> Int[ndarray, " found"]:
     """`latents` by the chosen column: numbers rising, everything else falling."""
     values = run.columns[sort][latents]
     return latents[np.argsort(values if sort == "latent" else -values, kind="stable")]
 
 
-def _search_box(place: Place) -> None:
+def _search_box(run: OpenRun, place: Place) -> None:
     if st.session_state.get(SEARCH, "").strip() != place.q.strip():
         st.session_state[SEARCH] = place.q
     with st.container(key="controls", horizontal=True):
@@ -123,6 +132,9 @@ def _search_box(place: Place) -> None:
             width=340,
         )
         parts = {"": "all", "labelled": "labelled", "bookmarked": "★ bookmarked"}
+        n_massive = 0 if run.features.massive is None else int((run.features.massive > 0).sum())
+        if n_massive or place.keep in {"ordinary", "massive"}:
+            parts |= {"ordinary": "without massive", "massive": f"massive {count(n_massive)}"}
         if place.q.strip():
             parts["firing"] = "fires on the text"
         options = [
@@ -145,6 +157,10 @@ def _summary(run: OpenRun, place: Place, hits: Hits) -> Html:
         )
     else:
         hidden = f"hidden: {count(n - shown)} that never fire"
+    if place.keep == "ordinary":
+        hidden += ", which leaves out latents that fire mostly on massive activations"
+    if place.keep == "massive":
+        hidden += "; shown are those that fire mostly on massive activations"
     why = ", ".join(f"{count(found)} by {by}" for by, found in hits.reasons.items() if found)
     told = [f"{count(shown)} of {count(n)} latents", hidden, *([f"found {why}"] if why else [])]
     if hits.left_out:
@@ -164,6 +180,8 @@ def _nothing(place: Place) -> Html:
         text = "Nothing is written yet: on a latent's page, L labels it and B bookmarks it."
     else:
         text = "No latent is found by this search."
+    if place.keep in {"ordinary", "massive"} and not place.q.strip():
+        text = "No latent is of this kind."
     return html('<p class="sub">{t}</p>', t=text)
 
 

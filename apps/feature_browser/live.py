@@ -16,6 +16,7 @@ from saelab.config import UsageError
 from saelab.training.run import Run
 
 if TYPE_CHECKING:
+    from saelab.analysis.circuits.dictionaries import Dictionary
     from saelab.lm.protocol import LanguageModel
     from saelab.sae.base import AbstractSAE
 
@@ -40,6 +41,12 @@ class LiveRun:
     site: str
     target_site: str
     lock: threading.RLock
+
+    def dictionary(self, name: str) -> "Dictionary":
+        """The SAE as circuits take it, applied where it was trained."""
+        from saelab.analysis.circuits.dictionaries import Dictionary
+
+        return Dictionary(self.sae, self.site, self.target_site, name, self.run.domain)
 
 
 def live_run(card: RunCard) -> LiveRun:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from feature_browser.live import LiveRun
@@ -36,7 +36,8 @@ class Reading:
 
     Attributes:
         tokens: as text, <bos> first where the model has one.
-        special: tokens on which no SAE is trained, so none is read.
+        unread: of each token why the SAE, which was not trained on its kind, does not read it;
+            empty where it does.
         log_prob: of each token given those before it, in nats; NaN for the first.
         position, latent, value: of each firing.
         attribution: first-order effect of each firing on the target's logit behind the prompt,
@@ -47,7 +48,7 @@ class Reading:
     """
 
     tokens: tuple[str, ...]
-    special: Bool[ndarray, " pos"]
+    unread: tuple[str, ...]
     log_prob: Float[ndarray, " pos"]
     position: Int[ndarray, " firing"]
     latent: Int[ndarray, " firing"]
@@ -83,20 +84,22 @@ def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
 
         tokens = torch.tensor([ids], device=live.model.device)
         edits = {live.target_site: track} if replaceable(live.target_site) else {}
-        out = live.model.run(tokens, edits=edits, hooks=[live.site])
+        out = live.model.run(tokens, edits=edits, hooks=[live.site, live.target_site])
         logits = out.logits[0].float()
         wanted = token_id(live.model, target) if target else int(logits[-1].argmax())
         gradient = None
         if seen:
             logit = logits[-1, wanted] - logits[-1].mean()
             gradient = torch.autograd.grad(logit, seen)[0][0]
-        return _reading(live, ids, out.activations[live.site][0], logits, (gradient, wanted))
+        sites = (live.site, live.target_site)
+        found = [out.activations[site][0].detach() for site in sites]
+        return _reading(live, ids, found, logits, (gradient, wanted))
 
 
 def _reading(
     live: LiveRun,
     ids: list[int],
-    x: "Tensor",
+    found: "list[Tensor]",
     logits: "Tensor",
     about: "tuple[Tensor | None, int]",
 ) -> Reading:
@@ -104,15 +107,15 @@ def _reading(
 
     gradient, wanted = about
     with torch.no_grad():
-        special = np.isin(ids, live.model.info.special_token_ids)
-        real = torch.tensor(np.flatnonzero(~special), device=x.device)
-        codes = live.sae.encode(x[real].to(live.sae.W_dec.dtype))
+        tokens = torch.tensor(ids, device=found[0].device)
+        unread = _unread(live, tokens, *found)
+        codes, _ = live.dictionary("").encode(tokens[None], *(part[None] for part in found))
         active = codes.active
-        position, latent = real[codes.rows()[active]], codes.indices[active]
+        position, latent = codes.rows()[active], codes.indices[active]
         value = codes.values[active].float()
         attribution = value * _pull(live, gradient, position, latent)
         log_probs = logits.log_softmax(-1)
-        following = log_probs[:-1].gather(1, torch.tensor(ids[1:], device=x.device)[:, None])
+        following = log_probs[:-1].gather(1, tokens[1:, None])
         best = log_probs[-1].topk(min(N_PREDICTED, logits.shape[1])).indices.tolist()
 
     def prediction(token: int) -> Prediction:
@@ -122,7 +125,7 @@ def _reading(
 
     return Reading(
         tokens=tuple(live.model.tokenizer.token(token) for token in ids),
-        special=special,
+        unread=unread,
         log_prob=np.concatenate([[np.nan], following[:, 0].cpu().double().numpy()]),
         position=position.cpu().numpy(),
         latent=latent.cpu().numpy(),
@@ -131,6 +134,29 @@ def _reading(
         predicted=tuple(prediction(token) for token in best),
         target=prediction(wanted),
     )
+
+
+def _unread(live: LiveRun, ids: "Tensor", x: "Tensor", target: "Tensor") -> tuple[str, ...]:
+    domain = live.run.domain
+    limits = (domain.max_norm, domain.max_target_norm)
+    sizes = [part.float().norm(dim=-1).tolist() for part in (x, target)]
+    reasons = []
+    for token, placed, *norms in zip(
+        ids.tolist(), domain.places(ids).tolist(), *sizes, strict=True
+    ):
+        reason = ""
+        if token in domain.special_token_ids:
+            reason = "a special token: this SAE is not trained on it"
+        elif not placed:
+            reason = "a first position: this SAE is not trained on it"
+        for norm, limit in zip(norms, limits, strict=True):
+            if not reason and limit is not None and norm > limit:
+                reason = (
+                    f"a massive activation, of norm {norm:,.0f}: this SAE is trained up to "
+                    f"{limit:,.0f}"
+                )
+        reasons.append(reason)
+    return tuple(reasons)
 
 
 def _pull(

@@ -50,11 +50,17 @@ def strength_text(experiment: Experiment) -> str:
 def effect_line(comparison: "Comparison") -> Html:
     """What the change did to the prompt's activations, and the convention for the error."""
     effect = comparison.effect
+    left_out = ""
+    if n := effect.n_left_out:
+        left_out = (
+            f"{count(n)} more {'was' if n == 1 else 'were'} left as the model has "
+            f"{'it' if n == 1 else 'them'}: massive activations, which this SAE was not trained on."
+        )
     return html(
         '<p class="sub">Checked in the model: {changed} of {rows} positions of the prompt that '
-        "were to change did, by {shift} of their length; no other did. {error}</p>",
+        "were to change did, by {shift} of their length; no other did. {left_out} {error}</p>",
         changed=count(effect.n_changed), rows=count(effect.n_rows), shift=percent(effect.shift),
-        error=ERRORS[comparison.change.error],
+        left_out=left_out, error=ERRORS[comparison.change.error],
     )  # fmt: skip
 
 

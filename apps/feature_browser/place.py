@@ -28,10 +28,10 @@ SORTS = {
 }
 """The orders of a view's table; F1 is the one where nothing else is asked for."""
 KEPT = {
-    "latents": ("labelled", "bookmarked", "firing"),
+    "latents": ("labelled", "bookmarked", "firing", "ordinary", "massive"),
     "steering": ("output", "input", "both", "neither"),
     "compare": ("matched", "split", "merged", "one-way", "unique"),
-    "health": ("dead", "dense", "duplicate"),
+    "health": ("dead", "dense", "duplicate", "massive"),
 }
 """The parts of a view's table that can be shown alone."""
 BOXED = ("steering", "latents")

@@ -42,7 +42,7 @@ def strip(
             template,
             lit=Html(f" on {'neg' if value < 0 else 'pos'}") if value else EMPTY,
             a=f"{share:.2f}",
-            special=Html(" special") if reading.special[position] else EMPTY,
+            special=Html(" special") if reading.unread[position] else EMPTY,
             now="true" if position == at else "false",
             set=setting(pos="" if position == at else position, page=""),
             tip=tip(position) + (f"\nlit: {activation(value)}" if value else ""),
@@ -66,8 +66,8 @@ def token_tip(
     chance = np.exp(reading.log_prob[position])
     likely = "" if np.isnan(chance) else f" · probability {percent(float(chance))}"
     lines = [f"{visible(reading.tokens[position]).strip()} · position {position}{likely}"]
-    if reading.special[position]:
-        return "\n".join([*lines, "a special token: no SAE is trained on it"])
+    if reading.unread[position]:
+        return "\n".join([*lines, reading.unread[position]])
     rows = order(latents, sort)
     for row in rows[:IN_TIP]:
         latent = int(latents.latent[row])

@@ -148,9 +148,10 @@ def _headline(reading: Reading, latents: Found, at: int | None) -> Html:
             '<button class="plain" data-set="pos=&amp;page=">show all tokens</button></p>',
             n=count(len(latents)), token=visible(reading.tokens[at]).strip(), at=at,
         )  # fmt: skip
-    read = int((~reading.special).sum())
-    skipped = int(reading.special.sum())
-    aside = f" · {skipped} special token not read" if skipped else ""
+    skipped = sum(map(bool, reading.unread))
+    read = len(reading.unread) - skipped
+    not_read = f"{skipped} token{'s' * (skipped != 1)} not read, since training left such ones out"
+    aside = f" · {not_read}" if skipped else ""
     return html(
         '<h1 class="headline">{n} latents fire on {read} tokens</h1><p class="sub">{l0} a token'
         "{aside} · mean log-probability of a token {nats} nats</p>",

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor
 from typing_extensions import override
 
@@ -27,13 +27,15 @@ GATHER_ROWS = 128
 class BatchSites:
     """Which sites fill a batch: `x`, and `target` or `grad` at the same rows where asked.
 
-    Rows of the blocks that are `held_back`, indices into `store.blocks`, are never served.
+    Rows of the blocks that are `held_back`, indices into `store.blocks`, are never served, nor
+    those that are `left_out`, sorted indices in store order.
     """
 
     x: str
     target: str | None = None
     grad: str | None = None
     held_back: tuple[int, ...] = ()
+    left_out: Int64[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class _Group:
 
     start: int
     stop: int
-    order: Int[Tensor, " row"]
+    order: Int[Tensor, " served"]
     rows: dict[str, Float[Tensor, "row _"]]
     place: Staging
     """What holds the rows."""
@@ -89,15 +91,20 @@ class ShuffledBatches(Iterator[ActivationBatch]):
             "held_back": canonical_digest(self.sites.held_back),
             "store": store_digest(store),
         }
+        if len(self.sites.left_out):
+            self._order["left_out"] = canonical_digest(self.sites.left_out.tolist())
+        counts = self._table.count - self._left_out_by_block()
         withheld = np.asarray(self.sites.held_back, dtype=np.int64)
-        self._epoch_rows = self._table.n_rows - int(self._table.count[withheld].sum())
+        self._epoch_rows = int(counts.sum() - counts[withheld].sum())
         if not self._epoch_rows:
-            raise UsageError(f"All {self._table.n_rows} rows of {store.path} are held back.")
+            raise UsageError(
+                f"All {self._table.n_rows} rows of {store.path} are held back or left out."
+            )
         table, held_back = self._table, self.sites.held_back
         # Without self, which would keep large memory alive until the next garbage collection.
         self._plan = lru_cache(maxsize=2)(
             lambda epoch: EpochPlan.create(
-                table, pool_rows, seed=seed, epoch=epoch, held_back=held_back
+                table, pool_rows, seed=seed, epoch=epoch, held_back=held_back, served=counts
             )
         )
         self._places = (Staging(self._device), Staging(self._device))
@@ -177,10 +184,30 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         plan = self._plan(epoch)
         group = plan.group_of(inside)
         start, stop = (epoch * self._epoch_rows + int(plan.rows[group + i]) for i in (0, 1))
+        blocks = plan.group_blocks(group)
         # Sorting takes as long as reading a third of the rows, and runs beside it.
-        order = self._sorter.submit(plan.row_order, group)
-        rows = place.load(self._views, plan.group_blocks(group), stop - start)
+        order = self._sorter.submit(self._row_order, plan, group)
+        rows = place.load(self._views, blocks, int(self._table.count[blocks].sum()))
         return _Group(start, stop, place.order(order.result()), rows, place)
+
+    def _row_order(self, plan: EpochPlan, group: int) -> Int64[np.ndarray, " row"]:
+        """The order in which a group's rows, as read, are served: those left out are passed by."""
+        order, left_out = plan.row_order(group), self.sites.left_out
+        if not len(left_out):
+            return order
+        blocks = plan.group_blocks(group)
+        starts, counts = self._table.start[blocks], self._table.count[blocks]
+        firsts = np.searchsorted(left_out, starts)
+        lasts = np.searchsorted(left_out, starts + counts)
+        before = np.cumsum(counts) - counts
+        served = np.ones(int(counts.sum()), dtype=bool)
+        for first, last, shift in zip(firsts, lasts, before - starts, strict=True):
+            served[left_out[first:last] + shift] = False
+        return np.flatnonzero(served)[order]
+
+    def _left_out_by_block(self) -> Integer[np.ndarray, " block"]:
+        starts = np.append(self._table.start, self._table.n_rows)
+        return np.diff(np.searchsorted(self.sites.left_out, starts))
 
 
 def _gather(rows: Float[Tensor, "row d_in"], order: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:

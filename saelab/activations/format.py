@@ -15,7 +15,9 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from saelab.config import Config, UsageError
 from saelab.files import create_file
 
-FORMAT = "saelab-activations/1"
+FORMAT = "saelab-activations/1.1"
+WITHOUT_NORMS = "saelab-activations/1"
+"""The format before hook files recorded their rows' norms; read, and continued, as it is."""
 BLOCK_ROWS = 1024
 """Rows under one checksum. The same for every hook, so that all hooks can be read in one order."""
 MAX_ROWS_PER_UNIT = 2**24
@@ -55,7 +57,7 @@ class SiteSpec(Config):
 class Manifest(Config):
     """What a store holds. Every field but `provenance` decides its content."""
 
-    format: Literal["saelab-activations/1"] = FORMAT
+    format: Literal["saelab-activations/1", "saelab-activations/1.1"] = FORMAT
     """Name and version of the file format."""
     model: JsonObject | None
     """Facts of the language model (name, weights_digest, ...); null for own arrays."""
@@ -107,6 +109,11 @@ class Manifest(Config):
         if self.n_units > MAX_UNITS:
             raise ValueError(f"{self.n_units} units; at most {MAX_UNITS} are allowed")
         return self
+
+    @property
+    def records_norms(self) -> bool:
+        """Whether hook files say how their rows' norms are distributed."""
+        return self.format != WITHOUT_NORMS
 
     @property
     def n_units(self) -> int:

@@ -14,24 +14,27 @@ from saelab.activations.checks import (
     read_number,
 )
 from saelab.activations.dtypes import hdf5_type, itemsize, raw_bytes
-from saelab.activations.format import BLOCK_ROWS, FORMAT, Manifest, SiteSpec
+from saelab.activations.format import BLOCK_ROWS, Manifest, SiteSpec
 from saelab.activations.hdf5_layout import PayloadSpec, build_image
+from saelab.activations.norms import N_BINS, NormRecord, tail_size
 from saelab.activations.prepare import PreparedRows
 from saelab.activations.sealed import SealedFile, checksum, seal_file
 from saelab.activations.statistics import ColumnSums
 
 U64, F64 = h5py.h5t.STD_U64LE, h5py.h5t.IEEE_F64LE
+U32, F32 = h5py.h5t.STD_U32LE, h5py.h5t.IEEE_F32LE
 
 
 @dataclass(frozen=True)
 class HookHeader:
-    """What a hook file says of its payload."""
+    """What a hook file says of its payload; `norms` is None in a store of format 1."""
 
     rows: int
     payload_offset: int
     xxh3: UInt64[np.ndarray, " block"]
     sums: ColumnSums
     seal: bytes
+    norms: NormRecord | None
 
 
 def row_bytes(manifest: Manifest, site: SiteSpec) -> int:
@@ -50,6 +53,7 @@ def hook_file(
         "xxh3": prepared.xxh3,
         "sum": sums.sum,
         "sum_sq": sums.sum_sq,
+        **(vars(NormRecord.of(prepared.norms)) if manifest.records_norms else {}),
     }
     spec = PayloadSpec("acts", (len(rows), site.d_in), hdf5_type(manifest.dtype))
     image = build_image({**identity, "max_abs": sums.max_abs}, datasets, spec)
@@ -60,7 +64,7 @@ def hook_file(
 def hook_identity(manifest: Manifest, site: SiteSpec, unit: int, rows: int) -> dict[str, str | int]:
     """The attributes that say which file this is."""
     return {
-        "format": FORMAT,
+        "format": manifest.format,
         "content_digest": manifest.content_digest,
         "unit": unit,
         "rows": rows,
@@ -72,12 +76,17 @@ def hook_identity(manifest: Manifest, site: SiteSpec, unit: int, rows: int) -> d
 
 def hook_datasets(manifest: Manifest, site: SiteSpec, rows: int) -> dict[str, DatasetSpec]:
     """The datasets of a hook file with this many rows."""
-    return {
+    datasets = {
         "acts": DatasetSpec((rows, site.d_in), hdf5_type(manifest.dtype)),
         "xxh3": DatasetSpec((-(-rows // BLOCK_ROWS),), U64),
         "sum": DatasetSpec((site.d_in,), F64),
         "sum_sq": DatasetSpec((site.d_in,), F64),
     }
+    if manifest.records_norms:
+        datasets["norm_counts"] = DatasetSpec((N_BINS,), U32)
+        datasets["tail_row"] = DatasetSpec((tail_size(rows),), U32)
+        datasets["tail_norm"] = DatasetSpec((tail_size(rows),), F32)
+    return datasets
 
 
 def read_hook_header(file: SealedFile, manifest: Manifest, site: SiteSpec, unit: int) -> HookHeader:
@@ -102,7 +111,17 @@ def read_hook_header(file: SealedFile, manifest: Manifest, site: SiteSpec, unit:
             read_number(hdf5, "max_abs"),
         )
         xxh3 = read_dataset(hdf5, "xxh3")
-    return HookHeader(trailer.rows, trailer.payload_offset, xxh3, sums, file.seal)
+        norms = _norms(file, hdf5) if manifest.records_norms else None
+    return HookHeader(trailer.rows, trailer.payload_offset, xxh3, sums, file.seal, norms)
+
+
+def _norms(file: SealedFile, hdf5: h5py.File) -> NormRecord:
+    record = NormRecord(
+        *(read_dataset(hdf5, name) for name in ("norm_counts", "tail_row", "tail_norm"))
+    )
+    if problem := record.problem(file.trailer.rows):
+        raise file.damaged(problem)
+    return record
 
 
 def read_payload(

@@ -32,11 +32,13 @@ class LiveOptions:
         first: contexts before it are never used (say, because a store has them).
         forward_contexts: of one forward pass.
         pool_contexts: whose rows are shuffled together; default: about 65,536 rows.
+        max_norm: rows with a larger norm are not served; None: all are.
     """
 
     first: int = 0
     forward_contexts: int = 32
     pool_contexts: int | None = None
+    max_norm: float | None = None
 
 
 class LiveBatches(Iterator[ActivationBatch]):
@@ -79,6 +81,8 @@ class LiveBatches(Iterator[ActivationBatch]):
             "first": options.first,
             "text": canonical_digest([dict(corpus.facts), corpus.context_length, hook]),
         }
+        if options.max_norm is not None:
+            self._order["max_norm"] = repr(options.max_norm)
         self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
         self._pool, self._offset = 0, 0
         self._rows: Float[Tensor, "row d_in"] | None = None
@@ -142,4 +146,6 @@ class LiveBatches(Iterator[ActivationBatch]):
             [self._corpus.read(int(s[0]), int(s[-1]) + 1).tokens for s in np.split(contexts, cuts)]
         )
         mask = torch.from_numpy(row_mask(self._lm, tokens)).to(self._lm.device)
-        return self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()
+        rows = self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()
+        limit = self._options.max_norm
+        return rows if limit is None else rows[rows.norm(dim=1) <= limit]

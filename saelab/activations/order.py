@@ -74,16 +74,19 @@ class EpochPlan:
         seed: int,
         epoch: int,
         held_back: Collection[int] = (),
+        served: Int[np.ndarray, " block"] | None = None,
     ) -> "EpochPlan":
         """Groups of near-equal size, of at most `pool_rows` rows plus one block.
 
-        Blocks that are `held_back` are in none of them.
+        Blocks that are `held_back` are in none of them. `served` is how many rows of each block
+        are; default: all.
 
         Equal sizes, because a short last group would be a batch from very few units.
         """
         order = permutation(len(table.count), seed, epoch)
         order = order[~np.isin(order, list(held_back))]
-        rows_before = np.concatenate([[0], np.cumsum(table.count[order])])
+        counts = table.count if served is None else served
+        rows_before = np.concatenate([[0], np.cumsum(counts[order])])
         n_rows = int(rows_before[-1])
         n_groups = -(-n_rows // pool_rows)
         targets = n_rows * np.arange(n_groups + 1) // n_groups

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8, UInt64
+from jaxtyping import Float, Float32, Int, UInt8, UInt64
 from torch import Tensor
 
 from saelab.activations.dtypes import TORCH, as_tensor, raw_bytes
 from saelab.activations.format import BLOCK_ROWS, Dtype
 from saelab.activations.sealed import checksum
-from saelab.activations.statistics import ColumnSums, column_sums, piece_rows, sums_of
+from saelab.activations.statistics import ColumnSums, piece_rows, summed, sums_of
 
 Rows = Float[Tensor, "row d_in"] | Float[np.ndarray, "row d_in"]
 
@@ -23,11 +23,13 @@ class PreparedRows:
     Attributes:
         xxh3: the checksum of each block of `BLOCK_ROWS` rows.
         sums: sums over the rows as stored.
+        norms: ||x|| of each of them.
     """
 
     rows: Float[Tensor, "row d_in"]
     xxh3: UInt64[np.ndarray, " block"]
     sums: ColumnSums
+    norms: Float32[np.ndarray, " row"]
 
 
 class RowPreparer:
@@ -46,14 +48,14 @@ class RowPreparer:
         rows = self._memory(len(order), source.shape[1], pinned=source.is_cuda)
         chosen = torch.from_numpy(order).to(source.device)
         if source.is_cuda:
-            sums = sums_of(_arriving(source, chosen, rows), source)
+            sums, norms = sums_of(_arriving(source, chosen, rows), source)
         else:
             if source.device.type == "cpu" and source.dtype == rows.dtype:
                 torch.index_select(source, 0, chosen, out=rows)
             else:
                 rows.copy_(source.index_select(0, chosen))
-            sums = column_sums(rows)
-        return PreparedRows(rows, block_checksums(rows), sums)
+            sums, norms = summed(rows)
+        return PreparedRows(rows, block_checksums(rows), sums, norms)
 
     def _memory(self, n_rows: int, d_in: int, *, pinned: bool) -> Float[Tensor, "row d_in"]:
         needed = n_rows * d_in * self._dtype.itemsize

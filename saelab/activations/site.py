@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Integer, UInt8
+from jaxtyping import Float, Float32, Float64, Int, Integer, UInt8
 from torch import Tensor
 
 from saelab.activations.dtypes import rows_from_bytes
 from saelab.activations.format import Dtype, Manifest, SiteSpec
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
+from saelab.activations.norms import NormRecord
+from saelab.activations.norms_kept import kept_records
 from saelab.activations.order import Blocks
 from saelab.activations.parallel import parallel_results
 from saelab.activations.sealed import SealedFile
-from saelab.activations.statistics import ColumnSums, merged
+from saelab.activations.statistics import ColumnSums, merged, summed
 
 
 class SiteView:
@@ -30,6 +32,7 @@ class SiteView:
 
     def __init__(
         self,
+        root: Path,
         manifest: Manifest,
         spec: SiteSpec,
         blocks: Blocks,
@@ -37,6 +40,7 @@ class SiteView:
         sample_rows: Callable[[int, int], Int[np.ndarray, " n"]],
     ) -> None:
         self.spec = spec
+        self._root = root
         self._dtype: Dtype = manifest.dtype
         self._row_bytes = row_bytes(manifest, spec)
         self._blocks = blocks
@@ -146,6 +150,57 @@ class SiteView:
             inside = torch.from_numpy(rows[places] - self._blocks.start[block])
             out[torch.from_numpy(places)] = self.read_block(int(block))[inside].float()
         return out
+
+    @property
+    def block_starts(self) -> Int[np.ndarray, " block"]:
+        """The first row of each block, in store order."""
+        return self._blocks.start
+
+    def unit_start(self, unit: int) -> int:
+        """The first row of the store's `unit`-th committed unit, in store order."""
+        return int(self._blocks.start[np.searchsorted(self._blocks.unit, unit)])
+
+    def unit_norms(self, unit: int) -> Float32[np.ndarray, " row"]:
+        """||x|| of every row of the store's `unit`-th committed unit; all of them are read."""
+        blocks = np.flatnonzero(self._blocks.unit == unit)
+        return np.concatenate(
+            list(parallel_results(lambda block: summed(self.read_block(block))[1], blocks.tolist()))
+        )
+
+    def norm_records(self) -> tuple[NormRecord, ...]:
+        """The record of each unit's norms; of a store that has none, from all of its rows."""
+        recorded = [header.norms for header in self._headers if header.norms is not None]
+        if len(recorded) == len(self._headers):
+            return tuple(recorded)
+        return kept_records(
+            self._root / "stats" / f"{self.spec.slug}.safetensors",
+            seals=[header.seal for header in self._headers],
+            rows=[header.rows for header in self._headers],
+            scan=self.unit_norms,
+        )
+
+    def read_alone(self, rows: Integer[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        """These rows in the stored number type, without the others of their blocks.
+
+        Their checksums, which are those of blocks, are not looked at.
+        """
+        raw = torch.empty(len(rows), self._row_bytes, dtype=torch.uint8)
+        block = np.searchsorted(self._blocks.start, rows, side="right") - 1
+        unit = self._blocks.unit[block]
+        inside = rows - self._blocks.start[block] + self._blocks.first[block]
+
+        def read(number: int) -> None:
+            with SealedFile(self._paths[number]) as file:
+                header = self._headers[number]
+                if file.seal != header.seal:
+                    raise file.damaged("was replaced while the store was open")
+                for place in np.flatnonzero(unit == number):
+                    offset = header.payload_offset + int(inside[place]) * self._row_bytes
+                    file.read_into(offset, raw[place].numpy().data)
+
+        for _ in parallel_results(read, np.unique(unit).tolist()):
+            pass
+        return self.rows_of(raw.view(-1))
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d_in"]:
         """`n` distinct random rows, the same ones at every site for the same seed."""

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from saelab.activations.dtypes import itemsize
 from saelab.activations.format import BLOCK_ROWS, UNIT_FILE, Manifest
+from saelab.activations.norms import N_BINS, tail_size
 from saelab.activations.parallel import WRITERS
 from saelab.config import UsageError
 
-HEADER_BYTES = 16 * 1024
+HEADER_BYTES = 24 * 1024
 """More than HDF5 metadata, attributes, alignment and trailer of one file take."""
 COLUMN_BYTES = 4 + 2 + 4 + 8
 CONTEXT_TOKEN_BYTES = 4
@@ -22,7 +23,10 @@ def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
     row_bytes = width * itemsize(manifest.dtype) + COLUMN_BYTES
     row_bytes += -(-len(manifest.label_names) // 8)
     checksums = 8 * len(manifest.sites) * (rows // BLOCK_ROWS + manifest.n_units)
-    per_unit = HEADER_BYTES * (len(manifest.sites) + 1) + 16 * width
+    checksums += 8 * len(manifest.sites) * (tail_size(rows) + manifest.n_units)
+    per_unit = (
+        HEADER_BYTES * (len(manifest.sites) + 1) + 16 * width + 4 * N_BINS * len(manifest.sites)
+    )
     contexts = CONTEXT_TOKEN_BYTES * positions
     return rows * row_bytes + contexts + checksums + per_unit * manifest.n_units
 

@@ -20,6 +20,7 @@ from saelab.activations.format import (
     tokens_path,
 )
 from saelab.activations.order import Blocks, permutation
+from saelab.activations.outliers import Outliers, find_outliers
 from saelab.activations.sealed import SealedFile
 from saelab.activations.site import SiteView
 from saelab.activations.tokens_file import read_tokens_file
@@ -48,6 +49,7 @@ class ActivationStore:
         self.units: tuple[int, ...] = committed_units(self.path, self.manifest)
         self.unit_rows: tuple[int, ...] = tuple(self._marker_rows(unit) for unit in self.units)
         self._views: dict[str, SiteView] = {}
+        self._outliers: dict[str, Outliers] = {}
 
     def _marker_rows(self, unit: int) -> int:
         with SealedFile(tokens_path(self.path, unit)) as file:
@@ -84,8 +86,16 @@ class ActivationStore:
         if name not in self._views:
             spec = self.manifest.site(name)
             paths = {unit: hook_path(self.path, spec, unit) for unit in self.units}
-            self._views[name] = SiteView(self.manifest, spec, self.blocks, paths, self.sample_rows)
+            self._views[name] = SiteView(
+                self.path, self.manifest, spec, self.blocks, paths, self.sample_rows
+            )
         return self._views[name]
+
+    def outliers(self, name: str) -> Outliers:
+        """The massive rows of one site, found once; raises as `site` does."""
+        if name not in self._outliers:
+            self._outliers[name] = find_outliers(self.site(name))
+        return self._outliers[name]
 
     def sample_rows(self, n: int, seed: int) -> Int[np.ndarray, " n"]:
         """Store-order indices of `n` distinct random rows, in random order, from few blocks.

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from saelab.activations.checks import DatasetSpec, check_trailer, checked_hdf5, read_dataset
 from saelab.activations.columns import STORED, Columns, pack_labels, unpack_labels
-from saelab.activations.format import FORMAT, Manifest
+from saelab.activations.format import Manifest
 from saelab.activations.hdf5_layout import build_image
 from saelab.activations.sealed import SEAL_BYTES, SealedFile, seal_file
 
@@ -45,7 +45,7 @@ def tokens_file(
 def tokens_identity(manifest: Manifest, unit: int, rows: int) -> dict[str, str | int]:
     """The attributes that say which file this is."""
     return {
-        "format": FORMAT,
+        "format": manifest.format,
         "content_digest": manifest.content_digest,
         "unit": unit,
         "rows": rows,

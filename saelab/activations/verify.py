@@ -22,11 +22,13 @@ from saelab.activations.format import (
 )
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
 from saelab.activations.sealed import SealedFile
-from saelab.activations.statistics import column_sums, merged
+from saelab.activations.statistics import merged, summed
 from saelab.activations.store import committed_units
 from saelab.activations.tokens_file import TokensFile, read_tokens_file
 
 STATISTICS_TOLERANCE = 1e-9
+NORM_TOLERANCE = 1e-5
+"""Norms are float32, and a GPU sums them in another order."""
 Progress = Callable[[int], None]
 
 
@@ -157,12 +159,13 @@ def _check_payload(
         count = min(BLOCK_ROWS, header.rows - first)
         raw = torch.empty(count * row_bytes(manifest, site), dtype=torch.uint8)
         read_payload(file, header, first, raw.numpy().data, check=True)
-        parts.append(column_sums(rows_from_bytes(raw, manifest.dtype, site.d_in)))
-    sums = merged(parts)
+        parts.append(summed(rows_from_bytes(raw, manifest.dtype, site.d_in)))
+    sums = merged([each for each, _ in parts])
+    norms = np.concatenate([each for _, each in parts])
     scale = np.sqrt(sums.n * sums.sum_sq)
     if not (
         np.allclose(sums.sum_sq, header.sums.sum_sq, rtol=STATISTICS_TOLERANCE, atol=0)
         and (np.abs(sums.sum - header.sums.sum) <= STATISTICS_TOLERANCE * scale).all()
         and sums.max_abs == header.sums.max_abs
-    ):
+    ) or (header.norms is not None and header.norms.differs(norms, NORM_TOLERANCE)):
         raise file.damaged("has statistics that are not those of its rows")

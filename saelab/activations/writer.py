@@ -71,6 +71,7 @@ class StoreWriter:
                 disk has no room for what is missing.
         """
         root, ranks = Path(path), ranks or Ranks()
+        manifest = _of_its_format(root, manifest)
         _check_target(root, manifest)
         require_space(root, manifest)
         lock = WriterLock(root, ranks)
@@ -172,6 +173,13 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _of_its_format(root: Path, manifest: Manifest) -> Manifest:
+    """The manifest in the format of the store that is there: an older one is continued as it is."""
+    if not (root / "manifest.json").exists():
+        return manifest
+    return manifest.model_copy(update={"format": read_manifest(root).format})
 
 
 def _check_target(root: Path, manifest: Manifest) -> None:

@@ -5,6 +5,8 @@ bytes of the latent it is asked for. F latents, N examples of a kind, S strata, 
 vocabulary:
 
     latent/n_fired, n_negative   int64 [F]      firings, and those with a negative value
+    latent/n_massive, n_massive_top  int64 [F]  of the firings, and of the kinds top and negative,
+                                                those on massive rows; missing where not known
     latent/max, mean             float32 [F]    of |value| over the firings
     latent/mean_square           float32 [F]    E[a^2] over all tokens, silent ones included
     latent/skew, kurtosis        float32 [F]    E[a^3] / E[a^2]^1.5 and E[a^4] / E[a^2]^2, likewise

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int8, Integer
 from numpy import ndarray
 
 from saelab.analysis.examples import Example, Examples, Stratum, Token
@@ -17,7 +18,12 @@ from saelab.config import UsageError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
+__all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
+
+
+MASSIVE = ("", "mostly", "only")
+"""How a latent fires on massive activations, rows that the store's rule calls so by their norm.
+`only`: nowhere else; `mostly`: more than half of its firings are there, or of its top examples."""
 
 
 class TokenLatent(NamedTuple):
@@ -48,6 +54,8 @@ class LatentRecord:
         skew, kurtosis: about zero, over all tokens: E[a^3] / E[a^2]^1.5, E[a^4] / E[a^2]^2.
         strata: the firings in parts of equal population.
         head_weights: each head's share of the decoder row (hook_z sites).
+        massive: whether it fires `only` or `mostly` on massive activations (see `MASSIVE`); empty:
+            on others; None where that is not known.
     """
 
     latent: int
@@ -69,6 +77,7 @@ class LatentRecord:
     kurtosis: float = 0.0
     strata: list[Stratum] = field(default_factory=list)
     head_weights: list[float] = field(default_factory=list)
+    massive: str | None = None
 
     @property
     def density(self) -> float:
@@ -120,12 +129,33 @@ class Features:
             kurtosis=float(file["latent/kurtosis"][latent]),
             strata=strata,
             head_weights=self._row("heads/weights", latent),
+            massive=None if (kind := self.massive) is None else MASSIVE[kind[latent]],
         )
 
+    @cached_property
+    def massive(self) -> Int8[ndarray, " latent"] | None:
+        """Of each latent the index in `MASSIVE` of how it fires on massive activations.
+
+        None where that is not known: the file is of an earlier version, or the store was gone.
+        """
+        file = self.file
+        if "latent/n_massive" not in file:
+            return None
+        fired, there = file["latent/n_fired"], file["latent/n_massive"]
+        examples = [file[f"{k}/context"] >= 0 for k in ("top", "negative") if k in file.kinds]
+        n_top = sum(part.sum(axis=1) for part in examples)
+        mostly = (2 * there > fired) | (2 * file["latent/n_massive_top"] > n_top)
+        return np.where((there > 0) & (there == fired), 2, (there > 0) & mostly).astype(np.int8)
+
     def table(self) -> dict[str, ndarray]:
-        """Columns over all latents: density, max, mean, n_fired, n_negative."""
+        """Columns over all latents: density, max, mean, n_fired, n_negative.
+
+        And where it is known massive, the share of its firings that is on massive activations.
+        """
         fired = np.asarray(self.file["latent/n_fired"])
+        known = "latent/n_massive" in self.file
         return {
+            **({"massive": self.file["latent/n_massive"] / np.maximum(1, fired)} if known else {}),
             "density": fired / self.file.facts["n_tokens"],
             "max": np.asarray(self.file["latent/max"]),
             "mean": np.asarray(self.file["latent/mean"]),

@@ -11,8 +11,13 @@ from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
     from saelab.analysis.circuits.ablation import Faithfulness
     from saelab.analysis.circuits.explain import Circuit
+    from saelab.analysis.circuits.live import GradientCircuit
 
 
 class CircuitArguments(Config):
@@ -23,7 +28,10 @@ class CircuitArguments(Config):
     residual stream, transcoders). The graph of these direct effects is exact; what is printed and
     drawn is its most influential part. Whether that part matters is then measured in the live
     model: faithfulness (the other latents ablated; 1 is perfect) and completeness (these latents
-    ablated; 0 is perfect).
+    ablated; 0 is perfect), beside as many latents drawn by chance.
+
+    An SAE is applied where it was trained. Elsewhere, at <bos> and at massive activations, its
+    error node carries the activation; what comes from there is listed by itself.
 
     Writes, under the first run's circuits/: NAME.json (the pruned graph) and NAME.h5 (all of it,
     which `saelab browse` shows on its Circuit page).
@@ -125,8 +133,9 @@ def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
 
 
 def _values(args: CircuitArguments, found: "Circuit", path: Path) -> dict[str, Any]:
-    from saelab.analysis.circuits.explain import largest_inputs
+    from saelab.analysis.circuits.explain import largest_inputs, left_out_inputs
 
+    tokens = found.graph.tokens
     return {
         "path": str(path),
         "facts": found.pruned.facts,
@@ -134,6 +143,10 @@ def _values(args: CircuitArguments, found: "Circuit", path: Path) -> dict[str, A
         "nodes": [
             {"node": label, "attribution": given}
             for label, given in largest_inputs(found.graph, args.top)
+        ],
+        "left_out": [
+            {"position": place, "token": tokens[place], "saes": saes, "attribution": given}
+            for place, saes, given in left_out_inputs(found.graph)
         ],
     }
 
@@ -160,10 +173,35 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
         token = "" if place is None else found.graph.tokens[place]
         table.add_row(Text(label), Text(token), f"{given:+.3f}")
     console.print(table)
-    console.print(_summary(found), markup=False)
+    if (outside := _outside(found)) is not None:
+        console.print(outside)
+    console.print(_summary(args, found), markup=False)
 
 
-def _summary(found: "Circuit") -> str:
+def _outside(found: "Circuit") -> "Table | None":
+    """Where SAEs are not applied, and what comes from there."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from saelab.analysis.circuits.explain import left_out_inputs
+
+    places, n_saes = left_out_inputs(found.graph), len(found.graph.facts["saes"])
+    if not places:
+        return None
+    title = "Where training left tokens out, all is error"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("token", min_width=12)
+    table.add_column("position", justify="right")
+    table.add_column("not applied")
+    table.add_column("gives", justify="right")
+    for place, saes, given in places:
+        which = "none of the SAEs" if len(saes) == n_saes > 1 else ", ".join(saes)
+        token = Text(found.graph.tokens[place])
+        table.add_row(token, str(place), Text(which), f"{given:+.3f}")
+    return table
+
+
+def _summary(args: CircuitArguments, found: "Circuit") -> str:
     counts, scores = found.pruned.counts, found.scores
     lines = [
         f"\nGraph: {counts['latents']} of {counts['active_latents']} active latents "
@@ -173,29 +211,51 @@ def _summary(found: "Circuit") -> str:
         f"Of the leaves' influence: tokens {scores.replacement:.1%}, SAE errors "
         f"{scores.error_influence:.1%}, MLPs {scores.mlp_influence:.1%}; completeness score "
         f"{scores.completeness:.2f}.",
-        f"Live model, the graph's latents: {_judged(found.faithfulness)}",
+        f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
     ]
+    if not found.faithfulness.n_members:
+        lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
     if (other := found.by_gradients) is not None:
-        line = f"Live model, the latents that support it most: {_judged(other.faithfulness)}"
-        if other.agreement is not None:
-            line += (
-                f" What they give and the graph's attributions correlate by {other.agreement:.2f}."
-            )
-        lines.append(line)
-        lines += [
-            f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
-            f"completeness {_ratio(judged, 'completeness')}"
-            for judged in other.curve
-        ]
+        judged = _judged(other.faithfulness, other.by_chance)
+        lines.append(f"Live model, the latents that support it most: {judged}")
+        lines += _gradients(other)
+    elif args.n_members:
+        why = "none does" if args.latent is None else "this is known for tokens only"
+        lines.append(f"Live model, the latents that support it most by gradients: {why}.")
     return "\n".join(lines)
 
 
-def _judged(found: "Faithfulness") -> str:
-    return (
+def _gradients(found: "GradientCircuit") -> list[str]:
+    """How far to trust what gradients say, and circuits of other sizes."""
+    gap = max(found.gaps.values())
+    lines = [f"  Integrated gradients sum to what the latents do, but for {gap:.1%} at most."]
+    if found.agreement is not None:
+        lines.append(
+            f"  What they give and the graph's attributions correlate by {found.agreement:.2f}."
+        )
+    return lines + [
+        f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
+        f"completeness {_ratio(judged, 'completeness')}"
+        for judged in found.curve
+    ]
+
+
+def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> str:
+    from saelab.analysis.circuits.explain import chance_values
+
+    if not found.n_members:
+        return found.caveat
+    text = (
         f"{found.n_members} kept give {found.circuit:.2f} of {found.whole:.2f} (without any latent "
         f"{found.empty:.2f}), faithfulness {_ratio(found, 'faithfulness')}; without them "
         f"{found.complement:.2f}, completeness {_ratio(found, 'completeness')}."
     )
+    if chance := chance_values(draws).get("by_chance"):
+        text += (
+            f" As many by chance: {chance['faithfulness']:.2f} ± {chance['spread']:.2f}, "
+            f"{chance['completeness']:.2f} ({chance['n_draws']} draws)."
+        )
+    return f"{text} {found.caveat}".rstrip()
 
 
 def _ratio(found: "Faithfulness", name: str) -> str:

@@ -76,9 +76,12 @@ def main(arguments: list[str]) -> int:
 def print_evaluation(run: "Run", result: "Evaluation") -> None:
     """Every group of figures with what each means, the known features, and what is missing."""
     from saelab.cli.tables import EXPLANATION, features_table, wide_console
+    from saelab.evaluation.reconstruction import fvu_warning
 
     console = wide_console()
     console.print(_fidelity(run, result))
+    if warning := fvu_warning(result.reconstruction):
+        console.print(f"\n{warning}", style="yellow", soft_wrap=True)
     for title, lines in (
         ("How are the latents used?", _use(result)),
         ("How short is the description?", _length(result)),
@@ -117,9 +120,9 @@ def _table(title: str) -> "Table":
 
 def _fidelity(run: "Run", result: "Evaluation") -> "Table":
     """`tables.fidelity_table` with the mean ablation's line, or what there is without a splice."""
-    from saelab.cli.tables import fidelity_table
+    from saelab.cli.tables import fidelity_table, reconstruction_lines
 
-    r, d = result.reconstruction, result.downstream
+    d = result.downstream
     if d:
         table = fidelity_table([(run, result)])
         if "ce_mean" in d:
@@ -133,8 +136,8 @@ def _fidelity(run: "Run", result: "Evaluation") -> "Table":
     table.add_column("")
     table.add_column(run.name, justify="right", style="bold")
     table.add_column("", style="dim")
-    table.add_row("FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses")
-    table.add_row("L0", f"{r['l0']:.2f}", "latents active per token")
+    for line in reconstruction_lines(result.reconstruction):
+        table.add_row(*line)
     return table
 
 

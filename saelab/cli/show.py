@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,12 @@ import tyro
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
+MOST_POSITIONS = 8
+
 if TYPE_CHECKING:
+    from jaxtyping import Int64
+    from numpy import ndarray
+
     from saelab.activations.store import ActivationStore
 
 
@@ -93,7 +99,36 @@ def _site(store: "ActivationStore", name: str) -> dict[str, Any]:
         "norm_of_mean": mean_norm,
         "rms_norm": (view.total_variance + mean_norm**2) ** 0.5,
         "max_abs": view.sums.max_abs,
+        **({} if view.spec.kind == "gradient" else {"outliers": _outliers(store, name)}),
     }
+
+
+def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
+    """The massive rows of a site, where they stand, and what the other rows are like."""
+    found = store.outliers(name)
+    if found.max_norm is None:
+        return {"median_norm": found.median_norm, "rows": 0}
+    return {
+        "median_norm": found.median_norm,
+        "above_norm": found.max_norm,
+        "rows": len(found.rows),
+        "share_of_variance": found.share,
+        "positions": _positions(store, found.rows),
+        "total_variance_without": found.kept.total_variance,
+    }
+
+
+def _positions(store: "ActivationStore", rows: "Int64[ndarray, ' n']") -> dict[str, int]:
+    """How many of these rows stand at which position of their contexts; the most frequent ones."""
+    total: Counter[int] = Counter()
+    ends = list(accumulate(store.unit_rows))
+    for unit, n, end in zip(store.units, store.unit_rows, ends, strict=True):
+        inside = rows[(rows >= end - n) & (rows < end)] - (end - n)
+        if len(inside):
+            total.update(store.tokens(unit).position[inside].tolist())
+    most = {str(position): n for position, n in total.most_common(MOST_POSITIONS)}
+    rest = total.total() - sum(most.values())
+    return most | ({"others": rest} if rest else {})
 
 
 def _excluded(store: "ActivationStore") -> dict[str, int]:
@@ -126,12 +161,14 @@ def _run(path: Path) -> dict[str, Any]:
     from saelab.training.run import Run
 
     run = Run(path)
-    metrics = run.metrics()
+    metrics, record = run.metrics(), run.provenance()
     return {
         "kind": "run",
         "path": str(path),
         "finished": run.finished,
         "config": run.config.model_dump(mode="json"),
+        "domain": run.domain.facts(),
+        "outliers": record.get("outliers"),
         "last_step": metrics[-1] if metrics else None,
         "reconstruction": run.evaluation("reconstruction"),
         "downstream": run.evaluation("downstream"),

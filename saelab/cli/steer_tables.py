@@ -52,6 +52,12 @@ def print_comparison(found: Comparison) -> None:
         f"activations of the prompt changed, by {effect.shift:.0%} of their length on average\n",
         markup=False,
     )
+    if effect.n_left_out:
+        console.print(
+            f"{effect.n_left_out} more were left as they are: their norms are larger than any that "
+            "the SAE was trained on\n",
+            markup=False,
+        )
     for number, pair in enumerate(zip(found.plain, found.steered, strict=True)):
         if len(found.plain) > 1:
             console.print(f"sample {number}", style="dim")

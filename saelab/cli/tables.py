@@ -6,6 +6,7 @@ from rich.table import Table
 from saelab.evaluation.evaluate import Evaluation
 from saelab.evaluation.recovery import Recovery
 from saelab.training.run import Run
+from saelab.types import Figures
 
 Results = list[tuple[Run, Evaluation]]
 
@@ -39,8 +40,7 @@ def fidelity_table(results: Results) -> Table:
 def _fidelity(result: Evaluation) -> list[tuple[str, str, str]]:
     r, d = result.reconstruction, result.downstream
     return [
-        ("FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses (0 is perfect)"),
-        ("L0", f"{r['l0']:.2f}", "latents active per token"),
+        *reconstruction_lines(r),
         ("dead latents", f"{r['dead']} of {r['d_sae']}", f"silent on {r['n_tokens']} tokens"),
         ("CE, model alone", f"{d['ce_plain']:.4f}", "nats per token of held-out text"),
         ("CE, SAE spliced in", f"{d['ce_spliced']:.4f}", "the model reading the reconstruction"),
@@ -48,6 +48,22 @@ def _fidelity(result: Evaluation) -> list[tuple[str, str, str]]:
         ("CE recovered", f"{d['ce_recovered']:.2%}", "100 % is the model alone, 0 % is zeros"),
         ("KL", f"{d['kl']:.4f}", "nats between the predictions with and without the SAE"),
     ]
+
+
+def reconstruction_lines(figures: Figures) -> list[tuple[str, str, str]]:
+    """FVU as one ratio and row by row, L0, and what was left out: name, value and meaning."""
+    r = figures
+    rows = f"{r['fvu_row_mean']:.4f}, {r['fvu_row_median']:.4f}"
+    lines = [
+        ("FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses (0 is perfect)"),
+        ("FVU, token by token", rows, "mean and median over tokens, each of which counts alike"),
+        ("L0", f"{r['l0']:.2f}", "latents active per token"),
+    ]
+    if r["left_out"]:
+        seen = r["left_out"] + r["n_tokens"]
+        meaning = f"of {seen:.0f} tokens: massive, or early, as in training; they pass unchanged"
+        lines.append(("left out", f"{r['left_out']:.0f}", meaning))
+    return lines
 
 
 def features_table(results: Results, ends: int | None = None) -> Table:

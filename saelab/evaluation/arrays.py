@@ -1,9 +1,10 @@
 """A run trained on arrays: what can be measured of it without a language model."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saelab.config import UsageError
 from saelab.evaluation.density import DensityCounts
 from saelab.evaluation.dictionary import dictionary_figures
 from saelab.evaluation.mdl import DescriptionLength, description_length
@@ -36,10 +37,13 @@ def evaluate_arrays(
     """
     options = options or EvaluateOptions()
     sae = run.load_sae(str(device))
-    source = Source([run.config], torch.device("cpu"))
-    x = source.calibration_rows()[: options.n_tokens].float()
-    target = source.calibration_targets()[: options.n_tokens].float() if sae.is_transcoder else None
+    # What was left out stands in the run: the store may have grown, and its limit moved, since.
+    source = Source([run.config.with_every_row()], torch.device("cpu"))
+    x = source.calibration_rows()
+    target = source.calibration_targets() if sae.is_transcoder else None
+    covered = run.domain.within(x, target)
     reconstruction = Reconstruction(sae.d_out, sae.d_sae, sae.W_dec.device)
+    x, target, reconstruction.left_out = _first(x, target, covered, options.n_tokens)
     density = DensityCounts(sae.d_sae, sae.W_dec.device)
     for start in range(0, len(x), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
@@ -63,6 +67,21 @@ def evaluate_arrays(
     )
     save_evaluation(run, result, options, corpus=None, device=str(sae.W_dec.device))
     return result
+
+
+def _first(
+    x: Float[Tensor, "row d_in"],
+    target: Float[Tensor, "row d_out"] | None,
+    covered: Bool[Tensor, " row"],
+    n: int,
+) -> tuple[Float[Tensor, "kept d_in"], Float[Tensor, "kept d_out"] | None, int]:
+    """The first `n` rows that are covered, and how many before the last of them are not."""
+    chosen = covered.nonzero()[:n, 0]
+    if not len(chosen):
+        raise UsageError("The rows that were held back are all massive; there is none to measure.")
+    seen = len(x) if len(chosen) < n else int(chosen[-1]) + 1
+    left_out = seen - len(chosen)
+    return x[chosen].float(), None if target is None else target[chosen].float(), left_out
 
 
 def _length(

@@ -103,6 +103,7 @@ class _Pass:
                 batch_size=options.batch_size,
                 with_logits=self.problem is None,
             ):
+                self.reconstruction.left_out += batch.left_out
                 if len(batch.x):
                     self._add(batch)
                 bar.advance(len(batch.x))
@@ -167,7 +168,7 @@ class _Pass:
     def _against_mean(self, figures: Figures) -> Figures:
         options = self.options
         texts = read_text(
-            self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
+            self.run, self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
         )
         mean = self.reconstruction.sum / self.reconstruction.n
         return against_mean(figures, self.lm, self.site, texts, mean)

@@ -1,5 +1,6 @@
 """Held-out text through the model and the SAE: what every evaluation starts from."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,10 +24,13 @@ class TextBatch:
     Attributes:
         first: index of the first context in the corpus.
         tokens: as the model reads them (padding replaced).
-        mask: positions that are real, non-special tokens; only these count and are edited.
+        mask: positions of real tokens that the run's domain covers (see `Domain`); only these
+            count and are edited.
         x: the rows of those positions, in reading order.
         logits: the model's next-token logits, where they were asked for.
         target: what the run reconstructs at those positions, if that is not `x` (transcoders).
+        left_out: how many further positions are neither padding nor special tokens, but are not
+            covered: massive activations, and first positions that were not trained on.
     """
 
     first: int
@@ -36,6 +40,7 @@ class TextBatch:
     x: Float[Tensor, "row d_in"]
     logits: Float[Tensor, "context pos d_vocab"] | None = None
     target: Float[Tensor, "row d_out"] | None = None
+    left_out: int = 0
 
     @property
     def wanted(self) -> Float[Tensor, "row d_out"]:
@@ -90,17 +95,17 @@ class Text:
 
 
 def read_text(
-    lm: LanguageModel, corpus: Corpus, *, n_tokens: int, batch_size: int
+    run: Run, lm: LanguageModel, corpus: Corpus, *, n_tokens: int, batch_size: int
 ) -> Iterator[Text]:
-    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done."""
-    rows, first = 0, 0
-    limit = corpus.n_contexts
-    while rows < n_tokens and (limit is None or first < limit):
-        last = first + batch_size if limit is None else min(first + batch_size, limit)
-        contexts = corpus.read(first, last)
-        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
-        yield Text(first, contexts, model_input(contexts.tokens).to(lm.device), mask)
-        rows, first = rows + int(mask.sum()), last
+    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done.
+
+    Where the run's domain depends on activations, each costs a forward pass up to the sites.
+    """
+    if run.domain.max_norm is None and run.domain.max_target_norm is None:
+        yield from _texts(run, lm, corpus, batch_size=batch_size, n_tokens=n_tokens)
+        return
+    for batch in stream(run, lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
+        yield Text(batch.first, batch.contexts, batch.tokens, batch.mask)
 
 
 def stream(
@@ -116,19 +121,44 @@ def stream(
 
     One forward pass a batch; it stops at the sites unless the logits are asked for.
     """
-    site, target_site = run.config.site, run.config.target_site
-    sites = [site] if target_site is None else [site, target_site]
-    for text in read_text(lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
+    sites = list(dict.fromkeys((run.config.site, run.config.written_site)))
+    rows = 0
+    for text in _texts(run, lm, corpus, batch_size=batch_size):
         if with_logits:
             out = lm.run(text.tokens, hooks=sites)
             found, logits = out.activations, out.logits
         else:
             found, logits = lm.capture(text.tokens, sites), None
-        rows = [found[name][text.mask].float() for name in sites]
-        target = None if target_site is None else rows[1]
+        x, *targets = (found[name] for name in sites)
+        mask = text.mask & run.domain.within(x, *targets)
         yield TextBatch(
-            text.first, text.contexts, text.tokens, text.mask, rows[0], logits, target=target
+            text.first,
+            text.contexts,
+            text.tokens,
+            mask,
+            x[mask].float(),
+            logits,
+            target=targets[0][mask].float() if targets else None,
+            left_out=int((text.mask & ~mask).sum()),
         )
+        rows += int(mask.sum())
+        if rows >= n_tokens:
+            return
+
+
+def _texts(
+    run: Run, lm: LanguageModel, corpus: Corpus, *, batch_size: int, n_tokens: float = math.inf
+) -> Iterator[Text]:
+    """Batches with the positions that the run's domain covers, whatever the activations there."""
+    rows, first, start = 0, 0, run.domain.first_position
+    limit = corpus.n_contexts
+    while rows < n_tokens and (limit is None or first < limit):
+        last = first + batch_size if limit is None else min(first + batch_size, limit)
+        contexts = corpus.read(first, last)
+        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
+        mask[:, :start] = False
+        yield Text(first, contexts, model_input(contexts.tokens).to(lm.device), mask)
+        rows, first = rows + int(mask.sum()), last
 
 
 def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:

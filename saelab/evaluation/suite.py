@@ -82,7 +82,11 @@ def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
         inputs.lm, inputs.sae, config.written_site, seed=options.seed, source=config.site
     )
     for text in read_text(
-        inputs.lm, inputs.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
+        inputs.run,
+        inputs.lm,
+        inputs.corpus,
+        n_tokens=options.n_tokens,
+        batch_size=options.batch_size,
     ):
         tokens.update(text, n_tokens=options.n_uniformity)
         if tokens.n_tokens >= options.n_uniformity:

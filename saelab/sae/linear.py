@@ -7,10 +7,10 @@ c = (I + tril(D D^T, -1))^-1 D (x - b_dec), a triangular solve; an atom chosen t
 its two steps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
@@ -70,8 +70,10 @@ class LinearCodes:
 
 
 @torch.no_grad()
-def linearize(sae: AbstractSAE, x: Float[Tensor, "batch d_in"]) -> LinearCodes:
-    """The SAE's active latents at `x`, in the number type of `x`.
+def linearize(
+    sae: AbstractSAE, x: Float[Tensor, "batch d_in"], where: Bool[Tensor, " batch"] | None = None
+) -> LinearCodes:
+    """The SAE's active latents at `x`, in the number type of `x`; of the rows `where`, if given.
 
     Which latents are active is decided as `encode` decides it, in the SAE's own number type; their
     values follow from the affine form.
@@ -79,6 +81,13 @@ def linearize(sae: AbstractSAE, x: Float[Tensor, "batch d_in"]) -> LinearCodes:
     Raises:
         UsageError: the variant's codes are not affine in x once the active latents are fixed.
     """
+    if where is not None and not bool(where.all()):
+        (rows,) = where.nonzero(as_tuple=True)
+        if not len(rows):
+            none = x.new_zeros(0)
+            return LinearCodes(rows, rows, none, x[:0], none)
+        found = linearize(sae, x[rows])
+        return replace(found, row=rows[found.row])
     own = x.to(sae.W_dec.dtype)
     codes = sae.encode(own)
     if isinstance(sae, MatchingPursuit):

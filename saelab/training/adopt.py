@@ -51,6 +51,7 @@ def adopt(
         target_site=target_site,
         skip=sae.W_skip is not None,
         n_tokens=0,
+        outliers="keep",  # Nothing says that whoever trained it left any out.
     )
     source = Source([config], torch.device("cpu"))
     for does, width, name, found in (

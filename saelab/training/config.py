@@ -51,6 +51,10 @@ class TrainConfig(Config):
     """Whether to train on activations scaled to unit variance per dimension, and scale the SAE back
     at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones. A
     transcoder's target has a scale of its own."""
+    outliers: Literal["leave-out", "keep"] = "leave-out"
+    """What to do with massive activations (arXiv 2402.17762), such as the sinks of attention: a few
+    rows whose norms exceed 6 times the site's median and that hold much of its variance. leave-out:
+    train on the others, and apply the SAE to no such activation; a site without any loses none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
     ties: Literal["index", "float32"] = "index"
@@ -121,6 +125,10 @@ class TrainConfig(Config):
                 f"{given} runs the model at one site; a transcoder trains with --objective local "
                 "on a store that holds both sites."
             )
+
+    def with_every_row(self) -> "TrainConfig":
+        """The same training, massive activations included."""
+        return self.model_copy(update={"outliers": "keep"})
 
     @property
     def written_site(self) -> str:

@@ -13,6 +13,16 @@ from saelab.training.run import Run
 from saelab.training.source import Source
 
 
+def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
+    """`config`, or the same with every row if a run at `directory` began before that was a choice.
+
+    Such a run goes on with the rows that it began with.
+    """
+    path = directory / "config.json"
+    before = path.is_file() and "outliers" not in Run(directory).options
+    return config.with_every_row() if before else config
+
+
 def existing(config: TrainConfig, directory: Path) -> Run | None:
     """The run of this configuration at `directory`, finished or not; None if there is nothing.
 
@@ -26,6 +36,7 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     run = Run(directory)
     # A run that was begun before an option existed has its default.
     defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    defaults["outliers"] = "keep"
     old, new = defaults | run.options, json.loads(config.model_dump_json())
     if differing := [name for name in new if old[name] != new[name]]:
         changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
@@ -44,7 +55,9 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         model=manifest.model,
         corpus=manifest.corpus,
         context_length=manifest.context_length,
-        total_variance=source.target.total_variance,
+        total_variance=source.selection.written.total_variance,
+        outliers=source.selection.facts(),
+        domain=source.selection.domain.facts(),
         **facts,
     )
     atomic_write_json(directory / "provenance.json", record)

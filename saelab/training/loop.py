@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.console import progress
+from saelab.console import progress, say
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
-from saelab.training.directory import create, existing
+from saelab.training.directory import as_begun, create, existing
 from saelab.training.interrupt import StopRequest, stop_on_signal
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
@@ -59,7 +59,8 @@ def train_many(
         UsageError: as for `train`.
     """
     where = resolve_device(device)
-    missing = {out: c for out, c in configs.items() if not _is_done(c, out)}
+    begun = {out: as_begun(c, out) for out, c in configs.items()}
+    missing = {out: c for out, c in begun.items() if not _is_done(c, out)}
     groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
     for out, config in missing.items():
         config.check()
@@ -80,7 +81,7 @@ def _shared(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to read the same batches and share an objective."""
     live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
     sites = (config.activations, config.site, config.target_site)
-    order = (config.batch_size, config.order_seed, config.live)
+    order = (config.batch_size, config.order_seed, config.live, config.outliers)
     return (*sites, *order, config.objective, live if config.objective != "local" else None)
 
 
@@ -125,6 +126,8 @@ def _train_group(
     group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
 ) -> None:
     source = Source(list(group.values()), device, lm)
+    for sentence in source.selection.sentences():
+        say(sentence)
     objective = make_objective(source)
     stream = source.stream()
     rows = source.start_rows()
@@ -135,7 +138,7 @@ def _train_group(
         places.append(state.restore(out / "checkpoints"))
         create(config, out, source, step=state.steps.name)
         log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
-        mean = torch.from_numpy(source.target.mean).to(device, torch.float32)
+        mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
         trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.target_scale)))
     # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
     # starts where the last of them stands, and the others wait for it.

@@ -1,6 +1,6 @@
 """What training minimises: the error of the reconstruction, or its effect on the model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,6 +15,7 @@ from saelab.lm.sites import layer_of
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.losses import local_loss, total_loss
 from saelab.training.config import TrainConfig
+from saelab.training.domain import Domain
 from saelab.training.source import Batch, Source
 from saelab.types import ActivationBatch, LossTerms
 
@@ -59,6 +60,7 @@ class EndToEnd:
         lm: the model whose activations are in the store.
         site: where the SAE stands.
         later: the hooks that are compared; none for pure end to end.
+        domain: activations that it does not cover pass as they are, and do not count.
     """
 
     lm: LanguageModel
@@ -66,6 +68,7 @@ class EndToEnd:
     kl_coefficient: float
     downstream_coefficient: float
     later: tuple[str, ...]
+    domain: Domain = field(default_factory=Domain)
 
     def loss(
         self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
@@ -75,6 +78,7 @@ class EndToEnd:
         tokens, mask = batch.tokens, batch.mask
         with torch.no_grad():
             plain = self.lm.run(tokens, hooks=(self.site, *self.later))
+        mask = mask & self.domain.within(plain.activations[self.site])
         x = plain.activations[self.site][mask].float() * scale
         done = sae.training_pass(ActivationBatch(x), context)
         edits = {self.site: replace_rows(mask, done.x_hat / scale)}
@@ -120,7 +124,8 @@ def make_objective(source: Source) -> Objective:
     later = _later_sites(config, lm) if config.objective == "e2e-ds" else ()
     for hook in later:
         lm.width(hook)  # Refuses a hook that does not exist before anything is written.
-    return EndToEnd(lm, config.site, config.kl_coefficient, config.downstream_coefficient, later)
+    weights = (config.kl_coefficient, config.downstream_coefficient)
+    return EndToEnd(lm, config.site, *weights, later, source.selection.domain)
 
 
 def _later_sites(config: TrainConfig, lm: LanguageModel) -> tuple[str, ...]:

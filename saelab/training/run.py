@@ -25,6 +25,7 @@ from saelab.files import atomic_write_json
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
     from saelab.training.config import TrainConfig
+    from saelab.training.domain import Domain
 
 IDENTITY = ("name", "weights_digest", "tokenizer_digest")
 """What tells one language model from another."""
@@ -33,7 +34,7 @@ IDENTITY = ("name", "weights_digest", "tokenizer_digest")
 class Run:
     """The directory of one trained SAE; what is missing is said in one sentence.
 
-    Only `config` and `load_sae` import torch, so that a browser of runs starts at once.
+    Only `config`, `domain` and `load_sae` import torch, so that a browser of runs starts at once.
 
     Attributes:
         path: the directory.
@@ -55,7 +56,20 @@ class Run:
         """
         from saelab.training.config import TrainConfig
 
-        return read_config(TrainConfig, self.path / "config.json")
+        config = read_config(TrainConfig, self.path / "config.json")
+        # A run from before there was a choice was trained on every row.
+        return config if "outliers" in self.options else config.with_every_row()
+
+    @cached_property
+    def domain(self) -> "Domain":
+        """Where the SAE applies; everything that runs it on activations asks this.
+
+        Raises:
+            UsageError: provenance.json cannot be read.
+        """
+        from saelab.training.domain import read_domain
+
+        return read_domain(self.provenance())
 
     @property
     def name(self) -> str:

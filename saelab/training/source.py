@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from saelab.activations.batches import BatchSites, ShuffledBatches
@@ -19,6 +19,7 @@ from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
 from saelab.training.config import TrainConfig
+from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
 
 START_ROWS = 32_768
@@ -50,7 +51,8 @@ class Stream(Protocol):
 class Source:
     """A store's site, opened for the SAEs of `configs`, which all read the same batches.
 
-    A twentieth of the store (at most 32,768 rows) is held back from training, to calibrate
+    Massive activations are no part of it unless `TrainConfig.outliers` says so: see `selection`. A
+    twentieth of the store (at most 32,768 rows) is held back from training, to calibrate
     thresholds on; training end to end, which reads whole contexts, holds back the last unit; live
     training on an endless text holds back the store. Where that cannot be, SAEs are calibrated on
     what they were trained on, and `held_back` is False.
@@ -111,6 +113,11 @@ class Source:
         return self._lm
 
     @cached_property
+    def selection(self) -> Selection:
+        """Which rows of the store are trained on."""
+        return select(self.store, self.config)
+
+    @cached_property
     def held_back(self) -> bool:
         """Whether the rows of `calibration_rows` are kept from training."""
         if self.config.live:
@@ -130,6 +137,7 @@ class Source:
                     target=config.target_site,
                     grad=self._grad,
                     held_back=self._blocks,
+                    left_out=self.selection.left_out,
                 ),
                 config.batch_size,
                 seed=config.order_seed,
@@ -145,24 +153,33 @@ class Source:
 
     def start_rows(self) -> Float[Tensor, "n d_in"]:
         """A sample from which an SAE's bias starts; the same for every SAE of the source."""
-        return self.site.sample(min(START_ROWS, self.site.n_rows), seed=self.config.order_seed)
+        return self.site.take(self._sample)
 
     @cached_property
     def start_targets(self) -> Float[Tensor, "n d_out"]:
         """What is to be reconstructed from `start_rows`, for transcoders."""
-        return self.target.sample(min(START_ROWS, self.site.n_rows), seed=self.config.order_seed)
+        return self.target.take(self._sample)
+
+    @cached_property
+    def _sample(self) -> Integer[np.ndarray, " n"]:
+        n = min(START_ROWS, self.site.n_rows)
+        return self.selection.kept(self.store.sample_rows(n, self.config.order_seed))
 
     def calibration_rows(self) -> Float[Tensor, "n d_in"]:
         """Rows that training did not read, where the store is large enough."""
-        if not self.held_back:
-            return self.start_rows()
-        return self.site.read_blocks(self._held_back_blocks()).float()
+        return self._calibration(self.site) if self.held_back else self.start_rows()
 
     def calibration_targets(self) -> Float[Tensor, "n d_out"]:
         """What is to be reconstructed from `calibration_rows`."""
-        if not self.held_back:
-            return self.start_targets
-        return self.target.read_blocks(self._held_back_blocks()).float()
+        return self._calibration(self.target) if self.held_back else self.start_targets
+
+    def _calibration(self, site: SiteView) -> Float[Tensor, "n _"]:
+        """What is held back, but for the rows that no training would read."""
+        table, chosen = self.store.blocks, self._held_back_blocks()
+        starts, counts = table.start[chosen], table.count[chosen]
+        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+        kept = np.isin(rows, self.selection.kept(rows))
+        return site.read_blocks(chosen)[torch.from_numpy(kept)].float()
 
     def _held_back_blocks(self) -> Int[np.ndarray, " block"]:
         return np.asarray(self._last_unit() if self.end_to_end else self._blocks)
@@ -185,7 +202,7 @@ class Source:
             config.site,
             config.batch_size,
             seed=config.order_seed,
-            options=LiveOptions(first=first),
+            options=LiveOptions(first=first, max_norm=self.selection.domain.max_norm),
         )
 
     @cached_property

@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.activations.site import SiteView
+from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, LossContext
-from saelab.sae.transcoder import make_transcoder, start_transcoder
+from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import load_checkpoint, save_checkpoint
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
 from saelab.training.steps import StepResult, Steps, choose_steps
+from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
 StreamPlace = dict[str, int | str]
@@ -52,14 +53,11 @@ class TrainingState:
             UsageError: the options do not fit.
         """
         config.check()
-        # The initial weights are drawn on the CPU, so that a seed means the same on every device.
-        generator = torch.Generator().manual_seed(config.seed)
-        sae = config.sae.build(source.site.d_in, generator)
-        if config.target_site is not None:
-            make_transcoder(sae, source.target.d_in, skip=config.skip, generator=generator)
-        rows = start_rows * _scale(config, source.site)
+        sae = untrained_sae(config, source.site.d_in, source.target.d_in)
+        chosen = source.selection
+        rows = start_rows * _scale(config, chosen.read)
         if sae.is_transcoder:
-            start_transcoder(sae, rows, source.start_targets * _scale(config, source.target))
+            start_transcoder(sae, rows, source.start_targets * _scale(config, chosen.written))
         sae.initialise(rows)
         return cls._of(config, source, sae)
 
@@ -67,14 +65,16 @@ class TrainingState:
     def from_trained(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
         """The state before the first step of an SAE that has been trained, which is changed."""
         # A saved SAE is frozen and reads raw activations.
-        scales = (1 / _scale(config, site) for site in (source.site, source.target))
+        chosen = source.selection
+        scales = (1 / _scale(config, sums) for sums in (chosen.read, chosen.written))
         sae.requires_grad_(True).rescale(*scales)  # noqa: FBT003
         return cls._of(config, source, sae)
 
     @classmethod
     def _of(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
-        variance = source.target.total_variance
-        scale, target_scale = (_scale(config, site) for site in (source.site, source.target))
+        chosen = source.selection
+        variance = chosen.written.total_variance
+        scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
         return cls(config, steps, source.device, variance, scale, target_scale)
 
@@ -129,7 +129,7 @@ class TrainingState:
         return state["batches"]
 
 
-def _scale(config: TrainConfig, site: SiteView) -> float:
+def _scale(config: TrainConfig, sums: ColumnSums) -> float:
     """Unit variance per dimension, if asked for."""
-    variance = site.total_variance
-    return (site.d_in / variance) ** 0.5 if config.normalise and variance else 1.0
+    variance = sums.total_variance
+    return (len(sums.sum) / variance) ** 0.5 if config.normalise and variance else 1.0

@@ -38,7 +38,8 @@ def test_plain_h5py_reads_all_65536_bfloat16_patterns_as_their_true_values(tmp_p
     manifest = make_manifest(sites=(SiteSpec(hook="a", d_in=64),), dtype="bfloat16")
     rows = ALL_PATTERNS.view(torch.bfloat16).view(-1, 64)
     sums = ColumnSums(1024, np.zeros(64), np.zeros(64), 0.0)
-    prepared = PreparedRows(rows, np.zeros(1, dtype=np.uint64), sums)
+    norms = np.ones(1024, dtype=np.float32)
+    prepared = PreparedRows(rows, np.zeros(1, dtype=np.uint64), sums, norms)
     write_parts(tmp_path / "file.h5", hook_file(manifest, manifest.sites[0], 0, prepared)[0])
     with h5py.File(tmp_path / "file.h5") as file:
         assert np.array_equal(

@@ -1,15 +1,19 @@
 """Files made to harm a reader, with valid seals: each is refused for what it is."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from activations.store_cases import HOOK, hdf5_image, overwrite, sealed_image
 
 from saelab.activations.format import DamagedStoreError, hook_path, tokens_path
-from saelab.activations.hook_file import hook_identity
+from saelab.activations.hook_file import hook_file, hook_identity
+from saelab.activations.norms import N_BINS, NormRecord
+from saelab.activations.prepare import RowPreparer
 from saelab.activations.sealed import SealedFile, Trailer
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import verify
@@ -25,6 +29,7 @@ def plain(file, *, without=()):
         "xxh3": np.zeros(1, np.uint64),
         "sum": np.zeros(D_IN),
         "sum_sq": np.zeros(D_IN),
+        **vars(NormRecord.of(np.zeros(ROWS, np.float32))),
     }
     for name, values in members.items():
         if name not in without:
@@ -115,7 +120,17 @@ def missing_attribute(file, path):
     del file.attrs["kind"]
 
 
+def replaced(file, name, values):
+    plain(file, without=[name])
+    file[name] = values
+
+
+def too_many_counts(file, path):
+    replaced(file, "norm_counts", np.zeros(2**20, np.uint32))
+
+
 CASES = {
+    too_many_counts: "has shape",
     external_link: "link to somewhere else",
     soft_link: "link to somewhere else",
     external_storage: "stored in another file",
@@ -125,7 +140,7 @@ CASES = {
     references: "unexpected type",
     size_bomb: "has shape",
     unallocated: "does not lie inside the file",
-    extra_member: "5 members where 4",
+    extra_member: "8 members where 7",
     group: "is not a dataset",
     other_type: "unexpected type",
     long_attribute: "not one number or one short string",
@@ -165,6 +180,28 @@ def test_a_hostile_hdf5_structure_is_refused(store_path, tmp_path, manifest, fil
 
     forge(hook_path(store_path, manifest.sites[0], 0), hdf5_image(whole), manifest)
     with pytest.raises(DamagedStoreError, match=CASES[fill]):
+        ActivationStore(store_path).site(HOOK)
+
+
+NORMS = {
+    "counts": ({"norm_counts": np.full(N_BINS, 2**31, np.uint32)}, "counts other norms"),
+    "a row": ({"tail_row": np.array([ROWS], np.uint32)}, "one that it does not have"),
+    "no end": ({"tail_norm": np.array([np.inf], np.float32)}, "do not fall, or are none"),
+    "a sign": ({"tail_norm": np.array([-1], np.float32)}, "do not fall, or are none"),
+}
+
+
+@pytest.mark.parametrize("case", NORMS)
+def test_a_record_of_impossible_norms_is_refused(store_path, manifest, case):
+    changes, message = NORMS[case]
+    site = manifest.sites[0]
+    prepared = RowPreparer("float32").prepare(torch.from_numpy(VALUES), np.arange(ROWS))
+    record = replace(NormRecord.of(prepared.norms), **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NormRecord, "of", lambda norms: record)
+        parts, _ = hook_file(manifest, site, 0, prepared)
+    overwrite(hook_path(store_path, site, 0), b"".join(parts))
+    with pytest.raises(DamagedStoreError, match=message):
         ActivationStore(store_path).site(HOOK)
 
 

@@ -117,7 +117,9 @@ def test_what_a_source_holds_sums_to_what_it_gives(cards, ids, step):
         total = sum(amount for _, amount in found.parts.rows) + found.parts.others
         assert total == pytest.approx(found.sources.table[position].sum(), abs=1e-9)
         kinds = {node.kind for node, _ in found.parts.rows}
-        assert "latent" in kinds  # of the SAE on the stream
+        # Of the SAE on the stream, which is not applied at <bos>.
+        assert ("latent" in kinds) == (position not in found.left_out["topk"])
+        assert found.left_out == {"topk": [0], "heads": [0]}
 
 
 def test_without_an_sae_before_it_a_source_is_whole_parts(cards, ids, step):

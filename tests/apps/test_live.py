@@ -112,7 +112,8 @@ def test_the_module_imports_neither_torch_nor_a_language_model():
 def test_a_reading_has_the_codes_of_every_token_but_special_ones(live: LiveRun):
     reading = read_prompt(live, PROMPT)
     assert reading.tokens == ("<bos>", *PROMPT.split())
-    assert reading.special.tolist() == [True] + [False] * 7
+    assert [bool(why) for why in reading.unread] == [True] + [False] * 7
+    assert reading.unread[0] == "a special token: this SAE is not trained on it"
     ids = torch.tensor([prompt_tokens(live.model, PROMPT)])
     dense = live.sae.encode(live.model.capture(ids, [live.site])[live.site][0]).dense()
     written = np.zeros((len(reading.tokens), live.sae.d_sae))

@@ -18,7 +18,7 @@ def reading(*firings: tuple[int, int, float, float], tokens: tuple[str, ...] = (
     target = Prediction(0, "a", 0.5)
     return Reading(
         tokens=tokens,
-        special=np.array([True, *[False] * (len(tokens) - 1)]),
+        unread=("a special token", *[""] * (len(tokens) - 1)),
         log_prob=np.array([np.nan, *[-1.0] * (len(tokens) - 1)]),
         position=np.array(position),
         latent=np.array(latent),
@@ -96,7 +96,7 @@ def test_a_prompt_shows_its_tokens_and_their_latents_with_links(open_app: Open, 
     page = drawn(open_app(live_runs, run="topk", view="try", prompt=PROMPT))
     assert page.count('class="tok') == 8
     assert "latents fire on 7 tokens" in page
-    assert "1 special token not read" in page
+    assert "1 token not read, since training left such ones out" in page
     assert 'href="?run=topk&amp;latent=' in page
     assert "What comes next" in page
 

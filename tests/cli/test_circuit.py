@@ -74,6 +74,35 @@ def test_what_was_left_out_and_how_many_latents_it_takes_are_printed(runs, capsy
     assert sum(line.startswith(("     5 of them:", "    10 of them:")) for line in lines) == 2
 
 
+def test_where_saes_are_not_applied_is_said_by_itself(runs, capsys):
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "dog", "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    (place,) = values["left_out"]
+    assert (place["position"], place["token"]) == (0, "<bos>")
+    assert set(place["saes"]) == {"stream", "heads"}
+    assert not any(node["node"].endswith("@0") for node in values["nodes"])
+    # Second method: the leaves of the whole graph.
+    whole = load_graph_hdf5(Path(values["path"]).with_suffix(".h5"))
+    given = whole.attributions()
+    at_bos = [i for i, node in enumerate(whole.nodes) if node.position == 0]
+    assert not any(whole.nodes[i].kind == "latent" for i in at_bos)
+    assert place["attribution"] == pytest.approx(given[at_bos].sum(), abs=1e-5)
+
+
+def test_a_circuit_is_judged_beside_chance_and_an_empty_one_is_said_to_be(runs, capsys):
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "dog") == 0
+    out = capsys.readouterr().out
+    assert out.count("As many by chance: ") == 2
+    assert "Integrated gradients sum to what the latents do, but for" in out
+    nothing = ("--node-threshold", 0, "--n-members", 0)
+    assert circuit(*runs, "--prompt", PROMPT, "--target", "dog", *nothing) == 0
+    lines = capsys.readouterr().out.splitlines()
+    judged = load_graph(Path(lines[-1])).facts["faithfulness"]
+    assert judged["faithfulness"] is None
+    assert "Live model, the graph's latents: No latent is in the circuit" in "\n".join(lines)
+    assert "  Pruning left no latent: raise --node-threshold or --max-nodes." in lines
+
+
 def test_a_latents_value_is_explained_too(runs, capsys):
     assert circuit(*runs, "--prompt", PROMPT, "--target", "mat", "--n-members", 0) == 0
     capsys.readouterr()

@@ -32,7 +32,8 @@ def residual_components(
 
     Down to the next SAE on the stream, whose latents, error and b_dec stand for all below; without
     one, down to the embeddings: attention latents, errors and biases where an SAE reads hook_z,
-    else heads; a transcoder's latents, else MLP outputs.
+    else heads; a transcoder's latents, else MLP outputs. As in the graph, what a skip connection
+    carries past a transcoder's latents belongs to the components that it read.
 
     Args:
         frozen: the prompt.
@@ -40,18 +41,15 @@ def residual_components(
         position: in the prompt.
         use_residual_saes: False goes past SAEs on the stream.
     """
-    found: list[tuple[Node, Tensor]] = []
-    place = Place(layer, "residual")
-    for below in range(layer, -1, -1):
-        number = frozen.at_place.get(Place(below, "residual"))
-        if number is not None and use_residual_saes:
-            found += _written(frozen.actives[number], place.layer, position, None)
-            break
-        if below == 0:
-            found += _embeddings(frozen, position)
-            break
-        found += _mlp(frozen, below - 1, position) + _heads(frozen, below - 1, position)
-    nodes, vectors = zip(*found, strict=True)
+    saes = [below for below in range(layer + 1) if Place(below, "residual") in frozen.at_place]
+    if saes and use_residual_saes:
+        base = saes[-1]
+        stream = _written(frozen.actives[frozen.at_place[Place(base, "residual")]], position, None)
+    else:
+        base, stream = 0, _embeddings(frozen, position)
+    for below in range(base, layer):
+        stream = _past_mlp(frozen, below, position, _heads(frozen, below, position) + stream)
+    nodes, vectors = zip(*stream, strict=True)
     return Components(nodes, torch.stack(vectors))
 
 
@@ -63,12 +61,24 @@ def _embeddings(frozen: Frozen, position: int) -> list[tuple[Node, Tensor]]:
     ]
 
 
-def _mlp(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
+def _past_mlp(
+    frozen: Frozen, layer: int, position: int, stream: list[tuple[Node, Tensor]]
+) -> list[tuple[Node, Tensor]]:
+    """The components of the stream behind an MLP, of those before it."""
     number = frozen.at_place.get(Place(layer, "mlp"))
-    if number is not None:
-        return _written(frozen.actives[number], layer, position, None)
-    out = frozen.record.layers[layer].mlp_out[0, position]
-    return [(Node("mlp", f"mlp {layer}", layer, position), out)]
+    if number is None:
+        out = frozen.record.layers[layer].mlp_out[0, position]
+        return [(Node("mlp", f"mlp {layer}", layer, position), out), *stream]
+    active = frozen.actives[number]
+    skip, written = active.skip, _written(active, position, None)
+    if skip is None or not skip.applies[position]:
+        return written + stream
+    norm, scale = frozen.weights.layers[layer].ln2, frozen.record.layers[layer].ln2_scale
+    vectors = torch.stack([vector for _, vector in stream])
+    skipped = norm.linear(vectors, scale[0, position]) @ skip.W
+    bias = (Node("bias", f"ln2 {layer}", layer, position), norm.bias @ skip.W)
+    past = zip((node for node, _ in stream), vectors + skipped, strict=True)
+    return [*written, bias, *past]
 
 
 def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
@@ -77,7 +87,7 @@ def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor
     number = frozen.at_place.get(Place(layer, "heads"))
     if number is not None:
         W_O = weights.W_O.flatten(0, 1)
-        return [*_written(frozen.actives[number], layer, position, W_O), bias]
+        return [*_written(frozen.actives[number], position, W_O), bias]
     by_head = einsum(record.z[0, position], weights.W_O, "h e, h e m -> h m")
     heads = [
         (Node("heads", f"head {layer}.{head}", layer, position), vector)
@@ -87,15 +97,15 @@ def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor
 
 
 def _written(
-    active: Active, layer: int, position: int, W_O: Float[Tensor, "d_in d_model"] | None
+    active: Active, position: int, W_O: Float[Tensor, "d_in d_model"] | None
 ) -> list[tuple[Node, Tensor]]:
     """A dictionary's latents, error and b_dec at a position, as they enter the stream."""
-    span = active.at[position]
+    span, layer = active.at[position], active.place.layer
     codes = active.codes
     vectors = [
         *(codes.values[span, None] * active.decoder[span]),
         active.error[position],
-        active.b_dec,
+        active.b_dec[position],
     ]
     nodes = [
         Node("latent", active.name, layer, position, latent, value)

@@ -205,7 +205,8 @@ def latent_families(
         layer = record_forward(lm, weights, part).layers[dictionary.place.layer]
         kinds = _source_kinds(part.cpu(), window)
         for context in range(len(part)):
-            codes = linearize(dictionary.sae, layer.z_cat[context])
+            z = layer.z_cat[context]
+            codes = linearize(dictionary.sae, z, dictionary.domain.covers(part[context], z))
             for entries in torch.arange(len(codes)).split_with_sizes(
                 torch.bincount(codes.row.cpu(), minlength=part.shape[1]).tolist()
             ):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -24,6 +23,9 @@ from saelab.types import SparseCodes
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
 """From logits to the number that a circuit is about."""
+LITTLE = 0.05
+"""Where all latents together change the metric by less than this share of it, ratios of such
+changes mean little."""
 Members = dict[str, Bool[Tensor, "#pos d_sae"]]
 """By dictionary name, which latents are in the circuit: at each position, or at all of them."""
 
@@ -79,9 +81,23 @@ class Faithfulness:
         """(complement - empty) / (whole - empty): 0 where nothing outside will do."""
         return (self.complement - self.empty) / (self.whole - self.empty)
 
-    def values(self) -> dict[str, float | int | None]:
-        """Everything as plain values; ratios are None where all latents together do nothing."""
-        defined = self.whole != self.empty
+    @property
+    def caveat(self) -> str:
+        """Why the ratios say nothing or little, as a sentence; empty where they do."""
+        change = self.whole - self.empty
+        if not self.n_members:
+            return "No latent is in the circuit, so nothing was judged."
+        if not change:
+            return "Without all latents the model says the same, so there are no ratios."
+        if abs(change) < LITTLE * max(abs(self.whole), abs(self.empty)):
+            return (
+                f"All latents together change it by {change:+.3g} only, so the ratios mean little."
+            )
+        return ""
+
+    def values(self) -> dict[str, float | int | str | None]:
+        """Everything as plain values; ratios are None where nothing was or can be judged."""
+        defined = self.whole != self.empty and self.n_members > 0
         return {
             "whole": self.whole,
             "circuit": self.circuit,
@@ -90,6 +106,7 @@ class Faithfulness:
             "faithfulness": self.faithfulness if defined else None,
             "completeness": self.completeness if defined else None,
             "n_members": self.n_members,
+            "caveat": self.caveat,
         }
 
 
@@ -115,50 +132,61 @@ def faithfulness(
     Raises:
         UsageError: `members` names a dictionary that is not there.
     """
-    if unknown := set(members) - {d.name for d in dictionaries}:
-        raise UsageError(
-            f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
-        )
-    nothing = {
-        d.name: torch.zeros(1, d.sae.d_sae, dtype=torch.bool, device=lm.device)
-        for d in dictionaries
-    }
-    circuit = nothing | members
-    others = {name: ~chosen for name, chosen in circuit.items()}
-
-    if isinstance(metric, LatentMetric):
-        depth = metric.dictionary.place.depth
-        dictionaries = [d for d in dictionaries if d.place.depth < depth]
-
-    def measured(edits: Mapping[str, Edit]) -> float:
-        if isinstance(metric, LatentMetric):
-            return metric.value(lm, tokens, edits)
-        return float(metric(lm.logits(tokens, edits)))
+    every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in dictionaries}
 
     def kept(chosen: Members) -> float:
-        return measured(ablation_edits(dictionaries, chosen, means))
+        return metric_with(lm, dictionaries, tokens, chosen, metric, means)
 
     return Faithfulness(
-        whole=measured({}),
-        circuit=kept(circuit),
-        complement=kept(others),
-        empty=kept(nothing),
+        whole=kept(every),
+        circuit=kept(members),
+        complement=kept(every | {name: ~chosen for name, chosen in members.items()}),
+        empty=kept({}),
         n_members=int(sum(chosen.sum() for chosen in members.values())),
     )
 
 
+@torch.no_grad()
+def metric_with(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, "batch pos"],
+    members: Members,
+    metric: Metric | LatentMetric,
+    means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
+) -> float:
+    """The metric with no latents but `members`; arguments and errors as for `faithfulness`."""
+    if unknown := set(members) - {d.name for d in dictionaries}:
+        raise UsageError(
+            f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
+        )
+    if isinstance(metric, LatentMetric):
+        depth = metric.dictionary.place.depth
+        dictionaries = [d for d in dictionaries if d.place.depth < depth]
+    nothing = {
+        d.name: d.sae.W_dec.new_zeros(1, d.sae.d_sae, dtype=torch.bool) for d in dictionaries
+    }
+    edits = ablation_edits(dictionaries, tokens, nothing | members, means)
+    if isinstance(metric, LatentMetric):
+        return metric.value(lm, tokens, edits)
+    return float(metric(lm.logits(tokens, edits)))
+
+
 def ablation_edits(
     dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, "batch pos"],
     keep: Members,
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
     factor: float | int = 0.0,
 ) -> dict[str, Edit]:
     """Edits under which only the latents in `keep` act; errors stay what they are.
 
-    A site whose every latent is kept keeps its bits.
+    A site whose every latent is kept keeps its bits, as does a position where its SAE is not
+    applied.
 
     Args:
         dictionaries: the SAEs.
+        tokens: what the edited model reads.
         keep: latents that stay as they are.
         means: by dictionary name, what the others are set to; default: zero.
         factor: how much of the others is left of what they are beyond that; 2 doubles it.
@@ -167,7 +195,7 @@ def ablation_edits(
     for dictionary in dictionaries:
         mean = None if means is None else means[dictionary.name]
         inputs: list[Tensor] = []
-        change = _ablation(dictionary, (keep[dictionary.name], 1.0 - factor), mean, inputs)
+        change = _ablation(dictionary, tokens, (keep[dictionary.name], 1.0 - factor), mean, inputs)
         if dictionary.site != dictionary.target_site:
             # A transcoder's output is changed by what was seen at its input in the same pass.
             edits[dictionary.site] = _seen(inputs)
@@ -185,6 +213,7 @@ def _seen(inputs: list[Tensor]) -> Edit:
 
 def _ablation(
     dictionary: Dictionary,
+    tokens: Int[Tensor, "batch pos"],
     kept: tuple[Bool[Tensor, "#pos d_sae"], float],
     mean: Float[Tensor, " d_sae"] | None,
     inputs: list[Tensor],
@@ -195,12 +224,12 @@ def _ablation(
     def edit(value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         x = inputs[0] if inputs else value
         mask = keep.expand(value.shape[1], -1).repeat(len(value), 1)
-        codes = sae.encode(rearrange(x, "b p d -> (b p) d").to(sae.W_dec.dtype))
+        codes, applies = dictionary.encode(tokens, x, value)
         gone = ~mask[codes.rows(), codes.indices]
         away = SparseCodes(codes.values * gone, codes.indices, codes.d_sae, codes.offsets)
         change = -sparse_decode(away, sae.W_dec)
         if mean is not None:
-            change = change + (~mask * mean) @ sae.W_dec
+            change = change + (~mask * mean * applies.flatten()[:, None]) @ sae.W_dec
         return value + (share_lost * change).view(value.shape).to(value.dtype)
 
     return edit
@@ -234,12 +263,15 @@ def everywhere(members: Members) -> Members:
 def mean_codes(
     lm: LanguageModel, dictionaries: Sequence[Dictionary], tokens: Int[Tensor, "batch pos"]
 ) -> dict[str, Float[Tensor, " d_sae"]]:
-    """Each latent's mean activation over reference contexts, by dictionary name."""
-    sites = [dictionary.site for dictionary in dictionaries]
-    seen = lm.capture(tokens, sites)
+    """Each latent's mean activation over reference contexts, by dictionary name.
+
+    Over the tokens where its SAE is applied.
+    """
+    sites = {site for d in dictionaries for site in (d.site, d.target_site)}
+    seen = lm.capture(tokens, list(sites))
     out = {}
     for dictionary in dictionaries:
-        rows = rearrange(seen[dictionary.site], "b p d -> (b p) d")
-        codes = dictionary.sae.encode(rows.to(dictionary.sae.W_dec.dtype))
-        out[dictionary.name] = codes.dense().mean(0)
+        x, target = seen[dictionary.site], seen[dictionary.target_site]
+        codes, applies = dictionary.encode(tokens, x, target)
+        out[dictionary.name] = codes.dense().sum(0) / applies.sum().clamp_min(1)
     return out

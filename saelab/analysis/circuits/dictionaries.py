@@ -5,11 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
 from saelab.config import UsageError
 from saelab.evaluation.stream import check_model
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
+from saelab.types import SparseCodes
 
 PlaceKind = Literal["residual", "heads", "mlp"]
 
@@ -43,12 +49,15 @@ class Dictionary:
         sae: reads rows at `site`, reconstructs rows at `target_site`.
         target_site: equals `site` unless the SAE is a transcoder.
         name: what graphs call it.
+        domain: where it is applied; elsewhere its error is the whole activation, and no latent
+            fires. Default: everywhere.
     """
 
     sae: AbstractSAE
     site: str
     target_site: str
     name: str
+    domain: Domain = EVERYWHERE
 
     @classmethod
     def at(cls, sae: AbstractSAE, site: str, target_site: str | None = None) -> "Dictionary":
@@ -57,7 +66,7 @@ class Dictionary:
 
     @classmethod
     def of_run(cls, run: Run, lm: LanguageModel) -> "Dictionary":
-        """A run's SAE; its name is the run's.
+        """A run's SAE, applied where it was trained; its name is the run's.
 
         Raises:
             UsageError: the run was trained on another model.
@@ -65,7 +74,32 @@ class Dictionary:
         check_model(lm, run)
         site = run.config.site
         target = run.options.get("target_site") or site
-        return cls(run.load_sae(str(lm.device)), site, target, run.name)
+        return cls(run.load_sae(str(lm.device)), site, target, run.name, run.domain)
+
+    def encode(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        x: Float[Tensor, "batch pos d_in"],
+        target: Float[Tensor, "batch pos d_out"],
+    ) -> tuple[SparseCodes, Bool[Tensor, "batch pos"]]:
+        """The codes of every row of whole contexts, batch by batch, and where it is applied.
+
+        Elsewhere nothing fires. `target` is what is to be reconstructed, `x` unless it is a
+        transcoder.
+        """
+        applies = self.domain.covers(tokens.to(x.device), x, target=target)
+        rows = rearrange(x, "b p d -> (b p) d").to(self.sae.W_dec.dtype)
+        where = applies.flatten()
+        if bool(where.all()):
+            return self.sae.encode(rows), applies
+        none = rows.new_zeros(len(rows), 1)
+        values, indices = none, none.long()
+        if bool(where.any()):
+            codes = self.sae.encode(rows[where]).rectangular()
+            shape = len(rows), codes.values.shape[1]
+            values = rows.new_zeros(shape).masked_scatter(where[:, None], codes.values)
+            indices = none.new_zeros(shape).long().masked_scatter(where[:, None], codes.indices)
+        return SparseCodes(values, indices, self.sae.d_sae), applies
 
     @property
     def place(self) -> Place:

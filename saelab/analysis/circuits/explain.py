@@ -24,7 +24,12 @@ from saelab.analysis.circuits.graph_file import save_graph_hdf5
 from saelab.analysis.circuits.graph_json import save_graph
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.influence import GraphScores, PruneOptions, graph_scores, prune
-from saelab.analysis.circuits.live import GradientCircuit, gradient_circuit, live_metric
+from saelab.analysis.circuits.live import (
+    GradientCircuit,
+    by_chance,
+    gradient_circuit,
+    live_metric,
+)
 from saelab.analysis.circuits.targets import (
     Target,
     latent_target,
@@ -68,6 +73,7 @@ class Circuit:
         scores: how much of the graph latents explain.
         faithfulness: of the graph's latents, in the live model.
         members: which active latents these are.
+        by_chance: the same of as many latents drawn from those that fire.
         by_gradients: the same for the latents that support it most by integrated gradients.
     """
 
@@ -76,6 +82,7 @@ class Circuit:
     scores: GraphScores
     faithfulness: Faithfulness
     members: Members
+    by_chance: tuple[Faithfulness, ...]
     by_gradients: GradientCircuit | None
 
 
@@ -109,14 +116,34 @@ def explain(
             lm, dictionaries, frozen, target, options.n_members, curve=options.curve
         )
     scores = graph_scores(graph)
-    more: dict[str, Any] = {"scores": vars(scores), "faithfulness": judged.values()}
-    if other is not None:
-        more["by_gradients"] = other.faithfulness.values() | {"agreement": other.agreement}
-        if other.curve:
-            more["curve"] = [judged.values() for judged in other.curve]
+    chance = by_chance(lm, dictionaries, frozen, metric, judged)
+    circuit = Circuit(graph, pruned, scores, judged, members, chance, other)
     for found in (graph, pruned):
-        found.facts.update(more)
-    return Circuit(graph, pruned, scores, judged, members, other)
+        found.facts.update(_judgements(circuit))
+    return circuit
+
+
+def _judgements(found: Circuit) -> dict[str, Any]:
+    """What the live model and the scores say of a circuit, as plain values."""
+    values: dict[str, Any] = {"scores": vars(found.scores)}
+    values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
+    if (other := found.by_gradients) is not None:
+        values["by_gradients"] = other.faithfulness.values() | chance_values(other.by_chance)
+        values["by_gradients"] |= {"agreement": other.agreement, "gaps": dict(other.gaps)}
+        if other.curve:
+            values["curve"] = [judged.values() for judged in other.curve]
+    return values
+
+
+def chance_values(draws: Sequence[Faithfulness]) -> dict[str, dict[str, float | int]]:
+    """The mean ratios of circuits by chance, their number, and how far apart the former are."""
+    known = [draw for draw in draws if draw.whole != draw.empty]
+    if not known:
+        return {}
+    kept = np.array([draw.faithfulness for draw in known])
+    left = np.array([draw.completeness for draw in known])
+    ratios = {"faithfulness": float(kept.mean()), "completeness": float(left.mean())}
+    return {"by_chance": {**ratios, "spread": float(kept.std()), "n_draws": len(known)}}
 
 
 def explain_runs(
@@ -207,7 +234,26 @@ def _chosen(
 
 
 def largest_inputs(graph: AttributionGraph, n: int) -> list[tuple[str, float]]:
-    """The nodes that give the target most over all paths, labels with signed attributions."""
+    """The nodes that give the target most over all paths, labels with signed attributions.
+
+    Nodes where no SAE is applied are not among them; see `left_out_inputs`.
+    """
     given = graph.attributions()[:-1]
-    order = np.argsort(-np.abs(given))[:n]
-    return [(graph.nodes[i].label(), float(given[i])) for i in order.tolist()]
+    found = [i for i in np.argsort(-np.abs(given)).tolist() if not graph.left_out(graph.nodes[i])]
+    return [(graph.nodes[i].label(), float(given[i])) for i in found[:n]]
+
+
+def left_out_inputs(graph: AttributionGraph) -> list[tuple[int, list[str], float]]:
+    """Positions where SAEs are not applied: which ones are not, and what is given from there.
+
+    The sum over error nodes that carry the whole activation, and where none of the SAEs is applied
+    over all other nodes too; in the target's units.
+    """
+    saes = graph.not_applied
+    places = sorted({place for where in saes.values() for place in where})
+    total = dict.fromkeys(places, 0.0)
+    for node, given in zip(graph.nodes, graph.attributions().tolist(), strict=True):
+        if node.position is not None and graph.left_out(node):
+            total[node.position] += given
+    names = {p: [name for name, where in saes.items() if p in where] for p in places}
+    return [(place, names[place], total[place]) for place in places]

@@ -1,9 +1,10 @@
 """A model on one prompt with its SAEs inserted and everything nonlinear held fixed.
 
 Each SAE's output is written as latents + b_dec + error, so the numbers are those of the plain
-model. Attention patterns, norm scales, the choice of active latents, and MLP outputs without a
-transcoder are constants. What is left, a transcoder's skip connection included, is linear: every
-latent and every logit is a sum over the leaves (arXiv 2405.13868, section 3).
+model; where an SAE is not applied (see `Domain`) the error is the whole activation. Attention
+patterns, norm scales, the choice of active latents, and MLP outputs without a transcoder are
+constants. What is left, a transcoder's skip connection included, is linear: every latent and every
+logit is a sum over the leaves (arXiv 2405.13868, section 3).
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from itertools import pairwise
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.analysis.circuits.dictionaries import Dictionary, Place, by_depth
@@ -26,10 +27,17 @@ from saelab.sae.linear import LinearCodes, TakenRows, linearize
 
 @dataclass(frozen=True)
 class Skip:
-    """A skip connection at a prompt: `written = x @ W`."""
+    """A skip connection at a prompt: `written = x @ W`, where the transcoder is applied."""
 
     W: Float[Tensor, "d_in d_out"]
     written: Float[Tensor, "pos d_out"]
+    applies: Bool[Tensor, " pos"]
+
+    def transpose(
+        self, at_out: Float[Tensor, "target pos d_out"]
+    ) -> Float[Tensor, "target pos d_in"]:
+        """Gradients in what is read, of gradients in what is written."""
+        return (at_out * self.applies[:, None]) @ self.W.T
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,11 @@ class Active:
     Attributes:
         codes: one entry an active latent; `row` is the position.
         decoder: the row of W_dec of each entry.
-        b_dec: what is added whatever fires and whatever is read.
-        error: what latents, b_dec and skip leave of the activations, by position.
+        b_dec: what is added whatever fires and whatever is read, by position; zero where the
+            dictionary is not applied.
+        error: what latents, b_dec and skip leave of the activations, by position; where the
+            dictionary is not applied, all of it.
+        applies: the positions where the dictionary was trained, and so is applied.
         skip: a transcoder's linear map past the latents, and what it gave; none without one.
     """
 
@@ -48,8 +59,9 @@ class Active:
     place: Place
     codes: LinearCodes
     decoder: Float[Tensor, "n d_out"] | TakenRows
-    b_dec: Float[Tensor, " d_out"]
+    b_dec: Float[Tensor, "pos d_out"]
     error: Float[Tensor, "pos d_out"]
+    applies: Bool[Tensor, " pos"]
     skip: Skip | None = None
 
     @cached_property
@@ -139,8 +151,13 @@ class Frozen:
         Raises:
             UsageError: it is not active there.
         """
-        codes = self.actives[dictionary].codes
+        codes, applies = self.actives[dictionary].codes, self.actives[dictionary].applies
         found = ((codes.latent == latent) & (codes.row == position)).nonzero()
+        if not len(found) and position < self.n_pos and not applies[position]:
+            raise UsageError(
+                f"{self.actives[dictionary].name} is not applied at position {position}: its "
+                "training left out such tokens; choose another position."
+            )
         if not len(found):
             active = codes.latent[codes.row == position].tolist()
             raise UsageError(
@@ -176,15 +193,16 @@ def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
             f"{dictionary.name} reconstructs rows of width {sae.W_dec.shape[1]}, but "
             f"{dictionary.target_site} has {target.shape[-1]}; it is of another model."
         )
-    codes = linearize(sae, x)
+    applies = dictionary.domain.covers(record.tokens[0], x, target=target)
+    codes = linearize(sae, x, applies)
     decoder = TakenRows(sae.W_dec, codes.latent, x.dtype)
     b_dec, skip = sae.b_dec.to(x.dtype), None
     if sae.W_skip is not None:
         W = sae.W_skip.to(x.dtype)
-        b_dec, skip = b_dec - sae.input_bias.to(x.dtype) @ W, Skip(W, x @ W)
-    empty = Active(
-        dictionary.name, dictionary.place, codes, decoder, b_dec, torch.zeros_like(target), skip
-    )
+        b_dec = b_dec - sae.input_bias.to(x.dtype) @ W
+        skip = Skip(W, (x @ W) * applies[:, None], applies)
+    b_dec, error = b_dec * applies[:, None], torch.zeros_like(target)
+    empty = Active(dictionary.name, dictionary.place, codes, decoder, b_dec, error, applies, skip)
     return replace(empty, error=target - empty.written())
 
 

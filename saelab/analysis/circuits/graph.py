@@ -215,13 +215,17 @@ def _explained(frozen: Frozen, target: Target) -> dict[str, Any]:
     }
 
 
-def _places(frozen: Frozen) -> dict[str, dict[str, int | str]]:
-    """Where each SAE stands: its block, what it reads there, and its rank in the computation."""
+def _places(frozen: Frozen) -> dict[str, dict[str, int | str | list[int]]]:
+    """Where each SAE stands: its block, what it reads there, its rank in the computation.
+
+    And the positions where it is not applied, since its training left such tokens out.
+    """
     return {
         active.name: {
             "layer": active.place.layer,
             "kind": active.place.kind,
             "depth": active.place.depth,
+            "left_out": (~active.applies).nonzero()[:, 0].tolist(),
         }
         for active in frozen.actives
     }

@@ -22,7 +22,8 @@ class AttributionGraph:
         tokens: the prompt as text.
         counts: how many latents were active, are in the graph, and were left out; edges likewise.
         facts: what was explained (`target`, its `value` and `position`, the prompt's `token_ids`)
-            and where each SAE stands (`saes`); JSON-ready, callers add to it.
+            and where each SAE stands and at which positions it is not applied (`saes`: `left_out`);
+            JSON-ready, callers add to it.
     """
 
     nodes: tuple[Node, ...]
@@ -37,6 +38,23 @@ class AttributionGraph:
     def values(self) -> Float64[np.ndarray, " node"]:
         """Each node's own value."""
         return np.array([node.value for node in self.nodes])
+
+    @property
+    def not_applied(self) -> dict[str, list[int]]:
+        """By SAE, the positions where it is not applied; of an older file, none."""
+        return {n: sae.get("left_out", []) for n, sae in self.facts.get("saes", {}).items()}
+
+    def left_out(self, node: Node) -> bool:
+        """Whether a node stands where no latent could be, so that it is no finding.
+
+        Its SAE is not applied there, and the error node carries the whole activation; for what
+        belongs to no SAE: none of the graph's is.
+        """
+        if node.position is None or node.kind == "target":
+            return False
+        places = self.not_applied
+        own = [places[node.name]] if node.kind in ("latent", "error") else places.values()
+        return bool(places) and all(node.position in where for where in own)
 
     def row_sums(self) -> Float64[np.ndarray, " node"]:
         """What flows into each node: its value, for latents and the target."""

@@ -136,6 +136,7 @@ def check_graph(graph: AttributionGraph, path: Path) -> None:
         raise UsageError(
             f"{path} is not a circuit file: an edge does not go from a lower to a higher node."
         )
+    _check_left_out(graph, path)
     places = [node.position for node in graph.nodes if node.position is not None]
     if any(not 0 <= place < len(graph.tokens) for place in places):
         raise UsageError(
@@ -144,3 +145,16 @@ def check_graph(graph: AttributionGraph, path: Path) -> None:
         )
     if not (np.isfinite(graph.weight).all() and np.isfinite(graph.values).all()):
         raise UsageError(f"{path} is not a circuit file: a weight or a value is not finite.")
+
+
+def _check_left_out(graph: AttributionGraph, path: Path) -> None:
+    saes = graph.facts.get("saes", {})
+    whole = isinstance(saes, dict) and all(
+        isinstance(sae, dict)
+        and isinstance(places := sae.get("left_out", []), list)
+        and all(isinstance(place, int) and 0 <= place < len(graph.tokens) for place in places)
+        for sae in saes.values()
+    )
+    named = {node.name for node in graph.nodes if node.kind in ("latent", "error")}
+    if not whole or (saes and not named <= set(saes)):
+        raise UsageError(f"{path} is not a circuit file: it does not say where its SAEs stand.")

@@ -79,7 +79,7 @@ def intervene(
     left = change.factor if change.mode == "scale" else 0.0
 
     def edits(of: Sequence[Dictionary]) -> dict[str, Edit]:
-        return ablation_edits(of, keep, factor=left)
+        return ablation_edits(of, tokens[None], keep, factor=left)
 
     before = lm.logits(tokens[None])[0, position]
     after = lm.logits(tokens[None], edits(dictionaries))[0, position]
@@ -123,6 +123,7 @@ def _value(
     edits: Mapping[str, Edit],
 ) -> float:
     _, latent, position = watched
-    x = lm.run(tokens[None], edits=edits, hooks=[dictionary.site]).activations[dictionary.site]
-    codes = dictionary.sae.encode(x[0].to(dictionary.sae.W_dec.dtype))
+    sites = [dictionary.site, dictionary.target_site]
+    seen = lm.run(tokens[None], edits=edits, hooks=sites).activations
+    codes, _ = dictionary.encode(tokens[None], *(seen[site] for site in sites))
     return float(codes.dense()[position, latent])

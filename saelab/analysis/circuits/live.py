@@ -1,7 +1,8 @@
 """A prompt's circuit judged in the live model, and the latents that gradients there point to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -13,16 +14,18 @@ from saelab.analysis.circuits.ablation import (
     Members,
     Metric,
     faithfulness,
+    members_at,
+    metric_with,
 )
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
-from saelab.analysis.circuits.patching import latent_effects
+from saelab.analysis.circuits.patching import LatentEffects, latent_effects
 from saelab.analysis.circuits.targets import Target
 from saelab.lm.protocol import LanguageModel
 
-N_STEPS = 10
-"""Of integrated gradients: at midpoints, within a fraction of a percent (arXiv 2403.19647)."""
+N_DRAWS = 5
+"""Circuits by chance, beside which one is judged."""
 CURVE_SIZES = (5, 10, 20, 40, 80, 160, 320, 640)
 
 Support = Mapping[str, Float[Tensor, "pos d_sae"]]
@@ -34,15 +37,20 @@ class GradientCircuit:
     """The latents that support the target most in the live model.
 
     Attributes:
+        gaps: by dictionary name, how far what its latents give is from summing to what the model
+            loses without them, as a share of that.
         agreement: correlation of the graph's attributions with what latents give here, over all
             active latents; they differ by what attention, norms and MLPs do in response. None
             where either does not vary.
+        by_chance: circuits of as many latents drawn from those that fire.
         curve: circuits of other sizes, smallest first; empty unless asked for.
     """
 
     members: Members
     faithfulness: Faithfulness
     agreement: float | None
+    gaps: Mapping[str, float]
+    by_chance: tuple[Faithfulness, ...] = ()
     curve: tuple[Faithfulness, ...] = ()
 
 
@@ -75,9 +83,18 @@ def support(
     Each dictionary's latents are taken away together, the other dictionaries' stay.
     """
     return {
-        d.name: -latent_effects(lm, d, tokens, metric, n_steps=N_STEPS).latents
-        for d in dictionaries
+        name: -found.latents for name, found in effects(lm, dictionaries, tokens, metric).items()
     }
+
+
+def effects(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    tokens: Int[Tensor, " pos"],
+    metric: Metric,
+) -> dict[str, LatentEffects]:
+    """By dictionary name, what taking its latents away does, by integrated gradients."""
+    return {d.name: latent_effects(lm, d, tokens, metric) for d in dictionaries}
 
 
 def strongest(given: Support, n: int) -> Members:
@@ -130,7 +147,8 @@ def gradient_circuit(
     if isinstance(metric, LatentMetric):
         return None
     tokens = frozen.record.tokens[0]
-    given = support(lm, dictionaries, tokens, metric)
+    found = effects(lm, dictionaries, tokens, metric)
+    given = {name: -one.latents for name, one in found.items()}
     members = strongest(given, n_members)
     if not any(bool(chosen.any()) for chosen in members.values()):
         return None
@@ -139,8 +157,50 @@ def gradient_circuit(
         [given[active.name][active.codes.row, active.codes.latent] for active in frozen.actives]
     )
     judged = faithfulness(lm, dictionaries, tokens[None], members, metric)
-    found = faithfulness_curve(lm, dictionaries, tokens, metric, given) if curve else ()
-    return GradientCircuit(members, judged, _correlation(plain, live.to(plain.dtype)), found)
+    return GradientCircuit(
+        members,
+        judged,
+        _correlation(plain, live.to(plain.dtype)),
+        {name: one.gap for name, one in found.items()},
+        by_chance(lm, dictionaries, frozen, metric, judged),
+        faithfulness_curve(lm, dictionaries, tokens, metric, given) if curve else (),
+    )
+
+
+def by_chance(
+    lm: LanguageModel,
+    dictionaries: Sequence[Dictionary],
+    frozen: Frozen,
+    metric: Metric | LatentMetric,
+    judged: Faithfulness,
+    *,
+    n_draws: int = N_DRAWS,
+) -> tuple[Faithfulness, ...]:
+    """Circuits of as many latents as was `judged`, drawn from those that fire on the prompt.
+
+    Before a latent that is explained, since no other can be in its circuit. None if none was.
+    """
+    if not judged.n_members:
+        return ()
+    generator = torch.Generator().manual_seed(0)
+    depths = torch.tensor([active.place.depth for active in frozen.actives])
+    owner = frozen.owner.cpu()
+    limit = metric.dictionary.place.depth if isinstance(metric, LatentMetric) else inf
+    candidates = (depths[owner] < limit).nonzero()[:, 0]
+    sizes = {d.name: d.sae.d_sae for d in dictionaries}
+    tokens, found = frozen.record.tokens, []
+    for _ in range(n_draws):
+        drawn = candidates[torch.randperm(len(candidates), generator=generator)]
+        chosen = torch.zeros(len(owner), dtype=torch.bool)
+        chosen[drawn[: judged.n_members]] = True
+        members = members_at(frozen, chosen.to(frozen.values.device), sizes)
+        others = {name: ~mask for name, mask in members.items()}
+        circuit, complement = (
+            metric_with(lm, dictionaries, tokens, kept, metric) for kept in (members, others)
+        )
+        n = int(chosen.sum())
+        found.append(replace(judged, circuit=circuit, complement=complement, n_members=n))
+    return tuple(found)
 
 
 def _correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

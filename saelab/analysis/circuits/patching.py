@@ -3,13 +3,15 @@
 Nothing is frozen here: attention, norms and MLPs respond. The effect of a latent at one site is
 what the metric changes by when its value goes from the clean prompt's to the patch's, estimated
 by the gradient at the clean prompt (attribution patching), or by its mean over points on the way
-(integrated gradients; arXiv 2403.19647 takes the left ends of 10 steps, the midpoints here are far
-more accurate). One site is changed at a time, with latents and error together.
+(integrated gradients). arXiv 2403.19647 takes the left ends of 10 steps; here the points are those
+of Gauss and Legendre, and as many as it takes for the effects to sum to what the metric changes by
+(completeness). One site is changed at a time, with latents and error together.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,6 +20,12 @@ from saelab.analysis.circuits.ablation import Metric
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.config import UsageError
 from saelab.lm.protocol import Edit, LanguageModel
+
+FEWEST_STEPS, MOST_STEPS = 8, 128
+TOLERANCE = 0.01
+"""Largest gap of integrated gradients, as a share of the total."""
+POINTS_AT_ONCE = 16
+"""Contexts in one pass."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +36,29 @@ class LatentEffects:
         latents: by position.
         error: what it does through what the latents leave, a skip connection's part included.
         total: metric with the whole site patched, minus that of the clean prompt.
+        n_steps: points at which gradients were taken.
     """
 
     latents: Float[Tensor, "pos d_sae"]
     error: Float[Tensor, " pos"]
     total: float
+    n_steps: int
 
     @property
     def accounted(self) -> float:
         """The sum of all effects; goes to `total` with the number of steps."""
         return float(self.latents.sum() + self.error.sum())
 
+    @property
+    def gap(self) -> float:
+        """How far the effects are from summing to `total`, as a share of it (completeness)."""
+        missed = abs(self.accounted - self.total)
+        return missed / abs(self.total) if self.total else float(missed > 0)
+
 
 @dataclass(frozen=True)
 class _State:
-    """A site's activations as latents and error: codes @ W_dec + b_dec + error."""
+    """A site's activations as latents and what they leave: codes @ W_dec + error."""
 
     codes: Float[Tensor, "*point pos d_sae"]
     error: Float[Tensor, "*point pos d_out"]
@@ -55,7 +71,7 @@ def latent_effects(
     metric: Metric,
     *,
     patch: Int[Tensor, " patch_pos"] | None = None,
-    n_steps: int | Literal["attribution patching"] = 10,
+    n_steps: int | Literal["attribution patching"] | None = None,
 ) -> LatentEffects:
     """The effect of every latent of a site, at every position.
 
@@ -66,7 +82,8 @@ def latent_effects(
         metric: of the logits of one context, differentiable.
         patch: another prompt of the same length; without one, latents go to zero and the error
             stays.
-        n_steps: of integrated gradients; memory grows with it.
+        n_steps: of integrated gradients; None: 8, and twice as many until the gap is at most
+            TOLERANCE, 128 at most. The result says how many, and what gap is left.
 
     Raises:
         UsageError: the prompts differ in length.
@@ -79,28 +96,38 @@ def latent_effects(
     start = _state(lm, dictionary, clean)
     zero = _State(torch.zeros_like(start.codes), start.error)
     end = zero if patch is None else _state(lm, dictionary, patch)
-    alphas = [0.0] if isinstance(n_steps, str) else [(k + 0.5) / n_steps for k in range(n_steps)]
-    alpha = start.codes.new_tensor(alphas)[:, None, None]
-    points = _State(
-        torch.lerp(start.codes, end.codes, alpha), torch.lerp(start.error, end.error, alpha)
-    )
-    codes, error = _mean_gradients(lm, dictionary, clean, metric, points)
     before, after = (_metric_at(lm, dictionary, clean, metric, state) for state in (start, end))
-    return LatentEffects(
-        (end.codes - start.codes) * codes,
-        ((end.error - start.error) * error).sum(-1),
-        after - before,
-    )
+    steps = FEWEST_STEPS if n_steps is None else n_steps
+    while True:
+        codes, error = _mean_gradients(lm, dictionary, clean, metric, (start, end, steps))
+        found = LatentEffects(
+            (end.codes - start.codes) * codes,
+            ((end.error - start.error) * error).sum(-1),
+            after - before,
+            1 if isinstance(steps, str) else steps,
+        )
+        enough = n_steps is not None or found.gap <= TOLERANCE or found.n_steps >= MOST_STEPS
+        if enough:
+            return found
+        steps = 2 * found.n_steps
+
+
+def _points(n_steps: int | str) -> tuple[list[float], list[float]]:
+    """Places between 0 and 1, and weights that sum to 1."""
+    if isinstance(n_steps, str):
+        return [0.0], [1.0]
+    place, weight = np.polynomial.legendre.leggauss(n_steps)
+    return ((place + 1) / 2).tolist(), (weight / 2).tolist()
 
 
 @torch.no_grad()
 def _state(lm: LanguageModel, dictionary: Dictionary, tokens: Int[Tensor, " pos"]) -> _State:
     sae = dictionary.sae
     seen = lm.capture(tokens[None], list({dictionary.site, dictionary.target_site}))
-    codes = sae.encode(seen[dictionary.site][0].to(sae.W_dec.dtype))
-    target = seen[dictionary.target_site][0].to(sae.W_dec.dtype)
-    dense = codes.dense()
-    return _State(dense, target - (dense @ sae.W_dec + sae.b_dec))
+    x, target = seen[dictionary.site], seen[dictionary.target_site]
+    dense = dictionary.encode(tokens[None], x, target)[0].dense()
+    target = target[0].to(sae.W_dec.dtype)
+    return _State(dense, target - dense @ sae.W_dec)
 
 
 def _mean_gradients(
@@ -108,17 +135,26 @@ def _mean_gradients(
     dictionary: Dictionary,
     tokens: Int[Tensor, " pos"],
     metric: Metric,
-    points: _State,
+    way: tuple[_State, _State, int | str],
 ) -> tuple[Float[Tensor, "pos d_sae"], Float[Tensor, "pos d_out"]]:
-    """The metric's gradients, averaged over the points; one pass with a context for each."""
-    with torch.enable_grad():
-        codes = points.codes.clone().requires_grad_()
-        error = points.error.clone().requires_grad_()
-        edits = {dictionary.target_site: _splice(dictionary, codes, error)}
-        logits = lm.run(tokens.repeat(len(codes), 1), edits=edits).logits
-        value = torch.stack([metric(one[None]) for one in logits]).mean()
-        first, second = torch.autograd.grad(value, [codes, error])
-    return first.sum(0), second.sum(0)
+    """The metric's gradients, averaged over points on the way; a context for each."""
+    start, end, n_steps = way
+    places, weights = (start.codes.new_tensor(part) for part in _points(n_steps))
+    sums = [torch.zeros_like(start.codes), torch.zeros_like(start.error)]
+    for place, weight in zip(
+        places.split(POINTS_AT_ONCE), weights.split(POINTS_AT_ONCE), strict=True
+    ):
+        with torch.enable_grad():
+            points = [
+                torch.lerp(a, b, place[:, None, None]).requires_grad_()
+                for a, b in ((start.codes, end.codes), (start.error, end.error))
+            ]
+            edits = {dictionary.target_site: _splice(dictionary, *points)}
+            logits = lm.run(tokens.repeat(len(place), 1), edits=edits).logits
+            value = torch.stack([metric(one[None]) for one in logits])
+            found = torch.autograd.grad(value @ weight.to(value.dtype), points)
+        sums = [total + part.sum(0) for total, part in zip(sums, found, strict=True)]
+    return sums[0], sums[1]
 
 
 @torch.no_grad()
@@ -141,6 +177,6 @@ def _splice(
     sae = dictionary.sae
 
     def edit(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
-        return (codes @ sae.W_dec + sae.b_dec + error).to(value.dtype)
+        return (codes @ sae.W_dec + error).to(value.dtype)
 
     return edit

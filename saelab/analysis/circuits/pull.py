@@ -172,14 +172,14 @@ class _Walk:
         """Note what latents, error and b_dec contribute; returns the gradient at the input."""
         active = self._frozen.actives[number]
         self._add(f"error {active.name}", (at_out * active.error).sum(-1))
-        self._add(f"b_dec {active.name}", (at_out @ active.b_dec).sum(-1))
+        self._add(f"b_dec {active.name}", (at_out * active.b_dec).sum((-1, -2)))
         gradient = _decoded(active, at_out)
         self._gradient[:, self._frozen.spans[number]] = gradient
         passed = self._gate(gradient, active.codes.values)
         self._add(f"encoder {active.name}", passed @ active.codes.constant)
         at_in = _encoded(active, passed)
         # No latent is on the way past them, so direct effects go there too.
-        return at_in if active.skip is None else at_in + at_out @ active.skip.W.T
+        return at_in if active.skip is None else at_in + active.skip.transpose(at_out)
 
     def _add(self, leaf: str, contribution: Float[Tensor, "target *pos"]) -> None:
         span = self._frozen.leaves[leaf]

@@ -6,6 +6,7 @@ rows and values in two others.
 
     corpus/tokens, document     the shard's contexts
     row/place                   uint32 [rows]       context * length + position
+    row/norm                    float32 [rows]      ||x|| of what the SAE reads
     row/start, latent           int64 [rows + 1], uint32: each row's latents
     firing/start, row, value    int64 [F + 1], uint32, float32: each latent's rows in the shard
     near/start, row, value, closeness               likewise, of near misses; value: pre-activation
@@ -47,11 +48,12 @@ class Events:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows, where they stand, and their entries."""
+    """Some rows, where they stand, their entries, and the norms of what was read."""
 
     place: Int[ndarray, " row"]
     fired: Events
     near: Events | None
+    norm: Float32[ndarray, " row"] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ def write_shard(
         "row/latent": fired.latent.astype(np.uint32),
         **_by_latent(ROWS, fired, d_sae),
     }
+    norms = [piece.norm for piece in pieces if piece.norm is not None]
+    if len(norms) == len(pieces):
+        arrays["row/norm"] = np.concatenate(norms)
     near = [piece.near for piece in pieces if piece.near is not None]
     if near:
         arrays |= _by_latent(NEAR, _joined(near, first), d_sae)
@@ -153,6 +158,13 @@ class RecordedCodes:
         place = np.concatenate([shard["row/place"] for shard in self.shards])
         n_contexts, length = self.tokens.shape
         return Text(n_contexts, length, place)
+
+    @cached_property
+    def norm(self) -> Float32[ndarray, " row"] | None:
+        """||x|| of every row; None where an unfinished pass of an earlier version left codes."""
+        if not all("row/norm" in shard for shard in self.shards):
+            return None
+        return np.concatenate([shard["row/norm"] for shard in self.shards])
 
     @cached_property
     def counts(self) -> Int[ndarray, " d_sae"]:

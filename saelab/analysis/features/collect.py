@@ -3,8 +3,12 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool
+from numpy import ndarray
 
+from saelab.activations.store import ActivationStore
 from saelab.analysis.feature_file import pack_vocabulary, write_features
 from saelab.analysis.features.coactivation import MOST_FIRINGS
 from saelab.analysis.features.codes import RecordedCodes
@@ -40,13 +44,36 @@ def collect_features(
     if not codes.n_rows:
         forget_codes(run)
         raise UsageError("The text has no tokens to collect features on.")
-    arrays = evidence_arrays(codes, options, lm.info.d_vocab)
+    limit, massive = massive_rows(run, codes)
+    arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
     arrays |= weight_arrays(sae, lm, run.config.written_site)
     tokens = [lm.tokenizer.token(i) for i in range(lm.info.d_vocab)]
-    facts = _facts(run, lm, codes, options)
+    facts = _facts(run, lm, codes, options) | {
+        "massive": None if massive is None else {"above_norm": limit, "rows": int(massive.sum())}
+    }
     write_features(run.features_path, arrays | pack_vocabulary(tokens), facts)
     forget_codes(run)
     return Features(run.path)
+
+
+def massive_rows(
+    run: Run, codes: RecordedCodes
+) -> tuple[float | None, Bool[ndarray, " row"] | None]:
+    """The norm above which activations are massive, by the store's rule, and which rows are.
+
+    A limit of None: there are none. Rows of None: it is not known, for the store is gone. A run
+    that left them out in training has none among its rows.
+    """
+    none = np.zeros(codes.n_rows, dtype=bool)
+    if run.domain.max_norm is not None:
+        return run.domain.max_norm, none
+    try:
+        limit = ActivationStore(run.config.activations).outliers(run.config.site).max_norm
+    except UsageError:
+        return None, None
+    if limit is None:
+        return None, none
+    return limit, None if codes.norm is None else codes.norm > limit
 
 
 def _facts(
@@ -62,7 +89,7 @@ def _facts(
         "corpus": record["corpus"],
         "split": "train",
         "context_length": codes.text.length,
-        "left_out": {"padding": True, "special_token_ids": list(lm.info.special_token_ids)},
+        "left_out": {"padding": True, **run.domain.facts()},
         "n_tokens": codes.n_rows,
         "n_contexts": codes.n_contexts,
         "reach": options.reach,

@@ -4,12 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from numpy import ndarray
 
 from saelab.analysis.features.coactivation import coactive
 from saelab.analysis.features.codes import RecordedCodes
-from saelab.analysis.features.examples import examples, near_miss_examples, silent_examples
-from saelab.analysis.features.firings import starts
+from saelab.analysis.features.examples import (
+    examples,
+    extreme,
+    near_miss_examples,
+    silent_examples,
+)
+from saelab.analysis.features.firings import Firings, starts
 from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.statistics import figures
 from saelab.analysis.features.token_index import TokenIndex
@@ -21,9 +27,14 @@ FIRINGS_AT_ONCE = 2**21
 
 
 def evidence_arrays(
-    codes: RecordedCodes, options: FeatureOptions, d_vocab: int
+    codes: RecordedCodes,
+    options: FeatureOptions,
+    d_vocab: int,
+    massive: Bool[ndarray, " row"] | None = None,
 ) -> dict[str, ndarray]:
     """Every dataset that the text decides, in the order and types of the file.
+
+    `massive` says which rows are massive activations, where that is known.
 
     Time grows with the number of firings, not with latents times tokens; memory with the result
     and FIRINGS_AT_ONCE.
@@ -32,7 +43,12 @@ def evidence_arrays(
     parts: list[dict[str, ndarray]] = []
     with progress("Evidence", codes.d_sae, "latents") as bar:
         for first, last in codes.ranges(FIRINGS_AT_ONCE):
-            parts.append(_of_range(codes, options, index, (first, last)))
+            firings = codes.firings(first, last)
+            index.update(firings)
+            part = _of_range(codes, options, firings)
+            if massive is not None:
+                part |= on_massive_rows(firings, massive, options.n_examples)
+            parts.append(part)
             bar.advance(last - first)
     arrays = joined(parts, codes.text.length, options.reach)
     if not arrays["latent/n_negative"].any():
@@ -43,10 +59,9 @@ def evidence_arrays(
 
 
 def _of_range(
-    codes: RecordedCodes, options: FeatureOptions, index: TokenIndex, latents: tuple[int, int]
+    codes: RecordedCodes, options: FeatureOptions, firings: Firings
 ) -> dict[str, ndarray]:
-    firings = codes.firings(*latents)
-    index.update(firings)
+    latents = firings.first, firings.first + firings.n_latents
     arrays = figures(firings, options.n_strata)
     arrays |= examples(firings, arrays["strata/edges"], options)
     missed = codes.near_misses(*latents)
@@ -54,6 +69,19 @@ def _of_range(
         arrays |= near_miss_examples(firings, missed, options.n_silent)
     arrays |= silent_examples(firings, options)
     return arrays | coactive(codes, firings, options.seed)
+
+
+def on_massive_rows(
+    firings: Firings, massive: Bool[ndarray, " row"], n_examples: int
+) -> dict[str, ndarray]:
+    """How many firings, and how many of the largest ones at either sign, are on massive rows."""
+    there = massive[firings.row]
+    n_fired = np.bincount(firings.latent[there], minlength=firings.n_latents)
+    top = np.zeros(firings.n_latents, dtype=np.int64)
+    for sign in (1, -1):
+        events = extreme(firings, sign, n_examples)
+        top += (np.append(there, False)[events] & (events >= 0)).sum(axis=1)
+    return {"latent/n_massive": n_fired, "latent/n_massive_top": top}
 
 
 def joined(parts: Sequence[Mapping[str, ndarray]], length: int, reach: int) -> dict[str, ndarray]:

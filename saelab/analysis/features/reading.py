@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Integer
+from jaxtyping import Float, Float32, Integer
 from numpy import ndarray
 from torch import Tensor
 
@@ -109,7 +109,8 @@ class Writer:
             x = batch.x[i : i + size]
             codes = self.sae.encode(x)
             near = near_misses(self.sae, x, codes, self.options.near_miss_ranks)
-            self.pieces.append(piece_of(place[i : i + size], codes, near))
+            norm = torch.linalg.vector_norm(x, dim=1)
+            self.pieces.append(piece_of(place[i : i + size], codes, near, norm))
         self.text.append(ContextBlock(batch.contexts.tokens, batch.contexts.document))
         self.n_rows += len(batch.x)
         if self.n_rows >= self.options.checkpoint_every:
@@ -124,8 +125,13 @@ class Writer:
             self.pieces, self.text = [], []
 
 
-def piece_of(place: Integer[ndarray, " row"], codes: SparseCodes, near: NearMisses | None) -> Piece:
-    """Codes and near misses of some rows as arrays."""
+def piece_of(
+    place: Integer[ndarray, " row"],
+    codes: SparseCodes,
+    near: NearMisses | None,
+    norm: Float[Tensor, " row"],
+) -> Piece:
+    """Codes, near misses and norms of some rows as arrays."""
     active = codes.active
     fired = Events(
         _integers(codes.rows()[active]),
@@ -133,14 +139,14 @@ def piece_of(place: Integer[ndarray, " row"], codes: SparseCodes, near: NearMiss
         _floats(codes.values[active]),
     )
     if near is None:
-        return Piece(place, fired, None)
+        return Piece(place, fired, None, _floats(norm))
     missed = Events(
         _integers(near.row),
         _integers(near.latent),
         _floats(near.pre_activation),
         _floats(near.closeness),
     )
-    return Piece(place, fired, missed)
+    return Piece(place, fired, missed, _floats(norm))
 
 
 def _integers(tensor: Tensor) -> Integer[ndarray, " event"]:

@@ -31,7 +31,7 @@ def chance_scores(
     batch = tokens.expand(n, -1)
     # The splice of the scores themselves, told to change no latent.
     nothing = Intervention(latents=(0,), error="drop" if options.form == "paper" else "keep")
-    mask = position_mask(model.lm, batch, "last", tokens.shape[1])
+    mask = position_mask(model.lm, batch, "last", tokens.shape[1], model.domain)
     edits = model.edits([nothing], mask)
     splice = edits[model.site]
 

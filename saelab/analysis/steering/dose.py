@@ -85,7 +85,8 @@ def dose_response(
     target_id = _target(model, change, strengths, target)
     changes = [change.with_amount(s) for s in strengths]
     batch = tokens.expand(len(strengths), -1)
-    verify(model, batch, changes, position_mask(lm, batch, change.positions, len(tokens)))
+    mask = position_mask(lm, batch, change.positions, len(tokens), model.domain)
+    verify(model, batch, changes, mask)
     steered = _next_log_probs(lm, batch, edits_for(model, changes, len(tokens)))
     base = _next_log_probs(lm, tokens[None], plain)
     rows, samples = np.divmod(np.arange(len(strengths) * n_samples), n_samples)

@@ -108,7 +108,7 @@ def steer(
     sampling = sampling or Sampling()
     tokens = encode_prompt(model.lm, prompt).expand(sampling.n_samples, -1)
     n_prompt = tokens.shape[1]
-    mask = position_mask(model.lm, tokens, change.positions, n_prompt)
+    mask = position_mask(model.lm, tokens, change.positions, n_prompt, model.domain)
     effect = verify(model, tokens, [change], mask)
     unsteered, steered = (
         _with_evidence(model.lm, tokens, generate(model.lm, tokens, sampling, edits), edits)

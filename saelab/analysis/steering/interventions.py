@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saelab.config import Config, UsageError
 from saelab.lm.protocol import LanguageModel
+from saelab.training.domain import EVERYWHERE, Domain
 
 Op = Literal["add", "scale", "clamp", "ablate"]
 Unit = Literal["a_max", "latent_max", "absolute"]
@@ -36,9 +37,9 @@ class Intervention(Config):
     position (arXiv 2505.20063); latent_max: the latent's own largest in features.h5; absolute: 1.
     """
     positions: Positions = "last"
-    """all: every token but special ones; last: from the prompt's last token on, so every token
-    that is generated is steered; a number: from that position on (0 is the first token, <bos>
-    where there is one)."""
+    """all: every token at which the SAE is applied, so no special ones; last: from the prompt's
+    last token on, so every token that is generated is steered; a number: from that position on (0
+    is the first token, <bos> where there is one)."""
     error: ErrorTerm = "keep"
     """keep: x + (x_hat' - x_hat), what the SAE misses stays; drop: x_hat' alone."""
 
@@ -66,11 +67,17 @@ def check_alike(changes: Sequence[Intervention]) -> None:
 
 
 def position_mask(
-    lm: LanguageModel, tokens: Int[Tensor, "batch pos"], positions: Positions, n_prompt: int
+    lm: LanguageModel,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Positions,
+    n_prompt: int,
+    domain: Domain = EVERYWHERE,
 ) -> Bool[Tensor, "batch pos"]:
     """Where `positions` are in contexts whose first `n_prompt` tokens are the prompt.
 
-    Special tokens are never among them: no SAE is trained on their activations.
+    Special tokens are never among them, nor what else the SAE's `domain` leaves out by token or
+    position. What it leaves out by norm is known only when the model runs: `Steerable.edits` leaves
+    that alone.
 
     Raises:
         UsageError: the position lies behind the prompt.
@@ -84,4 +91,5 @@ def position_mask(
     first = named[positions] if isinstance(positions, str) else positions
     place = torch.arange(tokens.shape[1], device=lm.device) >= first
     special = torch.tensor(lm.info.special_token_ids, dtype=torch.long, device=lm.device)
-    return place & ~torch.isin(tokens.to(lm.device), special)
+    tokens = tokens.to(lm.device)
+    return place & ~torch.isin(tokens, special) & domain.places(tokens)

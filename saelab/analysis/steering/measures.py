@@ -95,12 +95,18 @@ def output_scores(
     """S_out (Eq. 10) of each latent's pole: the batch of a forward pass is latents.
 
     Raises:
-        UsageError: no latent fires at the end of the prompt.
+        UsageError: no latent fires at the end of the prompt, or the SAE is not applied there.
         RuntimeError: the steered activations of the first batch are not what was asked.
     """
     plain = model.lm.logits(tokens[None])[0, -1].float().softmax(-1)
-    x = model.lm.capture(tokens[None], [model.read_site])[model.read_site][:, -1]
-    scale = float(a_max(model.sae.encode(x.to(model.sae.W_dec.dtype)))[0])
+    seen = model.lm.capture(tokens[None], list({model.read_site, model.site}))
+    x = seen[model.read_site]
+    if not model.domain.covers(tokens[None], x, target=seen[model.site])[0, -1]:
+        raise UsageError(
+            "The SAE is not applied at the last token of the prompt, since its training left such "
+            "tokens out; choose another --prompt."
+        )
+    scale = float(a_max(model.sae.encode(x[:, -1].to(model.sae.W_dec.dtype)))[0])
     if scale == 0:
         raise UsageError(
             "No latent fires at the last token of the prompt, so nothing would be added; choose "
@@ -139,7 +145,7 @@ def _last_probabilities(
     model: Steerable, tokens: Int[Tensor, " pos"], changes: list[Intervention], *, check: bool
 ) -> Float[Tensor, "n d_vocab"]:
     batch = tokens.expand(len(changes), -1)
-    mask = position_mask(model.lm, batch, "last", len(tokens))
+    mask = position_mask(model.lm, batch, "last", len(tokens), model.domain)
     if check:
         verify(model, batch, changes, mask)
     logits = model.lm.logits(batch, model.edits(changes, mask))

@@ -23,14 +23,17 @@ class Effect:
     """What a change did to the activations.
 
     Attributes:
-        n_rows: positions that were to be changed.
+        n_rows: positions that were to be changed, and where the SAE is applied.
         n_changed: those whose activation differs from the plain model's.
         shift: mean of ||x' - x|| / ||x|| over them.
+        n_left_out: positions that were to be changed and were not, since their norms are larger
+            than any that the SAE was trained on.
     """
 
     n_rows: int
     n_changed: int
     shift: float
+    n_left_out: int = 0
 
 
 @torch.no_grad()
@@ -49,6 +52,11 @@ def verify(
     plain = model.lm.run(tokens, hooks=sites)
     changed = model.lm.run(tokens, edits=model.edits(changes, mask), hooks=[model.site])
     before, after = plain.activations[model.site], changed.activations[model.site]
+    asked_for = int(mask.sum())
+    mask = model.applied(mask, plain.activations[model.read_site], before)
+    if not bool(mask.any()):
+        _check_untouched(before, after, mask, model.site)
+        return Effect(0, 0, 0.0, asked_for)
     _check_untouched(before, after, mask, model.site)
     x, found = before[mask].float(), after[mask].float()
     read = plain.activations[model.read_site][mask].float()
@@ -61,7 +69,8 @@ def verify(
     noticed = (plain.logits[mask] != changed.logits[mask]).any(dim=1)
     if bool(((shift > NOTICEABLE) & ~noticed).any()):
         raise RuntimeError(f"The logits did not notice the change at {model.site}.")
-    return Effect(len(x), int((found != x).any(dim=1).sum()), float(shift.mean()))
+    n_changed = int((found != x).any(dim=1).sum())
+    return Effect(len(x), n_changed, float(shift.mean()), asked_for - len(x))
 
 
 def _check_untouched(

@@ -1,6 +1,6 @@
 """The one splice: changes of latents, or of a direction, as edits of a model's site."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,9 @@ from saelab.files import sha256_file
 from saelab.lm.edits import replace_rows
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
-
-Change = Callable[[Tensor, Tensor], Tensor]
-"""Activations `[row d_in]` and the context of each row `[row]` to what replaces them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Steerable:
         site: where changes are written.
         maxima: the largest |activation| of each latent in features.h5; None without that file.
         source: where a transcoder reads; None: at `site`.
+        domain: where the SAE was trained; elsewhere nothing is changed.
     """
 
     lm: LanguageModel
@@ -38,6 +37,7 @@ class Steerable:
     site: str
     maxima: Float[Tensor, " d_sae"] | None = None
     source: str | None = None
+    domain: Domain = EVERYWHERE
 
     @property
     def read_site(self) -> str:
@@ -55,16 +55,17 @@ class Steerable:
         sae = run.load_sae(str(lm.device))
         site, source = run.config.written_site, run.config.site
         if not run.features_path.is_file():
-            return cls(lm, sae, site, source=source)
+            return cls(lm, sae, site, source=source, domain=run.domain)
         maxima = torch.tensor(features_of(run)["latent/max"], device=lm.device)
-        return cls(lm, sae, site, maxima, source)
+        return cls(lm, sae, site, maxima, source, run.domain)
 
     def edits(
         self, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"]
     ) -> dict[str, Edit]:
         """The edits that make `changes` at the masked positions: one for all contexts, or one each.
 
-        Other positions keep their bits, as does a row whose change is nothing and error is kept.
+        Other positions keep their bits, as does a row whose change is nothing and error is kept,
+        and a row whose norm training left out.
         Codes are of what the edited model computes where the SAE reads.
 
         Raises:
@@ -93,16 +94,30 @@ class Steerable:
         latents, amounts = self._checked(changes)
         first = changes[0]
 
-        def change(written: Tensor, context: Tensor) -> Tensor:
+        def edit(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
+            read = seen[0] if seen else value
+            where = self.applied(mask, read, value)
+            context, written = where.nonzero()[:, 0], value[where]
+            if not len(context):
+                return value
             row = context if len(changes) > 1 else torch.zeros_like(context)
-            x = (seen[0][mask] if seen else written).to(self.sae.W_dec.dtype)
+            x = read[where].to(self.sae.W_dec.dtype)
             codes = self.sae.encode(x)
             delta = self._delta(first, codes, latents[row], amounts[row, None])
             added = einsum(delta, self.sae.W_dec[latents[row]], "row n, row n d_out -> row d_out")
             base = written if first.error == "keep" else self.sae.decode(codes, x)
-            return base + added
+            return replace_rows(where, base + added)(value)
 
-        return _splice(mask, change)
+        return edit
+
+    def applied(
+        self,
+        mask: Bool[Tensor, "batch pos"],
+        read: Float[Tensor, "batch pos d_in"],
+        written: Float[Tensor, "batch pos d_out"],
+    ) -> Bool[Tensor, "batch pos"]:
+        """The masked positions whose activations have no norm that training left out."""
+        return mask & self.domain.within(read, written)
 
     def push(
         self,
@@ -110,9 +125,19 @@ class Steerable:
         lengths: Float[Tensor, " batch"],
         mask: Bool[Tensor, "batch pos"],
     ) -> Edit:
-        """The edit that adds `direction`, of each context's own length, at the masked positions."""
+        """The edit that adds `direction`, of each context's own length, at the masked positions.
+
+        Where a latent of the SAE would be changed, for one that writes where it reads; so that the
+        two can be compared.
+        """
         unit = torch.nn.functional.normalize(direction, dim=0)
-        return _splice(mask, lambda x, context: x + lengths[context, None] * unit)
+
+        def edit(value: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
+            where = self.applied(mask, value, value) if self.read_site == self.site else mask
+            context = where.nonzero()[:, 0]
+            return replace_rows(where, value[where] + lengths[context, None] * unit)(value)
+
+        return edit
 
     def _checked(
         self, changes: Sequence[Intervention]
@@ -166,18 +191,6 @@ class Steerable:
         if change.unit == "latent_max" and self.maxima is not None:
             return self.maxima[latents].to(codes.values.dtype)
         return torch.ones_like(latents, dtype=codes.values.dtype)
-
-
-def _splice(mask: Bool[Tensor, "batch pos"], change: Change) -> Edit:
-    """`change` of the rows at `mask`; nothing where the mask is empty."""
-    context = mask.nonzero()[:, 0]
-
-    def edit(value: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
-        if not len(context):
-            return value
-        return replace_rows(mask, change(value[mask], context))(value)
-
-    return edit
 
 
 def _noted(seen: list[Tensor]) -> Edit:

@@ -58,7 +58,9 @@ class EditsFor:
         changes = list(self.changes)
         if len(changes) > 1 and rows is not None:
             changes = [changes[row] for row in rows.tolist()]
-        mask = position_mask(self.model.lm, contexts, changes[0].positions, self.n_prompt)
+        mask = position_mask(
+            self.model.lm, contexts, changes[0].positions, self.n_prompt, self.model.domain
+        )
         return self.model.edits(changes, mask[:, first:])
 
     @property

@@ -2,15 +2,19 @@
 
 import pytest
 import torch
-from analysis.circuits.cases import frozen_of
+from analysis.circuits.cases import dictionaries, frozen_of, prompt_of, random_transcoder
 
 from saelab.analysis.attention.components import residual_components
 from saelab.analysis.attention.dfa import direct_feature_attribution
+from saelab.analysis.attention.qk import score_pairs
 from saelab.analysis.attention.recursive import (
     RecursionOptions,
     recursive_attribution,
     source_attribution,
 )
+from saelab.analysis.circuits.dictionaries import Place
+from saelab.analysis.circuits.frozen import freeze
+from saelab.lm.record import scores
 
 HEADS = {f"blocks.{layer}.attn.hook_z": "topk" for layer in range(3)}
 CLOSE = {"rtol": 0, "atol": 1e-11}
@@ -22,9 +26,16 @@ def heads(lm64):
     return frozen_of(lm64, HEADS, transcoder=0)
 
 
+@pytest.fixture(scope="module")
+def skipping(lm64):
+    """The same with transcoders that skip, in blocks 0 and 1."""
+    skips = [random_transcoder(lm64, layer, skip=True) for layer in (0, 1)]
+    return freeze(lm64, [*dictionaries(lm64, HEADS), *skips], prompt_of(lm64))
+
+
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
-def test_components_sum_to_the_stream(frozen, heads, layer):
-    for prompt in (frozen, heads):
+def test_components_sum_to_the_stream(frozen, heads, skipping, layer):
+    for prompt in (frozen, heads, skipping):
         layers = prompt.record.layers
         resid = prompt.record.resid_final if layer == 3 else layers[layer].resid_pre
         for position in (0, 6):
@@ -41,9 +52,29 @@ def test_an_sae_on_the_stream_stands_for_all_below(frozen):
     assert {"embedding", "position", "mlp", "latent", "error"} <= past
 
 
+def test_what_a_skip_carries_belongs_to_what_it_read(skipping):
+    """Second method: the embedding alone through norms at their scales and both skip matrices."""
+    parts = residual_components(skipping, 2, 5)
+    alone = skipping.record.embed[0, 5]
+    for layer in (0, 1):
+        weights, record = skipping.weights.layers[layer], skipping.record.layers[layer]
+        x = alone - alone.mean() if weights.ln2.centred else alone
+        W = skipping.actives[skipping.at_place[Place(layer, "mlp")]].skip.W
+        alone = alone + x / record.ln2_scale[0, 5] * weights.ln2.gain @ W
+    (mine,) = (v for n, v in zip(parts.nodes, parts.vectors, strict=True) if n.kind == "embedding")
+    torch.testing.assert_close(mine, alone, **CLOSE)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_pairs_sum_to_the_score_past_a_skip(skipping, layer):
+    record = skipping.record.layers[layer]
+    expected = float(scores(record.q, record.k)[0, 1, 6, 3])
+    assert score_pairs(skipping, layer, 1, 6, 3).score == pytest.approx(expected, abs=1e-10)
+
+
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_components_of_a_source_sum_to_its_attribution(frozen, heads, layer):
-    for prompt in (frozen, heads):
+def test_components_of_a_source_sum_to_its_attribution(frozen, heads, skipping, layer):
+    for prompt in (frozen, heads, skipping):
         one = direct_feature_attribution(prompt, layer, 6)[0]
         for source in (0, 3, 6):
             given = source_attribution(prompt, layer, 6, one.latent, source)

@@ -1,10 +1,13 @@
 """Circuits judged in the live model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analysis.circuits.cases import dictionaries, frozen_of, prompt_of
 
 from saelab.analysis.circuits.ablation import (
+    Faithfulness,
     ablation_edits,
     everywhere,
     faithfulness,
@@ -57,7 +60,7 @@ def test_everything_is_faithful_and_nothing_is_not(gpt64, saes, prompt, tokens):
 
 def test_keeping_every_latent_keeps_the_logits_bits(gpt64, saes, tokens):
     everything = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
-    edited = gpt64.logits(tokens, ablation_edits(saes, everything))
+    edited = gpt64.logits(tokens, ablation_edits(saes, tokens, everything))
     assert torch.equal(edited, gpt64.logits(tokens))
 
 
@@ -69,7 +72,7 @@ def test_an_ablated_latent_is_gone_from_its_site(gpt64, saes, prompt, tokens):
     dictionary = next(d for d in saes if d.name == active.name)
     keep = {d.name: torch.ones(8, d.sae.d_sae, dtype=torch.bool) for d in saes}
     keep[active.name][position, latent] = False
-    edits = ablation_edits(saes, keep)
+    edits = ablation_edits(saes, tokens, keep)
     seen = gpt64.run(tokens, edits=edits, hooks=[dictionary.site]).activations[dictionary.site][0]
     x = gpt64.capture(tokens, [dictionary.site])[dictionary.site][0]
     expected = x.clone()
@@ -93,7 +96,9 @@ def test_a_transcoders_latents_can_be_ablated(gpt64, saes, prompt, tokens):
     keep = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
     keep["transcoder"][:] = False
     out = "blocks.2.hook_mlp_out"
-    seen = gpt64.run(tokens, edits=ablation_edits(saes, keep), hooks=[out]).activations[out][0]
+    seen = gpt64.run(tokens, edits=ablation_edits(saes, tokens, keep), hooks=[out]).activations[
+        out
+    ][0]
     active = prompt.actives[-1]
     torch.testing.assert_close(seen, active.error + active.b_dec, rtol=1e-4, atol=1e-4)
 
@@ -103,7 +108,7 @@ def test_ablated_latents_may_go_to_their_means(gpt64, saes, tokens):
     first = saes[0]
     keep = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
     keep[first.name][:] = False
-    edits = ablation_edits(saes, keep, means)
+    edits = ablation_edits(saes, tokens, keep, means)
     seen = gpt64.run(tokens, edits=edits, hooks=[first.site]).activations[first.site][0]
     x = gpt64.capture(tokens, [first.site])[first.site][0]
     codes = first.sae.encode(x.to(first.sae.W_dec.dtype)).dense()
@@ -119,6 +124,21 @@ def test_a_circuit_is_between_nothing_and_everything_in_size(gpt64, saes, prompt
     assert found.n_members == int(chosen.sum())
     assert found.values()["faithfulness"] == found.faithfulness
     assert found.circuit != found.complement
+
+
+def test_ratios_that_say_nothing_or_little_say_so():
+    judged = Faithfulness(whole=5.0, circuit=4.0, complement=1.0, empty=1.0, n_members=3)
+    assert judged.caveat == ""
+    assert judged.values()["faithfulness"] == 0.75
+    none = replace(judged, n_members=0, circuit=1.0, complement=5.0)
+    assert "nothing was judged" in none.caveat
+    assert none.values()["faithfulness"] is None
+    same = replace(judged, empty=5.0)
+    assert "there are no ratios" in same.caveat
+    assert same.values()["completeness"] is None
+    for little in (replace(judged, empty=4.8), replace(judged, whole=-0.96, empty=-1.0)):
+        assert "together change it by" in little.caveat
+        assert little.values()["faithfulness"] == little.faithfulness
 
 
 def test_latents_of_an_sae_that_is_not_there_are_refused(gpt64, saes, tokens):

@@ -39,6 +39,7 @@ def test_the_file_says_what_each_node_gives_the_target(graph):
         "layer": 1,
         "kind": "residual",
         "depth": 3,
+        "left_out": [],
     }
 
 

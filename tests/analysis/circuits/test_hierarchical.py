@@ -23,7 +23,7 @@ def transcoder(layer, x, encoder, decoder):
     encoder, decoder = (torch.tensor(m, dtype=torch.float64) for m in (encoder, decoder))
     n = len(encoder)
     codes = LinearCodes(torch.zeros(n).long(), torch.arange(n), encoder[:, 0] * x, encoder, t(n))
-    return Active(f"mlp {layer}", Place(layer, "mlp"), codes, decoder, t(1), t(1, 1))
+    return Active(f"mlp {layer}", Place(layer, "mlp"), codes, decoder, t(1, 1), t(1, 1), t(1) == 0)
 
 
 @pytest.fixture(scope="module")

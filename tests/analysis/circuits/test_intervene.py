@@ -38,7 +38,7 @@ def test_scaling_by_zero_is_ablating(gpt64, saes, tokens, firing):
 
 def test_keeping_none_is_ablating_all(gpt64, saes, tokens):
     none = {d.name: torch.zeros(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
-    expected = gpt64.logits(tokens[None], ablation_edits(saes, none))[0, -1]
+    expected = gpt64.logits(tokens[None], ablation_edits(saes, tokens[None], none))[0, -1]
     assert torch.equal(intervene(gpt64, saes, tokens, Change([], "keep only")).after, expected)
 
 

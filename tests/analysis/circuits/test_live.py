@@ -1,19 +1,29 @@
 """The latents that support a target in the live model, and circuits of several sizes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analysis.circuits.cases import PROMPT, frozen_of
 
-from saelab.analysis.circuits.ablation import ablation_edits
+from saelab.analysis.circuits.ablation import (
+    Faithfulness,
+    ablation_edits,
+    faithfulness,
+    members_at,
+)
 from saelab.analysis.circuits.explain import CircuitOptions, explain
+from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.live import (
+    by_chance,
     faithfulness_curve,
     gradient_circuit,
+    live_metric,
     strongest,
     support,
 )
 from saelab.analysis.circuits.patching import latent_effects
-from saelab.analysis.circuits.targets import logit_target
+from saelab.analysis.circuits.targets import latent_target, logit_target
 
 
 def metric(logits):
@@ -29,7 +39,7 @@ def test_what_a_site_gives_is_what_taking_all_its_latents_away_loses(gpt64, saes
     # P7.1: the metric loses the sum, to the accuracy of ten steps.
     for sae in saes:
         keep = {d.name: torch.full((1, d.sae.d_sae), d is not sae) for d in saes}
-        left = metric(gpt64.logits(tokens[None], ablation_edits(saes, keep)))
+        left = metric(gpt64.logits(tokens[None], ablation_edits(saes, tokens[None], keep)))
         lost = float(metric(gpt64.logits(tokens[None])) - left)
         assert float(given[sae.name].sum()) == pytest.approx(lost, abs=0.02 * max(1.0, abs(lost)))
         effects = latent_effects(gpt64, sae, tokens, metric).latents
@@ -61,6 +71,34 @@ def test_without_support_there_is_no_circuit(gpt64):
     # No dictionary, no latent, nothing to judge.
     frozen = frozen_of(gpt64, {})
     assert gradient_circuit(gpt64, [], frozen, logit_target(frozen, 3), 40) is None
+
+
+def test_circuits_by_chance_are_as_large_and_of_latents_that_fire(gpt64, saes, tokens):
+    frozen = freeze(gpt64, saes, tokens)
+    sizes = {d.name: d.sae.d_sae for d in saes}
+    chosen = torch.zeros(len(frozen.values), dtype=torch.bool)
+    chosen[:7] = True
+    members = members_at(frozen, chosen, sizes)
+    judged = faithfulness(gpt64, saes, tokens[None], members, metric)
+    draws = by_chance(gpt64, saes, frozen, metric, judged)
+    assert draws == by_chance(gpt64, saes, frozen, metric, judged)
+    assert [d.n_members for d in draws] == [7] * 5
+    assert len({d.circuit for d in draws}) == 5
+    # As many as fire are all of them, and none are not judged.
+    every = members_at(frozen, torch.ones_like(chosen), sizes)
+    whole = faithfulness(gpt64, saes, tokens[None], every, metric)
+    for draw in by_chance(gpt64, saes, frozen, metric, whole, n_draws=2):
+        assert (draw.circuit, draw.complement) == (whole.circuit, whole.complement)
+    assert by_chance(gpt64, saes, frozen, metric, replace(judged, n_members=0)) == ()
+
+
+def test_before_a_latent_only_earlier_latents_are_drawn(gpt64, saes, tokens):
+    frozen = freeze(gpt64, saes, tokens)
+    target = latent_target(frozen, 1, int(frozen.actives[1].codes.latent[-1]), 7)
+    own = live_metric(frozen, saes, target)
+    n = len(frozen.actives[0].codes)
+    some = Faithfulness(whole=1.0, circuit=0.0, complement=0.0, empty=0.0, n_members=n + 5)
+    assert [d.n_members for d in by_chance(gpt64, saes, frozen, own, some)] == [n] * 5
 
 
 def test_the_curve_is_written_where_it_was_asked_for(gpt64, saes):

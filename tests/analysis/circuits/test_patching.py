@@ -7,6 +7,7 @@ import torch
 from analysis.circuits.cases import dictionaries, prompt_of
 from analysis.steering.cases import random_sae
 
+from saelab.analysis.circuits import patching
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.patching import latent_effects
 from saelab.config import UsageError
@@ -40,6 +41,25 @@ def test_effects_go_to_the_patchs_total_with_the_number_of_steps(gpt64, sae, pro
     assert wrong[2] < wrong[1] < wrong[0]
     total = latent_effects(gpt64, sae, clean, metric, patch=patch, n_steps=16).total
     assert wrong[2] < 0.02 * abs(total)
+
+
+def test_steps_are_taken_until_the_effects_sum_to_the_total(gpt64, sae, prompts, monkeypatch):
+    clean, patch = prompts
+    for other in (None, patch):
+        found = latent_effects(gpt64, sae, clean, metric, patch=other)
+        assert found.gap <= patching.TOLERANCE
+        assert found.gap == pytest.approx(abs(found.accounted / found.total - 1), rel=1e-3)
+        # Second method: midpoints, far more of them.
+        monkeypatch.setattr(patching, "_points", midpoints)
+        exact = latent_effects(gpt64, sae, clean, metric, patch=other, n_steps=256).latents
+        monkeypatch.undo()
+        assert float((found.latents - exact).abs().max()) < 0.01 * float(exact.abs().max())
+    monkeypatch.setattr(patching, "TOLERANCE", -1.0)
+    assert latent_effects(gpt64, sae, clean, metric).n_steps == patching.MOST_STEPS
+
+
+def midpoints(n):
+    return [(k + 0.5) / n for k in range(n)], [1 / n] * n
 
 
 def test_the_total_is_what_the_other_prompt_does(gpt64, prompts):

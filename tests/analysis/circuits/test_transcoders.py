@@ -114,7 +114,7 @@ def test_a_transcoder_in_the_live_model_reads_its_source(gpt64):
     latent = int(codes.indices[4, 0])
     keep = torch.ones(1, sae.d_sae, dtype=torch.bool)
     keep[0, latent] = False
-    edits = ablation_edits([dictionary], {dictionary.name: keep})
+    edits = ablation_edits([dictionary], tokens, {dictionary.name: keep})
     found = gpt64.run(tokens, edits=edits, hooks=[dictionary.target_site])
     given = codes.dense()[:, latent, None] * sae.W_dec[latent]
     expected = seen[dictionary.target_site][0] - given

@@ -1,0 +1,98 @@
+"""Which rows of a store a training leaves out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from saelab.activations.outliers import RULE, Outliers, left_out_sums
+from saelab.activations.site import SiteView
+from saelab.activations.statistics import ColumnSums, without
+from saelab.activations.store import ActivationStore
+from saelab.training.config import TrainConfig
+from saelab.training.domain import Domain
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is trained on, of one site or of a transcoder's two.
+
+    A row that is massive at either of a transcoder's sites is left out of both.
+
+    Attributes:
+        left_out: the rows that are not, as sorted indices in store order.
+        read, written: the sums of the rows that are, at the site that the SAE reads and at the one
+            that it reconstructs.
+        domain: where the SAE will apply.
+        found: the massive rows by the site's name; empty if none were looked for.
+    """
+
+    left_out: Int64[np.ndarray, " n"]
+    read: ColumnSums
+    written: ColumnSums
+    domain: Domain
+    found: Mapping[str, Outliers]
+
+    def kept(self, rows: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " kept"]:
+        """Those of these rows that are trained on."""
+        return rows[~np.isin(rows, self.left_out)] if len(self.left_out) else rows
+
+    def facts(self) -> dict[str, Any]:
+        """What provenance.json keeps."""
+        sites = {
+            name: {
+                "median_norm": outliers.median_norm,
+                "max_norm": outliers.max_norm,
+                "rows": len(outliers.rows),
+                "share_of_variance": outliers.share,
+            }
+            for name, outliers in self.found.items()
+        }
+        rule = RULE if self.found else None
+        return {"rule": rule, "rows_left_out": len(self.left_out), "sites": sites}
+
+    def sentences(self) -> list[str]:
+        """What was left out, one sentence for each site that has something."""
+        return [
+            f"{len(o.rows)} of {o.n_rows} rows of {name} are left out: massive activations, with a "
+            f"norm above {o.max_norm:.4g} where the median is {o.median_norm:.4g}, which hold "
+            f"{o.share:.1%} of the variance (--outliers keep: train on them)."
+            for name, o in self.found.items()
+            if o.max_norm is not None
+        ]
+
+
+def select(store: ActivationStore, config: TrainConfig) -> Selection:
+    """What `config` trains on: see `TrainConfig.outliers`."""
+    names = dict.fromkeys((config.site, config.written_site))
+    found = {n: store.outliers(n) for n in names if config.outliers == "leave-out"}
+    none = np.empty(0, np.int64)
+    rows = np.unique(np.concatenate([none, *(outliers.rows for outliers in found.values())]))
+    read, written = (
+        _sums(store.site(name), found.get(name), rows)
+        for name in (config.site, config.written_site)
+    )
+    return Selection(rows, read, written, _domain(store, config, found), found)
+
+
+def _sums(site: SiteView, own: Outliers | None, rows: Int64[np.ndarray, " n"]) -> ColumnSums:
+    """The sums of the site's rows but these, of which its own massive ones are some."""
+    if own is None:
+        return site.sums
+    others = np.setdiff1d(rows, own.rows)
+    return without(own.kept, left_out_sums(site, others)) if len(others) else own.kept
+
+
+def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Outliers]) -> Domain:
+    manifest = store.manifest
+    special = (manifest.model or {}).get("special_token_ids", ())
+    limits = {name: outliers.max_norm for name, outliers in found.items()}
+    target = None if config.target_site is None else limits.get(config.target_site)
+    return Domain(
+        tuple(special),  # pyright: ignore[reportArgumentType]
+        limits.get(config.site),
+        int(manifest.rows_policy.get("first_position", 0)),  # pyright: ignore[reportArgumentType]
+        target,
+    )

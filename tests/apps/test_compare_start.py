@@ -1,0 +1,104 @@
+"""What two runs owe to having begun at the same weights."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import small_config
+from feature_browser.catalogue import read_card
+from feature_browser.compare import ALIKE, correspond
+from feature_browser.compare_start import beginning, initial_decoder, same_start, seeds
+from feature_browser.reading import decoder
+
+from saelab.training.loop import train
+
+SAE = {"variant": "topk", "d_sae": 32, "k": 4}
+
+
+@pytest.fixture(scope="module")
+def root(small_store, tmp_path_factory):
+    """Two runs of one seed that saw different rows, one of another seed, one transcoder."""
+    directory = tmp_path_factory.mktemp("starts")
+    for name, changes in {
+        "one": {"seed": 0, "data_seed": 1},
+        "two": {"seed": 0, "data_seed": 2, "sae": SAE | {"k": 6}},
+        "other": {"seed": 1},
+    }.items():
+        train(small_config(small_store, n_tokens=600, **changes), out=directory / name)
+    return directory
+
+
+def card(root, name):
+    return read_card(root / name, root)
+
+
+def matched(first, second):
+    return correspond(decoder(first), decoder(second))
+
+
+def test_the_initial_decoder_is_that_of_a_run_before_its_first_step(small_store, tmp_path):
+    import torch
+
+    from saelab.training.source import Source
+    from saelab.training.state import TrainingState
+
+    config = small_config(small_store, n_tokens=600, seed=3)
+    run = train(config, out=tmp_path / "run")
+    source = Source([config], torch.device("cpu"))
+    rows = (
+        TrainingState.start(config, source, source.start_rows())
+        .steps.trained()
+        .W_dec.detach()
+        .numpy()
+    )
+    drawn = initial_decoder(read_card(run.path, tmp_path), 0)
+    np.testing.assert_array_equal(drawn.rows * drawn.norms[:, None], rows)
+
+
+def test_matches_of_one_seed_are_mostly_the_rows_that_began_alike(root):
+    one, two = card(root, "one"), card(root, "two")
+    found = matched(one, two)
+    start = same_start(one, two, found)
+    assert start is not None
+    assert (start.seed, start.untrained) == (0, 32)
+    # Second method: equal initial decoders have equal rows at equal numbers.
+    near = found.this.nearest
+    assert start.same.tolist() == [
+        row == i and cosine >= ALIKE
+        for i, (row, cosine) in enumerate(zip(near.row, near.cosine, strict=True))
+    ]
+    assert start.same.sum() > 16
+    cosines = (decoder(one).rows * initial_decoder(one, 0).rows).sum(1)
+    assert start.stayed == pytest.approx(float(np.median(np.abs(cosines))))
+    text = beginning(found, start, one, two)
+    assert "Both runs began at the same weights (seed 0)" in text
+    assert "are the very rows that began alike" in text
+
+
+def test_other_seeds_share_no_beginning(root):
+    one, other = card(root, "one"), card(root, "other")
+    found = matched(one, other)
+    assert seeds(one, other) == (0, 1)
+    assert same_start(one, other, found) is None
+    assert "different random weights (seeds 0 and 1)" in beginning(found, None, one, other)
+
+
+def test_an_imported_run_has_no_known_beginning(root):
+    one = card(root, "one")
+    imported = replace(card(root, "two"), n_tokens=0)
+    found = matched(one, imported)
+    assert seeds(one, imported) is None
+    assert "is not known" in beginning(found, same_start(one, imported, found), one, imported)
+
+
+def test_what_cannot_be_drawn_anew_is_said_with_the_seed(root, tmp_path, monkeypatch):
+    one, two = card(root, "one"), card(root, "two")
+    found = matched(one, two)
+    monkeypatch.setattr("feature_browser.compare_start.MOST_NUMBERS", 10)
+    assert same_start(one, two, found) is None
+    assert "Both began with seed 0, perhaps at the same weights" in beginning(found, None, one, two)
+    monkeypatch.undo()
+    copy = shutil.copytree(root / "two", tmp_path / "two")
+    (copy / "config.json").write_text("{}")
+    assert same_start(one, replace(two, path=copy), found) is None
