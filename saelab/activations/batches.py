@@ -190,7 +190,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         rows = place.load(self._views, blocks, int(self._table.count[blocks].sum()))
         return _Group(start, stop, place.order(order.result()), rows, place)
 
-    def _row_order(self, plan: EpochPlan, group: int) -> Int64[np.ndarray, " row"]:
+    def _row_order(self, plan: EpochPlan, group: int) -> Int64[np.ndarray, " served"]:
         """The order in which a group's rows, as read, are served: those left out are passed by."""
         order, left_out = plan.row_order(group), self.sites.left_out
         if not len(left_out):

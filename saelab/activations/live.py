@@ -33,12 +33,14 @@ class LiveOptions:
         forward_contexts: of one forward pass.
         pool_contexts: whose rows are shuffled together; default: about 65,536 rows.
         max_norm: rows with a larger norm are not served; None: all are.
+        first_position: nor rows at earlier positions of their contexts.
     """
 
     first: int = 0
     forward_contexts: int = 32
     pool_contexts: int | None = None
     max_norm: float | None = None
+    first_position: int = 0
 
 
 class LiveBatches(Iterator[ActivationBatch]):
@@ -83,6 +85,8 @@ class LiveBatches(Iterator[ActivationBatch]):
         }
         if options.max_norm is not None:
             self._order["max_norm"] = repr(options.max_norm)
+        if options.first_position:
+            self._order["first_position"] = options.first_position
         self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
         self._pool, self._offset = 0, 0
         self._rows: Float[Tensor, "row d_in"] | None = None
@@ -146,6 +150,7 @@ class LiveBatches(Iterator[ActivationBatch]):
             [self._corpus.read(int(s[0]), int(s[-1]) + 1).tokens for s in np.split(contexts, cuts)]
         )
         mask = torch.from_numpy(row_mask(self._lm, tokens)).to(self._lm.device)
+        mask[:, : self._options.first_position] = False
         rows = self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()
         limit = self._options.max_norm
         return rows if limit is None else rows[rows.norm(dim=1) <= limit]

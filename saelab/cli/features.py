@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     args = parse(FeaturesArguments, "features", arguments)
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.features import FeatureOptions, collect_features
+    from saelab.analysis.records import MASSIVE
     from saelab.lm.load import load_recorded_model
     from saelab.training.run import Run
 
@@ -61,5 +62,11 @@ def main(arguments: list[str]) -> int:
     silent = int((features.table()["n_fired"] == 0).sum())
     n_tokens = features.file.facts["n_tokens"]
     print(f"{len(features)} latents, {silent} of them silent on {n_tokens} tokens")
+    if (kinds := features.massive) is not None and kinds.any():
+        n_only = int((kinds == MASSIVE.index("only")).sum())
+        print(
+            f"{int((kinds > 0).sum())} fire mostly on massive activations, {n_only} of these on "
+            "nothing else"
+        )
     print(run.features_path)
     return 0

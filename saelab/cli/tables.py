@@ -54,16 +54,13 @@ def reconstruction_lines(figures: Figures) -> list[tuple[str, str, str]]:
     """FVU as one ratio and row by row, L0, and what was left out: name, value and meaning."""
     r = figures
     rows = f"{r['fvu_row_mean']:.4f}, {r['fvu_row_median']:.4f}"
-    lines = [
+    seen = f"of {r['left_out'] + r['n_tokens']:.0f} tokens; as in training, they pass unchanged"
+    return [
         ("FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses (0 is perfect)"),
         ("FVU, token by token", rows, "mean and median over tokens, each of which counts alike"),
+        ("left out", f"{r['left_out']:.0f}", seen),
         ("L0", f"{r['l0']:.2f}", "latents active per token"),
     ]
-    if r["left_out"]:
-        seen = r["left_out"] + r["n_tokens"]
-        meaning = f"of {seen:.0f} tokens: massive, or early, as in training; they pass unchanged"
-        lines.append(("left out", f"{r['left_out']:.0f}", meaning))
-    return lines
 
 
 def features_table(results: Results, ends: int | None = None) -> Table:

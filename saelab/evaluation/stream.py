@@ -147,7 +147,12 @@ def stream(
 
 
 def _texts(
-    run: Run, lm: LanguageModel, corpus: Corpus, *, batch_size: int, n_tokens: float = math.inf
+    run: Run,
+    lm: LanguageModel,
+    corpus: Corpus,
+    *,
+    batch_size: int,
+    n_tokens: float | int = math.inf,
 ) -> Iterator[Text]:
     """Batches with the positions that the run's domain covers, whatever the activations there."""
     rows, first, start = 0, 0, run.domain.first_position

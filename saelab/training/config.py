@@ -55,6 +55,9 @@ class TrainConfig(Config):
     """What to do with massive activations (arXiv 2402.17762), such as the sinks of attention: a few
     rows whose norms exceed 6 times the site's median and that hold much of its variance. leave-out:
     train on the others, and apply the SAE to no such activation; a site without any loses none."""
+    first_position: int = Field(default=0, ge=0)
+    """Train on no token at an earlier position of its context, and apply the SAE to none: sinks
+    of attention stand at the first ones. BOS, at 0, has no row in a harvested store anyway."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
     ties: Literal["index", "float32"] = "index"

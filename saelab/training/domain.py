@@ -78,12 +78,17 @@ EVERYWHERE = Domain()
 """No limits: the domain of an SAE of which no training is known."""
 
 
+def norms(x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape"]:
+    """||x|| of each row in float32, whatever the number type of `x`."""
+    # What is wider is rounded first, as the model in float32 would have it.
+    x = x.float() if x.dtype == torch.float64 else x
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+
+
 def _within(x: Float[Tensor, "*shape d_in"], limit: float | None) -> Bool[Tensor, "*shape"]:
     if limit is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-    # As the rows of a store are measured: what is wider is rounded first.
-    x = x.float() if x.dtype == torch.float64 else x
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32) <= limit
+    return norms(x) <= limit
 
 
 def read_domain(record: dict[str, Any]) -> Domain:

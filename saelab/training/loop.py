@@ -81,8 +81,9 @@ def _shared(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to read the same batches and share an objective."""
     live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
     sites = (config.activations, config.site, config.target_site)
-    order = (config.batch_size, config.order_seed, config.live, config.outliers)
-    return (*sites, *order, config.objective, live if config.objective != "local" else None)
+    order = (config.batch_size, config.order_seed, config.live)
+    rows = (config.outliers, config.first_position)
+    return (*sites, *order, *rows, config.objective, live if config.objective != "local" else None)
 
 
 @dataclass

@@ -78,7 +78,7 @@ class EndToEnd:
         tokens, mask = batch.tokens, batch.mask
         with torch.no_grad():
             plain = self.lm.run(tokens, hooks=(self.site, *self.later))
-        mask = mask & self.domain.within(plain.activations[self.site])
+        mask = mask & self.domain.covers(tokens, plain.activations[self.site])
         x = plain.activations[self.site][mask].float() * scale
         done = sae.training_pass(ActivationBatch(x), context)
         edits = {self.site: replace_rows(mask, done.x_hat / scale)}

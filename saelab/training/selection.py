@@ -11,6 +11,7 @@ from saelab.activations.outliers import RULE, Outliers, left_out_sums
 from saelab.activations.site import SiteView
 from saelab.activations.statistics import ColumnSums, without
 from saelab.activations.store import ActivationStore
+from saelab.config import UsageError
 from saelab.training.config import TrainConfig
 from saelab.training.domain import Domain
 
@@ -65,11 +66,16 @@ class Selection:
 
 
 def select(store: ActivationStore, config: TrainConfig) -> Selection:
-    """What `config` trains on: see `TrainConfig.outliers`."""
+    """What `config` trains on: see `TrainConfig.outliers` and `TrainConfig.first_position`.
+
+    Raises:
+        UsageError: no context has the first position.
+    """
     names = dict.fromkeys((config.site, config.written_site))
     found = {n: store.outliers(n) for n in names if config.outliers == "leave-out"}
-    none = np.empty(0, np.int64)
-    rows = np.unique(np.concatenate([none, *(outliers.rows for outliers in found.values())]))
+    rows = np.unique(
+        np.concatenate([_early(store, config.first_position), *(o.rows for o in found.values())])
+    )
     read, written = (
         _sums(store.site(name), found.get(name), rows)
         for name in (config.site, config.written_site)
@@ -77,12 +83,28 @@ def select(store: ActivationStore, config: TrainConfig) -> Selection:
     return Selection(rows, read, written, _domain(store, config, found), found)
 
 
+def _early(store: ActivationStore, first_position: int) -> Int64[np.ndarray, " n"]:
+    """The rows at positions before this one."""
+    length = store.manifest.context_length
+    if first_position >= length:
+        raise UsageError(
+            f"--first-position {first_position} leaves nothing of {store.path}, whose contexts "
+            f"have {length} positions, from 0 on."
+        )
+    start, found = 0, [np.empty(0, np.int64)]
+    for unit, n in zip(store.units, store.unit_rows, strict=True):
+        if first_position:
+            early = np.flatnonzero(store.tokens(unit).position < first_position)
+            found.append(early + start)
+        start += n
+    return np.concatenate(found)
+
+
 def _sums(site: SiteView, own: Outliers | None, rows: Int64[np.ndarray, " n"]) -> ColumnSums:
     """The sums of the site's rows but these, of which its own massive ones are some."""
-    if own is None:
-        return site.sums
-    others = np.setdiff1d(rows, own.rows)
-    return without(own.kept, left_out_sums(site, others)) if len(others) else own.kept
+    others = rows if own is None else np.setdiff1d(rows, own.rows)
+    whole = site.sums if own is None else own.kept
+    return without(whole, left_out_sums(site, others)) if len(others) else whole
 
 
 def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Outliers]) -> Domain:
@@ -93,6 +115,6 @@ def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Out
     return Domain(
         tuple(special),  # pyright: ignore[reportArgumentType]
         limits.get(config.site),
-        int(manifest.rows_policy.get("first_position", 0)),  # pyright: ignore[reportArgumentType]
+        config.first_position,
         target,
     )

@@ -202,7 +202,11 @@ class Source:
             config.site,
             config.batch_size,
             seed=config.order_seed,
-            options=LiveOptions(first=first, max_norm=self.selection.domain.max_norm),
+            options=LiveOptions(
+                first=first,
+                max_norm=self.selection.domain.max_norm,
+                first_position=config.first_position,
+            ),
         )
 
     @cached_property

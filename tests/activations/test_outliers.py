@@ -11,7 +11,7 @@ from saelab.activations import outliers
 from saelab.activations.arrays import write_arrays
 from saelab.activations.columns import NO_TOKEN, Columns
 from saelab.activations.format import WITHOUT_NORMS, DamagedStoreError, SiteSpec, hook_path
-from saelab.activations.norms import NormRecord, bin_edges, median_norm
+from saelab.activations.norms import NormRecord, bin_edges, median_norm, merged_counts
 from saelab.activations.prepare import RowPreparer
 from saelab.activations.statistics import column_sums
 from saelab.activations.store import ActivationStore
@@ -150,7 +150,7 @@ def test_the_record_of_norms_is_that_of_all_rows(n):
 
 def test_the_median_of_a_store_is_right_to_two_per_cent():
     units = [np.random.default_rng(i).lognormal(i, 1, 500).astype(np.float32) for i in range(4)]
-    counts = sum(NormRecord.of(norms).norm_counts.astype(np.int64) for norms in units)
+    counts = merged_counts([NormRecord.of(norms) for norms in units])
     assert median_norm(counts) == pytest.approx(float(np.median(np.concatenate(units))), rel=0.03)
 
 

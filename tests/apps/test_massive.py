@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from apps.driving import Open, drawn
+from apps.driving import Open, address, drawn
 from conftest import SINK
 from feature_browser.catalogue import read_card
 from feature_browser.live import live_run
@@ -55,6 +55,24 @@ def test_a_massive_token_is_not_read_and_says_why(root: Path):
 def test_the_page_counts_them(root: Path, open_app: Open):
     page = drawn(open_app(root, run="topk", view="try", prompt=PROMPT))
     assert "2 tokens not read, since training left such ones out" in page
+
+
+def test_circuits_and_attention_say_where_an_sae_is_not_applied(circuit_runs: Path, open_app: Open):
+    graph = next((circuit_runs / "heads" / "circuits").glob("*.h5")).stem
+    place = {"view": "circuit", "run": "heads", "graph": graph}
+    page = drawn(open_app(circuit_runs, **place))
+    assert "since training left such tokens out: topk, heads at &lt;bos&gt; @0" in page
+    node = "error topk @0"
+    shown = drawn(open_app(circuit_runs, **place, node=node, pins=node, nodes="100"))
+    assert "not applied: all of topk" in shown
+    assert "all of the residual stream: topk is not applied here" in shown
+    app = open_app(circuit_runs, view="attention", run="heads", prompt="the big cat sat on a red")
+    place = address(app) | {"prompt": "the big cat sat on a red"}
+    for latent in range(32):
+        page = drawn(open_app(circuit_runs, **place | {"latent": str(latent)}))
+        if "Which source tokens" in page:
+            break
+    assert "since training left such tokens out: topk, heads at &lt;bos&gt; @0" in page
 
 
 def test_latents_that_serve_them_can_be_hidden_or_shown_alone(serving: Path, open_app: Open):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.evaluation.reconstruction import Reconstruction
+from saelab.evaluation.reconstruction import CENTRE_ROWS, Reconstruction, fvu_warning
 from saelab.types import SparseCodes
 
 
@@ -44,3 +44,38 @@ def test_it_equals_the_definition_in_float64(x):
 def test_l0_and_dead_latents_count_firings(x):
     figures = measure(x, x)
     assert (figures["l0"], figures["dead"], figures["dense"]) == (1.0, 3, 1)
+
+
+def test_row_by_row_every_row_counts_alike(x):
+    """One row of 60 is a hundred times as large: FVU is that of this row, the median is not."""
+    x = x.clone()
+    x[7] *= 100
+    x_hat = x - 0.5
+    x_hat[7] = x[7] * 0.5
+    spread = (x.double() - x.double().mean(0)).pow(2).sum(1)
+    own = (x.double() - x_hat.double()).pow(2).sum(1) / spread
+    found = measure(x, x_hat, splits=5)
+    assert found["fvu_row_mean"] == pytest.approx(float(own.mean()))
+    assert found["fvu_row_median"] == pytest.approx(float(own.median()))
+    assert found["top_share"] == pytest.approx(float(spread.max() / spread.sum()))
+    warning = fvu_warning(found)
+    assert warning is not None
+    assert f"{found['fvu']:.4f}" in warning
+    assert f"{found['fvu_row_median']:.4f}" in warning
+
+
+def test_no_word_is_lost_where_rows_agree_or_are_not_known():
+    x = torch.randn(5000, 3, generator=torch.Generator().manual_seed(0))
+    assert fvu_warning(measure(x, 0.9 * x)) is None
+    assert fvu_warning({"fvu": 0.1}) is None
+
+
+def test_the_centre_is_that_of_the_first_rows_however_they_are_batched():
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + torch.randn(2 * CENTRE_ROWS, 3, generator=generator)
+    x_hat = x + torch.randn(x.shape, generator=generator) / 3
+    centre = x[:CENTRE_ROWS].double().mean(0)
+    own = (x - x_hat).double().pow(2).sum(1) / (x.double() - centre).pow(2).sum(1)
+    for splits in (1, 2, 3, 1000):
+        found = measure(x, x_hat, splits)
+        assert found["fvu_row_mean"] == pytest.approx(float(own.mean()), rel=1e-4)

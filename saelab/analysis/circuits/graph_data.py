@@ -50,11 +50,11 @@ class AttributionGraph:
         Its SAE is not applied there, and the error node carries the whole activation; for what
         belongs to no SAE: none of the graph's is.
         """
-        if node.position is None or node.kind == "target":
-            return False
         places = self.not_applied
+        if node.position is None or node.kind == "target" or not places:
+            return False
         own = [places[node.name]] if node.kind in ("latent", "error") else places.values()
-        return bool(places) and all(node.position in where for where in own)
+        return all(node.position in where for where in own)
 
     def row_sums(self) -> Float64[np.ndarray, " node"]:
         """What flows into each node: its value, for latents and the target."""

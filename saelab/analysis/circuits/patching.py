@@ -24,7 +24,7 @@ from saelab.lm.protocol import Edit, LanguageModel
 FEWEST_STEPS, MOST_STEPS = 8, 128
 TOLERANCE = 0.01
 """Largest gap of integrated gradients, as a share of the total."""
-POINTS_AT_ONCE = 16
+POINTS_AT_ONCE = 8
 """Contexts in one pass."""
 
 

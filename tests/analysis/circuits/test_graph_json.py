@@ -52,6 +52,9 @@ def test_the_file_says_what_each_node_gives_the_target(graph):
         ({"edges": [[0, 10**6, 1.0]]}, "does not go from a lower to a higher node"),
         ({"edges": [[0, 1]]}, "is not a circuit file: edges"),
         ({"nodes": [{"kind": "other"}]}, "is not a circuit file: nodes"),
+        ({"facts": {"saes": [1]}}, "does not say where its SAEs stand"),
+        ({"facts": {"saes": {"x": {"left_out": [99]}}}}, "does not say where its SAEs stand"),
+        ({"facts": {"saes": {"x": {"left_out": "all"}}}}, "does not say where its SAEs stand"),
     ],
 )
 def test_files_that_are_no_circuit_are_refused(graph, tmp_path, change, message):
