@@ -1,6 +1,6 @@
 """One forward pass in full: every quantity between the MLPs, computed from the weights.
 
-What the MLPs wrote is read from the running model. Everything else is computed anew in the number
+What the MLPs return is read from the running model. Everything else is computed anew in the number
 type of the weights (float64 by default), so sums of its parts are exact to that type's rounding,
 and then compared with what the model itself has: a model that does anything else is refused.
 """
@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.lm.internals import LayerWeights, ModelWeights
-from saelab.lm.protocol import ActivationSource
+from saelab.lm.linear.paths import LayerWeights, ModelWeights
+from saelab.lm.protocol import ActivationSource, LanguageModel
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Largest deviation from the model's own values, relative to the largest of them, by the model's
@@ -25,24 +25,35 @@ COARSE = 0.1
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One block of a forward pass; q and k are as they are multiplied, turned where rotary.
+    """One block of a forward pass; q and k are as they are multiplied: normed and turned.
 
     Attributes:
+        q_scale, k_scale: what norms of queries and keys divide by; 1 without.
         pattern: attention after the softmax, `[batch head dest src]`.
-        mlp_in: the second norm's output, bias included.
+        attn_post_scale, mlp_post_scale: what norms behind attention and MLP divide by; 1 without.
+        attn_out: what attention adds to the stream: behind its post-norm or multiplier.
+        resid_mid: the stream with what attention added, whether or not the MLP reads it.
+        mlp_in: what the MLP reads: the second norm's output, bias included.
+        mlp_raw: what the MLP returns.
+        mlp_out: what it adds to the stream: behind its post-norm or multiplier.
     """
 
     resid_pre: Float[Tensor, "batch pos d_model"]
     ln1_scale: Float[Tensor, "batch pos 1"]
+    q_scale: Float[Tensor, "batch pos head 1"]
+    k_scale: Float[Tensor, "batch pos head 1"]
     q: Float[Tensor, "batch pos head d_head"]
     k: Float[Tensor, "batch pos head d_head"]
     v: Float[Tensor, "batch pos head d_head"]
     pattern: Float[Tensor, "batch head pos pos"]
     z: Float[Tensor, "batch pos head d_head"]
+    attn_post_scale: Float[Tensor, "batch pos 1"]
     attn_out: Float[Tensor, "batch pos d_model"]
     resid_mid: Float[Tensor, "batch pos d_model"]
     ln2_scale: Float[Tensor, "batch pos 1"]
     mlp_in: Float[Tensor, "batch pos d_model"]
+    mlp_raw: Float[Tensor, "batch pos d_model"]
+    mlp_post_scale: Float[Tensor, "batch pos 1"]
     mlp_out: Float[Tensor, "batch pos d_model"]
 
     @property
@@ -67,13 +78,16 @@ class ForwardRecord:
     resid_final: Float[Tensor, "batch pos d_model"]
     ln_final_scale: Float[Tensor, "batch pos 1"]
 
+    def final(self, weights: ModelWeights) -> Float[Tensor, "batch pos d_model"]:
+        """The final norm's output."""
+        norm = weights.ln_final
+        return norm.linear(self.resid_final, self.ln_final_scale) + norm.bias
+
     def logits(
         self, weights: ModelWeights, token_ids: Int[Tensor, " n"]
     ) -> Float[Tensor, "batch pos n"]:
         """The logits of a few tokens."""
-        norm = weights.ln_final
-        x = norm.linear(self.resid_final, self.ln_final_scale) + norm.bias
-        return x @ weights.unembedding(token_ids).T + weights.b_U[token_ids]
+        return weights.logits(self.final(weights), token_ids)
 
 
 def record_forward(
@@ -82,8 +96,8 @@ def record_forward(
     """A full record of `lm` on `tokens`, at most its context long.
 
     Raises:
-        UsageError: too many tokens; or the model does something that its weights do not tell, such
-            as a sliding window or a soft cap.
+        UsageError: too many tokens; or the model does something that its weights and configuration
+            do not tell.
     """
     if tokens.shape[1] > lm.info.n_ctx:
         raise UsageError(
@@ -91,19 +105,19 @@ def record_forward(
             f"{lm.info.name} reads; shorten it."
         )
     last = len(weights.layers) - 1
-    mlps = [f"blocks.{layer}.hook_mlp_out" for layer in range(last + 1)]
+    mlps = [f"blocks.{layer}.mlp.hook_out" for layer in range(last + 1)]
     heads = [f"blocks.{layer}.attn.hook_z" for layer in range(last + 1)]
     end = f"blocks.{last}.hook_resid_post"
     seen = lm.capture(tokens, [*mlps, *heads, end])
     dtype = weights.ln_final.gain.dtype
     tokens = tokens.to(weights.W_E.device)
-    embed = weights.W_E[tokens]
+    embed = weights.embedding(tokens)
     position = torch.zeros_like(embed)
     if weights.W_pos is not None:
         position = position + weights.W_pos[: tokens.shape[1]]
     resid, layers = embed + position, []
     for layer, mlp, head in zip(weights.layers, mlps, heads, strict=True):
-        done = _layer(layer, resid, seen[mlp].to(resid.device, dtype))
+        done = layer_record(layer, resid, seen[mlp].to(resid.device, dtype))
         _check(lm, head, done.z_cat, seen[head])
         resid = done.resid_mid + done.mlp_out
         layers.append(done)
@@ -112,11 +126,27 @@ def record_forward(
     return ForwardRecord(tokens, embed, position, tuple(layers), resid, scale)
 
 
-def _layer(
+def check_whole(lm: LanguageModel, weights: ModelWeights, record: ForwardRecord) -> None:
+    """Compare what MLPs read, and the last position's logits, with the running model.
+
+    Sums of a record's parts do not need them, but transcoders read the one, and targets the other.
+
+    Raises:
+        UsageError: the model computes them otherwise.
+    """
+    hooks = [f"blocks.{number}.mlp.hook_in" for number in range(len(record.layers))]
+    done = lm.run(record.tokens, hooks=hooks)
+    for hook, layer in zip(hooks, record.layers, strict=True):
+        _check(lm, hook, layer.mlp_in, done.activations[hook])
+    _check(lm, "logits", weights.logits(record.final(weights)[:, -1:]), done.logits[:, -1:])
+
+
+def layer_record(
     weights: LayerWeights,
     resid: Float[Tensor, "batch pos d_model"],
-    mlp_out: Float[Tensor, "batch pos d_model"],
+    mlp_raw: Float[Tensor, "batch pos d_model"],
 ) -> LayerRecord:
+    """A block's quantities, of the stream before it and of what its MLP returned."""
     scale = weights.ln1.scale(resid)
     x = weights.ln1.linear(resid, scale) + weights.ln1.bias
     q, k, v = (
@@ -127,26 +157,25 @@ def _layer(
             (weights.W_V, weights.b_V),
         )
     )
+    q_scale, k_scale = weights.q_norm.scale(q), weights.k_norm.scale(k)
+    q = weights.q_norm.linear(q, q_scale) + weights.q_norm.bias
+    k = weights.k_norm.linear(k, k_scale) + weights.k_norm.bias
     places = torch.arange(resid.shape[1], device=resid.device)
     q, k = weights.rotate(q, places), weights.rotate(k, places)
-    pattern = scores(q, k).softmax(-1)
+    pattern = weights.pattern(weights.scores(q, k))
     z = einsum(pattern, v, "b h d s, b s h e -> b d h e")
-    attn_out = einsum(z, weights.W_O, "b p h e, h e m -> b p m") + weights.b_O
+    raw = einsum(z, weights.W_O, "b p h e, h e m -> b p m") + weights.b_O
+    attn_scale, mlp_scale = weights.attn_post.scale(raw), weights.mlp_post.scale(mlp_raw)
+    attn_out = weights.attn_post.linear(raw, attn_scale)
     mid = resid + attn_out
-    scale2 = weights.ln2.scale(mid)
-    mlp_in = weights.ln2.linear(mid, scale2) + weights.ln2.bias
+    read = resid if weights.parallel else mid
+    scale2 = weights.ln2.scale(read)
+    mlp_in = weights.ln2.linear(read, scale2) + weights.ln2.bias
+    mlp_out = weights.mlp_post.linear(mlp_raw, mlp_scale)
     return LayerRecord(
-        *(resid, scale, q, k, v, pattern, z, attn_out), *(mid, scale2, mlp_in, mlp_out)
+        *(resid, scale, q_scale, k_scale, q, k, v, pattern, z, attn_scale, attn_out, mid),
+        *(scale2, mlp_in, mlp_raw, mlp_scale, mlp_out),
     )
-
-
-def scores(
-    q: Float[Tensor, "batch pos head d_head"], k: Float[Tensor, "batch pos head d_head"]
-) -> Float[Tensor, "batch head pos pos"]:
-    """Attention scores q.k / sqrt(d_head), -inf where the source lies ahead."""
-    found = einsum(q, k, "b d h e, b s h e -> b h d s") / q.shape[-1] ** 0.5
-    ahead = torch.ones(found.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-    return found.masked_fill(ahead, -torch.inf)
 
 
 def _check(lm: ActivationSource, hook: str, found: Tensor, own: Tensor) -> None:

@@ -1,17 +1,19 @@
 """Weights and records give back the running model, of either back end."""
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
 from analysis.circuits.cases import save_random
+from lm.architectures import random_model, save_architecture
 
 from saelab.config import UsageError
 from saelab.lm.hf import load_hugging_face_model
-from saelab.lm.internals import model_weights
+from saelab.lm.internals import READERS, model_weights
+from saelab.lm.linear.parameters import Parameters
 from saelab.lm.load import load_language_model
-from saelab.lm.record import record_forward
+from saelab.lm.record import check_whole, record_forward
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "qwen2"])
@@ -88,17 +90,28 @@ def test_the_shipped_model_is_recorded_to_rounding(tiny_lm):
     torch.testing.assert_close(logits.float(), tiny_lm.logits(tokens), rtol=1e-4, atol=1e-4)
 
 
-def test_unknown_architectures_are_refused_by_name(checkpoint, tmp_path):
-    import transformers
-
-    size: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    size |= {"num_attention_heads": 4, "vocab_size": 13, "max_position_embeddings": 32}
-    config = transformers.CONFIG_MAPPING["gpt_neox"](**size)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
-    lm = load_hugging_face_model(str(tmp_path), device="cpu")
-    with pytest.raises(UsageError, match=r"gpt_neox, which cannot be linearised here; .* llama"):
+def test_unknown_architectures_are_refused_by_name(tmp_path):
+    lm = load_language_model(save_architecture(tmp_path, "BLOOM"), device="cpu")
+    with pytest.raises(UsageError, match=r"bloom, which cannot be linearised here; .* llama"):
         model_weights(lm)
+
+
+def test_a_language_model_inside_another_model_is_found():
+    """Of Gemma 3, those that read images too have it one level down."""
+    text = random_model("Gemma 3")
+    whole = torch.nn.Module()
+    whole.model, whole.lm_head = torch.nn.Module(), text.lm_head
+    whole.model.language_model = text.model
+    config = SimpleNamespace(model_type="gemma3", get_text_config=lambda: text.config)
+    alone, inside = (
+        READERS[kind](Parameters(module, torch.float64, torch.device("cpu")), found)
+        for kind, module, found in (("gemma3_text", text, text.config), ("gemma3", whole, config))
+    )
+    for mine, theirs in zip(alone.layers, inside.layers, strict=True):
+        assert torch.equal(mine.W_Q, theirs.W_Q)
+        assert torch.equal(mine.mlp_post.gain, theirs.mlp_post.gain)
+        assert (mine.window, mine.scaling) == (theirs.window, theirs.scaling)
+    assert alone.embed_scale == inside.embed_scale != 1
 
 
 def test_a_model_that_does_more_than_its_weights_say_is_refused(path, tokens):
@@ -110,21 +123,45 @@ def test_a_model_that_does_more_than_its_weights_say_is_refused(path, tokens):
         record_forward(lm, weights, tokens)
 
 
-def test_scaled_attention_and_odd_rotary_positions_are_refused(tmp_path):
-    import json
+@pytest.mark.parametrize(("part", "hook"), [("ln2", "blocks.0.mlp.hook_in"), ("b_U", "logits")])
+def test_a_model_whose_mlps_or_logits_read_otherwise_is_refused(bridge, tokens, part, hook):
+    weights = model_weights(bridge)
+    record = record_forward(bridge, weights, tokens)
+    check_whole(bridge, weights, record)
+    if part == "b_U":
+        weights = replace(weights, b_U=weights.b_U + torch.arange(bridge.info.d_vocab) / 100)
+    else:
+        first = replace(weights.layers[0], ln2=weights.ln_final)
+        weights = replace(weights, layers=(first, *weights.layers[1:]))
+        record = record_forward(bridge, weights, tokens)
+    with pytest.raises(UsageError, match=f"{hook} in a way that cannot be linearised"):
+        check_whole(bridge, weights, record)
 
-    path = save_random(tmp_path / "gpt2", "gpt2")
-    file = tmp_path / "gpt2" / "config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"scale_attn_by_inverse_layer_idx": True})
-    )
-    with pytest.raises(UsageError, match="scales its attention scores"):
-        model_weights(load_hugging_face_model(path, device="cpu"))
-    path = save_random(tmp_path / "llama", "llama")
+
+def test_rotary_positions_that_depend_on_the_prompt_are_refused(path):
     lm = load_hugging_face_model(path, device="cpu")
-    lm._model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4}
-    with pytest.raises(UsageError, match="rotary positions of type 'yarn'"):
+    if lm._model.config.model_type == "gpt2":
+        return
+    lm._model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4}
+    with pytest.raises(UsageError, match="rotary positions of type 'dynamic', whose frequencies"):
         model_weights(lm)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("OLMo", {"clip_qkv": 0.5}, r"clips its queries, keys and values at 0.5, .* clip_qkv null"),
+        ("Qwen 2", {"layer_types": ["full_attention", "chunked_attention"]}, "Block 1 of this"),
+    ],
+)
+def test_what_is_not_linear_is_refused(name, changes, message):
+    model = random_model(name)
+    for key, value in changes.items():
+        setattr(model.config, key, value)
+    with pytest.raises(UsageError, match=message):
+        READERS[model.config.model_type](
+            Parameters(model, torch.float64, torch.device("cpu")), model.config
+        )
 
 
 def test_a_prompt_longer_than_the_context_is_refused(bridge):

@@ -10,6 +10,7 @@ from torch import Tensor
 from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.analysis.circuits.nodes import Node
+from saelab.lm.linear.paths import Norm
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def residual_components(
     else:
         base, stream = 0, _embeddings(frozen, position)
     for below in range(base, layer):
-        stream = _past_mlp(frozen, below, position, _heads(frozen, below, position) + stream)
+        stream = _past_block(frozen, below, position, stream)
     nodes, vectors = zip(*stream, strict=True)
     return Components(nodes, torch.stack(vectors))
 
@@ -61,39 +62,50 @@ def _embeddings(frozen: Frozen, position: int) -> list[tuple[Node, Tensor]]:
     ]
 
 
-def _past_mlp(
+def _past_block(
     frozen: Frozen, layer: int, position: int, stream: list[tuple[Node, Tensor]]
 ) -> list[tuple[Node, Tensor]]:
-    """The components of the stream behind an MLP, of those before it."""
-    number = frozen.at_place.get(Place(layer, "mlp"))
+    """The components of the stream behind a block, of those before it."""
+    weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
+    heads, number = _heads(frozen, layer, position), frozen.at_place.get(Place(layer, "mlp"))
     if number is None:
-        out = frozen.record.layers[layer].mlp_out[0, position]
-        return [(Node("mlp", f"mlp {layer}", layer, position), out), *stream]
+        out = record.mlp_out[0, position]
+        return [(Node("mlp", f"mlp {layer}", layer, position), out), *heads, *stream]
     active = frozen.actives[number]
     skip, written = active.skip, _written(active, position, None)
+    post = (weights.mlp_post, record.mlp_post_scale[0, position]) if active.before_post else None
     if skip is None or not skip.applies[position]:
-        return written + stream
-    norm, scale = frozen.weights.layers[layer].ln2, frozen.record.layers[layer].ln2_scale
-    vectors = torch.stack([vector for _, vector in stream])
-    skipped = norm.linear(vectors, scale[0, position]) @ skip.W
-    bias = (Node("bias", f"ln2 {layer}", layer, position), norm.bias @ skip.W)
-    past = zip((node for node, _ in stream), vectors + skipped, strict=True)
-    return [*written, bias, *past]
+        return [*_posted(post, written), *heads, *stream]
+    past, read = (heads, stream) if weights.parallel else ([], heads + stream)
+    nodes, vectors = zip(*read, strict=True)
+    normed = weights.ln2.linear(torch.stack(vectors), record.ln2_scale[0, position])
+    skipped = _posted(post, list(zip(nodes, normed @ skip.W, strict=True)))
+    carried = [(n, x + y) for (n, x), (_, y) in zip(read, skipped, strict=True)]
+    bias = (Node("bias", f"ln2 {layer}", layer, position), weights.ln2.bias @ skip.W)
+    return [*_posted(post, [*written, bias]), *past, *carried]
 
 
 def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
-    bias = (Node("bias", f"b_O {layer}", layer, position), weights.b_O)
     number = frozen.at_place.get(Place(layer, "heads"))
     if number is not None:
-        W_O = weights.W_O.flatten(0, 1)
-        return [*_written(frozen.actives[number], position, W_O), bias]
-    by_head = einsum(record.z[0, position], weights.W_O, "h e, h e m -> h m")
-    heads = [
-        (Node("heads", f"head {layer}.{head}", layer, position), vector)
-        for head, vector in enumerate(by_head)
-    ]
-    return [*heads, bias]
+        found = _written(frozen.actives[number], position, weights.W_O.flatten(0, 1))
+    else:
+        by_head = einsum(record.z[0, position], weights.W_O, "h e, h e m -> h m")
+        found = [
+            (Node("heads", f"head {layer}.{head}", layer, position), vector)
+            for head, vector in enumerate(by_head)
+        ]
+    bias = (Node("bias", f"b_O {layer}", layer, position), weights.b_O)
+    post = (weights.attn_post, record.attn_post_scale[0, position])
+    return _posted(post, [*found, bias])
+
+
+def _posted(
+    post: tuple[Norm, Float[Tensor, " 1"]] | None, found: list[tuple[Node, Tensor]]
+) -> list[tuple[Node, Tensor]]:
+    """Parts of what attention or an MLP returns as they enter the stream, behind a post-norm."""
+    return found if post is None else [(n, post[0].linear(x, post[1])) for n, x in found]
 
 
 def _written(

@@ -1,8 +1,9 @@
 """Why a head looks where it looks: its score as a sum over pairs of query and key components.
 
-score[h, d, s] = q . k / sqrt(d_head) is a product of two sums, over the components of the residual
-stream at d and at s (norm scales held fixed, both turned by their positions where the model is
-rotary). Attributing a score is second order, so it is a table of pairs and not a gradient.
+score[h, d, s] = q . k times the model's scaling (mostly 1 / sqrt(d_head)) is a product of two sums,
+over the components of the residual stream at d and at s (scales of norms held fixed, those of
+queries and keys included; both turned by their positions where the block is rotary). Attributing a
+score is second order, so it is a table of pairs and not a gradient. A soft cap comes after the sum.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from saelab.analysis.attention.components import residual_components
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
-from saelab.lm.internals import LayerWeights
+from saelab.lm.linear.paths import LayerWeights, Norm
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ScorePairs:
     """One head's score from `dest` to `source`, taken apart.
 
     Attributes:
-        queries: components at `dest`, the last one the constants (norm's bias and b_Q).
+        queries: components at `dest`, the last one the constants (norms' biases and b_Q).
         keys: components at `source`, likewise.
         products: each pair's part of the score; all of them sum to it.
         pattern: the attention that came of it, after the softmax.
@@ -41,7 +42,7 @@ class ScorePairs:
 
     @property
     def score(self) -> float:
-        """Q . k / sqrt(d_head)."""
+        """Q . k times the model's scaling, before a soft cap."""
         return float(self.products.sum())
 
     @property
@@ -80,9 +81,12 @@ def score_pairs(frozen: Frozen, layer: int, head: int, dest: int, source: int) -
     """
     _check(frozen, layer, head, dest, source)
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
-    queries, q = _side(frozen, layer, dest, weights.W_Q[head], weights.b_Q[head])
-    keys, k = _side(frozen, layer, source, weights.W_K[head], weights.b_K[head])
-    products = q @ k.T / q.shape[-1] ** 0.5
+    norms = (weights.q_norm.of_head(head), weights.k_norm.of_head(head))
+    scales = (record.q_scale[0, dest, head], record.k_scale[0, source, head])
+    read = ((weights.W_Q[head], weights.b_Q[head]), (weights.W_K[head], weights.b_K[head]))
+    queries, q = _side(frozen, layer, dest, read[0], (norms[0], scales[0]))
+    keys, k = _side(frozen, layer, source, read[1], (norms[1], scales[1]))
+    products = q @ k.T * weights.scaling
     pattern = float(record.pattern[0, head, dest, source])
     return ScorePairs(layer, head, dest, source, queries, keys, products, pattern)
 
@@ -91,13 +95,15 @@ def _side(
     frozen: Frozen,
     layer: int,
     position: int,
-    W: Float[Tensor, "d_model d_head"],
-    b: Float[Tensor, " d_head"],
+    read: tuple[Float[Tensor, "d_model d_head"], Float[Tensor, " d_head"]],
+    norm: tuple[Norm, Float[Tensor, " 1"]],
 ) -> tuple[tuple[Node, ...], Float[Tensor, "n d_head"]]:
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
+    (W, b), (own, scale) = read, norm
     parts = residual_components(frozen, layer, position)
     linear = weights.ln1.linear(parts.vectors, record.ln1_scale[0, position])
-    vectors = torch.cat([linear @ W, (weights.ln1.bias @ W + b)[None]])
+    vectors = own.linear(torch.cat([linear @ W, (weights.ln1.bias @ W + b)[None]]), scale)
+    vectors[-1] += own.bias
     constant = Node("bias", f"query and key biases {layer}", layer, position)
     return (*parts.nodes, constant), _turned(weights, vectors, position)
 

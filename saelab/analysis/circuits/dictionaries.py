@@ -102,6 +102,15 @@ class Dictionary:
         return SparseCodes(values, indices, self.sae.d_sae), applies
 
     @property
+    def before_post(self) -> bool:
+        """Whether it writes what an MLP returns and not what of that is added to the stream.
+
+        They differ where a norm or a multiplier stands behind the MLP (Gemma 2 and 3, OLMo 2,
+        Granite): `mlp.hook_out` lies before it, `hook_mlp_out` behind.
+        """
+        return self.target_site.endswith(".mlp.hook_out")
+
+    @property
     def place(self) -> Place:
         """Where it stands.
 
@@ -120,7 +129,7 @@ class Dictionary:
             f"{self.name} reads {self.site}"
             + ("" if self.site == self.target_site else f" and writes {self.target_site}")
             + "; circuits take SAEs at attn.hook_z, hook_resid_pre or hook_resid_post, and "
-            "transcoders from ln2.hook_out to hook_mlp_out."
+            "transcoders from mlp.hook_in (or ln2.hook_out) to hook_mlp_out or mlp.hook_out."
         )
 
 

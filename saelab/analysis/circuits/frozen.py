@@ -2,9 +2,10 @@
 
 Each SAE's output is written as latents + b_dec + error, so the numbers are those of the plain
 model; where an SAE is not applied (see `Domain`) the error is the whole activation. Attention
-patterns, norm scales, the choice of active latents, and MLP outputs without a transcoder are
-constants. What is left, a transcoder's skip connection included, is linear: every latent and every
-logit is a sum over the leaves (arXiv 2405.13868, section 3).
+patterns (and so what only makes them: norms of queries and keys, soft caps, windows), the scales of
+all other norms, the choice of active latents, and MLP outputs without a transcoder are constants.
+What is left, a transcoder's skip connection included, is linear: every latent and every logit is a
+sum over the leaves (arXiv 2405.13868, section 3).
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from saelab.analysis.circuits.dictionaries import Dictionary, Place, by_depth
 from saelab.config import UsageError
-from saelab.lm.internals import ModelWeights, model_weights
+from saelab.lm.internals import model_weights
+from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.record import ForwardRecord, record_forward
+from saelab.lm.record import ForwardRecord, check_whole, record_forward
 from saelab.sae.linear import LinearCodes, TakenRows, linearize
 
 
@@ -53,6 +55,8 @@ class Active:
             dictionary is not applied, all of it.
         applies: the positions where the dictionary was trained, and so is applied.
         skip: a transcoder's linear map past the latents, and what it gave; none without one.
+        before_post: what it stands for passes its block's post-norm or multiplier on its way into
+            the stream, as the heads' output always does.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Active:
     error: Float[Tensor, "pos d_out"]
     applies: Bool[Tensor, " pos"]
     skip: Skip | None = None
+    before_post: bool = False
 
     @cached_property
     def at(self) -> tuple[slice, ...]:
@@ -95,6 +100,14 @@ class Frozen:
     def n_pos(self) -> int:
         """Tokens of the prompt."""
         return self.record.tokens.shape[1]
+
+    @property
+    def logit_constant(self) -> str:
+        """The leaf of what logits have whatever the stream is.
+
+        That is b_U, and what a soft cap takes off beyond its slope.
+        """
+        return "bias b_U" if self.weights.soft_cap is None else "bias b_U and soft cap"
 
     @cached_property
     def at_place(self) -> dict[Place, int]:
@@ -131,7 +144,7 @@ class Frozen:
         placed = ["embedding", "position", *(f"error {a.name}" for a in self.actives)]
         placed += [f"mlp {i}" for i in layers if Place(i, "mlp") not in self.at_place]
         biases = [f"bias {kind} {i}" for i in layers for kind in ("ln1", "b_V", "b_O", "ln2")]
-        biases += ["bias ln_final", "bias b_U"]
+        biases += ["bias ln_final", self.logit_constant]
         biases += [f"{kind} {a.name}" for a in self.actives for kind in ("b_dec", "encoder")]
         sizes = [(name, self.n_pos) for name in placed] + [(name, 1) for name in biases]
         out, start = {}, 0
@@ -182,11 +195,12 @@ def freeze(
         raise UsageError("Two of the SAEs have the same name; give runs with different names.")
     weights = model_weights(lm)
     record = record_forward(lm, weights, tokens[None])
+    check_whole(lm, weights, record)
     return Frozen(weights, record, tuple(_active(d, record) for d in ordered))
 
 
 def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
-    x, target = _read_and_written(dictionary.place, record)
+    x, target = _read_and_written(dictionary, record)
     sae = dictionary.sae
     if sae.W_dec.shape[1] != target.shape[-1]:
         raise UsageError(
@@ -202,13 +216,15 @@ def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
         b_dec = b_dec - sae.input_bias.to(x.dtype) @ W
         skip = Skip(W, (x @ W) * applies[:, None], applies)
     b_dec, error = b_dec * applies[:, None], torch.zeros_like(target)
-    empty = Active(dictionary.name, dictionary.place, codes, decoder, b_dec, error, applies, skip)
+    facts = dictionary.name, dictionary.place, codes, decoder, b_dec
+    empty = Active(*facts, error, applies, skip, dictionary.before_post)
     return replace(empty, error=target - empty.written())
 
 
 def _read_and_written(
-    place: Place, record: ForwardRecord
+    dictionary: Dictionary, record: ForwardRecord
 ) -> tuple[Float[Tensor, "pos d_in"], Float[Tensor, "pos d_out"]]:
+    place = dictionary.place
     if place.kind == "residual":
         last = place.layer == len(record.layers)
         x = record.resid_final if last else record.layers[place.layer].resid_pre
@@ -217,4 +233,4 @@ def _read_and_written(
     if place.kind == "heads":
         z = rearrange(layer.z[0], "pos head d_head -> pos (head d_head)")
         return z, z
-    return layer.mlp_in[0], layer.mlp_out[0]
+    return layer.mlp_in[0], (layer.mlp_raw if dictionary.before_post else layer.mlp_out)[0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Active, Frozen
+from saelab.lm.linear.paths import Norm, soft_capped
 
 Gate = Callable[[Float[Tensor, "target n"], Float[Tensor, " n"]], Float[Tensor, "target n"]]
 """From the gradients at some latents, and their values, to the gradients that go on upstream."""
@@ -73,12 +74,26 @@ def latent_reading(frozen: Frozen, number: int, entries: Int[Tensor, " target"])
 def logit_reading(
     frozen: Frozen, position: int, coefficients: Float[Tensor, " d_vocab"]
 ) -> Reading:
-    """The sum over the vocabulary of coefficient times logit, at one position."""
-    used = coefficients.nonzero()[:, 0]
+    """The sum over the vocabulary of coefficient times logit, at one position.
+
+    Where logits are soft-capped, l -> c tanh(l / c), each has the cap's slope at its value on the
+    prompt, and what the cap takes off beyond that belongs to the constant.
+    """
+    model = frozen.weights
+    final, used = frozen.record.final(model)[0, position], coefficients.nonzero()[:, 0]
     weights = frozen.record.embed.new_zeros(1, frozen.n_pos, frozen.record.embed.shape[-1])
+    constant = coefficients.new_zeros(1)
     for part in used.split(4096):
-        weights[0, position] += coefficients[part] @ frozen.weights.unembedding(part)
-    return Reading(None, weights, (coefficients @ frozen.weights.b_U)[None], "bias b_U")
+        columns, given = model.unembedding(part), coefficients[part]
+        slopes = torch.ones_like(given)
+        if model.soft_cap is not None:
+            linear = model.linear_logits(final, part)
+            capped = soft_capped(linear, model.soft_cap)
+            slopes = 1 - (capped / model.soft_cap).square()
+            constant += given @ (capped - slopes * linear)
+        weights[0, position] += (given * slopes) @ columns
+        constant += (given * slopes) @ model.b_U[part]
+    return Reading(None, weights, constant, frozen.logit_constant)
 
 
 @torch.no_grad()
@@ -92,7 +107,10 @@ def pull(frozen: Frozen, reading: Reading, gate: Gate = through) -> Pulled:
 
 
 class _Walk:
-    """The state of a walk: the gradient in the residual stream, `[target pos d_model]`."""
+    """The state of a walk: the gradient in the residual stream, `[target pos d_model]`.
+
+    What a parallel MLP reads is kept beside it until its block's heads are done.
+    """
 
     def __init__(self, frozen: Frozen, reading: Reading, gate: Gate) -> None:
         self._frozen, self._gate = frozen, gate
@@ -101,6 +119,7 @@ class _Walk:
         self._gradient = like.new_zeros(n, len(frozen.values))
         self._leaves = like.new_zeros(n, frozen.n_leaves)
         self._stream = like.new_zeros(n, frozen.n_pos, like.shape[-1])
+        self._beside: Tensor | float = 0.0
         self._add(reading.constant_leaf, reading.constant)
         depth = self._start(reading)
         for place in reversed(_places(len(frozen.weights.layers))):
@@ -123,9 +142,12 @@ class _Walk:
         if place.kind == "residual":
             self._stream = reading.weights
         elif place.kind == "heads":
-            self._heads_input(place.layer, reading.weights)
+            self._stream = self._heads_input(place.layer, reading.weights)
         else:
-            self._mlp_input(place.layer, reading.weights)
+            self._stream = self._mlp_input(place.layer, reading.weights)
+            if frozen.weights.layers[place.layer].parallel:
+                # It reads the stream before its own block's heads.
+                return Place(place.layer, "heads").depth
         return place.depth
 
     def _step(self, place: Place) -> None:
@@ -141,30 +163,51 @@ class _Walk:
         if place.kind == "mlp":
             if number is None:
                 self._add(f"mlp {place.layer}", (self._stream * record.mlp_out[0]).sum(-1))
+                return
+            at_out = self._stream
+            if self._frozen.actives[number].before_post:
+                at_out = weights.mlp_post.transpose(at_out, record.mlp_post_scale[0])
+            given = self._mlp_input(place.layer, self._dictionary(number, at_out))
+            if weights.parallel:
+                self._beside = given
             else:
-                self._mlp_input(place.layer, self._dictionary(number, self._stream))
+                self._stream = self._stream + given
             return
-        self._add(f"bias b_O {place.layer}", (self._stream @ weights.b_O).sum(-1))
-        at_z = einsum(self._stream, weights.W_O, "t p m, h e m -> t p h e").flatten(2)
+        at_out = weights.attn_post.transpose(self._stream, record.attn_post_scale[0])
+        self._add(f"bias b_O {place.layer}", (at_out @ weights.b_O).sum(-1))
+        at_z = einsum(at_out, weights.W_O, "t p m, h e m -> t p h e").flatten(2)
         if number is not None:
             at_z = self._dictionary(number, at_z)
-        self._heads_input(place.layer, at_z)
+        given = self._heads_input(place.layer, at_z)
+        self._stream, self._beside = self._stream + given + self._beside, 0.0
 
-    def _heads_input(self, layer: int, at_z: Float[Tensor, "target pos d_in"]) -> None:
-        """From the heads' outputs through values and the first norm into the stream."""
+    def _heads_input(
+        self, layer: int, at_z: Float[Tensor, "target pos d_in"]
+    ) -> Float[Tensor, "target pos d_model"]:
+        """From the heads' outputs through values and the first norm to the stream."""
         weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
         by_head = rearrange(at_z, "t p (h e) -> t p h e", h=len(weights.W_O))
         at_v = einsum(record.pattern[0], by_head, "h d s, t d h e -> t s h e")
         self._add(f"bias b_V {layer}", einsum(at_v, weights.b_V, "t s h e, h e -> t"))
         at_x = einsum(at_v, weights.W_V, "t s h e, h m e -> t s m")
-        self._add(f"bias ln1 {layer}", (at_x @ weights.ln1.bias).sum(-1))
-        self._stream = self._stream + weights.ln1.transpose(at_x, record.ln1_scale[0])
+        return self._norm_input(f"ln1 {layer}", weights.ln1, record.ln1_scale[0], at_x)
 
-    def _mlp_input(self, layer: int, at_x: Float[Tensor, "target pos d_model"]) -> None:
-        """From a transcoder's input through the second norm into the stream."""
+    def _mlp_input(
+        self, layer: int, at_x: Float[Tensor, "target pos d_model"]
+    ) -> Float[Tensor, "target pos d_model"]:
+        """From a transcoder's input through the second norm to the stream that it reads."""
         weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
-        self._add(f"bias ln2 {layer}", (at_x @ weights.ln2.bias).sum(-1))
-        self._stream = self._stream + weights.ln2.transpose(at_x, record.ln2_scale[0])
+        return self._norm_input(f"ln2 {layer}", weights.ln2, record.ln2_scale[0], at_x)
+
+    def _norm_input(
+        self,
+        name: str,
+        norm: Norm,
+        scale: Float[Tensor, "pos 1"],
+        at_x: Float[Tensor, "target pos d_model"],
+    ) -> Float[Tensor, "target pos d_model"]:
+        self._add(f"bias {name}", (at_x @ norm.bias).sum(-1))
+        return norm.transpose(at_x, scale)
 
     def _dictionary(
         self, number: int, at_out: Float[Tensor, "target pos d_out"]

@@ -11,8 +11,6 @@ from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.pull import Reading, latent_reading, logit_reading
 from saelab.config import UsageError
 
-CHUNK = 8192
-
 
 @dataclass(frozen=True)
 class Target:
@@ -99,8 +97,7 @@ def read_at(frozen: Frozen, place: Place | None) -> Float[Tensor, "pos d"]:
     """The recorded activations at a place; the final norm's output for None."""
     record, layers = frozen.record, frozen.record.layers
     if place is None:
-        norm = frozen.weights.ln_final
-        return (norm.linear(record.resid_final, record.ln_final_scale) + norm.bias)[0]
+        return record.final(frozen.weights)[0]
     if place.kind == "residual":
         last = place.layer == len(layers)
         return (record.resid_final if last else layers[place.layer].resid_pre)[0]
@@ -111,10 +108,4 @@ def read_at(frozen: Frozen, place: Place | None) -> Float[Tensor, "pos d"]:
 @torch.no_grad()
 def next_token_probabilities(frozen: Frozen, position: int = -1) -> Float[Tensor, " d_vocab"]:
     """The model's next-token distribution at a position."""
-    x = read_at(frozen, None)[position]
-    tokens = torch.arange(frozen.weights.W_U.shape[1], device=x.device)
-    logits = [
-        frozen.weights.unembedding(part) @ x + frozen.weights.b_U[part]
-        for part in tokens.split(CHUNK)
-    ]
-    return torch.cat(logits).softmax(0)
+    return frozen.weights.logits(read_at(frozen, None)[position]).softmax(0)

@@ -14,7 +14,6 @@ from saelab.analysis.attention.recursive import (
 )
 from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import freeze
-from saelab.lm.record import scores
 
 HEADS = {f"blocks.{layer}.attn.hook_z": "topk" for layer in range(3)}
 CLOSE = {"rtol": 0, "atol": 1e-11}
@@ -68,7 +67,7 @@ def test_what_a_skip_carries_belongs_to_what_it_read(skipping):
 @pytest.mark.parametrize("layer", [1, 2])
 def test_pairs_sum_to_the_score_past_a_skip(skipping, layer):
     record = skipping.record.layers[layer]
-    expected = float(scores(record.q, record.k)[0, 1, 6, 3])
+    expected = float(skipping.weights.layers[layer].scores(record.q, record.k)[0, 1, 6, 3])
     assert score_pairs(skipping, layer, 1, 6, 3).score == pytest.approx(expected, abs=1e-10)
 
 

@@ -1,9 +1,13 @@
 """The frozen model run forward in plain loops: a second method for every gradient and edge."""
 
+from collections.abc import Mapping
+
 import torch
 
 from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Frozen
+
+Moved = Mapping[int, float | torch.Tensor]
 
 
 class Replay:
@@ -12,7 +16,7 @@ class Replay:
     hold: latents keep their recorded values (moved ones apart), so only direct effects show.
     """
 
-    def __init__(self, frozen: Frozen, moved: dict[int, float] | None = None, *, hold: bool = True):
+    def __init__(self, frozen: Frozen, moved: Moved | None = None, *, hold: bool = True):
         self.frozen, self.moved, self.hold = frozen, moved or {}, hold
         self.read = frozen.values.clone()
         record = frozen.record
@@ -27,9 +31,15 @@ class Replay:
                 v = x @ weights.W_V[head] + weights.b_V[head]
                 z[:, head] = seen.pattern[0, head] @ v
             z = self.through(Place(layer, "heads"), z.flatten(1), z.flatten(1))
-            stream = stream + z @ weights.W_O.flatten(0, 1) + weights.b_O
-            x = self.norm(weights.ln2, stream, seen.ln2_scale[0])
-            stream = stream + self.through(Place(layer, "mlp"), x, seen.mlp_out[0])
+            raw = z @ weights.W_O.flatten(0, 1) + weights.b_O
+            attn = self.norm(weights.attn_post, raw, seen.attn_post_scale[0])
+            read = stream if weights.parallel else stream + attn
+            place, x = Place(layer, "mlp"), self.norm(weights.ln2, read, seen.ln2_scale[0])
+            number = frozen.at_place.get(place)
+            mlp = self.through(place, x, seen.mlp_out[0])
+            if number is not None and frozen.actives[number].before_post:
+                mlp = self.norm(weights.mlp_post, mlp, seen.mlp_post_scale[0])
+            stream = stream + attn + mlp
         stream = self.through(Place(len(record.layers), "residual"), stream, stream)
         self.final = self.norm(frozen.weights.ln_final, stream, record.ln_final_scale[0])
 
@@ -56,4 +66,6 @@ class Replay:
 
     def logits(self):
         weights = self.frozen.weights
-        return self.final @ weights.W_U.to(self.final.dtype) + weights.b_U
+        W_U = weights.W_U.to(self.final.dtype) * weights.logit_scale
+        logits, cap = self.final @ W_U + weights.b_U, weights.soft_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -1,5 +1,6 @@
 """Paths cut at weak latents, on the paper's own small example and on random models."""
 
+from dataclasses import fields
 from math import inf
 
 import pytest
@@ -10,7 +11,7 @@ from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.pull import logit_reading, pull, stop
 from saelab.analysis.circuits.targets import Target, latent_target, logit_target
-from saelab.lm.internals import LayerWeights, ModelWeights, Norm
+from saelab.lm.linear.paths import LayerWeights, ModelWeights, Norm
 from saelab.lm.record import ForwardRecord, LayerRecord
 from saelab.sae.linear import LinearCodes
 
@@ -29,30 +30,22 @@ def transcoder(layer, x, encoder, decoder):
 @pytest.fixture(scope="module")
 def fixture():
     """mid1 = x @ W1, y = x + mid1 @ W2, mid2 = y @ W3, out = y + mid2 @ W4, at x = 1."""
-    norm = Norm(t(1, fill=1.0), t(1), 0.0, centred=False)
-    weights = LayerWeights(
-        t(1, 1, 1),
-        t(1, 1, 1),
-        t(1, 1, 1),
-        t(1, 1, 1),
-        t(1, 1),
-        t(1, 1),
-        t(1, 1),
-        t(1),
-        norm,
-        norm,
-        None,
-    )
-    model = ModelWeights(t(1, 1, fill=1.0), None, (weights, weights), norm, t(1, 1, fill=1.0), t(1))
+    norm = Norm.gain_only(t(1, fill=1.0))
+    heads = Norm.gain_only(t(1, 1, fill=1.0))
+    norms = dict.fromkeys(("ln1", "ln2", "attn_post", "mlp_post"), norm)
+    norms |= dict.fromkeys(("q_norm", "k_norm"), heads)
+    none = dict.fromkeys(("W_Q", "W_K", "W_V", "W_O"), t(1, 1, 1))
+    none |= dict.fromkeys(("b_Q", "b_K", "b_V"), t(1, 1))
+    block = LayerWeights(**none, b_O=t(1), **norms, rotary=None, scaling=1.0)
+    model = ModelWeights(t(1, 1, fill=1.0), None, (block, block), norm, t(1, 1, fill=1.0), t(1))
     actives = (
         transcoder(0, 1.0, [[1.0], [2.0]], [[1.0], [1.0]]),
         transcoder(1, 4.0, [[1.0], [1.0]], [[2.0], [1.0]]),
     )
     one, zero = t(1, 1, 1, fill=1.0), t(1, 1, 1, 1)
-    layers = [
-        LayerRecord(one, one, zero, zero, zero, zero, zero, one, one, one, one, one)
-        for _ in actives
-    ]
+    per_head = dict.fromkeys(("q_scale", "k_scale", "q", "k", "v", "pattern", "z"), zero)
+    names = [field.name for field in fields(LayerRecord)]
+    layers = [LayerRecord(**(dict.fromkeys(names, one) | per_head)) for _ in actives]
     record = ForwardRecord(torch.zeros(1, 1).long(), one, t(1, 1, 1), tuple(layers), 16 * one, one)
     return Frozen(model, record, actives)
 
