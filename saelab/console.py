@@ -1,6 +1,7 @@
 """Progress on standard error: a live bar in a terminal, a line every few seconds elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,23 @@ class Bar:
         share = f"{min(100, 100 * self.done / max(1, self.total)):.0f}%"
         timing = f"{si(rate)} {self.unit}/s, {duration(left)} left"
         return f"{self.title}: {share} ({timing})" + (f"  {figures}" if figures else "")
+
+
+def note(message: str) -> None:
+    """A line on standard error, beside the progress."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def told_if_slow(message: str) -> Iterator[None]:
+    """Say what is being done, once it has taken a second."""
+    timer = threading.Timer(1.0, note, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -5,8 +5,23 @@ from typing import Any
 
 import torch
 
-WORDS = "the big cat sat on a red mat . and dog ran under tree".split()
-VOCABULARY = ["<bos>", "<eos>", "<unk>", *WORDS, *(f"w{i}" for i in range(31))]
+WORDS = [
+    "the",
+    "big",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "red",
+    "mat",
+    ".",
+    "and",
+    "dog",
+    "ran",
+    "under",
+    "tree",
+]
+VOCABULARY = ["<bos>", "<eos>", "<unk>", *WORDS, *(f"w{i}" for i in range(32))]
 PROMPT = "the big cat sat on a red"
 
 SIZE: dict[str, Any] = {
@@ -124,7 +139,8 @@ def random_model(name: str, **changes: Any) -> Any:
 
     kind, size = ARCHITECTURES[name]
     tokens = {"vocab_size": len(VOCABULARY), "bos_token_id": 0, "eos_token_id": 1}
-    config = transformers.CONFIG_MAPPING[kind](**size | tokens | {"pad_token_id": None} | changes)
+    options: dict[str, Any] = size | tokens | {"pad_token_id": None} | changes
+    config = transformers.CONFIG_MAPPING[kind](**options)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
