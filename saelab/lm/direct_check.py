@@ -37,12 +37,18 @@ HALF_PRECISION_TOLERANCE = 0.2
 def direct_path_fault(lm: "BridgeLanguageModel", hook: str) -> str | None:
     """The end of a sentence, if the finite difference contradicts `lm.direct` at `hook`."""
     error = direct_path_error(lm, hook)
-    if error <= (HALF_PRECISION_TOLERANCE if _half(lm) else TOLERANCE):
+    if error <= direct_path_tolerance(lm):
         return None
     return f"a finite difference through the model contradicts its direct path by {error:.0%}"
 
 
-def _half(lm: "BridgeLanguageModel") -> bool:
+def direct_path_tolerance(lm: "BridgeLanguageModel") -> float:
+    """How far the difference may be from the claim, in the model's number type."""
+    return HALF_PRECISION_TOLERANCE if is_half(lm) else TOLERANCE
+
+
+def is_half(lm: "BridgeLanguageModel") -> bool:
+    """Whether the model runs in 16 bits."""
     return lm.info.dtype in ("float16", "bfloat16")
 
 
@@ -73,7 +79,7 @@ class _Held:
 
     def __init__(self, lm: "BridgeLanguageModel", hook: str) -> None:
         self.direct = lm.direct
-        self.step = HALF_PRECISION_STEP if _half(lm) else STEP
+        self.step = HALF_PRECISION_STEP if is_half(lm) else STEP
         # The skip connection goes past hook_resid_mid; what attention adds stands there alone.
         self.hook = hook if replaceable(hook) else outputs_of(layer_of(hook))[0].added
         own = output_of(self.hook)
