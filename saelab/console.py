@@ -13,6 +13,8 @@ from rich.text import Text
 from typing_extensions import override
 
 SECONDS_BETWEEN_LINES = 10.0
+SLOW = 1.0
+"""Seconds after which something without a bar is told."""
 
 
 def si(number: float | int) -> str:
@@ -80,8 +82,8 @@ def note(message: str) -> None:
 
 @contextmanager
 def told_if_slow(message: str) -> Iterator[None]:
-    """Say what is being done, once it has taken a second."""
-    timer = threading.Timer(1.0, note, [message])
+    """Say what is being done, once it has taken SLOW seconds."""
+    timer = threading.Timer(SLOW, note, [message])
     timer.daemon = True
     timer.start()
     try:

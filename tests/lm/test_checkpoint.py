@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -189,7 +190,8 @@ def test_a_file_is_not_a_checkpoint(copy):
 def test_an_architecture_that_transformer_lens_lacks_is_refused_by_its_name(tmp_path):
     import transformers
 
-    size = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 48}
+    size: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
+    size["vocab_size"] = 48
     config = transformers.CONFIG_MAPPING["biogpt"](**size, num_attention_heads=4)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)

@@ -1,6 +1,7 @@
 """Every architecture keeps every identity that the checks ask for, and the checks can fail."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_a_model_that_sees_later_tokens_fails_the_check(tmp_path):
     from lm.architectures import VOCABULARY, save_tokenizer
     from transformers import BertConfig, BertLMHeadModel
 
-    size = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
+    size: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
     torch.manual_seed(0)
     config = BertConfig(**size, num_attention_heads=4, vocab_size=len(VOCABULARY))
     BertLMHeadModel(config).save_pretrained(tmp_path)
