@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format screenshots bench-browser clean
+.PHONY: demo test check format models screenshots bench-browser clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -31,6 +31,9 @@ check: $(STAMP)  ## format, lint, types, import contracts
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+models: $(STAMP)  ## README's table of language models, as the checks find it
+	PYTHONPATH=tests $(BIN)/python tests/lm/table.py
 
 screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/screenshots
 	test -d runs/demo || $(BIN)/saelab demo --out runs/demo

@@ -1,6 +1,7 @@
 """Progress on standard error: a live bar in a terminal, a line every few seconds elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from rich.text import Text
 from typing_extensions import override
 
 SECONDS_BETWEEN_LINES = 10.0
+SLOW = 1.0
+"""Seconds after which something without a bar is told."""
 
 
 def si(number: float | int) -> str:
@@ -75,6 +78,23 @@ class Bar:
         share = f"{min(100, 100 * self.done / max(1, self.total)):.0f}%"
         timing = f"{si(rate)} {self.unit}/s, {duration(left)} left"
         return f"{self.title}: {share} ({timing})" + (f"  {figures}" if figures else "")
+
+
+def note(message: str) -> None:
+    """A line on standard error, beside the progress."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def told_if_slow(message: str) -> Iterator[None]:
+    """Say what is being done, once it has taken SLOW seconds."""
+    timer = threading.Timer(SLOW, note, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

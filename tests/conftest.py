@@ -36,6 +36,7 @@ LONGEST = (
     "notebooks/03_steering.ipynb",
     "notebooks/01_quickstart.ipynb",
     "notebooks/02_features.ipynb",
+    "tests/lm/test_conformance.py",
     "tests/lm/tiny/test_weights.py",
     "tests/sae/test_contract.py",
     "tests/kernels/test_triton_batch_select.py",

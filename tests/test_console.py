@@ -1,9 +1,11 @@
 """Counts and progress as a person reads them."""
 
+import threading
 import time
 
 import pytest
 
+from saelab import console
 from saelab.console import Bar, duration, progress, si
 
 
@@ -41,3 +43,16 @@ def test_without_a_terminal_the_end_is_one_line_that_counts_this_process_alone(c
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("Harvest: 100 tokens in ")
+
+
+def test_only_what_is_slow_is_told(monkeypatch, capsys):
+    told = threading.Event()
+    monkeypatch.setattr(console, "note", lambda _: told.set())
+    monkeypatch.setattr(console, "SLOW", 0.0)
+    with console.told_if_slow("loading ..."):
+        assert told.wait(60)
+    told.clear()
+    monkeypatch.setattr(console, "SLOW", 3600.0)
+    with console.told_if_slow("loading ..."):
+        pass
+    assert not told.is_set()

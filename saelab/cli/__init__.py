@@ -23,6 +23,7 @@ VERBS = {
     "export": "write a run's SAE for SAELens",
     "show": "print what a store or a run holds",
     "verify": "check that every byte of an activation store is as it was written",
+    "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
 }
 

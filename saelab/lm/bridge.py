@@ -4,18 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import torch
-from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from saelab.config import UsageError
+from saelab.lm.direct import DirectPaths
+from saelab.lm.direct_check import direct_path_fault
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.hooks import Hook, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.reading import Past
-from saelab.lm.sites import direct_path, layer_of, nearest, replaceable
+from saelab.lm.sites import nearest, replaceable
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 
 READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -35,6 +36,7 @@ class BridgeLanguageModel:
         self._info = info
         self._tokenizer = HuggingFaceTokenizer(bridge.tokenizer)
         self._widths: dict[str, int] = {}
+        self._faults: dict[str, str | None] = {}
 
     @property
     def info(self) -> ModelInfo:
@@ -216,41 +218,47 @@ class BridgeLanguageModel:
         _check_applied(edits, applied)
         return logits, KeyValuePast(cache)
 
+    @cached_property
+    def direct(self) -> DirectPaths:
+        """The linear maps between sites and logits, read off the running model."""
+        return DirectPaths(self._bridge)
+
+    def why_no_logits(self, hook: str) -> str | None:
+        """Why directions at `hook` have no logit effects, one sentence; None if they have.
+
+        The first question about a site takes three short passes, which prove the path by a finite
+        difference through the model's own.
+        """
+        if hook not in self._faults:
+            fault = self.direct.fault(hook)
+            self._faults[hook] = fault or direct_path_fault(self, hook)
+        fault = self._faults[hook]
+        return None if fault is None else f"{hook} has no logits in {self.info.name}: {fault}."
+
+    @torch.no_grad()
+    def residual_writes(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_model"] | None:
+        """What adding each direction at `hook` writes to the residual stream.
+
+        Norms on the way are taken as linear at scale 1. None where `why_no_logits` says why.
+        """
+        if self.why_no_logits(hook) is not None:
+            return None
+        return self.direct.writes(hook, directions.to(self.device))
+
     @torch.no_grad()
     def logit_effects(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_vocab"] | None:
         """What adding each direction at `hook` writes to the logits along the direct path.
 
-        The final norm is taken as linear at scale 1, so values compare between directions of one
-        site; they are centred over the vocabulary, which the softmax ignores. None where the site
-        does not write to the residual stream.
+        Norms on the way (a post-norm, the final one) are taken as linear at scale 1, a soft cap at
+        its slope at 0, so values compare between directions of one site; they are centred over the
+        vocabulary, which the softmax ignores. None where `why_no_logits` says why.
         """
-        residual = self._to_residual(hook, directions.to(self.device))
-        if residual is None:
-            return None
-        norm = self._bridge.ln_final
-        if self._bridge.cfg.normalization_type in ("LN", "LNPre"):
-            residual = residual - residual.mean(dim=-1, keepdim=True)
-        gain = getattr(norm, "weight", None)
-        residual = residual if gain is None else residual * gain
-        effects = residual @ self._bridge.W_U
-        return effects - effects.mean(dim=-1, keepdim=True)
-
-    def _to_residual(
-        self, hook: str, directions: Float[Tensor, "n d_in"]
-    ) -> Float[Tensor, "n d_model"] | None:
-        match direct_path(hook):
-            case "residual":
-                return directions
-            case "heads":
-                W_O = self._bridge.W_O[layer_of(hook)]
-                by_head = rearrange(directions, "n (head d_head) -> n head d_head", head=len(W_O))
-                return einsum(by_head, W_O, "n head d_head, head d_head d_model -> n d_model")
-            case "mlp":
-                return directions @ self._bridge.W_out[layer_of(hook)]
-            case _:
-                return None
+        written = self.residual_writes(hook, directions)
+        return None if written is None else self.direct.logits(written)
 
     def _forward(self, tokens: Tensor, hooks: Iterable[tuple[str, Hook]]) -> Tensor:
         return self._bridge.run_with_hooks(

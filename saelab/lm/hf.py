@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saelab.config import UsageError
+from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
 from saelab.lm.protocol import ModelInfo
-from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 
 Side = Literal["input", "output"]
@@ -176,8 +176,8 @@ def serves(name: str, hooks: Sequence[str]) -> bool:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(_checkpoint(name))
-    except (OSError, ValueError):
+        config = transformers.AutoConfig.from_pretrained(location(name), trust_remote_code=False)
+    except (OSError, ValueError, UsageError):
         return False
     _, places = ARCHITECTURES.get(config.model_type, ("", {}))
     matches = [_HOOK.fullmatch(hook) for hook in hooks]
@@ -190,18 +190,9 @@ def load_hugging_face_model(
     """The model called `name`, as `load_language_model` finds it, without transformer_lens.
 
     Raises:
-        UsageError: there is no such model, or its architecture is not known here.
+        UsageError: its architecture is not known here, or as for `read_checkpoint`.
     """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(_checkpoint(name))
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            _checkpoint(name), dtype=dtype, attn_implementation="sdpa"
-        )
-    except (OSError, ValueError) as error:
-        raise UsageError(f"Cannot load {name!r}: {str(error).splitlines()[0]}") from error
+    model, tokenizer = read_checkpoint(name, dtype=dtype, attention="sdpa")
     if model.config.model_type not in ARCHITECTURES:
         raise UsageError(
             f"The hugging-face back end knows {', '.join(ARCHITECTURES)}, not "
@@ -209,10 +200,6 @@ def load_hugging_face_model(
         )
     nn.Module.to(model, resolve_device(device))
     return HuggingFaceModel(model, tokenizer, _info(name, model, tokenizer))
-
-
-def _checkpoint(name: str) -> str:
-    return str(MODEL_DIR) if name == "tiny" else name
 
 
 def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 
 from saelab.config import UsageError
+from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.protocol import ModelInfo
-from saelab.lm.tiny import MODEL_DIR
 
 if TYPE_CHECKING:
     from saelab.lm.bridge import BridgeLanguageModel
@@ -31,34 +32,29 @@ def load_language_model(
         dtype: what the weights are held and run in.
 
     Raises:
-        UsageError: the name is none of these, or cannot be fetched.
+        UsageError: the name is none of these, or cannot be fetched; or as for `read_checkpoint`.
     """
-    # Importing transformers and transformer_lens takes seconds; nothing else needs them.
-    import transformers
+    resolved = resolve_device(device)
+    weights, tokenizer = read_checkpoint(name, dtype=dtype, attention="eager")
+    # Importing transformer_lens takes seconds; nothing else needs it.
     from transformer_lens.model_bridge import TransformerBridge
 
     from saelab.lm.bridge import BridgeLanguageModel
 
-    transformers.utils.logging.disable_progress_bar()
-    path = _resolve(name)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        weights = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation="eager"
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"Cannot load the model {name!r}: it is not 'tiny', not a checkpoint directory, and "
-            f"fetching it failed ({reason})."
-        ) from error
-    resolved = resolve_device(device)
     nn.Module.to(weights, resolved)
     digest = weights_digest(weights)
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
-    bridge = TransformerBridge.boot_transformers(
-        path, hf_model=weights, tokenizer=tokenizer, dtype=dtype, device=resolved
-    )
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            location(name), hf_model=weights, tokenizer=tokenizer, dtype=dtype, device=resolved
+        )
+    except ValueError as error:
+        if "architecture" not in str(error):
+            raise
+        raise UsageError(
+            f"{name} is a {type(weights).__name__}, which TransformerLens "
+            f"{version('transformer-lens')} does not support."
+        ) from error
     return BridgeLanguageModel(bridge, _info(name, bridge, tokenizer, digest))
 
 
@@ -104,15 +100,6 @@ def weights_digest(model: nn.Module) -> str:
         for part in value.detach().flatten().split(HASH_CHUNK):
             digest.update(part.to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _resolve(name: str) -> str:
-    if name == "tiny":
-        return str(MODEL_DIR)
-    path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UsageError(f"{path} is a directory without a config.json, so not a checkpoint.")
-    return name
 
 
 def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # noqa: ANN401

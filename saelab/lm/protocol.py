@@ -139,6 +139,16 @@ class LanguageModel(ActivationSource, Protocol):
     ) -> Float[Tensor, "n d_vocab"] | None:
         """What adding each direction at `hook` writes to the logits along the direct path.
 
-        None where the site has no direct path.
+        None where `why_no_logits` says why.
         """
+        ...
+
+    def residual_writes(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_model"] | None:
+        """What adding each direction at `hook` writes to the residual stream; None as above."""
+        ...
+
+    def why_no_logits(self, hook: str) -> str | None:
+        """Why directions at `hook` have no logit effects, one sentence; None if they have."""
         ...

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Path = Literal["residual", "heads", "mlp"]
 
@@ -46,6 +46,37 @@ def direct_path(hook: str) -> Path | None:
         return "residual"
     match = _LAYER.match(hook)
     return None if match is None else _WRITES.get(hook[match.end() :])  # pyright: ignore[reportReturnType]
+
+
+class Output(NamedTuple):
+    """Two hooks of an attention or MLP: on what it returns, and on what the stream gets of it.
+
+    Between them stand a norm (Gemma 2, OLMo 2), a multiplier (Granite), or nothing.
+    """
+
+    returned: str
+    added: str
+
+
+def outputs_of(layer: int) -> tuple[Output, Output]:
+    """The attention's and the MLP's of a layer."""
+    at = f"blocks.{layer}"
+    return (
+        Output(f"{at}.attn.hook_out", f"{at}.hook_attn_out"),
+        Output(f"{at}.mlp.hook_out", f"{at}.hook_mlp_out"),
+    )
+
+
+def output_of(hook: str) -> Output | None:
+    """The output that a site inside an attention or an MLP writes through; None elsewhere."""
+    match = _LAYER.match(hook)
+    if match is None:
+        return None
+    attention, mlp = outputs_of(int(match.group(1)))
+    part = hook[match.end() :]
+    if part.startswith("attn.") or part == "hook_attn_out":
+        return attention
+    return mlp if part.startswith("mlp.") or part == "hook_mlp_out" else None
 
 
 def replaceable(hook: str) -> bool:

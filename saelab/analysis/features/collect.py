@@ -19,6 +19,7 @@ from saelab.analysis.features.token_index import N_LATENTS
 from saelab.analysis.features.weights import weight_arrays
 from saelab.analysis.records import Features
 from saelab.config import UsageError
+from saelab.console import note
 from saelab.files import sha256_file
 from saelab.lm.protocol import LanguageModel
 from saelab.provenance import provenance
@@ -40,6 +41,8 @@ def collect_features(
     """
     options = options or FeatureOptions()
     sae = run.load_sae(str(lm.device))
+    if (reason := lm.why_no_logits(run.config.written_site)) is not None:
+        note(f"features.h5 will tell no logits: {reason}")
     codes = record_codes(run, lm, sae, options)
     if not codes.n_rows:
         forget_codes(run)

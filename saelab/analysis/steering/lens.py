@@ -6,10 +6,8 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.lm.protocol import Edit, LanguageModel
-from saelab.lm.sites import direct_path, layer_of
 
 ROWS_AT_ONCE = 512
-_OUTPUT = {"heads": "attn.hook_out", "mlp": "mlp.hook_out"}
 
 
 def logit_lens(
@@ -20,7 +18,7 @@ def logit_lens(
     These are the logits of a residual stream that holds nothing but w: the final norm divides by
     w's own scale and has its gain and bias. (`LanguageModel.logit_effects` gives differences of
     logits: scale 1, no biases.) A direction among the heads' or the MLP's values is first taken
-    through W_O or W_out.
+    through W_O or W_out, and through what the model puts behind them.
 
     Raises:
         UsageError: the site does not write to the residual stream.
@@ -48,21 +46,13 @@ def _residual(
     lm: LanguageModel, hook: str, rows: Float[Tensor, "n d_in"]
 ) -> Float[Tensor, "n d_model"]:
     """What each direction at the site writes to the residual stream."""
-    path = direct_path(hook)
-    if path is None:
+    written = lm.residual_writes(hook, rows)
+    if written is None:
         raise UsageError(
-            f"{hook} does not write to the residual stream, so its latents promise no tokens; "
-            "scores and default targets need a residual, attention, MLP or hook_z site."
+            f"{lm.why_no_logits(hook)} Scores and default targets need a residual, attention, MLP "
+            "or hook_z site."
         )
-    if path == "residual":
-        return rows
-    output = f"blocks.{layer_of(hook)}.{_OUTPUT[path]}"
-    token = torch.zeros(len(rows), 1, dtype=torch.long, device=lm.device)
-    written, bias = (
-        lm.run(token, edits={hook: _write(value)}, hooks=[output]).activations[output][:, 0]
-        for value in (rows, torch.zeros_like(rows))
-    )
-    return written - bias
+    return written
 
 
 def _write(rows: Float[Tensor, "n d_in"]) -> Edit:

@@ -99,5 +99,5 @@ def test_more_tokens_than_the_vocabulary_are_all_of_it(perturbed_lm, directions)
 
 
 def test_a_site_without_a_direct_path_is_refused(perturbed_lm, directions):
-    with pytest.raises(UsageError, match="hook_q does not write to the residual stream"):
+    with pytest.raises(UsageError, match=r"hook_q has no logits in .* only through a nonlinearity"):
         logit_lens(perturbed_lm, "blocks.0.attn.hook_q", directions)

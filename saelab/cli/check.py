@@ -1,0 +1,85 @@
+"""`saelab check`: what of a language model works here."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from saelab.cli.parse import parse
+from saelab.config import Config
+
+if TYPE_CHECKING:
+    from saelab.lm.conformance import Finding
+
+
+class CheckArguments(Config):
+    """Check what of a language model works here, on the model itself, usually within a minute.
+
+    Compares it with plain transformers, its residual stream with the sum of its parts, and what
+    each kind of site writes to the logits with a finite difference. Exits with 1 if a check fails;
+    what the model has not, or saelab refuses to do with it, is told and is no failure.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """`tiny`, a checkpoint directory, or a name on the hub."""
+    compute_dtype: Literal["f32", "bf16", "f16", "f64"] = "f32"
+    """What the model runs in; in 16 bits only coarse faults show."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the findings as JSON instead of tables."""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(CheckArguments, "check", arguments)
+    import torch
+
+    from saelab.analysis.attribution_check import attribution_findings
+    from saelab.lm.conformance import check_model, failures
+
+    dtypes = {"bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
+    dtype = dtypes.get(args.compute_dtype, torch.float32)
+    lm, findings = check_model(args.model, device=args.device, dtype=dtype)
+    findings += attribution_findings(lm)
+    failed = failures(findings)
+    if args.json_:
+        facts = lm.info.model_dump(mode="json")
+        rows = [{**vars(finding), "holds": finding.holds} for finding in findings]
+        print(json.dumps({"model": facts, "findings": rows, "fails": len(failed)}, indent=1))
+        return 1 if failed else 0
+    _print(findings)
+    of = f"{lm.info.name}, {lm.info.architecture}"
+    print(f"{len(failed)} of {len(findings)} checks failed: {of}" if failed else f"all hold: {of}")
+    return 1 if failed else 0
+
+
+def _print(findings: "list[Finding]") -> None:
+    """One table of sites and one of the model as a whole, then what was refused and why."""
+    from rich.table import Table
+
+    from saelab.cli.tables import wide_console
+
+    def cell(finding: "Finding") -> str:
+        if finding.error is None:
+            return "no"
+        size = "" if finding.tolerance == 0 else f" ({finding.error:.0e})"
+        return ("yes" if finding.holds else "WRONG") + size
+
+    sites = Table(box=None)
+    about = [f for f in findings if f.about != "model"]
+    checks = list(dict.fromkeys(f.check for f in about))
+    for name in ("site", *checks):
+        sites.add_column(name)
+    for site in dict.fromkeys(f.about for f in about):
+        sites.add_row(
+            site, *(cell(f) for c in checks for f in about if (f.about, f.check) == (site, c))
+        )
+    whole = Table(box=None, show_header=False)
+    for finding in findings:
+        if finding.about == "model":
+            whole.add_row(finding.check, cell(finding))
+    console = wide_console()
+    console.print(whole, sites, sep="\n\n")
+    for reason in dict.fromkeys(f.refusal for f in findings if f.refusal is not None):
+        console.print(f"no: {reason}", markup=False, highlight=False)

@@ -1,0 +1,235 @@
+"""The direct path: what a direction at a site writes to the residual stream and to the logits.
+
+No architecture is known here. What lies on the path is read off the running model: a pass in which
+the probes stand in for what attention and MLPs return shows the norm or the multiplier behind them
+(Gemma, OLMo 2, Granite), and with the probes for the last residual stream it shows the final norm,
+whichever gain it applies (Gemma's is 1 + weight). `direct_check` proves the result.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from saelab.lm.hooks import Hook
+from saelab.lm.protocol import Edit
+from saelab.lm.sites import direct_path, layer_of, output_of, outputs_of
+
+SIZE = 64.0
+"""Of the probes' entries: a power of two, so exact in every number type, and so large that the
+epsilon of a norm does not matter."""
+TINY = 2.0**-12
+"""What makes of SIZE a size at which the epsilon of a norm shows."""
+SMALL = 2.0**-10
+"""What is put in place of the unembedding's output: a soft cap is linear there."""
+CLOSE = 2e-2
+"""Relative; a probe's answers are equal or differ by a factor."""
+
+
+class _UnknownError(Exception):
+    """Something on a site's way to the residual stream is not linear at fixed scales."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A multiplier, or a norm at scale 1 without its bias: linear, and alike for all tokens.
+
+    Attributes:
+        centred: the norm takes the mean off first.
+        scaled: it is a norm: the model divides by the scale of what comes in.
+        epsilon: what it adds to the mean square under the root.
+    """
+
+    gain: Float[Tensor, " d_model"]
+    centred: bool
+    scaled: bool
+    epsilon: float = 0.0
+
+    def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """What comes out; norms at scale 1."""
+        return self.centre(x) * self.gain.to(x)
+
+    def centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """`x` without its mean, where the norm takes it off."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
+        """What the model divides by."""
+        if not self.scaled:
+            return torch.ones_like(x[..., :1])
+        return (self.centre(x).square().mean(-1, keepdim=True) + self.epsilon).sqrt()
+
+
+def probes(d_model: int) -> Float[Tensor, "8 d_model"]:
+    """A vector without mean or zeros and its negative; both doubled; with a mean; very small."""
+    sign = torch.ones(d_model)
+    sign[1::2] = -1
+    if d_model % 2:
+        sign[-3:] = torch.tensor([2.0, -1.0, -1.0])
+    plus = SIZE * sign
+    halves = [plus, 2 * plus, plus + SIZE, plus * TINY]
+    return torch.stack([x for half in halves for x in (half, -half)])
+
+
+def stage_of(sent: Float[Tensor, "8 d_model"], came: Float[Tensor, "8 d_out"]) -> Stage | None:
+    """The stage that makes what `came` of the probes `sent`; None if it is no such thing."""
+    if sent.shape != came.shape or not came.isfinite().all():
+        return None
+    sent, came = sent.double(), came.double()
+    plain, doubled, shifted, tiny = ((came[i] - came[i + 1]) / 2 for i in range(0, 8, 2))
+    x, with_mean = sent[0], sent[4]
+    if _alike(doubled, 2 * plain):
+        stage = Stage(plain / x, centred=False, scaled=False)
+        return stage if _alike(shifted, stage(with_mean)) else None
+    if not _alike(doubled, plain):
+        return None
+    gain, share = plain / x * x.square().mean().sqrt(), float(tiny @ plain / (plain @ plain))
+    epsilon = float((x * TINY).square().mean()) * max(share**-2 - 1, 0.0)
+    for centred in (True, False):
+        stage = Stage(gain, centred, scaled=True, epsilon=epsilon)
+        if _alike(shifted, stage(with_mean) / stage.scale(with_mean)):
+            return stage
+    return None
+
+
+def _put(sent: Float[Tensor, "batch d_model"]) -> Edit:
+    return lambda x: sent.to(x)[:, None].expand_as(x)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).norm() <= CLOSE * b.norm())
+
+
+class DirectPaths:
+    """What leads from each site that writes to the residual stream to the logits."""
+
+    def __init__(self, bridge: Any) -> None:  # noqa: ANN401 - TransformerLens stays in bridge.py
+        self._bridge = bridge
+        self._points: Mapping[str, nn.Module] = bridge.hook_dict
+        self._behind = self._probe_outputs()
+        self.last, self.slope, self.capped = self._probe_end()
+
+    def fault(self, hook: str) -> str | None:
+        """Why the direct path of `hook` is not known, as the end of a sentence; None if it is."""
+        if direct_path(hook) is None:
+            return "it reaches the residual stream only through a nonlinearity"
+        if self.last is None or self.slope is None:
+            return "what stands between the last residual stream and the logits is no plain norm"
+        try:
+            self.stage(hook)
+            self._linear(hook)
+        except _UnknownError as error:
+            return str(error)
+        return None
+
+    def stage(self, hook: str) -> Stage | None:
+        """The norm or multiplier between an attention's or MLP's site and the residual stream."""
+        inside = output_of(hook)
+        if inside is None or self._points.get(inside.added) is self._points[hook]:
+            return None
+        if inside.returned not in self._behind:
+            return None
+        stage = self._behind[inside.returned]
+        if stage is None:
+            raise _UnknownError(
+                f"what stands between {inside.returned} and the stream is no plain norm"
+            )
+        return stage
+
+    def writes(self, hook: str, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_model"]:
+        """What each direction writes to the residual stream; norms on the way at scale 1."""
+        linear, stage = self._linear(hook), self.stage(hook)
+        if linear is not None:
+            x = directions.to(self._bridge.W_U.dtype)
+            directions = (linear(x) - linear(torch.zeros_like(x[:1]))).to(directions.dtype)
+        return directions if stage is None else stage(directions)
+
+    def logits(self, residual: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+        """What directions in the last residual stream do to the logits; the norm at scale 1."""
+        assert self.last is not None
+        W_U = self._bridge.W_U
+        effects = (self.last(residual).to(W_U.dtype) @ W_U).to(residual.dtype) * self.slope
+        return effects - effects.mean(dim=-1, keepdim=True)
+
+    def _linear(self, hook: str) -> nn.Module | None:
+        """The module that a site's values pass to become the output of its attention or MLP."""
+        inside, point = output_of(hook), self._points[hook]
+        if inside is None or direct_path(hook) == "residual":
+            return None
+        if point in (self._points.get(inside.returned), self._points.get(inside.added)):
+            # An MLP of experts: what it calls hook_post is what it returns.
+            return None
+        for module in self._bridge.blocks[layer_of(hook)].modules():
+            inner = getattr(module, "original_component", None)
+            if getattr(module, "hook_in", None) is point and isinstance(inner, nn.Module):
+                return inner
+        raise _UnknownError("no one module takes it to the residual stream")
+
+    @torch.no_grad()
+    def _probe_end(self) -> tuple[Stage | None, float | None, bool]:
+        """The final norm, the logits' slope by what the unembedding returns, and if it falls."""
+        sent = probes(self._bridge.cfg.d_model)
+        edits = {f"blocks.{self._bridge.cfg.n_layers - 1}.hook_resid_post": _put(sent)}
+        sizes = torch.full((len(sent), 1, 1), SMALL)
+        sizes[1] = SIZE
+        edits["unembed.hook_out"] = lambda x: sizes.to(x).expand_as(x)
+        logits, seen = self.one_pass(torch.zeros(len(sent), 1).long(), edits, ["unembed.hook_in"])
+        slopes = (logits.double() / sizes.to(logits))[:, 0]
+        slope = float(slopes[0].mean())
+        alike = _alike(slopes[0], torch.full_like(slopes[0], slope))
+        came = seen.get("unembed.hook_in")
+        last = None if came is None else stage_of(sent, came[:, 0].cpu())
+        return last, slope if alike else None, not _alike(slopes[1], slopes[0])
+
+    @torch.no_grad()
+    def _probe_outputs(self) -> dict[str, Stage | None]:
+        """What lies between each attention's or MLP's output and the stream, where anything does.
+
+        In one pass each: nothing but the probes enters the stream.
+        """
+        sent = probes(self._bridge.cfg.d_model)
+        tokens = torch.zeros(len(sent), 1).long()
+        found: dict[str, Stage | None] = {}
+        layers = [outputs_of(layer) for layer in range(self._bridge.cfg.n_layers)]
+        for part in (0, 1):
+            edits: dict[str, Edit] = {}
+            ends: dict[str, str] = {}
+            for layer, outputs in enumerate(layers):
+                probed, other = outputs[part], outputs[1 - part]
+                points = [self._points.get(hook) for hook in probed]
+                if None in points or points[0] is points[1]:
+                    continue
+                nothing = dict.fromkeys(
+                    [f"blocks.{layer}.hook_resid_pre", other.added], torch.zeros_like
+                )
+                edits |= {h: e for h, e in nothing.items() if h in self._points}
+                edits[probed.returned] = _put(sent)
+                ends[probed.returned] = f"blocks.{layer}.hook_resid_post"
+            if ends:
+                _, seen = self.one_pass(tokens, edits, ends.values())
+                found |= {h: stage_of(sent, seen[end][:, 0].cpu()) for h, end in ends.items()}
+        return found
+
+    def one_pass(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], read: Iterable[str]
+    ) -> tuple[Float[Tensor, "batch pos d_vocab"], dict[str, Tensor]]:
+        """The logits, and what stands at the hooks in `read`, without those that do not fire."""
+        seen: dict[str, Tensor] = {}
+
+        def reading(name: str) -> Hook:
+            def hook_function(value: Tensor, **_: object) -> None:
+                seen[name] = value.flatten(2)
+
+            return hook_function
+
+        def editing(edit: Edit) -> Hook:
+            return lambda value, **_: edit(value.flatten(2)).view(value.shape)
+
+        hooks = [(name, editing(edit)) for name, edit in edits.items()]
+        hooks += [(name, reading(name)) for name in read if name in self._points]
+        tokens = tokens.to(self._bridge.W_U.device)
+        logits = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits")
+        return logits, seen
