@@ -101,7 +101,7 @@ class _Pass:
                 self.corpus,
                 n_tokens=options.n_tokens,
                 batch_size=options.batch_size,
-                with_logits=self.problem is None,
+                with_predictions=self.problem is None,
             ):
                 if len(batch.x):
                     self._add(batch)
@@ -122,7 +122,7 @@ class _Pass:
                 batch.tokens,
                 batch.mask,
                 x_hat,
-                logits=batch.logits,
+                plain=batch.out,
             )
         if (labels := batch.labels()) is not None:
             self.data.add(batch.x, codes, labels, half_by_context(batch))

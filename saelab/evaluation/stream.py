@@ -12,7 +12,7 @@ from torch import Tensor
 from saelab.activations.corpus import Contexts, Corpus, Split, recorded_corpus
 from saelab.activations.harvest import model_input, row_mask
 from saelab.config import UsageError
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.protocol import LanguageModel, ModelOutput
 from saelab.training.run import Run
 
 
@@ -25,7 +25,7 @@ class TextBatch:
         tokens: as the model reads them (padding replaced).
         mask: positions that are real, non-special tokens; only these count and are edited.
         x: the rows of those positions, in reading order.
-        logits: the model's next-token logits, where they were asked for.
+        out: what the plain model gave, where its predictions were asked for.
         target: what the run reconstructs at those positions, if that is not `x` (transcoders).
     """
 
@@ -34,7 +34,7 @@ class TextBatch:
     tokens: Int[Tensor, "context pos"]
     mask: Bool[Tensor, "context pos"]
     x: Float[Tensor, "row d_in"]
-    logits: Float[Tensor, "context pos d_vocab"] | None = None
+    out: ModelOutput | None = None
     target: Float[Tensor, "row d_out"] | None = None
 
     @property
@@ -110,24 +110,21 @@ def stream(
     *,
     n_tokens: int,
     batch_size: int,
-    with_logits: bool = False,
+    with_predictions: bool = False,
 ) -> Iterator[TextBatch]:
     """The batches of `read_text` with the rows of the run's site, and of its target site if any.
 
-    One forward pass a batch; it stops at the sites unless the logits are asked for.
+    One forward pass a batch; it stops at the sites unless predictions are asked for.
     """
     site, target_site = run.config.site, run.config.target_site
     sites = [site] if target_site is None else [site, target_site]
     for text in read_text(lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
-        if with_logits:
-            out = lm.run(text.tokens, hooks=sites)
-            found, logits = out.activations, out.logits
-        else:
-            found, logits = lm.capture(text.tokens, sites), None
+        out = lm.run(text.tokens, hooks=sites) if with_predictions else None
+        found = lm.capture(text.tokens, sites) if out is None else out.activations
         rows = [found[name][text.mask].float() for name in sites]
         target = None if target_site is None else rows[1]
         yield TextBatch(
-            text.first, text.contexts, text.tokens, text.mask, rows[0], logits, target=target
+            text.first, text.contexts, text.tokens, text.mask, rows[0], out, target=target
         )
 
 

@@ -133,11 +133,16 @@ def centred_logit_gradients(
     context = torch.arange(len(tokens), device=tokens.device)
     with torch.enable_grad():
         found = lm.run(tokens, edits={hook: watch}, hooks=[source])
-        logits = found.logits[context, position].float()
+        here = torch.zeros_like(tokens, dtype=torch.bool)
+        here[context, position] = True
         target = tokens[context, position + 1]
+
+        def centred(logits: Float[Tensor, "n d_vocab"], part: slice) -> Float[Tensor, ""]:
+            asked = logits.gather(1, target[part, None])[:, 0]
+            return (asked - logits.mean(dim=1)).sum()
+
         # Contexts do not see each other, so one backward pass of the sum serves them all.
-        centred = logits[context, target] - logits.mean(dim=1)
-        (gradient,) = torch.autograd.grad(centred.sum(), site)
+        (gradient,) = torch.autograd.grad(found.at(here).total(centred), site)
     x = found.activations[source].detach()
     return x[context, position].float(), gradient[context, position].float()
 

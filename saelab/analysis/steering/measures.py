@@ -98,8 +98,9 @@ def output_scores(
         UsageError: no latent fires at the end of the prompt.
         RuntimeError: the steered activations of the first batch are not what was asked.
     """
-    plain = model.lm.logits(tokens[None])[0, -1].float().softmax(-1)
-    x = model.lm.capture(tokens[None], [model.read_site])[model.read_site][:, -1]
+    out = model.lm.run(tokens[None], hooks=[model.read_site])
+    plain = out.behind().logits()[0].float().softmax(-1)
+    x = out.activations[model.read_site][:, -1]
     scale = float(a_max(model.sae.encode(x.to(model.sae.W_dec.dtype)))[0])
     if scale == 0:
         raise UsageError(
@@ -142,8 +143,8 @@ def _last_probabilities(
     mask = position_mask(model.lm, batch, "last", len(tokens))
     if check:
         verify(model, batch, changes, mask)
-    logits = model.lm.logits(batch, model.edits(changes, mask))
-    return logits[:, -1].float().softmax(-1)
+    out = model.lm.run(batch, edits=model.edits(changes, mask))
+    return out.behind().logits().float().softmax(-1)
 
 
 def input_scores(
