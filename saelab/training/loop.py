@@ -65,7 +65,7 @@ def train_many(
         config.check()
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
-        Source(list(group.values()), where)
+        Source(list(group.values()), where).check_varies()
     for group in groups.values():
         _train_group(group, where, lm)
     return [Run(out) for out in configs]
