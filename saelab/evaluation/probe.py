@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-
 GRADIENT = 1e-5
 """Norm of a label's gradient at which its fit ends: its loss is then within GRADIENT^2 / (4 l2) of
 the minimum (2.5e-7 nats), since the penalty makes it strongly convex."""
