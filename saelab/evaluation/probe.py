@@ -90,7 +90,7 @@ class _Fit:
         far = slope.norm(dim=0) > GRADIENT
         direction = self._newton(slope, p * (1 - p) * self.share)
         along = self.rows @ direction
-        size = torch.ones_like(slope[0])
+        size, worse = torch.ones_like(slope[0]), torch.zeros_like(far)
         before = self._loss(scores, weights)
         for _ in range(HALVINGS):
             after = self._loss(scores - size * along, weights - size * direction)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from einops import einsum, rearrange
@@ -257,13 +258,13 @@ class BridgeLanguageModel:
         tokens: Tensor,
         hooks: Sequence[tuple[str, Hook]],
         seen: dict[str, Tensor],
-        **more: object,
+        **more: Any,  # noqa: ANN401 - what TransformerLens takes
     ) -> ModelOutput:
         if any(name.startswith("unembed") for name, _ in hooks):
             return ModelOutput(self._forward(tokens, hooks, **more), seen)
         return self._head.run(lambda: self._forward(tokens, hooks, **more), seen)
 
-    def _forward(self, tokens: Tensor, hooks: Iterable[tuple[str, Hook]], **more: object) -> Tensor:
+    def _forward(self, tokens: Tensor, hooks: Iterable[tuple[str, Hook]], **more: Any) -> Tensor:
         return self._bridge.run_with_hooks(
             tokens.to(self.device), fwd_hooks=list(hooks), return_type="logits", **more
         )

@@ -98,6 +98,8 @@ class _Total(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
+        ctx: Any, grad: Float[Tensor, ""]
+    ) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_outputs[0]).to(gradient.dtype), None, None
+        return (gradient * grad).to(gradient.dtype), None, None
