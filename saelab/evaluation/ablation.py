@@ -128,9 +128,8 @@ class AblationTokens:
             delta = delta - delta.median(dim=-1, keepdim=True).values
             sums += torch.stack([delta.abs().sum(dim=1), delta.pow(2).sum(dim=1)], dim=1)
         size = self.reach * out.behind().d_vocab
-        found = torch.stack(
-            [sparsity(sums[:, 0], sums[:, 1], size), sums[:, 1].sqrt()], dim=1
-        ).cpu()
+        share = sparsity(sums[:, 0], sums[:, 1], size)
+        found = torch.stack([share, sums[:, 1].sqrt()], dim=1).cpu()
         sizes = [len(changes["latents"]), len(changes["channels"])]
         for name, part in zip(self.found, found.split(sizes), strict=True):
             self.found[name].append(part)

@@ -264,7 +264,12 @@ class BridgeLanguageModel:
             return ModelOutput(self._forward(tokens, hooks, **more), seen)
         return self._head.run(lambda: self._forward(tokens, hooks, **more), seen)
 
-    def _forward(self, tokens: Tensor, hooks: Iterable[tuple[str, Hook]], **more: Any) -> Tensor:
+    def _forward(
+        self,
+        tokens: Tensor,
+        hooks: Iterable[tuple[str, Hook]],
+        **more: Any,  # noqa: ANN401 - what TransformerLens takes
+    ) -> Tensor:
         return self._bridge.run_with_hooks(
             tokens.to(self.device), fwd_hooks=list(hooks), return_type="logits", **more
         )

@@ -19,6 +19,7 @@ from saelab.training.directory import create, existing
 from saelab.training.interrupt import StopRequest, stop_on_signal
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
+from saelab.training.plan import training_plan
 from saelab.training.run import Run
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source, Stream
@@ -125,6 +126,7 @@ def _train_group(
     group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
 ) -> None:
     source = Source(list(group.values()), device, lm)
+    training_plan(source, list(group.values())).announce()
     objective = make_objective(source)
     stream = source.stream()
     rows = source.start_rows()
