@@ -25,6 +25,20 @@ def si(number: float | int) -> str:
     return f"{number:.3g}"
 
 
+def in_bytes(n: int) -> str:
+    """A size as a person reads it: 812 kB, 12.3 GB."""
+    for factor, unit in (
+        (10**15, "PB"),
+        (10**12, "TB"),
+        (10**9, "GB"),
+        (10**6, "MB"),
+        (10**3, "kB"),
+    ):
+        if n >= factor:
+            return f"{n / factor:.3g} {unit}"
+    return f"{n} B"
+
+
 def duration(seconds: float | int) -> str:
     """A time to wait as a person says it: 8 s, 12 min, 3.4 h, 2.1 days."""
     for size, unit, limit in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):

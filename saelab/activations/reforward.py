@@ -15,10 +15,9 @@ from saelab.lm.protocol import ActivationSource
 FORWARD_CONTEXTS = 8
 ROUNDING = {"float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}
 """One unit in the last place of each stored number type."""
-SLACK = 4
-"""Forward passes differ in the last places between batch sizes, back ends and devices."""
-EXACT = 1e-4
-"""What that amounts to in float32, relative to a row's root mean square."""
+COMPUTED = {"float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
+"""By which forward passes in a number type differ between batch sizes, back ends and devices, as
+||difference|| over a row's norm; half precision adds up over the layers."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Reforward:
     Attributes:
         site: its name.
         rows: that were compared.
-        error: largest difference of a number, relative to its row's root mean square.
+        error: largest ||stored - fresh|| of a row over ||fresh||.
         limit: what rounding explains.
     """
 
@@ -77,11 +76,12 @@ def reforward(
             for hook in hooks:
                 expected = fresh[hook][place, columns.position[here].astype(np.int64)].cpu().float()
                 stored = store.site(hook).take(start + here)
-                size = expected.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-30)
-                error = ((stored - expected).abs() / size).max()
+                size = expected.double().norm(dim=1).clamp_min(1e-30)
+                error = ((stored - expected).double().norm(dim=1) / size).max()
                 worst[hook] = max(worst[hook], float(torch.nan_to_num(error, torch.inf)))
-    limit = {hook: _limit(store, hook) for hook in hooks}
-    return [Reforward(hook, rows, worst[hook], limit[hook]) for hook in hooks]
+    # What is stored is the nearest number, so every one of a row is off by half a unit at most.
+    limit = ROUNDING[store.manifest.dtype] / 2 + COMPUTED[str(facts.get("dtype", "float32"))]
+    return [Reforward(hook, rows, worst[hook], limit) for hook in hooks]
 
 
 def _chosen(
@@ -96,9 +96,3 @@ def _chosen(
         for unit, span in zip(store.units, spans, strict=True)
         if len(inside := picked[np.isin(picked, span)])
     }
-
-
-def _limit(store: ActivationStore, hook: str) -> float:
-    """A number may be many times its row's root mean square, at most sqrt(d_in) times."""
-    d_in = store.manifest.site(hook).d_in
-    return EXACT + SLACK * ROUNDING[store.manifest.dtype] * d_in**0.5

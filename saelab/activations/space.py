@@ -1,6 +1,5 @@
 """How large a store becomes, and whether the disk has room for it."""
 
-import shutil
 from pathlib import Path
 
 from saelab.activations.dtypes import itemsize
@@ -8,6 +7,8 @@ from saelab.activations.format import BLOCK_ROWS, UNIT_FILE, Manifest
 from saelab.activations.norms import N_BINS, tail_size
 from saelab.activations.parallel import WRITERS
 from saelab.config import UsageError
+from saelab.console import in_bytes
+from saelab.resources import free_bytes
 
 HEADER_BYTES = 24 * 1024
 """More than HDF5 metadata, attributes, alignment and trailer of one file take."""
@@ -59,23 +60,3 @@ def require_space(root: Path, manifest: Manifest, rows: int | None = None) -> in
             "tokens or sites, choose a smaller dtype, or another disk."
         )
     return needed
-
-
-def free_bytes(root: Path) -> int:
-    """Bytes free on the disk where `root` is or would be."""
-    place = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
-    return shutil.disk_usage(place).free
-
-
-def in_bytes(n: int) -> str:
-    """A size as a person reads it: 812 kB, 12.3 GB."""
-    for factor, unit in (
-        (10**15, "PB"),
-        (10**12, "TB"),
-        (10**9, "GB"),
-        (10**6, "MB"),
-        (10**3, "kB"),
-    ):
-        if n >= factor:
-            return f"{n / factor:.3g} {unit}"
-    return f"{n} B"

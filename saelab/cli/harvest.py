@@ -151,7 +151,9 @@ def _print_time(seconds: float) -> None:
 
 
 def _print_plan(out: Path, manifest: "Manifest") -> None:
-    from saelab.activations.space import free_bytes, in_bytes, require_space, unit_memory
+    from saelab.activations.space import require_space, unit_memory
+    from saelab.console import in_bytes
+    from saelab.resources import free_bytes
 
     tokens = manifest.n_contexts * manifest.context_length
     lines = (

@@ -60,8 +60,8 @@ def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _store(path: Path) -> dict[str, Any]:
-    from saelab.activations.space import in_bytes
     from saelab.activations.store import ActivationStore
+    from saelab.console import in_bytes
 
     store = ActivationStore(path)
     manifest = store.manifest

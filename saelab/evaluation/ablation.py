@@ -73,6 +73,7 @@ class AblationTokens:
         self.found: dict[str, list[Tensor]] = {"latents": [], "channels": []}
         self.n_tokens = 0
 
+    @torch.no_grad()
     def update(self, batch: TextBatch, *, n_tokens: int, draw: torch.Generator) -> None:
         """Add a token of each context with enough real ones behind it, up to `n_tokens` in all."""
         possible = self._possible(batch.mask.cpu())
@@ -118,12 +119,20 @@ class AblationTokens:
         ends = position + self.reach
         # The unchanged sequence is in the same batch, so that they differ by the change alone.
         sequences = tokens[None, :ends].expand(1 + len(added), ends)
-        logits = self.lm.logits(sequences, {self.hook: _add_at(position, added)})[:, position:]
-        delta = (logits[1:] - logits[:1]).double()
-        delta = delta - delta.median(dim=-1, keepdim=True).values
+        out = self.lm.run(sequences, edits={self.hook: _add_at(position, added)})
+        # Position by position, since a vocabulary is large.
+        sums = torch.zeros(len(added), 2, dtype=torch.float64, device=added.device)
+        for place in range(position, ends):
+            logits = out.behind(place).logits()
+            delta = (logits[1:] - logits[:1]).double()
+            delta = delta - delta.median(dim=-1, keepdim=True).values
+            sums += torch.stack([delta.abs().sum(dim=1), delta.pow(2).sum(dim=1)], dim=1)
+        size = self.reach * out.behind().d_vocab
+        share = sparsity(sums[:, 0], sums[:, 1], size)
+        found = torch.stack([share, sums[:, 1].sqrt()], dim=1).cpu()
         sizes = [len(changes["latents"]), len(changes["channels"])]
-        for name, part in zip(self.found, delta.flatten(1).split(sizes), strict=True):
-            self.found[name].append(torch.stack([sparsity(part), part.norm(dim=1)], dim=1).cpu())
+        for name, part in zip(self.found, found.split(sizes), strict=True):
+            self.found[name].append(part)
 
     def results(self) -> AblationSparsity | Skipped:
         """The figures of what was added."""
@@ -145,11 +154,11 @@ def ablation_problem(hook: str) -> str | None:
     return f"The skip connection goes past {hook}, so an ablation there is only half of one."
 
 
-def sparsity(delta: Float[Tensor, "n change"]) -> Float[Tensor, " n"]:
-    """(||delta||_1 / ||delta||_2)^2 / size of each row; 0 for rows of zeros."""
-    squares = delta.pow(2).sum(dim=1)
-    ratio = delta.abs().sum(dim=1).pow(2) / squares.clamp_min(torch.finfo(delta.dtype).tiny)
-    return ratio / delta.shape[1]
+def sparsity(
+    magnitude: Float[Tensor, " n"], squares: Float[Tensor, " n"], size: int
+) -> Float[Tensor, " n"]:
+    """(||delta||_1 / ||delta||_2)^2 / size, from the sums of |delta| and delta^2; 0 if delta is."""
+    return magnitude.pow(2) / squares.clamp_min(torch.finfo(squares.dtype).tiny) / size
 
 
 def _add_at(position: int, added: Float[Tensor, "n d_in"]) -> Edit:

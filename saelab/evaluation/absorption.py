@@ -24,7 +24,6 @@ from saelab.types import SparseCodes
 
 # The thresholds of SAEBench (arXiv 2503.09532; absorption as in arXiv 2409.14507).
 LEAST_PROBE_F1 = 0.6
-ITERATIONS = 100
 LEAST_GAIN = 0.1
 """By which a probe's F1 must exceed that of always answering yes, high for frequent labels."""
 MOST_MAIN = 10
@@ -112,7 +111,7 @@ def fit_task_probes(rows: Rows, tasks: Sequence[Task]) -> list[dict[str, Probe]]
     pairs = [(task, part) for task in tasks for part in task.parts.values()]
     labels = torch.stack([task.label[here] for task, _ in pairs], dim=1)
     counted = torch.stack([~(part & task.leave_out)[here] for task, part in pairs], dim=1)
-    weights, bias = fit_probes(rows.wanted[here], labels, counted=counted, iterations=ITERATIONS)
+    weights, bias = fit_probes(rows.wanted[here], labels, counted=counted)
     norm = weights.norm(dim=0).clamp_min(1e-30)
     found = (Probe(w, b) for w, b in zip((weights / norm).T, (bias / norm).tolist(), strict=True))
     return [{name: next(found) for name in task.parts} for task in tasks]

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from saelab.evaluation.stream import Text
 from saelab.lm.edits import replace_rows
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.predictions import Predictions, exact
+from saelab.lm.protocol import LanguageModel, ModelOutput
 from saelab.lm.sites import replaceable
 from saelab.types import Figures
 
@@ -27,6 +28,7 @@ class Downstream:
             torch.zeros((), dtype=torch.float64, device=device) for _ in range(5)
         )
 
+    @torch.no_grad()
     def update(
         self,
         lm: LanguageModel,
@@ -35,29 +37,29 @@ class Downstream:
         mask: Bool[Tensor, "context pos"],
         x_hat: Float[Tensor, "row d_in"],
         *,
-        logits: Float[Tensor, "context pos d_vocab"] | None = None,
+        plain: ModelOutput | None = None,
     ) -> None:
         """Add a batch of contexts; counts positions whose own and next token are real.
 
-        `logits` are the plain model's on `tokens`; without them they cost another forward pass.
+        `plain` is what the model gives on `tokens`; without it that costs another forward pass.
+        Logits are made a few positions at a time.
         """
-        counted = counted_positions(mask)
-        target = tokens[:, 1:][counted]
+        counted = F.pad(counted_positions(mask), (0, 1))
+        target = tokens[:, 1:][counted[:, :-1]]
 
-        def log_p(logits: Float[Tensor, "context pos d_vocab"]) -> Float[Tensor, "n d_vocab"]:
-            return logits[:, :-1][counted].float().log_softmax(-1)
+        def replaced(rows: Float[Tensor, "row d_in"]) -> Predictions:
+            return lm.run(tokens, edits={hook: replace_rows(mask, rows)}).at(counted)
 
-        def replaced(rows: Float[Tensor, "row d_in"]) -> Float[Tensor, "n d_vocab"]:
-            return log_p(lm.logits(tokens, {hook: replace_rows(mask, rows)}))
-
-        plain = log_p(lm.logits(tokens) if logits is None else logits)
-        spliced = replaced(x_hat)
+        outputs = (plain or lm.run(tokens)).at(counted), replaced(x_hat)
+        zero = replaced(torch.zeros_like(x_hat))
         self.n += len(target)
-        self.plain += F.nll_loss(plain, target, reduction="sum")
-        self.spliced += F.nll_loss(spliced, target, reduction="sum")
-        self.kl += F.kl_div(spliced, plain, reduction="sum", log_target=True)
-        self.agree += (plain.argmax(-1) == spliced.argmax(-1)).sum()
-        self.zero += F.nll_loss(replaced(torch.zeros_like(x_hat)), target, reduction="sum")
+        for part in zero.pieces():
+            p, q = (exact(output.logits(part)).log_softmax(-1) for output in outputs)
+            self.plain += F.nll_loss(p, target[part], reduction="sum")
+            self.spliced += F.nll_loss(q, target[part], reduction="sum")
+            self.kl += F.kl_div(q, p, reduction="sum", log_target=True)
+            self.agree += (p.argmax(-1) == q.argmax(-1)).sum()
+        self.zero += cross_entropy(zero, target)
 
     def results(self) -> Figures:
         """ce_plain, ce_spliced, ce_zero, kl (nats per token), ce_recovered, top1_agreement."""
@@ -80,6 +82,11 @@ def counted_positions(mask: Bool[Tensor, "context pos"]) -> Bool[Tensor, "contex
     return mask[:, :-1] & mask[:, 1:]
 
 
+def cross_entropy(out: Predictions, target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    """In nats, summed over positions."""
+    return out.total(lambda logits, part: F.cross_entropy(logits, target[part], reduction="sum"))
+
+
 def downstream_problem(hook: str) -> str | None:
     """Why nothing can be spliced in at a site; None if it can."""
     if replaceable(hook):
@@ -87,6 +94,7 @@ def downstream_problem(hook: str) -> str | None:
     return f"The skip connection goes past {hook}, so a reconstruction there replaces half of it."
 
 
+@torch.no_grad()
 def against_mean(
     figures: Figures, lm: LanguageModel, hook: str, texts: Iterable[Text], mean: Tensor
 ) -> Figures:
@@ -99,10 +107,10 @@ def against_mean(
     total, n = torch.zeros((), dtype=torch.float64, device=lm.device), 0
     for text in texts:
         rows = mean.to(text.tokens.device).float().expand(int(text.mask.sum()), -1)
-        counted = counted_positions(text.mask)
-        logits = lm.logits(text.tokens, {hook: replace_rows(text.mask, rows)})[:, :-1][counted]
-        total += F.cross_entropy(logits.float(), text.tokens[:, 1:][counted], reduction="sum")
-        n += int(counted.sum())
+        counted = F.pad(counted_positions(text.mask), (0, 1))
+        out = lm.run(text.tokens, edits={hook: replace_rows(text.mask, rows)}).at(counted)
+        total += cross_entropy(out, text.tokens[:, 1:][counted[:, :-1]])
+        n += len(out)
     ce_mean = float(total) / n
     recovered = (ce_mean - figures["ce_spliced"]) / (ce_mean - figures["ce_plain"])
     return figures | {"ce_mean": ce_mean, "ce_recovered_mean": recovered}

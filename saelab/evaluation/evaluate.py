@@ -14,6 +14,7 @@ from saelab.evaluation.density import DensityCounts
 from saelab.evaluation.dictionary import dictionary_figures
 from saelab.evaluation.downstream import Downstream, against_mean, downstream_problem
 from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.plan import Evaluated, sized
 from saelab.evaluation.reconstruction import Reconstruction
 from saelab.evaluation.recovery import RecoveryData, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
@@ -48,6 +49,8 @@ def evaluate(
     options = _replaced(options or EvaluateOptions(), changes)
     sae = run.load_sae(str(lm.device))
     corpus = corpus_of(run, lm, "held-out")
+    options = sized(options, lm, corpus)
+    Evaluated(lm, sae, corpus, options).plan().announce()
     found = _Pass(run, lm, sae, corpus, options)
     with found.clock("held_out_text"):
         found.read()
@@ -100,8 +103,8 @@ class _Pass:
                 self.lm,
                 self.corpus,
                 n_tokens=options.n_tokens,
-                batch_size=options.batch_size,
-                with_logits=self.problem is None,
+                batch_size=options.contexts,
+                with_predictions=self.problem is None,
             ):
                 self.reconstruction.left_out += batch.left_out
                 if len(batch.x):
@@ -123,7 +126,7 @@ class _Pass:
                 batch.tokens,
                 batch.mask,
                 x_hat,
-                logits=batch.logits,
+                plain=batch.out,
             )
         if (labels := batch.labels()) is not None:
             self.data.add(batch.x, codes, labels, half_by_context(batch))
@@ -168,7 +171,7 @@ class _Pass:
     def _against_mean(self, figures: Figures) -> Figures:
         options = self.options
         texts = read_text(
-            self.run, self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.batch_size
+            self.run, self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.contexts
         )
         mean = self.reconstruction.sum / self.reconstruction.n
         return against_mean(figures, self.lm, self.site, texts, mean)

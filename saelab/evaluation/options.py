@@ -6,6 +6,9 @@ from pydantic import Field
 
 from saelab.config import Config
 
+CONTEXTS = 32
+"""Contexts of a batch whose size was not given."""
+
 
 class EvaluateOptions(Config):
     """What `evaluate` measures; the defaults suit the shipped model on two CPU cores."""
@@ -16,8 +19,8 @@ class EvaluateOptions(Config):
     ablation sparsity, which take about as long again."""
     n_tokens: int = Field(default=50_000, gt=0)
     """Held-out tokens to measure on."""
-    batch_size: int = Field(default=32, gt=0)
-    """Contexts per forward pass."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Contexts per forward pass; default: 32, or fewer where long ones would not fit in memory."""
     n_sample: int = Field(default=20_000, gt=0)
     """Of these tokens, how many description length, probing and absorption look at."""
     fvu_tolerance: float = Field(default=0.005, gt=0)
@@ -32,3 +35,8 @@ class EvaluateOptions(Config):
     """Ablation sparsity: positions whose logits are compared, the token's own first."""
     seed: int = 0
     """Decides which tokens, latents and words are drawn."""
+
+    @property
+    def contexts(self) -> int:
+        """Contexts per forward pass; 32 where it was not said or chosen."""
+        return self.batch_size or CONTEXTS

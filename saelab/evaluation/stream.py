@@ -13,7 +13,7 @@ from torch import Tensor
 from saelab.activations.corpus import Contexts, Corpus, Split, recorded_corpus
 from saelab.activations.harvest import model_input, row_mask
 from saelab.config import UsageError
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.protocol import LanguageModel, ModelOutput
 from saelab.training.run import Run
 
 
@@ -27,7 +27,7 @@ class TextBatch:
         mask: positions of real tokens that the run's domain covers (see `Domain`); only these
             count and are edited.
         x: the rows of those positions, in reading order.
-        logits: the model's next-token logits, where they were asked for.
+        out: what the plain model gave, where its predictions were asked for.
         target: what the run reconstructs at those positions, if that is not `x` (transcoders).
         left_out: how many further positions are neither padding nor special tokens, but are not
             covered: massive activations, and first positions that were not trained on.
@@ -38,7 +38,7 @@ class TextBatch:
     tokens: Int[Tensor, "context pos"]
     mask: Bool[Tensor, "context pos"]
     x: Float[Tensor, "row d_in"]
-    logits: Float[Tensor, "context pos d_vocab"] | None = None
+    out: ModelOutput | None = None
     target: Float[Tensor, "row d_out"] | None = None
     left_out: int = 0
 
@@ -115,20 +115,17 @@ def stream(
     *,
     n_tokens: int,
     batch_size: int,
-    with_logits: bool = False,
+    with_predictions: bool = False,
 ) -> Iterator[TextBatch]:
     """The batches of `read_text` with the rows of the run's site, and of its target site if any.
 
-    One forward pass a batch; it stops at the sites unless the logits are asked for.
+    One forward pass a batch; it stops at the sites unless predictions are asked for.
     """
     sites = list(dict.fromkeys((run.config.site, run.config.written_site)))
     rows = 0
     for text in _texts(run, lm, corpus, batch_size=batch_size):
-        if with_logits:
-            out = lm.run(text.tokens, hooks=sites)
-            found, logits = out.activations, out.logits
-        else:
-            found, logits = lm.capture(text.tokens, sites), None
+        out = lm.run(text.tokens, hooks=sites) if with_predictions else None
+        found = lm.capture(text.tokens, sites) if out is None else out.activations
         x, *targets = (found[name] for name in sites)
         mask = text.mask & run.domain.within(x, *targets)
         yield TextBatch(
@@ -137,7 +134,7 @@ def stream(
             text.tokens,
             mask,
             x[mask].float(),
-            logits,
+            out,
             target=targets[0][mask].float() if targets else None,
             left_out=int((text.mask & ~mask).sum()),
         )

@@ -86,7 +86,7 @@ def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
         inputs.lm,
         inputs.corpus,
         n_tokens=options.n_tokens,
-        batch_size=options.batch_size,
+        batch_size=options.contexts,
     ):
         tokens.update(text, n_tokens=options.n_uniformity)
         if tokens.n_tokens >= options.n_uniformity:
@@ -107,7 +107,7 @@ def _ablation(inputs: Inputs) -> AblationSparsity | Skipped:
         inputs.lm,
         inputs.corpus,
         n_tokens=options.n_tokens,
-        batch_size=options.batch_size,
+        batch_size=options.contexts,
     ):
         tokens.update(batch, n_tokens=options.n_ablated_tokens, draw=draw)
         if tokens.n_tokens >= options.n_ablated_tokens:

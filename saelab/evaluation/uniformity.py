@@ -9,6 +9,7 @@ from torch import Tensor
 from saelab.evaluation.downstream import counted_positions
 from saelab.evaluation.rows import Skipped
 from saelab.evaluation.stream import Text
+from saelab.lm.cost import contexts_at_once
 from saelab.lm.gradients import tracked
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.sites import replaceable
@@ -75,15 +76,18 @@ class UniformityTokens:
             return
         position = torch.multinomial(possible[usable].float(), 1, generator=self.draw)[:, 0]
         tokens = text.tokens[usable.to(text.tokens.device)]
-        x, gradient = centred_logit_gradients(
-            self.lm, self.hook, tokens, position.to(tokens.device), self.source
-        )
-        with torch.no_grad():
-            effects = contributions(self.sae.encode(x), self.sae.W_dec, gradient)
-            effective, l0 = effective_number(effects)
+        # The backward pass keeps every layer's activations, so fewer contexts fit in memory.
+        at_once = contexts_at_once(self.lm, tokens.shape[1], backward=True)
+        for some, place in zip(tokens.split(at_once), position.split(at_once), strict=True):
+            x, gradient = centred_logit_gradients(
+                self.lm, self.hook, some, place.to(some.device), self.source
+            )
+            with torch.no_grad():
+                effects = contributions(self.sae.encode(x), self.sae.W_dec, gradient)
+                effective, l0 = effective_number(effects)
+            self.effective.append(effective.cpu())
+            self.l0.append(l0.cpu())
         self.n_tokens += len(usable)
-        self.effective.append(effective.cpu())
-        self.l0.append(l0.cpu())
 
     def results(self) -> Uniformity | Skipped:
         """The figures of what was added."""
@@ -133,11 +137,16 @@ def centred_logit_gradients(
     context = torch.arange(len(tokens), device=tokens.device)
     with torch.enable_grad():
         found = lm.run(tokens, edits={hook: watch}, hooks=[source])
-        logits = found.logits[context, position].float()
+        here = torch.zeros_like(tokens, dtype=torch.bool)
+        here[context, position] = True
         target = tokens[context, position + 1]
+
+        def centred(logits: Float[Tensor, "n d_vocab"], part: slice) -> Float[Tensor, ""]:
+            asked = logits.gather(1, target[part, None])[:, 0]
+            return (asked - logits.mean(dim=1)).sum()
+
         # Contexts do not see each other, so one backward pass of the sum serves them all.
-        centred = logits[context, target] - logits.mean(dim=1)
-        (gradient,) = torch.autograd.grad(centred.sum(), site)
+        (gradient,) = torch.autograd.grad(found.at(here).total(centred), site)
     x = found.activations[source].detach()
     return x[context, position].float(), gradient[context, position].float()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from saelab.config import UsageError
 from saelab.lm.direct import DirectPaths
 from saelab.lm.direct_check import direct_path_fault
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
+from saelab.lm.head import OutputHead
 from saelab.lm.hooks import Hook, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
@@ -34,6 +36,7 @@ class BridgeLanguageModel:
     def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
         self._bridge = bridge.eval().requires_grad_(requires_grad=False)
         self._info = info
+        self._head = OutputHead(bridge.original_model)
         self._tokenizer = HuggingFaceTokenizer(bridge.tokenizer)
         self._widths: dict[str, int] = {}
         self._faults: dict[str, str | None] = {}
@@ -123,9 +126,9 @@ class BridgeLanguageModel:
 
         for hook in hooks:
             self._check_replaceable(hook)
-        logits = self._forward(tokens, {name: track(name) for name in hooks}.items())
+        out = self._output(tokens, [(name, track(name)) for name in hooks], {})
         self._check_fired(hooks, seen)
-        loss = next_token_loss(logits, tokens.to(self.device), real.to(self.device))
+        loss = next_token_loss(out, tokens.to(self.device), real.to(self.device))
         found = site_gradients(loss, seen)
         flat = [
             {n: per_token(x.detach(), tokens, n) for n, x in part.items()} for part in (seen, found)
@@ -160,16 +163,16 @@ class BridgeLanguageModel:
         # Readers stand behind all edits: a hook may have two names, and is read as edited.
         writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         readers = [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
-        logits = self._forward(tokens, writers + readers)
+        out = self._output(tokens, writers + readers, seen)
         _check_applied(edits, applied)
         self._check_fired(hooks, seen)
-        return ModelOutput(logits, seen)
+        return out
 
     @torch.no_grad()
     def logits(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits of `run`, without gradients; raises as it does."""
+        """The logits of `run`, all of them at once, without gradients; raises as it does."""
         return self.run(tokens, edits=edits).logits
 
     @cached_property
@@ -186,7 +189,7 @@ class BridgeLanguageModel:
             return False
         if not isinstance(past, KeyValuePast) or not past.whole:
             return False
-        found, whole = self.read_on(tokens[:, 3:], past)[0], self.logits(tokens)[:, 3:]
+        found, whole = self.read_on(tokens[:, 3:], past)[0].logits, self.logits(tokens)[:, 3:]
         tolerance = READING_ON_TOLERANCE.get(whole.dtype, HALF_PRECISION_TOLERANCE)
         return bool((found - whole).abs().max() < tolerance * whole.std())
 
@@ -196,8 +199,8 @@ class BridgeLanguageModel:
         tokens: Int[Tensor, "batch new"],
         past: Past | None,
         edits: Mapping[str, Edit] | None = None,
-    ) -> tuple[Float[Tensor, "batch new d_vocab"], Past]:
-        """The logits of new tokens behind those of `past`, and what is kept now.
+    ) -> tuple[ModelOutput, Past]:
+        """What is said of new tokens behind those of `past`, and what is kept now.
 
         Edits get and give the new tokens' activations only. `past` is used up.
 
@@ -209,14 +212,12 @@ class BridgeLanguageModel:
         edits, applied = edits or {}, set[str]()
         for hook in edits:
             self._check_replaceable(hook)
-        logits, cache = self._bridge.run_with_hooks(
-            tokens.to(self.device),
-            fwd_hooks=[(name, replacer(name, e, tokens, applied)) for name, e in edits.items()],
-            return_type="logits_and_cache",
-            past_key_values=(past or KeyValuePast()).cache,
-        )
+        cache = (past or KeyValuePast()).cache
+        writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
+        # The model adds to the cache that it is given.
+        out = self._output(tokens, writers, {}, past_key_values=cache)
         _check_applied(edits, applied)
-        return logits, KeyValuePast(cache)
+        return out, KeyValuePast(cache)
 
     @cached_property
     def direct(self) -> DirectPaths:
@@ -260,9 +261,25 @@ class BridgeLanguageModel:
         written = self.residual_writes(hook, directions)
         return None if written is None else self.direct.logits(written)
 
-    def _forward(self, tokens: Tensor, hooks: Iterable[tuple[str, Hook]]) -> Tensor:
+    def _output(
+        self,
+        tokens: Tensor,
+        hooks: Sequence[tuple[str, Hook]],
+        seen: dict[str, Tensor],
+        **more: Any,  # noqa: ANN401 - what TransformerLens takes
+    ) -> ModelOutput:
+        if any(name.startswith("unembed") for name, _ in hooks):
+            return ModelOutput(self._forward(tokens, hooks, **more), seen)
+        return self._head.run(lambda: self._forward(tokens, hooks, **more), seen)
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        hooks: Iterable[tuple[str, Hook]],
+        **more: Any,  # noqa: ANN401 - what TransformerLens takes
+    ) -> Tensor:
         return self._bridge.run_with_hooks(
-            tokens.to(self.device), fwd_hooks=list(hooks), return_type="logits"
+            tokens.to(self.device), fwd_hooks=list(hooks), return_type="logits", **more
         )
 
     def _check_exists(self, hook: str) -> None:

@@ -7,23 +7,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
+from saelab.lm.protocol import ModelOutput
 
 
 def next_token_loss(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
-    real: Bool[Tensor, "batch pos"],
+    out: ModelOutput, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy in nats, summed over every real token but the first of each context.
 
     A sum, so that a context's gradients do not depend on what else is in the batch. Special tokens
     count like others; positions that are not real are neither predicted nor seen by real ones.
     """
-    targets = tokens.masked_fill(~real, IGNORED)[:, 1:]
-    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(
-        exact[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    predicts = F.pad(real[:, 1:], (0, 1))
+    targets = tokens[:, 1:][real[:, 1:]]
+    return out.at(predicts).total(
+        lambda logits, part: F.cross_entropy(logits, targets[part], reduction="sum")
     )
 
 

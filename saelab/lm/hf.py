@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from saelab.config import UsageError
 from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
+from saelab.lm.head import OutputHead
 from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
 from saelab.lm.protocol import ModelInfo
 from saelab.lm.tokenizer import HuggingFaceTokenizer
@@ -61,6 +62,7 @@ class HuggingFaceModel:
     def __init__(self, model: Any, tokenizer: Any, info: ModelInfo) -> None:  # noqa: ANN401
         self._model = model.eval().requires_grad_(False)  # noqa: FBT003 - torch's signature
         self._info = info
+        self._head = OutputHead(model)
         self._tokenizer = HuggingFaceTokenizer(tokenizer)
         blocks, self._places = ARCHITECTURES[model.config.model_type]
         self._blocks: nn.ModuleList = getattr(model.base_model, blocks)
@@ -123,9 +125,12 @@ class HuggingFaceModel:
             seen[name] = tracked(value)
             return seen[name]
 
-        with self._hooked(hooks, track):
-            logits = self._model(tokens.to(self.device), use_cache=False).logits
-        loss = next_token_loss(logits, tokens.to(self.device), real.to(self.device))
+        def forward() -> Tensor:
+            with self._hooked(hooks, track):
+                return self._model(tokens.to(self.device), use_cache=False).logits
+
+        out = self._head.run(forward)
+        loss = next_token_loss(out, tokens.to(self.device), real.to(self.device))
         gradients = site_gradients(loss, seen)
         return {name: value.detach() for name, value in seen.items()}, gradients
 

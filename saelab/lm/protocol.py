@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import Config
+from saelab.lm.predictions import Predictions, Unembed
 
 Edit = Callable[[Tensor], Tensor]
 """Maps a site's activations `[batch pos d_in]` to what replaces them, of the same shape."""
@@ -18,13 +20,36 @@ Edit = Callable[[Tensor], Tensor]
 class ModelOutput:
     """What one forward pass gave.
 
+    The vocabulary is large and logits of all positions seldom needed, so they are made on demand.
+
     Attributes:
-        logits: next-token logits.
+        hidden: what the unembedding reads; without `unembed`, the logits themselves.
         activations: each hook that was asked for, after the edit of that hook if it has one.
+        unembed: from rows of `hidden` to their logits.
+        d_vocab: numbers of a position's logits; default: as many as `hidden` has.
     """
 
-    logits: Float[Tensor, "batch pos d_vocab"]
+    hidden: Float[Tensor, "batch pos _"]
     activations: dict[str, Float[Tensor, "batch pos d_in"]]
+    unembed: Unembed | None = None
+    d_vocab: int | None = None
+
+    @property
+    def logits(self) -> Float[Tensor, "batch pos d_vocab"]:
+        """Next-token logits of all positions at once."""
+        return self.at(...).logits().unflatten(0, self.hidden.shape[:2])
+
+    def behind(self, position: int = -1) -> Predictions:
+        """The predictions at one position of each context; default: the last."""
+        return self._predictions(self.hidden[:, position])
+
+    def at(self, mask: Bool[Tensor, "batch pos"] | EllipsisType) -> Predictions:
+        """The predictions at the masked positions, in reading order; at all of them for `...`."""
+        rows = self.hidden.flatten(0, 1) if mask is ... else self.hidden[mask]
+        return self._predictions(rows)
+
+    def _predictions(self, rows: Float[Tensor, "n _"]) -> Predictions:
+        return Predictions(rows, self.unembed, self.d_vocab or rows.shape[-1])
 
 
 class ModelInfo(Config):
@@ -131,7 +156,7 @@ class LanguageModel(ActivationSource, Protocol):
         tokens: Int[Tensor, "batch pos"],
         edits: Mapping[str, Edit] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits of `run`, without gradients."""
+        """The logits of `run`, all of them at once, without gradients."""
         ...
 
     def logit_effects(

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from saelab.lm.protocol import Edit
+from saelab.lm.protocol import Edit, ModelOutput
 
 
 @runtime_checkable
@@ -32,8 +32,8 @@ class ReadsOn(Protocol):
         tokens: Int[Tensor, "batch new"],
         past: Past | None,
         edits: Mapping[str, Edit] | None = None,
-    ) -> tuple[Float[Tensor, "batch new d_vocab"], Past]:
-        """The logits of new tokens behind those of `past`, and what is kept now.
+    ) -> tuple[ModelOutput, Past]:
+        """What is said of new tokens behind those of `past`, and what is kept now.
 
         Edits get and give the new tokens' activations only. `past` is used up.
         """

@@ -10,6 +10,7 @@ from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
 
 REFERENCE_WIDTH = 2**14
+DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 
 
@@ -75,8 +76,9 @@ class TrainConfig(Config):
     """Share of the steps, at the end, over which the rate falls linearly to zero."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; none: no clipping."""
-    dead_after: int = Field(default=10_000_000, gt=0)
-    """Tokens without firing after which a latent counts as dead."""
+    dead_after: int | None = Field(default=None, gt=0)
+    """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
+    tenth of n_tokens, at most 10 million (the paper's)."""
     seed: int = 0
     """Decides the initial weights, the order of the rows, and every random choice on the way."""
     data_seed: int | None = None
@@ -152,6 +154,12 @@ class TrainConfig(Config):
     def n_warmup(self) -> int:
         """Steps of warm-up."""
         return min(1000, self.n_steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def silence(self) -> int:
+        """Tokens without firing after which a latent counts as dead."""
+        # No latent of a short run could be silent for as long as the paper's.
+        return self.dead_after or max(1, min(DEAD_AFTER, self.n_tokens // 10))
 
     @property
     def order_seed(self) -> int:

@@ -19,6 +19,7 @@ from saelab.training.directory import as_begun, create, existing
 from saelab.training.interrupt import StopRequest, stop_on_signal
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
+from saelab.training.plan import training_plan
 from saelab.training.run import Run
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source, Stream
@@ -66,7 +67,7 @@ def train_many(
         config.check()
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
-        Source(list(group.values()), where)
+        Source(list(group.values()), where).check_varies()
     for group in groups.values():
         _train_group(group, where, lm)
     return [Run(out) for out in configs]
@@ -129,6 +130,7 @@ def _train_group(
     source = Source(list(group.values()), device, lm)
     for sentence in source.selection.sentences():
         say(sentence)
+    training_plan(source, list(group.values())).announce()
     objective = make_objective(source)
     stream = source.stream()
     rows = source.start_rows()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from saelab.config import UsageError
 from saelab.lm.edits import replace_rows
+from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.sites import layer_of
 from saelab.sae.base import AbstractSAE, LossContext
@@ -83,7 +84,7 @@ class EndToEnd:
         done = sae.training_pass(ActivationBatch(x), context)
         edits = {self.site: replace_rows(mask, done.x_hat / scale)}
         spliced = self.lm.run(tokens, edits=edits, hooks=self.later)
-        kl = kl_plain_spliced(plain.logits[mask], spliced.logits[mask])
+        kl = kl_plain_spliced(plain.at(mask), spliced.at(mask))
         main, reported = self.kl_coefficient * kl, {"kl": kl}
         if self.later:
             errors = [
@@ -95,12 +96,14 @@ class EndToEnd:
         return x, total_loss(main, x, done, reported)
 
 
-def kl_plain_spliced(
-    plain: Float[Tensor, "row d_vocab"], spliced: Float[Tensor, "row d_vocab"]
-) -> Float[Tensor, ""]:
-    """KL(plain || spliced) of two sets of logits, in nats, mean over the rows; in float32."""
-    p, q = plain.detach().float().log_softmax(-1), spliced.float().log_softmax(-1)
-    return F.kl_div(q, p, log_target=True, reduction="batchmean")
+def kl_plain_spliced(plain: Predictions, spliced: Predictions) -> Float[Tensor, ""]:
+    """KL(plain || spliced) in nats, mean over positions; in float32, a few positions at a time."""
+
+    def kl(logits: Float[Tensor, "n d_vocab"], part: slice) -> Float[Tensor, ""]:
+        p, q = exact(plain.logits(part).detach()).log_softmax(-1), logits.log_softmax(-1)
+        return F.kl_div(q, p, log_target=True, reduction="sum")
+
+    return spliced.total(kl) / len(spliced)
 
 
 def relative_error(

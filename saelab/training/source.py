@@ -14,6 +14,7 @@ from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.order import permutation
+from saelab.activations.reforward import ROUNDING
 from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
@@ -27,6 +28,10 @@ START_ROWS = 32_768
 HELD_BACK_BLOCKS = 32
 HELD_BACK_SHARE = 0.05
 HOLD_BACK = 1  # Keeps this permutation apart from the others of the same seed.
+
+VARYING_ROWS = 4096
+NOISE = 1e-5
+"""By which equal rows of float32 differ between forward passes, relative to their channels."""
 
 Batch = ActivationBatch | TokenBatch
 
@@ -83,6 +88,24 @@ class Source:
                 f"batch_size={config.batch_size} is no multiple of the store's context length "
                 f"{length}, of which training end to end reads whole contexts; take {fits}."
             )
+
+    def check_varies(self) -> None:
+        """Refuse a site whose rows are all alike: it has no variance to be explained.
+
+        Raises:
+            UsageError: neither a row nor a channel differs by more than rounding explains.
+        """
+        for name, site in {
+            self.config.site: self.site,
+            self.config.written_site: self.target,
+        }.items():
+            rows = site.sample(min(VARYING_ROWS, site.n_rows), seed=self.config.order_seed)
+            if alike(rows, ROUNDING[self.store.manifest.dtype]):
+                raise UsageError(
+                    f"The activations of {name} in {self.store.path} are constant: {len(rows)} "
+                    "rows are all the same but for rounding, so there is no variance to explain; "
+                    "harvest another site or text."
+                )
 
     @property
     def end_to_end(self) -> bool:
@@ -241,3 +264,11 @@ class Source:
                 "gradient SAE trains on; harvest again with --gradients."
             )
         return name
+
+
+def alike(rows: Float[Tensor, "n d_in"], rounding: float) -> bool:
+    """Whether all rows are one vector, but for a relative error of `rounding`."""
+    mean, deviation = rows.double().mean(dim=0).abs(), rows.double().std(dim=0, correction=0)
+    # Of the median, since one channel may be a thousand times the others.
+    size = mean.clamp_min(float(mean.median()))
+    return bool((deviation <= (NOISE + rounding) * size).all())

@@ -78,7 +78,7 @@ class AutogradSteps:
         self.sae = sae.to(device)
         fused = device.type == "cuda"
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=ADAM_EPS, fused=fused)
-        self.dead = DeadLatents(config.sae.d_sae, config.dead_after, device)
+        self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
 
     def advance(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -148,13 +148,13 @@ class FusedSteps:
             config.batch_size,
             total_variance,
             getattr(torch, config.precision),
-            config.dead_after,
+            config.silence,
             config.clip_norm,
             unrounded=config.ties == "float32",
         )
         step = FusedJump if isinstance(sae, JumpReLU) else FusedStep
         self.step = step(sae, options, device)
-        self._dead_after = config.dead_after
+        self._dead_after = config.silence
 
     def advance(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float

@@ -55,8 +55,8 @@ def test_logits_that_are_already_known_give_the_same_figures(random_lm, tokens):
     mask = torch.ones_like(tokens, dtype=torch.bool)
     x_hat = torch.randn(4, 9, 16, generator=torch.Generator().manual_seed(1))
     downstream = Downstream(random_lm.device)
-    logits = random_lm.logits(tokens)
-    downstream.update(random_lm, HOOK, tokens, mask, x_hat[mask], logits=logits)
+    plain = random_lm.run(tokens)
+    downstream.update(random_lm, HOOK, tokens, mask, x_hat[mask], plain=plain)
     assert downstream.results() == measure(random_lm, tokens, x_hat)
 
 
@@ -111,14 +111,14 @@ def test_asking_for_logits_changes_no_row(small_run, random_lm):
     corpus = corpus_of(small_run, random_lm, "train")
     plain, asked = (
         next(
-            stream(small_run, random_lm, corpus, n_tokens=1, batch_size=4, with_logits=with_logits)
+            stream(small_run, random_lm, corpus, n_tokens=1, batch_size=4, with_predictions=wanted)
         )
-        for with_logits in (False, True)
+        for wanted in (False, True)
     )
     assert torch.equal(asked.x, plain.x)
-    assert plain.logits is None
-    assert asked.logits is not None
-    assert torch.equal(asked.logits, random_lm.logits(plain.tokens))
+    assert plain.out is None
+    assert asked.out is not None
+    assert torch.equal(asked.out.logits, random_lm.logits(plain.tokens))
 
 
 def test_an_evaluation_runs_the_model_three_times_a_batch(small_run, random_lm, monkeypatch):

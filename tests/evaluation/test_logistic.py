@@ -66,7 +66,7 @@ def test_many_tasks_at_once_are_each_task_alone():
 
 def test_it_agrees_with_the_dense_probes():
     x, y = draw(3)
-    weights, bias = fit_probes(x.float(), y[:, None], iterations=300)
+    weights, bias = fit_probes(x.float(), y[:, None])
     expected = x.float() @ weights[:, 0] + bias
     found = logistic_scores(x[None], fit_logistic(x[None], y[None]))[0]
     assert torch.allclose(found.float(), expected, atol=0.02)
@@ -94,3 +94,42 @@ def test_rescaling_and_turning_around_a_column_changes_no_score():
     other = x * torch.tensor([-3.0, 0.01, 1])
     plain, scaled = (logistic_scores(c[None], fit_logistic(c[None], y[None])) for c in (x, other))
     assert torch.allclose(plain, scaled, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dense_probes_end_at_the_minimum(seed):
+    """Columns that go together, rare labels, separable ones, and rows left out of some."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(400, 5, generator=generator) @ torch.randn(5, 20, generator=generator)
+    x = x + 0.05 * torch.randn(400, 20, generator=generator) + 3
+    y = torch.stack([x[:, 0] > 3, torch.rand(400, generator=generator) < 0.02, x[:, 1] > 6], dim=1)
+    counted = torch.rand(400, 3, generator=generator) < 0.8
+    y[0], counted[0] = True, True
+    weights, bias = fit_probes(x, y, counted=counted)
+    for i in range(3):
+        here = counted[:, i]
+        leaf = torch.cat([weights[:, i], bias[i : i + 1]]).double().requires_grad_()
+        scores = x.double() @ leaf[:-1] + leaf[-1]
+        fit = F.binary_cross_entropy_with_logits(scores[here], y[here, i].double())
+        loss = fit + 1e-4 * (leaf[:-1] * x.double().std(0)).pow(2).sum()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        by_column = gradient[:-1] / x.std(0) - x.mean(0) / x.std(0) * gradient[-1]
+        assert torch.cat([by_column, gradient[-1:]]).norm() < 1e-4
+
+
+def test_dense_probes_of_many_labels_are_those_of_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 6, generator=generator)
+    y = torch.stack([x[:, 0] + 0.3 * x[:, i] > i / 2 for i in range(4)], dim=1)
+    together, _ = fit_probes(x, y)
+    for i in range(4):
+        alone, _ = fit_probes(x, y[:, i : i + 1])
+        torch.testing.assert_close(together[:, i], alone[:, 0], atol=0.02, rtol=0.01)
+
+
+def test_a_dense_probe_ignores_a_column_that_does_not_vary():
+    x, y = draw(5)
+    x[:, 1] = 4
+    weights, bias = fit_probes(x.float(), y[:, None])
+    assert weights.isfinite().all()
+    assert bias.isfinite().all()

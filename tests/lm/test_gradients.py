@@ -39,7 +39,7 @@ def loss(lm, tokens, real, edits=None):
 
 
 def test_the_loss_is_the_sum_over_real_tokens_but_the_first(exact_lm, tokens, real):
-    found = next_token_loss(exact_lm.logits(tokens), tokens, real)
+    found = next_token_loss(exact_lm.run(tokens), tokens, real)
     assert float(found) == pytest.approx(loss(exact_lm, tokens, real), rel=1e-12)
 
 

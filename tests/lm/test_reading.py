@@ -37,7 +37,7 @@ def read(lm, tokens, pieces, edits=None) -> torch.Tensor:
     past, logits = None, []
     for piece in tokens.split(pieces, dim=1):
         found, past = lm.read_on(piece, past, edits)
-        logits.append(found)
+        logits.append(found.logits)
     return torch.cat(logits, dim=1)
 
 
@@ -67,11 +67,13 @@ def test_rows_that_are_taken_out_read_on_alone(lm, tokens):
     which = torch.tensor([2, 0, 2])
     copy = past.rows(which)
     assert isinstance(copy, Past)
-    found, _ = lm.read_on(tokens[which, 5:], copy)
+    found = lm.read_on(tokens[which, 5:], copy)[0].logits
     expected = lm.logits(tokens)[:, 5:]
     torch.testing.assert_close(found, expected[which], atol=1e-4, rtol=0)
     # The copy has read on, what it was made from has not.
-    torch.testing.assert_close(lm.read_on(tokens[:, 5:], past)[0], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        lm.read_on(tokens[:, 5:], past)[0].logits, expected, atol=1e-4, rtol=0
+    )
 
 
 class Forgets(BridgeLanguageModel):

@@ -15,6 +15,7 @@ from saelab.activations.contexts import ContextBatches
 from saelab.activations.store import ActivationStore
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
+from saelab.lm.predictions import Predictions
 from saelab.sae.base import LossContext
 from saelab.sae.topk import TopK, TopKConfig
 from saelab.training.loop import train
@@ -65,8 +66,10 @@ def test_kl_is_that_of_the_plain_models_distribution_and_ignores_shifts():
     plain, spliced = 3 * torch.randn(2, 5, 7, generator=generator)
     p, q = plain.softmax(-1), spliced.softmax(-1)
     expected = (p * (p / q).log()).sum(-1).mean()
-    torch.testing.assert_close(kl_plain_spliced(plain, spliced), expected)
-    torch.testing.assert_close(kl_plain_spliced(plain + 3, spliced - torch.rand(5, 1)), expected)
+    found = kl_plain_spliced(Predictions(plain, None, 7), Predictions(spliced, None, 7))
+    torch.testing.assert_close(found, expected)
+    moved = Predictions(plain + 3, None, 7), Predictions(spliced - torch.rand(5, 1), None, 7)
+    torch.testing.assert_close(kl_plain_spliced(*moved), expected)
     reverse = (q * (q / p).log()).sum(-1).mean()
     assert abs(float(expected - reverse)) > 0.05
 

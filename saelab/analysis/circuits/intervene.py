@@ -81,8 +81,10 @@ def intervene(
     def edits(of: Sequence[Dictionary]) -> dict[str, Edit]:
         return ablation_edits(of, tokens[None], keep, factor=left)
 
-    before = lm.logits(tokens[None])[0, position]
-    after = lm.logits(tokens[None], edits(dictionaries))[0, position]
+    before, after = (
+        lm.run(tokens[None], edits=each).behind(position).logits()[0]
+        for each in ({}, edits(dictionaries))
+    )
     if watched is None:
         return Intervened(before, after)
     _members(dictionaries, tokens, [watched])

@@ -14,12 +14,14 @@ from saelab.analysis.features.coactivation import MOST_FIRINGS
 from saelab.analysis.features.codes import RecordedCodes
 from saelab.analysis.features.evidence import evidence_arrays
 from saelab.analysis.features.options import FeatureOptions
+from saelab.analysis.features.plan import features_plan
 from saelab.analysis.features.reading import forget_codes, record_codes
 from saelab.analysis.features.token_index import N_LATENTS
 from saelab.analysis.features.weights import weight_arrays
 from saelab.analysis.records import Features
 from saelab.config import UsageError
 from saelab.console import note
+from saelab.evaluation.stream import corpus_of
 from saelab.files import sha256_file
 from saelab.lm.protocol import LanguageModel
 from saelab.provenance import provenance
@@ -43,6 +45,7 @@ def collect_features(
     sae = run.load_sae(str(lm.device))
     if (reason := lm.why_no_logits(run.config.written_site)) is not None:
         note(f"features.h5 will tell no logits: {reason}")
+    features_plan(run, lm, sae, corpus_of(run, lm, "train"), options).announce()
     codes = record_codes(run, lm, sae, options)
     if not codes.n_rows:
         forget_codes(run)

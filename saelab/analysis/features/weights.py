@@ -7,13 +7,13 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 from torch import Tensor
 
+from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.sites import direct_path
 from saelab.sae.base import AbstractSAE
 
 N_LOGITS = 12
 N_NEIGHBOURS = 8
-ROWS_AT_ONCE = 1024
 COSINES_AT_ONCE = 2**25
 
 
@@ -44,7 +44,7 @@ def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, nd
     """
     n = min(N_LOGITS, lm.info.d_vocab)
     parts: dict[str, list[Tensor]] = {}
-    for rows in sae.W_dec.split(ROWS_AT_ONCE):
+    for rows in sae.W_dec.split(rows_at_once(lm.info.d_vocab, lm.device)):
         effects = lm.logit_effects(hook, rows)
         if effects is None:
             return {}

@@ -41,11 +41,12 @@ class Trial:
     rms_norm: float
 
     @classmethod
+    @torch.no_grad()
     def of(
         cls, model: Steerable, prompts: ConceptPrompts, budget: float, rms_norm: float
     ) -> "Trial":
         """With the plain model run once."""
-        base = model.lm.logits(prompts.tokens)[prompts.mask].float().log_softmax(-1)
+        base = model.lm.run(prompts.tokens).at(prompts.mask).logits().float().log_softmax(-1)
         return cls(model, prompts, base, budget, rms_norm)
 
     @property
@@ -53,13 +54,14 @@ class Trial:
         """What the plain model gives the concept's tokens."""
         return self.base.exp()[:, self.prompts.says].sum(dim=1)
 
+    @torch.no_grad()
     def effect(self, direction: Float[Tensor, " d_in"], length: float) -> Steered:
         """What adding `direction` at a length of so many root mean square norms does."""
         mask = self.prompts.mask
         lengths = torch.full((len(mask),), length * self.rms_norm, device=mask.device)
         edit = self.model.push(direction, lengths, mask)
-        logits = self.model.lm.logits(self.prompts.tokens, {self.model.site: edit})
-        found = logits[mask].float().log_softmax(-1)
+        out = self.model.lm.run(self.prompts.tokens, edits={self.model.site: edit})
+        found = out.at(mask).logits().float().log_softmax(-1)
         kl = (self.base.exp() * (self.base - found)).sum(dim=1)
         mass = found.exp()[:, self.prompts.says].sum(dim=1)
         return Steered(length, float(kl.mean()), float((mass - self.plain_mass).mean()))

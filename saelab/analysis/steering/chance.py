@@ -40,12 +40,16 @@ def chance_scores(
         value[:, -1] += options.strength * scores.facts["a_max"] * directions
         return value
 
-    steered = model.lm.logits(batch, {**edits, model.site: push})[:, -1].float()
-    found = confidence(steered.softmax(-1), lens).value
-    if options.form != "repository":
-        plain = model.lm.logits(tokens)[:, -1].float().softmax(-1)
-        found = found - confidence(plain.expand_as(steered), lens).value
-    return found.cpu().double().numpy()
+    steered = model.lm.run(batch, edits={**edits, model.site: push}).behind()
+    plain = model.lm.run(tokens).behind().logits().float().softmax(-1)
+    parts = []
+    for part in steered.pieces():
+        p = steered.logits(part).float().softmax(-1)
+        found = confidence(p, lens[part]).value
+        if options.form != "repository":
+            found = found - confidence(plain.expand_as(p), lens[part]).value
+        parts.append(found)
+    return torch.cat(parts).cpu().double().numpy()
 
 
 def _directions(model: Steerable, n: int, seed: int) -> Float[Tensor, "direction d_in"]:

@@ -111,7 +111,8 @@ def dose_response(
 def _next_log_probs(
     lm: LanguageModel, tokens: Int[Tensor, "batch pos"], edits: EditsFor
 ) -> Float[Tensor, "batch d_vocab"]:
-    return lm.logits(tokens, edits(tokens))[:, -1].float().log_softmax(-1)
+    out = lm.run(tokens, edits=edits(tokens))
+    return out.behind().logits().float().log_softmax(-1)
 
 
 def _target(

@@ -13,6 +13,7 @@ from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import Effect, verify
 from saelab.analysis.steering.steerable import Steerable
 from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, generate, plain
+from saelab.lm.predictions import Predictions, exact
 from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
 
@@ -124,10 +125,14 @@ def _with_evidence(
     edits: EditsFor,
 ) -> list[Continuation]:
     """Log-probabilities and KL of every generated token, from one pass of each model."""
-    found, base = (_log_probs(lm, prompts, new, chosen) for chosen in (edits, plain))
-    columns = [part.gather(2, new[:, :, None])[:, :, 0] for part in (found, base)]
-    columns.append((base.exp() * (base - found)).sum(dim=-1))
-    rows = zip(new.tolist(), *(column.tolist() for column in columns), strict=True)
+    outputs = [_predictions(lm, prompts, new, chosen) for chosen in (edits, plain)]
+    kl = []
+    for part in outputs[0].pieces():
+        found, base = (exact(out.logits(part)).log_softmax(-1) for out in outputs)
+        kl.append((base.exp() * (base - found)).sum(dim=-1))
+    columns = [*(out.log_probs(new.flatten()) for out in outputs), torch.cat(kl)]
+    by_text = (column.reshape(new.shape).tolist() for column in columns)
+    rows = zip(new.tolist(), *by_text, strict=True)
     token = lm.tokenizer.token
     return [
         Continuation([GeneratedToken(token(i), *numbers) for i, *numbers in zip(*row, strict=True)])
@@ -139,18 +144,20 @@ def plain_log_probs(
     lm: LanguageModel, prompts: Int[Tensor, "batch pos"], new: Int[Tensor, "batch new"]
 ) -> Float[Tensor, "batch new"]:
     """The log-probability of every continuation's tokens under the plain model."""
-    return _log_probs(lm, prompts, new, plain).gather(2, new[:, :, None])[:, :, 0]
+    return _predictions(lm, prompts, new, plain).log_probs(new.flatten()).reshape(new.shape)
 
 
-def _log_probs(
+def _predictions(
     lm: LanguageModel,
     prompts: Int[Tensor, "batch pos"],
     new: Int[Tensor, "batch new"],
     edits: EditsFor,
-) -> Float[Tensor, "batch new d_vocab"]:
+) -> Predictions:
+    """Of every new token, text by text."""
     full = torch.cat([prompts.to(lm.device), new], dim=1)
-    logits = lm.logits(full, edits(full))[:, prompts.shape[1] - 1 : -1]
-    return logits.float().log_softmax(-1)
+    before = torch.zeros_like(full, dtype=torch.bool)
+    before[:, prompts.shape[1] - 1 : -1] = True
+    return lm.run(full, edits=edits(full)).at(before)
 
 
 def repetition(tokens: Sequence[str | int]) -> float:

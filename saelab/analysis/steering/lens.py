@@ -5,11 +5,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import Edit, LanguageModel
 
-ROWS_AT_ONCE = 512
 
-
+@torch.no_grad()
 def logit_lens(
     lm: LanguageModel, hook: str, directions: Float[Tensor, "n d_in"]
 ) -> Float[Tensor, "n d_vocab"]:
@@ -25,10 +25,10 @@ def logit_lens(
     """
     last = f"blocks.{lm.info.n_layers - 1}.hook_resid_post"
     parts = []
-    for rows in directions.to(lm.device).split(ROWS_AT_ONCE):
+    for rows in directions.to(lm.device).split(rows_at_once(lm.info.d_vocab, lm.device)):
         token = torch.zeros(len(rows), 1, dtype=torch.long, device=lm.device)
         edits = {last: _write(_residual(lm, hook, rows))}
-        parts.append(lm.logits(token, edits)[:, 0].float())
+        parts.append(lm.run(token, edits=edits).behind().logits().float())
     return torch.cat(parts)
 
 
@@ -37,7 +37,7 @@ def lens_tokens(
 ) -> Int[Tensor, "n k"]:
     """The `k` tokens that each direction promises most, best first; raises as `logit_lens` does."""
     k = min(k, lm.info.d_vocab)
-    parts = directions.split(ROWS_AT_ONCE)
+    parts = directions.split(rows_at_once(lm.info.d_vocab, lm.device))
     return torch.cat([logit_lens(lm, hook, rows).topk(k, dim=1).indices for rows in parts])
 
 

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from saelab.analysis.steering.writing import read_shared
 from saelab.lm.protocol import LanguageModel
@@ -41,9 +42,12 @@ def _sums(
     read = torch.cat([text[:, :n_prompt], real], dim=1)[:, :-1]
     if isinstance(lm, ReadsOn) and lm.reads_on:
         past, n = read_shared(lm, read, n_prompt - 1)
-        logits, _ = lm.read_on(read[:, n:], past)
+        out, _ = lm.read_on(read[:, n:], past)
     else:
-        logits = lm.logits(read)
-    log_probs = logits[:, -new.shape[1] :].float().log_softmax(-1)
-    found = log_probs.gather(2, real[:, :, None])[:, :, 0]
-    return found.masked_fill(new < 0, 0.0).double().sum(dim=1)
+        out = lm.run(read)
+    counted = new >= 0
+    unread = out.hidden.shape[1] - new.shape[1]
+    found = torch.zeros(new.shape, dtype=torch.float64, device=new.device)
+    log_probs = out.at(F.pad(counted, (unread, 0))).log_probs(new[counted])
+    found[counted] = log_probs.double()
+    return found.sum(dim=1)

@@ -98,10 +98,10 @@ def output_scores(
         UsageError: no latent fires at the end of the prompt, or the SAE is not applied there.
         RuntimeError: the steered activations of the first batch are not what was asked.
     """
-    plain = model.lm.logits(tokens[None])[0, -1].float().softmax(-1)
-    seen = model.lm.capture(tokens[None], list({model.read_site, model.site}))
-    x = seen[model.read_site]
-    if not model.domain.covers(tokens[None], x, target=seen[model.site])[0, -1]:
+    out = model.lm.run(tokens[None], hooks=list({model.read_site, model.site}))
+    plain = out.behind().logits()[0].float().softmax(-1)
+    x = out.activations[model.read_site]
+    if not model.domain.covers(tokens[None], x, target=out.activations[model.site])[0, -1]:
         raise UsageError(
             "The SAE is not applied at the last token of the prompt, since its training left such "
             "tokens out; choose another --prompt."
@@ -148,8 +148,8 @@ def _last_probabilities(
     mask = position_mask(model.lm, batch, "last", len(tokens), model.domain)
     if check:
         verify(model, batch, changes, mask)
-    logits = model.lm.logits(batch, model.edits(changes, mask))
-    return logits[:, -1].float().softmax(-1)
+    out = model.lm.run(batch, edits=model.edits(changes, mask))
+    return out.behind().logits().float().softmax(-1)
 
 
 def input_scores(

@@ -66,7 +66,10 @@ def verify(
     if (worst := float((found - asked).abs().max())) > close * float(asked.abs().max()):
         raise RuntimeError(f"Steering at {model.site} missed what was asked by {worst:.3g}.")
     shift = (found - x).norm(dim=1) / x.norm(dim=1).clamp_min(1e-12)
-    noticed = (plain.logits[mask] != changed.logits[mask]).any(dim=1)
+    before, after = plain.at(mask), changed.at(mask)
+    noticed = torch.cat(
+        [(before.logits(part) != after.logits(part)).any(dim=1) for part in before.pieces()]
+    )
     if bool(((shift > NOTICEABLE) & ~noticed).any()):
         raise RuntimeError(f"The logits did not notice the change at {model.site}.")
     n_changed = int((found != x).any(dim=1).sum())

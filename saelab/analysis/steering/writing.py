@@ -11,6 +11,7 @@ from torch import Tensor
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.steerable import Steerable
 from saelab.config import Config, UsageError
+from saelab.lm.predictions import Predictions
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.lm.reading import Past, ReadsOn
 
@@ -114,11 +115,17 @@ def generate(
     new = torch.full((len(prompts), sampling.n_tokens), -1 if stop is None else stop)
     new = new.to(lm.device)
     for step in range(sampling.n_tokens):
-        logits = texts.next_logits()
-        if sampling.temperature:
-            # The argmax of logits plus Gumbel noise is a sample of their softmax.
-            logits = logits / sampling.temperature + noise.next(texts.rows).to(logits)
-        said = logits.argmax(dim=1)
+        out = texts.next()
+        drawn = noise.next() if sampling.temperature else None
+        parts = []
+        for part in out.pieces():
+            logits = out.logits(part).float()
+            if drawn is not None:
+                # The argmax of logits plus Gumbel noise is a sample of their softmax.
+                chance = drawn[noise.place[texts.rows[part].cpu()]]
+                logits = logits / sampling.temperature + chance.to(logits)
+            parts.append(logits.argmax(dim=1))
+        said = torch.cat(parts)
         if stop is not None:
             said = said.masked_fill(texts.ended, stop)
         new[texts.rows, step] = said
@@ -144,16 +151,16 @@ class _Texts:
             untouched = contexts.shape[1] if edits.untouched is None else edits.untouched
             self.past, self.n_read = read_shared(self.reader, contexts, untouched)
 
-    def next_logits(self) -> Float[Tensor, "batch d_vocab"]:
+    def next(self) -> Predictions:
         """Of the token behind each context."""
         if self.reader is None:
             edits = self.edits.tail(self.contexts, 0, self.rows)
-            return self.lm.logits(self.contexts, edits)[:, -1].float()
+            return self.lm.run(self.contexts, edits=edits).behind()
         edits = self.edits.tail(self.contexts, self.n_read, self.rows)
         unread = self.contexts[:, self.n_read :]
-        logits, self.past = self.reader.read_on(unread, self.past, edits)
+        out, self.past = self.reader.read_on(unread, self.past, edits)
         self.n_read = self.contexts.shape[1]
-        return logits[:, -1].float()
+        return out.behind()
 
     def append(self, said: Int[Tensor, " batch"]) -> None:
         """One more token each."""
@@ -202,9 +209,10 @@ class _Noise:
         self.place = torch.tensor([place[number] for number in samples])
         self.d_vocab = d_vocab
 
-    def next(self, rows: Int[Tensor, " row"]) -> Float[Tensor, "row d_vocab"]:
+    def next(self) -> Float[Tensor, "sample d_vocab"]:
+        """Of each different sample; `place` says which is a row's."""
         drawn = [
             -torch.empty(self.d_vocab).exponential_(generator=generator).log()
             for generator in self.generators
         ]
-        return torch.stack(drawn)[self.place[rows.cpu()]]
+        return torch.stack(drawn)

@@ -26,7 +26,7 @@ def test_nothing_chosen_and_a_factor_of_one_change_nothing(gpt64, saes, tokens, 
     for change in (Change([]), Change(firing, "scale", 1.0), Change([], "scale", 5.0)):
         found = intervene(gpt64, saes, tokens, change)
         assert torch.equal(found.before, found.after)
-        assert torch.equal(found.before, gpt64.logits(tokens[None])[0, -1])
+        assert torch.equal(found.before, gpt64.run(tokens[None]).behind().logits()[0])
 
 
 def test_scaling_by_zero_is_ablating(gpt64, saes, tokens, firing):
@@ -38,7 +38,8 @@ def test_scaling_by_zero_is_ablating(gpt64, saes, tokens, firing):
 
 def test_keeping_none_is_ablating_all(gpt64, saes, tokens):
     none = {d.name: torch.zeros(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
-    expected = gpt64.logits(tokens[None], ablation_edits(saes, tokens[None], none))[0, -1]
+    edits = ablation_edits(saes, tokens[None], none)
+    expected = gpt64.run(tokens[None], edits=edits).behind().logits()[0]
     assert torch.equal(intervene(gpt64, saes, tokens, Change([], "keep only")).after, expected)
 
 

@@ -26,9 +26,9 @@ class Rereads:
     def __getattr__(self, name):
         return getattr(self.lm, name)
 
-    def logits(self, tokens, edits=None):
+    def run(self, tokens, *, edits=None, hooks=()):
         self.n_read += tokens.numel()
-        return self.lm.logits(tokens, edits)
+        return self.lm.run(tokens, edits=edits, hooks=hooks)
 
 
 def rereading(lm) -> Any:

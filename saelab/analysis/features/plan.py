@@ -1,0 +1,59 @@
+"""What collecting features will take, told before it starts."""
+
+import time
+
+import torch
+
+from saelab.activations.corpus import Corpus
+from saelab.activations.forward import model_input
+from saelab.analysis.features.options import FeatureOptions
+from saelab.analysis.features.weights import COSINES_AT_ONCE
+from saelab.lm.cost import forward_bytes
+from saelab.lm.predictions import rows_at_once
+from saelab.lm.protocol import LanguageModel
+from saelab.resources import Plan
+from saelab.sae.base import AbstractSAE
+from saelab.training.run import Run
+
+TRIED_POSITIONS = 512
+FIRING_BYTES = 12
+SORTED = 4
+"""Copies of all firings that are in memory while they are put in the latents' order."""
+AT_REST = 300 * 2**20
+"""The code that is loaded on the way, and what the allocator keeps of memory that was in use."""
+
+
+def features_plan(
+    run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus, options: FeatureOptions
+) -> Plan:
+    """Memory and disk judged by shapes and the run's L0, time by a few positions."""
+    length, n = corpus.context_length, corpus.n_contexts
+    n_tokens = options.n_tokens if n is None else min(options.n_tokens, n * length)
+    seconds, l0 = _tried(run, lm, sae, corpus)
+    firings = int(n_tokens * l0)
+    batch = forward_bytes(lm, options.batch_size, length)
+    rows = rows_at_once(lm.info.d_vocab, lm.device)
+    weights = 4 * max(COSINES_AT_ONCE, 3 * rows * lm.info.d_vocab)
+    kept = SORTED * FIRING_BYTES * firings
+    return Plan(
+        "features",
+        lm.device,
+        max(batch, weights) + kept + AT_REST,
+        "lower --n-tokens or --batch-size",
+        n_tokens * seconds,
+        FIRING_BYTES * (firings + n_tokens * options.near_miss_ranks),
+        run.path,
+    )
+
+
+@torch.no_grad()
+def _tried(run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus) -> tuple[float, float]:
+    """Seconds of a position, and the latents that fire there."""
+    n = max(1, TRIED_POSITIONS // corpus.context_length)
+    tokens, site, started = model_input(corpus.read(0, n).tokens), run.config.site, 0.0
+    l0 = 0.0
+    for _ in range(2):  # What is done for the first time takes longer.
+        started = time.perf_counter()
+        rows = lm.capture(tokens, [site])[site].flatten(0, 1)
+        l0 = sae.encode(rows.to(sae.W_dec.dtype)).mean_l0()
+    return (time.perf_counter() - started) / tokens.numel(), l0

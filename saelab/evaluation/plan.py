@@ -1,0 +1,88 @@
+"""What an evaluation will take, told before it starts."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from saelab.activations.corpus import Corpus
+from saelab.activations.forward import model_input
+from saelab.evaluation.options import EvaluateOptions
+from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logits_bytes
+from saelab.lm.protocol import LanguageModel
+from saelab.resources import Plan
+from saelab.sae.base import AbstractSAE
+
+BACKWARD = 3
+"""What a pass with gradients costs, in passes without."""
+TRIED_POSITIONS = 256
+AT_REST = 300 * 2**20
+"""What the allocator keeps of memory that was in use, and the code that is loaded on the way."""
+
+
+def sized(options: EvaluateOptions, lm: LanguageModel, corpus: Corpus) -> EvaluateOptions:
+    """The options with a batch size, chosen from what is free where none was given."""
+    if options.batch_size is not None:
+        return options
+    n = contexts_at_once(lm, corpus.context_length, most=options.contexts)
+    return options.model_copy(update={"batch_size": n})
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is evaluated, by the size of it."""
+
+    lm: LanguageModel
+    sae: AbstractSAE
+    corpus: Corpus
+    options: EvaluateOptions
+
+    def plan(self) -> Plan:
+        """Memory judged by shapes, time by a few positions through the model and the SAE."""
+        return Plan(
+            "evaluate",
+            self.lm.device,
+            self._memory(),
+            "lower --batch-size, or use a machine with more",
+            self._seconds(),
+        )
+
+    def _memory(self) -> int:
+        lm, options, length = self.lm, self.options, self.corpus.context_length
+        passes = forward_bytes(lm, options.contexts, length)
+        codes = 3 * 4 * options.contexts * length * self.sae.d_sae
+        peak = max(passes + logits_bytes(lm), codes)
+        if options.suite == "full":
+            some = min(options.n_uniformity, contexts_at_once(lm, length, backward=True))
+            sample = 6 * 4 * min(options.n_sample, options.n_tokens) * self.sae.d_in
+            peak = max(peak, backward_bytes(lm, some, length)) + sample
+        return peak + AT_REST
+
+    def _seconds(self) -> float:
+        options, length = self.options, self.corpus.context_length
+        n = self.corpus.n_contexts
+        text = options.n_tokens if n is None else min(options.n_tokens, n * length)
+        positions = 3.0 * text
+        if options.suite == "full":
+            ablations = options.n_ablated_tokens * (1 + 2 * options.n_ablated_latents)
+            positions += text + ablations * length / 2
+            positions += BACKWARD * options.n_uniformity * length
+        return positions * self._seconds_per_position()
+
+    @torch.no_grad()
+    def _seconds_per_position(self) -> float:
+        """Of a pass with its cross-entropies, the SAE's share included."""
+        n = max(1, TRIED_POSITIONS // self.corpus.context_length)
+        tokens = model_input(self.corpus.read(0, n).tokens).to(self.lm.device)
+        width = self.sae.d_in
+        started = 0.0
+        for _ in range(2):  # What is done for the first time takes longer.
+            started = time.perf_counter()
+            out = self.lm.run(tokens).at(...)
+            for part in out.pieces():
+                out.logits(part).float().log_softmax(-1)
+            rows = torch.randn(tokens.numel(), width, device=tokens.device)
+            self.sae.reconstruct(rows.to(self.sae.W_dec.dtype))
+            if tokens.device.type == "cuda":
+                torch.cuda.synchronize(tokens.device)
+        return (time.perf_counter() - started) / tokens.numel()

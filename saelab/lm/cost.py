@@ -1,0 +1,46 @@
+"""What passes of a language model take in memory, judged by its shape."""
+
+from saelab.lm.predictions import NUMBERS_AT_ONCE
+from saelab.lm.protocol import ActivationSource
+from saelab.resources import batch_budget
+
+WIDE, HEADS = 24, 5
+"""Numbers of a position that a layer has in memory at once: so many of d_model (the stream, q, k, v
+and an MLP of four times the width, with what is made of them) and so many patterns a head."""
+KEPT_WIDE, KEPT_HEADS = 34, 4
+"""The same of what every layer keeps for the backward pass."""
+PIECES = 6
+"""Copies of a piece of logits that are in memory at once."""
+BYTES = 4
+"""Of a number: half precision is widened in norms, softmax and logits."""
+
+
+def forward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
+    """Memory of a pass without gradients, beside the weights."""
+    info = lm.info
+    return n_contexts * length * BYTES * (WIDE * info.d_model + HEADS * info.n_heads * length)
+
+
+def backward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
+    """Memory of a pass and its gradients, where every layer keeps what the backward pass needs."""
+    info = lm.info
+    a_layer = KEPT_WIDE * info.d_model + KEPT_HEADS * info.n_heads * length
+    kept = n_contexts * length * BYTES * a_layer * info.n_layers
+    return kept + forward_bytes(lm, n_contexts, length)
+
+
+def logits_bytes(lm: ActivationSource) -> int:
+    """Memory of the pieces in which logits are made; one row where a vocabulary is larger."""
+    piece = max(NUMBERS_AT_ONCE.get(lm.device.type, NUMBERS_AT_ONCE["cpu"]), lm.info.d_vocab)
+    return PIECES * BYTES * piece
+
+
+def contexts_at_once(
+    lm: ActivationSource, length: int, *, most: int = 32, backward: bool = False
+) -> int:
+    """How many contexts a batch has whose size was not given: `most`, or half, ... what fits."""
+    n, cost = most, backward_bytes if backward else forward_bytes
+    budget = batch_budget(lm.device)
+    while n > 1 and cost(lm, n, length) > budget:
+        n //= 2
+    return n

@@ -1,0 +1,139 @@
+"""What this machine has free, and what a verb says it will take before it starts."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelab.config import UsageError
+from saelab.console import duration, in_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+SHARE = 0.25
+"""Of what is free, how much a batch may take whose size was not given."""
+MOST = {"cpu": 2**30, "cuda": 2**34}
+"""Bytes that such a batch takes at most: larger ones are no faster."""
+
+
+def free_memory(root: Path = CGROUPS, meminfo: Path = MEMINFO) -> int:
+    """Bytes of main memory that this process can still have.
+
+    What the machine has available, or less where a control group (a container's limit) allows
+    less; the caches of files that such a group counts are no obstacle.
+    """
+    machine = _available(meminfo)
+    limits = [left for group in _groups(root) if (left := _left(group)) is not None]
+    return min([machine, *limits])
+
+
+def free_bytes(root: Path) -> int:
+    """Bytes free on the disk where `root` is or would be."""
+    place = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
+    return shutil.disk_usage(place).free
+
+
+def free_on(device: "torch.device") -> int:
+    """Bytes free where tensors of `device` are: main memory, or the GPU's."""
+    if device.type != "cuda":
+        return free_memory()
+    import torch
+
+    own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + own
+
+
+def batch_budget(device: "torch.device") -> int:
+    """Bytes that a batch may take whose size is chosen here."""
+    return min(int(SHARE * free_on(device)), MOST.get(device.type, MOST["cpu"]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a piece of work will take.
+
+    Attributes:
+        title: what is about to run.
+        device: whose memory `memory` is.
+        memory: bytes at the peak, beside what is loaded already.
+        remedy: what to do where that is too much.
+        seconds: how long; None: it is not known.
+        disk: bytes to be written, at `path`.
+    """
+
+    title: str
+    device: "torch.device"
+    memory: int
+    remedy: str
+    seconds: float | None = None
+    disk: int = 0
+    path: Path | None = None
+
+    def announce(self) -> None:
+        """Print it on standard error, if there is room for it.
+
+        Raises:
+            UsageError: it cannot fit in what is free now.
+        """
+        free = free_on(self.device)
+        kind = "GPU memory" if self.device.type == "cuda" else "memory"
+        if self.memory > free:
+            raise UsageError(
+                f"{self.title} takes about {in_bytes(self.memory)} of {kind}, and "
+                f"{in_bytes(free)} is free; {self.remedy}."
+            )
+        parts = [f"{in_bytes(self.memory)} of {kind} ({in_bytes(free)} free)"]
+        if self.path is not None:
+            room = free_bytes(self.path)
+            if self.disk > room:
+                raise UsageError(
+                    f"{self.title} writes about {in_bytes(self.disk)} at {self.path}, where "
+                    f"{in_bytes(room)} is free; {self.remedy}."
+                )
+            parts.append(f"{in_bytes(self.disk)} of disk ({in_bytes(room)} free)")
+        if self.seconds is not None:
+            parts.append(f"about {duration(self.seconds)}")
+        print(f"{self.title} takes {', '.join(parts)}.", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _available(meminfo: Path) -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _groups(root: Path) -> list[Path]:
+    """The control groups that this process is in, from the innermost; of both versions."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return [root]
+    found = [root, root / "memory"]
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers in ("", "memory"):
+            base = root / controllers / name.lstrip("/")
+            found += [g for g in (base, *base.parents) if root in (g, *g.parents)]
+    return list(dict.fromkeys(found))
+
+
+def _left(group: Path) -> int | None:
+    """Bytes below a group's limit; None where it has none."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, now = (int((group / name).read_text()) for name in (limit, used))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        return max(0, most - now + int(stat.get(cache, 0)))
+    return None
