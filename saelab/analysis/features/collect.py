@@ -42,9 +42,10 @@ def collect_features(
         raise UsageError("The text has no tokens to collect features on.")
     arrays = evidence_arrays(codes, options, lm.info.d_vocab)
     arrays |= weight_arrays(sae, lm, run.config.written_site)
-    tokens = [lm.tokenizer.token(i) for i in range(lm.info.d_vocab)]
-    facts = _facts(run, lm, codes, options)
-    write_features(run.features_path, arrays | pack_vocabulary(tokens), facts)
+    table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
+    written = {i: said for i, said in table.written.items() if i in ids}
+    arrays |= pack_vocabulary([table.name(i) for i in ids], written)
+    write_features(run.features_path, arrays, _facts(run, lm, codes, options))
     forget_codes(run)
     return Features(run.path)
 
