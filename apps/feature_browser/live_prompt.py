@@ -35,7 +35,8 @@ class Reading:
     """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
 
     Attributes:
-        tokens: as text, <bos> first where the model has one.
+        tokens: by name, <bos> first where the model has one.
+        pieces: the text, token by token (`TokenTable.pieces`), with `gap` between.
         special: tokens on which no SAE is trained, so none is read.
         log_prob: of each token given those before it, in nats; NaN for the first.
         position, latent, value: of each firing.
@@ -47,6 +48,8 @@ class Reading:
     """
 
     tokens: tuple[str, ...]
+    pieces: tuple[str, ...]
+    gap: str
     special: Bool[ndarray, " pos"]
     log_prob: Float[ndarray, " pos"]
     position: Int[ndarray, " firing"]
@@ -55,11 +58,6 @@ class Reading:
     attribution: Float[ndarray, " firing"]
     predicted: tuple[Prediction, ...]
     target: Prediction
-
-    @property
-    def spaced(self) -> bool:
-        """Whether tokens carry their own spaces."""
-        return any(token != token.strip() for token in self.tokens)
 
 
 def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
@@ -103,6 +101,7 @@ def _reading(
     import torch
 
     gradient, wanted = about
+    table = live.model.tokenizer.table
     with torch.no_grad():
         special = np.isin(ids, live.model.info.special_token_ids)
         real = torch.tensor(np.flatnonzero(~special), device=x.device)
@@ -116,12 +115,12 @@ def _reading(
         best = log_probs[-1].topk(min(N_PREDICTED, logits.shape[1])).indices.tolist()
 
     def prediction(token: int) -> Prediction:
-        return Prediction(
-            token, live.model.tokenizer.token(token), float(log_probs[-1, token].exp())
-        )
+        return Prediction(token, table.name(token), float(log_probs[-1, token].exp()))
 
     return Reading(
-        tokens=tuple(live.model.tokenizer.token(token) for token in ids),
+        tokens=tuple(map(table.name, ids)),
+        pieces=tuple(table.pieces(ids)),
+        gap=table.gap,
         special=special,
         log_prob=np.concatenate([[np.nan], following[:, 0].cpu().double().numpy()]),
         position=position.cpu().numpy(),
