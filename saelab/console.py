@@ -1,11 +1,17 @@
-"""Progress on standard error: a live bar in a terminal, a line every few seconds elsewhere."""
+"""What is shown to people: text that cannot break a line, numbers, notes and progress.
 
+Progress goes to standard error: a live bar in a terminal, a line every few seconds elsewhere.
+"""
+
+import re
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -15,6 +21,77 @@ from typing_extensions import override
 SECONDS_BETWEEN_LINES = 10.0
 SLOW = 1.0
 """Seconds after which something without a bar is told."""
+GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "": "‿"}
+"""Of what would not be seen. A token is empty whose character stands at the token before."""
+_OVERRIDES = re.compile("[\u202a-\u202e]")
+_ISOLATES = re.compile("[\u2066-\u2069]")
+_CODE = re.compile("<[^<>\\s]{1,40}>|⟨[0-9A-F]+⟩")
+"""A name in brackets, which text from right to left would take apart."""
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@lru_cache(maxsize=1 << 16)
+def visible(text: str) -> str:
+    """`text` with newlines, tabs and other invisible or text-reversing characters made visible."""
+    if not text.strip(" "):
+        return GLYPHS.get(text, "␣" * len(text))
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in GLYPHS:
+        return GLYPHS[character]
+    # Format and control characters: direction overrides could make a line read backwards.
+    if unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}:
+        return f"⟨{ord(character):04X}⟩"
+    return character
+
+
+def isolated(text: str) -> str:
+    """`text` set apart, so that what is written right to left leaves its neighbours in place.
+
+    Unicode's isolates (UAX 9) stand around it where it has such characters; directions that it
+    leaves open are made visible.
+    """
+    if text.isascii():
+        return text
+    text = _OVERRIDES.sub(lambda found: _visible(found[0]), text)
+    depth = 0
+    for mark in _ISOLATES.findall(text):
+        depth += -1 if mark == "\u2069" else 1
+        if depth < 0:
+            break
+    if depth:
+        text = _ISOLATES.sub(lambda found: _visible(found[0]), text)
+    if not any(unicodedata.bidirectional(c) in {"R", "AL", "AN"} for c in text):
+        return text
+    apart = _CODE.sub("\u2066\\g<0>\u2069", text)
+    return f"\u2068{apart}\u2069"
+
+
+def shown(text: str) -> str:
+    """`text` as a cell of a table or a word of a sentence: on one line, and set apart."""
+    return isolated(visible(text)) if text else ""
+
+
+def cells(*texts: str) -> list[Text]:
+    """Cells of a table, each `shown`; rich would read square brackets in a plain string."""
+    return [Text(shown(text)) for text in texts]
+
+
+def printable(message: str) -> str:
+    """A message of several lines without characters that steer a terminal."""
+    return _CONTROLS.sub(lambda found: _visible(found[0]), message)
+
+
+def say(sentence: str) -> None:
+    """Print a line about the work at hand on standard error."""
+    print(printable(sentence), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def note(sentence: str) -> None:
+    """Say what was done otherwise than asked."""
+    say(f"Note: {sentence}")
 
 
 def si(number: float | int) -> str:
@@ -46,11 +123,6 @@ def duration(seconds: float | int) -> str:
             shown = f"{seconds / size:.1f}" if unit == "h" else f"{seconds / size:.0f}"
             return f"{shown} {unit}"
     return f"{seconds / 86400:.1f} days"
-
-
-def say(sentence: str) -> None:
-    """Print a line about the work at hand on standard error."""
-    print(sentence, file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _RateColumn(ProgressColumn):
@@ -94,15 +166,10 @@ class Bar:
         return f"{self.title}: {share} ({timing})" + (f"  {figures}" if figures else "")
 
 
-def note(message: str) -> None:
-    """A line on standard error, beside the progress."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
-
-
 @contextmanager
 def told_if_slow(message: str) -> Iterator[None]:
     """Say what is being done, once it has taken SLOW seconds."""
-    timer = threading.Timer(SLOW, note, [message])
+    timer = threading.Timer(SLOW, say, [message])
     timer.daemon = True
     timer.start()
     try:

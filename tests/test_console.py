@@ -1,12 +1,58 @@
-"""Counts and progress as a person reads them."""
+"""Text, counts and progress as a person reads them."""
 
 import threading
 import time
+import unicodedata
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from saelab import console
-from saelab.console import Bar, duration, progress, si
+from saelab.console import Bar, cells, duration, isolated, printable, progress, shown, si, visible
+
+
+@given(st.text(max_size=20))
+@example("a\nb\t\r\x1b[31m\u2028\u202e\u200d")
+def test_what_is_shown_stays_on_its_line_and_steers_no_terminal(text):
+    line = shown(text)
+    assert len(line.splitlines()) <= 1
+    assert not [c for c in visible(text) if unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"}]
+    assert [c for c in line if unicodedata.category(c) == "Cf"] in ([], ["\u2068", "\u2069"]) or (
+        "<" in text
+    )
+    assert cells(text)[0].plain == line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat", "cat"),
+        ("日本", "日本"),
+        ("שלם 12", "\u2068שלם 12\u2069"),
+        ("سم", "\u2068سم\u2069"),
+        ("ש<0xD7>", "\u2068ש\u2066<0xD7>\u2069\u2069"),
+        ("abc\u202edef", "abc⟨202E⟩def"),
+        ("\u2069א", "\u2068\u2066⟨2069⟩\u2069א\u2069"),
+        ("“\u2068ש\u2069”", "\u2068“\u2068ש\u2069”\u2069"),
+    ],
+)
+def test_text_from_right_to_left_is_set_apart(text, expected):
+    assert isolated(text) == expected
+
+
+@given(st.text(alphabet="aש<0xD7>\u202b\u202e\u2066\u2067\u2068\u2069", max_size=12))
+def test_no_direction_reaches_beyond_a_text(text):
+    depth = 0
+    for character in isolated(text):
+        assert character not in "\u202a\u202b\u202c\u202d\u202e"
+        depth += (character in "\u2066\u2067\u2068") - (character == "\u2069")
+        assert depth >= 0
+    assert depth == 0
+
+
+def test_a_message_of_several_lines_keeps_them():
+    assert printable("one\n\ttwo\x1b[2J") == "one\n\ttwo⟨001B⟩[2J"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +93,7 @@ def test_without_a_terminal_the_end_is_one_line_that_counts_this_process_alone(c
 
 def test_only_what_is_slow_is_told(monkeypatch, capsys):
     told = threading.Event()
-    monkeypatch.setattr(console, "note", lambda _: told.set())
+    monkeypatch.setattr(console, "say", lambda _: told.set())
     monkeypatch.setattr(console, "SLOW", 0.0)
     with console.told_if_slow("loading ..."):
         assert told.wait(60)

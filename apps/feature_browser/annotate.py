@@ -6,7 +6,7 @@ import streamlit as st
 
 from feature_browser.catalogue import RunCard
 from feature_browser.labels import Labels
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
 
@@ -83,11 +83,12 @@ def _editor(card: RunCard, labels: Labels, latent: int) -> Html:
     fixed = EMPTY if writable else Html(" readonly")
     return html(
         '<input class="label" data-note="label" aria-label="Label of latent {latent}" '
+        'dir="auto" '
         'value="{label}" placeholder="add a label: L" maxlength="{longest}" autocomplete="off"'
         '{fixed}><details class="note"{open}><summary>{title}</summary><textarea data-note="note" '
-        'rows="3" aria-label="Note on latent {latent}" maxlength="{longest_note}"'
+        'rows="3" dir="auto" aria-label="Note on latent {latent}" maxlength="{longest_note}"'
         '{fixed}>\n{note}</textarea>{earlier}</details>',
-        latent=latent, label=note.label, note=note.note, fixed=fixed,
+        latent=latent, label=escaped(note.label), note=escaped(note.note), fixed=fixed,
         longest=LONGEST["label"], longest_note=LONGEST["note"],
         open=Html(" open") if note.note else EMPTY,
         title="note" if note.note else "add a note: N",

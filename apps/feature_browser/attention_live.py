@@ -1,7 +1,7 @@
 """Attributions of a text's latents, computed in the live model and kept as plain numbers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from feature_browser.attention import Step
 from feature_browser.catalogue import RunCard
+from feature_browser.chat import prompted
 from feature_browser.live import live_run
 from feature_browser.reading import stamp
 from saelab.analysis.circuits.nodes import Node
@@ -79,7 +80,7 @@ class Study:
     """A latent at a token of a text.
 
     Attributes:
-        tokens: the text.
+        tokens: the names of the text's tokens.
         value: the latent's activation.
         fires: the positions of the text where it fires, with its value.
         left_out: by name, the positions where an SAE is not applied.
@@ -87,6 +88,7 @@ class Study:
         inputs: for any other latent: what gives it its value directly.
         parts: what the picked source token holds that does it.
         score: why the picked head looks there.
+        pieces: the text, token by token (`TokenTable.pieces`), with `gap` between.
     """
 
     tokens: tuple[str, ...]
@@ -98,17 +100,19 @@ class Study:
     inputs: Parts | None = None
     parts: Parts | None = None
     score: Score | None = None
+    pieces: tuple[str, ...] = ()
+    gap: str = ""
 
 
-def prompt_ids(card: RunCard, prompt: str) -> tuple[int, ...]:
-    """The tokens of a typed prompt.
+def prompt_ids(card: RunCard, prompt: str, *, chat: bool = False) -> tuple[int, ...]:
+    """The tokens of a typed prompt, with `chat` behind the model's chat template.
 
     Raises:
         UsageError: the model cannot be loaded, or does not read the prompt.
     """
     live = live_run(card)
     with live.lock:
-        return tuple(prompt_tokens(live.model, prompt))
+        return tuple(prompt_tokens(live.model, prompted(live, prompt, chat=chat)))
 
 
 def strongest(cards: Sequence[RunCard], ids: tuple[int, ...], sae: str, latent: int) -> int | None:
@@ -177,7 +181,8 @@ def _study(
 ) -> Study:
     frozen = _frozen(key, ids, _cards=_cards)
     live = live_run(_cards[0])
-    tokens = tuple(live.model.tokenizer.token(i) for i in ids)
+    table = live.model.tokenizer.table
+    tokens, pieces = tuple(map(table.name, ids)), tuple(table.pieces(ids))
     if not step.position < len(ids):
         raise UsageError(
             f"Position {step.position} is not in the text, which has 0 to {len(ids) - 1}."
@@ -188,15 +193,19 @@ def _study(
     value = float(frozen.values[frozen.latent_index(number, step.latent, step.position)])
     active = frozen.actives[number]
     if active.place.kind != "heads":
-        return Study(tokens, step, value, fires, left_out, inputs=_inputs(frozen, number, step))
+        inputs = _inputs(frozen, number, step)
+        return Study(
+            tokens, step, value, fires, left_out, inputs=inputs, pieces=pieces, gap=table.gap
+        )
     sources = _sources(frozen, active.place.layer, step)
+    study = Study(tokens, step, value, fires, left_out, sources, pieces=pieces, gap=table.gap)
     if source is None or not 0 <= source <= step.position:
-        return Study(tokens, step, value, fires, left_out, sources)
+        return study
     if head is None or not 0 <= head < sources.table.shape[1]:
         head = int(np.abs(sources.table[source]).argmax())
     parts = _parts(frozen, sources.layer, step, source)
     score = _score(frozen, sources.layer, head, (step.position, source))
-    return Study(tokens, step, value, fires, left_out, sources, None, parts, score)
+    return replace(study, parts=parts, score=score)
 
 
 def _number(frozen: "Frozen", sae: str) -> int:

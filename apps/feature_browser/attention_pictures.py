@@ -1,10 +1,10 @@
 """Where a latent of heads gets its value: sources in the text, and sources by heads."""
 
 from feature_browser.attention_live import Sources, Study
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, html, joined, running
 from feature_browser.numbers import real, signed
 from feature_browser.place import Place
-from feature_browser.tokens import visible
+from saelab.console import isolated, visible
 
 LEFT, TOTAL, ROW, HEAD, FOOT, WIDE = 62, 56, 26, 6, 58, 850
 HALF = 11.0
@@ -13,7 +13,7 @@ HALF = 11.0
 
 def word(token: str) -> str:
     """A token as it is shown alone."""
-    return visible(token).strip() or "␣"
+    return isolated(visible(token).strip()) or "␣"
 
 
 def source_text(study: Study, place: Place) -> Html:
@@ -21,23 +21,21 @@ def source_text(study: Study, place: Place) -> Html:
     assert study.sources is not None
     given = study.sources.table.sum(1)
     largest = float(abs(given).max()) or 1.0
-    spaced = any(token != token.strip() for token in study.tokens)
     parts = joined(
-        _word(study, place, position, float(given[position]) / largest, spaced=spaced)
+        _word(study, place, position, float(given[position]) / largest)
         for position in range(study.step.position + 1)
     )
-    rest = study.tokens[study.step.position + 1 :]
-    gap = "" if spaced else " "
+    rest = study.pieces[study.step.position + 1 :]
     beyond = EMPTY
     if rest:
         beyond = html(
             '<span class="beyond" title="the latent cannot see what comes after it">{t}</span>',
-            t=gap.join(visible(token) for token in rest),
+            t=running(study.gap.join(visible(token) for token in rest)),
         )
     return html('<p class="text sources" dir="auto">{p}{b}</p>', p=parts, b=beyond)
 
 
-def _word(study: Study, place: Place, position: int, share: float, *, spaced: bool) -> Html:
+def _word(study: Study, place: Place, position: int, share: float) -> Html:
     given = study.sources.table[position].sum() if study.sources else 0.0
     here = position == study.step.position
     return html(
@@ -47,11 +45,11 @@ def _word(study: Study, place: Place, position: int, share: float, *, spaced: bo
         sign="neg" if share < 0 else "pos", here=" here" if here else "",
         picked=" peak" if place.source == str(position) else "",
         current=html(' aria-current="true"') if place.source == str(position) else EMPTY,
-        a=f"{min(1.0, abs(share)):.2f}", text=visible(study.tokens[position]),
+        a=f"{min(1.0, abs(share)):.2f}", text=running(visible(study.pieces[position])),
         label=f"{word(study.tokens[position])} at {position} gives {real(float(given))}",
         tip=f"{word(study.tokens[position])} @{position}   gives {signed(float(given))}"
         + ("\nthe latent fires here" if here else ""),
-        gap="" if spaced else " ",
+        gap=study.gap,
     )  # fmt: skip
 
 

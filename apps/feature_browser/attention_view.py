@@ -20,9 +20,11 @@ from feature_browser.attention_scene import Scene
 from feature_browser.canvas import STATIC, go_to, here, show
 from feature_browser.cards import card as boxed
 from feature_browser.catalogue import Catalogue, RunCard
+from feature_browser.chat import noted, switch
 from feature_browser.chrome import alone, message
 from feature_browser.latent_view import latent_number
 from feature_browser.left_out import left_out_line
+from feature_browser.live import live_run
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import activation, count
 from feature_browser.place import Place
@@ -65,7 +67,7 @@ def attention_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
             '<div class="page latent attention"><aside>{aside}</aside><div>{texts}{body}</div>'
             "</div>",
             aside=joined(aside), texts=_texts(run, scene, number),
-            body=_answer(scene, run, number),
+            body=joined([_answer(scene, run, number), _noted(scene)]),
         ),
         "attention",
     )  # fmt: skip
@@ -107,13 +109,14 @@ def _controls(card: RunCard, place: Place) -> None:
             "Prompt", key=PROMPT, placeholder="Type a prompt to read it instead of an example",
             on_change=_typed_prompt, label_visibility="collapsed", width=560, max_chars=20_000,
         )  # fmt: skip
+        switch(card, place)
 
 
 def _typed_latent() -> None:
     if wanted := st.session_state[GO_TO].strip():
-        kept = here().prompt
-        place = here().visit("attention")
-        go_to(place.to(latent=wanted, prompt=kept, beside=here().beside))
+        kept = here()
+        place = kept.visit("attention")
+        go_to(place.to(latent=wanted, prompt=kept.prompt, chat=kept.chat, beside=kept.beside))
     st.session_state[GO_TO] = ""
 
 
@@ -132,7 +135,10 @@ def _identity(scene: Scene, number: int) -> Html:
 
 
 def _neighbours(scene: Scene, number: int) -> Html:
-    kept = scene.place.visit("attention").to(prompt=scene.place.prompt, beside=scene.place.beside)
+    place_ = scene.place
+    kept = place_.visit("attention").to(
+        prompt=place_.prompt, chat=place_.chat, beside=place_.beside
+    )
     return joined(
         html('<a href="{h}">{t}</a>', h=kept.to(latent=other).href, t=text)
         for other, text in ((number - 1, "previous"), (number + 1, "next"))
@@ -245,10 +251,22 @@ def _answer(scene: Scene, run: OpenRun | None, number: int) -> Html:
     return joined(parts)
 
 
+def _noted(scene: Scene) -> Html:
+    """What was done to the prompt otherwise than typed, once the model has read it."""
+    place = scene.place
+    if not place.prompt:
+        return EMPTY
+    try:
+        said = noted(live_run(scene.card), place.prompt, chat=bool(place.chat))
+    except UsageError:
+        return EMPTY
+    return html('<p class="notice">{n}</p>', n=said) if said else EMPTY
+
+
 def _study(scene: Scene, run: OpenRun | None, number: int) -> Study | str:
     place, runs = scene.place, list(scene.cards.values())
     if place.prompt:
-        ids = prompt_ids(scene.card, place.prompt)
+        ids = prompt_ids(scene.card, place.prompt, chat=bool(place.chat))
     else:
         assert run is not None
         found = _examples(run, number)

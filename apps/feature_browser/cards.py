@@ -9,7 +9,7 @@ from itertools import repeat
 from feature_browser.annotate import headline
 from feature_browser.known import Match
 from feature_browser.labels import Names, labels_of
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.numbers import activation, count, percent, real, short_count
 from feature_browser.place import CONTEXTS, SHOWN, Place
 from feature_browser.reading import OpenRun, facts
@@ -180,7 +180,7 @@ def reproduce(scene: Scene) -> Html:
     body = html(
         '<pre><code>{code}</code></pre><p class="sub">{source}</p>', code=code, source=source
     )
-    copy = html('<button class="copy" data-copy="{code}">Copy</button>', code=code)
+    copy = html('<button class="copy" data-copy="{code}">Copy</button>', code=escaped(code))
     return card("Reproduce in Python", body, note=copy)
 
 

@@ -9,12 +9,12 @@ from feature_browser.circuit_names import Names
 from feature_browser.circuit_picture import flow_text, hidden_text
 from feature_browser.circuits import Kept, OpenGraph, pins_text
 from feature_browser.left_out import left_out_line
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, html, joined, running
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
 from feature_browser.tables import Column, cell, link, table
-from feature_browser.tokens import visible
 from saelab.analysis.circuits.nodes import Node
+from saelab.console import visible
 
 AT_FIRST = 15
 
@@ -64,7 +64,7 @@ def headline(scene: Scene) -> Html:
     tokens = joined(
         html(
             '<span class="word{on}">{t}</span> ',
-            t=visible(token).strip() or "␣",
+            t=running(visible(token).strip() or "␣"),
             on=" at" if position == found.graph.nodes[-1].position else "",
         )
         for position, token in enumerate(found.graph.tokens)

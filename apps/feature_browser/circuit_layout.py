@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from feature_browser.circuits import Kept, OpenGraph
-from feature_browser.tokens import visible
 from saelab.analysis.circuits.nodes import Node
+from saelab.console import visible
 
 LEFT, RIGHT, TOP, FOOT, GAP = 124, 8, 8, 26, 12
 WIDE = 840

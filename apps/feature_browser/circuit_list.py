@@ -10,8 +10,8 @@ from feature_browser.markup import Html, html, joined
 from feature_browser.numbers import UNKNOWN, count, percent, real
 from feature_browser.place import Place
 from feature_browser.tables import Column, cell, link, table
-from feature_browser.tokens import visible
 from saelab.config import UsageError
+from saelab.console import visible
 
 
 def nothing(card: RunCard) -> Html:

@@ -16,8 +16,8 @@ from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import count, percent, real, signed
 from feature_browser.reading import stamp
 from feature_browser.tables import Column, cell, table
-from feature_browser.tokens import visible
 from saelab.config import UsageError
+from saelab.console import visible
 
 MODES = {"ablate": "without them", "keep only": "with them alone", "scale": "scaled"}
 MODE, FACTOR, ASKED = "circuit-mode", "circuit-factor", "circuit-asked"
@@ -236,12 +236,18 @@ def _tokens(found: OpenGraph, live: LiveRun) -> Any:  # noqa: ANN401 - torch is 
     whole = isinstance(ids, list) and all(
         isinstance(i, int) and 0 <= i < vocabulary for i in ids
     )  # fmt: skip
-    if not whole or [live.model.tokenizer.token(i) for i in ids or []] != list(texts):
+    names = [live.model.tokenizer.token(i) for i in ids or []] if whole else []
+    if not whole or len(names) != len(texts) or not all(map(_same, names, texts)):
         raise UsageError(
             f"The tokens of {found.path} are not those of {live.model.info.name}; run "
             "`saelab circuit` again."
         )
     return torch.tensor(ids, device=live.model.device)
+
+
+def _same(name: str, text: str) -> bool:
+    """Whether a token has this name, or had it in graphs of before names were distinct."""
+    return text in (name, name.strip(" ")) or "\ufffd" in text
 
 
 def _logit_value(facts: dict[str, Any], logits: Any) -> float:  # noqa: ANN401

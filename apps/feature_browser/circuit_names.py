@@ -7,8 +7,8 @@ from feature_browser.circuits import OpenGraph, sae_run
 from feature_browser.labels import Names as LatentNames
 from feature_browser.numbers import activation, real, signed
 from feature_browser.place import Place
-from feature_browser.tokens import visible
 from saelab.analysis.circuits.nodes import Node
+from saelab.console import visible
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from feature_browser.circuits import MOST_NODES, Kept, OpenGraph
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import count, signed
 from feature_browser.place import Place
-from feature_browser.tokens import visible
+from saelab.console import visible
 
 MOST_EDGES = 500
 

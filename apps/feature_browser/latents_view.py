@@ -13,14 +13,14 @@ from feature_browser.canvas import go_to, here, show
 from feature_browser.chrome import alone
 from feature_browser.labels import Labels, Names, labels_of
 from feature_browser.latents_scatter import axes_of, toggle
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.notes import LONGEST, Note, Notes
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.place import Place
 from feature_browser.reading import OpenRun
 from feature_browser.search import FIRING, search
 from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
-from feature_browser.tokens import visible
+from saelab.console import visible
 
 ROWS = 50
 SEARCH = "search-latents"
@@ -236,8 +236,9 @@ def _label(note: Note, latent: int | None) -> Html:
         return html(
             '<span class="labelled">{star}<input class="label" data-note="label" data-of="{n}" '
             'aria-label="Label of latent {n}" title="{note}" value="{label}" maxlength="{longest}" '
-            'placeholder=" " autocomplete="off"></span>',
-            star=star, n=latent, label=note.label, note=note.note, longest=LONGEST["label"],
+            'placeholder=" " autocomplete="off" dir="auto"></span>',
+            star=star, n=latent, label=escaped(note.label), note=note.note,
+            longest=LONGEST["label"],
         )  # fmt: skip
     return html(
         '{star}<span title="{note}">{label}</span>', star=star, label=note.label, note=note.note

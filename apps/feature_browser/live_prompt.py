@@ -35,7 +35,8 @@ class Reading:
     """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
 
     Attributes:
-        tokens: as text, <bos> first where the model has one.
+        tokens: by name, <bos> first where the model has one.
+        pieces: the text, token by token (`TokenTable.pieces`), with `gap` between.
         unread: of each token why the SAE, which was not trained on its kind, does not read it;
             empty where it does.
         log_prob: of each token given those before it, in nats; NaN for the first.
@@ -48,6 +49,8 @@ class Reading:
     """
 
     tokens: tuple[str, ...]
+    pieces: tuple[str, ...]
+    gap: str
     unread: tuple[str, ...]
     log_prob: Float[ndarray, " pos"]
     position: Int[ndarray, " firing"]
@@ -56,11 +59,6 @@ class Reading:
     attribution: Float[ndarray, " firing"]
     predicted: tuple[Prediction, ...]
     target: Prediction
-
-    @property
-    def spaced(self) -> bool:
-        """Whether tokens carry their own spaces."""
-        return any(token != token.strip() for token in self.tokens)
 
 
 def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
@@ -106,6 +104,7 @@ def _reading(
     import torch
 
     gradient, wanted = about
+    table = live.model.tokenizer.table
     with torch.no_grad():
         tokens = torch.tensor(ids, device=found[0].device)
         unread = _unread(live, tokens, *found)
@@ -119,12 +118,12 @@ def _reading(
         best = log_probs[-1].topk(min(N_PREDICTED, logits.shape[1])).indices.tolist()
 
     def prediction(token: int) -> Prediction:
-        return Prediction(
-            token, live.model.tokenizer.token(token), float(log_probs[-1, token].exp())
-        )
+        return Prediction(token, table.name(token), float(log_probs[-1, token].exp()))
 
     return Reading(
-        tokens=tuple(live.model.tokenizer.token(token) for token in ids),
+        tokens=tuple(map(table.name, ids)),
+        pieces=tuple(table.pieces(ids)),
+        gap=table.gap,
         unread=unread,
         log_prob=np.concatenate([[np.nan], following[:, 0].cpu().double().numpy()]),
         position=position.cpu().numpy(),

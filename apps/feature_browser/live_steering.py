@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 from pydantic import Field, NonNegativeInt, ValidationError
 
+from feature_browser.chat import prompted
 from feature_browser.live import LiveRun
 from feature_browser.reading import stamp
 from saelab.config import Config, UsageError, first_problem
@@ -42,6 +43,8 @@ class Experiment(Config):
 
     prompt: str = Field(min_length=1, max_length=LONGEST)
     """The text that is continued."""
+    chat: bool = False
+    """Whether it goes through the model's chat template first."""
     latents: tuple[NonNegativeInt, ...] = Field(min_length=1, max_length=100)
     """What is changed, all of them together."""
     op: Literal["add", "scale", "clamp", "ablate"] = "add"
@@ -93,9 +96,8 @@ def run_experiment(live: LiveRun, experiment: Experiment) -> "Comparison":
 
     with live.lock:
         _check_length(live, experiment, experiment.n_tokens)
-        return steer(
-            _steerable(live), _change(experiment), experiment.prompt, _sampling(experiment)
-        )
+        prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+        return steer(_steerable(live), _change(experiment), prompt, _sampling(experiment))
 
 
 def run_doses(live: LiveRun, experiment: Experiment) -> "DoseResponse | None":
@@ -117,11 +119,13 @@ def run_doses(live: LiveRun, experiment: Experiment) -> "DoseResponse | None":
     with live.lock:
         _check_length(live, experiment, n_tokens)
         model, change = _steerable(live), _change(experiment)
-        return dose_response(model, change, experiment.prompt, strengths, sampling=sampling)
+        prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+        return dose_response(model, change, prompt, strengths, sampling=sampling)
 
 
 def _check_length(live: LiveRun, experiment: Experiment, n_tokens: int) -> None:
-    n_prompt, n_ctx = len(prompt_tokens(live.model, experiment.prompt)), live.model.info.n_ctx
+    prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+    n_prompt, n_ctx = len(prompt_tokens(live.model, prompt)), live.model.info.n_ctx
     if n_prompt + n_tokens > n_ctx:
         raise UsageError(
             f"{n_prompt} tokens of prompt and {n_tokens} more exceed the {n_ctx} that "

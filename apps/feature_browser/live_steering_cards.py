@@ -9,10 +9,10 @@ from feature_browser.cards import card as boxed
 from feature_browser.cards import pairs
 from feature_browser.dose_picture import Response, response_chart
 from feature_browser.live_steering import UNITS, Experiment
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, escaped, html, joined, running
 from feature_browser.numbers import activation, count, percent, real, short_count
 from feature_browser.tables import Column, cell, table
-from feature_browser.tokens import visible
+from saelab.console import isolated, visible
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
@@ -78,25 +78,28 @@ def texts(comparison: "Comparison", kept: Html = EMPTY) -> Html:
 
 
 def _text(comparison: "Comparison", continuation: "Continuation") -> Html:
-    words = [token.text for token in continuation.tokens]
-    gap = Html("" if any(word != word.strip() for word in words) else " ")
-    tokens = joined(html("{token}{gap}", token=_token(t), gap=gap) for t in continuation.tokens)
+    gap = escaped(continuation.gap)
+    tokens = joined(
+        html("{token}{gap}", token=_token(token, piece), gap=gap)
+        for token, piece in zip(continuation.tokens, continuation.pieces, strict=True)
+    )
     return html(
         '<p class="text strip" dir="auto"><span class="beyond">{prompt}</span>{gap}{tokens}</p>',
-        prompt=visible(comparison.prompt),
+        prompt=running(visible(comparison.prompt)),
         gap=gap, tokens=tokens,
     )  # fmt: skip
 
 
-def _token(token: "GeneratedToken") -> Html:
+def _token(token: "GeneratedToken", piece: str) -> Html:
     share = min(1.0, max(0.0, -token.plain_log_prob / SURPRISING))
     return html(
         '<span class="tok on neg" style="--a:{a}" tabindex="0" data-tip="{tip}">{text}</span>',
         a=f"{share:.2f}",
-        tip=f"{visible(token.text).strip()}\nlog-probability {real(token.log_prob)} where it was "
-        f"drawn\nlog-probability {real(token.plain_log_prob)} unsteered\n"
+        tip=f"{isolated(visible(token.text).strip())}\n"
+        f"log-probability {real(token.log_prob)} where it was drawn\n"
+        f"log-probability {real(token.plain_log_prob)} unsteered\n"
         f"KL to unsteered {real(token.kl)} nats",
-        text=visible(token.text),
+        text=running(visible(piece)),
     )
 
 
@@ -159,9 +162,9 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
     )
     hint = html('<span class="hint">strength {unit} · dashed: the one above</span>', unit=unit)
     said = [
-        [cell(real(s)), cell(real(p)), cell(_large(x)), html("<code>{t}</code>", t=_said(t))]
+        [cell(real(s)), cell(real(p)), cell(_large(x)), html("<code>{t}</code>", t=visible(t))]
         for s, p, x, t in zip(
-            dose.strengths, dose.target_log_prob, dose.perplexity, dose.texts, strict=True
+            dose.strengths, dose.target_log_prob, dose.perplexity, dose.said, strict=True
         )
     ]
     columns = [
@@ -177,8 +180,8 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
 
 def _tips(dose: "DoseResponse", values: tuple[float, ...]) -> list[str]:
     return [
-        f"strength {real(strength)}: {_large(value)}\n{_said(text)}"
-        for strength, value, text in zip(dose.strengths, values, dose.texts, strict=True)
+        f"strength {real(strength)}: {_large(value)}\n{visible(text)}"
+        for strength, value, text in zip(dose.strengths, values, dose.said, strict=True)
     ]
 
 
@@ -186,8 +189,3 @@ def _large(value: float) -> str:
     """Three digits, and in k, M, G what is huge."""
     huge = math.isfinite(value) and value >= 10_000
     return short_count(round(value)) if huge else activation(value)
-
-
-def _said(tokens: tuple[str, ...]) -> str:
-    spaced = any(token != token.strip() for token in tokens)
-    return ("" if spaced else " ").join(visible(token) for token in tokens)

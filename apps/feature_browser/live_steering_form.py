@@ -6,6 +6,7 @@ import streamlit as st
 
 from feature_browser.canvas import STATIC, go_to, here, show
 from feature_browser.catalogue import RunCard
+from feature_browser.chat import HELP, LABEL, chats
 from feature_browser.chrome import alone
 from feature_browser.live_steering import ERRORS, OPS, UNITS, Experiment, experiment_of
 from feature_browser.markup import html
@@ -15,8 +16,8 @@ from feature_browser.suggestions import suggestions
 from saelab.config import UsageError
 
 SHOWN, PROBLEM = "steer-shown", "steer-problem"
-FIELDS = ("latents", "op", "strength", "unit", "positions", "error", "prompt", "n_tokens",
-          "temperature", "seed", "dose")  # fmt: skip
+FIELDS = ("latents", "op", "strength", "unit", "positions", "error", "prompt", "chat",
+          "n_tokens", "temperature", "seed", "dose")  # fmt: skip
 MAXIMA = "each latent's largest activation on the corpus"
 
 
@@ -55,6 +56,8 @@ def form(card: RunCard, place: Place, experiment: Experiment | None) -> None:
                 "Seed", key="steer-seed", min_value=0, max_value=2**31 - 1, step=1, width=100
             )
             st.checkbox("Dose-response", key="steer-dose")
+            if chats(card.model):
+                st.checkbox(LABEL, key="steer-chat", help=HELP)
             st.form_submit_button("Steer", on_click=_submitted, type="primary")
     if problem := st.session_state.pop(PROBLEM, ""):
         show(alone(html('<p class="notice">{p}</p>', p=problem)), "steer-problem")
@@ -62,7 +65,7 @@ def form(card: RunCard, place: Place, experiment: Experiment | None) -> None:
 
 def _fill(card: RunCard, place: Place, experiment: Experiment | None) -> None:
     """Put the address's experiment into the fields, once for each address."""
-    address = (place.run, place.experiment, place.latent, place.prompt)
+    address = (place.run, place.experiment, place.latent, place.prompt, place.chat)
     missing = [name for name in FIELDS if f"steer-{name}" not in st.session_state]
     if st.session_state.get(SHOWN) == address and not missing:
         return
@@ -73,9 +76,10 @@ def _fill(card: RunCard, place: Place, experiment: Experiment | None) -> None:
         st.session_state["steer-latents"] = " ".join(map(str, latents))
         if place.prompt:
             st.session_state["steer-prompt"] = place.prompt
+            st.session_state["steer-chat"] = bool(place.chat)
         return
     given = experiment or Experiment.model_construct(
-        prompt=place.prompt or _neutral(card), latents=latents
+        prompt=place.prompt or _neutral(card), chat=bool(place.chat), latents=latents
     )
     values = {name: getattr(given, name) for name in FIELDS}
     values["latents"] = " ".join(str(latent) for latent in given.latents)
@@ -110,4 +114,4 @@ def _submitted() -> None:
     except UsageError as error:
         st.session_state[PROBLEM] = str(error)
         return
-    go_to(here().to(experiment=experiment.text, latent=None, prompt="", saved=""))
+    go_to(here().to(experiment=experiment.text, latent=None, prompt="", chat="", saved=""))

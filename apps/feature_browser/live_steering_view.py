@@ -7,6 +7,7 @@ import streamlit as st
 from feature_browser.canvas import go_to, here, show
 from feature_browser.cards import card as boxed
 from feature_browser.catalogue import RunCard
+from feature_browser.chat import noted
 from feature_browser.chrome import alone, message
 from feature_browser.experiments import Saved, read, save, shelf
 from feature_browser.labels import Names
@@ -23,9 +24,9 @@ from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.place import Place
 from feature_browser.reading import stamp, steering_scores
 from feature_browser.tables import Column, cell, link, table
-from feature_browser.tokens import visible
 from feature_browser.try_strip import setting
 from saelab.config import UsageError
+from saelab.console import visible
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
@@ -167,6 +168,8 @@ def _results(
         '<h1 class="headline">{what}</h1><p>{latents}</p>',
         what=_capital(strength_text(experiment)), latents=latents,
     )  # fmt: skip
+    said = noted(live_run(card), experiment.prompt, chat=experiment.chat)
+    title = joined([html('<p class="notice">{n}</p>', n=said) if said else EMPTY, title])
     return [title, effect_line(comparison), texts(comparison, _kept(card, place, comparison))]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from feature_browser.markup import Html, html, joined
 from feature_browser.numbers import activation, count, real, short_count, signed
-from feature_browser.tokens import visible
 from saelab.analysis.records import LatentRecord
+from saelab.console import visible
 
 WIDTH, HEIGHT, BASE, LEFT = 560, 164, 140, 30
 

@@ -58,6 +58,7 @@ class Place:
         other: the run that this one is compared with.
         side: which of two compared runs' latents are listed: "this" or "other".
         prompt, second: texts that the model reads live; the second is compared with the first.
+        chat: "1" where they go through the model's chat template.
         pos: the position in the prompt that was picked.
         target: the token whose logit is asked about; the likeliest if empty.
         part: of Steering or Training, one of PARTS.
@@ -86,6 +87,7 @@ class Place:
     side: str = "this"
     prompt: str = ""
     second: str = ""
+    chat: str = ""
     pos: str = ""
     target: str = ""
     part: str = "scores"
@@ -134,7 +136,7 @@ class Place:
         """Another view of the same run, without what was searched and filtered in this one."""
         here = self.to(view=view, page=1, q="", keep="", box="", axes="")
         here = here.to(
-            prompt="", second="", pos="", target="", part="scores", experiment="", saved=""
+            prompt="", second="", chat="", pos="", target="", part="scores", experiment="", saved=""
         )
         here = here.to(graph="", node="", pins="", nodes=80, edges=98, example=0)
         return here.to(source="", head="", trail="", beside="")

@@ -230,7 +230,7 @@ def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
         f1[latent] = match.f1
     columns = {**features.table(), "f1": f1, "latent": np.arange(len(features))}
     columns["negative"] = columns["n_negative"] / np.maximum(1, columns["n_fired"])
-    spaced = bool((features.file["vocabulary/bytes"] == ord(" ")).any())
+    spaced = not features.file.table.gap
     return OpenRun(card, features, known, columns, spaced)
 
 

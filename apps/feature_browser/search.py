@@ -1,6 +1,6 @@
 """What a search of All latents finds, by why it was found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ def _spots(run: OpenRun, text: str, lines: list[int]) -> _Spots:
     shape = (len(lines), file["corpus/tokens"].shape[1])
     on, around = np.zeros(shape, bool), np.zeros(shape, bool)
     for row, line in enumerate(lines):
-        for first, last in _places(file, line, text, spaced=run.spaced):
+        for first, last in _places(file, line, text):
             on[row, first : last + 1] = True
             around[row, max(0, first - reach) : first + reach + 1] = True
     return _Spots(np.array(lines, np.int64), on, around)
@@ -123,15 +123,18 @@ def _near(
     return np.unique(near), np.unique(firing)
 
 
-def _places(file: FeatureFile, line: int, text: str, *, spaced: bool) -> list[Span]:
+def _places(file: FeatureFile, line: int, text: str) -> list[Span]:
     """Where `text` stands in a line."""
-    words = [file.token(t).lower() for t in file["corpus/tokens"][line].tolist() if t >= 0]
-    gap = "" if spaced else " "
+    ids, gap = file["corpus/tokens"][line], file.table.gap
+    words = [piece.lower() for piece in file.table.pieces(ids[ids >= 0].tolist())]
     starts = np.cumsum([0, *(len(word) + len(gap) for word in words[:-1]), 10**9])
     joined, places, at = gap.join(words), [], -1
     while (at := joined.find(text, at + 1)) >= 0:
-        ends = np.searchsorted(starts, [at, at + len(text) - 1], side="right") - 1
-        places.append((int(ends[0]), int(ends[1])))
+        first, last = np.searchsorted(starts, [at, at + len(text) - 1], side="right") - 1
+        # A character of several tokens reaches to the last of them.
+        while last + 1 < len(words) and not words[last + 1]:
+            last += 1
+        places.append((int(first), int(last)))
     return places
 
 
@@ -140,7 +143,5 @@ def _texts(path: Path, stamp: int) -> list[str]:
     """Every text of the features file, in lower case."""
     del stamp  # part of the cache's key only
     file = Features(path.parent).file
-    words = [word.lower() for word in file.vocabulary]
-    gap = "" if bool((file["vocabulary/bytes"] == ord(" ")).any()) else " "
-    lines = file["corpus/tokens"]
-    return [gap.join(words[token] for token in line.tolist() if token >= 0) for line in lines]
+    table = replace(file.table, names=[name.lower() for name in file.vocabulary])
+    return [table.text(line[line >= 0].tolist()).lower() for line in file["corpus/tokens"]]

@@ -17,8 +17,8 @@ from feature_browser.place import Place, numbers_of
 from feature_browser.reading import steering_scores, steering_stamp
 from feature_browser.steering_results import concepts, success
 from feature_browser.tables import Column, cell, choice, link, metered, page_links, table
-from feature_browser.tokens import visible
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
+from saelab.console import visible
 
 ROWS = 25
 UNSCORED = -0.055

@@ -26,5 +26,4 @@ def suggestions(card: RunCard) -> list[str]:
 def _text(run: OpenRun, line: int, special: set[int]) -> str:
     file = run.features.file
     ids = file["corpus/tokens"][line, : N_TOKENS + 1].tolist()
-    words = [file.token(token) for token in ids if token >= 0 and token not in special]
-    return ("" if run.spaced else " ").join(words)
+    return file.table.text(token for token in ids if token >= 0 and token not in special)

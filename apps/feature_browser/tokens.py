@@ -1,15 +1,13 @@
 """Text with a latent's activation on it: shade and underline carry the strength, twice."""
 
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-from feature_browser.markup import Html, html, joined
+from feature_browser.markup import Html, html, joined, running
 from feature_browser.numbers import activation, count
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.records import Example, Token
-
-GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "": "∅"}
+from saelab.console import isolated, visible
 
 
 @dataclass(frozen=True)
@@ -25,23 +23,6 @@ class TextStyle:
     strongest: float
     spaced: bool
     context: int | None
-
-
-@lru_cache(maxsize=1 << 16)
-def visible(text: str) -> str:
-    """`text` with newlines, tabs and other invisible or text-reversing characters made visible."""
-    if not text.strip(" "):
-        return GLYPHS.get(text, "␣" * len(text))
-    return "".join(_visible_character(c) for c in text)
-
-
-def _visible_character(character: str) -> str:
-    if character in GLYPHS:
-        return GLYPHS[character]
-    # Format and control characters: direction overrides could make a line read backwards.
-    if unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}:
-        return f"⟨{ord(character):04X}⟩"
-    return character
 
 
 def example_text(example: Example, style: TextStyle, file: FeatureFile) -> Html:
@@ -62,16 +43,16 @@ def surroundings(example: Example, file: FeatureFile) -> tuple[list[str], list[s
     """The tokens of the example's text before and after its stored window."""
     line = file["corpus/tokens"][example.context]
     first, last = example.tokens[0].position, example.tokens[-1].position
-    before = [file.token(int(t)) for t in line[:first] if t >= 0]
-    after = [file.token(int(t)) for t in line[last + 1 :] if t >= 0]
-    return before, after
+    before, after = line[:first], line[last + 1 :]
+    pieces = file.table.pieces
+    return pieces(before[before >= 0].tolist()), pieces(after[after >= 0].tolist())
 
 
 def _outside(texts: list[str], style: TextStyle) -> Html:
     if not texts:
         return Html("")
     gap = "" if style.spaced else " "
-    text = gap.join(visible(text) for text in texts)
+    text = running(gap.join(visible(text) for text in texts))
     return html('<span class="beyond" title="activation not stored here">{t}</span>', t=text)
 
 
@@ -94,17 +75,17 @@ def _token(token: Token, style: TextStyle, *, peak: bool) -> Html:
         a=f"{strength:.2f}",
         v=f"{token.activation:.5g}",
         tip=_tip(token, strength),
-        text=visible(token.text),
+        text=running(visible(token.text)),
     )
 
 
 @lru_cache(maxsize=1 << 16)
 def _silent(text: str) -> Html:
-    return html("{text}", text=visible(text))
+    return running(visible(text))
 
 
 def _tip(token: Token, strength: float) -> str:
     return (
-        f"{visible(token.text).strip()}   {activation(token.activation)}\n"
+        f"{isolated(visible(token.text).strip())}   {activation(token.activation)}\n"
         f"{100 * strength:.0f} % of its maximum · position {count(token.position)}"
     )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from feature_browser.catalogue import RunCard
+from feature_browser.chat import noted, prompted
 from feature_browser.labels import Names
 from feature_browser.latent_view import latent_number
 from feature_browser.live import LiveRun, live_run
@@ -79,11 +80,14 @@ def open_bench(card: RunCard, place: Place) -> Bench:
         notices.append(
             f"There is no latent {place.latent[:20]}; the SAE has 0 to {live.sae.d_sae - 1}."
         )
+    prompts = (place.prompt, place.second)
+    notices += [said for text in prompts if (said := noted(live, text, chat=bool(place.chat)))]
     return Bench(card, live, place, run, lit, tuple(notices))
 
 
 def read(bench: Bench, text: str, target: str) -> Reading:
     """What fires on `text`; raises as `read_prompt` does, or if the model fails."""
+    text = prompted(bench.live, text, chat=bool(bench.place.chat))
     return _read(bench.live, str(bench.card.path), stamp(bench.card.weights_path), text, target)
 
 

@@ -6,10 +6,10 @@ from urllib.parse import urlencode
 import numpy as np
 
 from feature_browser.live_prompt import Reading
-from feature_browser.markup import EMPTY, Html, html, joined
+from feature_browser.markup import EMPTY, Html, escaped, html, joined, running
 from feature_browser.numbers import activation, percent
-from feature_browser.tokens import visible
 from feature_browser.try_lists import Found, order
+from saelab.console import isolated, visible
 
 IN_TIP = 5
 
@@ -32,9 +32,9 @@ def strip(
 
     Each can be picked, which puts its position into the address, unless `pick` is false.
     """
-    gap = Html("" if reading.spaced else " ")
+    gap = escaped(reading.gap)
     parts: list[Html] = []
-    for position, text in enumerate(reading.tokens):
+    for position, text in enumerate(reading.pieces):
         value = lit.get(position, 0.0)
         share = min(1.0, abs(value) / strongest) if strongest else 0.0
         template = _PICKED if pick else _PLAIN
@@ -46,7 +46,7 @@ def strip(
             now="true" if position == at else "false",
             set=setting(pos="" if position == at else position, page=""),
             tip=tip(position) + (f"\nlit: {activation(value)}" if value else ""),
-            text=visible(text),
+            text=running(visible(text)),
         )
         parts += [token, gap]
     return html('<p class="text strip" dir="auto">{tokens}</p>', tokens=joined(parts))
@@ -65,7 +65,7 @@ def token_tip(
     """The token, how likely it was, and its first few latents in the chosen order."""
     chance = np.exp(reading.log_prob[position])
     likely = "" if np.isnan(chance) else f" · probability {percent(float(chance))}"
-    lines = [f"{visible(reading.tokens[position]).strip()} · position {position}{likely}"]
+    lines = [f"{isolated(visible(reading.tokens[position]).strip())} · position {position}{likely}"]
     if reading.unread[position]:
         return "\n".join([*lines, reading.unread[position]])
     rows = order(latents, sort)

@@ -7,10 +7,10 @@ from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import UNKNOWN, activation, count, percent, real, signed
 from feature_browser.place import Place
 from feature_browser.tables import Column, cell, link, metered, page_links, table
-from feature_browser.tokens import visible
 from feature_browser.try_bench import Bench
 from feature_browser.try_lists import PAIR_SORTS, SORTS, Found, compare, order, order_pair
 from feature_browser.try_strip import setting
+from saelab.console import visible
 
 ROWS = 40
 

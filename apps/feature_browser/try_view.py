@@ -7,18 +7,19 @@ from numpy import ndarray
 from feature_browser.canvas import go_to, here, show
 from feature_browser.cards import card as boxed
 from feature_browser.catalogue import RunCard
+from feature_browser.chat import switch
 from feature_browser.chrome import alone, message
 from feature_browser.live_prompt import Reading
 from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import count, percent, real
 from feature_browser.place import Place
 from feature_browser.suggestions import suggestions
-from feature_browser.tokens import visible
 from feature_browser.try_bench import Bench, open_bench, read
 from feature_browser.try_lists import Found, found
 from feature_browser.try_strip import setting, strip, token_tip
 from feature_browser.try_tables import latents_table, pair_table
 from saelab.config import UsageError
+from saelab.console import visible
 
 PROMPT, SECOND, LAST = "try-prompt", "try-second", "try-last-prompt"
 
@@ -29,15 +30,14 @@ def try_view(card: RunCard, place: Place) -> None:
         show(alone(_no_model(card)), "try")
         return
     place = _remembered(card, place)
-    _controls(place)
+    _controls(card, place)
     if not place.prompt.strip():
         show(alone(_empty(card)), "try")
         return
     try:
         bench = open_bench(card, place)
-        readings = [read(bench, place.prompt, place.target)]
-        if place.second.strip():
-            readings.append(read(bench, place.second, place.target))
+        texts = [text for text in (place.prompt, place.second) if text.strip()]
+        readings = [read(bench, text, place.target) for text in texts]
     except UsageError as error:
         show(alone(message("This cannot be read", str(error))), "try")
         return
@@ -51,19 +51,21 @@ def _remembered(card: RunCard, place: Place) -> Place:
     """The place with the prompt that was last read by this model, if the address has none."""
     key = f"{LAST}:{card.model}"
     if not place.prompt and not place.second and st.session_state.get(key):
-        place = place.to(prompt=st.session_state[key])
+        prompt, chat = st.session_state[key]
+        place = place.to(prompt=prompt, chat=chat)
         go_to(place)
-    st.session_state[key] = place.prompt
+    st.session_state[key] = (place.prompt, place.chat) if place.prompt else None
     return place
 
 
-def _controls(place: Place) -> None:
+def _controls(card: RunCard, place: Place) -> None:
     for key, text in ((PROMPT, place.prompt), (SECOND, place.second)):
         if st.session_state.get(key) != text:
             st.session_state[key] = text
     with st.container(key="controls", horizontal=True):
         for key, label in ((PROMPT, "Prompt"), (SECOND, "Compare with (optional)")):
             st.text_area(label, key=key, height=68, on_change=_typed, placeholder="any text")
+        switch(card, place)
 
 
 def _typed() -> None:
@@ -195,7 +197,7 @@ def _lit(bench: Bench, reading: Reading) -> Html:
     told = f"fires on {count(n)}" if n else "does not fire here"
     steer = Place(
         run=bench.place.run, view="steering", part="live", latent=str(bench.lit),
-        prompt=bench.place.prompt,
+        prompt=bench.place.prompt, chat=bench.place.chat,
     )  # fmt: skip
     return html(
         '<span class="hint always">lit by latent <b>{latent}</b>{name}: {told} · '

@@ -10,7 +10,10 @@ from saelab.analysis.feature_file import FeatureFile
 
 
 class Token(NamedTuple):
-    """One token of an example: its text, its place, and the latent's activation there."""
+    """One token of an example: its text, its place, and the latent's activation there.
+
+    A character of several tokens is the text of the first of them; that of the others is empty.
+    """
 
     text: str
     position: int
@@ -159,9 +162,9 @@ def _tokens(
 ) -> list[Token]:
     first = max(0, places.start)
     ids = file["corpus/tokens"][context, first : places.stop].tolist()
-    words = file.vocabulary
+    real = [(place, token) for place, token in enumerate(ids, first) if token >= 0]
+    pieces = file.table.pieces(token for _, token in real)
     return [
-        Token(words[token], place, window.get(place, 0.0))
-        for place, token in enumerate(ids, first)
-        if token >= 0
+        Token(text, place, window.get(place, 0.0))
+        for (place, _), text in zip(real, pieces, strict=True)
     ]

@@ -31,7 +31,9 @@ vocabulary:
     index/mean, f1               float32, float16  they fire on it, mean |value| there, F1
     corpus/tokens                int32 [C, L]   the contexts that were read, -1 for padding
     corpus/document              int64 [C]
-    vocabulary/bytes, offsets    uint8, int64   every token as UTF-8
+    vocabulary/bytes, offsets    uint8, int64   every token's name as UTF-8
+    written/tokens               int32 [W]      tokens that write something else than their name
+    written/bytes, offsets       uint8, int64   what they write: bytes of a character, mostly
 
 KIND is one of
 
@@ -50,7 +52,7 @@ counts, digests, options, and what is exact.
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -62,6 +64,7 @@ from numpy import ndarray
 
 from saelab.config import UsageError
 from saelab.files import atomic_write
+from saelab.lm.token_table import TokenTable
 
 FORMAT = "saelab-features/2"
 KINDS = ("top", "negative", "strata", "random", "near_miss", "silent")
@@ -129,22 +132,45 @@ class FeatureFile:
         return tuple(kind for kind in KINDS if f"{kind}/context" in self)
 
     @cached_property
-    def vocabulary(self) -> list[str]:
-        """Every token as text; invalid UTF-8 shows as the replacement character."""
-        text, ends = self["vocabulary/bytes"].tobytes(), self["vocabulary/offsets"].tolist()
-        return [text[a:b].decode("utf-8", errors="replace") for a, b in pairwise(ends)]
+    def table(self) -> TokenTable:
+        """The names of all tokens; invalid UTF-8 shows as the replacement character."""
+        names = [part.decode("utf-8", errors="replace") for part in self._texts("vocabulary")]
+        # Words without a space among them are words of a text that puts one between them.
+        gap = "" if bool((self["vocabulary/bytes"] == ord(" ")).any()) else " "
+        if "written/tokens" not in self:
+            return TokenTable(names, gap=gap)
+        odd = self["written/tokens"].tolist()
+        return TokenTable(names, dict(zip(odd, self._texts("written"), strict=True)), gap)
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """Every token's name."""
+        return self.table.names
 
     def token(self, token_id: int) -> str:
-        """A token as text."""
+        """A token's name."""
         return self.vocabulary[token_id]
 
+    def _texts(self, group: str) -> list[bytes]:
+        text, ends = self[f"{group}/bytes"].tobytes(), self[f"{group}/offsets"].tolist()
+        return [text[a:b] for a, b in pairwise(ends)]
 
-def pack_vocabulary(tokens: list[str]) -> dict[str, ndarray]:
-    """The two vocabulary datasets."""
-    encoded = [token.encode("utf-8", errors="replace") for token in tokens]
-    offsets = np.cumsum([0, *(len(part) for part in encoded)], dtype=np.int64)
-    joined = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    return {"vocabulary/bytes": joined, "vocabulary/offsets": offsets}
+
+def pack_vocabulary(
+    tokens: Sequence[str], written: Mapping[int, bytes] | None = None
+) -> dict[str, ndarray]:
+    """The datasets of the vocabulary: names, and what tokens write that have another name."""
+    names = _packed("vocabulary", [token.encode("utf-8", errors="replace") for token in tokens])
+    if not written:
+        return names
+    odd = _packed("written", list(written.values()))
+    return names | odd | {"written/tokens": np.array(list(written), dtype=np.int32)}
+
+
+def _packed(group: str, parts: Sequence[bytes]) -> dict[str, ndarray]:
+    offsets = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
+    joined = np.frombuffer(b"".join(parts), dtype=np.uint8)
+    return {f"{group}/bytes": joined, f"{group}/offsets": offsets}
 
 
 def _names(h5: h5py.File) -> list[str]:

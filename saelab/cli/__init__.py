@@ -82,5 +82,7 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(message, file=sys.stderr)
+    from saelab.console import printable
+
+    print(printable(message), file=sys.stderr)
     return 2

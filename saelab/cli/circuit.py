@@ -40,9 +40,13 @@ class CircuitArguments(Config):
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """The runs' directories; all of one model, each at a place of its own."""
     prompt: str
-    """The text whose next token is explained."""
+    """The text whose next token is explained; it may name special tokens."""
+    chat: bool = False
+    """The prompt is what a user says, or messages as JSON (`[{"role": "user", "content": ...}]`),
+    and goes through the model's chat template."""
     target: str | None = None
-    """The token whose logit is explained; default: the likeliest."""
+    """The token whose logit is explained, as it is shown (" dog" where tokens have spaces);
+    default: the likeliest."""
     against: str | None = None
     """Explain the difference to this token's logit; default: to the mean logit."""
     latent: str | None = None
@@ -86,6 +90,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
     from saelab.lm.load import load_recorded_model
+    from saelab.lm.prompt import chat_prompt
     from saelab.training.run import Run
 
     runs = [Run(path) for path in args.runs]
@@ -103,8 +108,9 @@ def main(arguments: list[str]) -> int:
         n_members=args.n_members,
         curve=args.curve,
     )
-    found = explain_runs(lm, runs, args.prompt, options)
-    path = save_circuit(found, runs, args.prompt, lm)
+    prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
+    found = explain_runs(lm, runs, prompt, options)
+    path = save_circuit(found, runs, prompt, lm)
     _extras(args, found, path.stem)
     if args.json_:
         print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))
@@ -153,13 +159,13 @@ def _values(args: CircuitArguments, found: "Circuit", path: Path) -> dict[str, A
 
 def _print(args: CircuitArguments, found: "Circuit") -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from saelab.analysis.circuits.explain import largest_inputs
     from saelab.cli.tables import wide_console
+    from saelab.console import cells, shown
 
     facts, console = found.graph.facts, wide_console()
-    title = f"{facts['target']} = {facts['value']:.3f}"
+    title = f"{shown(facts['target'])} = {facts['value']:.3f}"
     if "probability" in facts:
         title += f" (probability {facts['probability']:.3f})"
     console.print(title, markup=False, style="bold")
@@ -171,7 +177,7 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
     for label, given in largest_inputs(found.graph, args.top):
         place = positions[label]
         token = "" if place is None else found.graph.tokens[place]
-        table.add_row(Text(label), Text(token), f"{given:+.3f}")
+        table.add_row(*cells(label, token, f"{given:+.3f}"))
     console.print(table)
     if (outside := _outside(found)) is not None:
         console.print(outside)

@@ -101,6 +101,8 @@ def print_evaluation(run: "Run", result: "Evaluation") -> None:
 
 
 def _print_lines(console: "Console", title: str, lines: list[Line]) -> None:
+    from saelab.console import cells
+
     if not lines:
         return
     table = _table(title)
@@ -108,7 +110,7 @@ def _print_lines(console: "Console", title: str, lines: list[Line]) -> None:
     table.add_column("", justify="right", style="bold")
     table.add_column("", style="dim")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*cells(*line))
     console.print(table)
 
 
@@ -120,7 +122,10 @@ def _table(title: str) -> "Table":
 
 def _fidelity(run: "Run", result: "Evaluation") -> "Table":
     """`tables.fidelity_table` with the mean ablation's line, or what there is without a splice."""
+    from rich.text import Text
+
     from saelab.cli.tables import fidelity_table, reconstruction_lines
+    from saelab.console import shown
 
     d = result.downstream
     if d:
@@ -134,7 +139,7 @@ def _fidelity(run: "Run", result: "Evaluation") -> "Table":
         return table
     table = _table("How faithful is it?")
     table.add_column("")
-    table.add_column(run.name, justify="right", style="bold")
+    table.add_column(Text(shown(run.name)), justify="right", style="bold")
     table.add_column("", style="dim")
     for line in reconstruction_lines(result.reconstruction):
         table.add_row(*line)
@@ -210,6 +215,8 @@ def _probing_table(probing: "SparseProbing") -> "Table":
 
 def _absorption_table(absorption: "Absorption") -> "Table":
     """One row a label: its own latents, its probes, and where others speak for these latents."""
+    from saelab.console import cells
+
     table = _table("Do special latents absorb general ones? (0 % is best)")
     table.add_column("label")
     table.add_column("own latents\nF1", justify="right")
@@ -221,12 +228,12 @@ def _absorption_table(absorption: "Absorption") -> "Table":
     for task in absorption.tasks:
         name, worst = max(task.parts.items(), key=lambda part: part[1].rate.fraction)
         table.add_row(
-            task.name if task.kind == "hierarchy" else f"{task.kind} {task.name}",
+            *cells(task.name if task.kind == "hierarchy" else f"{task.kind} {task.name}"),
             f"{task.main_f1:.2f} ({len(task.main)})",
             f"{task.rate.fraction:.1%}",
             f"{task.rate.full:.1%}",
             str(task.rate.n_rows),
-            f"{name} {worst.rate.fraction:.0%}" if name else "",
+            *cells(f"{name} {worst.rate.fraction:.0%}" if name else ""),
             f"{min(part.probe_f1 for part in task.parts.values()):.2f}",
         )
     for kind, means in absorption.means.items():

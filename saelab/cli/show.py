@@ -11,6 +11,7 @@ import tyro
 
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
+from saelab.console import shown
 
 MOST_POSITIONS = 8
 
@@ -50,12 +51,12 @@ def main(arguments: list[str]) -> int:
 def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
     """One line a value; what holds several goes below its name."""
     for name, value in values.items():
-        label = indent + name
+        label = indent + shown(name)
         if isinstance(value, dict) and value:
             yield label
             yield from _lines(value, indent + "  ")
         else:
-            text = value if isinstance(value, str) else json.dumps(value)
+            text = shown(value) if isinstance(value, str) else json.dumps(value)
             yield f"{label:<24} {text}"
 
 

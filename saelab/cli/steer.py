@@ -46,7 +46,11 @@ class SteerArguments(Config):
     success: int = Field(default=0, ge=0)
     """Measure the steering success of so many random latents; 0 does not."""
     prompt: str | None = None
-    """Text to continue, or the neutral prompt of --all; default: a neutral sentence."""
+    """Text to continue, or the neutral prompt of --all; it may name special tokens; default: a
+    neutral sentence."""
+    chat: bool = False
+    """The prompt is what a user says, or messages as JSON (`[{"role": "user", "content": ...}]`),
+    and goes through the model's chat template."""
     strength: float | None = None
     """How much is added or set, in --unit; or the factor of `scale`. Default: 4, for --all 10."""
     op: Literal["add", "scale", "clamp", "ablate"] = "add"
@@ -61,7 +65,8 @@ class SteerArguments(Config):
     dose: bool = False
     """With --latents: show a range of strengths instead of one."""
     target: str | None = None
-    """With --dose: the token to follow; default: the one that the latents promise most."""
+    """With --dose: the token to follow, as it is shown (" dog" where tokens have spaces); default:
+    the one that the latents promise most."""
     n_tokens: int = Field(default=20, gt=0)
     """Tokens to generate."""
     temperature: float = Field(default=0.0, ge=0)
@@ -91,6 +96,10 @@ def main(arguments: list[str]) -> int:
         raise UsageError(
             f"Got {sum(modes)} of --latents I ..., --all, --concepts and --success N; give one."
         )
+    if args.prompt is not None and not (args.latents or args.all):
+        raise UsageError("--concepts and --success have prompts of their own; leave --prompt out.")
+    if args.chat and args.prompt is None:
+        raise UsageError("Got --chat without --prompt; give what the user says.")
     # Imported here, so that --help does not wait for torch.
     from saelab.lm.load import load_recorded_model
     from saelab.training.run import Run
@@ -102,6 +111,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _prompt(args: SteerArguments, lm: "LanguageModel") -> str | None:
+    from saelab.lm.prompt import chat_prompt
+
+    return chat_prompt(lm, args.prompt) if args.chat and args.prompt is not None else args.prompt
+
+
 def _score(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
     from saelab.analysis.steering.measures import ScoreOptions
     from saelab.analysis.steering.records import steering_path
@@ -109,7 +124,7 @@ def _score(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
     from saelab.cli.steer_tables import print_scores
 
     strength = 10.0 if args.strength is None else args.strength
-    options = ScoreOptions(prompt=args.prompt, form=args.form, strength=strength)
+    options = ScoreOptions(prompt=_prompt(args, lm), form=args.form, strength=strength)
     scores = steering_scores(run, lm, options)
     path = steering_path(run.path)
     if args.json_:
@@ -141,7 +156,7 @@ def _steer(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
         n_samples=args.n_samples,
         seed=args.seed,
     )
-    model, prompt = Steerable.of_run(run, lm), args.prompt or neutral_prompt(lm)
+    model, prompt = Steerable.of_run(run, lm), _prompt(args, lm) or neutral_prompt(lm)
     if args.dose:
         _dose(args, model, change, prompt, sampling)
         return

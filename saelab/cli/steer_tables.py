@@ -6,10 +6,11 @@ from rich.text import Text
 
 from saelab.analysis.steering.concept_steering import ConceptSteering
 from saelab.analysis.steering.dose import DoseResponse
-from saelab.analysis.steering.generate import Comparison, Continuation, join_tokens
+from saelab.analysis.steering.generate import Comparison, Continuation
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
 from saelab.analysis.steering.success import Success
 from saelab.cli.tables import wide_console
+from saelab.console import cells, shown
 
 N_WORDS = 5
 
@@ -27,14 +28,14 @@ def print_scores(scores: SteeringScores, top: int) -> None:
             _latent(record["latent"], record["sign"]),
             f"{record['output']:.3f}",
             _optional(record["input"]),
-            Text(", ".join(record["promises"][:N_WORDS])),
-            Text(", ".join(record["fires_on"])),
+            Text(", ".join(map(shown, record["promises"][:N_WORDS]))),
+            Text(", ".join(map(shown, record["fires_on"]))),
         )
     console = wide_console()
     console.print(table)
     figures = scores.summary()
     console.print(
-        f"\nPrompt: {scores.facts['prompt']!r}. Of {figures['n_rows']} rows "
+        f"\nPrompt: '{shown(scores.facts['prompt'])}'. Of {figures['n_rows']} rows "
         f"{figures['high_output']} have an output score of {HIGH_OUTPUT} or more; of the "
         f"{figures['n_with_input']} with an input score {figures['high_input']} have "
         f"{HIGH_INPUT} or more, and {figures['high_both']} have both.",
@@ -45,7 +46,7 @@ def print_scores(scores: SteeringScores, top: int) -> None:
 def print_comparison(found: Comparison) -> None:
     """Plain and steered text beside each other, and what the plain model thinks of both."""
     console = wide_console()
-    console.print(Text(f"{found.prompt} ..."), style="bold")
+    console.print(Text(f"{shown(found.prompt)} ..."), style="bold")
     effect = found.effect
     console.print(
         f"{found.change.op} {list(found.change.latents)}: {effect.n_changed} of {effect.n_rows} "
@@ -72,23 +73,28 @@ def _print_pair(console: Console, plain: Continuation, steered: Continuation) ->
         table.add_column(name, style="dim", justify="right")
     for left, right in zip(plain.tokens, steered.tokens, strict=True):
         table.add_row(
-            *(Text(left.text), f"{left.log_prob:.2f}", Text(right.text)),
+            *cells(left.text, f"{left.log_prob:.2f}", right.text),
             *(f"{right.log_prob:.2f}", f"{right.plain_log_prob:.2f}", f"{right.kl:.2f}"),
         )
     console.print(table)
     for name, continuation in (("plain", plain), ("steered", steered)):
         figures = f"perplexity under the plain model {continuation.perplexity:.3g}, repeated "
         figures += f"bigrams {continuation.repetition:.0%}"
-        console.print(Text(f"{name}: {continuation.text}  ({figures})"))
+        console.print(Text(f"{name}: {shown(continuation.text)}  ({figures})"))
 
 
 def print_dose(dose: DoseResponse) -> None:
     """One row a strength."""
     console = wide_console()
-    console.print(Text(f"{dose.prompt} ..."), style="bold")
+    console.print(Text(f"{shown(dose.prompt)} ..."), style="bold")
     table = Table(box=None)
     table.add_column(f"strength\n({dose.change.unit})", justify="right", style="bold")
-    for name in (f"log p\n({dose.target})", "KL\n(nats)", "repeated\nbigrams", "\nperplexity"):
+    for name in (
+        f"log p\n({shown(dose.target)})",
+        "KL\n(nats)",
+        "repeated\nbigrams",
+        "\nperplexity",
+    ):
         table.add_column(Text(name), justify="right")
     table.add_column("\ntext")
     for row, strength in enumerate(dose.strengths):
@@ -98,7 +104,7 @@ def print_dose(dose: DoseResponse) -> None:
             f"{dose.kl[row]:.3f}",
             f"{dose.repetition[row]:.0%}",
             f"{dose.perplexity[row]:.3g}",
-            Text(join_tokens(dose.texts[row][:8])),
+            *cells(dose.gap.join(dose.texts[row][:8])),
         )
     console.print(table)
 
@@ -117,13 +123,13 @@ def print_concepts(result: ConceptSteering) -> None:
     table.add_column("ideal", justify="right", style="dim")
     by_place = {(row.concept, row.method): row for row in result.rows}
     for concept, ideal in result.ideal.items():
-        cells = []
+        gains = []
         for method in methods:
             row = by_place.get((concept, method))
             which = "" if row is None or row.latent is None else _latent(row.latent, row.sign)
             gain = "none" if row is None else f"{row.steered.gain:.2f}"
-            cells.append(f"{gain} ({which})" if which else gain)
-        table.add_row(concept, *cells, f"{ideal:.2f}")
+            gains.append(f"{gain} ({which})" if which else gain)
+        table.add_row(*cells(concept), *gains, f"{ideal:.2f}")
     means = [f"{gain:.2f}" for gain, _ in result.mean_gain().values()]
     ideal = sum(result.ideal.values()) / len(result.ideal)
     table.add_row("mean", *means, f"{ideal:.2f}", style="bold")

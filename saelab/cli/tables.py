@@ -2,7 +2,9 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from saelab.console import cells, shown
 from saelab.evaluation.evaluate import Evaluation
 from saelab.evaluation.recovery import Recovery
 from saelab.training.run import Run
@@ -29,7 +31,7 @@ def fidelity_table(results: Results) -> Table:
     table = Table(title="How faithful is it?", title_justify="left", box=None)
     table.add_column("")
     for run, _ in results:
-        table.add_column(run.name, justify="right", style="bold")
+        table.add_column(Text(shown(run.name)), justify="right", style="bold")
     table.add_column("", style="dim")
     columns = [_fidelity(result) for _, result in results]
     for i, (name, _, meaning) in enumerate(columns[0]):
@@ -72,14 +74,15 @@ def features_table(results: Results, ends: int | None = None) -> Table:
     table.add_column("known feature")
     table.add_column("tokens", justify="right")
     for run, _ in results:
-        table.add_column(f"{run.name}\nF1 (latent)", justify="right", style="bold")
+        heading = Text(f"{shown(run.name)}\nF1 (latent)")
+        table.add_column(heading, justify="right", style="bold")
         table.add_column("\nAUROC", justify="right")
     table.add_column("probe\nF1", justify="right")
     table.add_column("\nAUROC", justify="right")
     rows = _by_label(results)
     for i, features in enumerate(rows):
         if ends is None or i < ends or i >= len(rows) - ends:
-            table.add_row(*_cells(features))
+            table.add_row(*cells(*_cells(features)))
         elif i == ends:
             table.add_row(f"… {len(rows) - 2 * ends} more in the browser", style="dim")
     return table
@@ -99,8 +102,8 @@ def _by_label(results: Results) -> list[list[Recovery]]:
 
 def _cells(features: list[Recovery]) -> list[str]:
     first = features[0]
-    cells = [first.label, f"{first.frequency:.1%}"]
+    found = [first.label, f"{first.frequency:.1%}"]
     for f in features:
-        cells += [f"{f.f1:.2f} ({'-' if f.sign < 0 else ''}{f.latent})", f"{f.auroc:.2f}"]
+        found += [f"{f.f1:.2f} ({'-' if f.sign < 0 else ''}{f.latent})", f"{f.auroc:.2f}"]
     best = max(features, key=lambda f: f.probe_auroc)
-    return [*cells, f"{best.probe_f1:.2f}", f"{best.probe_auroc:.2f}"]
+    return [*found, f"{best.probe_f1:.2f}", f"{best.probe_auroc:.2f}"]

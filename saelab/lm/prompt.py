@@ -3,11 +3,16 @@
 One place for the command line, the API and the browser. Importing it does not import torch.
 """
 
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxtyping import Int
 
 from saelab.config import UsageError
+from saelab.console import note, shown
+from saelab.lm.tiny import MODEL_DIR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +39,9 @@ def encode_prompt(lm: "LanguageModel", text: str) -> "Int[Tensor, ' pos']":
 def prompt_tokens(lm: "LanguageModel", text: str) -> list[int]:
     """The tokens of `text` behind <bos>, where the model has one.
 
+    The text may name special tokens (`<|im_start|>`). Where it begins with <bos> itself, that is
+    the one, and a note says so.
+
     Raises:
         UsageError: there are none, too many, or unknown ones.
     """
@@ -46,13 +54,13 @@ def prompt_tokens(lm: "LanguageModel", text: str) -> list[int]:
             "shorten it."
         )
     ids = lm.tokenizer.encode(text)
-    if not ids:
+    begun = _begun(lm, ids)
+    if begun == len(ids):
         raise UsageError(f"The prompt has no tokens of {info.name}; write some text.")
-    if set(info.special_token_ids) & set(ids):
-        raise UsageError(
-            f"{info.name} does not know {_unknown(lm, text)}; use words of its vocabulary."
-        )
-    ids = ids if info.bos_token_id is None else [info.bos_token_id, *ids]
+    _check_known(lm, text, ids)
+    if begun:
+        note(_begun_note(lm, begun))
+    ids = ids if info.bos_token_id is None else [info.bos_token_id, *ids[begun:]]
     if len(ids) > info.n_ctx:
         raise UsageError(
             f"The prompt has {len(ids)} tokens, {len(ids) - info.n_ctx} more than the "
@@ -61,28 +69,137 @@ def prompt_tokens(lm: "LanguageModel", text: str) -> list[int]:
     return ids
 
 
+def prompt_note(lm: "LanguageModel", text: str) -> str:
+    """What `prompt_tokens` notes of a text, for pages that show it; empty where nothing."""
+    begun = _begun(lm, lm.tokenizer.encode(text[:LONGEST]))
+    return _begun_note(lm, begun) if begun else ""
+
+
+def chat_prompt(lm: "LanguageModel", text: str) -> str:
+    """The prompt that the model's chat template makes of `text`; `prompt_tokens` reads it.
+
+    `text` is what the user says, or messages as JSON:
+    `[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]`. The
+    template's own <bos> is left to `prompt_tokens`, which puts one before every prompt.
+
+    Raises:
+        UsageError: the text is empty or not such messages, or the model has no chat template or one
+            that refuses them.
+    """
+    if not text.strip():
+        raise UsageError("The prompt is empty; write some text.")
+    made = lm.tokenizer.chat(_messages(text))
+    bos = lm.info.bos_token_id
+    return made if bos is None else made.removeprefix(lm.tokenizer.token(bos))
+
+
+def has_chat_template(model: str) -> bool:
+    """Whether the tokenizer of the model called `model` has one, as far as its files tell.
+
+    Nothing is loaded or fetched: of a model that is not here yet the answer is no.
+    """
+    named = any(_file(model, name) for name in ("chat_template.jinja", "chat_template.json"))
+    config = None if named else _file(model, "tokenizer_config.json")
+    if config is None:
+        return named
+    try:
+        values = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and bool(values.get("chat_template"))
+
+
+def _file(model: str, name: str) -> Path | None:
+    """A file of a checkpoint's directory, or of the hub's cache."""
+    directory = MODEL_DIR if model == "tiny" else Path(model)
+    if directory.is_dir():
+        return directory / name if (directory / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, name)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
 def token_id(lm: "LanguageModel", text: str) -> int:
-    """The id of a text that is one token, with or without a space before it.
+    """The id of a token by its name, or of a text that is one token, a space before it or not.
 
     Raises:
         UsageError: it is none, or several, or not in the vocabulary.
     """
-    special = set(lm.info.special_token_ids)
+    table, unknown = lm.tokenizer.table, lm.tokenizer.unknown_id
+    named = table.ids.get(text)
+    if named is not None and named < lm.info.d_vocab:
+        return named
     plain = lm.tokenizer.encode(text)
     for ids in (plain, lm.tokenizer.encode(f" {text}")):
-        if len(ids) == 1 and ids[0] not in special:
+        if len(ids) == 1 and ids[0] != unknown and ids[0] < lm.info.d_vocab:
             return ids[0]
     why = "which does not know it" if len(plain) == 1 else f"but {len(plain)}"
     raise UsageError(
-        f"“{text[:SHOWN]}” is not one token of {lm.info.name}, {why}; give exactly one token."
+        f"“{shown(text[:SHOWN])}” is not one token of {lm.info.name}, {why}; give exactly one "
+        "token."
     )
 
 
+def _messages(text: str) -> Sequence[Mapping[str, str]]:
+    """The messages that a text is, or the one of the user that it is the content of."""
+    if not text.lstrip().startswith("[{"):
+        return [{"role": "user", "content": text}]
+    form = 'write them as [{"role": "user", "content": "..."}]'
+    try:
+        messages = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The messages of the prompt are not JSON ({error}); {form}.") from error
+    for number, message in enumerate(messages, 1):
+        fields = message if isinstance(message, dict) else {}
+        if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+            raise UsageError(
+                f"Message {number} of the prompt has no role and content that are text; {form}."
+            )
+    return messages
+
+
+def _begun(lm: "LanguageModel", ids: list[int]) -> int:
+    """How many <bos> a text begins with."""
+    bos = lm.info.bos_token_id
+    return next((i for i, token in enumerate(ids) if token != bos), len(ids))
+
+
+def _begun_note(lm: "LanguageModel", begun: int) -> str:
+    bos = lm.tokenizer.token(lm.info.bos_token_id or 0)
+    times = "" if begun == 1 else f" {begun} times"
+    return (
+        f"the prompt begins with {bos}{times}; every prompt gets one, so it is there once, not "
+        f"{begun + 1} times."
+    )
+
+
+def _check_known(lm: "LanguageModel", text: str, ids: list[int]) -> None:
+    """Refuse words that the vocabulary lacks, and tokens that the model lacks."""
+    unknown, info = lm.tokenizer.unknown_id, lm.info
+    # A prompt may name the unknown token as any other; GPT-2's is its <bos>.
+    if unknown is not None and ids.count(unknown) > text.count(lm.tokenizer.token(unknown)):
+        raise UsageError(
+            f"{info.name} does not know {_unknown(lm, text)}; use words of its vocabulary."
+        )
+    if beyond := [token for token in ids if token >= info.d_vocab]:
+        raise UsageError(
+            f"The tokenizer of {info.name} has tokens that the model has no embedding of, such as "
+            f"“{shown(lm.tokenizer.token(beyond[0]))}” ({beyond[0]} of {info.d_vocab}); leave them "
+            "out."
+        )
+
+
 def _unknown(lm: "LanguageModel", text: str) -> str:
-    """The words that become special tokens, the first few by name."""
-    special = set(lm.info.special_token_ids)
-    words = list(dict.fromkeys(text.split()))
-    unknown = [word for word in words if special & set(lm.tokenizer.encode(word))]
-    named = ", ".join(f"“{word[:SHOWN]}”" for word in unknown[:5])
+    """The words that the vocabulary lacks, the first few by name."""
+    token = lm.tokenizer.unknown_id
+    itself = "" if token is None else lm.tokenizer.token(token)
+    words = [word for word in dict.fromkeys(text.split()) if itself not in word]
+    unknown = [word for word in words if token in lm.tokenizer.encode(word)]
+    named = ", ".join(f"“{shown(word[:SHOWN])}”" for word in unknown[:5])
     more = f" and {len(unknown) - 5} more words" if len(unknown) > 5 else ""
     return f"{named}{more}" if unknown else "some of these characters"

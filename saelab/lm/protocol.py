@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saelab.config import Config
 from saelab.lm.predictions import Predictions, Unembed
+from saelab.lm.token_table import TokenTable
 
 Edit = Callable[[Tensor], Tensor]
 """Maps a site's activations `[batch pos d_in]` to what replaces them, of the same shape."""
@@ -79,12 +80,26 @@ class ModelInfo(Config):
 class Tokenizer(Protocol):
     """Text to token ids and back."""
 
+    @property
+    def table(self) -> TokenTable:
+        """The names of all tokens, and what a row of them says."""
+        ...
+
+    @property
+    def unknown_id(self) -> int | None:
+        """What words become that the vocabulary does not have, if they can."""
+        ...
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens."""
+        """Token ids of `text`, without special tokens but those that it names (`<bos>`)."""
         ...
 
     def token(self, token_id: int) -> str:
-        """One token as text, spaces included."""
+        """A token's name: what it writes, spaces included; no two tokens share one."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text that the model's chat template makes of `messages`; `UsageError` without one."""
         ...
 
 

@@ -51,6 +51,18 @@ def test_a_file_of_the_first_format_says_what_makes_a_new_one(path):
         FeatureFile(path)
 
 
+def test_pieces_of_characters_survive_with_their_bytes(path):
+    names = [" a", "<0xF0><0x9F>", "<0x98>", "<0x80>", "<no token 4>"]
+    said = {1: b"\xf0\x9f", 2: b"\x98", 3: b"\x80"}
+    write_features(path, pack_vocabulary(names, said), {})
+    file = FeatureFile(path)
+    assert [file.token(i) for i in range(5)] == names
+    assert file.table.pieces([0, 1, 2, 3, 0, 3]) == [" a", "😀", "", "", " a", "<0x80>"]
+    # A file of before has names only.
+    write_features(path, pack_vocabulary(names), {})
+    assert FeatureFile(path).table.pieces([1, 2]) == names[1:3]
+
+
 def test_the_vocabulary_survives_and_half_a_character_shows_as_a_replacement(path):
     tokens = ["", " a", "é", "\n", "日本"]
     arrays = pack_vocabulary(tokens)

@@ -171,7 +171,7 @@ def test_an_attribution_is_what_a_small_change_of_the_latent_does_to_the_logit(l
         ("the <b>zebra</b> sat", "does not know “<b>zebra</b>”"),
         ("cat " * 40, "has 41 tokens, 9 more than the 32"),
         ("x" * 100_001, "100001 characters"),
-        ("<bos> cat", "does not know “<bos>”"),
+        ("<bos>", "has no tokens of"),
     ],
 )
 def test_a_prompt_that_cannot_be_read_is_said_in_one_sentence(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from feature_browser.launch import environment, streamlit_arguments
-from feature_browser.markup import Html, html
+from feature_browser.markup import Html, escaped, html, running
 from feature_browser.numbers import activation, count, percent, real, short_count, signed
 from feature_browser.pictures import round_ticks
 from feature_browser.place import Place
@@ -55,7 +55,7 @@ def test_numbers_read_as_in_print(written: str, expected: str):
         ("\n", "↵"),
         ("a\tb", "a⇥b"),
         (" ", "␣"),
-        ("", "∅"),
+        ("", "‿"),
         ("\u202eevil", "⟨202E⟩evil"),
         (" her", " her"),
     ],
@@ -110,3 +110,14 @@ def test_listing_runs_and_reading_features_need_neither_torch_nor_a_language_mod
         "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_label_from_right_to_left_is_set_apart_and_a_field_has_it_as_it_is():
+    label = 'שלם "x"'
+    assert html("<b>{l}</b> 12", l=label) == "<b>\u2068שלם &quot;x&quot;\u2069</b> 12"
+    assert html('<input value="{l}">', l=escaped(label)) == '<input value="שלם &quot;x&quot;">'
+
+
+def test_a_part_of_a_text_runs_on_and_its_codes_stand_apart():
+    assert running("שלם") == "שלם"
+    assert running("<0xD7>ש<b>") == "<bdi>&lt;0xD7&gt;</bdi>ש<bdi>&lt;b&gt;</bdi>"

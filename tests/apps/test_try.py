@@ -4,6 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
+from feature_browser import chat
+from feature_browser.catalogue import read_card
+from feature_browser.live import live_run
 from feature_browser.live_prompt import Prediction, Reading
 from feature_browser.place import Place
 from feature_browser.try_lists import compare, found, order, order_pair
@@ -18,6 +21,8 @@ def reading(*firings: tuple[int, int, float, float], tokens: tuple[str, ...] = (
     target = Prediction(0, "a", 0.5)
     return Reading(
         tokens=tokens,
+        pieces=tokens,
+        gap=" ",
         unread=("a special token", *[""] * (len(tokens) - 1)),
         log_prob=np.array([np.nan, *[-1.0] * (len(tokens) - 1)]),
         position=np.array(position),
@@ -213,3 +218,24 @@ def test_without_attributions_the_rest_of_the_table_stands(
     assert "latents fire on 7 tokens" in page
     assert "effect-of" not in page
     assert "nan" not in page
+
+
+def test_a_prompt_goes_through_the_chat_template_where_there_is_one(
+    open_app: Open, live_runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    app = open_app(live_runs, run="topk", view="try", prompt="<bos> the cat")
+    assert not app.toggle
+    assert "The prompt begins with &lt;bos&gt;; every prompt gets one" in drawn(app)
+    live = live_run(read_card(live_runs / "topk", live_runs))
+    template = "{{ bos_token }}a big {{ messages[0].content }} sat"
+    monkeypatch.setattr(live.model.tokenizer._tokenizer, "chat_template", template)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(chat, "has_chat_template", lambda model: True)
+    chat.chats.clear()
+    app = open_app(live_runs, run="topk", view="try", prompt="cat")
+    assert "latents fire on 1 tokens" in drawn(app)
+    (switch,) = app.toggle
+    switch.set_value(True).run()
+    assert address(app)["chat"] == "1"
+    assert "latents fire on 4 tokens" in drawn(app)
+    assert 'data-tip="sat · position 4' in drawn(app)
+    chat.chats.clear()

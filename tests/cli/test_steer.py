@@ -7,7 +7,11 @@ import pytest
 from conftest import SENTENCE
 
 from saelab.analysis.features import FeatureOptions, collect_features
+from saelab.analysis.steering.generate import Comparison, Continuation, GeneratedToken
+from saelab.analysis.steering.interventions import Intervention
+from saelab.analysis.steering.self_test import Effect
 from saelab.cli import main
+from saelab.cli.steer_tables import print_comparison
 from saelab.training.run import Run
 
 
@@ -83,6 +87,8 @@ def test_success_is_measured_and_saved(run, capsys):
         (("--all", "--latents", 3), "Got 2 of"),
         (("--latents", 99, "--prompt", "the cat"), "There is no latent 99"),
         (("--latents", 3, "--prompt", "the zebra"), "does not know “zebra”"),
+        (("--latents", 3, "--chat"), "Got --chat without --prompt"),
+        (("--concepts", "--prompt", "the cat"), "have prompts of their own"),
         (("--all",), "does not know “In”, “my”, “experience,”"),
         (("--latents", 3, "--prompt", "the cat", "--positions", 7), "Position 7 lies behind"),
     ],
@@ -91,6 +97,51 @@ def test_mistakes_exit_with_2_and_one_sentence(run, capsys, arguments, message):
     assert steer(run.path, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
+
+
+def test_special_tokens_are_read_and_a_second_bos_is_told(run, capsys):
+    common = (run.path, "--latents", 3, "--n-tokens", 3, "--json")
+    assert steer(*common, "--prompt", "the cat") == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert steer(*common, "--prompt", "<bos><bos> the cat") == 0
+    read = capsys.readouterr()
+    assert json.loads(read.out)["steered"] == plain["steered"]
+    assert read.err.count("begins with <bos> 2 times") == 1
+
+
+def test_a_chat_prompt_goes_through_the_models_template(run, checkpoint, tmp_path, capsys):
+    model = shutil.copytree(checkpoint, tmp_path / "chat")
+    (model / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}the {{ m.content }} "
+        "{% endfor %}{% if add_generation_prompt %}sat{% endif %}"
+    )
+    common = (run.path, "--latents", 3, "--n-tokens", 3, "--json")
+    assert steer(*common, "--prompt", "the cat sat") == 0
+    plain = json.loads(capsys.readouterr().out)
+    for prompt in ("cat", '[{"role": "user", "content": "cat"}]'):
+        assert steer(*common, "--chat", "--prompt", prompt, "--model", model) == 0
+        read = capsys.readouterr()
+        assert json.loads(read.out)["steered"] == plain["steered"]
+        assert not read.err
+    assert steer(*common, "--chat", "--prompt", "cat") == 2
+    assert "has no chat template" in capsys.readouterr().err
+    system = '[{"role": "system", "content": "cat"}]'
+    assert steer(*common, "--chat", "--prompt", system, "--model", model) == 2
+    assert capsys.readouterr().err.endswith("refuses these messages: System role not supported.\n")
+
+
+def test_a_token_that_breaks_lines_stays_in_its_row(capsys):
+    tokens = [GeneratedToken(text, -1.0, -1.0, 0.0) for text in ("\n\n", " [red]x", "שלם")]
+    said = Continuation(tokens, [token.text for token in tokens])
+    change = Intervention(latents=(3,))
+    print_comparison(Comparison("a\nb", change, Effect(1, 1, 0.5), [said], [said]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a↵b ..."
+    row = next(line for line in lines if "↵↵" in line)
+    assert row.split() == ["↵↵", "-1.00", "↵↵", "-1.00", "-1.00", "0.00"]
+    assert any("[red]x" in line for line in lines)
+    assert any("\u2068שלם\u2069" in line for line in lines)
 
 
 def test_concepts_of_another_model_are_refused(run, capsys):

@@ -53,11 +53,13 @@ def collect_features(
     limit, massive = massive_rows(run, codes)
     arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
     arrays |= weight_arrays(sae, lm, run.config.written_site)
-    tokens = [lm.tokenizer.token(i) for i in range(lm.info.d_vocab)]
+    table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
+    written = {i: said for i, said in table.written.items() if i in ids}
+    arrays |= pack_vocabulary([table.name(i) for i in ids], written)
     facts = _facts(run, lm, codes, options) | {
         "massive": None if massive is None else {"above_norm": limit, "rows": int(massive.sum())}
     }
-    write_features(run.features_path, arrays | pack_vocabulary(tokens), facts)
+    write_features(run.features_path, arrays, facts)
     forget_codes(run)
     return Features(run.path)
 

@@ -35,7 +35,8 @@ class DoseResponse:
         kl: KL(plain || steered) of the distribution right after the prompt, in nats.
         repetition: share of a continuation's bigrams that it has had before, mean over samples.
         perplexity: of the continuations under the plain model, over all their tokens.
-        texts: the tokens of each strength's first sample.
+        texts: what the tokens of each strength's first sample write; see `TokenTable.pieces`.
+        gap: what stands between two of them.
     """
 
     prompt: str
@@ -47,6 +48,12 @@ class DoseResponse:
     repetition: tuple[float, ...]
     perplexity: tuple[float, ...]
     texts: tuple[tuple[str, ...], ...]
+    gap: str = ""
+
+    @property
+    def said(self) -> list[str]:
+        """The text of each strength's first sample."""
+        return [self.gap.join(pieces) for pieces in self.texts]
 
     def values(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -104,7 +111,8 @@ def dose_response(
         kl=tuple((base.exp() * (base - steered)).sum(dim=1).tolist()),
         repetition=tuple(float(np.mean([repetition(s) for s in part])) for part in new.tolist()),
         perplexity=tuple((-log_probs.mean(dim=(1, 2))).exp().tolist()),
-        texts=tuple(tuple(lm.tokenizer.token(t) for t in part[0]) for part in new.tolist()),
+        texts=tuple(tuple(lm.tokenizer.table.pieces(part[0])) for part in new.tolist()),
+        gap=lm.tokenizer.table.gap,
     )
 
 

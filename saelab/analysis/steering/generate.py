@@ -23,6 +23,7 @@ class GeneratedToken:
     """One generated token.
 
     Attributes:
+        text: its name.
         log_prob: under the model that generated it, at temperature 1.
         plain_log_prob: under the plain model reading the same text.
         kl: KL(plain || generating model) of the distribution it was drawn from, in nats.
@@ -36,14 +37,21 @@ class GeneratedToken:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model said after a prompt."""
+    """What a model said after a prompt.
+
+    Attributes:
+        pieces: what each token adds to the text; see `TokenTable.pieces`.
+        gap: what stands between two pieces.
+    """
 
     tokens: list[GeneratedToken]
+    pieces: list[str]
+    gap: str = ""
 
     @property
     def text(self) -> str:
-        """The tokens in a row."""
-        return join_tokens([token.text for token in self.tokens])
+        """What the tokens say in a row."""
+        return self.gap.join(self.pieces)
 
     @property
     def perplexity(self) -> float:
@@ -133,10 +141,17 @@ def _with_evidence(
     columns = [*(out.log_probs(new.flatten()) for out in outputs), torch.cat(kl)]
     by_text = (column.reshape(new.shape).tolist() for column in columns)
     rows = zip(new.tolist(), *by_text, strict=True)
-    token = lm.tokenizer.token
+    table = lm.tokenizer.table
     return [
-        Continuation([GeneratedToken(token(i), *numbers) for i, *numbers in zip(*row, strict=True)])
-        for row in rows
+        Continuation(
+            [
+                GeneratedToken(table.name(i), *numbers)
+                for i, *numbers in zip(ids, *row, strict=True)
+            ],
+            table.pieces(ids),
+            table.gap,
+        )
+        for ids, *row in rows
     ]
 
 
@@ -164,9 +179,3 @@ def repetition(tokens: Sequence[str | int]) -> float:
     """The share of bigrams that occurred before in the same text; 0 for fewer than two."""
     bigrams = list(pairwise(tokens))
     return 1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0
-
-
-def join_tokens(tokens: Sequence[str]) -> str:
-    """Tokens as text; where none carries a space (a word tokenizer), spaces go between them."""
-    spaced = any(token != token.strip() for token in tokens)
-    return "".join(tokens) if spaced else " ".join(tokens)

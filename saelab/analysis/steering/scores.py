@@ -72,7 +72,7 @@ def score_latents(
         lens=lens.cpu().numpy(),
         peaks=peak_tokens(features, (latent, sign), options),
         vocabulary=tuple(features.token(i) for i in range(lm.info.d_vocab)),
-        facts=_facts(run, lm, options, prompt, out.a_max),
+        facts=_facts(run, options, prompt, tokens.tolist(), out.a_max),
     )
 
 
@@ -87,7 +87,7 @@ def steering_scores(
 
 
 def _facts(
-    run: Run, lm: LanguageModel, options: ScoreOptions, prompt: str, a_max: float
+    run: Run, options: ScoreOptions, prompt: str, tokens: list[int], a_max: float
 ) -> dict[str, Any]:
     features = FeatureFile(run.features_path)
     return {
@@ -95,7 +95,7 @@ def _facts(
         "variant": run.config.sae.variant,
         "model": run.provenance()["model"],
         "prompt": prompt,
-        "prompt_tokens": encode_prompt(lm, prompt).tolist(),
+        "prompt_tokens": tokens,
         "a_max": a_max,
         "options": options.model_dump(mode="json"),
         "config_digest": run.config.digest(),

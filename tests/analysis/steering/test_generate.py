@@ -12,7 +12,6 @@ from saelab.analysis.steering.generate import (
     Sampling,
     edits_for,
     generate,
-    join_tokens,
     plain_log_probs,
     repetition,
     steer,
@@ -141,6 +140,8 @@ def test_repetition_is_a_share(tokens):
     assert 0 <= repetition(tokens) < 1
 
 
-def test_words_get_spaces_and_subwords_keep_theirs():
-    assert join_tokens(["the", "cat"]) == "the cat"
-    assert join_tokens([" the", " cat", "s"]) == " the cats"
+def test_a_continuation_is_the_text_of_its_tokens(model):
+    said = steer(model, CHANGE, PROMPT, Sampling(n_tokens=4)).plain[0]
+    words = [token.text for token in said.tokens]
+    assert said.text == " ".join(words)
+    assert said.values()["text"] == said.text
