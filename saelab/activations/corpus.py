@@ -1,6 +1,6 @@
 """Text as contexts of token ids: any source, random access, with a part held out for evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -57,6 +57,11 @@ class Corpus(Protocol):
         ...
 
     @property
+    def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
+        """By name, general labels as unions of special ones, where the source knows them all."""
+        ...
+
+    @property
     def context_length(self) -> int:
         """Positions per context, special tokens included."""
         ...
@@ -99,6 +104,13 @@ class GrammarCorpus:
         return self._labels
 
     @property
+    def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
+        """The grammar's."""
+        from saelab.lm.tiny.labels import HIERARCHIES
+
+        return HIERARCHIES
+
+    @property
     def context_length(self) -> int:
         """Positions per context."""
         return self._context_length
@@ -139,6 +151,11 @@ class TextCorpus:
 
     @property
     def label_descriptions(self) -> Mapping[str, str]:
+        """None, likewise."""
+        return {}
+
+    @property
+    def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
         """None, likewise."""
         return {}
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from saelab.activations.checks import check_trailer
 from saelab.activations.columns import Columns
@@ -108,6 +108,24 @@ class ActivationStore:
             raise UsageError(f"{self.path} has no committed unit {unit}.")
         with SealedFile(tokens_path(self.path, unit)) as file:
             return read_tokens_file(file, self.manifest, unit).columns
+
+    def row_labels(
+        self, rows: Int[np.ndarray, " n"]
+    ) -> tuple[Integer[np.ndarray, " n"], Bool[np.ndarray, "n label"] | None]:
+        """The context and the labels of the rows at these store-order indices."""
+        first = np.cumsum([0, *self.unit_rows])
+        owner = np.searchsorted(first, rows, side="right") - 1
+        context = np.empty(len(rows), dtype=np.int64)
+        n_labels = len(self.manifest.label_names)
+        labels = np.empty((len(rows), n_labels), dtype=bool) if n_labels else None
+        for number in np.unique(owner):
+            here = np.flatnonzero(owner == number)
+            columns = self.tokens(self.units[number])
+            inside = rows[here] - first[number]
+            context[here] = columns.context[inside]
+            if labels is not None and columns.labels is not None:
+                labels[here] = columns.labels[inside]
+        return context, labels
 
     def contexts(self) -> Iterator[tuple[int, Integer[np.ndarray, "context pos"]]]:
         """For each unit, the index of its first context and its contexts' token ids."""

@@ -17,7 +17,7 @@ from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.reconstruction import Reconstruction
 from saelab.evaluation.recovery import RecoveryData, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
-from saelab.evaluation.rows import RowSample
+from saelab.evaluation.rows import NO_LABELS, RowSample
 from saelab.evaluation.stream import TextBatch, corpus_of, half_by_context, read_text, stream
 from saelab.evaluation.suite import Inputs, measure_suite
 from saelab.lm.protocol import LanguageModel
@@ -80,7 +80,7 @@ class _Pass:
         self.density = DensityCounts(sae.d_sae, lm.device)
         self.data = RecoveryData()
         n_sample = options.n_sample if options.suite == "full" else 0
-        self.sample = RowSample(n_sample, corpus.label_names)
+        self.sample = RowSample(n_sample, corpus.label_names, corpus.label_hierarchies)
         self.site = run.config.written_site
         self.problem = downstream_problem(self.site)
         self.seconds: dict[str, float] = {}
@@ -135,7 +135,7 @@ class _Pass:
             with self.clock("recovery"):
                 recovery = recover(self.data, self.corpus.label_names)
         else:
-            skipped["recovery"] = "The text has no ground-truth labels."
+            skipped["recovery"] = NO_LABELS
         with self.clock("dictionary"):
             dictionary = dictionary_figures(self.sae, signed=self.density.signed)
         return Evaluation(

@@ -70,7 +70,7 @@ def save_evaluation(
     files = {name: figures for name, figures in values.items() if figures}
     if corpus is not None and "recovery" in files:
         for feature in files["recovery"]["features"]:
-            feature["description"] = corpus.label_descriptions[feature["label"]]
+            feature["description"] = corpus.label_descriptions.get(feature["label"], "")
     for name, figures in files.items():
         run.save_evaluation(name, figures if name in PLAIN else {"made": made, **figures})
     summary = {"made": made, "files": list(files), "skipped": skipped, "seconds": seconds}

@@ -164,6 +164,14 @@ class Source:
             return self.start_targets
         return self.target.read_blocks(self._held_back_blocks()).float()
 
+    def calibration_index(self) -> Int[np.ndarray, " row"]:
+        """Where in the store each of `calibration_rows` stands."""
+        if not self.held_back:
+            return self.store.sample_rows(min(START_ROWS, self.site.n_rows), self.config.order_seed)
+        blocks = self._held_back_blocks()
+        starts, counts = self.store.blocks.start[blocks], self.store.blocks.count[blocks]
+        return np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+
     def _held_back_blocks(self) -> Int[np.ndarray, " block"]:
         return np.asarray(self._last_unit() if self.end_to_end else self._blocks)
 

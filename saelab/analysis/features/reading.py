@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,11 @@ class Rest:
     def label_descriptions(self) -> Mapping[str, str]:
         """What each label means."""
         return self.corpus.label_descriptions
+
+    @property
+    def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
+        """General labels as unions of special ones."""
+        return self.corpus.label_hierarchies
 
     @property
     def context_length(self) -> int:
