@@ -1,14 +1,124 @@
-"""Documents from files: plain text, JSONL, a directory of either, or a Hugging Face dataset."""
+"""Documents from rows, files and streams: where each is from, its text, and what else its row says.
+
+Every reader treats text alike. Bytes are UTF-8 or, behind a byte order mark, UTF-16; anything else
+is refused with file and line. Line ends of every system become a newline. A row whose text is null
+or empty is no document; half of a surrogate pair, which JSON can spell but no text can hold,
+becomes U+FFFD.
+"""
 
 import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+PLAIN = (".txt", ".md")
+ROWS = (".jsonl", ".ndjson", ".json-lines", ".jsonlines", ".jl")
+SUFFIXES = (*PLAIN, *ROWS)
+"""Each also with `.gz` behind it."""
+TEXT_FIELD = "text"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a document is from, for messages and for counting by file.
+
+    Attributes:
+        source: a file's path, or the name of a stream.
+        line: of a file of rows, or the row of a stream, counted from 1; None: the whole file.
+    """
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}, line {self.line}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and what belongs to it.
+
+    Attributes:
+        text: what is tokenised; never blank, unless no field was asked for.
+        origin: where it is from.
+        fields: the other fields of its JSON object, or columns of its row.
+    """
+
+    text: str
+    origin: Origin
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def row_document(
+    row: Mapping[str, object], origin: Origin, text_field: str | None
+) -> Document | None:
+    """The document of a row; None where its text is null or blank.
+
+    Without a `text_field` the text is empty: whoever asked for it makes it of the other fields.
+
+    Raises:
+        UsageError: the row has no such field, or it is neither text nor null.
+    """
+    if text_field is None:
+        return Document("", origin, row)
+    if text_field not in row:
+        names = ", ".join(map(repr, list(row)[:8])) or "none"
+        raise UsageError(
+            f"{origin}: the row has no field {text_field!r}, only {names}; name the one that holds "
+            "the text with --text-field."
+        )
+    text = row[text_field]
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise UsageError(
+            f"{origin}: the field {text_field!r} holds {_kind(text)}, not text; name another with "
+            "--text-field."
+        )
+    if not text.strip():
+        return None
+    others = {name: value for name, value in row.items() if name != text_field}
+    return Document(clean(text), origin, others)
+
+
+def json_rows(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[Origin, Any]]:
+    """The JSON object of each numbered line that is not blank.
+
+    Raises:
+        UsageError: a line is no JSON object.
+    """
+    for number, line in lines:
+        if not line.strip():
+            continue
+        origin = Origin(source, number)
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply")
+            raise UsageError(f"{origin}: the line is not JSON ({reason}).") from None
+        if row is None:
+            continue
+        if not isinstance(row, dict):
+            raise UsageError(f"{origin}: the line is no JSON object, but {_kind(row)}.")
+        yield origin, row
+
+
+def clean(text: str) -> str:
+    """The text with newlines as line ends and without what no tokenizer can read."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _kind(value: object) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "text" if isinstance(value, str) else "an object")
 
 
 def open_documents(source: str) -> Iterator[str]:
