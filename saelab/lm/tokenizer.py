@@ -1,6 +1,15 @@
 """A Hugging Face tokenizer behind saelab's two methods."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from saelab.config import UsageError
+
+_DATED = (
+    "{% macro strftime_now(form) %}{{ form | replace('%Y', '2024') | replace('%m', '07') "
+    "| replace('%d', '26') | replace('%B', 'July') | replace('%b', 'Jul') }}{% endmacro %}{{ '' }}"
+)
+"""Stands before a chat template and takes the place of today's date in it."""
 
 
 class HuggingFaceTokenizer:
@@ -16,3 +25,31 @@ class HuggingFaceTokenizer:
     def token(self, token_id: int) -> str:
         """One token as text, spaces included."""
         return self._tokenizer.decode([token_id])
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]], *, answer: bool) -> str:
+        """The messages through the chat template, without <bos>; `answer` opens the model's turn.
+
+        Templates that write the date write 26 July 2024: the same messages are the same text
+        whenever they are read.
+
+        Raises:
+            UsageError: there is no template, or it refuses the messages.
+        """
+        if self._tokenizer.chat_template is None:
+            raise UsageError(
+                f"The tokenizer of {self._tokenizer.name_or_path} has no chat template, so it "
+                "cannot read messages; give plain text, or the instruction-tuned model."
+            )
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=answer,
+                chat_template=_DATED + self._tokenizer.get_chat_template(),
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"The chat template refuses these messages: {reason}.") from error
+        return text.removeprefix(self._tokenizer.bos_token or "")
