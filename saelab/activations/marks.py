@@ -187,6 +187,22 @@ def token_table(
     return table
 
 
+def descriptions_of(given: object, origin: Origin) -> dict[str, str]:
+    """What `descriptions` says of labels.
+
+    Raises:
+        UsageError: it is no object of texts.
+    """
+    if not isinstance(given, Mapping) or not all(
+        isinstance(text, str) for pair in given.items() for text in pair
+    ):
+        raise UsageError(
+            f"{origin}: the field {DESCRIPTIONS!r} holds {shown(given)}, not an object such as "
+            '{"spam": "An advert."}.'
+        )
+    return dict(given)
+
+
 def shown(value: object) -> str:
     """A value as an error message repeats it."""
     text = repr(value)
