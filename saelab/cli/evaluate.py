@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from saelab.cli.parse import parse
+from saelab.config import UsageError
 from saelab.evaluation.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ class EvaluateArguments(EvaluateOptions):
     """core: reconstruction, downstream cost, known features, density and dictionary. full: also
     recovery against mean ablation, description length, uniformity, sparse probing, absorption and
     ablation sparsity, which take about as long again."""
+    text: str | None = None
+    """Another text to measure on, as for saelab harvest; all of it counts as held out, unless it is
+    the one the run was trained on. Default: what was held out of that one."""
+    labels: tuple[str, ...] = ()
+    """With --text: fields of its rows that are labels, or a JSONL file of labels; default: the
+    rows' own labels and spans; none: no labels."""
+    roles: tuple[str, ...] = ()
+    """With --text, of conversations: whose tokens count, e.g. assistant; default: all."""
     model: str | None = None
     """The language model; default: the one the run was trained on."""
     device: str = "auto"
@@ -55,21 +64,33 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.evaluation.arrays import evaluate_arrays
     from saelab.evaluation.evaluate import evaluate
+    from saelab.evaluation.other_text import other_text, saved_as
     from saelab.lm.load import load_recorded_model, resolve_device
     from saelab.training.run import Run
 
-    run = Run(args.run)
+    run, text = Run(args.run), None
     options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
+    if args.text is None and (args.labels or args.roles):
+        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
     if run.provenance()["model"] is None:
+        if args.text is not None:
+            raise UsageError(f"{run.path} was trained on arrays, so no model can read --text.")
         result = evaluate_arrays(run, options, device=resolve_device(args.device))
     else:
         lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-        result = evaluate(run, lm, options)
+        corpus = None
+        if args.text is not None:
+            n_tokens = args.n_tokens
+            corpus = other_text(
+                run, lm, args.text, labels=args.labels, roles=args.roles, n_tokens=n_tokens
+            )
+            text = saved_as(run, corpus)
+        result = evaluate(run, lm, options, corpus=corpus)
     if args.json_:
         print(json.dumps(asdict(result), indent=2))
         return 0
     print_evaluation(run, result)
-    print(run.path / "evaluation")
+    print(run.path / "evaluation" / (text or ""))
     return 0
 
 

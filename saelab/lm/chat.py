@@ -142,6 +142,8 @@ def _turns(text: str, messages: Sequence[Message], between: list[str], model: st
         stop = next((start + len(f) for f in forms if text.startswith(f + behind, start)), -1)
         if stop < 0:
             stop = text.find(behind, start) if behind else len(text)
+            # What is no part of the message is no part of what it says.
+            stop = stop if text[start : max(start, stop)] in content else -1
         turns.append(Turn(message["role"], start, stop))
         start = stop + len(behind)
     if not text.startswith(between[0]) or start != len(text) or any(t.stop < 0 for t in turns):
