@@ -86,7 +86,7 @@ def cut_texts(draw):
         stop = draw(st.integers(at, len(text)))
         # Of a character in several bytes, several tokens stand for the same one.
         offsets += [(at, stop)] * (draw(st.integers(1, 3)) if stop == at + 1 else 1)
-        at = stop if stop > at else draw(st.integers(at, at + 1))
+        at = max(stop, at + 1)
     bounds = st.integers(0, len(text) - 1)
     spans = draw(st.lists(st.tuples(bounds, bounds), max_size=4))
     return text, offsets, [(min(s), max(s) + 1) for s in spans]
