@@ -8,6 +8,7 @@ from itertools import chain, islice
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
+from pydantic import JsonValue
 
 from saelab.activations.annotate import LABELS as LABEL_COLUMN
 from saelab.activations.documents import TEXT_FIELD, Document, Origin, clean
@@ -24,7 +25,7 @@ from saelab.activations.marks import (
 )
 from saelab.config import UsageError
 from saelab.lm.chat import TEMPLATE
-from saelab.lm.protocol import ActivationSource
+from saelab.lm.protocol import Tokenizer
 
 ROW_COLUMN = "row"
 """The column that says of which tokens a harvest keeps rows, where not of all."""
@@ -36,7 +37,7 @@ STREAMED = 10_000
 
 def annotator_for(
     documents: Iterable[Document],
-    lm: ActivationSource,
+    tokenizer: Tokenizer,
     *,
     labels: Sequence[str],
     roles: Sequence[str],
@@ -47,7 +48,7 @@ def annotator_for(
 
     Args:
         documents: all of the source, read with no text field; read once.
-        lm: whose chat template renders messages.
+        tokenizer: whose chat template renders messages.
         labels: fields of the rows that are labels, a JSONL file of labels, or "none"; rows'
             own `labels` and `spans` count in any case but the last.
         roles: whose tokens of conversations get rows; empty: everybody's and the template's.
@@ -57,7 +58,7 @@ def annotator_for(
     Raises:
         UsageError: a label or a message is not what it must be.
     """
-    reader = RowReader(lm, tuple(labels), tuple(roles), text_field)
+    reader = RowReader(tokenizer, tuple(labels), tuple(roles), text_field)
     rest = iter(documents)
     first = list(islice(rest, PEEKED))
     if not labels and not roles and not any(map(reader.is_marked, first)):
@@ -142,12 +143,9 @@ class Labelled:
     @property
     def facts(self) -> JsonObject:
         """What was asked for, and the digest of what was read."""
-        reader = self._reader
-        return {
-            "labels": [*reader.labels],
-            "roles": [*reader.roles],
-            "labels_sha256": self._digest,
-        }
+        labels: list[JsonValue] = [*self._reader.labels]
+        roles: list[JsonValue] = [*self._reader.roles]
+        return {"labels": labels, "roles": roles, "labels_sha256": self._digest}
 
     @property
     def text_field(self) -> None:

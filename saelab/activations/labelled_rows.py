@@ -7,7 +7,7 @@ from saelab.activations.label_file import LabelFile
 from saelab.activations.marks import LABELS, SPANS, TOKENS, Mark, marks_of, words_of
 from saelab.config import UsageError
 from saelab.lm.chat import Chat, messages_of, render
-from saelab.lm.protocol import ActivationSource
+from saelab.lm.protocol import Tokenizer
 
 MESSAGES = "messages"
 NONE = "none"
@@ -17,9 +17,9 @@ class RowReader:
     """What a document's text is, and what is said of it."""
 
     def __init__(
-        self, lm: ActivationSource, labels: tuple[str, ...], roles: tuple[str, ...], field: str
+        self, tokenizer: Tokenizer, labels: tuple[str, ...], roles: tuple[str, ...], field: str
     ) -> None:
-        self.lm, self.labels, self.roles, self.field = lm, labels, roles, field
+        self.tokenizer, self.labels, self.roles, self.field = tokenizer, labels, roles, field
         files = [name for name in labels if Path(name).suffix in ROWS or Path(name).is_file()]
         if len(files) > 1 or (NONE in labels and len(labels) > 1):
             raise UsageError(
@@ -53,7 +53,7 @@ class RowReader:
 
     def chat(self, messages: list[dict[str, str]]) -> Chat:
         """The messages as the model reads them."""
-        return render(self.lm.tokenizer, messages, model=self.lm.info.name)
+        return render(self.tokenizer, messages)
 
     def text(self, document: Document) -> str:
         """The text that is tokenised; blank if the document is to be left out."""
