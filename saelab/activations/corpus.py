@@ -1,40 +1,47 @@
 """Text as contexts of token ids: any source, random access, with a part held out for evaluation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int
-from numpy import ndarray
 from pydantic import JsonValue
 
-from saelab.activations.format import JsonObject
-from saelab.activations.windows import PADDING, Windows, read_windows
+from saelab.activations.annotate import Annotator
+from saelab.activations.cutting import Cutter
+from saelab.activations.documents import TEXT_FIELD
+from saelab.activations.format import UNTIL, JsonObject
+from saelab.activations.sources import (
+    BLOCK_BYTES,
+    FileSource,
+    Source,
+    StreamSource,
+    hub_documents,
+    hub_parts,
+    ordered_documents,
+)
+from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Reading, Split, TextCorpus
+from saelab.activations.windows import PADDING, Shard, tokenise
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
 
-__all__ = ["PADDING", "Contexts", "Corpus", "GrammarCorpus", "TextCorpus", "load_corpus"]
+__all__ = [
+    "PADDING",
+    "Contexts",
+    "Corpus",
+    "GrammarCorpus",
+    "Split",
+    "TextCorpus",
+    "load_corpus",
+    "recorded_corpus",
+]
 
-Split = Literal["train", "held-out"]
-
-HOLD_OUT_ONE_IN = 20
-"""Of a text's contexts, every twentieth is held out: no SAE is ever trained on it."""
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """Consecutive contexts of a corpus.
-
-    Attributes:
-        tokens: token ids, `PADDING` behind the end of a short context.
-        document: which document each context comes from.
-        labels: ground-truth labels of every position, where the source has any.
-    """
-
-    tokens: Int[ndarray, "context pos"]
-    document: Int[ndarray, " context"]
-    labels: Bool[ndarray, "context pos label"] | None = None
+BLOCK_CONTEXTS = 128
+"""Bytes of a block for each position of a context: some 30 contexts, of which one is short."""
+KEPT = "text"
+"""The directory of a store in which the tokens of its text are kept, held-out ones included."""
 
 
 @runtime_checkable
@@ -64,6 +71,10 @@ class Corpus(Protocol):
     @property
     def n_contexts(self) -> int | None:
         """How many contexts there are; None: as many as one asks for."""
+        ...
+
+    def available(self, n: int) -> int:
+        """How many of the first `n` contexts there are; reads no further to find out."""
         ...
 
     def read(self, start: int, stop: int) -> Contexts:
@@ -108,6 +119,10 @@ class GrammarCorpus:
         """Unlimited."""
         return
 
+    def available(self, n: int) -> int:
+        """All of them."""
+        return n
+
     def read(self, start: int, stop: int) -> Contexts:
         """Documents `start` to `stop`, one per context."""
         from saelab.lm.tiny.grammar import generate
@@ -116,54 +131,7 @@ class GrammarCorpus:
         return Contexts(made.tokens, np.arange(start, stop, dtype=np.int64), made.labels)
 
 
-class TextCorpus:
-    """Tokenised documents cut into windows, each starting with BOS where the model has one.
-
-    A document's last window is padded, so no context mixes documents.
-    """
-
-    def __init__(self, windows: Windows, facts: JsonObject, split: Split) -> None:
-        self._windows = windows
-        self._split: Split = split
-        self._facts: JsonObject = {**facts, "split": split}
-
-    @property
-    def facts(self) -> JsonObject:
-        """Source, digest of the tokens, split."""
-        return self._facts
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """None: what a text means is not known."""
-        return ()
-
-    @property
-    def label_descriptions(self) -> Mapping[str, str]:
-        """None, likewise."""
-        return {}
-
-    @property
-    def context_length(self) -> int:
-        """Positions per context."""
-        return self._windows.length
-
-    @property
-    def n_contexts(self) -> int:
-        """Contexts of this split."""
-        held_out = len(self._windows) // HOLD_OUT_ONE_IN
-        return held_out if self._split == "held-out" else len(self._windows) - held_out
-
-    def read(self, start: int, stop: int) -> Contexts:
-        """Contexts `start` to `stop`."""
-        number = np.arange(start, min(stop, self.n_contexts))
-        if self._split == "held-out":
-            number = HOLD_OUT_ONE_IN * (number + 1) - 1
-        else:
-            number += number // (HOLD_OUT_ONE_IN - 1)
-        return Contexts(*self._windows.read(number))
-
-
-def load_corpus(
+def load_corpus(  # noqa: PLR0913 - each is an option of the command line
     source: str,
     lm: ActivationSource,
     *,
@@ -171,71 +139,165 @@ def load_corpus(
     context_length: int | None = None,
     seed: int = 0,
     max_tokens: int | None = None,
+    text_field: str = TEXT_FIELD,
+    annotator: Annotator | None = None,
 ) -> Corpus:
-    """The corpus that `source` names, tokenised for `lm`.
+    """The corpus that `source` names, tokenised for `lm` as it is read.
 
     Args:
-        source: `tiny` (the shipped grammar), a text file, a JSONL file with a `text` field, a
-            directory of such files, or `hf:name[:split]` (streamed with the datasets package).
+        source: `tiny` (the shipped grammar), a text file, a file of JSON objects (one a line), a
+            directory of such files, `hf:name[:split]` or `hf:name:config:split` (streamed with the
+            datasets package).
         lm: whose tokenizer reads it.
         split: `train`, or `held-out` for contexts that no harvest uses.
         context_length: positions per context; default: 128, or the model's limit if lower.
-        seed: decides the grammar's documents; a text is read in its own order.
-        max_tokens: stop reading a text after this many; needed for endless streams.
+        seed: decides the grammar's documents, and the order in which files are read.
+        max_tokens: stop reading a stream after so many tokens for training.
+        text_field: which field of a JSON object, or column of a dataset, is the text.
+        annotator: what makes texts of documents, and knows something of their tokens.
 
     Raises:
-        UsageError: the source is missing, empty, or does not fit the model.
+        UsageError: the source is missing, empty, no text, or does not fit the model.
     """
-    length = min(128, lm.info.n_ctx) if context_length is None else context_length
-    if not 2 <= length <= lm.info.n_ctx:
-        raise UsageError(
-            f"A context length of {length} does not fit {lm.info.name}, which reads 2 to "
-            f"{lm.info.n_ctx} tokens."
-        )
+    length = _length(lm.info, context_length)
     if source == "tiny":
         return _grammar(lm.info, split, seed, length)
-    # Of what is read, one context in twenty is held out.
-    wanted = (
-        None if max_tokens is None else -(-max_tokens * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
-    )
-    windows = read_windows(source, lm, length, wanted)
-    if not len(windows):
-        raise UsageError(f"{source} holds no text.")
-    facts: JsonObject = {
-        "source": source,
-        "tokens_sha256": windows.digest,
-        "max_tokens": max_tokens,
-    }
-    if len(windows) < HOLD_OUT_ONE_IN:
-        raise UsageError(
-            f"{source} has {len(windows)} contexts of {length} tokens, too few to hold any "
-            f"out; give at least {HOLD_OUT_ONE_IN}, or shorten --context-length."
-        )
-    return TextCorpus(windows, facts, split)
+    field = text_field if annotator is None else annotator.text_field
+    facts: JsonObject = {"source": source}
+    if text_field != TEXT_FIELD:
+        facts["text_field"] = text_field
+    if annotator is not None:
+        facts["annotator"] = annotator.facts
+    reading, cutter = Reading(lm, length, annotator), Cutter(lm.tokenizer)
+    if source.startswith("hf:"):
+        hub_parts(source)
+        opened: Source = StreamSource(partial(hub_documents, source, field))
+        facts |= {"order": "stream", "max_tokens": max_tokens}
+    else:
+        opened = _files(source, field, cutter, seed, reading)
+        facts |= opened.facts
+    make = partial(_shard, lambda: opened, reading, cutter)
+    return _checked(TextCorpus(reading, make, facts, split), source)
 
 
 def recorded_corpus(
-    facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, context_length: int
+    facts: Mapping[str, JsonValue],
+    lm: ActivationSource,
+    split: Split,
+    context_length: int,
+    *,
+    kept: Path | None = None,
+    annotator: Annotator | None = None,
 ) -> Corpus:
     """The corpus whose `facts` a store or a run recorded.
+
+    `kept` is the store's directory: what is kept there of the text's tokens is not read again. The
+    text itself is then opened only for what goes beyond.
 
     Raises:
         UsageError: the text is gone, or has changed since.
     """
-    corpus = load_corpus(
-        str(facts["source"]),
-        lm,
-        split=split,
-        context_length=context_length,
-        seed=_integer(facts.get("seed")) or 0,
-        max_tokens=_integer(facts.get("max_tokens")),
-    )
-    if corpus.facts.get("tokens_sha256") != facts.get("tokens_sha256"):
+    source = str(facts["source"])
+    length = _length(lm.info, context_length)
+    if source == "tiny":
+        return _grammar(lm.info, split, _integer(facts.get("seed")) or 0, length)
+    if "order" not in facts:
+        return _in_order(facts, lm, split, length)
+    known = {name: value for name, value in facts.items() if name not in ("split", UNTIL)}
+    field = str(facts.get("text_field", TEXT_FIELD)) if annotator is None else annotator.text_field
+    reading, cutter = Reading(lm, length, annotator), Cutter(lm.tokenizer)
+
+    @cache
+    def opened() -> Source:
+        if source.startswith("hf:"):
+            return StreamSource(partial(hub_documents, source, field))
+        found = _files(source, field, cutter, _integer(facts.get("seed")) or 0, reading)
+        if found.facts["text_xxh3"] != facts.get("text_xxh3"):
+            raise UsageError(_changed(source))
+        return found
+
+    make = partial(_shard, opened, reading, cutter)
+    place = None if kept is None else kept / KEPT
+    return _checked(TextCorpus(reading, make, known, split, kept=place), source)
+
+
+def _length(info: ModelInfo, asked: int | None) -> int:
+    length = min(128, info.n_ctx) if asked is None else asked
+    if not 2 <= length <= info.n_ctx:
         raise UsageError(
-            f"{facts['source']} has changed since it was harvested; what was held out then is no "
-            "longer known. Restore the text, or harvest and train again."
+            f"A context length of {length} does not fit {info.name}, which reads 2 to "
+            f"{info.n_ctx} tokens."
+        )
+    return length
+
+
+def _files(
+    source: str, text_field: str | None, cutter: Cutter, seed: int, reading: Reading
+) -> FileSource:
+    block = max(BLOCK_BYTES, BLOCK_CONTEXTS * reading.length)
+    # An annotator sees documents whole.
+    cuts = cutter if reading.annotator is None else None
+    return FileSource(source, text_field, cuts, seed=seed, block=block)
+
+
+def _shard(
+    source: Callable[[], Source], reading: Reading, cutter: Cutter, number: int
+) -> Shard | None:
+    """A shard of the source as windows, whose BOS is not counted."""
+    found = source().shard(number)
+    if found is None:
+        return None
+    lm, annotator = reading.lm, reading.annotator
+    shard = tokenise(found.documents, lm.tokenizer, reading.room, cutter, annotator)
+    return replace(shard, share=found.share)
+
+
+def _in_order(
+    facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, length: int
+) -> Corpus:
+    """A text that was read in the order of its names and lines, and known by its tokens' digest."""
+    source, most = str(facts["source"]), _integer(facts.get("max_tokens"))
+    documents = (
+        partial(hub_documents, source, TEXT_FIELD, as_they_are=True)
+        if source.startswith("hf:")
+        else partial(ordered_documents, source)
+    )
+    opened, reading, cutter = StreamSource(documents), Reading(lm, length), Cutter(lm.tokenizer)
+    # The last document was the one that reached this number, in both splits together.
+    left = None if most is None else -(-most * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
+
+    def make(number: int) -> Shard | None:
+        nonlocal left
+        shard = _shard(lambda: opened, reading, cutter, number)
+        if shard is not None and left is not None:
+            shard = shard.up_to_document(left)
+            left -= len(shard.ids)
+        return shard
+
+    corpus = TextCorpus(reading, make, {**facts}, split)
+    if corpus.digest() != facts.get("tokens_sha256"):
+        raise UsageError(_changed(source))
+    return corpus
+
+
+def _checked(corpus: TextCorpus, source: str) -> TextCorpus:
+    """Refuse a text of which nothing can be held out."""
+    windows = corpus.windows(HOLD_OUT_ONE_IN)
+    if not windows:
+        raise UsageError(f"{source} holds no text.")
+    if windows < HOLD_OUT_ONE_IN:
+        raise UsageError(
+            f"{source} has {windows} contexts of {corpus.context_length} tokens, too few to hold "
+            f"any out; give at least {HOLD_OUT_ONE_IN}, or shorten --context-length."
         )
     return corpus
+
+
+def _changed(source: str) -> str:
+    return (
+        f"{source} has changed since it was harvested; what was held out then is no longer known. "
+        "Restore the text, or harvest and train again."
+    )
 
 
 def _integer(value: JsonValue) -> int | None:
