@@ -1,4 +1,4 @@
-"""What a corpus knows of its tokens beside their ids: the seam for labels, roles and chat templates.
+"""What a corpus knows of its tokens beside their ids: labels, roles, text made by a template.
 
 Whoever knows something of documents gives `load_corpus` an `Annotator`. It sees each document
 before it is tokenised, and where its tokens stand afterwards.
@@ -16,6 +16,8 @@ from saelab.activations.format import JsonObject
 
 LABELS = "labels"
 """The column that becomes `Contexts.labels`: one bool for each label name."""
+ROW = "row"
+"""The column that says which tokens get rows; without it all do that are not special."""
 
 
 @runtime_checkable

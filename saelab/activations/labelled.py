@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
 from pydantic import JsonValue
 
-from saelab.activations.annotate import LABELS as LABEL_COLUMN
+from saelab.activations.annotate import LABELS, ROW
 from saelab.activations.documents import TEXT_FIELD, Document, Origin, clean
 from saelab.activations.format import JsonObject
 from saelab.activations.labelled_rows import RowReader
@@ -27,8 +28,6 @@ from saelab.config import UsageError
 from saelab.lm.chat import TEMPLATE
 from saelab.lm.protocol import Tokenizer
 
-ROW_COLUMN = "row"
-"""The column that says of which tokens a harvest keeps rows, where not of all."""
 PEEKED = 100
 """Rows in which labels and messages are looked for, where nobody said that there are any."""
 STREAMED = 10_000
@@ -36,7 +35,7 @@ STREAMED = 10_000
 
 
 def annotator_for(
-    documents: Iterable[Document],
+    documents: Callable[[], Iterator[Document]],
     tokenizer: Tokenizer,
     *,
     labels: Sequence[str],
@@ -47,7 +46,7 @@ def annotator_for(
     """Who annotates these documents; None if there is nothing to say of them.
 
     Args:
-        documents: all of the source, read with no text field; read once.
+        documents: all of the source, read with no text field.
         tokenizer: whose chat template renders messages.
         labels: fields of the rows that are labels, a JSONL file of labels, or "none"; rows'
             own `labels` and `spans` count in any case but the last.
@@ -59,35 +58,87 @@ def annotator_for(
         UsageError: a label or a message is not what it must be.
     """
     reader = RowReader(tokenizer, tuple(labels), tuple(roles), text_field)
-    rest = iter(documents)
-    first = list(islice(rest, PEEKED))
-    if not labels and not roles and not any(map(reader.is_marked, first)):
+    if not labels and not roles and not _any_marked(documents(), reader, 1 if stream else PEEKED):
         return None
-    found = Labelled(reader)
-    found.scan(chain(first, islice(rest, STREAMED - len(first)) if stream else rest))
-    if reader.file is not None and not stream:
-        reader.file.check_used()
+    found = Labelled(reader, documents, stream=stream)
+    found.scan()
     return found
 
 
+def _any_marked(documents: Iterator[Document], reader: RowReader, most: int) -> bool:
+    for document in islice(documents, most):
+        if document.text:
+            return False  # files of rows come first
+        if reader.is_marked(document):
+            return True
+    return False
+
+
 class Labelled:
-    """Documents whose labels have been read once, so that their names are known.
+    """Documents whose labels are known by name.
 
     Implements `Annotator`.
     """
 
-    def __init__(self, reader: RowReader) -> None:
-        self._reader = reader
+    def __init__(
+        self, reader: RowReader, documents: Callable[[], Iterator[Document]], *, stream: bool
+    ) -> None:
+        self._reader, self._documents, self._stream = reader, documents, stream
         self._fields: dict[str, dict[Value, None]] = {}
         self._roles: dict[str, None] = {}
         self._descriptions: dict[str, str] = {}
         self._columns: dict[str, int] = {}
         self._digest = ""
+        self._lock = threading.Lock()
+        self._recorded: Callable[[], None] | None = None
 
-    def scan(self, documents: Iterable[Document]) -> None:
+    @classmethod
+    def recorded(
+        cls,
+        facts: Mapping[str, JsonValue],
+        documents: Callable[[], Iterator[Document]],
+        tokenizer: Tokenizer,
+        text_field: str,
+        *,
+        changed: str,
+    ) -> "Labelled":
+        """The annotator that has these `facts`.
+
+        Documents are read again when one of them is asked for; `changed` is then said if their
+        labels are no longer what they were.
+        """
+        labels, roles, names = (_texts(facts.get(key)) for key in ("labels", "roles", "names"))
+        reader = RowReader(tokenizer, labels, roles, text_field)
+        found = cls(reader, documents, stream=facts.get("stream") is True)
+        found._columns = {name: i for i, name in enumerate(names)}
+        told = facts.get("descriptions")
+        found._descriptions = (
+            {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+        )
+
+        def check() -> None:
+            again = cls(reader, documents, stream=found._stream)
+            again.scan()
+            if again.facts != dict(facts):
+                raise UsageError(changed)
+
+        found._recorded = check
+        return found
+
+    def _checked(self) -> RowReader:
+        """The reader, once it is known that the labels are still those of the facts."""
+        with self._lock:
+            if self._recorded is not None:
+                self._recorded()
+                self._recorded = None
+        return self._reader
+
+    def scan(self) -> None:
         """Find all names; check every label."""
         reader, digest = self._reader, hashlib.sha256()
-        for number, document in enumerate(documents):
+        for number, document in enumerate(
+            islice(self._documents(), STREAMED if self._stream else None)
+        ):
             messages = reader.messages(document)
             if messages is not None and not self._roles:
                 # Whatever the template refuses at all, it refuses before anything is tokenised.
@@ -101,6 +152,8 @@ class Labelled:
             digest.update(json.dumps([number, said]).encode())
         if reader.file is not None:
             self._descriptions |= reader.file.descriptions
+            if not self._stream:
+                reader.file.check_used()
         self._digest = digest.hexdigest()
         self._name()
 
@@ -143,9 +196,17 @@ class Labelled:
     @property
     def facts(self) -> JsonObject:
         """What was asked for, and the digest of what was read."""
-        labels: list[JsonValue] = [*self._reader.labels]
-        roles: list[JsonValue] = [*self._reader.roles]
-        return {"labels": labels, "roles": roles, "labels_sha256": self._digest}
+        given = {"labels": self._reader.labels, "roles": self._reader.roles}
+        lists: JsonObject = {name: [*values] for name, values in given.items()}
+        names: list[JsonValue] = [*self._columns]
+        descriptions: JsonObject = {**self._descriptions}
+        return {
+            **lists,
+            "names": names,
+            "descriptions": descriptions,
+            "labels_sha256": self._digest,
+            "stream": self._stream,
+        }
 
     @property
     def text_field(self) -> None:
@@ -165,18 +226,18 @@ class Labelled:
     @property
     def columns(self) -> Mapping[str, np.dtype]:
         """The labels, and which tokens get rows if not all of them."""
-        names = [LABEL_COLUMN] * bool(self._columns) + [ROW_COLUMN] * bool(self._reader.roles)
+        names = [LABELS] * bool(self._columns) + [ROW] * bool(self._reader.roles)
         return {name: np.dtype(bool) for name in names}
 
     def text(self, document: Document) -> str:
         """The document's text: a field, its tokens with spaces between, or its messages."""
-        return self._reader.text(document)
+        return self._checked().text(document)
 
     def annotate(
         self, document: Document, text: str, offsets: Int[ndarray, "token 2"]
     ) -> Mapping[str, Bool[ndarray, "token ..."]]:
         """The labels of every token, and whether it gets a row."""
-        messages = self._reader.messages(document)
+        messages = self._checked().messages(document)
         found: dict[str, Bool[ndarray, "token ..."]] = {}
         raw = "" if messages else self._reader.raw(document)
         marks = [_cleaned(mark, raw) for mark in self._reader.marks(document, raw)]
@@ -188,9 +249,9 @@ class Labelled:
             table = token_table(marks, self._columns, text, offsets)
             for token, role in enumerate(roles):
                 table[token, self._columns[f"role={role}"]] = True
-            found[LABEL_COLUMN] = table
+            found[LABELS] = table
         if wanted := self._reader.roles:
-            found[ROW_COLUMN] = np.array([role in wanted for role in roles], dtype=bool)
+            found[ROW] = np.array([role in wanted for role in roles], dtype=bool)
         return found
 
     def _check_known(self, marks: list[Mark], roles: list[str], origin: Origin) -> None:
@@ -212,3 +273,7 @@ def _cleaned(mark: Mark, raw: str) -> Mark:
     if mark.start is None or mark.stop is None or "\r" not in raw:
         return mark
     return Mark(mark.value, len(clean(raw[: mark.start])), len(clean(raw[: mark.stop])))
+
+
+def _texts(value: JsonValue) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -1,5 +1,6 @@
 """Of each document of a labelled text: what the model reads, and what is said of it."""
 
+from functools import cached_property
 from pathlib import Path
 
 from saelab.activations.documents import ROWS, Document, clean, row_document
@@ -26,7 +27,12 @@ class RowReader:
                 f"--labels {' '.join(labels)}: give fields and at most one file, or none alone."
             )
         self.fields = tuple(name for name in labels if name not in {*files, NONE})
-        self.file = LabelFile(Path(files[0])) if files else None
+        self._path = Path(files[0]) if files else None
+
+    @cached_property
+    def file(self) -> LabelFile | None:
+        """The second file; read when it is first asked for."""
+        return None if self._path is None else LabelFile(self._path)
 
     @property
     def silent(self) -> bool:

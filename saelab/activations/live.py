@@ -138,8 +138,8 @@ class LiveBatches(Iterator[ActivationBatch]):
 
     def _forward(self, contexts: Int[np.ndarray, " context"]) -> Float[Tensor, "row d_in"]:
         cuts = np.flatnonzero(np.diff(contexts) != 1) + 1
-        tokens = np.concatenate(
-            [self._corpus.read(int(s[0]), int(s[-1]) + 1).tokens for s in np.split(contexts, cuts)]
-        )
-        mask = torch.from_numpy(row_mask(self._lm, tokens)).to(self._lm.device)
+        parts = [self._corpus.read(int(s[0]), int(s[-1]) + 1) for s in np.split(contexts, cuts)]
+        tokens = np.concatenate([part.tokens for part in parts])
+        rows = np.concatenate([row_mask(self._lm, part.tokens, part.columns) for part in parts])
+        mask = torch.from_numpy(rows).to(self._lm.device)
         return self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()

@@ -62,7 +62,7 @@ class ActivationStore:
     @property
     def complete(self) -> bool:
         """Whether all planned units are committed."""
-        return len(self.units) == self.manifest.n_units
+        return self.manifest.counted and len(self.units) == self.manifest.n_units
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -145,6 +145,9 @@ def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:
             raise DamagedStoreError(f"{directory} is missing, or is not a plain directory.")
     names = [path.name for path in (root / "tokens").iterdir()]
     units = sorted(int(name[:6]) for name in names if UNIT_FILE.fullmatch(name))
+    if not manifest.counted:
+        # The plan was an estimate when the manifest was read, and may have grown since.
+        units = [unit for unit in units if unit < manifest.n_units]
     if units and units[-1] >= manifest.n_units:
         path = tokens_path(root, units[-1])
         raise DamagedStoreError(f"{path} is outside the plan of {manifest.n_units} units.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     facts = record["corpus"]
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
-    return recorded_corpus(facts, lm, split, record["context_length"])
+    kept = Path(run.config.activations)
+    return recorded_corpus(facts, lm, split, record["context_length"], kept=kept)
 
 
 def check_model(lm: LanguageModel, run: Run) -> None:
@@ -94,12 +96,11 @@ def read_text(
 ) -> Iterator[Text]:
     """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done."""
     rows, first = 0, 0
-    limit = corpus.n_contexts
-    while rows < n_tokens and (limit is None or first < limit):
-        last = first + batch_size if limit is None else min(first + batch_size, limit)
+    while rows < n_tokens and (last := corpus.available(first + batch_size)) > first:
         contexts = corpus.read(first, last)
-        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
-        yield Text(first, contexts, model_input(contexts.tokens).to(lm.device), mask)
+        mask = row_mask(lm, contexts.tokens, contexts.columns)
+        kept = torch.from_numpy(mask).to(lm.device)
+        yield Text(first, contexts, model_input(contexts.tokens).to(lm.device), kept)
         rows, first = rows + int(mask.sum()), last
 
 

@@ -18,6 +18,11 @@ class HuggingFaceTokenizer:
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers has no common class
         self._tokenizer = tokenizer
 
+    @property
+    def backend(self) -> Any | None:  # noqa: ANN401 - its type has no stable place
+        """The tokenizers library's own object, which reads many texts at once, where it has one."""
+        return getattr(self._tokenizer, "backend_tokenizer", None)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))

@@ -202,7 +202,9 @@ class Source:
         lm = self.model()
         if manifest.corpus is None:
             raise UsageError(f"{self.store.path} has no text, which --live runs the model on.")
-        return recorded_corpus(manifest.corpus, lm, "train", manifest.context_length)
+        return recorded_corpus(
+            manifest.corpus, lm, "train", manifest.context_length, kept=self.store.path
+        )
 
     def _last_unit(self) -> tuple[int, ...]:
         last = len(self.store.units) - 1

@@ -22,9 +22,8 @@ def rows(*values, source="f.jsonl"):
 
 
 def read(documents, *, labels=(), roles=(), tokenizer=None, **options):
-    return annotator_for(
-        documents, tokenizer or with_template(), labels=labels, roles=roles, **options
-    )
+    tokenizer = tokenizer or with_template()
+    return annotator_for(lambda: iter(documents), tokenizer, labels=labels, roles=roles, **options)
 
 
 def on(annotator, document):
@@ -54,7 +53,7 @@ def test_labels_and_spans_of_rows_become_columns_with_names_and_descriptions():
          "spans": [{"start": 4, "end": 7, "label": "verb"}],
          "descriptions": {"verb": "A verb in the past."}},
     )  # fmt: skip
-    found = read(iter(documents))
+    found = read(documents)
     assert isinstance(found, Annotator)
     assert found.label_names == ("mood=calm", "mood=glad", "spam", "verb")
     assert found.label_descriptions["verb"] == "A verb in the past."
@@ -208,7 +207,7 @@ def test_a_file_by_lines_needs_one_file_of_rows(tmp_path):
 
 def test_a_streams_labels_must_show_early():
     documents = rows(*({"text": "a", "labels": {"n": i // 10_000}} for i in range(10_001)))
-    found = read(iter(documents), stream=True)
+    found = read(documents, stream=True)
     assert found.label_names == ("n=0",)
     with pytest.raises(UsageError, match="line 10001: the label 'n=1' is in none of the first"):
         on(found, documents[-1])

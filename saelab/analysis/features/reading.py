@@ -189,6 +189,10 @@ class Rest:
         total = self.corpus.n_contexts
         return None if total is None else total - self.first
 
+    def available(self, n: int) -> int:
+        """How many of the first `n` that are left there are."""
+        return self.corpus.available(n + self.first) - self.first
+
     def read(self, start: int, stop: int) -> Contexts:
         """Contexts counted from the first that is left."""
         return self.corpus.read(start + self.first, stop + self.first)
