@@ -45,6 +45,8 @@ class EvaluateArguments(EvaluateOptions):
     text: str | None = None
     """Another text to measure on, as for saelab harvest; all of it counts as held out, unless it is
     the one the run was trained on. Default: what was held out of that one."""
+    text_field: str = "text"
+    """With --text: which field of its rows is the text."""
     labels: tuple[str, ...] = ()
     """With --text: fields of its rows that are labels, or a JSONL file of labels; default: the
     rows' own labels and spans; none: no labels."""
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.evaluation.arrays import evaluate_arrays
     from saelab.evaluation.evaluate import evaluate
-    from saelab.evaluation.other_text import other_text, saved_as
+    from saelab.evaluation.other_text import TextOptions, other_text, saved_as
     from saelab.lm.load import load_recorded_model, resolve_device
     from saelab.training.run import Run
 
@@ -80,10 +82,8 @@ def main(arguments: list[str]) -> int:
         lm = load_recorded_model(run.model(), name=args.model, device=args.device)
         corpus = None
         if args.text is not None:
-            n_tokens = args.n_tokens
-            corpus = other_text(
-                run, lm, args.text, labels=args.labels, roles=args.roles, n_tokens=n_tokens
-            )
+            reading = TextOptions(args.text_field, args.labels, args.roles)
+            corpus = other_text(run, lm, args.text, options=reading, n_tokens=args.n_tokens)
             text = saved_as(run, corpus)
         result = evaluate(run, lm, options, corpus=corpus)
     if args.json_:

@@ -41,6 +41,13 @@ class HarvestArguments(Config):
     .gz), a directory of these, or hf:name[:split], hf:name:config:split (streamed)."""
     text_field: str = "text"
     """Which field of a JSON object, or column of a dataset, holds the text."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD|FILE ...")] = ()
+    """What is known of the text: fields of its rows, or a JSONL file with a row for each document;
+    default: the rows' own labels and spans, if they have any; none: nothing. The forms are in
+    activations_cache/README.md."""
+    roles: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE ...")] = ()
+    """Of conversations (rows with messages), whose tokens to record, e.g. assistant; template: what
+    the chat template writes. The model reads all. Default: all."""
     n_tokens: int = Field(gt=0)
     """Tokens to record, rounded up to whole contexts; special tokens do not count."""
     out: Path
@@ -84,6 +91,8 @@ def main(arguments: list[str]) -> int:
         seed=args.seed,
         max_tokens=args.n_tokens if args.text.startswith("hf:") else None,
         text_field=args.text_field,
+        labels=args.labels,
+        roles=args.roles,
     )
     options = HarvestOptions(
         args.n_tokens,
