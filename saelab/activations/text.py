@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,11 @@ Split = Literal["train", "held-out", "all"]
 HOLD_OUT_ONE_IN = 20
 """Of a text's contexts, every twentieth is held out: no SAE is ever trained on it."""
 
+MANY = 8
+"""Documents from which on a labelled text is halved by documents rather than by contexts."""
+STRETCH = 16
+"""Of a longer document, so many contexts belong together."""
+
 
 @dataclass(frozen=True)
 class Contexts:
@@ -36,12 +42,15 @@ class Contexts:
         document: which document each context comes from.
         labels: ground-truth labels of every position, where the source has any.
         columns: what else is known of every position, by name (`Annotator.columns`).
+        group: contexts that belong together, since labels of a document hold on all its contexts;
+            None: each is by itself.
     """
 
     tokens: Int[ndarray, "context pos"]
     document: Int[ndarray, " context"]
     labels: Bool[ndarray, "context pos label"] | None = None
     columns: Mapping[str, Shaped[ndarray, "context pos"]] = field(default_factory=dict)
+    group: Int[ndarray, " context"] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,7 @@ class TextCorpus:
         if not parts:
             return self._windows(0, number)
         labels = [part.labels for part in parts if part.labels is not None]
+        groups = [part.group for part in parts if part.group is not None]
         return Contexts(
             np.concatenate([part.tokens for part in parts]),
             np.concatenate([part.document for part in parts]),
@@ -177,7 +187,13 @@ class TextCorpus:
                 name: np.concatenate([part.columns[name] for part in parts])
                 for name in parts[0].columns
             },
+            np.concatenate(groups) if groups and self._many_documents else None,
         )
+
+    @cached_property
+    def _many_documents(self) -> bool:
+        """Whether the text can be halved by documents, judged by its first shard."""
+        return len(np.unique(self._shards[0].document)) >= MANY
 
     def rows_by_file(self, start: int, rows: Int[ndarray, " n"]) -> Counter[str]:
         """The sums of these numbers, one for each context from `start` on, by file or stream."""

@@ -110,7 +110,7 @@ def print_evaluation(run: "Run", result: "Evaluation") -> None:
         console.print(_probing_table(result.probing))
     if result.absorption is not None and result.absorption.tasks:
         console.print(_absorption_table(result.absorption))
-    if result.recovery is not None:
+    if result.recovery is not None and result.recovery.features:
         console.print(f"\n{EXPLANATION}\n")
         console.print(features_table([(run, result)]))
     _print_lines(console, "Not measured", list(_missing(result)))
@@ -254,8 +254,18 @@ def _absorption_table(absorption: "Absorption") -> "Table":
 
 
 def _missing(result: "Evaluation") -> Iterator[Line]:
+    from saelab.evaluation.recovery import MIN_POSITIVES
+
     for name, reason in result.skipped.items():
         yield name.replace("_", " "), "", reason
+    if result.recovery is not None and (rare := result.recovery.too_rare):
+        named = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if len(rare) > 8 else "")
+        yield (
+            "recovery",
+            "",
+            f"A half of the text has fewer than {MIN_POSITIVES} tokens with them, or without: "
+            f"{named}",
+        )
     left_out = result.absorption.left_out if result.absorption else {}
     alike: dict[str, list[str]] = {}
     for name, reason in left_out.items():

@@ -133,7 +133,16 @@ def stream(
 
 
 def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:
-    """True for rows of even contexts: the halves share no context, so neither leaks."""
-    context = np.arange(batch.first, batch.first + len(batch.tokens))
-    even = (context % 2 == 0)[:, None] & batch.mask.cpu().numpy()
-    return even[batch.mask.cpu().numpy()]
+    """True for about half the rows: the halves share no context, so neither leaks.
+
+    Even contexts; where contexts belong together, such as those of a document with labels of its
+    own, a random half of these groups.
+    """
+    group = batch.contexts.group
+    if group is None:
+        chosen = np.arange(batch.first, batch.first + len(batch.tokens)) % 2 == 0
+    else:
+        # By the highest bit of a multiplicative hash: rows of a file often alternate.
+        chosen = group.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(63) == 0
+    mask = batch.mask.cpu().numpy()
+    return np.broadcast_to(chosen[:, None], mask.shape)[mask]
