@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Integer, Shaped
 from numpy import ndarray
 from pydantic import JsonValue
 
@@ -257,7 +257,17 @@ class TextCorpus:
 
         columns = {name: behind_bos(name, [0] * len(bos)) for name in shard.columns}
         labels = columns.pop(LABELS, None)
-        return Contexts(behind_bos(None, bos), shard.document[inside], labels, columns)
+        group = None if labels is None else _groups(shard.document)[inside]
+        return Contexts(behind_bos(None, bos), shard.document[inside], labels, columns, group)
+
+
+def _groups(document: Integer[ndarray, " window"]) -> Int[ndarray, " window"]:
+    """A number for each document, and for each stretch of those that are longer than one."""
+    start = np.flatnonzero(np.diff(document, prepend=-1))
+    size = np.diff(start, append=len(document))
+    stretch = (np.arange(len(document)) - np.repeat(start, size)) // STRETCH
+    long = np.repeat(size > STRETCH, size)
+    return document.astype(np.int64) << 20 | np.where(long, stretch, 0)
 
 
 __all__ = ["HOLD_OUT_ONE_IN", "PADDING", "Contexts", "Split", "TextCorpus"]

@@ -135,7 +135,7 @@ def cut(
 
 def _ids(
     texts: Sequence[str], tokenizer: Tokenizer, cutter: Cutter
-) -> list[Integer[ndarray, " token"]]:
+) -> list[Integer[ndarray, " _"]]:
     """The tokens of each text; long ones are read in pieces."""
     pieces = [[piece for _, piece in cutter.pieces(text, PIECE_CHARACTERS)] for text in texts]
     found = iter(encode_batch(tokenizer, [piece for parts in pieces for piece in parts]))
@@ -150,7 +150,7 @@ def _annotated(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     annotator: Annotator,
-) -> tuple[list[Integer[ndarray, " token"]], dict[str, Shaped[ndarray, "token ..."]]]:
+) -> tuple[list[Integer[ndarray, " _"]], dict[str, Shaped[ndarray, "token ..."]]]:
     encoded = encode_with_offsets(tokenizer, texts)
     found = [
         annotator.annotate(document, text, offsets)
