@@ -17,10 +17,10 @@ class ImportArguments(Config):
 
     Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated, transcoders), Gemma Scope
     params.npz, dictionary_learning ae.pt and sparsify directories (transcoders too); which one it
-    is, is found out. Nothing is
-    unpickled but plain tensors. Harvest the site it was trained on first: the store says which
-    model and text the run belongs to. Example: saelab import gemma/params.npz --activations
-    activations_cache/gemma --site blocks.12.hook_resid_post --out runs/gemma-scope
+    is, is found out. Nothing is unpickled but plain tensors. Harvest the site it was trained on
+    first: the store says which model and text the run belongs to. Example: saelab import
+    gemma/params.npz --activations activations_cache/gemma --site blocks.12.hook_resid_post
+    --out runs/gemma-scope
     """
 
     path: Annotated[Path, tyro.conf.Positional]
@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int:
     run = adopt(sae, activations=store, out=args.out, origin=origin, **sites)
     variant, model = run.options["sae"]["variant"], foreign.model or "a model it does not name"
     print(f"{foreign.source}: {variant}, d_in {sae.d_in}, d_sae {sae.d_sae}, trained on {model}")
+    if foreign.note:
+        print(foreign.note)
     print(run.path)
     return 0
 

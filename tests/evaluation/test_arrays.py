@@ -141,3 +141,12 @@ def test_truth_values_are_read_in_whatever_they_come(tmp_path):
     assert labels is not None
     assert sorted(context.tolist()) == list(range(20))
     assert np.array_equal(labels, np.tile(truth[context][:, None], (1, 5)))
+
+
+def test_a_store_is_not_taken_for_one_with_other_labels(tmp_path):
+    x, truth = np.arange(40.0).reshape(20, 2), np.arange(20) % 3 == 0
+    write_arrays(tmp_path / "s", {"x": x}, labels={"a": truth}, rows_per_unit=8)
+    write_arrays(tmp_path / "s", {"x": x}, labels={"a": truth}, rows_per_unit=8)
+    with pytest.raises(UsageError, match="holds other labels already, from row 8 on"):
+        changed = truth ^ (np.arange(20) == 9)
+        write_arrays(tmp_path / "s", {"x": x}, labels={"a": changed}, rows_per_unit=8)

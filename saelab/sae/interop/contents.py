@@ -130,6 +130,10 @@ class Weights:
             )
         return float(tensor.reshape(()).double())
 
+    def scalar_or(self, name: str, default: float) -> float:
+        """The single number `name`, or `default` where there is no such tensor."""
+        return self.scalar(name) if name in self.tensors else default
+
     def integers(self, name: str) -> tuple[int, ...]:
         """The whole numbers `name`: a vector, or a single one."""
         tensor = self.tensors[name]

@@ -26,6 +26,21 @@ LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
 PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
 
 
+SAVED: dict[str, tuple[set[str], set[str]]] = {
+    "AutoEncoder": ({*LINEAR, "bias"}, set()),
+    "AutoEncoderNew": ({*LINEAR, "decoder.bias"}, set()),
+    "AutoEncoderTopK": ({*LINEAR, "b_dec"}, {"k", "threshold"}),
+    "BatchTopKSAE": ({*LINEAR, "b_dec"}, {"k", "threshold"}),
+    "MatryoshkaBatchTopKSAE": ({*PLAIN, "group_sizes"}, {"k", "threshold"}),
+    "JumpReluAutoEncoder": ({*PLAIN, "threshold"}, set()),
+    "GatedAutoEncoder": (
+        {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"},
+        set(),
+    ),
+}
+"""The tensors that each class always saves, and those that only some of its versions do."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """The weights of one file, the `trainer` part of its configuration, and what wrote it."""
@@ -56,19 +71,40 @@ def read_dictionary_learning(path: Path) -> ForeignSAE:
         UsageError: a file is missing, damaged or contradicts the other, or the class is another.
     """
     path = path / WEIGHTS_FILE if path.is_dir() else path
-    trainer = load_json(_config_of(path)).record("trainer")
-    kind = trainer.text("dict_class") or "missing"
+    weights, config = load_pt(path), _config_of(path)
+    told = config.exists()
+    trainer = load_json(config).record("trainer") if told else Record(config, {})
+    kind = (trainer.text("dict_class") or "missing") if told else _kind_by_tensors(weights, config)
     if kind not in READERS:
         raise UsageError(
             f"{trainer.path}: trainer.dict_class is {kind[:40]!r}, "
             f"but it must be one of {', '.join(READERS)}."
         )
-    sae = READERS[kind](Stored(load_pt(path), trainer, f"dictionary_learning {kind}"))
+    sae = READERS[kind](Stored(weights, trainer, f"dictionary_learning {kind}"))
     for key, width in (("activation_dim", sae.d_in), ("dict_size", sae.d_sae)):
         stated = trainer.integer(key)
         if stated not in (None, width):
             raise UsageError(f"{trainer.path}: {key} is {stated}, but the encoder has {width}.")
     return replace(sae, model=trainer.text("lm_name"), hook=_hook(trainer))
+
+
+def _kind_by_tensors(weights: Weights, config: Path) -> str:
+    """The class of a file without config.json, as the first releases were; its tensors tell."""
+    found = set(weights.tensors)
+    kinds = [kind for kind, (needed, more) in SAVED.items() if needed <= found <= needed | more]
+    # Without a threshold that was set, a BatchTopK SAE is read as top-k too.
+    if len(kinds) == 1 or (kinds and weights.scalar_or("threshold", -1.0) < 0):
+        return kinds[0]
+    remedy = f"put its {CONFIG_FILE} at {config}, or one that says trainer.dict_class"
+    if kinds:
+        raise UsageError(
+            f"{weights.path} may be of the class {' or '.join(kinds)}, which save the same tensors "
+            f"and encode differently; {remedy}."
+        )
+    raise UsageError(
+        f"{weights.path} holds {', '.join(sorted(found))[:120]}, which no class of "
+        f"dictionary_learning saves; {remedy}."
+    )
 
 
 def _config_of(path: Path) -> Path:
@@ -86,32 +122,32 @@ def _hook(trainer: Record) -> str | None:
 
 def _relu(stored: Stored) -> ForeignSAE:
     """AutoEncoder: subtracts its bias; the loader turns its atoms into unit vectors."""
-    stored.weights.check_names({*LINEAR, "bias"})
+    _check_names(stored, "AutoEncoder")
     return _transposed(stored, _above_zero(stored), b_dec="bias").with_norms_in_codes()
 
 
 def _relu_new(stored: Stored) -> ForeignSAE:
     """AutoEncoderNew: neither subtracts a bias nor normalises."""
-    stored.weights.check_names({*LINEAR, "decoder.bias"})
+    _check_names(stored, "AutoEncoderNew")
     return _transposed(stored, _above_zero(stored), b_dec="decoder.bias", subtract_b_dec=False)
 
 
 def _top_k(stored: Stored) -> ForeignSAE:
     """AutoEncoderTopK: the threshold that it also keeps is not used by its `encode`."""
-    stored.weights.check_names({*LINEAR, "b_dec"}, {"k", "threshold"})
+    _check_names(stored, "AutoEncoderTopK")
     return _transposed(stored, Selection(k=_k(stored)), b_dec="b_dec")
 
 
 def _batch_top_k(stored: Stored) -> ForeignSAE:
     """BatchTopKSAE: one threshold for all latents."""
-    stored.weights.check_names({*LINEAR, "b_dec"}, {"k", "threshold"})
+    _check_names(stored, "BatchTopKSAE")
     d_sae = len(stored.weights.matrix("encoder.weight"))
     return _transposed(stored, _one_threshold(stored, d_sae), b_dec="b_dec")
 
 
 def _matryoshka(stored: Stored) -> ForeignSAE:
     """MatryoshkaBatchTopKSAE: the same in groups of latents, from the first on."""
-    stored.weights.check_names({*PLAIN, "group_sizes"}, {"k", "threshold"})
+    _check_names(stored, "MatryoshkaBatchTopKSAE")
     d_sae = stored.weights.matrix("W_enc").shape[1]
     sae = _as_stored(stored, _one_threshold(stored, d_sae), subtract_b_dec=True)
     return replace(sae, prefixes=tuple(accumulate(stored.weights.integers("group_sizes"))))
@@ -119,17 +155,15 @@ def _matryoshka(stored: Stored) -> ForeignSAE:
 
 def _jumprelu(stored: Stored) -> ForeignSAE:
     """JumpReluAutoEncoder: a threshold per latent; does not subtract b_dec."""
-    stored.weights.check_names({*PLAIN, "threshold"})
+    _check_names(stored, "JumpReluAutoEncoder")
     threshold = stored.weights.vector("threshold").clamp_min(0)
     return _as_stored(stored, Selection(threshold=threshold), subtract_b_dec=False)
 
 
 def _gated(stored: Stored) -> ForeignSAE:
     """GatedAutoEncoder: subtracts its decoder bias."""
+    _check_names(stored, "GatedAutoEncoder")
     weights = stored.weights
-    weights.check_names(
-        {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"}
-    )
     W_gate = weights.matrix("encoder.weight").T.contiguous()
     vectors = [weights.vector(n, W_gate.shape[1]) for n in ("r_mag", "gate_bias", "mag_bias")]
     W_enc, b_enc, threshold = jumprelu_from_gated(W_gate, *vectors)
@@ -154,6 +188,10 @@ READERS: dict[str, Callable[[Stored], ForeignSAE]] = {
     "GatedAutoEncoder": _gated,
 }
 """The classes by the name that config.json gives them."""
+
+
+def _check_names(stored: Stored, kind: str) -> None:
+    stored.weights.check_names(*SAVED[kind])
 
 
 def _transposed(
@@ -192,8 +230,7 @@ def _above_zero(stored: Stored) -> Selection:
 
 def _one_threshold(stored: Stored, d_sae: int) -> Selection:
     """The running threshold; it starts at -1 and stays there in a training that was too short."""
-    has_threshold = "threshold" in stored.weights.tensors
-    value = stored.weights.scalar("threshold") if has_threshold else -1.0
+    value = stored.weights.scalar_or("threshold", -1.0)
     k = _k(stored)
     if value < 0:
         return Selection(k=k, note=" (threshold never set: read as top-k)")

@@ -42,6 +42,7 @@ class ForeignSAE:
         hook_out: TransformerLens name of what a transcoder reconstructs, where the file tells.
         model: the language model, where the file tells.
         source: which tool wrote the file, and which of its architectures.
+        note: what somebody who uses the SAE must know; one sentence.
     """
 
     # Any shape goes in, since a file may hold any; __post_init__ refuses with a sentence.
@@ -61,6 +62,7 @@ class ForeignSAE:
     hook_out: str | None = None
     model: str | None = None
     source: str
+    note: str = ""
 
     def __post_init__(self) -> None:
         _check_transcoder(self)
@@ -128,6 +130,19 @@ class ForeignSAE:
             W_dec=self.W_dec / scale,
             b_dec=self.b_dec / scale,
         )
+
+    def for_inputs_centred(self) -> "ForeignSAE":
+        """The SAE that does to x what this one does to x - mean(x), with the same codes.
+
+        The mean over the coordinates of a row goes into the encoder, whose columns then sum to
+        zero. What it reconstructs has no such mean, as what it was trained on had none.
+        """
+        W_enc = self.W_enc - self.W_enc.mean(0)
+        b_enc = self.b_enc
+        if self.subtract_b_dec:
+            # (Cx - b) @ W = (x - b) @ CW + (b @ CW - b @ W), with C the centring.
+            b_enc = b_enc + self.b_dec @ (W_enc - self.W_enc)
+        return replace(self, W_enc=W_enc, b_enc=b_enc)
 
 
 def _check_tensors(sae: ForeignSAE) -> None:

@@ -19,7 +19,11 @@ NPZ_FILE = "params.npz"
 SAFETENSORS_FILE = "params.safetensors"
 NEEDED = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
 
-REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att)")
+PUBLISHED = re.compile(r"(?:^|--)gemma-scope-[a-z0-9-]+$")
+"""A repository's folder, under its own name or in a hub cache."""
+REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att)$")
+OTHER_KINDS = re.compile(r"(transcoders?|clt|crosscoders?)(_[a-z]+)?")
+"""Folders below the repositories of Gemma Scope 2 that hold something else than SAEs."""
 SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 MODULES = {
     r"model\.layers\.(\d+)\.output": "hook_resid_post",
@@ -37,7 +41,7 @@ def read_gemma_scope(path: Path) -> ForeignSAE:
     """
     if path.is_dir():
         path = path / (NPZ_FILE if (path / NPZ_FILE).exists() else SAFETENSORS_FILE)
-    if any("transcoder" in part for part in path.parts):
+    if _published_as_transcoder(path):
         raise UsageError(f"{path} is a transcoder: it predicts other activations than it reads.")
     weights = _weights(load_safetensors(path) if path.suffix == ".safetensors" else load_npz(path))
     model, hook = _place(path)
@@ -74,15 +78,28 @@ def _place(path: Path) -> tuple[str | None, str | None]:
     """The model and the hook, as far as a config.json or the published path tells."""
     if (path.parent / "config.json").exists():
         return _place_in_gemma_3(load_json(path.parent / "config.json"))
-    repository = next((found for part in path.parts if (found := REPOSITORY.search(part))), None)
-    layer = next(
-        (found for part in path.parts if (found := re.fullmatch(r"layer_(\d+)", part))), None
-    )
+    published = _published(path)
+    if not published:
+        return None, None
+    repository = REPOSITORY.search(published[0])
+    layer = next(filter(None, (re.fullmatch(r"layer_(\d+)", part) for part in published)), None)
     if repository is None or layer is None:
         return None, None
     size, tuned, site = repository.groups()
     model = f"google/gemma-2-{size}" + ("-it" if tuned == "it" else "")
     return model, f"blocks.{layer[1]}.{SITES[site]}"
+
+
+def _published(path: Path) -> tuple[str, ...]:
+    """The path from the published repository on; what stands above is one's own affair."""
+    parts = path.absolute().parts
+    starts = [number for number, part in enumerate(parts) if PUBLISHED.search(part)]
+    return parts[starts[-1] :] if starts else ()
+
+
+def _published_as_transcoder(path: Path) -> bool:
+    repository, *below = _published(path) or ("",)
+    return "transcoder" in repository or any(OTHER_KINDS.fullmatch(part) for part in below)
 
 
 def _place_in_gemma_3(config: Record) -> tuple[str | None, str | None]:

@@ -23,6 +23,19 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
 
+IN_THE_STREAM = re.compile(r"blocks\.\d+\.hook_(resid_(pre|mid|post)|attn_out|mlp_out)|hook_embed")
+"""Hooks whose values lie in the residual stream, and are centred with the writing weights."""
+INSIDE_HEADS = re.compile(r"blocks\.\d+\.attn\.hook_(q|k|v|z|rot_q|rot_k|attn_scores)")
+WITHOUT_LAYER_NORM = re.compile(
+    r"(code)?llama|mi[sx]tral|gemma|qwen|olmo-?2|phi-?3|smollm|yi-", re.IGNORECASE
+)
+"""Models with RMS norms, whose writing weights TransformerLens never centres."""
+CENTRED = (
+    "The SAE was trained on a model with centred writing weights: its encoder now centres each row "
+    "that it reads, its codes are the same, and what it reconstructs has no mean over the "
+    "coordinates, so FVU on plain rows counts that mean as missed."
+)
+
 PLAIN = {"W_enc", "W_dec", "b_enc", "b_dec"}
 TENSORS = {
     "standard": PLAIN,
@@ -61,6 +74,8 @@ def read_sae_lens(path: Path) -> ForeignSAE:
     scale = _input_scale(path, cfg)
     if scale is not None:
         sae = sae.for_inputs_times(scale)
+    if _on_centred_rows(cfg, sae):
+        sae = replace(sae.for_inputs_centred(), note=CENTRED)
     by_default = architecture in TRAINED_ON_BATCHES
     if architecture in RESCALED and cfg.flag("rescale_acts_by_decoder_norm", default=by_default):
         # A checkpoint's threshold is in units of the rescaled codes, which the scale has divided
@@ -105,6 +120,35 @@ def _refuse_what_weights_cannot_hold(cfg: Record) -> None:
             )
         if cfg.flag("apply_b_dec_to_input", default=False):
             raise UsageError(f"{cfg.path}: a transcoder cannot subtract b_dec from what it reads.")
+
+
+def _on_centred_rows(cfg: Record, sae: ForeignSAE) -> bool:
+    """Whether the rows that it was trained on had no mean over the coordinates.
+
+    Raises:
+        UsageError: the model's weights were processed in a way that the SAE cannot be folded by.
+    """
+    key = "model_from_pretrained_kwargs"
+    kwargs = _facts(cfg, key).record(key)
+    processed = {
+        name
+        for name in (
+            "center_writing_weights",
+            "fold_value_biases",
+            "refactor_factored_attn_matrices",
+        )
+        if kwargs.flag(name, default=False)
+    }
+    hooks = [hook for hook in (sae.hook, sae.hook_out) if hook is not None]
+    inside = [hook for hook in hooks if INSIDE_HEADS.fullmatch(hook)]
+    if inside and (changed := sorted(processed - {"center_writing_weights"})):
+        raise UsageError(
+            f"{cfg.path}: the SAE was trained on {inside[0]} of a model with {changed[0]}, which "
+            "changes what that hook holds; it cannot be used on the plain model."
+        )
+    if "center_writing_weights" not in processed or WITHOUT_LAYER_NORM.search(sae.model or ""):
+        return False
+    return not hooks or IN_THE_STREAM.fullmatch(hooks[0]) is not None
 
 
 def _is_transcoder(architecture: str) -> bool:

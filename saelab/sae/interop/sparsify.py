@@ -3,9 +3,13 @@
 encoder.weight is an nn.Linear's, [d_sae d_in]; W_dec is [d_sae d_in] like saelab's. The encoder
 subtracts b_dec and rectifies before it selects. Files of 2024 may say `signed`: then nothing is
 rectified and the k of largest magnitude keep their signs.
+
+A skip connection makes a transcoder. Files from before the key `transcode` (2024-11 to 2025-02)
+have `skip_connection` alone, and there the encoder still subtracts b_dec.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from saelab.config import UsageError
@@ -29,30 +33,59 @@ def read_sparsify(path: Path) -> ForeignSAE:
     cfg = load_json(path / CONFIG_FILE)
     _refuse_other_kinds(cfg)
     weights = load_safetensors(path / WEIGHTS_FILE)
-    # A transcoder is named after the module whose input and output it stands between.
-    transcoder, skip = (cfg.flag(name, default=False) for name in ("transcode", "skip_connection"))
+    kind = _kind(cfg)
     weights.check_names(
-        {"encoder.weight", "encoder.bias", "W_dec", "b_dec", *(["W_skip"] if skip else [])}
+        {"encoder.weight", "encoder.bias", "W_dec", "b_dec", *(["W_skip"] if kind.skip else [])}
     )
     k = cfg.integer("k")
     if k is None:
         raise UsageError(f"{cfg.path} has no k, which a top-k SAE needs.")
+    W_enc, b_dec = weights.matrix("encoder.weight").T.contiguous(), weights.vector("b_dec")
+    b_enc = weights.vector("encoder.bias", W_enc.shape[1])
+    if kind.transcoder and kind.subtracts:
+        if len(b_dec) != len(W_enc):
+            raise UsageError(
+                f"{weights.path}: b_dec has {len(b_dec)} entries, but the encoder, which subtracts "
+                f"it, reads {len(W_enc)}."
+            )
+        b_enc = b_enc - b_dec @ W_enc
     sae = ForeignSAE(
-        W_enc=weights.matrix("encoder.weight").T.contiguous(),
+        W_enc=W_enc,
         W_dec=weights.matrix("W_dec"),
-        b_enc=weights.vector("encoder.bias"),
-        b_dec=weights.vector("b_dec"),
+        b_enc=b_enc,
+        b_dec=b_dec,
         k=k,
         signed=cfg.flag("signed", default=False),
-        subtract_b_dec=not transcoder,
-        transcoder=transcoder,
-        W_skip=weights.matrix("W_skip").T.contiguous() if skip else None,
-        hook=None if transcoder else _hook(path),
+        subtract_b_dec=not kind.transcoder,
+        transcoder=kind.transcoder,
+        W_skip=weights.matrix("W_skip").T.contiguous() if kind.skip else None,
+        # A transcoder is named after the module whose input and output it stands between.
+        hook=None if kind.transcoder else _hook(path),
         model=_model(path),
         source="sparsify topk",
     )
     _check_widths(cfg, sae)
     return sae
+
+
+@dataclass(frozen=True)
+class _Kind:
+    transcoder: bool
+    skip: bool
+    subtracts: bool
+    """Whether the encoder reads x - b_dec."""
+
+
+def _kind(cfg: Record) -> _Kind:
+    skip = cfg.flag("skip_connection", default=False)
+    transcoder = cfg.flag("transcode", default=skip)
+    if skip and not transcoder:
+        raise UsageError(
+            f"{cfg.path}: an SAE with a skip connection would copy what it reads; only a "
+            "transcoder ('transcode': true) has one."
+        )
+    # The key came together with encoders that read x as it is.
+    return _Kind(transcoder, skip, subtracts=cfg.values.get("transcode") is not True)
 
 
 def _refuse_other_kinds(cfg: Record) -> None:

@@ -6,12 +6,14 @@ import torch
 from sae.interop.cases import (
     D_IN,
     D_SAE,
+    PLAIN,
     ROWS,
     Payload,
     above,
     assert_means,
     doubles,
     first,
+    pick,
     pre_activations,
     reconstruction,
     refusal,
@@ -218,7 +220,6 @@ def test_no_k_anywhere_is_refused(tmp_path):
 
 
 def test_missing_files_are_named(tmp_path):
-    assert "config.json does not exist" in refusal(lambda: read_dictionary_learning(tmp_path))
     directory(tmp_path, "AutoEncoder", {})
     (tmp_path / "ae.pt").unlink()
     assert "ae.pt does not exist" in refusal(lambda: read_dictionary_learning(tmp_path))
@@ -230,3 +231,43 @@ def test_a_state_dict_with_code_in_it_is_refused_and_not_run(tmp_path):
     text = refusal(lambda: read_dictionary_learning(tmp_path))
     assert "asks for posix.mkdir" in text
     assert not (tmp_path / "marker").exists()
+
+
+def alone(path, tensors):
+    """ae.pt without config.json, as the first releases were."""
+    path.mkdir()
+    torch.save(tensors, path / "ae.pt")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        ("AutoEncoder", lambda t: linear(t, bias=t["b_dec"])),
+        ("AutoEncoderNew", lambda t: linear(t, **{"decoder.bias": t["b_dec"]})),
+        ("AutoEncoderTopK", lambda t: linear(t, b_dec=t["b_dec"], k=torch.tensor(3))),
+        ("AutoEncoderTopK", lambda t: linear(t, b_dec=t["b_dec"], **buffers(3, -1.0))),
+        ("MatryoshkaBatchTopKSAE", lambda t: matryoshka(t) | buffers(3, 0.5)),
+        ("JumpReluAutoEncoder", lambda t: pick(t, *PLAIN, "threshold")),
+    ],
+)
+def test_tensors_tell_the_class_where_no_config_does(kind, stored, tmp_path):
+    tensors = stored(weights())
+    told = read_dictionary_learning(directory(tmp_path / "told", kind, tensors))
+    untold = read_dictionary_learning(alone(tmp_path / "alone", tensors))
+    assert untold.source == told.source
+    assert torch.equal(untold.reconstruct(ROWS), told.reconstruct(ROWS))
+
+
+def test_tensors_of_two_classes_are_not_guessed_at(tmp_path):
+    tensors = weights()
+    path = alone(tmp_path / "alone", linear(tensors, b_dec=tensors["b_dec"], **buffers(3, 0.5)))
+    message = refusal(lambda: read_dictionary_learning(path))
+    assert "AutoEncoderTopK or BatchTopKSAE" in message
+    assert "config.json" in message
+
+
+def test_tensors_of_no_class_are_named(tmp_path):
+    path = alone(tmp_path / "alone", {"W": torch.ones(2, 2)})
+    said = refusal(lambda: read_dictionary_learning(path))
+    assert "holds W, which no class of dictionary_learning saves" in said

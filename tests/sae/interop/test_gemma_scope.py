@@ -128,9 +128,35 @@ def test_a_file_without_thresholds_is_refused(tmp_path):
     assert "lacks threshold" in refusal(lambda: read_gemma_scope(tmp_path))
 
 
-def test_transcoders_are_refused_by_their_published_path(tmp_path):
-    path = params(tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_1", weights())
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gemma-scope-2b-pt-transcoders/layer_1",
+        "models--google--gemma-scope-2b-pt-transcoders/snapshots/0/layer_1",
+        "gemma-scope-2-270m-pt/transcoder_all/layer_5_width_16k_l0_small",
+        "gemma-scope-2-1b-pt/clt/width_262k",
+    ],
+)
+def test_transcoders_are_refused_by_their_published_path(path, tmp_path):
+    path = params(tmp_path / path, weights())
     assert "is a transcoder" in refusal(lambda: read_gemma_scope(path))
+
+
+@pytest.mark.parametrize(
+    "own", ["transcoder-vs-sae", "gemma-scope-2b-pt-transcoders", "clt", "layer_3/my_transcoders"]
+)
+def test_ones_own_folders_say_nothing_about_a_published_sae(own, tmp_path):
+    published = tmp_path / own / "gemma-scope-2b-pt-res" / "layer_20" / "width_16k"
+    sae = read_gemma_scope(params(published, weights()))
+    assert sae.hook == "blocks.20.hook_resid_post"
+
+
+def test_a_link_from_a_hub_cache_is_read_by_its_own_path(tmp_path):
+    blobs = params(tmp_path / "blobs", weights())
+    place = tmp_path / "models--google--gemma-scope-2b-pt-res" / "snapshots" / "0" / "layer_7"
+    place.mkdir(parents=True)
+    (place / "params.npz").symlink_to(blobs / "params.npz")
+    assert read_gemma_scope(place).hook == "blocks.7.hook_resid_post"
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -270,3 +270,59 @@ def test_an_existing_sae_is_not_overwritten(tmp_path):
     assert (tmp_path / "cfg.json").read_bytes() == before
     (tmp_path / "file").touch()
     assert "not a directory" in refusal(lambda: write_sae_lens(form("relu"), tmp_path / "file"))
+
+
+def metadata(hook, model="gpt2", **kwargs):
+    return {"hook_name": hook, "model_name": model, "model_from_pretrained_kwargs": kwargs}
+
+
+@pytest.mark.parametrize("subtracts", [True, False])
+@pytest.mark.parametrize("hook", ["blocks.8.hook_resid_pre", "blocks.0.hook_mlp_out"])
+def test_an_sae_of_centred_rows_centres_what_it_reads(hook, subtracts, tmp_path):
+    tensors = weights()
+    facts = metadata(hook, center_writing_weights=True)
+    path = sae_lens_directory(
+        tmp_path, pick(tensors, *PLAIN), apply_b_dec_to_input=subtracts, metadata=facts
+    )
+    x, W_enc, b_enc, b_dec = doubles(ROWS, *(tensors[n] for n in ("W_enc", "b_enc", "b_dec")))
+    centred = x - x.mean(1, keepdims=True)
+    codes = above((centred - b_dec if subtracts else centred) @ W_enc + b_enc, 0)
+    sae = read_sae_lens(path)
+    assert_means(sae, codes, reconstruction(codes, tensors))
+    assert "centred writing weights" in sae.note
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        metadata("blocks.8.hook_resid_pre", center_writing_weights=False),
+        metadata("blocks.8.attn.hook_z", center_writing_weights=True),
+        metadata("blocks.8.mlp.hook_post", center_writing_weights=True),
+        metadata("blocks.8.hook_resid_pre", "meta-llama/Llama-3.1-8B", center_writing_weights=True),
+        metadata("blocks.8.hook_resid_pre", fold_ln=True, fold_value_biases=True),
+    ],
+)
+def test_processing_that_changes_nothing_at_the_hook_leaves_the_sae_alone(facts, tmp_path):
+    tensors = weights()
+    sae = read_sae_lens(sae_lens_directory(tmp_path, pick(tensors, *PLAIN), metadata=facts))
+    assert torch.equal(sae.W_enc, tensors["W_enc"])
+    assert not sae.note
+
+
+def test_before_version_6_the_processing_stands_in_the_configuration_itself(tmp_path):
+    path = sae_lens_directory(
+        tmp_path,
+        pick(weights(), *PLAIN),
+        metadata=None,
+        hook_name="blocks.8.hook_resid_pre",
+        model_from_pretrained_kwargs={"center_writing_weights": True},
+    )
+    assert read_sae_lens(path).note
+
+
+def test_heads_whose_value_biases_were_folded_away_are_refused(tmp_path):
+    facts = metadata("blocks.8.attn.hook_z", fold_value_biases=True)
+    path = sae_lens_directory(tmp_path, pick(weights(), *PLAIN), metadata=facts)
+    assert "fold_value_biases, which changes what that hook holds" in refusal(
+        lambda: read_sae_lens(path)
+    )

@@ -5,7 +5,9 @@ import torch
 from sae.interop.cases import (
     D_IN,
     D_SAE,
+    ROWS,
     assert_means,
+    doubles,
     first,
     pre_activations,
     reconstruction,
@@ -121,7 +123,8 @@ def test_half_precision_becomes_float32(tmp_path):
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        ({"skip_connection": True}, "W_skip"),
+        ({"skip_connection": True, "transcode": True}, "W_skip"),
+        ({"skip_connection": True}, "only a transcoder ('transcode': true) has one"),
         ({"transcode": "no"}, "transcode is 'no'"),
         ({"activation": "groupmax"}, "'groupmax', but only 'topk'"),
         ({"k": None}, "has no k"),
@@ -148,6 +151,19 @@ def test_a_coder_without_its_decoder_is_refused(tmp_path):
 def test_a_skip_connection_that_the_configuration_hides_is_refused(tmp_path):
     directory(tmp_path, stored(weights()) | {"W_skip": torch.zeros(6, 6)})
     assert "holds 'W_skip'" in refusal(lambda: read_sparsify(tmp_path))
+
+
+@pytest.mark.parametrize("subtracts", [True, False], ids=["before the key", "with the key"])
+def test_a_skip_connection_makes_a_transcoder_whose_encoder_may_subtract_b_dec(subtracts, tmp_path):
+    tensors = weights()
+    W_skip = torch.randn(D_IN, D_IN, generator=torch.Generator().manual_seed(3))
+    told = {"transcode": None} if subtracts else {"transcode": True}
+    path = directory(tmp_path, stored(tensors) | {"W_skip": W_skip}, skip_connection=True, **told)
+    codes = first(pre_activations(tensors, centred=subtracts), 3)
+    (rows, skip) = doubles(ROWS, W_skip)
+    sae = read_sparsify(path)
+    assert sae.transcoder
+    assert_means(sae, codes, reconstruction(codes, tensors) + rows @ skip.T)
 
 
 def test_missing_files_are_named(tmp_path):
