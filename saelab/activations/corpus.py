@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -69,8 +70,8 @@ class Corpus(Protocol):
         ...
 
     @property
-    def n_contexts(self) -> int | None:
-        """How many contexts there are; None: as many as one asks for."""
+    def endless(self) -> bool:
+        """Whether there are as many contexts as one asks for."""
         ...
 
     def available(self, n: int) -> int:
@@ -115,9 +116,9 @@ class GrammarCorpus:
         return self._context_length
 
     @property
-    def n_contexts(self) -> None:
-        """Unlimited."""
-        return
+    def endless(self) -> bool:
+        """It is."""
+        return True
 
     def available(self, n: int) -> int:
         """All of them."""
@@ -208,13 +209,19 @@ def recorded_corpus(
     reading, cutter = Reading(lm, length, annotator), Cutter(lm.tokenizer)
 
     @cache
-    def opened() -> Source:
+    def opened_once() -> Source:
         if source.startswith("hf:"):
             return StreamSource(partial(hub_documents, source, field))
         found = _files(source, field, cutter, _integer(facts.get("seed")) or 0, reading)
         if found.facts["text_xxh3"] != facts.get("text_xxh3"):
             raise UsageError(_changed(source))
         return found
+
+    lock = Lock()
+
+    def opened() -> Source:
+        with lock:
+            return opened_once()
 
     make = partial(_shard, opened, reading, cutter)
     place = None if kept is None else kept / KEPT

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -60,6 +60,7 @@ class ShardOfDocuments(NamedTuple):
     share: float
 
 
+@runtime_checkable
 class Source(Protocol):
     """Documents in shards. Reading a shard twice gives the same."""
 

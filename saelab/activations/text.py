@@ -128,6 +128,11 @@ class TextCorpus:
         return self._reading.length
 
     @property
+    def endless(self) -> bool:
+        """A text is not, as far as it may be read."""
+        return False
+
+    @property
     def n_contexts(self) -> int:
         """Contexts of this split. The whole text is tokenised for it: see `available`."""
         return self.available(sys.maxsize)
@@ -201,7 +206,7 @@ class TextCorpus:
             held_out = np.arange(first + 1, first + 1 + len(shard)) % HOLD_OUT_ONE_IN == 0
             counts = ~np.isin(shard.ids, self._special)
             self._trained += int(counts[~np.repeat(held_out, shard.length)].sum())
-            if self._trained >= self._max_tokens:
+            if self._trained >= self._max_tokens and self._ends[-1] >= HOLD_OUT_ONE_IN:
                 self._share = 1.0
 
     def _of_split(self, windows: int) -> int:
