@@ -1,21 +1,23 @@
 """Text as contexts of token ids: any source, random access, with a part held out for evaluation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
 from saelab.activations.annotate import Annotator
 from saelab.activations.cutting import Cutter
-from saelab.activations.documents import TEXT_FIELD
+from saelab.activations.documents import TEXT_FIELD, Document
 from saelab.activations.format import UNTIL, JsonObject
 from saelab.activations.grammar_corpus import GrammarCorpus, grammar_corpus
 from saelab.activations.labelled import Labelled, annotator_for
 from saelab.activations.open_text import OpenedText, open_text
 from saelab.activations.sources import (
+    BLOCK_BYTES,
     Source,
     StreamSource,
     hub_documents,
@@ -37,6 +39,8 @@ __all__ = [
     "recorded_corpus",
 ]
 
+BLOCK_CONTEXTS = 128
+"""Bytes of a block for each position of a context: some 30 contexts, of which one is short."""
 KEPT = "text"
 """The directory of a store in which the tokens of its text are kept, held-out ones included."""
 
@@ -71,8 +75,8 @@ class Corpus(Protocol):
         ...
 
     @property
-    def n_contexts(self) -> int | None:
-        """How many contexts there are; None: as many as one asks for."""
+    def endless(self) -> bool:
+        """Whether there are as many contexts as one asks for."""
         ...
 
     def available(self, n: int) -> int:
@@ -124,7 +128,7 @@ def load_corpus(  # noqa: PLR0913 - each is an option of the command line
     facts: JsonObject = {"source": source}
     if text_field != TEXT_FIELD:
         facts["text_field"] = text_field
-    opened, cutter = open_text(source, seed, length), Cutter(lm.tokenizer)
+    opened, cutter = open_text(source, seed, _block(length)), Cutter(lm.tokenizer)
     facts |= opened.facts
     if opened.endless:
         facts["max_tokens"] = max_tokens
@@ -151,7 +155,6 @@ def recorded_corpus(
     context_length: int,
     *,
     kept: Path | None = None,
-    annotator: Annotator | None = None,
 ) -> Corpus:
     """The corpus whose `facts` a store or a run recorded.
 
@@ -169,20 +172,30 @@ def recorded_corpus(
         return _in_order(facts, lm, split, length)
     known = {name: value for name, value in facts.items() if name not in ("split", UNTIL)}
     field, cutter = str(facts.get("text_field", TEXT_FIELD)), Cutter(lm.tokenizer)
+    lock = Lock()
 
     @cache
     def opened() -> OpenedText:
-        found = open_text(source, _integer(facts.get("seed")) or 0, length)
+        found = open_text(source, _integer(facts.get("seed")) or 0, _block(length))
         if found.facts.get("text_xxh3") != facts.get("text_xxh3"):
             raise UsageError(_changed(source))
         return found
 
-    told = facts.get("annotator")
-    if annotator is None and isinstance(told, dict):
-        annotator = Labelled.recorded(
-            told, lambda: opened().documents(), lm.tokenizer, field, changed=_changed(source)
-        )
-    shards = cache(lambda: opened().shards(field, cutter, annotator))
+    def documents() -> Iterator[Document]:
+        with lock:
+            return opened().documents()
+
+    told, changed = facts.get("annotator"), _changed(source)
+    annotator = Labelled.recorded(told, documents, lm.tokenizer, field, changed=changed)
+
+    @cache
+    def shards_once() -> Source:
+        return opened().shards(field, cutter, annotator)
+
+    def shards() -> Source:
+        with lock:
+            return shards_once()
+
     reading = Reading(lm, length, annotator)
     make = partial(_shard, shards, reading, cutter)
     place = None if kept is None else kept / KEPT
@@ -197,6 +210,10 @@ def _length(info: ModelInfo, asked: int | None) -> int:
             f"{info.n_ctx} tokens."
         )
     return length
+
+
+def _block(length: int) -> int:
+    return max(BLOCK_BYTES, BLOCK_CONTEXTS * length)
 
 
 def _shard(

@@ -51,9 +51,9 @@ class GrammarCorpus:
         return self._context_length
 
     @property
-    def n_contexts(self) -> None:
-        """Unlimited."""
-        return
+    def endless(self) -> bool:
+        """It is."""
+        return True
 
     def available(self, n: int) -> int:
         """All of them."""

@@ -215,7 +215,7 @@ def _counted(
     A text of which more is asked for than is quickly counted, and which seems to have it, is
     counted while it is recorded.
     """
-    if not isinstance(corpus, TextCorpus) and corpus.n_contexts is None:
+    if corpus.endless:
         rows = int(row_mask(lm, corpus.read(0, 1).tokens).sum())
         return -(-n_tokens // rows), {}
     packing = Packing(lm, corpus, n_tokens, packed=packed)

@@ -95,18 +95,20 @@ class Labelled:
     @classmethod
     def recorded(
         cls,
-        facts: Mapping[str, JsonValue],
+        facts: JsonValue,
         documents: Callable[[], Iterator[Document]],
         tokenizer: Tokenizer,
         text_field: str,
         *,
         changed: str,
-    ) -> "Labelled":
-        """The annotator that has these `facts`.
+    ) -> "Labelled | None":
+        """The annotator that has these `facts`; None if they are none.
 
         Documents are read again when one of them is asked for; `changed` is then said if their
         labels are no longer what they were.
         """
+        if not isinstance(facts, dict):
+            return None
         labels, roles, names = (_texts(facts.get(key)) for key in ("labels", "roles", "names"))
         reader = RowReader(tokenizer, labels, roles, text_field)
         found = cls(reader, documents, stream=facts.get("stream") is True)
@@ -119,7 +121,7 @@ class Labelled:
         def check() -> None:
             again = cls(reader, documents, stream=found._stream)
             again.scan()
-            if again.facts != dict(facts):
+            if again.facts != facts:
                 raise UsageError(changed)
 
         found._recorded = check

@@ -9,16 +9,12 @@ from saelab.activations.cutting import Cutter
 from saelab.activations.documents import Document
 from saelab.activations.format import JsonObject
 from saelab.activations.sources import (
-    BLOCK_BYTES,
     FileSource,
     Source,
     StreamSource,
     hub_documents,
     hub_parts,
 )
-
-BLOCK_CONTEXTS = 128
-"""Bytes of a block for each position of a context: some 30 contexts, of which one is short."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +40,13 @@ class OpenedText:
         return self.read_as(annotator.text_field, None)
 
 
-def open_text(source: str, seed: int, length: int) -> OpenedText:
+def open_text(source: str, seed: int, block: int) -> OpenedText:
     """The source of that name, in an order that the seed decides; nothing is tokenised.
 
     Raises:
         UsageError: it is missing, unreadable or no text.
     """
     if not source.startswith("hf:"):
-        block = max(BLOCK_BYTES, BLOCK_CONTEXTS * length)
         files = FileSource(source, None, None, seed=seed, block=block)
         return OpenedText(files.facts, files.documents, files.read_as, endless=False)
     hub_parts(source)

@@ -1,5 +1,6 @@
 """A text's shards: made by threads while others are read, kept in files, shared by processes."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from saelab.activations.ranks import Ranks
-from saelab.activations.windows import Shard, read_shard, write_shard
+from saelab.activations.windows import Shard, belongs, read_shard, write_shard
 from saelab.files import temporary_directory
 
 WORKERS = 2
@@ -19,17 +20,22 @@ AHEAD = 6
 PATIENCE = 20.0
 """Seconds after which another process's shard is made here: that process may have died."""
 POLL = 0.02
+FIRST = "000000.tokens"
 
 
 class Shards:
-    """Random access to the shards that `make` makes; each is made once, and read from its file."""
+    """Random access to the shards that `make` makes; each is made once, and read from its file.
+
+    `kept` is a directory that holds some already, if they are of this key; else it is not used.
+    """
 
     def __init__(
         self, make: Callable[[int], Shard | None], key: str, kept: Path | None = None
     ) -> None:
         self._make, self._key = make, key
         self._temporary: Path | None = None
-        self._kept, self._ranks = kept, Ranks()
+        self._kept = kept if kept is not None and belongs(kept / FIRST, key) else None
+        self._ranks = Ranks()
         self._patience = PATIENCE
         self._ahead = 0
         self._pool: ThreadPoolExecutor | None = None
@@ -100,11 +106,14 @@ class Shards:
         return shard
 
     def _path(self, number: int) -> Path:
-        if self._kept is None and self._temporary is None:
-            self._temporary = temporary_directory(self, "saelab-tokens-")
-        directory = self._kept or self._temporary
-        assert directory is not None
-        return directory / f"{number:06d}.tokens"
+        name = f"{number:06d}.tokens"
+        if self._kept is not None:
+            path = self._kept / name
+            # Somebody else's store may be read, and not written to.
+            if path.exists() or os.access(self._kept, os.W_OK):
+                return path
+        self._temporary = self._temporary or temporary_directory(self, "saelab-tokens-")
+        return self._temporary / name
 
     def _wait_for(self, path: Path) -> None:
         """Wait for another process; but not twice for one that seems to have died."""

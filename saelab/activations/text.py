@@ -142,6 +142,11 @@ class TextCorpus:
         return self._reading.length
 
     @property
+    def endless(self) -> bool:
+        """A text is not, as far as it may be read."""
+        return False
+
+    @property
     def n_contexts(self) -> int:
         """Contexts of this split. The whole text is tokenised for it: see `available`."""
         return self.available(sys.maxsize)
@@ -223,7 +228,7 @@ class TextCorpus:
             counts = ~np.isin(shard.ids, self._special)
             counts &= shard.columns.get(ROW, True)
             self._trained += int(counts[~np.repeat(held_out, shard.length)].sum())
-            if self._trained >= self._max_tokens:
+            if self._trained >= self._max_tokens and self._ends[-1] >= HOLD_OUT_ONE_IN:
                 self._share = 1.0
 
     def _of_split(self, windows: int) -> int:

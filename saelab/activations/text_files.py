@@ -5,8 +5,8 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, BinaryIO, cast
 
 import numpy as np
 import xxhash
@@ -102,31 +102,34 @@ def scan(path: Path, spool: Path, block: int) -> TextFile:
     Raises:
         UsageError: it cannot be read or is not text, with the line.
     """
-    packed = path.name.lower().endswith(".gz")
-    with _opened(path, packed) as file:
+    with _opened(path) as file:
         head = _guarded(path, file, 4)
     encoding = next((name for mark, name in MARKS if head.startswith(mark)), None)
     plain = path
-    if packed or encoding:
+    if encoding or _packed(path):
         plain = spool / f"{len(list(spool.iterdir()))}.txt"
-        with _opened(path, packed) as file, plain.open("wb") as out:
+        with _opened(path) as file, plain.open("wb") as out:
             out.writelines(_utf8(path, file, encoding))
     rows = kind_of(path) in (*ROWS, ".json")
     return _checked(path, plain, block if rows else None)
 
 
-def _opened(path: Path, packed: bool) -> IO[bytes]:  # noqa: FBT001
-    return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+def _opened(path: Path) -> BufferedIOBase:
+    return gzip.open(path) if _packed(path) else path.open("rb")
 
 
-def _guarded(path: Path, file: IO[bytes] | BinaryIO, n: int) -> bytes:
+def _packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _guarded(path: Path, file: BufferedIOBase, n: int) -> bytes:
     try:
         return file.read(n)
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from None
 
 
-def _utf8(path: Path, file: IO[bytes], encoding: str | None) -> Iterator[bytes]:
+def _utf8(path: Path, file: BufferedIOBase, encoding: str | None) -> Iterator[bytes]:
     """The content as UTF-8; without an encoding as it is."""
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
     lines = 1
@@ -183,9 +186,10 @@ def _check_text(
     try:
         decoder.decode(chunk, final=final)
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        at = max(0, error.start - (len(error.object) - len(chunk)))
-        problem = f"byte 0x{byte:02x} is not UTF-8 ({error.reason}); save the file as UTF-8"
+        wrong = max(0, error.start - (len(error.object) - len(chunk)))
+        if not 0 <= at < wrong:
+            byte, at = error.object[error.start], wrong
+            problem = f"byte 0x{byte:02x} is not UTF-8 ({error.reason}); save the file as UTF-8"
     if at >= 0:
         lines += chunk.count(b"\n", 0, at)
         raise UsageError(f"{path}, line {lines}: {problem}.")

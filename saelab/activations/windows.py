@@ -24,7 +24,7 @@ PADDING = -1
 """Stands behind the end of a sequence; never a token, never a row."""
 PIECE_CHARACTERS = 2**14
 """A longer document is tokenised in pieces, side by side."""
-MAX_SHARD_BYTES = 2**33
+MAX_SHARD_BYTES, MAX_HEAD_BYTES = 2**33, 2**24
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,17 @@ def write_shard(path: Path, shard: Shard, key: str) -> None:
     }
     data = json.dumps(head).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
     atomic_write(path, data + xxhash.xxh3_128_digest(data))
+
+
+def belongs(path: Path, key: str) -> bool:
+    """Whether a shard was written there under this key; damage is found by reading it."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            return json.loads(file.readline(MAX_HEAD_BYTES))["key"] == key
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
 
 
 def read_shard(path: Path, key: str) -> Shard:

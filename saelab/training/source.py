@@ -114,7 +114,7 @@ class Source:
     def held_back(self) -> bool:
         """Whether the rows of `calibration_rows` are kept from training."""
         if self.config.live:
-            return self._text.n_contexts is None
+            return self._text.endless
         return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
     def stream(self) -> Stream:
@@ -186,7 +186,7 @@ class Source:
     def _live_stream(self) -> LiveBatches:
         """The running model's activations; an endless text goes on where the store's ends."""
         corpus, config = self._text, self.config
-        first = self.store.manifest.n_contexts if corpus.n_contexts is None else 0
+        first = self.store.manifest.n_contexts if corpus.endless else 0
         return LiveBatches(
             self.model(),
             corpus,

@@ -63,7 +63,7 @@ def test_every_token_has_the_labels_of_its_characters(random_lm, labelled, split
     corpus = load_corpus(source, random_lm, context_length=8, split=split)
     names = np.array(corpus.label_names)
     assert set(names) == {"kind=0", "kind=1", "kind=2", "odd", "x"}
-    contexts = corpus.read(0, corpus.n_contexts)
+    contexts = corpus.read(0, corpus.available(10**6))
     assert contexts.labels is not None
     expected = [truth(row, random_lm) for row in rows]
     windows = {
@@ -124,7 +124,7 @@ def test_contexts_of_a_document_are_grouped_and_long_ones_in_stretches(random_lm
     corpus = load_corpus(
         write(tmp_path / "t.jsonl", rows), random_lm, context_length=8, split="all"
     )
-    contexts = corpus.read(0, corpus.n_contexts)
+    contexts = corpus.read(0, corpus.available(10**6))
     assert contexts.group is not None
     for number, row in enumerate(rows):
         group = contexts.group[contexts.document == number]
@@ -219,7 +219,7 @@ def test_a_run_on_one_role_is_evaluated_on_that_role(chat_lm, conversations, tmp
     store = harvest(chat_lm, [HOOK], corpus, out=tmp_path / "store", options=options)
     run = train(small_config(store, n_tokens=400), out=tmp_path / "run")
     held = load_corpus(source, chat_lm, context_length=24, roles=["dog"], split="held-out")
-    contexts = held.read(0, held.n_contexts)
+    contexts = held.read(0, held.available(10**6))
     counted = int(row_mask(chat_lm, contexts.tokens, contexts.columns).sum())
     result = evaluate(run, chat_lm, n_tokens=10_000)
     assert result.reconstruction["n_tokens"] == counted < row_mask(chat_lm, contexts.tokens).sum()

@@ -147,6 +147,6 @@ def test_a_store_is_not_taken_for_one_with_other_labels(tmp_path):
     x, truth = np.arange(40.0).reshape(20, 2), np.arange(20) % 3 == 0
     write_arrays(tmp_path / "s", {"x": x}, labels={"a": truth}, rows_per_unit=8)
     write_arrays(tmp_path / "s", {"x": x}, labels={"a": truth}, rows_per_unit=8)
+    changed = truth ^ (np.arange(20) == 9)
     with pytest.raises(UsageError, match="holds other labels already, from row 8 on"):
-        changed = truth ^ (np.arange(20) == 9)
         write_arrays(tmp_path / "s", {"x": x}, labels={"a": changed}, rows_per_unit=8)

@@ -184,10 +184,9 @@ class Rest:
         return self.corpus.context_length
 
     @property
-    def n_contexts(self) -> int | None:
-        """How many are left."""
-        total = self.corpus.n_contexts
-        return None if total is None else total - self.first
+    def endless(self) -> bool:
+        """Whether the corpus is."""
+        return self.corpus.endless
 
     def available(self, n: int) -> int:
         """How many of the first `n` that are left there are."""
