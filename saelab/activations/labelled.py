@@ -95,7 +95,7 @@ class Labelled:
     @classmethod
     def recorded(
         cls,
-        facts: JsonValue,
+        facts: object,
         documents: Callable[[], Iterator[Document]],
         tokenizer: Tokenizer,
         text_field: str,
@@ -277,5 +277,5 @@ def _cleaned(mark: Mark, raw: str) -> Mark:
     return Mark(mark.value, len(clean(raw[: mark.start])), len(clean(raw[: mark.stop])))
 
 
-def _texts(value: JsonValue) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else ()
