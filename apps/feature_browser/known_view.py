@@ -61,9 +61,8 @@ def _texts(texts: list[str], chosen: str, place: Place) -> Html:
         return EMPTY
     names = joined(
         html(
-            ' · <a href="{href}"{on}>{name}</a>',
+            " · <b>{name}</b>" if name == chosen else ' · <a href="{href}">{name}</a>',
             href=place.to(text=name).href,
-            on=Html(' aria-current="true"') if name == chosen else EMPTY,
             name=name or "held out from training",
         )
         for name in texts
