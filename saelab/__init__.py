@@ -34,6 +34,8 @@ _PUBLIC = {
     "find_runs": "saelab.training.run",
     "evaluate": "saelab.evaluation.evaluate",
     "EvaluateOptions": "saelab.evaluation.options",
+    "other_text": "saelab.evaluation.other_text",
+    "TextOptions": "saelab.evaluation.other_text",
     "collect_features": "saelab.analysis.features",
     "FeatureOptions": "saelab.analysis.features",
     "Features": "saelab.analysis.records",

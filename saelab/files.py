@@ -4,8 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
+import tempfile
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +37,13 @@ def create_file(path: Path, data: bytes) -> None:
             os.link(temporary, path)
 
     _write_then(path, lambda file: file.write(data), give_name)
+
+
+def temporary_directory(owner: object, prefix: str) -> Path:
+    """A new directory of the system's temporary files (TMPDIR) that goes when `owner` does."""
+    path = Path(tempfile.mkdtemp(prefix=prefix))
+    weakref.finalize(owner, shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def _write_then(

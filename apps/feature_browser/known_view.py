@@ -8,10 +8,10 @@ from feature_browser.canvas import show
 from feature_browser.catalogue import FOUND, RunCard
 from feature_browser.chrome import alone, message
 from feature_browser.known import plain
-from feature_browser.markup import Html, html
+from feature_browser.markup import EMPTY, Html, html, joined
 from feature_browser.numbers import percent, real
 from feature_browser.place import Place
-from feature_browser.reading import known_features
+from feature_browser.reading import known_features, texts_with_known
 from feature_browser.tables import Column, cell, link, metered, table
 from feature_browser.theme import palette
 from saelab.analysis.figures import recovery_figure
@@ -21,12 +21,14 @@ PARTLY, PRESENT = 0.5, 0.9
 
 def known_view(card: RunCard, place: Place) -> None:
     """Draw the recovery table and its picture."""
-    known = known_features(card)
+    texts = texts_with_known(card)
+    text = place.text if place.text in texts else (*texts, "")[0]
+    known = known_features(card, text)
     if not known.features:
         show(alone(_nothing(card)), "known")
         return
     ordered = sorted(known.features, key=lambda feature: -feature["f1"])
-    show(_summary(ordered, known.too_rare), "known-summary")
+    show(_summary(ordered, known.too_rare, _texts(texts, text, place)), "known-summary")
     with st.container(key="figure"):
         figure = recovery_figure(ordered, palette())
         st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="recovery")
@@ -48,12 +50,27 @@ def _nothing(card: RunCard) -> Html:
     return message(
         "No known features",
         "This run was not evaluated on a text whose features are labelled. The shipped language "
-        "model's text is; for other texts this view stays empty.",
-        command=f"saelab evaluate {card.path.as_posix()}",
+        "model's text is; a text of your own is if its rows have labels, or a second file has.",
+        command=f"saelab evaluate {card.path.as_posix()} --text TEXT.jsonl --labels LABELS.jsonl",
     )
 
 
-def _summary(features: list[dict[str, Any]], too_rare: list[str]) -> Html:
+def _texts(texts: list[str], chosen: str, place: Place) -> Html:
+    """Which text this is of, and the others; nothing if it is the run's own alone."""
+    if texts == [""]:
+        return EMPTY
+    names = joined(
+        html(
+            " · <b>{name}</b>" if name == chosen else ' · <a href="{href}">{name}</a>',
+            href=place.to(text=name).href,
+            name=name or "held out from training",
+        )
+        for name in texts
+    )
+    return html('<p class="sub">Labels of the text{names}</p>', names=names)
+
+
+def _summary(features: list[dict[str, Any]], too_rare: list[str], texts: Html) -> Html:
     have = sum(feature["f1"] >= FOUND for feature in features)
     present = sum(feature["probe_auroc"] >= PRESENT for feature in features)
     rare = f" Too rare to score: {', '.join(map(plain, too_rare))}." if too_rare else ""
@@ -61,8 +78,9 @@ def _summary(features: list[dict[str, Any]], too_rare: list[str]) -> Html:
         '<div class="page wide"><h1 class="headline">{have} of {n} known features have a latent of '
         'their own</h1><p class="sub">F1 of at least {found}, on text the latent was not chosen '
         "on. A linear probe of the same activations reaches an AUROC of {bar} or more for "
-        "{present} of them.{rare}</p></div>",
+        "{present} of them.{rare}</p>{texts}</div>",
         have=have, n=len(features), found=FOUND, bar=PRESENT, present=present, rare=rare,
+        texts=texts,
     )  # fmt: skip
 
 

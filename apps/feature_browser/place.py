@@ -70,6 +70,7 @@ class Place:
         source, head: the source token and the head that were picked there.
         trail: the latents that were followed to get there, see `attention_view`.
         beside: the run that takes the residual stream apart there.
+        text: the text on which known features were looked for; the run's own if empty.
     """
 
     view: str = "latent"
@@ -103,6 +104,7 @@ class Place:
     head: str = ""
     trail: str = ""
     beside: str = ""
+    text: str = ""
 
     @classmethod
     def of(cls, params: Mapping[str, str]) -> "Place":
@@ -139,7 +141,7 @@ class Place:
             prompt="", second="", chat="", pos="", target="", part="scores", experiment="", saved=""
         )
         here = here.to(graph="", node="", pins="", nodes=80, edges=98, example=0)
-        return here.to(source="", head="", trail="", beside="")
+        return here.to(source="", head="", trail="", beside="", text="")
 
     def params(self) -> dict[str, str]:
         """The query parameters; what has its default value is left out."""

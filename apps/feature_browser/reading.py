@@ -107,9 +107,21 @@ def open_run(card: RunCard) -> OpenRun:
     return _open(card, (stamps[0], stamps[1]), stamp(_recovery(card)))
 
 
-def known_features(card: RunCard) -> Known:
-    """What the run's evaluation says of known features; nothing where it says nothing."""
-    return _known(_recovery(card), stamp(_recovery(card)))
+def known_features(card: RunCard, text: str = "") -> Known:
+    """What the run's evaluation says of known features; nothing where it says nothing.
+
+    `text` is one of `texts_with_known`; without one it is the first of them.
+    """
+    path = _recovery(card, text)
+    return _known(path, stamp(path))
+
+
+def texts_with_known(card: RunCard) -> list[str]:
+    """The texts with labels on which the run was evaluated: its own, "", before others by name."""
+    paths = [card.path / "evaluation", *sorted(card.path.glob("evaluation/*/"))]
+    names = ["", *(path.name for path in paths[1:])]
+    there = zip(paths, names, strict=True)
+    return [name for path, name in there if (path / "recovery.json").is_file()]
 
 
 def steering_scores(card: RunCard) -> SteeringScores | None:
@@ -211,8 +223,10 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _recovery(card: RunCard) -> Path:
-    return card.path / "evaluation" / "recovery.json"
+def _recovery(card: RunCard, text: str = "") -> Path:
+    there = texts_with_known(card)
+    chosen = text if text in there else (*there, "")[0]
+    return card.path / "evaluation" / chosen / "recovery.json"
 
 
 def stamp(path: Path) -> int:

@@ -1,6 +1,6 @@
 """A store from arrays of one's own: no language model, no tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,20 @@ from torch import Tensor
 from saelab.activations.background import BackgroundWriter
 from saelab.activations.columns import NO_TOKEN, Columns
 from saelab.activations.dtypes import itemsize
-from saelab.activations.format import MAX_ROWS_PER_UNIT, Dtype, Manifest, SiteSpec, hook_path
+from saelab.activations.format import (
+    MAX_ROWS_PER_UNIT,
+    Dtype,
+    Manifest,
+    SiteSpec,
+    hook_path,
+    tokens_path,
+)
 from saelab.activations.hook_file import read_hook_header
+from saelab.activations.labels import label_columns
 from saelab.activations.order import permutation
 from saelab.activations.prepare import RowPreparer, Rows
 from saelab.activations.sealed import SealedFile
+from saelab.activations.tokens_file import read_tokens_file
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.provenance import provenance
@@ -24,11 +33,12 @@ from saelab.provenance import provenance
 UNIT_BYTES = 256 * 2**20
 
 
-def write_arrays(
+def write_arrays(  # noqa: PLR0913 - labels come with their names
     path: Path | str,
     arrays: Mapping[str, Any],
     *,
-    labels: Mapping[str, Bool[np.ndarray, " row"]] | None = None,
+    labels: Mapping[str, Any] | Any = None,  # noqa: ANN401 - whatever numpy reads
+    label_names: Sequence[str] | None = None,
     dtype: Dtype = "float32",
     rows_per_unit: int | None = None,
     seed: int = 0,
@@ -38,19 +48,22 @@ def write_arrays(
     An array may be of numpy (memory-mapped files are read a part at a time), of torch, a list of
     lists, a data frame, or what numpy makes an array of; whole numbers count as floats. All have
     the same rows. Each row counts as a context of its own with one position and no token. `labels`
-    are ground-truth features by name, true where a row has the feature. Values are stored as
-    `dtype`, float64 included. An interrupted call continues when it is made again.
+    are ground-truth features, true where a row has the feature, which `evaluate` compares latents
+    with: a column of truth values for each name, or a `[row label]` table whose columns
+    `label_names` names. Values are stored as `dtype`, float64 included. An interrupted call
+    continues when it is made again.
 
         write_arrays("activations_cache/mine", {"layer_6": x}, dtype="bfloat16")
 
     Raises:
         UsageError: an array is no table of real numbers, numbers of rows differ, a value is not
-            finite, or `path` holds another store or other values.
+            finite, a label is no truth value, or `path` holds another store or other values.
     """
     if not arrays:
         raise UsageError("There is no array to store; give at least one by its name.")
     tables = {name: _table(name, given) for name, given in arrays.items()}
-    n_rows = _common_length({**tables, **(labels or {})})
+    n_rows = _common_length(tables)
+    names, table = label_columns(labels, label_names, n_rows)
     width = sum(array.shape[1] for array in tables.values())
     fitting = max(1024, min(UNIT_BYTES // (width * itemsize(dtype)), MAX_ROWS_PER_UNIT))
     manifest = Manifest(
@@ -58,23 +71,22 @@ def write_arrays(
         sites=tuple(SiteSpec(hook=name, d_in=array.shape[1]) for name, array in tables.items()),
         dtype=dtype,
         context_length=1,
-        label_names=tuple(labels or ()),
+        label_names=names,
         corpus=None,
         contexts_per_unit=fitting if rows_per_unit is None else rows_per_unit,
         n_contexts=n_rows,
         seed=seed,
         provenance=provenance(),
     )
-    table = np.stack([np.asarray(column) for column in labels.values()], axis=1) if labels else None
     with StoreWriter.create(path, manifest) as writer, BackgroundWriter(writer) as background:
         missing = writer.missing_units()
         for unit in range(manifest.n_units):
             rows = manifest.unit_contexts(unit)
             given = {name: _floats(array[rows.start : rows.stop]) for name, array in tables.items()}
-            if unit not in missing:
-                _check_same(writer, unit, given)
-                continue
             columns = _columns(rows, None if table is None else table[rows.start : rows.stop])
+            if unit not in missing:
+                _check_same(writer, unit, given, columns.labels)
+                continue
             background.write_unit(unit, given, columns)
     return Path(path)
 
@@ -114,9 +126,24 @@ def _floats(rows: Tensor | np.ndarray) -> Rows:
     return np.ascontiguousarray(rows, dtype=native)
 
 
-def _check_same(writer: StoreWriter, unit: int, given: Mapping[str, Rows]) -> None:
+def _check_same(
+    writer: StoreWriter,
+    unit: int,
+    given: Mapping[str, Rows],
+    labels: Bool[np.ndarray, "row label"] | None,
+) -> None:
     """Refuse to keep a unit that is there already and has other values than are given now."""
     manifest = writer.manifest
+    if labels is not None:
+        with SealedFile(tokens_path(writer.path, unit)) as file:
+            kept = read_tokens_file(file, manifest, unit).columns.labels
+        order = permutation(len(labels), manifest.seed, unit)
+        if kept is None or not np.array_equal(labels[order], kept):
+            first = manifest.unit_contexts(unit).start
+            raise UsageError(
+                f"{writer.path} holds other labels already, from row {first} on; give another "
+                "path, or remove the store first."
+            )
     for site in manifest.sites:
         order = permutation(len(given[site.name]), manifest.seed, unit)
         asked = RowPreparer(manifest.dtype).prepare(given[site.name], order)
@@ -134,9 +161,7 @@ def _common_length(arrays: Mapping[str, Tensor | np.ndarray]) -> int:
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise UsageError(
-            f"Arrays and labels need the same number of rows, at least 1; got {listed}."
-        )
+        raise UsageError(f"Arrays need the same number of rows, at least 1; got {listed}.")
     return next(iter(lengths.values()))
 
 

@@ -14,6 +14,7 @@ from saelab.activations.format import canonical_digest
 from saelab.activations.forward import model_input
 from saelab.activations.order import Blocks, EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
+from saelab.activations.sequences import Sequences
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 
@@ -22,7 +23,7 @@ POOL_TOKENS = 2**22
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Contexts for a live model.
+    """Contexts for a live model; the sequences of a context that holds several, one by one.
 
     Attributes:
         tokens: as the model reads them (padding replaced).
@@ -108,9 +109,9 @@ class ContextBatches(Iterator[TokenBatch]):
             mask.append(group.mask[inside])
             start = end
         self._served = stop
+        table, kept = _apart(np.concatenate(tokens), np.concatenate(mask))
         return TokenBatch(
-            model_input(np.concatenate(tokens)).to(self._device),
-            torch.from_numpy(np.concatenate(mask)).to(self._device),
+            model_input(table).to(self._device), torch.from_numpy(kept).to(self._device)
         )
 
     def state_dict(self) -> dict[str, int | str]:
@@ -143,6 +144,17 @@ class ContextBatches(Iterator[TokenBatch]):
         units = [self._units[block] for block in plan.group_blocks(group)]
         tokens, mask = _read(self._store, units, plan.row_order(group))
         return _Group(start, stop, tokens, mask)
+
+
+def _apart(
+    contexts: Int[np.ndarray, "context pos"], mask: Bool[np.ndarray, "context pos"]
+) -> tuple[Int[np.ndarray, "sequence pos"], Bool[np.ndarray, "sequence pos"]]:
+    """The sequences of contexts that hold several, as long as the longest; others as they are."""
+    sequences = Sequences.of(contexts)
+    if not sequences.side_by_side:
+        return contexts, mask
+    tokens, place = sequences.padded()
+    return tokens, (place >= 0) & mask.ravel()[place]
 
 
 def _read(

@@ -1,40 +1,48 @@
 """Text as contexts of token ids: any source, random access, with a part held out for evaluation."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Bool, Int
-from numpy import ndarray
 from pydantic import JsonValue
 
-from saelab.activations.format import JsonObject
-from saelab.activations.windows import PADDING, Windows, read_windows
+from saelab.activations.annotate import Annotator
+from saelab.activations.cutting import Cutter
+from saelab.activations.documents import TEXT_FIELD, Document
+from saelab.activations.format import UNTIL, JsonObject
+from saelab.activations.grammar_corpus import GrammarCorpus, grammar_corpus
+from saelab.activations.labelled import Labelled, annotator_for
+from saelab.activations.open_text import OpenedText, open_text
+from saelab.activations.sources import (
+    BLOCK_BYTES,
+    Source,
+    StreamSource,
+    hub_documents,
+    ordered_documents,
+)
+from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Reading, Split, TextCorpus
+from saelab.activations.windows import PADDING, Shard, tokenise
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
 
-__all__ = ["PADDING", "Contexts", "Corpus", "GrammarCorpus", "TextCorpus", "load_corpus"]
+__all__ = [
+    "PADDING",
+    "Contexts",
+    "Corpus",
+    "GrammarCorpus",
+    "Split",
+    "TextCorpus",
+    "load_corpus",
+    "recorded_corpus",
+]
 
-Split = Literal["train", "held-out"]
-
-HOLD_OUT_ONE_IN = 20
-"""Of a text's contexts, every twentieth is held out: no SAE is ever trained on it."""
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """Consecutive contexts of a corpus.
-
-    Attributes:
-        tokens: token ids, `PADDING` behind the end of a short context.
-        document: which document each context comes from.
-        labels: ground-truth labels of every position, where the source has any.
-    """
-
-    tokens: Int[ndarray, "context pos"]
-    document: Int[ndarray, " context"]
-    labels: Bool[ndarray, "context pos label"] | None = None
+BLOCK_CONTEXTS = 128
+"""Bytes of a block for each position of a context: some 30 contexts, of which one is short."""
+KEPT = "text"
+"""The directory of a store in which the tokens of its text are kept, held-out ones included."""
 
 
 @runtime_checkable
@@ -57,13 +65,22 @@ class Corpus(Protocol):
         ...
 
     @property
+    def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
+        """By name, general labels as unions of special ones, where the source knows them all."""
+        ...
+
+    @property
     def context_length(self) -> int:
         """Positions per context, special tokens included."""
         ...
 
     @property
-    def n_contexts(self) -> int | None:
-        """How many contexts there are; None: as many as one asks for."""
+    def endless(self) -> bool:
+        """Whether there are as many contexts as one asks for."""
+        ...
+
+    def available(self, n: int) -> int:
+        """How many of the first `n` contexts there are; reads no further to find out."""
         ...
 
     def read(self, start: int, stop: int) -> Contexts:
@@ -71,99 +88,7 @@ class Corpus(Protocol):
         ...
 
 
-class GrammarCorpus:
-    """Documents of the shipped grammar, made as they are read, every token labelled."""
-
-    def __init__(self, split: Split, seed: int, context_length: int) -> None:
-        # The grammar's word lists are only needed by those who read it.
-        from saelab.lm.tiny.grammar import LABELS
-
-        self.split: Split = split
-        self.seed = seed
-        self._context_length = context_length
-        self._labels = {label.name: label.description for label in LABELS}
-
-    @property
-    def facts(self) -> JsonObject:
-        """Source, split and seed; they decide every document."""
-        return {"source": "tiny", "split": self.split, "seed": self.seed}
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the grammar's features."""
-        return tuple(self._labels)
-
-    @property
-    def label_descriptions(self) -> Mapping[str, str]:
-        """What each of them means."""
-        return self._labels
-
-    @property
-    def context_length(self) -> int:
-        """Positions per context."""
-        return self._context_length
-
-    @property
-    def n_contexts(self) -> None:
-        """Unlimited."""
-        return
-
-    def read(self, start: int, stop: int) -> Contexts:
-        """Documents `start` to `stop`, one per context."""
-        from saelab.lm.tiny.grammar import generate
-
-        made = generate(self.seed, start, stop, split=self.split, n_ctx=self._context_length)
-        return Contexts(made.tokens, np.arange(start, stop, dtype=np.int64), made.labels)
-
-
-class TextCorpus:
-    """Tokenised documents cut into windows, each starting with BOS where the model has one.
-
-    A document's last window is padded, so no context mixes documents.
-    """
-
-    def __init__(self, windows: Windows, facts: JsonObject, split: Split) -> None:
-        self._windows = windows
-        self._split: Split = split
-        self._facts: JsonObject = {**facts, "split": split}
-
-    @property
-    def facts(self) -> JsonObject:
-        """Source, digest of the tokens, split."""
-        return self._facts
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """None: what a text means is not known."""
-        return ()
-
-    @property
-    def label_descriptions(self) -> Mapping[str, str]:
-        """None, likewise."""
-        return {}
-
-    @property
-    def context_length(self) -> int:
-        """Positions per context."""
-        return self._windows.length
-
-    @property
-    def n_contexts(self) -> int:
-        """Contexts of this split."""
-        held_out = len(self._windows) // HOLD_OUT_ONE_IN
-        return held_out if self._split == "held-out" else len(self._windows) - held_out
-
-    def read(self, start: int, stop: int) -> Contexts:
-        """Contexts `start` to `stop`."""
-        number = np.arange(start, min(stop, self.n_contexts))
-        if self._split == "held-out":
-            number = HOLD_OUT_ONE_IN * (number + 1) - 1
-        else:
-            number += number // (HOLD_OUT_ONE_IN - 1)
-        return Contexts(*self._windows.read(number))
-
-
-def load_corpus(
+def load_corpus(  # noqa: PLR0913 - each is an option of the command line
     source: str,
     lm: ActivationSource,
     *,
@@ -171,81 +96,185 @@ def load_corpus(
     context_length: int | None = None,
     seed: int = 0,
     max_tokens: int | None = None,
+    text_field: str = TEXT_FIELD,
+    labels: Sequence[str] = (),
+    roles: Sequence[str] = (),
+    annotator: Annotator | None = None,
 ) -> Corpus:
-    """The corpus that `source` names, tokenised for `lm`.
+    """The corpus that `source` names, tokenised for `lm` as it is read.
 
     Args:
-        source: `tiny` (the shipped grammar), a text file, a JSONL file with a `text` field, a
-            directory of such files, or `hf:name[:split]` (streamed with the datasets package).
+        source: `tiny` (the shipped grammar), a text file, a file of JSON objects (one a line), a
+            directory of such files, `hf:name[:split]` or `hf:name:config:split` (streamed with the
+            datasets package).
         lm: whose tokenizer reads it.
-        split: `train`, or `held-out` for contexts that no harvest uses.
+        split: `train`, `held-out` for contexts that no harvest uses, or `all`.
         context_length: positions per context; default: 128, or the model's limit if lower.
-        seed: decides the grammar's documents; a text is read in its own order.
-        max_tokens: stop reading a text after this many; needed for endless streams.
+        seed: decides the grammar's documents, and the order in which files are read.
+        max_tokens: stop reading a stream after so many tokens for training.
+        text_field: which field of a JSON object, or column of a dataset, is the text.
+        labels: fields of rows that are labels, a JSONL file of labels, or `none`; default: the
+            rows' own `labels` and `spans` (see activations_cache/README.md).
+        roles: of conversations, whose tokens get rows; default: all.
+        annotator: what makes texts of documents, and knows something of their tokens; default: what
+            reads labels and messages, if there are any.
 
     Raises:
-        UsageError: the source is missing, empty, or does not fit the model.
+        UsageError: the source is missing, empty, no text, or does not fit the model.
     """
-    length = min(128, lm.info.n_ctx) if context_length is None else context_length
-    if not 2 <= length <= lm.info.n_ctx:
-        raise UsageError(
-            f"A context length of {length} does not fit {lm.info.name}, which reads 2 to "
-            f"{lm.info.n_ctx} tokens."
-        )
+    length = _length(lm.info, context_length)
     if source == "tiny":
-        return _grammar(lm.info, split, seed, length)
-    # Of what is read, one context in twenty is held out.
-    wanted = (
-        None if max_tokens is None else -(-max_tokens * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
-    )
-    windows = read_windows(source, lm, length, wanted)
-    if not len(windows):
-        raise UsageError(f"{source} holds no text.")
-    facts: JsonObject = {
-        "source": source,
-        "tokens_sha256": windows.digest,
-        "max_tokens": max_tokens,
-    }
-    if len(windows) < HOLD_OUT_ONE_IN:
-        raise UsageError(
-            f"{source} has {len(windows)} contexts of {length} tokens, too few to hold any "
-            f"out; give at least {HOLD_OUT_ONE_IN}, or shorten --context-length."
+        return grammar_corpus(lm.info, split, seed, length)
+    facts: JsonObject = {"source": source}
+    if text_field != TEXT_FIELD:
+        facts["text_field"] = text_field
+    opened, cutter = open_text(source, seed, _block(length)), Cutter(lm.tokenizer)
+    facts |= opened.facts
+    if opened.endless:
+        facts["max_tokens"] = max_tokens
+    if annotator is None:
+        annotator = annotator_for(
+            opened.documents,
+            lm.tokenizer,
+            labels=labels,
+            roles=roles,
+            text_field=text_field,
+            stream=opened.endless,
         )
-    return TextCorpus(windows, facts, split)
+    if annotator is not None:
+        facts["annotator"] = annotator.facts
+    shards, reading = opened.shards(text_field, cutter, annotator), Reading(lm, length, annotator)
+    make = partial(_shard, lambda: shards, reading, cutter)
+    return _checked(TextCorpus(reading, make, facts, split), source)
 
 
 def recorded_corpus(
-    facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, context_length: int
+    facts: Mapping[str, JsonValue],
+    lm: ActivationSource,
+    split: Split,
+    context_length: int,
+    *,
+    kept: Path | None = None,
 ) -> Corpus:
     """The corpus whose `facts` a store or a run recorded.
+
+    `kept` is the store's directory: what is kept there of the text's tokens is not read again. The
+    text itself is then opened only for what goes beyond.
 
     Raises:
         UsageError: the text is gone, or has changed since.
     """
-    corpus = load_corpus(
-        str(facts["source"]),
-        lm,
-        split=split,
-        context_length=context_length,
-        seed=_integer(facts.get("seed")) or 0,
-        max_tokens=_integer(facts.get("max_tokens")),
-    )
-    if corpus.facts.get("tokens_sha256") != facts.get("tokens_sha256"):
+    source = str(facts["source"])
+    length = _length(lm.info, context_length)
+    if source == "tiny":
+        return grammar_corpus(lm.info, split, _integer(facts.get("seed")) or 0, length)
+    if "order" not in facts:
+        return _in_order(facts, lm, split, length)
+    known = {name: value for name, value in facts.items() if name not in ("split", UNTIL)}
+    field, cutter = str(facts.get("text_field", TEXT_FIELD)), Cutter(lm.tokenizer)
+    lock = Lock()
+
+    @cache
+    def opened() -> OpenedText:
+        found = open_text(source, _integer(facts.get("seed")) or 0, _block(length))
+        if found.facts.get("text_xxh3") != facts.get("text_xxh3"):
+            raise UsageError(_changed(source))
+        return found
+
+    def documents() -> Iterator[Document]:
+        with lock:
+            return opened().documents()
+
+    told, changed = facts.get("annotator"), _changed(source)
+    annotator = Labelled.recorded(told, documents, lm.tokenizer, field, changed=changed)
+
+    @cache
+    def shards_once() -> Source:
+        return opened().shards(field, cutter, annotator)
+
+    def shards() -> Source:
+        with lock:
+            return shards_once()
+
+    reading = Reading(lm, length, annotator)
+    make = partial(_shard, shards, reading, cutter)
+    place = None if kept is None else kept / KEPT
+    return _checked(TextCorpus(reading, make, known, split, kept=place), source)
+
+
+def _length(info: ModelInfo, asked: int | None) -> int:
+    length = min(128, info.n_ctx) if asked is None else asked
+    if not 2 <= length <= info.n_ctx:
         raise UsageError(
-            f"{facts['source']} has changed since it was harvested; what was held out then is no "
-            "longer known. Restore the text, or harvest and train again."
+            f"A context length of {length} does not fit {info.name}, which reads 2 to "
+            f"{info.n_ctx} tokens."
+        )
+    return length
+
+
+def _block(length: int) -> int:
+    return max(BLOCK_BYTES, BLOCK_CONTEXTS * length)
+
+
+def _shard(
+    source: Callable[[], Source], reading: Reading, cutter: Cutter, number: int
+) -> Shard | None:
+    """A shard of the source as windows, whose BOS is not counted."""
+    found = source().shard(number)
+    if found is None:
+        return None
+    lm, annotator = reading.lm, reading.annotator
+    shard = tokenise(found.documents, lm.tokenizer, reading.room, cutter, annotator)
+    return replace(shard, share=found.share)
+
+
+def _in_order(
+    facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, length: int
+) -> Corpus:
+    """A text that was read in the order of its names and lines, and known by its tokens' digest."""
+    source, most = str(facts["source"]), _integer(facts.get("max_tokens"))
+    documents = (
+        partial(hub_documents, source, TEXT_FIELD, as_they_are=True)
+        if source.startswith("hf:")
+        else partial(ordered_documents, source)
+    )
+    opened, reading, cutter = StreamSource(documents), Reading(lm, length), Cutter(lm.tokenizer)
+    # The last document was the one that reached this number, in both splits together.
+    left = None if most is None else -(-most * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
+
+    def make(number: int) -> Shard | None:
+        nonlocal left
+        shard = _shard(lambda: opened, reading, cutter, number)
+        if shard is not None and left is not None:
+            shard = shard.up_to_document(left)
+            left -= len(shard.ids)
+        return shard
+
+    corpus = TextCorpus(reading, make, {**facts}, split)
+    if corpus.digest() != facts.get("tokens_sha256"):
+        raise UsageError(_changed(source))
+    return corpus
+
+
+def _checked(corpus: TextCorpus, source: str) -> TextCorpus:
+    """Refuse a text of which nothing can be held out."""
+    windows = corpus.windows(HOLD_OUT_ONE_IN)
+    if not windows:
+        raise UsageError(f"{source} holds no text.")
+    if windows < HOLD_OUT_ONE_IN and corpus.facts["split"] != "all":
+        raise UsageError(
+            f"{source} has {windows} contexts of {corpus.context_length} tokens, too few to hold "
+            f"any out; give at least {HOLD_OUT_ONE_IN}, or shorten --context-length."
         )
     return corpus
 
 
+def _changed(source: str) -> str:
+    return (
+        f"{source} has changed since it was harvested; what was held out then is no longer known. "
+        "Restore the text, or harvest and train again."
+    )
+
+
 def _integer(value: JsonValue) -> int | None:
     return value if isinstance(value, int) else None
-
-
-def _grammar(info: ModelInfo, split: Split, seed: int, length: int) -> GrammarCorpus:
-    if info.name != "tiny":
-        raise UsageError(
-            f"The text 'tiny' is made of the tiny model's own tokens; for {info.name} give a file, "
-            "a directory or hf:name."
-        )
-    return GrammarCorpus(split, seed, length)

@@ -1,85 +1,119 @@
-"""Documents from files: plain text, JSONL, a directory of either, or a Hugging Face dataset."""
+"""Documents from rows, files and streams: where each is from, its text, and what else its row says.
 
-import itertools
+Every reader treats text alike. Bytes are UTF-8 or, behind a byte order mark, UTF-16; anything else
+is refused with file and line. Line ends of every system become a newline. A row whose text is null
+or empty is no document; half of a surrogate pair, which JSON can spell but no text can hold,
+becomes U+FFFD.
+"""
+
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from saelab.config import UsageError
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+PLAIN = (".txt", ".md")
+ROWS = (".jsonl", ".ndjson", ".json-lines", ".jsonlines", ".jl")
+SUFFIXES = (*PLAIN, *ROWS)
+"""Each also with `.gz` behind it."""
+TEXT_FIELD = "text"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def open_documents(source: str) -> Iterator[str]:
-    """The non-empty documents of a source, in a fixed order.
+@dataclass(frozen=True)
+class Origin:
+    """Where a document is from, for messages and for counting by file.
+
+    Attributes:
+        source: a file's path, or the name of a stream.
+        line: of a file of rows, or the row of a stream, counted from 1; None: the whole file.
+    """
+
+    source: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.source if self.line is None else f"{self.source}, line {self.line}"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and what belongs to it.
+
+    Attributes:
+        text: what is tokenised; never blank, unless no field was asked for.
+        origin: where it is from.
+        fields: the other fields of its JSON object, or columns of its row.
+    """
+
+    text: str
+    origin: Origin
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def row_document(
+    row: Mapping[str, object], origin: Origin, text_field: str | None
+) -> Document | None:
+    """The document of a row; None where its text is null or blank.
+
+    Without a `text_field` the text is empty: whoever asked for it makes it of the other fields.
 
     Raises:
-        UsageError: the source does not exist, is empty or is not what its name says; raised before
-            the first document is handed out where that can be known.
+        UsageError: the row has no such field, or it is neither text nor null.
     """
-    documents = _hub(source) if source.startswith("hf:") else _files(source)
-    documents = (text for text in documents if text.strip())
-    first = next(documents, None)
-    if first is None:
-        raise UsageError(f"{source} holds no text.")
-    return itertools.chain([first], documents)
-
-
-def _files(source: str) -> Iterator[str]:
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        if not files:
-            raise UsageError(f"{path} has no files ending in {', '.join(SUFFIXES)}.")
-    elif path.is_file():
-        files = [path]
-    else:
+    if text_field is None:
+        return Document("", origin, row)
+    if text_field not in row:
+        names = ", ".join(map(repr, list(row)[:8])) or "none"
         raise UsageError(
-            f"{source} is neither a file, a directory, 'tiny' nor hf:name; check --text."
+            f"{origin}: the row has no field {text_field!r}, only {names}; name the one that holds "
+            "the text with --text-field."
         )
-    return itertools.chain.from_iterable(
-        _jsonl(file) if file.suffix == ".jsonl" else _plain(file) for file in files
-    )
-
-
-def _plain(path: Path) -> Iterator[str]:
-    try:
-        yield path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+    text = row[text_field]
+    if text is None:
+        return None
+    if not isinstance(text, str):
         raise UsageError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}."
-        ) from None
+            f"{origin}: the field {text_field!r} holds {_kind(text)}, not text; name another with "
+            "--text-field."
+        )
+    if not text.strip():
+        return None
+    others = {name: value for name, value in row.items() if name != text_field}
+    return Document(clean(text), origin, others)
 
 
-def _jsonl(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)["text"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                text = None
-            if not isinstance(text, str):
-                raise UsageError(f"{path}, line {number}: no JSON object with a string 'text'.")
-            yield text
+def json_rows(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[Origin, Any]]:
+    """The JSON object of each numbered line that is not blank.
+
+    Raises:
+        UsageError: a line is no JSON object.
+    """
+    for number, line in lines:
+        if not line.strip():
+            continue
+        origin = Origin(source, number)
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deeply")
+            raise UsageError(f"{origin}: the line is not JSON ({reason}).") from None
+        if row is None:
+            continue
+        if not isinstance(row, dict):
+            raise UsageError(f"{origin}: the line is no JSON object, but {_kind(row)}.")
+        yield origin, row
 
 
-def _hub(source: str) -> Iterator[str]:
-    _, name, *rest = source.split(":")
-    try:
-        import datasets
-    except ImportError:
-        raise UsageError(
-            "hf: sources need the datasets package: pip install 'saelab[hub]'."
-        ) from None
-    try:
-        rows: Any = datasets.load_dataset(name, split=rest[0] if rest else "train", streaming=True)
-        for row in rows:
-            yield row["text"]
-    except KeyError:
-        raise UsageError(f"{source} has no 'text' column.") from None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{source} cannot be streamed: {reason}") from error
+def clean(text: str) -> str:
+    """The text with newlines as line ends and without what no tokenizer can read."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def _kind(value: object) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "text" if isinstance(value, str) else "an object")

@@ -25,6 +25,13 @@ MAX_UNITS = 10**6
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNIT_FILE = re.compile(r"\d{6}\.h5")
 
+UNTIL = "until_tokens"
+"""In a manifest's `corpus`: the harvest ends at so many rows, and `n_contexts` is an estimate until
+its `provenance` has `text`, written at the end."""
+
+PACKED = "packed"
+"""`rows_policy["contexts"]` of a store whose contexts hold several sequences side by side."""
+
 Dtype = Literal["float32", "float16", "bfloat16"]
 JsonObject = dict[str, JsonValue]
 
@@ -134,9 +141,29 @@ class Manifest(Config):
         """The site of that name; KeyError if there is none."""
         return {site.name: site for site in self.sites}[name]
 
+    @property
+    def packed(self) -> bool:
+        """Whether a context may hold several sequences: see `Sequences`."""
+        return self.rows_policy.get("contexts") == PACKED
+
+    @property
+    def counted(self) -> bool:
+        """Whether `n_contexts` is final, and no estimate from the beginning of a long text."""
+        return UNTIL not in (self.corpus or {}) or "text" in self.provenance
+
+    def planned_in(self, root: Path) -> "Manifest":
+        """With the number of contexts that the store at `root` has, if there is one."""
+        if self.counted or not (root / "manifest.json").exists():
+            return self
+        return self.model_copy(update={"n_contexts": read_manifest(root).n_contexts})
+
     def content(self) -> dict[str, object]:
-        """Every field that decides content, as JSON values."""
-        return self.model_dump(mode="json", exclude={"provenance"})
+        """Every field that decides content, as JSON values.
+
+        Where the harvest ends at a number of rows, that number does, and `n_contexts` follows.
+        """
+        follows = {"n_contexts"} if UNTIL in (self.corpus or {}) else set[str]()
+        return self.model_dump(mode="json", exclude={"provenance", *follows})
 
     @property
     def content_digest(self) -> str:

@@ -1,23 +1,32 @@
 """The rows of a unit: forward passes (and backward passes for gradients) over its contexts."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 from torch import Tensor
 
+from saelab.activations.annotate import ROW
 from saelab.activations.columns import Columns
-from saelab.activations.corpus import PADDING, Contexts
+from saelab.activations.corpus import PADDING
 from saelab.activations.format import SiteSpec
+from saelab.activations.packing import StoredContexts
+from saelab.activations.sequences import Sequences
 from saelab.lm.protocol import ActivationSource
 
 
-def row_mask(lm: ActivationSource, tokens: Int[ndarray, "*shape"]) -> Bool[ndarray, "*shape"]:
-    """Which positions become rows: all but special tokens and padding."""
-    return ~np.isin(tokens, [PADDING, *lm.info.special_token_ids])
+def row_mask(
+    lm: ActivationSource,
+    tokens: Int[ndarray, "*shape"],
+    columns: Mapping[str, Shaped[ndarray, "*shape"]] | None = None,
+) -> Bool[ndarray, "*shape"]:
+    """Which positions become rows: all but special tokens, padding, and those that `ROW` denies."""
+    mask = ~np.isin(tokens, [PADDING, *lm.info.special_token_ids])
+    return mask & columns[ROW] if columns and ROW in columns else mask
 
 
 def model_input(tokens: Int[ndarray, "context pos"]) -> Int[Tensor, "context pos"]:
@@ -28,7 +37,7 @@ def model_input(tokens: Int[ndarray, "context pos"]) -> Int[Tensor, "context pos
 def unit_rows(
     lm: ActivationSource,
     sites: Sequence[SiteSpec],
-    contexts: Contexts,
+    contexts: StoredContexts,
     *,
     dtype: torch.dtype,
     batch_size: int,
@@ -36,26 +45,72 @@ def unit_rows(
 ) -> dict[str, Float[Tensor, "row d_in"]]:
     """The rows of these contexts at every site, in reading order, as `dtype` on the model's device.
 
-    A GPU is asked for all of them and not waited for. `advance` is called with the positions of
+    Sequences of similar length run together, as many as have the positions of `batch_size` full
+    ones. A GPU is asked for all of them and not waited for. `advance` is called with the rows of
     each batch.
     """
-    mask = row_mask(lm, contexts.tokens)
-    tokens, real = _sent(model_input(contexts.tokens), lm), contexts.tokens != PADDING
-    kept = _sent(torch.from_numpy(mask.ravel().nonzero()[0]), lm)
+    mask = row_mask(lm, contexts.tokens, contexts.columns).ravel()
+    batches = _batches(contexts.tokens, mask, batch_size)
+    tokens = _sent(_flat([batch.tokens for batch in batches]), lm)
+    own = _sent(_flat([batch.own for batch in batches]), lm)
+    rows = _sent(_flat([batch.rows for batch in batches]), lm)
     out = {
-        site.name: torch.empty(len(kept), site.d_in, dtype=dtype, device=lm.device)
+        site.name: torch.empty(int(mask.sum()), site.d_in, dtype=dtype, device=lm.device)
         for site in sites
     }
-    done = 0
-    for start in range(0, len(mask), batch_size):
-        part = slice(start, start + batch_size)
-        stop = done + int(mask[part].sum())
-        own = kept[done:stop] - start * mask.shape[1]
-        for name, values in _values(lm, tokens[part], real[part], sites).items():
-            out[name][done:stop].copy_(values.flatten(0, 1).index_select(0, own))
-        done = stop
-        advance(real[part].size)
+    read = done = 0
+    for batch in batches:
+        some = tokens[read : read + batch.tokens.size].view(batch.tokens.shape)
+        stop = done + len(batch.rows)
+        for name, values in _values(lm, some, batch.tokens != PADDING, sites).items():
+            found = values.flatten(0, 1).index_select(0, own[done:stop])
+            if batch.together:
+                first = int(batch.rows[0])
+                out[name][first : first + len(batch.rows)].copy_(found)
+            else:
+                out[name].index_copy_(0, rows[done:stop], found.to(dtype))
+        read, done = read + batch.tokens.size, stop
+        advance(len(batch.rows))
     return out
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Sequences that run together.
+
+    Attributes:
+        tokens: with `PADDING`.
+        own: which of the flattened tokens have rows.
+        rows: which rows these are.
+    """
+
+    tokens: Int[ndarray, "sequence pos"]
+    own: Int[ndarray, " row"]
+    rows: Int[ndarray, " row"]
+
+    @property
+    def together(self) -> bool:
+        """Whether the rows follow one another."""
+        rows = self.rows
+        return len(rows) > 0 and bool((np.diff(rows) == 1).all())
+
+
+def _batches(
+    contexts: Int[ndarray, "context pos"], mask: Bool[ndarray, " place"], batch_size: int
+) -> list[_Batch]:
+    sequences, row = Sequences.of(contexts), np.cumsum(mask) - 1
+    out = []
+    for chosen in sequences.batches(batch_size * contexts.shape[1]):
+        tokens, place = sequences.padded(chosen)
+        place = place.ravel()
+        own = np.flatnonzero((place >= 0) & mask[place])
+        out.append(_Batch(tokens, own, row[place[own]]))
+    return out
+
+
+def _flat(parts: Iterable[Int[ndarray, "..."]]) -> Int[Tensor, " n"]:
+    joined = np.concatenate([part.ravel() for part in parts])
+    return torch.from_numpy(np.where(joined == PADDING, 0, joined).astype(np.int64))
 
 
 def _sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*shape"]:
@@ -65,17 +120,20 @@ def _sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*
     return tensor.pin_memory().to(lm.device, non_blocking=True)
 
 
-def seconds_per_position(
-    lm: ActivationSource, sites: Sequence[SiteSpec], contexts: Contexts
+def seconds_per_token(
+    lm: ActivationSource, sites: Sequence[SiteSpec], contexts: StoredContexts
 ) -> float:
-    """What one position of these contexts takes, as one batch; a smaller one goes before."""
-    tokens, real = model_input(contexts.tokens), contexts.tokens != PADDING
-    _values(lm, tokens[:1], real[:1], sites)
+    """What one token of these contexts takes, as one batch; a smaller one goes before."""
+    sequences = Sequences.of(contexts.tokens)
+    longest = next(sequences.batches(contexts.tokens.size))
+    tokens, _ = sequences.padded(longest)
+    some, real = model_input(tokens), tokens != PADDING
+    _values(lm, some[:1], real[:1], sites)
     start = time.perf_counter()
-    _values(lm, tokens, real, sites)
+    _values(lm, some, real, sites)
     if lm.device.type == "cuda":
         torch.cuda.synchronize(lm.device)
-    return (time.perf_counter() - start) / contexts.tokens.size
+    return (time.perf_counter() - start) / int(real.sum())
 
 
 def _values(
@@ -93,17 +151,20 @@ def _values(
     return {site.name: found[site.kind][site.hook] for site in sites}
 
 
-def unit_columns(lm: ActivationSource, contexts: Contexts, first: int) -> Columns:
+def unit_columns(lm: ActivationSource, contexts: StoredContexts, first: int) -> Columns:
     """The columns of a unit whose first context has this index, in reading order."""
-    mask = row_mask(lm, contexts.tokens)
+    mask = row_mask(lm, contexts.tokens, contexts.columns)
     context, position = mask.nonzero()
     padding = int((contexts.tokens == PADDING).sum())
+    special = int((~row_mask(lm, contexts.tokens)).sum())
+    unwanted = int((~mask).sum()) - special
     return Columns(
         token=contexts.tokens[mask],
         position=position,
         context=context + first,
-        document=contexts.document[context],
+        document=contexts.document[mask],
         contexts=contexts.tokens,
         labels=None if contexts.labels is None else contexts.labels[mask],
-        excluded={"padding": padding, "special": int((~mask).sum()) - padding},
+        excluded={"padding": padding, "special": special - padding}
+        | ({"role": unwanted} if unwanted else {}),
     )

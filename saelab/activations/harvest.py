@@ -1,17 +1,19 @@
 """Harvesting: a language model and a text become an activation store."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import JsonValue
 
 from saelab.activations.background import BackgroundWriter
-from saelab.activations.corpus import Corpus
+from saelab.activations.corpus import KEPT, Corpus, TextCorpus
 from saelab.activations.dtypes import TORCH
-from saelab.activations.format import Dtype, Manifest, SiteSpec
+from saelab.activations.format import PACKED, UNTIL, Dtype, JsonObject, Manifest, SiteSpec
 from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
+from saelab.activations.packing import Packing, pays, require
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
 from saelab.activations.writer import StoreWriter
@@ -25,8 +27,9 @@ __all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_ma
 UNIT_CONTEXTS = 512
 """A block of 1024 rows then has two rows of each context on average: mixed well enough that 16
 batches of 4096 have a design effect of 1.3 (see `mixing`)."""
-COUNTED_CONTEXTS = 2**14
-"""Contexts whose tokens are counted at a time."""
+COUNTED_TOKENS = 2**21
+"""A harvest of more is planned by an estimate, if the text seems to have `ENOUGH` times as many."""
+ENOUGH, SPARE = 1.25, 1.02
 UNIT_BYTES = 2**29
 """The most that a unit takes, all sites together; a harvest holds 5 to 9 times as much."""
 
@@ -82,21 +85,18 @@ def record(
         UsageError: as for `harvest`.
     """
     ranks = ranks or Ranks()
-    with StoreWriter.create(out, manifest, ranks) as writer:
-        missing = writer.missing_units()
-        own = [unit for unit in range(manifest.n_units) if ranks.owns(unit)]
-        total, left = (
-            sum(len(manifest.unit_contexts(unit)) for unit in units) * corpus.context_length
-            for units in (own, missing)
-        )
+    packing = packing_of(lm, corpus, manifest, options)
+    with StoreWriter.create(out, manifest, ranks) as writer, _tokens_kept(corpus, out, ranks):
+        missing = set(writer.missing_units())
+        planned = sum(ranks.owns(unit) for unit in range(manifest.n_units))
+        share = options.n_tokens // ranks.world
         title = "Harvest" if ranks.world == 1 else f"Harvest, process {ranks.rank}"
         with (
-            progress(title, total, "tokens", done=total - left) as bar,
+            progress(title, share, "tokens", done=share - share * len(missing) // planned) as bar,
             BackgroundWriter(writer) as background,
         ):
-            for unit in missing:
-                span = manifest.unit_contexts(unit)
-                contexts = corpus.read(span.start, span.stop)
+            for unit, span in _own_units(packing, writer):
+                contexts = packing.read(span.start, span.stop)
                 # Not kept here: the rows' memory is free again once the writer has prepared them.
                 background.write_unit(
                     unit,
@@ -110,7 +110,56 @@ def record(
                     ),
                     unit_columns(lm, contexts, span.start),
                 )
+        _warn_of_the_end(packing, options.n_tokens)
     return ActivationStore(out)
+
+
+def _own_units(packing: Packing, writer: StoreWriter) -> Iterator[tuple[int, range]]:
+    """This process's missing units and their contexts; the plan is kept right on the way.
+
+    Until a long text is counted, nobody knows which unit is the last; each process finds out.
+    """
+    per_unit = writer.manifest.contexts_per_unit
+    unit = writer.ranks.rank
+    while True:
+        span = range(unit * per_unit, packing.available((unit + 1) * per_unit))
+        if packing.complete:
+            writer.replan(packing.n_contexts, packing.text())
+        elif span.stop > writer.manifest.n_contexts:
+            writer.replan(2 * span.stop)
+        if not len(span):
+            return
+        if not writer.has(unit):
+            yield unit, span
+        unit += writer.ranks.world
+
+
+@contextmanager
+def _tokens_kept(corpus: Corpus, out: str | Path, ranks: Ranks) -> Iterator[None]:
+    """Keep the tokens of a text in its store, and read ahead of the model."""
+    if not isinstance(corpus, TextCorpus):
+        yield
+        return
+    corpus.keep_in(Path(out) / KEPT, ranks)
+    with corpus.ahead():
+        yield
+
+
+def _warn_of_the_end(packing: Packing, n_tokens: int) -> None:
+    if packing.n_rows < n_tokens:
+        sys.stderr.write(
+            f"warning: the text ended after {packing.n_rows} of {n_tokens} tokens; the store holds "
+            "all of it.\n"
+        )
+
+
+def packing_of(
+    lm: ActivationSource, corpus: Corpus, manifest: Manifest, options: HarvestOptions
+) -> Packing:
+    """The contexts that this manifest plans."""
+    # Contexts of a text are counted again: its tokens are kept, so that takes no time.
+    known = None if isinstance(corpus, TextCorpus) else manifest.n_contexts
+    return Packing(lm, corpus, options.n_tokens, packed=manifest.packed, n_contexts=known)
 
 
 def plan(
@@ -121,25 +170,64 @@ def plan(
     Raises:
         UsageError: as for `harvest`.
     """
-    special: list[JsonValue] = [*sorted(lm.info.special_token_ids)]
     sites = _sites(lm, hooks, options)
+    if options.n_tokens <= 0:
+        raise UsageError(f"--n-tokens is {options.n_tokens}; ask for at least one token.")
     row_bytes = sum(site.d_in for site in sites) * TORCH[options.dtype].itemsize
     fitting = UNIT_BYTES // (row_bytes * corpus.context_length)
+    per_unit = max(1, min(UNIT_CONTEXTS, fitting))
+    with corpus.ahead() if isinstance(corpus, TextCorpus) else nullcontext():
+        packed = pays(corpus)
+        n_contexts, text = _counted(lm, corpus, options.n_tokens, packed=packed)
+    facts = corpus.facts
+    if text is None:
+        facts, n_contexts = (
+            {**facts, UNTIL: options.n_tokens},
+            -(-n_contexts // per_unit) * per_unit,
+        )
+    special: list[JsonValue] = [*sorted(lm.info.special_token_ids)]
+    policy: JsonObject = {"excluded_token_ids": special, "padding": "excluded"}
     return Manifest(
         model=lm.info.model_dump(mode="json"),
         sites=sites,
         dtype=options.dtype,
         context_length=corpus.context_length,
-        rows_policy={"excluded_token_ids": special, "padding": "excluded"},
+        rows_policy={**policy, "contexts": PACKED} if packed else policy,
         label_names=corpus.label_names,
-        corpus=corpus.facts,
-        contexts_per_unit=max(1, min(UNIT_CONTEXTS, fitting)),
-        n_contexts=_contexts_needed(lm, corpus, options.n_tokens),
+        corpus=facts,
+        contexts_per_unit=per_unit,
+        n_contexts=n_contexts,
         seed=options.seed,
         provenance=provenance(
-            device=str(lm.device), batch_size=options.batch_size, backend=type(lm).__name__
+            device=str(lm.device),
+            batch_size=options.batch_size,
+            backend=type(lm).__name__,
+            **({"text": text} if text else {}),
         ),
     )
+
+
+def _counted(
+    lm: ActivationSource, corpus: Corpus, n_tokens: int, *, packed: bool
+) -> tuple[int, JsonObject | None]:
+    """How many contexts reach so many rows, and what they are; or an estimate, and None.
+
+    A text of which more is asked for than is quickly counted, and which seems to have it, is
+    counted while it is recorded.
+    """
+    if corpus.endless:
+        rows = int(row_mask(lm, corpus.read(0, 1).tokens).sum())
+        return -(-n_tokens // rows), {}
+    packing = Packing(lm, corpus, n_tokens, packed=packed)
+    packing.count(COUNTED_TOKENS)
+    if not packing.complete and isinstance(corpus, TextCorpus):
+        share = corpus.share
+        if not share or packing.n_rows / share > ENOUGH * n_tokens:
+            each = packing.n_rows / packing.n_contexts
+            return int(SPARE * n_tokens / each) + 1, None
+    packing.count()
+    require(packing, n_tokens)
+    return packing.n_contexts, packing.text()
 
 
 def _sites(
@@ -157,22 +245,3 @@ def _sites(
     widths = {hook: lm.width(hook) for hook in hooks}
     kinds = ("activation", "gradient") if options.gradients else ("activation",)
     return tuple(SiteSpec(hook=h, d_in=d, kind=kind) for kind in kinds for h, d in widths.items())
-
-
-def _contexts_needed(lm: ActivationSource, corpus: Corpus, n_tokens: int) -> int:
-    if n_tokens <= 0:
-        raise UsageError(f"--n-tokens is {n_tokens}; ask for at least one token.")
-    if corpus.n_contexts is None:
-        rows = int(row_mask(lm, corpus.read(0, 1).tokens).sum())
-        return -(-n_tokens // rows)
-    found = 0
-    for start in range(0, corpus.n_contexts, COUNTED_CONTEXTS):
-        contexts = corpus.read(start, min(start + COUNTED_CONTEXTS, corpus.n_contexts))
-        reached = found + np.cumsum(row_mask(lm, contexts.tokens).sum(axis=1))
-        if reached[-1] >= n_tokens:
-            return start + int(np.searchsorted(reached, n_tokens)) + 1
-        found = int(reached[-1])
-    raise UsageError(
-        f"The text has {found} tokens for training, {n_tokens} were asked for; lower --n-tokens or "
-        "give more text."
-    )

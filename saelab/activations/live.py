@@ -1,5 +1,6 @@
 """Activations straight from the running model, served as a store serves them, and never written."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,10 +69,9 @@ class LiveBatches(Iterator[ActivationBatch]):
         options: LiveOptions | None = None,
     ) -> None:
         self._options = options = options or LiveOptions()
-        if corpus.n_contexts is not None and corpus.n_contexts <= options.first:
-            raise UsageError(
-                f"The text has {corpus.n_contexts} contexts, none from {options.first} on."
-            )
+        self._limit = None if corpus.endless else corpus.available(sys.maxsize)
+        if self._limit is not None and self._limit <= options.first:
+            raise UsageError(f"The text has {self._limit} contexts, none from {options.first} on.")
         lm.width(hook)
         self._lm, self._corpus, self._hook = lm, corpus, hook
         self.batch_size, self._seed = batch_size, seed
@@ -127,7 +127,7 @@ class LiveBatches(Iterator[ActivationBatch]):
 
     def _passes(self, pool: int) -> list[Int[np.ndarray, " context"]]:
         """The contexts of a pool, by forward pass."""
-        size, first, limit = RUN_CONTEXTS, self._options.first, self._corpus.n_contexts
+        size, first, limit = RUN_CONTEXTS, self._options.first, self._limit
         if limit is None:
             start = first + pool * self._pool_runs * size
             runs = np.arange(self._pool_runs)
@@ -146,10 +146,10 @@ class LiveBatches(Iterator[ActivationBatch]):
 
     def _forward(self, contexts: Int[np.ndarray, " context"]) -> Float[Tensor, "row d_in"]:
         cuts = np.flatnonzero(np.diff(contexts) != 1) + 1
-        tokens = np.concatenate(
-            [self._corpus.read(int(s[0]), int(s[-1]) + 1).tokens for s in np.split(contexts, cuts)]
-        )
-        mask = torch.from_numpy(row_mask(self._lm, tokens)).to(self._lm.device)
+        parts = [self._corpus.read(int(s[0]), int(s[-1]) + 1) for s in np.split(contexts, cuts)]
+        tokens = np.concatenate([part.tokens for part in parts])
+        wanted = np.concatenate([row_mask(self._lm, part.tokens, part.columns) for part in parts])
+        mask = torch.from_numpy(wanted).to(self._lm.device)
         mask[:, : self._options.first_position] = False
         rows = self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()
         limit = self._options.max_norm

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from saelab.activations.forward import model_input
 from saelab.activations.order import permutation
+from saelab.activations.sequences import Sequences
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource
@@ -70,11 +71,16 @@ def reforward(
         start = sum(store.unit_rows[: store.units.index(unit)])
         for some in np.array_split(contexts, -(-len(contexts) // FORWARD_CONTEXTS)):
             here = np.flatnonzero(np.isin(columns.context, some))
-            fresh = lm.capture(model_input(columns.contexts[some - first]), hooks)
-            place = np.searchsorted(some, columns.context[here])
+            sequences = Sequences.of(columns.contexts[some - first])
+            tokens, place = sequences.padded()
+            fresh = lm.capture(model_input(tokens), hooks)
+            ran = np.empty(sequences.contexts.size, dtype=np.int64)
+            ran[place[place >= 0]] = np.flatnonzero(place.ravel() >= 0)
+            line = np.searchsorted(some, columns.context[here])
+            at = ran[line * store.manifest.context_length + columns.position[here]]
             rows += len(here)
             for hook in hooks:
-                expected = fresh[hook][place, columns.position[here].astype(np.int64)].cpu().float()
+                expected = fresh[hook].flatten(0, 1)[torch.from_numpy(at)].cpu().float()
                 stored = store.site(hook).take(start + here)
                 size = expected.double().norm(dim=1).clamp_min(1e-30)
                 error = ((stored - expected).double().norm(dim=1) / size).max()

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from saelab.activations.checks import check_trailer
 from saelab.activations.columns import Columns
@@ -64,7 +64,7 @@ class ActivationStore:
     @property
     def complete(self) -> bool:
         """Whether all planned units are committed."""
-        return len(self.units) == self.manifest.n_units
+        return self.manifest.counted and len(self.units) == self.manifest.n_units
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -119,6 +119,24 @@ class ActivationStore:
         with SealedFile(tokens_path(self.path, unit)) as file:
             return read_tokens_file(file, self.manifest, unit).columns
 
+    def row_labels(
+        self, rows: Int[np.ndarray, " n"]
+    ) -> tuple[Integer[np.ndarray, " n"], Bool[np.ndarray, "n label"] | None]:
+        """The context and the labels of the rows at these store-order indices."""
+        first = np.cumsum([0, *self.unit_rows])
+        owner = np.searchsorted(first, rows, side="right") - 1
+        context = np.empty(len(rows), dtype=np.int64)
+        n_labels = len(self.manifest.label_names)
+        labels = np.empty((len(rows), n_labels), dtype=bool) if n_labels else None
+        for number in np.unique(owner):
+            here = np.flatnonzero(owner == number)
+            columns = self.tokens(self.units[number])
+            inside = rows[here] - first[number]
+            context[here] = columns.context[inside]
+            if labels is not None and columns.labels is not None:
+                labels[here] = columns.labels[inside]
+        return context, labels
+
     def contexts(self) -> Iterator[tuple[int, Integer[np.ndarray, "context pos"]]]:
         """For each unit, the index of its first context and its contexts' token ids."""
         for unit in self.units:
@@ -137,6 +155,9 @@ def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:
             raise DamagedStoreError(f"{directory} is missing, or is not a plain directory.")
     names = [path.name for path in (root / "tokens").iterdir()]
     units = sorted(int(name[:6]) for name in names if UNIT_FILE.fullmatch(name))
+    if not manifest.counted:
+        # The plan was an estimate when the manifest was read, and may have grown since.
+        units = [unit for unit in units if unit < manifest.n_units]
     if units and units[-1] >= manifest.n_units:
         path = tokens_path(root, units[-1])
         raise DamagedStoreError(f"{path} is outside the plan of {manifest.n_units} units.")

@@ -1,94 +1,229 @@
-"""A text as windows of token ids, in a temporary file rather than in memory."""
+"""Documents as windows of token ids: tokenised many at once, cut, and kept without padding."""
 
-import hashlib
-import mmap
-import tempfile
-from dataclasses import dataclass
-from typing import IO
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+import xxhash
+from jaxtyping import Int, Integer, Shaped
 from numpy import ndarray
 
-from saelab.activations.documents import open_documents
-from saelab.lm.protocol import ActivationSource
+from saelab.activations.annotate import Annotator
+from saelab.activations.cutting import Cutter
+from saelab.activations.documents import Document
+from saelab.activations.format import DamagedStoreError
+from saelab.activations.sources import Numbered
+from saelab.files import atomic_write
+from saelab.lm.batches import encode_batch, encode_with_offsets
+from saelab.lm.protocol import Tokenizer
 
 PADDING = -1
-"""Stands behind the end of a short context; never a token, never a row."""
-
-
-class _Numbers:
-    """A file's numbers, which stay readable when it is closed; none of them stays in memory."""
-
-    def __init__(self, file: IO[bytes], dtype: type[np.integer]) -> None:
-        file.flush()
-        # An empty file cannot be mapped.
-        empty = not file.tell()
-        self._map = None if empty else mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        self._all = np.frombuffer(b"" if self._map is None else self._map, dtype)
-
-    def read(self, at: Int[ndarray, " n"], width: int = 1) -> Int[ndarray, "n width"]:
-        """The numbers in rows `at` of so many columns."""
-        out = self._all.reshape(-1, width)[at]
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
-        return out
-
-    def __len__(self) -> int:
-        return len(self._all)
+"""Stands behind the end of a sequence; never a token, never a row."""
+PIECE_CHARACTERS = 2**14
+"""A longer document is tokenised in pieces, side by side."""
+MAX_SHARD_BYTES, MAX_HEAD_BYTES = 2**33, 2**24
 
 
 @dataclass(frozen=True)
-class Windows:
-    """All windows of a text, in files that are gone when nothing uses them any more.
+class Shard:
+    """Windows of some documents, one behind the other; special tokens in front are not stored.
 
     Attributes:
-        length: tokens of a window.
-        digest: sha256 of the tokens as int32.
+        ids: the tokens of all windows.
+        length: tokens of each window.
+        document: number of the document that each window is of.
+        file: index in `files` of each window.
+        files: where the documents are from.
+        columns: what an annotator knows, with an entry for each token.
+        share: of the source, read with this shard; 1: it is the last.
     """
 
-    length: int
-    digest: str
-    _tokens: _Numbers
-    _documents: _Numbers
+    ids: Integer[ndarray, " token"]
+    length: Integer[ndarray, " window"]
+    document: Integer[ndarray, " window"]
+    file: Integer[ndarray, " window"]
+    files: tuple[str, ...]
+    share: float = 0.0
+    columns: Mapping[str, Shaped[ndarray, "token ..."]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._documents)
+        return len(self.length)
 
-    def read(self, numbers: Int[ndarray, " n"]) -> tuple[Int[ndarray, "n pos"], Int[ndarray, " n"]]:
-        """The tokens of these windows, `PADDING` behind the end of a document; their documents."""
-        return self._tokens.read(numbers, self.length), self._documents.read(numbers)[:, 0]
+    def up_to_document(self, n_tokens: int) -> "Shard":
+        """The windows to the end of the document that reaches so many tokens, as a last shard."""
+        reached = np.cumsum(self.length)
+        if not len(self) or reached[-1] < n_tokens:
+            return self
+        last = self.document[int(np.searchsorted(reached, n_tokens))]
+        n = int(np.searchsorted(self.document, last, side="right"))
+        tokens = int(reached[n - 1])
+        return replace(
+            self,
+            ids=self.ids[:tokens],
+            length=self.length[:n],
+            document=self.document[:n],
+            file=self.file[:n],
+            columns={name: values[:tokens] for name, values in self.columns.items()},
+            share=1.0,
+        )
+
+    @cached_property
+    def _start(self) -> Int[ndarray, " window"]:
+        return np.cumsum(self.length, dtype=np.int64) - self.length
+
+    def padded(
+        self, windows: Int[ndarray, " n"], room: int, name: str | None = None
+    ) -> Shaped[ndarray, "n room ..."]:
+        """These windows' tokens, or a column of them, with `PADDING` or zeros behind the end."""
+        values = self.ids if name is None else self.columns[name]
+        real = np.arange(room) < self.length[windows][:, None]
+        out = np.full(
+            (len(windows), room, *values.shape[1:]), PADDING if name is None else 0, values.dtype
+        )
+        place = self._start[windows][:, None] + np.arange(room)
+        out[real] = values[place[real]]
+        return out
 
 
-def read_windows(source: str, lm: ActivationSource, length: int, max_tokens: int | None) -> Windows:
-    """Tokenise documents one after another and cut each into windows.
+def tokenise(
+    documents: Sequence[Numbered],
+    tokenizer: Tokenizer,
+    room: int,
+    cutter: Cutter,
+    annotator: Annotator | None = None,
+) -> Shard:
+    """The windows, of at most `room` tokens, of these documents in their order."""
+    if annotator is None:
+        texts = [each.document.text for each in documents]
+        ids, columns = _ids(texts, tokenizer, cutter), {}
+    else:
+        texts = [annotator.text(each.document) for each in documents]
+        documents = [d for d, text in zip(documents, texts, strict=True) if text.strip()]
+        texts = [text for text in texts if text.strip()]
+        ids, columns = _annotated(
+            [each.document for each in documents], texts, tokenizer, annotator
+        )
+    files = tuple(dict.fromkeys(each.document.origin.source for each in documents))
+    index = {name: i for i, name in enumerate(files)}
+    sizes = np.array([len(each) for each in ids], dtype=np.int64)
+    of, length = cut(sizes, room)
+    numbers = np.array([each.number for each in documents], dtype=np.int64)
+    sources = np.array([index[each.document.origin.source] for each in documents], dtype=np.int32)
+    joined = np.concatenate(ids) if ids else np.empty(0, dtype=np.int32)
+    return Shard(
+        joined.astype(np.int32, copy=False),
+        length,
+        numbers[of],
+        sources[of],
+        files,
+        columns=columns,
+    )
 
-    Memory holds one document at a time; the windows take four bytes a token on the disk of the
-    system's temporary files (TMPDIR). Reading stops after the document that reaches `max_tokens`.
+
+def cut(
+    sizes: Int[ndarray, " document"], room: int
+) -> tuple[Int[ndarray, " window"], Int[ndarray, " window"]]:
+    """The document and the length of every window: each is full but a document's last."""
+    n = -(-sizes // room)
+    of = np.repeat(np.arange(len(sizes)), n)
+    inside = np.arange(len(of)) - np.repeat(np.cumsum(n) - n, n)
+    return of, np.minimum(room, sizes[of] - inside * room)
+
+
+def _ids(
+    texts: Sequence[str], tokenizer: Tokenizer, cutter: Cutter
+) -> list[Integer[ndarray, " _"]]:
+    """The tokens of each text; long ones are read in pieces."""
+    pieces = [[piece for _, piece in cutter.pieces(text, PIECE_CHARACTERS)] for text in texts]
+    found = iter(encode_batch(tokenizer, [piece for parts in pieces for piece in parts]))
+    return [
+        next(found) if len(parts) == 1 else np.concatenate([next(found) for _ in parts])
+        for parts in pieces
+    ]
+
+
+def _annotated(
+    documents: Sequence[Document],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    annotator: Annotator,
+) -> tuple[list[Integer[ndarray, " _"]], dict[str, Shaped[ndarray, "token ..."]]]:
+    encoded = encode_with_offsets(tokenizer, texts)
+    found = [
+        annotator.annotate(document, text, offsets)
+        for document, text, (_, offsets) in zip(documents, texts, encoded, strict=True)
+    ]
+    columns = {
+        name: np.concatenate([each[name] for each in found]).astype(dtype, copy=False)
+        for name, dtype in annotator.columns.items()
+        if found
+    }
+    return [ids for ids, _ in encoded], columns
+
+
+def write_shard(path: Path, shard: Shard, key: str) -> None:
+    """Write a shard whole or not at all: a line of JSON, the arrays, and their 128-bit XXH3."""
+    arrays = {
+        "ids": shard.ids.astype("<i4"),
+        "length": shard.length.astype("<i4"),
+        "document": shard.document.astype("<i8"),
+        "file": shard.file.astype("<i4"),
+        **{f"column {name}": values for name, values in shard.columns.items()},
+    }
+    head = {
+        "key": key,
+        "share": shard.share,
+        "files": shard.files,
+        "arrays": {name: [a.dtype.str, list(a.shape)] for name, a in arrays.items()},
+    }
+    data = json.dumps(head).encode() + b"\n" + b"".join(a.tobytes() for a in arrays.values())
+    atomic_write(path, data + xxhash.xxh3_128_digest(data))
+
+
+def belongs(path: Path, key: str) -> bool:
+    """Whether a shard was written there under this key; damage is found by reading it."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            return json.loads(file.readline(MAX_HEAD_BYTES))["key"] == key
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+
+
+def read_shard(path: Path, key: str) -> Shard:
+    """A shard that `write_shard` wrote under this key.
+
+    Raises:
+        DamagedStoreError: the file is not what was written, or belongs to another text.
     """
-    bos = lm.info.bos_token_id
-    prefix = [] if bos is None else [bos]
-    digest, seen = hashlib.sha256(), 0
-    with tempfile.TemporaryFile() as tokens, tempfile.TemporaryFile() as documents:
-        for number, text in enumerate(open_documents(source)):
-            ids = np.asarray(lm.tokenizer.encode(text), dtype=np.int32)
-            windows = cut(ids, prefix, length)
-            data = windows.tobytes()
-            tokens.write(data)
-            digest.update(data)
-            documents.write(np.full(len(windows), number, dtype=np.int64).tobytes())
-            seen += len(ids)
-            if max_tokens is not None and seen >= max_tokens:
-                break
-        numbers = _Numbers(tokens, np.int32), _Numbers(documents, np.int64)
-        return Windows(length, digest.hexdigest(), *numbers)
-
-
-def cut(ids: Int[ndarray, " token"], prefix: list[int], length: int) -> Int[ndarray, "context pos"]:
-    """Windows of `length`: `prefix`, then tokens in order; the last is padded."""
-    room = length - len(prefix)
-    n = -(-len(ids) // room)
-    padded = np.full(n * room, PADDING, dtype=np.int32)
-    padded[: len(ids)] = ids
-    front = np.tile(np.asarray(prefix, dtype=np.int32), (n, 1))
-    return np.concatenate([front, padded.reshape(n, room)], axis=1)
+    if path.is_symlink() or path.stat().st_size > MAX_SHARD_BYTES:
+        raise DamagedStoreError(f"{path} is no plain file of tokens; delete it.")
+    raw = path.read_bytes()
+    data = raw[:-16]
+    if xxhash.xxh3_128_digest(data) != raw[-16:]:
+        raise DamagedStoreError(
+            f"{path} was altered; delete it, and it is made from the text again."
+        )
+    try:
+        line, _, rest = data.partition(b"\n")
+        head = json.loads(line)
+        arrays, at = {}, 0
+        for name, (kind, shape) in head["arrays"].items():
+            dtype = np.dtype(kind)
+            if dtype.hasobject:
+                raise ValueError("an array of objects")
+            n = int(np.prod(shape, dtype=np.int64))
+            arrays[name] = np.frombuffer(rest, dtype, n, at).reshape(shape)
+            at += arrays[name].nbytes
+        if head["key"] != key:
+            raise ValueError("it belongs to another text, tokenizer or context length")
+        columns = {n[7:]: a for n, a in arrays.items() if n.startswith("column ")}
+        known = {name: arrays[name] for name in ("ids", "length", "document", "file")}
+        share, files = float(head["share"]), tuple(map(str, head["files"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedStoreError(f"{path} is no file of this text's tokens: {error}.") from None
+    return Shard(**known, files=files, share=share, columns=columns)

@@ -11,10 +11,12 @@ import torch
 from saelab.activations.columns import Columns, column_problem
 from saelab.activations.dtypes import as_tensor
 from saelab.activations.format import (
+    JsonObject,
     Manifest,
     SiteSpec,
     differences,
     hook_path,
+    manifest_bytes,
     read_manifest,
     tokens_path,
     write_manifest,
@@ -28,7 +30,7 @@ from saelab.activations.sealed import write_parts
 from saelab.activations.space import require_space
 from saelab.activations.tokens_file import tokens_file
 from saelab.config import UsageError
-from saelab.files import fsync_directory, temporary_name
+from saelab.files import atomic_write, fsync_directory, temporary_name
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class StoreWriter:
         root, ranks = Path(path), ranks or Ranks()
         manifest = _of_its_format(root, manifest)
         _check_target(root, manifest)
+        manifest = manifest.planned_in(root)
         require_space(root, manifest)
         lock = WriterLock(root, ranks)
         try:
@@ -85,7 +88,29 @@ class StoreWriter:
     def missing_units(self) -> list[int]:
         """This process's units that are not committed yet, in order."""
         units = [unit for unit in range(self.manifest.n_units) if self.ranks.owns(unit)]
-        return [unit for unit in units if not tokens_path(self.path, unit).exists()]
+        return [unit for unit in units if not self.has(unit)]
+
+    def has(self, unit: int) -> bool:
+        """Whether a unit is committed."""
+        return tokens_path(self.path, unit).exists()
+
+    def replan(self, n_contexts: int, text: JsonObject | None = None) -> None:
+        """Set how many contexts there are, which a text that is counted while it is read tells.
+
+        With `text`, what was read, the number is final; without, a better estimate. Nothing happens
+        to a plan that is final already.
+        """
+        stored = read_manifest(self.path)
+        if not stored.counted and (text is not None or n_contexts > stored.n_contexts):
+            found = stored.provenance if text is None else {**stored.provenance, "text": text}
+            changed = {"n_contexts": n_contexts, "provenance": found}
+            atomic_write(
+                self.path / "manifest.json", manifest_bytes(stored.model_copy(update=changed))
+            )
+        # Only this number may differ: threads that write units meanwhile use everything else.
+        final = stored.n_contexts if stored.counted else n_contexts
+        if final != self.manifest.n_contexts:
+            self.manifest = self.manifest.model_copy(update={"n_contexts": final})
 
     def write_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
         """Commit one unit; `activations` has one `[row d_in]` entry for each site name.
@@ -216,6 +241,8 @@ def _prepare(root: Path, manifest: Manifest) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(root, directory)
     _remove_leftovers(root, root)
+    if (root / "text").is_dir():
+        _remove_leftovers(root, root / "text")
     if not (root / "manifest.json").exists():
         write_manifest(root, manifest)
         _check_target(root, manifest)

@@ -98,7 +98,7 @@ def recovery_figure(features: list[dict[str, Any]], palette: Palette = NEUTRAL) 
     On the diagonal one latent finds the feature as well as a probe of all the activations does.
     """
     hover = [
-        f"{f['label'].replace('_', ' ')}<br>best latent {f['latent']}: F1 {f['f1']:.2f}"
+        f"{escape(f['label'].replace('_', ' '))}<br>best latent {f['latent']}: F1 {f['f1']:.2f}"
         f"<br>linear probe: F1 {f['probe_f1']:.2f}, AUROC {f['probe_auroc']:.2f}"
         for f in features
     ]

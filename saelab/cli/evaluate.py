@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from saelab.cli.parse import parse
+from saelab.config import UsageError
 from saelab.evaluation.options import EvaluateOptions
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ class EvaluateArguments(EvaluateOptions):
     """core: reconstruction, downstream cost, known features, density and dictionary. full: also
     recovery against mean ablation, description length, uniformity, sparse probing, absorption and
     ablation sparsity, which take about as long again."""
+    text: str | None = None
+    """Another text to measure on, as for saelab harvest; all of it counts as held out, unless it is
+    the one the run was trained on. Default: what was held out of that one."""
+    text_field: str = "text"
+    """With --text: which field of its rows is the text."""
+    labels: tuple[str, ...] = ()
+    """With --text: fields of its rows that are labels, or a JSONL file of labels; default: the
+    rows' own labels and spans; none: no labels."""
+    roles: tuple[str, ...] = ()
+    """With --text, of conversations: whose tokens count, e.g. assistant; default: all."""
     model: str | None = None
     """The language model; default: the one the run was trained on."""
     device: str = "auto"
@@ -55,21 +66,31 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.evaluation.arrays import evaluate_arrays
     from saelab.evaluation.evaluate import evaluate
+    from saelab.evaluation.other_text import TextOptions, other_text, saved_as
     from saelab.lm.load import load_recorded_model, resolve_device
     from saelab.training.run import Run
 
-    run = Run(args.run)
+    run, text = Run(args.run), None
     options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
+    if args.text is None and (args.labels or args.roles):
+        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
     if run.provenance()["model"] is None:
+        if args.text is not None:
+            raise UsageError(f"{run.path} was trained on arrays, so no model can read --text.")
         result = evaluate_arrays(run, options, device=resolve_device(args.device))
     else:
         lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-        result = evaluate(run, lm, options)
+        corpus = None
+        if args.text is not None:
+            reading = TextOptions(args.text_field, args.labels, args.roles)
+            corpus = other_text(run, lm, args.text, options=reading, n_tokens=args.n_tokens)
+            text = saved_as(run, corpus)
+        result = evaluate(run, lm, options, corpus=corpus)
     if args.json_:
         print(json.dumps(asdict(result), indent=2))
         return 0
     print_evaluation(run, result)
-    print(run.path / "evaluation")
+    print(run.path / "evaluation" / (text or ""))
     return 0
 
 
@@ -92,7 +113,7 @@ def print_evaluation(run: "Run", result: "Evaluation") -> None:
         console.print(_probing_table(result.probing))
     if result.absorption is not None and result.absorption.tasks:
         console.print(_absorption_table(result.absorption))
-    if result.recovery is not None:
+    if result.recovery is not None and result.recovery.features:
         console.print(f"\n{EXPLANATION}\n")
         console.print(features_table([(run, result)]))
     _print_lines(console, "Not measured", list(_missing(result)))
@@ -243,8 +264,18 @@ def _absorption_table(absorption: "Absorption") -> "Table":
 
 
 def _missing(result: "Evaluation") -> Iterator[Line]:
+    from saelab.evaluation.recovery import MIN_POSITIVES
+
     for name, reason in result.skipped.items():
         yield name.replace("_", " "), "", reason
+    if result.recovery is not None and (rare := result.recovery.too_rare):
+        named = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if len(rare) > 8 else "")
+        yield (
+            "recovery",
+            "",
+            f"A half of the text has fewer than {MIN_POSITIVES} tokens with them, or without: "
+            f"{named}",
+        )
     left_out = result.absorption.left_out if result.absorption else {}
     alike: dict[str, list[str]] = {}
     for name, reason in left_out.items():

@@ -37,8 +37,17 @@ class HarvestArguments(Config):
     sites: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HOOK [HOOK ...]")]
     """TransformerLens hook names, e.g. blocks.2.hook_resid_post blocks.1.attn.hook_z."""
     text: str
-    """tiny (the shipped grammar), a text file or directory, a JSONL file with a text field, or
-    hf:name[:split] (streamed)."""
+    """tiny (the shipped grammar), a text file, a file of JSON objects (.jsonl, .ndjson, ...; also
+    .gz), a directory of these, or hf:name[:split], hf:name:config:split (streamed)."""
+    text_field: str = "text"
+    """Which field of a JSON object, or column of a dataset, holds the text."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD|FILE ...")] = ()
+    """What is known of the text: fields of its rows, or a JSONL file with a row for each document;
+    default: the rows' own labels and spans, if they have any; none: nothing. The forms are in
+    activations_cache/README.md."""
+    roles: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE ...")] = ()
+    """Of conversations (rows with messages), whose tokens to record, e.g. assistant; template: what
+    the chat template writes. The model reads all. Default: all."""
     n_tokens: int = Field(gt=0)
     """Tokens to record, rounded up to whole contexts; special tokens do not count."""
     out: Path
@@ -52,7 +61,7 @@ class HarvestArguments(Config):
     batch_size: int = Field(default=32, gt=0)
     """Contexts per forward pass."""
     seed: int = Field(default=0, ge=0)
-    """Decides the order of the rows, and with --text tiny the text."""
+    """Decides the order of the rows and of the text: files are read in a random order of blocks."""
     gradients: bool = False
     """Store dL/dx of the summed next-token loss beside every site, as <HOOK>.gradient."""
     backend: Literal["auto", "transformer-lens", "hugging-face"] = "auto"
@@ -81,6 +90,9 @@ def main(arguments: list[str]) -> int:
         context_length=args.context_length,
         seed=args.seed,
         max_tokens=args.n_tokens if args.text.startswith("hf:") else None,
+        text_field=args.text_field,
+        labels=args.labels,
+        roles=args.roles,
     )
     options = HarvestOptions(
         args.n_tokens,
@@ -89,7 +101,7 @@ def main(arguments: list[str]) -> int:
         args.seed,
         args.gradients,
     )
-    manifest = plan(lm, args.sites, corpus, options)
+    manifest = plan(lm, args.sites, corpus, options).planned_in(args.out)
     if ranks.rank == 0:
         _print_plan(args.out, manifest)
         _print_time(_seconds(args.out, lm, corpus, manifest, options, ranks))
@@ -132,15 +144,16 @@ def _seconds(
     ranks: "Ranks",
 ) -> float:
     """How long the forward passes over what is missing will take, each process doing its share."""
-    from saelab.activations.forward import seconds_per_position
+    from saelab.activations.forward import seconds_per_token
+    from saelab.activations.harvest import packing_of
     from saelab.activations.space import missing_units
 
     share = missing_units(out, manifest) / manifest.n_units / ranks.world
     if share == 0:
         return 0.0
-    some = corpus.read(0, min(manifest.n_contexts, options.batch_size))
-    each = seconds_per_position(lm, manifest.sites, some)
-    return each * share * manifest.n_contexts * manifest.context_length
+    packing = packing_of(lm, corpus, manifest, options)
+    some = packing.read(0, packing.available(min(manifest.n_contexts, options.batch_size)))
+    return seconds_per_token(lm, manifest.sites, some) * share * options.n_tokens
 
 
 def _print_time(seconds: float) -> None:
@@ -156,8 +169,11 @@ def _print_plan(out: Path, manifest: "Manifest") -> None:
     from saelab.resources import free_bytes
 
     tokens = manifest.n_contexts * manifest.context_length
+    about = "" if manifest.counted else "about "
+    packed = ", short documents side by side" if manifest.packed else ""
     lines = (
-        f"{len(manifest.sites)} sites, {tokens} positions in {manifest.n_contexts} contexts",
+        f"{len(manifest.sites)} sites, {about}{tokens} positions in {about}{manifest.n_contexts} "
+        f"contexts{packed}",
         f"disk    {in_bytes(require_space(out, manifest))} to write, {in_bytes(free_bytes(out))} "
         f"free, in {manifest.n_units} units",
         f"memory  {in_bytes(unit_memory(manifest))} beside the model and the text, per process",

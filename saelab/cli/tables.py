@@ -13,7 +13,7 @@ from saelab.types import Figures
 Results = list[tuple[Run, Evaluation]]
 
 EXPLANATION = """\
-Known features. The text's grammar tells what is true of every token. A latent has found a feature
+Known features. The text's labels tell what is true of every token. A latent has found a feature
 if it fires where the feature holds and nowhere else: F1 1.00. Of each SAE the best single latent is
 shown, chosen on other text than it is scored on. AUROC: 0.50 is chance. The probe is a linear
 classifier on the activations themselves: what was there to be found. The gap between the two is

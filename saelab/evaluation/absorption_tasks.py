@@ -1,47 +1,26 @@
-"""The labels whose absorption is measured: the grammar's hierarchies, and words' first letters."""
+"""The labels whose absorption is measured: general ones with special ones, and first letters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from string import ascii_lowercase
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from saelab.activations.labels import value_groups
 from saelab.evaluation.absorption import Task, TaskAbsorption, fit_task_probes, measure_task
 from saelab.evaluation.recovery import MIN_POSITIVES
-from saelab.evaluation.rows import Rows, Skipped, chosen_rows
+from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, chosen_rows
 from saelab.sae.base import AbstractSAE
-
-HIERARCHIES: dict[str, tuple[str, ...]] = {
-    "noun": (*("noun_singular", "noun_plural", "noun_female", "noun_male", "place", "object"),),
-    "verb": ("verb_singular", "verb_plural"),
-    "name": ("name_female", "name_male"),
-    "pronoun": ("pronoun_female", "pronoun_male"),
-    "sentiment_word": ("positive_word", "negative_word"),
-    "weekday": (*("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),),
-    "bracket": ("opening_bracket", "closing_bracket"),
-    "innermost_bracket": (
-        *("innermost_round", "innermost_square", "innermost_curly", "innermost_angle"),
-    ),
-    "pending_subject": ("subject_singular", "subject_plural"),
-    "referent": ("referent_female", "referent_male"),
-    "sentiment_of_document": ("document_positive", "document_negative"),
-}
-"""General labels as unions of special ones: those of the shipped grammar."""
 
 ROWS_PER_WORD = 20
 LEAST_WORDS = 5
 """Of a letter, in either half; SAEBench measures 26 letters on thousands of words."""
 
-_EXPECTED = {
-    "hierarchy": (tuple(HIERARCHIES), "The text labels fewer than two of its parts."),
-    "first letter": (
-        tuple(ascii_lowercase),
-        f"It begins fewer than {LEAST_WORDS} words of a half.",
-    ),
-}
-"""All tasks of a kind, and why one is none on some text."""
+MOST_PARTS = 256
+"""Of all hierarchies, those of the most rows first: each part has a probe of its own."""
 
 
 @dataclass(frozen=True)
@@ -78,28 +57,29 @@ class Absorption:
 
 
 def feature_absorption(
-    rows: Rows, sae: AbstractSAE, text_of: Callable[[int], str], *, seed: int
+    rows: Rows, sae: AbstractSAE, text_of: Callable[[int], str] | None, *, seed: int
 ) -> Absorption | Skipped:
     """Absorption of all tasks that a sample of rows allows; skipped where it allows none.
 
     Args:
         rows: the sample.
         sae: whose codes they hold.
-        text_of: a token id's text.
+        text_of: a token id's text; None where rows come from no text.
         seed: decides on which words first letters are fitted.
     """
     found: list[TaskAbsorption] = []
     left_out: dict[str, str] = {}
-    for kind, here, tasks in (
-        ("hierarchy", rows, hierarchy_tasks(rows)),
-        ("first letter", *first_letter_tasks(rows, text_of, seed)),
+    letters = (rows, Skipped("Rows without tokens have no words."), {})
+    if text_of is not None:
+        letters = first_letter_tasks(rows, text_of, seed)
+    for kind, (here, tasks, missing) in (
+        ("hierarchy", (rows, *hierarchy_tasks(rows))),
+        ("first letter", letters),
     ):
         if isinstance(tasks, Skipped):
             left_out[kind] = tasks.reason
             continue
-        names, reason = _EXPECTED[kind]
-        missing = [name for name in names if name not in {task.name for task in tasks}]
-        left_out |= {f"{kind}: {name}": reason for name in missing}
+        left_out |= {f"{kind}: {name}": reason for name, reason in missing.items()}
         for task, probes in zip(tasks, fit_task_probes(here, tasks), strict=True):
             result, reasons = measure_task(here, sae, task, probes)
             found += [] if result is None else [result]
@@ -111,25 +91,81 @@ def feature_absorption(
     return Absorption(found, left_out, {kind: _means(found, kind) for kind in kinds})
 
 
-def hierarchy_tasks(rows: Rows) -> list[Task] | Skipped:
-    """One task for every known hierarchy of which the text labels at least two members."""
+def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
+    """General labels with their special ones, and why others have none.
+
+    Unions that the text names (`rows.hierarchies`), of the labels that are there; the values of a
+    field (`pos=noun`, `pos=verb`) as parts of having any; and labels that others imply, on every
+    row of the sample.
+    """
     if rows.labels is None:
-        return Skipped("The text has no ground-truth labels.")
+        return Skipped(NO_LABELS), {}
     if _smaller_half(rows) < MIN_POSITIVES:
-        return Skipped(f"A half of the {len(rows)} rows has fewer than {MIN_POSITIVES}.")
+        return Skipped(f"A half of the {len(rows)} rows has fewer than {MIN_POSITIVES}."), {}
     place = {name: i for i, name in enumerate(rows.label_names)}
-    tasks = []
-    for name, members in HIERARCHIES.items():
+    tasks, missing = [], {}
+    for name, members in {**value_groups(rows.label_names), **rows.hierarchies}.items():
         parts = {member: rows.labels[:, place[member]] for member in members if member in place}
         if len(parts) > 1:
             label = torch.stack(list(parts.values())).any(dim=0)
             tasks.append(Task("hierarchy", name, label, parts, leave_out=True))
-    return tasks or Skipped("The text's labels belong to none of the known hierarchies.")
+        else:
+            missing[name] = "The text labels fewer than two of its parts."
+    # Texts that name their hierarchies know them all.
+    if not rows.hierarchies:
+        tasks += implied_tasks(rows.labels, rows.fit, rows.label_names)
+    missing |= _too_many_or_idle(tasks)
+    kept = [task for task in tasks if task.name not in missing]
+    reason = "No label of the text is a part of another, and none has several values."
+    return kept or Skipped(reason), missing
+
+
+def _too_many_or_idle(tasks: list[Task]) -> dict[str, str]:
+    """Why some of these are not measured, by name."""
+    missing = {}
+    most = sorted(tasks, key=lambda task: -int(task.label.sum()))
+    n_parts = accumulate(len(task.parts) for task in most)
+    for task, n in zip(most, n_parts, strict=True):
+        if n > MOST_PARTS:
+            missing[task.name] = f"Labels of more rows have {MOST_PARTS} parts already."
+        elif task.label.all():
+            missing[task.name] = "It holds on every row."
+    return missing
+
+
+def implied_tasks(
+    labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"], names: Sequence[str]
+) -> list[Task]:
+    """A task for every label that others imply: on all their rows it holds, and on more.
+
+    Parts are the largest such labels; all have enough rows in either half, and so has what they
+    leave of the general label. Of equal labels the first counts.
+    """
+    counts = labels.double()
+    both = counts.T @ counts
+    size = both.diagonal()
+    inside = (both == size[:, None]) & (size[:, None] < size[None, :])
+    first = ~((both == size[:, None]) & (both == size[None, :])).tril(-1).any(dim=1)
+    enough = torch.stack([labels[half].sum(dim=0) for half in (fit, ~fit)]) >= MIN_POSITIVES
+    inside &= (first & enough.all(dim=0))[:, None] & first[None, :]
+    # Not through a third label that stands between the two.
+    direct = inside & ((inside.double() @ inside.double()) == 0)
+    tasks = []
+    for general in map(int, direct.any(dim=0).nonzero()):
+        label = labels[:, general]
+        parts = {}
+        for special in map(int, direct[:, general].nonzero()):
+            rest = label & ~labels[:, special]
+            if min(int((rest & half).sum()) for half in (fit, ~fit)) >= MIN_POSITIVES:
+                parts[names[special]] = labels[:, special]
+        if parts:
+            tasks.append(Task("hierarchy", names[general], label, parts, leave_out=True))
+    return tasks
 
 
 def first_letter_tasks(
     rows: Rows, text_of: Callable[[int], str], seed: int
-) -> tuple[Rows, list[Task] | Skipped]:
+) -> tuple[Rows, list[Task] | Skipped, dict[str, str]]:
     """For every letter, where the row's token is a word that starts with it.
 
     The halves of the rows that come back share no word, so that a probe must know letters rather
@@ -153,17 +189,17 @@ def first_letter_tasks(
         labels=None,
         label_names=(),
     )
-    tasks = []
-    for number in range(26):
+    tasks, missing = [], {}
+    for number, name in enumerate(ascii_lowercase):
         of_letter = letter == number
         fewest = min(int((of_letter & fit).sum()), int((of_letter & ~fit).sum()))
         if fewest >= LEAST_WORDS:
-            name = ascii_lowercase[number]
             label = letter[place[kept]] == number
             tasks.append(Task("first letter", name, label, {"": label}, leave_out=False))
-    return here, tasks or Skipped(
-        f"No letter begins {LEAST_WORDS} words of the text in both halves of its vocabulary."
-    )
+        else:
+            missing[name] = f"It begins fewer than {LEAST_WORDS} words of a half."
+    reason = f"No letter begins {LEAST_WORDS} words of the text in both halves of its vocabulary."
+    return here, tasks or Skipped(reason), missing
 
 
 def _smaller_half(rows: Rows) -> int:

@@ -1,25 +1,34 @@
 """A run trained on arrays: what can be measured of it without a language model."""
 
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.evaluation.absorption_tasks import feature_absorption
 from saelab.evaluation.density import DensityCounts
 from saelab.evaluation.dictionary import dictionary_figures
-from saelab.evaluation.mdl import DescriptionLength, description_length
+from saelab.evaluation.mdl import description_length
 from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.probing import sparse_probing
 from saelab.evaluation.reconstruction import Reconstruction
+from saelab.evaluation.recovery import RecoveryData, RecoveryResult, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
-from saelab.evaluation.rows import Rows, Skipped, first_rows
+from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, first, first_rows
+from saelab.evaluation.suite import MEASUREMENTS
 from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.types import SparseCodes
 
 ROWS_AT_ONCE = 4096
+STRETCHES = 64
+"""Rows are halved in so many alternating stretches: neighbours, which may be neighbours in a text,
+fall into one half."""
 NO_MODEL = "The run was trained on arrays, and this needs a language model."
-NO_LABELS = "The run was trained on arrays, whose labels are not read."
 SEEN = "The store is too small to hold rows back, so these figures are of rows it was trained on."
 
 
@@ -29,8 +38,9 @@ def evaluate_arrays(
 ) -> Evaluation:
     """Measure a run on the rows of its store that were held back from training, and save it.
 
-    Reconstruction, density and dictionary, and for the full suite description length; `skipped`
-    names everything else. Variants with thresholds set them on these same rows.
+    Reconstruction, density and dictionary; recovery where the arrays have labels; for the full
+    suite description length, and with labels sparse probing and absorption. `skipped` names
+    everything else. Variants with thresholds set them on these same rows.
 
     Raises:
         UsageError: the store is gone.
@@ -43,27 +53,28 @@ def evaluate_arrays(
     target = source.calibration_targets() if sae.is_transcoder else None
     covered = run.domain.within(x, target)
     reconstruction = Reconstruction(sae.d_out, sae.d_sae, sae.W_dec.device)
-    x, target, reconstruction.left_out = _first(x, target, covered, options.n_tokens)
+    x, target, chosen, reconstruction.left_out = _first(x, target, covered, options.n_tokens)
     density = DensityCounts(sae.d_sae, sae.W_dec.device)
-    for start in range(0, len(x), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
-        rows = x[part].to(sae.W_dec.device)
-        wanted = rows if target is None else target[part].to(sae.W_dec.device)
-        codes = sae.encode(rows)
-        reconstruction.update(wanted, sae.decode(codes, rows), codes)
-        density.update(codes)
-    skipped = _skipped(options, held_back=source.held_back)
-    length = _length(sae, x, target, options)
-    if isinstance(length, Skipped):
-        skipped["description_length"] = length.reason
+    codes: list[SparseCodes] = []
+    for part, wanted in zip(
+        x.split(ROWS_AT_ONCE), (x if target is None else target).split(ROWS_AT_ONCE), strict=True
+    ):
+        here = part.to(sae.W_dec.device)
+        found = sae.encode(here)
+        reconstruction.update(wanted.to(here.device), sae.decode(found, here), found)
+        density.update(found)
+        codes.append(first_rows(found, len(part)))
+    rows = _rows(source, chosen, x, target, SparseCodes.stack(codes))
+    measured, skipped = _measured(rows, sae, options)
+    if not source.held_back:
+        skipped["held_out"] = SEEN
     result = Evaluation(
         reconstruction=reconstruction.results(),
         downstream={},
-        recovery=None,
         density=density.results(),
         dictionary=dictionary_figures(sae, signed=density.signed),
-        description_length=None if isinstance(length, Skipped) else length,
         skipped=skipped,
+        **measured,
     )
     save_evaluation(run, result, options, corpus=None, device=str(sae.W_dec.device))
     return result
@@ -74,38 +85,67 @@ def _first(
     target: Float[Tensor, "row d_out"] | None,
     covered: Bool[Tensor, " row"],
     n: int,
-) -> tuple[Float[Tensor, "kept d_in"], Float[Tensor, "kept d_out"] | None, int]:
-    """The first `n` rows that are covered, and how many before the last of them are not."""
+) -> tuple[
+    Float[Tensor, "kept d_in"], Float[Tensor, "kept d_out"] | None, Int[Tensor, " kept"], int
+]:
+    """The first `n` rows that are covered, which they are, and how many before are not."""
     chosen = covered.nonzero()[:n, 0]
     if not len(chosen):
         raise UsageError("The rows that were held back are all massive; there is none to measure.")
     seen = len(x) if len(chosen) < n else int(chosen[-1]) + 1
     left_out = seen - len(chosen)
-    return x[chosen].float(), None if target is None else target[chosen].float(), left_out
+    return x[chosen].float(), None if target is None else target[chosen].float(), chosen, left_out
 
 
-def _length(
-    sae: AbstractSAE,
+def _rows(
+    source: Source,
+    chosen: Int[Tensor, " row"],
     x: Float[Tensor, "row d_in"],
     target: Float[Tensor, "row d_out"] | None,
-    options: EvaluateOptions,
-) -> DescriptionLength | Skipped | None:
-    if options.suite == "core":
-        return None
-    x = x[: options.n_sample]
-    parts = [sae.encode(part.to(sae.W_dec.device)) for part in x.split(ROWS_AT_ONCE)]
-    codes = SparseCodes.stack([first_rows(part, len(part)) for part in parts])
-    nothing = torch.zeros(len(x), dtype=torch.long)
-    target = None if target is None else target[: options.n_sample]
-    rows = Rows(x, codes, token=nothing, fit=nothing == 0, target=target)
-    return description_length(rows, sae, tolerance=options.fvu_tolerance)
+    codes: SparseCodes,
+) -> Rows:
+    """The rows with the labels that the store has of them."""
+    context, labels = source.store.row_labels(source.calibration_index()[chosen.numpy()])
+    return Rows(
+        x,
+        codes,
+        token=torch.zeros(len(x), dtype=torch.long),
+        fit=torch.from_numpy(halves(context)),
+        labels=None if labels is None else torch.from_numpy(labels),
+        label_names=source.store.manifest.label_names,
+        target=target,
+    )
 
 
-def _skipped(options: EvaluateOptions, *, held_back: bool) -> dict[str, str]:
-    skipped = {"downstream": NO_MODEL, "recovery": NO_LABELS}
-    if not held_back:
-        skipped["held_out"] = SEEN
+def halves(place: Int[ndarray, " row"]) -> Bool[ndarray, " row"]:
+    """True in every other stretch of consecutive places."""
+    rank = place.argsort(kind="stable").argsort(kind="stable")
+    return rank * STRETCHES // len(place) % 2 == 0
+
+
+def _measured(
+    rows: Rows, sae: AbstractSAE, options: EvaluateOptions
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What needs no language model, and why the rest was not measured; by name."""
+    names = ("recovery", *MEASUREMENTS) if options.suite == "full" else ("recovery",)
+    skipped = dict.fromkeys(("downstream", *names), NO_MODEL)
+    found: dict[str, Any] = {"recovery": _recovery(rows)}
     if options.suite == "full":
-        labelled = dict.fromkeys(("probing", "absorption"), NO_LABELS)
-        skipped |= dict.fromkeys(("uniformity", "ablation"), NO_MODEL) | labelled
-    return skipped
+        sample = first(rows, options.n_sample)
+        tolerance = options.fvu_tolerance
+        found["description_length"] = description_length(sample, sae, tolerance=tolerance)
+        found["probing"] = sparse_probing(sample)
+        found["absorption"] = feature_absorption(sample, sae, None, seed=options.seed)
+    for name, result in list(found.items()):
+        skipped.pop(name)
+        if isinstance(result, Skipped):
+            skipped[name] = found.pop(name).reason
+    return {"recovery": None, **found}, skipped
+
+
+def _recovery(rows: Rows) -> RecoveryResult | Skipped:
+    if rows.labels is None:
+        return Skipped(NO_LABELS)
+    data = RecoveryData()
+    data.add(rows.x, rows.codes, rows.labels.numpy(), rows.fit.numpy())
+    return recover(data, rows.label_names)

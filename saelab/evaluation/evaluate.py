@@ -18,8 +18,15 @@ from saelab.evaluation.plan import Evaluated, sized
 from saelab.evaluation.reconstruction import Reconstruction
 from saelab.evaluation.recovery import RecoveryData, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
-from saelab.evaluation.rows import RowSample
-from saelab.evaluation.stream import TextBatch, corpus_of, half_by_context, read_text, stream
+from saelab.evaluation.rows import NO_LABELS, RowSample
+from saelab.evaluation.stream import (
+    TextBatch,
+    check_model,
+    corpus_of,
+    half_by_context,
+    read_text,
+    stream,
+)
 from saelab.evaluation.suite import Inputs, measure_suite
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
@@ -35,12 +42,15 @@ def evaluate(
     lm: LanguageModel,
     options: EvaluateOptions | None = None,
     *,
+    corpus: Corpus | None = None,
     n_tokens: int | None = None,
     batch_size: int | None = None,
 ) -> Evaluation:
     """Measure a run on held-out tokens and save `evaluation/*.json` in it.
 
-    `options` are the core suite unless given; `n_tokens` and `batch_size` replace theirs.
+    `options` are the core suite unless given; `n_tokens` and `batch_size` replace theirs. What is
+    measured on another `corpus` than the text that was held out from training (see `other_text`)
+    is saved in `evaluation/NAME/*.json`, NAME made of the text's name and digest.
 
     Raises:
         UsageError: `lm` is not the model the run was trained on, or the text is gone.
@@ -48,7 +58,10 @@ def evaluate(
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
     sae = run.load_sae(str(lm.device))
-    corpus = corpus_of(run, lm, "held-out")
+    if corpus is None:
+        corpus = corpus_of(run, lm, "held-out")
+    else:
+        check_model(lm, run)
     options = sized(options, lm, corpus)
     Evaluated(lm, sae, corpus, options).plan().announce()
     found = _Pass(run, lm, sae, corpus, options)
@@ -83,7 +96,7 @@ class _Pass:
         self.density = DensityCounts(sae.d_sae, lm.device)
         self.data = RecoveryData()
         n_sample = options.n_sample if options.suite == "full" else 0
-        self.sample = RowSample(n_sample, corpus.label_names)
+        self.sample = RowSample(n_sample, corpus.label_names, corpus.label_hierarchies)
         self.site = run.config.written_site
         self.problem = downstream_problem(self.site)
         self.seconds: dict[str, float] = {}
@@ -139,7 +152,7 @@ class _Pass:
             with self.clock("recovery"):
                 recovery = recover(self.data, self.corpus.label_names)
         else:
-            skipped["recovery"] = "The text has no ground-truth labels."
+            skipped["recovery"] = NO_LABELS
         with self.clock("dictionary"):
             dictionary = dictionary_figures(self.sae, signed=self.density.signed)
         return Evaluation(

@@ -11,7 +11,7 @@ from torch import Tensor
 from saelab.evaluation.logistic import fit_logistic, logistic_scores
 from saelab.evaluation.probe import ProbeScore, fit_probes, score_probe
 from saelab.evaluation.recovery import MIN_POSITIVES, common_labels
-from saelab.evaluation.rows import Rows, Skipped, active_entries, columns
+from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, active_entries, columns
 from saelab.types import SparseCodes
 
 KS = (1, 2, 5)
@@ -68,7 +68,7 @@ class SparseProbing:
 def sparse_probing(rows: Rows) -> SparseProbing | Skipped:
     """Probe every label of a sample of rows; skipped where the text has no labels."""
     if rows.labels is None:
-        return Skipped("The text has no ground-truth labels.")
+        return Skipped(NO_LABELS)
     common = common_labels(rows.labels.numpy(), rows.fit.numpy())
     if not len(common):
         return Skipped(

@@ -9,6 +9,7 @@ from saelab.evaluation.density import Density
 from saelab.evaluation.dictionary import DictionaryFigures
 from saelab.evaluation.mdl import DescriptionLength
 from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.other_text import saved_as
 from saelab.evaluation.probing import SparseProbing
 from saelab.evaluation.recovery import RecoveryResult
 from saelab.evaluation.uniformity import Uniformity
@@ -56,6 +57,7 @@ def save_evaluation(
 ) -> None:
     """Write `evaluation/NAME.json` in the run for everything that was measured.
 
+    Of another text than the run's own, it is `evaluation/TEXT/NAME.json`, see `saved_as`.
     summary.json says how this evaluation was made, what it skipped and how long it took. Files that
     a later evaluation of fewer things leaves as they are say by themselves how they were made.
     """
@@ -70,8 +72,10 @@ def save_evaluation(
     files = {name: figures for name, figures in values.items() if figures}
     if corpus is not None and "recovery" in files:
         for feature in files["recovery"]["features"]:
-            feature["description"] = corpus.label_descriptions[feature["label"]]
+            feature["description"] = corpus.label_descriptions.get(feature["label"], "")
+    text = None if corpus is None else saved_as(run, corpus)
     for name, figures in files.items():
-        run.save_evaluation(name, figures if name in PLAIN else {"made": made, **figures})
+        told = figures if name in PLAIN and text is None else {"made": made, **figures}
+        run.save_evaluation(name, told, text=text)
     summary = {"made": made, "files": list(files), "skipped": skipped, "seconds": seconds}
-    run.save_evaluation("summary", summary)
+    run.save_evaluation("summary", summary, text=text)

@@ -1,6 +1,7 @@
 """A sample of held-out rows with their codes: what is measured without the language model."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from saelab.evaluation.stream import TextBatch, half_by_context
 from saelab.types import SparseCodes
+
+NO_LABELS = "The text has no ground-truth labels."
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Rows:
             share no context.
         labels: what is true of each row, where the text says it.
         label_names: of the last axis of `labels`.
+        hierarchies: by name, general labels as unions of special ones, where the text says so.
         target: what a transcoder reconstructs, in float32.
     """
 
@@ -42,6 +46,7 @@ class Rows:
     fit: Bool[Tensor, " row"]
     labels: Bool[Tensor, "row label"] | None = None
     label_names: tuple[str, ...] = ()
+    hierarchies: Mapping[str, Sequence[str]] = field(default_factory=dict)
     target: Float[Tensor, "row d_out"] | None = None
 
     def __len__(self) -> int:
@@ -59,6 +64,7 @@ class RowSample:
 
     n: int
     label_names: tuple[str, ...] = ()
+    hierarchies: Mapping[str, Sequence[str]] = field(default_factory=dict)
     _x: list[Tensor] = field(default_factory=list)
     _codes: list[SparseCodes] = field(default_factory=list)
     _token: list[Tensor] = field(default_factory=list)
@@ -91,8 +97,22 @@ class RowSample:
             fit=torch.cat(self._fit),
             labels=torch.cat(self._labels) if self._labels else None,
             label_names=self.label_names,
+            hierarchies=self.hierarchies,
             target=torch.cat(self._target) if self._target else None,
         )
+
+
+def first(rows: Rows, n: int) -> Rows:
+    """The first `n` rows."""
+    return replace(
+        rows,
+        x=rows.x[:n],
+        codes=first_rows(rows.codes, n),
+        token=rows.token[:n],
+        fit=rows.fit[:n],
+        labels=None if rows.labels is None else rows.labels[:n],
+        target=None if rows.target is None else rows.target[:n],
+    )
 
 
 def first_rows(codes: SparseCodes, n: int) -> SparseCodes:

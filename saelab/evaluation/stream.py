@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     facts = record["corpus"]
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
-    return recorded_corpus(facts, lm, split, record["context_length"])
+    kept = Path(run.config.activations)
+    return recorded_corpus(facts, lm, split, record["context_length"], kept=kept)
 
 
 def check_model(lm: LanguageModel, run: Run) -> None:
@@ -153,18 +155,25 @@ def _texts(
 ) -> Iterator[Text]:
     """Batches with the positions that the run's domain covers, whatever the activations there."""
     rows, first, start = 0, 0, run.domain.first_position
-    limit = corpus.n_contexts
-    while rows < n_tokens and (limit is None or first < limit):
-        last = first + batch_size if limit is None else min(first + batch_size, limit)
+    while rows < n_tokens and (last := corpus.available(first + batch_size)) > first:
         contexts = corpus.read(first, last)
-        mask = torch.from_numpy(row_mask(lm, contexts.tokens)).to(lm.device)
+        mask = torch.from_numpy(row_mask(lm, contexts.tokens, contexts.columns)).to(lm.device)
         mask[:, :start] = False
         yield Text(first, contexts, model_input(contexts.tokens).to(lm.device), mask)
         rows, first = rows + int(mask.sum()), last
 
 
 def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:
-    """True for rows of even contexts: the halves share no context, so neither leaks."""
-    context = np.arange(batch.first, batch.first + len(batch.tokens))
-    even = (context % 2 == 0)[:, None] & batch.mask.cpu().numpy()
-    return even[batch.mask.cpu().numpy()]
+    """True for about half the rows: the halves share no context, so neither leaks.
+
+    Even contexts; where contexts belong together, such as those of a document with labels of its
+    own, a random half of these groups.
+    """
+    group = batch.contexts.group
+    if group is None:
+        chosen = np.arange(batch.first, batch.first + len(batch.tokens)) % 2 == 0
+    else:
+        # By the highest bit of a multiplicative hash: rows of a file often alternate.
+        chosen = group.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(63) == 0
+    mask = batch.mask.cpu().numpy()
+    return np.broadcast_to(chosen[:, None], mask.shape)[mask]

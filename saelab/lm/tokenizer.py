@@ -12,6 +12,11 @@ from saelab.lm.token_table import TokenTable, token_table
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD = "a"
 """Stands before a token that is decoded; any text without a space would do."""
+_DATED = (
+    "{% macro strftime_now(form) %}{{ form | replace('%Y', '2024') | replace('%m', '07') "
+    "| replace('%d', '26') | replace('%B', 'July') | replace('%b', 'Jul') }}{% endmacro %}{{ '' }}"
+)
+"""Stands before a chat template and takes the place of today's date in it."""
 
 
 class HuggingFaceTokenizer:
@@ -19,6 +24,11 @@ class HuggingFaceTokenizer:
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers has no common class
         self._tokenizer = tokenizer
+
+    @property
+    def backend(self) -> Any | None:  # noqa: ANN401 - its type has no stable place
+        """The tokenizers library's own object, which reads many texts at once, where it has one."""
+        return getattr(self._tokenizer, "backend_tokenizer", None)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens but those that it names (`<bos>`)."""
@@ -51,33 +61,47 @@ class HuggingFaceTokenizer:
         return self.table.text(ids)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text that the model's chat template makes of `messages`.
+        """The text of a prompt that the model's chat template makes of `messages`.
 
         Behind it the assistant speaks: at the beginning of a message, or at the end of the last
-        one where that is the assistant's.
+        one where that is the assistant's. Raises as `chat_text` does.
+        """
+        begun = bool(messages) and messages[-1].get("role") == "assistant"
+        return self.chat_text(messages, answer=not begun, go_on=begun)
+
+    def chat_text(
+        self, messages: Sequence[Mapping[str, str]], *, answer: bool, go_on: bool = False
+    ) -> str:
+        """The messages through the chat template, without <bos>.
+
+        `answer` opens the model's turn behind them; `go_on` leaves the last message open. Templates
+        that write the date write 26 July 2024: the same messages are the same text whenever they
+        are read.
 
         Raises:
             UsageError: there is no template, or it refuses the messages.
         """
-        from jinja2 import TemplateError
-
         if not self._tokenizer.chat_template:
             raise UsageError(
-                "The model's tokenizer has no chat template; give the prompt as plain text."
+                f"The tokenizer of {self._tokenizer.name_or_path} has no chat template, so it "
+                "cannot read messages; give plain text, or the instruction-tuned model."
             )
-        begun = bool(messages) and messages[-1].get("role") == "assistant"
+        from jinja2 import TemplateError
+
         try:
-            return self._tokenizer.apply_chat_template(
+            text = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 tokenize=False,
-                add_generation_prompt=not begun,
-                continue_final_message=begun,
+                add_generation_prompt=answer,
+                continue_final_message=go_on,
+                chat_template=_DATED + self._tokenizer.get_chat_template(),
             )
         except (TemplateError, ImportError, LookupError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UsageError(
                 f"The model's chat template refuses these messages: {shown(reason)}."
             ) from error
+        return text.removeprefix(self._tokenizer.bos_token or "")
 
 
 def _table(tokenizer: Any) -> TokenTable:  # noqa: ANN401

@@ -6,6 +6,7 @@ weights.safetensors  the trained SAE
 checkpoints/step_N/  where an interrupted training continues (removed when it ends)
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
+evaluation/*/*.json  what it measured on texts of one's choice
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
 circuits/            graphs that `saelab circuit` wrote
@@ -129,16 +130,22 @@ class Run:
         lines = path.read_text().splitlines() if path.is_file() else []
         return [json.loads(line) for line in lines]
 
-    def evaluation(self, name: str) -> dict[str, Any] | None:
-        """A saved evaluation, or None if it was not made."""
-        path = self.path / "evaluation" / f"{name}.json"
+    def evaluation(self, name: str, *, text: str | None = None) -> dict[str, Any] | None:
+        """A saved evaluation, of another text where one is named; None if it was not made."""
+        path = self._evaluation(name, text)
         return self._json(path) if path.is_file() else None
 
-    def save_evaluation(self, name: str, values: dict[str, Any]) -> Path:
+    def save_evaluation(
+        self, name: str, values: dict[str, Any], *, text: str | None = None
+    ) -> Path:
         """Write an evaluation beside the others; returns its path."""
-        path = self.path / "evaluation" / f"{name}.json"
+        path = self._evaluation(name, text)
         atomic_write_json(path, values)
         return path
+
+    def _evaluation(self, name: str, text: str | None) -> Path:
+        directory = self.path / "evaluation"
+        return (directory if text is None else directory / text) / f"{name}.json"
 
     @staticmethod
     def _json(path: Path) -> dict[str, Any]:

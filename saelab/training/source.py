@@ -144,7 +144,7 @@ class Source:
     def held_back(self) -> bool:
         """Whether the rows of `calibration_rows` are kept from training."""
         if self.config.live:
-            return self._text.n_contexts is None
+            return self._text.endless
         return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
     def stream(self) -> Stream:
@@ -204,6 +204,14 @@ class Source:
         kept = np.isin(rows, self.selection.kept(rows))
         return site.read_blocks(chosen)[torch.from_numpy(kept)].float()
 
+    def calibration_index(self) -> Int[np.ndarray, " row"]:
+        """Where in the store each of `calibration_rows` stands."""
+        if not self.held_back:
+            return self.store.sample_rows(min(START_ROWS, self.site.n_rows), self.config.order_seed)
+        blocks = self._held_back_blocks()
+        starts, counts = self.store.blocks.start[blocks], self.store.blocks.count[blocks]
+        return np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+
     def _held_back_blocks(self) -> Int[np.ndarray, " block"]:
         return np.asarray(self._last_unit() if self.end_to_end else self._blocks)
 
@@ -218,7 +226,7 @@ class Source:
     def _live_stream(self) -> LiveBatches:
         """The running model's activations; an endless text goes on where the store's ends."""
         corpus, config = self._text, self.config
-        first = self.store.manifest.n_contexts if corpus.n_contexts is None else 0
+        first = self.store.manifest.n_contexts if corpus.endless else 0
         return LiveBatches(
             self.model(),
             corpus,
@@ -238,7 +246,9 @@ class Source:
         lm = self.model()
         if manifest.corpus is None:
             raise UsageError(f"{self.store.path} has no text, which --live runs the model on.")
-        return recorded_corpus(manifest.corpus, lm, "train", manifest.context_length)
+        return recorded_corpus(
+            manifest.corpus, lm, "train", manifest.context_length, kept=self.store.path
+        )
 
     def _last_unit(self) -> tuple[int, ...]:
         last = len(self.store.units) - 1

@@ -13,6 +13,7 @@ from saelab.evaluation.absorption_tasks import (
     feature_absorption,
     first_letter_tasks,
     hierarchy_tasks,
+    implied_tasks,
     occurrence,
 )
 
@@ -150,7 +151,9 @@ def text(n=2400, *, absorbs=0.0, signed=False, seed=0):
         atoms[0] *= -1
     names = ("noun_singular", "noun_plural", "other")
     labels = torch.stack([first, second, torch.rand(n, generator=draw) < 0.3], dim=1)
-    return rows_of(x, sparse(dense), labels, names), sae_with(atoms, signed=signed)
+    rows = rows_of(x, sparse(dense), labels, names)
+    rows = dataclasses.replace(rows, hierarchies={"noun": names[:2], "verb": ("verb_plural",)})
+    return rows, sae_with(atoms, signed=signed)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -228,7 +231,7 @@ def test_parts_too_rare_to_score_are_left_out_alone():
     rows, sae = text()
     rare = torch.zeros(len(rows), dtype=torch.bool)
     rare[:30] = True
-    (task,) = measured(hierarchy_tasks(rows))
+    (task,) = measured(hierarchy_tasks(rows)[0])
     task = dataclasses.replace(task, parts={**task.parts, "rare": rare & task.label})
     result, left_out = measure_alone(rows, sae, task)
     assert set(result.parts) == {"noun_singular", "noun_plural"}
@@ -238,7 +241,7 @@ def test_parts_too_rare_to_score_are_left_out_alone():
 def test_a_parts_own_direction_is_not_taken_for_the_labels():
     """Its atom is orthogonal to the direction that the other part and the label have."""
     rows, _ = text()
-    (task,) = measured(hierarchy_tasks(rows))
+    (task,) = measured(hierarchy_tasks(rows)[0])
     for leave_out in (True, False):
         (probes,) = fit_task_probes(rows, [dataclasses.replace(task, leave_out=leave_out)])
         of_first = probes["noun_singular"].direction
@@ -249,10 +252,74 @@ def test_a_parts_own_direction_is_not_taken_for_the_labels():
 
 def test_hierarchies_are_unions_of_the_labels_that_are_there():
     rows, _ = text()
-    (task,) = measured(hierarchy_tasks(rows))
+    (task,) = measured(hierarchy_tasks(rows)[0])
     assert torch.equal(task.label, rows.labels[:, :2].any(1))
     other = dataclasses.replace(rows, label_names=("noun_singular", "b", "c"))
-    assert "known hierarchies" in reason(hierarchy_tasks(other))
+    tasks, missing = hierarchy_tasks(other)
+    assert "No label of the text is a part of another" in reason(tasks)
+    few = "The text labels fewer than two of its parts."
+    assert missing == {"noun": few, "verb": few}
+
+
+def labelled(names, columns):
+    """Rows of which only the labels matter."""
+    x = torch.zeros(len(columns), 1)
+    return rows_of(x, sparse(x), columns, names)
+
+
+def test_the_values_of_a_field_are_parts_of_having_any():
+    value = torch.arange(300) % 3
+    rows = labelled(("pos=noun", "pos=verb"), torch.stack([value == 0, value == 1], dim=1))
+    (task,) = measured(hierarchy_tasks(rows)[0])
+    assert (task.name, list(task.parts)) == ("pos", ["pos=noun", "pos=verb"])
+    assert torch.equal(task.label, value < 2)
+    whole = labelled(rows.label_names, torch.stack([value == 0, value > 0], dim=1))
+    assert hierarchy_tasks(whole)[1] == {"pos": "It holds on every row."}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_implied_hierarchies_are_what_the_rows_say(seed):
+    """Nested unions of random cells, against the definition row by row."""
+    draw = torch.Generator().manual_seed(seed)
+    cell = torch.randint(5, (400,), generator=draw)
+    member = torch.rand(5, 6, generator=draw) < 0.5
+    rows = labelled(tuple("abcdef"), member[cell])
+    found = implied_tasks(rows.labels, rows.fit, rows.label_names)
+    holds = [set(column.nonzero().flatten().tolist()) for column in rows.labels.T]
+    common = [len(h & set(range(0, 400, 2))) >= 20 <= len(h & set(range(1, 400, 2))) for h in holds]
+    # Of equal labels the first counts.
+    first = [holds.index(h) == i for i, h in enumerate(holds)]
+    inside = {
+        (a, b)
+        for a in range(6)
+        for b in range(6)
+        if common[a] and first[a] and first[b] and holds[a] < holds[b]
+    }
+    direct = {
+        (a, b)
+        for a, b in inside
+        if not any((a, c) in inside and (c, b) in inside for c in range(6))
+    }
+    expected = {("abcdef"[a], "abcdef"[b]) for a, b in direct if enough(holds[b] - holds[a])}
+    assert {(part, task.name) for task in found for part in task.parts} == expected
+
+
+def enough(rows):
+    return min(sum(row % 2 == half for row in rows) for half in (0, 1)) >= 20
+
+
+def test_a_label_absorbed_by_one_that_implies_it_is_found_without_being_told():
+    rows, sae = text(absorbs=0.5)
+    general = rows.labels[:, :2].any(1)
+    names = ("noun", "noun_singular", "noun_plural")
+    labels = torch.stack([general, *rows.labels[:, :2].T], dim=1)
+    rows = dataclasses.replace(rows, hierarchies={}, label_names=names, labels=labels)
+    told = dataclasses.replace(rows, hierarchies={"noun": names[1:]})
+    mine, theirs = (measured(feature_absorption(r, sae, None, seed=0)) for r in (rows, told))
+    assert mine.tasks == theirs.tasks
+    assert mine.tasks[0].rate.full > 0.1
+    assert mine.left_out["first letter"] == "Rows without tokens have no words."
 
 
 WORDS = [f"{letter}{chr(97 + i)}" for letter in "abk" for i in range(20)] + ["7th", "x", "."]
@@ -272,7 +339,7 @@ def spelt_rows(n=3000, *, readable=True):
 
 def test_first_letters_are_fitted_and_scored_on_different_words():
     rows, _ = spelt_rows()
-    here, found = first_letter_tasks(rows, lambda i: f" {WORDS[i]}", seed=0)
+    here, found, _ = first_letter_tasks(rows, lambda i: f" {WORDS[i]}", seed=0)
     tasks = measured(found)
     assert {task.name for task in tasks} == {"a", "b", "k"}
     fitted, unseen = set(here.token[here.fit].tolist()), set(here.token[~here.fit].tolist())

@@ -83,13 +83,13 @@ def test_evaluation_reads_only_held_out_text(small_run, random_lm, small_store):
     corpus = corpus_of(small_run, random_lm, "held-out")
     assert corpus.facts["split"] == "held-out"
     assert small_store.manifest.corpus["split"] == "train"
-    assert corpus.facts["tokens_sha256"] == small_store.manifest.corpus["tokens_sha256"]
+    assert corpus.facts["text_xxh3"] == small_store.manifest.corpus["text_xxh3"]
     assert len(trained_on) <= small_store.manifest.n_contexts
 
 
 def test_a_text_that_has_changed_since_is_refused(small_run, random_lm, monkeypatch):
     record = small_run.provenance()
-    record["corpus"]["tokens_sha256"] = "0" * 64
+    record["corpus"]["text_xxh3"] = "0" * 32
     monkeypatch.setattr(small_run, "provenance", lambda: record)
     with pytest.raises(UsageError, match="has changed since"):
         corpus_of(small_run, random_lm, "held-out")

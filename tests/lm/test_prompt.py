@@ -185,7 +185,7 @@ def test_an_assistants_message_is_continued(chatty):
 @pytest.mark.parametrize(
     ("template", "text", "sentence"),
     [
-        (None, "the dog", "The model's tokenizer has no chat template; give the prompt as plain"),
+        (None, "the dog", "has no chat template, so it cannot read messages"),
         (NO_SYSTEM, MESSAGES, "template refuses these messages: System role not supported."),
         ("{{ nothing.at.all }}", "the dog", "template refuses these messages: 'nothing' is unde"),
         ("{% for", "the dog", "template refuses these messages: "),

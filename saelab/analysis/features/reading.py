@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,15 +180,23 @@ class Rest:
         return self.corpus.label_descriptions
 
     @property
+    def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
+        """General labels as unions of special ones."""
+        return self.corpus.label_hierarchies
+
+    @property
     def context_length(self) -> int:
         """Positions per context."""
         return self.corpus.context_length
 
     @property
-    def n_contexts(self) -> int | None:
-        """How many are left."""
-        total = self.corpus.n_contexts
-        return None if total is None else total - self.first
+    def endless(self) -> bool:
+        """Whether the corpus is."""
+        return self.corpus.endless
+
+    def available(self, n: int) -> int:
+        """How many of the first `n` that are left there are."""
+        return self.corpus.available(n + self.first) - self.first
 
     def read(self, start: int, stop: int) -> Contexts:
         """Contexts counted from the first that is left."""

@@ -222,10 +222,15 @@ def _drawn(scores: SteeringScores, options: SuccessOptions) -> list[int]:
 
 def _prefixes(run: Run, lm: LanguageModel, options: SuccessOptions) -> Int[Tensor, "prefix pos"]:
     corpus = corpus_of(run, lm, "held-out")
-    n = options.n_prefixes if corpus.n_contexts is None else corpus.n_contexts
-    tokens = corpus.read(0, n).tokens[:, : options.prefix_length]
-    whole = tokens[(tokens >= 0).all(axis=1)][: options.n_prefixes]
-    if tokens.shape[1] < options.prefix_length or not len(whole):
+    size, whole = options.n_prefixes, np.empty((0, options.prefix_length), dtype=np.int32)
+    first = 0
+    while len(whole) < size and (last := corpus.available(first + size)) > first:
+        tokens = corpus.read(first, last).tokens[:, : options.prefix_length]
+        if tokens.shape[1] < options.prefix_length:
+            break
+        whole = np.concatenate([whole, tokens[(tokens >= 0).all(axis=1)]])[:size]
+        first = last
+    if not len(whole):
         raise UsageError(
             f"No held-out context has {options.prefix_length} tokens; lower the prefix length."
         )

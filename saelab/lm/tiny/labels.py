@@ -112,3 +112,21 @@ def annotate(tokens: Integer[np.ndarray, "n pos"]) -> Bool[np.ndarray, "n pos n_
         bitorder="little",
     )
     return np.concatenate([_TABLE[tokens], bits.view(np.bool_)], axis=-1)
+
+
+HIERARCHIES: dict[str, tuple[str, ...]] = {
+    "noun": (*("noun_singular", "noun_plural", "noun_female", "noun_male", "place", "object"),),
+    "verb": ("verb_singular", "verb_plural"),
+    "name": ("name_female", "name_male"),
+    "pronoun": ("pronoun_female", "pronoun_male"),
+    "sentiment_word": ("positive_word", "negative_word"),
+    "weekday": (*("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"),),
+    "bracket": ("opening_bracket", "closing_bracket"),
+    "innermost_bracket": (
+        *("innermost_round", "innermost_square", "innermost_curly", "innermost_angle"),
+    ),
+    "pending_subject": ("subject_singular", "subject_plural"),
+    "referent": ("referent_female", "referent_male"),
+    "sentiment_of_document": ("document_positive", "document_negative"),
+}
+"""General labels as unions of special ones: those of the language."""

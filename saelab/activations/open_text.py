@@ -1,0 +1,59 @@
+"""A source of text, opened: its documents as they are, and as shards to be tokenised."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from saelab.activations.annotate import Annotator
+from saelab.activations.cutting import Cutter
+from saelab.activations.documents import Document
+from saelab.activations.format import JsonObject
+from saelab.activations.sources import (
+    FileSource,
+    Source,
+    StreamSource,
+    hub_documents,
+    hub_parts,
+)
+
+
+@dataclass(frozen=True)
+class OpenedText:
+    """A source of which nothing has been tokenised.
+
+    Attributes:
+        facts: what decides its documents and their order.
+        documents: all of them in its own order, rows whole.
+        read_as: its shards, the text being this field's; cut, if a cutter is given.
+        endless: whether nobody knows where it ends.
+    """
+
+    facts: JsonObject
+    documents: Callable[[], Iterator[Document]]
+    read_as: Callable[[str | None, Cutter | None], Source]
+    endless: bool
+
+    def shards(self, text_field: str, cutter: Cutter, annotator: Annotator | None) -> Source:
+        """An annotator sees documents whole."""
+        if annotator is None:
+            return self.read_as(text_field, cutter)
+        return self.read_as(annotator.text_field, None)
+
+
+def open_text(source: str, seed: int, block: int) -> OpenedText:
+    """The source of that name, in an order that the seed decides; nothing is tokenised.
+
+    Raises:
+        UsageError: it is missing, unreadable or no text.
+    """
+    if not source.startswith("hf:"):
+        files = FileSource(source, None, None, seed=seed, block=block)
+        return OpenedText(files.facts, files.documents, files.read_as, endless=False)
+    hub_parts(source)
+
+    def read_as(field: str | None, cutter: Cutter | None) -> Source:
+        del cutter  # a stream's texts are cut where they are tokenised
+        return StreamSource(partial(hub_documents, source, field))
+
+    documents = partial(hub_documents, source, None)
+    return OpenedText({"order": "stream"}, documents, read_as, endless=True)
