@@ -220,11 +220,9 @@ def _counted(
         return -(-n_tokens // rows), {}
     packing = Packing(lm, corpus, n_tokens, packed=packed)
     packing.count(COUNTED_TOKENS)
-    if not packing.complete and isinstance(corpus, TextCorpus):
-        share = corpus.share
-        if not share or packing.n_rows / share > ENOUGH * n_tokens:
-            each = packing.n_rows / packing.n_contexts
-            return int(SPARE * n_tokens / each) + 1, None
+    expected = packing.rows_each * corpus.expected if isinstance(corpus, TextCorpus) else 0
+    if not packing.complete and expected > ENOUGH * n_tokens:
+        return int(SPARE * n_tokens * packing.n_contexts / packing.n_rows) + 1, None
     packing.count()
     require(packing, n_tokens)
     return packing.n_contexts, packing.text()
