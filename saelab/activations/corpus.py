@@ -7,13 +7,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 from pydantic import JsonValue
 
 from saelab.activations.annotate import Annotator
 from saelab.activations.cutting import Cutter
 from saelab.activations.documents import TEXT_FIELD
 from saelab.activations.format import UNTIL, JsonObject
+from saelab.activations.grammar_corpus import GrammarCorpus
 from saelab.activations.sources import (
     BLOCK_BYTES,
     FileSource,
@@ -81,55 +81,6 @@ class Corpus(Protocol):
     def read(self, start: int, stop: int) -> Contexts:
         """Contexts `start` to `stop`; the range must lie within the corpus."""
         ...
-
-
-class GrammarCorpus:
-    """Documents of the shipped grammar, made as they are read, every token labelled."""
-
-    def __init__(self, split: Split, seed: int, context_length: int) -> None:
-        # The grammar's word lists are only needed by those who read it.
-        from saelab.lm.tiny.grammar import LABELS
-
-        self.split: Split = split
-        self.seed = seed
-        self._context_length = context_length
-        self._labels = {label.name: label.description for label in LABELS}
-
-    @property
-    def facts(self) -> JsonObject:
-        """Source, split and seed; they decide every document."""
-        return {"source": "tiny", "split": self.split, "seed": self.seed}
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the grammar's features."""
-        return tuple(self._labels)
-
-    @property
-    def label_descriptions(self) -> Mapping[str, str]:
-        """What each of them means."""
-        return self._labels
-
-    @property
-    def context_length(self) -> int:
-        """Positions per context."""
-        return self._context_length
-
-    @property
-    def endless(self) -> bool:
-        """It is."""
-        return True
-
-    def available(self, n: int) -> int:
-        """All of them."""
-        return n
-
-    def read(self, start: int, stop: int) -> Contexts:
-        """Documents `start` to `stop`, one per context."""
-        from saelab.lm.tiny.grammar import generate
-
-        made = generate(self.seed, start, stop, split=self.split, n_ctx=self._context_length)
-        return Contexts(made.tokens, np.arange(start, stop, dtype=np.int64), made.labels)
 
 
 def load_corpus(  # noqa: PLR0913 - each is an option of the command line
