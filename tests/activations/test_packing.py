@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from activations.store_cases import text_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.activations import harvest as harvest_module
 from saelab.activations import packing as packing_module
 from saelab.activations.contexts import ContextBatches
-from saelab.activations.corpus import PADDING, load_corpus
+from saelab.activations.corpus import PADDING
 from saelab.activations.format import UNTIL, read_manifest
 from saelab.activations.harvest import HarvestOptions, harvest, plan
 from saelab.activations.ranks import Ranks
@@ -89,7 +90,7 @@ def short_text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def packed(random_lm, short_text, tmp_path_factory):
-    corpus = load_corpus(str(short_text), random_lm, context_length=LENGTH)
+    corpus = text_corpus(str(short_text), random_lm, context_length=LENGTH)
     options = HarvestOptions(n_tokens=1500, dtype="float32", batch_size=4, gradients=True)
     out = tmp_path_factory.mktemp("packed") / "store"
     return harvest(random_lm, HOOKS, corpus, out=out, options=options)
@@ -98,7 +99,7 @@ def packed(random_lm, short_text, tmp_path_factory):
 def test_rows_of_short_documents_are_those_of_each_alone(random_lm, short_text, packed):
     """The second method: one document at a time through the model, with its own BOS."""
     assert packed.manifest.packed
-    corpus = load_corpus(str(short_text), random_lm, context_length=LENGTH)
+    corpus = text_corpus(str(short_text), random_lm, context_length=LENGTH)
     alone = {}
     contexts = corpus.read(0, corpus.n_contexts)
     for tokens, document in zip(contexts.tokens, contexts.document.tolist(), strict=True):
@@ -174,7 +175,7 @@ def test_training_end_to_end_on_packed_contexts(packed, checkpoint, tmp_path):
 
 
 def test_long_documents_stay_one_to_a_context(random_lm, text_file):
-    corpus = load_corpus(str(text_file), random_lm, context_length=8)
+    corpus = text_corpus(str(text_file), random_lm, context_length=8)
     manifest = plan(random_lm, HOOKS, corpus, HarvestOptions(n_tokens=100))
     assert not manifest.packed
     assert "contexts" not in manifest.rows_policy
@@ -217,14 +218,14 @@ def rows_of(store):
 def test_a_long_text_is_planned_by_an_estimate_and_recorded_exactly(
     random_lm, long_text, tmp_path, monkeypatch
 ):
-    corpus = load_corpus(str(long_text), random_lm, context_length=8)
+    corpus = text_corpus(str(long_text), random_lm, context_length=8)
     manifest = plan(random_lm, HOOKS[:1], corpus, options())
     assert not manifest.counted
     assert manifest.corpus[UNTIL] == 4000
     assert corpus.expected > 1000
     store = harvest(random_lm, HOOKS[:1], corpus, out=tmp_path / "open", options=options())
     monkeypatch.setattr(harvest_module, "COUNTED_TOKENS", 10**9)
-    fresh = load_corpus(str(long_text), random_lm, context_length=8)
+    fresh = text_corpus(str(long_text), random_lm, context_length=8)
     counted = harvest(random_lm, HOOKS[:1], fresh, out=tmp_path / "counted", options=options())
     assert store.complete
     assert counted.manifest.counted
@@ -242,7 +243,7 @@ def test_an_interrupted_harvest_of_a_long_text_goes_on_where_it_was(
     whole = harvest(
         random_lm,
         HOOKS[:1],
-        load_corpus(str(long_text), random_lm, context_length=8),
+        text_corpus(str(long_text), random_lm, context_length=8),
         out=tmp_path / "whole",
         options=options(),
     )
@@ -259,7 +260,7 @@ def test_an_interrupted_harvest_of_a_long_text_goes_on_where_it_was(
         harvest(
             random_lm,
             HOOKS[:1],
-            load_corpus(str(long_text), random_lm, context_length=8),
+            text_corpus(str(long_text), random_lm, context_length=8),
             out=out,
             options=options(),
         )
@@ -270,7 +271,7 @@ def test_an_interrupted_harvest_of_a_long_text_goes_on_where_it_was(
     store = harvest(
         random_lm,
         HOOKS[:1],
-        load_corpus(str(long_text), random_lm, context_length=8),
+        text_corpus(str(long_text), random_lm, context_length=8),
         out=out,
         options=options(),
     )
@@ -280,7 +281,7 @@ def test_an_interrupted_harvest_of_a_long_text_goes_on_where_it_was(
     again = harvest(
         random_lm,
         HOOKS[:1],
-        load_corpus(str(long_text), random_lm, context_length=8),
+        text_corpus(str(long_text), random_lm, context_length=8),
         out=out,
         options=options(),
     )
@@ -290,7 +291,7 @@ def test_an_interrupted_harvest_of_a_long_text_goes_on_where_it_was(
 def test_processes_find_out_the_end_of_a_long_text_each(random_lm, long_text, tmp_path):
     out = tmp_path / "s"
     for rank in (1, 0, 2):
-        corpus = load_corpus(str(long_text), random_lm, context_length=8)
+        corpus = text_corpus(str(long_text), random_lm, context_length=8)
         manifest = plan(random_lm, HOOKS[:1], corpus, options())
         store = harvest_module.record(
             random_lm, corpus, manifest, out=out, options=options(), ranks=Ranks(rank, 3)
@@ -302,7 +303,7 @@ def test_processes_find_out_the_end_of_a_long_text_each(random_lm, long_text, tm
 
 def test_an_estimate_that_was_too_low_grows(random_lm, long_text, tmp_path, monkeypatch):
     monkeypatch.setattr(harvest_module, "SPARE", 0.1)
-    corpus = load_corpus(str(long_text), random_lm, context_length=8)
+    corpus = text_corpus(str(long_text), random_lm, context_length=8)
     store = harvest(random_lm, HOOKS[:1], corpus, out=tmp_path / "s", options=options())
     assert store.complete
     assert store.n_rows >= 4000
@@ -316,7 +317,7 @@ def test_a_stream_that_ends_early_is_recorded_whole_and_said(
     rows = [{"text": "the cat sat . " * 5} for _ in range(100)]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter(rows))
     monkeypatch.setattr("saelab.activations.sources.STREAM_DOCUMENTS", 8)
-    corpus = load_corpus("hf:a", random_lm, context_length=8, max_tokens=4000)
+    corpus = text_corpus("hf:a", random_lm, context_length=8, max_tokens=4000)
     store = harvest(random_lm, HOOKS[:1], corpus, out=tmp_path / "s", options=options())
     assert "the text ended after 1900 of 4000 tokens" in capsys.readouterr().err
     assert store.complete
@@ -327,7 +328,7 @@ def test_a_stream_that_ends_early_is_recorded_whole_and_said(
 def test_a_text_that_seems_too_short_is_counted_before_anything_is_written(
     random_lm, long_text, tmp_path
 ):
-    corpus = load_corpus(str(long_text), random_lm, context_length=8)
+    corpus = text_corpus(str(long_text), random_lm, context_length=8)
     with pytest.raises(UsageError, match=r"The text has 1\d{4} tokens for training, 20000 were"):
         harvest(random_lm, HOOKS[:1], corpus, out=tmp_path / "s", options=options(20_000))
     assert not (tmp_path / "s").exists()
