@@ -9,13 +9,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from saelab.activations.background import BackgroundWriter
-from saelab.activations.corpus import KEPT, Corpus, TextCorpus
+from saelab.activations.corpus import Corpus, TextCorpus
 from saelab.activations.dtypes import TORCH
 from saelab.activations.format import PACKED, UNTIL, Dtype, JsonObject, Manifest, SiteSpec
 from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
 from saelab.activations.packing import Packing, pays, require
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
+from saelab.activations.windows import KEPT
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.console import progress
@@ -27,7 +28,7 @@ __all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_ma
 UNIT_CONTEXTS = 512
 """A block of 1024 rows then has two rows of each context on average: mixed well enough that 16
 batches of 4096 have a design effect of 1.3 (see `mixing`)."""
-COUNTED_TOKENS = 2**21
+COUNTED_TOKENS = 2**19
 """A harvest of more is planned by an estimate, if the text seems to have `ENOUGH` times as many."""
 ENOUGH, SPARE = 1.25, 1.02
 UNIT_BYTES = 2**29

@@ -13,6 +13,7 @@ from saelab.activations.corpus import PADDING, TextCorpus, recorded_corpus
 from saelab.activations.harvest import HarvestOptions, harvest
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
+from saelab.activations.verify import verify
 from saelab.config import UsageError
 
 
@@ -288,6 +289,7 @@ def test_damaged_tokens_are_refused(random_lm, kept, damage, tmp_path):
         return
     with pytest.raises(UsageError, match=r"000000\.tokens was altered"):
         recorded_corpus(facts, random_lm, "train", 8, kept=kept)
+    assert [each.file for each in verify(kept)] == ["text/000000.tokens"]
 
 
 def test_tokens_of_another_text_are_not_used(random_lm, kept, text_file):
