@@ -148,7 +148,7 @@ class ContextBatches(Iterator[TokenBatch]):
 
 def _apart(
     contexts: Int[np.ndarray, "context pos"], mask: Bool[np.ndarray, "context pos"]
-) -> tuple[Int[np.ndarray, "sequence pos"], Bool[np.ndarray, "sequence pos"]]:
+) -> tuple[Int[np.ndarray, "sequence longest"], Bool[np.ndarray, "sequence longest"]]:
     """The sequences of contexts that hold several, as long as the longest; others as they are."""
     sequences = Sequences.of(contexts)
     if not sequences.side_by_side:

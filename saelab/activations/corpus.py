@@ -24,7 +24,7 @@ from saelab.activations.sources import (
     ordered_documents,
 )
 from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Reading, Split, TextCorpus
-from saelab.activations.windows import PADDING, Shard, tokenise
+from saelab.activations.windows import KEPT, PADDING, Shard, tokenise
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
 
@@ -41,8 +41,6 @@ __all__ = [
 
 BLOCK_CONTEXTS = 128
 """Bytes of a block for each position of a context: some 30 contexts, of which one is short."""
-KEPT = "text"
-"""The directory of a store in which the tokens of its text are kept, held-out ones included."""
 
 
 @runtime_checkable

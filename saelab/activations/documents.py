@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from typing_extensions import override
+
 from saelab.config import UsageError
 
 PLAIN = (".txt", ".md")
@@ -34,6 +36,7 @@ class Origin:
     source: str
     line: int | None = None
 
+    @override
     def __str__(self) -> str:
         return self.source if self.line is None else f"{self.source}, line {self.line}"
 

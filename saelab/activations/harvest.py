@@ -9,13 +9,14 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from saelab.activations.background import BackgroundWriter
-from saelab.activations.corpus import KEPT, Corpus, TextCorpus
+from saelab.activations.corpus import Corpus, TextCorpus
 from saelab.activations.dtypes import TORCH
 from saelab.activations.format import PACKED, UNTIL, Dtype, JsonObject, Manifest, SiteSpec
 from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
 from saelab.activations.packing import Packing, pays, require
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
+from saelab.activations.windows import KEPT
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.console import progress
@@ -27,7 +28,7 @@ __all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_ma
 UNIT_CONTEXTS = 512
 """A block of 1024 rows then has two rows of each context on average: mixed well enough that 16
 batches of 4096 have a design effect of 1.3 (see `mixing`)."""
-COUNTED_TOKENS = 2**21
+COUNTED_TOKENS = 2**19
 """A harvest of more is planned by an estimate, if the text seems to have `ENOUGH` times as many."""
 ENOUGH, SPARE = 1.25, 1.02
 UNIT_BYTES = 2**29
@@ -220,11 +221,9 @@ def _counted(
         return -(-n_tokens // rows), {}
     packing = Packing(lm, corpus, n_tokens, packed=packed)
     packing.count(COUNTED_TOKENS)
-    if not packing.complete and isinstance(corpus, TextCorpus):
-        share = corpus.share
-        if not share or packing.n_rows / share > ENOUGH * n_tokens:
-            each = packing.n_rows / packing.n_contexts
-            return int(SPARE * n_tokens / each) + 1, None
+    expected = packing.rows_each * corpus.expected if isinstance(corpus, TextCorpus) else 0
+    if not packing.complete and expected > ENOUGH * n_tokens:
+        return int(SPARE * n_tokens * packing.n_contexts / packing.n_rows) + 1, None
     packing.count()
     require(packing, n_tokens)
     return packing.n_contexts, packing.text()

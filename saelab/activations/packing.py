@@ -84,6 +84,11 @@ class Packing:
         return self._rows
 
     @property
+    def rows_each(self) -> float:
+        """Rows of a context of the corpus, so far."""
+        return self._rows / (CHUNK * (len(self._ends) - 1))
+
+    @property
     def complete(self) -> bool:
         """Whether that is all: the rows asked for, or the end of the corpus."""
         return self._done

@@ -1,6 +1,7 @@
 """Text as contexts of token ids, tokenised no further than it is read."""
 
 import hashlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -152,9 +153,9 @@ class TextCorpus:
         return self.available(sys.maxsize)
 
     @property
-    def share(self) -> float:
-        """How much of the source has been read; 0 where nobody knows, 1 at its end."""
-        return self._share
+    def expected(self) -> float:
+        """About how many contexts of this split there are, by what was read; inf: nobody knows."""
+        return self._of_split(self._ends[-1]) / self._share if self._share else math.inf
 
     def available(self, n: int) -> int:
         """How many of the first `n` contexts of this split there are; reads no further."""

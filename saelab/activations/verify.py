@@ -25,6 +25,7 @@ from saelab.activations.sealed import SealedFile
 from saelab.activations.statistics import merged, summed
 from saelab.activations.store import committed_units
 from saelab.activations.tokens_file import TokensFile, read_tokens_file
+from saelab.activations.windows import KEPT, read_shard
 
 STATISTICS_TOLERANCE = 1e-9
 NORM_TOLERANCE = 1e-5
@@ -66,7 +67,16 @@ def verify(
     found = [*_missing(manifest, units), *_foreign(root, manifest)]
     for unit in units:
         found += _unit_damage(root, manifest, unit, full=full, progress=progress)
-    return found
+    return [*found, *_text_damage(root)]
+
+
+def _text_damage(root: Path) -> Iterator[Damage]:
+    """What is wrong with the tokens that were kept of the text."""
+    for path in sorted((root / KEPT).glob("*.tokens")):
+        try:
+            read_shard(path, None)
+        except DamagedStoreError as error:
+            yield _damage(root, path, error)
 
 
 def _damage(root: Path, path: Path, error: DamagedStoreError) -> Damage:

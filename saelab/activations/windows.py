@@ -22,6 +22,8 @@ from saelab.lm.protocol import Tokenizer
 
 PADDING = -1
 """Stands behind the end of a sequence; never a token, never a row."""
+KEPT = "text"
+"""The directory of a store in which the tokens of its text are kept, held-out ones included."""
 PIECE_CHARACTERS = 2**14
 """A longer document is tokenised in pieces, side by side."""
 MAX_SHARD_BYTES, MAX_HEAD_BYTES = 2**33, 2**24
@@ -194,8 +196,8 @@ def belongs(path: Path, key: str) -> bool:
             return False
 
 
-def read_shard(path: Path, key: str) -> Shard:
-    """A shard that `write_shard` wrote under this key.
+def read_shard(path: Path, key: str | None) -> Shard:
+    """A shard that `write_shard` wrote under this key; None: under any.
 
     Raises:
         DamagedStoreError: the file is not what was written, or belongs to another text.
@@ -219,7 +221,7 @@ def read_shard(path: Path, key: str) -> Shard:
             n = int(np.prod(shape, dtype=np.int64))
             arrays[name] = np.frombuffer(rest, dtype, n, at).reshape(shape)
             at += arrays[name].nbytes
-        if head["key"] != key:
+        if key is not None and head["key"] != key:
             raise ValueError("it belongs to another text, tokenizer or context length")
         columns = {n[7:]: a for n, a in arrays.items() if n.startswith("column ")}
         known = {name: arrays[name] for name in ("ids", "length", "document", "file")}

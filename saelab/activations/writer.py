@@ -29,6 +29,7 @@ from saelab.activations.ranks import Ranks
 from saelab.activations.sealed import write_parts
 from saelab.activations.space import require_space
 from saelab.activations.tokens_file import tokens_file
+from saelab.activations.windows import KEPT
 from saelab.config import UsageError
 from saelab.files import atomic_write, fsync_directory, temporary_name
 
@@ -241,8 +242,8 @@ def _prepare(root: Path, manifest: Manifest) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(root, directory)
     _remove_leftovers(root, root)
-    if (root / "text").is_dir():
-        _remove_leftovers(root, root / "text")
+    if (root / KEPT).is_dir():
+        _remove_leftovers(root, root / KEPT)
     if not (root / "manifest.json").exists():
         write_manifest(root, manifest)
         _check_target(root, manifest)

@@ -84,6 +84,7 @@ def _store(path: Path) -> dict[str, Any]:
         "labels": len(manifest.label_names),
         "model": manifest.model,
         "corpus": manifest.corpus,
+        "text": provenance.get("text"),
         "seed": manifest.seed,
         "written": {name: provenance.get(name) for name in ("created", "device", "command")},
         "digest": manifest.content_digest,

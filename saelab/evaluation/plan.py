@@ -60,8 +60,7 @@ class Evaluated:
 
     def _seconds(self) -> float:
         options, length = self.options, self.corpus.context_length
-        n = self.corpus.n_contexts
-        text = options.n_tokens if n is None else min(options.n_tokens, n * length)
+        text = tokens_within(self.corpus, options.n_tokens)
         positions = 3.0 * text
         if options.suite == "full":
             ablations = options.n_ablated_tokens * (1 + 2 * options.n_ablated_latents)

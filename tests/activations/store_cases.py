@@ -134,3 +134,12 @@ def harvest_process(checkpoint, text, out, environment):
     arguments = ["harvest", "--model", checkpoint, "--sites", HARVESTED, "--text", text]
     arguments += ["--n-tokens", 9000, "--context-length", 16, "--out", out, "--device", "cpu"]
     return Command([str(argument) for argument in arguments], environment)
+
+
+def text_corpus(source, lm, **options):
+    """The corpus of a text, whose length can be asked for."""
+    from saelab.activations.corpus import TextCorpus, load_corpus
+
+    corpus = load_corpus(str(source), lm, **options)
+    assert isinstance(corpus, TextCorpus)
+    return corpus

@@ -6,20 +6,22 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from activations.store_cases import text_corpus
 
 from saelab.activations import corpus as corpus_module
-from saelab.activations.corpus import PADDING, TextCorpus, load_corpus, recorded_corpus
+from saelab.activations.corpus import PADDING, TextCorpus, recorded_corpus
 from saelab.activations.harvest import HarvestOptions, harvest
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
+from saelab.activations.verify import verify
 from saelab.config import UsageError
 
 
 def both_splits(source, lm, **options) -> tuple[TextCorpus, TextCorpus]:
-    train, held = (load_corpus(str(source), lm, split=s, **options) for s in ("train", "held-out"))
-    assert isinstance(train, TextCorpus)
-    assert isinstance(held, TextCorpus)
-    return train, held
+    return (
+        text_corpus(source, lm, split="train", **options),
+        text_corpus(source, lm, split="held-out", **options),
+    )
 
 
 def test_every_token_of_the_text_is_in_exactly_one_context(random_lm, text_file):
@@ -50,18 +52,18 @@ def test_contexts_never_mix_documents(random_lm, tmp_path):
 
 
 def test_reading_by_parts_equals_reading_whole(random_lm, text_file):
-    corpus = load_corpus(str(text_file), random_lm, context_length=8)
+    corpus = text_corpus(str(text_file), random_lm, context_length=8)
     whole = corpus.read(0, 30).tokens
     parts = np.concatenate([corpus.read(0, 7).tokens, corpus.read(7, 30).tokens])
     assert np.array_equal(whole, parts)
 
 
 def test_another_text_or_seed_has_another_digest_or_order(random_lm, text_file):
-    before = load_corpus(str(text_file), random_lm, context_length=8).facts
-    seeded = load_corpus(str(text_file), random_lm, context_length=8, seed=1).facts
+    before = text_corpus(str(text_file), random_lm, context_length=8).facts
+    seeded = text_corpus(str(text_file), random_lm, context_length=8, seed=1).facts
     assert {**before, "seed": 1} == seeded
     text_file.write_text("dog " + text_file.read_text())
-    after = load_corpus(str(text_file), random_lm, context_length=8).facts
+    after = text_corpus(str(text_file), random_lm, context_length=8).facts
     assert before["text_xxh3"] != after["text_xxh3"]
 
 
@@ -74,7 +76,7 @@ def test_nothing_is_tokenised_before_it_is_read(random_lm, tmp_path, monkeypatch
     monkeypatch.setattr(corpus_module, "tokenise", lambda *a: made.append(1) or real(*a))
     monkeypatch.setattr(corpus_module, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(corpus_module, "BLOCK_CONTEXTS", 1)
-    corpus = load_corpus(str(path), random_lm, context_length=8)
+    corpus = text_corpus(str(path), random_lm, context_length=8)
     first = len(made)
     corpus.read(0, 100)
     assert first <= 2
@@ -98,22 +100,22 @@ def test_bad_text_is_refused_in_one_sentence(random_lm, tmp_path, name, content,
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=message):
-        load_corpus(str(path), random_lm, context_length=8)
+        text_corpus(str(path), random_lm, context_length=8)
 
 
 def test_a_source_that_is_nothing_is_refused(random_lm):
     with pytest.raises(UsageError, match="neither a file, a directory"):
-        load_corpus("no/such/file", random_lm)
+        text_corpus("no/such/file", random_lm)
 
 
 def test_a_context_length_beyond_the_model_is_refused_with_its_limit(random_lm, text_file):
     with pytest.raises(UsageError, match="reads 2 to 32"):
-        load_corpus(str(text_file), random_lm, context_length=33)
+        text_corpus(str(text_file), random_lm, context_length=33)
 
 
 def test_the_grammar_is_refused_for_other_models(random_lm):
     with pytest.raises(UsageError, match="made of the tiny model's own tokens"):
-        load_corpus("tiny", random_lm)
+        text_corpus("tiny", random_lm)
 
 
 # Where contexts come from.
@@ -141,17 +143,18 @@ def test_any_first_part_of_a_directory_is_a_sample_of_all_its_files(random_lm, b
         found = Counter(words_of(corpus, random_lm, 0, n))
         assert len(found) == 4
         assert min(found.values()) > n / 12
-    other = load_corpus(str(books), random_lm, context_length=8, seed=1)
+    other = text_corpus(str(books), random_lm, context_length=8, seed=1)
     assert words_of(train, random_lm, 0, 400) != words_of(other, random_lm, 0, 400)
 
 
 def test_the_manifest_says_what_was_read_of_each_file(random_lm, books, tmp_path):
-    corpus = load_corpus(str(books), random_lm, context_length=8)
+    corpus = text_corpus(str(books), random_lm, context_length=8)
     options = HarvestOptions(n_tokens=3000)
     store = harvest(
         random_lm, ["blocks.0.hook_resid_post"], corpus, out=tmp_path / "s", options=options
     )
-    text = store.manifest.provenance["text"]
+    text = dict(store.manifest.provenance)["text"]
+    assert isinstance(text, dict)
     columns = store.tokens(0)
     rows = Counter(random_lm.tokenizer.token(int(token)) for token in columns.token)
     words = dict(zip("abcd", ("cat", "dog", "sat", "ran"), strict=True))
@@ -163,7 +166,7 @@ def test_documents_keep_their_numbers_in_the_order_of_names_and_lines(random_lm,
     (tmp_path / "a.txt").write_text("cat " * 200)
     rows = ["dog " * 200, None, "sat " * 200]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    corpus = load_corpus(str(tmp_path), random_lm, context_length=8)
+    corpus = text_corpus(str(tmp_path), random_lm, context_length=8)
     contexts = corpus.read(0, corpus.n_contexts)
     words = [random_lm.tokenizer.token(int(token)) for token in contexts.tokens[:, 1]]
     assert set(zip(words, contexts.document.tolist(), strict=True)) == {
@@ -219,7 +222,7 @@ def test_a_text_that_was_read_in_order_is_read_in_order_again(random_lm, tmp_pat
 
 @pytest.fixture
 def kept(random_lm, books, tmp_path):
-    corpus = load_corpus(str(books), random_lm, context_length=8, seed=3)
+    corpus = text_corpus(str(books), random_lm, context_length=8, seed=3)
     out = tmp_path / "s"
     harvest(
         random_lm,
@@ -231,6 +234,12 @@ def kept(random_lm, books, tmp_path):
     return out
 
 
+def facts_of(store):
+    facts = ActivationStore(store).manifest.corpus
+    assert facts is not None
+    return facts
+
+
 def forbidden(*_):
     pytest.fail("text was tokenised")
 
@@ -239,15 +248,15 @@ def test_what_was_read_for_a_store_is_never_tokenised_again(random_lm, books, ke
     fresh = both_splits(books, random_lm, context_length=8, seed=3)
     expected = [corpus.read(0, 25).tokens for corpus in fresh]
     monkeypatch.setattr(corpus_module, "tokenise", forbidden)
-    facts = ActivationStore(kept).manifest.corpus
+    facts = facts_of(kept)
     for split, tokens in zip(("train", "held-out"), expected, strict=True):
         corpus = recorded_corpus(facts, random_lm, split, 8, kept=kept)
         assert np.array_equal(corpus.read(0, 25).tokens, tokens)
 
 
 def test_what_goes_beyond_is_read_from_the_text_if_it_has_not_changed(random_lm, books, kept):
-    facts = ActivationStore(kept).manifest.corpus
-    fresh = load_corpus(str(books), random_lm, context_length=8, seed=3)
+    facts = facts_of(kept)
+    fresh = text_corpus(str(books), random_lm, context_length=8, seed=3)
     corpus = recorded_corpus(facts, random_lm, "train", 8, kept=kept)
     assert np.array_equal(corpus.read(0, 10**6).tokens, fresh.read(0, 10**6).tokens)
     (books / "a.txt").write_text("the boy ran .")
@@ -262,7 +271,7 @@ def test_what_goes_beyond_is_read_from_the_text_if_it_has_not_changed(random_lm,
 
 @pytest.mark.parametrize("damage", ["bit", "short", "link"])
 def test_damaged_tokens_are_refused(random_lm, kept, damage, tmp_path):
-    facts = ActivationStore(kept).manifest.corpus
+    facts = facts_of(kept)
     path = kept / "text" / "000000.tokens"
     data = bytearray(path.read_bytes())
     path.unlink()
@@ -280,17 +289,18 @@ def test_damaged_tokens_are_refused(random_lm, kept, damage, tmp_path):
         return
     with pytest.raises(UsageError, match=r"000000\.tokens was altered"):
         recorded_corpus(facts, random_lm, "train", 8, kept=kept)
+    assert [each.file for each in verify(kept)] == ["text/000000.tokens"]
 
 
 def test_tokens_of_another_text_are_not_used(random_lm, kept, text_file):
-    facts = load_corpus(str(text_file), random_lm, context_length=8).facts
+    facts = text_corpus(str(text_file), random_lm, context_length=8).facts
     corpus = recorded_corpus(facts, random_lm, "train", 8, kept=kept)
-    fresh = load_corpus(str(text_file), random_lm, context_length=8)
+    fresh = text_corpus(str(text_file), random_lm, context_length=8)
     assert np.array_equal(corpus.read(0, 30).tokens, fresh.read(0, 30).tokens)
 
 
 def test_reading_ahead_gives_what_reading_gives(random_lm, books):
-    one, other = (load_corpus(str(books), random_lm, context_length=8) for _ in range(2))
+    one, other = (text_corpus(str(books), random_lm, context_length=8) for _ in range(2))
     with one.ahead():
         tokens = one.read(0, 10**6).tokens
     assert np.array_equal(tokens, other.read(0, 10**6).tokens)
@@ -308,11 +318,11 @@ def test_processes_tokenise_their_share_each(random_lm, books, tmp_path, monkeyp
 
     monkeypatch.setattr(corpus_module, "tokenise", counted)
     monkeypatch.setattr("saelab.activations.shards.PATIENCE", 0.0)
-    whole = load_corpus(str(books), random_lm, context_length=8).read(0, 10**6).tokens
+    whole = text_corpus(str(books), random_lm, context_length=8).read(0, 10**6).tokens
     made[0] = 0
     for rank in (0, 1):
         turn[0] = rank
-        corpus = load_corpus(str(books), random_lm, context_length=8)
+        corpus = text_corpus(str(books), random_lm, context_length=8)
         corpus.keep_in(tmp_path / "text", Ranks(rank, 2))
         assert np.array_equal(corpus.read(0, 10**6).tokens, whole)
     assert made[1] == 1, "only the first shard, which is read before there is a place to share it"

@@ -5,9 +5,10 @@ import json
 
 import datasets
 import pytest
+from activations.store_cases import text_corpus
 
 from saelab.activations import sources, text_files
-from saelab.activations.corpus import PADDING, load_corpus
+from saelab.activations.corpus import PADDING
 from saelab.activations.cutting import Cutter
 from saelab.activations.sources import FileSource, hub_parts
 from saelab.config import UsageError
@@ -15,7 +16,7 @@ from saelab.config import UsageError
 WORDS = ("the cat sat .", "a dog ran .", "one girl sees two birds .")
 
 
-def documents(path, text_field="text", block=64, cutter=None):
+def documents(path, text_field: str | None = "text", block=64, cutter=None):
     """The texts of a source in its own order."""
     source = FileSource(str(path), text_field, cutter, seed=0, block=block)
     found, number = [], 0
@@ -196,13 +197,13 @@ def test_the_parts_of_a_hub_source(source, parts):
 @pytest.mark.parametrize("source", ["hf:", "hf:a:b:c:d", "hf::train"])
 def test_a_hub_source_that_names_nothing_is_refused(random_lm, source):
     with pytest.raises(UsageError, match="is not hf:NAME"):
-        load_corpus(source, random_lm)
+        text_corpus(source, random_lm)
 
 
 def test_a_stream_reads_rows_as_files_do(random_lm, hub):
     rows = [{"body": None}, {"body": ""}, *({"body": "the cat sat .\r\n"} for _ in range(60))]
     asked = hub(rows)
-    corpus = load_corpus("hf:a:en:test", random_lm, context_length=8, text_field="body")
+    corpus = text_corpus("hf:a:en:test", random_lm, context_length=8, text_field="body")
     assert asked == [("a", "en", "test")]
     assert corpus.n_contexts == 57
     assert corpus.facts["text_field"] == "body"
@@ -211,10 +212,10 @@ def test_a_stream_reads_rows_as_files_do(random_lm, hub):
 def test_a_bad_row_of_a_stream_is_named(random_lm, hub):
     hub([*({"text": "the cat"} for _ in range(30)), {"text": 5}])
     with pytest.raises(UsageError, match="hf:a, line 31: the field 'text' holds a number"):
-        _ = load_corpus("hf:a", random_lm, context_length=8).n_contexts
+        _ = text_corpus("hf:a", random_lm, context_length=8).n_contexts
     hub([{"sentence": "the cat"}])
     with pytest.raises(UsageError, match="line 1: the row has no field 'text', only 'sentence'"):
-        load_corpus("hf:a", random_lm, context_length=8)
+        text_corpus("hf:a", random_lm, context_length=8)
 
 
 def test_a_missing_configuration_is_explained(random_lm, monkeypatch):
@@ -223,7 +224,7 @@ def test_a_missing_configuration_is_explained(random_lm, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UsageError, match="hf:allenai/c4:CONFIG:train"):
-        load_corpus("hf:allenai/c4", random_lm)
+        text_corpus("hf:allenai/c4", random_lm)
 
 
 @pytest.mark.parametrize("n_tokens", [1, 100, 999, 5000])
@@ -232,7 +233,7 @@ def test_an_endless_stream_gives_the_training_tokens_that_were_asked_for(
 ):
     monkeypatch.setattr(sources, "STREAM_DOCUMENTS", 8)
     hub({"text": "the cat sat . " * (1 + i % 7)} for i in iter(int, 1) if i == 0)
-    corpus = load_corpus("hf:endless", random_lm, context_length=8, max_tokens=n_tokens)
+    corpus = text_corpus("hf:endless", random_lm, context_length=8, max_tokens=n_tokens)
     tokens = corpus.read(0, corpus.n_contexts).tokens
     rows = (tokens != PADDING).sum() - len(tokens)
     assert n_tokens <= rows

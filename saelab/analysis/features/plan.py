@@ -27,8 +27,8 @@ def features_plan(
     run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus, options: FeatureOptions
 ) -> Plan:
     """Memory and disk judged by shapes and the run's L0, time by a few positions."""
-    length, n = corpus.context_length, corpus.n_contexts
-    n_tokens = options.n_tokens if n is None else min(options.n_tokens, n * length)
+    n_tokens = tokens_within(corpus, options.n_tokens)
+    length = corpus.context_length
     seconds, l0 = _tried(run, lm, sae, corpus)
     firings = int(n_tokens * l0)
     batch = forward_bytes(lm, options.batch_size, length)
