@@ -37,6 +37,7 @@ __all__ = [
     "TextCorpus",
     "load_corpus",
     "recorded_corpus",
+    "tokens_within",
 ]
 
 BLOCK_CONTEXTS = 128
@@ -84,6 +85,12 @@ class Corpus(Protocol):
     def read(self, start: int, stop: int) -> Contexts:
         """Contexts `start` to `stop`; the range must lie within the corpus."""
         ...
+
+
+def tokens_within(corpus: Corpus, n_tokens: int) -> int:
+    """How many of `n_tokens` a corpus has at most; reads no further to find out."""
+    length = corpus.context_length
+    return min(n_tokens, corpus.available(-(-n_tokens // length)) * length)
 
 
 def load_corpus(  # noqa: PLR0913 - each is an option of the command line

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saelab.activations.corpus import Corpus
+from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
 from saelab.evaluation.options import EvaluateOptions
 from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logits_bytes

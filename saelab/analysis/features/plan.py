@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from saelab.activations.corpus import Corpus
+from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
 from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.weights import COSINES_AT_ONCE
