@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from saelab.lm.batches import parts_of
-from saelab.lm.protocol import Tokenizer
+from saelab.lm.protocol import Encoder
 
 AROUND = 96
 """Characters on each side of a cut whose tokens are compared."""
@@ -43,7 +43,7 @@ class Cut:
 class Cutter:
     """Finds cuts of texts that this tokenizer reads."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Encoder) -> None:
         self._tokenizer = tokenizer
 
     @cached_property
@@ -94,7 +94,7 @@ def _forms(first: str, second: str) -> Iterator[tuple[str, str]]:
             yield left, right
 
 
-def _joined(tokenizer: Tokenizer) -> frozenset[tuple[str, str]] | None:
+def _joined(tokenizer: Encoder) -> frozenset[tuple[str, str]] | None:
     """All pairs of a character and a form of a space or line break that some token contains.
 
     None where the tokenizer does not show its parts.

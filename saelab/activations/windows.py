@@ -18,7 +18,7 @@ from saelab.activations.format import DamagedStoreError
 from saelab.activations.sources import Numbered
 from saelab.files import atomic_write
 from saelab.lm.batches import encode_batch, encode_with_offsets
-from saelab.lm.protocol import Tokenizer
+from saelab.lm.protocol import Encoder
 
 PADDING = -1
 """Stands behind the end of a sequence; never a token, never a row."""
@@ -92,7 +92,7 @@ class Shard:
 
 def tokenise(
     documents: Sequence[Numbered],
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     room: int,
     cutter: Cutter,
     annotator: Annotator | None = None,
@@ -135,9 +135,7 @@ def cut(
     return of, np.minimum(room, sizes[of] - inside * room)
 
 
-def _ids(
-    texts: Sequence[str], tokenizer: Tokenizer, cutter: Cutter
-) -> list[Integer[ndarray, " _"]]:
+def _ids(texts: Sequence[str], tokenizer: Encoder, cutter: Cutter) -> list[Integer[ndarray, " _"]]:
     """The tokens of each text; long ones are read in pieces."""
     pieces = [[piece for _, piece in cutter.pieces(text, PIECE_CHARACTERS)] for text in texts]
     found = iter(encode_batch(tokenizer, [piece for parts in pieces for piece in parts]))
@@ -150,7 +148,7 @@ def _ids(
 def _annotated(
     documents: Sequence[Document],
     texts: Sequence[str],
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     annotator: Annotator,
 ) -> tuple[list[Integer[ndarray, " _"]], dict[str, Shaped[ndarray, "token ..."]]]:
     encoded = encode_with_offsets(tokenizer, texts)

@@ -9,10 +9,10 @@ from jaxtyping import Int32, Int64
 from numpy import ndarray
 
 from saelab.config import UsageError
-from saelab.lm.protocol import Tokenizer
+from saelab.lm.protocol import Encoder
 
 
-def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32[ndarray, " token"]]:
+def encode_batch(tokenizer: Encoder, texts: Sequence[str]) -> list[Int32[ndarray, " token"]]:
     """The ids that `tokenizer.encode` gives for each text."""
     backend = _backend(tokenizer)
     if backend is None:
@@ -22,7 +22,7 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Int32[ndarr
 
 
 def encode_with_offsets(
-    tokenizer: Tokenizer, texts: Sequence[str]
+    tokenizer: Encoder, texts: Sequence[str]
 ) -> list[tuple[Int32[ndarray, " token"], Int64[ndarray, "token 2"]]]:
     """Likewise, and the characters `[start, stop)` of the text that each token stands for.
 
@@ -45,13 +45,13 @@ def encode_with_offsets(
     ]
 
 
-def parts_of(tokenizer: Tokenizer) -> dict[str, Any] | None:
+def parts_of(tokenizer: Encoder) -> dict[str, Any] | None:
     """The tokenizer's JSON form, as the tokenizers library writes it; None where it has none."""
     backend = _backend(tokenizer)
     return None if backend is None else json.loads(backend.to_str())
 
 
-def _backend(tokenizer: Tokenizer) -> Any | None:  # noqa: ANN401
+def _backend(tokenizer: Encoder) -> Any | None:  # noqa: ANN401
     backend = getattr(tokenizer, "backend", None)
     if backend is not None:
         backend.no_padding()

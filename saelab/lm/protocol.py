@@ -77,7 +77,16 @@ class ModelInfo(Config):
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
+class Encoder(Protocol):
+    """Text to token ids."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without special tokens but those that it names (`<bos>`)."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Encoder, Protocol):
     """Text to token ids and back."""
 
     @property
@@ -88,10 +97,6 @@ class Tokenizer(Protocol):
     @property
     def unknown_id(self) -> int | None:
         """What words become that the vocabulary does not have, if they can."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens but those that it names (`<bos>`)."""
         ...
 
     def token(self, token_id: int) -> str:

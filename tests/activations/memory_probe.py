@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def run(n_tokens, directory):
     with text.open("w") as file:
         for _ in range(n_tokens // DOCUMENT + 1):
             file.write(json.dumps({"text": words}) + "\n")
-    lm = CheapModel()
+    lm: Any = CheapModel()
     corpus = load_corpus(str(text), lm, context_length=LENGTH)
     peaks = {"text": peak_mb()}
     # A twentieth of the text is held out.

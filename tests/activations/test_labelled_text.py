@@ -92,8 +92,11 @@ def test_a_store_holds_the_labels_of_its_rows(random_lm, labelled, tmp_path):
     assert store.manifest.label_names == corpus.label_names
     assert verify(tmp_path / "store") == []
     contexts = corpus.read(0, store.manifest.n_contexts)
+    assert contexts.labels is not None
+    assert store.manifest.corpus is not None
     for unit in store.units:
         columns = store.tokens(unit)
+        assert columns.labels is not None
         assert np.array_equal(columns.labels, contexts.labels[columns.context, columns.position])
     again = recorded_corpus(store.manifest.corpus, random_lm, "train", 8)
     assert np.array_equal(again.read(0, 20).labels, contexts.labels[:20])

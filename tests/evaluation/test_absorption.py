@@ -285,6 +285,7 @@ def test_implied_hierarchies_are_what_the_rows_say(seed):
     cell = torch.randint(5, (400,), generator=draw)
     member = torch.rand(5, 6, generator=draw) < 0.5
     rows = labelled(tuple("abcdef"), member[cell])
+    assert rows.labels is not None
     found = implied_tasks(rows.labels, rows.fit, rows.label_names)
     holds = [set(column.nonzero().flatten().tolist()) for column in rows.labels.T]
     common = [len(h & set(range(0, 400, 2))) >= 20 <= len(h & set(range(1, 400, 2))) for h in holds]

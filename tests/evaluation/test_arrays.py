@@ -36,13 +36,11 @@ def planted_run(tmp_path_factory):
     sae = {"variant": "topk", "d_sae": 12, "k": 4}
     values = {"sae": sae, "activations": store, "site": "x", "n_tokens": 200, "batch_size": 100}
     run = train(TrainConfig.model_validate(values), out=directory / "run")
-    sae = load_sae(run.weights, "cpu")
+    trained = load_sae(run.weights, "cpu")
     with torch.no_grad():
-        sae.W_enc.copy_(torch.eye(12))
-        sae.W_dec.copy_(torch.eye(12))
-        sae.b_enc.zero_()
-        sae.b_dec.zero_()
-    save_sae(sae, run.weights, {})
+        for name, value in trained.named_parameters():
+            value.copy_(torch.eye(12) if name.startswith("W_") else torch.zeros(12))
+    save_sae(trained, run.weights, {})
     return run
 
 

@@ -191,8 +191,8 @@ def test_an_architecture_that_transformer_lens_lacks_is_refused_by_its_name(tmp_
     import transformers
 
     size: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
-    size["vocab_size"] = 48
-    config = transformers.CONFIG_MAPPING["biogpt"](**size, num_attention_heads=4)
+    size |= {"vocab_size": 48, "num_attention_heads": 4}
+    config = transformers.CONFIG_MAPPING["biogpt"](**size)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     text = refusal(load_language_model, tmp_path)

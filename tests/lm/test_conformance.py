@@ -21,7 +21,7 @@ def test_no_check_fails_on_any_architecture(name):
     assert [(f.about, f.check, f.error) for f in failures(findings)] == []
 
 
-@pytest.mark.parametrize("name", set(ARCHITECTURES) - {"Mamba"})
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "Mamba"])
 def test_what_is_refused_is_known_and_the_rest_was_checked(name):
     _, findings = checked(name)
     refused = {(f.about, f.check): f.refusal for f in findings if f.refusal is not None}
@@ -55,6 +55,7 @@ def test_the_formula_of_older_models_is_told_from_the_truth(name, site, monkeypa
     lm, _ = checked(name)
     assert direct_path_fault(lm, site) is None
     direct = lm.direct
+    assert direct.last is not None
     if name == "Granite" and site.endswith("hook_z"):
         monkeypatch.setattr(direct, "_behind", {})
     elif name in ("Granite", "Cohere"):

@@ -3,6 +3,7 @@
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizer
+from typing_extensions import override
 
 TEXT = ["the cat sings in the rain, the dog sleeps", "singing singers sing", "abcdefghij"] * 20
 SPECIAL = ["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>"]
@@ -134,23 +135,29 @@ class Slow(PreTrainedTokenizer):
         super().__init__(bos_token="<s>", eos_token="</s>", unk_token="<unk>", **more)
 
     @property
+    @override
     def vocab_size(self):
         return len(self._words)
 
+    @override
     def get_vocab(self):
         return dict(self._ids)
 
+    @override
     def _tokenize(self, text, **more):
         del more
         pieces = ["<0x0A>" if character == "\n" else character for character in text]
         return [piece.replace(" ", "▁") for piece in pieces]
 
+    @override
     def _convert_token_to_id(self, token):
         return self._ids.get(token, self._ids["<unk>"])
 
+    @override
     def _convert_id_to_token(self, index):
         return self._words[index]
 
+    @override
     def convert_tokens_to_string(self, tokens):
         """A space at the beginning is lost, as with SentencePiece."""
         return "".join(tokens).replace("▁", " ").replace("<0x0A>", "\n").lstrip(" ")

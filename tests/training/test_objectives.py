@@ -1,7 +1,7 @@
 """What arXiv 2405.12241 says of training end to end."""
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def batch(small_store):
 
 
 def objective(random_lm, later=(), **coefficients):
-    given = {"kl_coefficient": 1.0, "downstream_coefficient": 1.0} | coefficients
+    given: dict[str, Any] = {"kl_coefficient": 1.0, "downstream_coefficient": 1.0} | coefficients
     return EndToEnd(random_lm, SITE, later=later, **given)
 
 
