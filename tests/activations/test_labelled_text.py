@@ -99,7 +99,9 @@ def test_a_store_holds_the_labels_of_its_rows(random_lm, labelled, tmp_path):
         assert columns.labels is not None
         assert np.array_equal(columns.labels, contexts.labels[columns.context, columns.position])
     again = recorded_corpus(store.manifest.corpus, random_lm, "train", 8)
-    assert np.array_equal(again.read(0, 20).labels, contexts.labels[:20])
+    first = again.read(0, 20).labels
+    assert first is not None
+    assert np.array_equal(first, contexts.labels[:20])
     assert again.label_descriptions == corpus.label_descriptions
 
 
@@ -116,6 +118,8 @@ def test_labels_that_have_changed_are_refused_unless_the_store_keeps_them(
     kept = recorded_corpus(facts, random_lm, "held-out", 8, kept=store.path).read(0, 3)
     write(tmp_path / "labels.jsonl", [{"labels": {"n": 1}} for _ in rows])
     same = recorded_corpus(facts, random_lm, "held-out", 8, kept=store.path).read(0, 3)
+    assert same.labels is not None
+    assert kept.labels is not None
     assert np.array_equal(same.labels, kept.labels)
     with pytest.raises(UsageError, match="has changed since it was harvested"):
         recorded_corpus(facts, random_lm, "held-out", 8).read(0, 3)

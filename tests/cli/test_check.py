@@ -41,6 +41,7 @@ def test_a_wrong_formula_fails_the_check(parallel, capsys, monkeypatch):
 
     def twice(self):
         last, slope, capped = right(self)
+        assert slope is not None
         return last, 2 * slope, capped
 
     monkeypatch.setattr(DirectPaths, "_probe_end", twice)

@@ -73,10 +73,11 @@ def test_an_unproven_site_has_no_logit_effects_and_says_why(monkeypatch):
     lm, _ = checked("Llama 2")
     site = "blocks.0.hook_mlp_out"
     monkeypatch.setattr(lm, "_faults", {})
+    assert lm.direct.last is not None
     monkeypatch.setattr(lm.direct, "last", replace(lm.direct.last, centred=True))
     directions = torch.eye(48, dtype=torch.float64)
     assert lm.logit_effects(site, directions) is None
-    assert f"{site} has no logits in" in lm.why_no_logits(site)
+    assert f"{site} has no logits in" in (lm.why_no_logits(site) or "")
 
 
 def test_effects_are_those_of_a_stream_that_holds_nothing_else():
