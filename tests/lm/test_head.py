@@ -1,9 +1,12 @@
 """A model cut before its unembedding says what the whole model says, a few positions at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
 from torch.nn import functional as F
+from typing_extensions import override
 
 from saelab.lm import predictions
 from saelab.lm.gradients import next_token_loss
@@ -11,7 +14,7 @@ from saelab.lm.head import OutputHead
 from saelab.lm.predictions import Predictions
 from saelab.lm.protocol import ModelOutput
 
-SMALL = {
+SMALL: Any = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
 }  # fmt: skip
@@ -74,6 +77,7 @@ class Adds(torch.nn.Module):
         super().__init__()
         self.model, self.config, self.base_model, self.more = model, model.config, model.model, more
 
+    @override
     def forward(self, input_ids):
         out = self.model(input_ids)
         out.logits = out.logits + self.more(input_ids)[..., None] * torch.arange(50.0)
