@@ -10,7 +10,6 @@ import json
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -81,7 +80,7 @@ def run(directory):
     tokens = torch.randint(1, N_WORDS, (CONTEXTS, LENGTH))
     mask = torch.ones_like(tokens, dtype=torch.bool)
     x_hat = lm.capture(tokens, [HOOK])[HOOK][mask] * 0.9
-    found: list[tuple[str, float, Any]] = [("loaded", peak_mb(), None)]
+    found: list[tuple[str, float, object]] = [("loaded", peak_mb(), None)]
     for use in (downstream, end_to_end, gradients, uniformity, ablation):
         value = use(lm, tokens, mask, x_hat)
         found.append((use.__name__, peak_mb(), value))

@@ -14,13 +14,12 @@ from saelab.lm.head import OutputHead
 from saelab.lm.predictions import Predictions
 from saelab.lm.protocol import ModelOutput
 
-SMALL: dict[str, Any] = {
+SMALL: Any = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
 }  # fmt: skip
-UNGROUPED: dict[str, Any] = SMALL | {"num_key_value_heads": 2}
 CONFIGS = {
-    "bias": lambda: transformers.PhiConfig(**UNGROUPED),
+    "bias": lambda: transformers.PhiConfig(**SMALL | {"num_key_value_heads": 2}),
     "soft cap": lambda: transformers.Gemma2Config(**SMALL, final_logit_softcapping=2.0),
     "divided": lambda: transformers.GraniteConfig(**SMALL, logits_scaling=7.0),
     "multiplied": lambda: transformers.CohereConfig(**SMALL, logit_scale=0.1),
