@@ -74,7 +74,10 @@ class OutputHead:
         if "forward" in vars(self._blocks):
             return None
         device = next(self._model.parameters()).device
-        tokens = torch.arange(N_TRIED, device=device)[None] % self._model.config.vocab_size
+        tokens = (
+            torch.arange(N_TRIED, device=device)[None]
+            % self._model.config.get_text_config().vocab_size
+        )
 
         def forward() -> Tensor:
             return self._model(input_ids=tokens).logits

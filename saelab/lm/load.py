@@ -44,6 +44,7 @@ def load_language_model(
     nn.Module.to(weights, resolved)
     digest = weights_digest(weights)
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    _install_nothing()
     try:
         bridge = TransformerBridge.boot_transformers(
             location(name), hf_model=weights, tokenizer=tokenizer, dtype=dtype, device=resolved
@@ -56,6 +57,18 @@ def load_language_model(
             f"{version('transformer-lens')} does not support."
         ) from error
     return BridgeLanguageModel(bridge, _info(name, bridge, tokenizer, digest))
+
+
+def _install_nothing() -> None:
+    """Keep TransformerLens from installing packages.
+
+    For a model that also sees (Gemma 3 from 4B on) it would run pip to get torchvision, which may
+    replace torch on the way; what reads text needs none of it.
+    """
+    from transformer_lens.model_bridge.sources.transformers import helpers
+
+    assert callable(helpers._ensure_torchvision), "TransformerLens has renamed its installer"
+    helpers._ensure_torchvision = lambda: False
 
 
 def load_recorded_model(

@@ -213,3 +213,32 @@ def test_a_checkpoint_is_read_once(whole, monkeypatch):
     lm = load_language_model(whole, device="cpu")
     assert len(read) == 1
     assert len(lm.info.weights_digest) == 64
+
+
+def test_a_model_that_also_sees_is_read_without_installing_anything(tmp_path, monkeypatch):
+    """TransformerLens would run pip for torchvision, which may replace torch on the way."""
+    import subprocess
+
+    import transformers
+
+    text: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 48}
+    eyes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    eyes |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=eyes, mm_tokens_per_image=4, image_token_index=40
+    )
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    assert "Conditional" in type(made).__name__
+    made.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    called: list[object] = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *command, **_: called.append(command))
+    lm = load_language_model(str(tmp_path), device="cpu")
+    tokens = torch.tensor([[1, 5, 7, 9]])
+    hook = "blocks.1.hook_resid_post"
+    expected = made.eval()(tokens, output_hidden_states=True)
+    assert called == []
+    assert (lm.info.n_layers, lm.info.d_model) == (2, 48)
+    torch.testing.assert_close(lm.logits(tokens), expected.logits, rtol=1e-4, atol=1e-5)
+    assert lm.capture(tokens, [hook])[hook].shape == (1, 4, 48)
