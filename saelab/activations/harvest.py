@@ -30,7 +30,7 @@ UNIT_CONTEXTS = 512
 batches of 4096 have a design effect of 1.3 (see `mixing`)."""
 COUNTED_TOKENS = 2**19
 """A harvest of more is planned by an estimate, if the text seems to have `ENOUGH` times as many."""
-ENOUGH, SPARE = 1.02, 1.02
+ENOUGH, SPARE = 1.25, 1.02
 UNIT_BYTES = 2**29
 """The most that a unit takes, all sites together; a harvest holds 5 to 9 times as much."""
 
