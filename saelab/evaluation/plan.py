@@ -64,9 +64,11 @@ class Evaluated:
         text = options.n_tokens if n is None else min(options.n_tokens, n * length)
         positions = 3.0 * text
         if options.suite == "full":
-            ablations = options.n_ablated_tokens * (1 + 2 * options.n_ablated_latents)
-            positions += text + ablations * length / 2
-            positions += BACKWARD * options.n_uniformity * length
+            # Both draw one token of a context.
+            n_drawn = -(-text // length)
+            ablated = min(options.n_ablated_tokens, n_drawn) * (1 + 2 * options.n_ablated_latents)
+            positions += text + ablated * length / 2
+            positions += BACKWARD * min(options.n_uniformity, n_drawn) * length
         return positions * self._seconds_per_position()
 
     @torch.no_grad()
