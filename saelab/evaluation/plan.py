@@ -63,9 +63,11 @@ class Evaluated:
         text = tokens_within(self.corpus, options.n_tokens)
         positions = 3.0 * text
         if options.suite == "full":
-            ablations = options.n_ablated_tokens * (1 + 2 * options.n_ablated_latents)
-            positions += text + ablations * length / 2
-            positions += BACKWARD * options.n_uniformity * length
+            # Both draw one token of a context.
+            n_drawn = -(-text // length)
+            ablated = min(options.n_ablated_tokens, n_drawn) * (1 + 2 * options.n_ablated_latents)
+            positions += text + ablated * length / 2
+            positions += BACKWARD * min(options.n_uniformity, n_drawn) * length
         return positions * self._seconds_per_position()
 
     @torch.no_grad()
