@@ -18,7 +18,7 @@ from saelab.lm.hooks import Hook, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.reading import Past
-from saelab.lm.sites import nearest, replaceable
+from saelab.lm.sites import check_replaceable, nearest
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 
 READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -231,8 +231,7 @@ class BridgeLanguageModel:
         difference through the model's own.
         """
         if hook not in self._faults:
-            fault = self.direct.fault(hook)
-            self._faults[hook] = fault or direct_path_fault(self, hook)
+            self._faults[hook] = self.direct.fault(hook) or direct_path_fault(self, hook)
         fault = self._faults[hook]
         return None if fault is None else f"{hook} has no logits in {self.info.name}: {fault}."
 
@@ -289,17 +288,11 @@ class BridgeLanguageModel:
 
     def _check_replaceable(self, hook: str) -> None:
         self._check_exists(hook)
-        if not replaceable(hook):
-            raise UsageError(
-                f"{hook} can be read but not replaced or differentiated by: the skip connection "
-                "goes past it. Use hook_resid_pre, hook_attn_out or hook_resid_post."
-            )
+        check_replaceable(hook)
 
     def _check_fired(self, hooks: Sequence[str], seen: Mapping[str, Tensor]) -> None:
         if silent := ", ".join(sorted(set(hooks) - set(seen))):
-            raise UsageError(
-                f"{silent} exists in {self.info.name} but does not fire in a forward pass."
-            )
+            raise UsageError(f"{silent} of {self.info.name} does not fire in a forward pass.")
 
 
 def _check_applied(edits: Mapping[str, Edit], applied: set[str]) -> None:

@@ -192,8 +192,8 @@ def _cache_error(lm: BridgeLanguageModel, tokens: Tensor) -> float:
     edits = {hook: lambda x: x + push.to(x)}
     past, read = None, []
     for piece in tokens.split(N_TOKENS // 3, dim=1):
-        logits, past = lm.read_on(piece, past, edits)
-        read.append(logits)
+        out, past = lm.read_on(piece, past, edits)
+        read.append(out.logits)
     return _off(torch.cat(read, dim=1), lm.logits(tokens, edits))
 
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from saelab.config import UsageError
+
 Path = Literal["residual", "heads", "mlp"]
 
 _LAYER = re.compile(r"^blocks\.(\d+)\.")
@@ -86,6 +88,19 @@ def replaceable(hook: str) -> bool:
     so an edit there would silently change only half of what it seems to.
     """
     return not hook.endswith((".hook_resid_mid", ".ln2.hook_in", ".ln1.hook_in"))
+
+
+def check_replaceable(hook: str) -> None:
+    """Refuse a hook that is not `replaceable`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not replaceable(hook):
+        raise UsageError(
+            f"{hook} can be read but not replaced or differentiated by: the skip connection goes "
+            "past it. Use hook_resid_pre, hook_attn_out or hook_resid_post."
+        )
 
 
 def nearest(name: str, names: Iterable[str], n: int = 3) -> list[str]:

@@ -204,7 +204,7 @@ def test_a_stream_reads_rows_as_files_do(random_lm, hub):
     rows = [{"body": None}, {"body": ""}, *({"body": "the cat sat .\r\n"} for _ in range(60))]
     asked = hub(rows)
     corpus = text_corpus("hf:a:en:test", random_lm, context_length=8, text_field="body")
-    assert asked == [("a", "en", "test")]
+    assert set(asked) == {("a", "en", "test")}
     assert corpus.n_contexts == 57
     assert corpus.facts["text_field"] == "body"
 

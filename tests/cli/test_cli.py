@@ -31,14 +31,13 @@ def test_help_lists_every_verb_without_importing_torch():
 def test_harvest_says_first_what_it_will_take_and_for_what_is_missing_alone(
     checkpoint, text_file, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("saelab.activations.forward.seconds_per_position", lambda *_: 1.0)
+    monkeypatch.setattr("saelab.activations.forward.seconds_per_token", lambda *_: 1.0)
     harvest = ["harvest", "--model", checkpoint, "--sites", "hook_embed", "--text", text_file]
     harvest += ["--n-tokens", 100, "--context-length", 16, "--out", tmp_path / "s"]
     assert run(*harvest, "--device", "cpu") == 0
     plan = capsys.readouterr().err.splitlines()[:4]
-    positions = int(plan[0].split(" sites, ")[1].split()[0])
     assert [line.split()[0] for line in plan[1:]] == ["disk", "memory", "time"]
-    assert plan[3].startswith(f"time    {duration(positions)} of forward passes")
+    assert plan[3].startswith(f"time    {duration(100)} of forward passes")
     assert run(*harvest, "--device", "cpu") == 0
     assert "time    0 s of forward passes" in capsys.readouterr().err
 

@@ -125,10 +125,12 @@ def test_an_evaluation_runs_the_model_three_times_a_batch(small_run, random_lm, 
     """Plain, spliced and with zeros; the rows are read on the plain run."""
     runs, plain = [], BridgeLanguageModel._forward
     monkeypatch.setattr(
-        BridgeLanguageModel, "_forward", lambda *args: runs.append(args) or plain(*args)
+        BridgeLanguageModel, "_forward", lambda *args: runs.append(args[1]) or plain(*args)
     )
     evaluate(small_run, random_lm, n_tokens=1, batch_size=4)
-    assert len(runs) == 3
+    # A few positions are tried before, to say how long it will take.
+    batch = corpus_of(small_run, random_lm, "held-out").read(0, 4).tokens.shape
+    assert [tuple(tokens.shape) for tokens in runs][-3:] == [batch] * 3
 
 
 def test_an_evaluation_is_saved_in_the_run(small_run, random_lm):
