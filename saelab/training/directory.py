@@ -14,13 +14,17 @@ from saelab.training.source import Source
 
 
 def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
-    """`config`, or the same with every row if a run at `directory` began before that was a choice.
+    """`config`, or the same as a run at `directory` understood it that an older version began.
 
-    Such a run goes on with the rows that it began with.
+    Such a run goes on with every row, and with the `dead_after` that was the default then.
     """
-    path = directory / "config.json"
-    before = path.is_file() and "outliers" not in Run(directory).options
-    return config.with_every_row() if before else config
+    if not (directory / "config.json").is_file():
+        return config
+    options = Run(directory).options
+    if "outliers" in options:
+        return config
+    silence = options.get("dead_after") if config.dead_after is None else config.dead_after
+    return config.with_every_row().model_copy(update={"dead_after": silence})
 
 
 def existing(config: TrainConfig, directory: Path) -> Run | None:

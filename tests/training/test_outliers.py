@@ -358,3 +358,16 @@ def test_stopping_and_resuming_equals_not_stopping(sink_store, tmp_path):
     advance(second, stream, objective, 11)
     for name, value in whole.steps.tensors().items():
         assert torch.equal(value, second.steps.tensors()[name]), name
+
+
+def test_a_run_of_an_older_version_is_the_run_of_the_same_command(arrays, tmp_path):
+    """It has every row, and a silence of its own, whose default has changed since."""
+    config = array_config(arrays, dead_after=None)
+    run = train(config, out=tmp_path / "run", device="cpu")
+    path = run.path / "config.json"
+    options = json.loads(path.read_text())
+    del options["outliers"], options["first_position"]
+    path.write_text(json.dumps(options | {"dead_after": 10_000_000}))
+    again = train(config, out=run.path, device="cpu")
+    assert again.config.silence == 10_000_000
+    assert again.config.outliers == "keep"
