@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from saelab.activations.outliers import RULE, Outliers, left_out_sums
+from saelab.activations.sequences import Sequences
 from saelab.activations.site import SiteView
 from saelab.activations.statistics import ColumnSums, without
 from saelab.activations.store import ActivationStore
@@ -94,8 +95,12 @@ def _early(store: ActivationStore, first_position: int) -> Int64[np.ndarray, " n
     start, found = 0, [np.empty(0, np.int64)]
     for unit, n in zip(store.units, store.unit_rows, strict=True):
         if first_position:
-            early = np.flatnonzero(store.tokens(unit).position < first_position)
-            found.append(early + start)
+            columns = store.tokens(unit)
+            # Several sequences may share a context, and each begins with a first position.
+            position = Sequences.of(columns.contexts).position
+            context = columns.context.astype(np.int64) - store.manifest.unit_contexts(unit).start
+            early = position[context, columns.position] < first_position
+            found.append(np.flatnonzero(early) + start)
         start += n
     return np.concatenate(found)
 

@@ -131,6 +131,17 @@ def test_short_documents_fill_their_contexts(packed):
     assert verify(packed.path) == []
 
 
+def test_every_document_of_a_shared_context_has_its_own_first_positions(packed):
+    from conftest import small_config
+
+    from saelab.training.selection import select
+
+    config = small_config(packed, first_position=2, outliers="keep")
+    sequences = [len(Sequences.of(packed.tokens(unit).contexts)) for unit in packed.units]
+    # Position 0 is <bos>, which has no row.
+    assert len(select(packed, config).left_out) == sum(sequences)
+
+
 def test_the_model_runs_no_more_than_twice_the_real_tokens(random_lm, packed, monkeypatch):
     from saelab.activations.forward import _batches, row_mask
 
