@@ -11,12 +11,13 @@ import pytest
 import torch
 from smollm2 import INSTALLED, PlainModel, TopKSAE, real_text, save_checkpoint, spliced_figures
 
-import saelab
 from saelab.activations.store import ActivationStore
 from saelab.analysis.attention.dfa import direct_feature_attribution
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
+from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.cli import main
+from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.stream import corpus_of
 from saelab.lm.load import load_language_model
 from saelab.training.run import Run
@@ -70,14 +71,12 @@ def plain(smollm2):
 
 @pytest.fixture(scope="module")
 def evaluated(trained, lm):
-    return saelab.evaluate(Run(trained / "stream"), lm, n_tokens=2000, batch_size=8)
+    return evaluate(Run(trained / "stream"), lm, n_tokens=2000, batch_size=8)
 
 
 @pytest.fixture(scope="module")
 def features(trained, lm):
-    return saelab.collect_features(
-        Run(trained / "stream"), lm, saelab.FeatureOptions(n_tokens=4000)
-    )
+    return collect_features(Run(trained / "stream"), lm, FeatureOptions(n_tokens=4000))
 
 
 def test_what_is_stored_is_what_the_model_computes(harvested, capsys):
@@ -173,7 +172,9 @@ def test_attribution_to_sources_is_pattern_times_value(trained, lm, plain):
     pattern, values = plain.attention(ids[None], BLOCK)
     encoder = TopKSAE(run.path).W_enc[:, found.latent].float().view(values.shape[1], -1)
     expected = torch.einsum("hs,she,he->sh", pattern[:, found.position], values, encoder)
-    assert torch.allclose(found.by_source_head.float(), expected, atol=1e-3 * expected.abs().max())
+    assert torch.allclose(
+        found.by_source_head.float(), expected, atol=1e-3 * float(expected.abs().max())
+    )
 
 
 def test_a_steered_text_is_written_beside_the_plain_one(trained, features, capsys):

@@ -61,7 +61,10 @@ def test_the_formula_of_older_models_is_told_from_the_truth(name, site, monkeypa
     elif name in ("Granite", "Cohere"):
         monkeypatch.setattr(direct, "slope", 1.0)
     elif site.endswith("hook_z"):
-        stages = {h: replace(s, gain=torch.ones_like(s.gain)) for h, s in direct._behind.items()}
+        stages = {
+            hook: None if stage is None else replace(stage, gain=torch.ones_like(stage.gain))
+            for hook, stage in direct._behind.items()
+        }
         monkeypatch.setattr(direct, "_behind", stages)
     else:
         monkeypatch.setattr(direct, "last", replace(direct.last, gain=direct.last.gain - 1))
