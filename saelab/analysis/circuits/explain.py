@@ -36,6 +36,7 @@ from saelab.analysis.circuits.targets import (
     logit_target,
     next_token_probabilities,
 )
+from saelab.analysis.plans import circuit_plan
 from saelab.config import UsageError
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
@@ -102,6 +103,7 @@ def explain(
     tokens = encode_prompt(lm, prompt)
     frozen = freeze(lm, dictionaries, tokens)
     target, facts = _target(lm, frozen, options)
+    circuit_plan(lm, tokens, options.max_nodes).announce()
     texts = tuple(lm.tokenizer.token(token) for token in tokens.tolist())
     facts |= {"prompt": prompt, "model": lm.info.name}
     graph = attribution_graph(frozen, target, texts, options, facts)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.analysis.plans import steering_plan
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import Effect, verify
 from saelab.analysis.steering.steerable import Steerable
@@ -119,6 +120,9 @@ def steer(
     n_prompt = tokens.shape[1]
     mask = position_mask(model.lm, tokens, change.positions, n_prompt, model.domain)
     effect = verify(model, tokens, [change], mask)
+    # A plain text and a steered one, written token by token and then read.
+    passes = 2.0 * (sampling.n_tokens + 3)
+    steering_plan(model.lm, tokens, passes, n_prompt + sampling.n_tokens).announce()
     unsteered, steered = (
         _with_evidence(model.lm, tokens, generate(model.lm, tokens, sampling, edits), edits)
         for edits in (plain, edits_for(model, [change], n_prompt))

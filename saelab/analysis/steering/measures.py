@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.plans import steering_plan
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import verify
 from saelab.analysis.steering.steerable import Steerable, a_max
@@ -112,6 +113,9 @@ def output_scores(
             "No latent fires at the last token of the prompt, so nothing would be added; choose "
             "another --prompt."
         )
+    batch = tokens.expand(min(options.batch_size, len(rows[0])), -1)
+    n_batches = len(rows[0]) / len(batch)
+    steering_plan(model.lm, batch, n_batches, len(tokens)).announce()
     parts: list[tuple[Tensor, Confidence]] = []
     with progress("Output scores", len(rows[0]), "latents") as bar:
         for first in range(0, len(rows[0]), options.batch_size):
