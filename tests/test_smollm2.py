@@ -189,7 +189,7 @@ def test_a_steered_text_is_written_beside_the_plain_one(trained, features, capsy
 
 def test_no_node_of_a_circuit_stands_where_no_sae_was_trained(trained, lm, capsys):
     command = ["circuit", str(trained / "stream"), str(trained / "heads"), "--prompt", IOI]
-    assert main([*command, "--device", "cpu", "--json", "--max-nodes", "64"]) == 0
+    assert main([*command, "--device", "cpu", "--json", "--max-nodes", "64", "--top", "500"]) == 0
     printed = json.loads(capsys.readouterr().out)
     labels = [node["node"] for node in printed["nodes"]]
     placed = [label.rpartition("@") for label in labels if label.startswith(("stream", "heads"))]
