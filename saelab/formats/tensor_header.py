@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,14 +16,18 @@ from saelab.config import UsageError
 from saelab.formats.json_file import parse_json
 from saelab.formats.regular import open_regular
 
+if TYPE_CHECKING:
+    import torch
+
 SEAL = "seal"
-ITEM_BYTES = {
-    **dict.fromkeys(("F64", "I64", "U64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+TYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (64, 32, 16)},
+    **{f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": f"uint{bits}" for bits in (64, 32, 16, 8)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
 }
-"""The types that are read; other tools' packed numbers are not."""
+"""The types that are read, with torch's names; other tools' packed numbers are not."""
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 """How numpy reads floating-point numbers; of bfloat16 the bits."""
 MAX_HEADER_BYTES = 2**23
@@ -36,14 +40,21 @@ class TensorSpec:
     """What a header says of one tensor.
 
     Attributes:
-        dtype: as the format names it, `F32`.
+        code: its type as the format names it, `F32`.
         start, stop: where its bytes are, from the beginning of the file.
     """
 
-    dtype: str
+    code: str
     shape: tuple[int, ...]
     start: int
     stop: int
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Its type as torch has it."""
+        import torch
+
+        return getattr(torch, TYPES[self.code])
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,10 @@ class TensorHeader:
             UsageError: names the tensor.
         """
         for name in self.tensors if names is None else names:
-            if self.tensors[name].dtype not in FLOATS:
+            if self.tensors[name].code not in FLOATS:
                 raise UsageError(
                     f"{self.path}: {name[:60]} does not hold floating-point numbers but "
-                    f"{self.tensors[name].dtype}."
+                    f"{TYPES[self.tensors[name].code]}."
                 )
 
     def matrix_shape(self, name: str) -> tuple[int, int]:
@@ -135,11 +146,11 @@ def read_matrix(header: TensorHeader, name: str) -> Float32[ndarray, "rows colum
     file, _ = open_regular(header.path)
     with file:
         file.seek(spec.start)
-        raw = np.fromfile(file, FLOATS[spec.dtype], math.prod(shape))
+        raw = np.fromfile(file, FLOATS[spec.code], math.prod(shape))
     if raw.size != math.prod(shape):
         raise UsageError(f"{header.path} ended while it was read.")
     # bfloat16 is the upper half of float32.
-    values = (raw.astype(np.uint32) << 16).view(np.float32) if spec.dtype == "BF16" else raw
+    values = (raw.astype(np.uint32) << 16).view(np.float32) if spec.code == "BF16" else raw
     if not (np.isfinite(values.min()) and np.isfinite(values.max())):
         raise UsageError(f"{header.path}: {name} holds NaN or infinite numbers.")
     return values.astype(np.float32, copy=False).reshape(shape)
@@ -185,11 +196,12 @@ def _spec(name: str, entry: object, data_start: int) -> TensorSpec:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"the entry of {name[:60]!r} is not that of a tensor")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(code, str) or code not in ITEM_BYTES:
+    if not isinstance(code, str) or code not in TYPES:
         raise ValueError(f"{name[:60]!r} is of the type {str(code)[:20]!r}, which is not read")
     if not _sizes(shape) or len(shape) > MAX_DIMENSIONS or not _sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"{name[:60]!r} has no shape, or no place in the file")
-    nbytes = ITEM_BYTES[code] * math.prod(shape)
+    item = 1 if code == "BOOL" else int(code.lstrip("BFIU")) // 8
+    nbytes = item * math.prod(shape)
     if nbytes != offsets[1] - offsets[0] or nbytes > MAX_SIZE:
         raise ValueError(f"{name[:60]!r} has the shape {shape} and {offsets[1] - offsets[0]} bytes")
     return TensorSpec(code, tuple(shape), data_start + offsets[0], data_start + offsets[1])

@@ -22,6 +22,7 @@ from saelab.files import replace_file
 from saelab.formats.regular import open_regular
 from saelab.formats.tensor_header import (
     SEAL,
+    TYPES,
     TensorHeader,
     TensorSpec,
     header_of,
@@ -37,22 +38,7 @@ __all__ = [
     "write_tensors",
 ]
 
-DTYPES = {
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES: dict[torch.dtype, str] = {getattr(torch, name): code for code, name in TYPES.items()}
 _CHUNK = 2**24
 
 
@@ -152,7 +138,7 @@ def _seal(entries: Mapping[str, Any], data_digest: bytes) -> str:
 
 
 def _read_tensor(file: FileIO, path: Path, spec: TensorSpec) -> Tensor:
-    tensor = torch.empty(spec.shape, dtype=DTYPES[spec.dtype])
+    tensor = torch.empty(spec.shape, dtype=spec.dtype)
     view = _bytes(tensor)
     file.seek(spec.start)
     done = 0
