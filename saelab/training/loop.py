@@ -67,7 +67,9 @@ def train_many(
         config.check()
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
-        Source(list(group.values()), where).check_varies()
+        source = Source(list(group.values()), where)
+        source.check_markers()
+        source.check_varies()
     for group in groups.values():
         _train_group(group, where, lm)
     return [Run(out) for out in configs]
