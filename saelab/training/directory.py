@@ -1,16 +1,29 @@
 """The start of a run directory: new, interrupted, done already, or somebody else's."""
 
 import json
+import os
+import re
+import shutil
+import socket
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from saelab.config import UsageError
-from saelab.formats.json_file import write_sealed_json
+from saelab.files import make_directory
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.provenance import provenance
 from saelab.training.config import TrainConfig
 from saelab.training.run import Run
 from saelab.training.source import Source
+
+LOCK = "writer.lock"
+_TEMPORARY = re.compile(
+    r"\.(config\.json|provenance\.json|metrics\.jsonl|weights\.safetensors|step_\d+\S*)"
+    r"\.(?P<host>\S+)\.(?P<pid>\d{1,10})\.[0-9a-f]{8}\.tmp"
+)
+"""A name by `saelab.files.temporary_name` of what a training writes."""
 
 
 def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
@@ -33,10 +46,8 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     Raises:
         UsageError: there is something else.
     """
-    if not directory.exists() or not any(directory.iterdir()):
+    if not _holds_a_run(directory):
         return None
-    if not (directory / "config.json").is_file():
-        raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
     run = Run(directory)
     # A run that was begun before an option existed has its default.
     defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
@@ -48,9 +59,69 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     return run
 
 
-def create(config: TrainConfig, directory: Path, source: Source, **facts: object) -> None:
-    """Write config.json and provenance.json, with these facts, unless they are there."""
+def unfinished_import(directory: Path) -> bool:
+    """Whether an import was killed there, which may be made again; False: there is nothing.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if not _holds_a_run(directory):
+        return False
+    run = Run(directory)
+    if run.finished or run.options.get("n_tokens") != 0:
+        raise UsageError(f"{directory} is not empty; choose another --out.")
+    return True
+
+
+def _holds_a_run(directory: Path) -> bool:
+    """Whether a run was begun there; one that was killed before it had said how was not.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if not directory.exists():
+        return False
     if (directory / "config.json").is_file():
+        return True
+    for path in directory.iterdir():
+        begun = path.name == "provenance.json" and _record(path) is not None
+        if not (begun or path.name == LOCK or _TEMPORARY.fullmatch(path.name)):
+            raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
+    return False
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Remove the unfinished files of a training that was killed; a living process's stay."""
+    for path in [*directory.glob(".*.tmp"), *directory.glob("checkpoints/.*.tmp")]:
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or _is_another(match["host"], int(match["pid"])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_another(host: str, pid: int) -> bool:
+    """Whether another process of this host has the pid. On other hosts nothing trains this run."""
+    if host != socket.gethostname() or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def create(config: TrainConfig, directory: Path, source: Source, **facts: object) -> None:
+    """Write provenance.json, with these facts, and config.json, unless they are there.
+
+    config.json comes last: without it a run is not begun, and its provenance is written again.
+    """
+    begun = (directory / "config.json").is_file()
+    if begun and _record(directory / "provenance.json") is not None:
         return
     manifest = source.store.manifest
     record = provenance(
@@ -64,8 +135,19 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         domain=source.selection.domain.facts(),
         **facts,
     )
+    make_directory(directory)
     write_sealed_json(directory / "provenance.json", record)
-    write_sealed_json(directory / "config.json", config.model_dump(mode="json"))
+    if not begun:
+        write_sealed_json(directory / "config.json", config.model_dump(mode="json"))
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """A provenance.json of saelab; None if it is missing, damaged, or of something else."""
+    try:
+        record = read_sealed_json(path)
+    except UsageError:
+        return None
+    return record if "schema_version" in record and "versions" in record else None
 
 
 def _device_name(device: torch.device) -> str:
