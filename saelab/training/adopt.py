@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from saelab.config import UsageError
+from saelab.lock import entries, writing
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.sae.variants import SAE_CONFIG
@@ -32,8 +33,19 @@ def adopt(
         UsageError: the store or the site does not exist, the SAE reads another width, or `out` is
             not empty.
     """
-    directory = Path(out)
-    if directory.exists() and any(directory.iterdir()):
+    with writing(Path(out)):
+        return _adopt(sae, Path(activations), site, target_site, Path(out), origin)
+
+
+def _adopt(
+    sae: AbstractSAE,
+    activations: Path,
+    site: str,
+    target_site: str | None,
+    directory: Path,
+    origin: str,
+) -> Run:
+    if entries(directory):
         raise UsageError(f"{directory} is not empty; choose another --out.")
     options = SAE_CONFIG.validate_python(sae.config.model_dump())
     if target_site == site:
@@ -46,7 +58,7 @@ def adopt(
         )
     config = TrainConfig(
         sae=options,
-        activations=Path(activations),
+        activations=activations,
         site=site,
         target_site=target_site,
         skip=sae.W_skip is not None,

@@ -7,6 +7,7 @@ import torch
 
 from saelab.config import UsageError
 from saelab.files import atomic_write, atomic_write_json
+from saelab.lock import entries
 from saelab.provenance import provenance
 from saelab.training.config import TrainConfig
 from saelab.training.run import Run
@@ -33,7 +34,7 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     Raises:
         UsageError: there is something else.
     """
-    if not directory.exists() or not any(directory.iterdir()):
+    if not entries(directory):
         return None
     if not (directory / "config.json").is_file():
         raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")

@@ -13,6 +13,7 @@ circuits/            graphs that `saelab circuit` wrote
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
+writer.lock          names the process that writes the run, while one does
 """
 
 import json
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from saelab.config import UsageError, read_config
 from saelab.files import atomic_write_json
+from saelab.lock import check_held
 
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
@@ -140,6 +142,7 @@ class Run:
     ) -> Path:
         """Write an evaluation beside the others; returns its path."""
         path = self._evaluation(name, text)
+        check_held(self.path)
         atomic_write_json(path, values)
         return path
 

@@ -28,8 +28,9 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.stream import TextBatch, corpus_of, stream
-from saelab.files import atomic_write_json, sha256_file
+from saelab.files import atomic_write_json, sha256_file, temporary_name
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
 from saelab.training.domain import norms
 from saelab.training.run import Run
@@ -68,7 +69,10 @@ def record_codes(
 
 def forget_codes(run: Run) -> None:
     """Remove what the pass wrote."""
-    shutil.rmtree(run.path / DIRECTORY)
+    # Under another name first: a part of it must not be taken for a pass that can be continued.
+    unwanted = temporary_name(run.path / DIRECTORY)
+    (run.path / DIRECTORY).rename(unwanted)
+    shutil.rmtree(unwanted)
 
 
 def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
@@ -119,6 +123,7 @@ class Writer:
     def commit(self) -> None:
         """Write what was gathered."""
         if self.pieces:
+            check_held(self.directory.parent)
             path = self.directory / SHARD.format(self.n_shards)
             write_shard(path, self.pieces, self.text, self.sae.d_sae)
             self.n_shards, self.n_rows = self.n_shards + 1, 0
