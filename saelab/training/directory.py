@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from saelab.config import UsageError
-from saelab.files import atomic_write, atomic_write_json
+from saelab.formats.json_file import write_sealed_json
 from saelab.lock import entries
 from saelab.provenance import provenance
 from saelab.training.config import TrainConfig
@@ -65,8 +65,8 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         domain=source.selection.domain.facts(),
         **facts,
     )
-    atomic_write_json(directory / "provenance.json", record)
-    atomic_write(directory / "config.json", config.to_json().encode())
+    write_sealed_json(directory / "provenance.json", record)
+    write_sealed_json(directory / "config.json", config.model_dump(mode="json"))
 
 
 def _device_name(device: torch.device) -> str:
