@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from activations.forked import empty_file, processes
@@ -118,7 +119,9 @@ def check_kills(argv: list[str], where: list[int], start: Path, whole: Path, scr
 
 def _without_times(text: str) -> bytes:
     names = "|".join(TIMES)
-    return re.sub(rf'("(?:{names})": )("[^"]*"|[-+.0-9a-zA-Z]+)', r"\1null", text).encode()
+    return re.sub(
+        rf'("(?:{names})": )("[^"]*"|\{{[^}}]*\}}|[-+.0-9a-zA-Z]+)', r"\1null", text
+    ).encode()
 
 
 def _main(argv, n, cwd, streams, environment):
@@ -128,14 +131,24 @@ def _main(argv, n, cwd, streams, environment):
         os.dup2(os.open(path, os.O_WRONLY), stream)
     import torch
 
+    from saelab import provenance
     from saelab.cli import main
 
+    provenance.datetime = _Standing
     torch.set_num_threads(1)
     _Watch(n, cwd, os.open(streams[2], os.O_WRONLY))
     code = main(argv)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+class _Standing(datetime):
+    """A clock that stands still, so that files which hold the time can be compared to the byte."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime(2000, 1, 1, tzinfo=tz)
 
 
 class _Watch:

@@ -145,7 +145,7 @@ def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
     if args.figure is not None:
         from saelab.analysis.circuits.figures import circuit_figure
 
-        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True)
+        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True, div_id="circuit")
         atomic_write(args.figure, html.encode())
 
 

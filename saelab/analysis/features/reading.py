@@ -1,6 +1,5 @@
 """The streaming pass: text through the model and the encoder once, codes onto disk."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.stream import TextBatch, corpus_of, stream
 from saelab.files import atomic_write_json, sha256_file, temporary_name
+from saelab.formats.json_file import read_json
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
@@ -81,9 +81,16 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
     task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
     path = directory / "task.json"
     if not path.is_file():
+        # What is there belongs to a pass that nobody can tell anything about.
+        shutil.rmtree(directory, ignore_errors=True)
         atomic_write_json(path, task)
         return
-    there: dict[str, Any] = json.loads(path.read_bytes())
+    there: dict[str, Any] = read_json(path)
+    if not isinstance(there, dict):
+        raise UsageError(f"{path} is no object; delete {directory} to start again.")
+    shards = sorted(found.name for found in directory.glob("codes_*.h5"))
+    if shards != [SHARD.format(i) for i in range(len(shards))]:
+        raise UsageError(f"{directory} lacks a shard; delete it to start again.")
     differing = [name for name, value in task.items() if there.get(name) != value]
     if differing:
         name = differing[0]
