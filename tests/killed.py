@@ -119,9 +119,10 @@ def check_kills(argv: list[str], where: list[int], start: Path, whole: Path, scr
 
 def _without_times(text: str) -> bytes:
     names = "|".join(TIMES)
-    return re.sub(
-        rf'("(?:{names})": )("[^"]*"|\{{[^}}]*\}}|[-+.0-9a-zA-Z]+)', r"\1null", text
-    ).encode()
+    values = r'("[^"]*"|\{[^}]*\}|[-+.0-9a-zA-Z]+)'
+    found, n = re.subn(rf'("(?:{names})": ){values}', r"\1null", text)
+    # A seal over a time is another at another time.
+    return (re.sub(r'("sha256": )"[0-9a-f]{64}"\n', r"\1null\n", found) if n else found).encode()
 
 
 def _main(argv, n, cwd, streams, environment):

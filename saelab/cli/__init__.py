@@ -1,6 +1,7 @@
 """The `saelab` command: one verb, one result, its path printed last."""
 
 import difflib
+import errno
 import keyword
 import os
 import signal
@@ -29,6 +30,7 @@ VERBS = {
 }
 
 READERS = ("browse", "show", "verify", "check")
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 AGAIN = "What was written is whole; run the same command again."
 
 OVERVIEW = """\
@@ -73,9 +75,11 @@ def _run(verb: str, arguments: list[str]) -> int:
             # `import` is no name for a Python module.
             module = f"{verb}_" if keyword.iskeyword(verb) else verb
             # Each verb's module is imported only when it runs: most of them bring torch along.
-            code = import_module(f"saelab.cli.{module}").main(arguments)
-            sys.stdout.flush()
-            return code
+            try:
+                return import_module(f"saelab.cli.{module}").main(arguments)
+            finally:
+                # Here, and not at exit, where a full disk would be told with a traceback.
+                sys.stdout.flush()
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}")
     except BrokenPipeError:
@@ -86,6 +90,8 @@ def _run(verb: str, arguments: list[str]) -> int:
         from saelab.files import failure
 
         _give_up_output()
+        if error.errno in BAD_NAMES:
+            return _fail(f"saelab {verb}: {failure(error)}.")
         _fail(f"saelab {verb}: {failure(error)}." + _again(verb))
         return 1
     except (Stopped, KeyboardInterrupt) as stop:
