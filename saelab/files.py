@@ -83,7 +83,7 @@ def _write_then(
 ) -> None:
     temporary = temporary_name(path)
     with telling(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         try:
             with temporary.open("xb") as file:
                 write(file)
@@ -252,6 +252,14 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory, and those above it; each survives a power cut."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        fsync_directory(directory.parent)
 
 
 def sha256_file(path: Path) -> str:

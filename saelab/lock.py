@@ -24,6 +24,7 @@ from saelab.files import (
     failure,
     is_temporary,
     is_temporary_of,
+    make_directory,
     name_first,
     temporary_name,
     temporary_pid,
@@ -192,7 +193,8 @@ def _remove_leftovers(run: Path, lock: Lock) -> None:
 
     The browser writes to a run without a lock, so what may belong to a living process stays.
     """
-    if not (run / "config.json").is_file():
+    begun = {path.name for path in entries(run)} <= {"provenance.json"}
+    if not begun and not (run / "config.json").is_file():
         return
     now = lock.path.stat().st_mtime
     for path in (found for depth in ("", "*/", "*/*/") for found in run.glob(f"{depth}.*.tmp")):
@@ -209,10 +211,10 @@ def _remove_leftovers(run: Path, lock: Lock) -> None:
 
 def _create(path: Path, text: str) -> float | None:
     """Make the lock; if there is one already, what time it is by the file system's clock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = temporary_name(path)
     try:
         with contextlib.suppress(FileNotFoundError):  # Another's release has removed the directory.
+            make_directory(path.parent)
             # Linked into place, so that nobody ever reads a lock without its owner in it.
             draft.write_text(text)
             now = draft.stat().st_mtime

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from saelab.config import UsageError
-from saelab.lock import entries, writing
+from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training.config import TrainConfig
-from saelab.training.directory import create
+from saelab.training.directory import create, unfinished_import
 from saelab.training.run import Run
 from saelab.training.source import Source
 
@@ -45,8 +45,7 @@ def _adopt(
     directory: Path,
     origin: str,
 ) -> Run:
-    if entries(directory):
-        raise UsageError(f"{directory} is not empty; choose another --out.")
+    again = unfinished_import(directory)
     options = SAE_CONFIG.validate_python(sae.config.model_dump())
     if target_site == site:
         raise UsageError(f"{site} is what the SAE reads; name another target site, or none.")
@@ -75,6 +74,9 @@ def _adopt(
                 f"The SAE {does} rows of {width} numbers, {name} has {found}; "
                 "it was trained on another site or model."
             )
+    if again:
+        # It may have been of another SAE.
+        (directory / "config.json").unlink()
     create(config, directory, source, imported_from=origin)
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site
