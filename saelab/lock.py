@@ -145,12 +145,12 @@ class Lock:
 
 @contextmanager
 def writing(run: Path) -> Iterator[Lock]:
-    """Hold the lock of a run directory, and remove what writers that died have left in it.
+    """Hold the lock of a directory, and remove the unfinished files of writers that died.
 
     The thread that holds it already may enter again.
 
     Raises:
-        UsageError: another process, or thread, writes the run, or nobody can.
+        UsageError: another process, or thread, writes the directory, or nobody can.
     """
     path = run / RUN_LOCK
     outer = _held.get(_real(path))
@@ -193,11 +193,9 @@ def _remove_leftovers(run: Path, lock: Lock) -> None:
 
     The browser writes to a run without a lock, so what may belong to a living process stays.
     """
-    begun = {path.name for path in entries(run)} <= {"provenance.json"}
-    if not begun and not (run / "config.json").is_file():
-        return
+    depths = ("", "*/", "*/*/") if (run / "config.json").is_file() else ("",)
     now = lock.path.stat().st_mtime
-    for path in (found for depth in ("", "*/", "*/*/") for found in run.glob(f"{depth}.*.tmp")):
+    for path in (found for depth in depths for found in run.glob(f"{depth}.*.tmp")):
         with contextlib.suppress(OSError):
             if (pid := temporary_pid(path)) is None:
                 continue
