@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from saelab.config import UsageError
+from saelab.console import note
 from saelab.files import make_directory
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.lock import entries
@@ -82,9 +83,11 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
 
     config.json comes last: without it a run is not begun, and its provenance is written again.
     """
-    begun = (directory / "config.json").is_file()
-    if begun and _record(directory / "provenance.json") is not None:
+    begun, path = (directory / "config.json").is_file(), directory / "provenance.json"
+    if begun and _record(path) is not None:
         return
+    if begun and path.exists():
+        note(f"{path} was damaged; it is written again, of this process.")
     manifest = source.store.manifest
     record = provenance(
         device=_device_name(source.device),
@@ -98,7 +101,7 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         **facts,
     )
     make_directory(directory)
-    write_sealed_json(directory / "provenance.json", record)
+    write_sealed_json(path, record)
     if not begun:
         write_sealed_json(directory / "config.json", config.model_dump(mode="json"))
 

@@ -17,11 +17,13 @@ from saelab.config import UsageError
 from saelab.training.loop import train
 from saelab.training.state import TrainingState
 
+pytestmark = pytest.mark.unchecked
+
 OLDER, NEWER = "step_000000010.safetensors", "step_000000020.safetensors"
 
 
 def config_of(store, **changes):
-    return small_config(store, log_every=7, checkpoint_every=10, **changes)
+    return small_config(store, **{"n_tokens": 2600, **changes}, log_every=7, checkpoint_every=10)
 
 
 class StoppedError(Exception):
@@ -251,6 +253,20 @@ def test_either_of_the_first_two_files_may_be_all_there_is(run, half, small_stor
             path.unlink()
     finish(run, small_store)
     assert differing(contents(run), half[1]) in ([], ["provenance.json"])
+
+
+def test_a_damaged_record_is_written_again_with_a_word(run, half, small_store, capsys):
+    truncated(run / "provenance.json")
+    finish(run, small_store)
+    assert "provenance.json was damaged" in capsys.readouterr().err
+    assert same_but_command(run, half[1])
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_refused_before_any_step(run, small_store):
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").write_text("mine")
+    with pytest.raises(UsageError, match=r"checkpoints is no directory.*remove it"):
+        finish(run, small_store)
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "provenance.json", ".hidden"])
