@@ -3,7 +3,7 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/step_N/  where an interrupted training continues (removed when it ends)
+checkpoints/         where an interrupted training continues, the last two (removed when it ends)
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts of one's choice
@@ -13,6 +13,7 @@ circuits/            graphs that `saelab circuit` wrote
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
+writer.lock          names the process that writes the run, while one does
 
 Every JSON object carries its own checksum (`saelab/formats/json_file.py`), and so do weights and
 HDF5 files; `saelab verify RUN` checks them all. Runs from before there were any are read as they
@@ -33,6 +34,7 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
+from saelab.lock import check_held
 
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
@@ -167,6 +169,7 @@ class Run:
     ) -> Path:
         """Write an evaluation beside the others; returns its path."""
         path = self._evaluation(name, text)
+        check_held(self.path)
         write_sealed_json(path, values)
         return path
 
