@@ -113,6 +113,11 @@ class Run:
         """What produced the run."""
         return self._json(self.path / "provenance.json")
 
+    @property
+    def on_arrays(self) -> bool:
+        """Whether it was trained on arrays of one's own, without a language model."""
+        return self.provenance().get("model") is None
+
     def model(self) -> dict[str, Any]:
         """What identifies the language model whose activations the run was trained on.
 
