@@ -1,6 +1,5 @@
 """Training: from configurations to run directories."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,13 @@ from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
+from saelab.training.checkpoint import remove_checkpoints
 from saelab.training.config import TrainConfig
-from saelab.training.directory import as_begun, create, existing, go_on, settle, write_run
+from saelab.training.directory import as_begun, clear_leftovers, create, existing, write_run
 from saelab.training.interrupt import StopRequest, stop_on_signal
 from saelab.training.kept import as_kept, keeps, part_of
-from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
+from saelab.training.longer import go_on, settle
+from saelab.training.metrics import IntervalMetrics, MetricsLog, Report, figures
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.origin import Origin, check_start, has_begun
 from saelab.training.plan import training_plan
@@ -82,6 +83,7 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
     run = existing(config, out)
     if run is None or not run.finished or run.options["n_tokens"] < config.n_tokens:
         return False
+    clear_leftovers(out)
     settle(config, run)
     return True
 
@@ -117,6 +119,10 @@ class _Training:
         return line
 
     def save(self, stream: Stream) -> None:
+        interval = self.metrics.interval()
+        if not interval.finite:
+            raise _diverged(self.state, interval.loss)
+        self.state.report = Report(bytes(self.log.text), interval)
         self.state.save(self.directory / "checkpoints", stream.state_dict())
 
     def keep(self, source: Source) -> None:
@@ -154,9 +160,11 @@ class _Training:
     def finish(self, source: Source) -> None:
         """Write the SAE; of the checkpoints, what a longer training needs stays."""
         sae = self.state.finish(source.calibration_rows())
+        # The weights come last: a run that has them is finished.
+        self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
-        if not self.state.config.keep_state:
-            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        keep = self.state.config.keep_state
+        remove_checkpoints(self.directory / "checkpoints", keep=keep)
 
 
 def _train_group(
@@ -174,7 +182,8 @@ def _train_group(
     for out, config in group.items():
         origin = None if has_begun(out) else Origin.of(config)
         state = TrainingState.start(config, source, rows, origin and origin.sae())
-        places.append(state.restore(out / "checkpoints"))
+        places.append(state.restore(out / "checkpoints", stream.state_dict()))
+        clear_leftovers(out)
         start = {} if origin is None else {"init_from": origin.facts()}
         create(config, out, source, step=state.steps.name, **start)
         if origin is not None:
@@ -182,19 +191,27 @@ def _train_group(
         go_on(config, out, state.step)
         if (sentence := state.risen()) is not None:
             say(f"{out}: {sentence}")
-        log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
         mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
-        trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.target_scale)))
+        trainings.append(_begin(out, state, mean * state.target_scale))
+        if state.finished:
+            trainings[-1].finish(source)
     # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
     # starts where the last of them stands, and the others wait for it.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
     if (place := places[first]) is not None:
         stream.load_state_dict(place)
-    for training in trainings:
-        if training.state.finished:  # It was stopped before its weights were written.
-            training.finish(source)
     with stop_on_signal() as stop:
         _run(trainings, source, stream, objective, stop)
+
+
+def _begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"]) -> _Training:
+    """The training where the state stands, and with what it had reported by then."""
+    report, metrics = state.report, IntervalMetrics(mean)
+    text = None if report is None else report.log
+    log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
+    if report is not None:
+        metrics.load(report.interval)
+    return _Training(out, state, log, metrics)
 
 
 def _run(
@@ -243,9 +260,7 @@ def _log_line(
 ) -> Figures:
     values = metrics.summary()
     if not all(value == value and abs(value) != float("inf") for value in values.values()):
-        raise UsageError(
-            f"Training diverged at step {state.step} (loss {values['loss']}); lower --lr."
-        )
+        raise _diverged(state, values["loss"])
     return {
         "step": state.step,
         "tokens": state.step * state.config.batch_size,
@@ -254,3 +269,7 @@ def _log_line(
         "lr": state.rate(state.step - 1),
         **({} if norm is None else {"gradient_norm": float(norm)}),
     }
+
+
+def _diverged(state: TrainingState, loss: float) -> UsageError:
+    return UsageError(f"Training diverged at step {state.step} (loss {loss}); lower --lr.")
