@@ -122,7 +122,10 @@ class _Training:
         interval = self.metrics.interval()
         if not interval.finite:
             raise _diverged(self.state, interval.loss)
-        self.state.report = Report(bytes(self.log.text), interval)
+        # The log of a whole run stands beside it; its times have no place in equal states.
+        self.log.sync()
+        done = self.state.finished
+        self.state.report = None if done else Report(bytes(self.log.text), interval)
         self.state.save(self.directory / "checkpoints", stream.state_dict())
 
     def keep(self, source: Source) -> None:
