@@ -12,6 +12,8 @@ from saelab.sae.variants import SAEConfig
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
+LEAST_EPS = 1e-30
+"""Of float32's numbers, the square root of the least, about: below, moments of zero divide zero."""
 
 
 class TrainConfig(Config):
@@ -76,6 +78,16 @@ class TrainConfig(Config):
     """Share of the steps, at the end, over which the rate falls linearly to zero."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; none: no clipping."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's memory of gradients: the share of the mean that a step keeps (Gemma Scope: 0)."""
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's memory of squared gradients."""
+    adam_eps: float = Field(default=ADAM_EPS, ge=LEAST_EPS)
+    """What Adam adds to the root of the squares (arXiv 2406.04093: 6.25e-10; Gemma Scope: 1e-8)."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay (AdamW, arXiv 1711.05101): each step takes lr times this share off the
+    matrices; biases and thresholds keep theirs. Of a decoder of unit atoms it takes nothing, since
+    they are renormalised after each step."""
     dead_after: int | None = Field(default=None, gt=0)
     """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
     tenth of n_tokens, at most 10 million (the paper's)."""
@@ -104,6 +116,11 @@ class TrainConfig(Config):
                 "runs the model anyway, and gradient SAEs read stored gradients."
             )
         self._check_transcoder()
+        if self.weight_decay * self.peak_lr >= 1:
+            raise UsageError(
+                f"weight_decay={self.weight_decay} at a peak rate of {self.peak_lr:g} takes all of "
+                f"a weight in one step; keep it below {1 / self.peak_lr:g}."
+            )
         problem = self.sae.end_to_end_problem
         if self.objective != "local" and problem:
             raise UsageError(

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.jumprelu import JumpReLU
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
-from saelab.training.config import ADAM_EPS, TrainConfig
+from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.source import Batch
@@ -76,8 +76,14 @@ class AutogradSteps:
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
         self.config = config
         self.sae = sae.to(device)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=ADAM_EPS, fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            _decaying(sae, config.weight_decay),
+            lr=0.0,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_eps,
+            weight_decay=0.0,
+            fused=device.type == "cuda",
+        )
         self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
 
     def advance(
@@ -128,6 +134,15 @@ class AutogradSteps:
         return self.sae
 
 
+def _decaying(sae: AbstractSAE, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters as AdamW takes them: matrices decay, vectors do not."""
+    parameters = list(sae.parameters())
+    if not weight_decay:
+        return [{"params": parameters}]
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) is kind] for kind in (True, False))
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors}]
+
+
 class FusedSteps:
     """SAEs of the TopK family and JumpReLU, by kernels alone: CUDA graphs."""
 
@@ -140,6 +155,7 @@ class FusedSteps:
         device: torch.device,
         total_variance: float,
     ) -> None:
+        from saelab.kernels.triton_rules import AdamRules
         from saelab.training.fused import FusedOptions, FusedStep
         from saelab.training.fused_jump import FusedJump
 
@@ -151,6 +167,9 @@ class FusedSteps:
             config.silence,
             config.clip_norm,
             unrounded=config.ties == "float32",
+            adam=AdamRules(
+                (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay
+            ),
         )
         step = FusedJump if isinstance(sae, JumpReLU) else FusedStep
         self.step = step(sae, options, device)
