@@ -12,6 +12,7 @@ from saelab.sae.variants import SAEConfig
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
+DECAY_FRACTION = 0.2
 LEAST_EPS = 1e-30
 """Of float32's numbers, the square root of the least, about: below, moments of zero divide zero."""
 
@@ -74,8 +75,17 @@ class TrainConfig(Config):
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear warm-up; default: 1000, or a twentieth of a shorter run."""
-    decay_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Share of the steps, at the end, over which the rate falls linearly to zero."""
+    warmup_shape: Literal["linear", "cosine"] = "linear"
+    """How the rate rises: linearly, or as half a wave (Gemma Scope, with a first fraction .1)."""
+    initial_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    """What the warm-up rises from, as a fraction of the peak."""
+    schedule: Literal["wsd", "linear", "cosine", "constant"] = "wsd"
+    """The rate after warm-up: wsd (warm-up, stable, decay) stays at the peak and falls linearly over
+    the last steps; linear and cosine (arXiv 1608.03983) fall all the way; constant stays."""
+    decay_fraction: float = Field(default=DECAY_FRACTION, ge=0, le=1)
+    """Share of the steps, at the end, over which the rate of wsd falls."""
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    """What the rate falls to, as a fraction of the peak."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; none: no clipping."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -116,6 +126,7 @@ class TrainConfig(Config):
                 "runs the model anyway, and gradient SAEs read stored gradients."
             )
         self._check_transcoder()
+        self._check_schedule()
         if self.weight_decay * self.peak_lr >= 1:
             raise UsageError(
                 f"weight_decay={self.weight_decay} at a peak rate of {self.peak_lr:g} takes all of "
@@ -148,6 +159,24 @@ class TrainConfig(Config):
                 "on a store that holds both sites."
             )
 
+    def _check_schedule(self) -> None:
+        """Refuse options that this schedule would not read."""
+        if self.schedule != "wsd" and self.decay_fraction != DECAY_FRACTION:
+            raise UsageError(
+                f"decay_fraction={self.decay_fraction} is for --schedule wsd, and this is "
+                f"{self.schedule}; leave it out."
+            )
+        if self.schedule == "constant" and self.final_lr_fraction:
+            raise UsageError(
+                f"final_lr_fraction={self.final_lr_fraction} is for a rate that falls, and that of "
+                "--schedule constant stays; leave it out."
+            )
+        if self.schedule in ("linear", "cosine") and self.n_warmup >= self.n_steps:
+            raise UsageError(
+                f"warmup_steps={self.n_warmup} leaves none of the run's {self.n_steps} steps for "
+                f"--schedule {self.schedule} to fall over; lower it."
+            )
+
     def with_every_row(self) -> "TrainConfig":
         """The same training, massive activations included."""
         return self.model_copy(update={"outliers": "keep"})
@@ -171,6 +200,15 @@ class TrainConfig(Config):
     def n_warmup(self) -> int:
         """Steps of warm-up."""
         return min(1000, self.n_steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def n_decay(self) -> int:
+        """Steps, at the end, over which the rate falls; 0 where it does not."""
+        if self.schedule == "constant":
+            return 0
+        if self.schedule == "wsd":
+            return round(self.decay_fraction * self.n_steps)
+        return self.n_steps - self.n_warmup
 
     @property
     def silence(self) -> int:
