@@ -80,8 +80,8 @@ class TrainConfig(Config):
     initial_lr_fraction: float = Field(default=0.0, ge=0, le=1)
     """What the warm-up rises from, as a fraction of the peak."""
     schedule: Literal["wsd", "linear", "cosine", "constant"] = "wsd"
-    """The rate after warm-up: wsd (warm-up, stable, decay) stays at the peak and falls linearly over
-    the last steps; linear and cosine (arXiv 1608.03983) fall all the way; constant stays."""
+    """The rate after warm-up: wsd (warm-up, stable, decay) stays at the peak and falls linearly
+    over the last steps; linear and cosine (arXiv 1608.03983) fall all the way; constant stays."""
     decay_fraction: float = Field(default=DECAY_FRACTION, ge=0, le=1)
     """Share of the steps, at the end, over which the rate of wsd falls."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
@@ -110,6 +110,11 @@ class TrainConfig(Config):
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = Field(default=2_000, gt=0)
     """Steps between checkpoints, from which an interrupted run continues exactly."""
+    keep_at: tuple[int, ...] = ()
+    """Tokens after which the SAE is kept as a run of its own, e.g. 1000000 5000000: RUN/kept/
+    tokens_N, thresholds calibrated, which evaluate, features and browse read like any other."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Keep the SAE like that whenever so many tokens more are done, the last included."""
 
     def check(self) -> None:
         """Refuse options that do not fit each other.
@@ -126,11 +131,11 @@ class TrainConfig(Config):
                 "runs the model anyway, and gradient SAEs read stored gradients."
             )
         self._check_transcoder()
-        self._check_schedule()
-        if self.weight_decay * self.peak_lr >= 1:
+        self._check_optimizer()
+        if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
             raise UsageError(
-                f"weight_decay={self.weight_decay} at a peak rate of {self.peak_lr:g} takes all of "
-                f"a weight in one step; keep it below {1 / self.peak_lr:g}."
+                f"--keep-at {outside[0]} is no point of a training on {self.n_tokens} tokens; give "
+                "numbers from 1 to --n-tokens."
             )
         problem = self.sae.end_to_end_problem
         if self.objective != "local" and problem:
@@ -159,8 +164,13 @@ class TrainConfig(Config):
                 "on a store that holds both sites."
             )
 
-    def _check_schedule(self) -> None:
-        """Refuse options that this schedule would not read."""
+    def _check_optimizer(self) -> None:
+        """Refuse a decay that is too large, and options that the schedule would not read."""
+        if self.weight_decay * self.peak_lr >= 1:
+            raise UsageError(
+                f"weight_decay={self.weight_decay} at a peak rate of {self.peak_lr:g} takes all of "
+                f"a weight in one step; keep it below {1 / self.peak_lr:g}."
+            )
         if self.schedule != "wsd" and self.decay_fraction != DECAY_FRACTION:
             raise UsageError(
                 f"decay_fraction={self.decay_fraction} is for --schedule wsd, and this is "
@@ -190,6 +200,28 @@ class TrainConfig(Config):
     def n_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return -(-self.n_tokens // self.batch_size)
+
+    def keeps(self, step: int) -> bool:
+        """Whether the SAE after so many steps is kept: see `keep_at` and `keep_every`."""
+        done, before = step * self.batch_size, (step - 1) * self.batch_size
+        if self.keep_every is not None and done // self.keep_every > before // self.keep_every:
+            return True
+        return any(before < n <= done for n in self.keep_at)
+
+    def as_kept(self, step: int) -> "TrainConfig":
+        """The configuration of the run that is kept after so many steps.
+
+        Its n_tokens are those of these steps; what followed from the whole run's is written out.
+        """
+        return self.model_copy(
+            update={
+                "n_tokens": min(self.n_tokens, step * self.batch_size),
+                "dead_after": self.silence,
+                "warmup_steps": self.n_warmup,
+                "keep_at": (),
+                "keep_every": None,
+            }
+        )
 
     @property
     def peak_lr(self) -> float:

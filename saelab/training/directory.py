@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from saelab.config import UsageError
 from saelab.files import atomic_write, atomic_write_json
 from saelab.provenance import provenance
+from saelab.sae.base import AbstractSAE
+from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
 from saelab.training.run import Run
 from saelab.training.source import Source
@@ -40,7 +43,7 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     run = Run(directory)
     # A run that was begun before an option existed has its default.
     defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
-    defaults["outliers"] = "keep"
+    defaults |= {"outliers": "keep", "keep_at": []}
     old, new = defaults | run.options, json.loads(config.model_dump_json())
     if differing := [name for name in new if old[name] != new[name]]:
         changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
@@ -52,8 +55,14 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
     """Write config.json and provenance.json, with these facts, unless they are there."""
     if (directory / "config.json").is_file():
         return
+    atomic_write_json(directory / "provenance.json", run_record(source, **facts))
+    atomic_write(directory / "config.json", config.to_json().encode())
+
+
+def run_record(source: Source, **facts: object) -> dict[str, Any]:
+    """What provenance.json says of a run on the rows of `source`, and these facts."""
     manifest = source.store.manifest
-    record = provenance(
+    return provenance(
         device=_device_name(source.device),
         activations=manifest.content_digest,
         model=manifest.model,
@@ -64,8 +73,27 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         domain=source.selection.domain.facts(),
         **facts,
     )
-    atomic_write_json(directory / "provenance.json", record)
-    atomic_write(directory / "config.json", config.to_json().encode())
+
+
+def write_run(
+    out: Path,
+    config: TrainConfig,
+    sae: AbstractSAE,
+    *,
+    record: dict[str, Any],
+    facts: dict[str, str],
+) -> Run:
+    """Make `sae` a run at `out`, so that it is evaluated, explained and browsed like any other.
+
+    `record` is its provenance.json (of another run of the same rows: that run's, with what is
+    different), `facts` join the header of its weights. These come last: what a kill left is no
+    finished run, and is written again by the same call. A finished one stays as it is.
+    """
+    if not (out / "weights.safetensors").is_file():
+        atomic_write_json(out / "provenance.json", record)
+        atomic_write(out / "config.json", config.to_json().encode())
+        save_sae(sae, out / "weights.safetensors", facts)
+    return Run(out)
 
 
 def _device_name(device: torch.device) -> str:

@@ -13,14 +13,15 @@ from saelab.config import UsageError
 from saelab.console import progress, say
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
-from saelab.training.directory import as_begun, create, existing
+from saelab.training.directory import as_begun, create, existing, write_run
 from saelab.training.interrupt import StopRequest, stop_on_signal
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.plan import training_plan
-from saelab.training.run import Run
+from saelab.training.run import Run, kept_at
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source, Stream
 from saelab.training.state import TrainingState
@@ -111,16 +112,34 @@ class _Training:
     def save(self, stream: Stream) -> None:
         self.state.save(self.directory / "checkpoints", stream.state_dict())
 
-    def finish(self, source: Source) -> None:
-        """Write the SAE; the checkpoints have done their work."""
-        sae = self.state.finish(source.calibration_rows())
-        facts = {
+    def keep(self, source: Source) -> None:
+        """Write the SAE as it is now as a run below this one."""
+        config = self.state.config.as_kept(self.state.step)
+        out = kept_at(self.directory, config.n_tokens)
+        self.write_beside(out, config, self.state.snapshot(source.calibration_rows()), source)
+
+    def write_beside(
+        self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
+    ) -> Run:
+        """Make `sae`, which reads raw activations, a run; `facts` join its provenance."""
+        step, of = self.state.step, self.state.config.n_tokens
+        part = {"step": step, "n_tokens": config.n_tokens, "of_n_tokens": of, **facts}
+        record = Run(self.directory).provenance() | {"part_of": part}
+        return write_run(out, config, sae, record=record, facts=self.facts(source))
+
+    def facts(self, source: Source) -> dict[str, str]:
+        """What the header of the weights says beside the configuration."""
+        return {
             "total_variance": repr(self.state.total_variance),
             "site": self.state.config.site,
             "target_site": self.state.config.written_site,
             "calibrated_on_held_back_rows": str(source.held_back),
         }
-        save_sae(sae, self.directory / "weights.safetensors", facts)
+
+    def finish(self, source: Source) -> None:
+        """Write the SAE; the checkpoints have done their work."""
+        sae = self.state.finish(source.calibration_rows())
+        save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
 
@@ -170,6 +189,9 @@ def _run(
             lines = [training.advance(batch, objective) for training in running]
             step += 1
             for training in running:
+                # Before the checkpoint: a kill between the two must not lose what is kept.
+                if training.state.config.keeps(step):
+                    training.keep(source)
                 if training.state.finished:
                     training.finish(source)
                 elif stop.signal is not None or step % training.state.config.checkpoint_every == 0:

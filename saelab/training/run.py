@@ -13,6 +13,7 @@ circuits/            graphs that `saelab circuit` wrote
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
+kept/tokens_N/       runs of the SAE as it was after N tokens
 """
 
 import json
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 IDENTITY = ("name", "weights_digest", "tokenizer_digest")
 """What tells one language model from another."""
+KEPT = "kept"
+TOKENS = "tokens_"
+AVERAGED = "ema"
+"""Where a run has the average of its weights over training, as a run of its own."""
 
 
 class Run:
@@ -74,8 +79,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The directory's name."""
-        return self.path.name
+        """The directory's name; of one below another run, RUN@TOKENS or RUN@ema."""
+        return run_name(self.path)
 
     @property
     def weights(self) -> Path:
@@ -153,6 +158,21 @@ class Run:
             return json.loads(path.read_bytes())
         except (OSError, json.JSONDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
+
+
+def kept_at(path: Path, n_tokens: int) -> Path:
+    """Where the run at `path` keeps the SAE that it was after so many tokens."""
+    return path / KEPT / f"{TOKENS}{n_tokens:012d}"
+
+
+def run_name(path: Path) -> str:
+    """See `Run.name`."""
+    tokens = path.name.removeprefix(TOKENS)
+    if path.parent.name == KEPT and tokens.isdecimal():
+        return f"{path.parent.parent.name}@{int(tokens)}"
+    if path.name == AVERAGED and (path.parent / "config.json").is_file():
+        return f"{run_name(path.parent)}@{AVERAGED}"
+    return path.name
 
 
 def find_runs(root: Path) -> list[Run]:

@@ -1,5 +1,6 @@
 """What changes while an SAE trains, and one step of it."""
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,7 +97,17 @@ class TrainingState:
 
     def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """The SAE for activations in their own units, calibrated on these rows of them."""
-        sae = self.steps.trained()
+        return self.in_own_units(self.steps.trained(), rows)
+
+    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
+        """What `finish` would give now; the training goes on as if it had not been asked."""
+        return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
+
+    def in_own_units(self, sae: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
+        """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read such.
+
+        It is changed and returned.
+        """
         sae.calibrate(rows.to(sae.W_dec.device) * self.scale)
         sae.rescale(self.scale, self.target_scale)
         return sae
