@@ -29,6 +29,25 @@ def normalise_rows(W_dec: Tensor) -> None:
     W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
+@torch.no_grad()
+def norms_into_codes(W_dec: Tensor, W_enc: Tensor, *of_codes: Tensor) -> None:
+    """Scale every atom to unit norm, and its code by what the norm was.
+
+    What each latent adds to the reconstruction stays the same, and so do those that are above
+    their thresholds. Selection by size then compares what latents add, as it does between unit
+    atoms.
+
+    Args:
+        W_dec: `[d_sae, d_out]`.
+        W_enc: `[d_in, d_sae]`.
+        of_codes: `[d_sae]`, in the units of codes: the encoder's bias, thresholds.
+    """
+    norms = W_dec.norm(dim=1).clamp_min(1e-12)
+    W_dec.div_(norms[:, None])
+    for value in (W_enc, *of_codes):
+        value.mul_(norms)
+
+
 def default_aux_k(d_in: int, d_sae: int) -> int:
     """The power of two nearest to d_in / 2 (arXiv 2406.04093, appendix B.1), at most d_sae."""
     return min(d_sae, 2 ** max(0, round(torch.tensor(d_in / 2).log2().item())))

@@ -14,6 +14,7 @@ from saelab.sae.batch_selection import density_threshold
 from saelab.sae.dictionary import (
     geometric_median,
     normalise_rows,
+    norms_into_codes,
     random_unit_rows,
     remove_radial_gradient,
 )
@@ -117,6 +118,10 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
     def after_optimizer_step(self) -> None:
         normalise_rows(self.W_dec)
         self.threshold.clamp_min_(0)
+
+    @override
+    def restore_norms(self) -> None:
+        norms_into_codes(self.W_dec, self.W_enc, self.b_enc, self.threshold)
 
     @override
     @torch.no_grad()

@@ -14,6 +14,7 @@ from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.dictionary import (
     geometric_median,
     normalise_rows,
+    norms_into_codes,
     random_unit_rows,
     remove_radial_gradient,
 )
@@ -83,6 +84,10 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     @override
     def after_optimizer_step(self) -> None:
         normalise_rows(self.W_dec)
+
+    @override
+    def restore_norms(self) -> None:
+        norms_into_codes(self.W_dec, self.W_enc, self.b_enc)
 
     @override
     @torch.no_grad()

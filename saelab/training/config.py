@@ -98,6 +98,11 @@ class TrainConfig(Config):
     """Decoupled weight decay (AdamW, arXiv 1711.05101): each step takes lr times this share off the
     matrices; biases and thresholds keep theirs. Of a decoder of unit atoms it takes nothing, since
     they are renormalised after each step."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Average the weights over training, and save the SAE of the averages beside the run's own as a
+    run, RUN/ema. Each step keeps this share of the average, e.g. 0.999 to look back about 1,000
+    steps. Atoms are made unit again, codes scaled so that nothing else changes, and thresholds
+    calibrated for it; default: no average."""
     dead_after: int | None = Field(default=None, gt=0)
     """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
     tenth of n_tokens, at most 10 million (the paper's)."""

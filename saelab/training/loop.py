@@ -21,7 +21,7 @@ from saelab.training.interrupt import StopRequest, stop_on_signal
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.plan import training_plan
-from saelab.training.run import Run, kept_at
+from saelab.training.run import AVERAGED, Run, kept_at
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source, Stream
 from saelab.training.state import TrainingState
@@ -117,6 +117,7 @@ class _Training:
         config = self.state.config.as_kept(self.state.step)
         out = kept_at(self.directory, config.n_tokens)
         self.write_beside(out, config, self.state.snapshot(source.calibration_rows()), source)
+        self._write_average(out, config, source)
 
     def write_beside(
         self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
@@ -126,6 +127,12 @@ class _Training:
         part = {"step": step, "n_tokens": config.n_tokens, "of_n_tokens": of, **facts}
         record = Run(self.directory).provenance() | {"part_of": part}
         return write_run(out, config, sae, record=record, facts=self.facts(source))
+
+    def _write_average(self, of: Path, config: TrainConfig, source: Source) -> None:
+        """Write the SAE of the averaged weights as a run below `of`, if they are asked for."""
+        averaged = self.state.averaged(source.calibration_rows())
+        if averaged is not None:
+            self.write_beside(of / AVERAGED, config, averaged, source, averaged=config.ema)
 
     def facts(self, source: Source) -> dict[str, str]:
         """What the header of the weights says beside the configuration."""
@@ -138,6 +145,8 @@ class _Training:
 
     def finish(self, source: Source) -> None:
         """Write the SAE; the checkpoints have done their work."""
+        # First: a run with weights is finished.
+        self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)

@@ -14,6 +14,7 @@ notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
 kept/tokens_N/       runs of the SAE as it was after N tokens
+ema/                 a run of the SAE whose weights are their average over training
 """
 
 import json

@@ -103,6 +103,12 @@ class TrainingState:
         """What `finish` would give now; the training goes on as if it had not been asked."""
         return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
 
+    def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+        """The SAE of the averaged weights as of now, if they are asked for; see `snapshot`."""
+        if self.steps.average is None:
+            return None
+        return self.in_own_units(self.steps.averaged(), rows)
+
     def in_own_units(self, sae: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read such.
 
