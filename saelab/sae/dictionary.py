@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+UNIT = 1e-5
+"""How far from 1 the norm of an atom is that was made unit, in float32."""
+
 
 def random_unit_rows(
     n: int, width: int, generator: torch.Generator | None = None
@@ -30,22 +33,18 @@ def normalise_rows(W_dec: Tensor) -> None:
 
 
 @torch.no_grad()
-def norms_into_codes(W_dec: Tensor, W_enc: Tensor, *of_codes: Tensor) -> None:
-    """Scale every atom to unit norm, and its code by what the norm was.
+def move_norms(W_dec: Tensor, W_enc: Tensor, *by_latent: Tensor) -> None:
+    """Make every atom unit and let the codes take over its norm; unit ones stay to the bit.
 
-    What each latent adds to the reconstruction stays the same, and so do those that are above
-    their thresholds. Selection by size then compares what latents add, as it does between unit
-    atoms.
-
-    Args:
-        W_dec: `[d_sae, d_out]`.
-        W_enc: `[d_in, d_sae]`.
-        of_codes: `[d_sae]`, in the units of codes: the encoder's bias, thresholds.
+    z @ W_dec stays as it is. `by_latent` are what pre-activations are compared with or shifted by.
     """
-    norms = W_dec.norm(dim=1).clamp_min(1e-12)
-    W_dec.div_(norms[:, None])
-    for value in (W_enc, *of_codes):
-        value.mul_(norms)
+    norms = W_dec.norm(dim=1)
+    if bool(((norms - 1).abs() < UNIT).all()):
+        return
+    normalise_rows(W_dec)
+    W_enc.mul_(norms)
+    for values in by_latent:
+        values.mul_(norms)
 
 
 def default_aux_k(d_in: int, d_sae: int) -> int:

@@ -13,8 +13,8 @@ from saelab.sae.aux_k import AuxKConfigT, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.dictionary import (
     geometric_median,
+    move_norms,
     normalise_rows,
-    norms_into_codes,
     random_unit_rows,
     remove_radial_gradient,
 )
@@ -86,13 +86,20 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         normalise_rows(self.W_dec)
 
     @override
+    @torch.no_grad()
     def restore_norms(self) -> None:
-        norms_into_codes(self.W_dec, self.W_enc, self.b_enc)
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
 
     @override
     @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         self.input_bias.copy_(geometric_median(rows))
+
+    @override
+    @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
 
     @override
     @torch.no_grad()

@@ -106,6 +106,9 @@ class TrainConfig(Config):
     dead_after: int | None = Field(default=None, gt=0)
     """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
     tenth of n_tokens, at most 10 million (the paper's)."""
+    init_from: Path | None = None
+    """A finished run to start from, in the place of random weights: to fine-tune its SAE, or to
+    train on with another k, variant, site or model of the same widths. Adam starts afresh."""
     seed: int = 0
     """Decides the initial weights, the order of the rows, and every random choice on the way."""
     data_seed: int | None = None
@@ -120,6 +123,9 @@ class TrainConfig(Config):
     tokens_N, thresholds calibrated, which evaluate, features and browse read like any other."""
     keep_every: int | None = Field(default=None, gt=0)
     """Keep the SAE like that whenever so many tokens more are done, the last included."""
+    keep_state: bool = True
+    """Keep a finished run's last checkpoint (three times its weights), so that it goes on when the
+    same command is given with a larger --n-tokens; otherwise it is removed."""
 
     def check(self) -> None:
         """Refuse options that do not fit each other.
@@ -205,28 +211,6 @@ class TrainConfig(Config):
     def n_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return -(-self.n_tokens // self.batch_size)
-
-    def keeps(self, step: int) -> bool:
-        """Whether the SAE after so many steps is kept: see `keep_at` and `keep_every`."""
-        done, before = step * self.batch_size, (step - 1) * self.batch_size
-        if self.keep_every is not None and done // self.keep_every > before // self.keep_every:
-            return True
-        return any(before < n <= done for n in self.keep_at)
-
-    def as_kept(self, step: int) -> "TrainConfig":
-        """The configuration of the run that is kept after so many steps.
-
-        Its n_tokens are those of these steps; what followed from the whole run's is written out.
-        """
-        return self.model_copy(
-            update={
-                "n_tokens": min(self.n_tokens, step * self.batch_size),
-                "dead_after": self.silence,
-                "warmup_steps": self.n_warmup,
-                "keep_at": (),
-                "keep_every": None,
-            }
-        )
 
     @property
     def peak_lr(self) -> float:

@@ -16,13 +16,14 @@ from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
-from saelab.training.directory import as_begun, create, existing, write_run
+from saelab.training.directory import as_begun, create, existing, go_on, settle, write_run
 from saelab.training.interrupt import StopRequest, stop_on_signal
+from saelab.training.kept import as_kept, keeps, part_of
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
+from saelab.training.origin import Origin, check_start, has_begun
 from saelab.training.plan import training_plan
 from saelab.training.run import AVERAGED, Run, kept_at
-from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source, Stream
 from saelab.training.state import TrainingState
 from saelab.types import Figures
@@ -68,7 +69,10 @@ def train_many(
         config.check()
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
-        Source(list(group.values()), where).check_varies()
+        source = Source(list(group.values()), where)
+        source.check_varies()
+        for out, config in group.items():
+            check_start(config, out, source)
     for group in groups.values():
         _train_group(group, where, lm)
     return [Run(out) for out in configs]
@@ -76,7 +80,10 @@ def train_many(
 
 def _is_done(config: TrainConfig, out: Path) -> bool:
     run = existing(config, out)
-    return run is not None and run.finished
+    if run is None or not run.finished or run.options["n_tokens"] < config.n_tokens:
+        return False
+    settle(config, run)
+    return True
 
 
 def _shared(config: TrainConfig) -> tuple[object, ...]:
@@ -114,7 +121,7 @@ class _Training:
 
     def keep(self, source: Source) -> None:
         """Write the SAE as it is now as a run below this one."""
-        config = self.state.config.as_kept(self.state.step)
+        config = as_kept(self.state.config, self.state.step)
         out = kept_at(self.directory, config.n_tokens)
         self.write_beside(out, config, self.state.snapshot(source.calibration_rows()), source)
         self._write_average(out, config, source)
@@ -123,10 +130,11 @@ class _Training:
         self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
     ) -> Run:
         """Make `sae`, which reads raw activations, a run; `facts` join its provenance."""
-        step, of = self.state.step, self.state.config.n_tokens
-        part = {"step": step, "n_tokens": config.n_tokens, "of_n_tokens": of, **facts}
+        part = part_of(self.state.config, self.state.step) | facts
         record = Run(self.directory).provenance() | {"part_of": part}
-        return write_run(out, config, sae, record=record, facts=self.facts(source))
+        return write_run(
+            out, config, sae, record=record, facts=self.facts(source), log=self.log.path
+        )
 
     def _write_average(self, of: Path, config: TrainConfig, source: Source) -> None:
         """Write the SAE of the averaged weights as a run below `of`, if they are asked for."""
@@ -143,13 +151,21 @@ class _Training:
             "calibrated_on_held_back_rows": str(source.held_back),
         }
 
+    def is_due(self) -> bool:
+        """Whether this step needs a checkpoint; the last does for longer trainings."""
+        state, config = self.state, self.state.config
+        if state.finished:
+            return config.keep_state
+        return state.step % config.checkpoint_every == 0
+
     def finish(self, source: Source) -> None:
-        """Write the SAE; the checkpoints have done their work."""
+        """Write the SAE; of the checkpoints, what a longer training needs stays."""
         # First: a run with weights is finished.
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
-        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        if not self.state.config.keep_state:
+            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
 
 def _train_group(
@@ -165,9 +181,16 @@ def _train_group(
     trainings: list[_Training] = []
     places = []
     for out, config in group.items():
-        state = TrainingState.start(config, source, rows)
+        origin = None if has_begun(out) else Origin.of(config)
+        state = TrainingState.start(config, source, rows, origin and origin.sae())
         places.append(state.restore(out / "checkpoints"))
-        create(config, out, source, step=state.steps.name)
+        start = {} if origin is None else {"init_from": origin.facts()}
+        create(config, out, source, step=state.steps.name, **start)
+        if origin is not None:
+            say(origin.sentence(config, source))
+        go_on(config, out, state.step)
+        if (sentence := state.risen()) is not None:
+            say(f"{out}: {sentence}")
         log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
         mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
         trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.target_scale)))
@@ -176,6 +199,9 @@ def _train_group(
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
     if (place := places[first]) is not None:
         stream.load_state_dict(place)
+    for training in trainings:
+        if training.state.finished:  # It was stopped before its weights were written.
+            training.finish(source)
     with stop_on_signal() as stop:
         _run(trainings, source, stream, objective, stop)
 
@@ -199,12 +225,12 @@ def _run(
             step += 1
             for training in running:
                 # Before the checkpoint: a kill between the two must not lose what is kept.
-                if training.state.config.keeps(step):
+                if keeps(training.state.config, step):
                     training.keep(source)
+                if training.is_due() or stop.signal is not None:
+                    training.save(stream)
                 if training.state.finished:
                     training.finish(source)
-                elif stop.signal is not None or step % training.state.config.checkpoint_every == 0:
-                    training.save(stream)
             # One bar for all: the first SAE of the group speaks for them.
             if lines[0] is not None:
                 bar.advance((step - shown) * size, figures(lines[0]))
@@ -234,6 +260,6 @@ def _log_line(
         "tokens": state.step * state.config.batch_size,
         **values,
         "dead": state.steps.n_dead(),
-        "lr": learning_rate(state.config, state.step - 1),
+        "lr": state.rate(state.step - 1),
         **({} if norm is None else {"gradient_norm": float(norm)}),
     }

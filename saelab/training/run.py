@@ -3,7 +3,7 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/step_N/  where an interrupted training continues (removed when it ends)
+checkpoints/step_N/  where an interrupted training continues, and a finished one that is made longer
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts of one's choice

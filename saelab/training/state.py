@@ -34,6 +34,7 @@ class TrainingState:
         total_variance: V of what is reconstructed, in the activations' own units.
         scale: what activations are multiplied by before the SAE reads them.
         target_scale: what is reconstructed is multiplied by; `scale`, but for transcoders.
+        rise: at which step a run was made longer, and the rate before; None: it never was.
     """
 
     config: TrainConfig
@@ -43,12 +44,19 @@ class TrainingState:
     scale: float
     target_scale: float
     step: int = 0
+    rise: tuple[int, float] | None = None
 
     @classmethod
     def start(
-        cls, config: TrainConfig, source: Source, start_rows: Float[Tensor, "n d_in"]
+        cls,
+        config: TrainConfig,
+        source: Source,
+        start_rows: Float[Tensor, "n d_in"],
+        trained: AbstractSAE | None = None,
     ) -> "TrainingState":
-        """The state before the first step.
+        """The state before the first step, with the weights of `trained` if it is given.
+
+        That is an SAE as it was saved: it reads raw activations. It is changed.
 
         Raises:
             UsageError: the options do not fit.
@@ -57,25 +65,15 @@ class TrainingState:
         sae = untrained_sae(config, source.site.d_in, source.target.d_in)
         chosen = source.selection
         rows = start_rows * _scale(config, chosen.read)
-        if sae.is_transcoder:
-            start_transcoder(sae, rows, source.start_targets * _scale(config, chosen.written))
-        sae.initialise(rows)
-        return cls._of(config, source, sae)
-
-    @classmethod
-    def from_trained(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
-        """The state before the first step of an SAE that has been trained, which is changed."""
-        # A saved SAE is frozen and reads raw activations.
-        chosen = source.selection
-        scales = (1 / _scale(config, sums) for sums in (chosen.read, chosen.written))
-        sae.requires_grad_(True).rescale(*scales)  # noqa: FBT003
-        return cls._of(config, source, sae)
-
-    @classmethod
-    def _of(cls, config: TrainConfig, source: Source, sae: AbstractSAE) -> "TrainingState":
-        chosen = source.selection
-        variance = chosen.written.total_variance
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        if trained is not None:
+            trained.rescale(1 / scale, 1 / target_scale)
+            sae.start_from(trained, rows)
+        else:
+            if sae.is_transcoder:
+                start_transcoder(sae, rows, source.start_targets * target_scale)
+            sae.initialise(rows)
+        variance = chosen.written.total_variance
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
         return cls(config, steps, source.device, variance, scale, target_scale)
 
@@ -84,13 +82,40 @@ class TrainingState:
         """Whether the last step is done."""
         return self.step >= self.config.n_steps
 
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step` (0-based).
+
+        A run that was made longer goes over from the rate that it had to that of a run of its new
+        length, linearly over as many steps as its warm-up has (arXiv 2403.08763: a rate that had
+        fallen is warmed up again).
+        """
+        planned = learning_rate(self.config, step)
+        if self.rise is None:
+            return planned
+        first, before = self.rise
+        share = min(1.0, (step + 1 - first) / max(1, self.config.n_warmup))
+        return before + share * (planned - before)
+
+    def risen(self) -> str | None:
+        """What the rate does in a run that has just been made longer, as a sentence."""
+        if self.rise is None or self.rise[0] != self.step:
+            return None
+        size, (_, before) = self.config.batch_size, self.rise
+        after = self.step + self.config.n_warmup
+        then = learning_rate(self.config, min(after, self.config.n_steps - 1))
+        return (
+            f"the training goes on from {self.step * size:,} to {self.config.n_tokens:,} tokens; "
+            f"its learning rate, {before:.3g} now, is that of a run of this length "
+            f"({then:.3g}) {self.config.n_warmup} steps later."
+        )
+
     def advance(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
         variance = self.total_variance * self.target_scale**2
         if isinstance(batch, ActivationBatch) and batch.target is not None:
             batch = replace(batch, target=batch.target * self.target_scale)
         context = LossContext(variance, None, self.step, self.config.n_steps, self.config.seed)
-        lr = learning_rate(self.config, self.step)
+        lr = self.rate(self.step)
         done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
         self.step += 1
         return done
@@ -120,7 +145,8 @@ class TrainingState:
 
     def save(self, directory: Path, place: StreamPlace) -> None:
         """Write a checkpoint of this step below `directory`; `place` is where the stream stands."""
-        state = {"step": self.step, "batches": place, "by": self.steps.name}
+        state = {"step": self.step, "batches": place, "by": self.steps.name, "rise": self.rise}
+        state |= {"n_steps": self.config.n_steps, "rate": self.rate(max(0, self.step - 1))}
         save_checkpoint(directory, self.step, self.steps.tensors(), state)
 
     def restore(self, directory: Path) -> StreamPlace | None:
@@ -142,7 +168,10 @@ class TrainingState:
                 "choose another --out."
             )
         self.steps.load(tensors)
-        self.step = state["step"]
+        self.step, rise = state["step"], state.get("rise")
+        self.rise = None if rise is None else (int(rise[0]), float(rise[1]))
+        if state.get("n_steps", self.config.n_steps) != self.config.n_steps:
+            self.rise = (self.step, state["rate"])
         return state["batches"]
 
 
