@@ -29,6 +29,8 @@ C = TypeVar("C", bound=Config)
 class UsageError(ValueError):
     """A mistake of the caller that one sentence explains; the CLI prints it and exits with 2."""
 
+    exit_code = 2
+
 
 def read_config(cls: type[C], path: Path) -> C:
     """Read a configuration written by `Config.to_json`.

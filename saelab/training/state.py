@@ -78,6 +78,11 @@ class TrainingState:
         return cls(config, steps, source.device, variance, scale, target_scale)
 
     @property
+    def target_variance(self) -> float:
+        """V of what is reconstructed, scaled."""
+        return self.total_variance * self.target_scale**2
+
+    @property
     def finished(self) -> bool:
         """Whether the last step is done."""
         return self.step >= self.config.n_steps
@@ -111,10 +116,11 @@ class TrainingState:
 
     def advance(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
-        variance = self.total_variance * self.target_scale**2
         if isinstance(batch, ActivationBatch) and batch.target is not None:
             batch = replace(batch, target=batch.target * self.target_scale)
-        context = LossContext(variance, None, self.step, self.config.n_steps, self.config.seed)
+        context = LossContext(
+            self.target_variance, None, self.step, self.config.n_steps, self.config.seed
+        )
         lr = self.rate(self.step)
         done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
         self.step += 1
