@@ -67,7 +67,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         module = f"{verb}_" if keyword.iskeyword(verb) else verb
         return import_module(f"saelab.cli.{module}").main(arguments)
     except UsageError as error:
-        return _fail(f"saelab {verb}: {error}")
+        return _fail(f"saelab {verb}: {error}", error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,8 +81,8 @@ def _run(verb: str, arguments: list[str]) -> int:
         return 130
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
     from saelab.console import printable
 
     print(printable(message), file=sys.stderr)
-    return 2
+    return code

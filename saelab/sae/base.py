@@ -220,6 +220,13 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         """Restore constraints on the weights; called once after the optimizer's step."""
         return
 
+    def restore_norms(self) -> None:
+        """Make atoms unit again where training keeps them so, and their codes as much larger.
+
+        For weights that are no step's own, such as a mean of several steps'.
+        """
+        return
+
     def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
         """Set what inference needs and training could not, from rows that training did not see."""
         return

@@ -121,6 +121,11 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     @torch.no_grad()
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
+
+    @override
+    @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         center = geometric_median(rows)
         self.input_bias.copy_(center)

@@ -87,6 +87,11 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     @override
     @torch.no_grad()
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
+
+    @override
+    @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         self.input_bias.copy_(geometric_median(rows))
 

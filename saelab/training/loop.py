@@ -1,33 +1,26 @@
 """Training: from configurations to run directories."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from saelab.config import UsageError
 from saelab.console import progress, say
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
-from saelab.sae.base import AbstractSAE
-from saelab.sae.storage import save_sae
-from saelab.training.checkpoint import remove_checkpoints
 from saelab.training.config import TrainConfig
-from saelab.training.directory import as_begun, clear_leftovers, create, existing, write_run
+from saelab.training.directory import as_begun, clear_leftovers, create, existing
+from saelab.training.divergence import DivergedError
 from saelab.training.interrupt import StopRequest, stop_on_signal
-from saelab.training.kept import as_kept, keeps, part_of
 from saelab.training.longer import go_on, settle
-from saelab.training.metrics import IntervalMetrics, MetricsLog, Report, figures
+from saelab.training.metrics import figures
 from saelab.training.objectives import Objective, make_objective
+from saelab.training.one import Training, begin, watch_over
 from saelab.training.origin import Origin, check_start, has_begun
 from saelab.training.plan import training_plan
-from saelab.training.run import Run, kept_at
-from saelab.training.source import Batch, Source, Stream
+from saelab.training.run import Run
+from saelab.training.source import Source, Stream
 from saelab.training.state import TrainingState
-from saelab.types import Figures
 
 
 def train(
@@ -44,6 +37,8 @@ def train(
 
     Raises:
         UsageError: the store, the site or an option does not fit, or `out` holds another run.
+        DivergedError: the loss is no number any more, or FVU far above where it began; the last
+            checkpoint from before is kept.
     """
     return train_many({Path(out): config}, device=device, lm=lm)[0]
 
@@ -61,6 +56,7 @@ def train_many(
 
     Raises:
         UsageError: as for `train`.
+        DivergedError: as for `train`; the others are finished first.
     """
     where = resolve_device(device)
     begun = {out: as_begun(c, out) for out, c in configs.items()}
@@ -74,8 +70,11 @@ def train_many(
         source.check_varies()
         for out, config in group.items():
             check_start(config, out, source)
-    for group in groups.values():
-        _train_group(group, where, lm)
+    problems = [error for group in groups.values() for error in _train_group(group, where, lm)]
+    if problems:
+        others = len(configs) - len(problems)
+        rest = f" The other {others} are finished." if others else ""
+        raise DivergedError(" ".join(map(str, problems)) + rest)
     return [Run(out) for out in configs]
 
 
@@ -97,82 +96,10 @@ def _shared(config: TrainConfig) -> tuple[object, ...]:
     return (*sites, *order, *rows, config.objective, live if config.objective != "local" else None)
 
 
-@dataclass
-class _Training:
-    """One SAE of a group: its state, its directory, and what it reports."""
-
-    directory: Path
-    state: TrainingState
-    log: MetricsLog
-    metrics: IntervalMetrics
-
-    def advance(self, batch: Batch, objective: Objective) -> Figures | None:
-        """One step; the figures of the interval that it ended, if it did."""
-        state = self.state
-        done = state.advance(batch, objective)
-        self.metrics.update(done.x, done.terms)
-        if state.step % state.config.log_every and not state.finished:
-            return None
-        line = _log_line(state, self.metrics, done.gradient_norm)
-        self.log.write(line)
-        self.metrics.reset()
-        return line
-
-    def save(self, stream: Stream) -> None:
-        interval = self.metrics.interval()
-        if not interval.finite:
-            raise _diverged(self.state, interval.loss)
-        # The log of a whole run stands beside it; its times have no place in equal states.
-        self.log.sync()
-        done = self.state.finished
-        self.state.report = None if done else Report(bytes(self.log.text), interval)
-        self.state.save(self.directory / "checkpoints", stream.state_dict())
-
-    def keep(self, source: Source) -> None:
-        """Write the SAE as it is now as a run below this one."""
-        config = as_kept(self.state.config, self.state.step)
-        out = kept_at(self.directory, config.n_tokens)
-        self.write_beside(out, config, self.state.snapshot(source.calibration_rows()), source)
-
-    def write_beside(
-        self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
-    ) -> Run:
-        """Make `sae`, which reads raw activations, a run; `facts` join its provenance."""
-        part = part_of(self.state.config, self.state.step) | facts
-        record = Run(self.directory).provenance() | {"part_of": part}
-        return write_run(
-            out, config, sae, record=record, facts=self.facts(source), log=self.log.path
-        )
-
-    def facts(self, source: Source) -> dict[str, str]:
-        """What the header of the weights says beside the configuration."""
-        return {
-            "total_variance": repr(self.state.total_variance),
-            "site": self.state.config.site,
-            "target_site": self.state.config.written_site,
-            "calibrated_on_held_back_rows": str(source.held_back),
-        }
-
-    def is_due(self) -> bool:
-        """Whether this step needs a checkpoint; the last does for longer trainings."""
-        state, config = self.state, self.state.config
-        if state.finished:
-            return config.keep_state
-        return state.step % config.checkpoint_every == 0
-
-    def finish(self, source: Source) -> None:
-        """Write the SAE; of the checkpoints, what a longer training needs stays."""
-        sae = self.state.finish(source.calibration_rows())
-        # The weights come last: a run that has them is finished.
-        self.log.sync()
-        save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
-        keep = self.state.config.keep_state
-        remove_checkpoints(self.directory / "checkpoints", keep=keep)
-
-
 def _train_group(
     group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
-) -> None:
+) -> list[DivergedError]:
+    """Train them; returns what is to be said of those that diverged."""
     source = Source(list(group.values()), device, lm)
     for sentence in source.selection.sentences():
         say(sentence)
@@ -180,11 +107,12 @@ def _train_group(
     objective = make_objective(source)
     stream = source.stream()
     rows = source.start_rows()
-    trainings: list[_Training] = []
+    trainings: list[Training] = []
     places = []
     for out, config in group.items():
         origin = None if has_begun(out) else Origin.of(config)
         state = TrainingState.start(config, source, rows, origin and origin.sae())
+        watch = watch_over(state, source, rows)
         places.append(state.restore(out / "checkpoints", stream.state_dict()))
         clear_leftovers(out)
         start = {} if origin is None else {"init_from": origin.facts()}
@@ -195,30 +123,22 @@ def _train_group(
         if (sentence := state.risen()) is not None:
             say(f"{out}: {sentence}")
         mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
-        trainings.append(_begin(out, state, mean * state.target_scale))
-        if state.finished:
-            trainings[-1].finish(source)
+        trainings.append(begin(out, state, mean * state.target_scale, watch))
     # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
     # starts where the last of them stands, and the others wait for it.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
     if (place := places[first]) is not None:
         stream.load_state_dict(place)
+    for training in trainings:
+        if training.state.finished:  # It was stopped before its weights were written.
+            training.finish(source)
     with stop_on_signal() as stop:
         _run(trainings, source, stream, objective, stop)
-
-
-def _begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"]) -> _Training:
-    """The training where the state stands, and with what it had reported by then."""
-    report, metrics = state.report, IntervalMetrics(mean)
-    text = None if report is None else report.log
-    log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
-    if report is not None:
-        metrics.load(report.interval)
-    return _Training(out, state, log, metrics)
+    return [t.diverged for t in trainings if t.diverged is not None]
 
 
 def _run(
-    trainings: Sequence[_Training],
+    trainings: Sequence[Training],
     source: Source,
     stream: Stream,
     objective: Objective,
@@ -229,50 +149,26 @@ def _run(
     size = trainings[0].state.config.batch_size
     with progress(_title(trainings), last * size, "tokens", step * size) as bar:
         shown = step
-        while step < last:
-            batch = next(stream)
+        while step < last and any(t.diverged is None for t in trainings):
+            batch, signal = next(stream), stop.signal
             running = [t for t in trainings if t.state.step == step and not t.state.finished]
-            lines = [training.advance(batch, objective) for training in running]
+            lines = [
+                training.advance(batch, objective, source, stream, stopping=signal is not None)
+                for training in running
+                if training.diverged is None
+            ]
             step += 1
-            for training in running:
-                # Before the checkpoint: a kill between the two must not lose what is kept.
-                if keeps(training.state.config, step):
-                    training.keep(source)
-                if training.is_due() or stop.signal is not None:
-                    training.save(stream)
-                if training.state.finished:
-                    training.finish(source)
             # One bar for all: the first SAE of the group speaks for them.
-            if lines[0] is not None:
-                bar.advance((step - shown) * size, figures(lines[0]))
+            if line := next((each for each in lines if each is not None), None):
+                bar.advance((step - shown) * size, figures(line))
                 shown = step
-            if stop.signal is not None and step < last:
-                raise SystemExit(128 + stop.signal)
+            if signal is not None and step < last:
+                raise SystemExit(128 + signal)
 
 
-def _title(trainings: Sequence[_Training]) -> str:
+def _title(trainings: Sequence[Training]) -> str:
     variants = {t.state.config.sae.variant for t in trainings}
     name = variants.pop() if len(variants) == 1 else "SAEs"
     ways = {t.state.steps.name for t in trainings} - {"autograd"}
     way = f" ({'/'.join(ways)} step)" if ways else ""
     return f"Train {name}{way}" if len(trainings) == 1 else f"Train {len(trainings)} {name}{way}"
-
-
-def _log_line(
-    state: TrainingState, metrics: IntervalMetrics, norm: Float[Tensor, ""] | None
-) -> Figures:
-    values = metrics.summary()
-    if not all(value == value and abs(value) != float("inf") for value in values.values()):
-        raise _diverged(state, values["loss"])
-    return {
-        "step": state.step,
-        "tokens": state.step * state.config.batch_size,
-        **values,
-        "dead": state.steps.n_dead(),
-        "lr": state.rate(state.step - 1),
-        **({} if norm is None else {"gradient_norm": float(norm)}),
-    }
-
-
-def _diverged(state: TrainingState, loss: float) -> UsageError:
-    return UsageError(f"Training diverged at step {state.step} (loss {loss}); lower --lr.")

@@ -14,6 +14,7 @@ notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
 kept/tokens_N/       runs of the SAE as it was after N tokens
+ema/                 a run of the SAE whose weights are their average over training
 
 Every JSON object carries its own checksum (`saelab/formats/json_file.py`), and so do weights and
 HDF5 files; `saelab verify RUN` checks them all. Runs from before there were any are read as they

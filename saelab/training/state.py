@@ -91,6 +91,11 @@ class TrainingState:
         return cls(config, steps, source.device, variance, scale, target_scale)
 
     @property
+    def target_variance(self) -> float:
+        """V of what is reconstructed, scaled."""
+        return self.total_variance * self.target_scale**2
+
+    @property
     def finished(self) -> bool:
         """Whether the last step is done."""
         return self.step >= self.config.n_steps
@@ -124,10 +129,11 @@ class TrainingState:
 
     def advance(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
-        variance = self.total_variance * self.target_scale**2
         if isinstance(batch, ActivationBatch) and batch.target is not None:
             batch = replace(batch, target=batch.target * self.target_scale)
-        context = LossContext(variance, None, self.step, self.config.n_steps, self.config.seed)
+        context = LossContext(
+            self.target_variance, None, self.step, self.config.n_steps, self.config.seed
+        )
         lr = self.rate(self.step)
         done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
         self.step += 1
@@ -140,6 +146,12 @@ class TrainingState:
     def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """What `finish` would give now; the training goes on as if it had not been asked."""
         return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
+
+    def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+        """The SAE of the averaged weights as of now, if they are asked for; see `snapshot`."""
+        if self.steps.average is None:
+            return None
+        return self.in_own_units(self.steps.averaged(), rows)
 
     def in_own_units(self, sae: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read such.
