@@ -24,6 +24,8 @@ class Config(BaseModel):
 class UsageError(ValueError):
     """A mistake of the caller that one sentence explains; the CLI prints it and exits with 2."""
 
+    exit_code = 2
+
 
 def first_problem(error: ValidationError) -> str:
     """Where the first thing is that does not fit, and why."""

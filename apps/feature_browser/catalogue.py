@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
-from saelab.training.run import Run
+from saelab.training.run import Run, run_name
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
@@ -51,6 +51,11 @@ class RunCard:
     def signed(self) -> bool:
         """Whether codes have both signs, so that a decoder row and its opposite are one."""
         return self.variant in SIGNED
+
+    @property
+    def own_name(self) -> str:
+        """What the run calls itself; unlike `name`, others elsewhere may have it, too."""
+        return run_name(self.path)
 
     @property
     def weights_path(self) -> Path:

@@ -9,6 +9,22 @@ from saelab.kernels.triton_jump import JumpRules
 
 
 @dataclass(frozen=True)
+class AdamRules:
+    """Adam with decoupled weight decay (AdamW, arXiv 1711.05101).
+
+    Attributes:
+        betas: how long gradients and their squares are remembered.
+        eps: added to the root of the second moment.
+        weight_decay: times the learning rate, the share that both matrices lose in a step; biases
+            and thresholds lose nothing.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 6.25e-10
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
 class Rules:
     """What stays the same over a run.
 
@@ -17,8 +33,7 @@ class Rules:
         signed: whether the k of largest magnitude are kept, signs included, or the k largest
             rectified.
         total_variance: what the squared error is divided by.
-        betas: of Adam.
-        eps: of Adam.
+        adam: how gradients move the weights.
         clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
         aux: how dead latents are revived, if they are.
         over_batch: whether the largest of the whole batch are kept, or those of each row.
@@ -39,8 +54,7 @@ class Rules:
     k: float | int
     signed: bool
     total_variance: float
-    betas: tuple[float, float]
-    eps: float
+    adam: AdamRules = AdamRules()
     clip_norm: float | None = None
     aux: AuxRules | None = None
     over_batch: bool = False

@@ -103,6 +103,7 @@ def step_kernel(
     EVEN: tl.constexpr,
     EXTRA: tl.constexpr,
     CLIP: tl.constexpr,
+    DECAY: tl.constexpr,
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
@@ -135,6 +136,9 @@ def step_kernel(
             to_dec *= share
             to_enc *= share
             to_bias *= share
+        if DECAY:
+            w *= tl.load(rates + 2)
+            u *= tl.load(rates + 2)
         w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
         u = _adam(u, to_enc, (enc_m, enc_v), at, inside, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)

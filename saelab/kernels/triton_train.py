@@ -46,7 +46,7 @@ class Step:
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
         self.gradient_norm = weights.scale.new_zeros(())
         self.share = weights.scale.new_ones(1)
-        self.rates = weights.scale.new_empty(2)
+        self.rates = weights.scale.new_empty(3)
         self.chunks = ceil_div(d, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
@@ -213,8 +213,8 @@ class Step:
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
             self.to_input, *self._extra(extra), self.rates, self.share, self._factor, len(self.x),
-            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips, **self._adam,
-            **self._shape, **self._options,
+            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips,
+            DECAY=self.rules.adam.weight_decay > 0, **self._adam, **self._shape, **self._options,
         )  # fmt: skip
         if since is not None:
             # The kernel has also counted the codes that are not the SAE's own.
@@ -246,10 +246,11 @@ class Step:
 
     def _advance_rates(self) -> None:
         # In float64: in float32, 1 - 0.999 has five digits.
-        w, (b1, b2) = self.weights, self.rules.betas
+        w, (b1, b2) = self.weights, self.rules.adam.betas
         w.step.add_(1)
         self.rates[:1] = w.lr / (1 - b1**w.step)
-        self.rates[1:] = (1 - b2**w.step).sqrt()
+        self.rates[1:2] = (1 - b2**w.step).sqrt()
+        self.rates[2:] = 1 - w.lr * self.rules.adam.weight_decay
 
     @property
     def _factor(self) -> float:
@@ -277,8 +278,8 @@ class Step:
 
     @property
     def _adam(self) -> dict[str, float]:
-        b1, b2 = self.rules.betas
-        return {"B1": b1, "B2": b2, "EPS": self.rules.eps}
+        b1, b2 = self.rules.adam.betas
+        return {"B1": b1, "B2": b2, "EPS": self.rules.adam.eps}
 
 
 def tokens_since(

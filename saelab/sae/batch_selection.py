@@ -12,7 +12,7 @@ from saelab.config import UsageError
 from saelab.kernels.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
-from saelab.sae.base import check_rows
+from saelab.sae.base import AbstractSAE, check_rows
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import SparseCodes
 
@@ -62,6 +62,13 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
         sizes = (self._sizes(part) for part in rows.split(CHUNK))
         self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows))))
+
+    @override
+    @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        if isinstance(source, AbstractBatchSelectionSAE) and source.signed == self.signed:
+            self.threshold.copy_(source.threshold)
 
     @override
     @torch.no_grad()

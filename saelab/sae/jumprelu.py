@@ -13,6 +13,7 @@ from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.dictionary import (
     geometric_median,
+    move_norms,
     normalise_rows,
     random_unit_rows,
     remove_radial_gradient,
@@ -76,8 +77,8 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         self.threshold = nn.Parameter(torch.full((config.d_sae,), INITIAL_THRESHOLD))
 
     @property
+    @override
     def centres(self) -> bool:
-        """Whether the encoder subtracts the input bias."""
         return self.config.subtract_b_dec or self.is_transcoder
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
@@ -120,6 +121,11 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     @torch.no_grad()
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
+
+    @override
+    @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         center = geometric_median(rows)
         self.input_bias.copy_(center)
@@ -128,9 +134,26 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         if self.config.k is not None:
             # From half of all latents active it takes thousands of steps down to the target, and
             # what is learned on the way is a dense code.
+            self._start_threshold(rows, self.config.k)
+
+    def _start_threshold(self, rows: Float[Tensor, "n d_in"], l0: float | int) -> None:
+        """One threshold for all latents, with so many of them active a row."""
+        some = rows[:: -(-len(rows) // START_ROWS)]
+        sizes = self.pre_activations(some).relu()
+        self.threshold.fill_(density_threshold([sizes], round(l0 * len(some))))
+
+    @override
+    @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        known = source.state_dict().get("threshold")
+        if known is not None and not bool(known.isnan().any()):
+            self.threshold.copy_(known)
+        else:
             some = rows[:: -(-len(rows) // START_ROWS)]
-            sizes = self.pre_activations(some).relu()
-            self.threshold.fill_(density_threshold([sizes], round(self.config.k * len(some))))
+            own = float(source.encode(some).active.sum()) / len(some)
+            self._start_threshold(rows, self.config.k or own)
+        move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
 
     @override
     @torch.no_grad()

@@ -111,6 +111,11 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         normalise_rows(self.W_dec)
 
     @override
+    def restore_norms(self) -> None:
+        # Codes are projections on the atoms as they are.
+        normalise_rows(self.W_dec)
+
+    @override
     @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         self.b_dec.copy_(geometric_median(rows))

@@ -13,6 +13,7 @@ from saelab.sae.aux_k import AuxKConfigT, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.dictionary import (
     geometric_median,
+    move_norms,
     normalise_rows,
     random_unit_rows,
     remove_radial_gradient,
@@ -86,8 +87,19 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     @override
     @torch.no_grad()
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
+
+    @override
+    @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         self.input_bias.copy_(geometric_median(rows))
+
+    @override
+    @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
 
     @override
     @torch.no_grad()

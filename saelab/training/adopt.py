@@ -7,10 +7,9 @@ import torch
 from saelab.config import UsageError
 from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
-from saelab.sae.storage import save_sae
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training.config import TrainConfig
-from saelab.training.directory import create, unfinished_import
+from saelab.training.directory import run_record, unfinished_import, write_run
 from saelab.training.run import Run
 from saelab.training.source import Source
 
@@ -77,8 +76,7 @@ def _adopt(
     if again:
         # It may have been of another SAE.
         (directory / "config.json").unlink()
-    create(config, directory, source, imported_from=origin)
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site
-    save_sae(sae, directory / "weights.safetensors", facts)
-    return Run(directory)
+    record = run_record(source, imported_from=origin)
+    return write_run(directory, config, sae, record=record, facts=facts)

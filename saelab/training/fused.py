@@ -12,7 +12,7 @@ from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_aux import AuxRules, AuxStep
 from saelab.kernels.triton_ragged import Ragged
 from saelab.kernels.triton_rows import RowCodes
-from saelab.kernels.triton_rules import Launch
+from saelab.kernels.triton_rules import AdamRules, Launch
 from saelab.kernels.triton_train import Step
 from saelab.kernels.triton_weights import Weights
 from saelab.sae.base import AbstractSAE, LossContext
@@ -42,6 +42,7 @@ class FusedOptions:
         launch: shapes of the latent-major pass.
         unrounded: whether the k largest are those before pre-activations are rounded to
             `precision`, see `triton_ties`.
+        adam: how gradients move the weights.
     """
 
     batch_size: int
@@ -51,6 +52,7 @@ class FusedOptions:
     clip_norm: float | None = None
     launch: Launch = Launch()  # noqa: RUF009 - frozen
     unrounded: bool = False
+    adam: AdamRules = AdamRules()  # noqa: RUF009 - frozen
 
 
 class FusedStep:
@@ -92,6 +94,7 @@ class FusedStep:
             options.total_variance,
             clip_norm=options.clip_norm,
             dead_after=options.dead_after,
+            adam=options.adam,
             unrounded=options.unrounded and options.precision != torch.float32,
         )
         assert isinstance(sae, AbstractUnitNormSAE | JumpReLU)

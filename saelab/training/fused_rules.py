@@ -4,7 +4,7 @@ from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
 from saelab.kernels.triton_aux import AuxRules
 from saelab.kernels.triton_jump import JumpRules
-from saelab.kernels.triton_rules import Rules
+from saelab.kernels.triton_rules import AdamRules, Rules
 from saelab.sae.abs_topk import AbsTopK, BatchAbsTopK
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
@@ -14,9 +14,7 @@ from saelab.sae.hierarchical_topk import HierarchicalTopK
 from saelab.sae.jumprelu import JumpReLU
 from saelab.sae.matryoshka import Matryoshka
 from saelab.sae.topk import WIDER, TopK
-from saelab.training.config import ADAM_EPS
 
-BETAS = (0.9, 0.999)
 ROWS = (TopK, AbsTopK, HierarchicalTopK, GradientTopK)
 """The SAEs that choose k of each row."""
 OVER_BATCH = (BatchTopK, BatchAbsTopK, Matryoshka)
@@ -83,13 +81,14 @@ def _aux_rules(sae: AbstractSAE[AuxKConfig], dead_after: int) -> AuxRules | None
     return AuxRules(k, sae.config.aux_coefficient, dead_after) if k else None
 
 
-def _jump_rules(sae: JumpReLU, total_variance: float, clip_norm: float | None) -> Rules:
+def _jump_rules(
+    sae: JumpReLU, total_variance: float, clip_norm: float | None, adam: AdamRules
+) -> Rules:
     return Rules(
         k=0,
         signed=False,
         total_variance=total_variance,
-        betas=BETAS,
-        eps=ADAM_EPS,
+        adam=adam,
         clip_norm=clip_norm,
         jump=JumpRules(sae.config.bandwidth, sae.config.k),
         centres=sae.centres,
@@ -102,6 +101,7 @@ def fused_rules(
     *,
     clip_norm: float | None,
     dead_after: int,
+    adam: AdamRules,
     unrounded: bool = False,
 ) -> Rules:
     """What a fused step of this SAE does; see `FusedOptions`.
@@ -118,15 +118,14 @@ def fused_rules(
             f"this is a {type(sae).__name__} SAE; leave it out, or take --precision float32."
         )
     if isinstance(sae, JumpReLU):
-        return _jump_rules(sae, total_variance, clip_norm)
+        return _jump_rules(sae, total_variance, clip_norm, adam)
     assert isinstance(sae, ROWS + OVER_BATCH)
     groups, share = _groups(sae)
     return Rules(
         k=sae.config.k,
         signed=isinstance(sae, AbsTopK | BatchAbsTopK),
         total_variance=total_variance,
-        betas=BETAS,
-        eps=ADAM_EPS,
+        adam=adam,
         clip_norm=clip_norm,
         aux=_aux_rules(sae, dead_after),
         over_batch=isinstance(sae, OVER_BATCH),

@@ -124,3 +124,29 @@ def test_a_model_run_in_bfloat16_is_run_so_again_by_what_follows(
     assert Run(out).model()["dtype"] == "bfloat16"
     assert run("evaluate", out, "--n-tokens", 50, "--device", "cpu") == 0
     assert run("verify", store, "--reforward", 5, "--device", "cpu") == 0
+
+
+def test_a_run_is_kept_on_the_way_made_longer_and_started_from(small_store, tmp_path, capsys):
+    given = options(small_store)
+    topk = ("--d-sae", 16, "--k", 2)
+    out = tmp_path / "run"
+    assert run("train", "topk", *given, *topk, "--keep-at", 100, 200, "--out", out) == 0
+    assert {path.name for path in (out / "kept").iterdir()} == {
+        "tokens_000000000100",
+        "tokens_000000000200",
+    }
+    longer = [500 if part == 300 else part for part in given]
+    assert run("train", "topk", *longer, *topk, "--keep-every", 250, "--out", out) == 0
+    assert [Run(path).finished for path in sorted((out / "kept").iterdir())] == [True] * 4
+    told = capsys.readouterr().err
+    assert f"What {out} was after 300 tokens is now {out / 'kept' / 'tokens_000000000300'}." in told
+    assert run("train", "topk", *given, *topk, "--out", out) == 2
+    assert "holds a run of 500 tokens, more than n_tokens=300" in capsys.readouterr().err
+    start = ("--init-from", out / "kept" / "tokens_000000000100")
+    tuned = ("--no-keep-state", "--out", tmp_path / "tuned")
+    assert run("train", "jumprelu", *given, *topk, *start, *tuned) == 0
+    assert not (tmp_path / "tuned" / "checkpoints").exists()
+    assert Run(tmp_path / "tuned").provenance()["init_from"]["n_tokens"] == 100
+    other = ("train", "topk", *given, "--d-sae", 8, "--k", 2, *start, "--out", tmp_path / "other")
+    assert run(*other) == 2
+    assert "has 16 latents, and 8 are asked" in capsys.readouterr().err

@@ -281,7 +281,7 @@ def test_a_directory_of_somebody_else_is_refused(small_store, tmp_path, name):
 
 def test_what_a_finished_training_did_not_come_to_remove_goes(half, run, small_store, tmp_path):
     finish(run, small_store)
-    shutil.copytree(half[0] / "checkpoints", run / "checkpoints")
+    shutil.copytree(half[0] / "checkpoints", run / "checkpoints", dirs_exist_ok=True)
     before = (run / "weights.safetensors").stat().st_mtime_ns
     finish(run, small_store)
     assert (run / "weights.safetensors").stat().st_mtime_ns == before

@@ -151,12 +151,6 @@ def test_bad_options_write_nothing(small_store, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_is_reported_with_the_remedy(small_store, tmp_path):
-    config = small_config(small_store, lr=1e30, clip_norm=None, warmup_steps=0)
-    with pytest.raises(UsageError, match=r"diverged at step \d+.*lower --lr"):
-        train(config, out=tmp_path / "run")
-
-
 def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tmp_path):
     out = tmp_path / "run"
     config = small_config(small_store)
@@ -170,7 +164,7 @@ def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tm
     run = train(config, out=out)
     assert [line["step"] for line in run.metrics()] == [10, 20, 30, 40]
     assert run.metrics()[2]["fvu"] >= 0
-    assert not (out / "checkpoints").exists()
+    assert [path.name[:14] for path in (out / "checkpoints").iterdir()] == ["step_000000040"]
 
 
 def train_process(config, out):
