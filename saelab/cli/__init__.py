@@ -1,6 +1,5 @@
 """The `saelab` command: one verb, one result, its path printed last."""
 
-import difflib
 import errno
 import keyword
 import os
@@ -25,36 +24,48 @@ VERBS = {
     "verify": "check that every byte of an activation store is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
+    "completion": "print what makes a shell complete verbs and options",
 }
 
-OVERVIEW = """\
-usage: saelab VERB [OPTIONS]
-
+ABOUT = """\
 From a language model's activations to explained features.
 
-{verbs}
+`saelab help VERB` and `saelab VERB --help` explain a verb and its options, and `saelab --version`
+prints the version. To start:
 
-`saelab VERB --help` explains a verb and its options. Start with `saelab demo`, then
-`saelab browse runs`.
+    saelab demo
+    saelab browse runs/demo
+
+In bash and zsh, this makes the Tab key complete verbs and options:
+
+    source <(saelab completion)
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 a check failed, 2 bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()]
-        print(OVERVIEW.format(verbs="\n".join(lines)))
-        return 0
-    if arguments[0] in ("-V", "--version"):
+    # Imported here, since most of what imports this package wants no command line.
+    from saelab.cli.help_text import Command
+    from saelab.cli.parse import choose
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    while arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if arguments[:1] in (["-V"], ["--version"]):
         print(f"saelab {version('saelab')}")
         return 0
-    verb = arguments[0]
-    if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return _fail(f"There is no verb {verb!r}.{hint} `saelab --help` lists them.")
+    try:
+        command = Command("saelab", ABOUT, choices=VERBS, choice="VERB")
+        verb = choose(command, arguments or ["--help"])
+    except UsageError as error:
+        return _fail(str(error))
     return _run(verb, arguments[1:])
+
+
+def module_of(verb: str) -> str:
+    """Which module has the verb's `main(arguments)`."""
+    # `import` is no name for a Python module.
+    return f"saelab.cli.{verb}_" if keyword.iskeyword(verb) else f"saelab.cli.{verb}"
 
 
 def _run(verb: str, arguments: list[str]) -> int:
@@ -63,9 +74,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Each verb's module is imported only when it runs: most of them bring torch along.
     try:
-        # `import` is no name for a Python module.
-        module = f"{verb}_" if keyword.iskeyword(verb) else verb
-        return import_module(f"saelab.cli.{module}").main(arguments)
+        return import_module(module_of(verb)).main(arguments)
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}")
     except BrokenPipeError:

@@ -7,8 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 from saelab.console import shown
@@ -23,11 +22,18 @@ if TYPE_CHECKING:
 
 
 class ShowArguments(Config):
-    """Print what an activation store or a run holds."""
+    """Print what an activation store or a run holds.
 
-    path: Annotated[Path, tyro.conf.Positional]
+    Of a store: its sites with their widths, variances and massive activations, its rows, labels,
+    model and text. Of a run: its configuration, where its SAE applies, and what was measured.
+
+        saelab show activations_cache/tiny
+        saelab show runs/topk
+    """
+
+    path: Annotated[Path, Positional("PATH")]
     """A store's or a run's directory."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: bool = False
     """Print JSON."""
 
 

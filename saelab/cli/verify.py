@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
@@ -16,9 +16,11 @@ class VerifyArguments(Config):
     Names each damaged file; exits with 1 if there is any. With --reforward N, N random contexts are
     also run through the model again, and what is stored of them compared with the fresh
     activations: a checksum cannot tell that the wrong thing was written.
+
+        saelab verify activations_cache/tiny --reforward 20
     """
 
-    path: Annotated[Path, tyro.conf.Positional]
+    path: Annotated[Path, Positional("PATH")]
     """The store's directory."""
     reforward: int = Field(default=0, ge=0)
     """Contexts to run through the model again."""

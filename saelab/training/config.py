@@ -32,9 +32,9 @@ class TrainConfig(Config):
     skip: Annotated[bool, Heading("SAE")] = False
     """Give a transcoder a linear skip connection from what it reads to what it reconstructs, so
     that latents need not model what is linear (arXiv 2501.18823)."""
+    # 0: an SAE that another tool trained.
     n_tokens: Annotated[int, Heading("Optimisation")] = Field(ge=0)
-    """Tokens to train on, rounded up to whole batches; more than the store has means epochs. (0: an
-    SAE that another tool trained.)"""
+    """Tokens to train on, rounded up to whole batches; more than the store has means epochs."""
     batch_size: int = Field(default=4096, gt=0)
     """Tokens per step."""
     objective: Literal["local", "e2e", "e2e-ds"] = "local"

@@ -42,10 +42,20 @@ def imported(commands, names):
 
 
 def test_help_needs_no_torch():
-    # The options of `train` are those of the variants, which are made of torch.
-    commands = [[], ["--version"], *([verb, "--help"] for verb in VERBS if verb != "train")]
-    for command, code, heavy, said in imported(commands, [*MODELS, "torch", "h5py"]):
+    commands = [[], ["--version"], *([verb, "--help"] for verb in VERBS)]
+    commands += [["train", "topk", "--help"], ["bench", "variants", "--help"], ["completion"]]
+    for command, code, heavy, said in imported(commands, [*MODELS, "torch", "numpy", "h5py"]):
         assert (command, code, heavy) == (command, 0, []), said
+
+
+def test_a_mistake_needs_no_torch():
+    mistakes = [
+        ["train", "tpok"],
+        ["train", "topk", "--d-sea", "3"],
+        ["evaluate", "--suite", "all"],
+    ]
+    for command, code, heavy, said in imported(mistakes, [*MODELS, "torch", "numpy", "h5py"]):
+        assert (command, code, heavy) == (command, 2, []), said
 
 
 def test_a_misspelt_verb_needs_nothing():
@@ -57,8 +67,8 @@ def test_a_misspelt_verb_needs_nothing():
         check=False,
     )
     assert done.returncode == 2
-    assert "Did you mean 'train'" in done.stderr
-    assert not any(f"| {name}" in done.stderr for name in ("torch", "numpy", "tyro"))
+    assert "did you mean train?" in done.stderr
+    assert not any(f"| {name}" in done.stderr for name in ("torch", "numpy", "rich"))
 
 
 def test_verbs_that_run_no_model_import_none(small_store, tmp_path):
