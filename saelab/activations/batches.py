@@ -12,14 +12,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations.format import canonical_digest
-from saelab.activations.order import EpochPlan
+from saelab.activations.order import POOL_ROWS, EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
 from saelab.activations.staging import Staging
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.types import ActivationBatch
 
-POOL_ROWS = 2**16
 GATHER_ROWS = 128
 
 

@@ -62,19 +62,15 @@ def main(argv: list[str] | None = None) -> int:
     return _run(verb, arguments[1:])
 
 
-def module_of(verb: str) -> str:
-    """Which module has the verb's `main(arguments)`."""
-    # `import` is no name for a Python module.
-    return f"saelab.cli.{verb}_" if keyword.iskeyword(verb) else f"saelab.cli.{verb}"
-
-
 def _run(verb: str, arguments: list[str]) -> int:
     # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
     # training many times slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Each verb's module is imported only when it runs: most of them bring torch along.
     try:
-        return import_module(module_of(verb)).main(arguments)
+        # `import` is no name for a Python module.
+        module = f"{verb}_" if keyword.iskeyword(verb) else verb
+        return import_module(f"saelab.cli.{module}").main(arguments)
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}")
     except BrokenPipeError:

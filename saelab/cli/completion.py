@@ -4,9 +4,9 @@ import contextlib
 import io
 import shlex
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 
-from saelab.cli import VERBS, module_of
+from saelab.cli import VERBS
+from saelab.cli import main as main_of_all
 from saelab.cli.help_text import Command
 from saelab.cli.parse import HelpAsked, parse
 from saelab.config import Config
@@ -82,7 +82,7 @@ def command_of(verb: str, *more: str) -> Command:
     """What the help of a verb, or of its subcommand, tells."""
     with contextlib.redirect_stdout(io.StringIO()):
         try:
-            import_module(module_of(verb)).main([*more, "--help"])
+            main_of_all([verb, *more, "--help"])
         except HelpAsked as asked:
             return asked.command
     raise AssertionError(f"{verb} has no help")

@@ -51,8 +51,12 @@ def declared_variants() -> list[type[BaseModel]]:
         declared(module, name)
         for module in modules
         for name, node in _statements(module).items()
-        if isinstance(node, ast.ClassDef) and any(_name_of(part) == "variant" for part in node.body)
+        if isinstance(node, ast.ClassDef) and any(_names_variant(part) for part in node.body)
     ]
+
+
+def _names_variant(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and _name_of(node) == "variant" and bool(node.value)
 
 
 def _path(module: str) -> Path:

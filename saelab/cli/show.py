@@ -131,9 +131,10 @@ def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
 def _positions(store: "ActivationStore", rows: "Int64[ndarray, ' n']") -> dict[str, int]:
     """How many of these rows stand at which position of their contexts; the most frequent ones."""
     total: Counter[int] = Counter()
+    # Rows are sorted, and units follow each other.
     ends = list(accumulate(store.unit_rows))
     for unit, n, end in zip(store.units, store.unit_rows, ends, strict=True):
-        inside = rows[(rows >= end - n) & (rows < end)] - (end - n)
+        inside = rows[slice(*rows.searchsorted([end - n, end]))] - (end - n)
         if len(inside):
             total.update(store.tokens(unit).position[inside].tolist())
     most = {str(position): n for position, n in total.most_common(MOST_POSITIONS)}
