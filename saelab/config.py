@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +20,16 @@ class Config(BaseModel):
         """sha256 (hex) of the canonical JSON: equal digests mean equal configurations."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Heading:
+    """In a field's annotation: in `--help` it and the fields after it stand below `title`.
+
+    A title that returns further down continues the part of that name.
+    """
+
+    title: str
 
 
 class UsageError(ValueError):

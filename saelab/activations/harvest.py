@@ -9,7 +9,6 @@ from pydantic import JsonValue
 
 from saelab.activations.background import BackgroundWriter
 from saelab.activations.corpus import Corpus, TextCorpus
-from saelab.activations.dtypes import TORCH
 from saelab.activations.format import (
     GRADIENT_RANGE,
     PACKED,
@@ -23,6 +22,7 @@ from saelab.activations.forward import model_input, row_mask, unit_columns, unit
 from saelab.activations.packing import Packing, pays, require
 from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
+from saelab.activations.tensor_rows import TORCH
 from saelab.activations.windows import KEPT
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from saelab.activations.columns import column_problem
-from saelab.activations.dtypes import rows_from_bytes
 from saelab.activations.format import (
     BLOCK_ROWS,
     UNIT_FILE,
@@ -22,8 +21,10 @@ from saelab.activations.format import (
 )
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
 from saelab.activations.sealed import SealedFile
-from saelab.activations.statistics import merged, summed
+from saelab.activations.statistics import merged
 from saelab.activations.store import ActivationStore, committed_units
+from saelab.activations.summing import summed
+from saelab.activations.tensor_rows import rows_from_bytes
 from saelab.activations.tokens_file import TokensFile, read_tokens_file
 from saelab.activations.windows import KEPT, read_shard
 

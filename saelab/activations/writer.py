@@ -9,7 +9,6 @@ from types import TracebackType
 import torch
 
 from saelab.activations.columns import Columns, column_problem
-from saelab.activations.dtypes import as_tensor
 from saelab.activations.format import (
     JsonObject,
     Manifest,
@@ -27,6 +26,7 @@ from saelab.activations.prepare import PreparedRows, RowPreparer, Rows
 from saelab.activations.ranks import LOCKS, Ranks
 from saelab.activations.sealed import write_parts
 from saelab.activations.space import require_space
+from saelab.activations.tensor_rows import as_tensor
 from saelab.activations.tokens_file import tokens_file
 from saelab.activations.windows import KEPT
 from saelab.config import UsageError

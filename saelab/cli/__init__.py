@@ -1,6 +1,5 @@
 """The `saelab` command: one verb, one result, its path printed last."""
 
-import difflib
 import errno
 import keyword
 import os
@@ -27,21 +26,25 @@ VERBS = {
     "verify": "check that every byte of an activation store is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
+    "completion": "print what makes a shell complete verbs and options",
 }
 
 READERS = ("browse", "show", "verify", "check")
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 AGAIN = "What was written is whole; run the same command again."
 
-OVERVIEW = """\
-usage: saelab VERB [OPTIONS]
-
+ABOUT = """\
 From a language model's activations to explained features.
 
-{verbs}
+`saelab help VERB` and `saelab VERB --help` explain a verb and its options, and `saelab --version`
+prints the version. To start:
 
-`saelab VERB --help` explains a verb and its options. Start with `saelab demo`, then
-`saelab browse runs`.
+    saelab demo
+    saelab browse runs/demo
+
+In bash and zsh, this makes the Tab key complete verbs and options:
+
+    source <(saelab completion)
 """
 
 
@@ -50,19 +53,21 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done, 1: a check failed or the system did, 2: bad input, 128 + n: stopped by signal n.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()]
-        print(OVERVIEW.format(verbs="\n".join(lines)))
-        return 0
-    if arguments[0] in ("-V", "--version"):
+    # Imported here, since most of what imports this package wants no command line.
+    from saelab.cli.help_text import Command
+    from saelab.cli.parse import choose
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    while arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if arguments[:1] in (["-V"], ["--version"]):
         print(f"saelab {version('saelab')}")
         return 0
-    verb = arguments[0]
-    if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return _fail(f"There is no verb {verb!r}.{hint} `saelab --help` lists them.")
+    try:
+        command = Command("saelab", ABOUT, choices=VERBS, choice="VERB")
+        verb = choose(command, arguments or ["--help"])
+    except UsageError as error:
+        return _fail(str(error))
     return _run(verb, arguments[1:])
 
 

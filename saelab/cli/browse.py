@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
@@ -18,9 +18,14 @@ HOST = "127.0.0.1"
 
 
 class BrowseArguments(Config):
-    """Open the feature browser on a directory of runs; Ctrl-C ends it."""
+    """Open the feature browser on a directory of runs.
 
-    runs: Annotated[Path, tyro.conf.Positional] = Path("runs")
+    It needs no network, and is seen on this machine only. Ctrl-C ends it.
+
+        saelab browse runs
+    """
+
+    runs: Annotated[Path, Positional("RUNS")] = Path("runs")
     """Directory of runs, searched at every depth."""
     port: int = Field(default=8501, ge=1, le=65535)
     """Port on 127.0.0.1."""

@@ -20,6 +20,8 @@ class DemoArguments(Config):
     SAE on each, measures both on held-out text, collects their features for the browser, scores
     which latents steer the model, and explains a prediction by the latents of both.
     Everything is written below --out; running it again continues where it stopped.
+
+        saelab demo
     """
 
     out: Path = Path("runs/demo")

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config
 from saelab.files import check_writable
@@ -15,10 +14,12 @@ class ExportArguments(Config):
 
     TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka and JumpReLU SAEs can be
     exported, and transcoders of the last three; batch-level ones become JumpReLU with their
-    threshold. Example: saelab export runs/topk --out exported/topk
+    threshold.
+
+        saelab export runs/topk --out exported/topk
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     out: Path
     """A new directory for cfg.json and sae_weights.safetensors."""

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
-from saelab.config import Config
+from saelab.config import Config, Heading
 from saelab.files import check_directory
 
 if TYPE_CHECKING:
@@ -23,48 +23,52 @@ class HarvestArguments(Config):
     """Record a language model's activations on a text.
 
     One forward pass serves all sites and stops at the last of them. Running the same command again
-    continues an interrupted harvest. Example:
+    continues an interrupted harvest.
 
         saelab harvest --model tiny --sites blocks.2.hook_resid_post --text tiny
             --n-tokens 500000 --out activations_cache/tiny
 
     Several processes write one store together when torchrun starts them, or when RANK and
-    WORLD_SIZE are set: torchrun --nproc-per-node 2 -m saelab.cli harvest ...
+    WORLD_SIZE are set:
+
+        torchrun --nproc-per-node 2 -m saelab.cli harvest ...
     """
 
-    model: str
+    model: Annotated[str, Heading("Model")]
     """tiny (shipped), a local checkpoint directory, or any TransformerLens model name."""
-    sites: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HOOK [HOOK ...]")]
+    sites: Annotated[tuple[str, ...], Metavar("HOOK")]
     """TransformerLens hook names, e.g. blocks.2.hook_resid_post blocks.1.attn.hook_z."""
-    text: str
+    text: Annotated[str, Heading("Text")]
     """tiny (the shipped grammar), a text file, a file of JSON objects (.jsonl, .ndjson, ...; also
     .gz), a directory of these, or hf:name[:split], hf:name:config:split (streamed)."""
     text_field: str = "text"
     """Which field of a JSON object, or column of a dataset, holds the text."""
-    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD|FILE ...")] = ()
+    labels: Annotated[tuple[str, ...], Metavar("FIELD or FILE")] = ()
     """What is known of the text: fields of its rows, or a JSONL file with a row for each document;
     default: the rows' own labels and spans, if they have any; none: nothing. The forms are in
     activations_cache/README.md."""
-    roles: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE ...")] = ()
+    roles: tuple[str, ...] = ()
     """Of conversations (rows with messages), whose tokens to record, e.g. assistant; template: what
     the chat template writes. The model reads all. Default: all."""
     n_tokens: int = Field(gt=0)
     """Tokens to record, rounded up to whole contexts; special tokens do not count."""
-    out: Path
+    out: Annotated[Path, Heading("Store")]
     """The store's directory, by custom activations_cache/NAME."""
     dtype: Literal["bf16", "f16", "f32"] = "bf16"
     """How activations are stored."""
-    compute_dtype: Literal["bf16", "f16", "f32"] = "f32"
+    compute_dtype: Annotated[Literal["bf16", "f16", "f32"], Heading("Model")] = "f32"
     """What the model runs in; bf16 is several times as fast on a GPU, and is recorded."""
-    context_length: int | None = None
+    context_length: Annotated[int | None, Heading("Text")] = None
     """Positions per context, BOS included; default: 128, or the model's limit if lower."""
-    batch_size: int = Field(default=32, gt=0)
+    batch_size: Annotated[int, Heading("Model")] = Field(default=32, gt=0)
     """Contexts per forward pass."""
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Heading("Text")] = Field(default=0, ge=0)
     """Decides the order of the rows and of the text: files are read in a random order of blocks."""
-    gradients: bool = False
+    gradients: Annotated[bool, Heading("Store")] = False
     """Store dL/dx of the summed next-token loss beside every site, as <HOOK>.gradient."""
-    backend: Literal["auto", "transformer-lens", "hugging-face"] = "auto"
+    backend: Annotated[Literal["auto", "transformer-lens", "hugging-face"], Heading("Model")] = (
+        "auto"
+    )
     """What runs the model: hugging-face is up to twice as fast and serves residual streams, heads,
     attention and MLP outputs of common architectures; auto takes it where it can."""
     device: str = "auto"

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
@@ -22,9 +22,12 @@ class VerifyArguments(Config):
     With --reforward N, N random contexts of a store are also run through the model again, and what
     is stored of them compared with the fresh activations: a checksum cannot tell that the wrong
     thing was written.
+
+        saelab verify activations_cache/tiny --reforward 20
+        saelab verify runs/demo/topk-residual
     """
 
-    path: Annotated[Path, tyro.conf.Positional]
+    path: Annotated[Path, Positional("PATH")]
     """The directory of the store or of the run."""
     reforward: int = Field(default=0, ge=0)
     """Contexts of a store to run through the model again."""
