@@ -1,14 +1,13 @@
 """Which runs there are, and the figures that tell them apart."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
-from saelab.training.run import Run
+from saelab.training.run import Run, run_directories
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
@@ -69,17 +68,23 @@ class RunCard:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The finished runs below a directory, and by name why others cannot be shown."""
+    """The finished runs below a directory.
+
+    Attributes:
+        damaged: by name, why other runs cannot be shown.
+        problems: what was not searched, and why.
+    """
 
     root: Path
     runs: dict[str, RunCard] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 def read_catalogue(root: Path) -> Catalogue:
     """Every finished run at or below `root`. A damaged one is reported, not fatal to the rest."""
     catalogue = Catalogue(root)
-    for path in _finished(root):
+    for path in run_directories(root, catalogue.problems):
         name = _name(path, root)
         try:
             catalogue.runs[name] = _kept_card(path, root, _stamps(path))
@@ -92,15 +97,6 @@ def _name(path: Path, root: Path) -> str:
     """The run's name; what of it is not UTF-8, as a directory's name may be, is replaced."""
     name = path.relative_to(root).as_posix() if path != root else root.resolve().name
     return os.fsencode(name).decode(errors="replace")
-
-
-def _finished(root: Path) -> Iterator[Path]:
-    """Directories that hold a configuration and weights, whatever these are, sorted."""
-    found = []
-    for directory, below, files in os.walk(root):
-        if {"config.json", "weights.safetensors"} <= {*below, *files}:
-            found.append(Path(directory))
-    return iter(sorted(found))
 
 
 def _stamps(path: Path) -> tuple[tuple[str, int], ...]:

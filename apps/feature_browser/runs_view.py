@@ -21,6 +21,7 @@ def runs_view(catalogue: Catalogue, place: Place, *, notice: Html = EMPTY) -> No
         for name, problem in catalogue.damaged.items()
         if not notice or name != place.run
     ]
+    parts += [message("Not all was searched", problem) for problem in catalogue.problems]
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "runs")
 
 

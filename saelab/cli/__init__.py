@@ -4,11 +4,13 @@ import difflib
 import errno
 import keyword
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
 from saelab.config import UsageError
+from saelab.interrupt import Stopped, stopped_by_signal
 
 VERBS = {
     "demo": "the whole pipeline on the shipped language model, in under 3 minutes on 2 cores",
@@ -27,6 +29,10 @@ VERBS = {
     "bench": "measure training steps, the store and the variants on this machine",
 }
 
+READERS = ("browse", "show", "verify", "check")
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+AGAIN = "What was written is whole; run the same command again."
+
 OVERVIEW = """\
 usage: saelab VERB [OPTIONS]
 
@@ -40,7 +46,10 @@ From a language model's activations to explained features.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 a check failed, 2 bad input."""
+    """Run the command line; returns the exit code.
+
+    0: done, 1: a check failed or the system did, 2: bad input, 128 + n: stopped by signal n.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = [f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()]
@@ -61,28 +70,50 @@ def _run(verb: str, arguments: list[str]) -> int:
     # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
     # training many times slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Each verb's module is imported only when it runs: most of them bring torch along.
     try:
-        # `import` is no name for a Python module.
-        module = f"{verb}_" if keyword.iskeyword(verb) else verb
-        return import_module(f"saelab.cli.{module}").main(arguments)
+        with stopped_by_signal():
+            # `import` is no name for a Python module.
+            module = f"{verb}_" if keyword.iskeyword(verb) else verb
+            # Each verb's module is imported only when it runs: most of them bring torch along.
+            try:
+                return import_module(f"saelab.cli.{module}").main(arguments)
+            finally:
+                # Here, and not at exit, where a full disk would be told with a traceback.
+                sys.stdout.flush()
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}")
     except BrokenPipeError:
-        # The reader of a pipe (head, less) has left; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe (head, less) has left.
+        _give_up_output()
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"saelab {verb}: {error.strerror}{where}; what was written before is whole.")
-    except KeyboardInterrupt:
-        return 130
+        from saelab.files import failure
+
+        _give_up_output()
+        if error.errno in BAD_NAMES:
+            return _fail(f"saelab {verb}: {failure(error)}.")
+        _fail(f"saelab {verb}: {failure(error)}." + _again(verb))
+        return 1
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        _fail(f"saelab {verb}: stopped by {number.name}." + _again(verb))
+        return 128 + number
+
+
+def _again(verb: str) -> str:
+    return "" if verb in READERS else f" {AGAIN}"
+
+
+def _give_up_output() -> None:
+    """Python would complain again at exit of what cannot be printed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:
-    from saelab.console import printable
+    from saelab.console import say
 
-    print(printable(message), file=sys.stderr)
+    say(message)
     return 2

@@ -7,6 +7,7 @@ import tyro
 
 from saelab.cli.parse import parse
 from saelab.config import Config
+from saelab.files import check_writable
 
 
 class ExportArguments(Config):
@@ -26,6 +27,7 @@ class ExportArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(ExportArguments, "export", arguments)
+    check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from dataclasses import replace
 

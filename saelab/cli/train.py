@@ -9,6 +9,7 @@ from pydantic import Field
 
 from saelab.cli.parse import parse
 from saelab.config import Config
+from saelab.files import check_directory
 from saelab.sae.variants import VARIANTS
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train, train_many
@@ -64,10 +65,12 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     if arguments[:1] == ["sweep"]:
         sweep = parse(SweepArguments, "train sweep", arguments[1:])
+        check_directory(sweep.out, "--out")
         configs = {sweep.out / name: c for name, c in read_sweep(sweep.file).items()}
         runs = train_many(configs, device=sweep.device)
     else:
         args = parse(_arguments(), "train", arguments, DESCRIPTION)
+        check_directory(args.out, "--out")
         config = TrainConfig.model_validate(args.model_dump(exclude={"out", "device"}))
         runs = [train(config, out=args.out, device=args.device)]
     for run in runs:

@@ -67,7 +67,7 @@ def test_damaged_runs_are_told_beside_the_others_and_by_their_own_pages(
     assert page.count("was left out") == len(damaged)
     own = drawn(open_app(tmp_path, run="config0", latent="5"))
     assert "The run config0 cannot be shown" in own
-    assert "has no sae.variant" in own
+    assert "config0/provenance.json" in own
 
 
 def test_figures_of_the_wrong_kind_are_not_shown(runs: Path, tmp_path: Path):
