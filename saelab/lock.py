@@ -126,8 +126,9 @@ class Lock:
 
     def _remove_if_stale(self, path: Path, now: float) -> None:
         try:
-            with path.open() as file:
-                seen, age = file.read(), now - os.fstat(file.fileno()).st_mtime
+            seen, age = read_text(path), now - path.stat().st_mtime
+            if seen is None:
+                return
             owner = parsed(seen)
             if (why := _why_stale(path, owner, age)) is None:
                 raise UsageError(_refusal(self.root, path, owner))
@@ -135,7 +136,7 @@ class Lock:
             path.rename(aside)
         except FileNotFoundError:
             return
-        if aside.read_text() != seen:
+        if read_text(aside) != seen:
             # Another process took the stale lock over in between: this one is its, put it back.
             name_first(aside, path)
         elif why:
