@@ -62,8 +62,20 @@ def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield label
             yield from _lines(value, indent + "  ")
         else:
-            text = shown(value) if isinstance(value, str) else json.dumps(value)
-            yield f"{label:<24} {text}"
+            yield f"{label:<24} {_plain(value)}"
+
+
+def _plain(value: object) -> str:
+    """A value as a person reads it; --json has its digits."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value)) or "none"
+    if isinstance(value, dict) and value:
+        return shown(json.dumps(value))
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else shown(str(value))
 
 
 def _store(path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """`saelab show` takes a time in proportion to what a store holds."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,17 @@ def test_a_copy_of_a_manifest_has_its_own_digest(store_of):
     assert other == Manifest.model_validate(other.model_dump())
     with pytest.raises(KeyError):
         other.site(manifest.sites[1].name)
+
+
+def test_what_is_printed_is_for_people_and_json_has_the_digits(store_of, capsys):
+    path = str(store_of(2))
+    assert main(["show", path]) == 0
+    text = capsys.readouterr().out
+    assert main(["show", path, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert "null" not in text
+    assert "complete                 yes" in text
+    assert "model                    none" in text
+    variance = values["sites"]["site0"]["total_variance"]
+    assert f"{variance:.6g}" in text
+    assert repr(variance) not in text
