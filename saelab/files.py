@@ -78,6 +78,14 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory, and those above it; each survives a power cut."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        fsync_directory(directory.parent)
+
+
 def sha256_file(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:

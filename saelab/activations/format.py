@@ -3,7 +3,6 @@
 `activations_cache/README.md` is the written specification; this module is where the code has it.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from saelab.config import Config, UsageError
 from saelab.files import create_file
+from saelab.formats.json_file import canonical_digest, sealed
 
 FORMAT = "saelab-activations/1.1"
 WITHOUT_NORMS = "saelab-activations/1"
@@ -40,6 +40,13 @@ class DamagedStoreError(UsageError):
     """A file of a store is not what was written; the message names the file."""
 
 
+GRADIENT_RANGE = (
+    "Gradients span more orders of magnitude than float16 has; store them as bfloat16, which has "
+    "the range of float32, or as float32."
+)
+"""Why they are not stored as float16."""
+
+
 class SiteSpec(Config):
     """One recorded quantity: activations at a hook, or the loss gradient with respect to them."""
 
@@ -48,7 +55,8 @@ class SiteSpec(Config):
     d_in: int = Field(gt=0, le=2**20)
     """Width of a row; heads of `hook_z` sites are flattened head-major."""
     kind: Literal["activation", "gradient"] = "activation"
-    """`gradient` rows are dL/dx of the summed next-token loss, at the same rows."""
+    """`gradient` rows are dL/dx of the summed next-token loss (of arrays of one's own, of any
+    loss), at the same rows."""
 
     @property
     def name(self) -> str:
@@ -191,17 +199,10 @@ def hook_path(root: Path, site: SiteSpec, unit: int) -> Path:
     return root / "hooks" / site.slug / unit_file(unit)
 
 
-def canonical_digest(value: object) -> str:
-    """sha256 (hex) of a JSON value with sorted keys and no spaces."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The exact content of `manifest.json`: the fields, then `sha256` over them."""
-    fields = manifest.model_dump(mode="json")
-    sealed = {**fields, "sha256": canonical_digest(fields)}
-    return (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode()
+    fields = sealed(manifest.model_dump(mode="json"))
+    return (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

@@ -13,11 +13,11 @@ from typing_extensions import override
 
 from saelab.activations.batches import POOL_ROWS
 from saelab.activations.corpus import Corpus
-from saelab.activations.format import canonical_digest
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.order import permutation
 from saelab.activations.resume import check_same_order
 from saelab.config import UsageError
+from saelab.formats.json_file import canonical_digest
 from saelab.lm.protocol import ActivationSource
 from saelab.types import ActivationBatch
 

@@ -8,7 +8,7 @@ from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training.config import TrainConfig
-from saelab.training.directory import run_record, write_run
+from saelab.training.directory import clear_leftovers, run_record, unfinished_import, write_run
 from saelab.training.run import Run
 from saelab.training.source import Source
 
@@ -32,8 +32,7 @@ def adopt(
             not empty.
     """
     directory = Path(out)
-    if directory.exists() and any(directory.iterdir()):
-        raise UsageError(f"{directory} is not empty; choose another --out.")
+    again = unfinished_import(directory)
     options = SAE_CONFIG.validate_python(sae.config.model_dump())
     if target_site == site:
         raise UsageError(f"{site} is what the SAE reads; name another target site, or none.")
@@ -62,6 +61,10 @@ def adopt(
                 f"The SAE {does} rows of {width} numbers, {name} has {found}; "
                 "it was trained on another site or model."
             )
+    if again:
+        # It may have been of another SAE.
+        (directory / "config.json").unlink()
+    clear_leftovers(directory)
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site
     record = run_record(source, imported_from=origin)

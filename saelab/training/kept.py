@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from saelab.files import atomic_write, atomic_write_json
+from saelab.files import atomic_write, make_directory
+from saelab.formats.json_file import write_sealed_json
 from saelab.training.config import TrainConfig
 from saelab.training.run import AVERAGED, Run, kept_at
 
@@ -58,8 +59,9 @@ def set_aside(run: Run) -> Path | None:
     out = kept_at(run.path, config.n_tokens)
     if not (out / "weights.safetensors").is_file():
         record = run.provenance() | {"part_of": part_of(run.config, step)}
-        atomic_write_json(out / "provenance.json", record)
-        atomic_write(out / "config.json", config.to_json().encode())
+        make_directory(out)
+        write_sealed_json(out / "provenance.json", record)
+        write_sealed_json(out / "config.json", config.model_dump(mode="json"))
         atomic_write(out / "metrics.jsonl", (run.path / "metrics.jsonl").read_bytes())
     for name in (*RESULTS, "weights.safetensors"):
         if (run.path / name).exists():

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saelab.console import progress, say
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.training.config import TrainConfig
-from saelab.training.directory import as_begun, create, existing, go_on, settle
-from saelab.training.divergence import DivergedError
+from saelab.training.directory import as_begun, clear_leftovers, create, existing
+from saelab.training.divergence import DivergedError, Watch
 from saelab.training.interrupt import StopRequest, stop_on_signal
+from saelab.training.longer import go_on, settle
 from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.one import Training, watch_over
@@ -81,6 +84,7 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
     run = existing(config, out)
     if run is None or not run.finished or run.options["n_tokens"] < config.n_tokens:
         return False
+    clear_leftovers(out)
     settle(config, run)
     return True
 
@@ -111,7 +115,8 @@ def _train_group(
         origin = None if has_begun(out) else Origin.of(config)
         state = TrainingState.start(config, source, rows, origin and origin.sae())
         watch = watch_over(state, source, rows)
-        places.append(state.restore(out / "checkpoints"))
+        places.append(state.restore(out / "checkpoints", stream.state_dict()))
+        clear_leftovers(out)
         start = {} if origin is None else {"init_from": origin.facts()}
         create(config, out, source, step=state.steps.name, **start)
         if origin is not None:
@@ -119,22 +124,31 @@ def _train_group(
         go_on(config, out, state.step)
         if (sentence := state.risen()) is not None:
             say(f"{out}: {sentence}")
-        log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
         mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
-        metrics = IntervalMetrics(mean * state.target_scale)
         saved = None if places[-1] is None else state.step
-        trainings.append(Training(out, state, log, metrics, watch, saved))
+        trainings.append(_begin(out, state, mean * state.target_scale, watch, saved))
+        if state.finished:
+            trainings[-1].finish(source)
     # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
     # starts where the last of them stands, and the others wait for it.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
     if (place := places[first]) is not None:
         stream.load_state_dict(place)
-    for training in trainings:
-        if training.state.finished:  # It was stopped before its weights were written.
-            training.finish(source)
     with stop_on_signal() as stop:
         _run(trainings, source, stream, objective, stop)
     return [t.diverged for t in trainings if t.diverged is not None]
+
+
+def _begin(
+    out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Watch, saved: int | None
+) -> Training:
+    """The training where the state stands, and with what it had reported by then."""
+    report, metrics = state.report, IntervalMetrics(mean)
+    text = None if report is None else report.log
+    log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
+    if report is not None:
+        metrics.load(report.interval)
+    return Training(out, state, log, metrics, watch, saved)
 
 
 def _run(

@@ -1,7 +1,6 @@
 """One SAE of a group that trains on the same batches: its steps, and what it writes."""
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,12 @@ from torch import Tensor
 from saelab.console import say
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
+from saelab.training.checkpoint import remove_checkpoints
 from saelab.training.config import TrainConfig
 from saelab.training.directory import write_run
 from saelab.training.divergence import DivergedError, Watch, diverged, worse_than_constant
 from saelab.training.kept import as_kept, keeps, part_of
-from saelab.training.metrics import IntervalMetrics, MetricsLog
+from saelab.training.metrics import IntervalMetrics, MetricsLog, Report
 from saelab.training.objectives import Objective
 from saelab.training.run import AVERAGED, Run, kept_at
 from saelab.training.source import Batch, Source, Stream
@@ -96,6 +96,13 @@ class Training:
     def save(self, stream: Stream) -> None:
         """Write a checkpoint of this step."""
         self.check()
+        interval = self.metrics.interval()
+        if not interval.finite:
+            raise self._diverged(f"loss {interval.loss:.3g}")
+        # The log of a whole run stands beside it; its times have no place in equal states.
+        self.log.sync()
+        done = self.state.finished
+        self.state.report = None if done else Report(bytes(self.log.text), interval)
         self.state.save(self.directory / "checkpoints", stream.state_dict())
         self.saved = self.state.step
 
@@ -142,12 +149,13 @@ class Training:
     def finish(self, source: Source) -> None:
         """Write the SAE; of the checkpoints, what a longer training needs stays."""
         self.check()
-        # First: a run with weights is finished.
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
+        # The weights come last: a run that has them is finished.
+        self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
-        if not self.state.config.keep_state:
-            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        keep = self.state.config.keep_state
+        remove_checkpoints(self.directory / "checkpoints", keep=keep)
 
 
 def watch_over(state: TrainingState, source: Source, rows: Float[Tensor, "n d_in"]) -> Watch:

@@ -271,7 +271,8 @@ class Source:
         if name not in self.store.sites:
             raise UsageError(
                 f"{self.store.path} holds no gradients at {self.config.written_site}, which a "
-                "gradient SAE trains on; harvest again with --gradients."
+                "gradient SAE trains on; harvest again with --gradients, or "
+                "give write_arrays(gradients=...)."
             )
         return name
 

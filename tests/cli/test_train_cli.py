@@ -147,6 +147,6 @@ def test_a_run_is_kept_on_the_way_made_longer_and_started_from(small_store, tmp_
     assert run("train", "jumprelu", *given, *topk, *start, *tuned) == 0
     assert not (tmp_path / "tuned" / "checkpoints").exists()
     assert Run(tmp_path / "tuned").provenance()["init_from"]["n_tokens"] == 100
-    other = ("train", "topk", *given, "--d-sae", 8, *start, "--out", tmp_path / "other")
+    other = ("train", "topk", *given, "--d-sae", 8, "--k", 2, *start, "--out", tmp_path / "other")
     assert run(*other) == 2
     assert "has 16 latents, and 8 are asked" in capsys.readouterr().err

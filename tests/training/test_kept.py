@@ -31,9 +31,9 @@ def test_keeping_changes_nothing_of_the_training(small_store, tmp_path, sae):
     one, other = train(plain, out=tmp_path / "plain"), train(keeping, out=tmp_path / "keeping")
     assert equal_weights(one, other)
     assert figures(one) == figures(other)
-    kept = [run.config.n_tokens for run in find_runs(other.path)]
+    kept = [run.config.n_tokens for run in find_runs(other.path).runs]
     assert kept == [4000, 100, 1000, 1500, 3000]
-    assert [run.name for run in find_runs(other.path)][1:3] == ["keeping@100", "keeping@1000"]
+    assert [run.name for run in find_runs(other.path).runs][1:3] == ["keeping@100", "keeping@1000"]
 
 
 def test_what_is_kept_last_is_the_run_itself(small_store, tmp_path):

@@ -31,8 +31,8 @@ def test_a_run_made_longer_is_one_of_that_length_from_the_beginning(small_store,
     assert equal_weights(longer, whole)
     assert figures(longer) == figures(whole)
     assert longer.options == json.loads(long.model_dump_json())
-    names = {run.path.name for run in find_runs(longer.path / "kept")}
-    assert names == {run.path.name for run in find_runs(whole.path / "kept")}
+    names = {run.path.name for run in find_runs(longer.path / "kept").runs}
+    assert names == {run.path.name for run in find_runs(whole.path / "kept").runs}
     assert longer.provenance()["longer"][0]["from"] == 2000
 
 
