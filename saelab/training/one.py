@@ -152,9 +152,9 @@ class Training:
         """Write the SAE; of the checkpoints, what a longer training needs stays."""
         check_held(self.directory)
         self.check()
-        # First: a run with weights is finished.
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
+        # The weights come last: a run that has them is finished.
         self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
         keep = self.state.config.keep_state
