@@ -9,7 +9,7 @@ from pydantic import Field
 
 from saelab.cli.parse import parse
 from saelab.config import Config
-from saelab.sae.variants import VARIANTS
+from saelab.sae.variants import variants
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train, train_many
 from saelab.training.sweep import read_sweep
@@ -35,7 +35,7 @@ def _subcommand(cls: type[Any]) -> Any:  # noqa: ANN401 - an annotation made at 
 def _arguments() -> type[Any]:
     """TrainConfig with one subcommand per variant, and the options of this process."""
     fields: dict[str, Any] = {
-        "sae": (Union[tuple(_subcommand(cls) for cls in VARIANTS)], ...),  # noqa: UP007
+        "sae": (Union[tuple(map(_subcommand, variants().values()))], ...),  # noqa: UP007
         "out": (Path, Field(description="The run's directory, by custom runs/NAME.")),
         "device": (str, Field("auto", description="cpu, cuda, ...; auto takes a GPU if any.")),
     }

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs
+from saelab.kernels.rules import JumpRules
 from saelab.kernels.triton_ragged import ragged_errors
 from saelab.kernels.triton_residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton_scan import Entries, Scan
@@ -50,19 +51,6 @@ def _window_kernel(
             start += BLOCK
     tl.store(sums + latent, tl.sum(total))
     tl.store(sums + m + latent, tl.sum(number))
-
-
-@dataclass(frozen=True)
-class JumpRules:
-    """What of JumpReLU stays the same over a run.
-
-    Attributes:
-        width: of the window around the threshold.
-        target: L0 that the penalty drives at; None: the penalty is L0 itself.
-    """
-
-    width: float
-    target: float | int | None
 
 
 @dataclass(frozen=True)
@@ -145,6 +133,10 @@ class JumpCodes:
         both[:-1] = torch.searchsorted(keys, wanted.to(keys.dtype), out_int32=True)
         both[-1:] = self.scan.total
         return JumpPairs(order, both[: d_sae + 1], both)
+
+    def kept(self) -> tuple[Float[Tensor, " entry"], Int[Tensor, " entry"]]:
+        """See `Codes.kept`."""
+        return self.values, self.indices
 
     def window_sums(
         self, pairs: JumpPairs, thresholds: Float[Tensor, " d_sae"]

@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, ClassVar, Generic, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,12 +12,40 @@ from typing_extensions import TypeVar
 
 from saelab.config import Config, UsageError
 from saelab.kernels import sparse_decode
+from saelab.kernels.rules import FusedRule, StepValues
+from saelab.sae.affine import AffineEncoder, LinearCodes
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """What decides how many latents of a row fire.
+
+    Attributes:
+        per: `row`: each row keeps k; `batch`: k a row on average; `penalty`: as many as a penalty
+            of the loss lets through.
+        k: None: nothing aims at a number. With a penalty, the mean that it drives at.
+        signed: whether codes may be negative.
+        by_magnitude: whether magnitudes are compared.
+    """
+
+    per: Literal["row", "batch", "penalty"]
+    k: float | int | None
+    signed: bool = False
+    by_magnitude: bool = False
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows of a training step may differ in their number of codes."""
+        return self.per != "row"
 
 
 class AbstractSAEConfig(Config, abc.ABC):
     """The options of one variant. A subclass adds `variant: Literal["its-name"]` and its own."""
 
+    variant: Any  # A Literal of each subclass, which no wider type may stand above.
+    """The variant's name, under which it is found again."""
     d_sae: int = Field(gt=0)
     """Number of latents (the width of the dictionary)."""
 
@@ -36,6 +64,16 @@ class AbstractSAEConfig(Config, abc.ABC):
         Raises:
             UsageError: the message names the options.
         """
+
+    @property
+    @abc.abstractmethod
+    def sparsity(self) -> Sparsity:
+        """What decides how many latents of a row fire."""
+
+    @classmethod
+    def of_foreign(cls, foreign: ForeignSAE) -> "AbstractSAEConfig | None":
+        """The options with which this variant has the codes of another tool's SAE, if it can."""
+        return None
 
     @property
     def needs_gradient(self) -> bool:
@@ -96,6 +134,8 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     connection: x_hat = z @ W_dec + (x - b_in) @ W_skip + b_dec (arXiv 2501.18823).
     """
 
+    unit_atoms: ClassVar[bool]
+    """Whether training keeps the rows of W_dec at unit norm."""
     config: ConfigT
     W_dec: nn.Parameter  # [d_sae d_out]
     b_dec: nn.Parameter  # [d_out]
@@ -142,6 +182,41 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
         It changes nothing: what training must remember is noted in `observe`.
         """
+
+    def fused_rule(self) -> FusedRule | str:
+        """Its training step by kernels alone, or why there is none, as half a sentence."""
+        return f"{type(self).__name__} has no rule for one"
+
+    def step_values(self, context: LossContext) -> StepValues:
+        """What a fused step must know beside the batch."""
+        return StepValues()
+
+    def affine_encoder(self) -> AffineEncoder | None:
+        """The map that gives every active latent its value; None: there is no such map."""
+        return None
+
+    def linear_codes(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
+        """The active latents of `codes`, the rows `x` encoded, as affine functions of `x`.
+
+        Raises:
+            UsageError: they are not affine in x once the active latents are fixed.
+        """
+        encoder = self.affine_encoder()
+        if encoder is None:
+            raise UsageError(
+                f"The latents of a {type(self).__name__} are not known to be affine once the "
+                "active ones are fixed, so their attributions would not add up; use another "
+                "variant."
+            )
+        return encoder.at(x, codes)
+
+    def foreign_rule(self) -> dict[str, Any] | None:
+        """The fields of `ForeignSAE` that choose its latents; None: other tools have none such."""
+        return None
+
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        """The encoder's tensors by name, from an SAE of which `of_foreign` made the options."""
+        return {"W_enc": foreign.W_enc, "b_enc": foreign.b_enc}
 
     def decode(
         self, codes: SparseCodes, x: Float[Tensor, "batch d_in"] | None = None

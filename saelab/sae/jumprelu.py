@@ -8,8 +8,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
+from saelab.kernels.rules import FusedRule, JumpRules, StepValues
 from saelab.pursuit.select import above, nonzero
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.sae.affine import AffineEncoder
+from saelab.sae.base import (
+    AbstractSAE,
+    AbstractSAEConfig,
+    LossContext,
+    Sparsity,
+    check_k,
+    check_rows,
+)
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.dictionary import (
     geometric_median,
@@ -17,6 +26,7 @@ from saelab.sae.dictionary import (
     random_unit_rows,
     remove_radial_gradient,
 )
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
 from saelab.sae.transcoder import rescale_input
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -47,6 +57,19 @@ class JumpReLUConfig(AbstractSAEConfig):
     """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes). A
     transcoder's always reads x - b_in."""
 
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("penalty", self.k)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "JumpReLUConfig | None":
+        if foreign.threshold is None or foreign.signed:
+            return None
+        subtract = foreign.subtract_b_dec
+        return cls(d_sae=foreign.d_sae, k=foreign.batch_k, subtract_b_dec=subtract)
+
     @override
     def check(self) -> None:
         if self.k is not None:
@@ -60,6 +83,8 @@ class JumpReLUConfig(AbstractSAEConfig):
 
 class JumpReLU(AbstractSAE[JumpReLUConfig]):
     """a = x @ W_enc + b_enc, z_j = a_j where a_j > threshold_j; with thresholds 0 a ReLU SAE."""
+
+    unit_atoms = True
 
     def __init__(
         self, config: JumpReLUConfig, d_in: int, generator: torch.Generator | None = None
@@ -107,6 +132,27 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         """What the penalty counts in the loss at this step."""
         rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
         return self.config.l0_coefficient * rising
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        return FusedRule(jump=JumpRules(self.config.bandwidth, self.config.k), centres=self.centres)
+
+    @override
+    def step_values(self, context: LossContext) -> StepValues:
+        return StepValues(penalty_weight=self.penalty_weight(context))
+
+    @override
+    def affine_encoder(self) -> AffineEncoder:
+        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if self.centres else None)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"threshold": self.threshold}
+
+    @override
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        assert foreign.threshold is not None
+        return super().foreign_weights(foreign) | {"threshold": foreign.threshold}
 
     @override
     def before_optimizer_step(self) -> None:

@@ -12,13 +12,18 @@ from saelab.config import UsageError
 from saelab.files import atomic_write
 from saelab.sae.base import AbstractSAE
 from saelab.sae.transcoder import make_transcoder
-from saelab.sae.variants import SAE_CONFIG
+from saelab.sae.variants import SAE_CONFIG, check_variant
 
 FORMAT = "saelab-sae/1"
 
 
 def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) -> None:
-    """Write `sae` to `path` (safetensors); `facts` join the header beside the configuration."""
+    """Write `sae` to `path` (safetensors); `facts` join the header beside the configuration.
+
+    Raises:
+        UsageError: its variant is not registered, so that it could not be loaded again.
+    """
+    check_variant(sae.config)
     tensors = {name: value.contiguous().cpu() for name, value in sae.state_dict().items()}
     header = {
         **(facts or {}),

@@ -24,10 +24,9 @@ def check_transcoder(config: AbstractSAEConfig) -> None:
         UsageError: with the reason.
     """
     if problem := config.transcoder_problem:
-        variant = config.model_dump()["variant"]
         raise UsageError(
-            f"A {variant} SAE cannot have another --target-site than its --site: {problem}; take "
-            "another variant."
+            f"A {config.variant} SAE cannot have another --target-site than its --site: {problem}; "
+            "take another variant."
         )
 
 

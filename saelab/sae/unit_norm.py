@@ -1,6 +1,7 @@
 """The SAEs with one affine encoder and unit-norm atoms: the TopK family shares this much."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saelab.kernels import affine_codes
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import Rule, among
+from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfigT, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.dictionary import (
@@ -32,6 +35,8 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     (arXiv 2406.04093, appendix A.1); how z follows from a is the variant's own. Transcoders centre
     what they read by b_in.
     """
+
+    unit_atoms = True
 
     def __init__(self, d_in: int, d_sae: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -75,6 +80,15 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     def differentiable(self, codes: SparseCodes, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         """Codes that were chosen without a graph, with gradients to encoder and input bias."""
         return affine_codes(codes, x, self.W_enc, self.b_enc, self.input_bias)
+
+    def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
+        """The fused rule of `selected_pass` with k latents a row; `rest` is what else it has."""
+        n, weight = self.config.n_aux(self.d_in), self.config.aux_coefficient
+        return FusedRule(k=k, aux=(n, weight) if n else None, **rest)
+
+    @override
+    def affine_encoder(self) -> AffineEncoder:
+        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias)
 
     @override
     def before_optimizer_step(self) -> None:
