@@ -66,6 +66,11 @@ class AffineEncoder:
     b_enc: Float[Tensor, " d_sae"]
     centre: Float[Tensor, " d_in"] | None
 
+    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Every a, in float32."""
+        x = x if self.centre is None else x - self.centre
+        return (x @ self.W_enc).float() + self.b_enc
+
     def at(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
         """The active latents of `codes`, with their values at `x`, in the number type of `x`."""
         key = codes.rows()[codes.active] * codes.d_sae + codes.indices[codes.active]

@@ -116,6 +116,10 @@ class LossContext:
         """The share of the run that is done, in [0, 1)."""
         return self.step / self.n_steps
 
+    def risen(self, share: float) -> float:
+        """What counts of a weight that rises linearly from zero over this share of the run."""
+        return min(1.0, self.progress / max(share, 1e-12))
+
     def generator(self) -> torch.Generator:
         """Randomness of this step, a function of seed and step: a resumed run repeats it."""
         # Odd multipliers keep neighbouring seeds and steps apart.

@@ -28,7 +28,7 @@ from saelab.sae.dictionary import (
 )
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
-from saelab.sae.transcoder import rescale_input
+from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 INITIAL_THRESHOLD = 0.1
@@ -130,8 +130,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     def penalty_weight(self, context: LossContext) -> float:
         """What the penalty counts in the loss at this step."""
-        rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
-        return self.config.l0_coefficient * rising
+        return self.config.l0_coefficient * context.risen(self.config.l0_warmup)
 
     @override
     def fused_rule(self) -> FusedRule:
@@ -179,12 +178,8 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
             self.threshold.fill_(density_threshold([sizes], round(self.config.k * len(some))))
 
     @override
-    @torch.no_grad()
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
-        target_scale = scale if target_scale is None else target_scale
-        for value in (self.b_enc, self.b_dec, self.threshold):
-            value.div_(target_scale)
-        rescale_input(self, scale, target_scale)
+        shrink_codes(self, (self.b_enc, self.b_dec, self.threshold), scale, target_scale)
 
 
 def _window(a: Tensor, threshold: Tensor, width: float) -> Tensor:

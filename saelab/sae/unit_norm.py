@@ -21,7 +21,7 @@ from saelab.sae.dictionary import (
     remove_radial_gradient,
 )
 from saelab.sae.losses import squared_error
-from saelab.sae.transcoder import rescale_input
+from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 Select = Callable[[Tensor], SparseCodes]
@@ -104,10 +104,5 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         self.input_bias.copy_(geometric_median(rows))
 
     @override
-    @torch.no_grad()
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
-        # The atoms stay unit: the codes are what shrinks.
-        target_scale = scale if target_scale is None else target_scale
-        self.b_enc.div_(target_scale)
-        self.b_dec.div_(target_scale)
-        rescale_input(self, scale, target_scale)
+        shrink_codes(self, (self.b_enc, self.b_dec), scale, target_scale)

@@ -25,10 +25,13 @@ BUILT_IN = {
     "hierarchical-topk": "saelab.sae.hierarchical_topk:HierarchicalTopKConfig",
     "matching-pursuit": "saelab.sae.matching_pursuit:MatchingPursuitConfig",
     "gradient-topk": "saelab.sae.gradient_topk:GradientTopKConfig",
+    "standard": "saelab.sae.standard:StandardConfig",
+    "gated": "saelab.sae.gated:GatedConfig",
     "jumprelu": "saelab.sae.jumprelu:JumpReLUConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
 }
-"""Where each variant's options are, by its name."""
+"""Where each variant's options are, by its name. Of several that have the codes of another tool's
+file, the first reads it."""
 
 _registered: dict[str, type[AbstractSAEConfig]] = {}
 _failed: dict[str, str] = {}

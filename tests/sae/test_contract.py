@@ -13,6 +13,7 @@ FORMS = [
     {"variant": "abs-topk", "selection": "batch"},
     {"variant": "matryoshka", "random_prefixes": 3},
     {"variant": "jumprelu", "subtract_b_dec": True},
+    {"variant": "standard", "subtract_b_dec": True},
 ]
 PLAIN = ("topk", "batch-topk", "abs-topk", "gradient-topk")
 

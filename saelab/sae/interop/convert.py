@@ -10,6 +10,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.interop.detect import read_foreign
+from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens_write import write_sae_lens
 from saelab.sae.transcoder import make_transcoder
@@ -36,8 +37,17 @@ def save_sae_lens(sae: AbstractSAE, directory: str | Path) -> None:
     write_sae_lens(to_foreign(sae), Path(directory))
 
 
+def save_dictionary_learning(sae: AbstractSAE, directory: str | Path) -> None:
+    """Write `sae` in the form that dictionary_learning loads (config.json and ae.pt).
+
+    Raises:
+        UsageError: it has no class for this SAE, or `directory` holds one already.
+    """
+    write_dictionary_learning(to_foreign(sae), Path(directory))
+
+
 def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
-    """The first variant that has the same codes: TopK, BatchTopK, ..., else JumpReLU.
+    """The first variant that has the same codes: TopK, ..., standard, gated, else JumpReLU.
 
     Atoms need not be unit. Batch-level SAEs of other tools become BatchTopK or Matryoshka where
     they have one threshold for all latents, and JumpReLU (which differs in training only) where
@@ -52,7 +62,7 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
     else:
         encoder = sae.affine_encoder()
         if encoder is not None and encoder.centre is not None:
-            foreign = foreign.reading_less_b_dec()
+            foreign = foreign.reading(less_b_dec=True)
     tensors = sae.foreign_weights(foreign) | {"W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
     if foreign.transcoder:
         tensors["b_in"] = torch.zeros(foreign.d_in)
@@ -71,9 +81,9 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
     rule, encoder = sae.foreign_rule(), sae.affine_encoder()
     if rule is None or encoder is None:
         raise UsageError(
-            f"SAELens has no architecture for this {sae.config.variant} SAE; only TopK (also "
+            f"Other tools have no architecture for this {sae.config.variant} SAE; only TopK (also "
             "hierarchical and gradient), row-level AbsTopK, BatchTopK, Matryoshka, JumpReLU, "
-            "standard and gated can be exported."
+            "standard and gated SAEs can be exported."
         )
     fields: dict[str, Any] = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc}
     fields |= {"W_dec": sae.W_dec, "b_dec": sae.b_dec, **rule}

@@ -172,12 +172,14 @@ class ForeignSAE:
             gate=None if gate is None else Gate(gate.r_mag, gate.b_gate + shift),
         )
 
-    def reading_less_b_dec(self) -> "ForeignSAE":
-        """The SAE with the same codes whose encoder reads x - b_dec."""
-        if self.subtract_b_dec:
+    def reading(self, *, less_b_dec: bool) -> "ForeignSAE":
+        """The SAE with the same codes whose encoder reads x - b_dec, or x."""
+        if self.subtract_b_dec == less_b_dec:
             return self
         # x @ W + b = (x - b_dec) @ W + (b + b_dec @ W).
-        return replace(self.with_products_plus(self.b_dec @ self.W_enc), subtract_b_dec=True)
+        shift = self.b_dec @ self.W_enc
+        shifted = self.with_products_plus(shift if less_b_dec else -shift)
+        return replace(shifted, subtract_b_dec=less_b_dec)
 
     @property
     def has_one_threshold(self) -> bool:
