@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.pairs import LatentPairs
 from saelab.kernels.rules import JumpRules
-from saelab.kernels.triton_jump import JumpCodes, JumpPairs
+from saelab.kernels.triton_jump import JumpCodes
 from saelab.kernels.triton_weights import Parameter
 
 
@@ -23,7 +24,7 @@ class Thresholds:
         self.penalty_weight, self.penalty = (learned.value.new_zeros(()) for _ in range(2))
         self.gradient = torch.zeros_like(learned.value)
 
-    def sum_window(self, codes: JumpCodes, pairs: JumpPairs) -> None:
+    def sum_window(self, codes: JumpCodes, pairs: LatentPairs) -> None:
         """Find the gradient from the codes of a batch."""
         window = codes.window_sums(pairs, self.learned)
         self.slope(window, pairs.offsets[-1].float())

@@ -12,7 +12,7 @@ from saelab.kernels.streams import on, wait
 from saelab.kernels.triton_aux import AuxStep, Extra
 from saelab.kernels.triton_codes import empty_codes
 from saelab.kernels.triton_gradients import Sums, norm_kernel, slice_kernel
-from saelab.kernels.triton_jump import JumpCodes, JumpPairs
+from saelab.kernels.triton_jump import JumpCodes
 from saelab.kernels.triton_rules import Launch, Rules
 from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
 from saelab.kernels.triton_thresholds import Thresholds
@@ -149,7 +149,6 @@ class Step:
         """What can be summed beside the latents' work."""
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
-            assert isinstance(pairs, JumpPairs)
             self.thresholds.sum_window(self.codes, pairs)
         return self.sum_errors()
 

@@ -35,7 +35,7 @@ class GatedConfig(AbstractSAEConfig):
     """
 
     variant: Literal["gated"] = "gated"
-    l1_coefficient: float = Field(default=0.3, ge=0)
+    l1_coefficient: float = Field(default=0.1, ge=0)
     """Weight of the sum of the gate's positive pre-activations, measured in the typical size of the
     activations (their standard deviation over all dimensions together)."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)

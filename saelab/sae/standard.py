@@ -29,7 +29,7 @@ class StandardConfig(AbstractSAEConfig):
     """
 
     variant: Literal["standard"] = "standard"
-    l1_coefficient: float = Field(default=0.3, ge=0)
+    l1_coefficient: float = Field(default=0.1, ge=0)
     """Weight of sum_j z_j ||w_j||, measured in the typical size of the activations (their standard
     deviation over all dimensions together)."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)

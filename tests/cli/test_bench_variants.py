@@ -48,7 +48,7 @@ def test_every_variant_is_trained_measured_and_timed_and_the_table_says_so(bench
     assert (tmp_path / "out" / "topk-0" / "weights.safetensors").stat().st_mtime_ns == before
     lines = printed.out.splitlines()
     assert lines[-1] == str(tmp_path / "out" / "variants.json")
-    shown = {line.split()[0]: line.split() for line in lines[3 : 3 + len(NAMES)]}
+    shown = {line.split()[0]: line.split() for line in lines[3 : 3 + len(BUILT_IN)]}
     for row in values["variants"]:
         assert shown[row["variant"]][1:3] == [f"{row['fvu']:.4f}", f"{row['l0']:.2f}"]
 
