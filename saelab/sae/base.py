@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal
+from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,30 +15,8 @@ from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
-
-
-@dataclass(frozen=True)
-class Sparsity:
-    """What decides how many latents of a row fire.
-
-    Attributes:
-        per: `row`: each row keeps k; `batch`: k a row on average; `penalty`: as many as a penalty
-            of the loss lets through.
-        k: None: nothing aims at a number. With a penalty, the mean that it drives at.
-        signed: whether codes may be negative.
-        by_magnitude: whether magnitudes are compared.
-    """
-
-    per: Literal["row", "batch", "penalty"]
-    k: float | int | None
-    signed: bool = False
-    by_magnitude: bool = False
-
-    @property
-    def ragged(self) -> bool:
-        """Whether rows of a training step may differ in their number of codes."""
-        return self.per != "row"
 
 
 class AbstractSAEConfig(Config, abc.ABC):

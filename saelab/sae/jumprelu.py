@@ -15,7 +15,6 @@ from saelab.sae.base import (
     AbstractSAE,
     AbstractSAEConfig,
     LossContext,
-    Sparsity,
     check_k,
     check_rows,
 )
@@ -28,6 +27,7 @@ from saelab.sae.dictionary import (
 )
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
+from saelab.sae.sparsity import Sparsity
 from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -107,9 +107,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the thresholds are compared with, in float32."""
-        if self.centres:
-            x = x - self.input_bias
-        return (x @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:

@@ -15,12 +15,12 @@ from saelab.sae.base import (
     AbstractSAE,
     AbstractSAEConfig,
     LossContext,
-    Sparsity,
     check_k,
     check_rows,
 )
 from saelab.sae.dictionary import geometric_median, random_unit_rows
 from saelab.sae.losses import squared_error
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
@@ -95,7 +95,7 @@ class KSparse(AbstractSAE[KSparseConfig]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """X @ W + b_enc, in float32."""
-        return (x @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     def k_at(self, progress: float) -> int:
         """The k of a training step: linear over the first half of the run, then `k`."""

@@ -16,10 +16,11 @@ from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.pursuit.select import batch_top_k, below, top_k
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import LossContext, Sparsity, check_k
+from saelab.sae.base import LossContext, check_k
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 

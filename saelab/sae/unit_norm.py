@@ -48,7 +48,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the selection chooses from, in float32: (x - b_dec) @ W_enc + b_enc."""
-        return ((x - self.input_bias) @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     def choose(
         self, x: Float[Tensor, "batch d_in"], select: Select

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -27,43 +26,15 @@ ROOMS = 3
 """Sizes that are kept ready."""
 
 
-class Graphs(Protocol):
-    """The way a `Step` is run again and again.
-
-    Attributes:
-        step: what is run.
-        capacity: dead latents that AuxK has room for.
-    """
-
-    step: Step
-    capacity: int
-
-    def tell(self, values: StepValues) -> None:
-        """What the next steps must know beside the batch."""
-        ...
-
-    def advance(self, number: int) -> None:
-        """Step `number` of the run on what `step.x` holds."""
-        ...
-
-    def codes(self) -> SparseCodes:
-        """The codes of the last step, until the next one."""
-        ...
-
-    def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """Weights and sizes of what else was minimised in the last step, by name."""
-        ...
-
-    def stages(self) -> dict[str, Callable[[], object]]:
-        """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
-        ...
-
-
 class OneGraph:
     """The whole step, AuxK included, is one graph, which never waits for the device.
 
     Every 16 steps the number of latents that may be dead is looked at, which decides for how many
     AuxK has room.
+
+    Attributes:
+        step: what is run.
+        capacity: dead latents that AuxK has room for.
     """
 
     def __init__(self, step: Step) -> None:
@@ -72,13 +43,13 @@ class OneGraph:
         self._aux: dict[int, AuxStep] = {}
 
     def tell(self, values: StepValues) -> None:
-        """See `Graphs.tell`."""
+        """What the next steps must know beside the batch."""
         if values.prefixes:
             assert isinstance(self.step.codes, Ragged)
             self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
 
     def advance(self, number: int) -> None:
-        """See `Graphs.advance`."""
+        """Step `number` of the run on what `step.x` holds."""
         step = self.step
         if step.rules.aux is not None and number % LOOK_EVERY == 0:
             self.capacity = self.room_for_dead(step.rules.aux)
@@ -90,14 +61,14 @@ class OneGraph:
         self._graphs[self.capacity].replay()
 
     def codes(self) -> SparseCodes:
-        """See `Graphs.codes`."""
+        """The codes of the last step, until the next one."""
         codes = self.step.codes
         groups = self.step.rule.groups
         offsets = codes.starts[:-1:groups] if isinstance(codes, Ragged) else None
         return SparseCodes(*codes.kept(), len(self.step.weights.scale), offsets)
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """See `Graphs.penalties`."""
+        """Weights and sizes of what else was minimised in the last step, by name."""
         aux = self.step.rules.aux
         if not self.capacity or aux is None:
             return {}
@@ -106,7 +77,7 @@ class OneGraph:
         return {"aux_k": (aux.coefficient, none if done is None else done.loss)}
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        """See `Graphs.stages`."""
+        """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
         return self.step.stages()
 
     def room_for_dead(self, rules: AuxRules) -> int:
@@ -191,12 +162,12 @@ class TwoGraphs:
         self._penalty_weight = 0.0
 
     def tell(self, values: StepValues) -> None:
-        """See `Graphs.tell`."""
+        """See `OneGraph.tell`."""
         self._penalty_weight = values.penalty_weight
         self._thresholds.penalty_weight.fill_(values.penalty_weight)
 
     def advance(self, number: int) -> None:
-        """See `Graphs.advance`."""
+        """See `OneGraph.advance`."""
         del number
         step = self.step
         self.dense = None
@@ -221,7 +192,7 @@ class TwoGraphs:
         room.used = True
 
     def codes(self) -> SparseCodes:
-        """See `Graphs.codes`."""
+        """See `OneGraph.codes`."""
         d_sae = len(self.step.weights.scale)
         if self.dense is not None:
             latents = torch.arange(d_sae, device=self.dense.device)
@@ -230,11 +201,11 @@ class TwoGraphs:
         return SparseCodes(values, indices, d_sae, self._codes.scan.starts[:-1])
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """See `Graphs.penalties`."""
+        """See `OneGraph.penalties`."""
         return {"l0_penalty": (self._penalty_weight, self._thresholds.penalty)}
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        """See `Graphs.stages`; none where the last step went by dense products."""
+        """See `OneGraph.stages`; none where the last step went by dense products."""
         if self.dense is not None:
             return {}
         # They count again, with the thresholds that the last step moved.
@@ -273,6 +244,9 @@ class TwoGraphs:
         self._first_half()
         self.step.weights.step.copy_(counted)
         return _record(self._first_half)
+
+
+Graphs = OneGraph | TwoGraphs
 
 
 def _record(run: Callable[[torch.cuda.Stream], object]) -> torch.cuda.CUDAGraph:

@@ -12,6 +12,7 @@ from saelab.config import UsageError
 from saelab.files import atomic_write, atomic_write_json
 from saelab.sae.interop.dictionary_learning import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.sae_lens_write import check_new
 
 
 def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
@@ -27,10 +28,7 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     if foreign.transcoder or foreign.signed:
         kind = "transcoders" if foreign.transcoder else "SAEs with signed codes"
         raise UsageError(f"dictionary_learning has no {kind}; export to SAELens.")
-    if not directory.is_dir() and directory.exists():
-        raise UsageError(f"{directory} is not a directory; give a new one.")
-    if any((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
-        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+    check_new(directory, CONFIG_FILE, WEIGHTS_FILE)
     kind, tensors = _stored(foreign)
     packed = io.BytesIO()
     torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, packed)

@@ -33,10 +33,7 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
             f"SAELens has no transcoder that selects its latents by {rule}; JumpReLU, BatchTopK, "
             "Matryoshka and standard transcoders can be exported."
         )
-    if not directory.is_dir() and directory.exists():
-        raise UsageError(f"{directory} is not a directory; give a new one.")
-    if any((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
-        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+    check_new(directory, CONFIG_FILE, WEIGHTS_FILE)
     tensors = {"W_enc": foreign.W_enc, "W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
     if foreign.gate is None:
         tensors["b_enc"] = foreign.b_enc
@@ -51,6 +48,18 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     atomic_write(directory / WEIGHTS_FILE, packed)
     atomic_write_json(directory / CONFIG_FILE, cfg)
+
+
+def check_new(directory: Path, *names: str) -> None:
+    """Refuse to write an SAE where there is one, or something else than a directory.
+
+    Raises:
+        UsageError: with what is there.
+    """
+    if not directory.is_dir() and directory.exists():
+        raise UsageError(f"{directory} is not a directory; give a new one.")
+    if any((directory / name).exists() for name in names):
+        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
