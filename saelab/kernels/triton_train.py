@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices
@@ -14,7 +14,13 @@ from saelab.kernels.triton_codes import empty_codes
 from saelab.kernels.triton_gradients import Sums, norm_kernel, slice_kernel
 from saelab.kernels.triton_jump import JumpCodes
 from saelab.kernels.triton_rules import Launch, Rules
-from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
+from saelab.kernels.triton_step import (
+    centre_kernel,
+    scale_kernel,
+    step_kernel,
+    tokens_since,
+    vector_kernel,
+)
 from saelab.kernels.triton_thresholds import Thresholds
 from saelab.kernels.triton_ties import Factors
 from saelab.kernels.triton_weights import Parameter, Weights
@@ -83,13 +89,16 @@ class Step:
         if aux is None:
             wait(side, None)
             with on_side:
-                columns = self._sum_rows(pairs)
+                self._sum_window(pairs)
+                columns = self.sum_errors()
         else:
             # On this stream: AuxK needs the errors, and runs while the other one sorts.
             columns = self.sum_errors()
-            self._run_aux(aux)
+            self.run_aux(aux, self.codes.kept())
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
+        if aux is not None:
+            self._sum_window(pairs)
         sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
         if self.rules.clip_norm is not None:
             wait(None, side)
@@ -98,11 +107,12 @@ class Step:
         wait(None, side)
         self.move_vectors(columns)
 
-    def _run_aux(self, aux: AuxStep) -> None:
+    def run_aux(self, aux: AuxStep, codes: tuple[Tensor, Tensor]) -> None:
+        """AuxK's part; `codes` are values and indices of what fires."""
         missed = self._missed()
         mean = missed.sum(0, dtype=torch.float32) / len(missed)
         variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-        aux.run(self.codes.kept(), missed, self.centred, variance)
+        aux.run(codes, missed, self.centred, variance)
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
@@ -145,12 +155,10 @@ class Step:
         """The error and the gradient of the codes."""
         self.codes.decode(self.x, self.weights.dictionary, factor=self.factor)
 
-    def _sum_rows(self, pairs: LatentPairs) -> Float[Tensor, " d_in"]:
-        """What can be summed beside the latents' work."""
+    def _sum_window(self, pairs: LatentPairs) -> None:
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
             self.thresholds.sum_window(self.codes, pairs)
-        return self.sum_errors()
 
     def sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch; the sum of what the loss makes of them, for the bias."""
@@ -283,14 +291,3 @@ class Step:
     def _adam(self) -> dict[str, float]:
         b1, b2 = self.rules.betas
         return {"B1": b1, "B2": b2, "EPS": self.rules.eps}
-
-
-def tokens_since(
-    values: Float[Tensor, "*entry"],
-    indices: Int[Tensor, "*entry"],
-    before: Int[Tensor, " d_sae"],
-    batch: int,
-) -> Int[Tensor, " d_sae"]:
-    """Tokens since each latent last fired, after a batch with these codes."""
-    silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
-    return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")

@@ -10,16 +10,14 @@ from torch import Tensor
 from saelab.kernels.jump_dense import finish_dense
 from saelab.kernels.rules import StepValues
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_aux import AuxRules, AuxStep
+from saelab.kernels.triton_aux import AuxStep
 from saelab.kernels.triton_jump import LEAST_ROOM, JumpCodes
 from saelab.kernels.triton_ragged import Ragged
 from saelab.kernels.triton_train import Step
+from saelab.training.fused_aux import AuxRoom
 from saelab.types import SparseCodes
 
 WARM_UP = 3
-LOOK_EVERY = 16
-"""Steps between looks at how many latents may be dead, each of which waits for the device."""
-LEAST_CAPACITY = 128
 DENSE_SHARE = 1 / 64
 """Of all entries; more of them than this (and than the least room) go by dense products."""
 ROOMS = 3
@@ -29,18 +27,14 @@ ROOMS = 3
 class OneGraph:
     """The whole step, AuxK included, is one graph, which never waits for the device.
 
-    Every 16 steps the number of latents that may be dead is looked at, which decides for how many
-    AuxK has room.
-
     Attributes:
         step: what is run.
-        capacity: dead latents that AuxK has room for.
+        aux: AuxK's memory.
     """
 
     def __init__(self, step: Step) -> None:
-        self.step, self.capacity = step, 0
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._aux: dict[int, AuxStep] = {}
+        self.step, self.aux = step, AuxRoom(step)
+        self._graphs = _Graphs()
 
     def tell(self, values: StepValues) -> None:
         """What the next steps must know beside the batch."""
@@ -50,15 +44,11 @@ class OneGraph:
 
     def advance(self, number: int) -> None:
         """Step `number` of the run on what `step.x` holds."""
-        step = self.step
-        if step.rules.aux is not None and number % LOOK_EVERY == 0:
-            self.capacity = self.room_for_dead(step.rules.aux)
-        if not step.x.is_cuda:
-            step.run(aux=self._aux_step())
+        aux = self.aux.look(number)
+        if not self.step.x.is_cuda:
+            self.step.run(aux=aux)
             return
-        if self.capacity not in self._graphs:
-            self._capture()
-        self._graphs[self.capacity].replay()
+        self._graphs.replay(aux, lambda: self._capture(aux))
 
     def codes(self) -> SparseCodes:
         """The codes of the last step, until the next one."""
@@ -69,46 +59,15 @@ class OneGraph:
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """Weights and sizes of what else was minimised in the last step, by name."""
-        aux = self.step.rules.aux
-        if not self.capacity or aux is None:
-            return {}
-        done = self._aux.get(self.capacity)
-        none = self.step.mse_sum.new_zeros(())
-        return {"aux_k": (aux.coefficient, none if done is None else done.loss)}
+        return self.aux.penalties()
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
         return self.step.stages()
 
-    def room_for_dead(self, rules: AuxRules) -> int:
-        """Room for every latent that can be dead before the next look, in steps of about an eighth.
-
-        Depends on nothing but the state at this step, so a resumed run makes the same choice.
-        """
-        since_fired = self.step.weights.since_fired
-        soon = rules.dead_after - LOOK_EVERY * len(self.step.x)
-        n = int((since_fired >= soon).sum())
-        if n == 0:
-            return 0
-        step = max(LEAST_CAPACITY, power_of_two(n) // 8)
-        return min(len(since_fired), ceil_div(n, step) * step)
-
-    def _aux_step(self) -> AuxStep | None:
-        rules = self.step.rules
-        if self.capacity == 0 or rules.aux is None:
-            return None
-        if self.capacity not in self._aux:
-            # Only one size is in use at a time, and sizes seldom change back.
-            self._aux.clear()
-            self._graphs = {n: graph for n, graph in self._graphs.items() if n == 0}
-            self._aux[self.capacity] = AuxStep(
-                self.step.weights, rules.aux, self.capacity, signed=rules.sae.signed
-            )
-        return self._aux[self.capacity]
-
-    def _capture(self) -> None:
-        """Record the step. Kernels are compiled by running it, and what that changed is undone."""
-        aux, state = self._aux_step(), self.step.weights.state()
+    def _capture(self, aux: AuxStep | None) -> torch.cuda.CUDAGraph:
+        """The step on record. Kernels are compiled by running it; what that changed is undone."""
+        state = self.step.weights.state()
         saved = [tensor.clone() for tensor in state.values()]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -119,7 +78,26 @@ class OneGraph:
         for tensor, before in zip(state.values(), saved, strict=True):
             tensor.copy_(before)
         del saved
-        self._graphs[self.capacity] = _record(lambda side: self.step.run(side, aux))
+        return _record(lambda side: self.step.run(side, aux))
+
+
+class _Graphs:
+    """The same work recorded without AuxK, and with the AuxK of one size."""
+
+    def __init__(self) -> None:
+        self._plain: torch.cuda.CUDAGraph | None = None
+        self._with: tuple[AuxStep, torch.cuda.CUDAGraph] | None = None
+
+    def replay(self, aux: AuxStep | None, record: Callable[[], torch.cuda.CUDAGraph]) -> None:
+        """Do the work with this very AuxK, and `record` it first where it is not."""
+        if aux is None:
+            self._plain = self._plain or record()
+            self._plain.replay()
+            return
+        if self._with is None or self._with[0] is not aux:
+            self._with = None
+            self._with = aux, record()
+        self._with[1].replay()
 
 
 @dataclass
@@ -127,12 +105,12 @@ class Room:
     """Memory for a number of entries, and the second half of a step on it.
 
     Attributes:
-        used: whether the kernels have run on it, so that the half can be recorded.
+        used: with which AuxK the kernels have run on it, so that the half can be recorded.
     """
 
     codes: JumpCodes
-    used: bool = False
-    graph: torch.cuda.CUDAGraph | None = None
+    graphs: _Graphs
+    used: list[AuxStep | None]
 
 
 class TwoGraphs:
@@ -144,17 +122,17 @@ class TwoGraphs:
     operations instead, which are slower and as exact.
 
     Attributes:
+        step: what is run.
+        aux: AuxK's memory.
         n_entries: of the last step.
         rooms: by their sizes, in the order of their use.
         dense: all latents' codes of the last step, if it went by dense products.
     """
 
-    capacity = 0
-
     def __init__(self, step: Step) -> None:
         assert isinstance(step.codes, JumpCodes)
         assert step.thresholds is not None
-        self.step, self.n_entries = step, 0
+        self.step, self.aux, self.n_entries = step, AuxRoom(step), 0
         self.rooms: dict[int, Room] = {}
         self.dense: Float[Tensor, "batch d_sae"] | None = None
         self._codes, self._thresholds = step.codes, step.thresholds
@@ -168,8 +146,7 @@ class TwoGraphs:
 
     def advance(self, number: int) -> None:
         """See `OneGraph.advance`."""
-        del number
-        step = self.step
+        step, aux = self.step, self.aux.look(number)
         self.dense = None
         if not step.x.is_cuda:
             self._first_half()
@@ -179,17 +156,16 @@ class TwoGraphs:
             self._begin.replay()
         self.n_entries = int(self._codes.scan.total)
         if self.n_entries > max(LEAST_ROOM, DENSE_SHARE * step.pre_acts.numel()):
-            self.dense = finish_dense(step)
+            self.dense = finish_dense(step, aux)
             return
         room = self.room(self.n_entries)
         step.codes = room.codes
-        if room.used and step.x.is_cuda:
-            room.graph = room.graph or _record(step.finish)
-            room.graph.replay()
+        if step.x.is_cuda and any(aux is known for known in room.used):
+            room.graphs.replay(aux, lambda: _record(lambda side: step.finish(side, aux)))
             return
         # The first step compiles what is not yet compiled, and cannot be recorded.
-        step.finish()
-        room.used = True
+        step.finish(aux=aux)
+        room.used = [None, aux] if None in room.used else [aux]
 
     def codes(self) -> SparseCodes:
         """See `OneGraph.codes`."""
@@ -202,7 +178,8 @@ class TwoGraphs:
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """See `OneGraph.penalties`."""
-        return {"l0_penalty": (self._penalty_weight, self._thresholds.penalty)}
+        penalty = self._penalty_weight, self._thresholds.penalty
+        return {"l0_penalty": penalty, **self.aux.penalties()}
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """See `OneGraph.stages`; none where the last step went by dense products."""
@@ -225,7 +202,8 @@ class TwoGraphs:
             # Somewhat more than wanted, since the next batch may have more.
             step = max(LEAST_ROOM, power_of_two(n) // 8)
             size = ceil_div(n + n // 8, step) * step
-            self.rooms[size] = Room(self._codes.with_room(max(size, LEAST_ROOM)))
+            codes = self._codes.with_room(max(size, LEAST_ROOM))
+            self.rooms[size] = Room(codes, _Graphs(), [])
         # The last in order is the last that was used.
         self.rooms[size] = self.rooms.pop(size)
         for old in list(self.rooms)[:-ROOMS]:
