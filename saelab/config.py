@@ -42,4 +42,4 @@ def first_problem(error: ValidationError) -> str:
     """Where the first thing is that does not fit, and why."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{where}: {problem['msg']}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

@@ -8,8 +8,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
+from saelab.kernels.rules import FusedRule, JumpRules, StepValues
 from saelab.pursuit.select import above, nonzero
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.sae.affine import AffineEncoder
+from saelab.sae.base import (
+    AbstractSAE,
+    AbstractSAEConfig,
+    LossContext,
+    check_k,
+    check_rows,
+)
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.dictionary import (
     geometric_median,
@@ -18,8 +26,10 @@ from saelab.sae.dictionary import (
     random_unit_rows,
     remove_radial_gradient,
 )
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
-from saelab.sae.transcoder import rescale_input
+from saelab.sae.sparsity import Sparsity
+from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 INITIAL_THRESHOLD = 0.1
@@ -48,6 +58,19 @@ class JumpReLUConfig(AbstractSAEConfig):
     """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes). A
     transcoder's always reads x - b_in."""
 
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("penalty", self.k)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "JumpReLUConfig | None":
+        if foreign.threshold is None or foreign.signed:
+            return None
+        subtract = foreign.subtract_b_dec
+        return cls(d_sae=foreign.d_sae, k=foreign.batch_k, subtract_b_dec=subtract)
+
     @override
     def check(self) -> None:
         if self.k is not None:
@@ -61,6 +84,8 @@ class JumpReLUConfig(AbstractSAEConfig):
 
 class JumpReLU(AbstractSAE[JumpReLUConfig]):
     """a = x @ W_enc + b_enc, z_j = a_j where a_j > threshold_j; with thresholds 0 a ReLU SAE."""
+
+    unit_atoms = True
 
     def __init__(
         self, config: JumpReLUConfig, d_in: int, generator: torch.Generator | None = None
@@ -83,9 +108,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the thresholds are compared with, in float32."""
-        if self.centres:
-            x = x - self.input_bias
-        return (x @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
@@ -106,8 +129,28 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     def penalty_weight(self, context: LossContext) -> float:
         """What the penalty counts in the loss at this step."""
-        rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
-        return self.config.l0_coefficient * rising
+        return self.config.l0_coefficient * context.risen(self.config.l0_warmup)
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        return FusedRule(jump=JumpRules(self.config.bandwidth, self.config.k), centres=self.centres)
+
+    @override
+    def step_values(self, context: LossContext) -> StepValues:
+        return StepValues(penalty_weight=self.penalty_weight(context))
+
+    @override
+    def affine_encoder(self) -> AffineEncoder:
+        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if self.centres else None)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"threshold": self.threshold}
+
+    @override
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        assert foreign.threshold is not None
+        return super().foreign_weights(foreign) | {"threshold": foreign.threshold}
 
     @override
     def before_optimizer_step(self) -> None:
@@ -156,12 +199,8 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
 
     @override
-    @torch.no_grad()
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
-        target_scale = scale if target_scale is None else target_scale
-        for value in (self.b_enc, self.b_dec, self.threshold):
-            value.div_(target_scale)
-        rescale_input(self, scale, target_scale)
+        shrink_codes(self, (self.b_enc, self.b_dec, self.threshold), scale, target_scale)
 
 
 def _window(a: Tensor, threshold: Tensor, width: float) -> Tensor:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from sae.cases import loss_of, train_step
 
 from saelab.sae.base import LossContext
 from saelab.sae.jumprelu import Jump, JumpReLUConfig, Step
+from saelab.testing.steps import loss_of, train_step
 
 WIDTH = 0.2
 

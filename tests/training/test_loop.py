@@ -13,7 +13,7 @@ from conftest import small_config
 
 from saelab.config import UsageError
 from saelab.sae.dictionary import geometric_median
-from saelab.sae.variants import VARIANTS
+from saelab.sae.variants import BUILT_IN
 from saelab.training.checkpoint import optimizer_tensors
 from saelab.training.loop import train
 from saelab.training.objectives import make_objective
@@ -22,7 +22,7 @@ from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps
 
-NAMES = [cls.model_fields["variant"].default for cls in VARIANTS]
+NAMES = list(BUILT_IN)
 SAE = {"d_sae": 48, "k": 4}
 CHANGES = {
     "abs-topk-batch": {"sae": {"variant": "abs-topk", "selection": "batch", **SAE}},
