@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs, heavy_slices
-from saelab.kernels.triton_aux import Extra, product_
+from saelab.kernels.triton_aux import AuxStep, Extra, product_
 from saelab.kernels.triton_residual import Residual
 from saelab.kernels.triton_train import Step
 from saelab.kernels.triton_weights import Weights
@@ -35,7 +35,7 @@ class DenseGradients:
     fired: Bool[Tensor, " d_sae"]
 
 
-def finish_dense(step: Step) -> Float[Tensor, "batch d_sae"]:
+def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
     """`Step.finish` without room for the entries, with thresholds; all latents' codes."""
     thresholds, codes, x = step.thresholds, step.codes, step.x
     assert thresholds is not None
@@ -48,12 +48,22 @@ def finish_dense(step: Step) -> Float[Tensor, "batch d_sae"]:
     pairs = LatentPairs(torch.zeros_like(codes.indices, dtype=torch.int64), offsets)
     sums = step.sum_slices(pairs, heavy_slices(pairs, step.launch.slice))
     columns = step.sum_errors()
+    if aux is not None:
+        step.run_aux(aux, done.fired)
+        _add(aux.extra, to=done.extra)
     if step.rules.clip_norm is not None:
         step.clip(sums, columns, done.extra)
     step.update(sums, done.extra)
     step.weights.since_fired.masked_fill_(done.fired, 0)
     step.move_vectors(columns)
     return done.z
+
+
+def _add(some: Extra, *, to: Extra) -> None:
+    """Add the gradients of some latents to those of all."""
+    place, share = some.slots.clamp_min(0).long(), some.slope / to.slope
+    for all_, few in zip(to[1:4], some[1:4], strict=True):
+        all_.add_(torch.where((some.slots >= 0)[:, None], share * few[place], 0.0))
 
 
 def dense_gradients(

@@ -190,7 +190,7 @@ class AuxStep:
 
     def run(
         self,
-        codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]],
+        fired: Bool[Tensor, " d_sae"],
         residual: Float[Tensor, "batch d_in"],
         centred: Float[Tensor, "batch d_in"],
         variance: Float[Tensor, ""],
@@ -198,13 +198,13 @@ class AuxStep:
         """Do one step's part.
 
         Args:
-            codes: values and indices of the main reconstruction.
+            fired: which latents have codes in the main reconstruction, and so are dead no more.
             residual: x_hat - x.
             centred: x - b_dec.
             variance: the residual's squares about its mean, summed.
         """
         w = self.weights
-        n_dead, places = self._gather(self._dead(codes))
+        n_dead, places = self._gather((w.since_fired >= self.rules.dead_after) & ~fired)
         z = torch.addmm(w.b_enc.copy[places], centred, w.enc.copy[places].T)
         keep_top_k_(z, n_dead, self.rules.k, signed=self.signed)
         atoms = (w.scale[places, None] * w.dec.value[places]).to(z.dtype)
@@ -216,17 +216,6 @@ class AuxStep:
         self.scalars.copy_(self._reduce(z, slopes))
         product_(z.T, missed, self.to_dec)
         product_(slopes.T, centred, self.to_enc)
-
-    def _dead(
-        self, codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]
-    ) -> Bool[Tensor, " d_sae"]:
-        """Silent for long, and in this batch too."""
-        values, indices = (t.flatten() for t in codes)
-        m = len(self.slots)
-        fired = torch.zeros(m + 1, dtype=torch.bool, device=values.device)
-        # Entries of value zero go to a place of their own: all that is written elsewhere is True.
-        fired.scatter_(0, torch.where(values != 0, indices.long(), m), True)  # noqa: FBT003
-        return (self.weights.since_fired >= self.rules.dead_after) & ~fired[:m]
 
     def _gather(
         self, dead: Bool[Tensor, " d_sae"]
@@ -248,6 +237,16 @@ class AuxStep:
             z, slopes, partial, batch, n, ROWS=ROWS, COLUMNS=COLUMNS
         )
         return partial.sum(0).T
+
+
+def fired_latents(
+    values: Float[Tensor, "*entry"], indices: Int[Tensor, "*entry"], m: int
+) -> Bool[Tensor, " {m}"]:
+    """Which of m latents have a code that is not zero."""
+    fired = torch.zeros(m + 1, dtype=torch.bool, device=values.device)
+    # Entries of value zero go to a place of their own: all that is written elsewhere is True.
+    place = torch.where(values != 0, indices.long(), m).flatten()
+    return fired.scatter_(0, place, True)[:m]  # noqa: FBT003
 
 
 def product_(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"], out: Float[Tensor, "i k"]) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.streams import on, wait
-from saelab.kernels.triton_aux import AuxStep, Extra
+from saelab.kernels.triton_aux import AuxStep, Extra, fired_latents
 from saelab.kernels.triton_codes import empty_codes
 from saelab.kernels.triton_gradients import Sums, norm_kernel, slice_kernel
 from saelab.kernels.triton_jump import JumpCodes
@@ -83,13 +83,16 @@ class Step:
         if aux is None:
             wait(side, None)
             with on_side:
-                columns = self._sum_rows(pairs)
+                columns = self.sum_errors()
+                self._sum_window(pairs)
         else:
             # On this stream: AuxK needs the errors, and runs while the other one sorts.
             columns = self.sum_errors()
-            self._run_aux(aux)
+            self.run_aux(aux, fired_latents(*self.codes.kept(), len(self.weights.scale)))
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
+        if aux is not None:
+            self._sum_window(pairs)
         sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
         if self.rules.clip_norm is not None:
             wait(None, side)
@@ -98,11 +101,12 @@ class Step:
         wait(None, side)
         self.move_vectors(columns)
 
-    def _run_aux(self, aux: AuxStep) -> None:
+    def run_aux(self, aux: AuxStep, fired: Bool[Tensor, " d_sae"]) -> None:
+        """AuxK's part, after the errors were summed; `fired` are the latents with codes."""
         missed = self._missed()
         mean = missed.sum(0, dtype=torch.float32) / len(missed)
         variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-        aux.run(self.codes.kept(), missed, self.centred, variance)
+        aux.run(fired, missed, self.centred, variance)
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
@@ -145,12 +149,11 @@ class Step:
         """The error and the gradient of the codes."""
         self.codes.decode(self.x, self.weights.dictionary, factor=self.factor)
 
-    def _sum_rows(self, pairs: LatentPairs) -> Float[Tensor, " d_in"]:
-        """What can be summed beside the latents' work."""
+    def _sum_window(self, pairs: LatentPairs) -> None:
+        """What the thresholds learn from, where there are any."""
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
             self.thresholds.sum_window(self.codes, pairs)
-        return self.sum_errors()
 
     def sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch; the sum of what the loss makes of them, for the bias."""

@@ -171,7 +171,7 @@ class FusedStep:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name; `load` takes it back."""
-        counts = torch.tensor([self.n_steps, self.graphs.capacity])
+        counts = torch.tensor([self.n_steps, self.graphs.aux.capacity])
         return {**self.weights.state(), "counts": counts}
 
     @torch.no_grad()
@@ -179,7 +179,7 @@ class FusedStep:
         """Continue where `tensors` were taken."""
         for name, tensor in self.weights.state().items():
             tensor.copy_(tensors[name])
-        self.n_steps, self.graphs.capacity = tensors["counts"].tolist()
+        self.n_steps, self.graphs.aux.capacity = tensors["counts"].tolist()
 
 
 def fused_rule(sae: AbstractSAE) -> FusedRule | str:

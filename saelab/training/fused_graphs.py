@@ -1,7 +1,7 @@
 """How a fused step is given to the device: as one CUDA graph, or as two with a look between."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -27,16 +27,64 @@ ROOMS = 3
 """Sizes that are kept ready."""
 
 
+class AuxRoom:
+    """AuxK with room for every latent that can be dead before the next look at how many are.
+
+    Attributes:
+        capacity: latents that there is room for.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step, self.capacity = step, 0
+        self._aux: AuxStep | None = None
+
+    def at(self, number: int) -> AuxStep | None:
+        """AuxK for step `number` of the run; None where nothing can be dead."""
+        rules = self._step.rules
+        if rules.aux is None:
+            return None
+        if number % LOOK_EVERY == 0:
+            self.capacity = self.needed(rules.aux)
+        if not self.capacity:
+            return None
+        # Only one size is in use at a time, and sizes seldom change back.
+        if self._aux is None or len(self._aux.to_dec) != self.capacity:
+            weights, signed = self._step.weights, rules.sae.signed
+            self._aux = AuxStep(weights, rules.aux, self.capacity, signed=signed)
+        return self._aux
+
+    def needed(self, rules: AuxRules) -> int:
+        """Room for every latent that can be dead before the next look, in steps of about an eighth.
+
+        Depends on nothing but the state at this step, so a resumed run makes the same choice.
+        """
+        since_fired = self._step.weights.since_fired
+        soon = rules.dead_after - LOOK_EVERY * len(self._step.x)
+        n = int((since_fired >= soon).sum())
+        if n == 0:
+            return 0
+        step = max(LEAST_CAPACITY, power_of_two(n) // 8)
+        return min(len(since_fired), ceil_div(n, step) * step)
+
+    def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """AuxK's weight and size in the last step, if there was room for any latent."""
+        rules = self._step.rules.aux
+        if not self.capacity or rules is None:
+            return {}
+        none = self._step.mse_sum.new_zeros(())
+        return {"aux_k": (rules.coefficient, none if self._aux is None else self._aux.loss)}
+
+
 class Graphs(Protocol):
     """The way a `Step` is run again and again.
 
     Attributes:
         step: what is run.
-        capacity: dead latents that AuxK has room for.
+        aux: what it revives.
     """
 
     step: Step
-    capacity: int
+    aux: AuxRoom
 
     def tell(self, values: StepValues) -> None:
         """What the next steps must know beside the batch."""
@@ -67,9 +115,8 @@ class OneGraph:
     """
 
     def __init__(self, step: Step) -> None:
-        self.step, self.capacity = step, 0
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._aux: dict[int, AuxStep] = {}
+        self.step, self.aux = step, AuxRoom(step)
+        self._graphs: dict[AuxStep | None, torch.cuda.CUDAGraph] = {}
 
     def tell(self, values: StepValues) -> None:
         """See `Graphs.tell`."""
@@ -79,15 +126,14 @@ class OneGraph:
 
     def advance(self, number: int) -> None:
         """See `Graphs.advance`."""
-        step = self.step
-        if step.rules.aux is not None and number % LOOK_EVERY == 0:
-            self.capacity = self.room_for_dead(step.rules.aux)
+        step, aux = self.step, self.aux.at(number)
         if not step.x.is_cuda:
-            step.run(aux=self._aux_step())
+            step.run(aux=aux)
             return
-        if self.capacity not in self._graphs:
-            self._capture()
-        self._graphs[self.capacity].replay()
+        if aux not in self._graphs:
+            self._graphs = {a: graph for a, graph in self._graphs.items() if a is None}
+            self._graphs[aux] = self._capture(aux)
+        self._graphs[aux].replay()
 
     def codes(self) -> SparseCodes:
         """See `Graphs.codes`."""
@@ -98,46 +144,15 @@ class OneGraph:
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """See `Graphs.penalties`."""
-        aux = self.step.rules.aux
-        if not self.capacity or aux is None:
-            return {}
-        done = self._aux.get(self.capacity)
-        none = self.step.mse_sum.new_zeros(())
-        return {"aux_k": (aux.coefficient, none if done is None else done.loss)}
+        return self.aux.penalties()
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """See `Graphs.stages`."""
         return self.step.stages()
 
-    def room_for_dead(self, rules: AuxRules) -> int:
-        """Room for every latent that can be dead before the next look, in steps of about an eighth.
-
-        Depends on nothing but the state at this step, so a resumed run makes the same choice.
-        """
-        since_fired = self.step.weights.since_fired
-        soon = rules.dead_after - LOOK_EVERY * len(self.step.x)
-        n = int((since_fired >= soon).sum())
-        if n == 0:
-            return 0
-        step = max(LEAST_CAPACITY, power_of_two(n) // 8)
-        return min(len(since_fired), ceil_div(n, step) * step)
-
-    def _aux_step(self) -> AuxStep | None:
-        rules = self.step.rules
-        if self.capacity == 0 or rules.aux is None:
-            return None
-        if self.capacity not in self._aux:
-            # Only one size is in use at a time, and sizes seldom change back.
-            self._aux.clear()
-            self._graphs = {n: graph for n, graph in self._graphs.items() if n == 0}
-            self._aux[self.capacity] = AuxStep(
-                self.step.weights, rules.aux, self.capacity, signed=rules.sae.signed
-            )
-        return self._aux[self.capacity]
-
-    def _capture(self) -> None:
+    def _capture(self, aux: AuxStep | None) -> torch.cuda.CUDAGraph:
         """Record the step. Kernels are compiled by running it, and what that changed is undone."""
-        aux, state = self._aux_step(), self.step.weights.state()
+        state = self.step.weights.state()
         saved = [tensor.clone() for tensor in state.values()]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -148,7 +163,7 @@ class OneGraph:
         for tensor, before in zip(state.values(), saved, strict=True):
             tensor.copy_(before)
         del saved
-        self._graphs[self.capacity] = _record(lambda side: self.step.run(side, aux))
+        return _record(lambda side: self.step.run(side, aux))
 
 
 @dataclass
@@ -156,12 +171,11 @@ class Room:
     """Memory for a number of entries, and the second half of a step on it.
 
     Attributes:
-        used: whether the kernels have run on it, so that the half can be recorded.
+        graphs: with each AuxK that the kernels have run on it with; None until they were recorded.
     """
 
     codes: JumpCodes
-    used: bool = False
-    graph: torch.cuda.CUDAGraph | None = None
+    graphs: dict[AuxStep | None, torch.cuda.CUDAGraph | None] = field(default_factory=dict)
 
 
 class TwoGraphs:
@@ -178,12 +192,10 @@ class TwoGraphs:
         dense: all latents' codes of the last step, if it went by dense products.
     """
 
-    capacity = 0
-
     def __init__(self, step: Step) -> None:
         assert isinstance(step.codes, JumpCodes)
         assert step.thresholds is not None
-        self.step, self.n_entries = step, 0
+        self.step, self.aux, self.n_entries = step, AuxRoom(step), 0
         self.rooms: dict[int, Room] = {}
         self.dense: Float[Tensor, "batch d_sae"] | None = None
         self._codes, self._thresholds = step.codes, step.thresholds
@@ -197,8 +209,7 @@ class TwoGraphs:
 
     def advance(self, number: int) -> None:
         """See `Graphs.advance`."""
-        del number
-        step = self.step
+        step, aux = self.step, self.aux.at(number)
         self.dense = None
         if not step.x.is_cuda:
             self._first_half()
@@ -208,17 +219,18 @@ class TwoGraphs:
             self._begin.replay()
         self.n_entries = int(self._codes.scan.total)
         if self.n_entries > max(LEAST_ROOM, DENSE_SHARE * step.pre_acts.numel()):
-            self.dense = finish_dense(step)
+            self.dense = finish_dense(step, aux)
             return
         room = self.room(self.n_entries)
         step.codes = room.codes
-        if room.used and step.x.is_cuda:
-            room.graph = room.graph or _record(step.finish)
-            room.graph.replay()
+        if aux in room.graphs and step.x.is_cuda:
+            graph = room.graphs[aux] or _record(lambda side: step.finish(side, aux))
+            room.graphs[aux] = graph
+            graph.replay()
             return
         # The first step compiles what is not yet compiled, and cannot be recorded.
-        step.finish()
-        room.used = True
+        step.finish(aux=aux)
+        room.graphs = {a: graph for a, graph in room.graphs.items() if a is None} | {aux: None}
 
     def codes(self) -> SparseCodes:
         """See `Graphs.codes`."""
@@ -231,7 +243,8 @@ class TwoGraphs:
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """See `Graphs.penalties`."""
-        return {"l0_penalty": (self._penalty_weight, self._thresholds.penalty)}
+        l0_penalty = (self._penalty_weight, self._thresholds.penalty)
+        return {"l0_penalty": l0_penalty, **self.aux.penalties()}
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """See `Graphs.stages`; none where the last step went by dense products."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kernels.triton_device import DEVICE
 
-from saelab.kernels.triton_aux import AuxRules, AuxStep, keep_top_k_
+from saelab.kernels.triton_aux import AuxRules, AuxStep, fired_latents, keep_top_k_
 from saelab.kernels.triton_weights import Weights
 
 N = 21
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_the_dead_latents_loss(capacity, signed):
     values = torch.tensor([[1.0, 0.0]] * BATCH, device=DEVICE)
     indices = torch.tensor([[4, 5]] * BATCH, dtype=torch.int32, device=DEVICE)
     variance = (residual - residual.mean(0)).square().sum()
-    aux.run((values, indices), residual, x, variance)
+    aux.run(fired_latents(values, indices, len(aux.slots)), residual, x, variance)
 
     dead = torch.tensor([1, 5, 8], device=DEVICE)
     atoms = (weights.scale[:, None] * weights.dec.value)[dead].requires_grad_()
@@ -80,7 +80,7 @@ def test_without_a_dead_latent_nothing_is_added():
     _, aux = started(4, signed=False, silent=())
     x = torch.ones(BATCH, D_IN, device=DEVICE)
     codes = torch.ones(BATCH, 1, device=DEVICE), torch.zeros(BATCH, 1, device=DEVICE).int()
-    aux.run(codes, x, x, torch.tensor(0.0, device=DEVICE))
+    aux.run(fired_latents(*codes, len(aux.slots)), x, x, torch.tensor(0.0, device=DEVICE))
     assert (aux.slots == -1).all()
     assert not aux.to_dec.any()
     assert not aux.to_enc.any()

@@ -17,7 +17,7 @@ from saelab.sae.losses import local_loss
 from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import FusedOptions, FusedStep
-from saelab.training.fused_graphs import LOOK_EVERY, OneGraph
+from saelab.training.fused_graphs import LOOK_EVERY
 from saelab.training.step_benchmark import step_config, time_step
 from saelab.types import ActivationBatch
 
@@ -139,7 +139,7 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
     limit = {} if clip_norm is None else {"clip_norm": clip_norm}
     step, errors = fused(ours, xs, lrs, dead_after=BATCH, **limit)
     since, expected = by_autograd(theirs, xs, lrs, dead_after=BATCH, **limit)
-    assert step.graphs.capacity == 20
+    assert step.graphs.aux.capacity == 20
     assert float(step.penalties["aux_k"][1]) > 0
     if clip_norm is not None:
         assert float(step.gradient_norm) > clip_norm
@@ -154,14 +154,13 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
 def test_room_for_dead_latents_is_made_before_there_are_any():
     step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=1000))
     assert step.rules.aux is not None
-    assert isinstance(step.graphs, OneGraph)
-    assert step.graphs.room_for_dead(step.rules.aux) == 0
+    assert step.graphs.aux.needed(step.rules.aux) == 0
     step.since_fired.fill_(1000 - LOOK_EVERY * BATCH)
     step.since_fired[:300] -= 1
-    assert step.graphs.room_for_dead(step.rules.aux) == 384
+    assert step.graphs.aux.needed(step.rules.aux) == 384
     step.since_fired[1:] -= 1
     step.since_fired[0] += 1
-    assert step.graphs.room_for_dead(step.rules.aux) == 128
+    assert step.graphs.aux.needed(step.rules.aux) == 128
 
 
 def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
