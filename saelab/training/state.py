@@ -79,13 +79,14 @@ class TrainingState:
         chosen = source.selection
         rows = start_rows * _scale(config, chosen.read)
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        if sae.is_transcoder:
+            start_transcoder(sae, rows, source.start_targets * target_scale)
+        # Also before trained weights: what a variant finds out of the rows is then the same when
+        # the run is continued, from a checkpoint instead of these weights.
+        sae.initialise(rows)
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
             sae.start_from(trained, rows)
-        else:
-            if sae.is_transcoder:
-                start_transcoder(sae, rows, source.start_targets * target_scale)
-            sae.initialise(rows)
         variance = chosen.written.total_variance
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
         return cls(config, steps, source.device, variance, scale, target_scale)

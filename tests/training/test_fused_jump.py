@@ -69,16 +69,16 @@ def fused(sae, xs, lr=1e-2, start=0, step=None, **options):
         step.set_lr(lr)
         step.prepare(replace(CONTEXT, step=number))
         step(x)
-        ((weight, penalty),) = step.penalties.values()
+        weight, penalty = step.penalties["l0_penalty"]
         figures.append([float(step.mse_sum), weight, float(penalty), step.codes.mean_l0()])
     step.write_back()
     return step, torch.tensor(figures)
 
 
-def by_autograd(sae, xs, lr=1e-2, clip_norm=None):
+def by_autograd(sae, xs, lr=1e-2, **options):
     config = TrainConfig(
         sae=sae.config, activations=Path(), site="", n_tokens=0, batch_size=BATCH,
-        clip_norm=clip_norm,
+        **{"clip_norm": None, "dead_after": 10_000_000, **options},
     )  # fmt: skip
     steps, figures = AutogradSteps(config, sae, torch.device(DEVICE)), []
     for number, x in enumerate(xs):
@@ -90,9 +90,9 @@ def by_autograd(sae, xs, lr=1e-2, clip_norm=None):
     return steps, torch.tensor(figures)
 
 
-def assert_same_training(ours, theirs, xs, clip_norm=None, lr=1e-2):
-    step, figures = fused(ours, xs, lr, clip_norm=clip_norm)
-    steps, expected = by_autograd(theirs, xs, lr, clip_norm=clip_norm)
+def assert_same_training(ours, theirs, xs, clip_norm=None, lr=1e-2, **options):
+    step, figures = fused(ours, xs, lr, clip_norm=clip_norm, **options)
+    steps, expected = by_autograd(theirs, xs, lr, clip_norm=clip_norm, **options)
     torch.testing.assert_close(figures, expected, atol=1e-5, rtol=1e-3)
     assert torch.equal(step.since_fired, steps.dead.since_fired)
     for name, parameter in theirs.named_parameters():
@@ -154,6 +154,26 @@ def test_a_run_may_change_between_dense_products_and_kernels(monkeypatch):
     assert graphs_of(step).dense is not None
     step, _ = assert_same_training(ours, theirs, xs)
     assert graphs_of(step).dense is None
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize("centres", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_silent_latents_are_revived_as_by_autograd(monkeypatch, dense, centres, clip_norm):
+    if dense:
+        monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 0)
+        monkeypatch.setattr(fused_graphs, "DENSE_SHARE", 0)
+    ours, theirs = (build(subtract_b_dec=centres, aux_k=2, aux_coefficient=1) for _ in range(2))
+    for sae in (ours, theirs):
+        with torch.no_grad():
+            sae.threshold[:4] = 50.0
+    before = ours.W_enc.detach().clone()
+    xs = batches(3)
+    xs[2] = xs[0]  # The codes of the first step are still in the room of the third.
+    step, _ = assert_same_training(ours, theirs, xs, clip_norm, dead_after=BATCH)
+    assert (graphs_of(step).dense is not None) is dense
+    assert float(step.penalties["aux_k"][1]) > 0
+    assert bool((ours.W_enc.detach() != before)[:, :4].any())
 
 
 def test_room_is_kept_for_a_few_sizes_and_is_neither_too_small_nor_far_too_large():
