@@ -84,8 +84,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
         """The fused rule of `selected_pass` with k latents a row; `rest` is what else it has."""
-        n, weight = self.config.n_aux(self.d_in), self.config.aux_coefficient
-        return FusedRule(k=k, aux=(n, weight) if n else None, **rest)
+        return FusedRule(k=k, aux=self.config.aux_rule(self.d_in), **rest)
 
     @override
     def affine_encoder(self) -> AffineEncoder:
