@@ -6,7 +6,7 @@ from typing import Any
 from safetensors.torch import save
 
 from saelab.config import UsageError
-from saelab.files import atomic_write, atomic_write_json
+from saelab.files import atomic_write, json_bytes
 from saelab.lock import writing
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
@@ -24,8 +24,8 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     prefixes and the k of a BatchTopK training go where SAELens keeps them, in the metadata.
 
     Raises:
-        UsageError: `directory` already holds an SAE or cannot be written to, or it is a transcoder
-            that selects by k.
+        UsageError: `directory` already holds another SAE or cannot be written to, or it is a
+            transcoder that selects by k.
     """
     if foreign.transcoder and foreign.k is not None:
         raise UsageError(
@@ -44,13 +44,14 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    config, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+    files = {WEIGHTS_FILE: packed, CONFIG_FILE: json_bytes(cfg)}
     with writing(directory):
-        # Weights without a configuration are an unfinished export; of the same SAE, it goes on.
-        if config.exists() or (weights.exists() and weights.read_bytes() != packed):
-            raise UsageError(f"{directory} already holds an SAE; give a new directory.")
-        atomic_write(weights, packed)
-        atomic_write_json(config, cfg)
+        # The same files are those of this export, which was interrupted perhaps.
+        for name, data in files.items():
+            if (directory / name).exists() and (directory / name).read_bytes() != data:
+                raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+        for name, data in files.items():
+            atomic_write(directory / name, data)
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
