@@ -50,18 +50,23 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     return run
 
 
-def unfinished_import(directory: Path) -> bool:
-    """Whether an import was killed there, which may be made again; False: there is nothing.
+def begun_import(directory: Path) -> Run | None:
+    """The import at `directory`, finished or not; None if there is nothing.
 
     Raises:
         UsageError: there is something else.
     """
     if not _holds_a_run(directory):
-        return False
+        return None
     run = Run(directory)
-    if run.finished or run.options.get("n_tokens") != 0:
-        raise UsageError(f"{directory} is not empty; choose another --out.")
-    return True
+    if run.options.get("n_tokens") != 0:
+        raise taken(directory)
+    return run
+
+
+def taken(directory: Path) -> UsageError:
+    """What is said where there is something else."""
+    return UsageError(f"{directory} is not empty; choose another --out.")
 
 
 def _holds_a_run(directory: Path) -> bool:

@@ -145,7 +145,8 @@ class TrainingState:
                 "choose another --out."
             )
         options = self.config.model_dump(mode="json")
-        if other := [n for n in options.keys() - HARMLESS if _differs(state.options, options, n)]:
+        decisive = [name for name in options if name not in HARMLESS]
+        if other := [name for name in decisive if _differs(state.options, options, name)]:
             raise DamagedCheckpointError(
                 f"{found.path} is of another run: {other[0]} is {state.options[other[0]]} there"
             )
