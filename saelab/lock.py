@@ -196,7 +196,16 @@ def _remove_leftovers(run: Path, lock: Lock) -> None:
     """
     depths = ("", "*/", "*/*/") if (run / "config.json").is_file() else ("",)
     now = lock.path.stat().st_mtime
-    for path in (found for depth in depths for found in run.glob(f"{depth}.*.tmp")):
+    for depth in depths:
+        remove_unfinished(run, f"{depth}.*.tmp", now)
+
+
+def remove_unfinished(directory: Path, pattern: str, now: float = 0.0) -> None:
+    """Remove the unfinished files of these names whose writer has died.
+
+    Also those that nobody has written to for `STALE` seconds before `now`, by the file system.
+    """
+    for path in directory.glob(pattern):
         with contextlib.suppress(OSError):
             if (pid := temporary_pid(path)) is None:
                 continue

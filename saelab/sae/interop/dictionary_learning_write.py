@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.files import atomic_write, atomic_write_json
+from saelab.files import json_bytes
 from saelab.sae.interop.dictionary_learning import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.foreign import ForeignSAE
-from saelab.sae.interop.sae_lens_write import check_new
+from saelab.sae.interop.write import write_new
 
 
 def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
@@ -23,16 +23,14 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     threshold, else JumpReluAutoEncoder.
 
     Raises:
-        UsageError: `directory` already holds an SAE, or no class has these codes.
+        UsageError: `directory` already holds another SAE or cannot be written to, or no class has these codes.
     """
     if foreign.transcoder or foreign.signed:
         kind = "transcoders" if foreign.transcoder else "SAEs with signed codes"
         raise UsageError(f"dictionary_learning has no {kind}; export to SAELens.")
-    check_new(directory, CONFIG_FILE, WEIGHTS_FILE)
     kind, tensors = _stored(foreign)
     packed = io.BytesIO()
     torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, packed)
-    atomic_write(directory / WEIGHTS_FILE, packed.getvalue())
     trainer: dict[str, object] = {"dict_class": kind, "lm_name": foreign.model}
     trainer |= {"activation_dim": foreign.d_in, "dict_size": foreign.d_sae}
     if "k" in tensors:
@@ -40,7 +38,8 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", foreign.hook or "")
     if found is not None:
         trainer |= {"layer": int(found[1]), "submodule_name": f"resid_post_layer_{found[1]}"}
-    atomic_write_json(directory / CONFIG_FILE, {"trainer": trainer})
+    files = {WEIGHTS_FILE: packed.getvalue(), CONFIG_FILE: json_bytes({"trainer": trainer})}
+    write_new(directory, files)
 
 
 def _stored(foreign: ForeignSAE) -> tuple[str, dict[str, Tensor]]:

@@ -6,10 +6,10 @@ from typing import Any
 from safetensors.torch import save
 
 from saelab.config import UsageError
-from saelab.files import atomic_write, atomic_write_json
-from saelab.lock import writing
+from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
+from saelab.sae.interop.write import write_new
 
 WRITTEN_VERSION = "6.0.0"
 """From this version on, facts about the language model are under `metadata`."""
@@ -25,8 +25,8 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     in the metadata.
 
     Raises:
-        UsageError: `directory` already holds an SAE or cannot be written to, or it is a transcoder
-            that selects by k or by a gate.
+        UsageError: `directory` already holds another SAE or cannot be written to, or it is a
+            transcoder that selects by k or by a gate.
     """
     if foreign.transcoder and foreign.threshold is None:
         rule = "k" if foreign.gate is None else "a gate"
@@ -46,25 +46,7 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    config, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
-    with writing(directory):
-        # Weights without a configuration are an unfinished export; of the same SAE, it goes on.
-        if config.exists() or (weights.exists() and weights.read_bytes() != packed):
-            raise UsageError(f"{directory} already holds an SAE; give a new directory.")
-        atomic_write(weights, packed)
-        atomic_write_json(config, cfg)
-
-
-def check_new(directory: Path, *names: str) -> None:
-    """Refuse to write an SAE where there is one, or something else than a directory.
-
-    Raises:
-        UsageError: with what is there.
-    """
-    if not directory.is_dir() and directory.exists():
-        raise UsageError(f"{directory} is not a directory; give a new one.")
-    if any((directory / name).exists() for name in names):
-        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+    write_new(directory, {WEIGHTS_FILE: packed, CONFIG_FILE: json_bytes(cfg)})
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
