@@ -1,11 +1,9 @@
 """The streaming pass: text through the model and the encoder once, codes onto disk."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,8 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.stream import TextBatch, corpus_of, stream
-from saelab.files import atomic_write_json, sha256_file
+from saelab.files import sha256_file
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.training.domain import norms
@@ -77,9 +76,9 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
     task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
     path = directory / "task.json"
     if not path.is_file():
-        atomic_write_json(path, task)
+        write_sealed_json(path, task)
         return
-    there: dict[str, Any] = json.loads(path.read_bytes())
+    there = read_sealed_json(path)
     differing = [name for name, value in task.items() if there.get(name) != value]
     if differing:
         name = differing[0]
