@@ -133,8 +133,30 @@ class Run:
         return load_sae(self.weights, device)
 
     def provenance(self) -> dict[str, Any]:
-        """What produced the run."""
-        return read_sealed_json(self.path / "provenance.json")
+        """What produced the run.
+
+        Raises:
+            UsageError: provenance.json is missing, damaged, or does not say of which model and text
+                the activations are (null: of arrays).
+        """
+        path = self.path / "provenance.json"
+        record = read_sealed_json(path)
+        for name in ("model", "corpus"):
+            if name not in record or not isinstance(record[name], dict | None):
+                raise UsageError(f"{path} does not say of which {name} the activations are.")
+        return record
+
+    @property
+    def context_length(self) -> int:
+        """Tokens in a context of the text that the run was trained on.
+
+        Raises:
+            UsageError: provenance.json does not say.
+        """
+        length = self.provenance().get("context_length")
+        if type(length) is not int or length < 1:
+            raise UsageError(f"{self.path / 'provenance.json'} says no context_length.")
+        return length
 
     @property
     def on_arrays(self) -> bool:

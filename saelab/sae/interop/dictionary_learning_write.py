@@ -23,7 +23,8 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     threshold, else JumpReluAutoEncoder.
 
     Raises:
-        UsageError: `directory` already holds another SAE or cannot be written to, or no class has these codes.
+        UsageError: `directory` already holds another SAE or cannot be written to, or no class has
+            these codes.
     """
     if foreign.transcoder or foreign.signed:
         kind = "transcoders" if foreign.transcoder else "SAEs with signed codes"
