@@ -110,7 +110,7 @@ def test_averaging_changes_nothing_of_the_training(averaged_run, small_store, tm
 def test_the_average_is_a_run_beside_and_is_evaluated_like_one(averaged_run, random_lm):
     run = Run(averaged_run.path / AVERAGED)
     assert run.name == "run@ema"
-    assert {r.name for r in find_runs(averaged_run.path)} == {
+    assert {r.name for r in find_runs(averaged_run.path)[0]} == {
         "run", "run@ema", "run@2000", "run@2000@ema",
     }  # fmt: skip
     assert run.provenance()["part_of"]["averaged"] == 0.9
