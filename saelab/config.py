@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +22,16 @@ class Config(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Heading:
+    """In a field's annotation: in `--help` it and the fields after it stand below `title`.
+
+    A title that returns further down continues the part of that name.
+    """
+
+    title: str
+
+
 class UsageError(ValueError):
     """A mistake of the caller that one sentence explains; the CLI prints it and exits with 2."""
 
@@ -31,4 +42,4 @@ def first_problem(error: ValidationError) -> str:
     """Where the first thing is that does not fit, and why."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{where}: {problem['msg']}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

@@ -44,6 +44,7 @@ LONGEST = (
     "tests/activations/test_beside.py",
     "tests/activations/test_ranks.py",
     "tests/activations/test_kill.py",
+    "tests/training/test_kill.py",
     "tests/activations/test_memory.py",
     "tests/analysis/circuits/test_memory.py",
 )

@@ -6,12 +6,14 @@ for n in spread(len(whole.calls), 40):
     ...
 """
 
+import errno
 import os
 import re
 import shutil
 import signal
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from activations.forked import empty_file, processes
@@ -48,15 +50,21 @@ class Outcome:
 
 
 def run_killed(
-    argv: list[str], n: int | None, cwd: Path, environment: dict[str, str] | None = None
+    argv: list[str],
+    n: int | None,
+    cwd: Path,
+    environment: dict[str, str] | None = None,
+    *,
+    full: bool = False,
 ) -> Outcome:
     """`saelab ARGV` in `cwd`, killed (SIGKILL) before call `n`, from 0; None: never.
 
     Calls are those that change files below `cwd`: opening for writing, fsync, rename, link, mkdir,
-    remove. So a kill before the next call is one after the call before it.
+    remove. So a kill before the next call is one after the call before it. If `full`, it is not
+    killed: from that call on the disk is full.
     """
     streams = [empty_file() for _ in ("out", "err", "calls")]
-    given = (argv, n, cwd.resolve(), streams, VARIABLES | (environment or {}))
+    given = (argv, n, cwd.resolve(), streams, VARIABLES | (environment or {}), full)
     process = processes().Process(target=_main, args=given)
     process.start()
     process.join()
@@ -118,33 +126,44 @@ def check_kills(argv: list[str], where: list[int], start: Path, whole: Path, scr
 
 def _without_times(text: str) -> bytes:
     names = "|".join(TIMES)
-    found, n = re.subn(rf'("(?:{names})": )("[^"]*"|[-+.0-9a-zA-Z]+)', r"\1null", text)
+    values = r'("[^"]*"|\{[^}]*\}|[-+.0-9a-zA-Z]+)'
+    found, n = re.subn(rf'("(?:{names})": ){values}', r"\1null", text)
     # A seal over a time is another at another time.
     return (re.sub(r'("sha256": )"[0-9a-f]{64}"\n', r"\1null\n", found) if n else found).encode()
 
 
-def _main(argv, n, cwd, streams, environment):
+def _main(argv, n, cwd, streams, environment, full):
     os.environ.update(environment)
     os.chdir(cwd)
     for path, stream in zip(streams[:2], (1, 2), strict=True):
         os.dup2(os.open(path, os.O_WRONLY), stream)
     import torch
 
+    from saelab import provenance
     from saelab.cli import main
 
+    provenance.datetime = _Standing
     torch.set_num_threads(1)
-    _Watch(n, cwd, os.open(streams[2], os.O_WRONLY))
+    _Watch(n, cwd, os.open(streams[2], os.O_WRONLY), full)
     code = main(argv)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 
 
-class _Watch:
-    """Writes each call down before it is made, and dies at the `n`-th."""
+class _Standing(datetime):
+    """A clock that stands still, so that files which hold the time can be compared to the byte."""
 
-    def __init__(self, n, cwd, log):
-        self.n, self.cwd, self.log = n, cwd, log
+    @classmethod
+    def now(cls, tz=None):
+        return datetime(2000, 1, 1, tzinfo=tz)
+
+
+class _Watch:
+    """Writes each call down before it is made, and dies at the `n`-th, or finds the disk full."""
+
+    def __init__(self, n, cwd, log, full):
+        self.n, self.cwd, self.log, self.full = n, cwd, log, full
         self.made = 0
         self.fsync, os.fsync = os.fsync, self.traced_fsync
         sys.addaudithook(self.audited)
@@ -169,7 +188,10 @@ class _Watch:
         path = Path(os.path.abspath(path))  # noqa: PTH100 - it resolves no link
         if not path.is_relative_to(self.cwd):
             return
-        if self.made == self.n:
+        if self.full and self.made >= self.n:
+            if what in {"open", "fsync", "os.mkdir", "os.link"}:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif self.made == self.n:
             os.kill(os.getpid(), signal.SIGKILL)
         self.made += 1
         os.write(self.log, f"{what} {path.relative_to(self.cwd)}\n".encode())

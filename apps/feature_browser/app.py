@@ -52,7 +52,7 @@ def main(root: Path) -> None:
         place = place.to(run=card.name)
         go_to(place)
     show(top_bar(place, card), "top-bar")
-    if card is None and catalogue.runs and place.run is not None:
+    if card is None and (catalogue.runs or catalogue.damaged) and place.run is not None:
         runs_view(catalogue, place, notice=no_such_run(catalogue, place.run))
     elif card is None or place.view == "runs":
         runs_view(catalogue, place)

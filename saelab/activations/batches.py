@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.activations.order import EpochPlan
+from saelab.activations.order import POOL_ROWS, EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
 from saelab.activations.staging import Staging
 from saelab.activations.store import ActivationStore
@@ -19,7 +19,6 @@ from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
 from saelab.types import ActivationBatch
 
-POOL_ROWS = 2**16
 GATHER_ROWS = 128
 
 

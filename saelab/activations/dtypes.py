@@ -1,23 +1,17 @@
-"""Stored number types: torch, HDF5 and raw bytes."""
+"""Stored number types: HDF5 and raw bytes."""
 
 import h5py
 import numpy as np
-import torch
-from jaxtyping import Float, Shaped, UInt8
-from torch import Tensor
+from jaxtyping import Float32, UInt8
 
 from saelab.activations.format import Dtype
 
-TORCH: dict[Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+ITEMSIZE: dict[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def itemsize(dtype: Dtype) -> int:
     """Bytes of one stored number."""
-    return TORCH[dtype].itemsize
+    return ITEMSIZE[dtype]
 
 
 def hdf5_type(dtype: Dtype) -> h5py.h5t.TypeID:
@@ -37,22 +31,9 @@ def hdf5_type(dtype: Dtype) -> h5py.h5t.TypeID:
     return custom
 
 
-def raw_bytes(rows: Float[Tensor, "row d_in"]) -> memoryview:
-    """The bits of contiguous CPU rows as bytes; no number is converted."""
-    assert rows.is_contiguous()
-    assert rows.device.type == "cpu"
-    return rows.view(torch.uint8).numpy().data.cast("B")
-
-
-def rows_from_bytes(
-    raw: UInt8[Tensor, " byte"], dtype: Dtype, d_in: int
-) -> Float[Tensor, "row d_in"]:
-    """The rows whose bits `raw` holds; the result shares its memory."""
-    return raw.view(TORCH[dtype]).view(-1, d_in)
-
-
-def as_tensor(rows: Shaped[Tensor, "..."] | Shaped[np.ndarray, "..."]) -> Shaped[Tensor, "..."]:
-    """A tensor of the same values; read-only arrays (memory maps) are copied."""
-    if isinstance(rows, Tensor):
-        return rows.detach()
-    return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+def numbers(raw: UInt8[np.ndarray, "row byte"], dtype: Dtype) -> Float32[np.ndarray, "row d_in"]:
+    """The rows whose bits `raw` holds, as float32."""
+    if dtype == "bfloat16":
+        # It is the upper half of a float32.
+        return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return raw.view("<f4" if dtype == "float32" else "<f2").astype(np.float32)

@@ -5,11 +5,14 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from typing_extensions import override
 
 from saelab.config import Config, UsageError
 from saelab.files import create_file
@@ -100,9 +103,8 @@ class Manifest(Config):
     @field_validator("sites")
     @classmethod
     def _directories_are_distinct(cls, sites: tuple[SiteSpec, ...]) -> tuple[SiteSpec, ...]:
-        slugs = [site.slug for site in sites]
-        for slug in slugs:
-            if not is_safe_name(slug) or slugs.count(slug) > 1:
+        for slug, n in Counter(site.slug for site in sites).items():
+            if not is_safe_name(slug) or n > 1:
                 raise ValueError(
                     f"site directory {slug!r} is unusable or used twice; rename a hook"
                 )
@@ -147,7 +149,11 @@ class Manifest(Config):
 
     def site(self, name: str) -> SiteSpec:
         """The site of that name; KeyError if there is none."""
-        return {site.name: site for site in self.sites}[name]
+        return self._site_of[name]
+
+    @cached_property
+    def _site_of(self) -> dict[str, SiteSpec]:
+        return {site.name: site for site in self.sites}
 
     @property
     def packed(self) -> bool:
@@ -173,10 +179,20 @@ class Manifest(Config):
         follows = {"n_contexts"} if UNTIL in (self.corpus or {}) else set[str]()
         return self.model_dump(mode="json", exclude={"provenance", *follows})
 
-    @property
+    @cached_property
     def content_digest(self) -> str:
         """sha256 (hex) of the content fields; every file of the store carries it."""
         return canonical_digest(self.content())
+
+    @override
+    def model_copy(
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> "Manifest":
+        copied = super().model_copy(update=update, deep=deep)
+        # What follows from the fields follows from those of the copy.
+        for derived in ("content_digest", "_site_of"):
+            vars(copied).pop(derived, None)
+        return copied
 
 
 def is_safe_name(name: str) -> bool:

@@ -1,6 +1,7 @@
 """One unit's rows of one site: `hooks/<slug>/NNNNNN.h5`."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -13,13 +14,15 @@ from saelab.activations.checks import (
     read_dataset,
     read_number,
 )
-from saelab.activations.dtypes import hdf5_type, itemsize, raw_bytes
+from saelab.activations.dtypes import hdf5_type, itemsize
 from saelab.activations.format import BLOCK_ROWS, Manifest, SiteSpec
 from saelab.activations.hdf5_layout import PayloadSpec, build_image
 from saelab.activations.norms import N_BINS, NormRecord, tail_size
-from saelab.activations.prepare import PreparedRows
 from saelab.activations.sealed import SealedFile, checksum, seal_file
 from saelab.activations.statistics import ColumnSums
+
+if TYPE_CHECKING:
+    from saelab.activations.prepare import PreparedRows
 
 U64, F64 = h5py.h5t.STD_U64LE, h5py.h5t.IEEE_F64LE
 U32, F32 = h5py.h5t.STD_U32LE, h5py.h5t.IEEE_F32LE
@@ -43,11 +46,10 @@ def row_bytes(manifest: Manifest, site: SiteSpec) -> int:
 
 
 def hook_file(
-    manifest: Manifest, site: SiteSpec, unit: int, prepared: PreparedRows
+    manifest: Manifest, site: SiteSpec, unit: int, prepared: "PreparedRows"
 ) -> tuple[list[memoryview | bytes], bytes]:
     """The parts of the file in order, and its seal."""
     rows, sums = prepared.rows, prepared.sums
-    payload = raw_bytes(rows)
     identity = hook_identity(manifest, site, unit, len(rows))
     datasets = {
         "xxh3": prepared.xxh3,
@@ -58,7 +60,7 @@ def hook_file(
     spec = PayloadSpec("acts", (len(rows), site.d_in), hdf5_type(manifest.dtype))
     image = build_image({**identity, "max_abs": sums.max_abs}, datasets, spec)
     digest = manifest.content_digest
-    return seal_file(image, payload, unit=unit, rows=len(rows), content_digest=digest)
+    return seal_file(image, prepared.payload, unit=unit, rows=len(rows), content_digest=digest)
 
 
 def hook_identity(manifest: Manifest, site: SiteSpec, unit: int, rows: int) -> dict[str, str | int]:

@@ -11,10 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.activations.batches import POOL_ROWS
 from saelab.activations.corpus import Corpus
 from saelab.activations.forward import model_input, row_mask
-from saelab.activations.order import permutation
+from saelab.activations.order import POOL_ROWS, permutation
 from saelab.activations.resume import check_same_order
 from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+POOL_ROWS = 2**16
+"""Rows that an epoch mixes at a time."""
+
 
 def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
     """A random order of `n` things, fixed by `key`.

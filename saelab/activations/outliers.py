@@ -21,7 +21,7 @@ from saelab.activations.norms import (
     merged_counts,
 )
 from saelab.activations.site import SiteView
-from saelab.activations.statistics import ColumnSums, merged, summed, without
+from saelab.activations.statistics import ColumnSums, array_sums, merged, without
 
 MASSIVE = 42
 """Bins from the median's to the limit: 2^(42/16), about 6 times the median."""
@@ -139,7 +139,7 @@ def left_out_sums(
     chosen = np.arange(len(rows))
     if len(rows) > MAX_SUMMED:
         chosen = np.linspace(0, len(rows) - 1, MAX_SUMMED).astype(np.int64)
-    sums, found = summed(site.read_alone(rows[chosen]))
+    sums, found = array_sums(site.read_alone(rows[chosen]))
     if norms is not None and not np.allclose(found, norms[chosen], rtol=1e-4, atol=0):
         raise DamagedStoreError(f"{site.spec.name} has rows of other norms than its files record.")
     if len(chosen) == len(rows):
@@ -163,6 +163,8 @@ def _kept_sums(site: SiteView, rows: Int64[np.ndarray, " n"], left_out: ColumnSu
     kept = without(site.sums, left_out)
     if left_out.sum_sq.sum() <= MAX_CANCELLED * kept.sum_sq.sum():
         return kept
+    from saelab.activations.summing import summed
+
     starts = np.append(site.block_starts, site.n_rows)
     cuts = np.searchsorted(rows, starts)
     parts = []

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8, UInt64
 from torch import Tensor
 
-from saelab.activations.dtypes import TORCH, as_tensor, raw_bytes
 from saelab.activations.format import BLOCK_ROWS, Dtype
 from saelab.activations.sealed import checksum
-from saelab.activations.statistics import ColumnSums, piece_rows, summed, sums_of
+from saelab.activations.statistics import ColumnSums
+from saelab.activations.summing import piece_rows, summed, sums_of
+from saelab.activations.tensor_rows import TORCH, as_tensor, raw_bytes
 
 Rows = Float[Tensor, "row d_in"] | Float[np.ndarray, "row d_in"]
 
@@ -30,6 +31,11 @@ class PreparedRows:
     xxh3: UInt64[np.ndarray, " block"]
     sums: ColumnSums
     norms: Float32[np.ndarray, " row"]
+
+    @property
+    def payload(self) -> memoryview:
+        """The rows' bytes."""
+        return raw_bytes(self.rows)
 
 
 class RowPreparer:

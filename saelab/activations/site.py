@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, Float64, Int, Integer, UInt8
-from torch import Tensor
 
-from saelab.activations.dtypes import rows_from_bytes
+from saelab.activations.dtypes import numbers
 from saelab.activations.format import Dtype, Manifest, SiteSpec
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
 from saelab.activations.norms import NormRecord
@@ -16,7 +15,10 @@ from saelab.activations.norms_kept import kept_records
 from saelab.activations.order import Blocks
 from saelab.activations.parallel import parallel_results
 from saelab.activations.sealed import SealedFile
-from saelab.activations.statistics import ColumnSums, merged, summed
+from saelab.activations.statistics import ColumnSums, merged
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class SiteView:
@@ -80,19 +82,21 @@ class SiteView:
         return self.sums.total_variance
 
     def read_block(
-        self, block: int, out: UInt8[Tensor, " byte"] | None = None
-    ) -> Float[Tensor, "row d_in"]:
+        self, block: int, out: "UInt8[Tensor, ' byte'] | None" = None
+    ) -> "Float[Tensor, 'row d_in']":
         """The rows of a block in the stored number type, read into `out` if it is given.
 
         Raises:
             DamagedStoreError: the bytes are not what was written; file and block are named.
         """
+        import torch
+
         count = int(self._blocks.count[block])
         raw = torch.empty(count * self._row_bytes, dtype=torch.uint8) if out is None else out
         self._read_raw(block, raw)
         return self.rows_of(raw)
 
-    def _read_raw(self, block: int, raw: UInt8[Tensor, " byte"]) -> None:
+    def _read_raw(self, block: int, raw: "UInt8[Tensor, ' byte']") -> None:
         unit, first = int(self._blocks.unit[block]), int(self._blocks.first[block])
         header = self._headers[unit]
         with SealedFile(self._paths[unit]) as file:
@@ -106,18 +110,22 @@ class SiteView:
         """Bytes that so many rows take in the stored number type."""
         return rows * self._row_bytes
 
-    def rows_of(self, raw: UInt8[Tensor, " byte"]) -> Float[Tensor, "row d_in"]:
+    def rows_of(self, raw: "UInt8[Tensor, ' byte']") -> "Float[Tensor, 'row d_in']":
         """The rows whose stored bytes these are."""
+        from saelab.activations.tensor_rows import rows_from_bytes
+
         return rows_from_bytes(raw, self._dtype, self.d_in)
 
     def read_blocks(
-        self, blocks: Integer[np.ndarray, " block"], out: UInt8[Tensor, " byte"] | None = None
-    ) -> Float[Tensor, "row d_in"]:
+        self, blocks: Integer[np.ndarray, " block"], out: "UInt8[Tensor, ' byte'] | None" = None
+    ) -> "Float[Tensor, 'row d_in']":
         """The rows of these blocks, one after the other, in the stored number type.
 
         They are read into the start of `out` if it is given: memory that was used before is read
         into several times faster than new memory.
         """
+        import torch
+
         total = self.bytes_of(int(self._blocks.count[blocks].sum()))
         raw = torch.empty(total, dtype=torch.uint8) if out is None else out[:total]
         for _ in self.reading(blocks, raw):
@@ -125,7 +133,7 @@ class SiteView:
         return self.rows_of(raw)
 
     def reading(
-        self, blocks: Integer[np.ndarray, " block"], out: UInt8[Tensor, " byte"]
+        self, blocks: Integer[np.ndarray, " block"], out: "UInt8[Tensor, ' byte']"
     ) -> Iterator[int]:
         """Read these blocks into `out`, and say after each how many of its bytes are there."""
         ends = np.cumsum(self._blocks.count[blocks] * self._row_bytes).tolist()
@@ -134,12 +142,14 @@ class SiteView:
         for _, end in zip(done, ends, strict=True):
             yield end
 
-    def rows(self, start: int, stop: int) -> Float[Tensor, "row d_in"]:
+    def rows(self, start: int, stop: int) -> "Float[Tensor, 'row d_in']":
         """Rows `start` to `stop` in store order (shuffled inside each unit), as float32."""
         return self.take(np.arange(*slice(start, stop).indices(self.n_rows)))
 
-    def take(self, rows: Integer[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+    def take(self, rows: Integer[np.ndarray, " n"]) -> "Float[Tensor, 'n d_in']":
         """The rows of these store-order indices, as float32; reads each block they touch once."""
+        import torch
+
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.n_rows:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a site with {self.n_rows}")
         out = torch.empty(len(rows), self.d_in)
@@ -162,6 +172,8 @@ class SiteView:
 
     def unit_norms(self, unit: int) -> Float32[np.ndarray, " row"]:
         """||x|| of every row of the store's `unit`-th committed unit; all of them are read."""
+        from saelab.activations.summing import summed
+
         blocks = np.flatnonzero(self._blocks.unit == unit)
         return np.concatenate(
             list(parallel_results(lambda block: summed(self.read_block(block))[1], blocks.tolist()))
@@ -188,12 +200,12 @@ class SiteView:
             scan=self.unit_norms,
         )
 
-    def read_alone(self, rows: Integer[np.ndarray, " n"]) -> Float[Tensor, "n d_in"]:
-        """These rows in the stored number type, without the others of their blocks.
+    def read_alone(self, rows: Integer[np.ndarray, " n"]) -> Float32[np.ndarray, "n d_in"]:
+        """These rows, without the others of their blocks; no torch is needed.
 
         Their checksums, which are those of blocks, are not looked at.
         """
-        raw = torch.empty(len(rows), self._row_bytes, dtype=torch.uint8)
+        raw = np.empty((len(rows), self._row_bytes), dtype=np.uint8)
         block = np.searchsorted(self._blocks.start, rows, side="right") - 1
         unit = self._blocks.unit[block]
         inside = rows - self._blocks.start[block] + self._blocks.first[block]
@@ -205,13 +217,13 @@ class SiteView:
                     raise file.damaged("was replaced while the store was open")
                 for place in np.flatnonzero(unit == number):
                     offset = header.payload_offset + int(inside[place]) * self._row_bytes
-                    file.read_into(offset, raw[place].numpy().data)
+                    file.read_into(offset, raw[place].data)
 
         for _ in parallel_results(read, np.unique(unit).tolist()):
             pass
-        return self.rows_of(raw.view(-1))
+        return numbers(raw, self._dtype)
 
-    def sample(self, n: int, seed: int) -> Float[Tensor, "n d_in"]:
+    def sample(self, n: int, seed: int) -> "Float[Tensor, 'n d_in']":
         """`n` distinct random rows, the same ones at every site for the same seed."""
         return self.take(self._sample_rows(n, seed))
 

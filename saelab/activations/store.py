@@ -47,7 +47,9 @@ class ActivationStore:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         self.sites: tuple[str, ...] = tuple(site.name for site in self.manifest.sites)
+        self._named = frozenset(self.sites)
         self.units: tuple[int, ...] = committed_units(self.path, self.manifest)
+        self._committed = frozenset(self.units)
         markers = [self._marker(unit) for unit in self.units]
         self.unit_rows: tuple[int, ...] = tuple(rows for rows, _ in markers)
         self._seals = b"".join(seal for _, seal in markers)
@@ -89,7 +91,7 @@ class ActivationStore:
             UsageError: there is no such site (those there are, are listed, nearest first).
             DamagedStoreError: a header of the site is not what was written.
         """
-        if name not in self.sites:
+        if name not in self._named:
             nearest = difflib.get_close_matches(name, self.sites, len(self.sites), cutoff=0)
             raise UsageError(f"{self.path} has no site {name!r}; it has {', '.join(nearest)}.")
         if name not in self._views:
@@ -123,7 +125,7 @@ class ActivationStore:
 
     def tokens(self, unit: int) -> Columns:
         """Token, position, context, document and labels of a unit's rows, in store order."""
-        if unit not in self.units:
+        if unit not in self._committed:
             raise UsageError(f"{self.path} has no committed unit {unit}.")
         with SealedFile(tokens_path(self.path, unit)) as file:
             return read_tokens_file(file, self.manifest, unit).columns

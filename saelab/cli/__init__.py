@@ -1,14 +1,15 @@
 """The `saelab` command: one verb, one result, its path printed last."""
 
-import difflib
 import errno
 import keyword
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
 from saelab.config import UsageError
+from saelab.interrupt import Stopped, stopped_by_signal
 
 VERBS = {
     "demo": "the whole pipeline on the shipped language model, in under 3 minutes on 2 cores",
@@ -25,35 +26,48 @@ VERBS = {
     "verify": "check that every byte of an activation store is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
+    "completion": "print what makes a shell complete verbs and options",
 }
 
-OVERVIEW = """\
-usage: saelab VERB [OPTIONS]
+READERS = ("browse", "show", "verify", "check")
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+AGAIN = "What was written is whole; run the same command again."
 
+ABOUT = """\
 From a language model's activations to explained features.
 
-{verbs}
+`saelab help VERB` and `saelab VERB --help` explain a verb and its options, and `saelab --version`
+prints the version. To start:
 
-`saelab VERB --help` explains a verb and its options. Start with `saelab demo`, then
-`saelab browse runs`.
+    saelab demo
+    saelab browse runs/demo
+
+In bash and zsh, this makes the Tab key complete verbs and options:
+
+    source <(saelab completion)
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 a check failed, 2 bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()]
-        print(OVERVIEW.format(verbs="\n".join(lines)))
-        return 0
-    if arguments[0] in ("-V", "--version"):
+    """Run the command line; returns the exit code.
+
+    0: done, 1: a check failed or the system did, 2: bad input, 128 + n: stopped by signal n.
+    """
+    # Imported here, since most of what imports this package wants no command line.
+    from saelab.cli.help_text import Command
+    from saelab.cli.parse import choose
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    while arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if arguments[:1] in (["-V"], ["--version"]):
         print(f"saelab {version('saelab')}")
         return 0
-    verb = arguments[0]
-    if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return _fail(f"There is no verb {verb!r}.{hint} `saelab --help` lists them.")
+    try:
+        command = Command("saelab", ABOUT, choices=VERBS, choice="VERB")
+        verb = choose(command, arguments or ["--help"])
+    except UsageError as error:
+        return _fail(str(error))
     return _run(verb, arguments[1:])
 
 
@@ -61,28 +75,50 @@ def _run(verb: str, arguments: list[str]) -> int:
     # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
     # training many times slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Each verb's module is imported only when it runs: most of them bring torch along.
     try:
-        # `import` is no name for a Python module.
-        module = f"{verb}_" if keyword.iskeyword(verb) else verb
-        return import_module(f"saelab.cli.{module}").main(arguments)
+        with stopped_by_signal():
+            # `import` is no name for a Python module.
+            module = f"{verb}_" if keyword.iskeyword(verb) else verb
+            # Each verb's module is imported only when it runs: most of them bring torch along.
+            try:
+                return import_module(f"saelab.cli.{module}").main(arguments)
+            finally:
+                # Here, and not at exit, where a full disk would be told with a traceback.
+                sys.stdout.flush()
     except UsageError as error:
         return _fail(f"saelab {verb}: {error}", error.exit_code)
     except BrokenPipeError:
-        # The reader of a pipe (head, less) has left; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe (head, less) has left.
+        _give_up_output()
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"saelab {verb}: {error.strerror}{where}; what was written before is whole.")
-    except KeyboardInterrupt:
-        return 130
+        from saelab.files import failure
+
+        _give_up_output()
+        if error.errno in BAD_NAMES:
+            return _fail(f"saelab {verb}: {failure(error)}.")
+        _fail(f"saelab {verb}: {failure(error)}." + _again(verb))
+        return 1
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        _fail(f"saelab {verb}: stopped by {number.name}." + _again(verb))
+        return 128 + number
+
+
+def _again(verb: str) -> str:
+    return "" if verb in READERS else f" {AGAIN}"
+
+
+def _give_up_output() -> None:
+    """Python would complain again at exit of what cannot be printed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int = 2) -> int:
-    from saelab.console import printable
+    from saelab.console import say
 
-    print(printable(message), file=sys.stderr)
+    say(message)
     return code

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
 from pydantic import Field
 
 from saelab.cli.bench_step import StepArguments, run
 from saelab.cli.harvest import DTYPES
-from saelab.cli.parse import parse
-from saelab.config import Config, UsageError
+from saelab.cli.help_text import Command
+from saelab.cli.options import Metavar
+from saelab.cli.parse import choose, parse
+from saelab.config import Config, Heading, UsageError
 
 if TYPE_CHECKING:
     from saelab.activations.benchmark import Comparison
@@ -27,9 +28,11 @@ class StoreArguments(Config):
 
     Harvesting is compared with the forward passes alone, writing with a plain write and fsync,
     reading with a plain sequential read. Set OMP_NUM_THREADS on a busy machine.
+
+        saelab bench store --directory /data
     """
 
-    directory: Path = Path()
+    directory: Annotated[Path, Heading("Store")] = Path()
     """On which disk: a temporary directory is made there."""
     mib: int = Field(default=512, gt=0)
     """Size of the store that is written and read."""
@@ -39,11 +42,9 @@ class StoreArguments(Config):
     """Rows of a batch."""
     rounds: int = Field(default=4, gt=0)
     """How often each is measured; the best counts."""
-    model: str = "tiny"
+    model: Annotated[str, Heading("Harvest")] = "tiny"
     """Whose harvest is measured, on the shipped grammar if it is tiny, else on --text."""
-    sites: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HOOK [HOOK ...]")] = (
-        "blocks.2.hook_resid_post",
-    )
+    sites: Annotated[tuple[str, ...], Metavar("HOOK")] = ("blocks.2.hook_resid_post",)
     """The sites of the harvest."""
     text: str = "tiny"
     """The text of the harvest; see `saelab harvest --help`."""
@@ -55,7 +56,7 @@ class StoreArguments(Config):
     """What the model runs in."""
     device: str = "auto"
     """Where the model runs and the batches go."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: Annotated[bool, Heading("Output")] = False
     """Print JSON."""
 
 
@@ -64,8 +65,8 @@ class VariantsArguments(Config):
 
     All share the width, k and the learning rate; the rest is each variant's own default. The SAEs
     train from one read of the store, and each one's speed is then measured by itself. What is
-    trained already is kept, so the same command continues an interrupted one. Example, about five
-    minutes on 2 CPU cores:
+    trained already is kept, so the same command continues an interrupted one. About five minutes
+    on 2 CPU cores:
 
         saelab bench variants --out runs/variants
 
@@ -75,17 +76,18 @@ class VariantsArguments(Config):
             --d-sae 4096 --k 32 --n-tokens 5000000 --lr 3e-4 --out runs/mine
     """
 
-    activations: Path | None = None
+    activations: Annotated[Path | None, Heading("Data")] = None
     """A store that `saelab harvest` wrote; default: one of the tiny model, made below --out."""
     site: str = "blocks.2.hook_resid_post"
     """Which of the store's hooks to train on."""
-    variants: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT [VARIANT ...]")] = ()
+    variants: Annotated[tuple[str, ...], Heading("SAE")] = ()
     """Which variants; default: all that `saelab train --help` lists."""
-    d_sae: int = Field(default=512, gt=0)
+    d_sae: Annotated[int, Heading("SAE")] = Field(default=512, gt=0)
     """Latents of every SAE."""
     k: int = Field(default=8, gt=0)
-    """Active latents per token: exactly, on average, or as a target, as the variant has it."""
-    n_tokens: int = Field(default=300_000, gt=0)
+    """Active latents per token: exactly, on average, or as a target, as the variant has it; some
+    have a penalty instead."""
+    n_tokens: Annotated[int, Heading("Optimisation")] = Field(default=300_000, gt=0)
     """Tokens to train on."""
     batch_size: int = Field(default=512, gt=0)
     """Tokens per step."""
@@ -93,32 +95,38 @@ class VariantsArguments(Config):
     """Peak learning rate of all; so high a one suits short runs on the tiny model."""
     seeds: int = Field(default=1, gt=0)
     """SAEs of each variant; the table shows their means, the JSON each of them."""
-    n_eval_tokens: int = Field(default=30_000, gt=0)
+    n_eval_tokens: Annotated[int, Heading("Data")] = Field(default=30_000, gt=0)
     """Held-out tokens to measure on."""
-    out: Path = Path("runs/variants")
+    out: Annotated[Path, Heading("Output")] = Path("runs/variants")
     """Where to write: the activations, the runs, and variants.json."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: bool = False
     """Print JSON instead of the table."""
 
 
-class BenchArguments(Config):
-    """Measure: the store or a training step against this machine, or the variants side by side."""
+ABOUT = """\
+Measure: the store or a training step against this machine, or the variants side by side.
 
-    what: (
-        Annotated[StoreArguments, tyro.conf.subcommand("store")]
-        | Annotated[StepArguments, tyro.conf.subcommand("step")]
-        | Annotated[VariantsArguments, tyro.conf.subcommand("variants")]
-    )
+    saelab bench step
+    saelab bench variants --out runs/variants
+"""
+CHOICES = {
+    "store": "Harvesting, writing and reading, against the plain forward pass and the disk.",
+    "step": "One optimizer step of any variant, against what the machine allows.",
+    "variants": "Every variant on the same rows: figures of each on the same held-out text.",
+}
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    what = parse(BenchArguments, "bench", arguments).what
-    if isinstance(what, StepArguments):
-        return run(what)
-    return _store(what) if isinstance(what, StoreArguments) else _variants(what)
+    what = choose(Command("saelab bench", ABOUT, choices=CHOICES, choice="BENCHMARK"), arguments)
+    verb, own = f"bench {what}", arguments[1:]
+    if what == "step":
+        return run(parse(StepArguments, verb, own))
+    if what == "store":
+        return _store(parse(StoreArguments, verb, own))
+    return _variants(parse(VariantsArguments, verb, own))
 
 
 def _store(args: StoreArguments) -> int:
@@ -171,11 +179,15 @@ def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
 
 
 def _variants(args: VariantsArguments) -> int:
-    from saelab.evaluation.variants import NAMES, compare_variants, variant_configs
-    from saelab.files import atomic_write_json
+    from saelab.evaluation.variants import compare_variants, variant_configs
+    from saelab.files import atomic_write_json, check_writable
+    from saelab.sae.variants import variants
 
+    check_writable(args.out, "--out")
     lm, base = _prepare(args)
-    configs = variant_configs(base, args.variants or NAMES, out=args.out, seeds=args.seeds)
+    configs = variant_configs(
+        base, args.variants or tuple(variants()), out=args.out, seeds=args.seeds
+    )
     results = compare_variants(configs, lm, n_tokens=args.n_eval_tokens, device=args.device)
     setting = args.model_dump(mode="json", exclude={"json_", "out", "variants"})
     setting |= {"activations": str(base.activations), "device": str(lm.device)}

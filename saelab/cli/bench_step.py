@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Metavar
 from saelab.config import Config, UsageError
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ class StepArguments(Config):
     """Time one optimizer step, as `saelab train` would do it, on activations that are in memory.
 
     The floor is what the encoder's product, one pass over the pre-activations and Adam's traffic
-    take at the rates that this machine reaches in the same process. Examples:
+    take at the rates that this machine reaches in the same process.
 
         saelab bench step
         saelab bench step --variants topk batch-topk matryoshka --configs 768:32768:32:8192
     """
 
-    configs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="D:M:K:B [D:M:K:B ...]")] = ()
+    configs: Annotated[tuple[str, ...], Metavar("D:M:K:B")] = ()
     """Widths of the activations, latents, active latents, rows of a batch; default: three sizes
     on CUDA, two small ones elsewhere."""
-    variants: Annotated[tuple[str, ...], tyro.conf.arg(metavar="VARIANT [VARIANT ...]")] = ("topk",)
+    variants: tuple[str, ...] = ("topk",)
     """Which variants, with their defaults; `saelab train --help` lists them."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Number type of the large products, as for `saelab train`."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Largest global gradient norm; none: no clipping."""
+    """Largest global gradient norm; default: no clipping."""
     steps: int = Field(default=30, gt=0)
     """Steps of which the median counts, after some that do not."""
     dense: bool = True
@@ -46,7 +46,7 @@ class StepArguments(Config):
     """Write the picture there, as a page of HTML."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: bool = False
     """Print JSON instead of the table."""
 
 
@@ -88,12 +88,9 @@ def _shape(text: str) -> "StepShape":
 
 def _check(args: StepArguments, shapes: "Sequence[StepShape]") -> None:
     """Refuse what cannot be built before anything is timed."""
-    from saelab.evaluation.variants import NAMES
     from saelab.training.step_benchmark import step_config
 
     for variant in args.variants:
-        if variant not in NAMES:
-            raise UsageError(f"There is no variant {variant!r}; choose from {', '.join(NAMES)}.")
         for shape in shapes:
             step_config(variant, shape).sae.check()
 

@@ -3,8 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config
 
@@ -18,15 +17,17 @@ class CheckArguments(Config):
     Compares it with plain transformers, its residual stream with the sum of its parts, and what
     each kind of site writes to the logits with a finite difference. Exits with 1 if a check fails;
     what the model has not, or saelab refuses to do with it, is told and is no failure.
+
+        saelab check tiny
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, Positional("MODEL")]
     """`tiny`, a checkpoint directory, or a name on the hub."""
     compute_dtype: Literal["f32", "bf16", "f16", "f64"] = "f32"
     """What the model runs in; in 16 bits only coarse faults show."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: bool = False
     """Print the findings as JSON instead of tables."""
 
 

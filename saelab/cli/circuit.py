@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config, UsageError
+from saelab.config import Config, Heading, UsageError
+from saelab.files import check_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,16 +36,19 @@ class CircuitArguments(Config):
 
     Writes, under the first run's circuits/: NAME.json (the pruned graph) and NAME.h5 (all of it,
     which `saelab browse` shows on its Circuit page).
+
+        saelab circuit runs/demo/topk-residual runs/demo/topk-attention
+            --prompt "anna met john in the park . john gave a book to"
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], Positional("RUN")]
     """The runs' directories; all of one model, each at a place of its own."""
-    prompt: str
+    prompt: Annotated[str, Heading("Prompt")]
     """The text whose next token is explained; it may name special tokens."""
     chat: bool = False
     """The prompt is what a user says, or messages as JSON (`[{"role": "user", "content": ...}]`),
     and goes through the model's chat template."""
-    target: str | None = None
+    target: Annotated[str | None, Heading("What is explained")] = None
     """The token whose logit is explained, as it is shown (" dog" where tokens have spaces);
     default: the likeliest."""
     against: str | None = None
@@ -52,13 +56,15 @@ class CircuitArguments(Config):
     latent: str | None = None
     """Explain a latent's value instead of a token: SAE:NUMBER, where it fires last, or
     SAE:NUMBER@POSITION (0 is <bos>). An SAE is called after its run's directory."""
-    max_nodes: int = Field(default=256, gt=0)
+    max_nodes: Annotated[int, Heading("Graph")] = Field(default=256, gt=0)
     """Latents whose inputs are computed, the most influential ones."""
     node_threshold: float = Field(default=0.8, ge=0, le=1)
     """Share of all influence that the kept nodes have."""
     edge_threshold: float = Field(default=0.98, ge=0, le=1)
     """Share of their edges' influence that the kept edges have."""
-    threshold: float | None = Field(default=None, ge=0)
+    threshold: Annotated[float | None, Heading("Test in the live model")] = Field(
+        default=None, ge=0
+    )
     """Judge in the live model, instead of the kept latents, those that hierarchical attribution
     keeps at this share of the target's value (arXiv 2405.13868)."""
     n_members: int = Field(default=40, ge=0)
@@ -66,51 +72,27 @@ class CircuitArguments(Config):
     model, which include those that attention needs to look where it looks; 0: do not."""
     curve: bool = False
     """Judge also 5, 10, 20, 40, ... of them: how many latents the prediction takes."""
-    figure: Path | None = None
+    figure: Annotated[Path | None, Heading("Output")] = None
     """Write the picture of the pruned graph here, as one HTML file."""
     circuit_tracer: Path | None = None
     """Write the pruned graph here in circuit-tracer's JSON, which Neuronpedia reads."""
     top: int = Field(default=15, gt=0)
     """Nodes to print."""
-    model: str | None = None
+    model: Annotated[str | None, Heading("Machine")] = None
     """The language model; default: the one the first run was trained on."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: Annotated[bool, Heading("Output")] = False
     """Print JSON instead of a table."""
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(CircuitArguments, "circuit", arguments)
-    if not args.runs:
-        raise UsageError(
-            "Got no run; name one or several, as in `saelab circuit RUN --prompt ...`."
-        )
-    # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
-    from saelab.lm.load import load_recorded_model
-    from saelab.lm.prompt import chat_prompt
-    from saelab.training.run import Run
-
-    runs = [Run(path) for path in args.runs]
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise UsageError("A run was given twice; give each once.")
-    lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
-    options = CircuitOptions(
-        target=args.target,
-        against=args.against,
-        latent=args.latent,
-        max_nodes=args.max_nodes,
-        node_threshold=args.node_threshold,
-        edge_threshold=args.edge_threshold,
-        threshold=args.threshold,
-        n_members=args.n_members,
-        curve=args.curve,
-    )
-    prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
-    found = explain_runs(lm, runs, prompt, options)
-    path = save_circuit(found, runs, prompt, lm)
+    for option, path in (("--figure", args.figure), ("--circuit-tracer", args.circuit_tracer)):
+        if path is not None:
+            check_file(path, option)
+    found, path = _explained(args)
     _extras(args, found, path.stem)
     if args.json_:
         print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))
@@ -118,6 +100,36 @@ def main(arguments: list[str]) -> int:
     _print(args, found)
     print(path)
     return 0
+
+
+def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
+    """The circuit, and where it is kept in the first run."""
+    # Imported here, so that --help does not wait for torch.
+    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
+    from saelab.lm.load import load_recorded_model
+    from saelab.lm.prompt import chat_prompt
+    from saelab.lock import writing
+    from saelab.training.run import Run
+
+    runs = [Run(path) for path in args.runs]
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise UsageError("A run was given twice; give each once.")
+    with writing(runs[0].path):
+        lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
+        options = CircuitOptions(
+            target=args.target,
+            against=args.against,
+            latent=args.latent,
+            max_nodes=args.max_nodes,
+            node_threshold=args.node_threshold,
+            edge_threshold=args.edge_threshold,
+            threshold=args.threshold,
+            n_members=args.n_members,
+            curve=args.curve,
+        )
+        prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
+        found = explain_runs(lm, runs, prompt, options)
+        return found, save_circuit(found, runs, prompt, lm)
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
@@ -134,7 +146,7 @@ def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
     if args.figure is not None:
         from saelab.analysis.circuits.figures import circuit_figure
 
-        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True)
+        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True, div_id="circuit")
         atomic_write(args.figure, html.encode())
 
 

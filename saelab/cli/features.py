@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config
+from saelab.config import Config, Heading
 
 
 class FeaturesArguments(Config):
@@ -15,15 +15,17 @@ class FeaturesArguments(Config):
 
     Writes features.h5 in the run; `saelab browse` shows it. The text is read once; sparse codes
     wait on disk meanwhile (12 bytes a firing). After an interruption the same command continues.
+
+        saelab features runs/topk
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
-    model: str | None = None
+    model: Annotated[str | None, Heading("Text")] = None
     """The language model; default: the one the run was trained on."""
-    n_tokens: int = Field(default=500_000, gt=0)
+    n_tokens: Annotated[int, Heading("Text")] = Field(default=500_000, gt=0)
     """Tokens of the run's training text to read."""
-    n_examples: int = Field(default=20, gt=0)
+    n_examples: Annotated[int, Heading("Examples")] = Field(default=20, gt=0)
     """Examples kept of each kind (strongest, random, most negative)."""
     n_strata: int = Field(default=5, gt=0)
     """Parts of equal population that a latent's firings are cut into by |activation|."""
@@ -36,13 +38,13 @@ class FeaturesArguments(Config):
     which saves the encoder's second pass."""
     reach: int = Field(default=16, gt=0)
     """Tokens of context on either side of an example's peak."""
-    batch_size: int = Field(default=32, gt=0)
+    batch_size: Annotated[int, Heading("Machine")] = Field(default=32, gt=0)
     """Contexts per forward pass."""
     checkpoint_every: int = Field(default=32_768, gt=0)
     """Tokens between checkpoints; an interrupted pass continues at the last."""
-    seed: int = 0
+    seed: Annotated[int, Heading("Examples")] = 0
     """Decides which firings and which silent contexts are sampled."""
-    device: str = "auto"
+    device: Annotated[str, Heading("Machine")] = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
 
 
@@ -53,12 +55,14 @@ def main(arguments: list[str]) -> int:
     from saelab.analysis.features import FeatureOptions, collect_features
     from saelab.analysis.records import MASSIVE
     from saelab.lm.load import load_recorded_model
+    from saelab.lock import writing
     from saelab.training.run import Run
 
     run = Run(args.run)
-    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-    chosen = args.model_dump(exclude={"run", "model", "device"})
-    features = collect_features(run, lm, FeatureOptions(**chosen))
+    with writing(run.path):
+        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+        chosen = args.model_dump(exclude={"run", "model", "device"})
+        features = collect_features(run, lm, FeatureOptions(**chosen))
     silent = int((features.table()["n_fired"] == 0).sum())
     n_tokens = features.file.facts["n_tokens"]
     print(f"{len(features)} latents, {silent} of them silent on {n_tokens} tokens")

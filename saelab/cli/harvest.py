@@ -1,15 +1,15 @@
 """`saelab harvest`: record a language model's activations."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
 from pydantic import Field
 
+from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
-from saelab.config import Config
+from saelab.config import Config, Heading
+from saelab.files import check_directory
 
 if TYPE_CHECKING:
     from saelab.activations.corpus import Corpus
@@ -23,48 +23,52 @@ class HarvestArguments(Config):
     """Record a language model's activations on a text.
 
     One forward pass serves all sites and stops at the last of them. Running the same command again
-    continues an interrupted harvest. Example:
+    continues an interrupted harvest.
 
         saelab harvest --model tiny --sites blocks.2.hook_resid_post --text tiny
             --n-tokens 500000 --out activations_cache/tiny
 
     Several processes write one store together when torchrun starts them, or when RANK and
-    WORLD_SIZE are set: torchrun --nproc-per-node 2 -m saelab.cli harvest ...
+    WORLD_SIZE are set:
+
+        torchrun --nproc-per-node 2 -m saelab.cli harvest ...
     """
 
-    model: str
+    model: Annotated[str, Heading("Model")]
     """tiny (shipped), a local checkpoint directory, or any TransformerLens model name."""
-    sites: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HOOK [HOOK ...]")]
+    sites: Annotated[tuple[str, ...], Metavar("HOOK")]
     """TransformerLens hook names, e.g. blocks.2.hook_resid_post blocks.1.attn.hook_z."""
-    text: str
+    text: Annotated[str, Heading("Text")]
     """tiny (the shipped grammar), a text file, a file of JSON objects (.jsonl, .ndjson, ...; also
     .gz), a directory of these, or hf:name[:split], hf:name:config:split (streamed)."""
     text_field: str = "text"
     """Which field of a JSON object, or column of a dataset, holds the text."""
-    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD|FILE ...")] = ()
+    labels: Annotated[tuple[str, ...], Metavar("FIELD or FILE")] = ()
     """What is known of the text: fields of its rows, or a JSONL file with a row for each document;
     default: the rows' own labels and spans, if they have any; none: nothing. The forms are in
     activations_cache/README.md."""
-    roles: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE ...")] = ()
+    roles: tuple[str, ...] = ()
     """Of conversations (rows with messages), whose tokens to record, e.g. assistant; template: what
     the chat template writes. The model reads all. Default: all."""
     n_tokens: int = Field(gt=0)
     """Tokens to record, rounded up to whole contexts; special tokens do not count."""
-    out: Path
+    out: Annotated[Path, Heading("Store")]
     """The store's directory, by custom activations_cache/NAME."""
     dtype: Literal["bf16", "f16", "f32"] = "bf16"
     """How activations are stored."""
-    compute_dtype: Literal["bf16", "f16", "f32"] = "f32"
+    compute_dtype: Annotated[Literal["bf16", "f16", "f32"], Heading("Model")] = "f32"
     """What the model runs in; bf16 is several times as fast on a GPU, and is recorded."""
-    context_length: int | None = None
+    context_length: Annotated[int | None, Heading("Text")] = None
     """Positions per context, BOS included; default: 128, or the model's limit if lower."""
-    batch_size: int = Field(default=32, gt=0)
+    batch_size: Annotated[int, Heading("Model")] = Field(default=32, gt=0)
     """Contexts per forward pass."""
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Heading("Text")] = Field(default=0, ge=0)
     """Decides the order of the rows and of the text: files are read in a random order of blocks."""
-    gradients: bool = False
+    gradients: Annotated[bool, Heading("Store")] = False
     """Store dL/dx of the summed next-token loss beside every site, as <HOOK>.gradient."""
-    backend: Literal["auto", "transformer-lens", "hugging-face"] = "auto"
+    backend: Annotated[Literal["auto", "transformer-lens", "hugging-face"], Heading("Model")] = (
+        "auto"
+    )
     """What runs the model: hugging-face is up to twice as fast and serves residual streams, heads,
     attention and MLP outputs of common architectures; auto takes it where it can."""
     device: str = "auto"
@@ -77,6 +81,7 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(HarvestArguments, "harvest", arguments)
+    check_directory(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions, plan, record
@@ -157,15 +162,15 @@ def _seconds(
 
 
 def _print_time(seconds: float) -> None:
-    from saelab.console import duration
+    from saelab.console import duration, say
 
     text = f"time    {duration(seconds)} of forward passes, judged by one batch"
-    print(text, file=sys.stderr, flush=True)
+    say(text)
 
 
 def _print_plan(out: Path, manifest: "Manifest") -> None:
     from saelab.activations.space import require_space, unit_memory
-    from saelab.console import in_bytes
+    from saelab.console import in_bytes, say
     from saelab.resources import free_bytes
 
     tokens = manifest.n_contexts * manifest.context_length
@@ -178,4 +183,4 @@ def _print_plan(out: Path, manifest: "Manifest") -> None:
         f"free, in {manifest.n_units} units",
         f"memory  {in_bytes(unit_memory(manifest))} beside the model and the text, per process",
     )
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    say("\n".join(lines))

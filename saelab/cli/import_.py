@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
+from saelab.files import check_writable
 
 if TYPE_CHECKING:
     from saelab.sae.interop.foreign import ForeignSAE
@@ -18,12 +18,13 @@ class ImportArguments(Config):
     Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated, transcoders), Gemma Scope
     params.npz, dictionary_learning ae.pt and sparsify directories (transcoders too); which one it
     is, is found out. Nothing is unpickled but plain tensors. Harvest the site it was trained on
-    first: the store says which model and text the run belongs to. Example: saelab import
-    gemma/params.npz --activations activations_cache/gemma --site blocks.12.hook_resid_post
-    --out runs/gemma-scope
+    first: the store says which model and text the run belongs to.
+
+        saelab import gemma/params.npz --activations activations_cache/gemma
+            --site blocks.12.hook_resid_post --out runs/gemma-scope
     """
 
-    path: Annotated[Path, tyro.conf.Positional]
+    path: Annotated[Path, Positional("PATH")]
     """The file or directory with the SAE."""
     activations: Path
     """A store of the site's activations, from `saelab harvest`."""
@@ -38,6 +39,7 @@ class ImportArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(ImportArguments, "import", arguments)
+    check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from saelab.sae.interop.convert import from_foreign
     from saelab.sae.interop.detect import read_foreign

@@ -1,30 +1,186 @@
-"""Command lines from functions and configurations, by tyro."""
+"""Command lines from configurations: their values, or one sentence with the nearest name first."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import inspect
+import re
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-import tyro
+from pydantic import BaseModel, ValidationError
 
-Result = TypeVar("Result")
+from saelab.cli.help_text import Command, help_text
+from saelab.cli.options import Option, nearest, options_of
+from saelab.config import UsageError, first_problem
+
+Result = TypeVar("Result", bound=BaseModel)
+OPTION = re.compile(r"--|--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
+"""What a word is that names an option; -4 and "- a line of a list" are values."""
+HELP = ("-h", "--help")
 
 
-def parse(
-    target: Callable[..., Result], verb: str, arguments: list[str], description: str | None = None
-) -> Result:
-    """Call `target` (a function or a configuration class) with the parsed arguments.
+class HelpAsked(SystemExit):
+    """Help was asked for, and printed."""
 
-    `--help` is made of the target's docstring and its fields'; bad arguments exit with 2.
+    def __init__(self, command: Command) -> None:
+        super().__init__(0)
+        self.command = command
+
+
+def parse(cls: type[Result], verb: str, arguments: list[str]) -> Result:
+    """The configuration that the arguments describe; its docstring and its fields' make the help.
+
+    Raises:
+        UsageError: the arguments do not fit; what was probably meant comes first.
+        HelpAsked: help was asked for, and printed.
     """
-    markers: tuple[Any, ...] = (
-        tyro.conf.OmitArgPrefixes,
-        tyro.conf.OmitSubcommandPrefixes,
-        tyro.conf.CascadeSubcommandArgs,
-        tyro.conf.FlagCreatePairsOff,
-    )
-    return tyro.cli(
-        target,
-        prog=f"saelab {verb}",
-        args=arguments,
-        description=description,
-        config=markers,
-    )
+    about = inspect.cleandoc(cls.__doc__ or "")
+    command = Command(f"saelab {verb}", about, options_of(cls))
+    values = read(command, arguments)
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise UsageError(f"{first_problem(error)}.") from None
+
+
+def choose(command: Command, arguments: list[str]) -> str:
+    """The first argument, which is one of the command's choices.
+
+    Raises:
+        UsageError: it is not.
+        HelpAsked: help was asked for, and printed.
+    """
+    word = arguments[0] if arguments else ""
+    if word in command.choices:
+        return word
+    if word in HELP:
+        print(help_text(command))
+        raise HelpAsked(command)
+    *most, last = command.choices
+    there = f"choose from {', '.join(most)} and {last}."
+    if not word or OPTION.fullmatch(word):
+        raise UsageError(f"{command.choice} comes first, as in `{command.example}`; {there}")
+    close = nearest(word, command.choices)
+    question = f"did you mean {close}? Else {there}" if close else there
+    raise UsageError(f"{word!r} is no {command.choice} of `{command.name}`; {question}")
+
+
+def read(command: Command, arguments: list[str]) -> dict[str, object]:
+    """The values of the options that were given, by the names of their fields.
+
+    Raises:
+        UsageError: the arguments do not fit; what was probably meant comes first.
+        HelpAsked: help was asked for, and printed.
+    """
+    words = _sorted(command, arguments)
+    problems = list(filter(None, (words.unknown_names(command), words.too_many(command))))
+    values: dict[str, object] = dict(words.switches)
+    for option in command.options:
+        if option.name in words.given:
+            try:
+                values[option.key] = option.read(words.given[option.name])
+            except UsageError as error:
+                problems.append(str(error))
+    if missing := words.missing(command):
+        verb = "is" if len(missing) == 1 else "are"
+        problems.append(f"{_listed(missing)} {verb} missing; an example: `{command.example}`.")
+    if problems:
+        raise UsageError(" ".join(problems))
+    return values
+
+
+@dataclass
+class _Words:
+    """A command line's words, sorted by the options that they belong to."""
+
+    given: dict[str, list[str]] = field(default_factory=dict)
+    switches: dict[str, bool] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Names that there are not, each with what was probably meant."""
+    rest: list[str] = field(default_factory=list)
+
+    def take(self, option: Option, name: str, values: list[str]) -> None:
+        """Note an option, under one of its names, with its values."""
+        if option.is_switch:
+            if values:
+                raise UsageError(f"{name} takes no value; leave out ={values[0]}.")
+            self.switches[option.key] = name == option.name
+        elif not values:
+            raise UsageError(f"{name} needs a value: {option.allowed}.")
+        else:
+            # An option of several values may be repeated; of any other the last one counts.
+            self.given[name] = [*self.given.get(name, []), *values]
+
+    def unknown_names(self, command: Command) -> str:
+        """What was probably meant by them."""
+        if not self.unknown:
+            return ""
+        names = list(self.unknown)
+        what = "is no option" if len(names) == 1 else "are no options"
+        meant = list(filter(None, self.unknown.values()))
+        there = f"`{command.name} --help` lists them."
+        remedy = f"did you mean {_listed(meant)}?" if meant else there
+        return f"{_listed(names)} {what} of `{command.name}`; {remedy}"
+
+    def too_many(self, command: Command) -> str:
+        """What belongs to no option."""
+        if not self.rest or self.unknown:
+            return ""
+        close = _meant(self.rest[0].partition("=")[0], command)
+        remedy = f"did you mean {close}?" if close else "quote a value that has spaces."
+        return f"{self.rest[0]!r} belongs to no option of `{command.name}`; {remedy}"
+
+    def missing(self, command: Command) -> list[str]:
+        """What must be given, and was not, by no similar name either."""
+        there = {*self.given, *self.unknown.values()}
+        needed = [option.name for option in command.options if option.field.is_required()]
+        return [name for name in needed if name not in there]
+
+
+def _sorted(command: Command, arguments: list[str]) -> _Words:
+    named = {name: option for option in command.options for name in option.names}
+    found, words = _Words(), list(arguments)
+    while words:
+        word = words.pop(0)
+        if word in HELP:
+            print(help_text(command))
+            raise HelpAsked(command)
+        if word == "--":
+            found.rest, words = found.rest + words, []
+        elif OPTION.fullmatch(word):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            meant = name if name in named else _meant(name, command)
+            option = named.get(meant)
+            taken = [value] if equals else _taken(words, option)
+            if option is None or name != meant:
+                found.unknown[name] = meant
+            else:
+                found.take(option, name, taken)
+        else:
+            found.rest.append(word)
+    for option in command.options:
+        if option.positional and found.rest:
+            n = len(found.rest) if option.is_many else 1
+            found.given[option.name], found.rest = found.rest[:n], found.rest[n:]
+    return found
+
+
+def _meant(name: str, command: Command) -> str:
+    """The option whose name is alike, or the first whose explanation has its words; or nothing."""
+    close = nearest(name, [name for option in command.options for name in option.names])
+    words = name.strip("-").replace("-", " ").lower()
+    about = (o.name for o in command.options if words in (o.field.description or "").lower())
+    return close or next(about, "")
+
+
+def _taken(words: list[str], option: Option | None) -> list[str]:
+    """Take from `words` what belongs to the option: nothing after a switch."""
+    most = 0 if option is None or option.is_switch else len(words) if option.is_many else 1
+    taken: list[str] = []
+    while words and len(taken) < most and not OPTION.fullmatch(words[0]):
+        taken.append(words.pop(0))
+    return taken
+
+
+def _listed(names: list[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

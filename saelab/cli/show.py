@@ -7,8 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
-
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 from saelab.console import shown
@@ -23,11 +22,18 @@ if TYPE_CHECKING:
 
 
 class ShowArguments(Config):
-    """Print what an activation store or a run holds."""
+    """Print what an activation store or a run holds.
 
-    path: Annotated[Path, tyro.conf.Positional]
+    Of a store: its sites with their widths, variances and massive activations, its rows, labels,
+    model and text. Of a run: its configuration, where its SAE applies, and what was measured.
+
+        saelab show activations_cache/tiny
+        saelab show runs/topk
+    """
+
+    path: Annotated[Path, Positional("PATH")]
     """A store's or a run's directory."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: bool = False
     """Print JSON."""
 
 
@@ -56,8 +62,20 @@ def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield label
             yield from _lines(value, indent + "  ")
         else:
-            text = shown(value) if isinstance(value, str) else json.dumps(value)
-            yield f"{label:<24} {text}"
+            yield f"{label:<24} {_plain(value)}"
+
+
+def _plain(value: object) -> str:
+    """A value as a person reads it; --json has its digits."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value)) or "none"
+    if isinstance(value, dict) and value:
+        return shown(json.dumps(value))
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else shown(str(value))
 
 
 def _store(path: Path) -> dict[str, Any]:
@@ -125,9 +143,10 @@ def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
 def _positions(store: "ActivationStore", rows: "Int64[ndarray, ' n']") -> dict[str, int]:
     """How many of these rows stand at which position of their contexts; the most frequent ones."""
     total: Counter[int] = Counter()
+    # Rows are sorted, and units follow each other.
     ends = list(accumulate(store.unit_rows))
     for unit, n, end in zip(store.units, store.unit_rows, ends, strict=True):
-        inside = rows[(rows >= end - n) & (rows < end)] - (end - n)
+        inside = rows[slice(*rows.searchsorted([end - n, end]))] - (end - n)
         if len(inside):
             total.update(store.tokens(unit).position[inside].tolist())
     most = {str(position): n for position, n in total.most_common(MOST_POSITIONS)}

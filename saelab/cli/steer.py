@@ -1,14 +1,15 @@
 """`saelab steer`: what latents do to what the model says."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
 from pydantic import Field, NonNegativeInt
 
+from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config, UsageError
+from saelab.config import Config, Heading, UsageError
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.generate import Sampling
@@ -33,11 +34,14 @@ class SteerArguments(Config):
     KL. --success N steers N random latents and shows by what factor filtering by score raises their
     success, with its 95 % interval, and how many random directions would pass. Both need --all
     first and write evaluation/steering_*.json.
+
+        saelab steer runs/topk --all
+        saelab steer runs/topk --latents 12 99 --strength 4 --prompt "anna met john"
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
-    all: bool = False
+    all: Annotated[bool, Heading("What to do")] = False
     """Score all latents; write steering.h5."""
     latents: tuple[NonNegativeInt, ...] = ()
     """Steer with these latents, all together."""
@@ -45,13 +49,13 @@ class SteerArguments(Config):
     """Compare latents with difference-in-means on the grammar's concepts."""
     success: int = Field(default=0, ge=0)
     """Measure the steering success of so many random latents; 0 does not."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, Heading("Prompt")] = None
     """Text to continue, or the neutral prompt of --all; it may name special tokens; default: a
     neutral sentence."""
     chat: bool = False
     """The prompt is what a user says, or messages as JSON (`[{"role": "user", "content": ...}]`),
     and goes through the model's chat template."""
-    strength: float | None = None
+    strength: Annotated[float | None, Heading("How latents are changed")] = None
     """How much is added or set, in --unit; or the factor of `scale`. Default: 4, for --all 10."""
     op: Literal["add", "scale", "clamp", "ablate"] = "add"
     """add to the latents, scale them, clamp them to a value, or ablate them (set them to zero)."""
@@ -62,29 +66,29 @@ class SteerArguments(Config):
     """Where: from the prompt's last token on, everywhere, or from this position on."""
     error: Literal["keep", "drop"] = "keep"
     """Whether what the SAE misses stays in the activations."""
-    dose: bool = False
+    dose: Annotated[bool, Heading("What to do")] = False
     """With --latents: show a range of strengths instead of one."""
     target: str | None = None
     """With --dose: the token to follow, as it is shown (" dog" where tokens have spaces); default:
     the one that the latents promise most."""
-    n_tokens: int = Field(default=20, gt=0)
+    n_tokens: Annotated[int, Heading("Generation")] = Field(default=20, gt=0)
     """Tokens to generate."""
     temperature: float = Field(default=0.0, ge=0)
     """0 always takes the likeliest token."""
     n_samples: int = Field(default=1, gt=0)
     """Continuations of the prompt."""
-    form: Literal["difference", "paper", "repository"] = "difference"
+    form: Annotated[Literal["difference", "paper", "repository"], Heading("Scores")] = "difference"
     """Of the output score: steered minus plain with the SAE's error kept; as the paper prints it
     (error dropped); or as its authors' code computes it (error kept, nothing subtracted)."""
     top: int = Field(default=15, gt=0)
     """Latents to print after --all."""
-    seed: int = 0
+    seed: Annotated[int, Heading("Generation")] = 0
     """Decides samples, prompts and random latents."""
-    model: str | None = None
+    model: Annotated[str | None, Heading("Machine")] = None
     """The language model; default: the one the run was trained on."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU where there is one."""
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    json_: Annotated[bool, Heading("Output")] = False
     """Print JSON instead of tables."""
 
 
@@ -102,12 +106,15 @@ def main(arguments: list[str]) -> int:
         raise UsageError("Got --chat without --prompt; give what the user says.")
     # Imported here, so that --help does not wait for torch.
     from saelab.lm.load import load_recorded_model
+    from saelab.lock import writing
     from saelab.training.run import Run
 
     run = Run(args.run)
-    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
-    mode(args, run, lm)
+    # All but --latents write into the run.
+    with nullcontext() if args.latents else writing(run.path):
+        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+        mode(args, run, lm)
     return 0
 
 

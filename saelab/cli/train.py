@@ -1,45 +1,48 @@
 """`saelab train`: train a sparse autoencoder."""
 
+import inspect
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated
 
-import pydantic
-import tyro
-from pydantic import Field
+from pydantic import BaseModel
 
-from saelab.cli.parse import parse
-from saelab.config import Config
-from saelab.sae.variants import VARIANTS
-from saelab.training.config import TrainConfig
-from saelab.training.loop import train, train_many
-from saelab.training.sweep import read_sweep
+from saelab.cli.declared import declared, declared_variants
+from saelab.cli.help_text import Command
+from saelab.cli.options import Option, Positional, options_of
+from saelab.cli.parse import choose, parse, read
+from saelab.config import Config, Heading
+from saelab.files import check_directory
 
-DESCRIPTION = """\
-Train a sparse autoencoder on recorded activations. VARIANT says which kind; `saelab train VARIANT
---help` lists its options with the values of its paper. Running the same command again continues an
-interrupted run. With --target-site it is a transcoder, which reconstructs another site of the store
-than it reads. `saelab train sweep FILE --out DIR` trains many from one file; `saelab train sweep
---help` shows its form. Example: saelab train topk --activations activations_cache/tiny --site
-blocks.2.hook_resid_post --d-sae 1024 --k 12 --n-tokens 4000000 --out runs/topk"""
+if TYPE_CHECKING:
+    from saelab.training.run import Run
+
+ABOUT = """\
+Train a sparse autoencoder on recorded activations.
+
+VARIANT says which kind. Running the same command again continues an interrupted run. With
+--target-site it is a transcoder, which reconstructs another site of the store than it reads.
+"""
+EXAMPLE = """
+    saelab train {variant} --activations activations_cache/tiny
+        --site blocks.2.hook_resid_post --d-sae 1024 --n-tokens 4000000 --out runs/{variant}
+"""
+MORE = """
+The options below are those of all variants; `saelab train VARIANT --help` lists also its own, with
+the values of its paper, and `saelab train sweep --help` shows how to train many from one file.
+"""
+HEADINGS = ("Data", "SAE", "Optimisation", "Run")
 
 
-def _subcommand(cls: type[Any]) -> Any:  # noqa: ANN401 - an annotation made at run time
-    """The variant's options as a subcommand of its name, which then is no option itself."""
-    tag = cls.model_fields["variant"].default
-    hidden = Annotated[Literal[tag], tyro.conf.Suppress]
-    fields: dict[str, Any] = {"variant": (hidden, tag)}
-    options = pydantic.create_model(cls.__name__, __base__=cls, **fields)
-    return Annotated[options, tyro.conf.subcommand(tag, description=cls.__doc__)]
+class TrainArguments(Config):
+    """The options of this process."""
 
-
-def _arguments() -> type[Any]:
-    """TrainConfig with one subcommand per variant, and the options of this process."""
-    fields: dict[str, Any] = {
-        "sae": (Union[tuple(_subcommand(cls) for cls in VARIANTS)], ...),  # noqa: UP007
-        "out": (Path, Field(description="The run's directory, by custom runs/NAME.")),
-        "device": (str, Field("auto", description="cpu, cuda, ...; auto takes a GPU if any.")),
-    }
-    return pydantic.create_model("TrainArguments", __base__=TrainConfig, **fields)
+    out: Annotated[Path, Heading("Run")]
+    """The run's directory, by custom runs/NAME."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU where there is one."""
 
 
 class SweepArguments(Config):
@@ -50,29 +53,73 @@ class SweepArguments(Config):
     Options are those of `saelab train VARIANT --help` with underscores; an SAE's own are below
     "sae", beside its "variant". Give all seeds one "data_seed" to let them share a read. Running
     the same command again continues what is missing.
+
+        saelab train sweep sweep.json --out runs/sweep
     """
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, Positional("FILE")]
     """The sweep file."""
     out: Path
     """The directory of the runs."""
     device: str = "auto"
-    """Where to train: cpu, cuda, ...; auto takes a GPU if any."""
+    """cpu, cuda, ...; auto takes the GPU where there is one."""
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    if arguments[:1] == ["sweep"]:
-        sweep = parse(SweepArguments, "train sweep", arguments[1:])
-        configs = {sweep.out / name: c for name, c in read_sweep(sweep.file).items()}
-        runs = train_many(configs, device=sweep.device)
+    variants = _variants()
+    about = {name: inspect.cleandoc(cls.__doc__ or "") for name, cls in variants.items()}
+    choices = {name: text.partition("\n")[0] for name, text in about.items()}
+    choices["sweep"] = "Many SAEs, as a file describes them."
+    text = ABOUT + EXAMPLE.format(variant="topk") + MORE
+    name = choose(Command("saelab train", text, _options(None), choices, "VARIANT"), arguments)
+    if name == "sweep":
+        runs = _sweep(parse(SweepArguments, "train sweep", arguments[1:]))
     else:
-        args = parse(_arguments(), "train", arguments, DESCRIPTION)
-        config = TrainConfig.model_validate(args.model_dump(exclude={"out", "device"}))
-        runs = [train(config, out=args.out, device=args.device)]
+        text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
+        command = Command(f"saelab train {name}", text, _options(variants[name]))
+        runs = [_train(name, read(command, arguments[1:]))]
     for run in runs:
         last = run.metrics()[-1]
         figures = f"FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}"
         print(figures if len(runs) == 1 else f"{run.name:<32} {figures}")
     print(runs[0].path if len(runs) == 1 else runs[0].path.parent)
     return 0
+
+
+def _variants() -> Mapping[str, type[BaseModel]]:
+    """The variants by name; the real ones where other packages or a notebook may have added any."""
+    if "torch" in sys.modules or entry_points(group=declared("saelab.sae.variants", "GROUP")):
+        from saelab.sae.variants import variants
+
+        return variants()
+    return declared_variants()
+
+
+def _options(variant: type[BaseModel] | None) -> list[Option]:
+    """TrainConfig's, a variant's, and those of this process; those alike stand together."""
+    own = options_of(variant or declared("saelab.sae.base", "AbstractSAEConfig"))
+    found = [Option(o.key, o.field, "SAE") for o in own if o.key != "variant"]
+    found += options_of(declared("saelab.training.config", "TrainConfig", "sae"))
+    found += options_of(TrainArguments)
+    return sorted(found, key=lambda option: HEADINGS.index(option.heading))
+
+
+def _train(variant: str, values: dict[str, object]) -> "Run":
+    from saelab.training.config import TrainConfig
+    from saelab.training.loop import train
+
+    own = {key: values.pop(key) for key in list(values) if key not in TrainConfig.model_fields}
+    args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
+    check_directory(args.out, "--out")
+    config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
+    return train(config, out=args.out, device=args.device)
+
+
+def _sweep(args: SweepArguments) -> "list[Run]":
+    from saelab.training.loop import train_many
+    from saelab.training.sweep import read_sweep
+
+    check_directory(args.out, "--out")
+    configs = {args.out / name: config for name, config in read_sweep(args.file).items()}
+    return train_many(configs, device=args.device)

@@ -31,6 +31,7 @@ from saelab.evaluation.stream import (
 from saelab.evaluation.suite import Inputs, measure_suite
 from saelab.lm.load import load_recorded_model, resolve_device
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
 from saelab.types import Figures
@@ -60,8 +61,8 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     is saved in `evaluation/NAME/*.json`, NAME made of the text's name and digest.
 
     Raises:
-        UsageError: `lm` is not the model the run was trained on, the text is gone, or a model or
-            text was given for arrays.
+        UsageError: `lm` is not the model the run was trained on, the text is gone, a model or text
+            was given for arrays, or another process writes the run.
     """
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
@@ -69,22 +70,23 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
         if lm is not None or corpus is not None:
             raise UsageError(f"{run.path} was trained on arrays, which no model reads; give none.")
         return evaluate_arrays(run, options, device=resolve_device(device))
-    if lm is None:
-        lm = load_recorded_model(run.model(), device=device)
-    sae = run.load_sae(str(lm.device))
-    if corpus is None:
-        corpus = corpus_of(run, lm, "held-out")
-    else:
-        check_model(lm, run)
-    options = sized(options, lm, corpus)
-    Evaluated(lm, sae, corpus, options).plan().announce()
-    found = _Pass(run, lm, sae, corpus, options)
-    with found.clock("held_out_text"):
-        found.read()
-    result = found.core()
-    if options.suite == "full":
-        result = found.full(result)
-    save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
+    with writing(run.path):
+        if lm is None:
+            lm = load_recorded_model(run.model(), device=device)
+        sae = run.load_sae(str(lm.device))
+        if corpus is None:
+            corpus = corpus_of(run, lm, "held-out")
+        else:
+            check_model(lm, run)
+        options = sized(options, lm, corpus)
+        Evaluated(lm, sae, corpus, options).plan().announce()
+        found = _Pass(run, lm, sae, corpus, options)
+        with found.clock("held_out_text"):
+            found.read()
+        result = found.core()
+        if options.suite == "full":
+            result = found.full(result)
+        save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
     return result
 
 

@@ -1,10 +1,10 @@
 """What is measured, and on how much: the options of an evaluation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from saelab.config import Config
+from saelab.config import Config, Heading
 
 CONTEXTS = 32
 """Contexts of a batch whose size was not given."""
@@ -13,7 +13,7 @@ CONTEXTS = 32
 class EvaluateOptions(Config):
     """What `evaluate` measures; the defaults suit the shipped model on two CPU cores."""
 
-    suite: Literal["core", "full"] = "core"
+    suite: Annotated[Literal["core", "full"], Heading("Measurements")] = "core"
     """core: reconstruction, downstream cost, known features, density, dictionary. full: also
     recovery against mean ablation, description length, uniformity, sparse probing, absorption and
     ablation sparsity, which take about as long again."""

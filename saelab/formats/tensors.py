@@ -9,7 +9,6 @@ import hashlib
 import json
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -20,106 +19,27 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.files import replace_file
-from saelab.formats.json_file import parse_json
 from saelab.formats.regular import open_regular
+from saelab.formats.tensor_header import (
+    SEAL,
+    TYPES,
+    TensorHeader,
+    TensorSpec,
+    header_of,
+    read_tensor_header,
+)
 
-SEAL = "seal"
-DTYPES = {
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-"""What is read; other tools' files of packed numbers are not."""
-CODES = {dtype: code for code, dtype in DTYPES.items()}
-MAX_HEADER_BYTES = 2**23
-MAX_DIMENSIONS = 8
-MAX_SIZE = 2**62
+__all__ = [
+    "TensorHeader",
+    "check_seal",
+    "read_tensor_header",
+    "read_tensors",
+    "tensor_parts",
+    "write_tensors",
+]
+
+CODES: dict[torch.dtype, str] = {getattr(torch, name): code for code, name in TYPES.items()}
 _CHUNK = 2**24
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a header says of one tensor; `start` and `stop` count from the beginning of the file."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """A header that fits its file.
-
-    Attributes:
-        path: the file.
-        metadata: names to texts.
-        tensors: in the order of their bytes, which leave no gaps.
-        sealed: whether the file carries a seal.
-    """
-
-    path: Path
-    metadata: Mapping[str, str]
-    tensors: Mapping[str, TensorSpec]
-    data_start: int
-    _entries: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def sealed(self) -> bool:
-        """Whether the file carries a seal."""
-        return SEAL in self._entries.get("__metadata__", {})
-
-    def check_shapes(self, expected: Mapping[str, Sequence[int]]) -> None:
-        """Refuse a file with other tensors than these, or of other shapes.
-
-        Raises:
-            UsageError: names the tensor.
-        """
-        for name in sorted(expected.keys() | self.tensors.keys()):
-            there = self.tensors.get(name)
-            if there is None:
-                raise UsageError(f"{self.path} lacks the tensor {name}.")
-            if name not in expected:
-                raise UsageError(f"{self.path} has a tensor {name[:60]!r} that has no place.")
-            if there.shape != tuple(expected[name]):
-                raise UsageError(
-                    f"{self.path}: {name} has the shape {list(there.shape)}, its configuration "
-                    f"says {list(expected[name])}."
-                )
-
-    def check_floats(self, names: Sequence[str] | None = None) -> None:
-        """Refuse tensors, all or those named, that do not hold floating-point numbers.
-
-        Raises:
-            UsageError: names the tensor.
-        """
-        for name in self.tensors if names is None else names:
-            if not self.tensors[name].dtype.is_floating_point:
-                raise UsageError(
-                    f"{self.path}: {name[:60]} does not hold floating-point numbers but "
-                    f"{str(self.tensors[name].dtype).removeprefix('torch.')}."
-                )
-
-
-def read_tensor_header(path: Path) -> TensorHeader:
-    """The header of the safetensors file at `path`; no tensor is read.
-
-    Raises:
-        UsageError: there is no regular file, or its header is damaged or does not fit its size.
-    """
-    file, size = open_regular(path)
-    with file:
-        return _header(path, file, size)
 
 
 def read_tensors(
@@ -140,7 +60,7 @@ def read_tensors(
     path = header.path
     file, size = open_regular(path)
     with file:
-        again = _header(path, file, size)
+        again = header_of(path, file, size)
         if again != header:
             raise UsageError(f"{path} was changed while it was read.")
         if header.sealed and names is None:
@@ -168,9 +88,9 @@ def check_seal(header: TensorHeader) -> None:
         file.seek(header.data_start)
         while part := file.read(_CHUNK):
             digest.update(part)
-    metadata = dict(header._entries["__metadata__"])
+    metadata = dict(header.entries["__metadata__"])
     seal = metadata.pop(SEAL)
-    if seal != _seal({**header._entries, "__metadata__": metadata}, digest.digest()):
+    if seal != _seal({**header.entries, "__metadata__": metadata}, digest.digest()):
         raise UsageError(f"{header.path} was altered: its contents do not match its seal.")
 
 
@@ -215,61 +135,6 @@ def _bytes(tensor: Tensor) -> memoryview:
 def _seal(entries: Mapping[str, Any], data_digest: bytes) -> str:
     text = json.dumps(entries, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode() + data_digest).hexdigest()
-
-
-def _header(path: Path, file: FileIO, size: int) -> TensorHeader:
-    raw = file.read(8)
-    n = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
-    if not 0 < n <= size - 8:
-        raise UsageError(f"{path} is not a whole safetensors file: its header is not all there.")
-    if n > MAX_HEADER_BYTES:
-        raise UsageError(f"{path} has a header of {n} bytes; at most {MAX_HEADER_BYTES} are read.")
-    entries = parse_json(file.read(n), f"The header of {path}")
-    try:
-        metadata, tensors = _parsed(entries, size - 8 - n, 8 + n)
-    except ValueError as error:
-        raise UsageError(f"{path} is not a whole safetensors file: {error}.") from None
-    return TensorHeader(path, metadata, tensors, 8 + n, entries)
-
-
-def _parsed(
-    entries: object, data_bytes: int, data_start: int
-) -> tuple[dict[str, str], dict[str, TensorSpec]]:
-    if not isinstance(entries, dict):
-        raise ValueError("its header is no JSON object")
-    metadata = entries.get("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError("its metadata are no texts")
-    found = {n: _spec(n, e, data_start) for n, e in entries.items() if n != "__metadata__"}
-    tensors = dict(sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)))
-    end = data_start
-    for name, spec in tensors.items():
-        if spec.start != end:
-            raise ValueError(f"the bytes of {name[:60]!r} do not follow those before it")
-        end = spec.stop
-    if end != data_start + data_bytes:
-        raise ValueError(f"its tensors have {end - data_start} bytes, the file has {data_bytes}")
-    return {name: text for name, text in metadata.items() if name != SEAL}, tensors
-
-
-def _spec(name: str, entry: object, data_start: int) -> TensorSpec:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"the entry of {name[:60]!r} is not that of a tensor")
-    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
-        raise ValueError(f"{name[:60]!r} is of the type {str(code)[:20]!r}, which is not read")
-    if not _sizes(shape) or len(shape) > MAX_DIMENSIONS or not _sizes(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name[:60]!r} has no shape, or no place in the file")
-    nbytes = DTYPES[code].itemsize
-    for length in shape:
-        nbytes *= length
-    if nbytes != offsets[1] - offsets[0] or nbytes > MAX_SIZE:
-        raise ValueError(f"{name[:60]!r} has the shape {shape} and {offsets[1] - offsets[0]} bytes")
-    return TensorSpec(DTYPES[code], tuple(shape), data_start + offsets[0], data_start + offsets[1])
-
-
-def _sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
 
 def _read_tensor(file: FileIO, path: Path, spec: TensorSpec) -> Tensor:

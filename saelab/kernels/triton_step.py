@@ -10,8 +10,11 @@ step reads it as `scale * row`, so the row never has to be read again to be reno
 
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saelab.kernels.triton_gradients import latent_gradients
 
@@ -200,3 +203,14 @@ def centre_kernel(x, bias, centred, n, d, BLOCK: tl.constexpr):
     value = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
     value -= tl.load(bias + at % d, mask=at < n, other=0.0)
     tl.store(centred + at, value, mask=at < n)
+
+
+def tokens_since(
+    values: Float[Tensor, "*entry"],
+    indices: Int[Tensor, "*entry"],
+    before: Int[Tensor, " d_sae"],
+    batch: int,
+) -> Int[Tensor, " d_sae"]:
+    """Tokens since each latent last fired, after a batch with these codes."""
+    silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
+    return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")

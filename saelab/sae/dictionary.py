@@ -15,6 +15,14 @@ def random_unit_rows(
     return torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=1)
 
 
+def moderate_scale(d_sae: int, d_in: int) -> float:
+    """The factor of sum_j ReLU(w_j . x) w_j, over random unit atoms, that gives it x's size.
+
+    About half of the terms are positive; at most 1.
+    """
+    return min(1.0, 2 * d_in / d_sae)
+
+
 @torch.no_grad()
 def remove_radial_gradient(W_dec: Tensor) -> None:
     """Keep of each atom's gradient what is tangent to the unit sphere.

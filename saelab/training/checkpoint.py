@@ -6,7 +6,9 @@ name, fsynced and renamed; the one before it stays until the next is there. Olde
 directories without seals, step_N/ with state.json and state.safetensors, which are still read.
 """
 
+import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -136,20 +138,23 @@ def take_newest(directory: Path, take: Callable[[Checkpoint], Taken]) -> Taken |
     Raises:
         UsageError: there are checkpoints, and none can be continued from.
     """
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise UsageError(f"{directory} is no directory, and checkpoints go there; remove it.")
     problem = ""
     for path in _checkpoints(directory):
         try:
             checkpoint = _open(path)
             taken = take(checkpoint)
         except DamagedCheckpointError as error:
-            problem = problem or str(error).rstrip(".")
+            said = str(error).rstrip(".")
+            problem = problem or (said if str(path) in said else f"{path}: {said}")
             continue
         if problem:
             note(f"{problem}; training continues from step {checkpoint.state.step}.")
         return taken
     if problem:
         raise UsageError(
-            f"{problem}, and no other checkpoint is of use; remove {directory} to train from the "
+            f"{problem}, and no other checkpoint is whole; remove {directory} to train from the "
             "beginning."
         )
     return None
@@ -160,10 +165,11 @@ def remove_checkpoints(directory: Path, *, keep: bool = False) -> None:
 
     What is not a training's own stays.
     """
-    for path in _checkpoints(directory)[keep:]:
-        _remove(path)
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
+    with contextlib.suppress(OSError):  # The run is whole with them, too.
+        for path in _checkpoints(directory)[keep:]:
+            _remove(path)
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -189,7 +195,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
             continue
         index, name = int(match[1]), match[2]
         if index >= len(parameters) or value.shape not in ((), parameters[index].shape):
-            raise DamagedCheckpointError(f"A checkpoint's {key} fits no parameter.")
+            raise DamagedCheckpointError(f"{key} fits no parameter")
         # Adam keeps its step count on the CPU; the moments follow the parameters.
         states.setdefault(index, {})[name] = value.cpu() if name == "step" else value
     groups = optimizer.state_dict()["param_groups"]

@@ -1,11 +1,11 @@
 """Everything that decides a training run, except where it runs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from saelab.config import Config, UsageError
+from saelab.config import Config, Heading, UsageError
 from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
 
@@ -20,21 +20,24 @@ LEAST_EPS = 1e-30
 class TrainConfig(Config):
     """One SAE trained on one site of one activation store, or a transcoder on two."""
 
-    sae: SAEConfig
+    # In `saelab train --help` an option stands below the last Heading above it: "Data", "SAE",
+    # "Optimisation" or "Run". A new field goes beside its like, or names its own Heading, and then
+    # the field behind it names the one that was interrupted.
+    sae: Annotated[SAEConfig, Heading("SAE")]
     """The variant and its options."""
-    activations: Path
+    activations: Annotated[Path, Heading("Data")]
     """The activation store that `saelab harvest` wrote."""
     site: str
     """Which of the store's hooks to train on, e.g. blocks.2.hook_resid_post."""
     target_site: str | None = None
     """Train a transcoder: reconstruct this site of the same store from what is read at --site, e.g.
     blocks.2.hook_mlp_out from blocks.2.ln2.hook_out (arXiv 2406.11944); default: --site itself."""
-    skip: bool = False
+    skip: Annotated[bool, Heading("SAE")] = False
     """Give a transcoder a linear skip connection from what it reads to what it reconstructs, so
     that latents need not model what is linear (arXiv 2501.18823)."""
-    n_tokens: int = Field(ge=0)
-    """Tokens to train on, rounded up to whole batches; more than the store has means epochs. (0: an
-    SAE that another tool trained.)"""
+    # 0: an SAE that another tool trained.
+    n_tokens: Annotated[int, Heading("Optimisation")] = Field(ge=0)
+    """Tokens to train on, rounded up to whole batches; more than the store has means epochs."""
     batch_size: int = Field(default=4096, gt=0)
     """Tokens per step."""
     objective: Literal["local", "e2e", "e2e-ds"] = "local"
@@ -47,7 +50,7 @@ class TrainConfig(Config):
     """Weight of the later layers' error for e2e-ds: the mean over them of error / variance."""
     downstream_sites: tuple[str, ...] = ()
     """Where e2e-ds compares; default: the residual stream after every later block."""
-    live: bool = False
+    live: Annotated[bool, Heading("Data")] = False
     """Take the activations from the running model, on the text that the store was harvested from
     (an endless text goes on where the store's ends), instead of from the store. n_tokens may then
     exceed the store by far; it still gives the scale, and the rows to calibrate on."""
@@ -62,7 +65,7 @@ class TrainConfig(Config):
     first_position: int = Field(default=0, ge=0)
     """Train on no token at an earlier position of its context, and apply the SAE to none: sinks
     of attention stand at the first ones. BOS, at 0, has no row in a harvested store anyway."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Annotated[Literal["float32", "bfloat16"], Heading("Run")] = "float32"
     """Number type of the large products; weights, sums and losses are float32 in any case."""
     ties: Literal["index", "float32"] = "index"
     """Which of the pre-activations that equal a row's k-th fire with --precision bfloat16, if not
@@ -71,7 +74,7 @@ class TrainConfig(Config):
     step: Literal["auto", "fused", "autograd"] = "auto"
     """How a step is done. auto takes the fused one where it can (the TopK family and JumpReLU
     on CUDA, local objective): the same mathematics from kernels alone, several times as fast."""
-    lr: float | None = Field(default=None, gt=0)
+    lr: Annotated[float | None, Heading("Optimisation")] = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear warm-up; default: 1000, or a twentieth of a shorter run."""
@@ -106,10 +109,10 @@ class TrainConfig(Config):
     dead_after: int | None = Field(default=None, gt=0)
     """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
     tenth of n_tokens, at most 10 million (the paper's)."""
-    init_from: Path | None = None
+    init_from: Annotated[Path | None, Heading("SAE")] = None
     """A finished run to start from, in the place of random weights: to fine-tune its SAE, or to
     train on with another k, variant, site or model of the same widths. Adam starts afresh."""
-    seed: int = 0
+    seed: Annotated[int, Heading("Run")] = 0
     """Decides the initial weights, the order of the rows, and every random choice on the way."""
     data_seed: int | None = None
     """Decides the order of the rows in the place of seed; SAEs of other seeds then see the same
@@ -117,7 +120,8 @@ class TrainConfig(Config):
     log_every: int = Field(default=50, gt=0)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = Field(default=2_000, gt=0)
-    """Steps between checkpoints, from which an interrupted run continues exactly."""
+    """Steps between checkpoints, from which an interrupted run continues exactly; the last two are
+    kept until it ends."""
     keep_at: tuple[int, ...] = ()
     """Tokens after which the SAE is kept as a run of its own, e.g. 1000000 5000000: RUN/kept/
     tokens_N, thresholds calibrated, which evaluate, features and browse read like any other."""

@@ -1,9 +1,5 @@
 """The start of a run directory: new, interrupted, done already, or somebody else's."""
 
-import os
-import re
-import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ from saelab.config import UsageError
 from saelab.console import note
 from saelab.files import atomic_write, make_directory
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
+from saelab.lock import entries
 from saelab.provenance import provenance
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
@@ -20,13 +17,6 @@ from saelab.training.config import TrainConfig
 from saelab.training.longer import check_goes_on, write_config
 from saelab.training.run import Run
 from saelab.training.source import Source
-
-LOCK = "writer.lock"
-_TEMPORARY = re.compile(
-    r"\.(config\.json|provenance\.json|metrics\.jsonl|weights\.safetensors|step_\d+\S*)"
-    r"\.(?P<host>\S+)\.(?P<pid>\d{1,10})\.[0-9a-f]{8}\.tmp"
-)
-"""A name by `saelab.files.temporary_name` of what a training writes."""
 
 
 def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
@@ -58,18 +48,23 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
     return run
 
 
-def unfinished_import(directory: Path) -> bool:
-    """Whether an import was killed there, which may be made again; False: there is nothing.
+def begun_import(directory: Path) -> Run | None:
+    """The import at `directory`, finished or not; None if there is nothing.
 
     Raises:
         UsageError: there is something else.
     """
     if not _holds_a_run(directory):
-        return False
+        return None
     run = Run(directory)
-    if run.finished or run.options.get("n_tokens") != 0:
-        raise UsageError(f"{directory} is not empty; choose another --out.")
-    return True
+    if run.options.get("n_tokens") != 0:
+        raise taken(directory)
+    return run
+
+
+def taken(directory: Path) -> UsageError:
+    """What is said where there is something else."""
+    return UsageError(f"{directory} is not empty; choose another --out.")
 
 
 def _holds_a_run(directory: Path) -> bool:
@@ -78,40 +73,12 @@ def _holds_a_run(directory: Path) -> bool:
     Raises:
         UsageError: there is something else.
     """
-    if not directory.exists():
-        return False
     if (directory / "config.json").is_file():
         return True
-    for path in directory.iterdir():
-        begun = path.name == "provenance.json" and _record(path) is not None
-        if not (begun or path.name == LOCK or _TEMPORARY.fullmatch(path.name)):
+    for path in entries(directory):
+        if path.name != "provenance.json" or _record(path) is None:
             raise UsageError(f"{directory} is not empty and holds no run; choose another --out.")
     return False
-
-
-def clear_leftovers(directory: Path) -> None:
-    """Remove the unfinished files of a training that was killed; a living process's stay."""
-    for path in [*directory.glob(".*.tmp"), *directory.glob("checkpoints/.*.tmp")]:
-        match = _TEMPORARY.fullmatch(path.name)
-        if match is None or _is_another(match["host"], int(match["pid"])):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _is_another(host: str, pid: int) -> bool:
-    """Whether another process of this host has the pid. On other hosts nothing trains this run."""
-    if host != socket.gethostname() or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def create(config: TrainConfig, directory: Path, source: Source, **facts: object) -> None:
@@ -125,7 +92,7 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
     if begun and path.exists():
         note(f"{path} was damaged; it is written again, of this process.")
     make_directory(directory)
-    write_sealed_json(directory / "provenance.json", run_record(source, **facts))
+    write_sealed_json(path, run_record(source, **facts))
     if not begun:
         write_config(config, directory)
 

@@ -48,9 +48,14 @@ def settle(config: TrainConfig, run: Run) -> None:
     check_not_past(run, config, config.n_steps)
     # A kill behind the last step may have left what only the steps needed.
     remove_checkpoints(run.path / "checkpoints", keep=config.keep_state)
-    if Path(run.options["activations"]).resolve() != config.activations.resolve():
+    if is_moved(run, config):
         moved = run.config.model_copy(update={"activations": config.activations})
         write_config(moved, run.path)
+
+
+def is_moved(run: Run, config: TrainConfig) -> bool:
+    """Whether the run notes another place of its store than `config` does."""
+    return Path(run.options["activations"]).resolve() != config.activations.resolve()
 
 
 def _options(run: Run) -> dict[str, Any]:

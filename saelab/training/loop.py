@@ -1,18 +1,21 @@
 """Training: from configurations to run directories."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from saelab.console import progress, say
+from saelab.files import check_directory, is_temporary
+from saelab.interrupt import Stopped, StopRequest, stop_on_signal
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import writing
 from saelab.training.config import TrainConfig
-from saelab.training.directory import as_begun, clear_leftovers, create, existing
+from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
-from saelab.training.interrupt import StopRequest, stop_on_signal
-from saelab.training.longer import go_on, settle
+from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.one import Training, begin, watch_over
@@ -32,11 +35,12 @@ def train(
 ) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
-    SIGTERM or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model, for training
-    that runs it, if it is loaded already.
+    SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model, for
+    training that runs it, if it is loaded already.
 
     Raises:
-        UsageError: the store, the site or an option does not fit, or `out` holds another run.
+        UsageError: the store, the site or an option does not fit, `out` holds another run
+            or cannot be written to, or another process writes it.
         DivergedError: the loss is no number any more, or FVU far above where it began; the last
             checkpoint from before is kept.
     """
@@ -59,32 +63,59 @@ def train_many(
         DivergedError: as for `train`; the others are finished first.
     """
     where = resolve_device(device)
-    begun = {out: as_begun(c, out) for out, c in configs.items()}
-    missing = {out: c for out, c in begun.items() if not _is_done(c, out)}
+    for out in configs:
+        check_directory(out)
+    missing = _missing(configs)
+    untidy = [o for o, c in configs.items() if o not in missing and _is_untidy(c, o)]
+    with ExitStack() as locks:
+        for out in (*missing, *untidy):
+            locks.enter_context(writing(out))
+        for out in untidy:
+            settle(configs[out], Run(out))
+        # Another process may have trained them before it let go.
+        _train_all(_missing(missing), where, lm)
+    return [Run(out) for out in configs]
+
+
+def _train_all(
+    missing: dict[Path, TrainConfig], where: torch.device, lm: LanguageModel | None
+) -> None:
     groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
     for out, config in missing.items():
         config.check()
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
         source = Source(list(group.values()), where)
+        source.check_markers()
         source.check_varies()
         for out, config in group.items():
             check_start(config, out, source)
     problems = [error for group in groups.values() for error in _train_group(group, where, lm)]
     if problems:
-        others = len(configs) - len(problems)
+        others = len(missing) - len(problems)
         rest = f" The other {others} are finished." if others else ""
         raise DivergedError(" ".join(map(str, problems)) + rest)
-    return [Run(out) for out in configs]
+
+
+def _missing(configs: dict[Path, TrainConfig]) -> dict[Path, TrainConfig]:
+    """Those that are not trained yet, as they were begun."""
+    begun = {out: as_begun(config, out) for out, config in configs.items()}
+    return {out: config for out, config in begun.items() if not _is_done(config, out)}
 
 
 def _is_done(config: TrainConfig, out: Path) -> bool:
     run = existing(config, out)
     if run is None or not run.finished or run.options["n_tokens"] < config.n_tokens:
         return False
-    clear_leftovers(out)
-    settle(config, run)
+    check_not_past(run, config, config.n_steps)
     return True
+
+
+def _is_untidy(config: TrainConfig, out: Path) -> bool:
+    """Whether a finished run has what it is not to keep, or its store stands elsewhere now."""
+    n_checkpoints = sum(1 for _ in (out / "checkpoints").glob("step_*"))
+    left = n_checkpoints > config.keep_state or any(is_temporary(path) for path in out.iterdir())
+    return left or is_moved(Run(out), config)
 
 
 def _shared(config: TrainConfig) -> tuple[object, ...]:
@@ -114,7 +145,6 @@ def _train_group(
         state = TrainingState.start(config, source, rows, origin and origin.sae())
         watch = watch_over(state, source, rows)
         places.append(state.restore(out / "checkpoints", stream.state_dict()))
-        clear_leftovers(out)
         start = {} if origin is None else {"init_from": origin.facts()}
         create(config, out, source, step=state.steps.name, **start)
         if origin is not None:
@@ -163,7 +193,7 @@ def _run(
                 bar.advance((step - shown) * size, figures(line))
                 shown = step
             if signal is not None and step < last:
-                raise SystemExit(128 + signal)
+                raise Stopped(signal)
 
 
 def _title(trainings: Sequence[Training]) -> str:

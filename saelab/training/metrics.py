@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saelab.config import Config
 from saelab.console import note
-from saelab.files import atomic_write
+from saelab.files import atomic_write, telling
 from saelab.types import Figures, LossTerms
 
 
@@ -118,12 +118,12 @@ class MetricsLog:
         """Append one line."""
         line = json.dumps(values).encode() + b"\n"
         self.text += line
-        with self.path.open("ab") as file:
+        with telling(self.path), self.path.open("ab") as file:
             file.write(line)
 
     def sync(self) -> None:
         """Let it survive a power cut."""
-        with self.path.open("ab") as file:
+        with telling(self.path), self.path.open("ab") as file:
             os.fsync(file.fileno())
 
 

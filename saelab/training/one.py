@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.console import say
+from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.training.checkpoint import remove_checkpoints
@@ -95,6 +96,7 @@ class Training:
 
     def save(self, stream: Stream) -> None:
         """Write a checkpoint of this step."""
+        check_held(self.directory)
         self.check()
         interval = self.metrics.interval()
         if not interval.finite:
@@ -148,10 +150,11 @@ class Training:
 
     def finish(self, source: Source) -> None:
         """Write the SAE; of the checkpoints, what a longer training needs stays."""
+        check_held(self.directory)
         self.check()
-        # First: a run with weights is finished.
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
+        # The weights come last: a run that has them is finished.
         self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
         keep = self.state.config.keep_state

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from saelab.activations.batches import POOL_ROWS
 from saelab.activations.dtypes import itemsize
+from saelab.activations.order import POOL_ROWS
 from saelab.lm.cost import backward_bytes, forward_bytes, logits_bytes
 from saelab.resources import Plan
 from saelab.sae.base import LossContext

@@ -3,7 +3,8 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/step_N/  where an interrupted training continues, and a finished one that is made longer
+checkpoints/         where an interrupted training continues, the last two, and a finished one that
+                     is made longer, its last
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts of one's choice
@@ -13,6 +14,7 @@ circuits/            graphs that `saelab circuit` wrote
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
+writer.lock          names the process that writes the run, while one does
 kept/tokens_N/       runs of the SAE as it was after N tokens
 ema/                 a run of the SAE whose weights are their average over training
 
@@ -35,6 +37,7 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
+from saelab.lock import check_held
 
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
@@ -178,6 +181,7 @@ class Run:
     ) -> Path:
         """Write an evaluation beside the others; returns its path."""
         path = self._evaluation(name, text)
+        check_held(self.path)
         write_sealed_json(path, values)
         return path
 

@@ -79,13 +79,14 @@ class TrainingState:
         chosen = source.selection
         rows = start_rows * _scale(config, chosen.read)
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        if sae.is_transcoder:
+            start_transcoder(sae, rows, source.start_targets * target_scale)
+        # Also before trained weights: what a variant finds out of the rows is then the same when
+        # the run is continued, from a checkpoint instead of these weights.
+        sae.initialise(rows)
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
             sae.start_from(trained, rows)
-        else:
-            if sae.is_transcoder:
-                start_transcoder(sae, rows, source.start_targets * target_scale)
-            sae.initialise(rows)
         variance = chosen.written.total_variance
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
         return cls(config, steps, source.device, variance, scale, target_scale)
@@ -197,9 +198,8 @@ class TrainingState:
                 "choose another --out."
             )
         options = self.config.model_dump(mode="json")
-        if other := [
-            n for n in options.keys() - FREE - PATHS if _differs(state.options, options, n)
-        ]:
+        decisive = [name for name in options if name not in FREE | PATHS]
+        if other := [name for name in decisive if _differs(state.options, options, name)]:
             raise DamagedCheckpointError(
                 f"{found.path} is of another run: {other[0]} is {state.options[other[0]]} there"
             )

@@ -11,7 +11,6 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE, LossContext
-from saelab.sae.jumprelu import JumpReLU
 from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
@@ -165,7 +164,7 @@ def _decaying(sae: AbstractSAE, weight_decay: float) -> list[dict[str, Any]]:
 
 
 class FusedSteps:
-    """SAEs of the TopK family and JumpReLU, by kernels alone: CUDA graphs."""
+    """SAEs whose variant has a fused rule, by kernels alone: CUDA graphs."""
 
     name = "fused"
 
@@ -178,7 +177,6 @@ class FusedSteps:
     ) -> None:
         from saelab.kernels.triton_rules import AdamRules
         from saelab.training.fused import FusedOptions, FusedStep
-        from saelab.training.fused_jump import FusedJump
 
         # The module stays where it was built: its weights would take the device's memory twice.
         options = FusedOptions(
@@ -192,8 +190,7 @@ class FusedSteps:
                 (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay
             ),
         )
-        step = FusedJump if isinstance(sae, JumpReLU) else FusedStep
-        self.step = step(sae, options, device)
+        self.step = FusedStep(sae, options, device)
         self._dead_after = config.silence
         self.average = WeightAverage.of(config.ema, self._weights())
 
@@ -212,7 +209,7 @@ class FusedSteps:
         for name, (weight, penalty) in step.penalties.items():
             parts[name] = penalty
             total = total + weight * penalty
-        if step.rules.wider:
+        if step.rules.sae.wider:
             parts["multi_k"] = step.wider_error / context.total_variance
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
@@ -284,6 +281,7 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    from saelab.training.fused_rules import fused_problem
+    from saelab.training.fused import fused_rule
 
-    return fused_problem(sae)
+    rule = fused_rule(sae)
+    return rule if isinstance(rule, str) else None

@@ -14,6 +14,7 @@ MODULES = [
     "saelab.cli.harvest",
     "saelab.cli.train",
     "saelab.lm.hf",
+    "saelab.lm.bridge",
     # What transformers imports lazily.
     "transformers.models.auto.modeling_auto",
     "transformers.models.gpt2.modeling_gpt2",

@@ -6,13 +6,13 @@ from activations.store_cases import make_manifest
 
 from saelab.activations.arrays import write_arrays
 from saelab.activations.checks import read_dataset
-from saelab.activations.dtypes import TORCH, raw_bytes, rows_from_bytes
 from saelab.activations.format import SiteSpec, hook_path
 from saelab.activations.hook_file import hook_file
 from saelab.activations.prepare import PreparedRows
 from saelab.activations.sealed import write_parts
 from saelab.activations.statistics import ColumnSums
 from saelab.activations.store import ActivationStore
+from saelab.activations.tensor_rows import TORCH, raw_bytes, rows_from_bytes
 
 ALL_PATTERNS = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
 

@@ -13,8 +13,8 @@ from saelab.activations.columns import NO_TOKEN, Columns
 from saelab.activations.format import WITHOUT_NORMS, DamagedStoreError, SiteSpec, hook_path
 from saelab.activations.norms import NormRecord, bin_edges, median_norm, merged_counts
 from saelab.activations.prepare import RowPreparer
-from saelab.activations.statistics import column_sums
 from saelab.activations.store import ActivationStore
+from saelab.activations.summing import column_sums
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter
 

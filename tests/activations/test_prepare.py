@@ -10,7 +10,7 @@ import torch
 from activations.store_cases import HOOK, files_of, make_columns, make_manifest
 from activations.test_staging import DEVICES
 
-from saelab.activations import statistics
+from saelab.activations import summing
 from saelab.activations.background import BackgroundWriter
 from saelab.activations.format import SiteSpec
 from saelab.activations.prepare import RowPreparer
@@ -27,7 +27,7 @@ def random_rows(n, d, dtype=torch.float32):
 def test_rows_are_permuted_converted_and_summed(monkeypatch, device, dtype):
     """Also in memory that held a larger unit, and in pieces of which the last is short."""
     for name in ("PIECE_NUMBERS", "GPU_PIECE_NUMBERS"):
-        monkeypatch.setattr(statistics, name, 7 * 16)
+        monkeypatch.setattr(summing, name, 7 * 16)
     preparer = RowPreparer(dtype)
     for n in (50, 30):
         rows, order = random_rows(n, 16), np.random.default_rng(n).permutation(n)

@@ -19,7 +19,7 @@ from saelab.activations.format import hook_path, tokens_path
 from saelab.activations.hook_file import hook_file
 from saelab.activations.prepare import RowPreparer
 from saelab.activations.sealed import SealedFile, write_parts
-from saelab.activations.statistics import column_sums
+from saelab.activations.summing import column_sums
 from saelab.activations.tokens_file import tokens_file
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter

@@ -21,13 +21,6 @@ def python(code: str) -> str:
     ).stdout
 
 
-def test_help_lists_every_verb_without_importing_torch():
-    code = "import sys, saelab.cli as c; c.main(['--help']); print('torch' in sys.modules)"
-    out = python(code)
-    assert all(verb in out for verb in VERBS)
-    assert out.strip().endswith("False")
-
-
 def test_harvest_says_first_what_it_will_take_and_for_what_is_missing_alone(
     checkpoint, text_file, tmp_path, capsys, monkeypatch
 ):
@@ -42,7 +35,7 @@ def test_harvest_says_first_what_it_will_take_and_for_what_is_missing_alone(
     assert "time    0 s of forward passes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v != "train"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_help_teaches_without_importing_torch(verb):
     code = (
         "import sys, saelab.cli as c\n"
@@ -65,7 +58,7 @@ def test_importing_saelab_and_training_never_bring_transformer_lens():
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys):
     assert run("trian") == 2
-    assert "Did you mean 'train'?" in capsys.readouterr().err
+    assert "did you mean train?" in capsys.readouterr().err
 
 
 def test_harvest_train_evaluate_features_show_verify_in_a_row(
@@ -131,7 +124,7 @@ def test_a_full_disk_is_one_sentence(small_store, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("os.fsync", full)
     arguments = ["train", "topk", "--activations", small_store.path, "--n-tokens", 10]
     arguments += ["--site", "blocks.1.attn.hook_z", "--d-sae", 4, "--k", 2, "--out", tmp_path / "r"]
-    assert run(*arguments, "--device", "cpu") == 2
+    assert run(*arguments, "--device", "cpu") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from saelab.activations.arrays import write_arrays
+from saelab.activations.store import ActivationStore
 from saelab.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +46,20 @@ def imported(commands, names):
 
 
 def test_help_needs_no_torch():
-    # The options of `train` are those of the variants, which are made of torch.
-    commands = [[], ["--version"], *([verb, "--help"] for verb in VERBS if verb != "train")]
-    for command, code, heavy, said in imported(commands, [*MODELS, "torch", "h5py"]):
+    commands = [[], ["--version"], *([verb, "--help"] for verb in VERBS)]
+    commands += [["train", "topk", "--help"], ["bench", "variants", "--help"], ["completion"]]
+    for command, code, heavy, said in imported(commands, [*MODELS, "torch", "numpy", "h5py"]):
         assert (command, code, heavy) == (command, 0, []), said
+
+
+def test_a_mistake_needs_no_torch():
+    mistakes = [
+        ["train", "tpok"],
+        ["train", "topk", "--d-sea", "3"],
+        ["evaluate", "--suite", "all"],
+    ]
+    for command, code, heavy, said in imported(mistakes, [*MODELS, "torch", "numpy", "h5py"]):
+        assert (command, code, heavy) == (command, 2, []), said
 
 
 def test_a_misspelt_verb_needs_nothing():
@@ -57,8 +71,18 @@ def test_a_misspelt_verb_needs_nothing():
         check=False,
     )
     assert done.returncode == 2
-    assert "Did you mean 'train'" in done.stderr
-    assert not any(f"| {name}" in done.stderr for name in ("torch", "numpy", "tyro"))
+    assert "did you mean train?" in done.stderr
+    assert not any(f"| {name}" in done.stderr for name in ("torch", "numpy", "rich"))
+
+
+def test_showing_a_store_needs_no_torch(small_store, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
+    rows[:9] *= 500
+    write_arrays(tmp_path / "massive", {"x": rows})
+    commands = [["show", str(small_store.path)], ["show", str(tmp_path / "massive")]]
+    for command, code, heavy, said in imported(commands, [*MODELS, "torch"]):
+        assert (command, code, heavy) == (command, 0, []), said
+    assert ActivationStore(tmp_path / "massive").outliers("x").max_norm is not None
 
 
 def test_verbs_that_run_no_model_import_none(small_store, tmp_path):

@@ -6,8 +6,8 @@ import torch
 from conftest import small_config
 
 from saelab.activations.arrays import write_arrays
-from saelab.activations.dtypes import TORCH
 from saelab.activations.store import ActivationStore
+from saelab.activations.tensor_rows import TORCH
 from saelab.config import UsageError
 from saelab.sae.topk import TopKConfig
 from saelab.training.loop import train

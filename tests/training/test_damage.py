@@ -14,14 +14,17 @@ from safetensors.torch import save_file
 from training.test_loop import advance, started
 
 from saelab.config import UsageError
+from saelab.training.adopt import adopt
 from saelab.training.loop import train
 from saelab.training.state import TrainingState
+
+pytestmark = pytest.mark.unchecked
 
 OLDER, NEWER = "step_000000010.safetensors", "step_000000020.safetensors"
 
 
 def config_of(store, **changes):
-    return small_config(store, log_every=7, checkpoint_every=10, **changes)
+    return small_config(store, **{"n_tokens": 2600, **changes}, log_every=7, checkpoint_every=10)
 
 
 class StoppedError(Exception):
@@ -253,6 +256,20 @@ def test_either_of_the_first_two_files_may_be_all_there_is(run, half, small_stor
     assert differing(contents(run), half[1]) in ([], ["provenance.json"])
 
 
+def test_a_damaged_record_is_written_again_with_a_word(run, half, small_store, capsys):
+    truncated(run / "provenance.json")
+    finish(run, small_store)
+    assert "provenance.json was damaged" in capsys.readouterr().err
+    assert same_but_command(run, half[1])
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_refused_before_any_step(run, small_store):
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").write_text("mine")
+    with pytest.raises(UsageError, match=r"checkpoints is no directory.*remove it"):
+        finish(run, small_store)
+
+
 @pytest.mark.parametrize("name", ["thesis.tex", "provenance.json", ".hidden"])
 def test_a_directory_of_somebody_else_is_refused(small_store, tmp_path, name):
     out = tmp_path / "theirs"
@@ -270,3 +287,21 @@ def test_what_a_finished_training_did_not_come_to_remove_goes(half, run, small_s
     finish(run, small_store)
     assert (run / "weights.safetensors").stat().st_mtime_ns == before
     assert same_but_command(run, half[1])
+
+
+def test_an_import_is_made_once_and_another_in_its_place_is_refused(small_run, tmp_path):
+    sae, out = small_run.load_sae(), tmp_path / "run"
+    options = small_run.options
+    given = {"activations": options["activations"], "site": options["site"], "out": out}
+    run = adopt(sae, origin="here", **given)
+    before = run.weights.stat().st_mtime_ns
+    assert adopt(sae, origin="here", **given).weights.stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="not empty; choose another --out"):
+        adopt(sae, origin="there", **given)
+    sae.W_dec.neg_()
+    with pytest.raises(UsageError, match="not empty; choose another --out"):
+        adopt(sae, origin="here", **given)
+    run.weights.unlink()
+    again = adopt(sae, origin="there", **given)
+    assert again.provenance()["imported_from"] == "there"
+    assert torch.equal(again.load_sae().W_dec, sae.W_dec)

@@ -1,0 +1,88 @@
+"""`saelab completion`: what makes a shell complete verbs and options."""
+
+import contextlib
+import io
+import shlex
+from collections.abc import Iterable, Iterator
+
+from saelab.cli import VERBS
+from saelab.cli import main as main_of_all
+from saelab.cli.help_text import Command
+from saelab.cli.parse import HelpAsked, parse
+from saelab.config import Config
+
+SCRIPT = """\
+# bash and zsh: source <(saelab completion)
+[ -z "$ZSH_VERSION" ] || {{ autoload -U +X bashcompinit && bashcompinit; }}
+_saelab() {{
+    local here="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}"
+    local first="${{COMP_WORDS[1]}}" second="${{COMP_WORDS[2]}}" words=""
+    [ "$COMP_CWORD" -gt 1 ] || first=""
+    [ "$COMP_CWORD" -gt 2 ] || second=""
+    # What follows an option with a list of words, or else what may stand at this place.
+    case "$first $second $before" in
+{values}
+        *) case "$first $second" in
+{places}
+        esac ;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$here"))
+}}
+complete -o default -F _saelab saelab
+"""
+
+
+class CompletionArguments(Config):
+    """Print a script that makes bash or zsh complete verbs, options and their values with Tab.
+
+    Names of files are completed where no word fits. For this terminal:
+
+        source <(saelab completion)
+
+    For every later one, the same line goes into ~/.bashrc or ~/.zshrc, or, faster:
+
+        saelab completion > ~/.saelab-completion
+        echo "source ~/.saelab-completion" >> ~/.bashrc
+    """
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    parse(CompletionArguments, "completion", arguments)
+    places = [_case('" "', [*VERBS, "help"]), _case('"help "', VERBS)]
+    values: dict[str, list[str]] = {}
+    for path, command in commands():
+        verb, _, choice = path.partition(" ")
+        options = [name for option in command.options for name in option.names]
+        # A verb without subcommands has its options whatever the second word is.
+        pattern = f'"{path}"' if choice else f'"{verb} "' if command.choices else f'"{verb} "*'
+        places.append(_case(pattern, command.choices or options))
+        for option in command.options:
+            known = values.setdefault(f'"{verb} "*" {option.name}"', [])
+            known += [word for word in option.choices if word not in known]
+    lines = [_case(pattern, words) for pattern, words in values.items() if words]
+    print(SCRIPT.format(values="\n".join(lines), places="\n".join(places)), end="")
+    return 0
+
+
+def _case(pattern: str, words: Iterable[str]) -> str:
+    return f"        {pattern}) words={shlex.quote(' '.join(words))} ;;"
+
+
+def commands() -> Iterator[tuple[str, Command]]:
+    """Every command, as it is typed behind `saelab`, and what its help tells."""
+    for verb in VERBS:
+        command = command_of(verb)
+        yield verb, command
+        for choice in command.choices:
+            yield f"{verb} {choice}", command_of(verb, choice)
+
+
+def command_of(verb: str, *more: str) -> Command:
+    """What the help of a verb, or of its subcommand, tells."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main_of_all([verb, *more, "--help"])
+        except HelpAsked as asked:
+            return asked.command
+    raise AssertionError(f"{verb} has no help")

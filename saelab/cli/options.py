@@ -1,0 +1,196 @@
+"""The options of a verb: what the fields of its configuration say of them."""
+
+import difflib
+import math
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from saelab.config import Heading, UsageError
+
+NONE = type(None)
+BOUNDS = {"gt": "greater than", "ge": "from", "lt": "less than", "le": "up to"}
+"""Pydantic's limits, in words."""
+_UNREADABLE = object()
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """In a field's annotation: what stands for a value of it in help."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Positional(Metavar):
+    """In a field's annotation: it is given without a name, and called `text`."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, or one argument without a name.
+
+    Attributes:
+        key: the name of its field.
+        field: the field.
+        heading: what it stands below in help.
+    """
+
+    key: str
+    field: FieldInfo
+    heading: str
+
+    @property
+    def positional(self) -> bool:
+        """Whether it is given without a name."""
+        return any(isinstance(mark, Positional) for mark in self.field.metadata)
+
+    @property
+    def name(self) -> str:
+        """What the user calls it: --n-tokens, or RUN."""
+        # A name that Python or pydantic has taken ends with an underscore there.
+        return self.metavar if self.positional else f"--{self.key.strip('_').replace('_', '-')}"
+
+    @property
+    def names(self) -> list[str]:
+        """What may be typed for it: of a switch that is on, also what switches it off."""
+        if self.positional:
+            return []
+        off = [f"--no-{self.name[2:]}"] if self.is_switch and self.field.default else []
+        return [self.name, *off]
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value."""
+        return self.field.annotation is bool
+
+    @property
+    def is_many(self) -> bool:
+        """Whether it takes several values."""
+        return get_origin(self.field.annotation) is tuple
+
+    @property
+    def kinds(self) -> list[Any]:
+        """What a value may be: types, literals, and None."""
+        annotation = self.field.annotation
+        return list(_members(get_args(annotation)[0] if self.is_many else annotation))
+
+    @property
+    def choices(self) -> list[str]:
+        """The words that it takes."""
+        return [w for kind in self.kinds if get_origin(kind) is Literal for w in get_args(kind)]
+
+    @property
+    def metavar(self) -> str:
+        """What stands for a value in help."""
+        marks = [mark.text for mark in self.field.metadata if isinstance(mark, Metavar)]
+        shown = marks or [_metavar(kind, self.key) for kind in self._shown()]
+        return " or ".join(shown)
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return ", or ".join(_in_words(kind, self.field.metadata) for kind in self._shown())
+
+    def _shown(self) -> list[Any]:
+        """The kinds worth telling: not none, where leaving the option out says the same."""
+        kinds = self.kinds
+        if self.field.default is None:
+            kinds = [kind for kind in kinds if kind is not NONE]
+        return [kind for kind in kinds if kind is not int or float not in kinds]
+
+    def read(self, words: list[str]) -> object:
+        """The value that these words of the command line stand for.
+
+        Raises:
+            UsageError: it is not among those allowed.
+        """
+        values = tuple(self._read(word) for word in (words if self.is_many else words[-1:]))
+        value = values if self.is_many else values[0]
+        annotation: Any = Annotated[self.field.annotation, self.field]
+        try:
+            return TypeAdapter(annotation).validate_python(value)
+        except ValidationError:
+            raise self._refused(" ".join(words if self.is_many else words[-1:])) from None
+
+    def _read(self, word: str) -> object:
+        for kind in self.kinds:
+            if (value := _read(word, kind)) is not _UNREADABLE:
+                return value
+        raise self._refused(word)
+
+    def _refused(self, given: str) -> UsageError:
+        close = nearest(given, self.choices)
+        question = f"did you mean {close}? It takes" if close else "give"
+        return UsageError(f"{self.name} {given!r} is not possible; {question} {self.allowed}.")
+
+
+def options_of(cls: type[BaseModel]) -> list[Option]:
+    """The options of a configuration; an option stands below the last `Heading` above it."""
+    found, heading = [], "Options"
+    for key, field in cls.model_fields.items():
+        heading = next((m.title for m in field.metadata if isinstance(m, Heading)), heading)
+        option = Option(key, field, heading)
+        found.append(replace(option, heading="Arguments") if option.positional else option)
+    return found
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that was probably meant."""
+    bare = {w.strip("-"): w for w in words}
+    given = word.strip("-").lower()
+    within = [w for w in bare if len(given) > 1 and (w.startswith(given) or given in w.split("-"))]
+    close = difflib.get_close_matches(given, bare, 1) or within
+    return bare[close[0]] if close else None
+
+
+def _members(annotation: Any) -> Iterator[Any]:  # noqa: ANN401 - any annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _members(part)
+    else:
+        yield annotation
+
+
+def _read(word: str, kind: Any) -> object:  # noqa: ANN401 - any annotation
+    if get_origin(kind) is Annotated:
+        return _read(word, get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        return word if word in get_args(kind) else _UNREADABLE
+    if kind is NONE:
+        return None if word.lower() == "none" else _UNREADABLE
+    try:
+        value = kind(word)
+    except ValueError:
+        return _UNREADABLE
+    return _UNREADABLE if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _metavar(kind: Any, key: str) -> str:  # noqa: ANN401 - any annotation
+    if get_origin(kind) is Annotated:
+        return _metavar(get_args(kind)[0], key)
+    if get_origin(kind) is Literal:
+        return f"{{{','.join(get_args(kind))}}}"
+    words = {int: "N", float: "NUMBER", Path: "PATH", NONE: "none"}
+    return words.get(kind) or key.strip("_").rpartition("_")[2].removesuffix("s").upper()
+
+
+def _in_words(kind: Any, limits: Iterable[object]) -> str:  # noqa: ANN401 - any annotation
+    if get_origin(kind) is Annotated:
+        kind, *own = get_args(kind)
+        return _in_words(kind, [*own, *limits])
+    if get_origin(kind) is Literal:
+        *most, last = get_args(kind)
+        return f"{', '.join(most)} or {last}" if most else last
+    plain = {int: "a whole number", float: "a number", Path: "a path", NONE: "none"}
+    if kind not in (int, float):
+        return plain.get(kind, "text")
+    bounds = [
+        f"{word} {getattr(m, b):g}" for b, word in BOUNDS.items() for m in limits if hasattr(m, b)
+    ]
+    return " ".join([plain[kind], *bounds])
