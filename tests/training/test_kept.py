@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import small_config
+from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
@@ -83,3 +84,22 @@ def test_what_is_no_point_of_the_training_is_refused(small_store, tmp_path, toke
     with pytest.raises(UsageError, match=rf"--keep-at {tokens} is no point of a training on 4000"):
         train(small_config(small_store, keep_at=(tokens,)), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["batch-topk", "jumprelu"])
+def test_a_training_by_kernels_is_the_same_with_what_it_keeps(small_store, tmp_path, variant):
+    given = {"sae": {"variant": variant, "d_sae": 12, "k": 2}, "step": "fused", "log_every": 1}
+    config = small_config(small_store, **given, batch_size=4, n_tokens=12)
+    plain = train(config, out=tmp_path / "plain", device=DEVICE)
+    keeping = config.model_copy(update={"keep_at": (4,)})
+    run = train(keeping, out=tmp_path / "run", device=DEVICE)
+    assert equal_weights(run, plain)
+    kept = Run(kept_at(run.path, 4)).load_sae()
+    torch.testing.assert_close(kept.W_dec.norm(dim=1), torch.ones(12))
+    assert not torch.equal(kept.W_dec, run.load_sae().W_dec)
+    longer = config.model_copy(update={"n_tokens": 16})
+    assert train(longer, out=run.path, device=DEVICE).metrics()[-1]["tokens"] == 16
+    start = config.model_copy(update={"init_from": run.path, "lr": 1e-12, "n_tokens": 4})
+    tuned = train(start, out=tmp_path / "tuned", device=DEVICE)
+    torch.testing.assert_close(tuned.load_sae().W_dec, run.load_sae().W_dec)
