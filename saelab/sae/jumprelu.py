@@ -11,14 +11,9 @@ from typing_extensions import override
 from saelab.kernels.rules import FusedRule, JumpRules, StepValues
 from saelab.pursuit.select import above, nonzero
 from saelab.sae.affine import AffineEncoder
-from saelab.sae.base import (
-    AbstractSAE,
-    AbstractSAEConfig,
-    LossContext,
-    check_k,
-    check_rows,
-)
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
 from saelab.sae.batch_selection import density_threshold
+from saelab.sae.checks import check_k, check_rows
 from saelab.sae.dictionary import (
     geometric_median,
     normalise_rows,
