@@ -1,11 +1,10 @@
 """What every variant is: a configuration that builds it, an encoder, a loss, mostly a decoder."""
 
 import abc
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import TypeVar
@@ -14,6 +13,7 @@ from saelab.config import Config, UsageError
 from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.sae.affine import AffineEncoder, LinearCodes
+from saelab.sae.context import LossContext
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -70,42 +70,6 @@ class AbstractSAEConfig(Config, abc.ABC):
     def transcoder_problem(self) -> str | None:
         """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
         return None
-
-
-@dataclass(frozen=True)
-class LossContext:
-    """What a loss must know beside the batch.
-
-    Attributes:
-        total_variance: V = E||x - E x||^2 over the store, of what is reconstructed; losses are
-            divided by it, so that learning rates and coefficients carry over between layers and
-            models.
-        dead: which latents have not fired for long; None while none has.
-        step: 0-based index of the optimizer step.
-        n_steps: of the whole run.
-        seed: of the run.
-    """
-
-    total_variance: float
-    dead: Bool[Tensor, " d_sae"] | None = None
-    step: int = 0
-    n_steps: int = 1
-    seed: int = 0
-
-    @property
-    def progress(self) -> float:
-        """The share of the run that is done, in [0, 1)."""
-        return self.step / self.n_steps
-
-    def risen(self, share: float) -> float:
-        """What counts of a weight that rises linearly from zero over this share of the run."""
-        return min(1.0, self.progress / max(share, 1e-12))
-
-    def generator(self) -> torch.Generator:
-        """Randomness of this step, a function of seed and step: a resumed run repeats it."""
-        # Odd multipliers keep neighbouring seeds and steps apart.
-        mixed = (self.seed * 0x9E3779B97F4A7C15 + self.step * 0xBF58476D1CE4E5B9) % 2**63
-        return torch.Generator().manual_seed(mixed)
 
 
 ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig, covariant=True, default=AbstractSAEConfig)
@@ -322,27 +286,3 @@ def check_same_widths(sae: AbstractSAE, source: AbstractSAE) -> None:
                 f"The SAE to start from {does} rows of {width} numbers, and this site has {asked}; "
                 "take a site of its width."
             )
-
-
-def check_rows(x: Tensor, d_in: int) -> None:
-    """Refuse an encoder's input that is not a non-empty, finite `[batch d_in]`.
-
-    Raises:
-        UsageError: the shape is wrong, or a value is not finite.
-    """
-    if x.ndim != 2 or x.shape[1] != d_in or len(x) == 0:
-        raise UsageError(
-            f"The SAE reads rows of shape [batch, {d_in}], at least one; got {list(x.shape)}."
-        )
-    if not bool(x.isfinite().all()):
-        raise UsageError("The activations hold NaN or infinite values.")
-
-
-def check_k(k: float | int, d_sae: int) -> None:
-    """Refuse a k that no row can have.
-
-    Raises:
-        UsageError: k exceeds d_sae.
-    """
-    if k > d_sae:
-        raise UsageError(f"k={k} exceeds d_sae={d_sae}; lower --k or widen the SAE with --d-sae.")

@@ -12,8 +12,9 @@ from saelab.kernels.rules import FusedRule, JumpRules, StepValues
 from saelab.pursuit.select import above, among, nonzero, top_k
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
-from saelab.sae.base import AbstractSAE, LossContext, check_k, check_rows
+from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.batch_selection import density_threshold
+from saelab.sae.checks import check_k, check_rows
 from saelab.sae.dictionary import (
     geometric_median,
     move_norms,

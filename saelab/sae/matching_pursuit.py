@@ -18,7 +18,8 @@ from saelab.pursuit.matching_pursuit import Pursuit, matching_pursuit, merged
 from saelab.pursuit.select import among, top_k
 from saelab.sae.affine import LinearCodes
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
-from saelab.sae.base import AbstractSAE, LossContext, check_k, check_rows
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.checks import check_k, check_rows
 from saelab.sae.dictionary import (
     geometric_median,
     normalise_rows,

@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from saelab.pursuit.select import above, nonzero
 from saelab.sae.affine import AffineEncoder
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_rows
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.checks import check_rows
 from saelab.sae.dictionary import geometric_median, moderate_scale, random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error, weighted_l1

@@ -55,7 +55,7 @@ def test_named_runs_may_change_everything(sweep):
         ({"base": BASE, "grid": {"lr": [0.1, 0.1]}}, "the same name"),
         ({"base": BASE, "grid": {"seed": list(range(1001))}}, "1001 runs, more than 1000"),
         ({"base": BASE, "grid": {"lr": [-1]}}, r"run lr_1: lr: .*greater than 0"),
-        ({"base": BASE, "runs": {"a": {"sae.kk": 3}}}, r"run a: sae\.topk\.kk: "),
+        ({"base": BASE, "runs": {"a": {"sae.kk": 3}}}, r"run a: sae\.kk: "),
         ({"base": BASE, "runs": {"../a": {}}}, "is no name for a run"),
         ({"base": BASE, "runs": {"a": 3}}, "run a must be an object"),
         ({"base": BASE, "runs": {"a": {"site.x": 3}}}, "reaches into what is no object"),
