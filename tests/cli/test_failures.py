@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import socket
@@ -259,3 +260,54 @@ def test_a_run_whose_host_is_gone_goes_on(small_store, tmp_path, capsys):
 def test_two_trainings_of_different_runs_do_not_meet(small_store, tmp_path):
     with writing(tmp_path / "a"):
         assert run(*filled(VERBS["train"], store=small_store.path), tmp_path / "b") == 0
+
+
+GOING = {
+    "train": ("saelab.training.loop._Training.save", []),
+    "features": ("saelab.analysis.features.reading.Writer.commit", ["--n-tokens", "100"]),
+    "evaluate": ("saelab.evaluation.evaluate.save_evaluation", ["--n-tokens", "50"]),
+    "circuit": ("saelab.analysis.circuits.explain.save_circuit", ["--prompt", "the big cat"]),
+}
+
+
+@pytest.mark.parametrize("verb", GOING)
+def test_a_run_that_is_removed_meanwhile_is_not_made_again_by_halves(
+    verb, small_run, small_store, tmp_path, capsys, monkeypatch
+):
+    path = tmp_path / "run"
+    command = [verb, path]
+    if verb == "train":
+        command = [*filled(VERBS["train"], store=small_store.path), path]
+    else:
+        shutil.copytree(small_run.path, path)
+    target, options = GOING[verb]
+    module, _, name = target.rpartition(".")
+    owner = pkgutil.resolve_name(f"{module}")
+    whole = getattr(owner, name)
+
+    def remove_first(*args, **kwargs):
+        shutil.rmtree(path)
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, remove_first)
+    options = [*options, *([] if verb == "train" else ["--device", "cpu"])]
+    assert run(*command, *options) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"saelab {verb}: {path}")
+    assert not path.exists()
+
+
+def test_a_file_may_be_as_large_as_the_limit_says(small_run, tmp_path):
+    """The limit's signal is ignored, so that the write fails and can be told."""
+    code = "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+    code += "from saelab.cli import main\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", str(small_run.path), "--out", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{tmp_path / 'x' / 'sae_weights.safetensors'}: File too large; raise" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()

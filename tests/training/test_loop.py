@@ -188,7 +188,8 @@ def wait_for(process, found):
 @pytest.mark.slow
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
-    ("number", "checkpoint_every"), [(signal.SIGTERM, 10**6), (signal.SIGKILL, 40)]
+    ("number", "checkpoint_every"),
+    [(signal.SIGTERM, 10**6), (signal.SIGHUP, 10**6), (signal.SIGKILL, 40)],
 )
 def test_a_stopped_training_continues_to_the_very_same_sae(
     small_store, tmp_path, number, checkpoint_every
@@ -196,7 +197,7 @@ def test_a_stopped_training_continues_to_the_very_same_sae(
     config = small_config(small_store, n_tokens=100_000, checkpoint_every=checkpoint_every)
     out = tmp_path / "run"
     process = train_process(config, out)
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         metrics = out / "metrics.jsonl"
         wait_for(process, lambda: metrics.is_file() and metrics.stat().st_size)
     else:
@@ -205,6 +206,7 @@ def test_a_stopped_training_continues_to_the_very_same_sae(
     assert process.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
     assert list(out.glob("checkpoints/step_*"))
     assert not Run(out).finished
+    assert (out / "writer.lock").exists() == (number == signal.SIGKILL)
     stopped, whole = train(config, out=out), train(config, out=tmp_path / "whole")
     expected = whole.load_sae().state_dict()
     for name, value in stopped.load_sae().state_dict().items():
