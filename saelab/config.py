@@ -3,8 +3,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,25 +32,8 @@ class Heading:
     title: str
 
 
-C = TypeVar("C", bound=Config)
-
-
 class UsageError(ValueError):
     """A mistake of the caller that one sentence explains; the CLI prints it and exits with 2."""
-
-
-def read_config(cls: type[C], path: Path) -> C:
-    """Read a configuration written by `Config.to_json`.
-
-    Raises:
-        UsageError: the file is missing, is not JSON, or does not fit `cls`.
-    """
-    try:
-        return cls.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.") from None
-    except ValidationError as error:
-        raise UsageError(f"{path} is not a valid {cls.__name__}: {first_problem(error)}.") from None
 
 
 def first_problem(error: ValidationError) -> str:

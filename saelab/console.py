@@ -3,6 +3,7 @@
 Progress goes to standard error: a live bar in a terminal, a line every few seconds elsewhere.
 """
 
+import contextlib
 import re
 import sys
 import threading
@@ -84,9 +85,36 @@ def printable(message: str) -> str:
     return _CONTROLS.sub(lambda found: _visible(found[0]), message)
 
 
+class _Told:
+    """Standard error as it is now; no work is lost because the terminal, or its disk, has gone."""
+
+    def __init__(self) -> None:
+        # A live bar puts a stream of its own in its place, which writes to this one.
+        self._stream = sys.stderr
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
 def say(sentence: str) -> None:
     """Print a line about the work at hand on standard error."""
-    print(printable(sentence), file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(sentence), file=_Told(), flush=True)
 
 
 def note(sentence: str) -> None:
@@ -154,7 +182,7 @@ class Bar:
             self._progress.update(task, advance=amount, figures=figures)
         elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            print(self._line(figures), file=sys.stderr, flush=True)  # noqa: T201
+            print(self._line(figures), file=_Told(), flush=True)
 
     def _line(self, figures: str) -> str:
         elapsed = time.monotonic() - self._started
@@ -181,14 +209,14 @@ def told_if_slow(message: str) -> Iterator[None]:
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     """Show work of `total` units; `done` of them were finished by an earlier process."""
-    console = Console(stderr=True)
+    console = Console(file=_Told())  # pyright: ignore[reportArgumentType]
     if not console.is_terminal:
         bar = Bar(title, total, unit, done, before=done)
         yield bar
         elapsed = time.monotonic() - bar._started
         rate = (bar.done - done) / max(elapsed, 1e-9)
         summary = f"{title}: {si(bar.done)} {unit} in {elapsed:.1f} s ({si(rate)} {unit}/s)"
-        print(summary, file=sys.stderr, flush=True)  # noqa: T201
+        print(summary, file=_Told(), flush=True)
         return
     columns = (
         TextColumn("{task.description}"),

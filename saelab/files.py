@@ -1,17 +1,42 @@
-"""Files that are either whole or absent: written under a temporary name, fsynced, renamed."""
+"""Files that are either whole or absent: written under a temporary name, fsynced, renamed.
+
+Also what is wrong with a place to write to, before any work, and with a disk, after it.
+"""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
+import stat
 import tempfile
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from saelab.config import UsageError
+
+LONGEST_NAME = 255
+"""Bytes of a file's name, on every file system in use."""
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What `os.link` says on a file system without hard links."""
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.[0-9a-f]{8}\.tmp")
+_HDF5 = re.compile(r"errno = (\d+)")
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit (ulimit -f), or choose another disk",
+    errno.EMFILE: "raise the limit (ulimit -n)",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EIO: "check the disk",
+}
 
 
 def atomic_write(path: Path, data: bytes | memoryview) -> None:
@@ -33,8 +58,15 @@ def create_file(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all; a file that another process made first stays."""
 
     def give_name(temporary: Path) -> None:
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if not path.exists():
+                temporary.replace(path)
 
     _write_then(path, lambda file: file.write(data), give_name)
 
@@ -49,24 +81,168 @@ def temporary_directory(owner: object, prefix: str) -> Path:
 def _write_then(
     path: Path, write: Callable[[IO[bytes]], object], give_name: Callable[[Path], object]
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
+    with telling(path):
+        make_directory(path.parent)
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            give_name(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_directory(path.parent)
+
+
+def name_first(draft: Path, path: Path) -> bool:
+    """Give a file a second name, whole or not at all; False if that name is taken."""
     try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        give_name(temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+        os.link(draft, path)
+    except FileExistsError:
+        # NFS may lose its answer and ask again; two names say that the first time was heard.
+        return draft.stat().st_nlink > 1
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        try:
+            with path.open("x") as file:
+                file.write(draft.read_text())
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Let an OSError that names no file name this one: that a disk is full says not which."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that says which process on which host is writing it."""
-    return path.with_name(
-        f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
-    )
+    end = f".{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    start = os.fsencode(f".{path.name}")[: LONGEST_NAME - len(os.fsencode(end))]
+    return path.with_name(os.fsdecode(start) + end)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is the name of an unfinished file."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def temporary_pid(path: Path) -> int | None:
+    """The pid in a name that `temporary_name` made; None for another name."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return None if match is None else int(match[1])
+
+
+def is_temporary_of(path: Path, host: str, pid: int) -> bool:
+    """Whether this process made the name by `temporary_name`."""
+    return temporary_pid(path) == pid and f".{host}.{pid}." in path.name
+
+
+def failure(error: OSError) -> str:
+    """What the system says, of which file, and what helps against it, without a full stop."""
+    number = error.errno
+    if number is None and (found := _HDF5.search(str(error))):
+        number = int(found[1])
+    if number is None:
+        lines = str(error).strip().splitlines()
+        return lines[0].rstrip(".") if lines else type(error).__name__
+    said = (error.strerror if error.errno is not None else None) or os.strerror(number)
+    where = f"{_short(error.filename)}: " if error.filename else ""
+    remedy = _REMEDIES.get(number)
+    return f"{where}{said}" + (f"; {remedy}" if remedy else "")
+
+
+def check_directory(path: Path, option: str = "") -> None:
+    """Refuse what is no directory and cannot become one; `option` says what gave the name.
+
+    Raises:
+        UsageError: it is a file, a device, below a file, too long, or a link to itself or to
+            nothing, or would have to be made where this user may make none.
+    """
+    given = f"{option} " if option else ""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            target = path.readlink()
+            raise UsageError(f"{given}{path} is a link to {target}, which is missing.") from None
+        _check_parent(path, given)
+    except OSError as error:
+        raise UsageError(
+            f"{given}{_short(path)} is no place to write to: {_why(path, error)}."
+        ) from None
+    else:
+        if not stat.S_ISDIR(mode):
+            raise UsageError(f"{given}{path} is {_kind(mode)}; name a directory.")
+
+
+def check_file(path: Path, option: str) -> None:
+    """Refuse a name under which no file can be written; raises as `check_directory`."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        _check_parent(path, f"{option} ")
+    except OSError as error:
+        raise UsageError(
+            f"{option} {_short(path)} is no place to write to: {_why(path, error)}."
+        ) from None
+    else:
+        if not stat.S_ISREG(mode):
+            raise UsageError(f"{option} {path} is {_kind(mode)}; name a file.")
+        _check_parent(path, f"{option} ")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """`check_directory`, and a directory that is there must let this user write."""
+    check_directory(path, option)
+    if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path} cannot be written to; {_REMEDIES[errno.EACCES]}.")
+
+
+def _check_parent(path: Path, given: str) -> None:
+    """Whether something can be made at `path`, which is not there."""
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise UsageError(f"{given}{path} cannot be made: {above} is no directory.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{given}{path} cannot be made: {above} cannot be written to.")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")
+
+
+def _why(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENOTDIR:
+        above = next(parent for parent in path.parents if parent.exists())
+        return f"{above} is no directory"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"a name may have {LONGEST_NAME} bytes, and a whole path 4095"
+    if error.errno == errno.ELOOP:
+        return "links on the way lead in a circle"
+    return failure(OSError(error.errno, error.strerror))
+
+
+def _short(path: object) -> str:
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-40:]}"
 
 
 def fsync_directory(directory: Path) -> None:
@@ -76,6 +252,14 @@ def fsync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory, and those above it; each survives a power cut."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        fsync_directory(directory.parent)
 
 
 def sha256_file(path: Path) -> str:

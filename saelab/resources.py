@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saelab.config import UsageError
-from saelab.console import duration, in_bytes
+from saelab.console import duration, in_bytes, say
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +97,7 @@ class Plan:
             parts.append(f"{in_bytes(self.disk)} of disk ({in_bytes(room)} free)")
         if self.seconds is not None:
             parts.append(f"about {duration(self.seconds)}")
-        print(f"{self.title} takes {', '.join(parts)}.", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"{self.title} takes {', '.join(parts)}.")
 
 
 def _available(meminfo: Path) -> int:

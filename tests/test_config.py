@@ -2,7 +2,8 @@
 
 import pytest
 
-from saelab.config import UsageError, read_config
+from saelab.config import UsageError
+from saelab.formats.json_file import read_config
 from saelab.training.config import TrainConfig
 
 

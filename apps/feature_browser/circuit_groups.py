@@ -12,7 +12,6 @@ processes heed.
 """
 
 import fcntl
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from feature_browser.reading import stamp
 from saelab.config import UsageError, first_problem
-from saelab.files import atomic_write_json
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
 FORMAT = "saelab-circuit-groups/1"
 LONGEST_LABEL, MOST_GROUPS = 80, 200
@@ -89,7 +88,7 @@ def _change(graph: Path, change: Callable[[Groups], None]) -> None:
         with _locked(path):
             groups = read_groups(graph)
             change(groups)
-            atomic_write_json(path, {"format": FORMAT, "groups": groups})
+            write_sealed_json(path, {"format": FORMAT, "groups": groups})
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}); the pins in the address are all there "
@@ -105,11 +104,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _parsed(path: Path) -> Groups:
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    values = read_sealed_json(path)
+    if values.get("format") != FORMAT:
         raise UsageError(f"{path} is not a file of supernodes of this version ({FORMAT}).")
     try:
         return TypeAdapter(Groups).validate_python(values.get("groups"), strict=True)

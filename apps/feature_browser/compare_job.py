@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from numpy import ndarray
 from feature_browser.compare import Correspondence, correspond, of_nearest
 from feature_browser.nearest import Nearest, Search, begin, search
 from feature_browser.weights import Decoder, width
-from saelab.analysis.feature_file import map_arrays, write_arrays
 from saelab.config import UsageError
+from saelab.formats.hdf5_file import read_hdf5, write_hdf5
 
 COSINES_AT_ONCE = 2**26
 """Up to so many cosines, a fifth of a second's work, nobody waits for."""
@@ -132,7 +132,7 @@ def _write(kept: Path, found: Search) -> None:
         for key, values in (("row", side.row), ("cosine", side.cosine))
     }
     try:
-        write_arrays(kept, arrays, {"format": FORMAT, "done": found.done})
+        write_hdf5(kept, arrays, {"format": FORMAT, "done": found.done})
     except OSError:
         # A directory that cannot be written: it is found again by the next server.
         return
@@ -148,7 +148,8 @@ def _kept_at(first: Weights, second: Weights) -> Path:
 def _read(path: Path, n_first: int, n_second: int) -> Search | None:
     """What an earlier search found; None if there was none, or its file is not as written."""
     try:
-        arrays, facts = map_arrays(path)
+        arrays = read_hdf5(path)
+        facts = arrays.facts
         done = facts["done"]
         if facts["format"] != FORMAT or not isinstance(done, int) or not 0 < done <= n_first:
             return None
@@ -159,7 +160,7 @@ def _read(path: Path, n_first: int, n_second: int) -> Search | None:
     return Search(forth, back, done)
 
 
-def _side(arrays: dict[str, ndarray], name: str, known: int, sizes: tuple[int, int]) -> Nearest:
+def _side(arrays: Mapping[str, ndarray], name: str, known: int, sizes: tuple[int, int]) -> Nearest:
     """One side of a search that has got as far as its row `known`."""
     row, cosine = arrays[f"{name}/row"], arrays[f"{name}/cosine"]
     n, others = sizes

@@ -1,5 +1,6 @@
 """Whether two runs began at the same weights: then latents may be alike that learned nothing."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from feature_browser.numbers import count, real
 from feature_browser.reading import stamp
 from feature_browser.weights import Decoder, read_decoder, width
 from saelab.config import UsageError
+from saelab.formats.tensor_header import read_tensor_header
 from saelab.training.run import Run
 
 MOST_NUMBERS = 2**27
@@ -125,13 +127,12 @@ def initial_decoder(card: RunCard, stamp: int) -> Decoder:
     """The decoder that the run's training began with."""
     del stamp  # part of the cache's key only
     import torch
-    from safetensors import safe_open
 
     from saelab.training.untrained import untrained_sae
 
     d_sae, d_out = width(card.weights_path)
-    with safe_open(card.weights_path, framework="numpy") as file:
-        d_in = file.get_slice("b_in").get_shape()[0] if "b_in" in file.keys() else d_out  # noqa: SIM118
+    read = read_tensor_header(card.weights_path).tensors.get("b_in")
+    d_in = d_out if read is None else math.prod(read.shape)
     with torch.no_grad():
         rows = untrained_sae(Run(card.path).config, d_in, d_out).W_dec.float().numpy()
     if rows.shape != (d_sae, d_out):

@@ -9,8 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from feature_browser.live_steering import Experiment
-from saelab.config import Config, UsageError, read_config
+from saelab.config import Config, UsageError
 from saelab.files import create_file
+from saelab.formats.json_file import read_config
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}")
 MOST, LARGEST = 500, 1 << 20

@@ -1,11 +1,11 @@
 """What a run's evaluation says of known features, from the latents' side and from the features'."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
+from saelab.formats.json_file import read_sealed_json
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ def read_known(path: Path) -> Known:
         UsageError: the file is damaged.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = read_sealed_json(path)
         features = list(values["features"])
         by_label = {feature["label"]: feature for feature in features}
         return Known(features, list(values["too_rare"]), _matches(values, by_label))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UsageError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} cannot be read ({error!r}); run `saelab evaluate` again."
         ) from error

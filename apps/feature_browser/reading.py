@@ -1,6 +1,5 @@
 """Files, read once: every cache is keyed by the file's path and modification time."""
 
-import json
 import math
 import secrets
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from feature_browser.weights import Decoder, read_decoder
 from saelab.analysis.records import Features
 from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
 from saelab.config import UsageError
+from saelab.formats.json_file import read_sealed_json
 
 SECONDS_BETWEEN_LISTINGS = 10
 PAGES_KEPT = 500
@@ -182,13 +182,7 @@ def _steering(run: Path, stamp: int) -> SteeringScores:
 @st.cache_resource(max_entries=64, show_spinner=False)
 def _json(path: Path, stamp: int) -> dict[str, Any]:
     del stamp  # part of the cache's key only
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} is not a JSON object.")
-    return values
+    return read_sealed_json(path)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
 
-from saelab.config import UsageError
+from saelab.formats.tensor_header import read_matrix, read_tensor_header
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,7 @@ def read_decoder(path: Path, *, signed: bool) -> Decoder:
     Raises:
         UsageError: the file is missing, damaged, or holds no decoder that numpy can read.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            W_dec = np.asarray(file.get_tensor("W_dec"), dtype=np.float32)
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise UsageError(f"The decoder in {path} cannot be read: {error}.") from error
-    if W_dec.ndim != 2 or not W_dec.size or not np.isfinite(W_dec).all():
-        raise UsageError(f"The decoder in {path} is not a matrix of finite numbers.")
+    W_dec = read_matrix(read_tensor_header(path), "W_dec")
     norms = np.linalg.norm(W_dec, axis=1)
     return Decoder(W_dec / np.maximum(norms, 1e-12)[:, None], norms, signed)
 
@@ -47,9 +40,4 @@ def width(path: Path) -> tuple[int, int]:
     Raises:
         UsageError: the file is missing, damaged, or holds no decoder.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            n, d_in = file.get_slice("W_dec").get_shape()
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise UsageError(f"The decoder in {path} cannot be read: {error}.") from error
-    return n, d_in
+    return read_tensor_header(path).matrix_shape("W_dec")

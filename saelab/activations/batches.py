@@ -11,12 +11,12 @@ from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.activations.format import canonical_digest
 from saelab.activations.order import POOL_ROWS, EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
 from saelab.activations.staging import Staging
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
+from saelab.formats.json_file import canonical_digest
 from saelab.types import ActivationBatch
 
 GATHER_ROWS = 128

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.activations.format import canonical_digest
 from saelab.activations.forward import model_input
 from saelab.activations.order import Blocks, EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
 from saelab.activations.sequences import Sequences
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
+from saelab.formats.json_file import canonical_digest
 
 POOL_TOKENS = 2**22
 

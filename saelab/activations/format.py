@@ -3,7 +3,6 @@
 `activations_cache/README.md` is the written specification; this module is where the code has it.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from typing_extensions import override
 
 from saelab.config import Config, UsageError
 from saelab.files import create_file
+from saelab.formats.json_file import canonical_digest, sealed
 
 FORMAT = "saelab-activations/1.1"
 WITHOUT_NORMS = "saelab-activations/1"
@@ -207,17 +207,10 @@ def hook_path(root: Path, site: SiteSpec, unit: int) -> Path:
     return root / "hooks" / site.slug / unit_file(unit)
 
 
-def canonical_digest(value: object) -> str:
-    """sha256 (hex) of a JSON value with sorted keys and no spaces."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The exact content of `manifest.json`: the fields, then `sha256` over them."""
-    fields = manifest.model_dump(mode="json")
-    sealed = {**fields, "sha256": canonical_digest(fields)}
-    return (json.dumps(sealed, indent=2, allow_nan=False) + "\n").encode()
+    fields = sealed(manifest.model_dump(mode="json"))
+    return (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

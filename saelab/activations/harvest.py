@@ -1,6 +1,5 @@
 """Harvesting: a language model and a text become an activation store."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from saelab.activations.tensor_rows import TORCH
 from saelab.activations.windows import KEPT
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
-from saelab.console import progress
+from saelab.console import progress, say
 from saelab.lm.protocol import ActivationSource
 from saelab.provenance import provenance
 
@@ -148,9 +147,9 @@ def _tokens_kept(corpus: Corpus, out: str | Path, ranks: Ranks) -> Iterator[None
 
 def _warn_of_the_end(packing: Packing, n_tokens: int) -> None:
     if packing.n_rows < n_tokens:
-        sys.stderr.write(
+        say(
             f"warning: the text ended after {packing.n_rows} of {n_tokens} tokens; the store holds "
-            "all of it.\n"
+            "all of it."
         )
 
 

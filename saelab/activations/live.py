@@ -12,11 +12,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations.corpus import Corpus
-from saelab.activations.format import canonical_digest
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.order import POOL_ROWS, permutation
 from saelab.activations.resume import check_same_order
 from saelab.config import UsageError
+from saelab.formats.json_file import canonical_digest
 from saelab.lm.protocol import ActivationSource
 from saelab.types import ActivationBatch
 

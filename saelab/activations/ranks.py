@@ -3,8 +3,13 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from saelab.config import UsageError
+from saelab.lock import Lock
+
+LOCKS = "writer-*.lock"
+"""Of a store, one for each process, in state/."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,12 @@ class Ranks:
     def owns(self, unit: int) -> bool:
         """Whether this process writes the unit."""
         return unit % self.world == self.rank
+
+    def lock(self, root: Path) -> Lock:
+        """This process's lock on the store at `root`.
+
+        Raises:
+            UsageError: a process of another launch writes the store.
+        """
+        path = root / "state" / LOCKS.replace("*", str(self.rank))
+        return Lock(path, root, beside=LOCKS, world=self.world, launch=self.launch)

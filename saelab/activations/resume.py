@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from saelab.activations.format import canonical_digest
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
+from saelab.formats.json_file import canonical_digest
 
 
 def store_digest(store: ActivationStore) -> str:

@@ -21,17 +21,24 @@ from saelab.activations.format import (
     write_manifest,
 )
 from saelab.activations.hook_file import hook_file
-from saelab.activations.lock import WriterLock, other_writers, temporary_owner
 from saelab.activations.order import permutation
 from saelab.activations.prepare import PreparedRows, RowPreparer, Rows
-from saelab.activations.ranks import Ranks
+from saelab.activations.ranks import LOCKS, Ranks
 from saelab.activations.sealed import write_parts
 from saelab.activations.space import require_space
 from saelab.activations.tensor_rows import as_tensor
 from saelab.activations.tokens_file import tokens_file
 from saelab.activations.windows import KEPT
 from saelab.config import UsageError
-from saelab.files import atomic_write, fsync_directory, temporary_name
+from saelab.files import (
+    atomic_write,
+    check_directory,
+    fsync_directory,
+    is_temporary,
+    is_temporary_of,
+    temporary_name,
+)
+from saelab.lock import Lock, other_writers
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class StoreWriter:
     Threads may call `write_unit` at once, for different units.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, ranks: Ranks, lock: WriterLock) -> None:
+    def __init__(self, path: Path, manifest: Manifest, ranks: Ranks, lock: Lock) -> None:
         self.path = path
         self.manifest = manifest
         self.ranks = ranks
@@ -74,11 +81,12 @@ class StoreWriter:
                 disk has no room for what is missing.
         """
         root, ranks = Path(path), ranks or Ranks()
+        check_directory(root)
         manifest = _of_its_format(root, manifest)
         _check_target(root, manifest)
         manifest = manifest.planned_in(root)
         require_space(root, manifest)
-        lock = WriterLock(root, ranks)
+        lock = ranks.lock(root)
         try:
             _prepare(root, manifest)
         except BaseException:
@@ -224,11 +232,7 @@ def _is_own(path: Path) -> bool:
     """Whether a writer without a manifest yet, killed or just starting, may have made this."""
     if path.name in ("tokens", "hooks"):
         return not any(inner.is_file() for inner in path.rglob("*"))
-    return path.name == "state" or _is_temporary(path)
-
-
-def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    return path.name == "state" or is_temporary(path)
 
 
 def _prepare(root: Path, manifest: Manifest) -> None:
@@ -253,10 +257,10 @@ def _prepare(root: Path, manifest: Manifest) -> None:
 
 def _remove_leftovers(root: Path, directory: Path) -> None:
     """Remove the temporary files whose writer holds no lock: it has died."""
-    temporaries = [path for path in directory.iterdir() if _is_temporary(path)]
-    writers = other_writers(root)
+    temporaries = [path for path in directory.iterdir() if is_temporary(path)]
+    writers = other_writers((root / "state").glob(LOCKS))
     for path in temporaries:
-        if temporary_owner(path) not in writers:
+        if not any(is_temporary_of(path, *writer) for writer in writers):
             path.unlink(missing_ok=True)
 
 

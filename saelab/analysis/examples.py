@@ -73,7 +73,8 @@ class Examples(Mapping[str, list[Example]]):
         if kind not in self._file.kinds:
             raise KeyError(kind)
         if kind not in self._read:
-            self._read[kind] = read_examples(self._file, kind, self._latent, self._strata)
+            with self._file.reading():
+                self._read[kind] = read_examples(self._file, kind, self._latent, self._strata)
         return self._read[kind]
 
     @override

@@ -1,8 +1,8 @@
 """features.h5: everything the app shows of a latent, readable without the model or the SAE.
 
 All datasets are contiguous and uncompressed, so that a reader maps the file and touches only the
-bytes of the latent it is asked for. F latents, N examples of a kind, S strata, V tokens of the
-vocabulary:
+bytes of the latent it is asked for; saelab/formats/hdf5_file.py says how it is sealed. F latents, N
+examples of a kind, S strata, V tokens of the vocabulary:
 
     latent/n_fired, n_negative   int64 [F]      firings, and those with a negative value
     latent/n_massive, n_massive_top  int64 [F]  of the firings, and of the kinds top and negative,
@@ -50,52 +50,44 @@ The last two have no windows. The root's attribute `facts` is JSON: format, hook
 counts, digests, options, and what is exact.
 """
 
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy import ndarray
 
 from saelab.config import UsageError
-from saelab.files import atomic_write
+from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
+from saelab.formats.regular import MissingFileError
 from saelab.lm.token_table import TokenTable
 
 FORMAT = "saelab-features/2"
 KINDS = ("top", "negative", "strata", "random", "near_miss", "silent")
+BY_LATENT = {
+    "latent",
+    "histogram",
+    "strata",
+    "logits",
+    "neighbours",
+    "encoder",
+    "coactive",
+    "heads",
+}
+"""Groups whose arrays have a row for each latent, as those of every kind of example have."""
+ONE_AXIS = {"latent", "index", "vocabulary", "written"}
+FLAT = {"histogram/range", "corpus/document"}
+"""Arrays with one axis in groups where others have two."""
+WINDOWS = {"window_start", "window_offset", "window_value"}
+"""Of a kind of example, the arrays that have no row for each latent."""
 
 
 def write_features(path: Path, arrays: Mapping[str, ndarray], facts: dict[str, Any]) -> None:
     """Write `arrays` (dataset name to values) and `facts` to `path`, whole or not at all."""
-    write_arrays(path, arrays, {**facts, "format": FORMAT})
-
-
-def write_arrays(path: Path, arrays: Mapping[str, ndarray], facts: dict[str, Any]) -> None:
-    """Write contiguous datasets and the JSON attribute `facts`, whole or not at all."""
-    # HDF5 builds the file in memory: on a full disk it would crash the process, not raise.
-    image = io.BytesIO()
-    with h5py.File(image, "w", libver=("v110", "v114")) as h5:
-        h5.attrs["facts"] = json.dumps(facts, allow_nan=False)
-        for name, values in arrays.items():
-            h5.create_dataset(name, data=values)
-    atomic_write(path, image.getbuffer())
-
-
-def map_arrays(path: Path) -> tuple[dict[str, ndarray], dict[str, Any]]:
-    """The datasets of a file of `write_arrays` as memory maps, and its facts.
-
-    Raises:
-        OSError, KeyError, ValueError: it is missing, damaged, or has a dataset that cannot be
-            mapped.
-    """
-    with h5py.File(path, "r", locking=False) as h5:
-        facts: dict[str, Any] = json.loads(str(h5.attrs["facts"]))
-        return {name: _mapped(path, h5, name) for name in _names(h5)}, facts
+    write_hdf5(path, arrays, {**facts, "format": FORMAT})
 
 
 class FeatureFile:
@@ -104,22 +96,25 @@ class FeatureFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._arrays, self.facts = map_arrays(self.path)
-        except FileNotFoundError:
+            self.arrays: Hdf5Arrays = read_hdf5(self.path, "features file")
+        except MissingFileError:
             raise UsageError(f"{self.path} does not exist; run `saelab features` first.") from None
-        except (OSError, KeyError, ValueError) as error:
-            raise UsageError(f"{self.path} is not a whole features file: {error}.") from error
+        self.facts = self.arrays.facts
         if self.facts.get("format") != FORMAT:
             raise UsageError(
-                f"{self.path} has the format {self.facts.get('format')!r}, this saelab reads "
-                f"{FORMAT!r}; run `saelab features` again."
+                f"{self.path} has the format {str(self.facts.get('format'))[:60]!r}, this saelab "
+                f"reads {FORMAT!r}; run `saelab features` again."
             )
+        if problem := _problem(self.arrays):
+            raise UsageError(f"{self.path} is not a whole features file: {problem}.")
 
     def __getitem__(self, name: str) -> ndarray:
-        return self._arrays[name]
+        if name not in self.arrays:
+            raise UsageError(f"{self.path} is not a whole features file: it has no {name}.")
+        return self.arrays[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._arrays
+        return name in self.arrays
 
     @property
     def d_sae(self) -> int:
@@ -131,16 +126,29 @@ class FeatureFile:
         """Which kinds of example the file holds."""
         return tuple(kind for kind in KINDS if f"{kind}/context" in self)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Parts that do not fit each other, as one sentence: the file may come from anywhere."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except (LookupError, ValueError, TypeError, ArithmeticError, StopIteration) as error:
+            raise UsageError(
+                f"{self.path} is not a whole features file: its parts do not fit each other."
+            ) from error
+
     @cached_property
     def table(self) -> TokenTable:
         """The names of all tokens; invalid UTF-8 shows as the replacement character."""
-        names = [part.decode("utf-8", errors="replace") for part in self._texts("vocabulary")]
-        # Words without a space among them are words of a text that puts one between them.
-        gap = "" if bool((self["vocabulary/bytes"] == ord(" ")).any()) else " "
-        if "written/tokens" not in self:
-            return TokenTable(names, gap=gap)
-        odd = self["written/tokens"].tolist()
-        return TokenTable(names, dict(zip(odd, self._texts("written"), strict=True)), gap)
+        with self.reading():
+            names = [part.decode("utf-8", errors="replace") for part in self._texts("vocabulary")]
+            # Words without a space among them are words of a text that puts one between them.
+            gap = "" if bool((self["vocabulary/bytes"] == ord(" ")).any()) else " "
+            if "written/tokens" not in self:
+                return TokenTable(names, gap=gap)
+            odd = self["written/tokens"].tolist()
+            return TokenTable(names, dict(zip(odd, self._texts("written"), strict=True)), gap)
 
     @property
     def vocabulary(self) -> Sequence[str]:
@@ -152,8 +160,50 @@ class FeatureFile:
         return self.vocabulary[token_id]
 
     def _texts(self, group: str) -> list[bytes]:
-        text, ends = self[f"{group}/bytes"].tobytes(), self[f"{group}/offsets"].tolist()
-        return [text[a:b] for a, b in pairwise(ends)]
+        return unpack_texts(self[f"{group}/bytes"], self[f"{group}/offsets"])
+
+
+def unpack_texts(packed: ndarray, offsets: ndarray) -> list[bytes]:
+    """The texts that lie one after another in `packed`, text n from offset n to offset n + 1.
+
+    Raises:
+        ValueError: the offsets do not rise inside it.
+    """
+    if packed.dtype != np.uint8 or packed.ndim != 1 or offsets.ndim != 1 or not len(offsets):
+        raise ValueError("its texts are not bytes")
+    places = offsets.tolist()
+    if places[0] < 0 or places[-1] > len(packed) or any(a > b for a, b in pairwise(places)):
+        raise ValueError("its texts do not lie one after another")
+    text = packed.tobytes()
+    return [text[a:b] for a, b in pairwise(places)]
+
+
+def _problem(arrays: Hdf5Arrays) -> str | None:
+    """What is missing or of another shape, before any array is read."""
+    for name, least in (("n_tokens", 1), ("reach", 0)):
+        value = arrays.facts.get(name, least)
+        if type(value) is not int or value < least:
+            return f"its {name} is {str(value)[:20]}"
+    shape = arrays.kind("latent/n_fired")[1] if "latent/n_fired" in arrays else ()
+    d_sae = shape[0] if shape else None
+    for name in arrays:
+        if problem := _shape_problem(name, arrays.kind(name)[1], d_sae):
+            return problem
+    return None
+
+
+def _shape_problem(name: str, shape: tuple[int, ...], d_sae: int | None) -> str | None:
+    group, _, last = name.partition("/")
+    flat = group in ONE_AXIS or name in FLAT or last in WINDOWS
+    if group not in {*BY_LATENT, *ONE_AXIS, "corpus"}:
+        return None
+    if len(shape) != (1 if flat else 2):
+        return f"{name} has the shape {list(shape)}"
+    if d_sae is None or group not in BY_LATENT or last in WINDOWS - {"window_start"}:
+        return None
+    if shape[0] != d_sae + (last == "window_start"):
+        return f"{name} has {shape[0]} rows, there are {d_sae} latents"
+    return None
 
 
 def pack_vocabulary(
@@ -171,35 +221,3 @@ def _packed(group: str, parts: Sequence[bytes]) -> dict[str, ndarray]:
     offsets = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
     joined = np.frombuffer(b"".join(parts), dtype=np.uint8)
     return {f"{group}/bytes": joined, f"{group}/offsets": offsets}
-
-
-def _names(h5: h5py.File) -> list[str]:
-    """Every dataset, without following links out of the file."""
-    names = []
-    for group_name in map(str, h5):
-        group = _hard(h5, group_name)
-        if not isinstance(group, h5py.Group):
-            raise ValueError(f"{group_name} is not a group")
-        names += [f"{group_name}/{name}" for name in map(str, group) if _hard(group, name)]
-    return names
-
-
-def _hard(parent: h5py.Group, name: str) -> object:
-    if not isinstance(parent.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is a link")
-    return parent[name]
-
-
-def _mapped(path: Path, h5: h5py.File, name: str) -> ndarray:
-    dataset = h5[name]
-    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf":
-        raise ValueError(f"{name} is not a numeric dataset")
-    if dataset.size == 0:
-        return np.zeros(dataset.shape, dataset.dtype)
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name} is not stored contiguously in the file")
-    if offset + dataset.nbytes > path.stat().st_size:
-        raise ValueError(f"{name} reaches past the end of the file")
-    # A plain array over the map: indexing a memmap element by element is slow.
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))

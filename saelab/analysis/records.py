@@ -106,6 +106,10 @@ class Features:
     def __getitem__(self, latent: int) -> LatentRecord:
         if not 0 <= latent < len(self):
             raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
+        with self.file.reading():
+            return self._record(latent)
+
+    def _record(self, latent: int) -> LatentRecord:
         file = self.file
         counts = file["histogram/counts"]
         strata = self._strata(latent)
@@ -177,9 +181,11 @@ class Features:
             token = file.vocabulary.index(token)
         if not 0 <= token < n_tokens:
             raise UsageError(f"There is no token {token}; the vocabulary has 0 to {n_tokens - 1}.")
-        part = slice(*file["index/start"][token : token + 2].tolist())
-        columns = [file[f"index/{name}"][part].tolist() for name in ("latents", "n", "mean", "f1")]
-        return [TokenLatent(*row) for row in zip(*columns, strict=True)]
+        names = ("latents", "n", "mean", "f1")
+        with file.reading():
+            part = slice(*file["index/start"][token : token + 2].tolist())
+            columns = [file[f"index/{name}"][part].tolist() for name in names]
+            return [TokenLatent(*row) for row in zip(*columns, strict=True)]
 
     def _strata(self, latent: int) -> list[Stratum]:
         if "strata/edges" not in self.file:

@@ -3,11 +3,14 @@
 import errno
 import keyword
 import os
+import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
 from saelab.config import UsageError
+from saelab.interrupt import Stopped, stopped_by_signal
 
 VERBS = {
     "demo": "the whole pipeline on the shipped language model, in under 3 minutes on 2 cores",
@@ -21,11 +24,15 @@ VERBS = {
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",
     "show": "print what a store or a run holds",
-    "verify": "check that every byte of an activation store is as it was written",
+    "verify": "check that every byte of a store or of a run is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
     "completion": "print what makes a shell complete verbs and options",
 }
+
+READERS = ("browse", "show", "verify", "check")
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+AGAIN = "What was written is whole; run the same command again."
 
 ABOUT = """\
 From a language model's activations to explained features.
@@ -43,51 +50,78 @@ In bash and zsh, this makes the Tab key complete verbs and options:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 a check failed, 2 bad input."""
-    # Imported here, since most of what imports this package wants no command line.
-    from saelab.cli.help_text import Command
-    from saelab.cli.parse import choose
+    """Run the command line; returns the exit code.
 
+    0: done, 1: a check failed or the system did, 2: bad input, 128 + n: stopped by signal n.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     while arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] in (["-V"], ["--version"]):
         print(f"saelab {version('saelab')}")
         return 0
-    try:
-        command = Command("saelab", ABOUT, choices=VERBS, choice="VERB")
-        verb = choose(command, arguments or ["--help"])
-    except UsageError as error:
-        return _fail(str(error))
-    return _run(verb, arguments[1:])
+    verb, *own = arguments or ["--help"]
+    return _run(verb, own)
+
+
+def _main_of(verb: str) -> Callable[[list[str]], int]:
+    # Each verb's module is imported only when it runs: most of them bring torch along.
+    if verb not in VERBS:
+        from saelab.cli.help_text import Command
+        from saelab.cli.parse import choose
+
+        choose(Command("saelab", ABOUT, choices=VERBS, choice="VERB"), [verb])
+    # `import` is no name for a Python module.
+    module = f"{verb}_" if keyword.iskeyword(verb) else verb
+    return import_module(f"saelab.cli.{module}").main
 
 
 def _run(verb: str, arguments: list[str]) -> int:
     # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
     # training many times slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Each verb's module is imported only when it runs: most of them bring torch along.
+    who = f"saelab {verb}" if verb in VERBS else "saelab"
     try:
-        # `import` is no name for a Python module.
-        module = f"{verb}_" if keyword.iskeyword(verb) else verb
-        return import_module(f"saelab.cli.{module}").main(arguments)
+        with stopped_by_signal():
+            try:
+                return _main_of(verb)(arguments)
+            finally:
+                # Here, and not at exit, where a full disk would be told with a traceback.
+                sys.stdout.flush()
     except UsageError as error:
-        return _fail(f"saelab {verb}: {error}")
+        return _fail(f"{who}: {error}")
     except BrokenPipeError:
-        # The reader of a pipe (head, less) has left; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of a pipe (head, less) has left.
+        _give_up_output()
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"saelab {verb}: {error.strerror}{where}; what was written before is whole.")
-    except KeyboardInterrupt:
-        return 130
+        from saelab.files import failure
+
+        _give_up_output()
+        if error.errno in BAD_NAMES:
+            return _fail(f"{who}: {failure(error)}.")
+        _fail(f"{who}: {failure(error)}." + _again(verb))
+        return 1
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        _fail(f"{who}: stopped by {number.name}." + _again(verb))
+        return 128 + number
+
+
+def _again(verb: str) -> str:
+    return "" if verb in READERS else f" {AGAIN}"
+
+
+def _give_up_output() -> None:
+    """Python would complain again at exit of what cannot be printed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:
-    from saelab.console import printable
+    from saelab.console import say
 
-    print(printable(message), file=sys.stderr)
+    say(message)
     return 2

@@ -179,8 +179,9 @@ def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
 
 def _variants(args: VariantsArguments) -> int:
     from saelab.evaluation.variants import NAMES, compare_variants, variant_configs
-    from saelab.files import atomic_write_json
+    from saelab.files import atomic_write_json, check_writable
 
+    check_writable(args.out, "--out")
     lm, base = _prepare(args)
     configs = variant_configs(base, args.variants or NAMES, out=args.out, seeds=args.seeds)
     results = compare_variants(configs, lm, n_tokens=args.n_eval_tokens, device=args.device)

@@ -9,6 +9,7 @@ from pydantic import Field
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
+from saelab.files import check_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,30 +89,10 @@ class CircuitArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(CircuitArguments, "circuit", arguments)
-    # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
-    from saelab.lm.load import load_recorded_model
-    from saelab.lm.prompt import chat_prompt
-    from saelab.training.run import Run
-
-    runs = [Run(path) for path in args.runs]
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise UsageError("A run was given twice; give each once.")
-    lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
-    options = CircuitOptions(
-        target=args.target,
-        against=args.against,
-        latent=args.latent,
-        max_nodes=args.max_nodes,
-        node_threshold=args.node_threshold,
-        edge_threshold=args.edge_threshold,
-        threshold=args.threshold,
-        n_members=args.n_members,
-        curve=args.curve,
-    )
-    prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
-    found = explain_runs(lm, runs, prompt, options)
-    path = save_circuit(found, runs, prompt, lm)
+    for option, path in (("--figure", args.figure), ("--circuit-tracer", args.circuit_tracer)):
+        if path is not None:
+            check_file(path, option)
+    found, path = _explained(args)
     _extras(args, found, path.stem)
     if args.json_:
         print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))
@@ -119,6 +100,36 @@ def main(arguments: list[str]) -> int:
     _print(args, found)
     print(path)
     return 0
+
+
+def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
+    """The circuit, and where it is kept in the first run."""
+    # Imported here, so that --help does not wait for torch.
+    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
+    from saelab.lm.load import load_recorded_model
+    from saelab.lm.prompt import chat_prompt
+    from saelab.lock import writing
+    from saelab.training.run import Run
+
+    runs = [Run(path) for path in args.runs]
+    if len({run.path.resolve() for run in runs}) < len(runs):
+        raise UsageError("A run was given twice; give each once.")
+    with writing(runs[0].path):
+        lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
+        options = CircuitOptions(
+            target=args.target,
+            against=args.against,
+            latent=args.latent,
+            max_nodes=args.max_nodes,
+            node_threshold=args.node_threshold,
+            edge_threshold=args.edge_threshold,
+            threshold=args.threshold,
+            n_members=args.n_members,
+            curve=args.curve,
+        )
+        prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
+        found = explain_runs(lm, runs, prompt, options)
+        return found, save_circuit(found, runs, prompt, lm)
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
@@ -135,7 +146,7 @@ def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
     if args.figure is not None:
         from saelab.analysis.circuits.figures import circuit_figure
 
-        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True)
+        html = circuit_figure(found.pruned).to_html(include_plotlyjs=True, div_id="circuit")
         atomic_write(args.figure, html.encode())
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from saelab.cli.parse import parse
 from saelab.config import Config
+from saelab.files import check_writable
 
 if TYPE_CHECKING:
     from saelab.evaluation.evaluate import Evaluation
@@ -37,6 +38,7 @@ PROMPT = "anna met john in the park . john gave a book to"
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(DemoArguments, "demo", arguments)
+    check_writable(args.out, "--out")
     started = time.monotonic()
     # Imported here, so that --help does not wait for torch.
     from saelab.cli.tables import EXPLANATION, features_table, fidelity_table, wide_console

@@ -70,24 +70,26 @@ def main(arguments: list[str]) -> int:
     from saelab.evaluation.evaluate import evaluate
     from saelab.evaluation.other_text import TextOptions, other_text, saved_as
     from saelab.lm.load import load_recorded_model, resolve_device
+    from saelab.lock import writing
     from saelab.training.run import Run
 
     run, text = Run(args.run), None
-    options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
-    if args.text is None and (args.labels or args.roles):
-        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
-    if run.provenance()["model"] is None:
-        if args.text is not None:
-            raise UsageError(f"{run.path} was trained on arrays, so no model can read --text.")
-        result = evaluate_arrays(run, options, device=resolve_device(args.device))
-    else:
-        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-        corpus = None
-        if args.text is not None:
-            reading = TextOptions(args.text_field, args.labels, args.roles)
-            corpus = other_text(run, lm, args.text, options=reading, n_tokens=args.n_tokens)
-            text = saved_as(run, corpus)
-        result = evaluate(run, lm, options, corpus=corpus)
+    with writing(run.path):
+        options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
+        if args.text is None and (args.labels or args.roles):
+            raise UsageError("--labels and --roles belong to the text that --text names; name one.")
+        if run.provenance()["model"] is None:
+            if args.text is not None:
+                raise UsageError(f"{run.path} was trained on arrays, so no model can read --text.")
+            result = evaluate_arrays(run, options, device=resolve_device(args.device))
+        else:
+            lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+            corpus = None
+            if args.text is not None:
+                reading = TextOptions(args.text_field, args.labels, args.roles)
+                corpus = other_text(run, lm, args.text, options=reading, n_tokens=args.n_tokens)
+                text = saved_as(run, corpus)
+            result = evaluate(run, lm, options, corpus=corpus)
     if args.json_:
         print(json.dumps(asdict(result), indent=2))
         return 0

@@ -6,6 +6,7 @@ from typing import Annotated
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config
+from saelab.files import check_writable
 
 
 class ExportArguments(Config):
@@ -27,6 +28,7 @@ class ExportArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(ExportArguments, "export", arguments)
+    check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from dataclasses import replace
 

@@ -55,12 +55,14 @@ def main(arguments: list[str]) -> int:
     from saelab.analysis.features import FeatureOptions, collect_features
     from saelab.analysis.records import MASSIVE
     from saelab.lm.load import load_recorded_model
+    from saelab.lock import writing
     from saelab.training.run import Run
 
     run = Run(args.run)
-    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-    chosen = args.model_dump(exclude={"run", "model", "device"})
-    features = collect_features(run, lm, FeatureOptions(**chosen))
+    with writing(run.path):
+        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+        chosen = args.model_dump(exclude={"run", "model", "device"})
+        features = collect_features(run, lm, FeatureOptions(**chosen))
     silent = int((features.table()["n_fired"] == 0).sum())
     n_tokens = features.file.facts["n_tokens"]
     print(f"{len(features)} latents, {silent} of them silent on {n_tokens} tokens")

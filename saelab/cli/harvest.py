@@ -1,7 +1,6 @@
 """`saelab harvest`: record a language model's activations."""
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,7 @@ from pydantic import Field
 from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading
+from saelab.files import check_directory
 
 if TYPE_CHECKING:
     from saelab.activations.corpus import Corpus
@@ -81,6 +81,7 @@ DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(HarvestArguments, "harvest", arguments)
+    check_directory(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions, plan, record
@@ -161,15 +162,15 @@ def _seconds(
 
 
 def _print_time(seconds: float) -> None:
-    from saelab.console import duration
+    from saelab.console import duration, say
 
     text = f"time    {duration(seconds)} of forward passes, judged by one batch"
-    print(text, file=sys.stderr, flush=True)
+    say(text)
 
 
 def _print_plan(out: Path, manifest: "Manifest") -> None:
     from saelab.activations.space import require_space, unit_memory
-    from saelab.console import in_bytes
+    from saelab.console import in_bytes, say
     from saelab.resources import free_bytes
 
     tokens = manifest.n_contexts * manifest.context_length
@@ -182,4 +183,4 @@ def _print_plan(out: Path, manifest: "Manifest") -> None:
         f"free, in {manifest.n_units} units",
         f"memory  {in_bytes(unit_memory(manifest))} beside the model and the text, per process",
     )
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    say("\n".join(lines))

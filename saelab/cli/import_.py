@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
+from saelab.files import check_writable
 
 if TYPE_CHECKING:
     from saelab.sae.interop.foreign import ForeignSAE
@@ -38,6 +39,7 @@ class ImportArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(ImportArguments, "import", arguments)
+    check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from saelab.sae.interop.convert import from_foreign
     from saelab.sae.interop.detect import read_foreign

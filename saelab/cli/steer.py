@@ -1,6 +1,7 @@
 """`saelab steer`: what latents do to what the model says."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -105,12 +106,15 @@ def main(arguments: list[str]) -> int:
         raise UsageError("Got --chat without --prompt; give what the user says.")
     # Imported here, so that --help does not wait for torch.
     from saelab.lm.load import load_recorded_model
+    from saelab.lock import writing
     from saelab.training.run import Run
 
     run = Run(args.run)
-    lm = load_recorded_model(run.model(), name=args.model, device=args.device)
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
-    mode(args, run, lm)
+    # All but --latents write into the run.
+    with nullcontext() if args.latents else writing(run.path):
+        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+        mode(args, run, lm)
     return 0
 
 

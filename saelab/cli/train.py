@@ -13,6 +13,7 @@ from saelab.cli.help_text import Command
 from saelab.cli.options import Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
 from saelab.config import Config, Heading
+from saelab.files import check_directory
 
 if TYPE_CHECKING:
     from saelab.training.run import Run
@@ -111,6 +112,7 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
 
     own = {key: values.pop(key) for key in list(values) if key not in TrainConfig.model_fields}
     args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
+    check_directory(args.out, "--out")
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
     return train(config, out=args.out, device=args.device)
 
@@ -119,5 +121,6 @@ def _sweep(args: SweepArguments) -> "list[Run]":
     from saelab.training.loop import train_many
     from saelab.training.sweep import read_sweep
 
+    check_directory(args.out, "--out")
     configs = {args.out / name: config for name, config in read_sweep(args.file).items()}
     return train_many(configs, device=args.device)

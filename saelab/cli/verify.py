@@ -1,5 +1,6 @@
-"""`saelab verify`: check an activation store byte by byte."""
+"""`saelab verify`: check an activation store or a run byte by byte."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +12,25 @@ from saelab.config import Config, UsageError
 
 
 class VerifyArguments(Config):
-    """Check that every byte of an activation store is as it was written.
+    """Check that every byte of an activation store, or of a run, is as it was written.
 
-    Names each damaged file; exits with 1 if there is any. With --reforward N, N random contexts are
-    also run through the model again, and what is stored of them compared with the fresh
-    activations: a checksum cannot tell that the wrong thing was written.
+    Names each damaged file; exits with 1 if there is any. Of a run all files are checked that
+    saelab writes, and that they belong to one SAE: weights as the configuration says, features,
+    scores and evaluations made with these weights, the store that it was trained on. Files of
+    earlier versions that carry no checksum are read as far as that goes, and named.
+
+    With --reforward N, N random contexts of a store are also run through the model again, and what
+    is stored of them compared with the fresh activations: a checksum cannot tell that the wrong
+    thing was written.
 
         saelab verify activations_cache/tiny --reforward 20
+        saelab verify runs/topk
     """
 
     path: Annotated[Path, Positional("PATH")]
-    """The store's directory."""
+    """The directory of the store or of the run."""
     reforward: int = Field(default=0, ge=0)
-    """Contexts to run through the model again."""
+    """Contexts of a store to run through the model again."""
     model: str | None = None
     """The model to run; default: the one that was harvested."""
     device: str = "auto"
@@ -33,6 +40,8 @@ class VerifyArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(VerifyArguments, "verify", arguments)
+    if os.path.lexists(args.path / "config.json"):
+        return _run(args)
     from saelab.activations.verify import verify
 
     damages = verify(args.path)
@@ -42,6 +51,24 @@ def main(arguments: list[str]) -> int:
     print("damaged" if damages else "whole" if agrees else "not what the model says")
     print(args.path)
     return 1 if damages or not agrees else 0
+
+
+def _run(args: VerifyArguments) -> int:
+    """Print what is wrong with a run; 1 if anything is."""
+    if args.reforward:
+        raise UsageError(f"{args.path} is a run, and --reforward checks a store; leave it out.")
+    from saelab.analysis.verify_run import verify_run
+
+    found = verify_run(args.path)
+    for damage in found.damages:
+        print(f"{damage.file}: {damage.problem}")
+    for note in found.notes:
+        print(note)
+    if found.unsealed:
+        print(f"without a checksum, from an earlier version: {', '.join(found.unsealed)}")
+    print("damaged" if found.damages else f"whole: {found.n_files} files")
+    print(args.path)
+    return 1 if found.damages else 0
 
 
 def _reforward(args: VerifyArguments) -> bool:

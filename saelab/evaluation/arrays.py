@@ -19,6 +19,7 @@ from saelab.evaluation.recovery import RecoveryData, RecoveryResult, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
 from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, first, first_rows
 from saelab.evaluation.suite import MEASUREMENTS
+from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
 from saelab.training.source import Source
@@ -43,9 +44,13 @@ def evaluate_arrays(
     everything else. Variants with thresholds set them on these same rows.
 
     Raises:
-        UsageError: the store is gone.
+        UsageError: the store is gone, or another process writes the run.
     """
-    options = options or EvaluateOptions()
+    with writing(run.path):
+        return _evaluate_arrays(run, options or EvaluateOptions(), device)
+
+
+def _evaluate_arrays(run: Run, options: EvaluateOptions, device: torch.device | str) -> Evaluation:
     sae = run.load_sae(str(device))
     # What was left out stands in the run: the store may have grown, and its limit moved, since.
     source = Source([run.config.with_every_row()], torch.device("cpu"))

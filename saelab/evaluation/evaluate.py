@@ -29,6 +29,7 @@ from saelab.evaluation.stream import (
 )
 from saelab.evaluation.suite import Inputs, measure_suite
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
 from saelab.types import Figures
@@ -53,24 +54,26 @@ def evaluate(
     is saved in `evaluation/NAME/*.json`, NAME made of the text's name and digest.
 
     Raises:
-        UsageError: `lm` is not the model the run was trained on, or the text is gone.
+        UsageError: `lm` is not the model the run was trained on, the text is gone, or another
+            process writes the run.
     """
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
-    sae = run.load_sae(str(lm.device))
-    if corpus is None:
-        corpus = corpus_of(run, lm, "held-out")
-    else:
-        check_model(lm, run)
-    options = sized(options, lm, corpus)
-    Evaluated(lm, sae, corpus, options).plan().announce()
-    found = _Pass(run, lm, sae, corpus, options)
-    with found.clock("held_out_text"):
-        found.read()
-    result = found.core()
-    if options.suite == "full":
-        result = found.full(result)
-    save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
+    with writing(run.path):
+        sae = run.load_sae(str(lm.device))
+        if corpus is None:
+            corpus = corpus_of(run, lm, "held-out")
+        else:
+            check_model(lm, run)
+        options = sized(options, lm, corpus)
+        Evaluated(lm, sae, corpus, options).plan().announce()
+        found = _Pass(run, lm, sae, corpus, options)
+        with found.clock("held_out_text"):
+            found.read()
+        result = found.core()
+        if options.suite == "full":
+            result = found.full(result)
+        save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
     return result
 
 

@@ -25,6 +25,9 @@ class AbstractSAEConfig(Config, abc.ABC):
     def build(self, d_in: int, generator: torch.Generator | None = None) -> "AbstractSAE":
         """A freshly initialised SAE for inputs of width `d_in`.
 
+        It must also build on the meta device (no `.item()`, no `tolist()`): saved files are
+        compared with that before any memory of their size is taken.
+
         Raises:
             UsageError: the options do not fit each other.
         """

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
@@ -112,7 +112,7 @@ def group_prefixes(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
             f"With d_sae={d_sae} a Matryoshka group of fractions={tuple(fractions)} would be "
             "empty; widen the SAE or use fewer groups."
         )
-    return tuple(torch.tensor(groups).cumsum(0).tolist())
+    return tuple(accumulate(groups))
 
 
 def sample_prefixes(d_sae: int, n: int, generator: torch.Generator) -> tuple[int, ...]:

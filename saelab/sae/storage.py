@@ -1,25 +1,38 @@
-"""An SAE as one safetensors file that needs nothing else: weights, configuration, and V."""
+"""An SAE as one safetensors file that needs nothing else: weights, configuration, and V.
 
-import json
+Files are read as untrusted: the header's shapes are compared with those of the configuration
+before anything of their size is made.
+"""
+
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from saelab.config import UsageError
-from saelab.files import atomic_write
+from saelab.config import UsageError, first_problem
+from saelab.formats.json_file import parse_json
+from saelab.formats.tensors import (
+    TensorHeader,
+    read_tensor_header,
+    read_tensors,
+    write_tensors,
+)
 from saelab.sae.base import AbstractSAE
 from saelab.sae.transcoder import make_transcoder
 from saelab.sae.variants import SAE_CONFIG
 
 FORMAT = "saelab-sae/1"
+MAX_WIDTH = 2**31
+"""Of activations; the same for latents. Nothing as wide exists."""
 
 
 def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) -> None:
-    """Write `sae` to `path` (safetensors); `facts` join the header beside the configuration."""
-    tensors = {name: value.contiguous().cpu() for name, value in sae.state_dict().items()}
+    """Write `sae` to `path` (sealed safetensors); `facts` join the header beside the configuration.
+
+    Equal SAEs and facts give equal bytes.
+    """
     header = {
         **(facts or {}),
         "format": FORMAT,
@@ -28,31 +41,65 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
     }
     if sae.is_transcoder:
         header |= {"d_out": str(sae.d_out), "skip": str(sae.W_skip is not None)}
-    atomic_write(path, save(tensors, metadata=header))
+    write_tensors(path, sae.state_dict(), header)
+
+
+def read_sae_header(path: Path) -> tuple[TensorHeader, AbstractSAE]:
+    """The header of the SAE at `path`, and that SAE on the meta device; no weight is read.
+
+    Raises:
+        UsageError: the file is missing, damaged, of another format, or its shapes do not fit.
+    """
+    header = read_tensor_header(path)
+    facts = header.metadata
+    if facts.get("format") != FORMAT:
+        raise UsageError(
+            f"{path} is not an SAE of saelab: its format is {str(facts.get('format'))[:60]!r}."
+        )
+    try:
+        with torch.device("meta"):
+            sae = _built(facts, path)
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise UsageError(f"{path} does not describe a whole SAE: {problem}.") from None
+    except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"{path} does not describe a whole SAE: {reason}.") from None
+    expected = sae.state_dict()
+    header.check_shapes({name: tensor.shape for name, tensor in expected.items()})
+    header.check_floats([name for name, tensor in expected.items() if tensor.is_floating_point()])
+    return header, sae
 
 
 def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
     """The SAE saved at `path` by `save_sae`, on `device`, in evaluation mode.
 
     Raises:
-        UsageError: the file is missing, damaged, of another format, or its shapes do not fit.
+        UsageError: the file is missing, damaged, of another format, its shapes do not fit, or a
+            weight is not finite.
     """
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.") from None
-    except SafetensorError as error:
-        raise UsageError(f"{path} is not a whole safetensors file: {error}.") from error
-    if header.get("format") != FORMAT:
-        raise UsageError(f"{path} is not an SAE of saelab: its format is {header.get('format')!r}.")
-    try:
-        config = SAE_CONFIG.validate_json(header["config"])
-        sae = config.build(int(header["d_in"]))
-        if "d_out" in header:
-            make_transcoder(sae, int(header["d_out"]), skip=header["skip"] == "True")
-        sae.load_state_dict(tensors)
-    except (KeyError, ValidationError, RuntimeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} does not describe a whole SAE: {error}") from error
+    header, sae = read_sae_header(path)
+    types = {name: tensor.dtype for name, tensor in sae.state_dict().items()}
+    # Buffers may be NaN: a threshold that nobody has calibrated.
+    trained = [name for name, _ in sae.named_parameters()]
+    weights = {n: t.to(types[n]) for n, t in read_tensors(header, device, finite=trained).items()}
+    sae.load_state_dict(weights, assign=True)
     return sae.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _built(facts: Mapping[str, str], path: Path) -> AbstractSAE:
+    values = parse_json(facts["config"].encode(), f"The configuration in {path}")
+    config = SAE_CONFIG.validate_python(values)
+    widths = {name: _width(facts[name], name) for name in ("d_in", "d_out") if name in facts}
+    if config.d_sae > MAX_WIDTH:
+        raise ValueError(f"d_sae is {config.d_sae}")
+    sae = config.build(widths["d_in"])
+    if "d_out" in widths:
+        make_transcoder(sae, widths["d_out"], skip=facts["skip"] == "True")
+    return sae
+
+
+def _width(text: str, name: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) <= MAX_WIDTH:
+        raise ValueError(f"{name} is {text[:20]!r}")
+    return int(text)

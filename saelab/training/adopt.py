@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 
 from saelab.config import UsageError
+from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training.config import TrainConfig
-from saelab.training.directory import create
+from saelab.training.directory import create, unfinished_import
 from saelab.training.run import Run
 from saelab.training.source import Source
 
@@ -32,9 +33,19 @@ def adopt(
         UsageError: the store or the site does not exist, the SAE reads another width, or `out` is
             not empty.
     """
-    directory = Path(out)
-    if directory.exists() and any(directory.iterdir()):
-        raise UsageError(f"{directory} is not empty; choose another --out.")
+    with writing(Path(out)):
+        return _adopt(sae, Path(activations), site, target_site, Path(out), origin)
+
+
+def _adopt(
+    sae: AbstractSAE,
+    activations: Path,
+    site: str,
+    target_site: str | None,
+    directory: Path,
+    origin: str,
+) -> Run:
+    again = unfinished_import(directory)
     options = SAE_CONFIG.validate_python(sae.config.model_dump())
     if target_site == site:
         raise UsageError(f"{site} is what the SAE reads; name another target site, or none.")
@@ -46,7 +57,7 @@ def adopt(
         )
     config = TrainConfig(
         sae=options,
-        activations=Path(activations),
+        activations=activations,
         site=site,
         target_site=target_site,
         skip=sae.W_skip is not None,
@@ -63,6 +74,9 @@ def adopt(
                 f"The SAE {does} rows of {width} numbers, {name} has {found}; "
                 "it was trained on another site or model."
             )
+    if again:
+        # It may have been of another SAE.
+        (directory / "config.json").unlink()
     create(config, directory, source, imported_from=origin)
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site

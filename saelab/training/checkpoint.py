@@ -1,50 +1,164 @@
-"""Checkpoints: everything a training needs to continue as if it had never stopped."""
+"""Checkpoints: everything a training needs to continue as if it had never stopped.
 
+A checkpoint is one sealed safetensors file, checkpoints/step_N.safetensors: the tensors that a step
+changes, the log so far, and among the metadata the rest, as JSON. It is written under a temporary
+name, fsynced and renamed; the one before it stays until the next is there. Older versions wrote
+directories without seals, step_N/ with state.json and state.safetensors, which are still read.
+"""
+
+import contextlib
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from saelab.files import atomic_write_json, fsync_directory, temporary_name
+from saelab.config import Config, UsageError, first_problem
+from saelab.console import note
+from saelab.files import make_directory, temporary_name
+from saelab.formats.json_file import parse_json, read_json
+from saelab.formats.tensors import TensorHeader, read_tensor_header, read_tensors, write_tensors
+from saelab.training.metrics import Interval
 
-STEP = "step_{:09d}"
+FORMAT = "saelab-checkpoint/2"
+LOG = "log"
+HARMLESS = {"activations", "n_tokens", "log_every", "checkpoint_every"}
+"""Options that change nothing in the steps that are done."""
+_NAME = re.compile(r"step_(\d{1,18})(\.safetensors)?")
+_MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
+
+Place = dict[str, int | str]
+Taken = TypeVar("Taken")
+
+
+class DamagedCheckpointError(UsageError):
+    """A checkpoint that cannot be continued from; one before it may be."""
+
+
+class CheckpointState(Config):
+    """What a checkpoint says beside its tensors."""
+
+    step: int = Field(ge=0)
+    """Optimizer steps that are done."""
+    batches: Place
+    """Where the stream stands."""
+    by: str = "autograd"
+    """Which way the steps were done; before there were two, it was not said."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Those of the training, from which a checkpoint of another run is told."""
+    interval: Interval | None = None
+    """The sums since the last line of the log."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose header and state fit each other; its tensors are not read yet."""
+
+    path: Path
+    state: CheckpointState
+    header: TensorHeader
+
+    def tensors(
+        self, device: torch.device, expected: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], bytes | None]:
+        """Its tensors on `device`, and the log; None: it holds none.
+
+        Raises:
+            DamagedCheckpointError: it does not match its seal, or its tensors have other names,
+                shapes or types than those `expected`.
+        """
+        there = self.header.tensors
+        shapes = {tensor.shape for tensor in expected.values()}
+        for name, tensor in expected.items():
+            spec = there.get(name)
+            if spec is None or (spec.shape, spec.dtype) != (tuple(tensor.shape), tensor.dtype):
+                raise DamagedCheckpointError(f"{self.path} is of another SAE: its {name} differs.")
+        for name in there.keys() - expected.keys() - {LOG}:
+            # Before its first step an optimizer knows of no moments.
+            if not _MOMENT.fullmatch(name) or there[name].shape not in {(), *shapes}:
+                raise DamagedCheckpointError(
+                    f"{self.path} holds a {name[:60]!r}, which is unknown."
+                )
+        try:
+            # A threshold that nobody has calibrated yet is NaN.
+            found = read_tensors(self.header, device, finite=())
+        except UsageError as error:
+            raise DamagedCheckpointError(str(error)) from None
+        log = found.pop(LOG, None)
+        return found, None if log is None else log.cpu().numpy().tobytes()
 
 
 def save_checkpoint(
-    directory: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]
-) -> None:
-    """Write checkpoint `step` below `directory`, then remove the older ones."""
-    directory.mkdir(parents=True, exist_ok=True)
-    final = directory / STEP.format(step)
-    temporary = temporary_name(final)
-    temporary.mkdir()
-    try:
-        contiguous = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-        save_file(contiguous, temporary / "state.safetensors")
-        atomic_write_json(temporary / "state.json", state)
-        fsync_directory(temporary)
-        temporary.replace(final)
-        fsync_directory(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    for older in directory.glob("step_*"):
-        if older != final:
-            shutil.rmtree(older)
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    state: CheckpointState,
+    log: bytes | None,
+    *,
+    before: Path | None,
+) -> Path:
+    """Write a checkpoint below `directory`, and remove all but it and the one `before`; its path.
+
+    Equal trainings write equal bytes.
+    """
+    path = directory / f"step_{state.step:09d}.safetensors"
+    make_directory(directory)
+    if path.is_dir():
+        _remove(path)
+    held = {name: value.detach().cpu() for name, value in tensors.items()}
+    if log is not None:
+        held[LOG] = torch.from_numpy(np.frombuffer(log, np.uint8).copy())
+    values = json.dumps(state.model_dump(mode="json"), allow_nan=False)
+    write_tensors(path, held, {"format": FORMAT, "state": values})
+    # What could not be continued from is not counted, so that two whole ones stay.
+    for older in _checkpoints(directory):
+        if older not in (path, before):
+            _remove(older)
+    return path
 
 
-def load_checkpoint(
-    directory: Path, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint below `directory`, or None if there is none."""
-    newest = max(directory.glob("step_*"), default=None)
-    if newest is None:
-        return None
-    state = json.loads((newest / "state.json").read_bytes())
-    return load_file(newest / "state.safetensors", device=str(device)), state
+def take_newest(directory: Path, take: Callable[[Checkpoint], Taken]) -> Taken | None:
+    """What `take` makes of the newest checkpoint below `directory` that is whole; None: no one is.
+
+    Raises:
+        UsageError: there are checkpoints, and none can be continued from.
+    """
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise UsageError(f"{directory} is no directory, and checkpoints go there; remove it.")
+    problem = ""
+    for path in _checkpoints(directory):
+        try:
+            checkpoint = _open(path)
+            taken = take(checkpoint)
+        except DamagedCheckpointError as error:
+            said = str(error).rstrip(".")
+            problem = problem or (said if str(path) in said else f"{path}: {said}")
+            continue
+        if problem:
+            note(f"{problem}; training continues from step {checkpoint.state.step}.")
+        return taken
+    if problem:
+        raise UsageError(
+            f"{problem}, and no other checkpoint is whole; remove {directory} to train from the "
+            "beginning."
+        )
+    return None
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Remove what a training no longer needs; what is not its own stays."""
+    with contextlib.suppress(OSError):  # The run is whole with them, too.
+        for path in _checkpoints(directory):
+            _remove(path)
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -58,12 +172,62 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took.
+
+    Raises:
+        DamagedCheckpointError: a moment has no parameter, or another shape than it.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            # Adam keeps its step count on the CPU; the moments follow the parameters.
-            states.setdefault(int(index), {})[name] = value.cpu() if name == "step" else value
+        if (match := _MOMENT.fullmatch(key)) is None:
+            continue
+        index, name = int(match[1]), match[2]
+        if index >= len(parameters) or value.shape not in ((), parameters[index].shape):
+            raise DamagedCheckpointError(f"{key} fits no parameter")
+        # Adam keeps its step count on the CPU; the moments follow the parameters.
+        states.setdefault(index, {})[name] = value.cpu() if name == "step" else value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """What is named as a checkpoint, the newest first; anything else may lie beside them."""
+    found = [(int(m[1]), path) for path, m in _named(directory) if not path.is_symlink()]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _named(directory: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in directory.iterdir() if directory.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        # A file with the suffix, or a directory without.
+        if match and path.is_dir() == (match[2] is None):
+            yield path, match
+
+
+def _open(path: Path) -> Checkpoint:
+    try:
+        if path.is_dir():
+            header = read_tensor_header(path / "state.safetensors")
+            values = read_json(path / "state.json")
+        else:
+            header = read_tensor_header(path)
+            if header.metadata.get("format") != FORMAT or not header.sealed:
+                raise DamagedCheckpointError(f"{path} is no checkpoint of this version.")
+            values = parse_json(header.metadata.get("state", "").encode(), path)
+        state = CheckpointState.model_validate(values)
+    except ValidationError as error:
+        raise DamagedCheckpointError(f"{path} is damaged: {first_problem(error)}.") from None
+    except UsageError as error:
+        raise DamagedCheckpointError(str(error)) from None
+    return Checkpoint(path, state, header)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint at once, so that no kill leaves a part of it."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    aside = temporary_name(path)
+    path.rename(aside)
+    shutil.rmtree(aside)

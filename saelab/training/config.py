@@ -90,7 +90,8 @@ class TrainConfig(Config):
     log_every: int = Field(default=50, gt=0)
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = Field(default=2_000, gt=0)
-    """Steps between checkpoints, from which an interrupted run continues exactly."""
+    """Steps between checkpoints, from which an interrupted run continues exactly; the last two are
+    kept until it ends."""
 
     def check(self) -> None:
         """Refuse options that do not fit each other.

@@ -1,7 +1,7 @@
 """Training: from configurations to run directories."""
 
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.console import progress, say
+from saelab.files import check_directory, is_temporary
+from saelab.interrupt import Stopped, StopRequest, stop_on_signal
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import check_held, writing
 from saelab.sae.storage import save_sae
+from saelab.training.checkpoint import remove_checkpoints
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
-from saelab.training.interrupt import StopRequest, stop_on_signal
-from saelab.training.metrics import IntervalMetrics, MetricsLog, figures
+from saelab.training.metrics import IntervalMetrics, MetricsLog, Report, figures
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.plan import training_plan
 from saelab.training.run import Run
@@ -36,11 +39,12 @@ def train(
 ) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
-    SIGTERM or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model, for training
-    that runs it, if it is loaded already.
+    SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model, for
+    training that runs it, if it is loaded already.
 
     Raises:
-        UsageError: the store, the site or an option does not fit, or `out` holds another run.
+        UsageError: the store, the site or an option does not fit, `out` holds another run
+            or cannot be written to, or another process writes it.
     """
     return train_many({Path(out): config}, device=device, lm=lm)[0]
 
@@ -60,8 +64,23 @@ def train_many(
         UsageError: as for `train`.
     """
     where = resolve_device(device)
-    begun = {out: as_begun(c, out) for out, c in configs.items()}
-    missing = {out: c for out, c in begun.items() if not _is_done(c, out)}
+    for out in configs:
+        check_directory(out)
+    missing = _missing(configs)
+    untidy = [out for out in configs if out not in missing and _is_untidy(out)]
+    with ExitStack() as locks:
+        for out in (*missing, *untidy):
+            locks.enter_context(writing(out))
+        for out in untidy:
+            remove_checkpoints(out / "checkpoints")
+        # Another process may have trained them before it let go.
+        _train_all(_missing(missing), where, lm)
+    return [Run(out) for out in configs]
+
+
+def _train_all(
+    missing: dict[Path, TrainConfig], where: torch.device, lm: LanguageModel | None
+) -> None:
     groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
     for out, config in missing.items():
         config.check()
@@ -70,12 +89,22 @@ def train_many(
         Source(list(group.values()), where).check_varies()
     for group in groups.values():
         _train_group(group, where, lm)
-    return [Run(out) for out in configs]
+
+
+def _missing(configs: dict[Path, TrainConfig]) -> dict[Path, TrainConfig]:
+    """Those that are not trained yet, as they were begun."""
+    begun = {out: as_begun(config, out) for out, config in configs.items()}
+    return {out: config for out, config in begun.items() if not _is_done(config, out)}
 
 
 def _is_done(config: TrainConfig, out: Path) -> bool:
     run = existing(config, out)
     return run is not None and run.finished
+
+
+def _is_untidy(out: Path) -> bool:
+    """Whether a kill behind the last step has left what only the steps needed."""
+    return (out / "checkpoints").exists() or any(is_temporary(path) for path in out.iterdir())
 
 
 def _shared(config: TrainConfig) -> tuple[object, ...]:
@@ -109,10 +138,16 @@ class _Training:
         return line
 
     def save(self, stream: Stream) -> None:
+        check_held(self.directory)
+        interval = self.metrics.interval()
+        if not interval.finite:
+            raise _diverged(self.state, interval.loss)
+        self.state.report = Report(bytes(self.log.text), interval)
         self.state.save(self.directory / "checkpoints", stream.state_dict())
 
     def finish(self, source: Source) -> None:
         """Write the SAE; the checkpoints have done their work."""
+        check_held(self.directory)
         sae = self.state.finish(source.calibration_rows())
         facts = {
             "total_variance": repr(self.state.total_variance),
@@ -120,8 +155,10 @@ class _Training:
             "target_site": self.state.config.written_site,
             "calibrated_on_held_back_rows": str(source.held_back),
         }
+        # The weights come last: a run that has them is finished.
+        self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", facts)
-        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        remove_checkpoints(self.directory / "checkpoints")
 
 
 def _train_group(
@@ -138,11 +175,12 @@ def _train_group(
     places = []
     for out, config in group.items():
         state = TrainingState.start(config, source, rows)
-        places.append(state.restore(out / "checkpoints"))
+        places.append(state.restore(out / "checkpoints", stream.state_dict()))
         create(config, out, source, step=state.steps.name)
-        log = MetricsLog(out / "metrics.jsonl", after_step=state.step)
         mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
-        trainings.append(_Training(out, state, log, IntervalMetrics(mean * state.target_scale)))
+        trainings.append(_begin(out, state, mean * state.target_scale))
+        if state.finished:
+            trainings[-1].finish(source)
     # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
     # starts where the last of them stands, and the others wait for it.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
@@ -150,6 +188,16 @@ def _train_group(
         stream.load_state_dict(place)
     with stop_on_signal() as stop:
         _run(trainings, source, stream, objective, stop)
+
+
+def _begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"]) -> _Training:
+    """The training where the state stands, and with what it had reported by then."""
+    report, metrics = state.report, IntervalMetrics(mean)
+    text = None if report is None else report.log
+    log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
+    if report is not None:
+        metrics.load(report.interval)
+    return _Training(out, state, log, metrics)
 
 
 def _run(
@@ -179,7 +227,7 @@ def _run(
                 bar.advance((step - shown) * size, figures(lines[0]))
                 shown = step
             if stop.signal is not None and step < last:
-                raise SystemExit(128 + stop.signal)
+                raise Stopped(stop.signal)
 
 
 def _title(trainings: Sequence[_Training]) -> str:
@@ -195,9 +243,7 @@ def _log_line(
 ) -> Figures:
     values = metrics.summary()
     if not all(value == value and abs(value) != float("inf") for value in values.values()):
-        raise UsageError(
-            f"Training diverged at step {state.step} (loss {values['loss']}); lower --lr."
-        )
+        raise _diverged(state, values["loss"])
     return {
         "step": state.step,
         "tokens": state.step * state.config.batch_size,
@@ -206,3 +252,7 @@ def _log_line(
         "lr": learning_rate(state.config, state.step - 1),
         **({} if norm is None else {"gradient_norm": float(norm)}),
     }
+
+
+def _diverged(state: TrainingState, loss: float) -> UsageError:
+    return UsageError(f"Training diverged at step {state.step} (loss {loss}); lower --lr.")

@@ -1,14 +1,47 @@
 """What a training reports: sums kept on the device, turned into figures once per log line."""
 
 import json
+import math
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from saelab.config import Config
+from saelab.console import note
+from saelab.files import atomic_write, telling
 from saelab.types import Figures, LossTerms
+
+
+class Interval(Config):
+    """The sums of `IntervalMetrics`, as numbers."""
+
+    rows: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    error: float
+    variance: float
+    active: float
+    loss: float
+    parts: dict[str, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of them are numbers."""
+        sums = (self.error, self.variance, self.active, self.loss, *self.parts.values())
+        return all(math.isfinite(value) for value in sums)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training has reported: its log, and the sums since its last line."""
+
+    log: bytes
+    interval: Interval
 
 
 class IntervalMetrics:
@@ -20,12 +53,29 @@ class IntervalMetrics:
 
     def reset(self) -> None:
         """Start a new interval."""
+        self.load(
+            Interval(rows=0, steps=0, error=0.0, variance=0.0, active=0.0, loss=0.0, parts={})
+        )
+
+    def load(self, interval: Interval) -> None:
+        """Go on with these sums; the speed is that of the rows from now on."""
         self.started = time.perf_counter()
-        self.rows = 0
-        zero = torch.zeros((), dtype=torch.float64, device=self.mean.device)
-        self.error, self.variance, self.active, self.loss = (zero.clone() for _ in range(4))
-        self.parts: dict[str, Tensor] = {}
-        self.steps = 0
+        self.rows, self.steps, self.rows_before = interval.rows, interval.steps, interval.rows
+        sums = (interval.error, interval.variance, interval.active, interval.loss)
+        self.error, self.variance, self.active, self.loss = (self._sum(value) for value in sums)
+        self.parts = {name: self._sum(value) for name, value in interval.parts.items()}
+
+    def interval(self) -> Interval:
+        """The sums so far."""
+        return Interval(
+            rows=self.rows,
+            steps=self.steps,
+            error=float(self.error),
+            variance=float(self.variance),
+            active=float(self.active),
+            loss=float(self.loss),
+            parts={name: float(part) for name, part in self.parts.items()},
+        )
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "batch d_in"], terms: LossTerms) -> None:
@@ -38,7 +88,7 @@ class IntervalMetrics:
         self.active += terms.codes.active.sum()
         self.loss += terms.total.detach()
         for name, part in terms.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + part
+            self.parts[name] = self.parts.get(name, self._sum(0.0)) + part
 
     def summary(self) -> Figures:
         """loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
@@ -48,23 +98,33 @@ class IntervalMetrics:
             "fvu": float(self.error / self.variance),
             "l0": float(self.active) / self.rows,
             **{name: float(part) / self.steps for name, part in self.parts.items()},
-            "tokens_per_second": self.rows / max(elapsed, 1e-9),
+            "tokens_per_second": (self.rows - self.rows_before) / max(elapsed, 1e-9),
         }
+
+    def _sum(self, value: float) -> Float[Tensor, ""]:
+        return torch.tensor(value, dtype=torch.float64, device=self.mean.device)
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object per line, cut back to the checkpoint when a run resumes."""
+    """metrics.jsonl: one JSON object per line; what follows the checkpoint goes at a resume."""
 
-    def __init__(self, path: Path, *, after_step: int) -> None:
+    def __init__(self, path: Path, *, after_step: int, text: bytes | None = None) -> None:
+        """Begin with `text`, or else with the file's lines of no later step."""
         self.path = path
-        kept = path.read_text().splitlines() if path.is_file() else []
-        kept = [line for line in kept if _step(line) <= after_step]
-        path.write_text("".join(line + "\n" for line in kept))
+        self.text = bytearray(_lines_until(path, after_step) if text is None else text)
+        atomic_write(path, bytes(self.text))
 
     def write(self, values: Figures) -> None:
         """Append one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        line = json.dumps(values).encode() + b"\n"
+        self.text += line
+        with telling(self.path), self.path.open("ab") as file:
+            file.write(line)
+
+    def sync(self) -> None:
+        """Let it survive a power cut."""
+        with telling(self.path), self.path.open("ab") as file:
+            os.fsync(file.fileno())
 
 
 def figures(values: Figures) -> str:
@@ -72,9 +132,20 @@ def figures(values: Figures) -> str:
     return f"FVU {values['fvu']:.4f}  L0 {values['l0']:.1f}  dead {values['dead']:.0f}"
 
 
-def _step(line: str) -> int:
-    # A line that a killed process left unfinished is not JSON; the step it reported is lost.
+def _lines_until(path: Path, step: int) -> bytes:
+    """The whole lines of a log up to this step."""
+    if not step or not path.is_file():
+        return b""
+    lines = [(line, _step(line)) for line in path.read_bytes().splitlines(keepends=True)]
+    # A killed process may leave a part of a line, at the end.
+    if damaged := sum(found is None for _, found in lines[:-1]):
+        note(f"{path} has {damaged} damaged lines; they are left out.")
+    return b"".join(line for line, found in lines if found is not None and found <= step)
+
+
+def _step(line: bytes) -> int | None:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return 2**63
+        step = json.loads(line)["step"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) and line.endswith(b"\n") else None

@@ -3,7 +3,7 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/step_N/  where an interrupted training continues (removed when it ends)
+checkpoints/         where an interrupted training continues, the last two (removed when it ends)
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts of one's choice
@@ -13,15 +13,28 @@ circuits/            graphs that `saelab circuit` wrote
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
+writer.lock          names the process that writes the run, while one does
+
+Every JSON object carries its own checksum (`saelab/formats/json_file.py`), and so do weights and
+HDF5 files; `saelab verify RUN` checks them all. Runs from before there were any are read as they
+are.
 """
 
-import json
+import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from saelab.config import UsageError, read_config
-from saelab.files import atomic_write_json
+from saelab.config import UsageError
+from saelab.formats.json_file import (
+    MAX_CONFIG_BYTES,
+    parse_json,
+    read_config,
+    read_sealed_json,
+    write_sealed_json,
+)
+from saelab.formats.regular import read_regular
+from saelab.lock import check_held
 
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
@@ -30,6 +43,14 @@ if TYPE_CHECKING:
 
 IDENTITY = ("name", "weights_digest", "tokenizer_digest")
 """What tells one language model from another."""
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+"""What a finished run has."""
+OWN = {"checkpoints", "evaluation", "circuits", "experiments", "features.partial"}
+"""Directories of a run that hold no other runs."""
+MAX_METRICS_BYTES = 2**28
+MAX_DEPTH = 16
+"""Levels of directories that are searched for runs."""
+MAX_DIRECTORIES = 100_000
 
 
 class Run:
@@ -44,9 +65,9 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / "config.json").is_file():
+        if not os.path.lexists(self.path / CONFIG):
             raise UsageError(f"{self.path} is not a run: it has no config.json.")
-        self.options = self._json(self.path / "config.json")
+        self.options = read_sealed_json(self.path / "config.json", most=MAX_CONFIG_BYTES)
 
     @cached_property
     def config(self) -> "TrainConfig":
@@ -80,7 +101,7 @@ class Run:
     @property
     def weights(self) -> Path:
         """Where the trained SAE is."""
-        return self.path / "weights.safetensors"
+        return self.path / WEIGHTS
 
     @property
     def features_path(self) -> Path:
@@ -106,7 +127,7 @@ class Run:
 
     def provenance(self) -> dict[str, Any]:
         """What produced the run."""
-        return self._json(self.path / "provenance.json")
+        return read_sealed_json(self.path / "provenance.json")
 
     def model(self) -> dict[str, Any]:
         """What identifies the language model whose activations the run was trained on.
@@ -125,40 +146,105 @@ class Run:
         return model
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps, oldest first."""
+        """The logged steps, oldest first.
+
+        Raises:
+            UsageError: a line is damaged.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        lines = read_regular(path, most=MAX_METRICS_BYTES).splitlines() if path.is_file() else []
+        return [_metrics_line(line, f"Line {n} of {path}") for n, line in enumerate(lines, 1)]
 
     def evaluation(self, name: str, *, text: str | None = None) -> dict[str, Any] | None:
-        """A saved evaluation, of another text where one is named; None if it was not made."""
+        """A saved evaluation, of another text where one is named; None if it was not made.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
         path = self._evaluation(name, text)
-        return self._json(path) if path.is_file() else None
+        return read_sealed_json(path) if os.path.lexists(path) else None
 
     def save_evaluation(
         self, name: str, values: dict[str, Any], *, text: str | None = None
     ) -> Path:
         """Write an evaluation beside the others; returns its path."""
         path = self._evaluation(name, text)
-        atomic_write_json(path, values)
+        check_held(self.path)
+        write_sealed_json(path, values)
         return path
 
     def _evaluation(self, name: str, text: str | None) -> Path:
         directory = self.path / "evaluation"
         return (directory if text is None else directory / text) / f"{name}.json"
 
-    @staticmethod
-    def _json(path: Path) -> dict[str, Any]:
+
+def _metrics_line(raw: bytes, where: str) -> dict[str, Any]:
+    values = parse_json(raw, where)
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} is not a JSON object.")
+    return values
+
+
+class FoundRuns(NamedTuple):
+    """What `find_runs` found.
+
+    Attributes:
+        runs: the finished runs that can be read, sorted by path.
+        problems: one sentence for each of the others, and for what was not searched.
+    """
+
+    runs: list[Run]
+    problems: list[str]
+
+
+def find_runs(root: Path) -> FoundRuns:
+    """Every finished run at or below `root`; a damaged one is told, and hides no other.
+
+    Links to directories are not followed, what lies inside a run's own directories is no run, and
+    the search ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
+    """
+    found = FoundRuns([], [])
+    for path in run_directories(root, found.problems):
         try:
-            return json.loads(path.read_bytes())
-        except (OSError, json.JSONDecodeError) as error:
-            raise UsageError(f"{path} cannot be read: {error}.") from error
+            found.runs.append(Run(path))
+        except UsageError as error:
+            found.problems.append(str(error))
+    return found
 
 
-def find_runs(root: Path) -> list[Run]:
-    """Every finished run at or below `root`, sorted by path."""
-    return [
-        Run(config.parent)
-        for config in sorted(root.rglob("config.json"))
-        if (config.parent / "weights.safetensors").is_file()
-    ]
+def run_directories(root: Path, problems: list[str]) -> list[Path]:
+    """The directories at or below `root` that hold a finished run, sorted; none of them is read.
+
+    What was not searched is added to `problems`, one sentence each.
+    """
+    found: list[Path] = []
+    places = [(Path(root), 0)]
+    n = 0
+    while places:
+        path, depth = places.pop()
+        n += 1
+        if n > MAX_DIRECTORIES:
+            problems.append(
+                f"{root} holds more than {MAX_DIRECTORIES} directories, and not all of them were "
+                "searched; name one nearer to the runs."
+            )
+            break
+        try:
+            with os.scandir(path) as entries:
+                kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror}.")
+            continue
+        is_run = CONFIG in kinds and WEIGHTS in kinds
+        if is_run:
+            found.append(path)
+        below = [
+            path / name
+            for name, is_directory in kinds.items()
+            if is_directory and not name.startswith(".") and not (is_run and name in OWN)
+        ]
+        if depth < MAX_DEPTH:
+            places += [(each, depth + 1) for each in below]
+        elif below:
+            problems.append(f"{path} lies {depth} levels below {root}; deeper ones are left out.")
+    return sorted(found)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,16 +12,23 @@ from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.transcoder import start_transcoder
-from saelab.training.checkpoint import load_checkpoint, save_checkpoint
+from saelab.training.checkpoint import (
+    HARMLESS,
+    Checkpoint,
+    CheckpointState,
+    DamagedCheckpointError,
+    Place,
+    save_checkpoint,
+    take_newest,
+)
 from saelab.training.config import TrainConfig
+from saelab.training.metrics import Report
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
 from saelab.training.steps import StepResult, Steps, choose_steps
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
-
-StreamPlace = dict[str, int | str]
 
 
 @dataclass
@@ -33,6 +41,8 @@ class TrainingState:
         total_variance: V of what is reconstructed, in the activations' own units.
         scale: what activations are multiplied by before the SAE reads them.
         target_scale: what is reconstructed is multiplied by; `scale`, but for transcoders.
+        checkpoint: the last one that was written or read, which is whole.
+        report: what was reported until the checkpoint, if anybody says.
     """
 
     config: TrainConfig
@@ -42,6 +52,8 @@ class TrainingState:
     scale: float
     target_scale: float
     step: int = 0
+    checkpoint: Path | None = None
+    report: Report | None = None
 
     @classmethod
     def start(
@@ -101,35 +113,70 @@ class TrainingState:
         sae.rescale(self.scale, self.target_scale)
         return sae
 
-    def save(self, directory: Path, place: StreamPlace) -> None:
+    def save(self, directory: Path, place: Place) -> None:
         """Write a checkpoint of this step below `directory`; `place` is where the stream stands."""
-        state = {"step": self.step, "batches": place, "by": self.steps.name}
-        save_checkpoint(directory, self.step, self.steps.tensors(), state)
+        state = CheckpointState(
+            step=self.step,
+            batches=place,
+            by=self.steps.name,
+            options=self.config.model_dump(mode="json"),
+            interval=self.report and self.report.interval,
+        )
+        log = self.report and self.report.log
+        tensors = self.steps.tensors()
+        self.checkpoint = save_checkpoint(directory, tensors, state, log, before=self.checkpoint)
 
-    def restore(self, directory: Path) -> StreamPlace | None:
-        """Continue from the newest checkpoint below `directory`; None if there is none.
+    def restore(self, directory: Path, start: Place | None = None) -> Place | None:
+        """Continue from the newest whole checkpoint below `directory`; None if there is none.
 
-        Returns where the stream stood.
+        Returns where the stream stood; `start` is where it begins.
 
         Raises:
-            UsageError: the checkpoint is of the other way to do a step.
+            UsageError: the checkpoint is of the other way to do a step, or all are damaged.
         """
-        found = load_checkpoint(directory, self.device)
-        if found is None:
-            return None
-        tensors, state = found
-        if state["by"] != self.steps.name:
+        return take_newest(directory, lambda found: self._take(found, directory, start))
+
+    def _take(self, found: Checkpoint, directory: Path, start: Place | None) -> Place:
+        state = found.state
+        if state.by != self.steps.name:
             raise UsageError(
-                f"{directory} was trained by the {state['by']} step, which this device or "
+                f"{directory} was trained by the {state.by} step, which this device or "
                 f"installation does not take ({self.steps.name}); continue where it was begun, or "
                 "choose another --out."
             )
+        options = self.config.model_dump(mode="json")
+        if other := [n for n in options.keys() - HARMLESS if _differs(state.options, options, n)]:
+            raise DamagedCheckpointError(
+                f"{found.path} is of another run: {other[0]} is {state.options[other[0]]} there"
+            )
+        if state.step > self.config.n_steps or (start and not _alike(state.batches, start)):
+            raise DamagedCheckpointError(f"{found.path} names no place in this training")
+        tensors, log = found.tensors(self.device, self.steps.tensors())
         self.steps.load(tensors)
-        self.step = state["step"]
-        return state["batches"]
+        self.step, self.checkpoint = state.step, found.path
+        if state.interval is not None and log is not None:
+            self.report = Report(log, state.interval)
+        return state.batches
 
 
 def _scale(config: TrainConfig, sums: ColumnSums) -> float:
     """Unit variance per dimension, if asked for."""
     variance = sums.total_variance
     return (len(sums.sum) / variance) ** 0.5 if config.normalise and variance else 1.0
+
+
+def _differs(there: dict[str, Any], here: dict[str, Any], name: str) -> bool:
+    """Whether an option is another; one that there is not yet is not."""
+    if name not in there:
+        return False
+    old, new = there[name], here[name]
+    if isinstance(old, dict) and isinstance(new, dict):
+        return any(_differs(old, new, inner) for inner in new)
+    return old != new
+
+
+def _alike(place: Place, start: Place) -> bool:
+    """Whether a place in the stream has what such a place must have."""
+    return all(type(place.get(name)) is type(value) for name, value in start.items()) and all(
+        value >= 0 for value in place.values() if isinstance(value, int)
+    )

@@ -12,7 +12,9 @@ MODULES = [
     "activations.store_cases",
     "saelab.activations.harvest",
     "saelab.cli.harvest",
+    "saelab.cli.train",
     "saelab.lm.hf",
+    "saelab.lm.bridge",
     # What transformers imports lazily.
     "transformers.models.auto.modeling_auto",
     "transformers.models.gpt2.modeling_gpt2",
@@ -36,7 +38,7 @@ class Command:
     """`saelab` with these arguments and variables in a process of its own, used like a `Popen`."""
 
     def __init__(self, arguments, environment):
-        self.printed = [_empty_file() for _ in ("out", "err")]
+        self.printed = [empty_file() for _ in ("out", "err")]
         given = (arguments, environment, self.printed)
         self.process = processes().Process(target=_main, args=given)
         self.process.start()
@@ -60,7 +62,8 @@ class Command:
         return texts
 
 
-def _empty_file():
+def empty_file() -> Path:
+    """A new file of the system's temporary ones."""
     file, path = tempfile.mkstemp()
     os.close(file)
     return Path(path)

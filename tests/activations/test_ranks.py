@@ -98,9 +98,9 @@ def test_a_running_ranks_temporary_files_stay(store_path, name):
 def _leave_lock_of(store, pid):
     import json
 
-    from saelab.activations.lock import _start_time
+    from saelab.owner import start_time
 
-    owner = {"host": socket.gethostname(), "pid": pid, "started": _start_time(pid)}
+    owner = {"host": socket.gethostname(), "pid": pid, "started": start_time(pid)}
     (store / "state").mkdir(exist_ok=True)
     lock = store / "state" / "writer-1.lock"
     lock.write_text(json.dumps({**owner, "world": 2, "launch": ""}))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saelab.activations.arrays import write_arrays
-from saelab.activations.format import canonical_digest, hook_path, tokens_path
+from saelab.activations.format import hook_path, tokens_path
 from saelab.activations.hook_file import hook_file
 from saelab.activations.prepare import RowPreparer
 from saelab.activations.sealed import SealedFile, write_parts
@@ -24,6 +24,7 @@ from saelab.activations.tokens_file import tokens_file
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
+from saelab.formats.json_file import canonical_digest
 
 repeated = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

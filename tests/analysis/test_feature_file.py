@@ -3,9 +3,11 @@
 import h5py
 import numpy as np
 import pytest
+from old_hdf5 import as_before
 
-from saelab.analysis.feature_file import FeatureFile, pack_vocabulary, write_arrays, write_features
+from saelab.analysis.feature_file import FeatureFile, pack_vocabulary, write_features
 from saelab.config import UsageError
+from saelab.formats.hdf5_file import write_hdf5
 
 
 @pytest.fixture
@@ -27,11 +29,11 @@ def test_what_was_written_is_mapped(path):
 
 def test_external_links_and_compressed_datasets_are_refused(path):
     write_features(path, {"latent/n_fired": np.zeros(3)}, {})
-    with h5py.File(path, "a") as h5:
+    with as_before(path) as h5:
         h5["latent/elsewhere"] = h5py.ExternalLink("/etc/hosts", "/")
     with pytest.raises(UsageError, match="elsewhere is a link"):
         FeatureFile(path)
-    with h5py.File(path, "a") as h5:
+    with as_before(path) as h5:
         del h5["latent/elsewhere"]
         h5.create_dataset("latent/packed", data=np.zeros(9), compression="gzip")
     with pytest.raises(UsageError, match="not stored contiguously"):
@@ -46,7 +48,7 @@ def test_a_truncated_file_is_refused(path):
 
 
 def test_a_file_of_the_first_format_says_what_makes_a_new_one(path):
-    write_arrays(path, {"latent/n_fired": np.zeros(3)}, {"format": "saelab-features/1"})
+    write_hdf5(path, {"latent/n_fired": np.zeros(3)}, {"format": "saelab-features/1"})
     with pytest.raises(UsageError, match=r"features/1'.*run `saelab features` again"):
         FeatureFile(path)
 

@@ -1,6 +1,5 @@
 """The Attention page: without a model, and on a random model whose sums can be checked."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -24,6 +23,7 @@ from feature_browser.place import Place
 
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
 PROMPT = "the big cat sat on a red"
 
@@ -255,9 +255,9 @@ def test_a_model_that_cannot_be_loaded_is_said_beside_the_rest(
     open_app: Open, circuit_runs: Path, tmp_path: Path
 ):
     path = Path(shutil.copytree(circuit_runs / "heads", tmp_path / "heads")) / "provenance.json"
-    values = json.loads(path.read_text())
+    values = read_sealed_json(path)
     values["model"]["name"] = "/no/such/model"
-    path.write_text(json.dumps(values))
+    write_sealed_json(path, values)
     page = drawn(open_app(tmp_path, view="attention", run="heads", latent="1", prompt=PROMPT))
     assert "Cannot load the model" in page
     assert "Heads, by its weights" in page

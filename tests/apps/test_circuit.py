@@ -17,6 +17,7 @@ from feature_browser.circuit_pins import REST, flow_table
 from feature_browser.circuits import Kept, graphs_beside, pins_of, pins_text, prepared
 from feature_browser.numbers import MINUS
 from feature_browser.place import Place
+from old_hdf5 import as_before
 
 from saelab.analysis.circuits.graph_file import load_graph_hdf5
 
@@ -355,7 +356,7 @@ def test_the_export_for_other_viewers_has_pins_and_supernodes(root: Path):
 def test_a_new_computation_of_the_graph_is_shown(open_app: Open, copy: Path):
     path = copy / "heads" / "circuits" / f"{NAME}.h5"
     assert "= 10.00" in graph(open_app, copy)
-    with h5py.File(path, "r+") as h5:
+    with as_before(path) as h5:
         value = h5["node/value"]
         assert isinstance(value, h5py.Dataset)
         value[-1] = 12.0

@@ -84,7 +84,7 @@ def test_the_decoder_of_a_run_is_read_as_it_was_saved(runs: Path):
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x08\0\0\0\0\0\0\0{}      "])
 def test_damaged_weights_are_said_to_be(tmp_path: Path, content: bytes):
     (tmp_path / "weights.safetensors").write_bytes(content)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"weights\.safetensors"):
         read_decoder(tmp_path / "weights.safetensors", signed=False)
 
 

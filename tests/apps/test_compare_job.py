@@ -112,7 +112,7 @@ def test_a_damaged_file_is_found_out_and_the_work_done_again(pair, monkeypatch, 
             for name, n in (("first", 30), ("second", 20))
             for key in ("row", "cosine")
         }
-        compare_job.write_arrays(kept, arrays, {"format": compare_job.FORMAT, "done": 30})
+        compare_job.write_hdf5(kept, arrays, {"format": compare_job.FORMAT, "done": 30})
     else:
         kept.write_bytes(kept.read_bytes()[:300] if damage == "cut" else b"nonsense")
     monkeypatch.setattr(compare_job, "_jobs", {})
@@ -132,7 +132,7 @@ def test_a_directory_that_cannot_be_written_costs_the_keeping_only(pair, monkeyp
     def refuse(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(compare_job, "write_arrays", refuse)
+    monkeypatch.setattr(compare_job, "write_hdf5", refuse)
     finished(*pair)
     assert not (pair[0].path.parent / "comparisons").exists()
 

@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from feature_browser.live import LiveRun, live_run
 from feature_browser.live_prompt import read_prompt
 
 from saelab.config import UsageError
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.lm.prompt import prompt_tokens
 
 PROMPT = "the big cat sat on a mat"
@@ -34,8 +34,8 @@ def changed(live_runs: Path, tmp_path: Path):
 
     def change(name: str, **values: object) -> RunCard:
         path = Path(shutil.copytree(live_runs / "topk", tmp_path / "topk"))
-        old = json.loads((path / name).read_text())
-        (path / name).write_text(json.dumps(old | values))
+        old = read_sealed_json(path / name)
+        write_sealed_json(path / name, old | values)
         return read_card(path, tmp_path)
 
     return change

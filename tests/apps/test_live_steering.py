@@ -17,6 +17,7 @@ from feature_browser.live_steering import (
 )
 
 from saelab.config import UsageError
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
 PROMPT = "the big cat sat"
 EXPERIMENT = Experiment(prompt=PROMPT, latents=(3,), strength=2.0, n_tokens=5)
@@ -248,7 +249,7 @@ def test_without_features_another_unit_is_asked_for(open_app: Open, copy: Path):
 
 def test_a_run_of_arrays_has_no_model_to_steer(open_app: Open, copy: Path):
     path = copy / "provenance.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": None}))
+    write_sealed_json(path, read_sealed_json(path) | {"model": None})
     assert "There is no model to steer" in drawn(opened(open_app, copy.parent))
 
 

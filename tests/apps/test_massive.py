@@ -33,7 +33,7 @@ def serving(root: Path, tmp_path_factory) -> Path:
     """The same, as if latents 3 and 5 had fired on massive activations: everywhere, and mostly."""
     copy = shutil.copytree(root, tmp_path_factory.mktemp("serving") / "runs")
     features = Features(copy / "topk")
-    arrays = {name: np.array(features.file[name]) for name in features.file._arrays}
+    arrays = {name: np.array(features.file[name]) for name in features.file.arrays}
     fired = arrays["latent/n_fired"]
     arrays["latent/n_massive"][[3, 5]] = [fired[3], fired[5] - 1]
     facts = features.file.facts | {"massive": {"above_norm": 4.5, "rows": 17}}

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from apps.driving import Open, address, drawn
 
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
+
 
 @pytest.fixture
 def copy(runs: Path, tmp_path: Path) -> Path:
@@ -17,7 +19,7 @@ def copy(runs: Path, tmp_path: Path) -> Path:
 
 
 def change(path: Path, **values: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    write_sealed_json(path, read_sealed_json(path) | values)
 
 
 # Steering

@@ -8,7 +8,8 @@ from feature_browser.routes import latent_page
 from starlette.requests import Request
 from starlette.responses import Response
 
-from saelab.analysis.feature_file import FeatureFile, write_arrays
+from saelab.analysis.feature_file import FeatureFile
+from saelab.formats.hdf5_file import write_hdf5
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_features_of_another_version_are_said_to_be_and_other_views_work(
     path = copy / "signed" / "features.h5"
     file = FeatureFile(path)
     arrays = {"latent/n_fired": file["latent/n_fired"].copy()}
-    write_arrays(path, arrays, {**file.facts, "format": "saelab-features/1"})
+    write_hdf5(path, arrays, {**file.facts, "format": "saelab-features/1"})
     page = drawn(open_app(copy, run="signed", view=view, latent="5"))
     assert "has the format &#x27;saelab-features/1&#x27;" in page
     assert "saelab features" in page

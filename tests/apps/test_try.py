@@ -12,6 +12,8 @@ from feature_browser.place import Place
 from feature_browser.try_lists import compare, found, order, order_pair
 from feature_browser.try_strip import strip, token_tip
 
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
+
 PROMPT = "the big cat sat on a mat"
 
 
@@ -213,7 +215,7 @@ def test_without_attributions_the_rest_of_the_table_stands(
 ):
     path = Path(shutil.copytree(live_runs / "topk", tmp_path / "topk"))
     config = path / "config.json"
-    config.write_text(config.read_text().replace("hook_resid_post", "hook_resid_mid"))
+    write_sealed_json(config, read_sealed_json(config) | {"site": "blocks.2.hook_resid_mid"})
     page = drawn(open_app(tmp_path, run="topk", view="try", prompt=PROMPT, sort="attribution"))
     assert "latents fire on 7 tokens" in page
     assert "effect-of" not in page

@@ -32,5 +32,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(tmp_path):
     header = {"format": "saelab-sae/1", "d_in": "4"}
     config = TopKConfig(d_sae=8, k=2).model_dump_json()
     save_file({"W_dec": torch.zeros(2)}, tmp_path / "bad.safetensors", header | {"config": config})
-    with pytest.raises(UsageError, match="does not describe a whole SAE"):
+    with pytest.raises(
+        UsageError, match=r"W_dec has the shape \[2\], its configuration says \[8, 4\]"
+    ):
         load_sae(tmp_path / "bad.safetensors")

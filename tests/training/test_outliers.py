@@ -365,7 +365,7 @@ def test_a_run_of_an_older_version_is_the_run_of_the_same_command(arrays, tmp_pa
     config = array_config(arrays, dead_after=None)
     run = train(config, out=tmp_path / "run", device="cpu")
     path = run.path / "config.json"
-    options = json.loads(path.read_text())
+    options = dict(run.options)
     del options["outliers"], options["first_position"]
     path.write_text(json.dumps(options | {"dead_after": 10_000_000}))
     again = train(config, out=run.path, device="cpu")

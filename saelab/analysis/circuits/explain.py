@@ -40,6 +40,7 @@ from saelab.analysis.plans import circuit_plan
 from saelab.config import UsageError
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import writing
 from saelab.training.run import Run
 
 
@@ -168,8 +169,10 @@ def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageM
     token = found.graph.facts.get("token")
     name = found.graph.facts["target"] if token is None else lm.tokenizer.token(token)
     path = circuit_path(runs[0].path, prompt, name)
-    save_graph(found.pruned, path)
-    save_graph_hdf5(found.graph, path.with_suffix(".h5"))
+    with writing(runs[0].path) as lock:
+        lock.check()
+        save_graph(found.pruned, path)
+        save_graph_hdf5(found.graph, path.with_suffix(".h5"))
     return path
 
 

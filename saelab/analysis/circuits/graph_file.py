@@ -16,23 +16,26 @@ The dataset `facts` is JSON text: format, kinds, names, tokens, counts, and the 
 graph_json.py.
 """
 
-import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import h5py
 import numpy as np
 
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.graph_json import check_graph
 from saelab.analysis.circuits.nodes import Node, NodeKind
 from saelab.config import UsageError
-from saelab.files import atomic_write
+from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 FORMAT = "saelab-circuit-hdf5/1"
 KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
+COLUMNS = {
+    **dict.fromkeys(("node/kind", "node/name", "node/layer"), "iu"),
+    **dict.fromkeys(("node/position", "node/latent", "edge/start", "edge/source"), "iu"),
+    **dict.fromkeys(("node/value", "edge/weight"), "f"),
+}
+"""The arrays, and which kinds of numbers they hold."""
 
 
 def save_graph_hdf5(graph: AttributionGraph, path: Path) -> None:
@@ -61,14 +64,8 @@ def save_graph_hdf5(graph: AttributionGraph, path: Path) -> None:
         "counts": graph.counts,
         "facts": graph.facts,
     }
-    # HDF5 builds the file in memory: on a full disk it would crash the process, not raise.
-    image = io.BytesIO()
-    with h5py.File(image, "w", libver=("v110", "v114")) as h5:
-        # A dataset, since attributes end at 64 KiB and a prompt may be long.
-        h5["facts"] = json.dumps(facts, allow_nan=False)
-        for name, values in arrays.items():
-            h5.create_dataset(name, data=values)
-    atomic_write(path, image.getbuffer())
+    # A dataset, since attributes end at 64 KiB and a prompt may be long.
+    write_hdf5(path, arrays, facts, facts_in="dataset")
 
 
 def load_graph_hdf5(path: Path) -> AttributionGraph:
@@ -77,27 +74,12 @@ def load_graph_hdf5(path: Path) -> AttributionGraph:
     Raises:
         UsageError: the file is missing, damaged, or of another format.
     """
+    stored = _read(path)
     try:
-        with h5py.File(path, "r", locking=False) as h5:
-            facts: dict[str, Any] = json.loads(_read(h5, "facts")[()])
-            arrays = {
-                name: _read(h5, f"{group}/{name}")[()]
-                for group, names in (
-                    ("node", ("kind", "name", "layer", "position", "latent", "value")),
-                    ("edge", ("start", "source", "weight")),
-                )
-                for name in names
-            }
-        if facts["format"] != FORMAT:
-            raise UsageError(
-                f"{path} has the format {facts['format']!r}; this saelab reads {FORMAT!r}."
-            )
-        graph = _graph(arrays, facts)
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.") from None
+        graph = _graph(stored)
     except UsageError:
         raise
-    except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
+    except (LookupError, ValueError, TypeError) as error:
         raise UsageError(f"{path} is not a whole circuit file: {error}.") from error
     check_graph(graph, path)
     return graph
@@ -119,23 +101,54 @@ def read_graph_summary(path: Path) -> GraphSummary:
     Raises:
         UsageError: the file is missing, damaged, or of another format.
     """
-    try:
-        with h5py.File(path, "r", locking=False) as h5:
-            facts: dict[str, Any] = json.loads(_read(h5, "facts")[()])
-            sizes = len(_read(h5, "node/kind")), len(_read(h5, "edge/source"))
-        if facts["format"] != FORMAT:
-            raise UsageError(
-                f"{path} has the format {facts['format']!r}; this saelab reads {FORMAT!r}."
-            )
-        return GraphSummary(*sizes, tuple(map(str, facts["tokens"])), dict(facts["facts"]))
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.") from None
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is not a whole circuit file: {error}.") from error
+    stored = _read(path)
+    n_nodes, n_edges = (stored.kind(name)[1][0] for name in ("node/kind", "edge/source"))
+    return GraphSummary(n_nodes, n_edges, tuple(stored.facts["tokens"]), stored.facts["facts"])
 
 
-def _graph(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> AttributionGraph:
-    columns = (arrays[n].tolist() for n in ("kind", "name", "layer", "position", "latent", "value"))
+def _read(path: Path) -> Hdf5Arrays:
+    """The arrays and facts, of which no array is read but all fit each other."""
+    stored = read_hdf5(path, "circuit file")
+    if (found := stored.facts.get("format")) != FORMAT:
+        raise UsageError(
+            f"{path} has the format {str(found)[:60]!r}; this saelab reads {FORMAT!r}."
+        )
+    if problem := _facts_problem(stored.facts) or _columns_problem(stored):
+        raise UsageError(f"{path} is not a whole circuit file: {problem}.")
+    return stored
+
+
+def _facts_problem(facts: dict[str, Any]) -> str | None:
+    for name in ("kinds", "names", "tokens"):
+        texts = facts.get(name)
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            return f"its {name} are no list of texts"
+    if not set(facts["kinds"]) <= set(KINDS):
+        return "it has nodes of an unknown kind"
+    if not all(isinstance(facts.get(name), dict) for name in ("counts", "facts")):
+        return "it does not say what it counts"
+    return None
+
+
+def _columns_problem(stored: Hdf5Arrays) -> str | None:
+    for name, kinds in COLUMNS.items():
+        if name not in stored:
+            return f"it has no {name}"
+        kind, shape = stored.kind(name)
+        if len(shape) != 1 or kind not in kinds:
+            return f"{name} is no column of such numbers"
+    lengths = {name: stored.kind(name)[1][0] for name in COLUMNS}
+    n_nodes = {n for name, n in lengths.items() if name.startswith("node/")}
+    n_nodes.add(lengths["edge/start"] - 1)
+    if len(n_nodes) > 1 or lengths["edge/source"] != lengths["edge/weight"]:
+        return "its columns differ in length"
+    return None
+
+
+def _graph(stored: Hdf5Arrays) -> AttributionGraph:
+    facts, start = stored.facts, stored["edge/start"].astype(np.int64)
+    names = ("kind", "name", "layer", "position", "latent", "value")
+    columns = (stored[f"node/{name}"].tolist() for name in names)
     nodes = tuple(
         Node(
             facts["kinds"][kind],
@@ -147,26 +160,18 @@ def _graph(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> AttributionG
         )
         for kind, name, layer, position, latent, value in zip(*columns, strict=True)
     )
-    counts = np.diff(arrays["start"])
-    if len(counts) != len(nodes) or len(arrays["source"]) != len(arrays["weight"]):
-        raise ValueError("its columns differ in length")
-    target = np.repeat(np.arange(len(nodes), dtype=np.int64), counts)
+    counts = np.diff(start)
+    if start[0] != 0 or start[-1] != len(stored["edge/source"]) or (counts < 0).any():
+        raise ValueError("its edges do not lie one after another")
     return AttributionGraph(
         nodes,
-        arrays["source"].astype(np.int64),
-        target,
-        arrays["weight"].astype(np.float64),
+        stored["edge/source"].astype(np.int64),
+        np.repeat(np.arange(len(nodes), dtype=np.int64), counts),
+        stored["edge/weight"].astype(np.float64),
         tuple(facts["tokens"]),
         facts["counts"],
         facts["facts"],
     )
-
-
-def _read(h5: h5py.File, name: str) -> h5py.Dataset:
-    found = h5[name]
-    if not isinstance(found, h5py.Dataset):
-        raise KeyError(f"{name} is no dataset")
-    return found
 
 
 def _optional(values: list[int | None], missing: int) -> np.ndarray:

@@ -15,6 +15,7 @@
               value      activation (1 where there is none)
               influence  share of paths to the target, by magnitudes; 1 for the target
               attribution  what it gives the target over all paths, signed, in the target's units
+    sha256    over all others, see saelab/formats/json_file.py
     edges     [source, target, weight]: node numbers, and the direct effect in the target node's
               units; the edges into a latent sum to its value unless the graph was pruned
 
@@ -34,8 +35,11 @@ from saelab.analysis.circuits.influence import node_influence
 from saelab.analysis.circuits.nodes import Node, NodeKind
 from saelab.config import UsageError, first_problem
 from saelab.files import atomic_write
+from saelab.formats.json_file import read_sealed_json, sealed
 
 FORMAT = "saelab-circuit/1"
+MAX_BYTES, MAX_VALUES = 2**28, 10_000_000
+"""Two million edges; larger graphs are written as HDF5, see graph_file.py."""
 
 
 def graph_json(graph: AttributionGraph) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def graph_json(graph: AttributionGraph) -> dict[str, Any]:
 def save_graph(graph: AttributionGraph, path: Path) -> None:
     """Write the graph, whole or not at all."""
     # Indented, every number of every edge would have a line of its own.
-    text = json.dumps(graph_json(graph), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(sealed(graph_json(graph)), allow_nan=False, separators=(",", ":"))
     atomic_write(path, text.encode())
 
 
@@ -99,9 +103,8 @@ def load_graph(path: Path) -> AttributionGraph:
         UsageError: the file is missing, damaged, or of another format.
     """
     try:
-        file = TypeAdapter(_File).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist.") from None
+        values = read_sealed_json(path, most=MAX_BYTES, max_values=MAX_VALUES)
+        file = TypeAdapter(_File).validate_python(values)
     except ValidationError as error:
         raise UsageError(f"{path} is not a circuit file: {first_problem(error)}.") from None
     if file.format != FORMAT:

@@ -12,23 +12,27 @@ rows and values in two others.
     near/start, row, value, closeness               likewise, of near misses; value: pre-activation
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Integer
 from numpy import ndarray
 
-from saelab.analysis.feature_file import map_arrays, write_arrays
 from saelab.analysis.features.firings import Firings, Text, by_group, ragged, starts
 from saelab.config import UsageError
+from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 SHARD = "codes_{:06d}.h5"
 MOST_PLACES = 2**32
 ROWS, NEAR = "firing", "near"
+NEEDED = {
+    *("corpus/tokens", "corpus/document", "row/place", "row/start", "row/latent"),
+    *("firing/start", "firing/row", "firing/value"),
+}
+"""What every shard holds."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def write_shard(
     near = [piece.near for piece in pieces if piece.near is not None]
     if near:
         arrays |= _by_latent(NEAR, _joined(near, first), d_sae)
-    write_arrays(path, arrays, {"d_sae": d_sae})
+    write_hdf5(path, arrays, {"d_sae": d_sae})
 
 
 def _joined(parts: list[Events], first: Int[ndarray, " piece"]) -> Events:
@@ -122,14 +126,13 @@ class RecordedCodes:
     def __init__(self, directory: Path) -> None:
         paths = sorted(directory.glob("codes_*.h5"))
         try:
-            mapped: list[tuple[dict[str, ndarray], dict[str, Any]]] = [map_arrays(p) for p in paths]
-        except (OSError, KeyError, ValueError) as error:
+            self.shards = [read_hdf5(path, "file of codes") for path in paths]
+            self.d_sae = _width(self.shards)
+        except UsageError as error:
             raise UsageError(
                 f"{directory} holds a damaged checkpoint ({error}); delete it and run `saelab "
                 "features` again."
             ) from error
-        self.shards = [arrays for arrays, _ in mapped]
-        self.d_sae = int(mapped[0][1]["d_sae"]) if mapped else 0
         self.first_row = starts(np.array([len(s["row/place"]) for s in self.shards], dtype=int))
 
     @property
@@ -231,6 +234,18 @@ class RecordedCodes:
         return np.concatenate(askers), np.concatenate(latents)
 
 
-def _span(shard: dict[str, ndarray], group: str, first: int, last: int) -> slice:
+def _width(shards: list[Hdf5Arrays]) -> int:
+    """Number of latents, the same in all shards; 0 where there is none."""
+    for shard in shards:
+        d_sae = shard.facts.get("d_sae")
+        lacking = sorted(NEEDED - shard.keys())
+        if type(d_sae) is not int or lacking:
+            raise UsageError(f"{shard.path} has no {(*lacking, 'd_sae')[0]}")
+        if d_sae != shards[0].facts["d_sae"] or shard.kind("firing/start")[1] != (d_sae + 1,):
+            raise UsageError(f"{shard.path} is of another SAE")
+    return shards[0].facts["d_sae"] if shards else 0
+
+
+def _span(shard: Mapping[str, ndarray], group: str, first: int, last: int) -> slice:
     start = shard[f"{group}/start"]
     return slice(int(start[first]), int(start[last]))

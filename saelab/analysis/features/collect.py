@@ -24,6 +24,7 @@ from saelab.console import note
 from saelab.evaluation.stream import corpus_of
 from saelab.files import sha256_file
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import writing
 from saelab.provenance import provenance
 from saelab.training.run import Run
 
@@ -38,30 +39,33 @@ def collect_features(
     features.h5 is whole; the same call after an interruption continues and gives the same file.
 
     Raises:
-        UsageError: `lm` is not the run's model, the text is gone, or an unfinished pass with other
-            options is in the way.
+        UsageError: `lm` is not the run's model, the text is gone, an unfinished pass with other
+            options is in the way, or another process writes the run.
     """
     options = options or FeatureOptions()
-    sae = run.load_sae(str(lm.device))
-    if (reason := lm.why_no_logits(run.config.written_site)) is not None:
-        note(f"features.h5 will tell no logits: {reason}")
-    features_plan(run, lm, sae, corpus_of(run, lm, "train"), options).announce()
-    codes = record_codes(run, lm, sae, options)
-    if not codes.n_rows:
+    with writing(run.path):
+        sae = run.load_sae(str(lm.device))
+        if (reason := lm.why_no_logits(run.config.written_site)) is not None:
+            note(f"features.h5 will tell no logits: {reason}")
+        features_plan(run, lm, sae, corpus_of(run, lm, "train"), options).announce()
+        codes = record_codes(run, lm, sae, options)
+        if not codes.n_rows:
+            forget_codes(run)
+            raise UsageError("The text has no tokens to collect features on.")
+        limit, massive = massive_rows(run, codes)
+        arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
+        arrays |= weight_arrays(sae, lm, run.config.written_site)
+        table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
+        written = {i: said for i, said in table.written.items() if i in ids}
+        arrays |= pack_vocabulary([table.name(i) for i in ids], written)
+        facts = _facts(run, lm, codes, options) | {
+            "massive": None
+            if massive is None
+            else {"above_norm": limit, "rows": int(massive.sum())}
+        }
+        write_features(run.features_path, arrays, facts)
         forget_codes(run)
-        raise UsageError("The text has no tokens to collect features on.")
-    limit, massive = massive_rows(run, codes)
-    arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
-    arrays |= weight_arrays(sae, lm, run.config.written_site)
-    table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
-    written = {i: said for i, said in table.written.items() if i in ids}
-    arrays |= pack_vocabulary([table.name(i) for i in ids], written)
-    facts = _facts(run, lm, codes, options) | {
-        "massive": None if massive is None else {"above_norm": limit, "rows": int(massive.sum())}
-    }
-    write_features(run.features_path, arrays, facts)
-    forget_codes(run)
-    return Features(run.path)
+        return Features(run.path)
 
 
 def massive_rows(

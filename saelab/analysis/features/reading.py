@@ -1,6 +1,5 @@
 """The streaming pass: text through the model and the encoder once, codes onto disk."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,8 +27,10 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.stream import TextBatch, corpus_of, stream
-from saelab.files import atomic_write_json, sha256_file
+from saelab.files import atomic_write_json, sha256_file, temporary_name
+from saelab.formats.json_file import read_json
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
 from saelab.training.domain import norms
 from saelab.training.run import Run
@@ -68,7 +69,10 @@ def record_codes(
 
 def forget_codes(run: Run) -> None:
     """Remove what the pass wrote."""
-    shutil.rmtree(run.path / DIRECTORY)
+    # Under another name first: a part of it must not be taken for a pass that can be continued.
+    unwanted = temporary_name(run.path / DIRECTORY)
+    (run.path / DIRECTORY).rename(unwanted)
+    shutil.rmtree(unwanted)
 
 
 def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
@@ -77,9 +81,16 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
     task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
     path = directory / "task.json"
     if not path.is_file():
+        # What is there belongs to a pass that nobody can tell anything about.
+        shutil.rmtree(directory, ignore_errors=True)
         atomic_write_json(path, task)
         return
-    there: dict[str, Any] = json.loads(path.read_bytes())
+    there: dict[str, Any] = read_json(path)
+    if not isinstance(there, dict):
+        raise UsageError(f"{path} is no object; delete {directory} to start again.")
+    shards = sorted(found.name for found in directory.glob("codes_*.h5"))
+    if shards != [SHARD.format(i) for i in range(len(shards))]:
+        raise UsageError(f"{directory} lacks a shard; delete it to start again.")
     differing = [name for name, value in task.items() if there.get(name) != value]
     if differing:
         name = differing[0]
@@ -119,6 +130,7 @@ class Writer:
     def commit(self) -> None:
         """Write what was gathered."""
         if self.pieces:
+            check_held(self.directory.parent)
             path = self.directory / SHARD.format(self.n_shards)
             write_shard(path, self.pieces, self.text, self.sae.d_sae)
             self.n_shards, self.n_rows = self.n_shards + 1, 0

@@ -27,6 +27,7 @@ from saelab.config import UsageError
 from saelab.files import sha256_file
 from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
+from saelab.lock import writing
 from saelab.provenance import provenance
 from saelab.training.run import Run
 
@@ -80,9 +81,11 @@ def steering_scores(
     run: Run, lm: LanguageModel, options: ScoreOptions | None = None
 ) -> SteeringScores:
     """The scores of all latents, written to the run's steering.h5; raises as `score_latents`."""
-    scores = score_latents(run, lm, None, options)
-    arrays = {name: getattr(scores, name) for name in ARRAYS}
-    write_arrays(steering_path(run.path), arrays, scores.vocabulary, scores.facts)
+    with writing(run.path) as lock:
+        scores = score_latents(run, lm, None, options)
+        arrays = {name: getattr(scores, name) for name in ARRAYS}
+        lock.check()
+        write_arrays(steering_path(run.path), arrays, scores.vocabulary, scores.facts)
     return scores
 
 

@@ -16,35 +16,29 @@ The root's attribute `facts` is JSON: format, prompt, options, a_max, model, dig
 configuration and weights, provenance.
 """
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 from numpy import ndarray
 
-from saelab.analysis.feature_file import _mapped, _names, pack_vocabulary
+from saelab.analysis.feature_file import pack_vocabulary, unpack_texts
 from saelab.config import UsageError
-from saelab.files import atomic_write
+from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
+from saelab.formats.regular import MissingFileError
 
 FORMAT = "saelab-steering/1"
+TABLES = ("lens", "peaks")
+"""Scores with two axes, whose values are tokens."""
+FLOATS = ("input", "output", "probability")
 
 
 def write_arrays(
     path: Path, arrays: Mapping[str, ndarray], vocabulary: Sequence[str], facts: dict[str, Any]
 ) -> None:
     """Write scores (named without their group), vocabulary and facts, whole or not at all."""
-    # HDF5 builds the file in memory: on a full disk it would crash the process, not raise.
-    image = io.BytesIO()
-    with h5py.File(image, "w", libver=("v110", "v114")) as h5:
-        h5.attrs["facts"] = json.dumps({**facts, "format": FORMAT}, allow_nan=False)
-        for name, values in arrays.items():
-            h5.create_dataset(f"score/{name}", data=values)
-        for name, values in pack_vocabulary(list(vocabulary)).items():
-            h5.create_dataset(name, data=values)
-    atomic_write(path, image.getbuffer())
+    scores = {f"score/{name}": values for name, values in arrays.items()}
+    write_hdf5(path, scores | pack_vocabulary(list(vocabulary)), {**facts, "format": FORMAT})
 
 
 def read_arrays(
@@ -56,35 +50,39 @@ def read_arrays(
         UsageError: the file is missing, damaged, or of another format.
     """
     try:
-        with h5py.File(path, "r", locking=False) as h5:
-            facts: dict[str, Any] = json.loads(str(h5.attrs["facts"]))
-            stored = {name: _mapped(path, h5, name) for name in _names(h5)}
-        arrays = {name: stored[f"score/{name}"] for name in names}
-        vocabulary = _unpack(stored["vocabulary/bytes"], stored["vocabulary/offsets"])
-        _check(arrays, len(vocabulary))
-    except FileNotFoundError:
+        stored = read_hdf5(path, "steering file")
+    except MissingFileError:
         raise UsageError(f"{path} does not exist; run `saelab steer RUN --all` first.") from None
-    except (OSError, KeyError, ValueError) as error:
-        raise UsageError(f"{path} is not a whole steering file: {error}.") from error
-    if facts.get("format") != FORMAT:
+    if (found := stored.facts.get("format")) != FORMAT:
         raise UsageError(
-            f"{path} has the format {facts.get('format')!r}, this saelab reads {FORMAT!r}; run "
+            f"{path} has the format {str(found)[:60]!r}, this saelab reads {FORMAT!r}; run "
             "`saelab steer RUN --all` again."
         )
-    return arrays, vocabulary, facts
+    try:
+        _check_shapes(stored, names)
+        arrays = {name: stored[f"score/{name}"] for name in names}
+        texts = unpack_texts(stored["vocabulary/bytes"], stored["vocabulary/offsets"])
+        vocabulary = tuple(text.decode("utf-8", errors="replace") for text in texts)
+        _check_tokens(arrays, len(vocabulary))
+    except UsageError:
+        raise
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path} is not a whole steering file: {error}.") from error
+    return arrays, vocabulary, stored.facts
 
 
-def _check(arrays: Mapping[str, ndarray], n_tokens: int) -> None:
+def _check_shapes(stored: Hdf5Arrays, names: Sequence[str]) -> None:
     """Refuse arrays that do not fit each other: the file may come from anywhere."""
-    if len({len(values) for values in arrays.values()}) > 1:
+    kinds = {name: stored.kind(f"score/{name}") for name in names}
+    for name, (kind, shape) in kinds.items():
+        if len(shape) != (2 if name in TABLES else 1) or (kind == "f") != (name in FLOATS):
+            raise ValueError(f"score/{name} has the shape {list(shape)} or another kind of numbers")
+    if len({shape[0] for _, shape in kinds.values()}) > 1:
         raise ValueError("its columns differ in length")
-    for name in ("lens", "peaks"):
+
+
+def _check_tokens(arrays: Mapping[str, ndarray], n_tokens: int) -> None:
+    for name in TABLES:
         tokens = arrays[name]
-        if tokens.ndim != 2 or (tokens.size and not -1 <= tokens.min() <= tokens.max() < n_tokens):
+        if tokens.size and not -1 <= tokens.min() <= tokens.max() < n_tokens:
             raise ValueError(f"score/{name} has tokens outside the vocabulary")
-
-
-def _unpack(packed: ndarray, offsets: ndarray) -> tuple[str, ...]:
-    text = packed.tobytes()
-    places = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-    return tuple(text[start:stop].decode("utf-8", errors="replace") for start, stop in places)

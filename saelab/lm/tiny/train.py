@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.config import Config, UsageError, read_config
+from saelab.config import Config, UsageError
 from saelab.console import progress
 from saelab.files import atomic_write
+from saelab.formats.json_file import read_config
 from saelab.lm.tiny import N_CTX
 from saelab.lm.tiny.architecture import new_model, save_model
 from saelab.lm.tiny.checkpoint import load_checkpoint, save_checkpoint

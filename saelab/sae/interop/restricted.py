@@ -4,7 +4,6 @@ No file can run code, and none is given more memory than its own size explains.
 """
 
 import contextlib
-import json
 import math
 import re
 import zipfile
@@ -13,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.formats.json_file import MAX_CONFIG_BYTES, read_object
+from saelab.formats.regular import regular_size
+from saelab.formats.tensors import read_tensor_header, read_tensors
 from saelab.sae.interop.contents import Record, Weights
 
-MAX_JSON_BYTES = 4 * 2**20
-"""A configuration is kilobytes."""
 MAX_EXPANSION = 16
 """How much larger than the file its unpacked arrays may be; weights hardly compress at all."""
 SLACK_BYTES = 2**20
@@ -33,14 +32,7 @@ def load_json(path: Path) -> Record:
     Raises:
         UsageError: there is none, it is too large, or it is not an object.
     """
-    size = _size(path)
-    if size > MAX_JSON_BYTES:
-        raise UsageError(f"{path} has {size} bytes; a configuration has at most {MAX_JSON_BYTES}.")
-    with _one_sentence(path, "JSON object"):
-        values = json.loads(path.read_bytes())
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} is not a whole JSON object: it holds a {type(values).__name__}.")
-    return Record(path, values)
+    return Record(path, read_object(path, most=MAX_CONFIG_BYTES))
 
 
 def load_safetensors(path: Path) -> Weights:
@@ -49,9 +41,8 @@ def load_safetensors(path: Path) -> Weights:
     Raises:
         UsageError: there is none, or it is damaged.
     """
-    _size(path)
-    with _one_sentence(path, "safetensors file"), safe_open(path, framework="pt") as file:
-        return Weights(path, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    # What is not finite is named where its meaning is known.
+    return Weights(path, read_tensors(read_tensor_header(path), finite=()))
 
 
 def load_npz(path: Path) -> Weights:
@@ -61,7 +52,7 @@ def load_npz(path: Path) -> Weights:
         UsageError: there is none, it is damaged, holds anything but floating-point arrays, or
             unpacks to far more than its size.
     """
-    size = _size(path)
+    size = regular_size(path)
     with _one_sentence(path, ".npz archive"):
         _check_npz(path, size)
         with np.load(path, allow_pickle=False) as archive:
@@ -103,7 +94,7 @@ def load_pt(path: Path) -> Weights:
         UsageError: there is none, it is damaged, its pickle asks for anything but tensors, or
             they are larger than the file.
     """
-    size = _size(path)
+    size = regular_size(path)
     with _one_sentence(path, "file of torch.save"):
         with zipfile.ZipFile(path) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):

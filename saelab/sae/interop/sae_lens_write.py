@@ -7,6 +7,7 @@ from safetensors.torch import save
 
 from saelab.config import UsageError
 from saelab.files import atomic_write, atomic_write_json
+from saelab.lock import writing
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
 
@@ -23,17 +24,14 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     prefixes and the k of a BatchTopK training go where SAELens keeps them, in the metadata.
 
     Raises:
-        UsageError: `directory` already holds an SAE, or it is a transcoder that selects by k.
+        UsageError: `directory` already holds an SAE or cannot be written to, or it is a transcoder
+            that selects by k.
     """
     if foreign.transcoder and foreign.k is not None:
         raise UsageError(
             "SAELens has no transcoder that selects its latents by k; JumpReLU, BatchTopK and "
             "Matryoshka transcoders can be exported."
         )
-    if not directory.is_dir() and directory.exists():
-        raise UsageError(f"{directory} is not a directory; give a new one.")
-    if any((directory / name).exists() for name in (CONFIG_FILE, WEIGHTS_FILE)):
-        raise UsageError(f"{directory} already holds an SAE; give a new directory.")
     tensors = {
         "W_enc": foreign.W_enc,
         "W_dec": foreign.W_dec,
@@ -46,8 +44,13 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    atomic_write(directory / WEIGHTS_FILE, packed)
-    atomic_write_json(directory / CONFIG_FILE, cfg)
+    config, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+    with writing(directory):
+        # Weights without a configuration are an unfinished export; of the same SAE, it goes on.
+        if config.exists() or (weights.exists() and weights.read_bytes() != packed):
+            raise UsageError(f"{directory} already holds an SAE; give a new directory.")
+        atomic_write(weights, packed)
+        atomic_write_json(config, cfg)
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:

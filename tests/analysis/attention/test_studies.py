@@ -17,7 +17,8 @@ from saelab.analysis.attention.studies import (
     prefix_induction,
 )
 from saelab.analysis.circuits.dictionaries import Dictionary
-from saelab.config import UsageError, read_config
+from saelab.config import UsageError
+from saelab.formats.json_file import read_config
 from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tiny.heads import HeadReport
 from saelab.lm.tiny.vocabulary import ids

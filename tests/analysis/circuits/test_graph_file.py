@@ -4,10 +4,10 @@ import subprocess
 import sys
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from analysis.circuits.test_graph import graph_of
+from old_hdf5 import as_before
 
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.graph_file import load_graph_hdf5, read_graph_summary, save_graph_hdf5
@@ -63,7 +63,7 @@ def test_damaged_and_missing_files_are_refused(graph, tmp_path):
 def test_a_file_without_a_part_is_refused(graph, tmp_path, name):
     path = tmp_path / "g.h5"
     save_graph_hdf5(graph, path)
-    with h5py.File(path, "r+") as h5:
+    with as_before(path) as h5:
         del h5[name]
     with pytest.raises(UsageError, match="is not a whole circuit file"):
         load_graph_hdf5(path)
@@ -72,7 +72,7 @@ def test_a_file_without_a_part_is_refused(graph, tmp_path, name):
 def test_edges_to_nodes_that_do_not_exist_are_refused(graph, tmp_path):
     path = tmp_path / "g.h5"
     save_graph_hdf5(graph, path)
-    with h5py.File(path, "r+") as h5:
+    with as_before(path) as h5:
         source: Any = h5["edge/source"]
         source[0] = 10**6
     with pytest.raises(UsageError, match="from a lower to a higher node"):
@@ -103,7 +103,7 @@ def test_a_summary_is_read_without_nodes_and_edges(graph, tmp_path):
 def test_impossible_numbers_are_refused(graph, tmp_path, name, value, message):
     path = tmp_path / "g.h5"
     save_graph_hdf5(graph, path)
-    with h5py.File(path, "r+") as h5:
+    with as_before(path) as h5:
         column: Any = h5[name]
         column[0] = value
     with pytest.raises(UsageError, match=message):

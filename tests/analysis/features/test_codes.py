@@ -1,11 +1,11 @@
 """Codes come back from disk as they were, by row and by latent, however they were cut."""
 
-import h5py
 import numpy as np
 import pytest
 from analysis.features.cases import random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from old_hdf5 import as_before
 
 from saelab.analysis.features.codes import SHARD, ContextBlock, Events, Piece, write_shard
 from saelab.config import UsageError
@@ -67,7 +67,7 @@ def test_text_beyond_what_can_be_numbered_is_refused(tmp_path):
 
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
     random_case(tmp_path, 0)
-    with h5py.File(tmp_path / SHARD.format(1), "a") as h5:
+    with as_before(tmp_path / SHARD.format(1)) as h5:
         del h5.attrs["facts"]
     with pytest.raises(UsageError, match="delete it and run `saelab features` again"):
         random_case(tmp_path, 0, cuts=())

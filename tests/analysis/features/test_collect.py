@@ -180,8 +180,8 @@ def test_an_interrupted_pass_continues_and_gives_the_same_file(
     found = collect_features(copy, random_lm, OPTIONS).file
     assert sum(reads) < expected.facts["n_tokens"]
     assert not (copy.path / DIRECTORY).exists()
-    assert found._arrays.keys() == expected._arrays.keys()
-    for name in found._arrays:
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name in found.arrays:
         assert np.array_equal(found[name], expected[name]), name
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from saelab.config import read_config
 from saelab.files import sha256_file
+from saelab.formats.json_file import read_config
 from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tiny.architecture import load_model, logits_of
 from saelab.lm.tiny.heads import HeadReport, measure_heads

@@ -208,9 +208,7 @@ def test_a_truncated_safetensors_file_is_refused(keep, tmp_path):
 )
 def test_json_that_is_no_object_is_refused(text, tmp_path):
     (tmp_path / "cfg.json").write_bytes(text)
-    assert "is not a whole JSON object" in refusal(
-        lambda: restricted.load_json(tmp_path / "cfg.json")
-    )
+    assert "JSON" in refusal(lambda: restricted.load_json(tmp_path / "cfg.json"))
 
 
 def test_a_configuration_of_megabytes_is_refused_unread(tmp_path):

@@ -269,7 +269,9 @@ def test_an_existing_sae_is_not_overwritten(tmp_path):
     assert "already holds an SAE" in refusal(lambda: write_sae_lens(form("topk"), tmp_path))
     assert (tmp_path / "cfg.json").read_bytes() == before
     (tmp_path / "file").touch()
-    assert "not a directory" in refusal(lambda: write_sae_lens(form("relu"), tmp_path / "file"))
+    assert "is a file; name a directory" in refusal(
+        lambda: write_sae_lens(form("relu"), tmp_path / "file")
+    )
 
 
 def metadata(hook, model="gpt2", **kwargs):

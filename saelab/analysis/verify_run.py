@@ -1,0 +1,195 @@
+"""Finding any damage of a run."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saelab.activations.format import read_manifest
+from saelab.activations.verify import Damage
+from saelab.analysis.circuits.graph_file import load_graph_hdf5
+from saelab.analysis.circuits.graph_json import load_graph
+from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.steering.records import load_steering_scores
+from saelab.config import UsageError
+from saelab.files import sha256_file
+from saelab.formats.hdf5_file import check_hdf5, read_hdf5
+from saelab.formats.json_file import SEAL, read_object, read_sealed_json
+from saelab.formats.tensors import check_seal, read_tensor_header
+from saelab.sae.storage import FORMAT, load_sae, read_sae_header
+from saelab.training.run import CONFIG, WEIGHTS, Run
+
+MAX_FILES = 100_000
+
+
+@dataclass
+class RunCheck:
+    """What a check of a run found.
+
+    Attributes:
+        damages: one thing wrong with one file each; none: the run is whole.
+        unsealed: files from before there were checksums; they can be read, and no more is known.
+        notes: one sentence each for what could not be checked.
+        n_files: files that were checked.
+    """
+
+    root: Path
+    damages: list[Damage] = field(default_factory=list)
+    unsealed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    n_files: int = 0
+
+    def trying(self, path: Path, check: Callable[[], object]) -> bool:
+        """Note the refusal of `check` as damage of the file at `path`; whether there was none."""
+        try:
+            check()
+        except UsageError as error:
+            self.add(path, str(error))
+        except OSError as error:
+            self.add(path, f"cannot be read: {error.strerror}.")
+        else:
+            return True
+        return False
+
+    def add(self, path: Path, problem: str) -> None:
+        """Note damage of the file at `path`."""
+        told = problem.removeprefix(str(path)).lstrip(": ")
+        self.damages.append(Damage(str(path.relative_to(self.root)), told))
+
+
+def verify_run(path: Path | str) -> RunCheck:
+    """Everything wrong with the run at `path`, and with those inside it.
+
+    Checked are the seal and every byte of each file that saelab writes: configuration, provenance,
+    weights (finite, too), checkpoints, metrics, evaluations, features, steering scores and
+    circuits; and that they are of one SAE: the weights have the configuration's shape, and what
+    was measured was measured on these weights. Where the store is there, it is the one of the
+    training.
+
+    Raises:
+        UsageError: there is no run at `path`.
+    """
+    root = Path(path)
+    if not os.path.lexists(root / CONFIG):
+        raise UsageError(f"{root} is not a run: it has no {CONFIG}.")
+    check = RunCheck(root)
+    runs = [root]
+    for file in _files(root, check):
+        check.n_files += 1
+        check.trying(file, lambda file=file: _check_file(file, check))
+        if file.name == CONFIG and file.parent != root:
+            runs.append(file.parent)
+    whole = {damage.file for damage in check.damages}
+    for run in runs:
+        if str((run / CONFIG).relative_to(root)) not in whole:
+            _check_agreement(run, check, whole)
+    return check
+
+
+def _files(root: Path, check: RunCheck) -> Iterator[Path]:
+    """The run's files, without those that are hidden, temporary or a lock."""
+    n = 0
+    for directory, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(names):
+            n += 1
+            if n > MAX_FILES:
+                check.notes.append(f"There are more than {MAX_FILES} files; the rest is unchecked.")
+                return
+            if not name.startswith("."):
+                yield Path(directory) / name
+
+
+def _check_file(path: Path, check: RunCheck) -> None:
+    name = str(path.relative_to(check.root))
+    if path.suffix == ".json":
+        if path.parent.name == "circuits":
+            load_graph(path)
+        read_sealed_json(path, most=2**28, max_values=10_000_000)
+        sealed = SEAL in read_object(path, most=2**28, max_values=10_000_000)
+    elif path.suffix == ".safetensors":
+        header = read_tensor_header(path)
+        if path.name == WEIGHTS or header.metadata.get("format") == FORMAT:
+            load_sae(path)
+        check_seal(header)
+        sealed = header.sealed
+    elif path.suffix == ".h5":
+        _read_known(path)
+        arrays = read_hdf5(path)
+        check_hdf5(arrays)
+        sealed = arrays.sealed
+    elif path.name == "metrics.jsonl":
+        Run(path.parent).metrics()
+        return
+    else:
+        check.n_files -= 1
+        return
+    if not sealed:
+        check.unsealed.append(name)
+
+
+def _read_known(path: Path) -> None:
+    """Read an HDF5 file as what its place in the run says that it is."""
+    if path.name == "features.h5":
+        file = FeatureFile(path)
+        len(file.vocabulary)
+    elif path.name == "steering.h5":
+        load_steering_scores(path.parent)
+    elif path.parent.name == "circuits":
+        load_graph_hdf5(path)
+
+
+def _check_agreement(path: Path, check: RunCheck, damaged: set[str]) -> None:
+    """Whether the files of one run are of one SAE; those that are damaged say nothing."""
+
+    def whole(file: Path) -> bool:
+        return file.is_file() and str(file.relative_to(check.root)) not in damaged
+
+    run = Run(path)
+    if not check.trying(path / CONFIG, lambda: run.config):
+        return
+    if not run.finished:
+        check.notes.append(f"{path} has no weights yet; its training has not finished.")
+    elif whole(run.weights):
+        _check_weights(run, check)
+        digest = sha256_file(run.weights)
+        for file, facts in _measured(run, whole):
+            if facts.get("sae_sha256", digest) != digest:
+                check.add(file, f"was made with other weights than {WEIGHTS}; make it again.")
+    if whole(path / "provenance.json"):
+        check.trying(path / "provenance.json", lambda: _check_store(run, check))
+
+
+def _check_weights(run: Run, check: RunCheck) -> None:
+    header, sae = read_sae_header(run.weights)
+    if sae.config.model_dump(mode="json") != run.config.sae.model_dump(mode="json"):
+        check.add(run.weights, f"is another SAE than {CONFIG} says.")
+    for name, wanted in (("site", run.config.site), ("target_site", run.config.written_site)):
+        if (found := header.metadata.get(name, wanted)) != wanted:
+            check.add(run.weights, f"has the {name} {found[:60]!r}, {CONFIG} says {wanted!r}.")
+
+
+def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What was made of the weights, and what each file says of them."""
+    for name in ("features.h5", "steering.h5"):
+        if whole(run.path / name):
+            yield run.path / name, read_hdf5(run.path / name).facts
+    for path in sorted((run.path / "evaluation").rglob("*.json")):
+        if whole(path):
+            made = read_sealed_json(path).get("made")
+            yield path, made if isinstance(made, dict) else {}
+
+
+def _check_store(run: Run, check: RunCheck) -> None:
+    recorded, store = run.provenance().get("activations"), run.config.activations
+    if not (store / "manifest.json").is_file():
+        check.notes.append(f"The store {store} is not there, and was not compared.")
+        return
+    try:
+        there = read_manifest(store).content_digest
+    except UsageError as error:
+        check.notes.append(f"The store was not compared: {error}")
+        return
+    if there != recorded:
+        raise UsageError(f"is of another store than {store} is now.")

@@ -1,0 +1,211 @@
+"""The header of a safetensors file, which may come from anywhere; needs no torch."""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float32
+from numpy import ndarray
+
+from saelab.config import UsageError
+from saelab.formats.json_file import parse_json
+from saelab.formats.regular import open_regular
+
+if TYPE_CHECKING:
+    import torch
+
+SEAL = "seal"
+TYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (64, 32, 16)},
+    **{f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": f"uint{bits}" for bits in (64, 32, 16, 8)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+}
+"""The types that are read, with torch's names; other tools' packed numbers are not."""
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+"""How numpy reads floating-point numbers; of bfloat16 the bits."""
+MAX_HEADER_BYTES = 2**23
+MAX_DIMENSIONS = 8
+MAX_SIZE = 2**62
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a header says of one tensor.
+
+    Attributes:
+        code: its type as the format names it, `F32`.
+        start, stop: where its bytes are, from the beginning of the file.
+    """
+
+    code: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Its type as torch has it."""
+        import torch
+
+        return getattr(torch, TYPES[self.code])
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """A header that fits its file.
+
+    Attributes:
+        path: the file.
+        metadata: names to texts.
+        tensors: in the order of their bytes, which leave no gaps.
+        data_start: where these begin.
+        entries: the header as it stands there.
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorSpec]
+    data_start: int
+    entries: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the file carries a seal."""
+        return SEAL in self.entries.get("__metadata__", {})
+
+    def check_shapes(self, expected: Mapping[str, Sequence[int]]) -> None:
+        """Refuse a file with other tensors than these, or of other shapes.
+
+        Raises:
+            UsageError: names the tensor.
+        """
+        for name in sorted(expected.keys() | self.tensors.keys()):
+            there = self.tensors.get(name)
+            if there is None:
+                raise UsageError(f"{self.path} lacks the tensor {name}.")
+            if name not in expected:
+                raise UsageError(f"{self.path} has a tensor {name[:60]!r} that has no place.")
+            if there.shape != tuple(expected[name]):
+                raise UsageError(
+                    f"{self.path}: {name} has the shape {list(there.shape)}, its configuration "
+                    f"says {list(expected[name])}."
+                )
+
+    def check_floats(self, names: Sequence[str] | None = None) -> None:
+        """Refuse tensors, all or those named, that do not hold floating-point numbers.
+
+        Raises:
+            UsageError: names the tensor.
+        """
+        for name in self.tensors if names is None else names:
+            if self.tensors[name].code not in FLOATS:
+                raise UsageError(
+                    f"{self.path}: {name[:60]} does not hold floating-point numbers but "
+                    f"{TYPES[self.tensors[name].code]}."
+                )
+
+    def matrix_shape(self, name: str) -> tuple[int, int]:
+        """The rows and columns of a matrix.
+
+        Raises:
+            UsageError: there is none of that name, or an empty one.
+        """
+        spec = self.tensors.get(name)
+        if spec is None or len(spec.shape) != 2 or 0 in spec.shape:
+            raise UsageError(f"{self.path} has no matrix {name}.")
+        return spec.shape[0], spec.shape[1]
+
+
+def read_tensor_header(path: Path) -> TensorHeader:
+    """The header of the safetensors file at `path`; no tensor is read.
+
+    Raises:
+        UsageError: there is no regular file, or its header is damaged or does not fit its size.
+    """
+    file, size = open_regular(path)
+    with file:
+        return header_of(path, file, size)
+
+
+def read_matrix(header: TensorHeader, name: str) -> Float32[ndarray, "rows columns"]:
+    """A matrix of floating-point numbers of a file whose header was read.
+
+    Raises:
+        UsageError: there is none of that name, or it holds NaN or infinite numbers.
+    """
+    shape = header.matrix_shape(name)
+    header.check_floats([name])
+    spec = header.tensors[name]
+    file, _ = open_regular(header.path)
+    with file:
+        file.seek(spec.start)
+        raw = np.fromfile(file, FLOATS[spec.code], math.prod(shape))
+    if raw.size != math.prod(shape):
+        raise UsageError(f"{header.path} ended while it was read.")
+    # bfloat16 is the upper half of float32.
+    values = (raw.astype(np.uint32) << 16).view(np.float32) if spec.code == "BF16" else raw
+    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        raise UsageError(f"{header.path}: {name} holds NaN or infinite numbers.")
+    return values.astype(np.float32, copy=False).reshape(shape)
+
+
+def header_of(path: Path, file: FileIO, size: int) -> TensorHeader:
+    """As `read_tensor_header`, of a file of `size` bytes that is open."""
+    raw = file.read(8)
+    n = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
+    if not 0 < n <= size - 8:
+        raise UsageError(f"{path} is not a whole safetensors file: its header is not all there.")
+    if n > MAX_HEADER_BYTES:
+        raise UsageError(f"{path} has a header of {n} bytes; at most {MAX_HEADER_BYTES} are read.")
+    entries = parse_json(file.read(n), f"The header of {path}")
+    try:
+        metadata, tensors = _parsed(entries, size - 8 - n, 8 + n)
+    except ValueError as error:
+        raise UsageError(f"{path} is not a whole safetensors file: {error}.") from None
+    return TensorHeader(path, metadata, tensors, 8 + n, entries)
+
+
+def _parsed(
+    entries: object, data_bytes: int, data_start: int
+) -> tuple[dict[str, str], dict[str, TensorSpec]]:
+    if not isinstance(entries, dict):
+        raise ValueError("its header is no JSON object")
+    metadata = entries.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its metadata are no texts")
+    found = {n: _spec(n, e, data_start) for n, e in entries.items() if n != "__metadata__"}
+    tensors = dict(sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)))
+    end = data_start
+    for name, spec in tensors.items():
+        if spec.start != end:
+            raise ValueError(f"the bytes of {name[:60]!r} do not follow those before it")
+        end = spec.stop
+    if end != data_start + data_bytes:
+        raise ValueError(f"its tensors have {end - data_start} bytes, the file has {data_bytes}")
+    return {name: text for name, text in metadata.items() if name != SEAL}, tensors
+
+
+def _spec(name: str, entry: object, data_start: int) -> TensorSpec:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of {name[:60]!r} is not that of a tensor")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in TYPES:
+        raise ValueError(f"{name[:60]!r} is of the type {str(code)[:20]!r}, which is not read")
+    if not _sizes(shape) or len(shape) > MAX_DIMENSIONS or not _sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name[:60]!r} has no shape, or no place in the file")
+    item = 1 if code == "BOOL" else int(code.lstrip("BFIU")) // 8
+    nbytes = item * math.prod(shape)
+    if nbytes != offsets[1] - offsets[0] or nbytes > MAX_SIZE:
+        raise ValueError(f"{name[:60]!r} has the shape {shape} and {offsets[1] - offsets[0]} bytes")
+    return TensorSpec(code, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+
+
+def _sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)

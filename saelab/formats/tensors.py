@@ -1,0 +1,159 @@
+"""Safetensors files: the same bytes for the same tensors, sealed, and checked before allocation.
+
+The header's entry `seal` among the metadata covers all the rest: it is the sha256 of the header
+without it (JSON with sorted keys and no spaces) followed by the XXH3-128 of the data. Files without
+are from before there was one, or from other tools.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.files import replace_file
+from saelab.formats.regular import open_regular
+from saelab.formats.tensor_header import (
+    SEAL,
+    TYPES,
+    TensorHeader,
+    TensorSpec,
+    header_of,
+    read_tensor_header,
+)
+
+__all__ = [
+    "TensorHeader",
+    "check_seal",
+    "read_tensor_header",
+    "read_tensors",
+    "tensor_parts",
+    "write_tensors",
+]
+
+CODES: dict[torch.dtype, str] = {getattr(torch, name): code for code, name in TYPES.items()}
+_CHUNK = 2**24
+
+
+def read_tensors(
+    header: TensorHeader,
+    device: torch.device | str = "cpu",
+    *,
+    names: Sequence[str] | None = None,
+    finite: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of a file whose header was read, all of them or those of these `names`.
+
+    The seal is checked where all are read.
+
+    Raises:
+        UsageError: the file was changed since, does not match its seal, or a tensor named in
+            `finite`, by default any, holds NaN or infinite numbers.
+    """
+    path = header.path
+    file, size = open_regular(path)
+    with file:
+        again = header_of(path, file, size)
+        if again != header:
+            raise UsageError(f"{path} was changed while it was read.")
+        if header.sealed and names is None:
+            check_seal(header)
+        found = {}
+        for name in header.tensors if names is None else names:
+            tensor = _read_tensor(file, path, header.tensors[name])
+            if finite is None or name in finite:
+                _check_finite(path, name, tensor)
+            found[name] = tensor.to(device)
+    return found
+
+
+def check_seal(header: TensorHeader) -> None:
+    """Compare the whole file with its seal, if it has one.
+
+    Raises:
+        UsageError: it is not what was written.
+    """
+    if not header.sealed:
+        return
+    file, _ = open_regular(header.path)
+    digest = xxhash.xxh3_128()
+    with file:
+        file.seek(header.data_start)
+        while part := file.read(_CHUNK):
+            digest.update(part)
+    metadata = dict(header.entries["__metadata__"])
+    seal = metadata.pop(SEAL)
+    if seal != _seal({**header.entries, "__metadata__": metadata}, digest.digest()):
+        raise UsageError(f"{header.path} was altered: its contents do not match its seal.")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a sealed safetensors file, whole or not at all; equal tensors give equal bytes."""
+    replace_file(path, lambda file: [file.write(part) for part in tensor_parts(tensors, metadata)])
+
+
+def tensor_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a sealed safetensors file of these tensors, in pieces; for one's own writer."""
+    # The widest first, as the format's library does, so that every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries: dict[str, Any] = {}
+    digest = xxhash.xxh3_128()
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        digest.update(_bytes(tensor))
+    facts = dict(sorted(metadata.items()))
+    seal = _seal({"__metadata__": facts, **entries}, digest.digest())
+    header = {"__metadata__": {**facts, SEAL: seal}, **entries}
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    yield struct.pack("<Q", len(raw)) + raw
+    for name in order:
+        yield _bytes(tensors[name])
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if len(flat) else memoryview(b"")
+
+
+def _seal(entries: Mapping[str, Any], data_digest: bytes) -> str:
+    text = json.dumps(entries, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode() + data_digest).hexdigest()
+
+
+def _read_tensor(file: FileIO, path: Path, spec: TensorSpec) -> Tensor:
+    tensor = torch.empty(spec.shape, dtype=spec.dtype)
+    view = _bytes(tensor)
+    file.seek(spec.start)
+    done = 0
+    while done < len(view):
+        n = file.readinto(view[done : done + 2**30])
+        if not n:
+            raise UsageError(f"{path} ended while it was read.")
+        done += n
+    return tensor
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    # The least and the largest are NaN if anything is, and need no memory.
+    least, largest = torch.aminmax(tensor)
+    if not bool(torch.isfinite(least) & torch.isfinite(largest)):
+        raise UsageError(f"{path}: {name[:60]} holds NaN or infinite numbers.")

@@ -1,0 +1,109 @@
+"""The process that a lock names: who it is, and whether it still runs."""
+
+import json
+import os
+import socket
+from functools import cache
+from pathlib import Path
+
+Owner = dict[str, str | int | float | None]
+LONGEST = 2**16
+"""Bytes of a lock that are read; nobody writes so many."""
+
+
+def this_process() -> Owner:
+    """What a lock says of this process.
+
+    `started` is in clock ticks since boot; `machine` is what two processes that see each other's
+    pids have in common (boot and PID namespace): hosts may share a name, and containers, which
+    number their processes each by itself, often do. Both are None where there is no /proc.
+    """
+    pid = os.getpid()
+    machine = _machine()
+    return {"host": host(), "pid": pid, "started": start_time(pid), "machine": machine}
+
+
+def host() -> str:
+    """This host's name."""
+    return socket.gethostname()
+
+
+def read_text(path: Path) -> str | None:
+    """What a lock says; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.read(LONGEST).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_owner(path: Path) -> Owner:
+    """The owner that a lock names; empty if there is no lock, or it names none."""
+    return parsed(read_text(path) or "")
+
+
+def parsed(lock: str) -> Owner:
+    """The same of a lock's text."""
+    try:
+        owner = json.loads(lock)
+    except (ValueError, RecursionError):
+        return {}
+    whole = isinstance(owner, dict) and {"host", "pid", "started"} <= owner.keys()
+    return owner if whole and isinstance(owner["pid"], int) else {}
+
+
+def named(owner: Owner) -> str:
+    """How a sentence calls the owner."""
+    return f"process {owner['pid']} on {owner['host']}" if owner else "an unknown process"
+
+
+def runs(owner: Owner) -> bool | None:
+    """Whether the owner is running; None where that cannot be seen from here."""
+    here = owner.get("host") == host()
+    if not here or owner.get("machine", _machine()) != _machine():
+        return None
+    pid = owner["pid"]
+    assert isinstance(pid, int)
+    if not exists(pid):
+        return False
+    # The pid may have been given to another process since.
+    found = start_time(pid)
+    return None if found is None and _machine() is not None else owner["started"] == found
+
+
+def exists(pid: int) -> bool:
+    """Whether a process of this host has the pid; one that has ended does not count."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return not _ended(pid)
+
+
+def start_time(pid: int) -> str | None:
+    """When a process started, in clock ticks since boot; None where /proc does not tell."""
+    fields = _fields(pid)
+    return fields[19] if fields else None
+
+
+def _ended(pid: int) -> bool:
+    """Whether a process is listed only because nobody has asked yet how it ended."""
+    return _fields(pid)[:1] in (["Z"], ["X"])
+
+
+def _fields(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+@cache
+def _machine() -> str | None:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None

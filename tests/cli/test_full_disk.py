@@ -1,0 +1,64 @@
+"""A disk that fills at any call of a verb: one sentence, nothing half, and the same goes on."""
+
+import shutil
+
+import pytest
+from killed import contents, differing, run_killed, spread
+
+from saelab.analysis.features import FeatureOptions, collect_features
+from saelab.files import is_temporary
+from saelab.training.run import Run
+
+FULL, IN_CI = 20, 2
+COMMANDS = {
+    "train": "train topk --activations {store} --site blocks.0.hook_resid_post --d-sae 32 --k 4"
+    " --n-tokens 2000 --batch-size 100 --log-every 5 --checkpoint-every 5 --lr 1e-2 --out new",
+    "features": "features run --n-tokens 300 --batch-size 7 --checkpoint-every 90",
+    "evaluate": "evaluate run --n-tokens 100 --suite core",
+    "steer": "steer run --all --prompt dog",
+    "circuit": "circuit run --prompt the --n-members 0",
+    "export": "export run --out lens",
+    "import": "import {lens} --activations {store} --out new",
+    "harvest": "harvest --model {model} --sites hook_embed --text {text} --n-tokens 200 --out new",
+}
+ANYWHERE = ("export", "import")
+"""Verbs that take no --device."""
+
+
+@pytest.fixture(scope="module")
+def start(small_run, random_lm, tmp_path_factory):
+    """A directory with a run, and its features, which steering needs."""
+    directory = tmp_path_factory.mktemp("start")
+    run = Run(shutil.copytree(small_run.path, directory / "run"))
+    collect_features(run, random_lm, FeatureOptions(n_tokens=200, n_examples=12, reach=3))
+    return directory
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+@pytest.mark.parametrize(
+    "count", [IN_CI, pytest.param(FULL, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_a_disk_that_fills_ends_in_a_sentence_and_once_it_is_free_the_work_goes_on(
+    verb, count, start, small_store, checkpoint, text_file, tmp_path
+):
+    exported = run_killed(["export", str(start / "run"), "--out", "lens"], None, tmp_path)
+    assert exported.code == 0, exported.err
+    places = {"store": small_store.path, "model": checkpoint, "text": text_file}
+    argv = [p.format(**places, lens=tmp_path / "lens") for p in COMMANDS[verb].split()]
+    argv += [] if verb in ANYWHERE else ["--device", "cpu"]
+    whole = shutil.copytree(start, tmp_path / "whole")
+    outcome = run_killed(argv, None, whole)
+    assert outcome.code == 0, outcome.err
+    expected = contents(whole)
+    for n in spread(len(outcome.calls), count + 1)[:-1]:
+        cwd = shutil.copytree(start, tmp_path / "full" / str(n))
+        failed = run_killed(argv, n, cwd, full=True)
+        reasons = [line for line in failed.err.splitlines() if "No space left on device" in line]
+        assert failed.code in (1, 2), (n, failed)
+        assert len(reasons) == 1, failed.err
+        assert reasons[0].startswith(f"saelab {verb}: ")
+        assert "Traceback" not in failed.err
+        assert not [path for path in cwd.rglob("*") if is_temporary(path) or "lock" in path.name]
+        again = run_killed(argv, None, cwd)
+        assert again.code == 0, (n, again.err)
+        assert differing(contents(cwd), expected) == [], (n, failed.calls[-3:])
