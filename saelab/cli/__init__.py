@@ -5,6 +5,7 @@ import keyword
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
@@ -23,7 +24,7 @@ VERBS = {
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",
     "show": "print what a store or a run holds",
-    "verify": "check that every byte of an activation store is as it was written",
+    "verify": "check that every byte of a store or of a run is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
     "completion": "print what makes a shell complete verbs and options",
@@ -53,40 +54,42 @@ def main(argv: list[str] | None = None) -> int:
 
     0: done, 1: a check failed or the system did, 2: bad input, 128 + n: stopped by signal n.
     """
-    # Imported here, since most of what imports this package wants no command line.
-    from saelab.cli.help_text import Command
-    from saelab.cli.parse import choose
-
     arguments = list(sys.argv[1:] if argv is None else argv)
     while arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] in (["-V"], ["--version"]):
         print(f"saelab {version('saelab')}")
         return 0
-    try:
-        command = Command("saelab", ABOUT, choices=VERBS, choice="VERB")
-        verb = choose(command, arguments or ["--help"])
-    except UsageError as error:
-        return _fail(str(error))
-    return _run(verb, arguments[1:])
+    verb, *own = arguments or ["--help"]
+    return _run(verb, own)
+
+
+def _main_of(verb: str) -> Callable[[list[str]], int]:
+    # Each verb's module is imported only when it runs: most of them bring torch along.
+    if verb not in VERBS:
+        from saelab.cli.help_text import Command
+        from saelab.cli.parse import choose
+
+        choose(Command("saelab", ABOUT, choices=VERBS, choice="VERB"), [verb])
+    # `import` is no name for a Python module.
+    module = f"{verb}_" if keyword.iskeyword(verb) else verb
+    return import_module(f"saelab.cli.{module}").main
 
 
 def _run(verb: str, arguments: list[str]) -> int:
     # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
     # training many times slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    who = f"saelab {verb}" if verb in VERBS else "saelab"
     try:
         with stopped_by_signal():
-            # `import` is no name for a Python module.
-            module = f"{verb}_" if keyword.iskeyword(verb) else verb
-            # Each verb's module is imported only when it runs: most of them bring torch along.
             try:
-                return import_module(f"saelab.cli.{module}").main(arguments)
+                return _main_of(verb)(arguments)
             finally:
                 # Here, and not at exit, where a full disk would be told with a traceback.
                 sys.stdout.flush()
     except UsageError as error:
-        return _fail(f"saelab {verb}: {error}", error.exit_code)
+        return _fail(f"{who}: {error}", error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left.
         _give_up_output()
@@ -96,12 +99,12 @@ def _run(verb: str, arguments: list[str]) -> int:
 
         _give_up_output()
         if error.errno in BAD_NAMES:
-            return _fail(f"saelab {verb}: {failure(error)}.")
-        _fail(f"saelab {verb}: {failure(error)}." + _again(verb))
+            return _fail(f"{who}: {failure(error)}.")
+        _fail(f"{who}: {failure(error)}." + _again(verb))
         return 1
     except (Stopped, KeyboardInterrupt) as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        _fail(f"saelab {verb}: stopped by {number.name}." + _again(verb))
+        _fail(f"{who}: stopped by {number.name}." + _again(verb))
         return 128 + number
 
 
