@@ -25,6 +25,7 @@ settings.load_profile("saelab")
 LONGEST = (
     "tests/claims",
     "tests/apps/test_browser.py",
+    "tests/fuzz/test_fuzz.py",
     "notebooks/04_attention_circuits.ipynb",
     "tests/training/test_loop.py",
     "tests/test_demo.py",

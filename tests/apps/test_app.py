@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -79,6 +80,38 @@ def test_figures_of_the_wrong_kind_are_not_shown(runs: Path, tmp_path: Path):
     card = read_catalogue(tmp_path).runs["run"]
     assert [card.l0, card.fvu, card.ce_recovered, card.dead] == [None] * 4
     assert (card.n_known, card.found) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "view"),
+    [
+        ({"features": [{}]}, "known"),
+        ({"features": [{"label": "a", "f1": "high"}]}, "known"),
+        ({"latents": {"label": ["year"] * 99, "f1": [0.5] * 99, "auroc": [0.5] * 99}}, "latent"),
+        ({"latents": {"label": ["no such"], "f1": [1.0], "auroc": [1.0]}}, "latents"),
+    ],
+)
+def test_an_evaluation_that_does_not_fit_is_said_on_the_page(
+    open_app: Open, runs: Path, tmp_path: Path, change: dict[str, object], view: str
+):
+    shutil.copytree(runs / "signed", tmp_path / "run")
+    path = tmp_path / "run" / "evaluation" / "recovery.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    page = drawn(open_app(tmp_path, run="run", view=view))
+    assert "This cannot be shown" in page
+    assert "recovery.json" in page
+
+
+def test_a_page_whose_files_contradict_each_other_says_so(
+    open_app: Open, monkeypatch: pytest.MonkeyPatch
+):
+    def contradict(*_: object) -> None:
+        raise IndexError("index 99 is out of bounds")
+
+    monkeypatch.setattr("feature_browser.health_view._headline", contradict)
+    page = drawn(open_app(run="signed", view="health"))
+    assert "saelab verify" in page
+    assert "index 99 is out of bounds" in page
 
 
 def test_a_deep_link_shows_its_latent(open_app: Open):

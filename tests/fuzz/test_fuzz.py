@@ -17,6 +17,10 @@ from fuzz.mutations import damage
 from fuzz.workers import Case, run_cases
 
 N, SEED = 300, 0
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")
