@@ -60,7 +60,9 @@ def record_codes(
     writer = Writer(directory, sae, options, n_shards=len(done.shards))
     with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
         left = options.n_tokens - done.n_rows
-        for batch in stream(run, lm, rest, n_tokens=left, batch_size=options.batch_size):
+        # A pass that was killed at its end has read more than was asked for: whole batches.
+        batches = stream(run, lm, rest, n_tokens=left, batch_size=options.batch_size)
+        for batch in batches if left > 0 else ():
             writer.add(batch, rest.first)
             bar.advance(len(batch.x))
     writer.commit()
