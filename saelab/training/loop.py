@@ -86,7 +86,9 @@ def _train_all(
         config.check()
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
-        Source(list(group.values()), where).check_varies()
+        source = Source(list(group.values()), where)
+        source.check_markers()
+        source.check_varies()
     for group in groups.values():
         _train_group(group, where, lm)
 
