@@ -9,6 +9,7 @@ exits with 1 if there is any. A failing case is repeated by its file and seed:
 """
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -41,11 +42,13 @@ def main() -> int:
                 console.print(finding, markup=False)
         else:
             verdicts = []
-            for verdict in campaign.cases(options.n, options.seed, options.readers):
-                verdicts.append(verdict)
-                if verdict.problems:
-                    console.print(repeat(verdict), *verdict.problems, sep="\n  ", markup=False)
-                    sys.stdout.flush()
+            # Ctrl-C ends it with what was found until then.
+            with contextlib.suppress(KeyboardInterrupt):
+                for verdict in campaign.cases(options.n, options.seed, options.readers):
+                    verdicts.append(verdict)
+                    if verdict.problems:
+                        console.print(repeat(verdict), *verdict.problems, sep="\n  ", markup=False)
+                        sys.stdout.flush()
     report(console, verdicts)
     console.print(f"{len(verdicts)} cases in {time.monotonic() - begun:.0f} s")
     return 1 if any(verdict.problems for verdict in verdicts) else 0
