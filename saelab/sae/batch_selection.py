@@ -14,6 +14,7 @@ from saelab.kernels.rules import FusedRule
 from saelab.kernels.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
+from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_rows
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE

@@ -10,7 +10,7 @@ from conftest import small_config
 from saelab.cli import main
 from saelab.config import UsageError
 from saelab.sae.topk import TopKConfig
-from saelab.sae.variants import VARIANTS
+from saelab.sae.variants import BUILT_IN
 from saelab.training.divergence import LIMIT, DivergedError, Watch
 from saelab.training.loop import train, train_many
 from saelab.training.one import watch_over
@@ -18,7 +18,7 @@ from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 
-NAMES = [cls.model_fields["variant"].default for cls in VARIANTS]
+NAMES = list(BUILT_IN)
 
 
 def config_of(store, variant="topk", **options):

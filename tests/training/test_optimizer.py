@@ -9,7 +9,7 @@ from kernels.triton_device import DEVICE
 from saelab.config import UsageError
 from saelab.sae.base import LossContext
 from saelab.sae.variants import SAE_CONFIG
-from saelab.training import fused_jump
+from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Local
 from saelab.training.steps import AutogradSteps, FusedSteps
@@ -56,7 +56,7 @@ def trained(way, config, sae):
 
 @pytest.fixture(autouse=True)
 def _by_kernels_alone(monkeypatch):
-    monkeypatch.setattr(fused_jump, "LEAST_ROOM", 32)
+    monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 32)
 
 
 @pytest.mark.parametrize("variant", ["topk", "jumprelu"])
