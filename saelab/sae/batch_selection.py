@@ -14,7 +14,7 @@ from saelab.kernels.rules import FusedRule
 from saelab.kernels.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
-from saelab.sae.base import check_rows
+from saelab.sae.base import AbstractSAE, check_rows
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import SparseCodes
@@ -70,9 +70,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows))))
 
     @override
-    @torch.no_grad()
-    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
-        super().start_from(source, rows)
+    def take_threshold(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
         if isinstance(source, AbstractBatchSelectionSAE) and source.signed == self.signed:
             self.threshold.copy_(source.threshold)
 

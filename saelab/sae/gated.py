@@ -18,6 +18,7 @@ from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_r
 from saelab.sae.dictionary import (
     geometric_median,
     moderate_scale,
+    move_norms,
     normalise_rows,
     random_unit_rows,
     remove_radial_gradient,
@@ -142,6 +143,10 @@ class Gated(AbstractSAE[GatedConfig]):
     @override
     def after_optimizer_step(self) -> None:
         normalise_rows(self.W_dec)
+
+    @override
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_gate, self.b_mag)
 
     @override
     @torch.no_grad()
