@@ -200,14 +200,9 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         Of a transcoder they are what it reads; `start_transcoder` comes before.
         """
 
-    @property
-    def centres(self) -> bool:
-        """Whether the encoder subtracts the input bias."""
-        return True
-
     @torch.no_grad()
     def start_from(self, source: "AbstractSAE", rows: Float[Tensor, "n d_in"]) -> None:
-        """Take the weights of a trained SAE, in the place of `initialise`; `source` stays as it is.
+        """Take the weights of a trained SAE, after `initialise`; `source` stays as it is.
 
         Pre-activations are then the source's. `rows` are what it will read, for what the source
         does not know. A skip connection that the source lacks starts at zero.
@@ -225,9 +220,17 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
             )
         for name in own.keys() & theirs.keys() - {"threshold"}:
             own[name].copy_(theirs[name])
-        if self.centres != source.centres:
+        encoders = self.affine_encoder(), source.affine_encoder()
+        centred = [encoder is not None and encoder.centre is not None for encoder in encoders]
+        if centred[0] != centred[1]:
             shift = source.input_bias @ theirs["W_enc"]
-            own["b_enc"].add_(shift if self.centres else -shift)
+            own["b_enc"].add_(shift if centred[0] else -shift)
+        self.take_threshold(source, rows)
+        self.restore_norms()
+
+    def take_threshold(self, source: "AbstractSAE", rows: Float[Tensor, "n d_in"]) -> None:
+        """The part of `start_from` that only SAEs with thresholds have."""
+        return
 
     def observe(self, codes: SparseCodes) -> None:
         """Note the codes of a training step; called once a step, before the optimizer's."""

@@ -71,9 +71,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows))))
 
     @override
-    @torch.no_grad()
-    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
-        super().start_from(source, rows)
+    def take_threshold(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
         if isinstance(source, AbstractBatchSelectionSAE) and source.signed == self.signed:
             self.threshold.copy_(source.threshold)
 

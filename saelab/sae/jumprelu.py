@@ -104,8 +104,8 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         self.bandwidth = config.bandwidth or WITHOUT_TARGET
 
     @property
-    @override
     def centres(self) -> bool:
+        """Whether the encoder subtracts the input bias."""
         return self.config.subtract_b_dec or self.is_transcoder
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
@@ -196,9 +196,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         self.threshold.fill_(density_threshold([sizes], round(l0 * len(some))))
 
     @override
-    @torch.no_grad()
-    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
-        super().start_from(source, rows)
+    def take_threshold(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
         known = source.state_dict().get("threshold")
         if known is not None and not bool(known.isnan().any()):
             self.threshold.copy_(known)
@@ -206,7 +204,6 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
             some = rows[:: -(-len(rows) // START_ROWS)]
             own = float(source.encode(some).active.sum()) / len(some)
             self._start_threshold(rows, self.config.k or own)
-        move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
 
     @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:

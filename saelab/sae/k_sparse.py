@@ -73,11 +73,6 @@ class KSparse(AbstractSAE[KSparseConfig]):
         """The decoder's transpose."""
         return self.W_dec.T
 
-    @property
-    @override
-    def centres(self) -> bool:
-        return False
-
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)

@@ -109,11 +109,5 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         self.input_bias.copy_(geometric_median(rows))
 
     @override
-    @torch.no_grad()
-    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
-        super().start_from(source, rows)
-        move_norms(self.W_dec, self.W_enc, self.b_enc)
-
-    @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
         shrink_codes(self, (self.b_enc, self.b_dec), scale, target_scale)

@@ -1,10 +1,12 @@
 """Trainings that start from a trained SAE: what they take of it, and what they refuse."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import small_config
+from training.test_kept import equal_weights
 from training.test_loop import NAMES, advance, by_autograd, started
 from training.test_transcoders import READS, WRITES, config_of
 
@@ -13,8 +15,10 @@ from saelab.sae.base import LossContext
 from saelab.sae.jumprelu import JumpReLU
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.unit_norm import AbstractUnitNormSAE
+from saelab.sae.variants import variants
 from saelab.training.adopt import adopt
 from saelab.training.loop import train, train_many
+from saelab.training.objectives import make_objective
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.sweep import read_sweep
@@ -23,7 +27,8 @@ SITE = "blocks.0.hook_resid_post"
 
 
 def sae(variant, **changes):
-    return {"variant": variant, "d_sae": 48, "k": 4, **changes}
+    k = {"k": 4} if "k" in variants()[variant].model_fields else {}
+    return {"variant": variant, "d_sae": 48, **k, **changes}
 
 
 def from_run(config, run):
@@ -171,13 +176,20 @@ def test_a_sweep_starts_from_a_run(small_store, tmp_path):
     assert [each.provenance()["init_from"]["path"] for each in runs] == [str(run.path)] * 2
 
 
-def test_an_interrupted_training_needs_no_origin_any_more(small_store, tmp_path):
-    run = train(small_config(small_store, n_tokens=500), out=tmp_path / "run")
-    config = small_config(small_store, init_from=run.path, n_tokens=1000, checkpoint_every=4)
+@pytest.mark.parametrize("variant", ["jumprelu", "batch-topk"])
+def test_an_interrupted_training_needs_no_origin_any_more(small_store, tmp_path, variant):
+    run = train(small_config(small_store, sae=sae("topk"), n_tokens=500), out=tmp_path / "run")
+    config = small_config(small_store, sae=sae(variant), init_from=run.path, n_tokens=1000)
+    whole = train(config, out=tmp_path / "whole")
     out = train(config, out=tmp_path / "out").path
     (out / "weights.safetensors").unlink()
+    shutil.rmtree(out / "checkpoints")
+    state, source = from_run(config, run)
+    stream = source.stream()
+    advance(state, stream, make_objective(source), 4)
+    state.save(out / "checkpoints", stream.state_dict())
     run.weights.unlink()
-    assert train(config, out=out).finished
+    assert equal_weights(train(config, out=out), whole)
 
 
 def test_other_weights_than_it_was_begun_with_are_refused(small_store, tmp_path):
