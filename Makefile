@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SERVE ?= 1
 PORT ?= 8501
+N ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.up-to-date
@@ -11,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format models screenshots bench-browser clean
+.PHONY: demo test check format models screenshots bench-browser fuzz clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -41,6 +42,9 @@ screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/
 
 bench-browser: $(STAMP)  ## how fast the browser is at 65,536 latents; makes two such runs first
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.browser --json build/browser.json
+
+fuzz: $(STAMP)  ## damage files of runs and of a store in N ways, and look how each is read
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz --n $(N)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -35,9 +35,11 @@ class Heading:
 class UsageError(ValueError):
     """A mistake of the caller that one sentence explains; the CLI prints it and exits with 2."""
 
+    exit_code = 2
+
 
 def first_problem(error: ValidationError) -> str:
     """Where the first thing is that does not fit, and why."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{where}: {problem['msg']}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

@@ -46,7 +46,12 @@ def atomic_write(path: Path, data: bytes | memoryview) -> None:
 
 def atomic_write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write `value` as indented JSON; NaN and infinity are refused, since JSON has neither."""
-    atomic_write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    atomic_write(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """What `atomic_write_json` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -126,8 +126,9 @@ class Lock:
 
     def _remove_if_stale(self, path: Path, now: float) -> None:
         try:
-            with path.open() as file:
-                seen, age = file.read(), now - os.fstat(file.fileno()).st_mtime
+            seen, age = read_text(path), now - path.stat().st_mtime
+            if seen is None:
+                return
             owner = parsed(seen)
             if (why := _why_stale(path, owner, age)) is None:
                 raise UsageError(_refusal(self.root, path, owner))
@@ -135,7 +136,7 @@ class Lock:
             path.rename(aside)
         except FileNotFoundError:
             return
-        if aside.read_text() != seen:
+        if read_text(aside) != seen:
             # Another process took the stale lock over in between: this one is its, put it back.
             name_first(aside, path)
         elif why:
@@ -195,7 +196,16 @@ def _remove_leftovers(run: Path, lock: Lock) -> None:
     """
     depths = ("", "*/", "*/*/") if (run / "config.json").is_file() else ("",)
     now = lock.path.stat().st_mtime
-    for path in (found for depth in depths for found in run.glob(f"{depth}.*.tmp")):
+    for depth in depths:
+        remove_unfinished(run, f"{depth}.*.tmp", now)
+
+
+def remove_unfinished(directory: Path, pattern: str, now: float = 0.0) -> None:
+    """Remove the unfinished files of these names whose writer has died.
+
+    Also those that nobody has written to for `STALE` seconds before `now`, by the file system.
+    """
+    for path in directory.glob(pattern):
         with contextlib.suppress(OSError):
             if (pid := temporary_pid(path)) is None:
                 continue

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import stat
 from functools import cache
 from pathlib import Path
 
@@ -29,12 +30,20 @@ def host() -> str:
 
 
 def read_text(path: Path) -> str | None:
-    """What a lock says; None if there is none."""
+    """What a lock says, as far as it is long; None if there is none.
+
+    What is no file, as a pipe on which a reader would wait, says nothing.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(LONGEST).decode(errors="replace")
+        with open(path, "rb", opener=_at_once) as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return file.read(LONGEST).decode(errors="replace") if regular else ""
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_owner(path: Path) -> Owner:

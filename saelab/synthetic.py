@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 SMALLEST, LARGEST = 0.5, 1.5
 """Values are drawn uniformly between these; a feature that is off has the value 0."""
+MOST_OFTEN = 0.9
+"""The largest share of rows that a feature of `zipf_values` is on in."""
 
 
 def orthonormal_atoms(n: int, d_in: int, *, seed: int = 0) -> Float[Tensor, "feature d_in"]:
@@ -59,6 +61,25 @@ def uneven_values(
     if signed:
         values = values * (1 - 2 * torch.randint(2, values.shape, generator=generator))
     return values
+
+
+def zipf_values(
+    n_rows: int, n_features: int, *, mean_active: float, seed: int = 0
+) -> Float[Tensor, "row feature"]:
+    """Independent features, of which the i-th is on at a rate proportional to 1 / i, at most 0.9.
+
+    A row has `mean_active` active features on average: few features are on often, most seldom.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = 1 / torch.arange(1, n_features + 1, dtype=torch.float64)
+    rates = mean_active * weights / weights.sum()
+    while float(rates.max()) > MOST_OFTEN:
+        # The others share what the most frequent ones may not have.
+        full = rates >= MOST_OFTEN
+        left = mean_active - MOST_OFTEN * int(full.sum())
+        rates = torch.where(full, MOST_OFTEN, left * weights / weights[~full].sum())
+    active = torch.rand(n_rows, n_features, generator=generator) < rates.float()
+    return active * _sizes((n_rows, n_features), generator)
 
 
 def tree_values(

@@ -25,6 +25,7 @@ settings.load_profile("saelab")
 LONGEST = (
     "tests/claims",
     "tests/apps/test_browser.py",
+    "tests/fuzz/test_fuzz.py",
     "notebooks/04_attention_circuits.ipynb",
     "tests/training/test_loop.py",
     "tests/test_demo.py",
@@ -44,6 +45,7 @@ LONGEST = (
     "tests/activations/test_beside.py",
     "tests/activations/test_ranks.py",
     "tests/activations/test_kill.py",
+    "tests/training/test_kill.py",
     "tests/activations/test_memory.py",
     "tests/analysis/circuits/test_memory.py",
 )

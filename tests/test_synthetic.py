@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from saelab.synthetic import (
     LARGEST,
+    MOST_OFTEN,
     SMALLEST,
     group_atoms,
     group_values,
@@ -14,6 +15,7 @@ from saelab.synthetic import (
     rows,
     tree_values,
     uneven_values,
+    zipf_values,
 )
 
 small = st.integers(1, 5)
@@ -85,8 +87,21 @@ def test_rows_are_the_values_times_the_atoms_plus_noise_of_that_size():
     torch.testing.assert_close(rows(values, atoms, noise=0.0), values @ atoms)
 
 
+@pytest.mark.parametrize("mean_active", [0.5, 4.0, 12.0])
+def test_zipf_features_are_on_as_often_as_their_rank_says(mean_active):
+    on = zipf_values(40_000, 16, mean_active=mean_active) > 0
+    assert float(on.sum(1).float().mean()) == pytest.approx(mean_active, rel=0.03)
+    rates = on.float().mean(0)
+    free = rates < MOST_OFTEN - 0.02
+    ranks = torch.arange(1, 17)[free]
+    torch.testing.assert_close(
+        rates[free] * ranks, (rates[free] * ranks).mean().expand(len(ranks)), rtol=0.15, atol=0
+    )
+
+
 def test_seeds_repeat_and_differ():
     for make in (
+        lambda seed: zipf_values(20, 8, mean_active=2.0, seed=seed),
         lambda seed: uneven_values(20, 8, mean_active=2.0, seed=seed),
         lambda seed: tree_values(20, 2, 3, parent_rate=0.5, child_rate=0.5, seed=seed),
         lambda seed: group_values(20, 3, 2, active=2, seed=seed),

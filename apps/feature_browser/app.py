@@ -1,5 +1,6 @@
 """The app's script, which `asgi` serves. It reads the address and draws one view."""
 
+import logging
 from pathlib import Path
 
 import streamlit as st
@@ -24,6 +25,7 @@ from feature_browser.training_view import training_view
 from feature_browser.try_view import try_view
 from saelab.config import UsageError
 
+_LOG = logging.getLogger(__name__)
 # Views of a run that need no features.h5, or say themselves what they lack. (Streamlit would print
 # a string here.)
 WITHOUT_FEATURES = {
@@ -52,7 +54,7 @@ def main(root: Path) -> None:
         place = place.to(run=card.name)
         go_to(place)
     show(top_bar(place, card), "top-bar")
-    if card is None and catalogue.runs and place.run is not None:
+    if card is None and (catalogue.runs or catalogue.damaged) and place.run is not None:
         runs_view(catalogue, place, notice=no_such_run(catalogue, place.run))
     elif card is None or place.view == "runs":
         runs_view(catalogue, place)
@@ -82,6 +84,20 @@ def _view_of_run(catalogue: Catalogue, card: RunCard, place: Place) -> None:
             latent_view(open_run(card), place)
     except UsageError as error:
         show(alone(message("This cannot be shown", str(error))), "problem")
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        # Files that are whole each by itself may still contradict each other.
+        _LOG.exception("The view %s of %s failed.", place.view, card.path)
+        show(alone(_contradiction(card, error)), "problem")
+
+
+def _contradiction(card: RunCard, error: Exception) -> Html:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return message(
+        "This cannot be shown",
+        f"The files of {card.name} do not fit each other ({type(error).__name__}: {reason}). What "
+        "is wrong with them says",
+        command=f"saelab verify {card.path.as_posix()}",
+    )
 
 
 def _no_features(card: RunCard) -> Html:

@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from feature_browser.guard import Guard
 from feature_browser.routes import latent_page
 
-app = st.App(Path(__file__).with_name("app.py"), routes=[Route("/latent", latent_page)])
+app = st.App(
+    Path(__file__).with_name("app.py"),
+    routes=[Route("/latent", latent_page)],
+    middleware=[Middleware(Guard)],
+)

@@ -1,15 +1,18 @@
 """Which runs there are, and the figures that tell them apart."""
 
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
-from saelab.training.run import Run
+from saelab.training.run import Run, run_directories, run_name
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
+LARGEST = 1 << 53
+"""No run has as many tokens or latents."""
 SIGNED = {"abs-topk"}
 """Variants whose codes have both signs by their definition."""
 
@@ -53,6 +56,11 @@ class RunCard:
         return self.variant in SIGNED
 
     @property
+    def own_name(self) -> str:
+        """What the run calls itself; unlike `name`, others elsewhere may have it, too."""
+        return run_name(self.path)
+
+    @property
     def weights_path(self) -> Path:
         """Where the trained SAE is."""
         return self.path / "weights.safetensors"
@@ -65,26 +73,35 @@ class RunCard:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The finished runs below a directory, and why others could not be read."""
+    """The finished runs below a directory.
+
+    Attributes:
+        damaged: by name, why other runs cannot be shown.
+        problems: what was not searched, and why.
+    """
 
     root: Path
     runs: dict[str, RunCard] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def read_catalogue(root: Path) -> Catalogue:
     """Every finished run at or below `root`. A damaged one is reported, not fatal to the rest."""
     catalogue = Catalogue(root)
-    for config in sorted(root.rglob("config.json")):
-        if not (config.parent / "weights.safetensors").is_file():
-            continue
+    for path in run_directories(root, catalogue.problems):
+        name = _name(path, root)
         try:
-            card = _kept_card(config.parent, root, _stamps(config.parent))
+            catalogue.runs[name] = _kept_card(path, root, _stamps(path))
         except UsageError as error:
-            catalogue.problems.append(str(error))
-        else:
-            catalogue.runs[card.name] = card
+            catalogue.damaged[name] = str(error)
     return catalogue
+
+
+def _name(path: Path, root: Path) -> str:
+    """The run's name; what of it is not UTF-8, as a directory's name may be, is replaced."""
+    name = path.relative_to(root).as_posix() if path != root else root.resolve().name
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
@@ -101,8 +118,17 @@ def _kept_card(path: Path, root: Path, stamps: tuple[tuple[str, int], ...]) -> R
 
 
 def read_card(path: Path, root: Path) -> RunCard:
-    """The card of the run at `path`."""
+    """The card of the run at `path`.
+
+    Raises:
+        UsageError: it is no run, its name cannot stand in an address, or its configuration,
+            provenance or weights are damaged.
+    """
+    if os.fsencode(path) != str(path).encode(errors="replace"):
+        raise UsageError(f"{_name(path, root)} is no name in UTF-8; rename the run.")
     run = Run(path)
+    if not run.finished:
+        raise UsageError(f"{run.weights} is not a file.")
     problems: list[str] = []
     reconstruction = _evaluation(run, "reconstruction", problems)
     downstream = _evaluation(run, "downstream", problems)
@@ -110,18 +136,18 @@ def read_card(path: Path, root: Path) -> RunCard:
     provenance = run.provenance()
     model, corpus = provenance.get("model"), provenance.get("corpus")
     return RunCard(
-        name=path.relative_to(root).as_posix() if path != root else root.resolve().name,
+        name=_name(path, root),
         path=path,
         variant=str(_option(run, "sae", "variant")),
         model=str(model["name"]) if isinstance(model, dict) and "name" in model else "own arrays",
         site=str(_option(run, "site")),
-        d_sae=int(_option(run, "sae", "d_sae")),
-        n_tokens=int(_option(run, "n_tokens")),
+        d_sae=_count(run, 1, "sae", "d_sae"),
+        n_tokens=_count(run, 0, "n_tokens"),
         config=run.options,
-        l0=reconstruction.get("l0"),
-        fvu=reconstruction.get("fvu"),
-        ce_recovered=downstream.get("ce_recovered"),
-        dead=reconstruction.get("dead"),
+        l0=_number(reconstruction, "l0"),
+        fvu=_number(reconstruction, "fvu"),
+        ce_recovered=_number(downstream, "ce_recovered"),
+        dead=_whole(reconstruction.get("dead")),
         n_known=len(scores),
         found=sum(score >= FOUND for score in scores) if scores else None,
         corpus=corpus if isinstance(corpus, dict) else None,
@@ -143,7 +169,34 @@ def _scores(recovery: dict[str, Any]) -> list[float]:
     """The F1 of every known feature's best latent, as far as the file says."""
     features = recovery.get("features")
     rows = features if isinstance(features, list) else []
-    return [float(row["f1"]) for row in rows if isinstance(row, dict) and "f1" in row]
+    found = [_number(row, "f1") for row in rows if isinstance(row, dict)]
+    return [score for score in found if score is not None]
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    """A figure; None where the file has no such number."""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # NaN is not below it either.
+    return float(value) if abs(value) < LARGEST else None
+
+
+def _whole(value: object, least: int = 0) -> int | None:
+    """A whole number from `least` on; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if least <= value < LARGEST else None
+
+
+def _count(run: Run, least: int, *names: str) -> int:
+    """A whole number of the configuration."""
+    value = _whole(_option(run, *names), least)
+    if value is None:
+        raise UsageError(
+            f"{run.path / 'config.json'} has no whole number from {least} on for {'.'.join(names)}."
+        )
+    return value
 
 
 def _option(run: Run, *names: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -213,8 +213,8 @@ def graphs_beside(catalogue: Catalogue, card: RunCard) -> list[tuple[RunCard, Pa
                 members = summary(path).facts.get("saes")
             except UsageError:
                 continue  # its own run's page says so
-            if isinstance(members, dict) and sae_run(catalogue, other, card.path.name) == card:
-                found += [(other, path)] if card.path.name in members else []
+            if isinstance(members, dict) and sae_run(catalogue, other, card.own_name) == card:
+                found += [(other, path)] if card.own_name in members else []
     return found
 
 
@@ -223,7 +223,7 @@ def sae_run(catalogue: Catalogue, owner: RunCard, sae: str) -> RunCard | None:
 
     Among several the owner itself, then one beside it, then the first.
     """
-    named = [card for card in catalogue.runs.values() if card.path.name == sae]
+    named = [card for card in catalogue.runs.values() if card.own_name == sae]
     return min(
         named,
         key=lambda card: (card.path != owner.path, card.path.parent != owner.path.parent),

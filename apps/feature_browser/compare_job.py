@@ -4,18 +4,17 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy import ndarray
 
 from feature_browser.compare import Correspondence, correspond, of_nearest
 from feature_browser.nearest import Nearest, Search, begin, search
 from feature_browser.weights import Decoder, width
 from saelab.config import UsageError
-from saelab.formats.hdf5_file import read_hdf5, write_hdf5
+from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 COSINES_AT_ONCE = 2**26
 """Up to so many cosines, a fifth of a second's work, nobody waits for."""
@@ -160,7 +159,7 @@ def _read(path: Path, n_first: int, n_second: int) -> Search | None:
     return Search(forth, back, done)
 
 
-def _side(arrays: Mapping[str, ndarray], name: str, known: int, sizes: tuple[int, int]) -> Nearest:
+def _side(arrays: Hdf5Arrays, name: str, known: int, sizes: tuple[int, int]) -> Nearest:
     """One side of a search that has got as far as its row `known`."""
     row, cosine = arrays[f"{name}/row"], arrays[f"{name}/cosine"]
     n, others = sizes

@@ -43,8 +43,11 @@ class Start:
 
 
 def seeds(card: RunCard, other: RunCard) -> tuple[int, int] | None:
-    """The seeds of both runs' initial weights; None if one was not trained here."""
-    first, second = (run.config.get("seed") if run.n_tokens else None for run in (card, other))
+    """The seeds of both runs' random initial weights; None if one did not begin at such."""
+    first, second = (
+        run.config.get("seed") if run.n_tokens and not run.config.get("init_from") else None
+        for run in (card, other)
+    )
     return (first, second) if isinstance(first, int) and isinstance(second, int) else None
 
 
@@ -81,7 +84,10 @@ def beginning(found: Correspondence, start: Start | None, card: RunCard, other: 
     """Whether the runs began at the same weights, and what of the matches that may explain."""
     drawn = seeds(card, other)
     if drawn is None:
-        text = "Where one of them began is not known, so shared initial weights cannot be told."
+        text = (
+            "One of them did not begin at random weights drawn here, so what shared initial "
+            "weights explain cannot be told."
+        )
         return html('<p class="sub">{t}</p>', t=text)
     if drawn[0] != drawn[1]:
         text = (

@@ -81,6 +81,8 @@ def evaluated_densities(values: dict[str, Any]) -> Densities | None:
     frequency, n_tokens = values.get("frequency"), values.get("n_tokens")
     if not isinstance(frequency, list) or not isinstance(n_tokens, int):
         return None
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in frequency):
+        return None
     return Densities(np.array(frequency, dtype=np.float64), n_tokens, "evaluation/density.json")
 
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saelab.config import UsageError
+from pydantic import BaseModel, Field, ValidationError
+
+from saelab.config import UsageError, first_problem
 from saelab.formats.json_file import read_sealed_json
 
 
@@ -45,27 +47,53 @@ def plain(label: str) -> str:
     return label.replace("_", " ")
 
 
+class _Feature(BaseModel, extra="allow", allow_inf_nan=False):
+    """One row of `features`, as far as pages use it."""
+
+    label: str
+    latent: int = Field(ge=0, lt=1 << 32)
+    sign: int
+    frequency: float
+    f1: float
+    precision: float
+    recall: float
+    auroc: float
+    probe_auroc: float
+    probe_f1: float
+
+
+class _Latents(BaseModel, allow_inf_nan=False):
+    label: list[str | None]
+    f1: list[float]
+    auroc: list[float]
+
+
+class _File(BaseModel):
+    features: list[_Feature]
+    too_rare: list[str]
+    latents: _Latents | None = None
+
+
 def read_known(path: Path) -> Known:
     """What `evaluation/recovery.json` holds.
 
     Raises:
         UsageError: the file is damaged.
     """
+    values = read_sealed_json(path)
     try:
-        values = read_sealed_json(path)
-        features = list(values["features"])
-        by_label = {feature["label"]: feature for feature in features}
-        return Known(features, list(values["too_rare"]), _matches(values, by_label))
-    except UsageError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({error!r}); run `saelab evaluate` again."
-        ) from error
+        _File.model_validate(values, strict=True)
+        by_label = {feature["label"]: feature for feature in values["features"]}
+        return Known(values["features"], values["too_rare"], _matches(values, by_label))
+    except ValidationError as error:
+        reason = first_problem(error)
+    except (ValueError, LookupError) as error:
+        reason = repr(error)
+    raise UsageError(f"{path} cannot be read ({reason}); run `saelab evaluate` again.")
 
 
 def _matches(values: dict[str, Any], by_label: dict[str, dict[str, Any]]) -> dict[int, Match]:
-    if "latents" not in values:
+    if values.get("latents") is None:
         # Files without the latents' side still say which latent is best for each feature.
         rising = sorted(by_label.values(), key=lambda feature: feature["f1"])
         return {f["latent"]: Match(f["label"], f["f1"], f["auroc"], f) for f in rising}

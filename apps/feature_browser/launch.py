@@ -1,12 +1,22 @@
-"""The command line of the app's server: `python -m feature_browser.launch RUNS PORT`."""
+"""The app's server: `python -m feature_browser.launch PORT ADDRESS RUNS [NAME ...]`.
+
+The names are what it is called by beside `localhost`, see `guard`.
+"""
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+LOCAL = "127.0.0.1"
 SERVER = {
-    "server.address": "127.0.0.1",
     "server.headless": "true",
+    # Said here, so that no configuration file of the reader's opens what `guard` closes.
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.enableStaticServing": "false",
+    # No page takes files.
+    "server.maxUploadSize": "1",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
@@ -42,17 +52,25 @@ def runs_directory() -> Path:
     return Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
 
 
-def streamlit_arguments(runs: Path, port: int) -> list[str]:
-    """What follows `python -m` to serve the browser for `runs` on 127.0.0.1:`port`."""
+def allowed_names() -> list[str]:
+    """The names that the server was told it is called by, beside `localhost`."""
+    return sys.argv[2:]
+
+
+def streamlit_arguments(
+    runs: Path, port: int, address: str = LOCAL, names: Sequence[str] = ()
+) -> list[str]:
+    """What follows `python -m` to serve the browser for `runs` on `address`:`port`."""
     options = {
         **SERVER,
+        "server.address": address,
         "server.port": str(port),
         **{f"theme.light.{name}": value for name, value in LIGHT.items()},
         **{f"theme.dark.{name}": value for name, value in DARK.items()},
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     app = Path(__file__).with_name("asgi.py")
-    return ["streamlit", "run", str(app), *flags, "--", str(runs)]
+    return ["streamlit", "run", str(app), *flags, "--", str(runs), *names]
 
 
 def environment() -> dict[str, str]:
@@ -64,5 +82,6 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    command = [sys.executable, "-m", *streamlit_arguments(Path(sys.argv[1]), int(sys.argv[2]))]
-    os.execve(sys.executable, command, environment())
+    port, address, runs, *names = sys.argv[1:]
+    arguments = streamlit_arguments(Path(runs), int(port), address, names)
+    os.execve(sys.executable, [sys.executable, "-m", *arguments], environment())

@@ -3,14 +3,19 @@
 The file is a log: every edit is one inserted row, and what a latent is called is its last. So two
 processes that write at once lose nothing, not even where they change the same field, and earlier
 wordings can be read again. It lies beside features.h5, which may be rebuilt without it.
+
+A run may come from elsewhere, and a database can hold more than rows: views that never end,
+triggers that act when a row is written. So a file with anything but this log is not read.
 """
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +24,10 @@ from saelab.config import UsageError
 SCHEMA = 1
 PATIENCE_S = 15.0
 """How long a write waits for another process's."""
+LARGEST = 1 << 28
+"""Bytes of the file."""
+PATIENCE_READING_S = 3.0
+"""How long one use of the file may compute."""
 LONGEST = {"label": 200, "note": 10_000, "bookmark": 1}
 Field = Literal["label", "note", "bookmark"]
 
@@ -89,6 +98,7 @@ class Notes:
             rows = connection.execute(_LAST).fetchall()
         notes: dict[int, Note] = {}
         for latent, field, value in rows:
+            self._check(latent, field, value)
             known: bool | str = value == "1" if field == "bookmark" else value
             notes[latent] = replace(notes.get(latent, Note()), **{field: known})
         return {latent: note for latent, note in notes.items() if note != Note()}
@@ -100,8 +110,10 @@ class Notes:
         with self._open(write=False) as connection:
             rows = connection.execute(
                 "select at, field, value from edit where latent = ? order by id", (latent,)
-            )
-            return [Edit(*row) for row in rows]
+            ).fetchall()
+        for at, field, value in rows:
+            self._check(latent, field, value, at)
+        return [Edit(*row) for row in rows]
 
     def write(self, latent: int, field: str, value: str) -> None:
         """Make `value` the latent's label, note or bookmark ("1" or "").
@@ -137,6 +149,14 @@ class Notes:
         # Another process's first edit makes an empty file before it fills it.
         return self.path.is_file() and self.path.stat().st_size > 0
 
+    def _check(self, latent: object, field: object, value: object, at: object = "") -> None:
+        if not (isinstance(latent, int) and isinstance(field, str) and isinstance(at, str)):
+            fits = False
+        else:
+            fits = isinstance(value, str) and len(value) <= LONGEST.get(field, -1)
+        if not fits:
+            raise UsageError(f"{self.path} holds a row that is no edit of a latent; remove it.")
+
     @contextmanager
     def _open(self, *, write: bool) -> Iterator[sqlite3.Connection]:
         try:
@@ -145,14 +165,19 @@ class Notes:
                 connection.execute("begin immediate" if write else "begin")
                 yield connection
                 connection.execute("commit")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise UsageError(self._reason(error, write=write)) from error
 
     def _connect(self, *, write: bool) -> sqlite3.Connection:
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            raise UsageError(f"{self.path} is not a file.")
+        if self._begun and self.path.stat().st_size > LARGEST:
+            raise UsageError(f"{self.path} is larger than {LARGEST} bytes, so no notes.")
         # Each use opens its own connection: sessions are threads, and run in several processes.
-        uri = f"{self.path.resolve().as_uri()}?mode={'rwc' if write else 'ro'}"
+        uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
         connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE_S, isolation_level=None)
         try:
+            _restrict(connection)
             found = connection.execute("pragma user_version").fetchone()[0]
             if found > SCHEMA:
                 raise UsageError(
@@ -163,12 +188,14 @@ class Notes:
                 connection.executescript(
                     f"begin immediate;{_CREATE}pragma user_version = {SCHEMA};commit;"
                 )
+            if not _is_log(connection):
+                raise UsageError(f"{self.path} holds other things than notes; move it away.")
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _reason(self, error: sqlite3.Error, *, write: bool) -> str:
+    def _reason(self, error: Exception, *, write: bool) -> str:
         if write and not self.writable:
             return (
                 f"Nothing can be noted: {self.path.parent} is read-only; copy the run to where you "
@@ -176,3 +203,30 @@ class Notes:
             )
         does = "written" if write else "read"
         return f"{self.path} cannot be {does}: {error}."
+
+
+def _restrict(connection: sqlite3.Connection) -> None:
+    """Bound what a file may make this connection do."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
+    connection.execute("pragma trusted_schema = off")
+    connection.execute("pragma cell_size_check = on")
+    until = time.monotonic() + PATIENCE_READING_S
+    connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)
+
+
+def _is_log(connection: sqlite3.Connection) -> bool:
+    """Whether the database is made of what `_CREATE` makes, and of nothing else."""
+    return _schema(connection) == _own_schema()
+
+
+@cache
+def _own_schema() -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_CREATE)
+        return _schema(connection)
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    return connection.execute(
+        "select type, name, tbl_name, sql from sqlite_master order by name limit 10"
+    ).fetchall()

@@ -235,6 +235,11 @@ def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
     known = _known(_recovery(card), known_stamp)
     f1 = np.zeros(len(features))
     for latent, match in known.matches.items():
+        if latent >= len(f1):
+            raise UsageError(
+                f"{_recovery(card)} names latent {latent}, and {features.file.path} has "
+                f"{len(f1)}; run `saelab evaluate` and `saelab features` again."
+            )
         f1[latent] = match.f1
     columns = {**features.table(), "f1": f1, "latent": np.arange(len(features))}
     columns["negative"] = columns["n_negative"] / np.maximum(1, columns["n_fired"])

@@ -17,9 +17,11 @@ def latent_page(request: Request) -> PlainTextResponse:
     """
     place = Place.of(dict(request.query_params)).to(view="latent")
     # Runs are looked up among those that were found, so no path is made of what was asked.
-    card = list_runs(runs_directory()).runs.get(place.run or "")
+    catalogue = list_runs(runs_directory())
+    card = catalogue.runs.get(place.run or "")
     if card is None:
-        return PlainTextResponse(f"There is no run {place.run}.", 404)
+        missing = f"There is no run {place.run}."
+        return PlainTextResponse(catalogue.damaged.get(place.run or "", missing), 404)
     try:
         run = open_run(card)
         number = latent_number(place.latent, len(run.features))

@@ -14,14 +14,21 @@ def runs_view(catalogue: Catalogue, place: Place, *, notice: Html = EMPTY) -> No
     parts = [notice] if notice else []
     if catalogue.runs:
         parts.append(_cards(catalogue, place))
-    elif not notice:
+    elif not catalogue.damaged and not notice:
         parts.append(_no_runs(catalogue))
-    parts += [message("A run was left out", problem) for problem in catalogue.problems]
+    parts += [
+        message(f"The run {name} was left out", problem)
+        for name, problem in catalogue.damaged.items()
+        if not notice or name != place.run
+    ]
+    parts += [message("Not all was searched", problem) for problem in catalogue.problems]
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "runs")
 
 
 def no_such_run(catalogue: Catalogue, name: str) -> Html:
-    """What to say of a run that is not there."""
+    """What to say of a run that is not there, or is damaged."""
+    if name in catalogue.damaged:
+        return message(f"The run {name} cannot be shown", catalogue.damaged[name])
     return message(
         f"There is no run {name}",
         f"Looked for finished runs in {catalogue.root} and below it, and found "

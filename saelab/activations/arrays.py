@@ -13,6 +13,7 @@ from saelab.activations.background import BackgroundWriter
 from saelab.activations.columns import NO_TOKEN, Columns
 from saelab.activations.dtypes import itemsize
 from saelab.activations.format import (
+    GRADIENT_RANGE,
     MAX_ROWS_PER_UNIT,
     Dtype,
     Manifest,
@@ -31,12 +32,14 @@ from saelab.config import UsageError
 from saelab.provenance import provenance
 
 UNIT_BYTES = 256 * 2**20
+GRADIENT = {"kind": "gradient"}
 
 
 def write_arrays(  # noqa: PLR0913 - labels come with their names
     path: Path | str,
     arrays: Mapping[str, Any],
     *,
+    gradients: Mapping[str, Any] | None = None,
     labels: Mapping[str, Any] | Any = None,  # noqa: ANN401 - whatever numpy reads
     label_names: Sequence[str] | None = None,
     dtype: Dtype = "float32",
@@ -47,7 +50,9 @@ def write_arrays(  # noqa: PLR0913 - labels come with their names
 
     An array may be of numpy (memory-mapped files are read a part at a time), of torch, a list of
     lists, a data frame, or what numpy makes an array of; whole numbers count as floats. All have
-    the same rows. Each row counts as a context of its own with one position and no token. `labels`
+    the same rows. Each row counts as a context of its own with one position and no token.
+    `gradients` are dL/dx of your loss at the rows x of the arrays of the same names, for gradient
+    SAEs (at what a transcoder reconstructs); the store calls them NAME.gradient. `labels`
     are ground-truth features, true where a row has the feature, which `evaluate` compares latents
     with: a column of truth values for each name, or a `[row label]` table whose columns
     `label_names` names. Values are stored as `dtype`, float64 included. An interrupted call
@@ -56,19 +61,27 @@ def write_arrays(  # noqa: PLR0913 - labels come with their names
         write_arrays("activations_cache/mine", {"layer_6": x}, dtype="bfloat16")
 
     Raises:
-        UsageError: an array is no table of real numbers, numbers of rows differ, a value is not
+        UsageError: an array is no table of real numbers, numbers of rows differ, gradients have
+            another shape than what they are of or no array of their name, a value is not
             finite, a label is no truth value, or `path` holds another store or other values.
     """
     if not arrays:
         raise UsageError("There is no array to store; give at least one by its name.")
     tables = {name: _table(name, given) for name, given in arrays.items()}
+    sites = [SiteSpec(hook=name, d_in=array.shape[1]) for name, array in tables.items()]
+    if gradients:
+        if dtype == "float16":
+            raise UsageError(GRADIENT_RANGE)
+        found = _gradient_tables(tables, gradients)
+        sites += [sites[list(tables).index(n)].model_copy(update=GRADIENT) for n in found]
+        tables |= {f"{name}.gradient": table for name, table in found.items()}
     n_rows = _common_length(tables)
     names, table = label_columns(labels, label_names, n_rows)
     width = sum(array.shape[1] for array in tables.values())
     fitting = max(1024, min(UNIT_BYTES // (width * itemsize(dtype)), MAX_ROWS_PER_UNIT))
     manifest = Manifest(
         model=None,
-        sites=tuple(SiteSpec(hook=name, d_in=array.shape[1]) for name, array in tables.items()),
+        sites=tuple(sites),
         dtype=dtype,
         context_length=1,
         label_names=names,
@@ -89,6 +102,32 @@ def write_arrays(  # noqa: PLR0913 - labels come with their names
                 continue
             background.write_unit(unit, given, columns)
     return Path(path)
+
+
+def _gradient_tables(
+    tables: Mapping[str, Tensor | np.ndarray], gradients: Mapping[str, Any]
+) -> dict[str, Tensor | np.ndarray]:
+    """The gradients as tables, each of the shape of what it is of."""
+    found: dict[str, Tensor | np.ndarray] = {}
+    for name, given in gradients.items():
+        if name not in tables:
+            raise UsageError(
+                f"There are gradients of {name!r}, but no such array; arrays are "
+                f"{', '.join(tables)}."
+            )
+        if f"{name}.gradient" in tables:
+            raise UsageError(
+                f"{name}.gradient is what the gradients of {name} are called; give that array "
+                "another name, or leave it out."
+            )
+        table = _table(f"the gradient of {name}", given)
+        if tuple(table.shape) != tuple(tables[name].shape):
+            raise UsageError(
+                f"The gradient of {name} has shape {list(table.shape)}, and {name} has "
+                f"{list(tables[name].shape)}; they need one row for each."
+            )
+        found[name] = table
+    return found
 
 
 def _table(name: str, given: Any) -> Tensor | np.ndarray:  # noqa: ANN401 - whatever people have

@@ -43,6 +43,13 @@ class DamagedStoreError(UsageError):
     """A file of a store is not what was written; the message names the file."""
 
 
+GRADIENT_RANGE = (
+    "Gradients span more orders of magnitude than float16 has; store them as bfloat16, which has "
+    "the range of float32, or as float32."
+)
+"""Why they are not stored as float16."""
+
+
 class SiteSpec(Config):
     """One recorded quantity: activations at a hook, or the loss gradient with respect to them."""
 
@@ -51,7 +58,8 @@ class SiteSpec(Config):
     d_in: int = Field(gt=0, le=2**20)
     """Width of a row; heads of `hook_z` sites are flattened head-major."""
     kind: Literal["activation", "gradient"] = "activation"
-    """`gradient` rows are dL/dx of the summed next-token loss, at the same rows."""
+    """`gradient` rows are dL/dx of the summed next-token loss (of arrays of one's own, of any
+    loss), at the same rows."""
 
     @property
     def name(self) -> str:

@@ -9,7 +9,15 @@ from pydantic import JsonValue
 
 from saelab.activations.background import BackgroundWriter
 from saelab.activations.corpus import Corpus, TextCorpus
-from saelab.activations.format import PACKED, UNTIL, Dtype, JsonObject, Manifest, SiteSpec
+from saelab.activations.format import (
+    GRADIENT_RANGE,
+    PACKED,
+    UNTIL,
+    Dtype,
+    JsonObject,
+    Manifest,
+    SiteSpec,
+)
 from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
 from saelab.activations.packing import Packing, pays, require
 from saelab.activations.ranks import Ranks
@@ -236,10 +244,7 @@ def _sites(
             f"Name each site once, and at least one; got {', '.join(hooks) or 'none'}."
         )
     if options.gradients and options.dtype == "float16":
-        raise UsageError(
-            "Gradients span more orders of magnitude than float16 has; store them as bfloat16, "
-            "which has the range of float32, or as float32."
-        )
+        raise UsageError(GRADIENT_RANGE)
     widths = {hook: lm.width(hook) for hook in hooks}
     kinds = ("activation", "gradient") if options.gradients else ("activation",)
     return tuple(SiteSpec(hook=h, d_in=d, kind=kind) for kind in kinds for h, d in widths.items())

@@ -1,6 +1,7 @@
 """Reading an activation store."""
 
 import difflib
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -49,14 +50,22 @@ class ActivationStore:
         self._named = frozenset(self.sites)
         self.units: tuple[int, ...] = committed_units(self.path, self.manifest)
         self._committed = frozenset(self.units)
-        self.unit_rows: tuple[int, ...] = tuple(self._marker_rows(unit) for unit in self.units)
+        markers = [self._marker(unit) for unit in self.units]
+        self.unit_rows: tuple[int, ...] = tuple(rows for rows, _ in markers)
+        self._seals = b"".join(seal for _, seal in markers)
         self._views: dict[str, SiteView] = {}
         self._outliers: dict[str, Outliers] = {}
 
-    def _marker_rows(self, unit: int) -> int:
+    def _marker(self, unit: int) -> tuple[int, bytes]:
+        """A unit's rows, and the seal of everything that it has."""
         with SealedFile(tokens_path(self.path, unit)) as file:
             check_trailer(file, self.manifest, unit)
-            return file.trailer.rows
+            return file.trailer.rows, file.seal
+
+    @property
+    def rows_digest(self) -> str:
+        """sha256 (hex) over the seals of the committed units: equal ones mean equal values."""
+        return hashlib.sha256(self._seals).hexdigest()
 
     @property
     def n_rows(self) -> int:

@@ -1,6 +1,6 @@
 """Finding any damage of a store."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from saelab.activations.format import (
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
 from saelab.activations.sealed import SealedFile
 from saelab.activations.statistics import merged
-from saelab.activations.store import committed_units
+from saelab.activations.store import ActivationStore, committed_units
 from saelab.activations.summing import summed
 from saelab.activations.tensor_rows import rows_from_bytes
 from saelab.activations.tokens_file import TokensFile, read_tokens_file
@@ -69,6 +69,24 @@ def verify(
     for unit in units:
         found += _unit_damage(root, manifest, unit, full=full, progress=progress)
     return [*found, *_text_damage(root)]
+
+
+def check_markers(store: ActivationStore, sites: Iterable[str]) -> None:
+    """Refuse a store whose token files are damaged, or not those of the files of its sites.
+
+    The activations themselves are checked as they are read.
+
+    Raises:
+        DamagedStoreError: names the first such file.
+    """
+    manifest = store.manifest
+    places = {s.name: i for i, s in enumerate(manifest.sites)}
+    for unit in store.units:
+        content = _check_tokens(tokens_path(store.path, unit), manifest, unit)
+        for name in sites:
+            with SealedFile(hook_path(store.path, manifest.site(name), unit)) as file:
+                if file.seal != content.seals[places[name]]:
+                    raise file.damaged("is not the file that was written with its tokens file")
 
 
 def _text_damage(root: Path) -> Iterator[Damage]:

@@ -146,9 +146,9 @@ def _check_agreement(path: Path, check: RunCheck, damaged: set[str]) -> None:
     def whole(file: Path) -> bool:
         return file.is_file() and str(file.relative_to(check.root)) not in damaged
 
-    run = Run(path)
-    if not check.trying(path / CONFIG, lambda: run.config):
+    if not check.trying(path / CONFIG, lambda: Run(path).config):
         return
+    run = Run(path)
     if not run.finished:
         check.notes.append(f"{path} has no weights yet; its training has not finished.")
     elif whole(run.weights):

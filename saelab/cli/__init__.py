@@ -89,7 +89,7 @@ def _run(verb: str, arguments: list[str]) -> int:
                 # Here, and not at exit, where a full disk would be told with a traceback.
                 sys.stdout.flush()
     except UsageError as error:
-        return _fail(f"{who}: {error}")
+        return _fail(f"{who}: {error}", error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left.
         _give_up_output()
@@ -120,8 +120,8 @@ def _give_up_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
     from saelab.console import say
 
     say(message)
-    return 2
+    return code

@@ -85,7 +85,8 @@ class VariantsArguments(Config):
     d_sae: Annotated[int, Heading("SAE")] = Field(default=512, gt=0)
     """Latents of every SAE."""
     k: int = Field(default=8, gt=0)
-    """Active latents per token: exactly, on average, or as a target, as the variant has it."""
+    """Active latents per token: exactly, on average, or as a target, as the variant has it; some
+    have a penalty instead."""
     n_tokens: Annotated[int, Heading("Optimisation")] = Field(default=300_000, gt=0)
     """Tokens to train on."""
     batch_size: int = Field(default=512, gt=0)
@@ -178,12 +179,15 @@ def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
 
 
 def _variants(args: VariantsArguments) -> int:
-    from saelab.evaluation.variants import NAMES, compare_variants, variant_configs
+    from saelab.evaluation.variants import compare_variants, variant_configs
     from saelab.files import atomic_write_json, check_writable
+    from saelab.sae.variants import variants
 
     check_writable(args.out, "--out")
     lm, base = _prepare(args)
-    configs = variant_configs(base, args.variants or NAMES, out=args.out, seeds=args.seeds)
+    configs = variant_configs(
+        base, args.variants or tuple(variants()), out=args.out, seeds=args.seeds
+    )
     results = compare_variants(configs, lm, n_tokens=args.n_eval_tokens, device=args.device)
     setting = args.model_dump(mode="json", exclude={"json_", "out", "variants"})
     setting |= {"activations": str(base.activations), "device": str(lm.device)}

@@ -2,7 +2,9 @@
 
 import errno
 import importlib.util
+import ipaddress
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, UsageError
 
-HOST = "127.0.0.1"
+LOCAL = "127.0.0.1"
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 
 
 class BrowseArguments(Config):
@@ -28,7 +31,14 @@ class BrowseArguments(Config):
     runs: Annotated[Path, Positional("RUNS")] = Path("runs")
     """Directory of runs, searched at every depth."""
     port: int = Field(default=8501, ge=1, le=65535)
-    """Port on 127.0.0.1."""
+    """Port to serve on."""
+    address: str = LOCAL
+    """Address of this machine to serve on; 0.0.0.0 for all of them. Whoever reaches it can read
+    the runs and write notes: there is no password."""
+    allow_host: tuple[str, ...] = ()
+    """A name that browsers call the server by, beside localhost and its address, e.g. that of a
+    proxy; again for each. Requests for other names are refused: a page from elsewhere could make
+    them."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,21 +46,56 @@ def main(arguments: list[str]) -> int:
     args = parse(BrowseArguments, "browse", arguments)
     if not args.runs.is_dir():
         raise UsageError(f"{args.runs} is not a directory; `saelab demo` makes runs/demo.")
-    _check_port(args.port)
+    address = _checked_address(args.address)
+    names = [_checked_name(name) for name in args.allow_host]
+    _check_port(address, args.port)
     if importlib.util.find_spec("feature_browser") is None:
         raise UsageError("The app is not installed beside saelab; install the whole project.")
-    print(f"Open http://{HOST}:{args.port}", flush=True)
-    launch = ["-m", "feature_browser.launch", str(args.runs), str(args.port)]
+    host = f"[{address}]" if address.version == 6 else str(address)
+    if address.is_unspecified:
+        host = LOCAL
+    else:
+        names.append(host)
+    if not address.is_loopback:
+        print("Whoever reaches this machine can read the runs and write notes.", file=sys.stderr)
+    print(f"Open http://{host}:{args.port}", flush=True)
+    launch = ["-m", "feature_browser.launch", str(args.port), str(address), str(args.runs), *names]
     os.execv(sys.executable, [sys.executable, *launch])
 
 
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
+def _checked_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        raise UsageError(
+            f"--address {address} is not an address; give one of this machine, such as {LOCAL}."
+        ) from None
+
+
+def _checked_name(name: str) -> str:
+    """A host name or an address as a browser's `Host` header says it."""
+    try:
+        address = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        if _NAME.fullmatch(name):
+            return name.lower()
+        raise UsageError(
+            f"--allow-host {name} is not a host name; give the name alone, without scheme, port "
+            "or *, such as hub.example.org."
+        ) from None
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _check_port(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family) as probe:
         # Streamlit sets the same option, so a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((str(address), port))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(f"{address} is not an address of this machine.") from None
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             reason = "in use" if error.errno == errno.EADDRINUSE else "not allowed"

@@ -1,5 +1,6 @@
 """`saelab circuit`: which latents make the model say what it says."""
 
+import glob
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,7 +136,11 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
     """What was asked for beside the graph's own files."""
     from saelab.files import atomic_write, atomic_write_json
+    from saelab.lock import remove_unfinished
 
+    for path in (args.circuit_tracer, args.figure):
+        if path is not None:
+            remove_unfinished(path.parent, f".{glob.escape(path.name)}.*.tmp")
     if args.circuit_tracer is not None:
         from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json
 

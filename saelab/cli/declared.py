@@ -44,19 +44,10 @@ def declared(module: str, name: str, without: str = "") -> Any:  # noqa: ANN401 
     return found
 
 
-def declared_variants() -> list[type[BaseModel]]:
-    """The configurations of the variants in `saelab/sae`, in the order of their files."""
-    modules = [f"saelab.sae.{path.stem}" for path in sorted((ROOT / "saelab/sae").glob("*.py"))]
-    return [
-        declared(module, name)
-        for module in modules
-        for name, node in _statements(module).items()
-        if isinstance(node, ast.ClassDef) and any(_names_variant(part) for part in node.body)
-    ]
-
-
-def _names_variant(node: ast.stmt) -> bool:
-    return isinstance(node, ast.AnnAssign) and _name_of(node) == "variant" and bool(node.value)
+def declared_variants() -> dict[str, type[BaseModel]]:
+    """The configurations of the built-in variants by their names."""
+    places = declared("saelab.sae.variants", "BUILT_IN")
+    return {name: declared(*place.split(":")) for name, place in places.items()}
 
 
 def _path(module: str) -> Path:

@@ -66,10 +66,9 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(EvaluateArguments, "evaluate", arguments)
     # Imported here, so that --help does not wait for torch.
-    from saelab.evaluation.arrays import evaluate_arrays
     from saelab.evaluation.evaluate import evaluate
     from saelab.evaluation.other_text import TextOptions, other_text, saved_as
-    from saelab.lm.load import load_recorded_model, resolve_device
+    from saelab.lm.load import load_recorded_model
     from saelab.lock import writing
     from saelab.training.run import Run
 
@@ -78,10 +77,11 @@ def main(arguments: list[str]) -> int:
         options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
         if args.text is None and (args.labels or args.roles):
             raise UsageError("--labels and --roles belong to the text that --text names; name one.")
-        if run.provenance()["model"] is None:
-            if args.text is not None:
-                raise UsageError(f"{run.path} was trained on arrays, so no model can read --text.")
-            result = evaluate_arrays(run, options, device=resolve_device(args.device))
+        if run.on_arrays:
+            given = [f"--{name}" for name in ("text", "model") if getattr(args, name) is not None]
+            if given:
+                raise UsageError(f"{run.path} was trained on arrays; leave out {given[0]}.")
+            result = evaluate(run, options=options, device=args.device)
         else:
             lm = load_recorded_model(run.model(), name=args.model, device=args.device)
             corpus = None

@@ -1,7 +1,7 @@
 """`saelab export`: write a run's SAE for another tool."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
@@ -10,11 +10,11 @@ from saelab.files import check_writable
 
 
 class ExportArguments(Config):
-    """Write a run's SAE in the form that SAELens 6 loads (SAE.load_from_disk).
+    """Write a run's SAE in the form that SAELens 6 loads (SAE.load_from_disk), or another tool.
 
-    TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka and JumpReLU SAEs can be
-    exported, and transcoders of the last three; batch-level ones become JumpReLU with their
-    threshold.
+    TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard and
+    gated SAEs can be exported; to SAELens also transcoders of BatchTopK, Matryoshka, JumpReLU and
+    standard. SAELens reads batch-level ones as JumpReLU with their threshold.
 
         saelab export runs/topk --out exported/topk
     """
@@ -22,7 +22,9 @@ class ExportArguments(Config):
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     out: Path
-    """A new directory for cfg.json and sae_weights.safetensors."""
+    """A new directory for cfg.json and sae_weights.safetensors, or config.json and ae.pt."""
+    to: Literal["sae-lens", "dictionary-learning"] = "sae-lens"
+    """The tool that is to read it: SAELens, or dictionary_learning (load_dictionary)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -33,6 +35,7 @@ def main(arguments: list[str]) -> int:
     from dataclasses import replace
 
     from saelab.sae.interop.convert import to_foreign
+    from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
     from saelab.sae.interop.sae_lens_write import write_sae_lens
     from saelab.training.run import Run
 
@@ -44,6 +47,7 @@ def main(arguments: list[str]) -> int:
         hook_out=run.options.get("target_site"),
         model=None if model is None else Path(model["name"]).name,
     )
-    write_sae_lens(foreign, args.out)
+    write = write_sae_lens if args.to == "sae-lens" else write_dictionary_learning
+    write(foreign, args.out)
     print(args.out)
     return 0

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,14 +88,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _variants() -> Mapping[str, type[BaseModel]]:
-    """The variants by name: the real ones where torch is there already, which notebooks add to."""
-    if "torch" in sys.modules:
-        from saelab.sae.variants import VARIANTS
+    """The variants by name; the real ones where other packages or a notebook may have added any."""
+    if "torch" in sys.modules or entry_points(group=declared("saelab.sae.variants", "GROUP")):
+        from saelab.sae.variants import variants
 
-        classes: list[type[BaseModel]] = list(VARIANTS)
-    else:
-        classes = declared_variants()
-    return {cls.model_fields["variant"].default: cls for cls in classes}
+        return variants()
+    return declared_variants()
 
 
 def _options(variant: type[BaseModel] | None) -> list[Option]:

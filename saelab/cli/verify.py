@@ -24,7 +24,7 @@ class VerifyArguments(Config):
     thing was written.
 
         saelab verify activations_cache/tiny --reforward 20
-        saelab verify runs/topk
+        saelab verify runs/demo/topk-residual
     """
 
     path: Annotated[Path, Positional("PATH")]

@@ -10,6 +10,7 @@ import torch
 from saelab.activations.corpus import Corpus
 from saelab.config import UsageError
 from saelab.console import progress
+from saelab.evaluation.arrays import evaluate_arrays
 from saelab.evaluation.density import DensityCounts
 from saelab.evaluation.dictionary import dictionary_figures
 from saelab.evaluation.downstream import Downstream, against_mean, downstream_problem
@@ -28,6 +29,7 @@ from saelab.evaluation.stream import (
     stream,
 )
 from saelab.evaluation.suite import Inputs, measure_suite
+from saelab.lm.load import load_recorded_model, resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
@@ -38,28 +40,39 @@ __all__ = ["Evaluation", "evaluate"]
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand by themselves
     run: Run,
-    lm: LanguageModel,
+    lm: LanguageModel | None = None,
     options: EvaluateOptions | None = None,
     *,
     corpus: Corpus | None = None,
     n_tokens: int | None = None,
     batch_size: int | None = None,
+    device: str | torch.device = "auto",
 ) -> Evaluation:
     """Measure a run on held-out tokens and save `evaluation/*.json` in it.
+
+    `lm` is the model it was trained on; unless it is given, it is loaded on `device`. A run
+    trained on arrays needs none: it is measured on rows of its store that were held back from
+    training, and `skipped` says what needs a model (see `evaluate_arrays`).
 
     `options` are the core suite unless given; `n_tokens` and `batch_size` replace theirs. What is
     measured on another `corpus` than the text that was held out from training (see `other_text`)
     is saved in `evaluation/NAME/*.json`, NAME made of the text's name and digest.
 
     Raises:
-        UsageError: `lm` is not the model the run was trained on, the text is gone, or another
-            process writes the run.
+        UsageError: `lm` is not the model the run was trained on, the text is gone, a model or text
+            was given for arrays, or another process writes the run.
     """
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
+    if run.on_arrays:
+        if lm is not None or corpus is not None:
+            raise UsageError(f"{run.path} was trained on arrays, which no model reads; give none.")
+        return evaluate_arrays(run, options, device=resolve_device(device))
     with writing(run.path):
+        if lm is None:
+            lm = load_recorded_model(run.model(), device=device)
         sae = run.load_sae(str(lm.device))
         if corpus is None:
             corpus = corpus_of(run, lm, "held-out")

@@ -51,9 +51,8 @@ def other_text(
     """
     check_model(lm, run)
     options = options or TextOptions()
-    record = run.provenance()
-    trained: Mapping[str, JsonValue] = record["corpus"] or {}
-    length = record["context_length"]
+    trained: Mapping[str, JsonValue] = run.provenance()["corpus"] or {}
+    length = run.context_length
     if _same_source(source, trained):
         if options == TextOptions():
             return corpus_of(run, lm, "held-out")

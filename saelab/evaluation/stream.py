@@ -67,7 +67,9 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
     kept = Path(run.config.activations)
-    return recorded_corpus(facts, lm, split, record["context_length"], kept=kept)
+    if not isinstance(facts.get("source"), str):
+        raise UsageError(f"{run.path / 'provenance.json'} does not say which text it was.")
+    return recorded_corpus(facts, lm, split, run.context_length, kept=kept)
 
 
 def check_model(lm: LanguageModel, run: Run) -> None:

@@ -10,7 +10,7 @@ import torch
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import Evaluation, evaluate
 from saelab.lm.protocol import LanguageModel
-from saelab.sae.variants import SAE_CONFIG, VARIANTS
+from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train_many
 from saelab.training.run import Run
@@ -18,8 +18,6 @@ from saelab.training.speed import training_speed
 
 FOUND = 0.8
 """The F1 on held-out text from which a latent counts as having found a known feature."""
-
-NAMES: tuple[str, ...] = tuple(cls.model_fields["variant"].default for cls in VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,15 @@ def variant_configs(
 ) -> dict[Path, TrainConfig]:
     """`base` for every variant and seed, by the directory of each below `out`.
 
-    Of `base.sae` the width and k are kept; the other options are each variant's own defaults. All
-    read the rows in the same order, so that they train from one read.
+    Of `base.sae` the width is kept, and k where the variant has one; the other options are each
+    variant's own defaults. All read the rows in the same order, so that they train from one read.
 
     Raises:
         UsageError: a name is not that of a variant.
     """
-    unknown = [name for name in variants if name not in NAMES]
-    if unknown:
-        raise UsageError(f"There is no variant {unknown[0]!r}; choose from {', '.join(NAMES)}.")
-    options = base.sae.model_dump(include={"d_sae", "k"})
-    configs = {}
+    configs, k = {}, base.sae.sparsity.k or 32
     for name, seed in product(variants, range(seeds)):
-        sae = SAE_CONFIG.validate_python(options | {"variant": name})
+        sae = sized(name, base.sae.d_sae, k)
         changes = {"sae": sae, "seed": base.seed + seed, "data_seed": base.order_seed}
         configs[out / f"{name}-{seed}"] = base.model_copy(update=changes)
     return configs

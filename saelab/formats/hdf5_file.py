@@ -20,7 +20,7 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,6 @@ import h5py
 import numpy as np
 import xxhash
 from numpy import ndarray
-from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.files import replace_file
@@ -50,7 +49,7 @@ SECONDS = 60
 _CHUNK = 2**24
 
 
-class Hdf5Arrays(Mapping[str, ndarray]):
+class Hdf5Arrays:
     """The arrays of one file as memory maps, by name, and its facts.
 
     Attributes:
@@ -69,7 +68,6 @@ class Hdf5Arrays(Mapping[str, ndarray]):
         self._entries: dict[str, dict[str, Any]] = index["arrays"]
         self._used: dict[str, ndarray] = {}
 
-    @override
     def __getitem__(self, name: str) -> ndarray:
         """The array of that name.
 
@@ -81,15 +79,16 @@ class Hdf5Arrays(Mapping[str, ndarray]):
             self._used[name] = self._checked(name)
         return self._used[name]
 
-    @override
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
-    @override
     def __len__(self) -> int:
         return len(self._entries)
 
-    @override
+    def keys(self) -> KeysView[str]:
+        """The names."""
+        return self._entries.keys()
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.kernels.triton_aux import Extra, product_
+from saelab.kernels.pairs import LatentPairs, heavy_slices
+from saelab.kernels.triton_aux import AuxStep, Extra, product_
 from saelab.kernels.triton_residual import Residual
+from saelab.kernels.triton_train import Step
 from saelab.kernels.triton_weights import Weights
 
 ROWS = 1024
@@ -31,6 +33,42 @@ class DenseGradients:
     window: Float[Tensor, "2 d_sae"]
     n_on: Float[Tensor, ""]
     fired: Bool[Tensor, " d_sae"]
+
+
+def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
+    """`Step.finish` without room for the entries, with thresholds; all latents' codes."""
+    thresholds, codes, x = step.thresholds, step.codes, step.x
+    assert thresholds is not None
+    done = dense_gradients(
+        step.pre_acts, (x, step.centred), step.weights, codes.residual,
+        width=thresholds.rules.width, factor=step.factor,
+    )  # fmt: skip
+    thresholds.slope(done.window, done.n_on)
+    offsets = torch.zeros(len(done.fired) + 1, dtype=torch.int32, device=x.device)
+    pairs = LatentPairs(torch.zeros_like(codes.indices, dtype=torch.int64), offsets)
+    sums = step.sum_slices(pairs, heavy_slices(pairs, step.launch.slice))
+    columns = step.sum_errors()
+    if aux is not None:
+        step.run_aux(aux, (done.fired.float(), done.extra.slots))
+        _add(done.extra, aux.extra)
+    if step.rules.clip_norm is not None:
+        step.clip(sums, columns, done.extra)
+    step.update(sums, done.extra)
+    step.weights.since_fired.masked_fill_(done.fired, 0)
+    step.move_vectors(columns)
+    return done.z
+
+
+def _add(extra: Extra, more: Extra) -> None:
+    """Let the gradients of all latents contain those of some, which have another slope."""
+    (some,) = (more.slots >= 0).nonzero(as_tuple=True)
+    places, ratio = more.slots[some].long(), more.slope / extra.slope
+    for whole, part in (
+        (extra.to_dec, more.to_dec),
+        (extra.to_enc, more.to_enc),
+        (extra.scalars, more.scalars),
+    ):
+        whole.index_add_(0, some, ratio * part[places])
 
 
 def dense_gradients(

@@ -17,10 +17,13 @@ class LatentPairs:
     Attributes:
         order: `[pair]`, positions in the flattened codes, sorted by latent and then by position.
         offsets: `[d_sae + 1]`, int32; latent j has `order[offsets[j]:offsets[j + 1]]`.
+        both: `[2 d_sae + 1]`, the same where codes may be off, which come after all others; latent
+            j's that are off are at `both[d_sae + j : d_sae + j + 2]`.
     """
 
     order: Int[Tensor, " pair"]
     offsets: Int[Tensor, " d_sae_1"]
+    both: Int[Tensor, " two_d_sae_1"] | None = None
 
     @property
     def d_sae(self) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.pairs import LatentPairs
+from saelab.kernels.rules import JumpRules
 from saelab.kernels.triton_ragged import ragged_errors
 from saelab.kernels.triton_residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton_scan import Entries, Scan
@@ -50,30 +51,6 @@ def _window_kernel(
             start += BLOCK
     tl.store(sums + latent, tl.sum(total))
     tl.store(sums + m + latent, tl.sum(number))
-
-
-@dataclass(frozen=True)
-class JumpRules:
-    """What of JumpReLU stays the same over a run.
-
-    Attributes:
-        width: of the window around the threshold.
-        target: L0 that the penalty drives at; None: the penalty is L0 itself.
-    """
-
-    width: float
-    target: float | int | None
-
-
-@dataclass(frozen=True)
-class JumpPairs(LatentPairs):
-    """The entries that are on by latent, as any pairs, and after them those that are off.
-
-    Attributes:
-        both: `[2 d_sae + 1]`; latent j's that are off are at `both[d_sae + j : d_sae + j + 2]`.
-    """
-
-    both: Int[Tensor, " two_d_sae_1"]
 
 
 @dataclass(frozen=True)
@@ -137,19 +114,24 @@ class JumpCodes:
         ragged_errors((self.values, self.indices, starts), x, dictionary, out, share=1.0)
         code_gradients(self.values, self.indices, dictionary.scale, out, factor=factor, signed=True)
 
-    def invert(self, d_sae: int) -> JumpPairs:
+    def invert(self, d_sae: int) -> LatentPairs:
         """The entries in the latents' order, those that are on first; a stable sort."""
         keys, order = torch.sort(self.keys, stable=True)
         wanted = torch.arange(2 * d_sae, device=keys.device, dtype=torch.int32) - self.shift
         both = keys.new_empty(2 * d_sae + 1, dtype=torch.int32)
         both[:-1] = torch.searchsorted(keys, wanted.to(keys.dtype), out_int32=True)
         both[-1:] = self.scan.total
-        return JumpPairs(order, both[: d_sae + 1], both)
+        return LatentPairs(order, both[: d_sae + 1], both)
+
+    def kept(self) -> tuple[Float[Tensor, " entry"], Int[Tensor, " entry"]]:
+        """See `Codes.kept`."""
+        return self.values, self.indices
 
     def window_sums(
-        self, pairs: JumpPairs, thresholds: Float[Tensor, " d_sae"]
+        self, pairs: LatentPairs, thresholds: Float[Tensor, " d_sae"]
     ) -> Float[Tensor, "2 d_sae"]:
         """Over each latent's entries in the window: the sum of their gradients, their number."""
+        assert pairs.both is not None
         m = len(thresholds)
         sums = thresholds.new_empty(2, m)
         _window_kernel[(m,)](

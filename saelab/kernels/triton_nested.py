@@ -11,6 +11,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.kernels.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton_residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton_select import select_top_k
@@ -151,3 +152,11 @@ class NestedCodes:
         code_gradients(
             self.values, self.indices, dictionary.scale, out, factor=factor, signed=False
         )
+
+    def invert(self, d_sae: int) -> LatentPairs:
+        """See `Codes.invert`."""
+        return pairs_by_latent(self.indices, d_sae)
+
+    def kept(self) -> tuple[Float[Tensor, "batch n_kept"], Int[Tensor, "batch n_kept"]]:
+        """See `Codes.kept`."""
+        return self.values[:, : self.n_kept], self.indices[:, : self.n_kept]

@@ -11,6 +11,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.kernels.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.threshold import follow_smallest_
 from saelab.kernels.triton_batch_select import FlatPlace, select_batch_top_k
@@ -188,3 +189,11 @@ class Ragged:
         code_gradients(
             self.values, self.indices, dictionary.scale, out, factor=factor, signed=self.signed
         )
+
+    def invert(self, d_sae: int) -> LatentPairs:
+        """See `Codes.invert`."""
+        return pairs_by_latent(self.indices, d_sae)
+
+    def kept(self) -> tuple[Float[Tensor, " entry"], Int[Tensor, " entry"]]:
+        """See `Codes.kept`."""
+        return self.values, self.indices

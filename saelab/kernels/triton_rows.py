@@ -11,6 +11,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.kernels.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton_effects import Effects
 from saelab.kernels.triton_residual import Residual, code_gradients, tile_columns, tile_warps
@@ -138,3 +139,11 @@ class RowCodes:
             self.values, self.indices, dictionary.scale, self.residual, factor=factor,
             signed=self.signed,
         )  # fmt: skip
+
+    def invert(self, d_sae: int) -> LatentPairs:
+        """See `Codes.invert`."""
+        return pairs_by_latent(self.indices, d_sae)
+
+    def kept(self) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+        """See `Codes.kept`."""
+        return self.values, self.indices

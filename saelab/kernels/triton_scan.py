@@ -131,13 +131,13 @@ def _write_kernel(
     SHIFT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The next BLOCK entries; beyond the last, keys that go after all others."""
+    """The next BLOCK entries; beyond the last, zeros, and keys that go after all others."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = place < tl.minimum(tl.load(starts + n_blocks), size)
     row, at = _place_of(place, there, (marks, before, starts, n_blocks), m, WORDS, STEPS)
     a = tl.load(pre_acts + row * m + at, mask=there, other=0.0).to(tl.float32)
     on = a > tl.load(thresholds + at, mask=there, other=0.0)
-    tl.store(values + place, tl.where(on, a, 0.0), mask=there)
+    tl.store(values + place, tl.where(on, a, 0.0), mask=place < size)
     tl.store(indices + place, at, mask=there)
     tl.store(rows + place, row.to(tl.int32), mask=there)
     key = tl.where(there, tl.where(on, at, at + m), 2 * m - 1)

@@ -10,8 +10,11 @@ step reads it as `scale * row`, so the row never has to be read again to be reno
 
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saelab.kernels.triton_gradients import latent_gradients
 
@@ -103,6 +106,7 @@ def step_kernel(
     EVEN: tl.constexpr,
     EXTRA: tl.constexpr,
     CLIP: tl.constexpr,
+    DECAY: tl.constexpr,
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
@@ -135,6 +139,9 @@ def step_kernel(
             to_dec *= share
             to_enc *= share
             to_bias *= share
+        if DECAY:
+            w *= tl.load(rates + 2)
+            u *= tl.load(rates + 2)
         w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
         u = _adam(u, to_enc, (enc_m, enc_v), at, inside, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)
@@ -196,3 +203,14 @@ def centre_kernel(x, bias, centred, n, d, BLOCK: tl.constexpr):
     value = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
     value -= tl.load(bias + at % d, mask=at < n, other=0.0)
     tl.store(centred + at, value, mask=at < n)
+
+
+def tokens_since(
+    values: Float[Tensor, "*entry"],
+    indices: Int[Tensor, "*entry"],
+    before: Int[Tensor, " d_sae"],
+    batch: int,
+) -> Int[Tensor, " d_sae"]:
+    """Tokens since each latent last fired, after a batch with these codes."""
+    silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
+    return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")

@@ -1,20 +1,27 @@
-"""A whole training step of an SAE with unit atoms and k latents a row, from kernels alone."""
+"""A whole training step of an SAE with unit atoms, from kernels alone."""
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices, pairs_by_latent
+from saelab.kernels.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.streams import on, wait
 from saelab.kernels.triton_aux import AuxStep, Extra
 from saelab.kernels.triton_codes import empty_codes
 from saelab.kernels.triton_gradients import Sums, norm_kernel, slice_kernel
-from saelab.kernels.triton_nested import NestedCodes
+from saelab.kernels.triton_jump import JumpCodes
 from saelab.kernels.triton_rules import Launch, Rules
-from saelab.kernels.triton_step import centre_kernel, scale_kernel, step_kernel, vector_kernel
+from saelab.kernels.triton_step import (
+    centre_kernel,
+    scale_kernel,
+    step_kernel,
+    tokens_since,
+    vector_kernel,
+)
+from saelab.kernels.triton_thresholds import Thresholds
 from saelab.kernels.triton_ties import Factors
 from saelab.kernels.triton_weights import Parameter, Weights
 
@@ -27,26 +34,27 @@ class Step:
         errors: `[group]`, the same of each group.
         error: what of them the loss counts: their sum, weighed by the groups' shares.
         gradient_norm: of the last step, before clipping; 0 without a limit.
-        further: gradients of parameters that a subclass moves, which count for the norm.
+        thresholds: how the latents' own thresholds learn, where they have some.
     """
-
-    further: tuple[Tensor, ...] = ()
 
     def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
         m, d = weights.dec.value.shape
         dtype, device = weights.dec.copy.dtype, weights.scale.device
         self.weights, self.rules, self.launch = weights, rules, launch.fit(d)
+        self.rule = rules.sae
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
-        self.centred = torch.empty_like(self.x) if rules.centres else self.x
+        self.centred = torch.empty_like(self.x) if self.rule.centres else self.x
         self.pre_acts = self.x.new_empty(batch, m)
         factors = Factors(self.centred, weights.enc.copy, weights.b_enc.copy)
         self.codes = empty_codes(self.x, factors, rules)
         self.mse_sum = weights.scale.new_zeros(())
-        self.shares = weights.scale.new_tensor(rules.shares)
+        self.shares = weights.scale.new_tensor(self.rule.shares)
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
         self.gradient_norm = weights.scale.new_zeros(())
+        jump = self.rule.jump
+        self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
         self.share = weights.scale.new_ones(1)
-        self.rates = weights.scale.new_empty(2)
+        self.rates = weights.scale.new_empty(3)
         self.chunks = ceil_div(d, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
@@ -81,26 +89,30 @@ class Step:
         if aux is None:
             wait(side, None)
             with on_side:
-                columns = self._sum_rows(pairs)
+                self._sum_window(pairs)
+                columns = self.sum_errors()
         else:
             # On this stream: AuxK needs the errors, and runs while the other one sorts.
-            columns = self._sum_errors()
-            self._run_aux(aux)
+            columns = self.sum_errors()
+            self.run_aux(aux, self.codes.kept())
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
+        if aux is not None:
+            self._sum_window(pairs)
         sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
         if self.rules.clip_norm is not None:
             wait(None, side)
             self.clip(sums, columns, extra)
         self.update(sums, extra)
         wait(None, side)
-        self._finish(columns)
+        self.move_vectors(columns)
 
-    def _run_aux(self, aux: AuxStep) -> None:
+    def run_aux(self, aux: AuxStep, codes: tuple[Tensor, Tensor]) -> None:
+        """AuxK's part; `codes` are values and indices of what fires."""
         missed = self._missed()
         mean = missed.sum(0, dtype=torch.float32) / len(missed)
         variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-        aux.run(self.kept(), missed, self.centred, variance)
+        aux.run(codes, missed, self.centred, variance)
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
@@ -118,7 +130,7 @@ class Step:
         }
 
     def _centre(self) -> None:
-        if not self.rules.centres:
+        if not self.rule.centres:
             return
         n, block = self.x.numel(), 1024
         centre_kernel[(ceil_div(n, block),)](
@@ -136,40 +148,33 @@ class Step:
 
     def invert(self) -> tuple[LatentPairs, Slices]:
         """The codes in the latents' order."""
-        pairs = pairs_by_latent(self.codes.indices, len(self.weights.scale))
+        pairs = self.codes.invert(len(self.weights.scale))
         return pairs, heavy_slices(pairs, self.launch.slice)
 
     def decode(self) -> None:
         """The error and the gradient of the codes."""
-        self.codes.decode(self.x, self.weights.dictionary, factor=self._factor)
+        self.codes.decode(self.x, self.weights.dictionary, factor=self.factor)
 
-    def _sum_rows(self, pairs: LatentPairs) -> Float[Tensor, " d_in"]:
-        """What can be summed beside the latents' work: the errors, here."""
-        del pairs
-        return self._sum_errors()
+    def _sum_window(self, pairs: LatentPairs) -> None:
+        if self.thresholds is not None:
+            assert isinstance(self.codes, JumpCodes)
+            self.thresholds.sum_window(self.codes, pairs)
 
-    def _sum_errors(self) -> Float[Tensor, " d_in"]:
+    def sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch; the sum of what the loss makes of them, for the bias."""
         residual = self.codes.residual
         torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
-        self.mse_sum.copy_(self.errors[0 if self.rules.wider else -1])
+        self.mse_sum.copy_(self.errors[0 if self.rule.wider else -1])
         self.error.copy_(self.errors @ self.shares)
-        return torch.sum(residual.residual[:: self.rules.groups], 0, dtype=torch.float32)
+        return torch.sum(residual.residual[:: self.rule.groups], 0, dtype=torch.float32)
 
     def _missed(self) -> Float[Tensor, "batch d_in"]:
         """The error of the SAE's own reconstruction, of what the loss makes of all of them."""
-        groups, residual = self.rules.groups, self.codes.residual.residual
-        if self.rules.wider:
+        groups, residual = self.rule.groups, self.codes.residual.residual
+        if self.rule.wider:
             return residual[::2] - residual[1::2]
         last = residual[groups - 1 :: groups]
-        return last if self.rules.share == 1 else last / self.rules.share
-
-    def kept(self) -> tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]:
-        """Values and indices of the SAE's own codes."""
-        codes = self.codes
-        if isinstance(codes, NestedCodes):
-            return codes.values[:, : codes.n_kept], codes.indices[:, : codes.n_kept]
-        return codes.values, codes.indices
+        return last if self.rule.share == 1 else last / self.rule.share
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """The pairs of the latents that are split, summed piece by piece."""
@@ -195,13 +200,14 @@ class Step:
         squares = self.norms.new_empty(len(self.to_input), self.chunks)
         to_bias = self.norms.new_empty(m)
         norm_kernel[(squares.numel(),)](
-            *sums, *self._extra(extra), squares, to_bias, self._factor, m, d,
+            *sums, *self._extra(extra), squares, to_bias, self.factor, m, d,
             LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
-        vector = self._factor * columns
-        if self.rules.centres:
+        vector = self.factor * columns
+        if self.rule.centres:
             vector = vector - w.enc.value.T @ to_bias
-        total = squares.sum() + sum(g.square().sum() for g in (vector, *self.further))
+        further = () if self.thresholds is None else (self.thresholds.gradient,)
+        total = squares.sum() + sum(g.square().sum() for g in (vector, *further))
         self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
@@ -209,12 +215,13 @@ class Step:
         """Both matrices, the encoder's bias and the dead counts, in one visit to each latent."""
         w, n = self.weights, self.launch
         m, d = w.dec.value.shape
-        since = tokens_since(*self.kept(), w.since_fired, len(self.x)) if self.rules.wider else None
+        kept, wider = self.codes.kept(), self.rule.wider
+        since = tokens_since(*kept, w.since_fired, len(self.x)) if wider else None
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
-            self.to_input, *self._extra(extra), self.rates, self.share, self._factor, len(self.x),
-            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips, **self._adam,
-            **self._shape, **self._options,
+            self.to_input, *self._extra(extra), self.rates, self.share, self.factor, len(self.x),
+            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips,
+            DECAY=self.rules.adam.weight_decay > 0, **self._adam, **self._shape, **self._options,
         )  # fmt: skip
         if since is not None:
             # The kernel has also counted the codes that are not the SAE's own.
@@ -223,12 +230,16 @@ class Step:
     def _extra(self, extra: Extra | None) -> Extra:
         return Extra.nothing(self.norms) if extra is None else extra
 
-    def _finish(self, columns: Float[Tensor, " d_in"]) -> None:
-        """The decoder's bias, whose gradient comes from all tokens, and the new scales."""
+    def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
+        """The decoder's bias, whose gradient comes from all tokens, new scales, thresholds."""
         w, m = self.weights, len(self.norms)
-        minus = self.to_input.sum(0) if self.rules.centres else torch.zeros_like(columns)
-        self.move(w.b_dec, columns, minus, self._factor)
+        minus = self.to_input.sum(0) if self.rule.centres else torch.zeros_like(columns)
+        self.move(w.b_dec, columns, minus, self.factor)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
+        if self.thresholds is not None:
+            gradient, learned = self.thresholds.gradient, w.learned
+            self.move(learned, gradient, torch.zeros_like(gradient), 1.0)
+            learned.value.clamp_min_(0)
 
     def move(
         self,
@@ -246,13 +257,15 @@ class Step:
 
     def _advance_rates(self) -> None:
         # In float64: in float32, 1 - 0.999 has five digits.
-        w, (b1, b2) = self.weights, self.rules.betas
+        w, (b1, b2) = self.weights, self.rules.adam.betas
         w.step.add_(1)
         self.rates[:1] = w.lr / (1 - b1**w.step)
-        self.rates[1:] = (1 - b2**w.step).sqrt()
+        self.rates[1:2] = (1 - b2**w.step).sqrt()
+        self.rates[2:] = 1 - w.lr * self.rules.adam.weight_decay
 
     @property
-    def _factor(self) -> float:
+    def factor(self) -> float:
+        """Of the residual: the gradient of the loss by x_hat over it."""
         return 2 / (len(self.x) * self.rules.total_variance)
 
     @property
@@ -265,7 +278,7 @@ class Step:
         even = self.x.shape[1] % n.columns == 0
         return {
             "k": self.codes.k,
-            "GROUPS": self.rules.groups,
+            "GROUPS": self.rule.groups,
             "COLUMNS": n.columns,
             "PAIRS": n.pairs,
             "EVEN": even,
@@ -277,16 +290,5 @@ class Step:
 
     @property
     def _adam(self) -> dict[str, float]:
-        b1, b2 = self.rules.betas
-        return {"B1": b1, "B2": b2, "EPS": self.rules.eps}
-
-
-def tokens_since(
-    values: Float[Tensor, "*entry"],
-    indices: Int[Tensor, "*entry"],
-    before: Int[Tensor, " d_sae"],
-    batch: int,
-) -> Int[Tensor, " d_sae"]:
-    """Tokens since each latent last fired, after a batch with these codes."""
-    silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
-    return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")
+        b1, b2 = self.rules.adam.betas
+        return {"B1": b1, "B2": b2, "EPS": self.rules.adam.eps}

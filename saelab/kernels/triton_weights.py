@@ -67,6 +67,17 @@ class Weights:
     threshold: Float[Tensor, ""]
     thresholds: Parameter | None = None
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a step changes, by name."""
+        names = {"dec": self.dec, "enc": self.enc, "b_enc": self.b_enc, "b_dec": self.b_dec}
+        out = {"scale": self.scale, "since_fired": self.since_fired, "lr": self.lr}
+        out |= {"step": self.step, "threshold": self.threshold}
+        if self.thresholds is not None:
+            names["thresholds"] = self.thresholds
+        for name, p in names.items():
+            out |= {name: p.value, f"{name}.m": p.m, f"{name}.v": p.v, f"{name}.copy": p.copy}
+        return out
+
     @property
     def dictionary(self) -> Dictionary:
         """The decoder, in the type of the products."""

@@ -1,6 +1,6 @@
 """AbsTopK SAE: the k latents of largest magnitude, signs kept (arXiv 2510.00404)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -8,10 +8,13 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import abs_top_k, batch_top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import LossContext, check_k, check_rows
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -24,6 +27,18 @@ class AbsTopKConfig(AuxKConfig):
     """Latents active per token, of either sign."""
     selection: Literal["row", "batch"] = "row"
     """Choose k in each row (the paper's text) or k per row on average in the batch (its code)."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity(self.selection, self.k, signed=True, by_magnitude=True)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "AbsTopKConfig | None":
+        if foreign.k is None or not foreign.signed:
+            return None
+        return cls(d_sae=foreign.d_sae, k=foreign.k)
 
     @override
     def check(self) -> None:
@@ -57,11 +72,17 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
         pre_acts, codes = self.choose(batch.x, lambda a: abs_top_k(a, self.config.k))
         return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)
 
+    @override
+    def fused_rule(self) -> FusedRule:
+        return self.selected_rule(self.config.k, signed=True)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"k": self.config.k, "signed": True}
+
 
 class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
     """z = the batch's entries of largest magnitude; |a| above one threshold at inference."""
-
-    signed = True
 
     def __init__(
         self, config: AbsTopKConfig, d_in: int, generator: torch.Generator | None = None

@@ -32,6 +32,11 @@ class AuxKConfig(AbstractSAEConfig, abc.ABC):
             return 0
         return default_aux_k(d_out, self.d_sae) if self.aux_k is None else self.aux_k
 
+    def aux_rule(self, d_out: int) -> tuple[int, float] | None:
+        """The same and their weight, as `FusedRule.aux` has them."""
+        n = self.n_aux(d_out)
+        return (n, self.aux_coefficient) if n else None
+
 
 AuxKConfigT = TypeVar("AuxKConfigT", bound=AuxKConfig, covariant=True, default=AuxKConfig)
 

@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,12 +12,18 @@ from typing_extensions import TypeVar
 
 from saelab.config import Config, UsageError
 from saelab.kernels import sparse_decode
+from saelab.kernels.rules import FusedRule, StepValues
+from saelab.sae.affine import AffineEncoder, LinearCodes
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
 class AbstractSAEConfig(Config, abc.ABC):
     """The options of one variant. A subclass adds `variant: Literal["its-name"]` and its own."""
 
+    variant: Any  # A Literal of each subclass, which no wider type may stand above.
+    """The variant's name, under which it is found again."""
     d_sae: int = Field(gt=0)
     """Number of latents (the width of the dictionary)."""
 
@@ -39,6 +45,16 @@ class AbstractSAEConfig(Config, abc.ABC):
         Raises:
             UsageError: the message names the options.
         """
+
+    @property
+    @abc.abstractmethod
+    def sparsity(self) -> Sparsity:
+        """What decides how many latents of a row fire."""
+
+    @classmethod
+    def of_foreign(cls, foreign: ForeignSAE) -> "AbstractSAEConfig | None":
+        """The options with which this variant has the codes of another tool's SAE, if it can."""
+        return None
 
     @property
     def needs_gradient(self) -> bool:
@@ -81,6 +97,10 @@ class LossContext:
         """The share of the run that is done, in [0, 1)."""
         return self.step / self.n_steps
 
+    def risen(self, share: float) -> float:
+        """What counts of a weight that rises linearly from zero over this share of the run."""
+        return min(1.0, self.progress / max(share, 1e-12))
+
     def generator(self) -> torch.Generator:
         """Randomness of this step, a function of seed and step: a resumed run repeats it."""
         # Odd multipliers keep neighbouring seeds and steps apart.
@@ -99,6 +119,8 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     connection: x_hat = z @ W_dec + (x - b_in) @ W_skip + b_dec (arXiv 2501.18823).
     """
 
+    unit_atoms: ClassVar[bool]
+    """Whether training keeps the rows of W_dec at unit norm."""
     config: ConfigT
     W_dec: nn.Parameter  # [d_sae d_out]
     b_dec: nn.Parameter  # [d_out]
@@ -146,6 +168,41 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         It changes nothing: what training must remember is noted in `observe`.
         """
 
+    def fused_rule(self) -> FusedRule | str:
+        """Its training step by kernels alone, or why there is none, as half a sentence."""
+        return f"{type(self).__name__} has no rule for one"
+
+    def step_values(self, context: LossContext) -> StepValues:
+        """What a fused step must know beside the batch."""
+        return StepValues()
+
+    def affine_encoder(self) -> AffineEncoder | None:
+        """The map that gives every active latent its value; None: there is no such map."""
+        return None
+
+    def linear_codes(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
+        """The active latents of `codes`, the rows `x` encoded, as affine functions of `x`.
+
+        Raises:
+            UsageError: they are not affine in x once the active latents are fixed.
+        """
+        encoder = self.affine_encoder()
+        if encoder is None:
+            raise UsageError(
+                f"The latents of a {type(self).__name__} are not known to be affine once the "
+                "active ones are fixed, so their attributions would not add up; use another "
+                "variant."
+            )
+        return encoder.at(x, codes)
+
+    def foreign_rule(self) -> dict[str, Any] | None:
+        """The fields of `ForeignSAE` that choose its latents; None: other tools have none such."""
+        return None
+
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        """The encoder's tensors by name, from an SAE of which `of_foreign` made the options."""
+        return {"W_enc": foreign.W_enc, "b_enc": foreign.b_enc}
+
     def decode(
         self, codes: SparseCodes, x: Float[Tensor, "batch d_in"] | None = None
     ) -> Float[Tensor, "batch d_out"]:
@@ -179,6 +236,35 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         Of a transcoder they are what it reads; `start_transcoder` comes before.
         """
 
+    @property
+    def centres(self) -> bool:
+        """Whether the encoder subtracts the input bias."""
+        return True
+
+    @torch.no_grad()
+    def start_from(self, source: "AbstractSAE", rows: Float[Tensor, "n d_in"]) -> None:
+        """Take the weights of a trained SAE, in the place of `initialise`; `source` stays as it is.
+
+        Pre-activations are then the source's. `rows` are what it will read, for what the source
+        does not know. A skip connection that the source lacks starts at zero.
+
+        Raises:
+            UsageError: widths or kinds of weights differ.
+        """
+        check_same_widths(self, source)
+        own, theirs = dict(self.named_parameters()), dict(source.named_parameters())
+        if odd := sorted((own.keys() ^ theirs.keys()) - {"threshold", "W_skip"}):
+            kinds = [sae.config.model_dump()["variant"] for sae in (self, source)]
+            raise UsageError(
+                f"A {kinds[0]} SAE cannot start from a {kinds[1]} one, since only one of the two "
+                f"has {' and '.join(odd)}; start from another variant, or train from the beginning."
+            )
+        for name in own.keys() & theirs.keys() - {"threshold"}:
+            own[name].copy_(theirs[name])
+        if self.centres != source.centres:
+            shift = source.input_bias @ theirs["W_enc"]
+            own["b_enc"].add_(shift if self.centres else -shift)
+
     def observe(self, codes: SparseCodes) -> None:
         """Note the codes of a training step; called once a step, before the optimizer's."""
         return
@@ -191,6 +277,13 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         """Restore constraints on the weights; called once after the optimizer's step."""
         return
 
+    def restore_norms(self) -> None:
+        """Make atoms unit again where training keeps them so, and their codes as much larger.
+
+        For weights that are no step's own, such as a mean of several steps'.
+        """
+        return
+
     def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
         """Set what inference needs and training could not, from rows that training did not see."""
         return
@@ -201,6 +294,34 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
         What a transcoder writes has a scale of its own: f(x) becomes f(scale * x) / target_scale.
         """
+
+
+def check_same_widths(sae: AbstractSAE, source: AbstractSAE) -> None:
+    """Refuse to start `sae` from a trained one of another shape.
+
+    Raises:
+        UsageError: the width, number of latents, or kind that differs, with the remedy.
+    """
+    if source.is_transcoder != sae.is_transcoder:
+        what = "is a transcoder" if source.is_transcoder else "reconstructs what it reads"
+        remedy = "give" if source.is_transcoder else "leave out"
+        raise UsageError(f"The SAE to start from {what}; {remedy} --target-site.")
+    if source.W_skip is not None and sae.W_skip is None:
+        raise UsageError("The SAE to start from has a skip connection; give --skip.")
+    if source.d_sae != sae.d_sae:
+        raise UsageError(
+            f"The SAE to start from has {source.d_sae} latents, and {sae.d_sae} are asked; take "
+            f"--d-sae {source.d_sae}."
+        )
+    for does, width, asked in (
+        ("reads", source.d_in, sae.d_in),
+        ("writes", source.d_out, sae.d_out),
+    ):
+        if width != asked:
+            raise UsageError(
+                f"The SAE to start from {does} rows of {width} numbers, and this site has {asked}; "
+                "take a site of its width."
+            )
 
 
 def check_rows(x: Tensor, d_in: int) -> None:

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,10 +10,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.config import UsageError
+from saelab.kernels.rules import FusedRule
 from saelab.kernels.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
 from saelab.sae.base import check_rows
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import SparseCodes
 
@@ -29,7 +32,6 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
     Attributes:
         k: latents a row on average.
-        signed: whether magnitudes are compared, and signs kept.
         threshold: NaN until the first step.
     """
 
@@ -41,7 +43,11 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         self.register_buffer("threshold", torch.tensor(torch.nan))
 
     threshold: Tensor
-    signed: bool = False
+
+    @property
+    def signed(self) -> bool:
+        """Whether magnitudes are compared, and signs kept."""
+        return self.config.sparsity.signed
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
@@ -65,9 +71,31 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
     @override
     @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        if isinstance(source, AbstractBatchSelectionSAE) and source.signed == self.signed:
+            self.threshold.copy_(source.threshold)
+
+    @override
+    @torch.no_grad()
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
         super().rescale(scale, target_scale)
         self.threshold.div_(scale if target_scale is None else target_scale)
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        return self.selected_rule(self.k, signed=self.signed, over_batch=True)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any] | None:
+        if self.signed:
+            return None
+        return {"threshold": self.threshold.expand(self.d_sae), "batch_k": self.k}
+
+    @override
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        assert foreign.threshold is not None
+        return super().foreign_weights(foreign) | {"threshold": foreign.threshold[0].clone()}
 
     def _sizes(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         pre_acts = self.pre_activations(x)

@@ -10,6 +10,8 @@ from saelab.pursuit.select import batch_top_k, top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import LossContext, check_k
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
+from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, TrainingPass
 
 
@@ -19,6 +21,19 @@ class BatchTopKConfig(AuxKConfig):
     variant: Literal["batch-topk"] = "batch-topk"
     k: float | int = Field(default=32, gt=0)
     """Latents active per token on average, a fraction if wanted (paper: 16, 32, 64)."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("batch", self.k)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "BatchTopKConfig | None":
+        k = foreign.batch_k
+        if k is None or not foreign.has_one_threshold or foreign.prefixes is not None:
+            return None
+        return cls(d_sae=foreign.d_sae, k=k)
 
     @override
     def check(self) -> None:

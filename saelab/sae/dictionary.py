@@ -4,12 +4,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+UNIT = 1e-5
+"""How far from 1 the norm of an atom is that was made unit, in float32."""
+
 
 def random_unit_rows(
     n: int, width: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n width"]:
     """`n` directions drawn uniformly from the unit sphere."""
     return torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=1)
+
+
+def moderate_scale(d_sae: int, d_in: int) -> float:
+    """The factor of sum_j ReLU(w_j . x) w_j, over random unit atoms, that gives it x's size.
+
+    About half of the terms are positive; at most 1.
+    """
+    return min(1.0, 2 * d_in / d_sae)
 
 
 @torch.no_grad()
@@ -27,6 +38,21 @@ def remove_radial_gradient(W_dec: Tensor) -> None:
 def normalise_rows(W_dec: Tensor) -> None:
     """Scale every atom to unit norm; done after the optimizer's step, so saved atoms are unit."""
     W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+@torch.no_grad()
+def move_norms(W_dec: Tensor, W_enc: Tensor, *by_latent: Tensor) -> None:
+    """Make every atom unit and let the codes take over its norm; unit ones stay to the bit.
+
+    z @ W_dec stays as it is. `by_latent` are what pre-activations are compared with or shifted by.
+    """
+    norms = W_dec.norm(dim=1)
+    if bool(((norms - 1).abs() < UNIT).all()):
+        return
+    normalise_rows(W_dec)
+    W_enc.mul_(norms)
+    for values in by_latent:
+        values.mul_(norms)
 
 
 def default_aux_k(d_in: int, d_sae: int) -> int:

@@ -1,6 +1,6 @@
 """Gradient SAE: latents chosen for their effect on the model's loss too (arXiv 2411.10397)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -9,9 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.config import UsageError
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import LossContext, check_k, check_rows
+from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -31,6 +33,11 @@ class GradientTopKConfig(AuxKConfig):
     both; `product` ignores beta."""
     beta: float = Field(default=1.0, ge=0)
     """Weight of the effect |<dL/dx, atom>|, measured in its own typical size; 0 is TopK."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("row", self.k)
 
     @override
     def check(self) -> None:
@@ -87,6 +94,16 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
             score = torch.where(grad.any(dim=1, keepdim=True), score, z)
             indices = score.topk(self.config.k, dim=1).indices
         return SparseCodes(z.gather(1, indices), indices, self.d_sae)
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        alone = self.config.reading == "product"
+        effect = (1.0 if alone else self.config.beta), alone
+        return self.selected_rule(self.config.k, effect=effect)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"k": self.config.k}
 
 
 def relative_effects(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,11 @@ from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.kernels import nested_errors
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import LossContext, check_k, check_rows
+from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -27,6 +29,11 @@ class HierarchicalTopKConfig(AuxKConfig):
     """Largest budget; the trained SAE serves every one up to it (`encode(x, budget=8)`)."""
     budgets: tuple[int, ...] = ()
     """Budgets whose errors are averaged in the loss, rising, the last k; default: 1, 2, ..., k."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("row", self.k)
 
     @override
     def check(self) -> None:
@@ -80,3 +87,14 @@ class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
             wanted, bias = wanted - self.offset(batch.x), torch.zeros_like(bias)
         errors = nested_errors(wanted, codes.values, codes.indices, self.W_dec, bias, budgets)
         return replace(done, error=errors.mean())
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        k = self.config.k
+        budgets = self.config.budgets or tuple(range(1, k + 1))
+        n = len(budgets)
+        return self.selected_rule(k, groups=n, share=1 / n, budgets=budgets)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"k": self.config.k}

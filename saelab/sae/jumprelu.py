@@ -3,49 +3,73 @@
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.pursuit.select import above, nonzero
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.kernels.rules import FusedRule, JumpRules, StepValues
+from saelab.pursuit.select import above, among, nonzero, top_k
+from saelab.sae.affine import AffineEncoder
+from saelab.sae.aux_k import AuxKConfig, add_aux_k
+from saelab.sae.base import AbstractSAE, LossContext, check_k, check_rows
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.dictionary import (
     geometric_median,
+    move_norms,
     normalise_rows,
     random_unit_rows,
     remove_radial_gradient,
 )
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
-from saelab.sae.transcoder import rescale_input
+from saelab.sae.sparsity import Sparsity
+from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 INITIAL_THRESHOLD = 0.1
 """Where thresholds start without a target; with one, where the mean L0 is the target."""
 START_ROWS = 2048
+WITHOUT_TARGET = 0.5
+"""The bandwidth without a target, where thresholds do not start from the data."""
 
 
-class JumpReLUConfig(AbstractSAEConfig):
+class JumpReLUConfig(AuxKConfig):
     """JumpReLU: z = a where a exceeds the latent's own threshold (arXiv 2407.14435).
 
     The penalty is on L0 itself, through straight-through estimates. Sizes (threshold, bandwidth)
-    are in units of the activations' standard deviation: train with --normalise, the default.
+    are in units of the activations' standard deviation: train with --normalise, the default. AuxK
+    revives silent latents, as in the TopK family: no gradient of JumpReLU's own reaches them.
     """
 
     variant: Literal["jumprelu"] = "jumprelu"
     k: float | int | None = Field(default=32, gt=0)
     """Target mean L0: the penalty is l0_coefficient * (L0 / k - 1)^2; none: the paper's own
     penalty, l0_coefficient * L0."""
-    l0_coefficient: float = Field(default=1.0, ge=0)
-    """Weight of the penalty: about 1 with a target, about 1e-3 without."""
+    l0_coefficient: float = Field(default=10.0, ge=0)
+    """Weight of the penalty: about 10 with a target, about 1e-3 without. The mean L0 ends above its
+    target by about a tenth at 1, by about a hundredth at 10."""
     l0_warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the run over which the penalty rises from zero (Gemma Scope: linear warm-up)."""
-    bandwidth: float = Field(default=0.5, gt=0)
-    """Width of the window around the threshold in which its gradient is estimated."""
+    bandwidth: float | None = Field(default=None, gt=0)
+    """Width of the window around the threshold in which its gradient is estimated; default: the
+    threshold that training from random weights starts with, or 0.5 without a target."""
     subtract_b_dec: bool = False
     """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes). A
     transcoder's always reads x - b_in."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("penalty", self.k)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "JumpReLUConfig | None":
+        if foreign.threshold is None or foreign.signed:
+            return None
+        subtract = foreign.subtract_b_dec
+        return cls(d_sae=foreign.d_sae, k=foreign.batch_k, subtract_b_dec=subtract)
 
     @override
     def check(self) -> None:
@@ -61,6 +85,8 @@ class JumpReLUConfig(AbstractSAEConfig):
 class JumpReLU(AbstractSAE[JumpReLUConfig]):
     """a = x @ W_enc + b_enc, z_j = a_j where a_j > threshold_j; with thresholds 0 a ReLU SAE."""
 
+    unit_atoms = True
+
     def __init__(
         self, config: JumpReLUConfig, d_in: int, generator: torch.Generator | None = None
     ) -> None:
@@ -74,17 +100,16 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         # The threshold itself, in float32: under Adam its logarithm hardly moves, and in bfloat16
         # the steps are rounded away.
         self.threshold = nn.Parameter(torch.full((config.d_sae,), INITIAL_THRESHOLD))
+        self.bandwidth = config.bandwidth or WITHOUT_TARGET
 
     @property
+    @override
     def centres(self) -> bool:
-        """Whether the encoder subtracts the input bias."""
         return self.config.subtract_b_dec or self.is_transcoder
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the thresholds are compared with, in float32."""
-        if self.centres:
-            x = x - self.input_bias
-        return (x @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
@@ -93,7 +118,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, width = self.pre_activations(batch.x), self.config.bandwidth
+        pre_acts, width = self.pre_activations(batch.x), self.bandwidth
         z: Tensor = Jump.apply(pre_acts, self.threshold, width)
         # Dense, since at the start about half of all latents fire.
         x_hat = z @ self.W_dec + self.offset(batch.x)
@@ -101,12 +126,39 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         l0 = on.sum(dim=1).mean()
         penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
         parts = {"l0_penalty": (self.penalty_weight(context), penalty)}
-        return TrainingPass(nonzero(z), x_hat, squared_error(batch.wanted, x_hat), parts)
+        done = TrainingPass(nonzero(z), x_hat, squared_error(batch.wanted, x_hat), parts)
+
+        def dead_codes(dead: Bool[Tensor, " d_sae"], n: int) -> SparseCodes:
+            return among(top_k, pre_acts, dead, n)
+
+        add_aux_k(done, self, batch.wanted, context, dead_codes)
+        return done
 
     def penalty_weight(self, context: LossContext) -> float:
         """What the penalty counts in the loss at this step."""
-        rising = min(1.0, context.progress / max(self.config.l0_warmup, 1e-12))
-        return self.config.l0_coefficient * rising
+        return self.config.l0_coefficient * context.risen(self.config.l0_warmup)
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        jump, aux = JumpRules(self.bandwidth, self.config.k), self.config.aux_rule(self.d_in)
+        return FusedRule(jump=jump, aux=aux, centres=self.centres)
+
+    @override
+    def step_values(self, context: LossContext) -> StepValues:
+        return StepValues(penalty_weight=self.penalty_weight(context))
+
+    @override
+    def affine_encoder(self) -> AffineEncoder:
+        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if self.centres else None)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"threshold": self.threshold}
+
+    @override
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        assert foreign.threshold is not None
+        return super().foreign_weights(foreign) | {"threshold": foreign.threshold}
 
     @override
     def before_optimizer_step(self) -> None:
@@ -120,6 +172,11 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     @torch.no_grad()
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
+
+    @override
+    @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         center = geometric_median(rows)
         self.input_bias.copy_(center)
@@ -128,17 +185,31 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         if self.config.k is not None:
             # From half of all latents active it takes thousands of steps down to the target, and
             # what is learned on the way is a dense code.
-            some = rows[:: -(-len(rows) // START_ROWS)]
-            sizes = self.pre_activations(some).relu()
-            self.threshold.fill_(density_threshold([sizes], round(self.config.k * len(some))))
+            self._start_threshold(rows, self.config.k)
+            self.bandwidth = self.config.bandwidth or float(self.threshold[0]) or WITHOUT_TARGET
+
+    def _start_threshold(self, rows: Float[Tensor, "n d_in"], l0: float | int) -> None:
+        """One threshold for all latents, with so many of them active a row."""
+        some = rows[:: -(-len(rows) // START_ROWS)]
+        sizes = self.pre_activations(some).relu()
+        self.threshold.fill_(density_threshold([sizes], round(l0 * len(some))))
 
     @override
     @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        known = source.state_dict().get("threshold")
+        if known is not None and not bool(known.isnan().any()):
+            self.threshold.copy_(known)
+        else:
+            some = rows[:: -(-len(rows) // START_ROWS)]
+            own = float(source.encode(some).active.sum()) / len(some)
+            self._start_threshold(rows, self.config.k or own)
+        move_norms(self.W_dec, self.W_enc, self.b_enc, self.threshold)
+
+    @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
-        target_scale = scale if target_scale is None else target_scale
-        for value in (self.b_enc, self.b_dec, self.threshold):
-            value.div_(target_scale)
-        rescale_input(self, scale, target_scale)
+        shrink_codes(self, (self.b_enc, self.b_dec, self.threshold), scale, target_scale)
 
 
 def _window(a: Tensor, threshold: Tensor, width: float) -> Tensor:

@@ -10,9 +10,17 @@ from typing_extensions import override
 
 from saelab.kernels import affine_codes
 from saelab.pursuit.select import largest
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext, check_k, check_rows
+from saelab.sae.affine import AffineEncoder
+from saelab.sae.base import (
+    AbstractSAE,
+    AbstractSAEConfig,
+    LossContext,
+    check_k,
+    check_rows,
+)
 from saelab.sae.dictionary import geometric_median, random_unit_rows
 from saelab.sae.losses import squared_error
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
@@ -27,6 +35,11 @@ class KSparseConfig(AbstractSAEConfig):
     (the paper's remedy); default: k throughout."""
     inference_multiplier: float = Field(default=1.0, ge=1, le=3)
     """Inference keeps k times this (the paper tries 1 to 3)."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("row", round(self.k * self.inference_multiplier), signed=True)
 
     @override
     def check(self) -> None:
@@ -49,6 +62,8 @@ class KSparseConfig(AbstractSAEConfig):
 class KSparse(AbstractSAE[KSparseConfig]):
     """a = x @ W + b_enc, z = the k largest (signed) of a, x_hat = z @ W^T + b_dec."""
 
+    unit_atoms = False
+
     def __init__(
         self, config: KSparseConfig, d_in: int, generator: torch.Generator | None = None
     ) -> None:
@@ -62,6 +77,11 @@ class KSparse(AbstractSAE[KSparseConfig]):
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802 - the field's name
         """The decoder's transpose."""
         return self.W_dec.T
+
+    @property
+    @override
+    def centres(self) -> bool:
+        return False
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
@@ -80,12 +100,20 @@ class KSparse(AbstractSAE[KSparseConfig]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """X @ W + b_enc, in float32."""
-        return (x @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     def k_at(self, progress: float) -> int:
         """The k of a training step: linear over the first half of the run, then `k`."""
         start = self.config.k if self.config.k_start is None else self.config.k_start
         return round(start + min(1.0, 2 * progress) * (self.config.k - start))
+
+    @override
+    def fused_rule(self) -> str:
+        return "its encoder and its decoder are one matrix, and the kernels move two"
+
+    @override
+    def affine_encoder(self) -> AffineEncoder:
+        return AffineEncoder(self.W_enc, self.b_enc, None)
 
     @override
     @torch.no_grad()

@@ -15,6 +15,13 @@ def squared_error(
     return (x - x_hat).pow(2).sum(-1).mean()
 
 
+def weighted_l1(
+    z: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"], context: LossContext
+) -> Float[Tensor, ""]:
+    """sum_j z_j ||w_j|| of codes z >= 0, mean over the batch, over the root of V: dimensionless."""
+    return (z @ W_dec.norm(dim=1)).mean() / context.total_variance**0.5
+
+
 def aux_k_loss(
     residual: Float[Tensor, "batch d_in"],
     dead_codes: SparseCodes,

@@ -1,4 +1,10 @@
-"""MP-SAE: latents chosen one after another, each from what is left (arXiv 2506.03093)."""
+"""MP-SAE: latents chosen one after another, each from what is left (arXiv 2506.03093).
+
+Its codes are affine in x once the chosen latents are fixed in their order:
+c_k = w_k . (x - b_dec - sum_{j<k} c_j w_j), so with the chosen atoms as rows of D,
+c = (I + tril(D D^T, -1))^-1 D (x - b_dec), a triangular solve; an atom chosen twice is the sum of
+its two steps.
+"""
 
 from typing import Literal
 
@@ -10,6 +16,7 @@ from typing_extensions import override
 
 from saelab.pursuit.matching_pursuit import Pursuit, matching_pursuit, merged
 from saelab.pursuit.select import among, top_k
+from saelab.sae.affine import LinearCodes
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext, check_k, check_rows
 from saelab.sae.dictionary import (
@@ -18,6 +25,7 @@ from saelab.sae.dictionary import (
     random_unit_rows,
     remove_radial_gradient,
 )
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
@@ -30,6 +38,11 @@ class MatchingPursuitConfig(AuxKConfig):
     residual_threshold: float = Field(default=0.0, ge=0)
     """Inference stops a row once what is left of it is shorter than this (in the activations' own
     units); 0: always k steps. Training always takes k."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("row", self.k)
 
     @override
     def check(self) -> None:
@@ -54,6 +67,8 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
     One set of atoms encodes and decodes; they stay unit, without which a step could make the
     residual longer. b_dec is subtracted and added back; the authors' toy code has none.
     """
+
+    unit_atoms = True
 
     def __init__(
         self, config: MatchingPursuitConfig, d_in: int, generator: torch.Generator | None = None
@@ -103,11 +118,37 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         return done
 
     @override
+    def fused_rule(self) -> str:
+        return "each of its latents is chosen from what the one before left"
+
+    @override
+    def linear_codes(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
+        pursuit = self.pursue(x.to(self.W_dec.dtype))
+        atoms, b_dec = self.W_dec.to(x.dtype), self.b_dec.to(x.dtype)
+        rows, latents, encoders = [], [], []
+        for row, (values, indices) in enumerate(zip(pursuit.values, pursuit.indices, strict=True)):
+            D = atoms[indices[values != 0]]
+            latent, member = indices[values != 0].unique(return_inverse=True)
+            below = torch.eye(len(D), dtype=x.dtype, device=x.device) + (D @ D.T).tril(-1)
+            steps = torch.linalg.solve_triangular(below, D, upper=False, unitriangular=True)
+            encoders.append(steps.new_zeros(len(latent), x.shape[1]).index_add(0, member, steps))
+            latents.append(latent)
+            rows.append(torch.full_like(latent, row))
+        row, latent, encoder = torch.cat(rows), torch.cat(latents), torch.cat(encoders)
+        constant = -encoder @ b_dec
+        return LinearCodes(row, latent, (encoder * x[row]).sum(-1) + constant, encoder, constant)
+
+    @override
     def before_optimizer_step(self) -> None:
         remove_radial_gradient(self.W_dec)
 
     @override
     def after_optimizer_step(self) -> None:
+        normalise_rows(self.W_dec)
+
+    @override
+    def restore_norms(self) -> None:
+        # Codes are projections on the atoms as they are.
         normalise_rows(self.W_dec)
 
     @override

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,11 +13,14 @@ from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.kernels import sparse_decode
+from saelab.kernels.rules import FusedRule, StepValues
 from saelab.pursuit.select import batch_top_k, below, top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import LossContext, check_k
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
+from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
@@ -35,6 +38,21 @@ class MatryoshkaConfig(AuxKConfig):
     d_sae (Nabeshima's form; 10 there); 0: fixed groups."""
     prefix_loss: Literal["mean", "sum"] = "mean"
     """How the prefixes' errors are joined; `sum` makes AuxK weigh less by their number."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("batch", self.k)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "MatryoshkaConfig | None":
+        k, prefixes = foreign.batch_k, foreign.prefixes
+        if k is None or prefixes is None or not foreign.has_one_threshold:
+            return None
+        sizes = torch.tensor([b - a for a, b in pairwise((0, *prefixes))])
+        fractions = tuple((sizes.double() / foreign.d_sae).tolist())
+        return cls(d_sae=foreign.d_sae, k=k, fractions=fractions)
 
     @override
     def check(self) -> None:
@@ -94,6 +112,23 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
             drawn = self.config.random_prefixes
             return sample_prefixes(self.d_sae, drawn, context.generator())
         return group_prefixes(self.config.fractions, self.d_sae)
+
+    @override
+    def fused_rule(self) -> FusedRule:
+        n = self.config.random_prefixes or len(self.config.fractions)
+        share = 1 / n if self.config.prefix_loss == "mean" else 1.0
+        return replace(super().fused_rule(), groups=n, share=share)
+
+    @override
+    def step_values(self, context: LossContext) -> StepValues:
+        return StepValues(prefixes=self.prefixes(context))
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        rule = super().foreign_rule() or {}
+        if not self.config.random_prefixes:
+            rule["prefixes"] = group_prefixes(self.config.fractions, self.d_sae)
+        return rule
 
 
 def group_prefixes(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:

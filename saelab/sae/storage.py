@@ -4,6 +4,7 @@ Files are read as untrusted: the header's shapes are compared with those of the 
 before anything of their size is made.
 """
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from saelab.formats.tensors import (
 )
 from saelab.sae.base import AbstractSAE
 from saelab.sae.transcoder import make_transcoder
-from saelab.sae.variants import SAE_CONFIG
+from saelab.sae.variants import BUILT_IN, SAE_CONFIG, check_variant, variant
 
 FORMAT = "saelab-sae/1"
 MAX_WIDTH = 2**31
@@ -32,13 +33,20 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
     """Write `sae` to `path` (sealed safetensors); `facts` join the header beside the configuration.
 
     Equal SAEs and facts give equal bytes.
+
+    Raises:
+        UsageError: its variant is not registered, or is another's, so that it would not be loaded
+            again as what it is.
     """
+    _check_own(sae)
     header = {
         **(facts or {}),
         "format": FORMAT,
         "config": sae.config.model_dump_json(),
         "d_in": str(sae.d_in),
     }
+    if sae.config.variant not in BUILT_IN:
+        header["variant_from"] = type(sae.config).__module__
     if sae.is_transcoder:
         header |= {"d_out": str(sae.d_out), "skip": str(sae.W_skip is not None)}
     write_tensors(path, sae.state_dict(), header)
@@ -75,8 +83,8 @@ def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
     """The SAE saved at `path` by `save_sae`, on `device`, in evaluation mode.
 
     Raises:
-        UsageError: the file is missing, damaged, of another format, its shapes do not fit, or a
-            weight is not finite.
+        UsageError: the file is missing, damaged, of another format, its shapes do not fit, a weight
+            is not finite, or its variant is of a package that is not installed.
     """
     header, sae = read_sae_header(path)
     types = {name: tensor.dtype for name, tensor in sae.state_dict().items()}
@@ -89,6 +97,8 @@ def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
 
 def _built(facts: Mapping[str, str], path: Path) -> AbstractSAE:
     values = parse_json(facts["config"].encode(), f"The configuration in {path}")
+    if isinstance(values, dict):
+        _check_known(path, facts, str(values.get("variant")))
     config = SAE_CONFIG.validate_python(values)
     widths = {name: _width(facts[name], name) for name in ("d_in", "d_out") if name in facts}
     if config.d_sae > MAX_WIDTH:
@@ -103,3 +113,26 @@ def _width(text: str, name: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) <= MAX_WIDTH:
         raise ValueError(f"{name} is {text[:20]!r}")
     return int(text)
+
+
+def _check_own(sae: AbstractSAE) -> None:
+    check_variant(sae.config)
+    for base in type(sae).__mro__[1:]:
+        if issubclass(base, AbstractSAE) and not inspect.isabstract(base):
+            raise UsageError(
+                f"{type(sae).__name__} would be loaded as {base.__name__}, which it derives from; "
+                "derive it from AbstractSAE, and give its options a variant of their own."
+            )
+
+
+def _check_known(path: Path, header: Mapping[str, str], name: str) -> None:
+    """Refuse a variant that another package has, and that is not here."""
+    if (module := header.get("variant_from")) is None:
+        return
+    try:
+        variant(name)
+    except UsageError as error:
+        raise UsageError(
+            f"{path} holds an SAE of the variant {name!r} from {module!r}, which is not known "
+            f"here: install that package, or import it and call saelab.register_variant. {error}"
+        ) from None

@@ -1,6 +1,6 @@
 """TopK SAE: k latents per row, and dead latents kept alive by AuxK (arXiv 2406.04093)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -8,10 +8,14 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
+from saelab.kernels.cuda import MAX_K
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import LossContext, check_k, check_rows
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
+from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -27,6 +31,18 @@ class TopKConfig(AuxKConfig):
     """Latents active per token (the paper's GPT-2 runs: 32)."""
     multi_k_coefficient: float = Field(default=0.0, ge=0)
     """Weight of a second reconstruction with 4k latents (Multi-TopK; paper: 1/8); 0 is off."""
+
+    @property
+    @override
+    def sparsity(self) -> Sparsity:
+        return Sparsity("row", self.k)
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "TopKConfig | None":
+        if foreign.k is None or foreign.signed:
+            return None
+        return cls(d_sae=foreign.d_sae, k=foreign.k)
 
     @override
     def check(self) -> None:
@@ -70,3 +86,21 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
             error = squared_error(batch.wanted, wider) / context.total_variance
             done.parts["multi_k"] = (self.config.multi_k_coefficient, error)
         return done
+
+    @override
+    def fused_rule(self) -> FusedRule | str:
+        k, weight = self.config.k, self.config.multi_k_coefficient
+        if not weight:
+            return self.selected_rule(k)
+        widest = min(WIDER * k, self.d_sae)
+        if k == widest:
+            return f"k={k} is all its latents, and Multi-TopK's second reconstruction has no more"
+        if widest > MAX_K:
+            return (
+                f"Multi-TopK's second reconstruction has {widest} latents, and {MAX_K} is the most"
+            )
+        return self.selected_rule(k, groups=2, budgets=(k, widest), wider=weight)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any]:
+        return {"k": self.config.k}

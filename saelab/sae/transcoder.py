@@ -5,6 +5,8 @@ through the MLP becomes linear (arXiv 2406.11944). A skip connection takes over 
 the MLP (arXiv 2501.18823). Any variant whose encoder has weights of its own can be one.
 """
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,10 +26,9 @@ def check_transcoder(config: AbstractSAEConfig) -> None:
         UsageError: with the reason.
     """
     if problem := config.transcoder_problem:
-        variant = config.model_dump()["variant"]
         raise UsageError(
-            f"A {variant} SAE cannot have another --target-site than its --site: {problem}; take "
-            "another variant."
+            f"A {config.variant} SAE cannot have another --target-site than its --site: {problem}; "
+            "take another variant."
         )
 
 
@@ -75,8 +76,16 @@ def start_transcoder(
 
 
 @torch.no_grad()
-def rescale_input(sae: AbstractSAE, scale: float, target_scale: float) -> None:
-    """The part of `rescale` that a transcoder has more than an SAE: what is read and skipped."""
+def shrink_codes(
+    sae: AbstractSAE, values: Iterable[Tensor], scale: float, target_scale: float | None
+) -> None:
+    """`AbstractSAE.rescale` of an SAE whose `values` are in units of its codes; atoms stay.
+
+    A transcoder's encoder also changes, by what it reads and skips.
+    """
+    target_scale = scale if target_scale is None else target_scale
+    for value in values:
+        value.div_(target_scale)
     if sae.b_in is None:
         return
     sae.b_in.div_(scale)

@@ -1,6 +1,7 @@
 """The SAEs with one affine encoder and unit-norm atoms: the TopK family shares this much."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,17 +9,20 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saelab.kernels import affine_codes
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import Rule, among
+from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfigT, add_aux_k
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.dictionary import (
     geometric_median,
+    move_norms,
     normalise_rows,
     random_unit_rows,
     remove_radial_gradient,
 )
 from saelab.sae.losses import squared_error
-from saelab.sae.transcoder import rescale_input
+from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 Select = Callable[[Tensor], SparseCodes]
@@ -33,6 +37,8 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     what they read by b_in.
     """
 
+    unit_atoms = True
+
     def __init__(self, d_in: int, d_sae: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         atoms = random_unit_rows(d_sae, d_in, generator)
@@ -43,7 +49,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """What the selection chooses from, in float32: (x - b_dec) @ W_enc + b_enc."""
-        return ((x - self.input_bias) @ self.W_enc).float() + self.b_enc
+        return self.affine_encoder().pre_activations(x)
 
     def choose(
         self, x: Float[Tensor, "batch d_in"], select: Select
@@ -76,6 +82,14 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         """Codes that were chosen without a graph, with gradients to encoder and input bias."""
         return affine_codes(codes, x, self.W_enc, self.b_enc, self.input_bias)
 
+    def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
+        """The fused rule of `selected_pass` with k latents a row; `rest` is what else it has."""
+        return FusedRule(k=k, aux=self.config.aux_rule(self.d_in), **rest)
+
+    @override
+    def affine_encoder(self) -> AffineEncoder:
+        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias)
+
     @override
     def before_optimizer_step(self) -> None:
         remove_radial_gradient(self.W_dec)
@@ -86,14 +100,20 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     @override
     @torch.no_grad()
+    def restore_norms(self) -> None:
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
+
+    @override
+    @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
         self.input_bias.copy_(geometric_median(rows))
 
     @override
     @torch.no_grad()
+    def start_from(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
+        super().start_from(source, rows)
+        move_norms(self.W_dec, self.W_enc, self.b_enc)
+
+    @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
-        # The atoms stay unit: the codes are what shrinks.
-        target_scale = scale if target_scale is None else target_scale
-        self.b_enc.div_(target_scale)
-        self.b_dec.div_(target_scale)
-        rescale_input(self, scale, target_scale)
+        shrink_codes(self, (self.b_enc, self.b_dec), scale, target_scale)

@@ -1,38 +1,172 @@
 """The one list of variants: a new one is its file and a line here.
 
-The command line's subcommands, the reading of saved runs, the app's filters and the shared
-contract tests all follow this union.
+The command line's subcommands, the reading of saved runs, `saelab bench` and the shared contract
+tests all follow `variants()`. Other packages add theirs as entry points of the group
+`saelab.variants` (name = "package.module:Config"), notebooks by `register_variant`.
 """
 
-from typing import Annotated, get_args
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from inspect import get_annotations
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
-from pydantic import Field, TypeAdapter
+from pydantic import PlainValidator, SerializeAsAny, TypeAdapter
 
-from saelab.sae.abs_topk import AbsTopKConfig
+from saelab.config import UsageError
+from saelab.console import note
 from saelab.sae.base import AbstractSAEConfig
-from saelab.sae.batch_topk import BatchTopKConfig
-from saelab.sae.gradient_topk import GradientTopKConfig
-from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
-from saelab.sae.jumprelu import JumpReLUConfig
-from saelab.sae.k_sparse import KSparseConfig
-from saelab.sae.matching_pursuit import MatchingPursuitConfig
-from saelab.sae.matryoshka import MatryoshkaConfig
-from saelab.sae.topk import TopKConfig
 
-SAEConfig = Annotated[
-    TopKConfig
-    | BatchTopKConfig
-    | AbsTopKConfig
-    | MatryoshkaConfig
-    | HierarchicalTopKConfig
-    | MatchingPursuitConfig
-    | GradientTopKConfig
-    | JumpReLUConfig
-    | KSparseConfig,
-    Field(discriminator="variant"),
-]
+GROUP = "saelab.variants"
+BUILT_IN = {
+    "topk": "saelab.sae.topk:TopKConfig",
+    "batch-topk": "saelab.sae.batch_topk:BatchTopKConfig",
+    "abs-topk": "saelab.sae.abs_topk:AbsTopKConfig",
+    "matryoshka": "saelab.sae.matryoshka:MatryoshkaConfig",
+    "hierarchical-topk": "saelab.sae.hierarchical_topk:HierarchicalTopKConfig",
+    "matching-pursuit": "saelab.sae.matching_pursuit:MatchingPursuitConfig",
+    "gradient-topk": "saelab.sae.gradient_topk:GradientTopKConfig",
+    "standard": "saelab.sae.standard:StandardConfig",
+    "gated": "saelab.sae.gated:GatedConfig",
+    "jumprelu": "saelab.sae.jumprelu:JumpReLUConfig",
+    "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
+}
+"""Where each variant's options are, by its name. Of several that have the codes of another tool's
+file, the first reads it."""
 
-VARIANTS: tuple[type[AbstractSAEConfig], ...] = get_args(get_args(SAEConfig)[0])
+_registered: dict[str, type[AbstractSAEConfig]] = {}
+_failed: dict[str, str] = {}
+"""Why an entry point gave no variant, by its name."""
 
-SAE_CONFIG: TypeAdapter[SAEConfig] = TypeAdapter(SAEConfig)
+ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig)
+
+
+def register_variant(config: type[ConfigT]) -> type[ConfigT]:
+    """Make a variant of your own known in this process, as a built-in one is; usable as decorator.
+
+    Returns:
+        `config`, the class of its options.
+
+    Raises:
+        UsageError: it has no name of its own, or another variant has it already.
+    """
+    name = _own_name(config)
+    known = variants().get(name, config)
+    # A notebook's cell may run again.
+    if (known.__module__, known.__qualname__) != (config.__module__, config.__qualname__):
+        raise UsageError(
+            f"{config.__name__} has the name {name!r} of {known.__name__}; give it another."
+        )
+    _registered[name] = config
+    return config
+
+
+def variants() -> dict[str, type[AbstractSAEConfig]]:
+    """The options of every variant by its name: built-in, of other packages, registered.
+
+    A package's variant that cannot be imported is left out, which standard error tells once.
+    """
+    return {name: _load(name) for name in BUILT_IN} | _known_elsewhere()
+
+
+def variant(name: str) -> type[AbstractSAEConfig]:
+    """The options of the variant of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name in BUILT_IN:
+        return _load(name)
+    elsewhere = _known_elsewhere()
+    if name in elsewhere:
+        return elsewhere[name]
+    names = ", ".join([*BUILT_IN, *elsewhere])
+    problem = f" ({_failed[name]})" if name in _failed else ""
+    raise UsageError(
+        f"There is no variant {name!r}{problem}; choose from {names}, or install the package that "
+        "has it, or call saelab.register_variant first."
+    )
+
+
+def check_variant(config: AbstractSAEConfig) -> None:
+    """Refuse options whose name leads to another class, so that nothing saved comes back as that.
+
+    Raises:
+        UsageError: it is not registered, or it inherits the name of another variant.
+    """
+    _own_name(type(config))
+    found = variant(config.variant)
+    if found is not type(config):
+        raise UsageError(
+            f"{type(config).__name__} is not the variant {config.variant!r}, which is "
+            f"{found.__name__}; call saelab.register_variant({type(config).__name__})."
+        )
+
+
+def sized(name: str, d_sae: int, k: float | int) -> AbstractSAEConfig:
+    """The variant of that name and width; k latents a row, if it has such an option; else defaults.
+
+    Raises:
+        UsageError: there is no such variant.
+    """
+    cls = variant(name)
+    options = {"d_sae": d_sae, "k": k}
+    return cls.model_validate({n: v for n, v in options.items() if n in cls.model_fields})
+
+
+def _parse(value: object) -> AbstractSAEConfig:
+    if isinstance(value, AbstractSAEConfig):
+        check_variant(value)
+        return value
+    name = value.get("variant") if isinstance(value, dict) else None
+    if not isinstance(name, str):
+        raise ValueError("the options of an SAE need the name of their variant")
+    return variant(name).model_validate(value)
+
+
+SAEConfig = Annotated[SerializeAsAny[AbstractSAEConfig], PlainValidator(_parse)]
+
+SAE_CONFIG: TypeAdapter[AbstractSAEConfig] = TypeAdapter(SAEConfig)
 """Validates JSON into the configuration of the variant it names."""
+
+
+def _load(name: str) -> type[AbstractSAEConfig]:
+    return EntryPoint(name, BUILT_IN[name], GROUP).load()
+
+
+def _known_elsewhere() -> dict[str, type[AbstractSAEConfig]]:
+    return _of_packages() | _registered
+
+
+@cache
+def _of_packages() -> dict[str, type[AbstractSAEConfig]]:
+    """The variants of installed packages. What fails is told, since it is not the user's doing."""
+    found = {}
+    for point in entry_points(group=GROUP):
+        try:
+            config = point.load()
+            name = _own_name(config)
+            if name != point.name or name in BUILT_IN:
+                raise UsageError(f"{config.__name__} has the name {name!r}")
+            found[name] = config
+        except Exception as error:  # noqa: BLE001 - any package's code may run here
+            package = point.dist.name if point.dist else point.module
+            _failed[point.name] = f"{package} has it, and cannot be imported: {error}"
+            note(f"the variant {point.name!r} of the package {package} is left out: {error}.")
+    return found
+
+
+def _own_name(config: type[AbstractSAEConfig]) -> str:
+    if not (isinstance(config, type) and issubclass(config, AbstractSAEConfig)):
+        raise UsageError(f"{config!r} is no variant: derive its options from AbstractSAEConfig.")
+    field, example = config.model_fields["variant"], 'give it `variant: Literal["x"] = "x"`'
+    whose = [c for c in config.__mro__[1:] if "variant" in get_annotations(c)]
+    if "variant" not in get_annotations(config):
+        raise UsageError(
+            f"{config.__name__} inherits the name {field.default!r} of {whose[0].__name__}, as "
+            f"which it would be loaded; {example}."
+        )
+    if get_origin(field.annotation) is not Literal or get_args(field.annotation) != (
+        field.default,
+    ):
+        raise UsageError(f"{config.__name__} has no fixed name; {example}.")
+    return field.default

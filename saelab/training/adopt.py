@@ -7,10 +7,9 @@ import torch
 from saelab.config import UsageError
 from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
-from saelab.sae.storage import save_sae
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training.config import TrainConfig
-from saelab.training.directory import create, unfinished_import
+from saelab.training.directory import begun_import, run_record, taken, write_run
 from saelab.training.run import Run
 from saelab.training.source import Source
 
@@ -30,8 +29,8 @@ def adopt(
     the SAE came from and is recorded. `target_site` is what a transcoder reconstructs.
 
     Raises:
-        UsageError: the store or the site does not exist, the SAE reads another width, or `out` is
-            not empty.
+        UsageError: the store or the site does not exist, the SAE reads another width, or `out`
+            holds anything but this import, which is returned as it is or made to its end.
     """
     with writing(Path(out)):
         return _adopt(sae, Path(activations), site, target_site, Path(out), origin)
@@ -45,25 +44,8 @@ def _adopt(
     directory: Path,
     origin: str,
 ) -> Run:
-    again = unfinished_import(directory)
-    options = SAE_CONFIG.validate_python(sae.config.model_dump())
-    if target_site == site:
-        raise UsageError(f"{site} is what the SAE reads; name another target site, or none.")
-    if sae.is_transcoder and target_site is None:
-        raise UsageError("The SAE is a transcoder; name the target site that it reconstructs.")
-    if target_site is not None and not sae.is_transcoder:
-        raise UsageError(
-            f"The SAE reconstructs what it reads, so {target_site} is no target of it."
-        )
-    config = TrainConfig(
-        sae=options,
-        activations=activations,
-        site=site,
-        target_site=target_site,
-        skip=sae.W_skip is not None,
-        n_tokens=0,
-        outliers="keep",  # Nothing says that whoever trained it left any out.
-    )
+    begun = begun_import(directory)
+    config = _config(sae, activations, site, target_site)
     source = Source([config], torch.device("cpu"))
     for does, width, name, found in (
         ("reads", sae.d_in, site, source.site.d_in),
@@ -74,11 +56,46 @@ def _adopt(
                 f"The SAE {does} rows of {width} numbers, {name} has {found}; "
                 "it was trained on another site or model."
             )
-    if again:
+    if begun is not None and begun.finished:
+        if not _is_same(begun, sae, config, origin):
+            raise taken(directory)
+        return begun
+    if begun is not None:
         # It may have been of another SAE.
         (directory / "config.json").unlink()
-    create(config, directory, source, imported_from=origin)
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site
-    save_sae(sae, directory / "weights.safetensors", facts)
-    return Run(directory)
+    record = run_record(source, imported_from=origin)
+    return write_run(directory, config, sae, record=record, facts=facts)
+
+
+def _config(sae: AbstractSAE, activations: Path, site: str, target_site: str | None) -> TrainConfig:
+    options = SAE_CONFIG.validate_python(sae.config.model_dump())
+    if target_site == site:
+        raise UsageError(f"{site} is what the SAE reads; name another target site, or none.")
+    if sae.is_transcoder and target_site is None:
+        raise UsageError("The SAE is a transcoder; name the target site that it reconstructs.")
+    if target_site is not None and not sae.is_transcoder:
+        raise UsageError(
+            f"The SAE reconstructs what it reads, so {target_site} is no target of it."
+        )
+    return TrainConfig(
+        sae=options,
+        activations=activations,
+        site=site,
+        target_site=target_site,
+        skip=sae.W_skip is not None,
+        n_tokens=0,
+        outliers="keep",  # Nothing says that whoever trained it left any out.
+    )
+
+
+def _is_same(run: Run, sae: AbstractSAE, config: TrainConfig, origin: str) -> bool:
+    """Whether a finished import is of this SAE from there."""
+    if run.config != config or run.provenance().get("imported_from") != origin:
+        return False
+    here, there = sae.state_dict(), run.load_sae().state_dict()
+    return here.keys() == there.keys() and all(
+        torch.equal(value.cpu().float().nan_to_num(), there[name].float().nan_to_num())
+        for name, value in here.items()
+    )

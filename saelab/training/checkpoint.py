@@ -30,8 +30,10 @@ from saelab.training.metrics import Interval
 
 FORMAT = "saelab-checkpoint/2"
 LOG = "log"
-HARMLESS = {"activations", "n_tokens", "log_every", "checkpoint_every"}
-"""Options that change nothing in the steps that are done."""
+FREE = {"n_tokens", "log_every", "checkpoint_every", "keep_at", "keep_every", "keep_state"}
+"""Options that change nothing of the steps that are done; a run may go on with others."""
+PATHS = {"activations", "init_from"}
+"""Options that may lead to the same thing in other words."""
 _NAME = re.compile(r"step_(\d{1,18})(\.safetensors)?")
 _MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
 
@@ -54,6 +56,12 @@ class CheckpointState(Config):
     """Which way the steps were done; before there were two, it was not said."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Those of the training, from which a checkpoint of another run is told."""
+    n_steps: int | None = None
+    """Of the whole run, as it was planned then."""
+    rate: float | None = None
+    """The learning rate of the last step."""
+    rise: tuple[int, float] | None = None
+    """See `TrainingState`."""
     interval: Interval | None = None
     """The sums since the last line of the log."""
 
@@ -152,10 +160,13 @@ def take_newest(directory: Path, take: Callable[[Checkpoint], Taken]) -> Taken |
     return None
 
 
-def remove_checkpoints(directory: Path) -> None:
-    """Remove what a training no longer needs; what is not its own stays."""
+def remove_checkpoints(directory: Path, *, keep: bool = False) -> None:
+    """Remove what a training no longer needs, the newest too unless told to `keep` it.
+
+    What is not a training's own stays.
+    """
     with contextlib.suppress(OSError):  # The run is whole with them, too.
-        for path in _checkpoints(directory):
+        for path in _checkpoints(directory)[keep:]:
             _remove(path)
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()

@@ -12,6 +12,9 @@ from saelab.sae.variants import SAEConfig
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
+DECAY_FRACTION = 0.2
+LEAST_EPS = 1e-30
+"""Of float32's numbers, the square root of the least, about: below, moments of zero divide zero."""
 
 
 class TrainConfig(Config):
@@ -75,13 +78,40 @@ class TrainConfig(Config):
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear warm-up; default: 1000, or a twentieth of a shorter run."""
-    decay_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Share of the steps, at the end, over which the rate falls linearly to zero."""
+    warmup_shape: Literal["linear", "cosine"] = "linear"
+    """How the rate rises: linearly, or as half a wave (Gemma Scope, with a first fraction .1)."""
+    initial_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    """What the warm-up rises from, as a fraction of the peak."""
+    schedule: Literal["wsd", "linear", "cosine", "constant"] = "wsd"
+    """The rate after warm-up: wsd (warm-up, stable, decay) stays at the peak and falls linearly
+    over the last steps; linear and cosine (arXiv 1608.03983) fall all the way; constant stays."""
+    decay_fraction: float = Field(default=DECAY_FRACTION, ge=0, le=1)
+    """Share of the steps, at the end, over which the rate of wsd falls."""
+    final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    """What the rate falls to, as a fraction of the peak."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; none: no clipping."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam's memory of gradients: the share of the mean that a step keeps (Gemma Scope: 0)."""
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam's memory of squared gradients."""
+    adam_eps: float = Field(default=ADAM_EPS, ge=LEAST_EPS)
+    """What Adam adds to the root of the squares (arXiv 2406.04093: 6.25e-10; Gemma Scope: 1e-8)."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay (AdamW, arXiv 1711.05101): each step takes lr times this share off the
+    matrices; biases and thresholds keep theirs. Of a decoder of unit atoms it takes nothing, since
+    they are renormalised after each step."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Average the weights over training, and save the SAE of the averages beside the run's own as a
+    run, RUN/ema. Each step keeps this share of the average, e.g. 0.999 to look back about 1,000
+    steps. Atoms are made unit again, codes scaled so that nothing else changes, and thresholds
+    calibrated for it; default: no average."""
     dead_after: int | None = Field(default=None, gt=0)
     """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
     tenth of n_tokens, at most 10 million (the paper's)."""
+    init_from: Annotated[Path | None, Heading("SAE")] = None
+    """A finished run to start from, in the place of random weights: to fine-tune its SAE, or to
+    train on with another k, variant, site or model of the same widths. Adam starts afresh."""
     seed: Annotated[int, Heading("Run")] = 0
     """Decides the initial weights, the order of the rows, and every random choice on the way."""
     data_seed: int | None = None
@@ -92,6 +122,14 @@ class TrainConfig(Config):
     checkpoint_every: int = Field(default=2_000, gt=0)
     """Steps between checkpoints, from which an interrupted run continues exactly; the last two are
     kept until it ends."""
+    keep_at: tuple[int, ...] = ()
+    """Tokens after which the SAE is kept as a run of its own, e.g. 1000000 5000000: RUN/kept/
+    tokens_N, thresholds calibrated, which evaluate, features and browse read like any other."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Keep the SAE like that whenever so many tokens more are done, the last included."""
+    keep_state: bool = True
+    """Keep a finished run's last checkpoint (three times its weights), so that it goes on when the
+    same command is given with a larger --n-tokens; otherwise it is removed."""
 
     def check(self) -> None:
         """Refuse options that do not fit each other.
@@ -108,6 +146,12 @@ class TrainConfig(Config):
                 "runs the model anyway, and gradient SAEs read stored gradients."
             )
         self._check_transcoder()
+        self._check_optimizer()
+        if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
+            raise UsageError(
+                f"--keep-at {outside[0]} is no point of a training on {self.n_tokens} tokens; give "
+                "numbers from 1 to --n-tokens."
+            )
         problem = self.sae.end_to_end_problem
         if self.objective != "local" and problem:
             raise UsageError(
@@ -135,6 +179,29 @@ class TrainConfig(Config):
                 "on a store that holds both sites."
             )
 
+    def _check_optimizer(self) -> None:
+        """Refuse a decay that is too large, and options that the schedule would not read."""
+        if self.weight_decay * self.peak_lr >= 1:
+            raise UsageError(
+                f"weight_decay={self.weight_decay} at a peak rate of {self.peak_lr:g} takes all of "
+                f"a weight in one step; keep it below {1 / self.peak_lr:g}."
+            )
+        if self.schedule != "wsd" and self.decay_fraction != DECAY_FRACTION:
+            raise UsageError(
+                f"decay_fraction={self.decay_fraction} is for --schedule wsd, and this is "
+                f"{self.schedule}; leave it out."
+            )
+        if self.schedule == "constant" and self.final_lr_fraction:
+            raise UsageError(
+                f"final_lr_fraction={self.final_lr_fraction} is for a rate that falls, and that of "
+                "--schedule constant stays; leave it out."
+            )
+        if self.schedule in ("linear", "cosine") and self.n_warmup >= self.n_steps:
+            raise UsageError(
+                f"warmup_steps={self.n_warmup} leaves none of the run's {self.n_steps} steps for "
+                f"--schedule {self.schedule} to fall over; lower it."
+            )
+
     def with_every_row(self) -> "TrainConfig":
         """The same training, massive activations included."""
         return self.model_copy(update={"outliers": "keep"})
@@ -158,6 +225,15 @@ class TrainConfig(Config):
     def n_warmup(self) -> int:
         """Steps of warm-up."""
         return min(1000, self.n_steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def n_decay(self) -> int:
+        """Steps, at the end, over which the rate falls; 0 where it does not."""
+        if self.schedule == "constant":
+            return 0
+        if self.schedule == "wsd":
+            return round(self.decay_fraction * self.n_steps)
+        return self.n_steps - self.n_warmup
 
     @property
     def silence(self) -> int:

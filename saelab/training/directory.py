@@ -1,6 +1,5 @@
 """The start of a run directory: new, interrupted, done already, or somebody else's."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,14 @@ import torch
 
 from saelab.config import UsageError
 from saelab.console import note
-from saelab.files import make_directory
+from saelab.files import atomic_write, make_directory
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.lock import entries
 from saelab.provenance import provenance
+from saelab.sae.base import AbstractSAE
+from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
+from saelab.training.longer import check_goes_on, write_config
 from saelab.training.run import Run
 from saelab.training.source import Source
 
@@ -34,34 +36,35 @@ def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
 def existing(config: TrainConfig, directory: Path) -> Run | None:
     """The run of this configuration at `directory`, finished or not; None if there is nothing.
 
+    Its options may differ in what changes nothing of the steps that are done: see `check_goes_on`.
+
+    Raises:
+        UsageError: there is something else, or the run cannot go on as it is asked.
+    """
+    if not _holds_a_run(directory):
+        return None
+    run = Run(directory)
+    check_goes_on(run, config)
+    return run
+
+
+def begun_import(directory: Path) -> Run | None:
+    """The import at `directory`, finished or not; None if there is nothing.
+
     Raises:
         UsageError: there is something else.
     """
     if not _holds_a_run(directory):
         return None
     run = Run(directory)
-    # A run that was begun before an option existed has its default.
-    defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
-    defaults["outliers"] = "keep"
-    old, new = defaults | run.options, json.loads(config.model_dump_json())
-    if differing := [name for name in new if old[name] != new[name]]:
-        changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
-        raise UsageError(f"{directory} holds a run with other options ({changes}).")
+    if run.options.get("n_tokens") != 0:
+        raise taken(directory)
     return run
 
 
-def unfinished_import(directory: Path) -> bool:
-    """Whether an import was killed there, which may be made again; False: there is nothing.
-
-    Raises:
-        UsageError: there is something else.
-    """
-    if not _holds_a_run(directory):
-        return False
-    run = Run(directory)
-    if run.finished or run.options.get("n_tokens") != 0:
-        raise UsageError(f"{directory} is not empty; choose another --out.")
-    return True
+def taken(directory: Path) -> UsageError:
+    """What is said where there is something else."""
+    return UsageError(f"{directory} is not empty; choose another --out.")
 
 
 def _holds_a_run(directory: Path) -> bool:
@@ -88,8 +91,18 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         return
     if begun and path.exists():
         note(f"{path} was damaged; it is written again, of this process.")
+    make_directory(directory)
+    write_sealed_json(path, run_record(source, **facts))
+    if not begun:
+        write_config(config, directory)
+
+
+def run_record(source: Source, **facts: object) -> dict[str, Any]:
+    """What provenance.json says of a run on the rows of `source`, and these facts."""
     manifest = source.store.manifest
-    record = provenance(
+    if manifest.model is None:
+        facts["rows_digest"] = source.store.rows_digest
+    return provenance(
         device=_device_name(source.device),
         activations=manifest.content_digest,
         model=manifest.model,
@@ -100,10 +113,32 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
         domain=source.selection.domain.facts(),
         **facts,
     )
-    make_directory(directory)
-    write_sealed_json(path, record)
-    if not begun:
-        write_sealed_json(directory / "config.json", config.model_dump(mode="json"))
+
+
+def write_run(
+    out: Path,
+    config: TrainConfig,
+    sae: AbstractSAE,
+    *,
+    record: dict[str, Any],
+    facts: dict[str, str],
+    log: Path | None = None,
+) -> Run:
+    """Make `sae` a run at `out`, so that it is evaluated, explained and browsed like any other.
+
+    `record` is its provenance.json (of another run of the same rows: that run's, with what is
+    different), `facts` join the header of its weights, `log` becomes its metrics.jsonl. The weights
+    come last: what a kill left is no finished run, and is written again by the same call. A
+    finished one stays as it is.
+    """
+    if not (out / "weights.safetensors").is_file():
+        make_directory(out)
+        write_sealed_json(out / "provenance.json", record)
+        write_config(config, out)
+        if log is not None:
+            atomic_write(out / "metrics.jsonl", log.read_bytes())
+        save_sae(sae, out / "weights.safetensors", facts)
+    return Run(out)
 
 
 def _record(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from saelab.training.source import START_ROWS, Source
 from saelab.types import ActivationBatch
 
 STATES = 4
-"""Weights, gradients and the two moments of Adam."""
+"""Weights, gradients and the two moments of Adam; an average of the weights is one more."""
 DENSE = 4
 """Numbers of `[batch, d_sae]` that a step has in memory at once."""
 TRIED_ROWS = 512
@@ -39,7 +39,9 @@ def training_plan(source: Source, configs: Sequence[TrainConfig]) -> Plan:
 
 def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     width = source.site.d_in + source.target.d_in
-    weights = sum(4 * STATES * width * config.sae.d_sae for config in configs)
+    weights = sum(
+        4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae for config in configs
+    )
     step = max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
     # Two groups of rows are in memory, and at the start a sample.

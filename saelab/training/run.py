@@ -3,7 +3,8 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/         where an interrupted training continues, the last two (removed when it ends)
+checkpoints/         where an interrupted training continues, the last two, and a finished one that
+                     is made longer, its last
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts of one's choice
@@ -14,6 +15,8 @@ notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
 writer.lock          names the process that writes the run, while one does
+kept/tokens_N/       runs of the SAE as it was after N tokens
+ema/                 a run of the SAE whose weights are their average over training
 
 Every JSON object carries its own checksum (`saelab/formats/json_file.py`), and so do weights and
 HDF5 files; `saelab verify RUN` checks them all. Runs from before there were any are read as they
@@ -43,6 +46,10 @@ if TYPE_CHECKING:
 
 IDENTITY = ("name", "weights_digest", "tokenizer_digest")
 """What tells one language model from another."""
+KEPT = "kept"
+TOKENS = "tokens_"
+AVERAGED = "ema"
+"""Where a run has the average of its weights over training, as a run of its own."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 """What a finished run has."""
 OWN = {"checkpoints", "evaluation", "circuits", "experiments", "features.partial"}
@@ -95,8 +102,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The directory's name."""
-        return self.path.name
+        """The directory's name; of one below another run, RUN@TOKENS or RUN@ema."""
+        return run_name(self.path)
 
     @property
     def weights(self) -> Path:
@@ -126,8 +133,35 @@ class Run:
         return load_sae(self.weights, device)
 
     def provenance(self) -> dict[str, Any]:
-        """What produced the run."""
-        return read_sealed_json(self.path / "provenance.json")
+        """What produced the run.
+
+        Raises:
+            UsageError: provenance.json is missing, damaged, or does not say of which model and text
+                the activations are (null: of arrays).
+        """
+        path = self.path / "provenance.json"
+        record = read_sealed_json(path)
+        for name in ("model", "corpus"):
+            if name not in record or not isinstance(record[name], dict | None):
+                raise UsageError(f"{path} does not say of which {name} the activations are.")
+        return record
+
+    @property
+    def context_length(self) -> int:
+        """Tokens in a context of the text that the run was trained on.
+
+        Raises:
+            UsageError: provenance.json does not say.
+        """
+        length = self.provenance().get("context_length")
+        if type(length) is not int or length < 1:
+            raise UsageError(f"{self.path / 'provenance.json'} says no context_length.")
+        return length
+
+    @property
+    def on_arrays(self) -> bool:
+        """Whether it was trained on arrays of one's own, without a language model."""
+        return self.provenance().get("model") is None
 
     def model(self) -> dict[str, Any]:
         """What identifies the language model whose activations the run was trained on.
@@ -210,6 +244,21 @@ def find_runs(root: Path) -> FoundRuns:
         except UsageError as error:
             found.problems.append(str(error))
     return found
+
+
+def kept_at(path: Path, n_tokens: int) -> Path:
+    """Where the run at `path` keeps the SAE that it was after so many tokens."""
+    return path / KEPT / f"{TOKENS}{n_tokens:012d}"
+
+
+def run_name(path: Path) -> str:
+    """See `Run.name`."""
+    tokens = path.name.removeprefix(TOKENS)
+    if path.parent.name == KEPT and tokens.isdecimal():
+        return f"{path.parent.parent.name}@{int(tokens)}"
+    if path.name == AVERAGED and (path.parent / "config.json").is_file():
+        return f"{run_name(path.parent)}@{AVERAGED}"
+    return path.name
 
 
 def run_directories(root: Path, problems: list[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from saelab.activations.order import permutation
 from saelab.activations.reforward import ROUNDING
 from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
+from saelab.activations.verify import check_markers
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
 from saelab.training.config import TrainConfig
@@ -88,6 +89,14 @@ class Source:
                 f"batch_size={config.batch_size} is no multiple of the store's context length "
                 f"{length}, of which training end to end reads whole contexts; take {fits}."
             )
+
+    def check_markers(self) -> None:
+        """Refuse a store whose token files are damaged, before anything is written.
+
+        Raises:
+            DamagedStoreError: names the file.
+        """
+        check_markers(self.store, {self.site.spec.name, self.target.spec.name})
 
     def check_varies(self) -> None:
         """Refuse a site whose rows are all alike: it has no variance to be explained.
@@ -271,7 +280,8 @@ class Source:
         if name not in self.store.sites:
             raise UsageError(
                 f"{self.store.path} holds no gradients at {self.config.written_site}, which a "
-                "gradient SAE trains on; harvest again with --gradients."
+                "gradient SAE trains on; harvest again with --gradients, or "
+                "give write_arrays(gradients=...)."
             )
         return name
 

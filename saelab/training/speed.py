@@ -31,7 +31,7 @@ def training_speed(
     source = Source([config], where, lm)
     objective = make_objective(source)
     stream = source.stream()
-    state = TrainingState.from_trained(config, source, run.load_sae())
+    state = TrainingState.start(config, source, source.start_rows(), run.load_sae())
 
     def train(n: int) -> None:
         losses = [state.advance(next(stream), objective).terms.total for _ in range(n)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saelab.kernels.benchmark import DenseStep, Rates, StepShape, times
 from saelab.sae.base import LossContext
-from saelab.sae.variants import SAE_CONFIG
+from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Local
 from saelab.training.steps import FusedSteps, Steps, choose_steps
@@ -100,10 +100,9 @@ def step_config(
     variant: str, shape: StepShape, *, precision: str = "bfloat16", clip_norm: float | None = None
 ) -> TrainConfig:
     """What `time_step` trains: this variant with its defaults, in the middle of a run."""
-    sae = SAE_CONFIG.validate_python({"variant": variant, "d_sae": shape.d_sae, "k": shape.k})
     return TrainConfig.model_validate(
         {
-            "sae": sae,
+            "sae": sized(variant, shape.d_sae, shape.k),
             "activations": Path(),
             "site": "",
             "n_tokens": 10_000 * shape.batch,

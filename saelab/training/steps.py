@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,9 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE, LossContext
-from saelab.sae.jumprelu import JumpReLU
+from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
-from saelab.training.config import ADAM_EPS, TrainConfig
+from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.source import Batch
@@ -41,9 +41,11 @@ class Steps(Protocol):
 
     Attributes:
         name: which way it is, for the record.
+        average: of the weights so far, if one was asked for.
     """
 
     name: str
+    average: WeightAverage | None
 
     def advance(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -67,6 +69,13 @@ class Steps(Protocol):
         """The SAE with its present weights."""
         ...
 
+    def averaged(self) -> AbstractSAE:
+        """A copy of the SAE whose weights are the average, its atoms unit where they are kept so.
+
+        Only parameters are averaged; what training notes beside them is as it is now.
+        """
+        ...
+
 
 class AutogradSteps:
     """Any SAE and objective: torch differentiates, torch's Adam moves the weights."""
@@ -76,9 +85,16 @@ class AutogradSteps:
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
         self.config = config
         self.sae = sae.to(device)
-        fused = device.type == "cuda"
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=ADAM_EPS, fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            _decaying(sae, config.weight_decay),
+            lr=0.0,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_eps,
+            weight_decay=0.0,
+            fused=device.type == "cuda",
+        )
         self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
+        self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
 
     def advance(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -104,6 +120,8 @@ class AutogradSteps:
         norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
         self.optimizer.step()
         self.sae.after_optimizer_step()
+        if self.average is not None:
+            self.average.update(dict(self.sae.named_parameters()), context.step + 1)
         return StepResult(x, terms, norm)
 
     def n_dead(self) -> int:
@@ -113,7 +131,8 @@ class AutogradSteps:
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
         tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        return tensors | optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
+        tensors |= optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
+        return tensors | (self.average.tensors() if self.average else {})
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
@@ -122,14 +141,30 @@ class AutogradSteps:
         self.sae.load_state_dict(weights)
         restore_optimizer(self.optimizer, tensors)
         self.dead.since_fired = tensors["since_fired"]
+        if self.average is not None:
+            self.average.load(tensors)
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
         return self.sae
 
+    def averaged(self) -> AbstractSAE:
+        """See `Steps.averaged`."""
+        assert self.average is not None
+        return with_mean_weights(self.sae, self.average.means)
+
+
+def _decaying(sae: AbstractSAE, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters as AdamW takes them: matrices decay, vectors do not."""
+    parameters = list(sae.parameters())
+    if not weight_decay:
+        return [{"params": parameters}]
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) is kind] for kind in (True, False))
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors}]
+
 
 class FusedSteps:
-    """SAEs of the TopK family and JumpReLU, by kernels alone: CUDA graphs."""
+    """SAEs whose variant has a fused rule, by kernels alone: CUDA graphs."""
 
     name = "fused"
 
@@ -140,8 +175,8 @@ class FusedSteps:
         device: torch.device,
         total_variance: float,
     ) -> None:
+        from saelab.kernels.triton_rules import AdamRules
         from saelab.training.fused import FusedOptions, FusedStep
-        from saelab.training.fused_jump import FusedJump
 
         # The module stays where it was built: its weights would take the device's memory twice.
         options = FusedOptions(
@@ -151,10 +186,13 @@ class FusedSteps:
             config.silence,
             config.clip_norm,
             unrounded=config.ties == "float32",
+            adam=AdamRules(
+                (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay
+            ),
         )
-        step = FusedJump if isinstance(sae, JumpReLU) else FusedStep
-        self.step = step(sae, options, device)
+        self.step = FusedStep(sae, options, device)
         self._dead_after = config.silence
+        self.average = WeightAverage.of(config.ema, self._weights())
 
     def advance(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -165,11 +203,13 @@ class FusedSteps:
         step.set_lr(lr)
         step.prepare(context)
         step(batch.x, scale, batch.grad)
+        if self.average is not None:
+            self.average.update(self._weights(), context.step + 1, step.weights.scale)
         total, parts = step.error / context.total_variance, {}
         for name, (weight, penalty) in step.penalties.items():
             parts[name] = penalty
             total = total + weight * penalty
-        if step.rules.wider:
+        if step.rules.sae.wider:
             parts["multi_k"] = step.wider_error / context.total_variance
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
@@ -181,16 +221,32 @@ class FusedSteps:
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
-        return self.step.tensors()
+        return self.step.tensors() | (self.average.tensors() if self.average else {})
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
         self.step.load(tensors)
+        if self.average is not None:
+            self.average.load(tensors)
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
         self.step.write_back()
         return self.step.sae
+
+    def averaged(self) -> AbstractSAE:
+        """See `Steps.averaged`."""
+        assert self.average is not None
+        means = self.average.means
+        return with_mean_weights(self.trained(), {**means, "W_enc": means["W_enc"].T})
+
+    def _weights(self) -> dict[str, Tensor]:
+        """By the SAE's names: W_enc's transpose, and W_dec's rows still to be scaled."""
+        w = self.step.weights
+        out = {"W_dec": w.dec, "W_enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
+        if w.thresholds is not None:
+            out["threshold"] = w.thresholds
+        return {name: parameter.value for name, parameter in out.items()}
 
 
 def choose_steps(
@@ -225,6 +281,7 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    from saelab.training.fused_rules import fused_problem
+    from saelab.training.fused import fused_rule
 
-    return fused_problem(sae)
+    rule = fused_rule(sae)
+    return rule if isinstance(rule, str) else None

@@ -1,7 +1,6 @@
 """A sweep: one JSON file that describes many trainings."""
 
 import copy
-import json
 import re
 from itertools import product
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from saelab.config import UsageError, first_problem
+from saelab.formats.json_file import read_object
 from saelab.training.config import TrainConfig
 
 MAX_RUNS = 1000
@@ -32,8 +32,8 @@ def read_sweep(path: Path) -> dict[str, TrainConfig]:
     Raises:
         UsageError: the file is no such description, or an option is wrong; the run is named.
     """
-    found = _read(path)
-    if not isinstance(found, dict) or not found.keys() <= KEYS:
+    found = read_object(path)
+    if not found.keys() <= KEYS:
         raise UsageError(f"{path} must be a JSON object with base, grid and runs, and no more.")
     base, grid, runs = (found.get(key, {}) for key in ("base", "grid", "runs"))
     for name, part in (("base", base), ("grid", grid), ("runs", runs)):
@@ -45,15 +45,6 @@ def read_sweep(path: Path) -> dict[str, TrainConfig]:
     if len(changes) > MAX_RUNS:
         raise UsageError(f"{path} describes {len(changes)} runs, more than {MAX_RUNS}.")
     return {name: _config(path, name, base, change) for name, change in changes.items()}
-
-
-def _read(path: Path) -> Any:  # noqa: ANN401 - any JSON value
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}.") from error
 
 
 def _grid(path: Path, grid: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +38,12 @@ class Server:
 
 
 @contextmanager
-def served(runs: Path) -> Iterator[Server]:
-    """The app for `runs`, on a free port."""
+def served(runs: Path, names: Sequence[str] = ()) -> Iterator[Server]:
+    """The app for `runs`, on a free port; `names` as of `saelab browse --allow-host`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", *streamlit_arguments(runs, port)]
+    command = [sys.executable, "-m", *streamlit_arguments(runs, port, names=names)]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment()) as process:
         try:

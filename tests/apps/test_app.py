@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -21,14 +22,96 @@ def test_the_list_of_runs_shows_every_finished_run(open_app: Open):
     assert all(f">{name}</a>" in page for name in ("signed", "plain", "bare"))
 
 
-def test_a_damaged_run_is_reported_beside_the_others(open_app: Open, runs: Path, tmp_path: Path):
-    (tmp_path / "whole").symlink_to(runs / "plain")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text("{}")
-    (broken / "weights.safetensors").write_bytes(b"")
+WRONG_CONFIGS = [
+    b"{}", b"[]", b"3", b"{", b"", b"\xff\xfe", b'{"a": ' * 5000,
+    b'{"n_tokens": 1' + b"0" * 5000 + b"}",
+    b'{"sae": {"variant": "topk", "d_sae": 1e999}, "site": "a", "n_tokens": 1}',
+    b'{"sae": {"variant": "topk", "d_sae": 0}, "site": "a", "n_tokens": 1}',
+    b'{"sae": {"variant": "topk", "d_sae": 4}, "site": "a", "n_tokens": [1]}',
+    b'{"sae": [], "site": "a", "n_tokens": 1}',
+]  # fmt: skip
+
+
+def damage(root: Path) -> list[str]:
+    """Runs of every kind that cannot be read."""
+    for i, config in enumerate(WRONG_CONFIGS):
+        (root / f"config{i}").mkdir()
+        (root / f"config{i}" / "config.json").write_bytes(config)
+    for kind in ("directory", "pipe", "loop"):
+        for name in ("config.json", "weights.safetensors", "provenance.json"):
+            run = root / f"{kind}-{name}"
+            shutil.copytree(root / "whole", run)
+            (run / name).unlink()
+            if kind == "directory":
+                (run / name).mkdir()
+            elif kind == "pipe":
+                os.mkfifo(run / name)
+            else:
+                (run / name).symlink_to(run / name)
+    for i in range(len(WRONG_CONFIGS)):
+        (root / f"config{i}" / "weights.safetensors").write_bytes(b"")
+    shutil.copytree(root / "whole", root / os.fsdecode(b"\xff"))
+    names = [path.name for path in root.iterdir() if path.name != "whole"]
+    return [name.encode(errors="surrogateescape").decode(errors="replace") for name in names]
+
+
+def test_damaged_runs_are_told_beside_the_others_and_by_their_own_pages(
+    open_app: Open, runs: Path, tmp_path: Path
+):
+    shutil.copytree(runs / "plain", tmp_path / "whole")
+    damaged = damage(tmp_path)
+    found = read_catalogue(tmp_path)
+    assert list(found.runs) == ["whole"]
+    assert sorted(found.damaged) == sorted(damaged)
+    assert not any("\n" in sentence for sentence in found.damaged.values())
     page = drawn(open_app(tmp_path, view="runs"))
-    assert "A run was left out" in page
+    assert page.count("was left out") == len(damaged)
+    own = drawn(open_app(tmp_path, run="config0", latent="5"))
+    assert "The run config0 cannot be shown" in own
+    assert "config0/provenance.json" in own
+
+
+def test_figures_of_the_wrong_kind_are_not_shown(runs: Path, tmp_path: Path):
+    shutil.copytree(runs / "plain", tmp_path / "run")
+    path = tmp_path / "run" / "evaluation"
+    (path / "reconstruction.json").write_text('{"l0": "4", "fvu": NaN, "dead": -1}')
+    (path / "downstream.json").write_text('{"ce_recovered": [1]}')
+    (path / "recovery.json").write_text('{"features": [{"f1": "high"}, 3, {}, {"f1": 0.9}]}')
+    card = read_catalogue(tmp_path).runs["run"]
+    assert [card.l0, card.fvu, card.ce_recovered, card.dead] == [None] * 4
+    assert (card.n_known, card.found) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "view"),
+    [
+        ({"features": [{}]}, "known"),
+        ({"features": [{"label": "a", "f1": "high"}]}, "known"),
+        ({"latents": {"label": ["year"] * 99, "f1": [0.5] * 99, "auroc": [0.5] * 99}}, "latent"),
+        ({"latents": {"label": ["no such"], "f1": [1.0], "auroc": [1.0]}}, "latents"),
+    ],
+)
+def test_an_evaluation_that_does_not_fit_is_said_on_the_page(
+    open_app: Open, runs: Path, tmp_path: Path, change: dict[str, object], view: str
+):
+    shutil.copytree(runs / "signed", tmp_path / "run")
+    path = tmp_path / "run" / "evaluation" / "recovery.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    page = drawn(open_app(tmp_path, run="run", view=view))
+    assert "This cannot be shown" in page
+    assert "recovery.json" in page
+
+
+def test_a_page_whose_files_contradict_each_other_says_so(
+    open_app: Open, monkeypatch: pytest.MonkeyPatch
+):
+    def contradict(*_: object) -> None:
+        raise IndexError("index 99 is out of bounds")
+
+    monkeypatch.setattr("feature_browser.health_view._headline", contradict)
+    page = drawn(open_app(run="signed", view="health"))
+    assert "saelab verify" in page
+    assert "index 99 is out of bounds" in page
 
 
 def test_a_deep_link_shows_its_latent(open_app: Open):

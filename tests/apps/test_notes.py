@@ -1,6 +1,8 @@
+import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,48 @@ def test_a_damaged_file_is_said_in_one_sentence(tmp_path: Path, content: bytes):
     with pytest.raises(UsageError, match="cannot be read"):
         Notes(tmp_path).all()
     with pytest.raises(UsageError, match="cannot be written"):
+        Notes(tmp_path).write(0, "label", "x")
+
+
+ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
+ROW = "insert into edit (at, latent, field, value) values"
+
+
+@pytest.mark.parametrize(
+    ("script", "reads"),
+    [
+        ("create trigger t after insert on edit begin delete from edit; end", False),
+        (f"drop table edit; create view edit as {ENDLESS} select i as id, '' as at, 0 as latent, "
+         "'label' as field, '' as value from n", False),
+        ("create table other (x)", False),
+        ("drop index edit_of", False),
+        ("alter table edit add column more generated always as (hex(value))", False),
+        (f"{ROW} ('', 1, 'label', x'ff')", True),
+        (f"{ROW} (x'00', 1, 'label', 'a')", True),
+        (f"{ROW} ('', 1, 'note', printf('%.*c', 20000, 'a'))", True),
+        (f"pragma ignore_check_constraints = on; {ROW} ('', 1, 'other', 'a')", True),
+        (f"pragma ignore_check_constraints = on; {ROW} ('', 'one', 'label', 'a')", True),
+        (f"{ROW} ('', 1, 'label', cast(x'ff' as text))", True),
+    ],
+)  # fmt: skip
+def test_a_hostile_file_is_not_read(tmp_path: Path, script: str, reads: bool):
+    """Where `reads`, only its rows are wrong, and new ones may still be written."""
+    Notes(tmp_path).write(0, "label", "x")
+    with closing(sqlite3.connect(tmp_path / "notes.sqlite")) as connection:
+        connection.executescript(f"{script};")
+        connection.commit()
+    with pytest.raises(UsageError, match=r"notes\.sqlite") as told:
+        _ = Notes(tmp_path).all(), Notes(tmp_path).history(1)
+    assert "\n" not in str(told.value)
+    if not reads:
+        with pytest.raises(UsageError, match="other things than notes"):
+            Notes(tmp_path).write(0, "label", "y")
+
+
+def test_a_pipe_in_the_place_of_the_notes_is_not_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "notes.sqlite")
+    assert Notes(tmp_path).all() == {}
+    with pytest.raises(UsageError, match="is not a file"):
         Notes(tmp_path).write(0, "label", "x")
 
 

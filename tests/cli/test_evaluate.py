@@ -109,6 +109,9 @@ def test_a_run_trained_on_arrays_is_measured_without_a_model(tmp_path, capsys):
     assert "bits per token" in out
     assert "both signs" in out
     assert "ablation The run was trained on arrays, and this needs a language model." in out
+    for given in (("--text", "other.txt"), ("--model", "tiny")):
+        assert command(tmp_path / "run", *given) == 2
+        assert f"was trained on arrays; leave out {given[0]}." in capsys.readouterr().err
 
 
 SCORE = ProbeScore(0.5, 0.75)

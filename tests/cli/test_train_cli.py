@@ -8,7 +8,7 @@ from conftest import small_config
 
 from saelab.cli import main
 from saelab.sae.interop.convert import load_foreign_sae
-from saelab.sae.variants import VARIANTS
+from saelab.sae.variants import BUILT_IN, variants
 from saelab.training.run import Run
 
 SITE = "blocks.0.hook_resid_post"
@@ -24,29 +24,29 @@ def options(store):
     return [part for n in names for part in (f"--{n.replace('_', '-')}", getattr(config, n))]
 
 
-@pytest.mark.parametrize("cls", VARIANTS, ids=lambda cls: cls.model_fields["variant"].default)
-def test_every_variant_is_a_subcommand_whose_help_explains_each_option(cls, capsys):
-    variant = cls.model_fields["variant"].default
+@pytest.mark.parametrize("variant", BUILT_IN)
+def test_every_variant_is_a_subcommand_whose_help_explains_each_option(variant, capsys):
     with pytest.raises(SystemExit) as stopped:
         run("train", variant, "--help")
     help_text = " ".join(capsys.readouterr().out.split())
     assert stopped.value.code == 0
     assert "arXiv" in help_text
-    for name, field in cls.model_fields.items():
+    for name, field in variants()[variant].model_fields.items():
         if name != "variant":
             assert f"--{name.replace('_', '-')}" in help_text or f"--no-{name}" in help_text
             assert field.description, name
 
 
-@pytest.mark.parametrize("cls", VARIANTS, ids=lambda cls: cls.model_fields["variant"].default)
-def test_every_variant_trains_from_the_command_line(cls, small_store, tmp_path, capsys):
-    variant = cls.model_fields["variant"].default
+@pytest.mark.parametrize("variant", BUILT_IN)
+def test_every_variant_trains_from_the_command_line(variant, small_store, tmp_path, capsys):
     out = tmp_path / variant
-    arguments = [*options(small_store), "--d-sae", 48, "--k", 4, "--out", out, "--device", "cpu"]
+    arguments = [*options(small_store), "--d-sae", 48, "--out", out, "--device", "cpu"]
+    if "k" in variants()[variant].model_fields:
+        arguments += ["--k", 4]
     assert run("train", variant, *arguments) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
     sae = Run(out).load_sae()
-    assert sae.config.model_dump()["variant"] == variant
+    assert sae.config.variant == variant
     assert len(sae.encode(torch.randn(3, 16))) == 3
 
 
@@ -124,3 +124,29 @@ def test_a_model_run_in_bfloat16_is_run_so_again_by_what_follows(
     assert Run(out).model()["dtype"] == "bfloat16"
     assert run("evaluate", out, "--n-tokens", 50, "--device", "cpu") == 0
     assert run("verify", store, "--reforward", 5, "--device", "cpu") == 0
+
+
+def test_a_run_is_kept_on_the_way_made_longer_and_started_from(small_store, tmp_path, capsys):
+    given = options(small_store)
+    topk = ("--d-sae", 16, "--k", 2)
+    out = tmp_path / "run"
+    assert run("train", "topk", *given, *topk, "--keep-at", 100, 200, "--out", out) == 0
+    assert {path.name for path in (out / "kept").iterdir()} == {
+        "tokens_000000000100",
+        "tokens_000000000200",
+    }
+    longer = [500 if part == 300 else part for part in given]
+    assert run("train", "topk", *longer, *topk, "--keep-every", 250, "--out", out) == 0
+    assert [Run(path).finished for path in sorted((out / "kept").iterdir())] == [True] * 4
+    told = capsys.readouterr().err
+    assert f"What {out} was after 300 tokens is now {out / 'kept' / 'tokens_000000000300'}." in told
+    assert run("train", "topk", *given, *topk, "--out", out) == 2
+    assert "holds a run of 500 tokens, more than n_tokens=300" in capsys.readouterr().err
+    start = ("--init-from", out / "kept" / "tokens_000000000100")
+    tuned = ("--no-keep-state", "--out", tmp_path / "tuned")
+    assert run("train", "jumprelu", *given, *topk, *start, *tuned) == 0
+    assert not (tmp_path / "tuned" / "checkpoints").exists()
+    assert Run(tmp_path / "tuned").provenance()["init_from"]["n_tokens"] == 100
+    other = ("train", "topk", *given, "--d-sae", 8, "--k", 2, *start, "--out", tmp_path / "other")
+    assert run(*other) == 2
+    assert "has 16 latents, and 8 are asked" in capsys.readouterr().err

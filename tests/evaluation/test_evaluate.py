@@ -223,9 +223,22 @@ def test_a_run_trained_on_arrays_is_measured_on_rows_held_back(array_run, tmp_pa
         *("downstream", "recovery", "uniformity", "probing", "absorption", "ablation"),
     }
     assert run.evaluation("summary")["made"]["corpus"] is None
-    core = evaluate_arrays(run)
+    core = evaluate(run, n_tokens=100)
     assert core.description_length is None
-    assert core.reconstruction == result.reconstruction
+    assert core.reconstruction == evaluate_arrays(run, EvaluateOptions(n_tokens=100)).reconstruction
+    assert core.reconstruction["n_tokens"] == 100
+
+
+def test_a_run_trained_on_arrays_takes_neither_model_nor_text(array_run, random_lm):
+    with pytest.raises(UsageError, match="was trained on arrays, which no model reads; give none"):
+        evaluate(array_run, random_lm)
+
+
+def test_the_model_of_a_run_is_loaded_unless_it_is_given(small_run, random_lm, tmp_path):
+    given = evaluate(fresh(small_run, tmp_path / "a"), random_lm, n_tokens=20)
+    found = evaluate(fresh(small_run, tmp_path / "b"), n_tokens=20, device="cpu")
+    assert found.reconstruction == given.reconstruction
+    assert found.downstream == given.downstream
 
 
 def test_a_store_too_small_to_hold_rows_back_says_so(tmp_path):

@@ -78,11 +78,11 @@ def test_nan_is_no_entry_and_infinity_is():
 
 
 @pytest.mark.parametrize("shift", [0, 2**15])
-def test_room_that_is_left_over_has_keys_that_go_last(shift):
+def test_room_that_is_left_over_has_zeros_and_keys_that_go_last(shift):
     pre_acts, thresholds = rows(4, 40, 0)
     _, n, out = found(pre_acts, thresholds, room=triton_scan.BLOCK + 3, shift=shift)
     assert n < triton_scan.BLOCK
     expected = by_torch(pre_acts, thresholds)
     assert torch.equal(out.keys[:n], expected.keys - shift)
     assert (out.keys[n:] == 2 * 40 - 1 - shift).all()
-    assert (out.values[n:] == -1).all()
+    assert (out.values[n:] == 0).all()

@@ -4,10 +4,10 @@ from itertools import combinations
 
 import pytest
 import torch
-from sae.cases import train_step
 
 from saelab.sae.abs_topk import AbsTopKConfig, BatchAbsTopK
 from saelab.sae.base import LossContext
+from saelab.testing.steps import train_step
 
 
 def test_with_zero_biases_the_encoder_is_odd():

@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sae.cases import loss_of
 
 from saelab.config import UsageError
 from saelab.kernels.threshold import EMA
 from saelab.sae.base import LossContext
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.testing.steps import loss_of
 from saelab.types import SparseCodes
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sae.cases import loss_of
 
 from saelab.config import UsageError
 from saelab.pursuit.select import top_k
 from saelab.sae.base import LossContext
 from saelab.sae.gradient_topk import GradientTopKConfig, relative_effects
 from saelab.sae.losses import local_loss
+from saelab.testing.steps import loss_of
 from saelab.types import ActivationBatch
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from sae.cases import loss_of
 
 from saelab.config import UsageError
 from saelab.sae.base import LossContext
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.topk import TopKConfig
+from saelab.testing.steps import loss_of
 
 CONTEXT = LossContext(8.0)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from sae.cases import loss_of, train_step
 
 from saelab.sae.base import LossContext
 from saelab.sae.jumprelu import Jump, JumpReLUConfig, Step
+from saelab.testing.steps import loss_of, train_step
 
 WIDTH = 0.2
 
@@ -93,3 +93,26 @@ def test_thresholds_never_become_negative():
         train_step(sae, optimizer, rows(), LossContext(8.0, step=step + 50, n_steps=60))
     assert float(sae.threshold.detach().min()) >= 0.0
     assert sae.threshold.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("bandwidth", "k"), [(None, 3), (0.2, 3), (None, None)])
+def test_the_window_is_as_wide_as_the_threshold_that_training_starts_with(bandwidth, k):
+    sae = build(bandwidth=bandwidth, k=k)
+    sae.initialise(7 * rows(500))
+    start = float(sae.threshold.detach()[0])
+    assert sae.bandwidth == (bandwidth or (start if k else 0.5))
+    if k:
+        assert sae.encode(7 * rows(500)).mean_l0() == pytest.approx(k, rel=0.01)
+
+
+def test_aux_k_gives_a_silent_latent_a_gradient_that_jumprelu_alone_does_not():
+    dead = torch.arange(24) == 5
+    for coefficient, moves in ((1 / 32, True), (0.0, False)):
+        sae = build(aux_coefficient=coefficient)
+        with torch.no_grad():
+            sae.threshold[5] = 100.0
+        terms = loss_of(sae, rows(), LossContext(8.0, dead))
+        terms.total.backward()
+        assert bool(sae.W_enc.grad[:, 5].any()) is moves
+        assert bool(sae.W_dec.grad[5].any()) is moves
+        assert ("aux_k" in terms.parts) is moves

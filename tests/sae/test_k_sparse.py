@@ -3,10 +3,10 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sae.cases import loss_of
 
 from saelab.sae.base import LossContext
 from saelab.sae.k_sparse import KSparseConfig
+from saelab.testing.steps import loss_of
 
 
 def build(**options):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from sae.cases import loss_of
 
 from saelab.sae.base import LossContext
 from saelab.sae.matching_pursuit import MatchingPursuitConfig
+from saelab.testing.steps import loss_of
 
 
 def build(**options):

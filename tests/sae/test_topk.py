@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from sae.cases import loss_of
 
 from saelab.sae.base import LossContext
 from saelab.sae.dictionary import default_aux_k
 from saelab.sae.losses import aux_k_loss, squared_error
 from saelab.sae.topk import TopK, TopKConfig
+from saelab.testing.steps import loss_of
 from saelab.types import SparseCodes
 
 

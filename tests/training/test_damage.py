@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from training.test_loop import advance, started
 
 from saelab.config import UsageError
+from saelab.training.adopt import adopt
 from saelab.training.loop import train
 from saelab.training.state import TrainingState
 
@@ -281,8 +282,26 @@ def test_a_directory_of_somebody_else_is_refused(small_store, tmp_path, name):
 
 def test_what_a_finished_training_did_not_come_to_remove_goes(half, run, small_store, tmp_path):
     finish(run, small_store)
-    shutil.copytree(half[0] / "checkpoints", run / "checkpoints")
+    shutil.copytree(half[0] / "checkpoints", run / "checkpoints", dirs_exist_ok=True)
     before = (run / "weights.safetensors").stat().st_mtime_ns
     finish(run, small_store)
     assert (run / "weights.safetensors").stat().st_mtime_ns == before
     assert same_but_command(run, half[1])
+
+
+def test_an_import_is_made_once_and_another_in_its_place_is_refused(small_run, tmp_path):
+    sae, out = small_run.load_sae(), tmp_path / "run"
+    options = small_run.options
+    given = {"activations": options["activations"], "site": options["site"], "out": out}
+    run = adopt(sae, origin="here", **given)
+    before = run.weights.stat().st_mtime_ns
+    assert adopt(sae, origin="here", **given).weights.stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="not empty; choose another --out"):
+        adopt(sae, origin="there", **given)
+    sae.W_dec.neg_()
+    with pytest.raises(UsageError, match="not empty; choose another --out"):
+        adopt(sae, origin="here", **given)
+    run.weights.unlink()
+    again = adopt(sae, origin="there", **given)
+    assert again.provenance()["imported_from"] == "there"
+    assert torch.equal(again.load_sae().W_dec, sae.W_dec)

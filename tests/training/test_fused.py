@@ -14,9 +14,10 @@ from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.k_sparse import KSparseConfig
 from saelab.sae.losses import local_loss
-from saelab.sae.matryoshka import Matryoshka, MatryoshkaConfig
+from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.topk import TopKConfig
-from saelab.training.fused import LOOK_EVERY, FusedOptions, FusedStep
+from saelab.training.fused import FusedOptions, FusedStep
+from saelab.training.fused_aux import LOOK_EVERY
 from saelab.training.step_benchmark import step_config, time_step
 from saelab.types import ActivationBatch
 
@@ -64,8 +65,7 @@ def gradients(x):
 
 def fused(sae, xs, lrs, precision=torch.float32, **options):
     step = FusedStep(sae, FusedOptions(BATCH, V, precision, launch=SMALL, **options))
-    if isinstance(sae, Matryoshka):
-        step.set_prefixes(sae.prefixes(LossContext(V)))
+    step.prepare(LossContext(V))
     errors = []
     for x, lr in zip(xs, lrs, strict=True):
         step.set_lr(lr)
@@ -139,8 +139,8 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
     limit = {} if clip_norm is None else {"clip_norm": clip_norm}
     step, errors = fused(ours, xs, lrs, dead_after=BATCH, **limit)
     since, expected = by_autograd(theirs, xs, lrs, dead_after=BATCH, **limit)
-    assert step.capacity == 20
-    assert float(step.aux_loss) > 0
+    assert step.graphs.aux.capacity == 20
+    assert float(step.penalties["aux_k"][1]) > 0
     if clip_norm is not None:
         assert float(step.gradient_norm) > clip_norm
     torch.testing.assert_close(torch.tensor(errors), torch.tensor(expected))
@@ -154,13 +154,13 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
 def test_room_for_dead_latents_is_made_before_there_are_any():
     step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=1000))
     assert step.rules.aux is not None
-    assert step._capacity(step.rules.aux) == 0
+    assert step.graphs.aux.room_for_dead(step.rules.aux) == 0
     step.since_fired.fill_(1000 - LOOK_EVERY * BATCH)
     step.since_fired[:300] -= 1
-    assert step._capacity(step.rules.aux) == 384
+    assert step.graphs.aux.room_for_dead(step.rules.aux) == 384
     step.since_fired[1:] -= 1
     step.since_fired[0] += 1
-    assert step._capacity(step.rules.aux) == 128
+    assert step.graphs.aux.room_for_dead(step.rules.aux) == 128
 
 
 def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
@@ -217,7 +217,7 @@ def test_a_copied_state_continues_to_the_same_bits():
     [
         (TopKConfig(d_sae=600, k=129, multi_k_coefficient=0.1), "has 516 latents"),
         (TopKConfig(d_sae=D_SAE, k=D_SAE, multi_k_coefficient=0.1), "is all its latents"),
-        (KSparseConfig(d_sae=D_SAE, k=K), "this is a KSparse"),
+        (KSparseConfig(d_sae=D_SAE, k=K), "are one matrix"),
         (TopKConfig(d_sae=600, k=513, aux_coefficient=0), "k=513"),
     ],
 )

@@ -14,10 +14,10 @@ from saelab.kernels.benchmark import Rates, StepShape
 from saelab.kernels.triton_rules import Launch
 from saelab.sae.base import LossContext
 from saelab.sae.jumprelu import JumpReLUConfig
-from saelab.training import fused_jump
+from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig
-from saelab.training.fused import FusedOptions
-from saelab.training.fused_jump import FusedJump
+from saelab.training.fused import FusedOptions, FusedStep
+from saelab.training.fused_graphs import TwoGraphs
 from saelab.training.objectives import Local
 from saelab.training.step_benchmark import step_config, time_step
 from saelab.training.steps import AutogradSteps
@@ -33,7 +33,7 @@ CONTEXT = LossContext(V, step=0, n_steps=STEPS)
 def _small_rooms():
     """Few entries would else have room for thousands, each of which the interpreter visits."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_jump, "LEAST_ROOM", 32)
+        patch.setattr(fused_graphs, "LEAST_ROOM", 32)
         patch.setattr(triton_jump, "LEAST_ROOM", 32)
         yield
 
@@ -55,25 +55,30 @@ def batches(n=STEPS, seed=3, d_in=D_IN):
     return torch.randn(n, BATCH, d_in, generator=generator).to(DEVICE)
 
 
+def graphs_of(step) -> TwoGraphs:
+    assert isinstance(step.graphs, TwoGraphs)
+    return step.graphs
+
+
 def fused(sae, xs, lr=1e-2, start=0, step=None, **options):
     """Steps from number `start` on; the errors, penalties and L0 of each."""
     given_ = {"precision": torch.float32, "launch": SMALL, **options}
-    step = FusedJump(sae, FusedOptions(BATCH, V, **given_)) if step is None else step
+    step = FusedStep(sae, FusedOptions(BATCH, V, **given_)) if step is None else step
     figures = []
     for number, x in enumerate(xs, start=start):
         step.set_lr(lr)
         step.prepare(replace(CONTEXT, step=number))
         step(x)
-        ((weight, penalty),) = step.penalties.values()
+        weight, penalty = step.penalties["l0_penalty"]
         figures.append([float(step.mse_sum), weight, float(penalty), step.codes.mean_l0()])
     step.write_back()
     return step, torch.tensor(figures)
 
 
-def by_autograd(sae, xs, lr=1e-2, clip_norm=None):
+def by_autograd(sae, xs, lr=1e-2, **options):
     config = TrainConfig(
         sae=sae.config, activations=Path(), site="", n_tokens=0, batch_size=BATCH,
-        clip_norm=clip_norm,
+        **{"clip_norm": None, "dead_after": 10_000_000, **options},
     )  # fmt: skip
     steps, figures = AutogradSteps(config, sae, torch.device(DEVICE)), []
     for number, x in enumerate(xs):
@@ -85,9 +90,9 @@ def by_autograd(sae, xs, lr=1e-2, clip_norm=None):
     return steps, torch.tensor(figures)
 
 
-def assert_same_training(ours, theirs, xs, clip_norm=None, lr=1e-2):
-    step, figures = fused(ours, xs, lr, clip_norm=clip_norm)
-    steps, expected = by_autograd(theirs, xs, lr, clip_norm=clip_norm)
+def assert_same_training(ours, theirs, xs, clip_norm=None, lr=1e-2, **options):
+    step, figures = fused(ours, xs, lr, clip_norm=clip_norm, **options)
+    steps, expected = by_autograd(theirs, xs, lr, clip_norm=clip_norm, **options)
     torch.testing.assert_close(figures, expected, atol=1e-5, rtol=1e-3)
     assert torch.equal(step.since_fired, steps.dead.since_fired)
     for name, parameter in theirs.named_parameters():
@@ -129,35 +134,57 @@ def test_twenty_steps_are_those_of_autograd_and_l0_moves_towards_its_target():
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 @pytest.mark.parametrize("centres", [False, True])
 def test_too_many_entries_for_the_kernels_go_by_dense_products(monkeypatch, clip_norm, centres):
-    monkeypatch.setattr(fused_jump, "LEAST_ROOM", 8)
+    monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 8)
     ours, theirs = (build(subtract_b_dec=centres, k=None) for _ in range(2))
     step, _ = assert_same_training(ours, theirs, batches(2), clip_norm)
-    assert step.n_entries > 8
-    assert step._dense is not None
+    assert graphs_of(step).n_entries > 8
+    assert graphs_of(step).dense is not None
     assert step.stages() == {}
 
 
 def test_a_run_may_change_between_dense_products_and_kernels(monkeypatch):
-    monkeypatch.setattr(fused_jump, "LEAST_ROOM", 4)
+    monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 4)
     ours, theirs = build(), build()
     xs = batches(2)
     xs[1] *= 0.2  # Fewer entries are in the window or above it.
-    numbers = [fused(build(), [x])[0].n_entries for x in xs]
+    numbers = [graphs_of(fused(build(), [x])[0]).n_entries for x in xs]
     assert numbers[1] < numbers[0] - 1
-    monkeypatch.setattr(fused_jump, "DENSE_SHARE", (numbers[0] - 1) / (BATCH * D_SAE))
+    monkeypatch.setattr(fused_graphs, "DENSE_SHARE", (numbers[0] - 1) / (BATCH * D_SAE))
     step, _ = fused(build(), xs[:1])
-    assert step._dense is not None
+    assert graphs_of(step).dense is not None
     step, _ = assert_same_training(ours, theirs, xs)
-    assert step._dense is None
+    assert graphs_of(step).dense is None
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize("centres", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_silent_latents_are_revived_as_by_autograd(monkeypatch, dense, centres, clip_norm):
+    if dense:
+        monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 0)
+        monkeypatch.setattr(fused_graphs, "DENSE_SHARE", 0)
+    ours, theirs = (build(subtract_b_dec=centres, aux_k=2, aux_coefficient=1) for _ in range(2))
+    for sae in (ours, theirs):
+        with torch.no_grad():
+            sae.threshold[:4] = 50.0
+    before = ours.W_enc.detach().clone()
+    xs = batches(3)
+    xs[2] = xs[0]  # The codes of the first step are still in the room of the third.
+    step, _ = assert_same_training(ours, theirs, xs, clip_norm, dead_after=BATCH)
+    assert (graphs_of(step).dense is not None) is dense
+    assert float(step.penalties["aux_k"][1]) > 0
+    assert bool((ours.W_enc.detach() != before)[:, :4].any())
 
 
 def test_room_is_kept_for_a_few_sizes_and_is_neither_too_small_nor_far_too_large():
-    step = FusedJump(build(), FusedOptions(BATCH, V, launch=SMALL))
-    sizes = [len(step._room(n).codes.values) for n in (40, 50, 64, 65, 500, 3000, 100, 30_000)]
+    step = FusedStep(build(), FusedOptions(BATCH, V, launch=SMALL))
+    sizes = [
+        len(graphs_of(step).room(n).codes.values) for n in (40, 50, 64, 65, 500, 3000, 100, 30_000)
+    ]
     assert sizes == [64, 64, 64, 96, 576, 3584, 128, 36_864]
-    assert list(step._rooms) == [3584, 128, 36_864]
-    step._room(2000)
-    assert list(step._rooms) == [128, 36_864, 3584]
+    assert list(graphs_of(step).rooms) == [3584, 128, 36_864]
+    graphs_of(step).room(2000)
+    assert list(graphs_of(step).rooms) == [128, 36_864, 3584]
 
 
 def test_what_is_off_in_the_window_moves_its_threshold_and_no_weights():
@@ -171,7 +198,7 @@ def test_what_is_off_in_the_window_moves_its_threshold_and_no_weights():
     before = {name: value.clone() for name, value in sae.state_dict().items()}
     x = torch.tensor([[0.45, 0.0]] * BATCH, device=DEVICE)
     step, figures = fused(sae, [x])
-    assert step.n_entries == BATCH
+    assert graphs_of(step).n_entries == BATCH
     assert figures[0, 3] == 0
     for name in ("W_enc", "b_enc", "W_dec"):
         torch.testing.assert_close(sae.state_dict()[name], before[name], rtol=0, atol=0)
@@ -184,7 +211,7 @@ def test_a_copied_state_continues_to_the_same_bits(precision):
     xs = batches(2)
     whole, _ = fused(build(), xs, precision=precision)
     first, _ = fused(build(), xs[:1], precision=precision)
-    second = FusedJump(build(1), FusedOptions(BATCH, V, precision, launch=SMALL))
+    second = FusedStep(build(1), FusedOptions(BATCH, V, precision, launch=SMALL))
     second.load(first.tensors())
     fused(None, xs[1:], start=1, step=second)
     for name, tensor in whole.tensors().items():

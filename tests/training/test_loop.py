@@ -13,7 +13,7 @@ from conftest import small_config
 
 from saelab.config import UsageError
 from saelab.sae.dictionary import geometric_median
-from saelab.sae.variants import VARIANTS
+from saelab.sae.variants import BUILT_IN
 from saelab.training.checkpoint import optimizer_tensors
 from saelab.training.loop import train
 from saelab.training.objectives import make_objective
@@ -22,7 +22,7 @@ from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps
 
-NAMES = [cls.model_fields["variant"].default for cls in VARIANTS]
+NAMES = list(BUILT_IN)
 SAE = {"d_sae": 48, "k": 4}
 CHANGES = {
     "abs-topk-batch": {"sae": {"variant": "abs-topk", "selection": "batch", **SAE}},
@@ -118,7 +118,10 @@ def test_a_finished_run_is_returned_as_it_is(small_run, small_store):
 def test_a_run_from_before_an_option_existed_is_the_same_run(small_run, small_store, tmp_path):
     out = shutil.copytree(small_run.path, tmp_path / "run")
     options = json.loads((out / "config.json").read_text())
-    del options["skip"], options["target_site"], options["sha256"]
+    new = ("adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "ema", "schedule")
+    new += ("warmup_shape", "initial_lr_fraction", "final_lr_fraction")
+    for name in ("skip", "target_site", "sha256", *new):
+        del options[name]
     (out / "config.json").write_text(json.dumps(options))
     assert train(small_config(small_store), out=out).finished
     with pytest.raises(UsageError, match=r"other options \(target_site: None there, x asked\)"):
@@ -151,12 +154,6 @@ def test_bad_options_write_nothing(small_store, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_is_reported_with_the_remedy(small_store, tmp_path):
-    config = small_config(small_store, lr=1e30, clip_norm=None, warmup_steps=0)
-    with pytest.raises(UsageError, match=r"diverged at step \d+.*lower --lr"):
-        train(config, out=tmp_path / "run")
-
-
 def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tmp_path):
     out = tmp_path / "run"
     config = small_config(small_store)
@@ -170,7 +167,7 @@ def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tm
     run = train(config, out=out)
     assert [line["step"] for line in run.metrics()] == [10, 20, 30, 40]
     assert run.metrics()[2]["fvu"] >= 0
-    assert not (out / "checkpoints").exists()
+    assert [path.name[:14] for path in (out / "checkpoints").iterdir()] == ["step_000000040"]
 
 
 def train_process(config, out):

@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_in_one_sentence(sweep, parts, message):
 
 def test_a_file_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(UsageError, match="is not JSON"):
+    with pytest.raises(UsageError, match="is not whole JSON"):
         read_sweep(tmp_path / "sweep.json")
     with pytest.raises(UsageError, match=r"cannot be read: No such file"):
         read_sweep(tmp_path / "missing.json")

@@ -8,6 +8,7 @@ from training.test_loop import advance, by_autograd, started
 from saelab.config import UsageError
 from saelab.sae.dictionary import geometric_median
 from saelab.sae.storage import load_sae
+from saelab.sae.variants import sized
 from saelab.training.adopt import adopt
 from saelab.training.checkpoint import optimizer_tensors
 from saelab.training.config import TrainConfig
@@ -16,11 +17,19 @@ from saelab.training.source import Source
 from saelab.types import ActivationBatch
 
 READS, WRITES = "blocks.1.ln2.hook_out", "blocks.1.mlp.hook_post"
-VARIANTS = ["topk", "batch-topk", "abs-topk", "matryoshka", "hierarchical-topk", "jumprelu"]
+VARIANTS = [
+    "topk",
+    "batch-topk",
+    "abs-topk",
+    "matryoshka",
+    "hierarchical-topk",
+    "jumprelu",
+    "gated",
+]
 
 
 def config_of(store, variant="topk", **changes) -> TrainConfig:
-    sae = {"variant": variant, "d_sae": 48, "k": 4}
+    sae = sized(variant, 48, 4)
     values = {"sae": sae, "site": READS, "target_site": WRITES, "dead_after": 300}
     return small_config(store, **values | changes)
 
@@ -39,7 +48,7 @@ def test_it_starts_at_the_inputs_median_and_the_targets_mean_in_their_own_scales
 
 @pytest.mark.parametrize(
     ("variant", "skip"),
-    [("topk", False), *((variant, True) for variant in [*VARIANTS, "gradient-topk"])],
+    [("topk", False), *((variant, True) for variant in [*VARIANTS, "gradient-topk", "gated"])],
 )
 def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(mlp_store, tmp_path, variant, skip):
     config = config_of(mlp_store, variant, skip=skip, seed=3)

@@ -24,7 +24,8 @@ from saelab.lm.internals import model_weights
 from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
-from saelab.sae.linear import LinearCodes, TakenRows, linearize
+from saelab.sae.affine import LinearCodes, TakenRows
+from saelab.sae.linear import linearize
 
 
 @dataclass(frozen=True)

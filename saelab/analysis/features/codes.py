@@ -12,7 +12,7 @@ rows and values in two others.
     near/start, row, value, closeness               likewise, of near misses; value: pre-activation
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -246,6 +246,6 @@ def _width(shards: list[Hdf5Arrays]) -> int:
     return shards[0].facts["d_sae"] if shards else 0
 
 
-def _span(shard: Mapping[str, ndarray], group: str, first: int, last: int) -> slice:
+def _span(shard: Hdf5Arrays, group: str, first: int, last: int) -> slice:
     start = shard[f"{group}/start"]
     return slice(int(start[first]), int(start[last]))

@@ -7,9 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.sae.abs_topk import AbsTopK
 from saelab.sae.base import AbstractSAE
-from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.types import SparseCodes
 
 TINY = 1e-30
@@ -60,7 +58,7 @@ def near_misses(
     if not n or not isinstance(sae, Preselecting):
         return None
     pre = sae.pre_activations(x).float()
-    size = pre.abs() if _by_magnitude(sae) else pre
+    size = pre.abs() if sae.config.sparsity.by_magnitude else pre
     closeness = size / _bar(sae, codes).clamp_min(TINY)
     active = codes.active
     closeness[codes.rows()[active], codes.indices[active]] = 0
@@ -68,11 +66,6 @@ def near_misses(
     row, slot = (closest > 0).nonzero(as_tuple=True)
     latent = latent[row, slot]
     return NearMisses(row, latent, pre[row, latent], closest[row, slot])
-
-
-def _by_magnitude(sae: AbstractSAE) -> bool:
-    signed_batch = isinstance(sae, AbstractBatchSelectionSAE) and sae.signed
-    return isinstance(sae, AbsTopK) or signed_batch
 
 
 def _bar(sae: AbstractSAE, codes: SparseCodes) -> Tensor:

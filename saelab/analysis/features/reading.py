@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +26,8 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.stream import TextBatch, corpus_of, stream
-from saelab.files import atomic_write_json, sha256_file, temporary_name
-from saelab.formats.json_file import read_json
+from saelab.files import sha256_file, temporary_name
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
@@ -60,7 +59,9 @@ def record_codes(
     writer = Writer(directory, sae, options, n_shards=len(done.shards))
     with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
         left = options.n_tokens - done.n_rows
-        for batch in stream(run, lm, rest, n_tokens=left, batch_size=options.batch_size):
+        # A pass that was killed at its end has read more than was asked for: whole batches.
+        batches = stream(run, lm, rest, n_tokens=left, batch_size=options.batch_size)
+        for batch in batches if left > 0 else ():
             writer.add(batch, rest.first)
             bar.advance(len(batch.x))
     writer.commit()
@@ -83,11 +84,9 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
     if not path.is_file():
         # What is there belongs to a pass that nobody can tell anything about.
         shutil.rmtree(directory, ignore_errors=True)
-        atomic_write_json(path, task)
+        write_sealed_json(path, task)
         return
-    there: dict[str, Any] = read_json(path)
-    if not isinstance(there, dict):
-        raise UsageError(f"{path} is no object; delete {directory} to start again.")
+    there = read_sealed_json(path)
     shards = sorted(found.name for found in directory.glob("codes_*.h5"))
     if shards != [SHARD.format(i) for i in range(len(shards))]:
         raise UsageError(f"{directory} lacks a shard; delete it to start again.")

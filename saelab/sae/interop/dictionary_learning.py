@@ -16,8 +16,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.sae.interop.contents import Record, Weights
-from saelab.sae.interop.foreign import ForeignSAE
-from saelab.sae.interop.gated import jumprelu_from_gated
+from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_pt
 
 WEIGHTS_FILE = "ae.pt"
@@ -164,15 +163,12 @@ def _gated(stored: Stored) -> ForeignSAE:
     """GatedAutoEncoder: subtracts its decoder bias."""
     _check_names(stored, "GatedAutoEncoder")
     weights = stored.weights
-    W_gate = weights.matrix("encoder.weight").T.contiguous()
-    vectors = [weights.vector(n, W_gate.shape[1]) for n in ("r_mag", "gate_bias", "mag_bias")]
-    W_enc, b_enc, threshold = jumprelu_from_gated(W_gate, *vectors)
     return ForeignSAE(
-        W_enc=W_enc,
+        W_enc=weights.matrix("encoder.weight").T.contiguous(),
         W_dec=weights.matrix("decoder.weight").T.contiguous(),
-        b_enc=b_enc,
+        b_enc=weights.vector("mag_bias"),
         b_dec=weights.vector("decoder_bias"),
-        threshold=threshold,
+        gate=Gate(weights.vector("r_mag"), weights.vector("gate_bias")),
         subtract_b_dec=True,
         source=stored.source,
     )

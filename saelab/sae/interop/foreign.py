@@ -13,6 +13,17 @@ from saelab.config import UsageError
 HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """What a gated SAE has more (arXiv 2404.16014).
+
+    With u = (x - b_dec) @ W_enc, z = ReLU(exp(r_mag) u + b_enc) where u + b_gate > 0.
+    """
+
+    r_mag: Float[Tensor, "..."]
+    b_gate: Float[Tensor, "..."]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ForeignSAE:
     """An SAE read from another tool's file, float32 on the CPU, in the model's own scale.
@@ -20,7 +31,8 @@ class ForeignSAE:
     a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false.
     With `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
     entries of each row of a, rectified; or, where `signed`, the k of largest magnitude, signs kept.
-    Exactly one of the two is given. Always x_hat = z @ W_dec + b_dec, plus x @ W_skip where given.
+    With `gate`, see there. Exactly one of the three is given. Always x_hat = z @ W_dec + b_dec,
+    plus x @ W_skip where given.
 
     Raises:
         UsageError: shapes disagree, a number is not finite, or the fields contradict each other.
@@ -32,6 +44,7 @@ class ForeignSAE:
         b_dec: `[d_out]`, bias of the reconstruction.
         threshold: `[d_sae]`, JumpReLU's (arXiv 2407.14435), >= 0; zeros for a plain ReLU.
         k: latents kept in each row.
+        gate: of a gated SAE.
         signed: whether codes keep their signs (arXiv 2510.00404).
         subtract_b_dec: whether the encoder reads x - b_dec.
         prefixes: Matryoshka widths, increasing, the last d_sae (arXiv 2503.17547).
@@ -52,6 +65,7 @@ class ForeignSAE:
     b_dec: Float[Tensor, "..."]
     threshold: Float[Tensor, "..."] | None = None
     k: int | None = None
+    gate: Gate | None = None
     signed: bool = False
     subtract_b_dec: bool
     prefixes: tuple[int, ...] | None = None
@@ -88,10 +102,13 @@ class ForeignSAE:
 
     def encode_dense(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """The codes of each row, every latent written out."""
-        pre_acts = (x - self.b_dec if self.subtract_b_dec else x) @ self.W_enc + self.b_enc
+        products = (x - self.b_dec if self.subtract_b_dec else x) @ self.W_enc
+        pre_acts = products * self._rise + self.b_enc
+        if self.gate is not None:
+            return pre_acts.relu() * (products + self.gate.b_gate > 0)
         if self.threshold is not None:
             return pre_acts.relu() * (pre_acts > self.threshold)
-        assert self.k is not None, "__post_init__ asks for one of threshold and k"
+        assert self.k is not None, "__post_init__ asks for one of them"
         ranked = pre_acts.abs() if self.signed else pre_acts
         chosen = ranked.topk(self.k, dim=1).indices
         values = pre_acts.gather(1, chosen)
@@ -110,12 +127,14 @@ class ForeignSAE:
         A threshold moves along, so that reconstructions stay; under `k` the ranking follows the
         new codes.
         """
+        gate = self.gate
         return replace(
             self,
-            W_enc=self.W_enc * factor,
+            W_enc=self.W_enc * factor if gate is None else self.W_enc,
             b_enc=self.b_enc * factor,
             W_dec=self.W_dec / factor[:, None],
             threshold=None if self.threshold is None else self.threshold * factor,
+            gate=None if gate is None else Gate(gate.r_mag + factor.log(), gate.b_gate),
         )
 
     def with_norms_in_codes(self) -> "ForeignSAE":
@@ -138,11 +157,42 @@ class ForeignSAE:
         zero. What it reconstructs has no such mean, as what it was trained on had none.
         """
         W_enc = self.W_enc - self.W_enc.mean(0)
-        b_enc = self.b_enc
-        if self.subtract_b_dec:
-            # (Cx - b) @ W = (x - b) @ CW + (b @ CW - b @ W), with C the centring.
-            b_enc = b_enc + self.b_dec @ (W_enc - self.W_enc)
-        return replace(self, W_enc=W_enc, b_enc=b_enc)
+        centred = replace(self, W_enc=W_enc)
+        if not self.subtract_b_dec:
+            return centred
+        # (Cx - b) @ W = (x - b) @ CW + (b @ CW - b @ W), with C the centring.
+        return centred.with_products_plus(self.b_dec @ (W_enc - self.W_enc))
+
+    def with_products_plus(self, shift: Float[Tensor, " d_sae"]) -> "ForeignSAE":
+        """The SAE with `shift` more wherever this one has its rows times W_enc."""
+        gate = self.gate
+        return replace(
+            self,
+            b_enc=self.b_enc + shift * self._rise,
+            gate=None if gate is None else Gate(gate.r_mag, gate.b_gate + shift),
+        )
+
+    def reading(self, *, less_b_dec: bool) -> "ForeignSAE":
+        """The SAE with the same codes whose encoder reads x - b_dec, or x."""
+        if self.subtract_b_dec == less_b_dec:
+            return self
+        # x @ W + b = (x - b_dec) @ W + (b + b_dec @ W).
+        shift = self.b_dec @ self.W_enc
+        shifted = self.with_products_plus(shift if less_b_dec else -shift)
+        return replace(shifted, subtract_b_dec=less_b_dec)
+
+    @property
+    def has_one_threshold(self) -> bool:
+        """Whether all latents share a threshold, and the encoder reads x - b_dec."""
+        threshold = self.threshold
+        if threshold is None or not self.subtract_b_dec:
+            return False
+        return bool((threshold == threshold[0]).all())
+
+    @property
+    def _rise(self) -> float | Float[Tensor, " d_sae"]:
+        """By what a code rises with its row times W_enc."""
+        return 1.0 if self.gate is None else self.gate.r_mag.exp()
 
 
 def _check_tensors(sae: ForeignSAE) -> None:
@@ -152,7 +202,7 @@ def _check_tensors(sae: ForeignSAE) -> None:
             "but [d_in, d_sae] with both at least 1 is needed."
         )
     for name, shape in _shapes(sae).items():
-        tensor: Tensor | None = getattr(sae, name)
+        tensor: Tensor | None = getattr(sae, name, getattr(sae.gate, name, None))
         if tensor is None:
             continue
         if list(tensor.shape) != shape:
@@ -182,6 +232,8 @@ def _shapes(sae: ForeignSAE) -> dict[str, list[int]]:
         "b_enc": [d_sae],
         "b_dec": [d_out],
         "threshold": [d_sae],
+        "r_mag": [d_sae],
+        "b_gate": [d_sae],
         "W_skip": [d_in, d_out],
     }
 
@@ -194,10 +246,12 @@ def _check_transcoder(sae: ForeignSAE) -> None:
 
 
 def _check_selection(sae: ForeignSAE) -> None:
-    if (sae.k is None) == (sae.threshold is None):
-        given = "neither" if sae.k is None else "both"
+    rules = {"k": sae.k, "threshold": sae.threshold, "gate": sae.gate}
+    given = [name for name, rule in rules.items() if rule is not None]
+    if len(given) != 1:
         raise UsageError(
-            f"{sae.source}: {given} of k and threshold given, but exactly one selects the latents."
+            f"{sae.source}: {' and '.join(given) or 'none'} of k, threshold and gate given, but "
+            "exactly one selects the latents."
         )
     if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
         raise UsageError(f"{sae.source}: k={sae.k} is not within 1 and d_sae={sae.d_sae}.")

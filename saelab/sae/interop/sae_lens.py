@@ -15,8 +15,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.sae.interop.contents import Record, Weights
-from saelab.sae.interop.foreign import ForeignSAE
-from saelab.sae.interop.gated import jumprelu_from_gated
+from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_safetensors
 
 CONFIG_FILE = "cfg.json"
@@ -196,21 +195,19 @@ def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
         stated = cfg.integer(key)
         if stated not in (None, width) and (key != "d_out" or transcoder):
             raise UsageError(f"{cfg.path}: {key} is {stated}, but {name} has {width}.")
-    if architecture == "gated":
-        vectors = [weights.vector(name, d_sae) for name in ("r_mag", "b_gate", "b_mag")]
-        W_enc, b_enc, threshold = jumprelu_from_gated(W_enc, *vectors)
-    else:
-        b_enc, threshold = weights.vector("b_enc"), _threshold(weights, architecture, d_sae)
+    gated = architecture == "gated"
+    threshold = _threshold(weights, architecture, d_sae)
     training = _training(cfg, architecture)
     hook = _facts(cfg, "hook_name").text("hook_name") or cfg.text("hook_point")
     skip = "W_skip" in TENSORS[architecture]
     return ForeignSAE(
         W_enc=W_enc,
         W_dec=W_dec,
-        b_enc=b_enc,
+        b_enc=weights.vector("b_mag" if gated else "b_enc"),
         b_dec=weights.vector("b_dec"),
         threshold=threshold,
-        k=_k(cfg) if threshold is None else None,
+        gate=Gate(weights.vector("r_mag"), weights.vector("b_gate")) if gated else None,
+        k=_k(cfg) if threshold is None and not gated else None,
         signed=architecture == "abstopk",
         subtract_b_dec=cfg.flag("apply_b_dec_to_input", default=not transcoder),
         prefixes=_prefixes(training, d_sae),

@@ -6,10 +6,10 @@ from typing import Any
 from safetensors.torch import save
 
 from saelab.config import UsageError
-from saelab.files import atomic_write, atomic_write_json
-from saelab.lock import writing
+from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
+from saelab.sae.interop.write import write_new
 
 WRITTEN_VERSION = "6.0.0"
 """From this version on, facts about the language model are under `metadata`."""
@@ -19,42 +19,40 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     """Save `foreign` in a new directory that `SAE.load_from_disk` of SAELens 6 reads.
 
     The architecture is `standard` where every threshold is zero, `jumprelu` with other thresholds,
-    `topk` with k, and with signed codes `abstopk`, which only its latest versions read; that of a
-    transcoder is `transcoder`, with `skip_` and `jumprelu_` before it as it has them. Matryoshka
-    prefixes and the k of a BatchTopK training go where SAELens keeps them, in the metadata.
+    `gated` with a gate, `topk` with k, and with signed codes `abstopk`, which only its latest
+    versions read; that of a transcoder is `transcoder`, with `skip_` and `jumprelu_` before it as
+    it has them. Matryoshka prefixes and the k of a BatchTopK training go where SAELens keeps them,
+    in the metadata.
 
     Raises:
-        UsageError: `directory` already holds an SAE or cannot be written to, or it is a transcoder
-            that selects by k.
+        UsageError: `directory` already holds another SAE or cannot be written to, or it is a
+            transcoder that selects by k or by a gate.
     """
-    if foreign.transcoder and foreign.k is not None:
+    if foreign.transcoder and foreign.threshold is None:
+        rule = "k" if foreign.gate is None else "a gate"
         raise UsageError(
-            "SAELens has no transcoder that selects its latents by k; JumpReLU, BatchTopK and "
-            "Matryoshka transcoders can be exported."
+            f"SAELens has no transcoder that selects its latents by {rule}; JumpReLU, BatchTopK, "
+            "Matryoshka and standard transcoders can be exported."
         )
-    tensors = {
-        "W_enc": foreign.W_enc,
-        "W_dec": foreign.W_dec,
-        "b_enc": foreign.b_enc,
-        "b_dec": foreign.b_dec,
-    }
+    tensors = {"W_enc": foreign.W_enc, "W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
+    if foreign.gate is None:
+        tensors["b_enc"] = foreign.b_enc
+    else:
+        gate = foreign.gate
+        tensors |= {"b_mag": foreign.b_enc, "b_gate": gate.b_gate, "r_mag": gate.r_mag}
     cfg = _config(foreign)
     if cfg["architecture"].startswith("jumprelu") and foreign.threshold is not None:
         tensors["threshold"] = foreign.threshold
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    config, weights = directory / CONFIG_FILE, directory / WEIGHTS_FILE
-    with writing(directory):
-        # Weights without a configuration are an unfinished export; of the same SAE, it goes on.
-        if config.exists() or (weights.exists() and weights.read_bytes() != packed):
-            raise UsageError(f"{directory} already holds an SAE; give a new directory.")
-        atomic_write(weights, packed)
-        atomic_write_json(config, cfg)
+    write_new(directory, {WEIGHTS_FILE: packed, CONFIG_FILE: json_bytes(cfg)})
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
-    if foreign.k is not None:
+    if foreign.gate is not None:
+        architecture, selection = "gated", {}
+    elif foreign.k is not None:
         architecture = "abstopk" if foreign.signed else "topk"
         selection = {"k": foreign.k, "rescale_acts_by_decoder_norm": False}
     else:

@@ -13,7 +13,7 @@ from saelab.analysis.circuits.pull import logit_reading, pull, stop
 from saelab.analysis.circuits.targets import Target, latent_target, logit_target
 from saelab.lm.linear.paths import LayerWeights, ModelWeights, Norm
 from saelab.lm.record import ForwardRecord, LayerRecord
-from saelab.sae.linear import LinearCodes
+from saelab.sae.affine import LinearCodes
 
 
 def t(*shape, fill=0.0):

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from saelab.config import UsageError
-from saelab.sae.interop.convert import from_foreign, load_foreign_sae, save_sae_lens, to_foreign
-from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.convert import (
+    from_foreign,
+    load_foreign_sae,
+    save_dictionary_learning,
+    save_sae_lens,
+    to_foreign,
+)
+from saelab.sae.interop.dictionary_learning import read_dictionary_learning
+from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
+from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.variants import SAE_CONFIG
 
@@ -36,6 +44,8 @@ RULES = {
     "topk": {"k": 3},
     "abs-topk": {"k": 3, "signed": True},
     "jumprelu": {"threshold": randn(D_SAE, seed=5).abs()},
+    "standard": {"threshold": torch.zeros(D_SAE)},
+    "gated": {"gate": Gate(0.5 * randn(D_SAE, seed=7), randn(D_SAE, seed=8))},
     "batch-topk": {"threshold": torch.full((D_SAE,), 0.7), "batch_k": 2.5},
     "matryoshka": {
         "threshold": torch.full((D_SAE,), 0.7),
@@ -66,16 +76,38 @@ def test_there_and_back_changes_nothing(variant):
         assert mine is theirs is None or torch.equal(mine, theirs), name
     names = ("k", "signed", "subtract_b_dec", "prefixes", "batch_k")
     assert [getattr(back, n) for n in names] == [getattr(given, n) for n in names]
+    if given.gate is not None:
+        assert torch.equal(back.gate.r_mag, given.gate.r_mag)
+        assert torch.equal(back.gate.b_gate, given.gate.b_gate)
 
 
+@pytest.mark.parametrize("save", [save_sae_lens, save_dictionary_learning])
 @pytest.mark.parametrize("variant", RULES)
-def test_an_exported_sae_loads_again_with_the_same_reconstructions(variant, tmp_path):
+def test_an_exported_sae_loads_again_with_the_same_reconstructions(variant, save, tmp_path):
     sae = from_foreign(foreign(**RULES[variant]))
-    save_sae_lens(sae, tmp_path / "lens")
-    x = randn(50, D_IN, seed=6)
-    torch.testing.assert_close(
-        load_foreign_sae(tmp_path / "lens").reconstruct(x), sae.reconstruct(x)
-    )
+    if variant == "abs-topk" and save is save_dictionary_learning:
+        with pytest.raises(UsageError, match="no SAEs with signed codes; export to SAELens"):
+            save(sae, tmp_path / "out")
+        return
+    save(sae, tmp_path / "out")
+    again, x = load_foreign_sae(tmp_path / "out"), randn(50, D_IN, seed=6)
+    torch.testing.assert_close(again.encode(x).dense(), sae.encode(x).dense())
+    torch.testing.assert_close(again.reconstruct(x), sae.reconstruct(x))
+    if variant in ("topk", "jumprelu", "standard", "gated"):
+        assert again.config.variant == variant
+    with pytest.raises(UsageError, match="already holds an SAE"):
+        save(sae, tmp_path / "out")
+
+
+def test_what_dictionary_learning_is_told_of_a_run(tmp_path):
+    given = replace(foreign(k=3), model="gpt2", hook="blocks.4.hook_resid_post")
+    write_dictionary_learning(given, tmp_path)
+    back = read_dictionary_learning(tmp_path)
+    assert (back.model, back.hook, back.k) == (given.model, given.hook, 3)
+    zeros = torch.zeros(D_SAE)
+    transcoder = foreign(threshold=zeros, subtract_b_dec=False, transcoder=True)
+    with pytest.raises(UsageError, match="has no transcoders"):
+        write_dictionary_learning(transcoder, tmp_path / "other")
 
 
 def test_a_loaded_sae_saves_in_saelabs_own_form(tmp_path):

@@ -1,0 +1,87 @@
+"""Active latents as affine functions of the rows that an SAE reads."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.types import SparseCodes
+
+CHUNK = 4096
+"""Active latents whose values are computed together."""
+
+
+@dataclass(frozen=True)
+class TakenRows:
+    """Rows of a matrix, one an active latent, taken out of it when they are asked for.
+
+    A prompt has many times more active latents than an SAE of its width has rows to spare, so no
+    copy of all of them is kept. Index it like a tensor; `[:]` is all of it.
+    """
+
+    matrix: Float[Tensor, "d_sae d"]
+    number: Int[Tensor, " n"]
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of all rows together."""
+        return len(self.number), self.matrix.shape[1]
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Float[Tensor, "*k d"]:
+        """The rows of these active latents."""
+        return self.matrix[self.number[index]].to(self.dtype)
+
+
+@dataclass(frozen=True)
+class LinearCodes:
+    """The active latents of some rows x; entry n is `values[n] = encoder[n] . x[row[n]] + c[n]`.
+
+    Sorted by row, then by latent; each latent at most once a row.
+    """
+
+    row: Int[Tensor, " n"]
+    latent: Int[Tensor, " n"]
+    values: Float[Tensor, " n"]
+    encoder: Float[Tensor, "n d_in"] | TakenRows
+    constant: Float[Tensor, " n"]
+
+    def __len__(self) -> int:
+        """Active latents over all rows."""
+        return len(self.row)
+
+
+@dataclass(frozen=True)
+class AffineEncoder:
+    """a = (x - centre) @ W_enc + b_enc: whatever rule chose it, an active latent has its value a.
+
+    Attributes:
+        W_enc: `[d_in d_sae]`.
+        b_enc: `[d_sae]`.
+        centre: `[d_in]`, what is subtracted from x; None: nothing.
+    """
+
+    W_enc: Float[Tensor, "d_in d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    centre: Float[Tensor, " d_in"] | None
+
+    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Every a, in float32."""
+        x = x if self.centre is None else x - self.centre
+        return (x @ self.W_enc).float() + self.b_enc
+
+    def at(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
+        """The active latents of `codes`, with their values at `x`, in the number type of `x`."""
+        key = codes.rows()[codes.active] * codes.d_sae + codes.indices[codes.active]
+        key = key.sort().values
+        row, latent = key // codes.d_sae, key % codes.d_sae
+        encoder, constant = TakenRows(self.W_enc.T, latent, x.dtype), self.b_enc[latent].to(x.dtype)
+        parts = torch.arange(len(latent), device=latent.device).split(CHUNK)
+        if self.centre is not None:
+            for part in parts:
+                constant[part] -= encoder[part] @ self.centre.to(x.dtype)
+        values = constant.clone()
+        for part in parts:
+            values[part] += (encoder[part] * x[row[part]]).sum(-1)
+        return LinearCodes(row, latent, values, encoder, constant)

@@ -1,0 +1,1 @@
+"""Tests for what others build on saelab; they need pytest."""

@@ -1,0 +1,101 @@
+"""When a training has gone wrong for good, and how that is said."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.sae.base import AbstractSAE, LossContext
+from saelab.types import ActivationBatch
+
+LIMIT = 1_000
+"""FVU over that of the untrained SAE (or over 1, if that is more) from which a training diverges.
+
+On planted rows every variant stays below 1.3 times its start at any rate that learns something, and
+passes a million within tens of steps where the rate is far too high; 1 is a constant prediction.
+"""
+ROWS = 64
+
+
+class DivergedError(UsageError):
+    """A training whose weights are of no use any more; the CLI exits with 1."""
+
+    exit_code = 1
+
+
+def diverged(where: Path, step: int, found: str, saved: int | None, lr: float) -> DivergedError:
+    """What to raise; `saved` is the step of the last checkpoint, which is whole."""
+    kept = "no checkpoint had been written"
+    if saved is not None:
+        kept = f"the checkpoint of step {saved}, from before, is kept"
+    return DivergedError(
+        f"The training at {where} diverged at step {step} ({found}) and was stopped; {kept}. Lower "
+        f"--lr ({lr:g}), or warm up for longer, with another --out."
+    )
+
+
+def worse_than_constant(where: Path, fvu: float, lr: float) -> str | None:
+    """What to say of a training that ends at this FVU, if it has learned nothing."""
+    if fvu < 1:
+        return None
+    return (
+        f"{where} ends at FVU {fvu:.3g}, and a constant has 1: nothing was learned; lower --lr "
+        f"({lr:g}), or train for longer."
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks whether an SAE in training still reconstructs anything, on a few rows of the start.
+
+    Attributes:
+        x: what it reads, scaled.
+        wanted: what it reconstructs, scaled.
+        variance: of that, over the store.
+        limit: the FVU above which it has diverged.
+    """
+
+    x: Float[Tensor, "n d_in"]
+    wanted: Float[Tensor, "n d_out"]
+    variance: float
+    limit: float
+
+    @classmethod
+    def start(
+        cls,
+        sae: AbstractSAE,
+        x: Float[Tensor, "row d_in"],
+        wanted: Float[Tensor, "row d_out"],
+        variance: float,
+    ) -> "Watch":
+        """A watch over a training that starts with `sae`."""
+        unlimited = cls(x[:ROWS], wanted[:ROWS], variance, float("inf"))
+        before = unlimited.fvu(sae)
+        return cls(unlimited.x, unlimited.wanted, variance, LIMIT * max(1.0, before))
+
+    @torch.no_grad()
+    def fvu(self, sae: AbstractSAE) -> float:
+        """FVU of `sae` on these rows, by its rule of training; waits for the device."""
+        x, wanted = (rows.to(sae.W_dec.device) for rows in (self.x, self.wanted))
+        # Thresholds of inference need not be calibrated yet; and any gradient will do.
+        batch = ActivationBatch(x, target=wanted, grad=wanted)
+        x_hat = sae.training_pass(batch, LossContext(self.variance)).x_hat
+        return float((wanted - x_hat).pow(2).sum(1).mean()) / self.variance
+
+    def finds_wrong(self, fvu: float) -> bool:
+        """Whether this FVU is that of a training that has diverged."""
+        return not fvu <= self.limit  # Nor is NaN.
+
+    def problem(self, sae: AbstractSAE) -> str | None:
+        """What is wrong with these weights, if they have diverged, as a few words.
+
+        The figures of a step are of the weights before it; this is for those after it, before they
+        are written.
+        """
+        if not all(bool(p.isfinite().all()) for p in sae.parameters()):
+            return "weights that are not finite"
+        fvu = self.fvu(sae)
+        return f"FVU {fvu:.3g}" if self.finds_wrong(fvu) else None

@@ -1,0 +1,61 @@
+"""AuxK in a fused step: memory for as many latents as may be dead."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.triton_aux import AuxRules, AuxStep
+from saelab.kernels.triton_train import Step
+
+LOOK_EVERY = 16
+"""Steps between looks at how many latents may be dead, each of which waits for the device."""
+LEAST_CAPACITY = 128
+
+
+class AuxRoom:
+    """What AuxK of a step works in.
+
+    Attributes:
+        capacity: latents that there is room for; 0: none can be dead.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.capacity = step, 0
+        self._made: tuple[int, AuxStep] | None = None
+
+    def look(self, number: int) -> AuxStep | None:
+        """What step `number` of the run needs, if any; every 16 steps the dead are counted."""
+        rules = self.step.rules.aux
+        if rules is None:
+            return None
+        if number % LOOK_EVERY == 0:
+            self.capacity = self.room_for_dead(rules)
+        if not self.capacity:
+            return None
+        # Only one size is in use at a time, and sizes seldom change back.
+        if self._made is None or self._made[0] != self.capacity:
+            signed = self.step.rule.signed
+            made = AuxStep(self.step.weights, rules, self.capacity, signed=signed)
+            self._made = self.capacity, made
+        return self._made[1]
+
+    def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """AuxK's weight in the loss and its size in the last step, if it was made."""
+        rules = self.step.rules.aux
+        if not self.capacity or rules is None:
+            return {}
+        loss = self.step.mse_sum.new_zeros(()) if self._made is None else self._made[1].loss
+        return {"aux_k": (rules.coefficient, loss)}
+
+    def room_for_dead(self, rules: AuxRules) -> int:
+        """Room for every latent that can be dead before the next look, in steps of about an eighth.
+
+        Depends on nothing but the state at this step, so a resumed run makes the same choice.
+        """
+        since_fired = self.step.weights.since_fired
+        soon = rules.dead_after - LOOK_EVERY * len(self.step.x)
+        n = int((since_fired >= soon).sum())
+        if n == 0:
+            return 0
+        step = max(LEAST_CAPACITY, power_of_two(n) // 8)
+        return min(len(since_fired), ceil_div(n, step) * step)

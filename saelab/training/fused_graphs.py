@@ -1,0 +1,238 @@
+"""How a fused step is given to the device: as one CUDA graph, or as two with a look between."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.kernels.jump_dense import finish_dense
+from saelab.kernels.rules import StepValues
+from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.triton_aux import AuxStep
+from saelab.kernels.triton_jump import LEAST_ROOM, JumpCodes
+from saelab.kernels.triton_ragged import Ragged
+from saelab.kernels.triton_train import Step
+from saelab.training.fused_aux import AuxRoom
+from saelab.types import SparseCodes
+
+WARM_UP = 3
+DENSE_SHARE = 1 / 64
+"""Of all entries; more of them than this (and than the least room) go by dense products."""
+ROOMS = 3
+"""Sizes that are kept ready."""
+
+
+class OneGraph:
+    """The whole step, AuxK included, is one graph, which never waits for the device.
+
+    Attributes:
+        step: what is run.
+        aux: AuxK's memory.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.aux = step, AuxRoom(step)
+        self._graphs = _Graphs()
+
+    def tell(self, values: StepValues) -> None:
+        """What the next steps must know beside the batch."""
+        if values.prefixes:
+            assert isinstance(self.step.codes, Ragged)
+            self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
+
+    def advance(self, number: int) -> None:
+        """Step `number` of the run on what `step.x` holds."""
+        aux = self.aux.look(number)
+        if not self.step.x.is_cuda:
+            self.step.run(aux=aux)
+            return
+        self._graphs.replay(aux, lambda: self._capture(aux))
+
+    def codes(self) -> SparseCodes:
+        """The codes of the last step, until the next one."""
+        codes = self.step.codes
+        groups = self.step.rule.groups
+        offsets = codes.starts[:-1:groups] if isinstance(codes, Ragged) else None
+        return SparseCodes(*codes.kept(), len(self.step.weights.scale), offsets)
+
+    def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """Weights and sizes of what else was minimised in the last step, by name."""
+        return self.aux.penalties()
+
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
+        return self.step.stages()
+
+    def _capture(self, aux: AuxStep | None) -> torch.cuda.CUDAGraph:
+        """The step on record. Kernels are compiled by running it; what that changed is undone."""
+        state = self.step.weights.state()
+        saved = [tensor.clone() for tensor in state.values()]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self.step.run(aux=aux)
+        torch.cuda.synchronize()
+        for tensor, before in zip(state.values(), saved, strict=True):
+            tensor.copy_(before)
+        del saved
+        return _record(lambda side: self.step.run(side, aux))
+
+
+class _Graphs:
+    """The same work recorded without AuxK, and with the AuxK of one size."""
+
+    def __init__(self) -> None:
+        self._plain: torch.cuda.CUDAGraph | None = None
+        self._with: tuple[AuxStep, torch.cuda.CUDAGraph] | None = None
+
+    def replay(self, aux: AuxStep | None, record: Callable[[], torch.cuda.CUDAGraph]) -> None:
+        """Do the work with this very AuxK, and `record` it first where it is not."""
+        if aux is None:
+            self._plain = self._plain or record()
+            self._plain.replay()
+            return
+        if self._with is None or self._with[0] is not aux:
+            self._with = None
+            self._with = aux, record()
+        self._with[1].replay()
+
+
+@dataclass
+class Room:
+    """Memory for a number of entries, and the second half of a step on it.
+
+    Attributes:
+        used: with which AuxK the kernels have run on it, so that the half can be recorded.
+    """
+
+    codes: JumpCodes
+    graphs: _Graphs
+    used: list[AuxStep | None]
+
+
+class TwoGraphs:
+    """For latents with thresholds of their own: the step in halves, each a graph.
+
+    How many entries are above their thresholds, or in the window below, is read once a step, after
+    the pre-activations; the rest of the step is a graph with room for as many. More than a 64th of
+    all entries, as without a target at the start of a run, go by dense products and torch's own
+    operations instead, which are slower and as exact.
+
+    Attributes:
+        step: what is run.
+        aux: AuxK's memory.
+        n_entries: of the last step.
+        rooms: by their sizes, in the order of their use.
+        dense: all latents' codes of the last step, if it went by dense products.
+    """
+
+    def __init__(self, step: Step) -> None:
+        assert isinstance(step.codes, JumpCodes)
+        assert step.thresholds is not None
+        self.step, self.aux, self.n_entries = step, AuxRoom(step), 0
+        self.rooms: dict[int, Room] = {}
+        self.dense: Float[Tensor, "batch d_sae"] | None = None
+        self._codes, self._thresholds = step.codes, step.thresholds
+        self._begin: torch.cuda.CUDAGraph | None = None
+        self._penalty_weight = 0.0
+
+    def tell(self, values: StepValues) -> None:
+        """See `OneGraph.tell`."""
+        self._penalty_weight = values.penalty_weight
+        self._thresholds.penalty_weight.fill_(values.penalty_weight)
+
+    def advance(self, number: int) -> None:
+        """See `OneGraph.advance`."""
+        step, aux = self.step, self.aux.look(number)
+        self.dense = None
+        if not step.x.is_cuda:
+            self._first_half()
+        else:
+            if self._begin is None:
+                self._begin = self._record_begin()
+            self._begin.replay()
+        self.n_entries = int(self._codes.scan.total)
+        if self.n_entries > max(LEAST_ROOM, DENSE_SHARE * step.pre_acts.numel()):
+            self.dense = finish_dense(step, aux)
+            return
+        room = self.room(self.n_entries)
+        step.codes = room.codes
+        if step.x.is_cuda and any(aux is known for known in room.used):
+            room.graphs.replay(aux, lambda: _record(lambda side: step.finish(side, aux)))
+            return
+        # The first step compiles what is not yet compiled, and cannot be recorded.
+        step.finish(aux=aux)
+        room.used = [None, aux] if None in room.used else [aux]
+
+    def codes(self) -> SparseCodes:
+        """See `OneGraph.codes`."""
+        d_sae = len(self.step.weights.scale)
+        if self.dense is not None:
+            latents = torch.arange(d_sae, device=self.dense.device)
+            return SparseCodes(self.dense, latents.expand_as(self.dense), d_sae)
+        values, indices = (kept[: self.n_entries] for kept in self.step.codes.kept())
+        return SparseCodes(values, indices, d_sae, self._codes.scan.starts[:-1])
+
+    def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """See `OneGraph.penalties`."""
+        penalty = self._penalty_weight, self._thresholds.penalty
+        return {"l0_penalty": penalty, **self.aux.penalties()}
+
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """See `OneGraph.stages`; none where the last step went by dense products."""
+        if self.dense is not None:
+            return {}
+        # They count again, with the thresholds that the last step moved.
+        self.step.codes = self.room(self.n_entries + self.n_entries // 16).codes
+        self.step.select()
+
+        def select() -> None:
+            self._count()
+            self.step.select()
+
+        return self.step.stages() | {"select": select}
+
+    def room(self, n: int) -> Room:
+        """The least that has room for n entries; a new one if that is none, or far too large."""
+        size = min((s for s in self.rooms if n <= s <= 2 * n + LEAST_ROOM), default=None)
+        if size is None:
+            # Somewhat more than wanted, since the next batch may have more.
+            step = max(LEAST_ROOM, power_of_two(n) // 8)
+            size = ceil_div(n + n // 8, step) * step
+            codes = self._codes.with_room(max(size, LEAST_ROOM))
+            self.rooms[size] = Room(codes, _Graphs(), [])
+        # The last in order is the last that was used.
+        self.rooms[size] = self.rooms.pop(size)
+        for old in list(self.rooms)[:-ROOMS]:
+            del self.rooms[old]
+        return self.rooms[size]
+
+    def _first_half(self, side: torch.cuda.Stream | None = None) -> None:
+        self.step.begin(side)
+        self._count()
+
+    def _count(self) -> None:
+        self._codes.scan.count(self.step.pre_acts, self.step.weights.learned.value)
+
+    def _record_begin(self) -> torch.cuda.CUDAGraph:
+        counted = self.step.weights.step.clone()
+        self._first_half()
+        self.step.weights.step.copy_(counted)
+        return _record(self._first_half)
+
+
+Graphs = OneGraph | TwoGraphs
+
+
+def _record(run: Callable[[torch.cuda.Stream], object]) -> torch.cuda.CUDAGraph:
+    """What `run` gives to the device, whose kernels must be compiled; it gets a second stream."""
+    # What little the second stream does should not queue behind a full device.
+    side = torch.cuda.Stream(priority=-1)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on allocating and copying: the store is read by one.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        run(side)
+    return graph

@@ -1,0 +1,190 @@
+"""One SAE of a group that trains on the same batches: its steps, and what it writes."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.console import say
+from saelab.lock import check_held
+from saelab.sae.base import AbstractSAE
+from saelab.sae.storage import save_sae
+from saelab.training.checkpoint import remove_checkpoints
+from saelab.training.config import TrainConfig
+from saelab.training.directory import write_run
+from saelab.training.divergence import DivergedError, Watch, diverged, worse_than_constant
+from saelab.training.kept import as_kept, keeps, part_of
+from saelab.training.metrics import IntervalMetrics, MetricsLog, Report
+from saelab.training.objectives import Objective
+from saelab.training.run import AVERAGED, Run, kept_at
+from saelab.training.source import Batch, Source, Stream
+from saelab.training.state import TrainingState
+from saelab.types import Figures
+
+
+@dataclass
+class Training:
+    """One SAE of a group: its state, its directory, and what it reports.
+
+    Attributes:
+        watch: finds out whether it has diverged.
+        saved: the step of the last checkpoint, if there is one.
+        diverged: what is to be said of it if it has.
+    """
+
+    directory: Path
+    state: TrainingState
+    log: MetricsLog
+    metrics: IntervalMetrics
+    watch: Watch
+    saved: int | None
+    diverged: DivergedError | None = None
+
+    def advance(
+        self, batch: Batch, objective: Objective, source: Source, stream: Stream, *, stopping: bool
+    ) -> Figures | None:
+        """One step, and what it is to write; the figures of the interval that it ended, if it did.
+
+        A training that diverges stops, and keeps what it had written.
+        """
+        try:
+            line = self._step(batch, objective)
+            # Before the checkpoint: a kill between the two must not lose what is kept.
+            if keeps(self.state.config, self.state.step):
+                self.keep(source)
+            if self.is_due() or stopping:
+                self.save(stream)
+            if self.state.finished:
+                self.finish(source)
+        except DivergedError as error:
+            self.diverged = error
+            return None
+        return line
+
+    def _step(self, batch: Batch, objective: Objective) -> Figures | None:
+        state = self.state
+        done = state.advance(batch, objective)
+        self.metrics.update(done.x, done.terms)
+        if state.step % state.config.log_every and not state.finished:
+            return None
+        values = self.metrics.summary()
+        if not all(map(math.isfinite, values.values())) or self.watch.finds_wrong(values["fvu"]):
+            raise self._diverged(f"loss {values['loss']:.3g}, FVU {values['fvu']:.3g}")
+        if state.finished and state.config.objective == "local":
+            worse = worse_than_constant(self.directory, values["fvu"], state.config.peak_lr)
+            if worse is not None:
+                say(worse)
+        line = _log_line(state, values, done.gradient_norm)
+        self.log.write(line)
+        self.metrics.reset()
+        return line
+
+    def check(self) -> None:
+        """Refuse to write weights that have diverged.
+
+        Raises:
+            DivergedError: they have.
+        """
+        if (problem := self.watch.problem(self.state.steps.trained())) is not None:
+            raise self._diverged(problem)
+
+    def _diverged(self, found: str) -> DivergedError:
+        state = self.state
+        return diverged(self.directory, state.step, found, self.saved, state.config.peak_lr)
+
+    def save(self, stream: Stream) -> None:
+        """Write a checkpoint of this step."""
+        check_held(self.directory)
+        self.check()
+        interval = self.metrics.interval()
+        if not interval.finite:
+            raise self._diverged(f"loss {interval.loss:.3g}")
+        # The log of a whole run stands beside it; its times have no place in equal states.
+        self.log.sync()
+        done = self.state.finished
+        self.state.report = None if done else Report(bytes(self.log.text), interval)
+        self.state.save(self.directory / "checkpoints", stream.state_dict())
+        self.saved = self.state.step
+
+    def keep(self, source: Source) -> None:
+        """Write the SAE as it is now as a run below this one."""
+        self.check()
+        config = as_kept(self.state.config, self.state.step)
+        out = kept_at(self.directory, config.n_tokens)
+        self.write_beside(out, config, self.state.snapshot(source.calibration_rows()), source)
+        self._write_average(out, config, source)
+
+    def write_beside(
+        self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
+    ) -> Run:
+        """Make `sae`, which reads raw activations, a run; `facts` join its provenance."""
+        part = part_of(self.state.config, self.state.step) | facts
+        record = Run(self.directory).provenance() | {"part_of": part}
+        return write_run(
+            out, config, sae, record=record, facts=self.facts(source), log=self.log.path
+        )
+
+    def _write_average(self, of: Path, config: TrainConfig, source: Source) -> None:
+        """Write the SAE of the averaged weights as a run below `of`, if they are asked for."""
+        averaged = self.state.averaged(source.calibration_rows())
+        if averaged is not None:
+            self.write_beside(of / AVERAGED, config, averaged, source, averaged=config.ema)
+
+    def facts(self, source: Source) -> dict[str, str]:
+        """What the header of the weights says beside the configuration."""
+        return {
+            "total_variance": repr(self.state.total_variance),
+            "site": self.state.config.site,
+            "target_site": self.state.config.written_site,
+            "calibrated_on_held_back_rows": str(source.held_back),
+        }
+
+    def is_due(self) -> bool:
+        """Whether this step needs a checkpoint; the last does for longer trainings."""
+        state, config = self.state, self.state.config
+        if state.finished:
+            return config.keep_state
+        return state.step % config.checkpoint_every == 0
+
+    def finish(self, source: Source) -> None:
+        """Write the SAE; of the checkpoints, what a longer training needs stays."""
+        check_held(self.directory)
+        self.check()
+        self._write_average(self.directory, self.state.config, source)
+        sae = self.state.finish(source.calibration_rows())
+        # The weights come last: a run that has them is finished.
+        self.log.sync()
+        save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
+        keep = self.state.config.keep_state
+        remove_checkpoints(self.directory / "checkpoints", keep=keep)
+
+
+def begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Watch) -> Training:
+    """The training where the state stands, and with what it had reported by then."""
+    report, metrics = state.report, IntervalMetrics(mean)
+    text = None if report is None else report.log
+    log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
+    if report is not None:
+        metrics.load(report.interval)
+    saved = None if state.checkpoint is None else state.step
+    return Training(out, state, log, metrics, watch, saved)
+
+
+def watch_over(state: TrainingState, source: Source, rows: Float[Tensor, "n d_in"]) -> Watch:
+    """Over a training that has not begun."""
+    wanted = rows if source.config.target_site is None else source.start_targets
+    x, wanted = rows * state.scale, wanted * state.target_scale
+    return Watch.start(state.steps.trained(), x, wanted, state.target_variance)
+
+
+def _log_line(state: TrainingState, values: Figures, norm: Float[Tensor, ""] | None) -> Figures:
+    return {
+        "step": state.step,
+        "tokens": state.step * state.config.batch_size,
+        **values,
+        "dead": state.steps.n_dead(),
+        "lr": state.rate(state.step - 1),
+        **({} if norm is None else {"gradient_norm": float(norm)}),
+    }

@@ -1,0 +1,127 @@
+"""Whole runs and a store to be damaged: small, made in seconds without a language model.
+
+store/           two units of arrays with labels
+runs/one/        a finished run with all that verbs and the browser add
+runs/old/        the same as files without seals and indices, as earlier versions wrote them
+runs/other/      a second run, to compare with
+half/            a training that was killed between two checkpoints
+"""
+
+import json
+import os
+import shutil
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+N_TOKENS = 6000
+
+
+def make_baseline(root: Path) -> Path:
+    """Write all of it below `root`."""
+    from apps.circuit_cases import write_circuit
+    from apps.conftest import D_SAE, VOCABULARY, feature_arrays, write_recovery, write_steering
+    from feature_browser.experiments import save
+    from feature_browser.live_steering import Experiment
+    from feature_browser.notes import Notes
+
+    from saelab.activations.arrays import write_arrays
+    from saelab.analysis.feature_file import write_features
+    from saelab.evaluation.arrays import evaluate_arrays
+    from saelab.evaluation.options import EvaluateOptions
+    from saelab.training.loop import train
+
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(400, 8)).astype(np.float32)
+    write_arrays(root / "store", {"x": rows}, labels={"up": rows[:, 0] > 0}, rows_per_unit=200)
+    for name in ("one", "other"):
+        path = root / "runs" / name
+        run = train(config(root, seed=int(name == "other")), out=path, device="cpu")
+        evaluate_arrays(run, EvaluateOptions(n_tokens=400), device="cpu")
+        (root / "work").mkdir(exist_ok=True)
+        facts = {"n_tokens": 2880, "reach": 16, "seed": 0, "sae_sha256": "ab" * 32}
+        write_features(path / "features.h5", feature_arrays(root / "work", signed=False), facts)
+        shutil.rmtree(root / "work")
+        write_steering(path)
+        write_recovery(path)
+        write_circuit(path)
+        Notes(path).write(5, "label", "a label")
+        Notes(path).write(5, "note", "a note")
+        experiment = Experiment(prompt="a prompt", latents=(3,))
+        save(path, "first", experiment, ("plain", "steered"))
+    assert config(root).sae.d_sae == D_SAE
+    assert VOCABULARY
+    unsealed(root / "runs" / "one", root / "runs" / "old")
+    half(root)
+    return root
+
+
+def config(root: Path, **changes: Any) -> Any:
+    """What the runs are trained with."""
+    from saelab.training.config import TrainConfig
+
+    values = {
+        "sae": {"variant": "topk", "d_sae": 32, "k": 4}, "activations": root / "store",
+        "site": "x", "n_tokens": N_TOKENS, "batch_size": 100, "log_every": 5,
+        "checkpoint_every": 10, "lr": 1e-2,
+    }  # fmt: skip
+    return TrainConfig.model_validate(values | changes)
+
+
+def unsealed(source: Path, target: Path) -> None:
+    """The run at `source` as an earlier version would have written it."""
+    from fuzz.hdf5_damage import plain_copy
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    shutil.copytree(source, target)
+    for path in target.rglob("*.json"):
+        values = json.loads(path.read_bytes())
+        values.pop("sha256", None)
+        path.write_text(json.dumps(values, indent=2) + "\n")
+    for path in target.rglob("*.h5"):
+        plain_copy(source / path.relative_to(target), path)
+    with safe_open(target / "weights.safetensors", framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        meta = {name: text for name, text in file.metadata().items() if name != "seal"}
+    save_file(tensors, target / "weights.safetensors", metadata=meta)
+
+
+def half(root: Path) -> None:
+    """A training killed in its 31st step, with checkpoints of earlier ones."""
+    in_child(lambda: _killed(root))
+    assert list((root / "half").glob("checkpoints/step_*"))
+
+
+def _killed(root: Path) -> None:
+    from saelab.training import metrics
+    from saelab.training.loop import train
+
+    write, seen = metrics.MetricsLog.write, []
+
+    def killing(self: Any, line: Any) -> None:
+        write(self, line)
+        seen.append(line)
+        if len(seen) == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    metrics.MetricsLog.write = killing  # pyright: ignore[reportAttributeAccessIssue]
+    train(config(root), out=root / "half", device="cpu")
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Do `work` in a fork of this process and wait; returns its status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - told here, since the parent's handlers are not ours
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
