@@ -35,7 +35,7 @@ class BrowseArguments(Config):
     address: str = LOCAL
     """Address of this machine to serve on; 0.0.0.0 for all of them. Whoever reaches it can read
     the runs and write notes: there is no password."""
-    allow_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    allow_host: tuple[str, ...] = ()
     """A name that browsers call the server by, beside localhost and its address, e.g. that of a
     proxy; again for each. Requests for other names are refused: a page from elsewhere could make
     them."""
