@@ -15,7 +15,8 @@ from saelab.files import check_directory, is_temporary
 from saelab.interrupt import Stopped, StopRequest, stop_on_signal
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
-from saelab.lock import check_held, writing
+from saelab.lock import RUN_LOCK, check_held, writing
+from saelab.owner import read_owner, runs
 from saelab.sae.storage import save_sae
 from saelab.training.checkpoint import remove_checkpoints
 from saelab.training.config import TrainConfig
@@ -104,7 +105,11 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
 
 def _is_untidy(out: Path) -> bool:
     """Whether a kill behind the last step has left what only the steps needed."""
-    return (out / "checkpoints").exists() or any(is_temporary(path) for path in out.iterdir())
+    owner = read_owner(out / RUN_LOCK)
+    if owner and runs(owner) is not False:
+        return False  # Another verb is at work there, and tidies up itself.
+    left = any(is_temporary(path) for path in out.iterdir())
+    return bool(owner) or left or (out / "checkpoints").exists()
 
 
 def _shared(config: TrainConfig) -> tuple[object, ...]:
