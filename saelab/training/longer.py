@@ -82,9 +82,11 @@ def is_same_store(run: Run, path: Path) -> bool:
     Raises:
         UsageError: there is no store.
     """
-    if not (run.path / "provenance.json").is_file():
+    try:
+        record = run.provenance()
+    except UsageError:  # Damaged or lost in a kill; it is written again.
         return Path(run.options["activations"]).resolve() == path.resolve()
-    record, store = run.provenance(), ActivationStore(path)
+    store = ActivationStore(path)
     if record.get("activations") != store.manifest.content_digest:
         return False
     if store.manifest.model is not None:

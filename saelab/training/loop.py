@@ -11,7 +11,8 @@ from saelab.files import check_directory, is_temporary
 from saelab.interrupt import Stopped, StopRequest, stop_on_signal
 from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
-from saelab.lock import writing
+from saelab.lock import RUN_LOCK, writing
+from saelab.owner import read_owner, runs
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
@@ -113,9 +114,12 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
 
 def _is_untidy(config: TrainConfig, out: Path) -> bool:
     """Whether a finished run has what it is not to keep, or its store stands elsewhere now."""
+    owner = read_owner(out / RUN_LOCK)
+    if owner and runs(owner) is not False:
+        return False  # Another verb is at work there, and tidies up itself.
     n_checkpoints = sum(1 for _ in (out / "checkpoints").glob("step_*"))
     left = n_checkpoints > config.keep_state or any(is_temporary(path) for path in out.iterdir())
-    return left or is_moved(Run(out), config)
+    return bool(owner) or left or is_moved(Run(out), config)
 
 
 def _shared(config: TrainConfig) -> tuple[object, ...]:
