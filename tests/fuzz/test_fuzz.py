@@ -82,7 +82,7 @@ def _talking(path: Path) -> tuple[int, tuple[int, ...]]:
     ("reader", "problem"),
     [(_looping, "time"), (_hungry, "memory"), (_waiting, "hang"), (_talking, "not one sentence"),
      (lambda _: 1 / 0, "ZeroDivisionError"), (lambda _: os.abort(), "SIGABRT"),
-     (lambda _: (1, ()), "exit code")],
+     (lambda _: (1, ()), "not one sentence"), (lambda _: (3, ()), "exit code")],
 )  # fmt: skip
 def test_what_must_not_be_is_found(tmp_path, monkeypatch, reader, problem):
     monkeypatch.setattr("fuzz.workers.CPU_S", 1.0)
