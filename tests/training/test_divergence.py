@@ -24,7 +24,9 @@ NAMES = list(BUILT_IN)
 def config_of(store, variant="topk", **options):
     """Twenty steps, with a line of metrics after every five."""
     values = {"n_tokens": 2000, "log_every": 5, "warmup_steps": 0, **options}
-    return small_config(store, sae={"variant": variant, "d_sae": 32, "k": 4}, **values)
+    sae = {"variant": variant, "d_sae": 32}
+    sae |= {} if variant in ("standard", "gated") else {"k": 4}
+    return small_config(store, sae=sae, **values)
 
 
 @pytest.mark.parametrize(
