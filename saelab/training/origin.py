@@ -7,6 +7,7 @@ from typing import Any
 from saelab.config import UsageError
 from saelab.files import sha256_file
 from saelab.sae.base import AbstractSAE
+from saelab.sae.start import start_from
 from saelab.training.config import TrainConfig
 from saelab.training.run import IDENTITY, Run
 from saelab.training.source import Source
@@ -55,7 +56,7 @@ class Origin:
         """
         sae = untrained_sae(config, source.site.d_in, source.target.d_in)
         try:
-            sae.start_from(self.sae(), source.start_rows()[:1])
+            start_from(sae, self.sae(), source.start_rows()[:1])
         except UsageError as error:
             raise UsageError(f"--init-from {self.run.path}: {error}") from error
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.start import start_from
 from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import (
     FREE,
@@ -86,7 +87,7 @@ class TrainingState:
         sae.initialise(rows)
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
-            sae.start_from(trained, rows)
+            start_from(sae, trained, rows)
         variance = chosen.written.total_variance
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
         return cls(config, steps, source.device, variance, scale, target_scale)
