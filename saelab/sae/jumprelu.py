@@ -31,6 +31,8 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 INITIAL_THRESHOLD = 0.1
 """Where thresholds start without a target; with one, where the mean L0 is the target."""
 START_ROWS = 2048
+IN_WINDOW = 4
+"""So many times the target's latents a row exceed the lower edge of the window at the start."""
 WITHOUT_TARGET = 0.5
 """The bandwidth without a target, where thresholds do not start from the data."""
 
@@ -53,8 +55,9 @@ class JumpReLUConfig(AuxKConfig):
     l0_warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the run over which the penalty rises from zero (Gemma Scope: linear warm-up)."""
     bandwidth: float | None = Field(default=None, gt=0)
-    """Width of the window around the threshold in which its gradient is estimated; default: the
-    threshold that training from random weights starts with, or 0.5 without a target."""
+    """Width of the window around the threshold in which its gradient is estimated; default:
+    so wide that four times the target's latents exceed its lower edge before training, or 0.5
+    without a target."""
     subtract_b_dec: bool = False
     """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes). A
     transcoder's always reads x - b_in."""
@@ -186,14 +189,16 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         if self.config.k is not None:
             # From half of all latents active it takes thousands of steps down to the target, and
             # what is learned on the way is a dense code.
-            self._start_threshold(rows, self.config.k)
-            self.bandwidth = self.config.bandwidth or float(self.threshold[0]) or WITHOUT_TARGET
+            start = self._threshold_for(self.config.k, rows)
+            self.threshold.fill_(start)
+            edge = self._threshold_for(IN_WINDOW * self.config.k, rows)
+            self.bandwidth = self.config.bandwidth or 2 * (start - edge) or WITHOUT_TARGET
 
-    def _start_threshold(self, rows: Float[Tensor, "n d_in"], l0: float | int) -> None:
-        """One threshold for all latents, with so many of them active a row."""
+    def _threshold_for(self, l0: float | int, rows: Float[Tensor, "n d_in"]) -> float:
+        """The threshold of all latents at which so many of them are active a row."""
         some = rows[:: -(-len(rows) // START_ROWS)]
         sizes = self.pre_activations(some).relu()
-        self.threshold.fill_(density_threshold([sizes], round(l0 * len(some))))
+        return float(density_threshold([sizes], round(l0 * len(some))))
 
     @override
     def take_threshold(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
@@ -203,7 +208,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         else:
             some = rows[:: -(-len(rows) // START_ROWS)]
             own = float(source.encode(some).active.sum()) / len(some)
-            self._start_threshold(rows, self.config.k or own)
+            self.threshold.fill_(self._threshold_for(self.config.k or own, rows))
 
     @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:

@@ -95,14 +95,20 @@ def test_thresholds_never_become_negative():
     assert sae.threshold.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("bandwidth", "k"), [(None, 3), (0.2, 3), (None, None)])
-def test_the_window_is_as_wide_as_the_threshold_that_training_starts_with(bandwidth, k):
+def test_the_window_reaches_down_to_where_four_times_the_target_would_be_active():
+    sae, x = build(), 7 * rows(500)
+    sae.initialise(x)
+    assert sae.encode(x).mean_l0() == pytest.approx(3, rel=0.01)
+    with torch.no_grad():
+        sae.threshold -= sae.bandwidth / 2
+    assert sae.encode(x).mean_l0() == pytest.approx(12, rel=0.01)
+
+
+@pytest.mark.parametrize(("bandwidth", "k", "expected"), [(0.2, 3, 0.2), (None, None, 0.5)])
+def test_the_window_is_as_wide_as_asked_and_half_without_a_target(bandwidth, k, expected):
     sae = build(bandwidth=bandwidth, k=k)
     sae.initialise(7 * rows(500))
-    start = float(sae.threshold.detach()[0])
-    assert sae.bandwidth == (bandwidth or (start if k else 0.5))
-    if k:
-        assert sae.encode(7 * rows(500)).mean_l0() == pytest.approx(k, rel=0.01)
+    assert sae.bandwidth == expected
 
 
 def test_aux_k_gives_a_silent_latent_a_gradient_that_jumprelu_alone_does_not():
