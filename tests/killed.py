@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from activations.forked import empty_file, processes
+from typing_extensions import override
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir"}
@@ -155,6 +156,7 @@ class _Standing(datetime):
     """A clock that stands still, so that files which hold the time can be compared to the byte."""
 
     @classmethod
+    @override
     def now(cls, tz=None):
         return datetime(2000, 1, 1, tzinfo=tz)
 

@@ -60,7 +60,8 @@ def test_a_sweep_trains_every_run_and_continues_what_is_missing(small_store, tmp
     assert "k2 " in out
     assert "k4 " in out
     assert out.splitlines()[-1] == str(tmp_path / "runs")
-    assert {Run(tmp_path / "runs" / name).config.sae.k for name in ("k2", "k4")} == {2, 4}
+    saes = [Run(tmp_path / "runs" / name).options["sae"] for name in ("k2", "k4")]
+    assert [sae["k"] for sae in saes] == [2, 4]
     assert run(*arguments) == 0
 
 

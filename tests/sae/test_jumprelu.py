@@ -100,7 +100,7 @@ def test_the_window_reaches_down_to_where_four_times_the_target_would_be_active(
     sae.initialise(x)
     assert sae.encode(x).mean_l0() == pytest.approx(3, rel=0.01)
     with torch.no_grad():
-        sae.threshold -= sae.bandwidth / 2
+        sae.threshold.sub_(sae.bandwidth / 2)
     assert sae.encode(x).mean_l0() == pytest.approx(12, rel=0.01)
 
 

@@ -13,7 +13,7 @@ from conftest import small_config
 
 from saelab.config import UsageError
 from saelab.sae.dictionary import geometric_median
-from saelab.sae.variants import BUILT_IN
+from saelab.sae.variants import BUILT_IN, sized
 from saelab.training.checkpoint import optimizer_tensors
 from saelab.training.loop import train
 from saelab.training.objectives import make_objective
@@ -80,7 +80,7 @@ def test_the_bias_starts_at_the_geometric_median_of_the_scaled_rows(small_store)
 def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(small_store, tmp_path, variant):
     config = small_config(small_store, dead_after=300, seed=3, **CHANGES.get(variant, {}))
     if variant in NAMES:
-        sae = {"variant": variant, "d_sae": 48, "k": 4}
+        sae = sized(variant, 48, 4).model_dump()
         config = small_config(small_store, sae=sae, dead_after=300, seed=3)
     whole, stream, objective = started(config)
     advance(whole, stream, objective, 40)
