@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format models screenshots bench-browser fuzz clean
+.PHONY: demo test exhaustive check format models screenshots bench-browser fuzz clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -22,6 +22,9 @@ endif
 
 test: $(STAMP)  ## every test; browser tests are skipped where no Chromium is found
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --nbmake tests notebooks
+
+exhaustive: $(STAMP)  ## kills and full disks at every system call, a quarter of an hour or more
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m exhaustive tests
 
 check: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

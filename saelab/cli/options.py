@@ -27,8 +27,10 @@ class Metavar:
 
 
 @dataclass(frozen=True)
-class Positional(Metavar):
+class Positional:
     """In a field's annotation: it is given without a name, and called `text`."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class Option:
     @property
     def metavar(self) -> str:
         """What stands for a value in help."""
-        marks = [mark.text for mark in self.field.metadata if isinstance(mark, Metavar)]
+        marks = [
+            mark.text for mark in self.field.metadata if isinstance(mark, Metavar | Positional)
+        ]
         shown = marks or [_metavar(kind, self.key) for kind in self._shown()]
         return " or ".join(shown)
 

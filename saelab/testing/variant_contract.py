@@ -34,7 +34,10 @@ from saelab.types import ActivationBatch
 D_IN, D_SAE, K = 12, 40, 4
 FORMS: list[dict[str, Any]] = [{"variant": name} for name in variants()]
 """Options of the SAEs that are tested, beside the width and k."""
-PLANTED: dict[str, dict[str, Any]] = {"matryoshka": {"fractions": (0.5, 0.5)}}
+PLANTED: dict[str, dict[str, Any]] = {
+    "matryoshka": {"fractions": (0.5, 0.5)},
+    "gated": {"l1_coefficient": 0.5},  # As many latents fire then as there are atoms in a row.
+}
 """Options by variant that an SAE of 32 latents needs to find two planted atoms a row."""
 
 

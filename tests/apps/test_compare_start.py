@@ -89,7 +89,9 @@ def test_an_imported_run_has_no_known_beginning(root):
     imported = replace(card(root, "two"), n_tokens=0)
     found = matched(one, imported)
     assert seeds(one, imported) is None
-    assert "is not known" in beginning(found, same_start(one, imported, found), one, imported)
+    assert "did not begin at random weights" in beginning(
+        found, same_start(one, imported, found), one, imported
+    )
 
 
 def test_what_cannot_be_drawn_anew_is_said_with_the_seed(root, tmp_path, monkeypatch):

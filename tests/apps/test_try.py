@@ -215,7 +215,7 @@ def test_without_attributions_the_rest_of_the_table_stands(
 ):
     path = Path(shutil.copytree(live_runs / "topk", tmp_path / "topk"))
     config = path / "config.json"
-    write_sealed_json(config, read_sealed_json(config) | {"site": "blocks.2.hook_resid_mid"})
+    write_sealed_json(config, read_sealed_json(config) | {"site": "blocks.1.hook_resid_mid"})
     page = drawn(open_app(tmp_path, run="topk", view="try", prompt=PROMPT, sort="attribution"))
     assert "latents fire on 7 tokens" in page
     assert "effect-of" not in page

@@ -135,4 +135,4 @@ def test_a_run_of_arrays_reads_no_text(tmp_path, capsys):
     values = {"sae": sae, "activations": store, "site": "x", "n_tokens": 400, "batch_size": 50}
     train(TrainConfig.model_validate(values), out=tmp_path / "run")
     assert main(["evaluate", str(tmp_path / "run"), "--text", "a.txt"]) == 2
-    assert "no model can read --text" in capsys.readouterr().err
+    assert "leave out --text" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from saelab.sae.interop.sae_lens_write import write_sae_lens
 
 FULL, IN_CI = 40, 6
 OLDEST = "os.remove run/checkpoints/step_000000005.safetensors"
-SOME_AND_ALL = [IN_CI, pytest.param(FULL, marks=pytest.mark.slow)]
+SOME_AND_ALL = [IN_CI, pytest.param(FULL, marks=pytest.mark.exhaustive)]
 
 
 def arguments(config):
@@ -54,7 +54,7 @@ def test_a_training_killed_at_any_call_ends_as_if_never_stopped(whole, tmp_path,
     check(whole, tmp_path, count)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_trainings_that_share_a_read_end_as_if_never_stopped(small_store, tmp_path):
     base = small_config(small_store, log_every=7, checkpoint_every=10).model_dump(mode="json")
     cwd = tmp_path / "whole"
@@ -65,7 +65,7 @@ def test_trainings_that_share_a_read_end_as_if_never_stopped(small_store, tmp_pa
     check(ran(argv, cwd), tmp_path, 12)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_import_killed_at_any_call_is_made_by_the_same_command(small_run, tmp_path):
     write_sae_lens(to_foreign(small_run.load_sae()), tmp_path / "theirs")
     cwd = tmp_path / "whole"

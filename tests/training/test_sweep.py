@@ -71,5 +71,5 @@ def test_a_file_that_is_no_json_is_refused(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(UsageError, match="is not whole JSON"):
         read_sweep(tmp_path / "sweep.json")
-    with pytest.raises(UsageError, match=r"cannot be read: No such file"):
+    with pytest.raises(UsageError, match="does not exist"):
         read_sweep(tmp_path / "missing.json")

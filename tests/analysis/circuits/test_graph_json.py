@@ -69,5 +69,5 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         load_graph(path)
     path.write_text('{"format": "sae')
-    with pytest.raises(UsageError, match="is not a circuit file"):
+    with pytest.raises(UsageError, match="is not whole JSON"):
         load_graph(path)

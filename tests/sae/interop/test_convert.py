@@ -95,6 +95,9 @@ def test_an_exported_sae_loads_again_with_the_same_reconstructions(variant, save
     torch.testing.assert_close(again.reconstruct(x), sae.reconstruct(x))
     if variant in ("topk", "jumprelu", "standard", "gated"):
         assert again.config.variant == variant
+    save(sae, tmp_path / "out")  # The same files: an export that was interrupted goes on.
+    with torch.no_grad():
+        sae.W_dec.mul_(2)
     with pytest.raises(UsageError, match="already holds an SAE"):
         save(sae, tmp_path / "out")
 
