@@ -5,7 +5,6 @@
 
 import os
 import random
-import resource
 import sys
 import time
 from pathlib import Path
@@ -87,14 +86,18 @@ def _talking(path: Path) -> tuple[int, tuple[int, ...]]:
 def test_what_must_not_be_is_found(tmp_path, monkeypatch, reader, problem):
     monkeypatch.setattr("fuzz.workers.CPU_S", 1.0)
     monkeypatch.setattr("fuzz.workers.WALL_S", 10.0)
-    monkeypatch.setattr("fuzz.readers.READERS", {"config.json": {"reader": reader}})
     monkeypatch.setattr("fuzz.readers.OF_EVERY_RUN", {})
     (tmp_path / "base" / "runs" / "one").mkdir(parents=True)
     file = Path("runs", "one", "config.json")
     (tmp_path / "base" / file).write_text("{}")
-    (verdict,) = run_cases(tmp_path / "base", tmp_path / "work", [Case(file, None)], 1)
-    usual = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    verdict.growth_mb = max(0.0, verdict.peak_mb - usual)
+
+    def judged(by):
+        monkeypatch.setattr("fuzz.readers.READERS", {"config.json": {"reader": by}})
+        (verdict,) = run_cases(tmp_path / "base", tmp_path / "work", [Case(file, None)], 1)
+        return verdict
+
+    usual, verdict = judged(lambda _: (0, ())), judged(reader)
+    verdict.growth_mb = max(0.0, verdict.peak_mb - usual.peak_mb)
     assert any(problem in found for found in verdict.problems), verdict
 
 
