@@ -40,7 +40,7 @@ def test_both_beat_topk_on_the_tiny_models_heads_and_are_about_equal(on_heads, h
 
 @pytest.mark.slow
 def test_aux_k_wakes_the_silent_latents_of_jumprelu_where_features_are_rare(tmp_path):
-    """Measured, seeds 0 and 1: 5 and 12 % silent at FVU 0.142 and 0.143, without AuxK 20 and 24 % at
+    """Measured, seeds 0 and 1: 5 and 12 % silent at FVU 0.142 and 0.143, without 20 and 24 % at
     0.146 and 0.151; BatchTopK 9 and 8 % at 0.133. L0 4.07 to 4.10 for the 4 that were asked for.
     """
     atoms = F.normalize(torch.randn(128, 32, generator=torch.Generator().manual_seed(5)), dim=1)
