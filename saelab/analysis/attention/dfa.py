@@ -13,9 +13,9 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.config import UsageError
+from saelab.sites import Place
 
 
 @dataclass(frozen=True)
