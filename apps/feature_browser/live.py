@@ -65,7 +65,7 @@ def live_run(card: RunCard) -> LiveRun:
 )
 def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> LiveRun:
     del stamps, recorded  # part of the cache's key only
-    from saelab.evaluation.stream import check_model
+    from saelab.host.host import check_model
 
     run = Run(card.path)
     if not run.finished:

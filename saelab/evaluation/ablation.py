@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import TextBatch
+from saelab.host.text import TextBatch
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sites import Site

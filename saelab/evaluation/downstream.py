@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from saelab.evaluation.stream import Text
+from saelab.host.text import Text
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel, ModelOutput

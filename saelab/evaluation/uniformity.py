@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saelab.evaluation.downstream import counted_positions
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import Text
+from saelab.host.text import Text
 from saelab.lm.cost import contexts_at_once
 from saelab.lm.gradients import tracked
 from saelab.lm.protocol import LanguageModel

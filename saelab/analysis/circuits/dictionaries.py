@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.evaluation.stream import check_model
+from saelab.host.host import check_model
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sites import Place, Site, place_of

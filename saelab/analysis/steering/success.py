@@ -26,7 +26,7 @@ from saelab.analysis.steering.success_table import FilterRow, LatentSuccess, fil
 from saelab.analysis.steering.writing import Sampling, edits_for, generate
 from saelab.config import Config, UsageError
 from saelab.console import progress
-from saelab.evaluation.stream import corpus_of
+from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
 
