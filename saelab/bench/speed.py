@@ -1,4 +1,4 @@
-"""How fast one SAE trains by itself."""
+"""Training speed of one SAE alone."""
 
 import time
 
@@ -22,10 +22,10 @@ def training_speed(
     device: str | torch.device = "auto",
     lm: LanguageModel | None = None,
 ) -> float:
-    """Tokens a second of continuing this run alone, reading the store included.
+    """Tokens per second when this run alone continues, reading the store included.
 
-    The best of `rounds` times `steps` steps. They start from the trained weights, since a fresh SAE
-    need not be as sparse as a trained one, and with no latent dead; the run itself stays as it is.
+    The best of `rounds` rounds of `steps` steps counts. Steps start from the trained weights, since
+    a fresh SAE may be less sparse, and with no latent dead. The run is not changed.
     """
     config, where = run.config, resolve_device(device)
     source = Source([config], where, lm)

@@ -1,4 +1,4 @@
-"""One training step of any variant, beside what the machine allows and what plain torch needs."""
+"""The time of one training step, beside the machine's floor and a step in plain torch."""
 
 import statistics
 from collections.abc import Callable
@@ -23,14 +23,14 @@ LR = 1e-4
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What a step takes.
+    """The times of one step.
 
     Attributes:
-        variant: which SAE.
-        way: how `saelab train` would do it: fused or autograd.
-        seconds: the median.
-        peak_bytes: most device memory that was allocated, weights included; 0 where unknown.
-        floor: seconds that the machine's own rates allow for a dense encoder and Adam.
+        variant: name of the variant.
+        way: the kind of step that `saelab train` uses: fused or autograd.
+        seconds: median duration of a step.
+        peak_bytes: peak of allocated device memory, weights included; 0 if unknown.
+        floor: least seconds for a dense encoder and Adam at the machine's measured rates.
         dense: median seconds and peak bytes of a TopK step in plain torch, if measured.
         stages: seconds of each part of a fused step by itself.
     """
@@ -46,21 +46,21 @@ class StepTimes:
 
     @property
     def ratio(self) -> float:
-        """The step over the floor."""
+        """The step's time over the floor."""
         return self.seconds / self.floor
 
     @property
     def tokens_per_second(self) -> float:
-        """Of steps alone, on activations that are in memory."""
+        """Tokens per second of the steps alone, with activations in memory."""
         return self.shape.batch / self.seconds
 
 
 def time_step(
     config: TrainConfig, shape: StepShape, rates: Rates, device: torch.device, *, steps: int = 30
 ) -> StepTimes:
-    """Time what `saelab train` does with a batch, on random activations in the device's memory.
+    """Time what `saelab train` does with a batch, on random activations in device memory.
 
-    No latent is dead. The first steps, which compile, are not counted.
+    No latent is dead. The first steps, which compile kernels, are not counted.
     """
     sae = config.sae.build(shape.d_in, torch.Generator().manual_seed(0))
     batches = _batches(shape, device)
@@ -92,14 +92,14 @@ def time_dense(shape: StepShape, device: torch.device, *, steps: int = 20) -> tu
     try:
         return _measure(run, steps, device)
     finally:
-        # What was compiled would hold the weights, and count for whatever is measured next.
+        # The compiled step would keep the weights in memory and count in the next measurement.
         step.forget()
 
 
 def step_config(
     variant: str, shape: StepShape, *, precision: str = "bfloat16", clip_norm: float | None = None
 ) -> TrainConfig:
-    """What `time_step` trains: this variant with its defaults, in the middle of a run."""
+    """What `time_step` trains: this variant with its defaults, mid-run."""
     return TrainConfig.model_validate(
         {
             "sae": sized(variant, shape.d_sae, shape.k),
@@ -115,7 +115,7 @@ def step_config(
 
 
 def _batches(shape: StepShape, device: torch.device) -> list[ActivationBatch]:
-    """Several batches, so that none is found in a cache."""
+    """Several batches, so that no batch is found in a cache."""
     generator = torch.Generator(device).manual_seed(1)
 
     def draw() -> Float[Tensor, "batch d_in"]:
@@ -133,7 +133,7 @@ def _measure(run: Callable[[], None], steps: int, device: torch.device) -> tuple
 
 
 def _stages(way: Steps, device: torch.device, steps: int) -> dict[str, float]:
-    """The parts of a fused step one by one; in the graph some of them overlap."""
+    """The parts of a fused step, timed alone; in the graph some of them overlap."""
     if not isinstance(way, FusedSteps):
         return {}
     return {
