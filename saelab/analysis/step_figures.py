@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from saelab.training.step_benchmark import StepTimes
+from saelab.bench.step import StepTimes
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
