@@ -14,7 +14,7 @@ from feature_browser.place import Place
 from feature_browser.reading import known_features, texts_with_known
 from feature_browser.tables import Column, cell, link, metered, table
 from feature_browser.theme import palette
-from saelab.analysis.figures import recovery_figure
+from saelab.figures.evaluation import recovery_figure
 
 PARTLY, PRESENT = 0.5, 0.9
 

@@ -16,7 +16,7 @@ from feature_browser.reading import curves, metrics, stamp
 from feature_browser.tables import Column, cell, table
 from feature_browser.theme import palette
 from feature_browser.training_curves import Columns, column, logged, multiples
-from saelab.analysis.figures import training_figure
+from saelab.figures.training import training_figure
 
 ZOOM = "zoom"
 """The part of this view that draws with Plotly, which takes longer than the whole page."""
