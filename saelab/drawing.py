@@ -27,7 +27,7 @@ FIGURES = {
     "saelab.analysis.attention.studies.LatentFamily": "attention.families_figure",
     "saelab.analysis.attention.studies.HeadThemes": "attention.themes_figure",
     "saelab.analysis.circuits.graph_data.AttributionGraph": "circuits.circuit_figure",
-    "saelab.training.step_benchmark.StepTimes": "bench.step_figure",
+    "saelab.bench.step.StepTimes": "bench.step_figure",
 }
 """Which function of `saelab.figures` draws which type. Both are names: drawing imports neither."""
 

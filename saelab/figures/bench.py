@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from saelab.figures.style import NEUTRAL, Palette, dressed
 
 if TYPE_CHECKING:
-    from saelab.training.step_benchmark import StepTimes
+    from saelab.bench.step import StepTimes
 
 
 def step_figure(results: "Sequence[StepTimes]", palette: Palette = NEUTRAL) -> go.Figure:

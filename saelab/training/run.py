@@ -3,11 +3,10 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/         where an interrupted training continues, the last two, and a finished one that
-                     is made longer, its last
+checkpoints/         the last two of an interrupted training, the last of a finished one
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
-evaluation/*/*.json  what it measured on texts of one's choice
+evaluation/*/*.json  what it measured on texts that you chose
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
 circuits/            graphs that `saelab circuit` wrote
@@ -19,8 +18,7 @@ kept/tokens_N/       runs of the SAE as it was after N tokens
 ema/                 a run of the SAE whose weights are their average over training
 
 Every JSON object carries its own checksum (`saelab/formats/json_file.py`), and so do weights and
-HDF5 files; `saelab verify RUN` checks them all. Runs from before there were any are read as they
-are.
+HDF5 files; `saelab verify RUN` checks them all. Older runs without checksums are read unchecked.
 """
 
 import os
@@ -45,15 +43,15 @@ if TYPE_CHECKING:
     from saelab.training.domain import Domain
 
 IDENTITY = ("name", "weights_digest", "tokenizer_digest")
-"""What tells one language model from another."""
+"""The facts that identify a language model."""
 KEPT = "kept"
 TOKENS = "tokens_"
 AVERAGED = "ema"
-"""Where a run has the average of its weights over training, as a run of its own."""
+"""The place, inside a run, of the run whose weights are averaged over training."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-"""What a finished run has."""
+"""The files of a finished run."""
 OWN = {"checkpoints", "evaluation", "circuits", "experiments", "features.partial"}
-"""Directories of a run that hold no other runs."""
+"""Directories of a run that cannot hold other runs."""
 MAX_METRICS_BYTES = 2**28
 MAX_DEPTH = 16
 """Levels of directories that are searched for runs."""
@@ -61,13 +59,13 @@ MAX_DIRECTORIES = 100_000
 
 
 class Run:
-    """The directory of one trained SAE; what is missing is said in one sentence.
+    """The directory of one trained SAE; methods raise UsageError for missing or damaged files.
 
-    Only `config`, `domain` and `load_sae` import torch, so that a browser of runs starts at once.
+    Only `config`, `domain` and `load_sae` import torch, so that listing runs is fast.
 
     Attributes:
         path: the directory.
-        options: what config.json says, as plain JSON values.
+        options: the content of config.json, as plain JSON values.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -81,17 +79,17 @@ class Run:
         """The complete configuration.
 
         Raises:
-            UsageError: config.json is not one of this version.
+            UsageError: this version cannot read config.json.
         """
         from saelab.training.config import TrainConfig
 
         config = read_config(TrainConfig, self.path / "config.json")
-        # A run from before there was a choice was trained on every row.
+        # A run without the option was trained on every row.
         return config if "outliers" in self.options else config.with_every_row()
 
     @cached_property
     def domain(self) -> "Domain":
-        """Where the SAE applies; everything that runs it on activations asks this.
+        """Where the SAE applies; everything that runs it on activations reads this.
 
         Raises:
             UsageError: provenance.json cannot be read.
@@ -102,17 +100,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The directory's name; of one below another run, RUN@TOKENS or RUN@ema."""
+        """The directory's name; for a run inside another run, RUN@TOKENS or RUN@ema."""
         return run_name(self.path)
 
     @property
     def weights(self) -> Path:
-        """Where the trained SAE is."""
+        """Path of the trained SAE."""
         return self.path / WEIGHTS
 
     @property
     def features_path(self) -> Path:
-        """Where the features are, once collected."""
+        """Path of the collected features."""
         return self.path / "features.h5"
 
     @property
@@ -136,8 +134,8 @@ class Run:
         """What produced the run.
 
         Raises:
-            UsageError: provenance.json is missing, damaged, or does not say of which model and text
-                the activations are (null: of arrays).
+            UsageError: provenance.json is missing, damaged, or does not name the model and text of
+                the activations (null for arrays).
         """
         path = self.path / "provenance.json"
         record = read_sealed_json(path)
@@ -148,10 +146,10 @@ class Run:
 
     @property
     def context_length(self) -> int:
-        """Tokens in a context of the text that the run was trained on.
+        """Number of tokens per context of the text that the run was trained on.
 
         Raises:
-            UsageError: provenance.json does not say.
+            UsageError: provenance.json does not give it.
         """
         length = self.provenance().get("context_length")
         if type(length) is not int or length < 1:
@@ -160,14 +158,14 @@ class Run:
 
     @property
     def on_arrays(self) -> bool:
-        """Whether it was trained on arrays of one's own, without a language model."""
+        """Whether the SAE was trained on your own arrays, without a language model."""
         return self.provenance().get("model") is None
 
     def model(self) -> dict[str, Any]:
-        """What identifies the language model whose activations the run was trained on.
+        """The facts that identify the language model of the run's activations.
 
         Raises:
-            UsageError: the run was trained on arrays, or does not say which model it was.
+            UsageError: the run was trained on arrays, or provenance.json does not name the model.
         """
         model = self.provenance().get("model")
         if model is None:
@@ -190,7 +188,7 @@ class Run:
         return [_metrics_line(line, f"Line {n} of {path}") for n, line in enumerate(lines, 1)]
 
     def evaluation(self, name: str, *, text: str | None = None) -> dict[str, Any] | None:
-        """A saved evaluation, of another text where one is named; None if it was not made.
+        """A saved evaluation, on another text if one is named; None if there is none.
 
         Raises:
             UsageError: the file is damaged.
@@ -201,7 +199,7 @@ class Run:
     def save_evaluation(
         self, name: str, values: dict[str, Any], *, text: str | None = None
     ) -> Path:
-        """Write an evaluation beside the others; returns its path."""
+        """Write an evaluation into the run; returns its path."""
         path = self._evaluation(name, text)
         check_held(self.path)
         write_sealed_json(path, values)
@@ -220,11 +218,11 @@ def _metrics_line(raw: bytes, where: str) -> dict[str, Any]:
 
 
 class FoundRuns(NamedTuple):
-    """What `find_runs` found.
+    """Result of `find_runs`.
 
     Attributes:
         runs: the finished runs that can be read, sorted by path.
-        problems: one sentence for each of the others, and for what was not searched.
+        problems: one sentence for each unreadable run, and for what was not searched.
     """
 
     runs: list[Run]
@@ -232,10 +230,10 @@ class FoundRuns(NamedTuple):
 
 
 def find_runs(root: Path) -> FoundRuns:
-    """Every finished run at or below `root`; a damaged one is told, and hides no other.
+    """Every finished run at or below `root`; damaged runs are reported and hide no other.
 
-    Links to directories are not followed, what lies inside a run's own directories is no run, and
-    the search ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
+    Symbolic links to directories are not followed, and a run's own directories are not searched.
+    The search ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
     """
     found = FoundRuns([], [])
     for path in run_directories(root, found.problems):
@@ -247,7 +245,7 @@ def find_runs(root: Path) -> FoundRuns:
 
 
 def kept_at(path: Path, n_tokens: int) -> Path:
-    """Where the run at `path` keeps the SAE that it was after so many tokens."""
+    """Where the run at `path` keeps its SAE after so many tokens."""
     return path / KEPT / f"{TOKENS}{n_tokens:012d}"
 
 
@@ -262,9 +260,9 @@ def run_name(path: Path) -> str:
 
 
 def run_directories(root: Path, problems: list[str]) -> list[Path]:
-    """The directories at or below `root` that hold a finished run, sorted; none of them is read.
+    """The directories at or below `root` that hold a finished run, sorted; no file is read.
 
-    What was not searched is added to `problems`, one sentence each.
+    For what was not searched, one sentence each is added to `problems`.
     """
     found: list[Path] = []
     places = [(Path(root), 0)]

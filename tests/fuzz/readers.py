@@ -194,7 +194,7 @@ def store(path: Path) -> None:
 
 def card(path: Path) -> None:
     """The catalogue, which no run may take down: the other runs are still there."""
-    from feature_browser.catalogue import read_catalogue
+    from feature_browser.data.catalogue import read_catalogue
 
     found = read_catalogue(path.parent)
     assert {"one", "other", "old"} - {path.name} <= found.runs.keys(), found.damaged
@@ -204,7 +204,7 @@ def card(path: Path) -> None:
 
 
 def notes(path: Path) -> None:
-    from feature_browser.notes import Notes
+    from feature_browser.data.notes import Notes
 
     read = Notes(path)
     read.version()
@@ -214,14 +214,14 @@ def notes(path: Path) -> None:
 
 
 def experiments(path: Path) -> None:
-    from feature_browser.experiments import shelf
+    from feature_browser.pages.steering.saved import shelf
 
     assert not any("\n" in problem for problem in shelf(path).problems)
 
 
 def route(path: Path) -> None:
     """The page of a latent as the canvas asks for it."""
-    from feature_browser import routes
+    from feature_browser.pages.latent import routes
     from starlette.requests import Request
 
     sys.argv = ["app.py", str(path.parent)]

@@ -1,6 +1,6 @@
 """Studies of heads through their latents (arXiv 2406.17759): what a head holds, what it looks for.
 
-Attention is not proof of function: `saelab.lm.tiny.heads` shows for the shipped model which heads
+Attention is not proof of function: `tools.tiny.heads` shows for the shipped model which heads
 matter, by ablation.
 """
 

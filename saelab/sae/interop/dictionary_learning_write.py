@@ -18,9 +18,9 @@ from saelab.sae.interop.write import write_new
 def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     """Save `foreign` as `ae.pt` and `config.json` in a new directory.
 
-    Its class is GatedAutoEncoder for a gate, AutoEncoderTopK for k, AutoEncoderNew where every
-    threshold is zero, BatchTopKSAE or MatryoshkaBatchTopKSAE where a training on batches left one
-    threshold, else JumpReluAutoEncoder.
+    The class is GatedAutoEncoder if there is a gate, AutoEncoderTopK if there is k, AutoEncoderNew
+    if every threshold is zero, BatchTopKSAE or MatryoshkaBatchTopKSAE if batch-level training left
+    one threshold for all latents, else JumpReluAutoEncoder.
 
     Raises:
         UsageError: `directory` already holds another SAE or cannot be written to, or no class has

@@ -20,9 +20,9 @@ from saelab.config import UsageError
 from saelab.figures.attention import families_figure, themes_figure
 from saelab.formats.json_file import read_config
 from saelab.lm.tiny import MODEL_DIR
-from saelab.lm.tiny.heads import HeadReport
 from saelab.lm.tiny.vocabulary import ids
 from saelab.sae.topk import TopKConfig
+from tools.tiny.heads import HeadReport
 
 
 @pytest.fixture(scope="module")
