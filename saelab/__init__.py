@@ -57,6 +57,7 @@ _PUBLIC = {
     "attribution_graph": "saelab.analysis.circuits.graph",
     "explain": "saelab.analysis.circuits.explain",
     "explain_runs": "saelab.analysis.circuits.explain",
+    "figure": "saelab.drawing",
     "UsageError": "saelab.config",
 }
 
