@@ -34,7 +34,7 @@ _PUBLIC = {
     "save_sae_lens": "saelab.sae.interop.convert",
     "adopt": "saelab.training.adopt",
     "Run": "saelab.training.run",
-    "find_runs": "saelab.training.run",
+    "find_runs": "saelab.training.find",
     "evaluate": "saelab.evaluation.evaluate",
     "EvaluateOptions": "saelab.evaluation.options",
     "other_text": "saelab.evaluation.other_text",
