@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.kernels.rules import FusedRule
-from saelab.kernels.threshold import follow_smallest_
+from saelab.kernels.torch.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
 from saelab.sae.base import AbstractSAE

@@ -10,11 +10,11 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
 from saelab.kernels.rules import FusedRule
-from saelab.kernels.triton_aux import AuxRules
-from saelab.kernels.triton_rows import RowCodes
-from saelab.kernels.triton_rules import AdamRules, Launch, Rules
-from saelab.kernels.triton_train import Step
-from saelab.kernels.triton_weights import Weights
+from saelab.kernels.triton.codes.rows import RowCodes
+from saelab.kernels.triton.step.aux_k import AuxRules
+from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
+from saelab.kernels.triton.step.step import Step
+from saelab.kernels.triton.weights import Weights
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
 from saelab.types import SparseCodes
@@ -33,7 +33,7 @@ class FusedOptions:
             the codes' gathers, since Adam needs the norm first.
         launch: shapes of the latent-major pass.
         unrounded: whether the k largest pre-activations are chosen before rounding to `precision`,
-            see `triton_ties`.
+            see `saelab.kernels.triton.select.ties`.
         adam: options of the optimizer.
     """
 

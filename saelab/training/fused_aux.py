@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_aux import AuxRules, AuxStep
-from saelab.kernels.triton_train import Step
+from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
+from saelab.kernels.triton.step.step import Step
 
 LOOK_EVERY = 16
 """Steps between two counts of the latents that may be dead; each count waits for the device."""

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.jump_dense import finish_dense
 from saelab.kernels.rules import StepValues
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_aux import AuxStep
-from saelab.kernels.triton_jump import LEAST_ROOM, JumpCodes
-from saelab.kernels.triton_ragged import Ragged
-from saelab.kernels.triton_train import Step
+from saelab.kernels.triton.codes.jump import LEAST_ROOM, JumpCodes
+from saelab.kernels.triton.codes.ragged import Ragged
+from saelab.kernels.triton.step.aux_k import AuxStep
+from saelab.kernels.triton.step.jump_dense import finish_dense
+from saelab.kernels.triton.step.step import Step
 from saelab.training.fused_aux import AuxRoom
 from saelab.types import SparseCodes
 

@@ -175,7 +175,7 @@ class FusedSteps:
         device: torch.device,
         total_variance: float,
     ) -> None:
-        from saelab.kernels.triton_rules import AdamRules
+        from saelab.kernels.triton.step.rules import AdamRules
         from saelab.training.fused import FusedOptions, FusedStep
 
         # The module stays on its device: its weights would take device memory twice.
