@@ -1,4 +1,4 @@
-"""How alike a dictionary's atoms are, which bounds what a pursuit in it can find."""
+"""How similar a dictionary's atoms are, which limits what a pursuit in it can find."""
 
 import torch
 from jaxtyping import Float
@@ -8,15 +8,15 @@ from torch.nn import functional as F
 from saelab.config import UsageError
 
 BABEL_CHUNK_BYTES = 2**26
-"""How much of the Gram matrix `babel` holds at once."""
+"""Bytes of the Gram matrix that `babel` holds at once."""
 
 
 @torch.no_grad()
 def babel(atoms: Float[Tensor, "d_sae d_in"], q: int) -> float:
-    """mu_1(q), dimensionless: how well q atoms together can imitate another one.
+    """mu_1(q), dimensionless: how well q atoms together can imitate another atom.
 
-    The largest sum, over the atoms, of the q largest |cosines| with other atoms. Between 0
-    (orthogonal atoms) and q; rows are normalised here. q=0 gives 0.
+    The largest sum, over the atoms, of the q largest |cosines| with other atoms. It is between 0
+    (orthogonal atoms) and q. Rows are normalised first. q=0 gives 0.
 
     Raises:
         UsageError: there are fewer than q other atoms.
