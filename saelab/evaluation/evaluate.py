@@ -1,40 +1,27 @@
-"""A run's evaluation on held-out text: one pass, then whatever else was asked for."""
+"""A run's evaluation on held-out text."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from time import perf_counter
 
 import torch
 
 from saelab.activations.corpus import Corpus
 from saelab.config import UsageError
-from saelab.console import progress
 from saelab.evaluation.arrays import evaluate_arrays
-from saelab.evaluation.density import DensityCounts
-from saelab.evaluation.dictionary import dictionary_figures
-from saelab.evaluation.downstream import Downstream, against_mean, downstream_problem
+from saelab.evaluation.inputs import Batch, Inputs
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.plan import Evaluated, sized
-from saelab.evaluation.reconstruction import Reconstruction
-from saelab.evaluation.recovery import RecoveryData, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
-from saelab.evaluation.rows import NO_LABELS, RowSample
+from saelab.evaluation.rows import rows_of_text
 from saelab.evaluation.stream import (
-    TextBatch,
     check_model,
     corpus_of,
-    half_by_context,
-    read_text,
     stream,
 )
-from saelab.evaluation.suite import Inputs, measure_suite
+from saelab.evaluation.suite import measure_all
 from saelab.lm.load import load_recorded_model, resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
-from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
-from saelab.types import Figures
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -80,12 +67,9 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
             check_model(lm, run)
         options = sized(options, lm, corpus)
         Evaluated(lm, sae, corpus, options).plan().announce()
-        found = _Pass(run, lm, sae, corpus, options)
-        with found.clock("held_out_text"):
-            found.read()
-        result = found.core()
-        if options.suite == "full":
-            result = found.full(result)
+        labels = corpus.label_names, corpus.label_descriptions
+        inputs = Inputs(run, sae, options, lm, corpus, *labels)
+        result = measure_all(inputs, _batches(inputs, corpus))
         save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
     return result
 
@@ -95,112 +79,18 @@ def _replaced(options: EvaluateOptions, changes: dict[str, int | None]) -> Evalu
     return EvaluateOptions.model_validate(options.model_dump() | given)
 
 
-class _Pass:
-    """The one pass over the text that everything starts from."""
-
-    def __init__(
-        self,
-        run: Run,
-        lm: LanguageModel,
-        sae: AbstractSAE,
-        corpus: Corpus,
-        options: EvaluateOptions,
-    ) -> None:
-        self.run, self.lm, self.sae, self.corpus, self.options = run, lm, sae, corpus, options
-        self.reconstruction = Reconstruction(sae.d_out, sae.d_sae, lm.device)
-        self.downstream = Downstream(lm.device)
-        self.density = DensityCounts(sae.d_sae, lm.device)
-        self.data = RecoveryData()
-        n_sample = options.n_sample if options.suite == "full" else 0
-        self.sample = RowSample(n_sample, corpus.label_names, corpus.label_hierarchies)
-        self.site = run.config.written_site
-        self.problem = downstream_problem(self.site)
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def clock(self, name: str) -> Iterator[None]:
-        started = perf_counter()
-        yield
-        self.seconds[name] = perf_counter() - started
-
-    def read(self) -> None:
-        """Stream the text through the model and the SAE."""
-        options = self.options
-        with progress("Evaluate", options.n_tokens, "tokens") as bar:
-            for batch in stream(
-                self.run,
-                self.lm,
-                self.corpus,
-                n_tokens=options.n_tokens,
-                batch_size=options.contexts,
-                with_predictions=self.problem is None,
-            ):
-                self.reconstruction.left_out += batch.left_out
-                if len(batch.x):
-                    self._add(batch)
-                bar.advance(len(batch.x))
-        if not self.reconstruction.n or not (self.downstream.n or self.problem):
-            raise UsageError("The held-out text has no tokens to evaluate on; give more text.")
-
-    def _add(self, batch: TextBatch) -> None:
-        codes = self.sae.encode(batch.x)
-        x_hat = self.sae.decode(codes, batch.x)
-        self.reconstruction.update(batch.wanted, x_hat, codes)
-        self.density.update(codes)
-        self.sample.add(batch, codes)
-        if self.problem is None:
-            self.downstream.update(
-                self.lm,
-                self.site,
-                batch.tokens,
-                batch.mask,
-                x_hat,
-                plain=batch.out,
-            )
-        if (labels := batch.labels()) is not None:
-            self.data.add(batch.x, codes, labels, half_by_context(batch))
-
-    def core(self) -> Evaluation:
-        """What the pass and the weights give."""
-        skipped = {} if self.problem is None else {"downstream": self.problem}
-        recovery = None
-        if self.data.labels:
-            with self.clock("recovery"):
-                recovery = recover(self.data, self.corpus.label_names)
-        else:
-            skipped["recovery"] = NO_LABELS
-        with self.clock("dictionary"):
-            dictionary = dictionary_figures(self.sae, signed=self.density.signed)
-        return Evaluation(
-            reconstruction=self.reconstruction.results(),
-            downstream={} if self.problem else self.downstream.results(),
-            recovery=recovery,
-            density=self.density.results(),
-            dictionary=dictionary,
-            skipped=skipped,
-            seconds=self.seconds,
-        )
-
-    def full(self, core: Evaluation) -> Evaluation:
-        """What the core gave, and the rest of the full suite."""
-        downstream = core.downstream
-        if self.problem is None:
-            with self.clock("mean_ablation"):
-                downstream = self._against_mean(core.downstream)
-        inputs = Inputs(self.run, self.sae, self.lm, self.corpus, self.sample.rows(), self.options)
-        found, skipped, seconds = measure_suite(inputs)
-        return replace(
-            core,
-            downstream=downstream,
-            skipped=core.skipped | skipped,
-            seconds=self.seconds | seconds,
-            **found,
-        )
-
-    def _against_mean(self, figures: Figures) -> Figures:
-        options = self.options
-        texts = read_text(
-            self.run, self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.contexts
-        )
-        mean = self.reconstruction.sum / self.reconstruction.n
-        return against_mean(figures, self.lm, self.site, texts, mean)
+def _batches(inputs: Inputs, corpus: Corpus) -> Iterator[Batch]:
+    """The text through the model and the SAE."""
+    for text in stream(
+        inputs.run,
+        inputs.model,
+        corpus,
+        n_tokens=inputs.options.n_tokens,
+        batch_size=inputs.options.contexts,
+        with_predictions=inputs.with_predictions,
+    ):
+        inputs.n_left_out += text.left_out
+        if len(text.x):
+            codes = inputs.sae.encode(text.x)
+            x_hat = inputs.sae.decode(codes, text.x)
+            yield Batch(rows_of_text(text, codes, corpus), x_hat, text)

@@ -15,7 +15,6 @@ from saelab.evaluation.uniformity import (
     centred_logit_gradients,
     contributions,
     effective_number,
-    uniformity_problem,
 )
 
 HOOK = "blocks.0.hook_resid_post"
@@ -116,11 +115,6 @@ def test_tokens_without_active_latents_are_set_apart(random_lm, tokens):
     assert isinstance(measure.results(), Skipped)
     measure.update(text(tokens), n_tokens=3)
     assert isinstance(measure.results(), Skipped)
-
-
-def test_a_site_that_the_skip_connection_goes_past_is_named():
-    assert uniformity_problem(HOOK) is None
-    assert "hook_resid_mid" in str(uniformity_problem("blocks.1.hook_resid_mid"))
 
 
 def test_the_same_seed_draws_the_same_tokens(random_lm, small_run):
