@@ -5,24 +5,24 @@ from pathlib import Path
 
 import streamlit as st
 
-from feature_browser.attention_view import attention_view
-from feature_browser.canvas import go_to, here, show, style_page
-from feature_browser.catalogue import Catalogue, RunCard
-from feature_browser.chrome import alone, message, top_bar
-from feature_browser.circuit_view import circuit_view
-from feature_browser.compare_view import compare_view
-from feature_browser.health_view import health_view
-from feature_browser.known_view import known_view
-from feature_browser.latent_view import latent_view
-from feature_browser.latents_view import latents_view
-from feature_browser.launch import runs_directory
-from feature_browser.markup import Html
-from feature_browser.place import Place
-from feature_browser.reading import list_runs, open_run
-from feature_browser.runs_view import no_such_run, runs_view
-from feature_browser.steering_view import steering_view
-from feature_browser.training_view import training_view
-from feature_browser.try_view import try_view
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.reading import list_runs, open_run
+from feature_browser.draw.markup import Html
+from feature_browser.pages.attention.view import attention_view
+from feature_browser.pages.circuit.view import circuit_view
+from feature_browser.pages.compare.view import compare_view
+from feature_browser.pages.health.view import health_view
+from feature_browser.pages.known import known_view
+from feature_browser.pages.latent.view import latent_view
+from feature_browser.pages.latents.view import latents_view
+from feature_browser.pages.runs import no_such_run, runs_view
+from feature_browser.pages.steering.view import steering_view
+from feature_browser.pages.training import training_view
+from feature_browser.pages.try_it.view import try_view
+from feature_browser.shell.canvas import go_to, here, show, style_page
+from feature_browser.shell.chrome import alone, message, top_bar
+from feature_browser.shell.launch import runs_directory
+from feature_browser.shell.place import Place
 from saelab.config import UsageError
 
 _LOG = logging.getLogger(__name__)

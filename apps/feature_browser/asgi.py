@@ -6,8 +6,8 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from feature_browser.guard import Guard
-from feature_browser.routes import latent_page
+from feature_browser.pages.latent.routes import latent_page
+from feature_browser.shell.guard import Guard
 
 app = st.App(
     Path(__file__).with_name("app.py"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from saelab.evaluation.inputs import Inputs, language_model, replaceable_site
 from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import TextBatch
+from saelab.host.text import TextBatch
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.sae.base import AbstractSAE
 
@@ -191,7 +191,7 @@ def _lines(a: AblationSparsity) -> Iterator[Line]:
 def _measure(inputs: Inputs) -> AblationSparsity | Skipped:
     options = inputs.options
     n_latents, reach = options.n_ablated_latents, options.reach
-    tokens = AblationTokens(inputs.model, inputs.sae, inputs.site, n_latents=n_latents, reach=reach)
+    tokens = AblationTokens(inputs.lm, inputs.sae, inputs.site, n_latents=n_latents, reach=reach)
     draw = torch.Generator().manual_seed(options.seed)
     for batch in inputs.batches():
         tokens.update(batch, n_tokens=options.n_ablated_tokens, draw=draw)

@@ -264,7 +264,7 @@ def _left_out(absorption: Absorption) -> Iterator[tuple[str, str]]:
 
 
 def _measure(inputs: Inputs) -> Absorption | Skipped:
-    text_of = None if inputs.lm is None else inputs.lm.tokenizer.token
+    text_of = None if inputs.host is None else inputs.lm.tokenizer.token
     return feature_absorption(inputs.rows, inputs.sae, text_of, seed=inputs.options.seed)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from saelab.config import UsageError
 from saelab.evaluation.inputs import Batch, Inputs, language_model, replaceable_site
 from saelab.evaluation.measurement import Line, Measurement, Streamed
-from saelab.evaluation.stream import Text
+from saelab.host.text import Text
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel, ModelOutput
@@ -137,14 +137,14 @@ def _spliced(inputs: Inputs) -> Streamed:
         text = batch.text
         assert text is not None
         total.add_(batch.rows.wanted.double().sum(dim=0))
-        counts.update(inputs.model, site, text.tokens, text.mask, batch.x_hat, plain=text.out)
+        counts.update(inputs.lm, site, text.tokens, text.mask, batch.x_hat, plain=text.out)
 
     def results() -> Figures:
         figures = counts.results()
         if inputs.options.suite == "core":
             return figures
         mean = total / inputs.found["reconstruction"]["n_tokens"]
-        return against_mean(figures, inputs.model, site, inputs.texts(), mean)
+        return against_mean(figures, inputs.lm, site, inputs.texts(), mean)
 
     return Streamed(update, results)
 

@@ -12,12 +12,9 @@ from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.plan import Evaluated, sized
 from saelab.evaluation.results import Evaluation, save_evaluation
 from saelab.evaluation.rows import rows_of_text
-from saelab.evaluation.stream import (
-    check_model,
-    corpus_of,
-    stream,
-)
 from saelab.evaluation.suite import measure_all
+from saelab.host.host import Host
+from saelab.host.text import corpus_of
 from saelab.lm.load import load_recorded_model, resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
@@ -60,15 +57,11 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     with writing(run.path):
         if lm is None:
             lm = load_recorded_model(run.model(), device=device)
-        sae = run.load_sae(str(lm.device))
-        if corpus is None:
-            corpus = corpus_of(run, lm, "held-out")
-        else:
-            check_model(lm, run)
+        host = Host.of_run(run, lm)
+        corpus = corpus_of(run, lm, "held-out") if corpus is None else corpus
         options = sized(options, lm, corpus)
-        Evaluated(lm, sae, corpus, options).plan().announce()
-        labels = corpus.label_names, corpus.label_descriptions
-        inputs = Inputs(run, sae, options, lm, corpus, *labels)
+        Evaluated(lm, host.sae, corpus, options).plan().announce()
+        inputs = Inputs(run, host.sae, options, host, corpus, corpus.label_names)
         result = measure_all(inputs, _batches(inputs, corpus))
         save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
     return result
@@ -81,14 +74,7 @@ def _replaced(options: EvaluateOptions, changes: dict[str, int | None]) -> Evalu
 
 def _batches(inputs: Inputs, corpus: Corpus) -> Iterator[Batch]:
     """The text through the model and the SAE."""
-    for text in stream(
-        inputs.run,
-        inputs.model,
-        corpus,
-        n_tokens=inputs.options.n_tokens,
-        batch_size=inputs.options.contexts,
-        with_predictions=inputs.with_predictions,
-    ):
+    for text in inputs.batches(with_predictions=inputs.with_predictions):
         inputs.n_left_out += text.left_out
         if len(text.x):
             codes = inputs.sae.encode(text.x)

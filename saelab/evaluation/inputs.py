@@ -1,6 +1,6 @@
 """What measurements read, and what some of them need."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,10 +12,11 @@ from torch import Tensor
 from saelab.activations.corpus import Corpus
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.rows import NO_LABELS, Rows, RowSample
-from saelab.evaluation.stream import Text, TextBatch, read_text, stream
+from saelab.host.host import Host
+from saelab.host.text import Text, TextBatch, read_text, stream
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.sites import replaceable
 from saelab.sae.base import AbstractSAE
+from saelab.sites import Site
 from saelab.training.run import Run
 
 
@@ -38,11 +39,9 @@ class Inputs:
     """What there is to measure a run on.
 
     Attributes:
-        lm, corpus: the model and the held-out text; None for a run trained on arrays.
+        host, corpus: the SAE in its model and the held-out text; None for a run trained on arrays.
         label_names: of the ground-truth labels; empty where there are none.
-        label_descriptions: by name, where the text has any.
         n_left_out: rows that were seen and not counted, since the SAE does not apply to them.
-        sample: collects the first `options.n_sample` rows for the full suite.
         with_predictions: whether the texts of batches keep what the model predicted.
         found: results of the measurements before this one, by name.
     """
@@ -50,17 +49,12 @@ class Inputs:
     run: Run
     sae: AbstractSAE
     options: EvaluateOptions
-    lm: LanguageModel | None = None
+    host: Host | None = None
     corpus: Corpus | None = None
     label_names: tuple[str, ...] = ()
-    label_descriptions: Mapping[str, str] = field(default_factory=dict)
     n_left_out: int = 0
     with_predictions: bool = False
-    sample: RowSample = field(init=False)
     found: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.sample = RowSample(self.options.n_sample if self.options.suite == "full" else 0)
 
     @property
     def site(self) -> str:
@@ -73,33 +67,38 @@ class Inputs:
         return self.sae.W_dec.device
 
     @property
-    def model(self) -> LanguageModel:
+    def lm(self) -> LanguageModel:
         """The model of a measurement that needs one."""
-        assert self.lm is not None, "say needs=(language_model,)"
-        return self.lm
+        assert self.host is not None, "say needs=(language_model,)"
+        return self.host.lm
+
+    @cached_property
+    def sample(self) -> RowSample:
+        """Collects the first rows for the full suite."""
+        return RowSample(self.options.n_sample if self.options.suite == "full" else 0)
 
     @cached_property
     def rows(self) -> Rows:
-        """The sample, once the text has been read."""
+        """The first `options.n_sample` rows, once all have been read."""
         return self.sample.rows()
 
     def texts(self) -> Iterator[Text]:
         """The held-out text once more, for a measurement that needs a model."""
-        return self._again(read_text)
+        return read_text(*self._text, **self._amount)
 
-    def batches(self) -> Iterator[TextBatch]:
-        """The held-out text once more, with the rows of the run's sites."""
-        return self._again(stream)
+    def batches(self, *, with_predictions: bool = False) -> Iterator[TextBatch]:
+        """The same with the rows of the run's sites."""
+        return stream(*self._text, **self._amount, with_predictions=with_predictions)
 
-    def _again(self, read: Callable[..., Iterator[Any]]) -> Iterator[Any]:
-        options = self.options
-        return read(
-            self.run,
-            self.model,
-            self.corpus,
-            n_tokens=options.n_tokens,
-            batch_size=options.contexts,
-        )
+    @property
+    def _text(self) -> tuple[Host, Corpus]:
+        assert self.host is not None, "say needs=(language_model,)"
+        assert self.corpus is not None
+        return self.host, self.corpus
+
+    @property
+    def _amount(self) -> dict[str, int]:
+        return {"n_tokens": self.options.n_tokens, "batch_size": self.options.contexts}
 
 
 Need = Callable[[Inputs], str | None]
@@ -108,7 +107,7 @@ Need = Callable[[Inputs], str | None]
 
 def language_model(inputs: Inputs) -> str | None:
     """The run's language model and a text for it."""
-    if inputs.lm is not None:
+    if inputs.host is not None:
         return None
     return "The run was trained on arrays, and this needs a language model."
 
@@ -120,6 +119,6 @@ def labels(inputs: Inputs) -> str | None:
 
 def replaceable_site(inputs: Inputs) -> str | None:
     """A site whose whole effect on the model goes through what the SAE writes there."""
-    if replaceable(inputs.site):
+    if Site.of(inputs.site).replaceable:
         return None
     return f"The skip connection goes past {inputs.site}, so a change there is only half of one."

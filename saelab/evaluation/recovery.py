@@ -260,7 +260,8 @@ def _data(inputs: Inputs) -> Streamed:
             data.add(rows.x, rows.codes, rows.labels.numpy(), rows.fit.numpy())
 
     def results() -> RecoveryResult:
-        found, told = recover(data, inputs.label_names), inputs.label_descriptions
+        found = recover(data, inputs.label_names)
+        told = {} if inputs.corpus is None else inputs.corpus.label_descriptions
         features = [replace(f, description=told.get(f.label, "")) for f in found.features]
         return replace(found, features=features)
 

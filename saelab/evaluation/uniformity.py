@@ -11,7 +11,7 @@ from saelab.evaluation.downstream import counted_positions
 from saelab.evaluation.inputs import Inputs, language_model, replaceable_site
 from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import Text
+from saelab.host.text import Text
 from saelab.lm.cost import contexts_at_once
 from saelab.lm.gradients import tracked
 from saelab.lm.protocol import LanguageModel
@@ -175,9 +175,7 @@ def _lines(u: Uniformity) -> Iterator[Line]:
 
 def _measure(inputs: Inputs) -> Uniformity | Skipped:
     source, options = inputs.run.config.site, inputs.options
-    tokens = UniformityTokens(
-        inputs.model, inputs.sae, inputs.site, seed=options.seed, source=source
-    )
+    tokens = UniformityTokens(inputs.lm, inputs.sae, inputs.site, seed=options.seed, source=source)
     for text in inputs.texts():
         tokens.update(text, n_tokens=options.n_uniformity)
         if tokens.n_tokens >= options.n_uniformity:

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from apps.serving import PATIENCE_S, chromium, headless, listen, served
-from feature_browser.catalogue import Catalogue, RunCard, read_catalogue
-from feature_browser.place import VIEWS, Place
+from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
+from feature_browser.shell.place import VIEWS, Place
 from playwright.sync_api import Browser, expect
 from rich.console import Console
 

@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 from apps.driving import Open, address, drawn
-from feature_browser import catalogue
-from feature_browser.catalogue import read_catalogue
+from feature_browser.data import catalogue
+from feature_browser.data.catalogue import read_catalogue
 
 from saelab.analysis.records import Features
 
@@ -108,7 +108,7 @@ def test_a_page_whose_files_contradict_each_other_says_so(
     def contradict(*_: object) -> None:
         raise IndexError("index 99 is out of bounds")
 
-    monkeypatch.setattr("feature_browser.health_view._headline", contradict)
+    monkeypatch.setattr("feature_browser.pages.health.view._headline", contradict)
     page = drawn(open_app(run="signed", view="health"))
     assert "saelab verify" in page
     assert "index 99 is out of bounds" in page

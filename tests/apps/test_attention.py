@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
-from feature_browser.attention import (
+from feature_browser.data.catalogue import read_catalogue
+from feature_browser.pages.attention.study import Parts, prompt_ids, strongest, study
+from feature_browser.pages.attention.trail import (
     Step,
     beside_text,
     chosen_runs,
@@ -17,9 +19,7 @@ from feature_browser.attention import (
     trail_of,
     trail_text,
 )
-from feature_browser.attention_live import Parts, prompt_ids, strongest, study
-from feature_browser.catalogue import read_catalogue
-from feature_browser.place import Place
+from feature_browser.shell.place import Place
 
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
@@ -68,15 +68,16 @@ def test_a_trail_is_read_back_and_ends_where_it_makes_no_sense():
 def test_a_sites_rank_is_that_of_the_circuits(cards, kind: str):
     from dataclasses import replace
 
-    from saelab.analysis.circuits.dictionaries import Place as Where
+    from saelab.sites import Place as Where
 
     sites = {
         "heads": [("blocks.7.attn.hook_z", 7)],
         "residual": [("blocks.7.hook_resid_pre", 7), ("blocks.7.hook_resid_post", 8)],
         "mlp": [("blocks.7.ln2.hook_out", 7), ("blocks.7.mlp.hook_in", 7)],
     }[kind]
+    config = {"target_site": "blocks.7.hook_mlp_out"} if kind == "mlp" else {}
     for site, layer in sites:
-        card = replace(cards[0], site=site, config={"target_site": "blocks.7.hook_mlp_out"})
+        card = replace(cards[0], site=site, config=config)
         assert depth(card) == Where(layer, kind).depth  # pyright: ignore[reportArgumentType]
         assert reads_heads(card) == (kind == "heads")
     for site in ("blocks.7.mlp.hook_post", "hook_embed", "blocks.x.attn.hook_z"):
@@ -185,7 +186,7 @@ def test_heads_and_examples_are_shown_before_any_model_is_loaded(
     def no_model(*_: object) -> None:
         raise AssertionError("the model was asked for")
 
-    monkeypatch.setattr("feature_browser.attention_live.live_run", no_model)
+    monkeypatch.setattr("feature_browser.pages.attention.study.live_run", no_model)
     app = open_app(circuit_runs, view="attention", run="heads")
     page = drawn(app)
     assert "latent" in address(app)
@@ -284,7 +285,7 @@ def test_odd_addresses_are_answered(
 
 
 def graph_of(circuit_runs: Path):
-    from feature_browser.circuits import open_graph
+    from feature_browser.pages.circuit.graphs import open_graph
 
     card = read_catalogue(circuit_runs).runs["heads"]
     (path,) = (card.path / "circuits").glob("*.h5")
@@ -312,8 +313,8 @@ def test_pinned_latents_are_changed_in_the_live_model(open_app: Open, circuit_ru
 
 
 def test_the_live_value_is_the_graphs_until_a_latent_is_changed(circuit_runs: Path):
-    from feature_browser.circuit_live import measure
-    from feature_browser.live import live_run
+    from feature_browser.live.model import live_run
+    from feature_browser.pages.circuit.interventions import measure
 
     found, runs = graph_of(circuit_runs), read_catalogue(circuit_runs).runs
     lives = [(name, live_run(runs[name])) for name in found.saes]
@@ -330,8 +331,8 @@ def test_the_live_value_is_the_graphs_until_a_latent_is_changed(circuit_runs: Pa
 def test_a_graph_of_other_tokens_is_not_run(circuit_runs: Path):
     from dataclasses import replace
 
-    from feature_browser.circuit_live import measure
-    from feature_browser.live import live_run
+    from feature_browser.live.model import live_run
+    from feature_browser.pages.circuit.interventions import measure
 
     found, runs = graph_of(circuit_runs), read_catalogue(circuit_runs).runs
     lives = [(name, live_run(runs[name])) for name in found.saes]
@@ -344,8 +345,8 @@ def test_a_graph_of_other_tokens_is_not_run(circuit_runs: Path):
 def test_a_latents_graph_is_measured_by_the_latents_live_value(circuit_runs: Path):
     from dataclasses import replace
 
-    from feature_browser.circuit_live import measure
-    from feature_browser.live import live_run
+    from feature_browser.live.model import live_run
+    from feature_browser.pages.circuit.interventions import measure
 
     found, runs = graph_of(circuit_runs), read_catalogue(circuit_runs).runs
     lives = [(name, live_run(runs[name])) for name in found.saes]

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from feature_browser.place import VIEWS
-from feature_browser.tokens import visible
+from feature_browser.draw.tokens import visible
+from feature_browser.shell.place import VIEWS
 from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from saelab.analysis.records import Features

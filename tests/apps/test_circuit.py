@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from apps.circuit_cases import NAME, POSITION, TOKENS, write_circuit
 from apps.driving import Open, address, drawn
-from feature_browser.catalogue import read_catalogue
-from feature_browser.circuit_groups import groups_path, read_groups, save_group
-from feature_browser.circuit_layout import lay_out
-from feature_browser.circuit_pins import REST, flow_table
-from feature_browser.circuits import Kept, graphs_beside, pins_of, pins_text, prepared
-from feature_browser.numbers import MINUS
-from feature_browser.place import Place
+from feature_browser.data.catalogue import read_catalogue
+from feature_browser.draw.numbers import MINUS
+from feature_browser.pages.circuit.graphs import Kept, graphs_beside, pins_of, pins_text, prepared
+from feature_browser.pages.circuit.groups import groups_path, read_groups, save_group
+from feature_browser.pages.circuit.layout import lay_out
+from feature_browser.pages.circuit.pins import REST, flow_table
+from feature_browser.shell.place import Place
 from old_hdf5 import as_before
 
 from saelab.analysis.circuits.graph_file import load_graph_hdf5
@@ -83,7 +83,7 @@ def test_every_kept_node_has_a_place_of_its_own(found):
 
 
 def test_of_a_huge_graph_the_most_influential_nodes_are_drawn(found, monkeypatch):
-    monkeypatch.setattr("feature_browser.circuits.MOST_NODES", 4)
+    monkeypatch.setattr("feature_browser.pages.circuit.graphs.MOST_NODES", 4)
     few = replace(found, parts={}).pruned(100, 100)
     assert few.nodes.sum() == 4
     assert few.nodes[found.target]
@@ -308,9 +308,9 @@ def test_groups_saved_by_several_at_once_are_all_kept(tmp_path: Path):
 
 
 def exports(root: Path, **changes: str):
-    from feature_browser.circuit_cards import Scene
-    from feature_browser.circuit_names import Names
-    from feature_browser.circuits import open_graph
+    from feature_browser.pages.circuit.graphs import open_graph
+    from feature_browser.pages.circuit.node_cards import Scene
+    from feature_browser.pages.circuit.node_names import Names
 
     catalogue = read_catalogue(root)
     card = catalogue.runs["heads"]
@@ -324,7 +324,7 @@ def exports(root: Path, **changes: str):
 
 
 def test_the_export_is_what_is_shown_and_can_be_read_again(root: Path, tmp_path: Path):
-    from feature_browser.circuit_view import exported_json
+    from feature_browser.pages.circuit.view import exported_json
 
     from saelab.analysis.circuits.graph_json import load_graph
 
@@ -343,7 +343,7 @@ def test_the_export_is_what_is_shown_and_can_be_read_again(root: Path, tmp_path:
 
 
 def test_the_export_for_other_viewers_has_pins_and_supernodes(root: Path):
-    from feature_browser.circuit_view import exported_circuit_tracer
+    from feature_browser.pages.circuit.view import exported_circuit_tracer
 
     scene, card = exports(root, pins=f"{FIVE}|{SEVEN}")
     values = json.loads(exported_circuit_tracer(scene, card))

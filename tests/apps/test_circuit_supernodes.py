@@ -2,9 +2,9 @@ import re
 
 import pytest
 from apps.circuit_cases import POSITION, write_circuit
-from feature_browser.circuit_pins import flow_table
-from feature_browser.circuit_supernodes import BOX, MOST_GROUPS, TALL, supernode_picture
-from feature_browser.circuits import OpenGraph, prepared
+from feature_browser.pages.circuit.graphs import OpenGraph, prepared
+from feature_browser.pages.circuit.pins import flow_table
+from feature_browser.pages.circuit.supernodes import BOX, MOST_GROUPS, TALL, supernode_picture
 
 from saelab.analysis.circuits.graph_file import load_graph_hdf5
 

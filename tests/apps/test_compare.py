@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_browser.compare import ALIKE, KINDS, correspond
-from feature_browser.weights import Decoder, read_decoder
+from feature_browser.data.weights import Decoder, read_decoder
+from feature_browser.pages.compare.correspondence import ALIKE, KINDS, correspond
 
 from saelab.config import UsageError
 
@@ -90,7 +90,8 @@ def test_damaged_weights_are_said_to_be(tmp_path: Path, content: bytes):
 
 def test_the_decoder_is_read_without_torch(runs: Path):
     code = (
-        "import sys; from pathlib import Path; from feature_browser.weights import read_decoder;"
+        "import sys; from pathlib import Path;"
+        "from feature_browser.data.weights import read_decoder;"
         f"read_decoder(Path({str(runs / 'plain' / 'weights.safetensors')!r}), signed=False);"
         "assert 'torch' not in sys.modules"
     )

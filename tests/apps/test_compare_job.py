@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_browser import compare_job, nearest
-from feature_browser.compare import Correspondence, correspond
-from feature_browser.compare_job import Progress, Weights, matching
-from feature_browser.weights import Decoder, read_decoder, width
+from feature_browser.data.weights import Decoder, read_decoder, width
+from feature_browser.pages.compare import job as compare_job
+from feature_browser.pages.compare import nearest
+from feature_browser.pages.compare.correspondence import Correspondence, correspond
+from feature_browser.pages.compare.job import Progress, Weights, matching
 from safetensors.numpy import save_file
 
 from saelab.config import UsageError

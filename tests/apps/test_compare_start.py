@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import small_config
-from feature_browser.catalogue import read_card
-from feature_browser.compare import ALIKE, correspond
-from feature_browser.compare_start import beginning, initial_decoder, same_start, seeds
-from feature_browser.reading import decoder
+from feature_browser.data.catalogue import read_card
+from feature_browser.data.reading import decoder
+from feature_browser.pages.compare.correspondence import ALIKE, correspond
+from feature_browser.pages.compare.start import beginning, initial_decoder, same_start, seeds
 
 from saelab.training.loop import train
 
@@ -97,7 +97,7 @@ def test_an_imported_run_has_no_known_beginning(root):
 def test_what_cannot_be_drawn_anew_is_said_with_the_seed(root, tmp_path, monkeypatch):
     one, two = card(root, "one"), card(root, "two")
     found = matched(one, two)
-    monkeypatch.setattr("feature_browser.compare_start.MOST_NUMBERS", 10)
+    monkeypatch.setattr("feature_browser.pages.compare.start.MOST_NUMBERS", 10)
     assert same_start(one, two, found) is None
     assert "Both began with seed 0, perhaps at the same weights" in beginning(found, None, one, two)
     monkeypatch.undo()

@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import pytest
 from apps.serving import served
-from feature_browser import guard
-from feature_browser.guard import Guard, content_policy, host_name, refusal, security_headers
+from feature_browser.shell import guard
+from feature_browser.shell.guard import Guard, content_policy, host_name, refusal, security_headers
 from starlette.responses import PlainTextResponse
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect

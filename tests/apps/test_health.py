@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feature_browser.charts import (
+from feature_browser.draw.charts import (
     MOST_POINTS,
     Curve,
     cosine_chart,
@@ -11,7 +11,7 @@ from feature_browser.charts import (
     line_chart,
     telling,
 )
-from feature_browser.health import ALIKE, Densities, evaluated_densities, twins
+from feature_browser.pages.health.densities import ALIKE, Densities, evaluated_densities, twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

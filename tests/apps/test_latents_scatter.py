@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, drawn
-from feature_browser.catalogue import read_card
-from feature_browser.latents_scatter import COLUMNS, axes_of, inside
-from feature_browser.place import Place
-from feature_browser.reading import OpenRun, open_run
+from feature_browser.data.catalogue import read_card
+from feature_browser.data.reading import OpenRun, open_run
+from feature_browser.pages.latents.latents_scatter import COLUMNS, axes_of, inside
+from feature_browser.shell.place import Place
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from feature_browser.catalogue import RunCard, read_card
-from feature_browser.live import LiveRun, live_run
-from feature_browser.live_prompt import read_prompt
+from feature_browser.data.catalogue import RunCard, read_card
+from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.prompt import read_prompt
 
 from saelab.config import UsageError
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
@@ -99,8 +99,9 @@ def test_missing_and_damaged_weights_are_said(live_runs: Path, tmp_path: Path):
 
 def test_the_module_imports_neither_torch_nor_a_language_model():
     code = (
-        "import sys, feature_browser.live, feature_browser.try_view, feature_browser.search;"
-        "import feature_browser.live_steering_view, feature_browser.annotate;"
+        "import sys, feature_browser.live.model, feature_browser.pages.try_it.view;"
+        "import feature_browser.pages.latents.search;"
+        "import feature_browser.pages.steering.live_view, feature_browser.draw.annotate;"
         "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

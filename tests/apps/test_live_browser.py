@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from apps.serving import listen, served
-from feature_browser.notes import Note, Notes
+from feature_browser.data.notes import Note, Notes
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

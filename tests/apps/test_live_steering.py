@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 from apps.driving import Open, address, drawn
-from feature_browser.catalogue import read_card
-from feature_browser.dose_picture import Response, response_chart
-from feature_browser.experiments import directory, read, save, shelf
-from feature_browser.live import LiveRun, live_run
-from feature_browser.live_steering import (
+from feature_browser.data.catalogue import read_card
+from feature_browser.live.model import LiveRun, live_run
+from feature_browser.pages.steering.dose import Response, response_chart
+from feature_browser.pages.steering.experiment import (
     DOSES,
     Experiment,
     experiment_of,
     run_doses,
     run_experiment,
 )
+from feature_browser.pages.steering.saved import directory, read, save, shelf
 
 from saelab.config import UsageError
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
@@ -259,7 +259,7 @@ def test_a_steering_that_took_no_effect_is_said(
     def fail(*_: object) -> None:
         raise RuntimeError("The logits did not notice the change.")
 
-    monkeypatch.setattr("feature_browser.live_steering_view.run_experiment", fail)
+    monkeypatch.setattr("feature_browser.pages.steering.live_view.run_experiment", fail)
     text = EXPERIMENT.model_copy(update={"seed": 77}).text
     assert "did not notice" in drawn(opened(open_app, live_runs, experiment=text))
 

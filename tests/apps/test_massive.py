@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
 from conftest import SINK
-from feature_browser.catalogue import read_card
-from feature_browser.live import live_run
-from feature_browser.live_prompt import read_prompt
+from feature_browser.data.catalogue import read_card
+from feature_browser.live.model import live_run
+from feature_browser.live.prompt import read_prompt
 
 from saelab.analysis.feature_file import write_features
 from saelab.analysis.records import Features

@@ -3,9 +3,9 @@ from itertools import islice
 import numpy as np
 import pytest
 from apps.test_compare import random_decoder
-from feature_browser import nearest as searching
-from feature_browser.nearest import begin, nearest, search
-from feature_browser.weights import Decoder
+from feature_browser.data.weights import Decoder
+from feature_browser.pages.compare import nearest as searching
+from feature_browser.pages.compare.nearest import begin, nearest, search
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

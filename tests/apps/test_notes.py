@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from feature_browser.notes import Note, Notes
+from feature_browser.data.notes import Note, Notes
 
 from saelab.config import UsageError
 
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
 WRITER = """
 import sys
 from pathlib import Path
-from feature_browser.notes import Notes
+from feature_browser.data.notes import Notes
 
 for number in range(int(sys.argv[3])):
     Notes(Path(sys.argv[1])).write(number % 4, "label", f"{sys.argv[2]}:{number}")

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 from apps.driving import Open, drawn
-from feature_browser.annotate import keep
-from feature_browser.catalogue import RunCard, read_card
-from feature_browser.known import NOTHING
-from feature_browser.labels import Labels, Names
-from feature_browser.notes import Note, Notes
-from feature_browser.reading import OpenRun, open_run
-from feature_browser.search import search
+from feature_browser.data.catalogue import RunCard, read_card
+from feature_browser.data.known import NOTHING
+from feature_browser.data.labels import Labels, Names
+from feature_browser.data.notes import Note, Notes
+from feature_browser.data.reading import OpenRun, open_run
+from feature_browser.draw.annotate import keep
+from feature_browser.pages.latents.search import search
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def card(copy: Path) -> RunCard:
 def session(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """The session's state, as a plain dictionary."""
     state: dict[str, object] = {}
-    monkeypatch.setattr("feature_browser.annotate.st", SimpleNamespace(session_state=state))
+    monkeypatch.setattr("feature_browser.draw.annotate.st", SimpleNamespace(session_state=state))
     return state
 
 
@@ -125,7 +125,7 @@ def test_a_read_only_directory_is_said_before_anything_is_typed(
 ):
     Notes(copy).write(5, "label", "kept")
     # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr("feature_browser.notes.os.access", lambda *_: False)
+    monkeypatch.setattr("feature_browser.data.notes.os.access", lambda *_: False)
     page = drawn(open_app(copy.parent, run="signed", latent="5"))
     assert 'value="kept"' in page
     assert " readonly" in page
@@ -198,7 +198,7 @@ def test_text_that_is_nowhere_is_not_found_and_short_text_is_not_looked_for(run:
 def test_a_search_that_would_read_too_many_texts_says_so(
     run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("feature_browser.search.MOST_TEXTS", 1)
+    monkeypatch.setattr("feature_browser.pages.latents.search.MOST_TEXTS", 1)
     found, left_out = search(run, Labels(), "word10")
     assert len(found["example text"]) == 0
     assert "too many to look through" in left_out

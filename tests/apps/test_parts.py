@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from feature_browser.launch import environment, streamlit_arguments
-from feature_browser.markup import Html, escaped, html, running
-from feature_browser.numbers import activation, count, percent, real, short_count, signed
-from feature_browser.pictures import round_ticks
-from feature_browser.place import Place
-from feature_browser.tokens import visible
+from feature_browser.draw.markup import Html, escaped, html, running
+from feature_browser.draw.numbers import activation, count, percent, real, short_count, signed
+from feature_browser.draw.pictures import round_ticks
+from feature_browser.draw.tokens import visible
+from feature_browser.shell.launch import environment, streamlit_arguments
+from feature_browser.shell.place import Place
 
 
 def test_a_template_escapes_what_is_put_into_it():
@@ -97,16 +97,16 @@ def test_numpy_multiplies_on_one_core_unless_the_reader_says_otherwise(monkeypat
 
 
 def test_the_command_line_is_made_without_streamlit():
-    code = "import sys, feature_browser.launch; assert 'streamlit' not in sys.modules"
+    code = "import sys, feature_browser.shell.launch; assert 'streamlit' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_listing_runs_and_reading_features_need_neither_torch_nor_a_language_model():
-    assert importlib.util.find_spec("feature_browser.reading")
+    assert importlib.util.find_spec("feature_browser.data.reading")
     code = (
-        "import sys, feature_browser.catalogue, feature_browser.latent_view;"
-        "import feature_browser.steering_view, feature_browser.health_view;"
-        "import feature_browser.compare_view, feature_browser.runs_view;"
+        "import sys, feature_browser.data.catalogue, feature_browser.pages.latent.view;"
+        "import feature_browser.pages.steering.view, feature_browser.pages.health.view;"
+        "import feature_browser.pages.compare.view, feature_browser.pages.runs;"
         "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

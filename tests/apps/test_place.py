@@ -1,5 +1,5 @@
 import pytest
-from feature_browser.place import KEPT, SORTS, Place, numbers_of
+from feature_browser.shell.place import KEPT, SORTS, Place, numbers_of
 
 
 def test_an_order_of_another_view_falls_back():

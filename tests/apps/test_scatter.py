@@ -1,7 +1,7 @@
 import re
 
 import numpy as np
-from feature_browser.scatter import CELLS_X, CELLS_Y, Axes, Points, scatter
+from feature_browser.draw.scatter import CELLS_X, CELLS_Y, Axes, Points, scatter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

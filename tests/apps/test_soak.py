@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 from apps.serving import Server, served
-from feature_browser.place import VIEWS
+from feature_browser.shell.place import VIEWS
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect

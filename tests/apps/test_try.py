@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
-from feature_browser import chat
-from feature_browser.catalogue import read_card
-from feature_browser.live import live_run
-from feature_browser.live_prompt import Prediction, Reading
-from feature_browser.place import Place
-from feature_browser.try_lists import compare, found, order, order_pair
-from feature_browser.try_strip import strip, token_tip
+from feature_browser.data.catalogue import read_card
+from feature_browser.live import chat
+from feature_browser.live.model import live_run
+from feature_browser.live.prompt import Prediction, Reading
+from feature_browser.pages.try_it.lists import compare, found, order, order_pair
+from feature_browser.pages.try_it.strip import strip, token_tip
+from feature_browser.shell.place import Place
 
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
@@ -188,7 +188,7 @@ def test_a_model_that_failed_is_said(
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA out of <memory>\nmore")
 
-    monkeypatch.setattr("feature_browser.try_bench.read_prompt", fail)
+    monkeypatch.setattr("feature_browser.pages.try_it.bench.read_prompt", fail)
     page = drawn(open_app(live_runs, run="topk", view="try", prompt="a mat sat on the cat"))
     assert "The model failed on this prompt: CUDA out of &lt;memory&gt;." in page
 

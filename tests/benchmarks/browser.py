@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from apps.serving import chromium, headless, served
 from benchmarks.large_run import Size, write_large_run
-from feature_browser.place import VIEWS
+from feature_browser.shell.place import VIEWS
 from playwright.sync_api import Page, expect
 from rich.console import Console
 from rich.table import Table

@@ -6,7 +6,7 @@ import pytest
 from apps.driving import APP, drawn
 from benchmarks.browser import summary, table
 from benchmarks.large_run import Size, write_large_run
-from feature_browser.place import VIEWS
+from feature_browser.shell.place import VIEWS
 from rich.console import Console
 from streamlit.testing.v1 import AppTest
 

@@ -25,9 +25,9 @@ def make_baseline(root: Path) -> Path:
     """Write all of it below `root`."""
     from apps.circuit_cases import write_circuit
     from apps.conftest import D_SAE, VOCABULARY, feature_arrays, write_recovery, write_steering
-    from feature_browser.experiments import save
-    from feature_browser.live_steering import Experiment
-    from feature_browser.notes import Notes
+    from feature_browser.data.notes import Notes
+    from feature_browser.pages.steering.experiment import Experiment
+    from feature_browser.pages.steering.saved import save
 
     from saelab.activations.arrays import write_arrays
     from saelab.analysis.feature_file import write_features

@@ -138,7 +138,7 @@ def load(path: Path) -> None:
 
 
 def found(path: Path) -> None:
-    from saelab.training.run import find_runs
+    from saelab.training.find import find_runs
 
     assert list(find_runs(path.parent))
 
@@ -194,17 +194,17 @@ def store(path: Path) -> None:
 
 def card(path: Path) -> None:
     """The catalogue, which no run may take down: the other runs are still there."""
-    from feature_browser.catalogue import read_catalogue
+    from feature_browser.data.catalogue import read_catalogue
 
     found = read_catalogue(path.parent)
     assert {"one", "other", "old"} - {path.name} <= found.runs.keys(), found.damaged
     told = {**found.runs, **found.damaged}
-    assert path.name in told or not (path / "weights.safetensors").exists()
+    assert path.name in told
     assert all("\n" not in sentence for sentence in found.damaged.values())
 
 
 def notes(path: Path) -> None:
-    from feature_browser.notes import Notes
+    from feature_browser.data.notes import Notes
 
     read = Notes(path)
     read.version()
@@ -214,14 +214,14 @@ def notes(path: Path) -> None:
 
 
 def experiments(path: Path) -> None:
-    from feature_browser.experiments import shelf
+    from feature_browser.pages.steering.saved import shelf
 
     assert not any("\n" in problem for problem in shelf(path).problems)
 
 
 def route(path: Path) -> None:
     """The page of a latent as the canvas asks for it."""
-    from feature_browser import routes
+    from feature_browser.pages.latent import routes
     from starlette.requests import Request
 
     sys.argv = ["app.py", str(path.parent)]

@@ -15,9 +15,10 @@ from saelab.config import UsageError
 from saelab.sae.dictionary import geometric_median
 from saelab.sae.variants import BUILT_IN, sized
 from saelab.training.checkpoint import optimizer_tensors
+from saelab.training.find import find_runs
 from saelab.training.loop import train
 from saelab.training.objectives import make_objective
-from saelab.training.run import Run, find_runs
+from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps

@@ -1,0 +1,1 @@
+"""What the pages read: runs, their features, labels and notes."""

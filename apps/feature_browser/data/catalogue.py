@@ -1,0 +1,208 @@
+"""Which runs there are, and the figures that tell them apart."""
+
+import os
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from saelab.config import UsageError
+from saelab.training.find import run_directories
+from saelab.training.run import Run, run_name
+
+FOUND = 0.8
+"""A known feature is found if some latent reaches this F1."""
+LARGEST = 1 << 53
+"""No run has as many tokens or latents."""
+SIGNED = {"abs-topk"}
+"""Variants whose codes have both signs by their definition."""
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """One run's identity and figures; None where it was not evaluated.
+
+    Attributes:
+        name: the path below the directory of runs; what `?run=` says.
+        l0: latents active per token, on average.
+        fvu: fraction of variance unexplained, on held-out text.
+        ce_recovered: share of the cross-entropy kept when the reconstruction is spliced in.
+        dead: latents that never fired on the held-out text.
+        config: the complete training configuration.
+        n_known, found: known features of its text, and those that a latent finds.
+        corpus: what names the text it was trained on; None for arrays.
+        problems: evaluations that could not be read.
+    """
+
+    name: str
+    path: Path
+    variant: str
+    model: str
+    site: str
+    d_sae: int
+    n_tokens: int
+    config: dict[str, Any]
+    l0: float | None = None
+    fvu: float | None = None
+    ce_recovered: float | None = None
+    dead: int | None = None
+    n_known: int = 0
+    found: int | None = None
+    corpus: dict[str, Any] | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes have both signs, so that a decoder row and its opposite are one."""
+        return self.variant in SIGNED
+
+    @property
+    def own_name(self) -> str:
+        """What the run calls itself; unlike `name`, others elsewhere may have it, too."""
+        return run_name(self.path)
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the trained SAE is."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def features_path(self) -> Path:
+        """Where its features are, once collected."""
+        return self.path / "features.h5"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The finished runs below a directory.
+
+    Attributes:
+        damaged: by name, why other runs cannot be shown.
+        problems: what was not searched, and why.
+    """
+
+    root: Path
+    runs: dict[str, RunCard] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_catalogue(root: Path) -> Catalogue:
+    """Every finished run at or below `root`; any other is told, not fatal to the rest."""
+    catalogue = Catalogue(root)
+    for path in run_directories(root, catalogue.problems):
+        name = _name(path, root)
+        try:
+            catalogue.runs[name] = _kept_card(path, root, _stamps(path))
+        except UsageError as error:
+            catalogue.damaged[name] = str(error)
+    return catalogue
+
+
+def _name(path: Path, root: Path) -> str:
+    """The run's name; what of it is not UTF-8, as a directory's name may be, is replaced."""
+    name = path.relative_to(root).as_posix() if path != root else root.resolve().name
+    return os.fsencode(name).decode(errors="replace")
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
+    """When the files that a card is read from were last changed."""
+    files = [path / "config.json", path / "provenance.json", *path.glob("evaluation/*.json")]
+    return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
+
+
+@lru_cache(maxsize=1024)
+def _kept_card(path: Path, root: Path, stamps: tuple[tuple[str, int], ...]) -> RunCard:
+    """The card, read again only if a file of it has changed: evaluations may hold megabytes."""
+    del stamps  # part of the cache's key only
+    return read_card(path, root)
+
+
+def read_card(path: Path, root: Path) -> RunCard:
+    """The card of the run at `path`.
+
+    Raises:
+        UsageError: it is no run, its name cannot stand in an address, or its configuration,
+            provenance or weights are damaged.
+    """
+    if os.fsencode(path) != str(path).encode(errors="replace"):
+        raise UsageError(f"{_name(path, root)} is no name in UTF-8; rename the run.")
+    run = Run(path)
+    run.check_finished()
+    problems: list[str] = []
+    reconstruction = _evaluation(run, "reconstruction", problems)
+    downstream = _evaluation(run, "downstream", problems)
+    scores = _scores(_evaluation(run, "recovery", problems))
+    provenance = run.provenance()
+    model, corpus = provenance.get("model"), provenance.get("corpus")
+    return RunCard(
+        name=_name(path, root),
+        path=path,
+        variant=str(_option(run, "sae", "variant")),
+        model=str(model["name"]) if isinstance(model, dict) and "name" in model else "own arrays",
+        site=str(_option(run, "site")),
+        d_sae=_count(run, 1, "sae", "d_sae"),
+        n_tokens=_count(run, 0, "n_tokens"),
+        config=run.options,
+        l0=_number(reconstruction, "l0"),
+        fvu=_number(reconstruction, "fvu"),
+        ce_recovered=_number(downstream, "ce_recovered"),
+        dead=_whole(reconstruction.get("dead")),
+        n_known=len(scores),
+        found=sum(score >= FOUND for score in scores) if scores else None,
+        corpus=corpus if isinstance(corpus, dict) else None,
+        problems=tuple(problems),
+    )
+
+
+def _evaluation(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
+    """A saved evaluation; empty if there is none or, with a word to `problems`, it is damaged."""
+    try:
+        values = run.evaluation(name)
+    except UsageError as error:
+        problems.append(str(error))
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _scores(recovery: dict[str, Any]) -> list[float]:
+    """The F1 of every known feature's best latent, as far as the file says."""
+    features = recovery.get("features")
+    rows = features if isinstance(features, list) else []
+    found = [_number(row, "f1") for row in rows if isinstance(row, dict)]
+    return [score for score in found if score is not None]
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    """A figure; None where the file has no such number."""
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # NaN is not below it either.
+    return float(value) if abs(value) < LARGEST else None
+
+
+def _whole(value: object, least: int = 0) -> int | None:
+    """A whole number from `least` on; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if least <= value < LARGEST else None
+
+
+def _count(run: Run, least: int, *names: str) -> int:
+    """A whole number of the configuration."""
+    value = _whole(_option(run, *names), least)
+    if value is None:
+        raise UsageError(
+            f"{run.path / 'config.json'} has no whole number from {least} on for {'.'.join(names)}."
+        )
+    return value
+
+
+def _option(run: Run, *names: str) -> Any:  # noqa: ANN401 - any JSON value
+    value: Any = run.options
+    for name in names:
+        if not isinstance(value, dict) or name not in value:
+            raise UsageError(f"{run.path / 'config.json'} has no {'.'.join(names)}.")
+        value = value[name]
+    return value

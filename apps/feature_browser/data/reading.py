@@ -1,0 +1,265 @@
+"""Files, read once: every cache is keyed by the file's path and modification time."""
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
+from feature_browser.data.known import NOTHING, Known, plain, read_known
+from feature_browser.data.notes import notes_version
+from feature_browser.data.weights import Decoder, read_decoder
+from feature_browser.draw.markup import Html
+from feature_browser.shell.place import Place
+from saelab.analysis.records import Features
+from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
+from saelab.config import UsageError
+from saelab.formats.json_file import read_sealed_json
+
+SECONDS_BETWEEN_LISTINGS = 10
+PAGES_KEPT = 500
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run with its features and what is known of them.
+
+    Attributes:
+        columns: per-latent figures of the table, and `f1` with its best known feature's F1.
+        spaced: whether the vocabulary's tokens carry their own spaces.
+        pages: those drawn lately, see `page`.
+    """
+
+    card: RunCard
+    features: Features
+    known: Known
+    columns: dict[str, ndarray]
+    spaced: bool
+    pages: dict[tuple[Place, int], Html] = field(default_factory=dict, repr=False)
+
+    def page(self, place: Place, draw: Callable[["OpenRun", Place], Html]) -> Html:
+        """What `draw` makes of `place`, kept until a note is written: it is often asked for."""
+        key = (place, notes_version(self.card.path))
+        if key not in self.pages:
+            if len(self.pages) >= PAGES_KEPT:
+                self.pages.pop(next(iter(self.pages)), None)
+            self.pages[key] = draw(self, place)
+        return self.pages[key]
+
+    def telling_latent(self) -> int:
+        """A latent worth showing first: of those that match a known feature well, the best."""
+        return int(np.lexsort((self.columns["max"], self.columns["f1"]))[-1])
+
+    def random_latent(self) -> int:
+        """Some latent that fires; 0 if none does."""
+        alive = np.flatnonzero(self.columns["n_fired"])
+        return int(secrets.choice(alive)) if len(alive) else 0
+
+    def find(self, text: str) -> Int[ndarray, " found"]:
+        """Latents whose known feature, or one of whose raised tokens, contains `text`.
+
+        Also those that tell the token `text` itself best from others.
+        """
+        wanted = text.strip().lower()
+        by_name = [
+            latent
+            for latent, match in self.known.matches.items()
+            if wanted in plain(match.label) or wanted in match.label
+        ]
+        words = _words(self.features.file.path, stamp(self.features.file.path))
+        by_token = np.union1d(self._raising(wanted, words), self._firing_on(wanted, words))
+        return np.union1d(by_name, by_token).astype(np.int64)
+
+    def _firing_on(self, text: str, words: list[str]) -> list[int]:
+        tokens = [token for token, word in enumerate(words) if word.strip() == text]
+        return [found.latent for token in tokens for found in self.features.latents_on(token)]
+
+    def _raising(self, text: str, words: list[str]) -> Int[ndarray, " found"]:
+        file = self.features.file
+        if "logits/top_tokens" not in file:
+            return np.zeros(0, dtype=np.int64)
+        tokens = [token for token, word in enumerate(words) if text in word]
+        return np.flatnonzero(np.isin(file["logits/top_tokens"], tokens).any(axis=1))
+
+
+@st.cache_resource(ttl=SECONDS_BETWEEN_LISTINGS, show_spinner=False)
+def list_runs(root: Path) -> Catalogue:
+    """The runs below `root`; new ones appear within ten seconds."""
+    return read_catalogue(root)
+
+
+def open_run(card: RunCard) -> OpenRun:
+    """The run's features.
+
+    Raises:
+        UsageError: they were not collected, or a file is damaged.
+    """
+    if not card.features_path.is_file():
+        raise UsageError(f"{card.features_path} does not exist.")
+    stamps = [stamp(path) for path in (card.features_path, steering_path(card.path))]
+    return _open(card, (stamps[0], stamps[1]), stamp(_recovery(card)))
+
+
+def known_features(card: RunCard, text: str = "") -> Known:
+    """What the run's evaluation says of known features; nothing where it says nothing.
+
+    `text` is one of `texts_with_known`; without one it is the first of them.
+    """
+    path = _recovery(card, text)
+    return _known(path, stamp(path))
+
+
+def texts_with_known(card: RunCard) -> list[str]:
+    """The texts with labels on which the run was evaluated: its own, "", before others by name."""
+    paths = [card.path / "evaluation", *sorted(card.path.glob("evaluation/*/"))]
+    names = ["", *(path.name for path in paths[1:])]
+    there = zip(paths, names, strict=True)
+    return [name for path, name in there if (path / "recovery.json").is_file()]
+
+
+def steering_scores(card: RunCard) -> SteeringScores | None:
+    """The run's steering scores; None if they were not computed.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = steering_path(card.path)
+    return _steering(card.path, stamp(path)) if path.is_file() else None
+
+
+def steering_stamp(card: RunCard) -> int:
+    """When the run's steering scores were written; 0 if they were not."""
+    return stamp(steering_path(card.path))
+
+
+def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
+    """What `evaluation/NAME.json` says; None if it was not measured.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = card.path / "evaluation" / f"{name}.json"
+    return _json(path, stamp(path)) if path.is_file() else None
+
+
+def decoder(card: RunCard) -> Decoder:
+    """The run's decoder, read anew: it may hold hundreds of megabytes.
+
+    Raises:
+        UsageError: the weights file is damaged.
+    """
+    return read_decoder(card.weights_path, signed=card.signed)
+
+
+def decoder_norms(card: RunCard) -> Float[ndarray, " latent"]:
+    """The lengths of the run's decoder rows.
+
+    Raises:
+        UsageError: the weights file is damaged.
+    """
+    return _norms(card.weights_path, stamp(card.weights_path))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _norms(path: Path, stamp: int) -> Float[ndarray, " latent"]:
+    del stamp  # part of the cache's key only
+    return read_decoder(path, signed=False).norms
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _steering(run: Path, stamp: int) -> SteeringScores:
+    del stamp  # part of the cache's key only
+    return load_steering_scores(run)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _json(path: Path, stamp: int) -> dict[str, Any]:
+    del stamp  # part of the cache's key only
+    return read_sealed_json(path)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def metrics(path: Path, stamp: int) -> list[dict[str, Any]]:
+    """The logged steps of the run at `path`; `stamp` is the log's modification time.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
+    from saelab.training.run import Run
+
+    del stamp  # part of the cache's key only
+    try:
+        return [line for line in Run(path).metrics() if isinstance(line, dict)]
+    except ValueError as error:
+        raise UsageError(f"{path / 'metrics.jsonl'} cannot be read: {error}.") from error
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def curves(path: Path, stamp: int) -> dict[str, Float[ndarray, " step"]]:
+    """The logged figures of the run at `path` by name; NaN where a step has no number.
+
+    Raises:
+        UsageError: a line is damaged.
+    """
+    lines = metrics(path, stamp)
+    names = dict.fromkeys(name for line in lines for name in line)
+    return {name: np.array([_number(line.get(name)) for line in lines]) for name in names}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _recovery(card: RunCard, text: str = "") -> Path:
+    there = texts_with_known(card)
+    chosen = text if text in there else (*there, "")[0]
+    return card.path / "evaluation" / chosen / "recovery.json"
+
+
+def stamp(path: Path) -> int:
+    """The file's modification time; 0 if there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: repr})
+def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
+    del stamps  # part of the cache's key only: pages show features and steering scores
+    features = Features(card.path)
+    known = _known(_recovery(card), known_stamp)
+    f1 = np.zeros(len(features))
+    for latent, match in known.matches.items():
+        if latent >= len(f1):
+            raise UsageError(
+                f"{_recovery(card)} names latent {latent}, and {features.file.path} has "
+                f"{len(f1)}; run `saelab evaluate` and `saelab features` again."
+            )
+        f1[latent] = match.f1
+    columns = {**features.table(), "f1": f1, "latent": np.arange(len(features))}
+    columns["negative"] = columns["n_negative"] / np.maximum(1, columns["n_fired"])
+    spaced = not features.file.table.gap
+    return OpenRun(card, features, known, columns, spaced)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _known(path: Path, stamp: int) -> Known:
+    return read_known(path) if stamp else NOTHING
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _words(path: Path, stamp: int) -> list[str]:
+    """Every token of the features file at `path`, in lower case."""
+    del stamp  # part of the cache's key only
+    file = Features(path.parent).file
+    return [file.token(i).lower() for i in range(len(file["vocabulary/offsets"]) - 1)]
+
+
+def facts(run: OpenRun) -> dict[str, Any]:
+    """What the features file says of itself."""
+    return run.features.file.facts

@@ -1,0 +1,1 @@
+"""How the pages draw: HTML that is safe by construction, tables, charts."""

@@ -1,0 +1,113 @@
+"""Tables of numbers whose headings sort and whose rows lead on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import count
+from feature_browser.shell.place import Place
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, a sentence of help, and whether it holds numbers.
+
+    Attributes:
+        href: where the heading leads (sorting), if anywhere.
+        sorted: the table is in this column's order, falling unless `rising`.
+    """
+
+    title: str
+    help: str = ""
+    numeric: bool = False
+    href: str = ""
+    sorted: bool = False
+    rising: bool = False
+
+
+def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Html:
+    """An HTML table; `caption` is read aloud, not shown."""
+    head = joined(_heading(column) for column in columns)
+    body = joined(_row(columns, row) for row in rows)
+    return html(
+        '<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
+        "<tbody>{body}</tbody></table></div>",
+        caption=caption, head=head, body=body,
+    )  # fmt: skip
+
+
+def page_links(place: Place, page: int, pages: int) -> Html:
+    """Links to the first, the last and the neighbouring pages; nothing where all is on one."""
+    if pages == 1:
+        return EMPTY
+    around = sorted({1, 2, page - 1, page, page + 1, pages} & set(range(1, pages + 1)))
+    links = joined(
+        html(
+            '<a href="{href}"{on}>{n}</a>',
+            href=place.to(page=n).href,
+            on=Html(' aria-current="page"') if n == page else EMPTY,
+            n=count(n),
+        )
+        for n in around
+    )
+    return html('<nav class="choice pages" aria-label="Pages"><span>page</span>{l}</nav>', l=links)
+
+
+def choice(title: str, options: list[tuple[str, Place, bool]]) -> Html:
+    """Links of which one is in force: name, where it leads, whether it is the one."""
+    links = joined(
+        html(
+            '<a href="{href}"{on}>{name}</a>',
+            href=place.href,
+            on=Html(' aria-current="true"') if current else EMPTY,
+            name=name,
+        )
+        for name, place, current in options
+    )
+    return html('<div class="choice"><span>{title}</span>{links}</div>', title=title, links=links)
+
+
+def link(href: str, text: object) -> Html:
+    """A link inside the app."""
+    return html('<a href="{href}">{text}</a>', href=href, text=text)
+
+
+def metered(text: str, share: float) -> Html:
+    """A number with a bar from 0 to 1 under it."""
+    return html(
+        '<span class="metered">{text}<i style="width:{w}%"></i></span>',
+        text=text,
+        w=f"{100 * min(1.0, max(0.0, share)):.0f}",
+    )
+
+
+def cell(value: object) -> Html:
+    """Plain text."""
+    return html("{value}", value=value)
+
+
+def _heading(column: Column) -> Html:
+    title = link(column.href, column.title) if column.href else cell(column.title)
+    return html(
+        '<th scope="col" title="{help}"{numeric}{order}>{title}</th>',
+        help=column.help,
+        numeric=_numeric(column),
+        order=_order(column) if column.sorted else EMPTY,
+        title=title,
+    )
+
+
+def _order(column: Column) -> Html:
+    return html(' aria-sort="{order}"', order="ascending" if column.rising else "descending")
+
+
+def _numeric(column: Column) -> Html:
+    return Html(' class="number"') if column.numeric else EMPTY
+
+
+def _row(columns: list[Column], row: list[Html]) -> Html:
+    cells = joined(
+        html("<td{numeric}>{value}</td>", numeric=_numeric(column), value=value)
+        for column, value in zip(columns, row, strict=True)
+    )
+    return html("<tr>{cells}</tr>", cells=cells)

@@ -1,0 +1,53 @@
+"""Prompts of models that were trained to chat: a switch, and what it makes of a prompt."""
+
+import streamlit as st
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.live.model import LiveRun
+from feature_browser.shell.canvas import go_to, here
+from feature_browser.shell.place import Place
+from saelab.lm.prompt import chat_prompt, has_chat_template, prompt_note
+
+SWITCH = "chat-switch"
+LABEL = "Chat template"
+HELP = (
+    "The prompt is what a user says, or messages as JSON: "
+    '[{"role": "system", "content": "..."}, {"role": "user", "content": "..."}]'
+)
+
+
+@st.cache_data(show_spinner=False, ttl=60)
+def chats(model: str) -> bool:
+    """Whether prompts of a model can go through a chat template."""
+    return has_chat_template(model)
+
+
+def switch(card: RunCard, place: Place) -> None:
+    """Draw the switch, where the model's tokenizer has a template."""
+    if not chats(card.model):
+        return
+    if st.session_state.get(SWITCH) != bool(place.chat):
+        st.session_state[SWITCH] = bool(place.chat)
+    st.toggle(LABEL, key=SWITCH, on_change=_switched, help=HELP)
+
+
+def _switched() -> None:
+    chat = "1" if st.session_state[SWITCH] else ""
+    go_to(here().to(chat=chat, pos="", page=1, trail="", source="", head=""))
+
+
+def prompted(live: LiveRun, text: str, *, chat: bool) -> str:
+    """The prompt that the model reads for a text; raises `UsageError` as `chat_prompt` does."""
+    if not chat:
+        return text
+    with live.lock:
+        return chat_prompt(live.model, text)
+
+
+def noted(live: LiveRun, text: str, *, chat: bool) -> str:
+    """What is done to a prompt otherwise than typed; empty where nothing."""
+    if chat:
+        return ""
+    with live.lock:
+        found = prompt_note(live.model, text)
+    return found[:1].upper() + found[1:]

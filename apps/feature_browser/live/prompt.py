@@ -1,0 +1,174 @@
+"""What an SAE reads in a prompt: the latents that fire on each token, and what they do to a logit.
+
+torch is imported where it is used, so that a page can draw a reading's type without it.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from feature_browser.live.model import LiveRun
+from saelab.lm.prompt import prompt_tokens, token_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+N_PREDICTED = 8
+CELLS_AT_ONCE = 2**24
+"""Numbers of decoder rows gathered at a time: 64 MiB."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A token and its probability of coming next."""
+
+    token: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
+
+    Attributes:
+        tokens: by name, <bos> first where the model has one.
+        pieces: the text, token by token (`TokenTable.pieces`), with `gap` between.
+        unread: of each token why the SAE, which was not trained on its kind, does not read it;
+            empty where it does.
+        log_prob: of each token given those before it, in nats; NaN for the first.
+        position, latent, value: of each firing.
+        attribution: first-order effect of each firing on the target's logit behind the prompt,
+            the mean logit subtracted: value * W_dec[latent] . dlogit/dx (arXiv 2403.19647, Eq. 2);
+            NaN where the site cannot be differentiated by.
+        predicted: the likeliest next tokens.
+        target: the token that the attributions are about.
+    """
+
+    tokens: tuple[str, ...]
+    pieces: tuple[str, ...]
+    gap: str
+    unread: tuple[str, ...]
+    log_prob: Float[ndarray, " pos"]
+    position: Int[ndarray, " firing"]
+    latent: Int[ndarray, " firing"]
+    value: Float[ndarray, " firing"]
+    attribution: Float[ndarray, " firing"]
+    predicted: tuple[Prediction, ...]
+    target: Prediction
+
+
+def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
+    """What the run's latents do on `text`, and to the logit of `target` (default: the likeliest).
+
+    Raises:
+        UsageError: the text is empty, too long, or has tokens that the model does not know; or the
+            target is not one token.
+    """
+    import torch
+
+    from saelab.sites import Site
+
+    with live.lock, torch.enable_grad():
+        ids = prompt_tokens(live.model, text)
+        seen: list[Tensor] = []
+
+        def track(x: "Tensor") -> "Tensor":
+            seen.append(x.detach().clone().requires_grad_())
+            return seen[-1]
+
+        tokens = torch.tensor([ids], device=live.model.device)
+        edits = {live.target_site: track} if Site.of(live.target_site).replaceable else {}
+        out = live.model.run(tokens, edits=edits, hooks=[live.site, live.target_site])
+        logits = out.logits[0].float()
+        wanted = token_id(live.model, target) if target else int(logits[-1].argmax())
+        gradient = None
+        if seen:
+            logit = logits[-1, wanted] - logits[-1].mean()
+            gradient = torch.autograd.grad(logit, seen)[0][0]
+        sites = (live.site, live.target_site)
+        found = [out.activations[site][0].detach() for site in sites]
+        return _reading(live, ids, found, logits, (gradient, wanted))
+
+
+def _reading(
+    live: LiveRun,
+    ids: list[int],
+    found: "list[Tensor]",
+    logits: "Tensor",
+    about: "tuple[Tensor | None, int]",
+) -> Reading:
+    import torch
+
+    gradient, wanted = about
+    table = live.model.tokenizer.table
+    with torch.no_grad():
+        tokens = torch.tensor(ids, device=found[0].device)
+        unread = _unread(live, tokens, *found)
+        codes, _ = live.dictionary("").encode(tokens[None], *(part[None] for part in found))
+        active = codes.active
+        position, latent = codes.rows()[active], codes.indices[active]
+        value = codes.values[active].float()
+        attribution = value * _pull(live, gradient, position, latent)
+        log_probs = logits.log_softmax(-1)
+        following = log_probs[:-1].gather(1, tokens[1:, None])
+        best = log_probs[-1].topk(min(N_PREDICTED, logits.shape[1])).indices.tolist()
+
+    def prediction(token: int) -> Prediction:
+        return Prediction(token, table.name(token), float(log_probs[-1, token].exp()))
+
+    return Reading(
+        tokens=tuple(map(table.name, ids)),
+        pieces=tuple(table.pieces(ids)),
+        gap=table.gap,
+        unread=unread,
+        log_prob=np.concatenate([[np.nan], following[:, 0].cpu().double().numpy()]),
+        position=position.cpu().numpy(),
+        latent=latent.cpu().numpy(),
+        value=value.cpu().double().numpy(),
+        attribution=attribution.cpu().double().numpy(),
+        predicted=tuple(prediction(token) for token in best),
+        target=prediction(wanted),
+    )
+
+
+def _unread(live: LiveRun, ids: "Tensor", x: "Tensor", target: "Tensor") -> tuple[str, ...]:
+    domain = live.run.domain
+    limits = (domain.max_norm, domain.max_target_norm)
+    sizes = [part.float().norm(dim=-1).tolist() for part in (x, target)]
+    reasons = []
+    for token, placed, *norms in zip(
+        ids.tolist(), domain.places(ids).tolist(), *sizes, strict=True
+    ):
+        reason = ""
+        if token in domain.special_token_ids:
+            reason = "a special token: this SAE is not trained on it"
+        elif not placed:
+            reason = "a first position: this SAE is not trained on it"
+        for norm, limit in zip(norms, limits, strict=True):
+            if not reason and limit is not None and norm > limit:
+                reason = (
+                    f"a massive activation, of norm {norm:,.0f}: this SAE is trained up to "
+                    f"{limit:,.0f}"
+                )
+        reasons.append(reason)
+    return tuple(reasons)
+
+
+def _pull(
+    live: LiveRun, gradient: "Tensor | None", position: "Tensor", latent: "Tensor"
+) -> "Tensor":
+    """W_dec[latent] . gradient[position] of each firing, a few rows at a time."""
+    import torch
+
+    if gradient is None:
+        return torch.full(latent.shape, torch.nan, device=latent.device)
+    rows = max(1, CELLS_AT_ONCE // gradient.shape[1])
+    parts = [
+        (live.sae.W_dec[f].float() * gradient[p].float()).sum(1)
+        for p, f in zip(position.split(rows), latent.split(rows), strict=True)
+    ]
+    return torch.cat(parts) if parts else gradient.new_zeros(0)

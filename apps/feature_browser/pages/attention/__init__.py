@@ -1,0 +1,1 @@
+"""How latents of attention heads come about."""

@@ -1,0 +1,92 @@
+"""What the Attention page is about: a latent of heads, a text, and the latents followed in it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.shell.place import Place
+from saelab import sites
+
+NOBODY = "none"
+BETWEEN = "|"
+LONGEST_TRAIL = 12
+_STEP = re.compile(r"(.+):(\d{1,9})@(\d{1,6})")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A latent at a token: what is looked into.
+
+    Attributes:
+        sae: its run's name below the directory of runs.
+    """
+
+    sae: str
+    latent: int
+    position: int
+
+    @property
+    def text(self) -> str:
+        """How the address names it."""
+        return f"{self.sae}:{self.latent}@{self.position}"
+
+
+def trail_of(text: str, saes: Sequence[str]) -> list[Step]:
+    """The latents that `?trail=` names, up to the first that is of none of the SAEs."""
+    steps = []
+    for part in text.split(BETWEEN)[:LONGEST_TRAIL] if text else ():
+        found = _STEP.fullmatch(part)
+        if found is None or found[1] not in saes:
+            break
+        steps.append(Step(found[1], int(found[2]), int(found[3])))
+    return steps
+
+
+def trail_text(steps: Sequence[Step]) -> str:
+    """Those latents as the address names them."""
+    return BETWEEN.join(step.text for step in steps)
+
+
+def depth(card: RunCard) -> int | None:
+    """The rank of what a run's SAE reads in the computation; None where circuits have no rule."""
+    place = _place(card)
+    return None if place is None else place.depth
+
+
+def reads_heads(card: RunCard) -> bool:
+    """Whether the run's SAE reads attention heads."""
+    place = _place(card)
+    return place is not None and place.kind == "heads"
+
+
+def _place(card: RunCard) -> sites.Place | None:
+    return sites.place_of(card.site, str(card.config.get("target_site") or card.site))
+
+
+def runs_before(catalogue: Catalogue, card: RunCard) -> dict[int, list[RunCard]]:
+    """Runs of the same model by the rank of what they read, where that comes before this run."""
+    own = depth(card)
+    found: dict[int, list[RunCard]] = {}
+    for other in catalogue.runs.values():
+        rank = depth(other)
+        if own is not None and rank is not None and rank < own and other.model == card.model:
+            found.setdefault(rank, []).append(other)
+    return dict(sorted(found.items()))
+
+
+def chosen_runs(found: dict[int, list[RunCard]], place: Place) -> list[RunCard]:
+    """Of the runs at each rank the one that `?beside=` names, else the first; or none at all."""
+    if place.beside == NOBODY:
+        return []
+    named = place.beside.split(BETWEEN)
+    return [
+        next((card for card in cards if card.name in named), cards[0]) for cards in found.values()
+    ]
+
+
+def beside_text(found: dict[int, list[RunCard]], place: Place, wanted: RunCard) -> str:
+    """`?beside=` with this run instead of the others at its rank."""
+    rank = depth(wanted)
+    kept = [card for card in chosen_runs(found, place) if depth(card) != rank]
+    return BETWEEN.join(card.name for card in (*kept, wanted))

@@ -1,0 +1,300 @@
+"""Graphs that `saelab circuit` wrote, as the Circuit page reads them: no torch, no model."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.reading import stamp
+from saelab.analysis.circuits.graph_data import AttributionGraph
+from saelab.analysis.circuits.graph_file import (
+    GraphSummary,
+    load_graph_hdf5,
+    read_graph_summary,
+)
+from saelab.analysis.circuits.influence import (
+    Influence,
+    PruneOptions,
+    kept_parts,
+    part_of,
+)
+from saelab.analysis.circuits.nodes import Node
+from saelab.config import UsageError
+
+BETWEEN_PINS = "|"
+MOST_PINS, MOST_NODES = 200, 600
+NEAREST = 6
+"""Edges drawn into and out of a node that is shown whatever the filter says."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What filters leave of a graph.
+
+    Attributes:
+        nodes, edges: which are drawn: what the filters leave, and what is pinned or picked.
+    """
+
+    nodes: Bool[ndarray, " node"]
+    edges: Bool[ndarray, " edge"]
+
+    @property
+    def hidden_nodes(self) -> int:
+        """How many nodes are not drawn."""
+        return int((~self.nodes).sum())
+
+    @property
+    def hidden_edges(self) -> int:
+        """How many edges are not drawn."""
+        return int((~self.edges).sum())
+
+
+@dataclass(frozen=True)
+class OpenGraph:
+    """A whole graph and what is computed from it once.
+
+    Attributes:
+        name: the file's name without its ending; what `?graph=` says.
+        ids: what the address calls each node: its label, which a new computation does not change.
+        numbers: the node of each id.
+        influence: the share of paths to the target that lead through each node.
+        given: what each gives the target over all paths, in the target's units.
+        flow: what of the target's value passes along each edge, in the same units.
+        strength: the share of paths to the target that lead along each edge.
+    """
+
+    path: Path
+    graph: AttributionGraph
+    ids: tuple[str, ...]
+    numbers: dict[str, int]
+    influence: Float64[ndarray, " node"]
+    given: Float64[ndarray, " node"]
+    flow: Float64[ndarray, " edge"]
+    strength: Float64[ndarray, " edge"]
+    parts: dict[tuple[int, int], Kept] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What `?graph=` says."""
+        return self.path.stem
+
+    @property
+    def saes(self) -> dict[str, dict[str, Any]]:
+        """By name, what each SAE reads (kind), in which block (layer), and its rank (depth)."""
+        return self.graph.facts["saes"]
+
+    def reads(self, node: Node) -> str:
+        """What the SAE of a latent or an error reads: residual, heads or mlp; empty for others."""
+        return str(self.saes[node.name]["kind"]) if node.name in self.saes else ""
+
+    def token(self, node: Node) -> str:
+        """The token at which a node stands; empty for those that stand for all."""
+        return "" if node.position is None else self.graph.tokens[node.position]
+
+    @property
+    def target(self) -> int:
+        """The number of the node that the graph explains."""
+        return len(self.ids) - 1
+
+    def pruned(self, nodes: int, edges: int) -> Kept:
+        """What the two filters leave, in per cent of the influence; kept for a while."""
+        key = (nodes, edges)
+        if key not in self.parts:
+            if len(self.parts) >= 40:
+                self.parts.pop(next(iter(self.parts)), None)
+            options = PruneOptions(node_threshold=nodes / 100, edge_threshold=edges / 100)
+            known = Influence(self.influence, self.strength)
+            self.parts[key] = self._few_enough(*kept_parts(self.graph, options, known))
+        return self.parts[key]
+
+    def _few_enough(self, nodes: Bool[ndarray, " node"], edges: Bool[ndarray, " edge"]) -> Kept:
+        """At most MOST_NODES of the nodes, the most influential ones."""
+        if int(nodes.sum()) > MOST_NODES:
+            order = np.argsort(-(self.influence * nodes), kind="stable")
+            nodes = np.zeros_like(nodes)
+            nodes[order[:MOST_NODES]] = True
+            edges = edges & nodes[self.graph.source] & nodes[self.graph.target]
+        return Kept(nodes, edges)
+
+    def shown(self, nodes: int, edges: int, always: Iterable[int]) -> Kept:
+        """The same, with some nodes shown whatever their influence, and their strongest edges."""
+        kept = self.pruned(nodes, edges)
+        forced = sorted(set(always))
+        if not forced:
+            return kept
+        some = kept.nodes.copy()
+        some[forced] = True
+        drawn = kept.edges.copy()
+        for number in forced:
+            for edge in (*self.into(number), *self.out_of(number)):
+                drawn[edge] |= some[self.graph.source[edge]] and some[self.graph.target[edge]]
+        return Kept(some, drawn)
+
+    def into(self, node: int, n: int = NEAREST) -> list[int]:
+        """The edges that give a node most, strongest first."""
+        return self._strongest(self.graph.target == node, self.graph.weight, n)
+
+    def out_of(self, node: int, n: int = NEAREST) -> list[int]:
+        """The edges along which most of the target's value leaves a node, strongest first."""
+        return self._strongest(self.graph.source == node, self.flow, n)
+
+    def frozen_value(self, factors: Mapping[int, float]) -> float:
+        """The target's value in the graph when some nodes are multiplied by factors.
+
+        Attention and norms stay as they were on the prompt, and so does which latents fire.
+        """
+        n = len(self.ids)
+        factor = np.ones(n)
+        factor[list(factors)] = list(factors.values())
+        order = np.argsort(self.graph.target, kind="stable")
+        source, weight = self.graph.source[order], self.graph.weight[order]
+        starts = np.concatenate([[0], np.bincount(self.graph.target, minlength=n).cumsum()])
+        whole, rate = self.graph.row_sums(), factor.copy()
+        value = float(whole[-1])
+        for node in range(n):
+            edges = slice(starts[node], starts[node + 1])
+            if whole[node] == 0:
+                continue
+            value = float(weight[edges] @ rate[source[edges]])
+            rate[node] = factor[node] * value / whole[node]
+        return value
+
+    def together(self, nodes: Iterable[int]) -> float:
+        """What the target loses in the graph without these nodes, shared paths counted once."""
+        return self.graph.nodes[-1].value - self.frozen_value(dict.fromkeys(nodes, 0.0))
+
+    def part(self, kept: Kept) -> AttributionGraph:
+        """What is kept, as a graph of its own."""
+        return part_of(self.graph, kept.nodes, kept.edges)
+
+    @staticmethod
+    def _strongest(chosen: Bool[ndarray, " edge"], size: ndarray, n: int) -> list[int]:
+        edges = np.flatnonzero(chosen)
+        return edges[np.argsort(-np.abs(size[edges]), kind="stable")][:n].tolist()
+
+
+def circuits_of(card: RunCard) -> list[Path]:
+    """The graph files of a run, by name."""
+    return sorted((card.path / "circuits").glob("*.h5"))
+
+
+def open_graph(card: RunCard, name: str) -> OpenGraph | None:
+    """The run's graph of that name; None if there is none.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    # Only what the directory lists is opened, so that no name leads out of it.
+    found = next((path for path in circuits_of(card) if path.stem == name), None)
+    return None if found is None else _open(found, stamp(found))
+
+
+def summary(path: Path) -> GraphSummary:
+    """What a graph's file says of it.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    return _summary(path, stamp(path))
+
+
+def graphs_beside(catalogue: Catalogue, card: RunCard) -> list[tuple[RunCard, Path]]:
+    """Graphs kept under other runs that have latents of this one."""
+    found = []
+    for other in catalogue.runs.values():
+        for path in circuits_of(other) if other.name != card.name else ():
+            try:
+                members = summary(path).facts.get("saes")
+            except UsageError:
+                continue  # its own run's page says so
+            if isinstance(members, dict) and sae_run(catalogue, other, card.own_name) == card:
+                found += [(other, path)] if card.own_name in members else []
+    return found
+
+
+def sae_run(catalogue: Catalogue, owner: RunCard, sae: str) -> RunCard | None:
+    """The run whose SAE a graph of `owner` calls `sae`: one whose directory has that name.
+
+    Among several the owner itself, then one beside it, then the first.
+    """
+    named = [card for card in catalogue.runs.values() if card.own_name == sae]
+    return min(
+        named,
+        key=lambda card: (card.path != owner.path, card.path.parent != owner.path.parent),
+        default=None,
+    )
+
+
+def pins_of(text: str, found: OpenGraph) -> tuple[list[int], int]:
+    """The nodes that `?pins=` names, in its order, and how many it names that do not exist."""
+    names = list(dict.fromkeys(name for name in text.split(BETWEEN_PINS) if name))[:MOST_PINS]
+    known = [found.numbers[name] for name in names if name in found.numbers]
+    return known, len(names) - len(known)
+
+
+def pins_text(found: OpenGraph, pins: Iterable[int]) -> str:
+    """Those nodes as `?pins=` names them."""
+    return BETWEEN_PINS.join(found.ids[pin] for pin in pins)
+
+
+def node_id(node: Node) -> str:
+    """What the address calls a node."""
+    kind = "" if node.kind in ("latent", "error", "bias", "target") else f"{node.kind}: "
+    text = "target" if node.kind == "target" else f"{kind}{node.label()}"
+    return text.replace(BETWEEN_PINS, "/")
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _summary(path: Path, stamp: int) -> GraphSummary:
+    del stamp  # part of the cache's key only
+    return read_graph_summary(path)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the graph …")
+def _open(path: Path, stamp: int) -> OpenGraph:
+    del stamp  # part of the cache's key only
+    return prepared(path, load_graph_hdf5(path))
+
+
+def prepared(path: Path, graph: AttributionGraph) -> OpenGraph:
+    """A graph with what the page needs of it.
+
+    Raises:
+        UsageError: the file does not say where its SAEs stand.
+    """
+    _check_saes(path, graph)
+    ids = tuple(node_id(node) for node in graph.nodes)
+    influence, given = Influence.of(graph), graph.attributions()
+    # Into the target, its own value is the whole, which may be zero; a latent's is not.
+    value = graph.values
+    rate = np.where(np.arange(len(value)) == len(value) - 1, 1.0, given / _nonzero(value))
+    flow = graph.weight * rate[graph.target]
+    numbers = {name: number for number, name in reversed(list(enumerate(ids)))}
+    return OpenGraph(path, graph, ids, numbers, influence.nodes, given, flow, influence.edges)
+
+
+def _nonzero(values: Float64[ndarray, " n"]) -> Float64[ndarray, " n"]:
+    return np.where(values == 0, 1.0, values)
+
+
+def _check_saes(path: Path, graph: AttributionGraph) -> None:
+    saes = graph.facts.get("saes")
+    named = {node.name for node in graph.nodes if node.kind == "latent"}
+    whole = (
+        isinstance(saes, dict)
+        and named <= set(saes)
+        and all(
+            isinstance(sae, dict)
+            and isinstance(sae.get("depth"), int | float)
+            and isinstance(sae.get("kind"), str)
+            for sae in saes.values()
+        )
+    )
+    if not whole:
+        raise UsageError(f"{path} does not say where its SAEs stand; run `saelab circuit` again.")

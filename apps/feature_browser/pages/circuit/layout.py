@@ -1,0 +1,122 @@
+"""Where the nodes of a graph are drawn: tokens from left to right, computation upwards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from feature_browser.pages.circuit.graphs import Kept, OpenGraph
+from saelab.analysis.circuits.nodes import Node
+from saelab.console import visible
+
+LEFT, RIGHT, TOP, FOOT, GAP = 124, 8, 8, 26, 12
+WIDE = 840
+"""As wide as the picture's card in a window of 1280 pixels; a longer prompt is scrolled."""
+ROOMY = 90
+"""Up to so many nodes, latents have their numbers beside them."""
+EVERYWHERE = -1
+"""The column of biases, which stand for all positions."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The picture's frame.
+
+    Attributes:
+        width, height: of all of it.
+        places: x and y by node number.
+        rows: what stands at the left, and its height.
+        columns: what stands at the foot, its place and width; the first may be the biases'.
+        roomy: whether there is room for text at the nodes.
+    """
+
+    width: float
+    height: float
+    places: dict[int, tuple[float, float]]
+    rows: list[tuple[str, float]]
+    columns: list[tuple[str, float, float]]
+    roomy: bool
+
+
+def lay_out(found: OpenGraph, kept: Kept) -> Layout:
+    """A place for every node that is kept."""
+    numbers = kept.nodes.nonzero()[0].tolist()
+    nodes = found.graph.nodes
+    roomy = len(numbers) <= ROOMY
+    slot = (34.0, 30.0) if roomy else (15.0, 15.0)
+    rows = row_names(found, [nodes[n] for n in numbers])
+    cells: dict[tuple[int, int], list[int]] = {}
+    for number in sorted(numbers, key=lambda n: -found.influence[n]):
+        node = nodes[number]
+        column = EVERYWHERE if node.position is None else node.position
+        cells.setdefault((rows.index(row_name(node)), column), []).append(number)
+    columns = _fitting_columns(found.graph.tokens, cells, slot[0])
+    places, heights, y = {}, [], TOP + 8.0
+    for row in reversed(range(len(rows))):
+        lines = 1
+        for column, (_, x, wide) in columns.items():
+            members = cells.get((row, column), [])
+            per_line = max(1, int(wide // slot[0]))
+            lines = max(lines, -(-len(members) // per_line))
+            for place, number in enumerate(members):
+                line, across = divmod(place, per_line)
+                in_line = min(per_line, len(members) - line * per_line)
+                dx = (across - (in_line - 1) / 2) * slot[0]
+                places[number] = (x + wide / 2 + dx, y + slot[1] * (line + 0.5))
+        heights.append((rows[row], y + slot[1] * lines / 2))
+        y += slot[1] * lines + GAP
+    last = max(x + wide for _, x, wide in columns.values())
+    return Layout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), roomy)
+
+
+def row_name(node: Node) -> str:
+    """The row that a node stands in."""
+    if node.kind in ("target", "bias", "rest"):
+        return {"target": "target", "bias": "biases", "rest": "biases"}[node.kind]
+    return "embeddings" if node.kind in ("embedding", "position") else node.name
+
+
+def row_names(found: OpenGraph, nodes: Sequence[Node]) -> list[str]:
+    """The rows from bottom to top, in the order of computation."""
+
+    def depth(node: Node) -> float:
+        fixed = {"target": float("inf"), "bias": -2.0, "rest": -2.0}
+        fixed |= {"embedding": -1.0, "position": -1.0}
+        if node.kind in fixed:
+            return fixed[node.kind]
+        place = found.saes.get(node.name)
+        part = {"mlp": 2, "heads": 1}.get(node.kind, 0)
+        return float(place["depth"]) if place else 3.0 * node.layer + part
+
+    return [name for _, name in sorted({(depth(node), row_name(node)) for node in nodes})]
+
+
+def _fitting_columns(
+    tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], slot: float
+) -> dict[int, tuple[str, float, float]]:
+    """The columns with as many nodes beside each other as fit into the card, 2 if none do."""
+    for most in (5, 4, 3, 2):
+        columns = _columns(tokens, cells, slot, most)
+        if max(x + wide for _, x, wide in columns.values()) <= WIDE - RIGHT + 1:
+            break
+    return columns
+
+
+def _columns(
+    tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], slot: float, most: int
+) -> dict[int, tuple[str, float, float]]:
+    """By position: the token, where its column begins, and how wide it is."""
+    fullest = dict.fromkeys(range(len(tokens)), 0)
+    for (_, column), members in cells.items():
+        fullest[column] = max(fullest.get(column, 0), min(most, len(members)))
+    needed = {}
+    for column in sorted(fullest):
+        text = "all tokens" if column == EVERYWHERE else visible(tokens[column]).strip() or "␣"
+        words = min(72.0, 7.0 * len(text) + 12)
+        needed[column] = (text, max(words, slot * fullest[column] + 8, 26.0))
+    total = sum(wide for _, wide in needed.values())
+    spare = max(0.0, WIDE - LEFT - RIGHT - total)
+    columns, x = {}, float(LEFT)
+    for column, (text, least) in needed.items():
+        wide = least * (1 + spare / total)
+        columns[column] = (text, x, wide)
+        x += wide
+    return columns

@@ -1,0 +1,67 @@
+"""What a graph's nodes are called, and where their latents can be looked at."""
+
+from dataclasses import dataclass, field
+
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.labels import Names as LatentNames
+from feature_browser.draw.numbers import activation, real, signed
+from feature_browser.pages.circuit.graphs import OpenGraph, sae_run
+from feature_browser.shell.place import Place
+from saelab.analysis.circuits.nodes import Node
+from saelab.console import visible
+
+
+@dataclass(frozen=True)
+class Names:
+    """The runs of a graph's SAEs and what they know of their latents."""
+
+    found: OpenGraph
+    catalogue: Catalogue
+    owner: RunCard
+    _latents: dict[str, LatentNames | None] = field(default_factory=dict, repr=False)
+
+    def run(self, sae: str) -> RunCard | None:
+        """The run of an SAE; None if it is not below the directory of runs."""
+        return sae_run(self.catalogue, self.owner, sae)
+
+    def title(self, node: Node) -> str:
+        """What a latent is called; empty if nothing, or for other nodes."""
+        if node.kind != "latent" or node.latent is None:
+            return ""
+        if node.name not in self._latents:
+            card = self.run(node.name)
+            self._latents[node.name] = None if card is None else LatentNames.of(card)
+        names = self._latents[node.name]
+        return "" if names is None else names.name(node.latent)
+
+    def href(self, node: Node, view: str = "latent") -> str:
+        """The page of a latent in its own run; empty if the run or the latent is not there."""
+        card = self.run(node.name) if node.kind == "latent" else None
+        if card is None or node.latent is None or not node.latent < card.d_sae:
+            return ""
+        return Place(view=view, run=card.name, latent=str(node.latent)).href
+
+    def what(self, node: Node) -> str:
+        """The node without its position, in words."""
+        if node.kind == "latent":
+            return f"{node.name} {node.latent}"
+        error = "not applied: all of" if self.found.graph.left_out(node) else "error of"
+        words = {"error": f"{error} {node.name}", "bias": f"bias {node.name}"}
+        words["target"] = str(self.found.graph.facts.get("target", node.name))
+        return words.get(node.kind, node.name)
+
+    def tip(self, number: int) -> str:
+        """The lines that a mark shows under the pointer."""
+        found, node = self.found, self.found.graph.nodes[number]
+        where = "all tokens" if node.position is None else f"{visible(found.token(node)).strip()}"
+        place = "" if node.position is None else f" @{node.position}"
+        lines = [f"{self.what(node)}   {where}{place}"]
+        if title := self.title(node):
+            lines.append(title)
+        if node.kind == "latent":
+            lines.append(f"activation {activation(node.value)}")
+        lines.append(
+            f"gives the target {signed(float(found.given[number]))}"
+            f"   influence {real(float(found.influence[number]))}"
+        )
+        return "\n".join(lines)

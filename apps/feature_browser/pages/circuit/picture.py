@@ -1,0 +1,148 @@
+"""The picture of a graph, as SVG: marks that are links, edges by sign and strength."""
+
+import numpy as np
+
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import count, signed
+from feature_browser.pages.circuit.graphs import MOST_NODES, Kept, OpenGraph
+from feature_browser.pages.circuit.layout import Layout, lay_out
+from feature_browser.pages.circuit.marks import legend, mark_kind, shape
+from feature_browser.pages.circuit.node_names import Names
+from feature_browser.shell.place import Place
+from saelab.console import visible
+
+MOST_EDGES = 500
+
+
+def picture(names: Names, kept: Kept, place: Place, pins: list[int]) -> Html:
+    """The graph as far as it is kept, its legend, and how many edges are too many to draw."""
+    found = names.found
+    layout = lay_out(found, kept)
+    picked = found.numbers.get(place.node)
+    edges = drawn_edges(found, kept, picked)
+    kinds = {
+        mark_kind(found.graph.nodes[n], found.reads(found.graph.nodes[n])) for n in layout.places
+    }
+    svg = html(
+        '<svg class="graph{focus}" viewBox="0 0 {w} {h}" style="min-width:{w}px" role="group" '
+        'aria-label="{label}">{frame}<g class="edges">{edges}</g>{marks}</svg>',
+        focus=" focus" if picked is not None else "",
+        w=f"{layout.width:.0f}",
+        h=f"{layout.height:.0f}",
+        label=f"Graph of {len(layout.places)} nodes and {len(edges)} edges; the table below lists "
+        "the nodes",
+        frame=_frame(layout),
+        edges=joined(_edge(found, layout, edge, picked) for edge in edges),
+        marks=joined(_mark(names, layout, n, place, pins) for n in layout.places),
+    )
+    return html(
+        '<div class="wide-picture" tabindex="0" role="region" aria-label="Picture of the graph">'
+        "{svg}</div>{legend}",
+        svg=svg, legend=legend(kinds),
+    )  # fmt: skip
+
+
+def drawn_edges(found: OpenGraph, kept: Kept, picked: int | None = None) -> list[int]:
+    """The kept edges that the picture has room for, the strongest on top."""
+    edges = np.flatnonzero(kept.edges)
+    order = np.argsort(-found.strength[edges], kind="stable")
+    chosen = edges[order][:MOST_EDGES]
+    if picked is not None:
+        near = (found.graph.source[edges] == picked) | (found.graph.target[edges] == picked)
+        chosen = np.union1d(chosen, edges[near])
+    return chosen[np.argsort(found.strength[chosen], kind="stable")].tolist()
+
+
+def _frame(layout: Layout) -> Html:
+    rows = joined(
+        html(
+            '<text class="row" x="0" y="{y}"><title>{name}</title>{short}</text>'
+            '<line class="grid" x1="{a}" x2="{b}" y1="{z}" y2="{z}"/>',
+            y=f"{y + 3.5:.1f}", z=f"{y:.1f}", name=name, short=_short(name, 19),
+            a=118, b=f"{layout.width:.0f}",
+        )
+        for name, y in layout.rows
+    )  # fmt: skip
+    columns = joined(
+        html(
+            '<text class="token" x="{x}" y="{y}" text-anchor="middle"><title>{name}</title>{short}'
+            "</text>",
+            x=f"{x + wide / 2:.1f}", y=f"{layout.height - 8:.1f}", name=name,
+            short=_short(name, max(2, int(wide / 7))),
+        )
+        for name, x, wide in layout.columns
+    )  # fmt: skip
+    return html("{rows}{columns}", rows=rows, columns=columns)
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _edge(found: OpenGraph, layout: Layout, edge: int, picked: int | None) -> Html:
+    source, target = int(found.graph.source[edge]), int(found.graph.target[edge])
+    (x1, y1), (x2, y2) = layout.places[source], layout.places[target]
+    middle = (y1 + y2) / 2
+    size = float(np.sqrt(min(1.0, max(0.0, found.strength[edge]))))
+    near = picked is not None and picked in (source, target)
+    return html(
+        '<path class="edge {sign}{near}" data-s="{s}" data-t="{t}" style="--w:{w}" '
+        'd="M{x1} {y1}C{x1} {m} {x2} {m} {x2} {y2}"/>',
+        sign="neg" if found.graph.weight[edge] < 0 else "pos",
+        near=" near" if near else "",
+        s=source, t=target, w=f"{size:.3f}", m=f"{middle:.1f}",
+        x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}",
+    )  # fmt: skip
+
+
+def _mark(names: Names, layout: Layout, number: int, place: Place, pins: list[int]) -> Html:
+    found = names.found
+    node, (x, y) = found.graph.nodes[number], layout.places[number]
+    size = float(np.sqrt(min(1.0, found.influence[number])))
+    radius = 4.0 + 7.0 * size if layout.roomy else 3.2 + 3.6 * size
+    picked = found.ids[number] == place.node
+    text = EMPTY
+    if layout.roomy and node.kind == "latent":
+        text = html(
+            '<text x="{x}" y="{y}" text-anchor="middle">{n}</text>',
+            x=f"{x:.1f}", y=f"{y + radius + 9:.1f}", n=node.latent,
+        )  # fmt: skip
+    rings = [
+        html(
+            '<circle class="{name}" cx="{x}" cy="{y}" r="{r}"/>',
+            name=name, x=f"{x:.1f}", y=f"{y:.1f}", r=f"{radius + more:.1f}",
+        )
+        for name, on, more in (("pin", number in pins, 3.0), ("picked", picked, 5.5))
+        if on
+    ]  # fmt: skip
+    # The mark and its number are one target for the pointer.
+    hit = html(
+        '<rect class="hit" x="{x}" y="{y}" width="{w}" height="{h}"/>',
+        x=f"{x - radius - 2:.1f}", y=f"{y - radius - 2:.1f}", w=f"{2 * radius + 4:.1f}",
+        h=f"{2 * radius + (13 if text else 4):.1f}",
+    )  # fmt: skip
+    # Hundreds of stops would bury the keyboard's reader; the table has the same links.
+    return html(
+        '<a href="{href}" class="node" tabindex="-1" data-n="{n}" data-tip="{tip}" '
+        'aria-label="{label}">{rings}{shape}{text}</a>',
+        href=place.to(node="" if picked else found.ids[number]).href,
+        n=number, tip=names.tip(number), rings=joined([hit, *rings]), text=text,
+        label=f"{names.what(node)}, {visible(found.token(node)).strip() or 'all tokens'}",
+        shape=shape(mark_kind(node, found.reads(node)), x, y, radius),
+    )  # fmt: skip
+
+
+def hidden_text(found: OpenGraph, kept: Kept) -> str:
+    """What the filters hide, and what is too much to draw."""
+    text = f"hidden by filter: {count(kept.hidden_nodes)} nodes, {count(kept.hidden_edges)} edges"
+    if int(kept.nodes.sum()) >= MOST_NODES:
+        text += f" · at most the {count(MOST_NODES)} most influential nodes are drawn"
+    beyond = int(kept.edges.sum()) - len(drawn_edges(found, kept))
+    if beyond > 0:
+        text += f" · the {count(beyond)} weakest of the rest are not drawn"
+    return text
+
+
+def flow_text(value: float) -> str:
+    """An amount of the target's value, with its sign."""
+    return signed(value, 2 if abs(value) >= 0.01 else 3)

@@ -1,0 +1,137 @@
+"""Pinned nodes, the supernodes they were grouped into, and what these give each other."""
+
+import numpy as np
+
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import count
+from feature_browser.draw.tables import Column, cell, link, table
+from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
+from feature_browser.pages.circuit.node_cards import Scene, word_of
+from feature_browser.pages.circuit.picture import flow_text
+from feature_browser.pages.circuit.supernodes import supernode_picture
+from feature_browser.pages.latent.cards import card
+
+MOST_FLOWS = 40
+REST = "everything else"
+
+
+def pins_card(scene: Scene) -> Html:
+    """The pinned nodes, and the groups that were saved."""
+    found, place = scene.found, scene.place
+    lost = EMPTY
+    if scene.lost:
+        lost = html(
+            '<p class="notice">{n} pinned {nodes} in this graph.</p>',
+            n=count(scene.lost), nodes="node is not" if scene.lost == 1 else "nodes are not",
+        )  # fmt: skip
+    if scene.pins:
+        rows = joined(_pin(scene, pin) for pin in scene.pins)
+        away = link(place.to(pins="").href, "unpin all")
+        pins = html('<ul class="pins">{rows}</ul><p class="leads">{away}</p>', rows=rows, away=away)
+    else:
+        pins = html(
+            '<p class="sub">None. Pin nodes to keep them in sight, to name them together as a '
+            "supernode, or to change them in the live model.</p>"
+        )
+    if len(scene.pins) > 1:
+        pins = html(
+            '{pins}<p class="sub">Together they give the target {sum} in the graph.</p>',
+            pins=pins,
+            sum=flow_text(found.together(scene.pins)),
+        )
+    return card("Pinned", joined([lost, pins, _groups(scene)]))
+
+
+def _pin(scene: Scene, pin: int) -> Html:
+    node, place, found = scene.found.graph.nodes[pin], scene.place, scene.found
+    left = [other for other in scene.pins if other != pin]
+    return html(
+        '<li><a href="{href}">{what}</a> <code>{token}</code> <span class="sub">{title}</span>'
+        '<a class="away" href="{away}" aria-label="Unpin {what}">unpin</a></li>',
+        href=place.to(node=found.ids[pin]).href, what=scene.names.what(node),
+        token=word_of(found, node) or "all tokens", title=scene.names.title(node),
+        away=place.to(pins=pins_text(found, left)).href,
+    )  # fmt: skip
+
+
+def _groups(scene: Scene) -> Html:
+    if not scene.groups:
+        return EMPTY
+    rows = joined(
+        html(
+            '<li><a href="{href}"{on}>{label}</a> <span class="sub">{n} nodes{lost}</span></li>',
+            href=scene.place.to(pins=pins_text(scene.found, members)).href,
+            on=html(' aria-current="true"') if members == scene.pins else EMPTY,
+            label=label, n=count(len(members)),
+            lost=f", {count(lost)} not in this graph" if lost else "",
+        )
+        for label, (members, lost) in members_of(scene.found, scene.groups or {}).items()
+    )  # fmt: skip
+    return html(
+        '<h3 class="groups">Supernodes <span>click one to pin its nodes; drawn below</span></h3>'
+        '<ul class="pins">{rows}</ul>',
+        rows=rows,
+    )
+
+
+def members_of(found: OpenGraph, groups: dict[str, list[str]]) -> dict[str, tuple[list[int], int]]:
+    """By label, the nodes of each group, and how many of its nodes the graph does not have."""
+    numbers = found.numbers
+    return {
+        label: (
+            [numbers[name] for name in names if name in numbers],
+            sum(name not in numbers for name in names),
+        )
+        for label, names in groups.items()
+    }
+
+
+def flows(scene: Scene) -> Html:
+    """What supernodes give each other directly; nothing where there are none."""
+    groups = {
+        label: members
+        for label, (members, _) in members_of(scene.found, scene.groups or {}).items()
+        if members
+    }
+    if not groups:
+        return EMPTY
+    found = flow_table(scene.found, groups)
+    labels = [*groups, REST, "target"]
+    columns = [
+        Column("From"), Column("To"),
+        Column("Directly", "what of the target's value passes, in its units", numeric=True),
+    ]  # fmt: skip
+    pairs = [
+        (i, j)
+        for i in range(len(labels))
+        for j in range(len(labels))
+        if i != j and labels[i] != "target" and found[i, j]
+    ]
+    pairs = [(i, j) for i, j in pairs if {labels[i], labels[j]} != {REST, "target"}]
+    pairs.sort(key=lambda pair: -abs(found[pair]))
+    rows = [[cell(labels[i]), cell(labels[j]), _amount(found[i, j])] for i, j in pairs[:MOST_FLOWS]]
+    note = html(
+        '<span class="hint">tokens from left to right · a node of several groups counts in the '
+        "first</span>"
+    )
+    body = [supernode_picture(scene.found, groups, found), table(columns, rows, "Supernodes")]
+    return card("What the supernodes give each other", joined(body), note=note)
+
+
+def _amount(value: float) -> Html:
+    return html(
+        '<span class="{sign}-text">{v}</span>',
+        sign="neg" if value < 0 else "pos",
+        v=flow_text(float(value)),
+    )
+
+
+def flow_table(found: OpenGraph, groups: dict[str, list[int]]) -> np.ndarray:
+    """What of the target's value passes from group to group; then everything else, the target."""
+    owner = np.full(len(found.ids), len(groups))
+    for number, members in reversed(list(enumerate(groups.values()))):
+        owner[members] = number
+    owner[found.target] = len(groups) + 1
+    table = np.zeros((len(groups) + 2,) * 2)
+    np.add.at(table, (owner[found.graph.source], owner[found.graph.target]), found.flow)
+    return table

@@ -1,0 +1,242 @@
+"""A run's circuits: which there are, and one of them as a graph to prune, pin and export."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import streamlit as st
+
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.draw.markup import EMPTY, Html, html
+from feature_browser.pages.circuit.graph_list import graph_list, nothing
+from feature_browser.pages.circuit.graphs import (
+    OpenGraph,
+    circuits_of,
+    graphs_beside,
+    open_graph,
+    pins_of,
+)
+from feature_browser.pages.circuit.groups import read_groups, remove_group, save_group
+from feature_browser.pages.circuit.interventions import live_section
+from feature_browser.pages.circuit.node_cards import (
+    Scene,
+    filter_line,
+    headline,
+    node_card,
+    node_table,
+)
+from feature_browser.pages.circuit.node_names import Names
+from feature_browser.pages.circuit.picture import picture
+from feature_browser.pages.circuit.pins import flows, members_of, pins_card
+from feature_browser.shell.canvas import STATIC, go_to, here, show
+from feature_browser.shell.chrome import alone, message
+from feature_browser.shell.place import Place
+from saelab.analysis.circuits.graph_json import graph_json
+from saelab.config import UsageError
+
+SLIDERS = {"nodes": "Nodes: % of the influence", "edges": "Edges: % of the influence"}
+LABEL, PROBLEM = "circuit-label", "circuit-problem"
+
+
+def circuit_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
+    """Draw the run's list of graphs, or the graph that `place` names."""
+    st.html(STATIC / "page_circuit.css")
+    paths, beside = circuits_of(card), graphs_beside(catalogue, card)
+    if not place.graph:
+        if len(paths) == 1 and not beside:
+            place = place.to(graph=paths[0].stem)
+            go_to(place)
+        else:
+            content = graph_list(card, paths, beside, place) if paths or beside else nothing(card)
+            show(content, "circuits")
+            return
+    found = open_graph(card, place.graph)
+    if found is None:
+        known = graph_list(card, paths, beside, place) if paths or beside else EMPTY
+        show(html("{gone}{known}", gone=_no_such_graph(card, place), known=known), "circuits")
+        return
+    _graph(catalogue, card, place, found)
+
+
+def _no_such_graph(card: RunCard, place: Place) -> Html:
+    text = f"{card.name} keeps its circuits in {(card.path / 'circuits').as_posix()}."
+    back = html('<p><a href="{h}">All circuits</a></p>', h=place.visit("circuit").href)
+    return alone(message(f"There is no circuit {place.graph}", text, after=back))
+
+
+def _graph(catalogue: Catalogue, card: RunCard, place: Place, found: OpenGraph) -> None:
+    names = Names(found, catalogue, card)
+    pins, lost = pins_of(place.pins, found)
+    picked = found.numbers.get(place.node)
+    always = [*pins, *([] if picked is None else [picked])]
+    kept = found.shown(percent_of(place.nodes, 80), percent_of(place.edges, 98), always)
+    groups, problem = _read_groups(found.path)
+    scene = Scene(names, kept, place, pins, lost, groups)
+    show(
+        html(
+            '<div class="page wide circuit"><p class="sub crumbs"><a href="{h}">All circuits</a> '
+            "of {run}</p>{head}</div>",
+            h=place.visit("circuit").href, run=card.name, head=headline(scene),
+        ),
+        "circuit-head",
+    )  # fmt: skip
+    _sliders(place)
+    show(_body(scene), "circuit")
+    _tools(card, scene, problem)
+    live_section(scene)
+    show(
+        html(
+            '<div class="page wide circuit">{flows}<h2>Nodes that are shown</h2>{table}</div>',
+            flows=flows(scene), table=node_table(scene),
+        ),
+        "circuit-table",
+    )  # fmt: skip
+
+
+def percent_of(text: str, default: int) -> int:
+    """A whole number from 0 to 100; the default for anything else."""
+    # isdecimal also accepts other scripts' digits, and so does int.
+    number = int(text) if text.isdecimal() and len(text) < 4 else default
+    return number if number <= 100 else default
+
+
+def _body(scene: Scene) -> Html:
+    return html(
+        '<div class="page wide circuit"><div class="two graph-and-node"><section class="card">'
+        '<h2>Tokens from left to right, computation upwards<span class="hint">hover a node to see '
+        "its edges</span></h2>{filter}{picture}</section><div>{node}{pins}</div></div></div>",
+        filter=filter_line(scene),
+        picture=picture(scene.names, scene.kept, scene.place, scene.pins),
+        node=node_card(scene), pins=pins_card(scene),
+    )  # fmt: skip
+
+
+def _sliders(place: Place) -> None:
+    with st.container(key="controls", horizontal=True, vertical_alignment="center", gap="large"):
+        for name, title in SLIDERS.items():
+            key, default = f"circuit-{name}", {"nodes": 80, "edges": 98}[name]
+            value = percent_of(getattr(place, name), default)
+            if st.session_state.get(key) != value:
+                st.session_state[key] = value
+            st.slider(title, 0, 100, key=key, on_change=_slid, args=(name,), width=300)
+
+
+def _slid(name: str) -> None:
+    go_to(here().to(**{name: st.session_state[f"circuit-{name}"]}))
+
+
+def _tools(card: RunCard, scene: Scene, problem: str) -> None:
+    """Name the pinned nodes together, forget a name, and take the graph away as a file."""
+    graph = scene.found.path
+    chosen = [
+        label
+        for label, (members, _) in members_of(scene.found, scene.groups or {}).items()
+        if members and members == scene.pins
+    ]
+    with st.container(key="circuit-tools", horizontal=True, vertical_alignment="bottom"):
+        if scene.pins:
+            _naming(scene)
+        if chosen:
+            st.button(
+                f"Forget {_plain(chosen[0])}", key="circuit-forget", on_click=_forget,
+                args=(graph, chosen[0]),
+            )  # fmt: skip
+        st.space("stretch")
+        _downloads(card, scene)
+    if text := st.session_state.pop(PROBLEM, problem):
+        show(
+            html('<div class="page wide"><p class="notice">{t}</p></div>', t=text), "group-problem"
+        )
+
+
+def _naming(scene: Scene) -> None:
+    # A form, so that a click on its button does not get lost while the field reports its text.
+    with (
+        st.form("circuit-naming", border=False, width=430),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
+        st.text_input(
+            "Name the pinned nodes together", key=LABEL, width=280,
+            placeholder="label of the supernode", max_chars=80,
+        )  # fmt: skip
+        names = [scene.found.ids[pin] for pin in scene.pins]
+        st.form_submit_button(
+            "Save supernode", key="circuit-save", on_click=_save,
+            args=(scene.found.path, names),
+        )  # fmt: skip
+
+
+def _plain(label: str) -> str:
+    """A label that Markdown, in which buttons are written, shows as it is."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in label)
+
+
+def _save(graph: Path, names: list[str]) -> None:
+    label = st.session_state[LABEL]
+    if _tried(lambda: save_group(graph, label, names)):
+        st.session_state[LABEL] = ""
+
+
+def _forget(graph: Path, label: str) -> None:
+    _tried(lambda: remove_group(graph, label))
+
+
+def _tried(change: Callable[[], object]) -> bool:
+    try:
+        change()
+    except UsageError as error:
+        st.session_state[PROBLEM] = str(error)
+        return False
+    return True
+
+
+def _read_groups(graph: Path) -> tuple[dict[str, list[str]], str]:
+    try:
+        return read_groups(graph), ""
+    except UsageError as error:
+        return {}, str(error)
+
+
+def _downloads(card: RunCard, scene: Scene) -> None:
+    name = scene.found.name
+    st.download_button(
+        "JSON", data=lambda: exported_json(scene), file_name=f"{name}.json",
+        mime="application/json", key="circuit-json", on_click="ignore",
+        help="The graph as it is shown, with filters, pins and supernodes",
+    )  # fmt: skip
+    st.download_button(
+        "circuit-tracer JSON", data=lambda: exported_circuit_tracer(scene, card),
+        file_name=f"{name}.circuit-tracer.json", mime="application/json", key="circuit-tracer",
+        on_click="ignore", help="The same for circuit-tracer's and Neuronpedia's viewers",
+    )  # fmt: skip
+
+
+def exported_json(scene: Scene) -> str:
+    """What is shown, in the form of `saelab circuit`, with the reader's view among the facts."""
+    part = scene.found.part(scene.kept)
+    place = scene.place
+    view = {
+        "node_threshold": percent_of(place.nodes, 80) / 100,
+        "edge_threshold": percent_of(place.edges, 98) / 100,
+        "pins": [scene.found.ids[pin] for pin in scene.pins],
+        "supernodes": scene.groups or {},
+    }
+    return json.dumps(graph_json(replace(part, facts=part.facts | {"view": view})))
+
+
+def exported_circuit_tracer(scene: Scene, card: RunCard) -> str:
+    """What is shown, in circuit-tracer's form, with pins and supernodes."""
+    # Imports torch, which the page itself does without.
+    from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json
+
+    nodes = scene.found.graph.nodes
+    groups = members_of(scene.found, scene.groups or {})
+    values = circuit_tracer_json(
+        scene.found.part(scene.kept),
+        slug=scene.found.name,
+        scan=Path(str(scene.found.graph.facts.get("model", card.model))).name,
+        pinned=[nodes[pin] for pin in scene.pins],
+        supernodes={label: [nodes[n] for n in members] for label, (members, _) in groups.items()},
+    )
+    return json.dumps(values)

@@ -1,0 +1,1 @@
+"""Two runs, latent by latent."""

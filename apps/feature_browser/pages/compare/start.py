@@ -1,0 +1,153 @@
+"""Whether two runs began at the same weights: then latents may be alike that learned nothing."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+from jaxtyping import Bool, Float32
+from numpy import ndarray
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.reading import stamp
+from feature_browser.data.weights import Decoder, read_decoder, width
+from feature_browser.draw.markup import Html, html
+from feature_browser.draw.numbers import count, real
+from feature_browser.pages.compare.correspondence import (
+    ALIKE,
+    KINDS,
+    Correspondence,
+    Side,
+    correspond,
+)
+from saelab.config import UsageError
+from saelab.formats.tensor_header import read_tensor_header
+from saelab.training.run import Run
+
+MOST_NUMBERS = 2**27
+"""Of a decoder that is drawn anew, half a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How two runs of one seed began.
+
+    Attributes:
+        seed: of both.
+        untrained: how many latents of this run would be matched before any training.
+        same: of this run's latents, which have their nearest in the row that they began alike
+            with (cosine of the two initial rows at least ALIKE).
+        same_other: likewise of the other run's.
+        stayed: the median cosine of this run's decoder rows to where they began.
+    """
+
+    seed: int
+    untrained: int
+    same: Bool[ndarray, " latent"]
+    same_other: Bool[ndarray, " latent"]
+    stayed: float
+
+
+def seeds(card: RunCard, other: RunCard) -> tuple[int, int] | None:
+    """The seeds of both runs' random initial weights; None if one did not begin at such."""
+    first, second = (
+        run.config.get("seed") if run.n_tokens and not run.config.get("init_from") else None
+        for run in (card, other)
+    )
+    return (first, second) if isinstance(first, int) and isinstance(second, int) else None
+
+
+def same_start(card: RunCard, other: RunCard, found: Correspondence) -> Start | None:
+    """What two runs of one seed owe to it; None if their seeds differ, or it is not known.
+
+    The initial decoders are drawn anew, which takes torch and a moment; not known are very large
+    ones, and those of a configuration that cannot be read.
+    """
+    drawn = seeds(card, other)
+    if drawn is None or drawn[0] != drawn[1]:
+        return None
+    if max(int(np.prod(width(run.weights_path))) for run in (card, other)) > MOST_NUMBERS:
+        return None
+    try:
+        first, second = (
+            initial_decoder(run, stamp(run.path / "config.json")) for run in (card, other)
+        )
+    except UsageError:
+        return None
+    before = correspond(first, second)
+    trained = read_decoder(card.weights_path, signed=card.signed)
+    stayed = np.abs((trained.rows * first.rows).sum(axis=1))
+    return Start(
+        drawn[0],
+        before.this.counts()["matched"],
+        _alike(first, second, found.this),
+        _alike(second, first, found.other),
+        float(np.median(stayed)),
+    )
+
+
+def beginning(found: Correspondence, start: Start | None, card: RunCard, other: RunCard) -> Html:
+    """Whether the runs began at the same weights, and what of the matches that may explain."""
+    drawn = seeds(card, other)
+    if drawn is None:
+        text = (
+            "One of them did not begin at random weights drawn here, so what shared initial "
+            "weights explain cannot be told."
+        )
+        return html('<p class="sub">{t}</p>', t=text)
+    if drawn[0] != drawn[1]:
+        text = (
+            f"They began at different random weights (seeds {drawn[0]} and {drawn[1]}): what they "
+            "share, they learned."
+        )
+        return html('<p class="sub">{t}</p>', t=text)
+    if start is None:
+        text = (
+            f"Both began with seed {drawn[0]}, perhaps at the same weights: latents may be alike "
+            "for that alone. Train one of them with another --seed to see what both learned."
+        )
+        return html('<p class="notice" role="status">{t}</p>', t=text)
+    matched = found.this.kind == list(KINDS).index("matched")
+    n_same, n = int((start.same & matched).sum()), int(matched.sum())
+    if not start.untrained:
+        text = (
+            f"Both have seed {start.seed} but began at different weights, for their SAEs are drawn "
+            "in other ways: what they share, they learned."
+        )
+        return html('<p class="sub">{t}</p>', t=text)
+    return html(
+        '<p class="notice" role="status">Both runs began at the same weights (seed {seed}): '
+        "untrained, {untrained} of {all} latents would be matched. Of the {n} that are, <b>{same} "
+        "are the very rows that began alike</b>, and {new} found each other from different ones. "
+        "Rows of {name} have a median cosine of {stayed} to where they began. Train one of the two "
+        "with another --seed to see what both learn.</p>",
+        seed=start.seed, untrained=count(start.untrained), all=count(len(matched)), n=count(n),
+        same=count(n_same), new=count(n - n_same), name=card.name, stayed=real(start.stayed),
+    )  # fmt: skip
+
+
+def _alike(own: Decoder, other: Decoder, side: Side) -> Bool[ndarray, " latent"]:
+    cosine: Float32[ndarray, " latent"] = (own.rows * other.rows[side.nearest.row]).sum(axis=1)
+    if own.signed or other.signed:
+        cosine = np.abs(cosine)
+    return (cosine >= ALIKE) & (side.nearest.cosine >= ALIKE)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Drawing the initial weights …",
+                   hash_funcs={RunCard: repr})  # fmt: skip
+def initial_decoder(card: RunCard, stamp: int) -> Decoder:
+    """The decoder that the run's training began with."""
+    del stamp  # part of the cache's key only
+    import torch
+
+    from saelab.training.untrained import untrained_sae
+
+    d_sae, d_out = width(card.weights_path)
+    read = read_tensor_header(card.weights_path).tensors.get("b_in")
+    d_in = d_out if read is None else math.prod(read.shape)
+    with torch.no_grad():
+        rows = untrained_sae(Run(card.path).config, d_in, d_out).W_dec.float().numpy()
+    if rows.shape != (d_sae, d_out):
+        raise UsageError(f"{card.weights_path} is not of the size that its config.json says.")
+    norms = np.linalg.norm(rows, axis=1)
+    return Decoder(rows / np.maximum(norms, 1e-12)[:, None], norms, card.signed)

@@ -1,0 +1,291 @@
+"""Two runs side by side: their figures, and which latents of one are in the other."""
+
+import math
+from functools import partial
+
+import numpy as np
+import streamlit as st
+
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.known import Known
+from feature_browser.data.reading import decoder, known_features, stamp
+from feature_browser.data.weights import width
+from feature_browser.draw.charts import cosine_chart
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import THIN, UNKNOWN, count, percent, real
+from feature_browser.draw.tables import Column, cell, choice, link, metered, page_links, table
+from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
+from feature_browser.pages.compare.job import Progress, Weights, matching
+from feature_browser.pages.compare.run_figures import figures
+from feature_browser.pages.compare.start import beginning, same_start
+from feature_browser.pages.latent.cards import bar
+from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.shell.canvas import show
+from feature_browser.shell.chrome import alone, message
+from feature_browser.shell.place import SIDES, Place
+from saelab.config import UsageError
+
+ROWS = 25
+SECONDS_BETWEEN_LOOKS = 1.0
+TELLING = 0.1
+"""Below this F1 the known feature that a latent matches best says nothing of it."""
+
+
+def compare_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
+    """Draw the comparison with the run that the address names, or the choice of one."""
+    others = [run for run in catalogue.runs.values() if run.name != card.name]
+    if not others:
+        show(alone(_alone_here(catalogue)), "compare")
+        return
+    other = catalogue.runs.get(place.other or "")
+    if other is None or other.name == card.name:
+        show(_page([_choose(card, others, place)]), "compare")
+        return
+    parts = [_title(card, other, place), *_caveats(card, other), figures(card, other)]
+    try:
+        problem = cannot_match(card, other)
+        found = None if problem else matched(card, other)
+    except UsageError as error:
+        problem, found = str(error), None
+    if problem:
+        parts.append(html('<p class="notice" role="status">{text}</p>', text=problem))
+    if isinstance(found, Correspondence):
+        parts += _latents(found, card, other, place)
+    show(_page(parts), "compare")
+    if isinstance(found, Progress):
+        _waiting(card, other)
+
+
+def cannot_match(card: RunCard, other: RunCard) -> str | None:
+    """Why the latents of two runs cannot be matched, in one sentence; None if they can."""
+    if card.site != other.site or card.model != other.model:
+        return (
+            f"Latents are matched only at the same place: {card.name} is of {card.model} · "
+            f"{card.site}, {other.name} of {other.model} · {other.site}."
+        )
+    widths = [width(run.weights_path)[1] for run in (card, other)]
+    if widths[0] != widths[1]:
+        return (
+            f"Latents are matched only between decoders of the same width: {card.name} writes to "
+            f"{widths[0]} dimensions, {other.name} to {widths[1]}."
+        )
+    return None
+
+
+def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
+    """How the latents of two runs correspond, or how far finding out is."""
+    first, second = (
+        Weights(run.weights_path, stamp(run.weights_path), partial(decoder, run))
+        for run in (card, other)
+    )
+    return matching(first, second)
+
+
+@st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
+def _waiting(card: RunCard, other: RunCard) -> None:
+    """How far the comparison is, until it is done."""
+    try:
+        found = matched(card, other)
+    except UsageError:
+        # The whole page says it, beside the figures.
+        st.rerun()
+    if isinstance(found, Correspondence):
+        st.rerun()
+    show(_page([_progress(found)]), "comparing")
+
+
+def _progress(found: Progress) -> Html:
+    text = (
+        "The nearest latent of every latent is being found, once: what is found is kept. You may "
+        "leave this page."
+    )
+    left = ""
+    if found.seconds_left is not None:
+        left = f", about {count(max(1, math.ceil(found.seconds_left)))}{THIN}s left"
+    title = f"Comparing decoders: {100 * found.share:.0f}{THIN}%{left}"
+    return message(title, text, after=bar(found.share))
+
+
+def _page(parts: list[Html]) -> Html:
+    return html('<div class="page wide">{parts}</div>', parts=joined(parts))
+
+
+def _alone_here(catalogue: Catalogue) -> Html:
+    return message(
+        "There is nothing to compare with",
+        f"{catalogue.root} holds one finished run. Train a second one on the same activations, "
+        "with another variant, sparsity or seed:",
+        command="saelab train --help",
+    )
+
+
+def _choose(card: RunCard, others: list[RunCard], place: Place) -> Html:
+    notice = EMPTY
+    if place.other is not None and place.other != card.name:
+        notice = html('<p class="notice" role="status">There is no run {n}.</p>', n=place.other)
+    columns = [
+        Column("Compare with"),
+        Column("Variant"),
+        Column("Model · hook"),
+        Column("Latents", numeric=True),
+        Column("FVU", numeric=True),
+        Column("Latents can be matched"),
+    ]
+    # Those at the same place come first: they can be matched latent by latent.
+    ordered = sorted(others, key=lambda run: (_elsewhere(card, run), run.name))
+    rows = [
+        [
+            link(place.to(other=run.name, page=1).href, run.name),
+            cell(run.variant),
+            html('{m} · <span class="sub">{s}</span>', m=run.model, s=run.site),
+            cell(count(run.d_sae)),
+            cell(real(run.fvu, 3)),
+            cell("no: another place" if _elsewhere(card, run) else "yes"),
+        ]
+        for run in ordered
+    ]
+    title = html('<h1 class="headline">Compare {name} with another run</h1>', name=card.name)
+    return joined([title, notice, table(columns, rows, "Runs to compare with")])
+
+
+def _elsewhere(card: RunCard, other: RunCard) -> bool:
+    return (card.site, card.model) != (other.site, other.model)
+
+
+def _title(card: RunCard, other: RunCard, place: Place) -> Html:
+    back = place.to(other=None, keep="", page=1)
+    turned = Place(run=other.name, view="compare", other=card.name)
+    return html(
+        '<h1 class="headline">{a} against {b}</h1><p class="sub"><a href="{back}">another run</a>'
+        ' · <a href="{turned}">swap the two</a></p>',
+        a=card.name, b=other.name, back=back.href, turned=turned.href,
+    )  # fmt: skip
+
+
+def _caveats(card: RunCard, other: RunCard) -> list[Html]:
+    if card.corpus == other.corpus:
+        return []
+    text = "The two runs were trained on different text, so their figures are not of the same data."
+    return [html('<p class="notice" role="status">{text}</p>', text=text)]
+
+
+def _latents(found: Correspondence, card: RunCard, other: RunCard, place: Place) -> list[Html]:
+    turned = place.side == "other"
+    here, there = (other, card) if turned else (card, other)
+    side = found.other if turned else found.this
+    start = same_start(card, other, found)
+    same = None if start is None else (start.same_other if turned else start.same)
+    latents = side.of_kind(place.keep)
+    pages = max(1, -(-len(latents) // ROWS))
+    page = min(place.page_number, pages)
+    shown = latents[(page - 1) * ROWS : page * ROWS]
+    return [
+        beginning(found, start, card, other),
+        _kinds(found, card, other, place),
+        _which(len(latents), len(side.kind), (card, other), place),
+        _table(side, shown, (here, there), same),
+        page_links(place, page, pages),
+    ]
+
+
+def _which(shown: int, total: int, runs: tuple[RunCard, RunCard], place: Place) -> Html:
+    """How many latents the table below lists, and the choice of the run they are of."""
+    options = [
+        (run.name, place.to(side=side, page=1), side == place.side)
+        for side, run in zip(SIDES, runs, strict=True)
+    ]
+    kind = f"{place.keep} " if place.keep else ""
+    return html(
+        '<div class="spread"><p class="sub summary">{n} {kind}of {all} latents</p>{sides}</div>',
+        n=count(shown), kind=kind, all=count(total), sides=choice("latents of", options),
+    )  # fmt: skip
+
+
+def _kinds(found: Correspondence, card: RunCard, other: RunCard, place: Place) -> Html:
+    columns = [
+        Column("Kind"),
+        Column(card.name, numeric=True),
+        Column(other.name, numeric=True),
+        Column("Means"),
+    ]
+    sides = (found.this.counts(), found.other.counts())
+    rows = [
+        [_kind_link(name, place), *(_share(counts, name) for counts in sides), cell(text)]
+        for name, text in KINDS.items()
+    ]
+    every = html('<a href="{h}"{on}>all</a>', h=place.to(keep="", page=1).href,
+                 on=EMPTY if place.keep else Html(' aria-current="true"'))  # fmt: skip
+    sums = [cell(count(sum(counts.values()))) for counts in sides]
+    rows.append([every, *sums, cell("")])
+    note = html('<span class="hint">decoder cosine, alike from {a}</span>', a=ALIKE)
+    return html(
+        '<div class="two wide-left"><div>{kinds}</div><div>{chart}</div></div>',
+        kinds=boxed("Which latents do they share?", table(columns, rows, "Kinds"), note=note),
+        chart=boxed(
+            f"Nearest latent of {other.name}", cosine_chart(*found.histogram(), limit=ALIKE)
+        ),
+    )
+
+
+def _kind_link(name: str, place: Place) -> Html:
+    return html(
+        '<a href="{h}"{on}>{name}</a>',
+        h=place.to(keep=name, page=1).href, name=name,
+        on=Html(' aria-current="true"') if place.keep == name else EMPTY,
+    )  # fmt: skip
+
+
+def _share(counts: dict[str, int], name: str) -> Html:
+    return html(
+        '{n} <span class="sub">{share}</span>',
+        n=count(counts[name]), share=percent(counts[name] / max(1, sum(counts.values()))),
+    )  # fmt: skip
+
+
+def _table(
+    side: Side, latents: np.ndarray, runs: tuple[RunCard, RunCard], same: np.ndarray | None
+) -> Html:
+    here, there = runs
+    if not len(latents):
+        return html('<p class="sub">No latent is of this kind.</p>')
+    columns = [
+        Column("Latent"),
+        Column("Known feature", "the one it matches best"),
+        Column("Kind"),
+        Column("Cosine", "to its nearest in the other run", numeric=True),
+        Column("Nearest"),
+        Column("Its known feature"),
+        Column("Followers", "latents of the other run that have it as their nearest", numeric=True),
+    ]
+    ours, theirs = _known(here), _known(there)
+    names = list(KINDS)
+    rows = []
+    for latent in map(int, latents):
+        began = " · began alike" if same is not None and same[latent] else ""
+        nearest, cosine = int(side.nearest.row[latent]), float(side.nearest.cosine[latent])
+        rows.append(
+            [
+                link(Place(run=here.name, latent=str(latent)).href, latent),
+                _feature(ours, latent),
+                cell(names[side.kind[latent]] + began),
+                metered(real(cosine, 3), cosine),
+                link(Place(run=there.name, latent=str(nearest)).href, nearest),
+                _feature(theirs, nearest),
+                cell(count(int(side.followers[latent]))),
+            ]
+        )
+    return table(columns, rows, "Latents and their nearest")
+
+
+def _known(card: RunCard) -> Known | None:
+    try:
+        return known_features(card)
+    except UsageError:
+        return None
+
+
+def _feature(known: Known | None, latent: int) -> Html:
+    match = known.matches.get(latent) if known else None
+    if match is None or match.f1 < TELLING:
+        return html('<span class="sub">{u}</span>', u=UNKNOWN)
+    return html('{t} <span class="sub">F1 {f}</span>', t=match.title, f=real(match.f1))

@@ -1,0 +1,1 @@
+"""What a run's latents are like as a whole."""

@@ -1,0 +1,192 @@
+"""The health of a run: how its latents share the work, its decoder, and how training went."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.reading import (
+    OpenRun,
+    curves,
+    decoder_norms,
+    evaluation,
+    facts,
+    open_run,
+    stamp,
+)
+from feature_browser.data.weights import width
+from feature_browser.draw.charts import density_chart
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
+from feature_browser.draw.training_curves import CURVES, column, multiples
+from feature_browser.pages.health.densities import (
+    ALIKE,
+    DENSE,
+    Densities,
+    Twins,
+    evaluated_densities,
+    feature_densities,
+    twins,
+)
+from feature_browser.pages.health.latent_lists import lists, massive_latents
+from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.pages.latent.cards import pairs
+from feature_browser.shell.canvas import show
+from feature_browser.shell.place import Place
+from saelab.config import UsageError
+
+
+def health_view(card: RunCard, place: Place) -> None:
+    """Draw what there is of the run; a part whose file is missing or damaged says so by itself."""
+    problems: list[str] = []
+    run = _tried(lambda: open_run(card) if card.features_path.is_file() else None, problems)
+    density = _tried(lambda: evaluation(card, "density"), problems)
+    dictionary = _tried(lambda: evaluation(card, "dictionary"), problems)
+    found = feature_densities(run.features.file) if run else evaluated_densities(density or {})
+    pairs_found = twins(run.features.file, signed=card.signed) if run else None
+    parts = [_headline(card, found, pairs_found), *map(_problem, problems)]
+    parts.append(
+        html(
+            '<div class="two wide-left"><div>{densities}</div><div>{decoder}</div></div>',
+            densities=_densities(card, found),
+            decoder=_decoder(card, dictionary or {}, density or {}),
+        )
+    )
+    if found is not None:
+        parts += [_massive(run), lists(found, pairs_found, run, place)]
+    parts.append(_training(card, problems))
+    show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
+
+
+def _tried(read: Callable[[], Any], problems: list[str]) -> Any:  # noqa: ANN401 - what read gives
+    try:
+        return read()
+    except UsageError as error:
+        problems.append(str(error))
+        return None
+
+
+def _problem(text: str) -> Html:
+    return html('<p class="notice" role="status">{text}</p>', text=text)
+
+
+def _headline(card: RunCard, found: Densities | None, pairs_found: Twins | None) -> Html:
+    if found is None:
+        return html('<h1 class="headline">Health of {name}</h1>', name=card.name)
+    n_alike = None if pairs_found is None else len(pairs_found.latent)
+    alike = "" if n_alike is None else f", {count(n_alike)} pair{'s' * (n_alike != 1)} alike"
+    return html(
+        '<h1 class="headline">{dead} of {all} latents never fire, {dense} {fire} on more than '
+        '{limit} of tokens{alike}</h1><p class="sub">Counted on {n} tokens, '
+        "{source}; alike are decoder rows with a cosine above {cos}.</p>",
+        dead=count(len(found.dead)), all=count(len(found.density)), dense=count(len(found.dense)),
+        fire="fires" if len(found.dense) == 1 else "fire", limit=f"{100 * DENSE:g}{THIN}%",
+        alike=alike,
+        n=count(found.n_tokens), source=found.source, cos=ALIKE,
+    )  # fmt: skip
+
+
+def _massive(run: OpenRun | None) -> Html:
+    """How many latents serve massive activations, and how many of these were read."""
+    n = len(massive_latents(run))
+    if run is None or not n:
+        return EMPTY
+    known = facts(run).get("massive") or {}
+    rows, limit = known.get("rows"), known.get("above_norm")
+    told = ""
+    if isinstance(rows, int) and isinstance(limit, int | float):
+        told = (
+            f" {count(rows)} of {count(int(facts(run)['n_tokens']))} tokens that were read have "
+            f"one, with a norm above {activation(float(limit))}."
+        )
+    return html(
+        '<p class="notice" role="status">{n} fire only or mostly on massive activations: '
+        "attention sinks and the like, of many times the usual norm. Such latents say little of "
+        "the text.{told}</p>",
+        n=f"{count(n)} latent{'s' * (n != 1)}", told=told,
+    )  # fmt: skip
+
+
+def _densities(card: RunCard, found: Densities | None) -> Html:
+    title = "How often do the latents fire?"
+    if found is None:
+        text = html(
+            '<p class="sub">Neither features.h5 nor evaluation/density.json says. Run</p>'
+            "<pre><code>saelab features {path}</code></pre>",
+            path=card.path.as_posix(),
+        )
+        return boxed(title, text)
+    edges, counts = found.histogram()
+    chart = density_chart(edges, counts, DENSE)
+    alive = found.density[found.density > 0]
+    hint = f"dashed: dense · {count(len(found.dead))} dead ones not drawn"
+    note = html('<span class="hint">{hint}</span>', hint=hint)
+    if len(alive):
+        middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
+        chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
+    return boxed(title, chart, note=note)
+
+
+def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any]) -> Html:
+    title = "Decoder"
+    rows = []
+    try:
+        norms = decoder_norms(card)
+        rows = [
+            ("latents, inputs", f"{count(len(norms))}, {count(width(card.weights_path)[1])}"),
+            (
+                "norm, least and largest",
+                f"{real(float(norms.min()), 3)}, {real(float(norms.max()), 3)}",
+            ),
+            ("mean norm", f"{real(float(norms.mean()), 3)} ± {real(float(norms.std()), 3)}"),
+            ("norm not 1", f"{count(int((np.abs(norms - 1) > 1e-3).sum()))} latents"),
+        ]
+        note = EMPTY
+    except UsageError as error:
+        note = _problem(str(error))
+    rows += _measured(dictionary)
+    rows += _quantiles(density)
+    if not dictionary:
+        command = f"saelab evaluate {card.path.as_posix()}"
+        ask = '<p class="sub">Alignment with the encoder was not measured. Run</p>{c}'
+        note = joined([note, html(ask, c=html("<pre><code>{c}</code></pre>", c=command))])
+    return boxed(title, joined([pairs(rows), note]))
+
+
+def _measured(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `evaluation/dictionary.json` adds, as far as it does."""
+    names = {
+        "nearest_mean": "cosine to the nearest, mean",
+        "encoder_mean": "cosine of encoder and decoder",
+        "encoder_min": "the lowest of them",
+    }
+    return [(text, real(v)) for key, text in names.items() if _is_number(v := values.get(key))]
+
+
+def _quantiles(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """L0 over held-out tokens, from `evaluation/density.json`."""
+    found = values.get("l0_quantiles")
+    if not isinstance(found, list) or len(found) != 5 or not all(map(_is_number, found)):
+        return []
+    low, _, middle, _, high = found
+    return [("L0, median and 90 % of tokens", f"{middle:g}, {low:g} to {high:g}")]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _training(card: RunCard, problems: list[str]) -> Html:
+    log = card.path / "metrics.jsonl"
+    before = len(problems)
+    found = _tried(lambda: curves(card.path, stamp(log)) if log.is_file() else {}, problems)
+    if not found:
+        text = problems[-1] if len(problems) > before else f"{log} is missing or empty."
+        return boxed("Training", html('<p class="sub">{text}</p>', text=text))
+    tokens = column(found, "tokens")
+    seen = f"{count(len(tokens))} logged steps"
+    if np.isfinite(tokens[-1]):
+        seen += f", {short_count(int(tokens[-1]))} tokens"
+    note = html('<span class="hint">{seen}</span>', seen=seen)
+    return boxed("Training", multiples(found, list(CURVES)), note=note)

@@ -1,0 +1,119 @@
+"""The known features of the text: which of them the SAE has a latent for."""
+
+from typing import Any
+
+import streamlit as st
+
+from feature_browser.data.catalogue import FOUND, RunCard
+from feature_browser.data.known import plain
+from feature_browser.data.reading import known_features, texts_with_known
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import percent, real
+from feature_browser.draw.tables import Column, cell, link, metered, table
+from feature_browser.shell.canvas import show
+from feature_browser.shell.chrome import alone, message
+from feature_browser.shell.place import Place
+from feature_browser.shell.theme import palette
+from saelab.figures.evaluation import recovery_figure
+
+PARTLY, PRESENT = 0.5, 0.9
+
+
+def known_view(card: RunCard, place: Place) -> None:
+    """Draw the recovery table and its picture."""
+    texts = texts_with_known(card)
+    text = place.text if place.text in texts else (*texts, "")[0]
+    known = known_features(card, text)
+    if not known.features:
+        show(alone(_nothing(card)), "known")
+        return
+    ordered = sorted(known.features, key=lambda feature: -feature["f1"])
+    show(_summary(ordered, known.too_rare, _texts(texts, text, place)), "known-summary")
+    with st.container(key="figure"):
+        figure = recovery_figure(ordered, palette())
+        st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="recovery")
+    show(_table(ordered, place), "known-table")
+
+
+def verdict(feature: dict[str, Any]) -> str:
+    """In words, how well one latent stands for the feature."""
+    if feature["f1"] >= FOUND:
+        return "one latent has it"
+    if feature["f1"] >= PARTLY:
+        return "one latent has part of it"
+    if feature["probe_auroc"] >= PRESENT:
+        return "present, but in no single latent"
+    return "hardly present here"
+
+
+def _nothing(card: RunCard) -> Html:
+    return message(
+        "No known features",
+        "This run was not evaluated on a text whose features are labelled. The shipped language "
+        "model's text is; a text of your own is if its rows have labels, or a second file has.",
+        command=f"saelab evaluate {card.path.as_posix()} --text TEXT.jsonl --labels LABELS.jsonl",
+    )
+
+
+def _texts(texts: list[str], chosen: str, place: Place) -> Html:
+    """Which text this is of, and the others; nothing if it is the run's own alone."""
+    if texts == [""]:
+        return EMPTY
+    names = joined(
+        html(
+            " · <b>{name}</b>" if name == chosen else ' · <a href="{href}">{name}</a>',
+            href=place.to(text=name).href,
+            name=name or "held out from training",
+        )
+        for name in texts
+    )
+    return html('<p class="sub">Labels of the text{names}</p>', names=names)
+
+
+def _summary(features: list[dict[str, Any]], too_rare: list[str], texts: Html) -> Html:
+    have = sum(feature["f1"] >= FOUND for feature in features)
+    present = sum(feature["probe_auroc"] >= PRESENT for feature in features)
+    rare = f" Too rare to score: {', '.join(map(plain, too_rare))}." if too_rare else ""
+    return html(
+        '<div class="page wide"><h1 class="headline">{have} of {n} known features have a latent of '
+        'their own</h1><p class="sub">F1 of at least {found}, on text the latent was not chosen '
+        "on. A linear probe of the same activations reaches an AUROC of {bar} or more for "
+        "{present} of them.{rare}</p>{texts}</div>",
+        have=have, n=len(features), found=FOUND, bar=PRESENT, present=present, rare=rare,
+        texts=texts,
+    )  # fmt: skip
+
+
+def _table(features: list[dict[str, Any]], place: Place) -> Html:
+    columns = [
+        Column("Known feature"),
+        Column("How often", "share of tokens on which it is on", numeric=True),
+        Column("Best latent", "of the highest F1 on the half it was chosen on", numeric=True),
+        Column("F1", "best latent, on the other half", numeric=True),
+        Column("Precision", "of the best latent at its threshold", numeric=True),
+        Column("Recall", "of the best latent at its threshold", numeric=True),
+        Column("AUROC", "of the best latent", numeric=True),
+        Column("Probe AUROC", "a linear probe of the activations", numeric=True),
+        Column("Probe F1", "the same probe", numeric=True),
+        Column("In words", f"{FOUND}, {PARTLY} of F1; {PRESENT} of probe AUROC"),
+    ]
+    rows = table(columns, (_row(f, place) for f in features), "Known features")
+    return html('<div class="page wide">{rows}</div>', rows=rows)
+
+
+def _row(feature: dict[str, Any], place: Place) -> list[Html]:
+    name = html(
+        '<span class="name">{label}</span><br><span class="sub">{text}</span>',
+        label=plain(feature["label"]),
+        text=feature.get("description", ""),
+    )
+    side = " (negative)" if feature["sign"] < 0 else ""
+    latent = link(
+        place.to(view="latent", latent=feature["latent"]).href, f"{feature['latent']}{side}"
+    )
+    scores = [
+        cell(real(feature[score]))
+        for score in ("precision", "recall", "auroc", "probe_auroc", "probe_f1")
+    ]
+    f1 = metered(real(feature["f1"]), feature["f1"])
+    return [name, cell(percent(feature["frequency"])), latent, f1, *scores, cell(verdict(feature))]

@@ -1,0 +1,1 @@
+"""All latents of a run."""

@@ -1,0 +1,153 @@
+"""Any two figures of all latents against each other; marks lead to latents, or list several."""
+
+import numpy as np
+import streamlit as st
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.labels import Names
+from feature_browser.data.reading import OpenRun, stamp, steering_scores
+from feature_browser.draw import scatter
+from feature_browser.draw.markup import EMPTY, Html, html
+from feature_browser.draw.numbers import count, real
+from feature_browser.draw.tables import choice
+from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.shell.place import Place, numbers_of
+from saelab.analysis.steering.records import steering_path
+from saelab.config import UsageError
+
+COLUMNS = {
+    "density": "density, log10",
+    "max": "maximum, log10",
+    "mean": "mean when on, log10",
+    "f1": "F1 of the known feature",
+    "negative": "share below zero",
+    "output": "output score",
+    "input": "input score",
+}
+LOGARITHMIC = {"density", "max", "mean"}
+
+
+def axes_of(place: Place) -> tuple[str, str] | None:
+    """The two figures that the address asks for; None for anything else."""
+    names = place.axes.split(",")
+    return (names[0], names[1]) if len(names) == 2 and set(names) <= set(COLUMNS) else None
+
+
+def inside(run: OpenRun, place: Place) -> Bool[ndarray, " latent"] | None:
+    """The latents in the cell that was clicked; None if none was."""
+    names, box = axes_of(place), numbers_of(place.box)
+    if names is None or box is None:
+        return None
+    left, right, bottom, top = box
+    x, y = (_values(run, name) for name in names)
+    return (x >= left) & (x <= right) & (y >= bottom) & (y <= top)
+
+
+def picture(run: OpenRun, place: Place, listed: Bool[ndarray, " latent"]) -> Html:
+    """The links that choose two figures and, once they are chosen, the picture."""
+    names = axes_of(place)
+    if names is None:
+        return EMPTY
+    known = [name for name in COLUMNS if np.isfinite(_values(run, name)).any()]
+    across, up = names
+    pick = [
+        choice(title, [(COLUMNS[n], _with(place, pair(n)), n == now) for n in known])
+        for title, now, pair in (
+            ("across", across, lambda n: (n, up)),
+            ("up", up, lambda n: (across, n)),
+        )
+    ]
+    x, y = _values(run, across), _values(run, up)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
+        body = html('<p class="sub">No latent has both figures.</p>')
+    else:
+        body = _drawn(run, place, (x, y), (finite, listed))
+    missing = int((~finite).sum())
+    note = html(
+        '<span class="hint">{n} latents; {missing} lack one of the figures · larger marks stand '
+        "for several</span>",
+        n=count(int(finite.sum())), missing=count(missing),
+    )  # fmt: skip
+    content = html('{a}{b}<div class="medium">{c}</div>', a=pick[0], b=pick[1], c=body)
+    return boxed("Two figures of every latent", content, note=note)
+
+
+def toggle(place: Place) -> tuple[str, Place, bool]:
+    """The link that opens or closes the picture."""
+    there = (
+        _with(place, ("density", "max")) if axes_of(place) is None else place.to(axes="", box="")
+    )
+    return ("picture", there, axes_of(place) is not None)
+
+
+def _with(place: Place, names: tuple[str, str]) -> Place:
+    return place.to(axes=",".join(names), box="", page=1)
+
+
+def _drawn(
+    run: OpenRun,
+    place: Place,
+    values: tuple[Float[ndarray, " latent"], Float[ndarray, " latent"]],
+    masks: tuple[Bool[ndarray, " latent"], Bool[ndarray, " latent"]],
+) -> Html:
+    (x, y), (finite, listed) = values, masks
+    rows, names = np.flatnonzero(finite), Names.of(run.card)
+    chosen = axes_of(place) or ("density", "max")
+    axes = scatter.Axes(
+        COLUMNS[chosen[0]], COLUMNS[chosen[1]], _range(x[finite]), _range(y[finite])
+    )
+    nothing = np.zeros(len(rows), dtype=bool)
+    points = scatter.Points(x[finite], y[finite], nothing, listed[finite])
+
+    def lead(found: ndarray, box: tuple[float, float, float, float]) -> tuple[str, str]:
+        if len(found) == 1:
+            latent = int(rows[found[0]])
+            there = Place(run=place.run, view="latent", latent=str(latent))
+            return there.href, f"{latent}  {names.name(latent)}\n{_told(run, latent, chosen)}"
+        corners = ",".join(f"{edge:.6g}" for edge in box)
+        return place.to(box=corners, page=1).href, f"{count(len(found))} here · click to list them"
+
+    return scatter.scatter(points, axes, lead)
+
+
+def _told(run: OpenRun, latent: int, names: tuple[str, str]) -> str:
+    return "   ".join(
+        f"{COLUMNS[name]} {real(float(_values(run, name)[latent]))}" for name in names
+    )
+
+
+def _range(values: Float[ndarray, " point"]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    room = 0.03 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def _values(run: OpenRun, name: str) -> Float[ndarray, " latent"]:
+    """A figure of every latent; NaN where it has none."""
+    if name in {"output", "input"}:
+        return _score(run.card, stamp(steering_path(run.card.path)), name, len(run.features))
+    values = np.asarray(run.columns[name], np.float64)
+    if name not in LOGARITHMIC:
+        measured = run.known.matches if name == "f1" else values.any()
+        return values if measured else np.full(len(values), np.nan)
+    with np.errstate(divide="ignore"):
+        logs = np.log10(values)
+    return np.where(np.isfinite(logs), logs, np.nan)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: repr})
+def _score(card: RunCard, stamp: int, name: str, n: int) -> Float[ndarray, " latent"]:
+    """The better of both poles' scores."""
+    del stamp  # part of the cache's key only
+    values = np.full(n, np.nan)
+    try:
+        scores = steering_scores(card)
+    except UsageError:
+        scores = None
+    if scores is None or (len(scores) and int(scores.latent.max()) >= n):
+        return values
+    np.fmax.at(values, scores.latent, getattr(scores, name))
+    return values

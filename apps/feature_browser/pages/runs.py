@@ -1,0 +1,124 @@
+"""Home: the runs as cards, with the figures one chooses by."""
+
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
+from feature_browser.pages.latent.cards import bar
+from feature_browser.shell.canvas import show
+from feature_browser.shell.chrome import message
+from feature_browser.shell.place import Place
+
+
+def runs_view(catalogue: Catalogue, place: Place, *, notice: Html = EMPTY) -> None:
+    """Draw the runs, below a notice if there is one."""
+    parts = [notice] if notice else []
+    if catalogue.runs:
+        parts.append(_cards(catalogue, place))
+    elif not catalogue.damaged and not notice:
+        parts.append(_no_runs(catalogue))
+    parts += [
+        message(f"The run {name} was left out", problem)
+        for name, problem in catalogue.damaged.items()
+        if not notice or name != place.run
+    ]
+    parts += [message("Not all was searched", problem) for problem in catalogue.problems]
+    show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "runs")
+
+
+def no_such_run(catalogue: Catalogue, name: str) -> Html:
+    """What to say of a run that is not there, or is damaged."""
+    if name in catalogue.damaged:
+        return message(f"The run {name} cannot be shown", catalogue.damaged[name])
+    return message(
+        f"There is no run {name}",
+        f"Looked for finished runs in {catalogue.root} and below it, and found "
+        f"{count(len(catalogue.runs))}. Choose one of them.",
+    )
+
+
+def _no_runs(catalogue: Catalogue) -> Html:
+    return message(
+        "No runs yet",
+        f"There is no finished run in {catalogue.root} or below it. The demo makes two, with the "
+        "shipped language model, in about three minutes on a CPU:",
+        command=f"saelab demo --out {(catalogue.root / 'demo').as_posix()}",
+    )
+
+
+def _cards(catalogue: Catalogue, place: Place) -> Html:
+    title = html(
+        '<h1 class="headline">{n} {noun} in {root}</h1>',
+        n=count(len(catalogue.runs)),
+        noun="run" if len(catalogue.runs) == 1 else "runs",
+        root=catalogue.root,
+    )
+    cards = joined(_card(card, place) for card in catalogue.runs.values())
+    return html('{title}<div class="runs">{cards}</div>', title=title, cards=cards)
+
+
+def _card(card: RunCard, place: Place) -> Html:
+    return html(
+        '<article class="card run"><h2><a href="{href}">{name}</a><span class="chip"><b>{variant}'
+        '</b></span></h2><p class="sub">{model} · {site}<br>{latents} latents, {origin}</p>'
+        "<dl>{figures}</dl>{known}{todo}</article>",
+        href=Place(run=card.name, context=place.context).href, name=card.name,
+        variant=card.variant, model=card.model, site=card.site, latents=count(card.d_sae),
+        origin=_origin(card), figures=_figures(card), known=_known(card, place),
+        todo=_todo(card, place),
+    )  # fmt: skip
+
+
+def _origin(card: RunCard) -> str:
+    if not card.n_tokens:
+        return "imported from another tool"
+    return f"trained on {short_count(card.n_tokens)} tokens"
+
+
+def _figures(card: RunCard) -> Html:
+    dead = UNKNOWN if card.dead is None else percent(card.dead / card.d_sae)
+    recovered = UNKNOWN if card.ce_recovered is None else share_of_whole(card.ce_recovered)
+    rows = [
+        ("L0", real(card.l0, 1), "latents active per token"),
+        ("FVU", real(card.fvu, 3), "variance unexplained on held-out text; 0 is perfect"),
+        ("CE recovered", recovered, "of the cross-entropy that zeros in this place would cost"),
+        ("dead", dead, "latents that never fired on held-out text"),
+    ]
+    return joined(
+        html('<div title="{t}"><dt>{n}</dt><dd>{v}</dd></div>', t=text, n=name, v=value)
+        for name, value, text in rows
+    )
+
+
+def _known(card: RunCard, place: Place) -> Html:
+    if card.found is None:
+        return EMPTY
+    return html(
+        '<p class="sub"><a href="{href}">{found} of {n} known features</a> found</p>{bar}',
+        href=Place(run=card.name, view="known", context=place.context).href,
+        found=count(card.found), n=count(card.n_known), bar=bar(card.found / card.n_known),
+    )  # fmt: skip
+
+
+def _todo(card: RunCard, place: Place) -> Html:
+    """Where the card leads, or the commands that are still to be run; what is damaged."""
+    path = card.path.as_posix()
+    missing = []
+    if card.fvu is None:
+        missing.append(f"saelab evaluate {path}")
+    if not card.features_path.is_file():
+        missing.append(f"saelab features {path}")
+    elif not (card.path / "steering.h5").is_file():
+        missing.append(f"saelab steer {path} --all")
+    commands = html("<pre><code>{c}</code></pre>", c="\n".join(missing)) if missing else EMPTY
+    note = html('<p class="sub">Not computed yet. Run</p>') if missing else EMPTY
+    damaged = joined(html('<p class="notice">{p}</p>', p=problem) for problem in card.problems)
+    links = joined(
+        html('<a href="{h}">{t}</a>', h=Place(run=card.name, view=view, context=place.context).href,
+             t=title)
+        for view, title in (("latents", "latents"), ("steering", "steering"), ("health", "health"),
+                            ("compare", "compare"))
+    )  # fmt: skip
+    return html(
+        '{damaged}{note}{commands}<p class="leads">{links}</p>',
+        damaged=damaged, note=note, commands=commands, links=links,
+    )  # fmt: skip

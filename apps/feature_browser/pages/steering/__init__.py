@@ -1,0 +1,1 @@
+"""Steering: scores, and experiments by hand."""

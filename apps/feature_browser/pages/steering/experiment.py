@@ -1,0 +1,168 @@
+"""Steering a run's model while one waits: an experiment as a value, and what it gives.
+
+torch is imported where an experiment is run, so that a page can draw one without it.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import streamlit as st
+from pydantic import Field, NonNegativeInt, ValidationError
+
+from feature_browser.data.reading import stamp
+from feature_browser.live.chat import prompted
+from feature_browser.live.model import LiveRun
+from saelab.config import Config, UsageError, first_problem
+from saelab.lm.prompt import LONGEST, prompt_tokens
+
+if TYPE_CHECKING:
+    from saelab.analysis.steering.dose import DoseResponse
+    from saelab.analysis.steering.generate import Comparison, Sampling
+    from saelab.analysis.steering.interventions import Intervention
+    from saelab.analysis.steering.steerable import Steerable
+
+OPS = {
+    "add": "add to its value",
+    "scale": "multiply its value",
+    "clamp": "set its value",
+    "ablate": "ablate: set it to 0",
+}
+UNITS = {
+    "latent_max": "of its maximum",
+    "a_max": "of the strongest latent there",
+    "absolute": "of activation",
+}
+ERRORS = {"keep": "error kept", "drop": "error dropped"}
+DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Strengths of the curve, as multiples of the experiment's own."""
+DOSE_TOKENS, DOSE_SAMPLES = 12, 2
+
+
+class Experiment(Config):
+    """What is changed, where, and how the continuation is drawn."""
+
+    prompt: str = Field(min_length=1, max_length=LONGEST)
+    """The text that is continued."""
+    chat: bool = False
+    """Whether it goes through the model's chat template first."""
+    latents: tuple[NonNegativeInt, ...] = Field(min_length=1, max_length=100)
+    """What is changed, all of them together."""
+    op: Literal["add", "scale", "clamp", "ablate"] = "add"
+    """add: a + strength; scale: a * strength; clamp: strength; ablate: zero."""
+    strength: float = Field(default=1.0, ge=-1e6, le=1e6, allow_inf_nan=False)
+    """In `unit`; the factor of `scale`."""
+    unit: Literal["latent_max", "a_max", "absolute"] = "latent_max"
+    """latent_max: each latent's largest in features.h5; a_max: the largest of any latent at that
+    position; absolute: 1."""
+    positions: Literal["last", "all"] | NonNegativeInt = "last"
+    """last: from the prompt's last token on; all; or from a position on, 0 being <bos>."""
+    error: Literal["keep", "drop"] = "keep"
+    """keep: x + (x_hat' - x_hat); drop: x_hat' alone."""
+    n_tokens: int = Field(default=20, gt=0, le=200)
+    """Tokens to generate."""
+    temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
+    """0 takes the likeliest token."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Decides the sample; plain and steered text use the same random numbers."""
+    dose: bool = False
+    """Whether a range of strengths is run too."""
+
+    @property
+    def text(self) -> str:
+        """On one line, as the address has it."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+def experiment_of(text: str) -> Experiment:
+    """The experiment that an address or a form gives.
+
+    Raises:
+        UsageError: it is not one; the sentence names the first field that does not fit.
+    """
+    try:
+        return Experiment.model_validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"This is not an experiment ({first_problem(error)}).") from None
+
+
+def run_experiment(live: LiveRun, experiment: Experiment) -> "Comparison":
+    """The prompt continued with and without the change, checked to have taken effect.
+
+    Raises:
+        UsageError: the experiment does not fit the model.
+        RuntimeError: the change did not take effect.
+    """
+    from saelab.analysis.steering.generate import steer
+
+    with live.lock:
+        _check_length(live, experiment, experiment.n_tokens)
+        prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+        return steer(_steerable(live), _change(experiment), prompt, _sampling(experiment))
+
+
+def run_doses(live: LiveRun, experiment: Experiment) -> "DoseResponse | None":
+    """The experiment at multiples of its strength; None where it has none.
+
+    Raises:
+        UsageError, RuntimeError: as `run_experiment` does.
+    """
+    if experiment.op == "ablate" or not experiment.strength:
+        return None
+    from saelab.analysis.steering.dose import dose_response
+    from saelab.analysis.steering.generate import Sampling
+
+    strengths = [dose * experiment.strength for dose in DOSES]
+    n_tokens = min(experiment.n_tokens, DOSE_TOKENS)
+    sampling = Sampling(
+        n_tokens=n_tokens, temperature=0.7, n_samples=DOSE_SAMPLES, seed=experiment.seed
+    )
+    with live.lock:
+        _check_length(live, experiment, n_tokens)
+        model, change = _steerable(live), _change(experiment)
+        prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+        return dose_response(model, change, prompt, strengths, sampling=sampling)
+
+
+def _check_length(live: LiveRun, experiment: Experiment, n_tokens: int) -> None:
+    prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+    n_prompt, n_ctx = len(prompt_tokens(live.model, prompt)), live.model.info.n_ctx
+    if n_prompt + n_tokens > n_ctx:
+        raise UsageError(
+            f"{n_prompt} tokens of prompt and {n_tokens} more exceed the {n_ctx} that "
+            f"{live.model.info.name} reads; generate fewer, or shorten the prompt."
+        )
+
+
+def _steerable(live: LiveRun) -> "Steerable":
+    stamps = (stamp(live.run.weights), stamp(live.run.features_path))
+    return _kept_steerable(live, str(live.run.path), stamps)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _kept_steerable(_live: LiveRun, path: str, stamps: tuple[int, int]) -> "Steerable":
+    del path, stamps  # part of the cache's key only
+    from saelab.analysis.steering.steerable import Steerable
+
+    # It loads the SAE again; one copy is enough.
+    return replace(Steerable.of_run(_live.run, _live.model), sae=_live.sae)
+
+
+def _change(experiment: Experiment) -> "Intervention":
+    from saelab.analysis.steering.interventions import Intervention
+
+    return Intervention(
+        latents=experiment.latents,
+        op=experiment.op,
+        amount=experiment.strength,
+        unit=experiment.unit,
+        positions=experiment.positions,
+        error=experiment.error,
+    )
+
+
+def _sampling(experiment: Experiment) -> "Sampling":
+    from saelab.analysis.steering.generate import Sampling
+
+    return Sampling(
+        n_tokens=experiment.n_tokens, temperature=experiment.temperature, seed=experiment.seed
+    )

@@ -1,0 +1,191 @@
+"""What a steering experiment gave, as cards: both texts token by token, and the doses."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined, running
+from feature_browser.draw.numbers import activation, count, percent, real, short_count
+from feature_browser.draw.tables import Column, cell, table
+from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.pages.latent.cards import pairs
+from feature_browser.pages.steering.dose import Response, response_chart
+from feature_browser.pages.steering.experiment import UNITS, Experiment
+from saelab.console import isolated, visible
+
+if TYPE_CHECKING:
+    from saelab.analysis.steering.dose import DoseResponse
+    from saelab.analysis.steering.generate import Comparison, Continuation, GeneratedToken
+
+TIMES = "\u00d7"
+SURPRISING = 8.0
+"""Nats below which a token is shaded fully: a probability of 0.03 %."""
+ERRORS = {
+    "keep": "Error kept: the changed reconstruction less the unchanged one is added to the "
+    "activation, so what the SAE misses stays.",
+    "drop": "Error dropped: the changed reconstruction takes the activation's place, so what the "
+    "SAE misses is gone, steered or not.",
+}
+
+
+def strength_text(experiment: Experiment) -> str:
+    """The change in words: "add 2 times its maximum to latent 98"."""
+    several = len(experiment.latents) > 1
+    which = f"latent{'s' * several} " + ", ".join(map(str, experiment.latents))
+    amount = f"{experiment.strength:g}".replace("-", "\u2212")
+    unit = {
+        "latent_max": f" {TIMES} {'their maxima' if several else 'its maximum'}",
+        "a_max": f" {TIMES} the strongest activation there",
+        "absolute": "",
+    }[experiment.unit]
+    return {
+        "add": f"add {amount}{unit} to {which}",
+        "scale": f"multiply {which} by {amount}",
+        "clamp": f"set {which} to {amount}{unit}",
+        "ablate": f"ablate {which}",
+    }[experiment.op]
+
+
+def effect_line(comparison: "Comparison") -> Html:
+    """What the change did to the prompt's activations, and the convention for the error."""
+    effect = comparison.effect
+    left_out = ""
+    if n := effect.n_left_out:
+        left_out = (
+            f"{count(n)} more {'was' if n == 1 else 'were'} left as the model has "
+            f"{'it' if n == 1 else 'them'}: massive activations, which this SAE was not trained on."
+        )
+    return html(
+        '<p class="sub">Checked in the model: {changed} of {rows} positions of the prompt that '
+        "were to change did, by {shift} of their length; no other did. {left_out} {error}</p>",
+        changed=count(effect.n_changed), rows=count(effect.n_rows), shift=percent(effect.shift),
+        left_out=left_out, error=ERRORS[comparison.change.error],
+    )  # fmt: skip
+
+
+def texts(comparison: "Comparison", kept: Html = EMPTY) -> Html:
+    """Baseline and steered text side by side; `kept` says how it compares with what was saved."""
+    plain, steered = comparison.plain[0], comparison.steered[0]
+    note = html('<span class="hint">{t}</span>', t="darker: less likely to the model unsteered")
+    both = joined(
+        [
+            boxed("Baseline", joined([_text(comparison, plain), _figures(plain)]), note=note),
+            boxed("Steered", joined([_text(comparison, steered), _figures(steered), kept])),
+        ]
+    )
+    return joined([html('<div class="two even">{b}</div>', b=both), _by_token(plain, steered)])
+
+
+def _text(comparison: "Comparison", continuation: "Continuation") -> Html:
+    gap = escaped(continuation.gap)
+    tokens = joined(
+        html("{token}{gap}", token=_token(token, piece), gap=gap)
+        for token, piece in zip(continuation.tokens, continuation.pieces, strict=True)
+    )
+    return html(
+        '<p class="text strip" dir="auto"><span class="beyond">{prompt}</span>{gap}{tokens}</p>',
+        prompt=running(visible(comparison.prompt)),
+        gap=gap, tokens=tokens,
+    )  # fmt: skip
+
+
+def _token(token: "GeneratedToken", piece: str) -> Html:
+    share = min(1.0, max(0.0, -token.plain_log_prob / SURPRISING))
+    return html(
+        '<span class="tok on neg" style="--a:{a}" tabindex="0" data-tip="{tip}">{text}</span>',
+        a=f"{share:.2f}",
+        tip=f"{isolated(visible(token.text).strip())}\n"
+        f"log-probability {real(token.log_prob)} where it was drawn\n"
+        f"log-probability {real(token.plain_log_prob)} unsteered\n"
+        f"KL to unsteered {real(token.kl)} nats",
+        text=running(visible(piece)),
+    )
+
+
+def _figures(continuation: "Continuation") -> Html:
+    mean = float(np.mean([token.log_prob for token in continuation.tokens]))
+    kl = float(np.mean([token.kl for token in continuation.tokens]))
+    return pairs(
+        [
+            ("mean log-probability where drawn", f"{real(mean)} nats"),
+            ("perplexity, unsteered model", _large(continuation.perplexity)),
+            ("mean KL to unsteered", f"{real(kl)} nats"),
+            ("repeated bigrams", percent(continuation.repetition)),
+        ]
+    )
+
+
+def _by_token(plain: "Continuation", steered: "Continuation") -> Html:
+    columns = [
+        Column("Token", "place in the continuation"),
+        Column("Baseline"),
+        Column("log p", "of the baseline's token", numeric=True),
+        Column("Steered"),
+        Column("log p", "under the steered model", numeric=True),
+        Column("log p unsteered", "of the same token", numeric=True),
+        Column("KL", "of the two distributions at this place, in nats", numeric=True),
+    ]
+    rows = [
+        [
+            cell(place),
+            html("<code>{t}</code>", t=visible(a.text)),
+            cell(real(a.log_prob)),
+            html("<code>{t}</code>", t=visible(b.text)),
+            cell(real(b.log_prob)),
+            cell(real(b.plain_log_prob)),
+            cell(real(b.kl)),
+        ]
+        for place, (a, b) in enumerate(zip(plain.tokens, steered.tokens, strict=True), 1)
+    ]
+    return html(
+        '<details class="card folded"><summary>Token by token</summary>{t}</details>',
+        t=table(columns, rows, "Token by token"),
+    )
+
+
+def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
+    """Four measures over the strength, and what is said at each."""
+    unit = "as a factor" if experiment.op == "scale" else f"in units {UNITS[experiment.unit]}"
+    target = visible(dose.target).strip()
+    measures = [
+        (f"log-probability of “{target}” next", dose.target_log_prob, False),
+        ("KL of the next token, nats", dose.kl, False),
+        ("perplexity, log scale", dose.perplexity, True),
+        ("repeated bigrams", dose.repetition, False),
+    ]
+    charts = joined(
+        response_chart(
+            Response(title, dose.strengths, values, _tips(dose, values), experiment.strength, log)
+        )
+        for title, values, log in measures
+    )
+    hint = html('<span class="hint">strength {unit} · dashed: the one above</span>', unit=unit)
+    said = [
+        [cell(real(s)), cell(real(p)), cell(_large(x)), html("<code>{t}</code>", t=visible(t))]
+        for s, p, x, t in zip(
+            dose.strengths, dose.target_log_prob, dose.perplexity, dose.said, strict=True
+        )
+    ]
+    columns = [
+        Column("Strength", unit, numeric=True),
+        Column(f"log p “{target}”", "of the token right after the prompt", numeric=True),
+        Column("Perplexity", "of samples at temperature 0.7, unsteered model", numeric=True),
+        Column("Says"),
+    ]
+    body = html('<div class="multiples four">{charts}</div>{said}', charts=charts,
+                said=table(columns, said, "What is said at each strength"))  # fmt: skip
+    return boxed("Dose and response", body, note=hint)
+
+
+def _tips(dose: "DoseResponse", values: tuple[float, ...]) -> list[str]:
+    return [
+        f"strength {real(strength)}: {_large(value)}\n{visible(text)}"
+        for strength, value, text in zip(dose.strengths, values, dose.said, strict=True)
+    ]
+
+
+def _large(value: float) -> str:
+    """Three digits, and in k, M, G what is huge."""
+    huge = math.isfinite(value) and value >= 10_000
+    return short_count(round(value)) if huge else activation(value)

@@ -1,0 +1,239 @@
+"""Live steering: a form that makes an experiment, what it gives, and the experiments kept."""
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.labels import Names
+from feature_browser.data.reading import stamp, steering_scores
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.tables import Column, cell, link, table
+from feature_browser.live.chat import noted
+from feature_browser.live.model import LiveRun, live_run
+from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.pages.steering.experiment import (
+    Experiment,
+    experiment_of,
+    run_doses,
+    run_experiment,
+)
+from feature_browser.pages.steering.form import form
+from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
+from feature_browser.pages.steering.saved import Saved, read, save, shelf
+from feature_browser.pages.try_it.strip import setting
+from feature_browser.shell.canvas import go_to, here, show
+from feature_browser.shell.chrome import alone, message
+from feature_browser.shell.place import Place
+from saelab.config import UsageError
+from saelab.console import visible
+
+if TYPE_CHECKING:
+    from saelab.analysis.steering.dose import DoseResponse
+    from saelab.analysis.steering.generate import Comparison
+
+NAME, PROBLEM = "experiment-name", "experiment-problem"
+N_SUGGESTED = 6
+
+
+def live_steering_view(card: RunCard, place: Place) -> None:
+    """Draw the form, and what the experiment of `place` gives."""
+    if card.model == "own arrays":
+        show(alone(_no_model(card)), "steering")
+        return
+    try:
+        experiment = experiment_of(place.experiment) if place.experiment else None
+    except UsageError as error:
+        show(alone(message("This is not an experiment", str(error))), "steering")
+        return
+    form(card, place, experiment)
+    if experiment is None:
+        show(_page([_start(card), _shelf(card, place)]), "steering")
+        return
+    try:
+        comparison, dose = _run(card, experiment)
+    except UsageError as error:
+        problem = message("This cannot be steered", str(error))
+        show(_page([problem, _shelf(card, place)]), "steering")
+        return
+    show(_page(_results(card, place, experiment, comparison)), "steering")
+    _save_box(card, experiment, comparison)
+    after = [doses(dose, experiment)] if dose else []
+    if experiment.dose and dose is None:
+        after.append(html('<p class="sub">{t}</p>', t=_NO_DOSE))
+    show(_page([*after, _shelf(card, place)]), "steering-more")
+
+
+def parts(place: Place) -> Html:
+    """Links to the two halves of Steering: scores, and steering by hand."""
+    names = {"scores": "Which latents steer?", "live": "Steer live"}
+    links = joined(
+        html(
+            '<a href="{href}"{on}>{name}</a>',
+            href=place.visit("steering").to(part=part).href,
+            on=Html(' aria-current="page"') if part == place.part else EMPTY,
+            name=name,
+        )
+        for part, name in names.items()
+    )
+    return html('<nav class="parts" aria-label="Steering">{links}</nav>', links=links)
+
+
+_NO_DOSE = "There is no dose to vary: an ablation has none, nor has a strength of 0."
+
+
+def _page(content: list[Html]) -> Html:
+    return html('<div class="page wide steer">{c}</div>', c=joined(content))
+
+
+def _run(card: RunCard, experiment: Experiment) -> "tuple[Comparison, DoseResponse | None]":
+    live = live_run(card)
+    stamps = (stamp(card.weights_path), stamp(card.features_path))
+    comparison = _compared(live, str(card.path), stamps, experiment.text)
+    dose = _dosed(live, str(card.path), stamps, experiment.text) if experiment.dose else None
+    return comparison, dose
+
+
+@st.cache_resource(max_entries=64, show_spinner="Steering …")
+def _compared(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> "Comparison":
+    del path, stamps  # part of the cache's key only
+    try:
+        return run_experiment(_live, experiment_of(text))
+    except RuntimeError as error:
+        raise _failed(error) from error
+
+
+@st.cache_resource(max_entries=64, show_spinner="Trying a range of strengths …")
+def _dosed(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> "DoseResponse | None":
+    del path, stamps  # part of the cache's key only
+    try:
+        return run_doses(_live, experiment_of(text))
+    except RuntimeError as error:
+        raise _failed(error) from error
+
+
+def _failed(error: RuntimeError) -> UsageError:
+    return UsageError(f"The model could not be steered: {str(error).splitlines()[0]}")
+
+
+def _no_model(card: RunCard) -> Html:
+    return message(
+        "There is no model to steer",
+        f"{card.name} was trained on arrays, not on a language model.",
+    )
+
+
+def _start(card: RunCard) -> Html:
+    """What to do first: choose latents, for instance those that steer best."""
+    names = Names.of(card)
+    try:
+        scores = steering_scores(card)
+    except UsageError:
+        scores = None
+    best = [] if scores is None else [int(scores.latent[row]) for row in scores.best(N_SUGGESTED)]
+    chips = joined(
+        html(
+            '<button class="next" data-set="{set}">{latent} <b>{name}</b></button>',
+            set=setting(latent=latent), latent=latent, name=names.name(latent),
+        )
+        for latent in best
+    )  # fmt: skip
+    after = html(
+        '<div class="following"><span class="sub">Highest output scores</span>{chips}</div>',
+        chips=chips,
+    )
+    return message(
+        "What does the model say when a latent is changed?",
+        "Name one or several latents, choose how they are changed, and steer. Baseline and steered "
+        "text are drawn with the same random numbers. The first time, loading the model takes some "
+        "seconds.",
+        after=after if best else EMPTY,
+    )
+
+
+def _results(
+    card: RunCard, place: Place, experiment: Experiment, comparison: "Comparison"
+) -> list[Html]:
+    names = Names.of(card)
+    latents = joined(
+        html(
+            '<a class="chip" href="{href}"><b>{latent}</b> {name}</a> ',
+            href=Place(run=place.run, view="latent", latent=str(latent)).href,
+            latent=latent,
+            name=names.name(latent),
+        )
+        for latent in experiment.latents
+    )
+    title = html(
+        '<h1 class="headline">{what}</h1><p>{latents}</p>',
+        what=_capital(strength_text(experiment)), latents=latents,
+    )  # fmt: skip
+    said = noted(live_run(card), experiment.prompt, chat=experiment.chat)
+    title = joined([html('<p class="notice">{n}</p>', n=said) if said else EMPTY, title])
+    return [title, effect_line(comparison), texts(comparison, _kept(card, place, comparison))]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _kept(card: RunCard, place: Place, comparison: "Comparison") -> Html:
+    """Whether a saved experiment gives today what it gave then."""
+    if not place.saved:
+        return EMPTY
+    try:
+        saved = read(card.path, place.saved)
+    except UsageError as error:
+        return html('<p class="notice">{e}</p>', e=error)
+    if saved.experiment.text != place.experiment:
+        return EMPTY
+    if saved.steered == comparison.steered[0].text:
+        return html('<p class="sub">The same text as when “{n}” was saved.</p>', n=place.saved)
+    return html(
+        '<p class="notice">When “{n}” was saved it said: {t}</p>',
+        n=place.saved,
+        t=visible(saved.steered),
+    )
+
+
+def _save_box(card: RunCard, experiment: Experiment, comparison: "Comparison") -> None:
+    def keep() -> None:
+        name = st.session_state[NAME].strip()
+        try:
+            said = (comparison.plain[0].text, comparison.steered[0].text)
+            save(card.path, name, experiment, said)
+        except UsageError as error:
+            st.session_state[PROBLEM] = str(error)
+        else:
+            go_to(here().to(saved=name))
+            st.session_state[NAME] = ""
+
+    with st.container(key="steer-save", horizontal=True, vertical_alignment="bottom"):
+        st.text_input("Save this experiment as", key=NAME, placeholder="a name", width=260)
+        st.button("Save", on_click=keep, key="save-experiment")
+    if problem := st.session_state.pop(PROBLEM, ""):
+        show(alone(html('<p class="notice">{p}</p>', p=problem)), "save-problem")
+
+
+def _shelf(card: RunCard, place: Place) -> Html:
+    """The experiments of the run that were kept."""
+    kept = shelf(card.path)
+    problems = joined(html('<p class="notice">{p}</p>', p=text) for text in kept.problems)
+    if not kept.saved:
+        body = html('<p class="sub">None yet: steer, then save it under a name.</p>')
+    else:
+        columns = [Column("Name"), Column("Saved", "UTC"), Column("Change"), Column("Says")]
+        rows = (_saved_row(place, name, saved) for name, saved in kept.saved.items())
+        body = table(columns, rows, "Saved experiments")
+    return boxed("Saved experiments", joined([problems, body]))
+
+
+def _saved_row(place: Place, name: str, saved: Saved) -> list[Html]:
+    there = place.to(experiment=saved.experiment.text, saved=name)
+    shown = saved.steered if len(saved.steered) <= 90 else saved.steered[:90] + " …"
+    return [
+        link(there.href, name),
+        cell(saved.saved[:16].replace("T", " ")),
+        cell(strength_text(saved.experiment)),
+        html('<code title="{all}">{t}</code>', all=saved.steered, t=visible(shown)),
+    ]

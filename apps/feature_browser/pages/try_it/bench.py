@@ -1,0 +1,101 @@
+"""A run on which prompts are tried, and the readings that were taken, which are kept."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import streamlit as st
+from jaxtyping import Float
+from numpy import ndarray
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.labels import Names
+from feature_browser.data.reading import OpenRun, open_run, stamp
+from feature_browser.live.chat import noted, prompted
+from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.prompt import Reading, read_prompt
+from feature_browser.pages.latent.view import latent_number
+from feature_browser.shell.place import Place
+from saelab.config import UsageError
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A run on which prompts are tried: live, with what was collected of its latents, if it was.
+
+    Attributes:
+        lit: the latent that shades the prompts.
+        notices: sentences on what is missing or was not understood.
+    """
+
+    card: RunCard
+    live: LiveRun
+    place: Place
+    run: OpenRun | None
+    lit: int | None
+    notices: tuple[str, ...] = ()
+
+    @cached_property
+    def names(self) -> Names:
+        """What the latents are called."""
+        return Names.of(self.card)
+
+    @property
+    def density(self) -> Float[ndarray, " d_sae"] | None:
+        """Share of the corpus on which each latent fires."""
+        return None if self.run is None else self.run.columns["density"]
+
+    @property
+    def maximum(self) -> Float[ndarray, " d_sae"] | None:
+        """Each latent's largest |activation| on the corpus."""
+        return None if self.run is None else self.run.columns["max"]
+
+    @property
+    def sort(self) -> str:
+        """The order of the lists; by value where nothing else is asked for."""
+        return "value" if self.place.sort == "f1" else self.place.sort
+
+
+def open_bench(card: RunCard, place: Place) -> Bench:
+    """The run with its model; what is missing beside it is said in `notices`."""
+    live = live_run(card)
+    notices: list[str] = []
+    run = None
+    if not card.features_path.is_file():
+        notices.append(
+            f"Densities and maxima are not known; run saelab features {card.path.as_posix()}."
+        )
+    else:
+        try:
+            run = open_run(card)
+        except UsageError as error:
+            notices.append(str(error))
+    if run is not None and len(run.features) != live.sae.d_sae:
+        notices.append(
+            f"{card.features_path} has {len(run.features)} latents and the SAE {live.sae.d_sae}; "
+            "run saelab features again."
+        )
+        run = None
+    lit = latent_number(place.latent, live.sae.d_sae)
+    if place.latent and lit is None:
+        notices.append(
+            f"There is no latent {place.latent[:20]}; the SAE has 0 to {live.sae.d_sae - 1}."
+        )
+    prompts = (place.prompt, place.second)
+    notices += [said for text in prompts if (said := noted(live, text, chat=bool(place.chat)))]
+    return Bench(card, live, place, run, lit, tuple(notices))
+
+
+def read(bench: Bench, text: str, target: str) -> Reading:
+    """What fires on `text`; raises as `read_prompt` does, or if the model fails."""
+    text = prompted(bench.live, text, chat=bool(bench.place.chat))
+    return _read(bench.live, str(bench.card.path), stamp(bench.card.weights_path), text, target)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Reading the prompt …")
+def _read(_live: LiveRun, path: str, stamp: int, text: str, target: str) -> Reading:
+    del path, stamp  # part of the cache's key only
+    try:
+        return read_prompt(_live, text, target)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"The model failed on this prompt: {reason}.") from error
