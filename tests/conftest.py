@@ -40,7 +40,7 @@ LONGEST = (
     "tests/lm/test_conformance.py",
     "tests/lm/tiny/test_weights.py",
     "tests/sae/test_contract.py",
-    "tests/kernels/test_triton_batch_select.py",
+    "tests/kernels/triton/test_batch_select.py",
     "tests/cli/test_bench_variants.py",
     "tests/activations/test_beside.py",
     "tests/activations/test_ranks.py",

@@ -7,7 +7,8 @@ from typing import Any
 from beartype import beartype
 from jaxtyping import _import_hook
 
-PACKAGE = Path(__file__).parents[1] / "saelab"
+ROOT = Path(__file__).parents[1]
+PACKAGES = {ROOT / "saelab", ROOT / "tools"}
 
 
 def checked(stand_in):
@@ -41,7 +42,7 @@ def keep_compiled_what_is_not_checked():
     named = _import_hook._optimized_cache_from_source
 
     def cache(typechecker, /, path, debug_override=None):
-        if PACKAGE in Path(path).parents:
+        if PACKAGES & set(Path(path).parents):
             return named(typechecker, path, debug_override)
         return cache_from_source(path, debug_override)
 

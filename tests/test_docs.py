@@ -28,7 +28,7 @@ def test_readme_names_every_variant_and_no_other():
 def test_files_that_the_documentation_names_exist(page):
     text = page.read_text()
     links = re.findall(r"\]\(([^)#]+)\)", text)
-    paths = re.findall(r"`((?:saelab|apps|tests|notebooks)/[\w./-]+)`", text)
+    paths = re.findall(r"`((?:saelab|apps|tests|tools|notebooks)/[\w./-]+)`", text)
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [path for path in paths if not (ROOT / path).exists()]
     assert not missing

@@ -17,8 +17,8 @@ from saelab.cli.parse import choose, parse
 from saelab.config import Config, Heading, UsageError
 
 if TYPE_CHECKING:
-    from saelab.activations.benchmark import Comparison
-    from saelab.evaluation.variants import VariantFigures
+    from saelab.bench.store import Comparison
+    from saelab.bench.variants import VariantFigures
     from saelab.lm.protocol import LanguageModel
     from saelab.training.config import TrainConfig
 
@@ -148,9 +148,9 @@ def _store(args: StoreArguments) -> int:
 def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
     import torch
 
-    from saelab.activations.benchmark import compare_harvest, compare_reading, compare_writing
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions
+    from saelab.bench.store import compare_harvest, compare_reading, compare_writing
     from saelab.lm.hf import load_hugging_face_model
     from saelab.lm.load import resolve_device
 
@@ -179,7 +179,7 @@ def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
 
 
 def _variants(args: VariantsArguments) -> int:
-    from saelab.evaluation.variants import compare_variants, variant_configs
+    from saelab.bench.variants import compare_variants, variant_configs
     from saelab.files import atomic_write_json, check_writable
     from saelab.sae.variants import variants
 
@@ -238,8 +238,8 @@ def _prepare(args: VariantsArguments) -> "tuple[LanguageModel, TrainConfig]":
 
 def _print_variants(args: VariantsArguments, results: "Sequence[VariantFigures]") -> None:
     """One line a variant: means over its seeds."""
+    from saelab.bench.variants import FOUND, averages
     from saelab.console import si
-    from saelab.evaluation.variants import FOUND, averages
 
     print(f"{args.site}, {args.d_sae} latents, k={args.k}, {args.n_tokens} tokens\n")
     print(

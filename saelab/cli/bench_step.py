@@ -12,8 +12,8 @@ from saelab.cli.options import Metavar
 from saelab.config import Config, UsageError
 
 if TYPE_CHECKING:
-    from saelab.kernels.benchmark import Rates, StepShape
-    from saelab.training.step_benchmark import StepTimes
+    from saelab.bench.machine import Rates, StepShape
+    from saelab.bench.step import StepTimes
 
 ON_CUDA = ("768:32768:32:8192", "2304:65536:64:8192", "4096:131072:64:8192")
 ON_CPU = ("128:2048:16:1024", "768:8192:32:1024")
@@ -52,7 +52,7 @@ class StepArguments(Config):
 
 def run(args: StepArguments) -> int:
     """Time every variant at every size."""
-    from saelab.kernels.benchmark import measure_rates
+    from saelab.bench.machine import measure_rates
     from saelab.lm.load import resolve_device
 
     device = resolve_device(args.device)
@@ -62,7 +62,7 @@ def run(args: StepArguments) -> int:
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
     if args.figure is not None:
-        from saelab.analysis.step_figures import step_figure
+        from saelab.figures.bench import step_figure
 
         step_figure(results).write_html(args.figure)
     if args.json_:
@@ -75,7 +75,7 @@ def run(args: StepArguments) -> int:
 
 
 def _shape(text: str) -> "StepShape":
-    from saelab.kernels.benchmark import StepShape
+    from saelab.bench.machine import StepShape
 
     parts = text.split(":")
     if len(parts) not in (3, 4) or not all(part.isdigit() and int(part) for part in parts):
@@ -88,7 +88,7 @@ def _shape(text: str) -> "StepShape":
 
 def _check(args: StepArguments, shapes: "Sequence[StepShape]") -> None:
     """Refuse what cannot be built before anything is timed."""
-    from saelab.training.step_benchmark import step_config
+    from saelab.bench.step import step_config
 
     for variant in args.variants:
         for shape in shapes:
@@ -102,8 +102,8 @@ def _time(
 
     import torch
 
+    from saelab.bench.step import step_config, time_dense, time_step
     from saelab.console import progress
-    from saelab.training.step_benchmark import step_config, time_dense, time_step
 
     results: list[StepTimes] = []
     device = torch.device(kind)

@@ -127,7 +127,7 @@ class _Pursue(torch.autograd.Function):
         # Written in place by kernels, which know no strides: a copy made later would be lost.
         adjoint = grad_residual.clone(memory_format=torch.contiguous_format)
         if runs_triton(residual):
-            from saelab.kernels.triton_pursuit import way_back
+            from saelab.kernels.triton.pursuit.steps import way_back
 
             codes, slopes = (values.contiguous(), indices.contiguous()), grad_values.contiguous()
             grad_atoms = way_back(residual, adjoint, codes, slopes, atoms.contiguous())

@@ -52,7 +52,7 @@ def batch_top_k(
     flat = pre_acts.flatten()
     n = min(int(k * batch), flat.numel())
     if runs_batch_select(pre_acts, n):
-        from saelab.kernels.triton_batch_select import select_batch_top_k
+        from saelab.kernels.triton.select.batch import select_batch_top_k
 
         found = select_batch_top_k(pre_acts.contiguous(), n, by_magnitude=signed)
         return SparseCodes(found.values, found.indices.long(), d_sae, found.offsets)
@@ -125,7 +125,7 @@ _BY_TORCH: dict[Rule, Rule] = {top_k: _top_k, abs_top_k: _abs_top_k}
 def _by_kernel(
     pre_acts: Float[Tensor, "batch d_sae"], k: int, *, by_magnitude: bool
 ) -> SparseCodes:
-    from saelab.kernels.triton_select import select_top_k
+    from saelab.kernels.triton.select.rows import select_top_k
 
     values, indices = select_top_k(
         pre_acts.contiguous(), k, by_magnitude=by_magnitude, rectify=not by_magnitude

@@ -77,7 +77,7 @@ def _pursue(task: Task) -> int:
 
 def _pursue_by_kernels(task: Task) -> int:
     """The same on a GPU, where a step is a product and two kernels."""
-    from saelab.kernels.triton_pursuit import take_step
+    from saelab.kernels.triton.pursuit.steps import take_step
 
     residual, atoms, codes, threshold, coarse = task
     values = codes[0]
@@ -97,7 +97,7 @@ def _pursue_by_kernels(task: Task) -> int:
 
 def _pursue_on_chip(task: Task) -> int:
     """All steps by one kernel a row, which keeps the row's correlations, by the Gram matrix."""
-    from saelab.kernels.triton_gram import pursue_rows
+    from saelab.kernels.triton.pursuit.gram import pursue_rows
 
     atoms = task.atoms.contiguous()
     rounded = atoms if task.coarse == atoms.dtype else atoms.half()
@@ -157,7 +157,7 @@ def _gram_pays_on_chip(batch: int, d_sae: int, n_steps: int, *, rounds: bool) ->
 
     Reading one of its rows takes no longer than the product of a row and all atoms.
     """
-    from saelab.kernels.triton_gram import MAX_LATENTS
+    from saelab.kernels.triton.pursuit.gram import MAX_LATENTS
 
     widest = MAX_LATENTS if rounds else MAX_LATENTS // 2
     return d_sae <= min(widest, (n_steps - 1) * batch)

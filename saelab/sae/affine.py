@@ -1,4 +1,4 @@
-"""Active latents as affine functions of the rows that an SAE reads."""
+"""Active latents as affine functions of the rows that an SAE encodes."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class TakenRows:
-    """Rows of a matrix, one an active latent, taken out of it when they are asked for.
+    """Rows of a matrix, one per active latent, copied only when they are read.
 
-    A prompt has many times more active latents than an SAE of its width has rows to spare, so no
-    copy of all of them is kept. Index it like a tensor; `[:]` is all of it.
+    A prompt has far more active latents than the SAE has rows, so copying a row for each would take
+    too much memory. Index it like a tensor; `[:]` copies all of it.
     """
 
     matrix: Float[Tensor, "d_sae d"]
@@ -26,11 +26,11 @@ class TakenRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of all rows together."""
+        """The shape of all rows together."""
         return len(self.number), self.matrix.shape[1]
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Float[Tensor, "*k d"]:
-        """The rows of these active latents."""
+        """The rows of the active latents at `index`."""
         return self.matrix[self.number[index]].to(self.dtype)
 
 
@@ -38,7 +38,7 @@ class TakenRows:
 class LinearCodes:
     """The active latents of some rows x; entry n is `values[n] = encoder[n] . x[row[n]] + c[n]`.
 
-    Sorted by row, then by latent; each latent at most once a row.
+    Entries are sorted by row, then by latent. A latent occurs at most once per row.
     """
 
     row: Int[Tensor, " n"]
@@ -48,18 +48,18 @@ class LinearCodes:
     constant: Float[Tensor, " n"]
 
     def __len__(self) -> int:
-        """Active latents over all rows."""
+        """The number of active latents over all rows."""
         return len(self.row)
 
 
 @dataclass(frozen=True)
 class AffineEncoder:
-    """a = (x - centre) @ W_enc + b_enc: whatever rule chose it, an active latent has its value a.
+    """a = (x - centre) @ W_enc + b_enc. An active latent has the value a, however it was chosen.
 
     Attributes:
         W_enc: `[d_in d_sae]`.
         b_enc: `[d_sae]`.
-        centre: `[d_in]`, what is subtracted from x; None: nothing.
+        centre: `[d_in]`, what is subtracted from x; None for nothing.
     """
 
     W_enc: Float[Tensor, "d_in d_sae"]
@@ -67,12 +67,12 @@ class AffineEncoder:
     centre: Float[Tensor, " d_in"] | None
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """Every a, in float32."""
+        """The pre-activations a of all latents, in float32."""
         x = x if self.centre is None else x - self.centre
         return (x @ self.W_enc).float() + self.b_enc
 
     def at(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
-        """The active latents of `codes`, with their values at `x`, in the number type of `x`."""
+        """The active latents of `codes` with their values at `x`, in the dtype of `x`."""
         key = codes.rows()[codes.active] * codes.d_sae + codes.indices[codes.active]
         key = key.sort().values
         row, latent = key // codes.d_sae, key % codes.d_sae

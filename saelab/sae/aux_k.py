@@ -14,20 +14,20 @@ from saelab.sae.losses import aux_k_loss
 from saelab.types import SparseCodes, TrainingPass
 
 DeadCodes = Callable[[Bool[Tensor, " d_sae"], int], SparseCodes]
-"""The codes of the dead latents, at most so many a row; differentiable."""
+"""The codes of the dead latents, at most a given number per row; differentiable."""
 
 
 class AuxKConfig(AbstractSAEConfig, abc.ABC):
-    """A variant whose dead latents are revived by AuxK."""
+    """Options of a variant whose dead latents are revived by AuxK."""
 
     aux_k: int | None = Field(default=None, ge=0)
-    """Dead latents used by AuxK; default: the power of two nearest half the width of what is
-    reconstructed (arXiv 2406.04093)."""
+    """Dead latents used by AuxK; default: the power of two nearest d_in / 2 (d_out / 2 for a
+    transcoder; arXiv 2406.04093)."""
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     """Weight of AuxK in the loss (arXiv 2406.04093: 1/32); 0 switches it off."""
 
     def n_aux(self, d_out: int) -> int:
-        """Dead latents that AuxK uses in each row; 0 where it is switched off."""
+        """Dead latents that AuxK uses in each row; 0 if AuxK is off."""
         if not self.aux_coefficient:
             return 0
         return default_aux_k(d_out, self.d_sae) if self.aux_k is None else self.aux_k
@@ -48,14 +48,14 @@ def add_aux_k(
     context: LossContext,
     dead_codes: DeadCodes,
 ) -> None:
-    """Add AuxK to the pass's parts, unless nothing is dead or it is switched off.
+    """Add AuxK to the pass's parts, unless AuxK is off or no latent is dead.
 
     `wanted` is what the pass reconstructs.
     """
     n = sae.config.n_aux(sae.d_out)
     if context.dead is None or not n:
         return
-    # A latent that fires in this very batch is dead no more.
+    # A latent that fires in this batch is no longer dead.
     dead = context.dead & (done.codes.firing_counts() == 0)
     aux = aux_k_loss(wanted - done.x_hat, dead_codes(dead, n), sae.W_dec)
     done.parts["aux_k"] = (sae.config.aux_coefficient, aux)

@@ -1,4 +1,4 @@
-"""What every variant is: a configuration that builds it, an encoder, a loss, mostly a decoder."""
+"""What every variant has: a configuration that builds it, an encoder, a loss, usually a decoder."""
 
 import abc
 from typing import Any, ClassVar, Generic
@@ -20,10 +20,10 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
 class AbstractSAEConfig(Config, abc.ABC):
-    """The options of one variant. A subclass adds `variant: Literal["its-name"]` and its own."""
+    """The options of one variant; a subclass adds `variant: Literal["its-name"]` and its own."""
 
     variant: Any  # A Literal of each subclass, which no wider type may stand above.
-    """The variant's name, under which it is found again."""
+    """The variant's name. Files and the command line refer to it by this name."""
     d_sae: int = Field(gt=0)
     """Number of latents (the width of the dictionary)."""
 
@@ -31,8 +31,8 @@ class AbstractSAEConfig(Config, abc.ABC):
     def build(self, d_in: int, generator: torch.Generator | None = None) -> "AbstractSAE":
         """A freshly initialised SAE for inputs of width `d_in`.
 
-        It must also build on the meta device (no `.item()`, no `tolist()`): saved files are
-        compared with that before any memory of their size is taken.
+        Building must also work on the meta device (no `.item()`, no `tolist()`): a saved file's
+        shapes are compared with such an SAE before memory for its weights is allocated.
 
         Raises:
             UsageError: the options do not fit each other.
@@ -40,7 +40,7 @@ class AbstractSAEConfig(Config, abc.ABC):
 
     @abc.abstractmethod
     def check(self) -> None:
-        """Refuse options that do not fit each other; costs nothing.
+        """Refuse options that do not fit each other, without building anything.
 
         Raises:
             UsageError: the message names the options.
@@ -49,11 +49,11 @@ class AbstractSAEConfig(Config, abc.ABC):
     @property
     @abc.abstractmethod
     def sparsity(self) -> Sparsity:
-        """What decides how many latents of a row fire."""
+        """What decides how many latents fire in a row."""
 
     @classmethod
     def of_foreign(cls, foreign: ForeignSAE) -> "AbstractSAEConfig | None":
-        """The options with which this variant has the codes of another tool's SAE, if it can."""
+        """The options that give this variant the codes of another tool's SAE; None if none do."""
         return None
 
     @property
@@ -78,9 +78,9 @@ ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig, covariant=True, default=Ab
 class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     """Activations to sparse codes, and back by a linear decoder: x_hat = z @ W_dec + b_dec.
 
-    A transcoder decodes to other activations than it reads. It has a bias of its own for what it
-    reads, b_in, which the encoder subtracts in the place of b_dec, and perhaps a linear skip
-    connection: x_hat = z @ W_dec + (x - b_in) @ W_skip + b_dec (arXiv 2501.18823).
+    A transcoder reads one site and reconstructs another. Its encoder subtracts b_in, a bias for the
+    site it reads, instead of b_dec. It may have a linear skip connection: x_hat = z @ W_dec + (x -
+    b_in) @ W_skip + b_dec (arXiv 2501.18823).
     """
 
     unit_atoms: ClassVar[bool]
@@ -98,22 +98,22 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether it reconstructs other activations than it reads."""
+        """Whether the SAE reconstructs another site than it reads."""
         return self.b_in is not None
 
     @property
     def input_bias(self) -> Float[Tensor, " d_in"]:
-        """What an encoder that centres its input subtracts."""
+        """The bias that a centring encoder subtracts: b_in of a transcoder, else b_dec."""
         return self.b_dec if self.b_in is None else self.b_in
 
     @property
     def d_in(self) -> int:
-        """Width of the activations that it reads."""
+        """Width of the activations that the SAE reads."""
         return len(self.input_bias)
 
     @property
     def d_out(self) -> int:
-        """Width of the activations that it reconstructs."""
+        """Width of the activations that the SAE reconstructs."""
         return self.W_dec.shape[1]
 
     @property
@@ -123,32 +123,32 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
     @abc.abstractmethod
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
-        """The codes of each row, by the variant's inference rule; rectangular."""
+        """The codes of each row by the variant's inference rule, as rectangular `SparseCodes`."""
 
     @abc.abstractmethod
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         """Codes, reconstruction and loss terms of a batch, by the variant's training rule.
 
-        It changes nothing: what training must remember is noted in `observe`.
+        The SAE is not changed. `observe` records what training must remember.
         """
 
     def fused_rule(self) -> FusedRule | str:
-        """Its training step by kernels alone, or why there is none, as half a sentence."""
+        """The rule by which kernels alone train it, or why there is none, as half a sentence."""
         return f"{type(self).__name__} has no rule for one"
 
     def step_values(self, context: LossContext) -> StepValues:
-        """What a fused step must know beside the batch."""
+        """The numbers that a fused step needs beside the batch."""
         return StepValues()
 
     def affine_encoder(self) -> AffineEncoder | None:
-        """The map that gives every active latent its value; None: there is no such map."""
+        """The affine map from x to the values of active latents; None if there is no such map."""
         return None
 
     def linear_codes(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
-        """The active latents of `codes`, the rows `x` encoded, as affine functions of `x`.
+        """The active latents of `codes` as affine functions of `x`, the rows that were encoded.
 
         Raises:
-            UsageError: they are not affine in x once the active latents are fixed.
+            UsageError: the codes are not affine in x, even when the active latents are fixed.
         """
         encoder = self.affine_encoder()
         if encoder is None:
@@ -160,11 +160,11 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         return encoder.at(x, codes)
 
     def foreign_rule(self) -> dict[str, Any] | None:
-        """The fields of `ForeignSAE` that choose its latents; None: other tools have none such."""
+        """The fields of `ForeignSAE` that choose its latents; None if no tool has this rule."""
         return None
 
     def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
-        """The encoder's tensors by name, from an SAE of which `of_foreign` made the options."""
+        """The encoder's tensors by name, from a foreign SAE for which `of_foreign` gave options."""
         return {"W_enc": foreign.W_enc, "b_enc": foreign.b_enc}
 
     def decode(
@@ -173,14 +173,15 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         """The reconstruction of each row.
 
         Raises:
-            UsageError: there is a skip connection, which needs the rows `x` that were encoded.
+            UsageError: the SAE has a skip connection and `x`, the rows that were encoded, is
+                missing.
         """
         return sparse_decode(codes, self.W_dec) + self.offset(x)
 
     def offset(
         self, x: Float[Tensor, "batch d_in"] | None
     ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
-        """What is added whatever fires: b_dec, and what a skip connection makes of `x`."""
+        """What is added to the latents' part: b_dec, and the skip connection at `x`."""
         if self.W_skip is None:
             return self.b_dec
         if x is None:
@@ -195,21 +196,21 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
     @abc.abstractmethod
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
-        """Set what depends on the data, from a sample of them, before the first step.
+        """Set what depends on the data, before the first step, from sampled rows.
 
-        Of a transcoder they are what it reads; `start_transcoder` comes before.
+        For a transcoder the rows are of the site it reads, and `start_transcoder` runs first.
         """
 
     def take_threshold(self, source: "AbstractSAE", rows: Float[Tensor, "n d_in"]) -> None:
-        """Take the thresholds of a trained SAE over, as far as it has any; see `start_from`."""
+        """Take over a trained SAE's thresholds, if this variant has any; see `start_from`."""
         return
 
     def observe(self, codes: SparseCodes) -> None:
-        """Note the codes of a training step; called once a step, before the optimizer's."""
+        """Record the codes of a training step; called once, before the optimizer's step."""
         return
 
     def before_optimizer_step(self) -> None:
-        """Adjust gradients; called once between backward and the optimizer's step."""
+        """Adjust gradients; called once per step, between backward and the optimizer's step."""
         return
 
     def after_optimizer_step(self) -> None:
@@ -217,19 +218,19 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         return
 
     def restore_norms(self) -> None:
-        """Make atoms unit again where training keeps them so, and their codes as much larger.
+        """Scale atoms to unit norm where training does, and scale codes up by the norms removed.
 
-        For weights that are no step's own, such as a mean of several steps'.
+        Used for weights that no training step made, such as an average over steps.
         """
         return
 
     def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
-        """Set what inference needs and training could not, from rows that training did not see."""
+        """Set what inference needs and training cannot give, from held-out rows."""
         return
 
     @abc.abstractmethod
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
         """Turn an SAE of `scale * x` into the same SAE of x: f(x) becomes f(scale * x) / scale.
 
-        What a transcoder writes has a scale of its own: f(x) becomes f(scale * x) / target_scale.
+        A transcoder's target has its own scale: f(x) becomes f(scale * x) / target_scale.
         """

@@ -1,4 +1,4 @@
-"""SAEs that choose over a whole batch while they train, and by one threshold afterwards."""
+"""SAEs that select over the whole batch in training, and by one threshold at inference."""
 
 import abc
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.kernels.rules import FusedRule
-from saelab.kernels.threshold import follow_smallest_
+from saelab.kernels.torch.threshold import follow_smallest_
 from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
 from saelab.sae.base import AbstractSAE
@@ -26,13 +26,13 @@ CHUNK = 2048
 class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     """Inference keeps every pre-activation above one threshold (arXiv 2412.06410, eq. 6).
 
-    Choosing over the batch would let a token's codes depend on its neighbours, so it is a device of
-    training only. The threshold follows the smallest value that training keeps (a running mean, for
-    looking at unfinished runs), which lets slightly more than k through; `calibrate` then sets it
-    on rows of its own so that the mean L0 is k.
+    If inference also selected over the batch, a token's codes would depend on its neighbours.
+    During training the threshold is a running mean of the smallest value kept, which lets slightly
+    more than k latents through; unfinished runs use it. `calibrate` then sets the threshold on
+    held-out rows so that the mean L0 is k.
 
     Attributes:
-        k: latents a row on average.
+        k: active latents per row on average.
         threshold: NaN until the first step.
     """
 
@@ -47,7 +47,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
     @property
     def signed(self) -> bool:
-        """Whether magnitudes are compared, and signs kept."""
+        """Whether latents are compared by magnitude and keep their signs."""
         return self.config.sparsity.signed
 
     @override
@@ -102,9 +102,9 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
 
 def density_threshold(sizes: Iterable[Float[Tensor, "_ d_sae"]], n: int) -> Float[Tensor, ""]:
-    """The number that exactly the `n` largest of all sizes exceed (ties aside).
+    """The number that exactly the `n` largest values exceed, ties aside.
 
-    Halfway between the n-th and the next; zero where fewer than n are positive.
+    It lies halfway between the n-th and the next; zero if fewer than n are positive.
     """
     kept: Tensor | None = None
     for part in sizes:

@@ -21,7 +21,7 @@ class BatchTopKConfig(AuxKConfig):
 
     variant: Literal["batch-topk"] = "batch-topk"
     k: float | int = Field(default=32, gt=0)
-    """Latents active per token on average, a fraction if wanted (paper: 16, 32, 64)."""
+    """Latents active per token on average; may be a fraction (paper: 16, 32, 64)."""
 
     @property
     @override
@@ -47,7 +47,7 @@ class BatchTopKConfig(AuxKConfig):
 
 
 class BatchTopK(AbstractBatchSelectionSAE[BatchTopKConfig]):
-    """z = ReLU of the batch * k largest entries; one threshold at inference."""
+    """z = ReLU of the batch * k largest entries of the batch; one threshold at inference."""
 
     def __init__(
         self, config: BatchTopKConfig, d_in: int, generator: torch.Generator | None = None

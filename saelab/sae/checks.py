@@ -1,4 +1,4 @@
-"""What every variant refuses."""
+"""Checks of input that every variant makes."""
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ def check_rows(x: Tensor, d_in: int) -> None:
 
 
 def check_k(k: float | int, d_sae: int) -> None:
-    """Refuse a k that no row can have.
+    """Refuse a k larger than d_sae.
 
     Raises:
         UsageError: k exceeds d_sae.

@@ -1,4 +1,4 @@
-"""Where a training stands, as far as its loss must know."""
+"""The state of a training that its loss depends on."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss must know beside the batch.
+    """What a loss needs beside the batch.
 
     Attributes:
-        total_variance: V = E||x - E x||^2 over the store, of what is reconstructed; losses are
-            divided by it, so that learning rates and coefficients carry over between layers and
-            models.
-        dead: which latents have not fired for long; None while none has.
+        total_variance: V = E||x - E x||^2 over the store, x being what is reconstructed. Losses are
+            divided by V, so learning rates and coefficients carry over between layers and models.
+        dead: `[d_sae]`, which latents are dead; None while no latent is.
         step: 0-based index of the optimizer step.
-        n_steps: of the whole run.
-        seed: of the run.
+        n_steps: optimizer steps of the whole run.
+        seed: the run's seed.
     """
 
     total_variance: float
@@ -33,11 +32,11 @@ class LossContext:
         return self.step / self.n_steps
 
     def risen(self, share: float) -> float:
-        """What counts of a weight that rises linearly from zero over this share of the run."""
+        """The factor of a weight that rises linearly from 0 to 1 over this share of the run."""
         return min(1.0, self.progress / max(share, 1e-12))
 
     def generator(self) -> torch.Generator:
-        """Randomness of this step, a function of seed and step: a resumed run repeats it."""
+        """A generator for this step, from seed and step only, so that a resumed run repeats it."""
         # Odd multipliers keep neighbouring seeds and steps apart.
         mixed = (self.seed * 0x9E3779B97F4A7C15 + self.step * 0xBF58476D1CE4E5B9) % 2**63
         return torch.Generator().manual_seed(mixed)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 UNIT = 1e-5
-"""How far from 1 the norm of an atom is that was made unit, in float32."""
+"""Largest deviation from norm 1, in float32, of an atom that was normalised."""
 
 
 def random_unit_rows(
@@ -16,19 +16,19 @@ def random_unit_rows(
 
 
 def moderate_scale(d_sae: int, d_in: int) -> float:
-    """The factor of sum_j ReLU(w_j . x) w_j, over random unit atoms, that gives it x's size.
+    """The factor, at most 1, that gives sum_j ReLU(w_j . x) w_j about the norm of x.
 
-    About half of the terms are positive; at most 1.
+    The atoms w_j are random unit vectors, so about half of the terms are positive.
     """
     return min(1.0, 2 * d_in / d_sae)
 
 
 @torch.no_grad()
 def remove_radial_gradient(W_dec: Tensor) -> None:
-    """Keep of each atom's gradient what is tangent to the unit sphere.
+    """Remove each atom's radial gradient; the part tangent to the unit sphere stays.
 
-    The radial part would be undone by the renormalisation after the step, but would first have
-    entered the optimizer's moments.
+    The renormalisation after the step would undo the radial part, but the optimizer's moments would
+    already contain it.
     """
     if W_dec.grad is not None:
         W_dec.grad -= (W_dec.grad * W_dec).sum(dim=1, keepdim=True) * W_dec
@@ -36,15 +36,16 @@ def remove_radial_gradient(W_dec: Tensor) -> None:
 
 @torch.no_grad()
 def normalise_rows(W_dec: Tensor) -> None:
-    """Scale every atom to unit norm; done after the optimizer's step, so saved atoms are unit."""
+    """Scale every atom to unit norm; called after the optimizer's step, so saved atoms are unit."""
     W_dec.div_(W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
 @torch.no_grad()
 def move_norms(W_dec: Tensor, W_enc: Tensor, *by_latent: Tensor) -> None:
-    """Make every atom unit and let the codes take over its norm; unit ones stay to the bit.
+    """Make every atom unit and multiply its codes by the old norm; unit atoms stay bit-equal.
 
-    z @ W_dec stays as it is. `by_latent` are what pre-activations are compared with or shifted by.
+    z @ W_dec does not change. `by_latent` are the tensors `[d_sae]` in units of pre-activations
+    (biases, thresholds); they are scaled too.
     """
     norms = W_dec.norm(dim=1)
     if bool(((norms - 1).abs() < UNIT).all()):
@@ -63,9 +64,9 @@ def default_aux_k(d_in: int, d_sae: int) -> int:
 def geometric_median(
     points: Float[Tensor, "n d_in"], *, iterations: int = 100, tolerance: float = 1e-5
 ) -> Float[Tensor, " d_in"]:
-    """The point with the least summed distance to `points`, by Weiszfeld's iteration.
+    """The point whose summed distance to `points` is least, by Weiszfeld's iteration.
 
-    Stops when a step is shorter than `tolerance` times the points' mean distance.
+    The iteration stops when a step is shorter than `tolerance` times the points' mean distance.
     """
     center = points.mean(dim=0)
     for _ in range(iterations):

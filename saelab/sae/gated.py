@@ -1,7 +1,8 @@
-"""Gated SAE: which latents fire and how strongly is decided apart (arXiv 2404.16014).
+"""Gated SAE: one rule decides which latents fire, another how strongly (arXiv 2404.16014).
 
-The L1 penalty falls on the gate alone, so it does not shrink what the latents say. The gate, a
-step, learns from a second reconstruction, by the gate's own pre-activations and a frozen decoder.
+The L1 penalty falls on the gate alone, so it does not shrink the magnitudes. The gate is a step
+function without a gradient. It learns from a second reconstruction, made from the gate's own
+pre-activations with a frozen decoder.
 """
 
 from typing import Any, Literal
@@ -34,13 +35,13 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 class GatedConfig(AbstractSAEConfig):
     """Gated: a gate decides which latents fire, and L1 falls on it alone (arXiv 2404.16014).
 
-    Atoms have unit norm. Dead latents are left alone: nothing is resampled.
+    Atoms have unit norm. Dead latents are not resampled.
     """
 
     variant: Literal["gated"] = "gated"
     l1_coefficient: float = Field(default=0.1, ge=0)
-    """Weight of the sum of the gate's positive pre-activations, measured in the typical size of the
-    activations (their standard deviation over all dimensions together)."""
+    """Weight of the sum of the gate's positive pre-activations. The sum is measured in the standard
+    deviation of the activations over all dimensions together."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the run over which the penalty rises from zero."""
 
@@ -86,12 +87,12 @@ class Gated(AbstractSAE[GatedConfig]):
         return AffineEncoder(self.W_enc * self.r_mag.exp(), self.b_mag, self.input_bias)
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """What `threshold` is compared with, in float32: the magnitudes."""
+        """Pre-activations of the magnitudes, in float32; `threshold` applies to them."""
         return self._gate_and_magnitude(x)[1]
 
     @property
     def threshold(self) -> Float[Tensor, " d_sae"]:
-        """The magnitude from which on the gate is open, which makes it a JumpReLU SAE; >= 0."""
+        """The magnitude >= 0 above which the gate is open, as a JumpReLU threshold."""
         return (self.b_mag - self.r_mag.exp() * self.b_gate).clamp_min(0)
 
     @override
@@ -104,7 +105,7 @@ class Gated(AbstractSAE[GatedConfig]):
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         gate, magnitude = self._gate_and_magnitude(batch.x)
         z = torch.where(gate > 0, magnitude.relu(), 0.0)
-        # Dense, since at the start about half of all latents fire.
+        # Dense, since about half of all latents fire at the start.
         x_hat = z @ self.W_dec + self.offset(batch.x)
         frozen, opened = self.W_dec.detach(), gate.relu()
         by_gate = opened @ frozen + self.offset(batch.x).detach()
@@ -118,7 +119,7 @@ class Gated(AbstractSAE[GatedConfig]):
     def _gate_and_magnitude(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"]]:
-        """Pre-activations of both, in float32."""
+        """Pre-activations of gate and magnitude, in float32."""
         u = ((x - self.input_bias) @ self.W_enc).float()
         return u + self.b_gate, u * self.r_mag.exp() + self.b_mag
 

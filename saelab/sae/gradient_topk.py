@@ -1,4 +1,4 @@
-"""Gradient SAE: latents chosen for their effect on the model's loss too (arXiv 2411.10397)."""
+"""Gradient SAE: the choice of latents also counts their effect on the loss (arXiv 2411.10397)."""
 
 from typing import Any, Literal
 
@@ -22,18 +22,18 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 class GradientTopKConfig(AuxKConfig):
     """Gradient SAE: TopK by value and by effect on the loss (arXiv 2411.10397).
 
-    Training reads the gradients that `saelab harvest --gradients` stores. There are none at
-    inference (the loss needs the next token), so `encode` is plain TopK.
+    Training reads the gradients that `saelab harvest --gradients` stores. Inference has no
+    gradients (the loss needs the next token), so `encode` is plain TopK.
     """
 
     variant: Literal["gradient-topk"] = "gradient-topk"
     k: int = Field(default=32, gt=0)
     """Latents active per token."""
     reading: Literal["augmented", "product"] = "augmented"
-    """The score that selects: z * (1 + beta * effect), or z * effect alone. The paper's text allows
-    both; `product` ignores beta."""
+    """The score that latents are selected by: z * (1 + beta * effect) (`augmented`), or z * effect
+    (`product`, which ignores beta). The paper's text allows both."""
     beta: float = Field(default=1.0, ge=0)
-    """Weight of the effect |<dL/dx, atom>|, measured in its own typical size; 0 is TopK."""
+    """Weight of the effect |<dL/dx, atom>|, divided by its own root mean square; 0 is TopK."""
 
     @property
     @override
@@ -61,7 +61,7 @@ class GradientTopKConfig(AuxKConfig):
 
 
 class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
-    """Values are those of TopK; only the choice of latents looks at the gradient."""
+    """Values are those of TopK; only the choice of latents uses the gradient."""
 
     def __init__(
         self, config: GradientTopKConfig, d_in: int, generator: torch.Generator | None = None
@@ -85,7 +85,7 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
     def select(
         self, pre_acts: Float[Tensor, "batch d_sae"], grad: Float[Tensor, "batch d_out"]
     ) -> SparseCodes:
-        """The k latents of the largest score, with their values z = ReLU(a)."""
+        """The k latents of the largest scores, with their values z = ReLU(a)."""
         z = pre_acts.relu()
         with torch.no_grad():
             effect = relative_effects(grad, self.W_dec)
@@ -112,9 +112,9 @@ def relative_effects(
 ) -> Float[Tensor, "batch d_sae"]:
     """|<dL/dx, w_j>|, the first-order effect of latent j per unit, over its root mean square.
 
-    x is what is reconstructed: a transcoder's target, whose gradient it then is. For unit atoms in
-    random directions the mean is ||dL/dx|| / sqrt(d_out). Without the division beta
-    would depend on the model, the layer, and on how large the loss of the token is.
+    x is what is reconstructed: for a transcoder its target, and the gradient is the target's too.
+    For unit atoms in random directions the mean is ||dL/dx|| / sqrt(d_out). Without the division,
+    beta would depend on the model, the layer, and the size of the token's loss.
     """
     size = grad.norm(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
     direction = grad / size * grad.shape[1] ** 0.5

@@ -23,13 +23,13 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
 class HierarchicalTopKConfig(AuxKConfig):
-    """HierarchicalTopK: TopK whose every smaller budget reconstructs too (arXiv 2505.24473)."""
+    """HierarchicalTopK: TopK that also reconstructs at every smaller budget (arXiv 2505.24473)."""
 
     variant: Literal["hierarchical-topk"] = "hierarchical-topk"
     k: int = Field(default=32, gt=0)
-    """Largest budget; the trained SAE serves every one up to it (`encode(x, budget=8)`)."""
+    """Largest budget. The trained SAE works at every budget up to it (`encode(x, budget=8)`)."""
     budgets: tuple[int, ...] = ()
-    """Budgets whose errors are averaged in the loss, rising, the last k; default: 1, 2, ..., k."""
+    """Budgets whose errors the loss averages, ascending, ending with k; default: 1, 2, ..., k."""
 
     @property
     @override
@@ -57,7 +57,7 @@ class HierarchicalTopKConfig(AuxKConfig):
 
 
 class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
-    """The error is the mean over budgets j of that of the j largest latents."""
+    """The error is the mean, over budgets j, of the error with the j largest latents."""
 
     def __init__(
         self, config: HierarchicalTopKConfig, d_in: int, generator: torch.Generator | None = None
@@ -67,7 +67,7 @@ class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"], budget: int | None = None) -> SparseCodes:
-        """The `budget` largest latents of each row; None: k of them.
+        """The `budget` largest latents of each row; None means k.
 
         Raises:
             UsageError: the budget is not in 1 to k.

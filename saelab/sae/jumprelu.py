@@ -29,35 +29,37 @@ from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 INITIAL_THRESHOLD = 0.1
-"""Where thresholds start without a target; with one, where the mean L0 is the target."""
+"""Initial thresholds without a target L0. With a target they start where the mean L0 is the
+target."""
 START_ROWS = 2048
 IN_WINDOW = 4
-"""So many times the target's latents a row exceed the lower edge of the window at the start."""
+"""At the start, this many times the target L0 exceed the window's lower edge in each row."""
 WITHOUT_TARGET = 0.5
-"""The bandwidth without a target, where thresholds do not start from the data."""
+"""The bandwidth without a target L0: thresholds then do not start from the data."""
 
 
 class JumpReLUConfig(AuxKConfig):
     """JumpReLU: z = a where a exceeds the latent's own threshold (arXiv 2407.14435).
 
-    The penalty is on L0 itself, through straight-through estimates. Sizes (threshold, bandwidth)
-    are in units of the activations' standard deviation: train with --normalise, the default. AuxK
-    revives silent latents, as in the TopK family: no gradient of JumpReLU's own reaches them.
+    The penalty is on L0 itself; straight-through estimates give its gradient. Sizes (threshold,
+    bandwidth) are in units of the activations' standard deviation: train with --normalise, the
+    default. AuxK revives silent latents, as in the TopK family, since JumpReLU's own gradient does
+    not reach them.
     """
 
     variant: Literal["jumprelu"] = "jumprelu"
     k: float | int | None = Field(default=32, gt=0)
-    """Target mean L0: the penalty is l0_coefficient * (L0 / k - 1)^2; none: the paper's own
-    penalty, l0_coefficient * L0."""
+    """Target mean L0: the penalty is l0_coefficient * (L0 / k - 1)^2. Without a target it is the
+    paper's own, l0_coefficient * L0."""
     l0_coefficient: float = Field(default=10.0, ge=0)
-    """Weight of the penalty: about 10 with a target, about 1e-3 without. The mean L0 ends above its
-    target by about a tenth at 1, by about a hundredth at 10."""
+    """Weight of the penalty: about 10 with a target, about 1e-3 without. With a target the final
+    mean L0 exceeds it by about a tenth at weight 1 and by about a hundredth at weight 10."""
     l0_warmup: float = Field(default=0.1, ge=0, le=1)
     """Share of the run over which the penalty rises from zero (Gemma Scope: linear warm-up)."""
     bandwidth: float | None = Field(default=None, gt=0)
-    """Width of the window around the threshold in which its gradient is estimated; default:
-    so wide that four times the target's latents exceed its lower edge before training, or 0.5
-    without a target."""
+    """Width of the window around the threshold in which its gradient is estimated. Default: with a
+    target, so wide that before training four times the target's latents exceed the window's lower
+    edge; else 0.5."""
     subtract_b_dec: bool = False
     """Whether the encoder reads x - b_dec (Gemma Scope: no; some other tools' files: yes). A
     transcoder's always reads x - b_in."""
@@ -87,7 +89,7 @@ class JumpReLUConfig(AuxKConfig):
 
 
 class JumpReLU(AbstractSAE[JumpReLUConfig]):
-    """a = x @ W_enc + b_enc, z_j = a_j where a_j > threshold_j; with thresholds 0 a ReLU SAE."""
+    """a = x @ W_enc + b_enc; z_j = a_j where a_j > threshold_j. Thresholds of 0 make a ReLU SAE."""
 
     unit_atoms = True
 
@@ -101,8 +103,8 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         self.W_enc = nn.Parameter(atoms.T.contiguous().clone())
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
-        # The threshold itself, in float32: under Adam its logarithm hardly moves, and in bfloat16
-        # the steps are rounded away.
+        # The threshold itself, in float32. Its logarithm would hardly move under Adam, and in
+        # bfloat16 its steps would be rounded away.
         self.threshold = nn.Parameter(torch.full((config.d_sae,), INITIAL_THRESHOLD))
         self.bandwidth = config.bandwidth or WITHOUT_TARGET
 
@@ -112,7 +114,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         return self.config.subtract_b_dec or self.is_transcoder
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """What the thresholds are compared with, in float32."""
+        """Pre-activations, in float32; the thresholds apply to them."""
         return self.affine_encoder().pre_activations(x)
 
     @override
@@ -124,7 +126,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, width = self.pre_activations(batch.x), self.bandwidth
         z: Tensor = Jump.apply(pre_acts, self.threshold, width)
-        # Dense, since at the start about half of all latents fire.
+        # Dense, since about half of all latents fire at the start.
         x_hat = z @ self.W_dec + self.offset(batch.x)
         on: Tensor = Step.apply(pre_acts, self.threshold, width)
         l0 = on.sum(dim=1).mean()
@@ -139,7 +141,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         return done
 
     def penalty_weight(self, context: LossContext) -> float:
-        """What the penalty counts in the loss at this step."""
+        """The penalty's weight in the loss at this step."""
         return self.config.l0_coefficient * context.risen(self.config.l0_warmup)
 
     @override
@@ -187,15 +189,15 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         if not self.centres:
             self.b_enc.copy_(-center @ self.W_enc)
         if self.config.k is not None:
-            # From half of all latents active it takes thousands of steps down to the target, and
-            # what is learned on the way is a dense code.
+            # Starting with half of all latents active, training takes thousands of steps down to
+            # the target, and what it learns on the way is a dense code.
             start = self._threshold_for(self.config.k, rows)
             self.threshold.fill_(start)
             edge = self._threshold_for(IN_WINDOW * self.config.k, rows)
             self.bandwidth = self.config.bandwidth or 2 * (start - edge) or WITHOUT_TARGET
 
     def _threshold_for(self, l0: float | int, rows: Float[Tensor, "n d_in"]) -> float:
-        """The threshold of all latents at which so many of them are active a row."""
+        """The common threshold above which this many latents per row are active on average."""
         some = rows[:: -(-len(rows) // START_ROWS)]
         sizes = self.pre_activations(some).relu()
         return float(density_threshold([sizes], round(l0 * len(some))))
@@ -234,7 +236,7 @@ class Jump(torch.autograd.Function):
     @staticmethod
     @override
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """To a where it is on; to the threshold, -threshold/width inside the window."""
+        """The gradient of a where a is on; of the threshold, -threshold/width inside the window."""
         a, threshold = ctx.saved_tensors
         (grad,) = grads
         near = _window(a, threshold, ctx.width)
@@ -255,7 +257,7 @@ class Step(torch.autograd.Function):
     @staticmethod
     @override
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        """-1/width inside the window."""
+        """The gradient of the threshold: -1/width inside the window."""
         a, threshold = ctx.saved_tensors
         (grad,) = grads
         return None, -(_window(a, threshold, ctx.width) * grad).sum(0) / ctx.width, None

@@ -1,4 +1,4 @@
-"""k-sparse autoencoder: tied weights, linear units, the k largest kept (arXiv 1312.5663)."""
+"""k-sparse autoencoder: tied weights and the k largest linear units (arXiv 1312.5663)."""
 
 from typing import Literal
 
@@ -26,10 +26,10 @@ class KSparseConfig(AbstractSAEConfig):
     k: int = Field(default=32, gt=0)
     """Units kept at the end of training."""
     k_start: int | None = Field(default=None, gt=0)
-    """Units kept at the start; falls linearly to k over the first half, so that no unit dies early
-    (the paper's remedy); default: k throughout."""
+    """Units kept at the start. The number falls linearly to k over the first half of training, so
+    that no unit dies early (the paper's remedy); default: k throughout."""
     inference_multiplier: float = Field(default=1.0, ge=1, le=3)
-    """Inference keeps k times this (the paper tries 1 to 3)."""
+    """At inference, k times this number of units are kept (the paper tries 1 to 3)."""
 
     @property
     @override

@@ -1,4 +1,4 @@
-"""An SAE at some rows as an affine map: once the active latents are fixed, each is affine in x."""
+"""An SAE at given rows as an affine map: with the active latents fixed, each is affine in x."""
 
 from dataclasses import replace
 
@@ -12,20 +12,20 @@ from saelab.sae.base import AbstractSAE
 from saelab.types import SparseCodes
 
 TOLERANCE = 1e-3
-"""How far the affine form may be from the SAE's own codes, relative to the largest of them."""
+"""Largest difference between the affine form and the SAE's codes, relative to the largest code."""
 
 
 @torch.no_grad()
 def linearize(
     sae: AbstractSAE, x: Float[Tensor, "batch d_in"], where: Bool[Tensor, " batch"] | None = None
 ) -> LinearCodes:
-    """The SAE's active latents at `x`, in the number type of `x`; of the rows `where`, if given.
+    """The SAE's active latents at `x`, in the dtype of `x`; only of the rows `where`, if given.
 
-    Which latents are active is decided as `encode` decides it, in the SAE's own number type; their
-    values follow from the affine form.
+    `encode` decides in the SAE's own dtype which latents are active; their values come from the
+    affine form.
 
     Raises:
-        UsageError: the variant's codes are not affine in x once the active latents are fixed.
+        UsageError: the variant's codes are not affine in x, even when the active latents are fixed.
     """
     if where is not None and not bool(where.all()):
         (rows,) = where.nonzero(as_tuple=True)
@@ -42,7 +42,7 @@ def linearize(
 
 
 def _check(sae: AbstractSAE, found: LinearCodes, codes: SparseCodes) -> None:
-    """The affine form must give the SAE's own codes: a variant may override what it inherits."""
+    """Check that the affine form gives the SAE's codes: a variant may override what it inherits."""
     active = codes.active
     theirs = codes.rows()[active] * codes.d_sae + codes.indices[active]
     keys, place = torch.cat([theirs, found.row * codes.d_sae + found.latent]).unique(

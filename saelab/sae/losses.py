@@ -18,7 +18,7 @@ def squared_error(
 def weighted_l1(
     z: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"], context: LossContext
 ) -> Float[Tensor, ""]:
-    """sum_j z_j ||w_j|| of codes z >= 0, mean over the batch, over the root of V: dimensionless."""
+    """sum_j z_j ||w_j|| of codes z >= 0, mean over the batch, divided by sqrt(V); dimensionless."""
     return (z @ W_dec.norm(dim=1)).mean() / context.total_variance**0.5
 
 
@@ -27,11 +27,11 @@ def aux_k_loss(
     dead_codes: SparseCodes,
     W_dec: Float[Tensor, "d_sae d_in"],
 ) -> Float[Tensor, ""]:
-    """How badly dead latents alone model what the others missed (arXiv 2406.04093, appendix A.2).
+    """The error of dead latents alone at modelling the residual (arXiv 2406.04093, appendix A.2).
 
-    The residual is detached and the reconstruction has no bias, so the gradient reaches the dead
-    latents (encoder and decoder) and nothing else. It is divided by the residual's own variance:
-    1 means that the dead latents explain nothing of it. Zero if the residual has no variance.
+    The residual is detached and the reconstruction has no bias, so the gradient reaches only the
+    dead latents (encoder and decoder). The error is divided by the residual's variance: 1 means
+    that the dead latents explain nothing. The loss is zero if the residual has no variance.
     """
     residual = residual.detach()
     residual_hat = sparse_decode(dead_codes, W_dec)
@@ -40,7 +40,7 @@ def aux_k_loss(
 
 
 def local_loss(sae: AbstractSAE, batch: ActivationBatch, context: LossContext) -> LossTerms:
-    """The loss of most training: the pass's error / V plus every further term times its weight."""
+    """The usual training loss: the pass's error / V plus each further term times its weight."""
     done = sae.training_pass(batch, context)
     return total_loss(done.error / context.total_variance, batch.wanted, done)
 
@@ -51,7 +51,7 @@ def total_loss(
     done: TrainingPass,
     reported: dict[str, Float[Tensor, ""]] | None = None,
 ) -> LossTerms:
-    """`main` plus the pass's weighted parts; `reported` are parts of `main` worth a log line.
+    """`main` plus the pass's weighted parts; `reported` are the parts of `main` to log.
 
     `wanted` is what the pass reconstructs.
     """

@@ -1,9 +1,8 @@
-"""MP-SAE: latents chosen one after another, each from what is left (arXiv 2506.03093).
+"""MP-SAE: latents chosen one after another, each for the residual (arXiv 2506.03093).
 
-Its codes are affine in x once the chosen latents are fixed in their order:
-c_k = w_k . (x - b_dec - sum_{j<k} c_j w_j), so with the chosen atoms as rows of D,
-c = (I + tril(D D^T, -1))^-1 D (x - b_dec), a triangular solve; an atom chosen twice is the sum of
-its two steps.
+With the chosen latents and their order fixed, the codes are affine in x: c_k = w_k . (x - b_dec -
+sum_{j<k} c_j w_j), so with the chosen atoms as rows of D, c = (I + tril(D D^T, -1))^-1 D (x -
+b_dec), a triangular solve; an atom chosen twice is the sum of its two steps.
 """
 
 from typing import Literal
@@ -35,10 +34,11 @@ class MatchingPursuitConfig(AuxKConfig):
 
     variant: Literal["matching-pursuit"] = "matching-pursuit"
     k: int = Field(default=32, gt=0)
-    """Steps of the pursuit, so at most k latents active per token (one may be chosen again)."""
+    """Steps of the pursuit. At most k latents are active per token, since a latent may be chosen
+    again."""
     residual_threshold: float = Field(default=0.0, ge=0)
-    """Inference stops a row once what is left of it is shorter than this (in the activations' own
-    units); 0: always k steps. Training always takes k."""
+    """At inference a row's pursuit stops when its residual is shorter than this (in the
+    activations' own units); 0: always k steps. Training always takes k steps."""
 
     @property
     @override
@@ -65,8 +65,8 @@ class MatchingPursuitConfig(AuxKConfig):
 class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
     """r = x - b_dec, then k times: z_j += ReLU(<r, w_j>) and r -= z_j w_j for the best atom j.
 
-    One set of atoms encodes and decodes; they stay unit, without which a step could make the
-    residual longer. b_dec is subtracted and added back; the authors' toy code has none.
+    The same atoms encode and decode. They stay unit, since otherwise a step could make the residual
+    longer. b_dec is subtracted from x and added back; the authors' toy code has no b_dec.
     """
 
     unit_atoms = True
@@ -90,7 +90,7 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         n_steps: int | None = None,
         residual_threshold: float | None = None,
     ) -> Pursuit:
-        """The steps in order; any number of them, or any threshold (None: the configured ones)."""
+        """The steps in order; both options default to the configured ones."""
         given = self.config
         return matching_pursuit(
             x - self.b_dec,
@@ -110,7 +110,7 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pursuit = self.pursue(batch.x, residual_threshold=0.0)
         codes = merged(pursuit, self.d_sae)
-        # The residual is what the reconstruction leaves: x - x_hat, without decoding.
+        # The residual is the reconstruction's error x - x_hat, so decoding is not needed.
         error = pursuit.residual.pow(2).sum(-1).mean()
         done = TrainingPass(codes, batch.x - pursuit.residual, error)
         if context.dead is not None:
@@ -160,5 +160,5 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
     @override
     @torch.no_grad()
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
-        # The threshold of inference is given in raw units already.
+        # The threshold of inference is in raw units already.
         self.b_dec.div_(scale)

@@ -26,19 +26,20 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
 class MatryoshkaConfig(AuxKConfig):
-    """Matryoshka: one BatchTopK code, of which every prefix must reconstruct (arXiv 2503.17547)."""
+    """Matryoshka: a BatchTopK code whose prefixes must reconstruct too (arXiv 2503.17547)."""
 
     variant: Literal["matryoshka"] = "matryoshka"
     k: float | int = Field(default=32, gt=0)
-    """Latents active per token on average, over all of them (paper: 20 to 640)."""
+    """Latents active per token on average, counted over all groups (paper: 20 to 640)."""
     fractions: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
-    """Share of the latents in each group; prefix i is groups 1 to i. They sum to 1 (the default is
-    that of the paper's code)."""
+    """Share of the latents in each group; prefix i is groups 1 to i. Shares sum to 1 (default: that
+    of the paper's code)."""
     random_prefixes: int = Field(default=0, ge=0)
-    """Draw so many prefix lengths anew every step instead, short ones more often, the last always
-    d_sae (Nabeshima's form; 10 there); 0: fixed groups."""
+    """Number of prefix lengths to draw anew at every step, instead of fixed groups. Short ones are
+    drawn more often, and the last is always d_sae (Nabeshima's form, with 10); 0: fixed groups."""
     prefix_loss: Literal["mean", "sum"] = "mean"
-    """How the prefixes' errors are joined; `sum` makes AuxK weigh less by their number."""
+    """How the prefixes' errors are combined. With `sum` AuxK counts less, by the number of
+    prefixes."""
 
     @property
     @override
@@ -77,7 +78,7 @@ class MatryoshkaConfig(AuxKConfig):
 
 
 class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
-    """The error is that of all prefixes: x_hat_q = z[:q] @ W_dec[:q] + b_dec."""
+    """The error is that of all prefixes q together: x_hat_q = z[:q] @ W_dec[:q] + b_dec."""
 
     def __init__(
         self, config: MatryoshkaConfig, d_in: int, generator: torch.Generator | None = None
@@ -98,7 +99,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
     ) -> Float[Tensor, " prefix"]:
         """The squared error of each prefix, summed over d_in, mean over the batch.
 
-        Each group of latents is decoded once and added to the prefix before it.
+        Each group of latents is decoded once and added to the previous prefix.
         """
         wanted = batch.wanted
         x_hat, errors = self.offset(batch.x).expand_as(wanted), []
@@ -108,7 +109,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
         return torch.stack(errors)
 
     def prefixes(self, context: LossContext) -> tuple[int, ...]:
-        """The prefix lengths of a training step, rising, the last d_sae."""
+        """The prefix lengths of a training step, ascending; the last is d_sae."""
         if self.config.random_prefixes:
             drawn = self.config.random_prefixes
             return sample_prefixes(self.d_sae, drawn, context.generator())
@@ -133,7 +134,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
 
 
 def group_prefixes(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
-    """Prefix lengths of groups with these shares; the last group takes what rounding left.
+    """Prefix lengths of groups with these shares; rounding goes to the last group.
 
     Raises:
         UsageError: a share is not positive, they do not sum to 1, or a group would be empty.
@@ -152,7 +153,7 @@ def group_prefixes(fractions: Sequence[float], d_sae: int) -> tuple[int, ...]:
 
 
 def sample_prefixes(d_sae: int, n: int, generator: torch.Generator) -> tuple[int, ...]:
-    """`n` prefix lengths, rising, the last d_sae; P(length = t + 1) ~ sqrt(t + 1) - sqrt(t)."""
+    """`n` prefix lengths, ascending, the last d_sae; P(length = t + 1) ~ sqrt(t + 1) - sqrt(t)."""
     if n == 1:
         return (d_sae,)
     edges = torch.arange(d_sae, dtype=torch.float64).sqrt()

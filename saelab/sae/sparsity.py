@@ -1,4 +1,4 @@
-"""What decides how many latents of a row fire."""
+"""What decides how many latents fire in a row."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,14 +6,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Sparsity:
-    """The rule of a variant, as the rest of the code must know it.
+    """A variant's sparsity rule.
 
     Attributes:
-        per: `row`: each row keeps k; `batch`: k a row on average; `penalty`: as many as a penalty
-            of the loss lets through.
-        k: None: nothing aims at a number. With a penalty, the mean that it drives at.
+        per: `row`: each row keeps k latents; `batch`: k per row on average; `penalty`: a penalty in
+            the loss decides.
+        k: number of active latents per row; with a penalty, its target mean. None: no number is
+            set.
         signed: whether codes may be negative.
-        by_magnitude: whether magnitudes are compared.
+        by_magnitude: whether latents are compared by magnitude.
     """
 
     per: Literal["row", "batch", "penalty"]
@@ -23,5 +24,5 @@ class Sparsity:
 
     @property
     def ragged(self) -> bool:
-        """Whether rows of a training step may differ in their number of codes."""
+        """Whether rows of a training step may have different numbers of codes."""
         return self.per != "row"

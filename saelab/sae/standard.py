@@ -1,7 +1,7 @@
 """Standard SAE: ReLU latents kept few by an L1 penalty (arXiv 2309.08600).
 
 The loss is that of Anthropic's update of April 2024: the penalty weighs each latent by its atom's
-norm, so atoms are free, and neither they nor the encoder can evade it by their scale.
+norm, so atoms have free norms, and a change of scale between atoms and encoder does not lower it.
 """
 
 from typing import Any, Literal
@@ -27,13 +27,13 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 class StandardConfig(AbstractSAEConfig):
     """Standard: ReLU and an L1 penalty weighted by decoder norms (arXiv 2309.08600).
 
-    Atoms have free norms. Dead latents are left alone: nothing is resampled.
+    Atoms have free norms. Dead latents are not resampled.
     """
 
     variant: Literal["standard"] = "standard"
     l1_coefficient: float = Field(default=0.1, ge=0)
-    """Weight of sum_j z_j ||w_j||, measured in the typical size of the activations (their standard
-    deviation over all dimensions together)."""
+    """Weight of sum_j z_j ||w_j||. The sum is measured in the standard deviation of the activations
+    over all dimensions together."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the run over which the penalty rises from zero (the update of 2024: 5 %)."""
     subtract_b_dec: bool = False
@@ -85,7 +85,7 @@ class Standard(AbstractSAE[StandardConfig]):
         return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if centred else None)
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """What is rectified, in float32."""
+        """Pre-activations, in float32; ReLU applies to them."""
         return self.affine_encoder().pre_activations(x)
 
     @override
@@ -97,7 +97,7 @@ class Standard(AbstractSAE[StandardConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         z = self.pre_activations(batch.x).relu()
-        # Dense, since at the start about half of all latents fire.
+        # Dense, since about half of all latents fire at the start.
         x_hat = z @ self.W_dec + self.offset(batch.x)
         weight = self.config.l1_coefficient * context.risen(self.config.l1_warmup)
         parts = {"l1": (weight, weighted_l1(z, self.W_dec, context))}

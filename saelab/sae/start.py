@@ -1,4 +1,4 @@
-"""The weights of a trained SAE as the beginning of another one, of any variant that they fit."""
+"""Starting an SAE from the weights of a trained one, across variants whose weights fit."""
 
 import torch
 from jaxtyping import Float
@@ -10,10 +10,10 @@ from saelab.sae.base import AbstractSAE
 
 @torch.no_grad()
 def start_from(sae: AbstractSAE, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
-    """Give `sae`, which is initialised, the weights of `source`, a trained one that is not changed.
+    """Copy the weights of the trained SAE `source` into the initialised `sae`.
 
-    Pre-activations are then the source's. `rows` are what `sae` will read, for what the source
-    does not know. A skip connection that the source lacks starts at zero.
+    Pre-activations then equal those of `source`, which is not changed. `rows`, which `sae` will
+    read, set what `source` does not have. A skip connection that `source` lacks starts at zero.
 
     Raises:
         UsageError: widths or kinds of weights differ.
@@ -38,10 +38,10 @@ def start_from(sae: AbstractSAE, source: AbstractSAE, rows: Float[Tensor, "n d_i
 
 
 def _check_same_widths(sae: AbstractSAE, source: AbstractSAE) -> None:
-    """Refuse to start `sae` from a trained one of another shape.
+    """Refuse to start `sae` from a trained SAE of another shape.
 
     Raises:
-        UsageError: the width, number of latents, or kind that differs, with the remedy.
+        UsageError: names the width, number of latents, or kind that differs, with the remedy.
     """
     if source.is_transcoder != sae.is_transcoder:
         what = "is a transcoder" if source.is_transcoder else "reconstructs what it reads"

@@ -1,7 +1,7 @@
-"""An SAE as one safetensors file that needs nothing else: weights, configuration, and V.
+"""An SAE as one self-contained safetensors file: weights, configuration, and V.
 
-Files are read as untrusted: the header's shapes are compared with those of the configuration
-before anything of their size is made.
+Files are untrusted: the shapes in the header are compared with those of the configuration before
+memory of their size is allocated.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from saelab.sae.variants import BUILT_IN, SAE_CONFIG, check_variant, variant
 
 FORMAT = "saelab-sae/1"
 MAX_WIDTH = 2**31
-"""Of activations; the same for latents. Nothing as wide exists."""
+"""Largest width of activations, and largest number of latents; larger files are refused."""
 
 
 def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) -> None:
@@ -35,8 +35,8 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
     Equal SAEs and facts give equal bytes.
 
     Raises:
-        UsageError: its variant is not registered, or is another's, so that it would not be loaded
-            again as what it is.
+        UsageError: its variant is not registered, or the name belongs to another class; the file
+            could not be loaded as the same SAE.
     """
     _check_own(sae)
     header = {
@@ -53,7 +53,7 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
 
 
 def read_sae_header(path: Path) -> tuple[TensorHeader, AbstractSAE]:
-    """The header of the SAE at `path`, and that SAE on the meta device; no weight is read.
+    """The header of the SAE at `path`, and the SAE on the meta device; no weight is read.
 
     Raises:
         UsageError: the file is missing, damaged, of another format, or its shapes do not fit.
@@ -84,11 +84,11 @@ def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
 
     Raises:
         UsageError: the file is missing, damaged, of another format, its shapes do not fit, a weight
-            is not finite, or its variant is of a package that is not installed.
+            is not finite, or its variant belongs to a package that is not installed.
     """
     header, sae = read_sae_header(path)
     types = {name: tensor.dtype for name, tensor in sae.state_dict().items()}
-    # Buffers may be NaN: a threshold that nobody has calibrated.
+    # Buffers may be NaN, e.g. a threshold that was never calibrated.
     trained = [name for name, _ in sae.named_parameters()]
     weights = {n: t.to(types[n]) for n, t in read_tensors(header, device, finite=trained).items()}
     sae.load_state_dict(weights, assign=True)
@@ -126,7 +126,7 @@ def _check_own(sae: AbstractSAE) -> None:
 
 
 def _check_known(path: Path, header: Mapping[str, str], name: str) -> None:
-    """Refuse a variant that another package has, and that is not here."""
+    """Refuse a variant that belongs to another package and is not installed."""
     if (module := header.get("variant_from")) is None:
         return
     try:

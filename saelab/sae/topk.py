@@ -21,7 +21,7 @@ from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 WIDER = 4
-"""How many times k the second reconstruction of Multi-TopK has."""
+"""The second reconstruction of Multi-TopK uses this many times k latents."""
 
 
 class TopKConfig(AuxKConfig):

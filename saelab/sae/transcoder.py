@@ -1,8 +1,8 @@
 """Transcoders: an SAE whose decoder reconstructs other activations than its encoder reads.
 
-The usual pair is an MLP's input and output; the latents then stand between them, and attribution
-through the MLP becomes linear (arXiv 2406.11944). A skip connection takes over what is linear in
-the MLP (arXiv 2501.18823). Any variant whose encoder has weights of its own can be one.
+The usual pair is an MLP's input and output. Latents then replace the MLP, and attribution through
+it becomes linear (arXiv 2406.11944). A skip connection models the MLP's linear part (arXiv
+2501.18823). Any variant whose encoder has weights of its own can be one.
 """
 
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.dictionary import random_unit_rows
 
 RIDGE = 0.01
-"""Of the regression that the encoder starts from, relative to the input's mean variance."""
+"""Ridge of the regression that initialises the encoder, relative to the input's mean variance."""
 
 
 def check_transcoder(config: AbstractSAEConfig) -> None:
     """Refuse a variant that cannot be a transcoder.
 
     Raises:
-        UsageError: with the reason.
+        UsageError: gives the reason.
     """
     if problem := config.transcoder_problem:
         raise UsageError(
@@ -35,10 +35,10 @@ def check_transcoder(config: AbstractSAEConfig) -> None:
 def make_transcoder(
     sae: AbstractSAE, d_out: int, *, skip: bool = False, generator: torch.Generator | None = None
 ) -> AbstractSAE:
-    """Give a freshly built SAE a decoder of width `d_out`, an input bias, perhaps a skip matrix.
+    """Give a freshly built SAE a decoder of width `d_out`, an input bias and maybe a skip matrix.
 
-    Decoder rows are random unit rows; biases and skip matrix are zero; the encoder stays as it is.
-    The SAE is changed and returned.
+    Decoder rows are random unit rows; biases and skip matrix are zero; the encoder is not changed.
+    The SAE is changed in place and returned.
 
     Raises:
         UsageError: the variant's encoder has no weights of its own.
@@ -60,9 +60,9 @@ def start_transcoder(
 ) -> None:
     """Set b_dec and the encoder from a sample, before `sae.initialise(rows)`.
 
-    b_dec is the targets' mean. An encoder column is the direction of what predicts its atom's part
-    of the targets best among linear functions of the input (ridge regression). Where the targets
-    are the input that is the atom itself, as an SAE starts.
+    b_dec is the targets' mean. Each encoder column has the direction of the linear function of the
+    input that best predicts (ridge regression) the targets' component along its atom. If the
+    targets are the input, this direction is the atom itself, as an SAE starts.
     """
     mean = targets.mean(dim=0)
     sae.b_dec.copy_(mean)
@@ -79,9 +79,9 @@ def start_transcoder(
 def shrink_codes(
     sae: AbstractSAE, values: Iterable[Tensor], scale: float, target_scale: float | None
 ) -> None:
-    """`AbstractSAE.rescale` of an SAE whose `values` are in units of its codes; atoms stay.
+    """`AbstractSAE.rescale` of an SAE whose `values` are in units of its codes.
 
-    A transcoder's encoder also changes, by what it reads and skips.
+    Atoms stay. A transcoder's encoder and skip connection change too.
     """
     target_scale = scale if target_scale is None else target_scale
     for value in values:

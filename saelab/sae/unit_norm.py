@@ -1,4 +1,4 @@
-"""The SAEs with one affine encoder and unit-norm atoms: the TopK family shares this much."""
+"""SAEs with one affine encoder and unit-norm atoms: what the TopK family shares."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,9 +32,9 @@ Select = Callable[[Tensor], SparseCodes]
 class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     """a = (x - b_dec) @ W_enc + b_enc and x_hat = z @ W_dec + b_dec, with unit rows in W_dec.
 
-    The encoder starts as the decoder's transpose and b_dec at the data's geometric median
-    (arXiv 2406.04093, appendix A.1); how z follows from a is the variant's own. Transcoders centre
-    what they read by b_in.
+    The encoder starts as the decoder's transpose and b_dec at the data's geometric median (arXiv
+    2406.04093, appendix A.1); each variant has its own rule from a to z. Transcoders subtract b_in
+    instead of b_dec.
     """
 
     unit_atoms = True
@@ -48,13 +48,13 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """What the selection chooses from, in float32: (x - b_dec) @ W_enc + b_enc."""
+        """Pre-activations (x - b_dec) @ W_enc + b_enc, in float32, for the selection."""
         return self.affine_encoder().pre_activations(x)
 
     def choose(
         self, x: Float[Tensor, "batch d_in"], select: Select
     ) -> tuple[Float[Tensor, "batch d_sae"], SparseCodes]:
-        """All pre-activations, without a graph, and what `select` keeps of them, with gradients."""
+        """All pre-activations, without a graph, and the codes that `select` keeps, with one."""
         with torch.no_grad():
             pre_acts = self.pre_activations(x)
             codes = select(pre_acts)
@@ -68,7 +68,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         context: LossContext,
         rule: Rule,
     ) -> TrainingPass:
-        """The pass of a plain reconstruction by `codes`; `rule` chooses among the dead for AuxK."""
+        """The training pass of a plain reconstruction; AuxK chooses dead latents by `rule`."""
         x_hat = self.decode(codes, batch.x)
         done = TrainingPass(codes, x_hat, squared_error(batch.wanted, x_hat))
 
@@ -79,11 +79,11 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         return done
 
     def differentiable(self, codes: SparseCodes, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
-        """Codes that were chosen without a graph, with gradients to encoder and input bias."""
+        """Codes chosen without a graph, now with gradients to the encoder and the input bias."""
         return affine_codes(codes, x, self.W_enc, self.b_enc, self.input_bias)
 
     def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
-        """The fused rule of `selected_pass` with k latents a row; `rest` is what else it has."""
+        """The fused rule of `selected_pass` with k latents per row; `rest` are its other fields."""
         return FusedRule(k=k, aux=self.config.aux_rule(self.d_in), **rest)
 
     @override

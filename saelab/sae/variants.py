@@ -1,4 +1,4 @@
-"""The one list of variants: a new one is its file and a line here.
+"""The list of variants; a new variant is one file and one line here.
 
 The command line's subcommands, the reading of saved runs, `saelab bench` and the shared contract
 tests all follow `variants()`. Other packages add theirs as entry points of the group
@@ -30,8 +30,8 @@ BUILT_IN = {
     "jumprelu": "saelab.sae.jumprelu:JumpReLUConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
 }
-"""Where each variant's options are, by its name. Of several that have the codes of another tool's
-file, the first reads it."""
+"""The options of each variant, by its name. If several variants have the codes of a foreign file,
+the first reads it."""
 
 _registered: dict[str, type[AbstractSAEConfig]] = {}
 _failed: dict[str, str] = {}
@@ -41,17 +41,17 @@ ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig)
 
 
 def register_variant(config: type[ConfigT]) -> type[ConfigT]:
-    """Make a variant of your own known in this process, as a built-in one is; usable as decorator.
+    """Make your own variant known in this process, as built-in ones are; usable as a decorator.
 
     Returns:
         `config`, the class of its options.
 
     Raises:
-        UsageError: it has no name of its own, or another variant has it already.
+        UsageError: the variant has no name of its own, or another variant has the same name.
     """
     name = _own_name(config)
     known = variants().get(name, config)
-    # A notebook's cell may run again.
+    # A notebook's cell may run twice.
     if (known.__module__, known.__qualname__) != (config.__module__, config.__qualname__):
         raise UsageError(
             f"{config.__name__} has the name {name!r} of {known.__name__}; give it another."
@@ -63,7 +63,7 @@ def register_variant(config: type[ConfigT]) -> type[ConfigT]:
 def variants() -> dict[str, type[AbstractSAEConfig]]:
     """The options of every variant by its name: built-in, of other packages, registered.
 
-    A package's variant that cannot be imported is left out, which standard error tells once.
+    A package's variant that cannot be imported is left out; standard error says so once.
     """
     return {name: _load(name) for name in BUILT_IN} | _known_elsewhere()
 
@@ -72,7 +72,7 @@ def variant(name: str) -> type[AbstractSAEConfig]:
     """The options of the variant of that name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no variant has this name.
     """
     if name in BUILT_IN:
         return _load(name)
@@ -88,10 +88,10 @@ def variant(name: str) -> type[AbstractSAEConfig]:
 
 
 def check_variant(config: AbstractSAEConfig) -> None:
-    """Refuse options whose name leads to another class, so that nothing saved comes back as that.
+    """Refuse options whose name leads to another class, which a saved SAE would be loaded as.
 
     Raises:
-        UsageError: it is not registered, or it inherits the name of another variant.
+        UsageError: the variant is not registered, or it inherits another variant's name.
     """
     _own_name(type(config))
     found = variant(config.variant)
@@ -103,10 +103,12 @@ def check_variant(config: AbstractSAEConfig) -> None:
 
 
 def sized(name: str, d_sae: int, k: float | int) -> AbstractSAEConfig:
-    """The variant of that name and width; k latents a row, if it has such an option; else defaults.
+    """The variant of that name and width, with k latents per row if it has such an option.
+
+    All other options have their defaults.
 
     Raises:
-        UsageError: there is no such variant.
+        UsageError: no variant has this name.
     """
     cls = variant(name)
     options = {"d_sae": d_sae, "k": k}
@@ -126,7 +128,7 @@ def _parse(value: object) -> AbstractSAEConfig:
 SAEConfig = Annotated[SerializeAsAny[AbstractSAEConfig], PlainValidator(_parse)]
 
 SAE_CONFIG: TypeAdapter[AbstractSAEConfig] = TypeAdapter(SAEConfig)
-"""Validates JSON into the configuration of the variant it names."""
+"""Validates JSON into the configuration of the variant that the JSON names."""
 
 
 def _load(name: str) -> type[AbstractSAEConfig]:
@@ -139,7 +141,7 @@ def _known_elsewhere() -> dict[str, type[AbstractSAEConfig]]:
 
 @cache
 def _of_packages() -> dict[str, type[AbstractSAEConfig]]:
-    """The variants of installed packages. What fails is told, since it is not the user's doing."""
+    """The variants of installed packages; failures go to standard error."""
     found = {}
     for point in entry_points(group=GROUP):
         try:

@@ -1,4 +1,4 @@
-"""A run directory around an SAE that was trained elsewhere."""
+"""A run directory for an SAE that was trained elsewhere."""
 
 from pathlib import Path
 
@@ -25,12 +25,14 @@ def adopt(
 ) -> Run:
     """Make `sae` a run at `out`, so that it can be evaluated, explained and browsed like any other.
 
-    The store says which model and text the SAE belongs to; nothing is trained. `origin` says where
-    the SAE came from and is recorded. `target_site` is what a transcoder reconstructs.
+    Nothing is trained. The store says which model and text the SAE belongs to. `origin`, which is
+    recorded, says where the SAE came from. `target_site` is the site that a transcoder
+    reconstructs.
 
     Raises:
         UsageError: the store or the site does not exist, the SAE reads another width, or `out`
-            holds anything but this import, which is returned as it is or made to its end.
+            holds something else than this import. The same import is finished if it was
+            interrupted, and returned.
     """
     with writing(Path(out)):
         return _adopt(sae, Path(activations), site, target_site, Path(out), origin)
@@ -61,7 +63,7 @@ def _adopt(
             raise taken(directory)
         return begun
     if begun is not None:
-        # It may have been of another SAE.
+        # The directory may hold remains of another SAE's import.
         (directory / "config.json").unlink()
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site
@@ -91,7 +93,7 @@ def _config(sae: AbstractSAE, activations: Path, site: str, target_site: str | N
 
 
 def _is_same(run: Run, sae: AbstractSAE, config: TrainConfig, origin: str) -> bool:
-    """Whether a finished import is of this SAE from there."""
+    """Whether a finished import is of this SAE from this origin."""
     if run.config != config or run.provenance().get("imported_from") != origin:
         return False
     here, there = sae.state_dict(), run.load_sae().state_dict()

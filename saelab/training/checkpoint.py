@@ -1,9 +1,9 @@
-"""Checkpoints: everything a training needs to continue as if it had never stopped.
+"""Checkpoints: everything that a training needs to continue as if it had never stopped.
 
-A checkpoint is one sealed safetensors file, checkpoints/step_N.safetensors: the tensors that a step
-changes, the log so far, and among the metadata the rest, as JSON. It is written under a temporary
-name, fsynced and renamed; the one before it stays until the next is there. Older versions wrote
-directories without seals, step_N/ with state.json and state.safetensors, which are still read.
+A checkpoint is one sealed safetensors file, checkpoints/step_N.safetensors. It holds the tensors
+that a step changes, the log so far, and the rest as JSON in its metadata. It is written under a
+temporary name, fsynced and renamed; the previous checkpoint stays until then. Older versions wrote
+unsealed directories, step_N/ with state.json and state.safetensors; they are still read.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from saelab.training.metrics import Interval
 FORMAT = "saelab-checkpoint/2"
 LOG = "log"
 FREE = {"n_tokens", "log_every", "checkpoint_every", "keep_at", "keep_every", "keep_state"}
-"""Options that change nothing of the steps that are done; a run may go on with others."""
+"""Options that do not affect the steps already done; a run may continue with other values."""
 PATHS = {"activations", "init_from"}
-"""Options that may lead to the same thing in other words."""
+"""Options that are paths: different spellings may lead to the same thing."""
 _NAME = re.compile(r"step_(\d{1,18})(\.safetensors)?")
 _MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
 
@@ -42,33 +42,33 @@ Taken = TypeVar("Taken")
 
 
 class DamagedCheckpointError(UsageError):
-    """A checkpoint that cannot be continued from; one before it may be."""
+    """A checkpoint that training cannot continue from; an earlier one may be whole."""
 
 
 class CheckpointState(Config):
-    """What a checkpoint says beside its tensors."""
+    """The state in a checkpoint that is not tensors."""
 
     step: int = Field(ge=0)
-    """Optimizer steps that are done."""
+    """Number of optimizer steps done."""
     batches: Place
-    """Where the stream stands."""
+    """The position of the stream of batches."""
     by: str = "autograd"
-    """Which way the steps were done; before there were two, it was not said."""
+    """How the steps were done (`fused` or `autograd`). Old checkpoints do not say."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Those of the training, from which a checkpoint of another run is told."""
+    """Options of the training; they tell whether a checkpoint belongs to another run."""
     n_steps: int | None = None
-    """Of the whole run, as it was planned then."""
+    """Steps of the whole run, as planned at that time."""
     rate: float | None = None
     """The learning rate of the last step."""
     rise: tuple[int, float] | None = None
-    """See `TrainingState`."""
+    """See `TrainingState.rise`."""
     interval: Interval | None = None
     """The sums since the last line of the log."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose header and state fit each other; its tensors are not read yet."""
+    """A checkpoint whose header matches its state; its tensors are not read yet."""
 
     path: Path
     state: CheckpointState
@@ -77,11 +77,11 @@ class Checkpoint:
     def tensors(
         self, device: torch.device, expected: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], bytes | None]:
-        """Its tensors on `device`, and the log; None: it holds none.
+        """Its tensors on `device`, and the log; None if there is no log.
 
         Raises:
-            DamagedCheckpointError: it does not match its seal, or its tensors have other names,
-                shapes or types than those `expected`.
+            DamagedCheckpointError: the file does not match its seal, or its tensors have other
+                names, shapes or dtypes than those `expected`.
         """
         there = self.header.tensors
         shapes = {tensor.shape for tensor in expected.values()}
@@ -90,13 +90,13 @@ class Checkpoint:
             if spec is None or (spec.shape, spec.dtype) != (tuple(tensor.shape), tensor.dtype):
                 raise DamagedCheckpointError(f"{self.path} is of another SAE: its {name} differs.")
         for name in there.keys() - expected.keys() - {LOG}:
-            # Before its first step an optimizer knows of no moments.
+            # Before its first step an optimizer has no moments.
             if not _MOMENT.fullmatch(name) or there[name].shape not in {(), *shapes}:
                 raise DamagedCheckpointError(
                     f"{self.path} holds a {name[:60]!r}, which is unknown."
                 )
         try:
-            # A threshold that nobody has calibrated yet is NaN.
+            # A threshold that was not calibrated yet is NaN.
             found = read_tensors(self.header, device, finite=())
         except UsageError as error:
             raise DamagedCheckpointError(str(error)) from None
@@ -112,7 +112,7 @@ def save_checkpoint(
     *,
     before: Path | None,
 ) -> Path:
-    """Write a checkpoint below `directory`, and remove all but it and the one `before`; its path.
+    """Write a checkpoint below `directory` and return its path; only it and `before` are kept.
 
     Equal trainings write equal bytes.
     """
@@ -125,7 +125,7 @@ def save_checkpoint(
         held[LOG] = torch.from_numpy(np.frombuffer(log, np.uint8).copy())
     values = json.dumps(state.model_dump(mode="json"), allow_nan=False)
     write_tensors(path, held, {"format": FORMAT, "state": values})
-    # What could not be continued from is not counted, so that two whole ones stay.
+    # Damaged checkpoints are not counted, so that two whole ones are kept.
     for older in _checkpoints(directory):
         if older not in (path, before):
             _remove(older)
@@ -133,10 +133,10 @@ def save_checkpoint(
 
 
 def take_newest(directory: Path, take: Callable[[Checkpoint], Taken]) -> Taken | None:
-    """What `take` makes of the newest checkpoint below `directory` that is whole; None: no one is.
+    """`take` applied to the newest whole checkpoint below `directory`; None if there is none.
 
     Raises:
-        UsageError: there are checkpoints, and none can be continued from.
+        UsageError: there are checkpoints, but all are damaged.
     """
     if os.path.lexists(directory) and not directory.is_dir():
         raise UsageError(f"{directory} is no directory, and checkpoints go there; remove it.")
@@ -161,9 +161,9 @@ def take_newest(directory: Path, take: Callable[[Checkpoint], Taken]) -> Taken |
 
 
 def remove_checkpoints(directory: Path, *, keep: bool = False) -> None:
-    """Remove what a training no longer needs, the newest too unless told to `keep` it.
+    """Remove checkpoints that a training no longer needs; `keep` keeps the newest.
 
-    What is not a training's own stays.
+    Other files are not touched.
     """
     with contextlib.suppress(OSError):  # The run is whole with them, too.
         for path in _checkpoints(directory)[keep:]:
@@ -183,10 +183,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took.
+    """Put the tensors of `optimizer_tensors` back.
 
     Raises:
-        DamagedCheckpointError: a moment has no parameter, or another shape than it.
+        DamagedCheckpointError: a moment has no parameter, or another shape than its parameter.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
@@ -203,7 +203,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def _checkpoints(directory: Path) -> list[Path]:
-    """What is named as a checkpoint, the newest first; anything else may lie beside them."""
+    """Everything named like a checkpoint, the newest first; other files may lie beside them."""
     found = [(int(m[1]), path) for path, m in _named(directory) if not path.is_symlink()]
     return [path for _, path in sorted(found, reverse=True)]
 
@@ -211,7 +211,7 @@ def _checkpoints(directory: Path) -> list[Path]:
 def _named(directory: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     for path in directory.iterdir() if directory.is_dir() else ():
         match = _NAME.fullmatch(path.name)
-        # A file with the suffix, or a directory without.
+        # A file with the suffix, or a directory without it.
         if match and path.is_dir() == (match[2] is None):
             yield path, match
 
@@ -235,7 +235,7 @@ def _open(path: Path) -> Checkpoint:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint at once, so that no kill leaves a part of it."""
+    """Remove a checkpoint in one step, so that a kill leaves no part of it."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

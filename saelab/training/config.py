@@ -14,122 +14,132 @@ DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 DECAY_FRACTION = 0.2
 LEAST_EPS = 1e-30
-"""Of float32's numbers, the square root of the least, about: below, moments of zero divide zero."""
+"""About the square root of float32's least number: with a smaller eps, moments of zero divide zero
+by zero."""
 
 
 class TrainConfig(Config):
     """One SAE trained on one site of one activation store, or a transcoder on two."""
 
-    # In `saelab train --help` an option stands below the last Heading above it: "Data", "SAE",
-    # "Optimisation" or "Run". A new field goes beside its like, or names its own Heading, and then
-    # the field behind it names the one that was interrupted.
+    # `saelab train --help` lists an option below the last Heading before it: "Data", "SAE",
+    # "Optimisation" or "Run". Put a new field beside related ones. If it has a Heading of its own,
+    # the field after it must name the previous Heading again.
     sae: Annotated[SAEConfig, Heading("SAE")]
     """The variant and its options."""
     activations: Annotated[Path, Heading("Data")]
     """The activation store that `saelab harvest` wrote."""
     site: str
-    """Which of the store's hooks to train on, e.g. blocks.2.hook_resid_post."""
+    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post."""
     target_site: str | None = None
-    """Train a transcoder: reconstruct this site of the same store from what is read at --site, e.g.
+    """Train a transcoder: read --site and reconstruct this site of the same store, e.g.
     blocks.2.hook_mlp_out from blocks.2.ln2.hook_out (arXiv 2406.11944); default: --site itself."""
     skip: Annotated[bool, Heading("SAE")] = False
-    """Give a transcoder a linear skip connection from what it reads to what it reconstructs, so
-    that latents need not model what is linear (arXiv 2501.18823)."""
-    # 0: an SAE that another tool trained.
+    """Give a transcoder a linear skip connection from its input to its output, so that latents need
+    not model the linear part (arXiv 2501.18823)."""
+    # 0 for an SAE that another tool trained.
     n_tokens: Annotated[int, Heading("Optimisation")] = Field(ge=0)
-    """Tokens to train on, rounded up to whole batches; more than the store has means epochs."""
+    """Tokens to train on, rounded up to whole batches. More tokens than the store has are read in
+    several epochs."""
     batch_size: int = Field(default=4096, gt=0)
     """Tokens per step."""
     objective: Literal["local", "e2e", "e2e-ds"] = "local"
-    """What the reconstruction is judged by: its squared error (local); the KL divergence of the
-    model's output when it runs on the reconstruction (e2e, arXiv 2405.12241); or that and the
-    later layers' activations (e2e-ds). The last two run the model at every step."""
+    """What the loss measures: the squared error of the reconstruction (local); the KL divergence of
+    the model's output when it runs on the reconstruction (e2e, arXiv 2405.12241); or the KL
+    divergence and the error at later layers (e2e-ds). e2e and e2e-ds run the model at every
+    step."""
     kl_coefficient: float = Field(default=1.0, ge=0)
     """Weight of the KL divergence in nats per token (paper: 1 for e2e, 0.5 for e2e-ds)."""
     downstream_coefficient: float = Field(default=1.0, ge=0)
-    """Weight of the later layers' error for e2e-ds: the mean over them of error / variance."""
+    """Weight of the later layers' error for e2e-ds, which is error / variance, averaged over
+    layers."""
     downstream_sites: tuple[str, ...] = ()
-    """Where e2e-ds compares; default: the residual stream after every later block."""
+    """The sites that e2e-ds compares; default: the residual stream after every later block."""
     live: Annotated[bool, Heading("Data")] = False
-    """Take the activations from the running model, on the text that the store was harvested from
-    (an endless text goes on where the store's ends), instead of from the store. n_tokens may then
-    exceed the store by far; it still gives the scale, and the rows to calibrate on."""
+    """Take activations from the running model instead of from the store. The text is the one the
+    store was harvested from; an endless text continues where the store ends. n_tokens may then
+    exceed the store by far. The store still gives the scale and the rows for calibration."""
     normalise: bool = True
-    """Whether to train on activations scaled to unit variance per dimension, and scale the SAE back
-    at the end; rates and sizes then mean the same at every site. The saved SAE reads raw ones. A
-    transcoder's target has a scale of its own."""
+    """Whether to train on activations scaled to unit variance per dimension, so that learning rates
+    and coefficients mean the same at every site. The saved SAE is scaled back and reads raw
+    activations. A transcoder's target has a scale of its own."""
     outliers: Literal["leave-out", "keep"] = "leave-out"
-    """What to do with massive activations (arXiv 2402.17762), such as the sinks of attention: a few
-    rows whose norms exceed 6 times the site's median and that hold much of its variance. leave-out:
-    train on the others, and apply the SAE to no such activation; a site without any loses none."""
+    """What to do with massive activations (arXiv 2402.17762), such as attention sinks: a few rows
+    whose norms exceed 6 times the site's median and that hold much of its variance. leave-out:
+    train on the other rows only, and never apply the SAE to massive activations. A site that has
+    none loses no row."""
     first_position: int = Field(default=0, ge=0)
-    """Train on no token at an earlier position of its context, and apply the SAE to none: sinks
-    of attention stand at the first ones. BOS, at 0, has no row in a harvested store anyway."""
+    """Leave out tokens at earlier positions of their context, in training and wherever the SAE is
+    applied: attention sinks are at the first positions. A harvested store never has a row for BOS,
+    at position 0."""
     precision: Annotated[Literal["float32", "bfloat16"], Heading("Run")] = "float32"
-    """Number type of the large products; weights, sums and losses are float32 in any case."""
+    """Dtype of the large products; weights, sums and losses are always float32."""
     ties: Literal["index", "float32"] = "index"
-    """Which of the pre-activations that equal a row's k-th fire with --precision bfloat16, if not
-    all may: those of lowest index (as other trainers, about), or those that were the largest
-    before rounding (float32: the set that float32 products choose; a few per cent slower)."""
+    """How ties at a row's k-th pre-activation are broken with --precision bfloat16: by lowest index
+    (about as other trainers do), or by the values before rounding (float32: the latents that
+    float32 products choose; a few per cent slower)."""
     step: Literal["auto", "fused", "autograd"] = "auto"
-    """How a step is done. auto takes the fused one where it can (the TopK family and JumpReLU
-    on CUDA, local objective): the same mathematics from kernels alone, several times as fast."""
+    """How a step is done. auto takes the fused step where there is one (the TopK family and
+    JumpReLU on CUDA, local objective): the same mathematics by kernels alone, several times as
+    fast."""
     lr: Annotated[float | None, Heading("Optimisation")] = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Steps of linear warm-up; default: 1000, or a twentieth of a shorter run."""
     warmup_shape: Literal["linear", "cosine"] = "linear"
-    """How the rate rises: linearly, or as half a wave (Gemma Scope, with a first fraction .1)."""
+    """Shape of the rise: linear, or half a cosine wave (Gemma Scope, with an initial fraction of
+    0.1)."""
     initial_lr_fraction: float = Field(default=0.0, ge=0, le=1)
-    """What the warm-up rises from, as a fraction of the peak."""
+    """Learning rate at the start of the warm-up, as a fraction of the peak."""
     schedule: Literal["wsd", "linear", "cosine", "constant"] = "wsd"
-    """The rate after warm-up: wsd (warm-up, stable, decay) stays at the peak and falls linearly
-    over the last steps; linear and cosine (arXiv 1608.03983) fall all the way; constant stays."""
+    """Learning rate after the warm-up: wsd (warm-up, stable, decay) stays at the peak and falls
+    linearly over the last steps; linear and cosine (arXiv 1608.03983) fall all the way; constant
+    stays."""
     decay_fraction: float = Field(default=DECAY_FRACTION, ge=0, le=1)
-    """Share of the steps, at the end, over which the rate of wsd falls."""
+    """Share of the steps, at the end of the run, over which wsd falls."""
     final_lr_fraction: float = Field(default=0.0, ge=0, le=1)
-    """What the rate falls to, as a fraction of the peak."""
+    """Learning rate after the last step, as a fraction of the peak."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Largest global gradient norm; none: no clipping."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Adam's memory of gradients: the share of the mean that a step keeps (Gemma Scope: 0)."""
+    """Adam's decay of the gradients' mean per step (Gemma Scope: 0)."""
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Adam's memory of squared gradients."""
+    """Adam's decay of the squared gradients' mean per step."""
     adam_eps: float = Field(default=ADAM_EPS, ge=LEAST_EPS)
-    """What Adam adds to the root of the squares (arXiv 2406.04093: 6.25e-10; Gemma Scope: 1e-8)."""
+    """Added to the root of Adam's squared gradients (arXiv 2406.04093: 6.25e-10; Gemma Scope:
+    1e-8)."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay (AdamW, arXiv 1711.05101): each step takes lr times this share off the
-    matrices; biases and thresholds keep theirs. Of a decoder of unit atoms it takes nothing, since
-    they are renormalised after each step."""
+    """Decoupled weight decay (AdamW, arXiv 1711.05101): each step reduces the matrices by lr times
+    this share. Biases and thresholds do not decay. Unit atoms lose nothing, since they are
+    renormalised after each step."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Average the weights over training, and save the SAE of the averages beside the run's own as a
-    run, RUN/ema. Each step keeps this share of the average, e.g. 0.999 to look back about 1,000
-    steps. Atoms are made unit again, codes scaled so that nothing else changes, and thresholds
-    calibrated for it; default: no average."""
+    """Decay per step of an average of the weights, e.g. 0.999 for about the last 1,000 steps. The
+    averaged SAE is saved as a run of its own, RUN/ema: its atoms are made unit, its codes scaled to
+    match, and its thresholds calibrated; default: no average."""
     dead_after: int | None = Field(default=None, gt=0)
-    """Tokens without firing after which a latent counts as dead, and AuxK revives it; default: a
-    tenth of n_tokens, at most 10 million (the paper's)."""
+    """Tokens without firing after which a latent counts as dead and AuxK revives it; default: a
+    tenth of n_tokens, at most 10 million (the paper's value)."""
     init_from: Annotated[Path | None, Heading("SAE")] = None
-    """A finished run to start from, in the place of random weights: to fine-tune its SAE, or to
-    train on with another k, variant, site or model of the same widths. Adam starts afresh."""
+    """A finished run whose SAE is the start, instead of random weights: for fine-tuning, or for
+    training with another k, variant, site or model of the same widths. Adam starts afresh."""
     seed: Annotated[int, Heading("Run")] = 0
-    """Decides the initial weights, the order of the rows, and every random choice on the way."""
+    """Decides the initial weights, the order of the rows, and every other random choice."""
     data_seed: int | None = None
-    """Decides the order of the rows in the place of seed; SAEs of other seeds then see the same
-    rows, and can be trained from one read of the store."""
+    """Decides the order of the rows instead of seed. SAEs with different seeds then see the same
+    rows, and one read of the store trains them all."""
     log_every: int = Field(default=50, gt=0)
-    """Steps between lines of metrics.jsonl."""
+    """Steps between two lines of metrics.jsonl."""
     checkpoint_every: int = Field(default=2_000, gt=0)
-    """Steps between checkpoints, from which an interrupted run continues exactly; the last two are
-    kept until it ends."""
+    """Steps between two checkpoints, from which an interrupted run continues exactly. The last two
+    checkpoints are kept until the run ends."""
     keep_at: tuple[int, ...] = ()
-    """Tokens after which the SAE is kept as a run of its own, e.g. 1000000 5000000: RUN/kept/
-    tokens_N, thresholds calibrated, which evaluate, features and browse read like any other."""
+    """Keep the SAE after these numbers of tokens, e.g. 1000000 5000000, as runs of their own:
+    RUN/kept/tokens_N, with calibrated thresholds. evaluate, features and browse read them like any
+    other run."""
     keep_every: int | None = Field(default=None, gt=0)
-    """Keep the SAE like that whenever so many tokens more are done, the last included."""
+    """Keep the SAE like --keep-at after every so many tokens, the last included."""
     keep_state: bool = True
-    """Keep a finished run's last checkpoint (three times its weights), so that it goes on when the
-    same command is given with a larger --n-tokens; otherwise it is removed."""
+    """Keep a finished run's last checkpoint (three times its weights), so that the same command
+    with a larger --n-tokens continues the run; otherwise the checkpoint is removed."""
 
     def check(self) -> None:
         """Refuse options that do not fit each other.
@@ -180,7 +190,7 @@ class TrainConfig(Config):
             )
 
     def _check_optimizer(self) -> None:
-        """Refuse a decay that is too large, and options that the schedule would not read."""
+        """Refuse a decay that is too long, and options that the schedule does not use."""
         if self.weight_decay * self.peak_lr >= 1:
             raise UsageError(
                 f"weight_decay={self.weight_decay} at a peak rate of {self.peak_lr:g} takes all of "
@@ -208,7 +218,7 @@ class TrainConfig(Config):
 
     @property
     def written_site(self) -> str:
-        """The site that is reconstructed: `target_site`, or `site`."""
+        """The site that is reconstructed: `target_site` if given, else `site`."""
         return self.target_site or self.site
 
     @property
@@ -228,7 +238,7 @@ class TrainConfig(Config):
 
     @property
     def n_decay(self) -> int:
-        """Steps, at the end, over which the rate falls; 0 where it does not."""
+        """Steps at the end over which the rate falls; 0 if it does not fall."""
         if self.schedule == "constant":
             return 0
         if self.schedule == "wsd":
@@ -238,7 +248,7 @@ class TrainConfig(Config):
     @property
     def silence(self) -> int:
         """Tokens without firing after which a latent counts as dead."""
-        # No latent of a short run could be silent for as long as the paper's.
+        # In a short run no latent could be silent for as long as in the paper.
         return self.dead_after or max(1, min(DEAD_AFTER, self.n_tokens // 10))
 
     @property

@@ -1,4 +1,4 @@
-"""Which latents are dead, counted in tokens."""
+"""Which latents are dead, measured in tokens."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -8,7 +8,7 @@ from saelab.types import SparseCodes
 
 
 class DeadLatents:
-    """For every latent, how many tokens have passed since it last fired."""
+    """For each latent, the number of tokens since it last fired."""
 
     def __init__(self, d_sae: int, dead_after: int, device: torch.device) -> None:
         self.dead_after = dead_after
@@ -17,7 +17,7 @@ class DeadLatents:
         )
 
     def update(self, codes: SparseCodes) -> None:
-        """Count one batch. A latent selected with the value zero has not fired."""
+        """Count one batch. A latent that was selected with value zero has not fired."""
         self.since_fired += len(codes)
         self.since_fired[codes.indices[codes.active]] = 0
 
@@ -27,6 +27,6 @@ class DeadLatents:
         return self.since_fired >= self.dead_after
 
     def mask(self) -> Bool[Tensor, " d_sae"] | None:
-        """`dead`, or None while every latent lives, so that AuxK costs nothing then."""
+        """`dead`, or None while no latent is dead, so that AuxK then costs nothing."""
         dead = self.dead
         return dead if bool(dead.any()) else None

@@ -1,4 +1,4 @@
-"""The start of a run directory: new, interrupted, done already, or somebody else's."""
+"""What a run directory holds at the start: nothing, a run, or something else."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from saelab.training.source import Source
 
 
 def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
-    """`config`, or the same as a run at `directory` understood it that an older version began.
+    """`config`, adapted to a run at `directory` that an older version began.
 
-    Such a run goes on with every row, and with the `dead_after` that was the default then.
+    Such a run continues with every row, and with the default `dead_after` of that version.
     """
     if not (directory / "config.json").is_file():
         return config
@@ -34,12 +34,13 @@ def as_begun(config: TrainConfig, directory: Path) -> TrainConfig:
 
 
 def existing(config: TrainConfig, directory: Path) -> Run | None:
-    """The run of this configuration at `directory`, finished or not; None if there is nothing.
+    """The run of this configuration at `directory`, finished or not; None if there is none.
 
-    Its options may differ in what changes nothing of the steps that are done: see `check_goes_on`.
+    Options that do not affect the steps already done may differ: see `check_goes_on`.
 
     Raises:
-        UsageError: there is something else, or the run cannot go on as it is asked.
+        UsageError: the directory holds something else, or the run cannot continue with these
+            options.
     """
     if not _holds_a_run(directory):
         return None
@@ -49,10 +50,10 @@ def existing(config: TrainConfig, directory: Path) -> Run | None:
 
 
 def begun_import(directory: Path) -> Run | None:
-    """The import at `directory`, finished or not; None if there is nothing.
+    """The import at `directory`, finished or not; None if the directory is empty.
 
     Raises:
-        UsageError: there is something else.
+        UsageError: the directory holds something else.
     """
     if not _holds_a_run(directory):
         return None
@@ -63,15 +64,15 @@ def begun_import(directory: Path) -> Run | None:
 
 
 def taken(directory: Path) -> UsageError:
-    """What is said where there is something else."""
+    """The error for a directory that holds something else."""
     return UsageError(f"{directory} is not empty; choose another --out.")
 
 
 def _holds_a_run(directory: Path) -> bool:
-    """Whether a run was begun there; one that was killed before it had said how was not.
+    """Whether the directory holds a run; a run killed before it wrote config.json does not count.
 
     Raises:
-        UsageError: there is something else.
+        UsageError: the directory holds something else.
     """
     if (directory / "config.json").is_file():
         return True
@@ -82,9 +83,10 @@ def _holds_a_run(directory: Path) -> bool:
 
 
 def create(config: TrainConfig, directory: Path, source: Source, **facts: object) -> None:
-    """Write provenance.json, with these facts, and config.json, unless they are there.
+    """Write provenance.json with these facts, and config.json, unless they are there.
 
-    config.json comes last: without it a run is not begun, and its provenance is written again.
+    config.json is written last: without it a run has not begun, and its provenance is written
+    again.
     """
     begun, path = (directory / "config.json").is_file(), directory / "provenance.json"
     if begun and _record(path) is not None:
@@ -98,7 +100,7 @@ def create(config: TrainConfig, directory: Path, source: Source, **facts: object
 
 
 def run_record(source: Source, **facts: object) -> dict[str, Any]:
-    """What provenance.json says of a run on the rows of `source`, and these facts."""
+    """The content of provenance.json for a run on the rows of `source`, with these facts."""
     manifest = source.store.manifest
     if manifest.model is None:
         facts["rows_digest"] = source.store.rows_digest
@@ -124,12 +126,12 @@ def write_run(
     facts: dict[str, str],
     log: Path | None = None,
 ) -> Run:
-    """Make `sae` a run at `out`, so that it is evaluated, explained and browsed like any other.
+    """Make `sae` a run at `out`, so that it can be evaluated, explained and browsed like any other.
 
-    `record` is its provenance.json (of another run of the same rows: that run's, with what is
-    different), `facts` join the header of its weights, `log` becomes its metrics.jsonl. The weights
-    come last: what a kill left is no finished run, and is written again by the same call. A
-    finished one stays as it is.
+    `record` becomes provenance.json. It is taken from another run of the same rows, with what
+    differs. `facts` are added to the header of the weights, and `log` becomes metrics.jsonl. The
+    weights are written last: a killed call leaves an unfinished run, which the same call writes
+    again. A finished run is not changed.
     """
     if not (out / "weights.safetensors").is_file():
         make_directory(out)
@@ -142,7 +144,7 @@ def write_run(
 
 
 def _record(path: Path) -> dict[str, Any] | None:
-    """A provenance.json of saelab; None if it is missing, damaged, or of something else."""
+    """A provenance.json of saelab; None if the file is missing, damaged, or not saelab's."""
     try:
         record = read_sealed_json(path)
     except UsageError:

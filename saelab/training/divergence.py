@@ -1,4 +1,4 @@
-"""When a training has gone wrong for good, and how that is said."""
+"""When a training has diverged, and what is said then."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,23 @@ from saelab.sae.base import AbstractSAE, LossContext
 from saelab.types import ActivationBatch
 
 LIMIT = 1_000
-"""FVU over that of the untrained SAE (or over 1, if that is more) from which a training diverges.
+"""A training diverges above this ratio of FVU to the untrained SAE's FVU (or to 1, if that is
+more).
 
-On planted rows every variant stays below 1.3 times its start at any rate that learns something, and
-passes a million within tens of steps where the rate is far too high; 1 is a constant prediction.
-"""
+On planted rows every variant stays below a ratio of 1.3 at any learning rate that learns something.
+Where the rate is far too high, the ratio passes a million within tens of steps. FVU 1 is a constant
+prediction."""
 ROWS = 64
 
 
 class DivergedError(UsageError):
-    """A training whose weights are of no use any more; the CLI exits with 1."""
+    """A training whose weights are useless; the CLI exits with 1."""
 
     exit_code = 1
 
 
 def diverged(where: Path, step: int, found: str, saved: int | None, lr: float) -> DivergedError:
-    """What to raise; `saved` is the step of the last checkpoint, which is whole."""
+    """The error to raise; `saved` is the step of the last checkpoint, which is whole."""
     kept = "no checkpoint had been written"
     if saved is not None:
         kept = f"the checkpoint of step {saved}, from before, is kept"
@@ -38,7 +39,7 @@ def diverged(where: Path, step: int, found: str, saved: int | None, lr: float) -
 
 
 def worse_than_constant(where: Path, fvu: float, lr: float) -> str | None:
-    """What to say of a training that ends at this FVU, if it has learned nothing."""
+    """The warning for a training that ends at this FVU, if it learned nothing; else None."""
     if fvu < 1:
         return None
     return (
@@ -49,12 +50,12 @@ def worse_than_constant(where: Path, fvu: float, lr: float) -> str | None:
 
 @dataclass(frozen=True)
 class Watch:
-    """Looks whether an SAE in training still reconstructs anything, on a few rows of the start.
+    """Checks whether an SAE in training still reconstructs, on a few rows from the start.
 
     Attributes:
-        x: what it reads, scaled.
-        wanted: what it reconstructs, scaled.
-        variance: of that, over the store.
+        x: the rows that the SAE reads, scaled.
+        wanted: the rows that it reconstructs, scaled.
+        variance: V of the reconstructed site over the store, scaled.
         limit: the FVU above which it has diverged.
     """
 
@@ -71,29 +72,29 @@ class Watch:
         wanted: Float[Tensor, "row d_out"],
         variance: float,
     ) -> "Watch":
-        """A watch over a training that starts with `sae`."""
+        """The watch over a training that starts with `sae`."""
         unlimited = cls(x[:ROWS], wanted[:ROWS], variance, float("inf"))
         before = unlimited.fvu(sae)
         return cls(unlimited.x, unlimited.wanted, variance, LIMIT * max(1.0, before))
 
     @torch.no_grad()
     def fvu(self, sae: AbstractSAE) -> float:
-        """FVU of `sae` on these rows, by its rule of training; waits for the device."""
+        """FVU of `sae` on these rows by its training rule; waits for the device."""
         x, wanted = (rows.to(sae.W_dec.device) for rows in (self.x, self.wanted))
-        # Thresholds of inference need not be calibrated yet; and any gradient will do.
+        # Inference thresholds may not be calibrated yet. Any gradient will do here.
         batch = ActivationBatch(x, target=wanted, grad=wanted)
         x_hat = sae.training_pass(batch, LossContext(self.variance)).x_hat
         return float((wanted - x_hat).pow(2).sum(1).mean()) / self.variance
 
     def finds_wrong(self, fvu: float) -> bool:
-        """Whether this FVU is that of a training that has diverged."""
+        """Whether this FVU means that the training has diverged."""
         return not fvu <= self.limit  # Nor is NaN.
 
     def problem(self, sae: AbstractSAE) -> str | None:
-        """What is wrong with these weights, if they have diverged, as a few words.
+        """What is wrong with these weights, in a few words; None if they have not diverged.
 
-        The figures of a step are of the weights before it; this is for those after it, before they
-        are written.
+        A step's own figures describe the weights before it. This checks the weights after it,
+        before they are written.
         """
         if not all(bool(p.isfinite().all()) for p in sae.parameters()):
             return "weights that are not finite"

@@ -1,4 +1,4 @@
-"""Where an SAE applies: at the activations that are of the kind it was trained on."""
+"""Where an SAE applies: to activations of the kind it was trained on."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,17 +13,18 @@ from saelab.config import Config, UsageError, first_problem
 
 @dataclass(frozen=True)
 class Domain:
-    """Where a run's SAE was trained: which tokens' rows it has seen, and up to which norm.
+    """Where a run's SAE was trained: on which tokens' rows, and up to which norm.
 
-    What an SAE makes of an activation that its training left out says nothing of the model. Whoever
-    applies a run's SAE to activations asks `covers`, and lets the others pass as they are.
+    The SAE's output for an activation that training left out says nothing about the model. Code
+    that applies a run's SAE to activations asks `covers`, and leaves the other activations
+    unchanged.
 
     Attributes:
-        special_token_ids: tokens whose rows were left out.
-        max_norm: rows at the site that the SAE reads with a larger norm were left out: massive
-            activations (arXiv 2402.17762); None: there is no limit.
-        first_position: rows at earlier positions of a context were left out.
-        max_target_norm: of a transcoder, the same limit at the site that it reconstructs.
+        special_token_ids: tokens whose rows training left out.
+        max_norm: training left out rows with a larger norm at the site that the SAE reads: massive
+            activations (arXiv 2402.17762). None for no limit.
+        first_position: training left out rows at earlier positions of a context.
+        max_target_norm: the same limit at the site that a transcoder reconstructs.
     """
 
     special_token_ids: tuple[int, ...] = ()
@@ -39,11 +40,11 @@ class Domain:
         target: Float[Tensor, "*shape d_out"] | None = None,
         positions: Int[Tensor, "*shape"] | None = None,
     ) -> Bool[Tensor, "*shape"]:
-        """Which activations `x`, as the SAE reads them, are of the kind it was trained on.
+        """Which activations `x` at the site that the SAE reads are of the kind it was trained on.
 
-        `target` is what a transcoder is to reconstruct there, if that is known. `positions` are
-        those inside their contexts, needed where `x` does not hold whole ones; by default the last
-        axis of `tokens` counts them.
+        `target` is the target of a transcoder at the same rows, if known. `positions` are the
+        positions inside the contexts. They are needed if `x` does not hold whole contexts; by
+        default the last axis of `tokens` counts them.
         """
         placed = self.places(tokens, positions=positions)
         return placed & self.within(x, target).to(placed.device)
@@ -51,7 +52,7 @@ class Domain:
     def places(
         self, tokens: Int[Tensor, "*shape"], *, positions: Int[Tensor, "*shape"] | None = None
     ) -> Bool[Tensor, "*shape"]:
-        """Which tokens were not left out for what they are or where they stand."""
+        """Which tokens training did not leave out for their id or their position."""
         special = torch.tensor(self.special_token_ids, dtype=tokens.dtype, device=tokens.device)
         placed = ~torch.isin(tokens, special)
         if self.first_position:
@@ -65,7 +66,7 @@ class Domain:
         x: Float[Tensor, "*shape d_in"],
         target: Float[Tensor, "*shape d_out"] | None = None,
     ) -> Bool[Tensor, "*shape"]:
-        """Which activations have norms that training did not leave out; all without a limit."""
+        """Which activations have norms within the limit; all if there is no limit."""
         inside = _within(x, self.max_norm)
         return inside if target is None else inside & _within(target, self.max_target_norm)
 
@@ -75,12 +76,12 @@ class Domain:
 
 
 EVERYWHERE = Domain()
-"""No limits: the domain of an SAE of which no training is known."""
+"""No limits: the domain of an SAE whose training is unknown."""
 
 
 def norms(x: Float[Tensor, "*shape d_in"]) -> Float[Tensor, "*shape"]:
-    """||x|| of each row in float32, whatever the number type of `x`."""
-    # What is wider is rounded first, as the model in float32 would have it.
+    """||x|| of each row in float32, whatever the dtype of `x`."""
+    # Wider dtypes are rounded first, as a model in float32 would do.
     x = x.float() if x.dtype == torch.float64 else x
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
 
@@ -92,12 +93,12 @@ def _within(x: Float[Tensor, "*shape d_in"], limit: float | None) -> Bool[Tensor
 
 
 def read_domain(record: dict[str, Any]) -> Domain:
-    """The domain of the run whose provenance.json holds `record`.
+    """The domain of the run with this provenance.json.
 
-    A run from before domains were recorded has no limit but the special tokens of its model.
+    Runs from before domains were recorded have no limit except their model's special tokens.
 
     Raises:
-        UsageError: what is recorded is no domain.
+        UsageError: the recorded domain is invalid.
     """
     found = record.get("domain")
     if found is None:
@@ -111,7 +112,7 @@ def read_domain(record: dict[str, Any]) -> Domain:
 
 
 class _Facts(Config):
-    """A domain as provenance.json has it."""
+    """A domain as it is written in provenance.json."""
 
     special_token_ids: tuple[int, ...] = ()
     max_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)

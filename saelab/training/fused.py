@@ -1,4 +1,4 @@
-"""Training an SAE by kernels alone."""
+"""The fused training step: an SAE trained by kernels alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
 from saelab.kernels.rules import FusedRule
-from saelab.kernels.triton_aux import AuxRules
-from saelab.kernels.triton_rows import RowCodes
-from saelab.kernels.triton_rules import AdamRules, Launch, Rules
-from saelab.kernels.triton_train import Step
-from saelab.kernels.triton_weights import Weights
+from saelab.kernels.triton.codes.rows import RowCodes
+from saelab.kernels.triton.step.aux_k import AuxRules
+from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
+from saelab.kernels.triton.step.step import Step
+from saelab.kernels.triton.weights import Weights
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
 from saelab.types import SparseCodes
@@ -22,19 +22,19 @@ from saelab.types import SparseCodes
 
 @dataclass(frozen=True)
 class FusedOptions:
-    """What a fused step is built for.
+    """Options of a fused step.
 
     Attributes:
-        batch_size: rows of every batch.
+        batch_size: rows in every batch.
         total_variance: V, which the squared error is divided by.
-        precision: of the products, and of what is stored for them.
+        precision: dtype of the products and of their stored inputs.
         dead_after: tokens of silence after which AuxK revives a latent.
-        clip_norm: the largest norm of all gradients; None: no limit. A limit costs a second pass
-            over the codes' gathers, since Adam may move nothing before the norm is known.
+        clip_norm: largest global gradient norm; None for no limit. A limit costs a second pass over
+            the codes' gathers, since Adam needs the norm first.
         launch: shapes of the latent-major pass.
-        unrounded: whether the k largest are those before pre-activations are rounded to
-            `precision`, see `triton_ties`.
-        adam: how gradients move the weights.
+        unrounded: whether the k largest pre-activations are chosen before rounding to `precision`,
+            see `saelab.kernels.triton.select.ties`.
+        adam: options of the optimizer.
     """
 
     batch_size: int
@@ -50,9 +50,9 @@ class FusedOptions:
 class FusedStep:
     """One optimizer step of an SAE, with AuxK, clipping, Adam, projection and renormalisation.
 
-    The step is that of `TrainingState.advance`. On CUDA it is one graph or two, see `fused_graphs`,
-    which read the learning rate from the device. Elsewhere it runs under Triton's interpreter,
-    which is for tests.
+    The step is that of `TrainingState.advance`. On CUDA the step is one graph or two, see
+    `fused_graphs`; the graphs read the learning rate from the device. On the CPU it runs under
+    Triton's interpreter, for tests only.
 
         step = FusedStep(sae, FusedOptions(batch_size=8192, total_variance=V))
         for x in batches:
@@ -60,25 +60,24 @@ class FusedStep:
             step(x)
         step.write_back()
 
-    Selection is exact on the pre-activations as they are stored, in the type of `precision`; equal
-    ones are kept by lowest index. Weights and moments are float32 and sums are accumulated in
-    float32. Two runs agree to the bit on one kind of device and one version of the libraries.
+    Selection is exact on the stored pre-activations, whose dtype is `precision`; of equal ones the
+    lowest index wins. Weights, moments and sums are float32. Two runs are bit-equal on the same
+    kind of device with the same library versions.
 
     Attributes:
-        mse_sum: of the last step, a scalar on the device.
-        error: what the loss counts of it; for Matryoshka, the prefixes' errors.
-        gradient_norm: of the last step, before clipping; 0 where there is no limit to compare with.
+        mse_sum: squared error of the last step, a scalar on the device; see `LossTerms`.
+        error: the error in the loss of the last step; for Matryoshka, that of all prefixes.
+        gradient_norm: of the last step, before clipping; 0 if there is no limit.
         since_fired: `[d_sae]`, tokens since each latent last fired.
     """
 
     def __init__(
         self, sae: AbstractSAE, options: FusedOptions, device: torch.device | None = None
     ) -> None:
-        """Take the SAE's weights to `device` (its own by default); see `write_back`.
+        """Copy the SAE's weights to `device` (its own by default); see `write_back`.
 
         Raises:
-            UsageError: it is of another kind, its loss has a term that the kernels do not know,
-                or k is too large.
+            UsageError: the SAE's kind or a term of its loss has no kernels, or k is too large.
         """
         self.sae, self.rules = sae, _rules(sae, options)
         device = sae.W_dec.device if device is None else device
@@ -93,11 +92,11 @@ class FusedStep:
         self.gradient_norm, self.error = step.gradient_norm, step.error
 
     def set_lr(self, lr: float | int) -> None:
-        """The learning rate of the steps from now on."""
+        """Set the learning rate of the following steps."""
         self.weights.lr.fill_(lr)
 
     def prepare(self, context: LossContext) -> None:
-        """What the next step must know beside the batch."""
+        """Set what the next step needs beside the batch."""
         self.graphs.tell(self.sae.step_values(context))
 
     @torch.no_grad()
@@ -107,12 +106,12 @@ class FusedStep:
         scale: float = 1.0,
         grad: Float[Tensor, "batch d_in"] | None = None,
     ) -> None:
-        """One step on `scale * x`, which is rounded to `precision`.
+        """Do one step on `scale * x`, rounded to `precision`.
 
         Args:
             x: `batch_size` rows.
-            scale: of the rows.
-            grad: dL/dx at the rows, for a gradient SAE; only its direction counts.
+            scale: factor of the rows.
+            grad: dL/dx at the rows, for a gradient SAE; only its direction is used.
 
         Raises:
             UsageError: there are not `batch_size` rows, or a gradient SAE got no gradients.
@@ -132,7 +131,7 @@ class FusedStep:
         self.n_steps += 1
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
+        """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
         return self.graphs.stages()
 
     @property
@@ -142,22 +141,22 @@ class FusedStep:
 
     @property
     def codes(self) -> SparseCodes:
-        """The codes of the last step, until the next one."""
+        """The codes of the last step; valid until the next step."""
         return self.graphs.codes()
 
     @property
     def wider_error(self) -> Float[Tensor, ""]:
-        """The squared error a row of Multi-TopK's second reconstruction."""
+        """The squared error per row of Multi-TopK's second reconstruction."""
         return self.graphs.step.errors[-1]
 
     @property
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """Weights and sizes of what else was minimised in the last step, by name."""
+        """Weight and value of each further loss term in the last step, by name."""
         return self.graphs.penalties()
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Give the SAE the present weights, its atoms of unit norm."""
+        """Write the current weights into the SAE, with unit atoms."""
         w, held = self.weights, self.sae.state_dict()
         held["W_dec"].copy_(w.scale[:, None] * w.dec.value)
         held["W_enc"].copy_(w.enc.value.T)
@@ -169,20 +168,20 @@ class FusedStep:
             held["threshold"].copy_(w.threshold)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step changes, by name; `load` takes it back."""
+        """Everything that a step changes, by name; see `load`."""
         counts = torch.tensor([self.n_steps, self.graphs.aux.capacity])
         return {**self.weights.state(), "counts": counts}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Continue where `tensors` were taken."""
+        """Continue from these `tensors`."""
         for name, tensor in self.weights.state().items():
             tensor.copy_(tensors[name])
         self.n_steps, self.graphs.aux.capacity = tensors["counts"].tolist()
 
 
 def fused_rule(sae: AbstractSAE) -> FusedRule | str:
-    """The rule of an SAE's fused step, or why there is none, as half a sentence."""
+    """The SAE's fused rule, or why there is none, as half a sentence."""
     if sae.is_transcoder:
         return "it reconstructs what it reads, and this is a transcoder"
     rule = sae.fused_rule()

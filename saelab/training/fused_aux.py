@@ -1,22 +1,22 @@
-"""AuxK in a fused step: memory for as many latents as may be dead."""
+"""AuxK in a fused step: memory for all latents that may be dead."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_aux import AuxRules, AuxStep
-from saelab.kernels.triton_train import Step
+from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
+from saelab.kernels.triton.step.step import Step
 
 LOOK_EVERY = 16
-"""Steps between looks at how many latents may be dead, each of which waits for the device."""
+"""Steps between two counts of the latents that may be dead; each count waits for the device."""
 LEAST_CAPACITY = 128
 
 
 class AuxRoom:
-    """What AuxK of a step works in.
+    """The working memory of AuxK.
 
     Attributes:
-        capacity: latents that there is room for; 0: none can be dead.
+        capacity: number of latents that fit; 0 if no latent can be dead.
     """
 
     def __init__(self, step: Step) -> None:
@@ -24,7 +24,7 @@ class AuxRoom:
         self._made: tuple[int, AuxStep] | None = None
 
     def look(self, number: int) -> AuxStep | None:
-        """What step `number` of the run needs, if any; every 16 steps the dead are counted."""
+        """The working memory for step `number`, if it needs any; counts every 16 steps."""
         rules = self.step.rules.aux
         if rules is None:
             return None
@@ -32,7 +32,7 @@ class AuxRoom:
             self.capacity = self.room_for_dead(rules)
         if not self.capacity:
             return None
-        # Only one size is in use at a time, and sizes seldom change back.
+        # Only one size is used at a time, and sizes rarely change back.
         if self._made is None or self._made[0] != self.capacity:
             signed = self.step.rule.signed
             made = AuxStep(self.step.weights, rules, self.capacity, signed=signed)
@@ -40,7 +40,7 @@ class AuxRoom:
         return self._made[1]
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """AuxK's weight in the loss and its size in the last step, if it was made."""
+        """AuxK's weight and value in the last step, if AuxK ran."""
         rules = self.step.rules.aux
         if not self.capacity or rules is None:
             return {}
@@ -48,9 +48,9 @@ class AuxRoom:
         return {"aux_k": (rules.coefficient, loss)}
 
     def room_for_dead(self, rules: AuxRules) -> int:
-        """Room for every latent that can be dead before the next look, in steps of about an eighth.
+        """Room for all latents that can be dead before the next count, in steps of an eighth.
 
-        Depends on nothing but the state at this step, so a resumed run makes the same choice.
+        It depends only on the state at this step, so a resumed run chooses the same.
         """
         since_fired = self.step.weights.since_fired
         soon = rules.dead_after - LOOK_EVERY * len(self.step.x)

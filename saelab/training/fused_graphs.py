@@ -1,4 +1,4 @@
-"""How a fused step is given to the device: as one CUDA graph, or as two with a look between."""
+"""A fused step on the device: one CUDA graph, or two with a count read between them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.jump_dense import finish_dense
 from saelab.kernels.rules import StepValues
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton_aux import AuxStep
-from saelab.kernels.triton_jump import LEAST_ROOM, JumpCodes
-from saelab.kernels.triton_ragged import Ragged
-from saelab.kernels.triton_train import Step
+from saelab.kernels.triton.codes.jump import LEAST_ROOM, JumpCodes
+from saelab.kernels.triton.codes.ragged import Ragged
+from saelab.kernels.triton.step.aux_k import AuxStep
+from saelab.kernels.triton.step.jump_dense import finish_dense
+from saelab.kernels.triton.step.step import Step
 from saelab.training.fused_aux import AuxRoom
 from saelab.types import SparseCodes
 
 WARM_UP = 3
 DENSE_SHARE = 1 / 64
-"""Of all entries; more of them than this (and than the least room) go by dense products."""
+"""If a larger share of all entries is active, the step uses dense products."""
 ROOMS = 3
-"""Sizes that are kept ready."""
+"""Number of sizes kept ready."""
 
 
 class OneGraph:
-    """The whole step, AuxK included, is one graph, which never waits for the device.
+    """The whole step, AuxK included, as one graph, which never waits for the device.
 
     Attributes:
-        step: what is run.
+        step: the step that is run.
         aux: AuxK's memory.
     """
 
@@ -37,13 +37,13 @@ class OneGraph:
         self._graphs = _Graphs()
 
     def tell(self, values: StepValues) -> None:
-        """What the next steps must know beside the batch."""
+        """Set what the next steps need beside the batch."""
         if values.prefixes:
             assert isinstance(self.step.codes, Ragged)
             self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
 
     def advance(self, number: int) -> None:
-        """Step `number` of the run on what `step.x` holds."""
+        """Run step `number` of the run on the rows in `step.x`."""
         aux = self.aux.look(number)
         if not self.step.x.is_cuda:
             self.step.run(aux=aux)
@@ -51,22 +51,22 @@ class OneGraph:
         self._graphs.replay(aux, lambda: self._capture(aux))
 
     def codes(self) -> SparseCodes:
-        """The codes of the last step, until the next one."""
+        """The codes of the last step; valid until the next step."""
         codes = self.step.codes
         groups = self.step.rule.groups
         offsets = codes.starts[:-1:groups] if isinstance(codes, Ragged) else None
         return SparseCodes(*codes.kept(), len(self.step.weights.scale), offsets)
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """Weights and sizes of what else was minimised in the last step, by name."""
+        """Weight and value of each further loss term in the last step, by name."""
         return self.aux.penalties()
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        """The parts of a step, to be timed one by one; the SAE is of no use afterwards."""
+        """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
         return self.step.stages()
 
     def _capture(self, aux: AuxStep | None) -> torch.cuda.CUDAGraph:
-        """The step on record. Kernels are compiled by running it; what that changed is undone."""
+        """Record the step as a graph, after a run that compiles the kernels and is undone."""
         state = self.step.weights.state()
         saved = [tensor.clone() for tensor in state.values()]
         stream = torch.cuda.Stream()
@@ -82,14 +82,14 @@ class OneGraph:
 
 
 class _Graphs:
-    """The same work recorded without AuxK, and with the AuxK of one size."""
+    """Graphs of the same work: without AuxK, and with AuxK of one size."""
 
     def __init__(self) -> None:
         self._plain: torch.cuda.CUDAGraph | None = None
         self._with: tuple[AuxStep, torch.cuda.CUDAGraph] | None = None
 
     def replay(self, aux: AuxStep | None, record: Callable[[], torch.cuda.CUDAGraph]) -> None:
-        """Do the work with this very AuxK, and `record` it first where it is not."""
+        """Replay the graph for this AuxK; `record` it first if there is none."""
         if aux is None:
             self._plain = self._plain or record()
             self._plain.replay()
@@ -102,10 +102,10 @@ class _Graphs:
 
 @dataclass
 class Room:
-    """Memory for a number of entries, and the second half of a step on it.
+    """Memory for a number of entries, and the second half of a step that uses it.
 
     Attributes:
-        used: with which AuxK the kernels have run on it, so that the half can be recorded.
+        used: the AuxK sizes whose kernels are compiled, so that the half can be recorded.
     """
 
     codes: JumpCodes
@@ -114,19 +114,19 @@ class Room:
 
 
 class TwoGraphs:
-    """For latents with thresholds of their own: the step in halves, each a graph.
+    """The step in two halves, each a graph, for latents with thresholds of their own.
 
-    How many entries are above their thresholds, or in the window below, is read once a step, after
-    the pre-activations; the rest of the step is a graph with room for as many. More than a 64th of
-    all entries, as without a target at the start of a run, go by dense products and torch's own
-    operations instead, which are slower and as exact.
+    After the pre-activations, the host reads how many entries are above their thresholds or in the
+    window below. The rest of the step is a graph with room for that many. If they are more than a
+    64th of all entries, as at the start of a run without a target, dense products and torch's own
+    operations replace the graph; they are slower and equally exact.
 
     Attributes:
-        step: what is run.
+        step: the step that is run.
         aux: AuxK's memory.
-        n_entries: of the last step.
-        rooms: by their sizes, in the order of their use.
-        dense: all latents' codes of the last step, if it went by dense products.
+        n_entries: entries of the last step.
+        rooms: the rooms by size, in the order of their last use.
+        dense: the dense codes of the last step, if it used dense products.
     """
 
     def __init__(self, step: Step) -> None:
@@ -163,7 +163,7 @@ class TwoGraphs:
         if step.x.is_cuda and any(aux is known for known in room.used):
             room.graphs.replay(aux, lambda: _record(lambda side: step.finish(side, aux)))
             return
-        # The first step compiles what is not yet compiled, and cannot be recorded.
+        # The first step compiles kernels, so it cannot be recorded.
         step.finish(aux=aux)
         room.used = [None, aux] if None in room.used else [aux]
 
@@ -182,10 +182,10 @@ class TwoGraphs:
         return {"l0_penalty": penalty, **self.aux.penalties()}
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        """See `OneGraph.stages`; none where the last step went by dense products."""
+        """See `OneGraph.stages`; empty if the last step used dense products."""
         if self.dense is not None:
             return {}
-        # They count again, with the thresholds that the last step moved.
+        # The entries are counted again, since the last step moved the thresholds.
         self.step.codes = self.room(self.n_entries + self.n_entries // 16).codes
         self.step.select()
 
@@ -196,15 +196,15 @@ class TwoGraphs:
         return self.step.stages() | {"select": select}
 
     def room(self, n: int) -> Room:
-        """The least that has room for n entries; a new one if that is none, or far too large."""
+        """The smallest room for n entries; a new one if none fits or the fit is far too large."""
         size = min((s for s in self.rooms if n <= s <= 2 * n + LEAST_ROOM), default=None)
         if size is None:
-            # Somewhat more than wanted, since the next batch may have more.
+            # Somewhat more than needed, since the next batch may have more.
             step = max(LEAST_ROOM, power_of_two(n) // 8)
             size = ceil_div(n + n // 8, step) * step
             codes = self._codes.with_room(max(size, LEAST_ROOM))
             self.rooms[size] = Room(codes, _Graphs(), [])
-        # The last in order is the last that was used.
+        # The last in order is the last used.
         self.rooms[size] = self.rooms.pop(size)
         for old in list(self.rooms)[:-ROOMS]:
             del self.rooms[old]
@@ -228,11 +228,11 @@ Graphs = OneGraph | TwoGraphs
 
 
 def _record(run: Callable[[torch.cuda.Stream], object]) -> torch.cuda.CUDAGraph:
-    """What `run` gives to the device, whose kernels must be compiled; it gets a second stream."""
-    # What little the second stream does should not queue behind a full device.
+    """The graph of what `run` launches; `run` gets a second stream. Kernels must be compiled."""
+    # The few kernels of the second stream should not queue behind a full device.
     side = torch.cuda.Stream(priority=-1)
     graph = torch.cuda.CUDAGraph()
-    # Other threads may go on allocating and copying: the store is read by one.
+    # Other threads may allocate and copy meanwhile: one of them reads the store.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run(side)
     return graph

@@ -1,26 +1,15 @@
-"""Runs below a run: what its SAE was on the way, and what a longer training replaced."""
+"""Runs inside a run: its SAE at earlier steps, and what a longer training replaced."""
 
 from pathlib import Path
 
 from saelab.files import atomic_write, make_directory
 from saelab.formats.json_file import write_sealed_json
 from saelab.training.config import TrainConfig
-from saelab.training.run import AVERAGED, Run, kept_at
-
-RESULTS = (
-    "evaluation",
-    "features.h5",
-    "features.partial",
-    "steering.h5",
-    "circuits",
-    "experiments",
-    AVERAGED,
-)
-"""What was found out about a run's weights, and means nothing of others."""
+from saelab.training.run import AVERAGED, RESULTS, Run, kept_at
 
 
 def keeps(config: TrainConfig, step: int) -> bool:
-    """Whether the SAE after so many steps is kept."""
+    """Whether the SAE is kept after so many steps."""
     done, before = step * config.batch_size, (step - 1) * config.batch_size
     every = config.keep_every
     if every is not None and done // every > before // every:
@@ -31,7 +20,8 @@ def keeps(config: TrainConfig, step: int) -> bool:
 def as_kept(config: TrainConfig, step: int) -> TrainConfig:
     """The configuration of the run that is kept after so many steps.
 
-    Its n_tokens are those of these steps; what followed from the whole run's is written out.
+    n_tokens is that of these steps. Defaults that follow from the whole run's n_tokens are written
+    out.
     """
     changes = {
         "n_tokens": step * config.batch_size,
@@ -44,14 +34,15 @@ def as_kept(config: TrainConfig, step: int) -> TrainConfig:
 
 
 def part_of(config: TrainConfig, step: int) -> dict[str, int]:
-    """What provenance.json of a run after so many steps of `config` says of it."""
+    """What provenance.json of a run kept after so many steps of `config` says about that."""
     return {"step": step, "of_n_tokens": config.n_tokens}
 
 
 def set_aside(run: Run) -> Path | None:
-    """Make what a finished run is a run that it keeps, for its training goes on; where that is.
+    """Turn the results of a finished run into a kept run, before its training continues.
 
-    Its weights go last: a call that was killed goes on where it was. None: there is none to keep.
+    Returns the kept run's path; None if nothing is to be kept. The weights move last, so that a
+    killed call can be repeated.
     """
     if not run.finished:
         return None
@@ -63,7 +54,7 @@ def set_aside(run: Run) -> Path | None:
         write_sealed_json(out / "provenance.json", record)
         write_sealed_json(out / "config.json", config.model_dump(mode="json"))
         atomic_write(out / "metrics.jsonl", (run.path / "metrics.jsonl").read_bytes())
-    for name in (*RESULTS, "weights.safetensors"):
+    for name in (*RESULTS, AVERAGED, "weights.safetensors"):
         if (run.path / name).exists():
             _move(run.path / name, out / name)
     return out

@@ -1,4 +1,4 @@
-"""A run that goes on: with which other options it may, and for how many more tokens."""
+"""A run that continues: which options may differ, and for how many more tokens."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from saelab.activations.store import ActivationStore
-from saelab.config import UsageError
+from saelab.config import UsageError, shortened
 from saelab.console import say
 from saelab.files import sha256_file
 from saelab.formats.json_file import write_sealed_json
@@ -17,18 +17,25 @@ from saelab.training.config import TrainConfig
 from saelab.training.kept import as_kept, set_aside
 from saelab.training.run import Run, kept_at
 
+NAMED = 3
+"""Options that a sentence names, and of the SAE's as many."""
+
 
 def check_goes_on(run: Run, config: TrainConfig) -> None:
-    """Refuse options with which the run at hand cannot go on.
+    """Refuse options with which this run cannot continue.
 
     Raises:
-        UsageError: one differs that decides the steps that are done, or the store has changed.
+        UsageError: an option that affects the steps already done differs, or the store has changed.
     """
     path = run.path
     old, new = _options(run), json.loads(config.model_dump_json())
     differing = [name for name in new if old[name] != new[name] and name not in FREE]
     if differing := [name for name in differing if not _is_same(run, config, name)]:
-        changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
+        changes = "; ".join(
+            f"{name}: {shortened(there)} there, {shortened(asked)} asked"
+            for n in differing[:NAMED]
+            for name, there, asked in _changes(n, old[n], new[n])[:NAMED]
+        )
         raise UsageError(f"{path} holds a run with other options ({changes}).")
     _check_length(run, config)
     finished = run.finished and config.n_tokens == old["n_tokens"]
@@ -39,14 +46,22 @@ def check_goes_on(run: Run, config: TrainConfig) -> None:
         )
 
 
+def _changes(name: str, there: object, asked: object) -> list[tuple[str, object, object]]:
+    """What of an option differs; of the SAE's, each."""
+    if not (isinstance(there, dict) and isinstance(asked, dict)):
+        return [(name, there, asked)]
+    values = {n: (there.get(n), asked.get(n)) for n in {**asked, **there}}
+    return [(f"{name}.{shortened(n)}", *two) for n, two in values.items() if two[0] != two[1]]
+
+
 def settle(config: TrainConfig, run: Run) -> None:
-    """Do what `config` asks of a run that is finished: drop its state, and note where its store is.
+    """Apply `config` to a finished run: drop its state if asked, and note the store's new place.
 
     Raises:
-        UsageError: it asks to keep what is past.
+        UsageError: an SAE is to be kept at a step that is past.
     """
     check_not_past(run, config, config.n_steps)
-    # A kill behind the last step may have left what only the steps needed.
+    # A kill after the last step may leave files that only the steps needed.
     remove_checkpoints(run.path / "checkpoints", keep=config.keep_state)
     if is_moved(run, config):
         moved = run.config.model_copy(update={"activations": config.activations})
@@ -54,19 +69,19 @@ def settle(config: TrainConfig, run: Run) -> None:
 
 
 def is_moved(run: Run, config: TrainConfig) -> bool:
-    """Whether the run notes another place of its store than `config` does."""
+    """Whether the run notes another path of its store than `config` does."""
     return Path(run.options["activations"]).resolve() != config.activations.resolve()
 
 
 def _options(run: Run) -> dict[str, Any]:
-    """The run's options; one that was begun before an option existed has its default."""
+    """The run's options, with defaults for options that did not exist when it was begun."""
     fields = TrainConfig.model_fields.items()
     defaults = {name: to_jsonable_python(field.default, fallback=str) for name, field in fields}
     return defaults | {"outliers": "keep"} | run.options
 
 
 def _is_same(run: Run, config: TrainConfig, name: str) -> bool:
-    """Whether a path that is written otherwise leads to what the run was begun with."""
+    """Whether two different paths lead to the same thing."""
     if name == "activations":
         return is_same_store(run, config.activations)
     if name == "init_from" and config.init_from is not None:
@@ -77,10 +92,10 @@ def _is_same(run: Run, config: TrainConfig, name: str) -> bool:
 
 
 def is_same_store(run: Run, path: Path) -> bool:
-    """Whether the store at `path` is the one that the run was begun on, wherever that stood.
+    """Whether the store at `path` is the one the run was begun on, even if it was moved.
 
     Raises:
-        UsageError: there is no store.
+        UsageError: there is no store at `path`.
     """
     try:
         record = run.provenance()
@@ -91,7 +106,7 @@ def is_same_store(run: Run, path: Path) -> bool:
         return False
     if store.manifest.model is not None:
         return True
-    # What identifies a store of arrays says nothing of their values.
+    # The identity of a store of arrays does not depend on their values.
     values = record.get("rows_digest")
     if values is None:
         return Path(run.options["activations"]).resolve() == path.resolve()
@@ -99,7 +114,7 @@ def is_same_store(run: Run, path: Path) -> bool:
 
 
 def _check_length(run: Run, config: TrainConfig) -> None:
-    """Refuse what a run of another length cannot do."""
+    """Refuse a length that this run cannot have."""
     done, path = run.options["n_tokens"], run.path
     if config.n_tokens < done:
         raise UsageError(
@@ -114,12 +129,12 @@ def _check_length(run: Run, config: TrainConfig) -> None:
 
 
 def go_on(config: TrainConfig, directory: Path, step: int) -> None:
-    """Let the run at `directory`, whose training stands at `step`, have the options of `config`.
+    """Give the run at `directory`, whose training stands at `step`, the options of `config`.
 
-    What was found out about the weights of a shorter run goes with them, to a run below it.
+    The weights of a finished run and all results about them move to a kept run inside it.
 
     Raises:
-        UsageError: something is to be kept that is past already.
+        UsageError: an SAE is to be kept at a step that is past.
     """
     run = Run(directory)
     old = run.options
@@ -137,10 +152,10 @@ def go_on(config: TrainConfig, directory: Path, step: int) -> None:
 
 
 def check_not_past(run: Run, config: TrainConfig, step: int) -> None:
-    """Refuse to keep what the run was on the way to `step`, unless it is there.
+    """Refuse to keep the SAE at steps before `step`, unless it is already kept there.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the SAE is not there.
     """
     for n in config.keep_at:
         due = -(-n // config.batch_size)

@@ -36,14 +36,14 @@ def train(
 ) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
-    SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the model, for
-    training that runs it, if it is loaded already.
+    SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the language model
+    for live or end-to-end training; it is loaded if not given.
 
     Raises:
         UsageError: the store, the site or an option does not fit, `out` holds another run
             or cannot be written to, or another process writes it.
-        DivergedError: the loss is no number any more, or FVU far above where it began; the last
-            checkpoint from before is kept.
+        DivergedError: the loss is not finite, or FVU is far above its start; the last checkpoint
+            before is kept.
     """
     return train_many({Path(out): config}, device=device, lm=lm)[0]
 
@@ -54,10 +54,10 @@ def train_many(
     device: str | torch.device = "auto",
     lm: LanguageModel | None = None,
 ) -> list[Run]:
-    """The trained runs at these directories; SAEs that can share a read of the store do.
+    """The trained runs at these directories; SAEs share one read of the store where they can.
 
-    Those share one whose activations, site, batch size, order of rows, and kind of objective are
-    equal; the others are trained after them. Everything is checked before any training starts.
+    SAEs share a read if activations, site, batch size, order of rows, and kind of objective are
+    equal; other SAEs are trained afterwards. Everything is checked before any training starts.
 
     Raises:
         UsageError: as for `train`.
@@ -73,7 +73,7 @@ def train_many(
             locks.enter_context(writing(out))
         for out in untidy:
             settle(configs[out], Run(out))
-        # Another process may have trained them before it let go.
+        # Another process may have trained them while this one waited for the lock.
         _train_all(_missing(missing), where, lm)
     return [Run(out) for out in configs]
 
@@ -99,7 +99,7 @@ def _train_all(
 
 
 def _missing(configs: dict[Path, TrainConfig]) -> dict[Path, TrainConfig]:
-    """Those that are not trained yet, as they were begun."""
+    """The runs that are not trained yet, with the configuration they were begun with."""
     begun = {out: as_begun(config, out) for out, config in configs.items()}
     return {out: config for out, config in begun.items() if not _is_done(config, out)}
 
@@ -113,7 +113,7 @@ def _is_done(config: TrainConfig, out: Path) -> bool:
 
 
 def _is_untidy(config: TrainConfig, out: Path) -> bool:
-    """Whether a finished run has what it is not to keep, or its store stands elsewhere now."""
+    """Whether a finished run keeps state it should not, or its store has moved."""
     owner = read_owner(out / RUN_LOCK)
     if owner and runs(owner) is not False:
         return False  # Another verb is at work there, and tidies up itself.
@@ -123,7 +123,7 @@ def _is_untidy(config: TrainConfig, out: Path) -> bool:
 
 
 def _shared(config: TrainConfig) -> tuple[object, ...]:
-    """What must be equal for two SAEs to read the same batches and share an objective."""
+    """What must be equal for two SAEs to share batches and an objective."""
     live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
     sites = (config.activations, config.site, config.target_site)
     order = (config.batch_size, config.order_seed, config.live)
@@ -134,7 +134,7 @@ def _shared(config: TrainConfig) -> tuple[object, ...]:
 def _train_group(
     group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
 ) -> list[DivergedError]:
-    """Train them; returns what is to be said of those that diverged."""
+    """Train a group of SAEs; returns the errors of those that diverged."""
     source = Source(list(group.values()), device, lm)
     for sentence in source.selection.sentences():
         say(sentence)
@@ -158,8 +158,8 @@ def _train_group(
             say(f"{out}: {sentence}")
         mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
         trainings.append(begin(out, state, mean * state.target_scale, watch))
-    # A kill between two checkpoints of one step leaves the SAEs at different steps; the stream
-    # starts where the last of them stands, and the others wait for it.
+    # After a kill between two checkpoints of one step, the SAEs stand at different steps. The
+    # stream starts at the earliest step, and SAEs that are ahead wait.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
     if (place := places[first]) is not None:
         stream.load_state_dict(place)
@@ -192,7 +192,7 @@ def _run(
                 if training.diverged is None
             ]
             step += 1
-            # One bar for all: the first SAE of the group speaks for them.
+            # One progress bar for the group: it shows the first SAE.
             if line := next((each for each in lines if each is not None), None):
                 bar.advance((step - shown) * size, figures(line))
                 shown = step

@@ -1,4 +1,4 @@
-"""What a training reports: sums kept on the device, turned into figures once per log line."""
+"""What a training reports: sums kept on the device, read once per log line."""
 
 import json
 import math
@@ -31,21 +31,21 @@ class Interval(Config):
 
     @property
     def finite(self) -> bool:
-        """Whether all of them are numbers."""
+        """Whether all sums are finite."""
         sums = (self.error, self.variance, self.active, self.loss, *self.parts.values())
         return all(math.isfinite(value) for value in sums)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a training has reported: its log, and the sums since its last line."""
+    """A training's reports: its log, and the sums since the last line."""
 
     log: bytes
     interval: Interval
 
 
 class IntervalMetrics:
-    """Ratios of sums over the steps since the last line; nothing here waits for the device."""
+    """Ratios of sums over the steps since the last line; nothing waits for the device."""
 
     def __init__(self, mean: Float[Tensor, " d_in"]) -> None:
         self.mean = mean
@@ -58,7 +58,7 @@ class IntervalMetrics:
         )
 
     def load(self, interval: Interval) -> None:
-        """Go on with these sums; the speed is that of the rows from now on."""
+        """Continue with these sums; speed counts the rows from now on."""
         self.started = time.perf_counter()
         self.rows, self.steps, self.rows_before = interval.rows, interval.steps, interval.rows
         sums = (interval.error, interval.variance, interval.active, interval.loss)
@@ -79,7 +79,7 @@ class IntervalMetrics:
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "batch d_in"], terms: LossTerms) -> None:
-        """Add one step, whose SAE read the rows `x`."""
+        """Add one step, in which the SAE read the rows `x`."""
         n = len(x)
         self.rows += n
         self.steps += 1
@@ -91,7 +91,7 @@ class IntervalMetrics:
             self.parts[name] = self.parts.get(name, self._sum(0.0)) + part
 
     def summary(self) -> Figures:
-        """loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
+        """Loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
         elapsed = time.perf_counter() - self.started
         return {
             "loss": float(self.loss) / self.steps,
@@ -106,10 +106,10 @@ class IntervalMetrics:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object per line; what follows the checkpoint goes at a resume."""
+    """metrics.jsonl: one JSON object per line; a resumed run drops lines after its checkpoint."""
 
     def __init__(self, path: Path, *, after_step: int, text: bytes | None = None) -> None:
-        """Begin with `text`, or else with the file's lines of no later step."""
+        """Start with `text`, or else with the file's lines up to this step."""
         self.path = path
         self.text = bytearray(_lines_until(path, after_step) if text is None else text)
         atomic_write(path, bytes(self.text))
@@ -122,13 +122,13 @@ class MetricsLog:
             file.write(line)
 
     def sync(self) -> None:
-        """Let it survive a power cut."""
+        """Make the lines survive a power cut."""
         with telling(self.path), self.path.open("ab") as file:
             os.fsync(file.fileno())
 
 
 def figures(values: Figures) -> str:
-    """The figures a trainer watches, for the progress bar."""
+    """The figures for the progress bar."""
     return f"FVU {values['fvu']:.4f}  L0 {values['l0']:.1f}  dead {values['dead']:.0f}"
 
 
@@ -137,7 +137,7 @@ def _lines_until(path: Path, step: int) -> bytes:
     if not step or not path.is_file():
         return b""
     lines = [(line, _step(line)) for line in path.read_bytes().splitlines(keepends=True)]
-    # A killed process may leave a part of a line, at the end.
+    # A killed process may leave an incomplete last line.
     if damaged := sum(found is None for _, found in lines[:-1]):
         note(f"{path} has {damaged} damaged lines; they are left out.")
     return b"".join(line for line, found in lines if found is not None and found <= step)

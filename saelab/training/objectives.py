@@ -12,9 +12,9 @@ from saelab.config import UsageError
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.sites import layer_of
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.losses import local_loss, total_loss
+from saelab.sites import Site
 from saelab.training.config import TrainConfig
 from saelab.training.domain import Domain
 from saelab.training.source import Batch, Source
@@ -28,15 +28,15 @@ class Objective(Protocol):
     def loss(
         self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
     ) -> tuple[Float[Tensor, "batch d_in"], LossTerms]:
-        """The rows that the SAE reconstructs, and the loss.
+        """The rows that the SAE reconstructs, and the loss on a batch.
 
-        It reads the activations times `scale`; a transcoder's targets are scaled already.
+        The SAE reads the activations times `scale`; a transcoder's targets are already scaled.
         """
         ...
 
 
 class Local:
-    """The squared error of the reconstruction, over the variance."""
+    """The squared error of the reconstruction, divided by the variance."""
 
     def loss(
         self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
@@ -51,17 +51,17 @@ class Local:
 class EndToEnd:
     """KL(plain || spliced), and the error at later layers (arXiv 2405.12241, eqs. 2 and 3).
 
-    The model is frozen and runs twice a step: plain, and with the reconstruction in the place of
-    the activations at every real token. Gradients flow through the second run into the SAE alone.
-    The variant's own squared error is not part of the loss; its further terms (AuxK, penalties)
-    are. Differing from the paper, whose coefficients depend on the layer, each later layer's error
-    is divided by that layer's variance in the batch.
+    The frozen model runs twice per step: plain, and with the reconstruction instead of the
+    activations at every real token. Gradients flow through the second run into the SAE only. The
+    loss includes the variant's further terms (AuxK, penalties) but not its squared error. In the
+    paper, coefficients depend on the layer; here each later layer's error is divided by that
+    layer's variance in the batch instead.
 
     Attributes:
-        lm: the model whose activations are in the store.
-        site: where the SAE stands.
-        later: the hooks that are compared; none for pure end to end.
-        domain: activations that it does not cover pass as they are, and do not count.
+        lm: the language model that the store was harvested from.
+        site: the site of the SAE.
+        later: the later hooks whose activations are compared; empty for `e2e`.
+        domain: activations outside it stay unchanged and do not count in the loss.
     """
 
     lm: LanguageModel
@@ -109,16 +109,16 @@ def kl_plain_spliced(plain: Predictions, spliced: Predictions) -> Float[Tensor, 
 def relative_error(
     plain: Float[Tensor, "row d_in"], spliced: Float[Tensor, "row d_in"]
 ) -> Float[Tensor, ""]:
-    """||spliced - plain||^2 over ||plain - its mean||^2, sums over all rows."""
+    """||spliced - plain||^2 over ||plain - mean(plain)||^2, both summed over all rows."""
     plain, spliced = plain.detach().float(), spliced.float()
     return (spliced - plain).pow(2).sum() / (plain - plain.mean(0)).pow(2).sum()
 
 
 def make_objective(source: Source) -> Objective:
-    """The objective of a source's configuration; loads the store's model where one is needed.
+    """The objective of a source's configuration; loads the store's model if needed.
 
     Raises:
-        UsageError: there is no such model, or a site does not fit it.
+        UsageError: the model does not exist, or lacks a site.
     """
     config = source.config
     if config.objective == "local":
@@ -132,12 +132,14 @@ def make_objective(source: Source) -> Objective:
 
 
 def _later_sites(config: TrainConfig, lm: LanguageModel) -> tuple[str, ...]:
-    """The hooks that e2e-ds compares: those that were named, or the stream after later blocks."""
+    """The hooks that e2e-ds compares: the given ones, or the stream after each later block."""
     if config.downstream_sites:
         return config.downstream_sites
-    # A block's own output is what the SAE replaces there, and no comparison.
-    first = layer_of(config.site) + config.site.endswith(".hook_resid_post")
-    later = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(first, lm.info.n_layers))
+    # The output of the SAE's own block is what the SAE replaces, so it is not compared.
+    n_layers = lm.info.n_layers
+    first = Site.of(config.site).next_layer
+    layers = range(n_layers if first is None else first, n_layers)
+    later = tuple(f"blocks.{layer}.hook_resid_post" for layer in layers)
     if not later:
         raise UsageError(
             f"No block comes after {config.site} in {lm.info.name}, so --objective e2e-ds has "

@@ -1,4 +1,4 @@
-"""One SAE of a group that trains on the same batches: its steps, and what it writes."""
+"""One SAE in a group trained on the same batches: its steps, and the files it writes."""
 
 import math
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from saelab.types import Figures
 
 @dataclass
 class Training:
-    """One SAE of a group: its state, its directory, and what it reports.
+    """One SAE in a group: its state, its directory, and its reports.
 
     Attributes:
-        watch: finds out whether it has diverged.
-        saved: the step of the last checkpoint, if there is one.
-        diverged: what is to be said of it if it has.
+        watch: checks whether the SAE has diverged.
+        saved: the step of the last checkpoint; None if there is none.
+        diverged: the error if the SAE has diverged.
     """
 
     directory: Path
@@ -45,13 +45,13 @@ class Training:
     def advance(
         self, batch: Batch, objective: Objective, source: Source, stream: Stream, *, stopping: bool
     ) -> Figures | None:
-        """One step, and what it is to write; the figures of the interval that it ended, if it did.
+        """Do one step and write what is due; returns the figures of a log interval that ends here.
 
-        A training that diverges stops, and keeps what it had written.
+        A training that diverges stops and keeps what it has written.
         """
         try:
             line = self._step(batch, objective)
-            # Before the checkpoint: a kill between the two must not lose what is kept.
+            # Before the checkpoint, since a kill between the two must not lose a kept SAE.
             if keeps(self.state.config, self.state.step):
                 self.keep(source)
             if self.is_due() or stopping:
@@ -85,7 +85,7 @@ class Training:
         """Refuse to write weights that have diverged.
 
         Raises:
-            DivergedError: they have.
+            DivergedError: the weights have diverged.
         """
         if (problem := self.watch.problem(self.state.steps.trained())) is not None:
             raise self._diverged(problem)
@@ -101,7 +101,7 @@ class Training:
         interval = self.metrics.interval()
         if not interval.finite:
             raise self._diverged(f"loss {interval.loss:.3g}")
-        # The log of a whole run stands beside it; its times have no place in equal states.
+        # The log of a whole run is in its own file: its times would make equal states differ.
         self.log.sync()
         done = self.state.finished
         self.state.report = None if done else Report(bytes(self.log.text), interval)
@@ -109,7 +109,7 @@ class Training:
         self.saved = self.state.step
 
     def keep(self, source: Source) -> None:
-        """Write the SAE as it is now as a run below this one."""
+        """Save the current SAE as a run inside this run."""
         self.check()
         config = as_kept(self.state.config, self.state.step)
         out = kept_at(self.directory, config.n_tokens)
@@ -119,7 +119,7 @@ class Training:
     def write_beside(
         self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
     ) -> Run:
-        """Make `sae`, which reads raw activations, a run; `facts` join its provenance."""
+        """Make `sae`, which reads raw activations, a run; `facts` are added to its provenance."""
         part = part_of(self.state.config, self.state.step) | facts
         record = Run(self.directory).provenance() | {"part_of": part}
         return write_run(
@@ -127,13 +127,13 @@ class Training:
         )
 
     def _write_average(self, of: Path, config: TrainConfig, source: Source) -> None:
-        """Write the SAE of the averaged weights as a run below `of`, if they are asked for."""
+        """Write the SAE of the averaged weights as a run inside `of`, if asked for."""
         averaged = self.state.averaged(source.calibration_rows())
         if averaged is not None:
             self.write_beside(of / AVERAGED, config, averaged, source, averaged=config.ema)
 
     def facts(self, source: Source) -> dict[str, str]:
-        """What the header of the weights says beside the configuration."""
+        """Facts for the header of the weights, beside the configuration."""
         return {
             "total_variance": repr(self.state.total_variance),
             "site": self.state.config.site,
@@ -142,19 +142,19 @@ class Training:
         }
 
     def is_due(self) -> bool:
-        """Whether this step needs a checkpoint; the last does for longer trainings."""
+        """Whether this step needs a checkpoint; the last step does if the run keeps its state."""
         state, config = self.state, self.state.config
         if state.finished:
             return config.keep_state
         return state.step % config.checkpoint_every == 0
 
     def finish(self, source: Source) -> None:
-        """Write the SAE; of the checkpoints, what a longer training needs stays."""
+        """Write the final SAE; keep the checkpoints that a longer training needs."""
         check_held(self.directory)
         self.check()
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
-        # The weights come last: a run that has them is finished.
+        # The weights come last: a run with weights is finished.
         self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
         keep = self.state.config.keep_state
@@ -162,7 +162,7 @@ class Training:
 
 
 def begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Watch) -> Training:
-    """The training where the state stands, and with what it had reported by then."""
+    """Begin the training at this state, with the reports up to it."""
     report, metrics = state.report, IntervalMetrics(mean)
     text = None if report is None else report.log
     log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
@@ -173,7 +173,7 @@ def begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Wat
 
 
 def watch_over(state: TrainingState, source: Source, rows: Float[Tensor, "n d_in"]) -> Watch:
-    """Over a training that has not begun."""
+    """The watch over a training that has not begun."""
     wanted = rows if source.config.target_site is None else source.start_targets
     x, wanted = rows * state.scale, wanted * state.target_scale
     return Watch.start(state.steps.trained(), x, wanted, state.target_variance)

@@ -1,4 +1,4 @@
-"""The run whose SAE a training starts from, in the place of random weights."""
+"""The run whose SAE a training starts from, instead of random weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class Origin:
     """A finished run to start from.
 
     Attributes:
-        sha256: of its weights.
+        sha256: digest of its weights.
     """
 
     run: Run
@@ -27,10 +27,10 @@ class Origin:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "Origin | None":
-        """What `config` starts from; None for random weights.
+        """The run that `config` starts from; None for random weights.
 
         Raises:
-            UsageError: there is no such run, or it has no weights.
+            UsageError: the run does not exist or has no weights.
         """
         if config.init_from is None:
             return None
@@ -45,7 +45,7 @@ class Origin:
         return cls(run, sha256_file(run.weights))
 
     def sae(self) -> AbstractSAE:
-        """Its SAE, which reads raw activations and may be changed."""
+        """Its SAE, which reads raw activations; a new copy, which may be changed."""
         return self.run.load_sae()
 
     def check(self, config: TrainConfig, source: Source) -> None:
@@ -76,7 +76,7 @@ class Origin:
         }
 
     def sentence(self, config: TrainConfig, source: Source) -> str:
-        """Where the weights come from, and what of it is different here."""
+        """Where the weights come from, and which options differ from the origin's."""
         facts, sae = self.facts(), self.run.options["sae"]
         here = _trained_on(config.site, config.written_site, source.store.manifest.model)
         there = _trained_on(facts["site"], facts["target_site"] or facts["site"], facts["model"])
@@ -94,16 +94,16 @@ class Origin:
 
 
 def has_begun(directory: Path) -> bool:
-    """Whether the training at `directory` has a checkpoint, and needs no weights to start from."""
+    """Whether the training at `directory` has a checkpoint, and so needs no weights to start."""
     return any(directory.glob("checkpoints/step_*"))
 
 
 def check_start(config: TrainConfig, directory: Path, source: Source) -> None:
-    """Refuse what `config` starts from, unless its training has begun, before any work.
+    """Check what `config` starts from, before any work, unless its training has begun.
 
     Raises:
-        UsageError: there is no such run, its weights do not fit, or it is no longer the one that
-            the run at `directory` was begun with.
+        UsageError: the run does not exist, its weights do not fit, or they have changed since the
+            run at `directory` was begun.
     """
     if has_begun(directory) or (origin := Origin.of(config)) is None:
         return

@@ -1,4 +1,4 @@
-"""What a training will take, told before it starts."""
+"""What a training will need, told before it starts."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +16,17 @@ from saelab.training.source import START_ROWS, Source
 from saelab.types import ActivationBatch
 
 STATES = 4
-"""Weights, gradients and the two moments of Adam; an average of the weights is one more."""
+"""Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
+weights adds one."""
 DENSE = 4
-"""Numbers of `[batch, d_sae]` that a step has in memory at once."""
+"""Number of `[batch, d_sae]` tensors in memory at once in a step."""
 TRIED_ROWS = 512
 AT_REST = 200 * 2**20
-"""The code that is loaded on the way, and what the allocator keeps of memory that was in use."""
+"""Bytes for code that is loaded during training, and for memory that the allocator keeps."""
 
 
 def training_plan(source: Source, configs: Sequence[TrainConfig]) -> Plan:
-    """Of the SAEs of one read of a store: memory by shapes, time by a step of a few rows."""
+    """The plan for SAEs that share one read: memory from shapes, time from a step on a few rows."""
     times = [_seconds(source, config) for config in configs]
     known = [seconds for seconds in times if seconds is not None]
     return Plan(
@@ -44,14 +45,14 @@ def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     )
     step = max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
-    # Two groups of rows are in memory, and at the start a sample.
+    # Two groups of rows are in memory, and a sample at the start.
     pool = 2 * min(POOL_ROWS, rows) * stored * width
     sample = 3 * 4 * min(START_ROWS, rows) * width
     return weights + max(step + pool, sample) + _model(source) + AT_REST
 
 
 def _model(source: Source) -> int:
-    """Of passes of the language model, in training that runs it."""
+    """Memory for passes of the language model, in training that runs it."""
     config, length = source.config, source.store.manifest.context_length
     if source.end_to_end:
         lm = source.model()
@@ -60,7 +61,7 @@ def _model(source: Source) -> int:
 
 
 def _seconds(source: Source, config: TrainConfig) -> float | None:
-    """None where a step needs more than rows of the site."""
+    """Seconds of the training; None if a step needs more than rows of the site."""
     if source.end_to_end or config.live or config.target_site or config.sae.needs_gradient:
         return None
     sae = config.sae.build(source.site.d_in, torch.Generator().manual_seed(0)).to(source.device)

@@ -1,8 +1,8 @@
 """Named runs: complete configurations whose docstrings say what to expect.
 
-`tiny_topk` is the demo's. The others set a variant beside its baseline, one for each paper's claim:
-give what they return to `train_many`, with a directory for each, and compare. The figures are means
-over seeds 0 to 3 on held-out rows.
+`tiny_topk` is the demo's run. Each other recipe tests a paper's claim: it returns runs of a variant
+and of its baseline. Train them with `train_many`, giving each a directory, and compare. The figures
+are means over seeds 0 to 3 on held-out rows.
 """
 
 from pathlib import Path
@@ -31,8 +31,8 @@ Recipe = dict[str, TrainConfig]
 def tiny_topk(activations: Path, site: str) -> TrainConfig:
     """A TopK SAE with 1,024 latents, 12 active, on one site of the tiny language model.
 
-    Trained on 500,000 tokens in about half a minute of 2 CPU cores. Expected on held-out text: FVU
-    0.02 at blocks.2.hook_resid_post and 0.09 at blocks.2.attn.hook_z, at L0 12.
+    Training on 500,000 tokens takes about half a minute on 2 CPU cores. Expected on held-out text:
+    FVU 0.02 at blocks.2.hook_resid_post and 0.09 at blocks.2.attn.hook_z, at L0 12.
     """
     return TrainConfig(
         sae=TopKConfig(d_sae=1024, k=12),
@@ -68,8 +68,8 @@ def planted_run(activations: Path, sae: SAEConfig) -> TrainConfig:
 def few_latents(activations: Path, site: str) -> Recipe:
     """AbsTopK against TopK with 64 latents for rows of 128 dimensions, 16 of them active.
 
-    FVU 0.109 (TopK) and 0.096 (AbsTopK) at blocks.1.hook_resid_post. Given 256 latents or more TopK
-    has the lower one on this model, most of whose features are one-sided.
+    FVU 0.109 (TopK) and 0.096 (AbsTopK) at blocks.1.hook_resid_post. With 256 latents or more, TopK
+    has the lower FVU on this model, since most of its features are one-sided.
     """
     return {
         "topk": short_run(activations, site, TopKConfig(d_sae=64, k=16)),
@@ -95,7 +95,7 @@ def absorption(activations: Path) -> Recipe:
     """Matryoshka against BatchTopK on 4 parents with 4 children each.
 
     The rows: rows(tree_values(n, 4, 4, parent_rate=0.3, child_rate=0.7), orthonormal_atoms(20,
-    20)), with 2.04 active features on average; k is that, so that nothing need be left out. A
+    20)), with 2.04 active features on average. k equals that, so no feature must be left out. A
     parent's latent is silent under a child in 25 % (BatchTopK) and 1 % (Matryoshka) of the cases,
     at FVU 0.038 and 0.053 and the same L0.
     """
@@ -109,8 +109,9 @@ def absorption(activations: Path) -> Recipe:
 def every_budget(activations: Path, site: str = TINY_RESIDUAL) -> Recipe:
     """One HierarchicalTopK SAE for up to 12 latents, and TopK SAEs trained for 2, 4, 8 and 12.
 
-    FVU of the one at these budgets: 0.069, 0.045, 0.034, 0.032; of the four: 0.060, 0.045, 0.034,
-    0.029; of the one trained for 12, cut to 2, 4 and 8: 0.51, 0.25, 0.060.
+    FVU of the HierarchicalTopK SAE at these budgets: 0.069, 0.045, 0.034, 0.032; of the four TopK
+    SAEs: 0.060, 0.045, 0.034, 0.029; of the TopK SAE trained for 12, cut to 2, 4 and 8 latents:
+    0.51, 0.25, 0.060.
     """
     saes: dict[str, SAEConfig] = {"hierarchical-topk": HierarchicalTopKConfig(d_sae=256, k=12)}
     saes |= {f"topk {k}": TopKConfig(d_sae=256, k=k) for k in (2, 4, 8, 12)}
@@ -118,10 +119,10 @@ def every_budget(activations: Path, site: str = TINY_RESIDUAL) -> Recipe:
 
 
 def coherent_groups(activations: Path) -> Recipe:
-    """MP-SAE against TopK on groups of coherent atoms, of which each row has one from three groups.
+    """MP-SAE against TopK on groups of coherent atoms; a row has an atom of each of three groups.
 
     The rows: rows(group_values(n, 6, 6, active=3), group_atoms(6, 6, space=2)). Atoms that occur
-    together are orthogonal, while the six of a group crowd in a plane. FVU 0.10 (TopK) and 0.024
+    together are orthogonal; the six atoms of a group lie in one plane. FVU 0.10 (TopK) and 0.024
     (MP-SAE); 61 % and 94 % of the atoms found (cosine above 0.95).
     """
     saes: dict[str, SAEConfig] = {
@@ -137,8 +138,8 @@ def gradient_selection(activations: Path, site: str = TINY_ATTENTION) -> Recipe:
     The paper's claim, a lower CE increase at equal k, did not show here: 0.0143 nats (TopK), 0.0148
     (augmented) and 0.0149 (product) at blocks.2.attn.hook_z, with seeds 0.001 apart; 0.020, 0.015
     and 0.009 at blocks.2.hook_resid_post, with seeds 0.005 to 0.01 apart. FVU 0.149, 0.158, 0.203
-    and 0.034, 0.033, 0.047. Likely reason: the loss can use the gradient while training, and
-    inference cannot, so what was chosen by effect is not what TopK then finds.
+    and 0.034, 0.033, 0.047. Likely reason: training selects latents with the gradient, but
+    inference has none, so TopK then finds other latents.
     """
     saes: dict[str, SAEConfig] = {
         "topk": TopKConfig(d_sae=256, k=8),
@@ -169,18 +170,20 @@ def steering_filter(activations: Path, site: str = TINY_RESIDUAL) -> Recipe:
     """A TopK SAE whose latents are steered, to see what filtering by their scores gains.
 
     The paper's claim (2505.20063), success times 1.4 to 1.8 in late layers at an output score of
-    0.01, does not show at its threshold: 89 to 94 % of these latents pass it, and so do 80 to 92 %
-    of random directions, since at 10 times the largest activation the model says one of any 20 of
-    its 784 words. The factor is 1.03, 1.00 and 1.05 (seeds 0 to 2). At 0.5, which 1 % of random
-    directions pass, it is 1.24, 1.13 and 0.93, each with an interval of about 0.2 either way.
+    0.01, does not show at the threshold 0.01: 89 to 94 % of these latents pass it, but so do 80 to
+    92 % of random directions. At 10 times the largest activation the model writes one of almost any
+    20 of its 784 words. The factor is 1.03, 1.00 and 1.05 (seeds 0 to 2). At 0.5, which 1 % of
+    random directions pass, it is 1.24, 1.13 and 0.93, each with an interval of about 0.2 either
+    way.
 
     With the 1,024 latents of `tiny_topk` (480 to 600 steered behind 10 prefixes) 0.5 gains a factor
     of 1.31 [1.15, 1.45] at blocks.2.hook_resid_post and 1.29 [1.21, 1.37] at
-    blocks.3.hook_resid_post; of what goes beyond the plain model's words 1.47 [1.22, 1.74] and 1.49
-    [1.36, 1.63]. At blocks.1.hook_resid_post the latter is 0.63 [0.30, 1.03].
+    blocks.3.hook_resid_post; counting only what exceeds the plain model's words, 1.47 [1.22, 1.74]
+    and 1.49 [1.36, 1.63]. At blocks.1.hook_resid_post this second factor is 0.63 [0.30, 1.03].
 
-    High input scores do not steer, as the paper says: 5, 3 and 2 % have 0.5, at most 2 % an output
-    score of 0.5 too, and they gain 0.60, 0.52 and 0.86 of the mean (tiny_topk: 0.46, 0.56, 0.55).
+    As the paper says, latents with high input scores do not steer: 5, 3 and 2 % have an input score
+    of 0.5, at most 2 % also an output score of 0.5. Their success is 0.60, 0.52 and 0.86 times the
+    mean (tiny_topk: 0.46, 0.56, 0.55).
     """
     return {"topk": short_run(activations, site, TopKConfig(d_sae=256, k=12))}
 
@@ -200,11 +203,11 @@ def adaptive_counts(activations: Path, site: str) -> Recipe:
 
 
 def transcoders(activations: Path) -> Recipe:
-    """A transcoder of the first MLP and one with a skip connection, against an SAE on its output.
+    """A transcoder of the first MLP, one with a skip connection, and an SAE on the MLP's output.
 
-    FVU 0.076, 0.039 and 0.069 at L0 8; 98, 100 and 98 % of the MLP's 7.1 nats are recovered. With 4
-    latents 0.126, 0.059 and 0.117; with 16, 0.044, 0.028 and 0.034. The MLPs of later blocks are
-    worth 0.4 nats or less here.
+    FVU 0.076, 0.039 and 0.069 at L0 8; 98, 100 and 98 % of the MLP's 7.1 nats are recovered. FVU
+    with 4 latents 0.126, 0.059 and 0.117; with 16 latents 0.044, 0.028 and 0.034. The MLPs of later
+    blocks are worth 0.4 nats or less here.
     """
     sae = TopKConfig(d_sae=256, k=8)
     plain = short_run(activations, TINY_MLP_IN, sae).model_copy(
@@ -218,7 +221,7 @@ def transcoders(activations: Path) -> Recipe:
 
 
 def uneven_counts(activations: Path) -> Recipe:
-    """TopK, BatchTopK and JumpReLU on rows of which some have many features and others few.
+    """TopK, BatchTopK and JumpReLU on rows that have very different numbers of features.
 
     The rows: rows(uneven_values(n, 32, mean_active=4.0), orthonormal_atoms(32, 32)). FVU 0.27,
     0.040 and 0.047, at L0 3.96, 4.03 and 4.00.
@@ -232,7 +235,7 @@ def uneven_counts(activations: Path) -> Recipe:
 
 
 def rare_features(activations: Path) -> Recipe:
-    """JumpReLU with and without AuxK, and BatchTopK, on 128 features of which most are rare.
+    """JumpReLU with and without AuxK, and BatchTopK, on 128 features, most of them rare.
 
     The rows: rows(zipf_values(n, 128, mean_active=4.0), atoms), 128 random unit atoms in 32
     dimensions. FVU 0.143 (JumpReLU, L0 4.08), 0.148 (without AuxK, 4.09) and 0.133 (BatchTopK,

@@ -3,11 +3,10 @@
 config.json          the complete TrainConfig
 provenance.json      versions, device, command, digests of the activations and of the model
 weights.safetensors  the trained SAE
-checkpoints/         where an interrupted training continues, the last two, and a finished one that
-                     is made longer, its last
+checkpoints/         the last two of an interrupted training, the last of a finished one
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
-evaluation/*/*.json  what it measured on texts of one's choice
+evaluation/*/*.json  what it measured on texts that you chose
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
 circuits/            graphs that `saelab circuit` wrote
@@ -19,14 +18,13 @@ kept/tokens_N/       runs of the SAE as it was after N tokens
 ema/                 a run of the SAE whose weights are their average over training
 
 Every JSON object carries its own checksum (`saelab/formats/json_file.py`), and so do weights and
-HDF5 files; `saelab verify RUN` checks them all. Runs from before there were any are read as they
-are.
+HDF5 files; `saelab verify RUN` checks them all. Older runs without checksums are read unchecked.
 """
 
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from saelab.config import UsageError
 from saelab.formats.json_file import (
@@ -45,35 +43,38 @@ if TYPE_CHECKING:
     from saelab.training.domain import Domain
 
 IDENTITY = ("name", "weights_digest", "tokenizer_digest")
-"""What tells one language model from another."""
+"""The facts that identify a language model."""
 KEPT = "kept"
 TOKENS = "tokens_"
 AVERAGED = "ema"
-"""Where a run has the average of its weights over training, as a run of its own."""
+"""The place, inside a run, of the run whose weights are averaged over training."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-"""What a finished run has."""
-OWN = {"checkpoints", "evaluation", "circuits", "experiments", "features.partial"}
-"""Directories of a run that hold no other runs."""
+"""The files of a finished run; either of them marks a directory as a run."""
+RESULTS = (
+    "evaluation",
+    "features.h5",
+    "features.partial",
+    "steering.h5",
+    "circuits",
+    "experiments",
+)
+"""Results about one set of weights; they do not hold for other weights."""
 MAX_METRICS_BYTES = 2**28
-MAX_DEPTH = 16
-"""Levels of directories that are searched for runs."""
-MAX_DIRECTORIES = 100_000
 
 
 class Run:
-    """The directory of one trained SAE; what is missing is said in one sentence.
+    """The directory of one trained SAE; methods raise UsageError for missing or damaged files.
 
-    Only `config`, `domain` and `load_sae` import torch, so that a browser of runs starts at once.
+    Only `config`, `domain` and `load_sae` import torch, so that listing runs is fast.
 
     Attributes:
         path: the directory.
-        options: what config.json says, as plain JSON values.
+        options: the content of config.json, as plain JSON values.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not os.path.lexists(self.path / CONFIG):
-            raise UsageError(f"{self.path} is not a run: it has no config.json.")
+        check_run(self.path)
         self.options = read_sealed_json(self.path / "config.json", most=MAX_CONFIG_BYTES)
 
     @cached_property
@@ -81,17 +82,17 @@ class Run:
         """The complete configuration.
 
         Raises:
-            UsageError: config.json is not one of this version.
+            UsageError: this version cannot read config.json.
         """
         from saelab.training.config import TrainConfig
 
         config = read_config(TrainConfig, self.path / "config.json")
-        # A run from before there was a choice was trained on every row.
+        # A run without the option was trained on every row.
         return config if "outliers" in self.options else config.with_every_row()
 
     @cached_property
     def domain(self) -> "Domain":
-        """Where the SAE applies; everything that runs it on activations asks this.
+        """Where the SAE applies; everything that runs it on activations reads this.
 
         Raises:
             UsageError: provenance.json cannot be read.
@@ -102,17 +103,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The directory's name; of one below another run, RUN@TOKENS or RUN@ema."""
+        """The directory's name; for a run inside another run, RUN@TOKENS or RUN@ema."""
         return run_name(self.path)
 
     @property
     def weights(self) -> Path:
-        """Where the trained SAE is."""
+        """Path of the trained SAE."""
         return self.path / WEIGHTS
 
     @property
     def features_path(self) -> Path:
-        """Where the features are, once collected."""
+        """Path of the collected features."""
         return self.path / "features.h5"
 
     @property
@@ -120,14 +121,36 @@ class Run:
         """Whether training reached its end."""
         return self.weights.is_file()
 
+    def check_finished(self) -> None:
+        """Refuse a run without weights.
+
+        Raises:
+            UsageError: training has not reached its end, or the weights are gone.
+        """
+        if self.finished:
+            return
+        if os.path.lexists(self.weights):
+            raise UsageError(f"{self.weights} is not a file.")
+        made = self.made_with_weights
+        if not made:
+            raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
+        raise UsageError(
+            f"{self.path} has no weights any more, with which its {made} was made; copy {WEIGHTS} "
+            "back, or run its `saelab train` again."
+        )
+
+    @property
+    def made_with_weights(self) -> str | None:
+        """A result that the run has, which no run has before its weights; None if there is none."""
+        return next((name for name in RESULTS if (self.path / name).exists()), None)
+
     def load_sae(self, device: str = "cpu") -> "AbstractSAE":
         """The trained SAE.
 
         Raises:
-            UsageError: training has not finished, or the file is damaged.
+            UsageError: there are no weights, or the file is damaged.
         """
-        if not self.finished:
-            raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
+        self.check_finished()
         from saelab.sae.storage import load_sae
 
         return load_sae(self.weights, device)
@@ -136,8 +159,8 @@ class Run:
         """What produced the run.
 
         Raises:
-            UsageError: provenance.json is missing, damaged, or does not say of which model and text
-                the activations are (null: of arrays).
+            UsageError: provenance.json is missing, damaged, or does not name the model and text of
+                the activations (null for arrays).
         """
         path = self.path / "provenance.json"
         record = read_sealed_json(path)
@@ -148,10 +171,10 @@ class Run:
 
     @property
     def context_length(self) -> int:
-        """Tokens in a context of the text that the run was trained on.
+        """Number of tokens per context of the text that the run was trained on.
 
         Raises:
-            UsageError: provenance.json does not say.
+            UsageError: provenance.json does not give it.
         """
         length = self.provenance().get("context_length")
         if type(length) is not int or length < 1:
@@ -160,14 +183,14 @@ class Run:
 
     @property
     def on_arrays(self) -> bool:
-        """Whether it was trained on arrays of one's own, without a language model."""
+        """Whether the SAE was trained on your own arrays, without a language model."""
         return self.provenance().get("model") is None
 
     def model(self) -> dict[str, Any]:
-        """What identifies the language model whose activations the run was trained on.
+        """The facts that identify the language model of the run's activations.
 
         Raises:
-            UsageError: the run was trained on arrays, or does not say which model it was.
+            UsageError: the run was trained on arrays, or provenance.json does not name the model.
         """
         model = self.provenance().get("model")
         if model is None:
@@ -190,7 +213,7 @@ class Run:
         return [_metrics_line(line, f"Line {n} of {path}") for n, line in enumerate(lines, 1)]
 
     def evaluation(self, name: str, *, text: str | None = None) -> dict[str, Any] | None:
-        """A saved evaluation, of another text where one is named; None if it was not made.
+        """A saved evaluation, on another text if one is named; None if there is none.
 
         Raises:
             UsageError: the file is damaged.
@@ -201,7 +224,7 @@ class Run:
     def save_evaluation(
         self, name: str, values: dict[str, Any], *, text: str | None = None
     ) -> Path:
-        """Write an evaluation beside the others; returns its path."""
+        """Write an evaluation into the run; returns its path."""
         path = self._evaluation(name, text)
         check_held(self.path)
         write_sealed_json(path, values)
@@ -219,35 +242,26 @@ def _metrics_line(raw: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-class FoundRuns(NamedTuple):
-    """What `find_runs` found.
+def is_run(path: Path) -> bool:
+    """Whether a run is there, or what is left of one."""
+    return os.path.lexists(path / CONFIG) or os.path.lexists(path / WEIGHTS)
 
-    Attributes:
-        runs: the finished runs that can be read, sorted by path.
-        problems: one sentence for each of the others, and for what was not searched.
+
+def check_run(path: Path) -> None:
+    """Refuse a directory without a config.json.
+
+    Raises:
+        UsageError: it is not a run, or its config.json is gone.
     """
-
-    runs: list[Run]
-    problems: list[str]
-
-
-def find_runs(root: Path) -> FoundRuns:
-    """Every finished run at or below `root`; a damaged one is told, and hides no other.
-
-    Links to directories are not followed, what lies inside a run's own directories is no run, and
-    the search ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
-    """
-    found = FoundRuns([], [])
-    for path in run_directories(root, found.problems):
-        try:
-            found.runs.append(Run(path))
-        except UsageError as error:
-            found.problems.append(str(error))
-    return found
+    if os.path.lexists(path / CONFIG):
+        return
+    if os.path.lexists(path / WEIGHTS):
+        raise UsageError(f"{path} has no {CONFIG} beside its {WEIGHTS}; copy it back.")
+    raise UsageError(f"{path} is not a run: it has no {CONFIG}.")
 
 
 def kept_at(path: Path, n_tokens: int) -> Path:
-    """Where the run at `path` keeps the SAE that it was after so many tokens."""
+    """Where the run at `path` keeps its SAE after so many tokens."""
     return path / KEPT / f"{TOKENS}{n_tokens:012d}"
 
 
@@ -259,41 +273,3 @@ def run_name(path: Path) -> str:
     if path.name == AVERAGED and (path.parent / "config.json").is_file():
         return f"{run_name(path.parent)}@{AVERAGED}"
     return path.name
-
-
-def run_directories(root: Path, problems: list[str]) -> list[Path]:
-    """The directories at or below `root` that hold a finished run, sorted; none of them is read.
-
-    What was not searched is added to `problems`, one sentence each.
-    """
-    found: list[Path] = []
-    places = [(Path(root), 0)]
-    n = 0
-    while places:
-        path, depth = places.pop()
-        n += 1
-        if n > MAX_DIRECTORIES:
-            problems.append(
-                f"{root} holds more than {MAX_DIRECTORIES} directories, and not all of them were "
-                "searched; name one nearer to the runs."
-            )
-            break
-        try:
-            with os.scandir(path) as entries:
-                kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-        except OSError as error:
-            problems.append(f"{path} cannot be read: {error.strerror}.")
-            continue
-        is_run = CONFIG in kinds and WEIGHTS in kinds
-        if is_run:
-            found.append(path)
-        below = [
-            path / name
-            for name, is_directory in kinds.items()
-            if is_directory and not name.startswith(".") and not (is_run and name in OWN)
-        ]
-        if depth < MAX_DEPTH:
-            places += [(each, depth + 1) for each in below]
-        elif below:
-            problems.append(f"{path} lies {depth} levels below {root}; deeper ones are left out.")
-    return sorted(found)

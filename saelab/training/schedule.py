@@ -1,7 +1,7 @@
-"""The learning rate's course: it rises, stays or falls by one of several laws, and ends.
+"""The learning rate over a run: warm-up, then one of several schedules.
 
-With r from 1 (before the fall) to 0 (after the last step): wsd and linear fall as r, cosine as
-(1 - cos(pi r)) / 2, each from the peak to a final fraction of it.
+r falls from 1 (before the decay) to 0 (after the last step). wsd and linear fall as r, cosine as (1
+- cos(pi r)) / 2, each from the peak to a final fraction of it.
 """
 
 import math
@@ -10,7 +10,7 @@ from saelab.training.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of step `step` (0-based); positive at every step of the run."""
+    """The learning rate of step `step` (0-based); positive at every step of the run."""
     rising = min(1.0, (step + 1) / max(1, config.n_warmup))
     falling = min(1.0, (config.n_steps - step) / max(1, config.n_decay))
     if config.warmup_shape == "cosine":

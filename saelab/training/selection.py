@@ -19,16 +19,16 @@ from saelab.training.domain import Domain
 
 @dataclass(frozen=True)
 class Selection:
-    """What is trained on, of one site or of a transcoder's two.
+    """The rows to train on, of one site or of a transcoder's two sites.
 
-    A row that is massive at either of a transcoder's sites is left out of both.
+    A row that is massive at one of a transcoder's sites is left out at both.
 
     Attributes:
-        left_out: the rows that are not, as sorted indices in store order.
-        read, written: the sums of the rows that are, at the site that the SAE reads and at the one
-            that it reconstructs.
-        domain: where the SAE will apply.
-        found: the massive rows by the site's name; empty if none were looked for.
+        left_out: the rows left out, as sorted indices in store order.
+        read, written: sums over the rows kept, at the site that the SAE reads and at the site that
+            it reconstructs.
+        domain: the domain of the trained SAE.
+        found: the massive rows by site; empty if massive rows are kept.
     """
 
     left_out: Int64[np.ndarray, " n"]
@@ -38,11 +38,11 @@ class Selection:
     found: Mapping[str, Outliers]
 
     def kept(self, rows: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " kept"]:
-        """Those of these rows that are trained on."""
+        """The rows among these that are trained on."""
         return rows[~np.isin(rows, self.left_out)] if len(self.left_out) else rows
 
     def facts(self) -> dict[str, Any]:
-        """What provenance.json keeps."""
+        """The facts for provenance.json."""
         sites = {
             name: {
                 "median_norm": outliers.median_norm,
@@ -56,7 +56,7 @@ class Selection:
         return {"rule": rule, "rows_left_out": len(self.left_out), "sites": sites}
 
     def sentences(self) -> list[str]:
-        """What was left out, one sentence for each site that has something."""
+        """What was left out, one sentence per site; empty if nothing was."""
         return [
             f"{len(o.rows)} of {o.n_rows} rows of {name} are left out: massive activations, with a "
             f"norm above {o.max_norm:.4g} where the median is {o.median_norm:.4g}, which hold "
@@ -67,10 +67,10 @@ class Selection:
 
 
 def select(store: ActivationStore, config: TrainConfig) -> Selection:
-    """What `config` trains on: see `TrainConfig.outliers` and `TrainConfig.first_position`.
+    """The rows that `config` trains on: see `TrainConfig.outliers` and `.first_position`.
 
     Raises:
-        UsageError: no context has the first position.
+        UsageError: no context is as long as `first_position`.
     """
     names = dict.fromkeys((config.site, config.written_site))
     found = {n: store.outliers(n) for n in names if config.outliers == "leave-out"}
@@ -85,7 +85,7 @@ def select(store: ActivationStore, config: TrainConfig) -> Selection:
 
 
 def _early(store: ActivationStore, first_position: int) -> Int64[np.ndarray, " n"]:
-    """The rows at positions before this one."""
+    """The rows at positions before `first_position`."""
     length = store.manifest.context_length
     if first_position >= length:
         raise UsageError(
@@ -96,7 +96,7 @@ def _early(store: ActivationStore, first_position: int) -> Int64[np.ndarray, " n
     for unit, n in zip(store.units, store.unit_rows, strict=True):
         if first_position:
             columns = store.tokens(unit)
-            # Several sequences may share a context, and each begins with a first position.
+            # Several sequences may share a context; each has its own first position.
             position = Sequences.of(columns.contexts).position
             context = columns.context.astype(np.int64) - store.manifest.unit_contexts(unit).start
             early = position[context, columns.position] < first_position
@@ -106,7 +106,7 @@ def _early(store: ActivationStore, first_position: int) -> Int64[np.ndarray, " n
 
 
 def _sums(site: SiteView, own: Outliers | None, rows: Int64[np.ndarray, " n"]) -> ColumnSums:
-    """The sums of the site's rows but these, of which its own massive ones are some."""
+    """The site's sums without `rows`, which include its own massive rows."""
     others = rows if own is None else np.setdiff1d(rows, own.rows)
     whole = site.sums if own is None else own.kept
     return without(whole, left_out_sums(site, others)) if len(others) else whole

@@ -1,4 +1,4 @@
-"""What a training reads: one site of one store, in one order, for any number of SAEs at once."""
+"""What a training reads: one site of a store, in one order, for one or more SAEs at once."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,43 +25,43 @@ from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
 
 START_ROWS = 32_768
-"""Rows from which an SAE's bias starts, as in the code of arXiv 2406.04093."""
+"""Number of rows that initialise an SAE's bias, as in the code of arXiv 2406.04093."""
 HELD_BACK_BLOCKS = 32
 HELD_BACK_SHARE = 0.05
 HOLD_BACK = 1  # Keeps this permutation apart from the others of the same seed.
 
 VARYING_ROWS = 4096
 NOISE = 1e-5
-"""By which equal rows of float32 differ between forward passes, relative to their channels."""
+"""Relative difference per channel between equal rows, in float32, from two forward passes."""
 
 Batch = ActivationBatch | TokenBatch
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """Batches in an order that can be continued exactly."""
+    """Batches in a fixed order that can be resumed exactly."""
 
     def __next__(self) -> Batch:
         """The next batch."""
         ...
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the next batch starts."""
+        """The position of the next batch."""
         ...
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue there."""
+        """Continue at a saved position."""
         ...
 
 
 class Source:
-    """A store's site, opened for the SAEs of `configs`, which all read the same batches.
+    """A site of a store, opened for the SAEs of `configs`, which all read the same batches.
 
-    Massive activations are no part of it unless `TrainConfig.outliers` says so: see `selection`. A
-    twentieth of the store (at most 32,768 rows) is held back from training, to calibrate
-    thresholds on; training end to end, which reads whole contexts, holds back the last unit; live
-    training on an endless text holds back the store. Where that cannot be, SAEs are calibrated on
-    what they were trained on, and `held_back` is False.
+    Massive activations are left out unless `TrainConfig.outliers` says otherwise: see `selection`.
+    Some rows are held back from training to calibrate thresholds: a twentieth of the store (at most
+    32,768 rows); for end-to-end training, which reads whole contexts, the last unit; for live
+    training on an endless text, the whole store. If no rows can be held back, SAEs are calibrated
+    on training rows, and `held_back` is False.
 
     Raises:
         UsageError: the store, the site, or the gradients that an SAE needs do not exist.
@@ -94,15 +94,15 @@ class Source:
         """Refuse a store whose token files are damaged, before anything is written.
 
         Raises:
-            DamagedStoreError: names the file.
+            DamagedStoreError: the message names the file.
         """
         check_markers(self.store, {self.site.spec.name, self.target.spec.name})
 
     def check_varies(self) -> None:
-        """Refuse a site whose rows are all alike: it has no variance to be explained.
+        """Refuse a site whose rows are all alike: there is no variance to explain.
 
         Raises:
-            UsageError: neither a row nor a channel differs by more than rounding explains.
+            UsageError: no row and no channel differs by more than rounding.
         """
         for name, site in {
             self.config.site: self.site,
@@ -118,14 +118,14 @@ class Source:
 
     @property
     def end_to_end(self) -> bool:
-        """Whether batches are tokens for the model, rather than activations."""
+        """Whether batches are tokens for the model instead of activations."""
         return self.config.objective != "local"
 
     def model(self) -> LanguageModel:
-        """The model whose activations are in the store; loaded when it is first asked for.
+        """The model whose activations are in the store; loaded at first use.
 
         Raises:
-            UsageError: the store knows of no model, or was given another one.
+            UsageError: the store names no model, or the given model is another one.
         """
         facts = self.store.manifest.model
         if facts is None:
@@ -146,18 +146,18 @@ class Source:
 
     @cached_property
     def selection(self) -> Selection:
-        """Which rows of the store are trained on."""
+        """The rows of the store to train on."""
         return select(self.store, self.config)
 
     @cached_property
     def held_back(self) -> bool:
-        """Whether the rows of `calibration_rows` are kept from training."""
+        """Whether training does not read `calibration_rows`."""
         if self.config.live:
             return self._text.endless
         return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
     def stream(self) -> Stream:
-        """The batches, from the first."""
+        """The batches, from the first on."""
         config = self.config
         if config.live:
             return self._live_stream()
@@ -184,12 +184,12 @@ class Source:
         )
 
     def start_rows(self) -> Float[Tensor, "n d_in"]:
-        """A sample from which an SAE's bias starts; the same for every SAE of the source."""
+        """Sampled rows that initialise biases; the same for every SAE of this source."""
         return self.site.take(self._sample)
 
     @cached_property
     def start_targets(self) -> Float[Tensor, "n d_out"]:
-        """What is to be reconstructed from `start_rows`, for transcoders."""
+        """The reconstruction targets at `start_rows`, for transcoders."""
         return self.target.take(self._sample)
 
     @cached_property
@@ -198,15 +198,15 @@ class Source:
         return self.selection.kept(self.store.sample_rows(n, self.config.order_seed))
 
     def calibration_rows(self) -> Float[Tensor, "n d_in"]:
-        """Rows that training did not read, where the store is large enough."""
+        """Rows for calibration, held back from training if the store is large enough."""
         return self._calibration(self.site) if self.held_back else self.start_rows()
 
     def calibration_targets(self) -> Float[Tensor, "n d_out"]:
-        """What is to be reconstructed from `calibration_rows`."""
+        """The reconstruction targets at `calibration_rows`, for transcoders."""
         return self._calibration(self.target) if self.held_back else self.start_targets
 
     def _calibration(self, site: SiteView) -> Float[Tensor, "n _"]:
-        """What is held back, but for the rows that no training would read."""
+        """The rows held back, without those that training leaves out anyway."""
         table, chosen = self.store.blocks, self._held_back_blocks()
         starts, counts = table.start[chosen], table.count[chosen]
         rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
@@ -214,7 +214,7 @@ class Source:
         return site.read_blocks(chosen)[torch.from_numpy(kept)].float()
 
     def calibration_index(self) -> Int[np.ndarray, " row"]:
-        """Where in the store each of `calibration_rows` stands."""
+        """The store indices of `calibration_rows`."""
         if not self.held_back:
             return self.store.sample_rows(min(START_ROWS, self.site.n_rows), self.config.order_seed)
         blocks = self._held_back_blocks()
@@ -226,14 +226,14 @@ class Source:
 
     @cached_property
     def _blocks(self) -> tuple[int, ...]:
-        """The blocks that are held back where batches are rows."""
+        """The blocks held back when batches are rows."""
         n = len(self.store.blocks.count)
         share = max(1, int(HELD_BACK_SHARE * n)) if n > 1 else 0
         order = permutation(n, self.config.order_seed, 0, HOLD_BACK)
         return tuple(sorted(order[: min(share, HELD_BACK_BLOCKS)].tolist()))
 
     def _live_stream(self) -> LiveBatches:
-        """The running model's activations; an endless text goes on where the store's ends."""
+        """The running model's activations; an endless text continues where the store's ends."""
         corpus, config = self._text, self.config
         first = self.store.manifest.n_contexts if corpus.endless else 0
         return LiveBatches(
@@ -287,8 +287,8 @@ class Source:
 
 
 def alike(rows: Float[Tensor, "n d_in"], rounding: float) -> bool:
-    """Whether all rows are one vector, but for a relative error of `rounding`."""
+    """Whether all rows are one vector, up to a relative error of `rounding`."""
     mean, deviation = rows.double().mean(dim=0).abs(), rows.double().std(dim=0, correction=0)
-    # Of the median, since one channel may be a thousand times the others.
+    # Relative to the median, since one channel may be a thousand times the others.
     size = mean.clamp_min(float(mean.median()))
     return bool((deviation <= (NOISE + rounding) * size).all())

@@ -1,4 +1,4 @@
-"""What changes while an SAE trains, and one step of it."""
+"""The state of an SAE in training, and one step of it."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -36,17 +36,19 @@ from saelab.types import ActivationBatch
 
 @dataclass
 class TrainingState:
-    """An SAE in training, and how far it has come.
+    """An SAE in training, with its progress.
 
     Attributes:
         steps: the SAE with its optimizer and its dead latents.
-        device: where that is.
-        total_variance: V of what is reconstructed, in the activations' own units.
-        scale: what activations are multiplied by before the SAE reads them.
-        target_scale: what is reconstructed is multiplied by; `scale`, but for transcoders.
-        rise: at which step a run was made longer, and the rate before; None: it never was.
-        checkpoint: the last one that was written or read, which is whole.
-        report: what was reported until the checkpoint, if anybody says.
+        device: device of the SAE and the optimizer.
+        total_variance: V of the reconstructed site, in the activations' own units.
+        scale: factor of the activations that the SAE reads.
+        target_scale: factor of the activations that it reconstructs; differs from `scale` only for
+            transcoders.
+        rise: the step at which the run was made longer, and the learning rate before; None if it
+            never was.
+        checkpoint: the last checkpoint written or read, which is whole.
+        report: the training's reports up to the checkpoint, if known.
     """
 
     config: TrainConfig
@@ -68,9 +70,9 @@ class TrainingState:
         start_rows: Float[Tensor, "n d_in"],
         trained: AbstractSAE | None = None,
     ) -> "TrainingState":
-        """The state before the first step, with the weights of `trained` if it is given.
+        """The state before the first step, from the weights of `trained` if it is given.
 
-        That is an SAE as it was saved: it reads raw activations. It is changed.
+        `trained` is an SAE as it was saved, which reads raw activations. It is changed.
 
         Raises:
             UsageError: the options do not fit.
@@ -82,8 +84,8 @@ class TrainingState:
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
         if sae.is_transcoder:
             start_transcoder(sae, rows, source.start_targets * target_scale)
-        # Also before trained weights: what a variant finds out of the rows is then the same when
-        # the run is continued, from a checkpoint instead of these weights.
+        # Also before trained weights are loaded: what a variant computes from the rows is then the
+        # same when a run continues from a checkpoint.
         sae.initialise(rows)
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
@@ -94,7 +96,7 @@ class TrainingState:
 
     @property
     def target_variance(self) -> float:
-        """V of what is reconstructed, scaled."""
+        """V of the reconstructed site, scaled."""
         return self.total_variance * self.target_scale**2
 
     @property
@@ -105,9 +107,9 @@ class TrainingState:
     def rate(self, step: int) -> float:
         """The learning rate of step `step` (0-based).
 
-        A run that was made longer goes over from the rate that it had to that of a run of its new
-        length, linearly over as many steps as its warm-up has (arXiv 2403.08763: a rate that had
-        fallen is warmed up again).
+        When a run is made longer, its rate moves linearly from the old value to that of a run of
+        the new length, over as many steps as the warm-up (arXiv 2403.08763: a rate that had fallen
+        is warmed up again).
         """
         planned = learning_rate(self.config, step)
         if self.rise is None:
@@ -117,7 +119,7 @@ class TrainingState:
         return before + share * (planned - before)
 
     def risen(self) -> str | None:
-        """What the rate does in a run that has just been made longer, as a sentence."""
+        """The change of the rate in a run that was just made longer, as a sentence; else None."""
         if self.rise is None or self.rise[0] != self.step:
             return None
         size, (_, before) = self.config.batch_size, self.rise
@@ -142,30 +144,30 @@ class TrainingState:
         return done
 
     def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
-        """The SAE for activations in their own units, calibrated on these rows of them."""
+        """The SAE for activations in their own units, calibrated on these raw rows."""
         return self.in_own_units(self.steps.trained(), rows)
 
     def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
-        """What `finish` would give now; the training goes on as if it had not been asked."""
+        """The result of `finish` at this step, without a change of the training."""
         return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
-        """The SAE of the averaged weights as of now, if they are asked for; see `snapshot`."""
+        """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
         if self.steps.average is None:
             return None
         return self.in_own_units(self.steps.averaged(), rows)
 
     def in_own_units(self, sae: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
-        """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read such.
+        """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read raw ones.
 
-        It is changed and returned.
+        `sae` is changed in place and returned.
         """
         sae.calibrate(rows.to(sae.W_dec.device) * self.scale)
         sae.rescale(self.scale, self.target_scale)
         return sae
 
     def save(self, directory: Path, place: Place) -> None:
-        """Write a checkpoint of this step below `directory`; `place` is where the stream stands."""
+        """Write a checkpoint of this step below `directory`; `place` is the stream's position."""
         state = CheckpointState(
             step=self.step,
             batches=place,
@@ -183,10 +185,11 @@ class TrainingState:
     def restore(self, directory: Path, start: Place | None = None) -> Place | None:
         """Continue from the newest whole checkpoint below `directory`; None if there is none.
 
-        Returns where the stream stood; `start` is where it begins.
+        Returns the stream's position; `start` is its first position.
 
         Raises:
-            UsageError: the checkpoint is of the other way to do a step, or all are damaged.
+            UsageError: the checkpoint was made by the other kind of step, or all checkpoints are
+                damaged.
         """
         return take_newest(directory, lambda found: self._take(found, directory, start))
 
@@ -218,13 +221,13 @@ class TrainingState:
 
 
 def _scale(config: TrainConfig, sums: ColumnSums) -> float:
-    """Unit variance per dimension, if asked for."""
+    """The factor that gives unit variance per dimension, if asked for; else 1."""
     variance = sums.total_variance
     return (len(sums.sum) / variance) ** 0.5 if config.normalise and variance else 1.0
 
 
 def _differs(there: dict[str, Any], here: dict[str, Any], name: str) -> bool:
-    """Whether an option is another; one that there is not yet is not."""
+    """Whether an option has changed; an option that did not exist yet has not."""
     if name not in there:
         return False
     old, new = there[name], here[name]
@@ -234,7 +237,7 @@ def _differs(there: dict[str, Any], here: dict[str, Any], name: str) -> bool:
 
 
 def _alike(place: Place, start: Place) -> bool:
-    """Whether a place in the stream has what such a place must have."""
+    """Whether a saved stream position has the keys and types of `start`."""
     return all(type(place.get(name)) is type(value) for name, value in start.items()) and all(
         value >= 0 for value in place.values() if isinstance(value, int)
     )

@@ -1,4 +1,4 @@
-"""Two ways to do an optimizer step: autograd, for everything, and kernels alone, where they can."""
+"""Two kinds of optimizer step: autograd for everything, kernels alone where possible."""
 
 import os
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from saelab.types import ActivationBatch, LossTerms
 
 @dataclass(frozen=True)
 class StepResult:
-    """One step.
+    """Result of one step.
 
     Attributes:
         x: the rows that the SAE reconstructs.
-        terms: its loss; the codes hold until the next step.
-        gradient_norm: before clipping; None where nothing needed it.
+        terms: its loss terms; the codes are valid until the next step.
+        gradient_norm: before clipping; None if nothing needed it.
     """
 
     x: Float[Tensor, "batch d_in"]
@@ -40,8 +40,8 @@ class Steps(Protocol):
     """An SAE in training, with its optimizer and its dead latents.
 
     Attributes:
-        name: which way it is, for the record.
-        average: of the weights so far, if one was asked for.
+        name: the kind of step, for the record.
+        average: average of the weights so far, if asked for.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Steps(Protocol):
     def advance(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
     ) -> StepResult:
-        """One optimizer step on activations times `scale`; `context` need not know the dead."""
+        """Do one optimizer step on activations times `scale`; `context.dead` is filled in here."""
         ...
 
     def n_dead(self) -> int:
@@ -62,23 +62,23 @@ class Steps(Protocol):
         ...
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Continue where `tensors` were taken."""
+        """Continue from these `tensors`."""
         ...
 
     def trained(self) -> AbstractSAE:
-        """The SAE with its present weights."""
+        """The SAE with its current weights."""
         ...
 
     def averaged(self) -> AbstractSAE:
-        """A copy of the SAE whose weights are the average, its atoms unit where they are kept so.
+        """A copy of the SAE with averaged weights; atoms are made unit if training keeps them unit.
 
-        Only parameters are averaged; what training notes beside them is as it is now.
+        Only parameters are averaged; other state is as it is now.
         """
         ...
 
 
 class AutogradSteps:
-    """Any SAE and objective: torch differentiates, torch's Adam moves the weights."""
+    """Any SAE and objective: torch differentiates, and torch's Adam updates the weights."""
 
     name = "autograd"
 
@@ -101,8 +101,8 @@ class AutogradSteps:
     ) -> StepResult:
         """See `Steps.advance`.
 
-        The order matters: the gradient's radial part goes before Adam sees it, and atoms are
-        renormalised after Adam has moved them.
+        The order matters: the gradient's radial part is removed before Adam, and atoms are
+        renormalised after Adam.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -155,7 +155,7 @@ class AutogradSteps:
 
 
 def _decaying(sae: AbstractSAE, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters as AdamW takes them: matrices decay, vectors do not."""
+    """Parameter groups for AdamW: matrices decay, vectors do not."""
     parameters = list(sae.parameters())
     if not weight_decay:
         return [{"params": parameters}]
@@ -164,7 +164,7 @@ def _decaying(sae: AbstractSAE, weight_decay: float) -> list[dict[str, Any]]:
 
 
 class FusedSteps:
-    """SAEs whose variant has a fused rule, by kernels alone: CUDA graphs."""
+    """SAEs whose variant has a fused rule, trained by kernels alone, as CUDA graphs."""
 
     name = "fused"
 
@@ -175,10 +175,10 @@ class FusedSteps:
         device: torch.device,
         total_variance: float,
     ) -> None:
-        from saelab.kernels.triton_rules import AdamRules
+        from saelab.kernels.triton.step.rules import AdamRules
         from saelab.training.fused import FusedOptions, FusedStep
 
-        # The module stays where it was built: its weights would take the device's memory twice.
+        # The module stays on its device: its weights would take device memory twice.
         options = FusedOptions(
             config.batch_size,
             total_variance,
@@ -241,7 +241,7 @@ class FusedSteps:
         return with_mean_weights(self.trained(), {**means, "W_enc": means["W_enc"].T})
 
     def _weights(self) -> dict[str, Tensor]:
-        """By the SAE's names: W_enc's transpose, and W_dec's rows still to be scaled."""
+        """The weights by the SAE's names; W_enc is transposed, W_dec's rows are not yet scaled."""
         w = self.step.weights
         out = {"W_dec": w.dec, "W_enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
         if w.thresholds is not None:
@@ -252,11 +252,10 @@ class FusedSteps:
 def choose_steps(
     config: TrainConfig, sae: AbstractSAE, device: torch.device, total_variance: float
 ) -> AutogradSteps | FusedSteps:
-    """The fused step where it exists and is exact for this configuration, else autograd.
+    """The fused step if it exists and is exact for this configuration, else autograd.
 
     Raises:
-        UsageError: the fused step was asked for, or something that it alone can do, and there is
-            none.
+        UsageError: the fused step, or an option that only it has, was asked for, and there is none.
     """
     problem = "--step autograd was asked for" if config.step == "autograd" else None
     problem = problem or _problem(config, sae, device)
@@ -273,7 +272,7 @@ def choose_steps(
 
 
 def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str | None:
-    """Why the fused step cannot do it, as half a sentence."""
+    """Why there is no fused step here, as half a sentence."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1" and config.step == "fused"
     if device.type != "cuda" and not interpreted:
         return f"it needs a CUDA device, and this is {device}"

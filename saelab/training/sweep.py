@@ -26,11 +26,12 @@ def read_sweep(path: Path) -> dict[str, TrainConfig]:
           "runs": {"wide": {"sae.d_sae": 4096, "sae.k": 16}}
         }
 
-    Every combination of the grid is a run on top of the base, named after its values (k8-seed0);
-    so is every entry of `runs`, under its own name. Dots reach into nested options.
+    Every combination of the grid's values changes the base and is a run, named after the values
+    (k8-seed0). Every entry of `runs` changes the base and is a run under its own name. Dots reach
+    into nested options.
 
     Raises:
-        UsageError: the file is no such description, or an option is wrong; the run is named.
+        UsageError: the file is no sweep, or an option is wrong; the message names the run.
     """
     found = read_object(path)
     if not found.keys() <= KEYS:

@@ -8,15 +8,15 @@ from saelab.training.config import TrainConfig
 
 
 def untrained_sae(config: TrainConfig, d_in: int, d_out: int) -> AbstractSAE:
-    """The SAE as `config` and its seed draw it, of what reads `d_in` and writes `d_out` numbers.
+    """The SAE that `config` and its seed draw, which reads `d_in` and writes `d_out` numbers.
 
-    Data decide only biases, thresholds and a transcoder's encoder: decoder rows stay as they are
-    here until the first step.
+    Data decide only biases, thresholds and a transcoder's encoder; decoder rows stay like this
+    until the first step.
 
     Raises:
         UsageError: the options do not fit each other.
     """
-    # The initial weights are drawn on the CPU, so that a seed means the same on every device.
+    # Initial weights are drawn on the CPU, so that a seed gives the same SAE on every device.
     generator = torch.Generator().manual_seed(config.seed)
     sae = config.sae.build(d_in, generator)
     if config.target_site is not None:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from saelab.bench.variants import averages
 from saelab.cli import main
-from saelab.evaluation.variants import averages
 from saelab.sae.variants import BUILT_IN
 
 SITE = "blocks.0.hook_resid_post"
@@ -83,7 +83,7 @@ def test_the_help_of_each_measurement_teaches_without_importing_torch(what):
 
 
 def test_averages_are_per_variant_and_leave_out_what_is_not_known():
-    from saelab.evaluation.variants import VariantFigures
+    from saelab.bench.variants import VariantFigures
 
     rows = [
         VariantFigures("a", seed, 0.1 * seed, 4.0, 0.9, 0.1, None, None, seed, 100.0)

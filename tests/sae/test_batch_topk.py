@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saelab.config import UsageError
-from saelab.kernels.threshold import EMA
+from saelab.kernels.torch.threshold import EMA
 from saelab.sae.base import LossContext
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.batch_topk import BatchTopKConfig

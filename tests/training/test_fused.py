@@ -4,9 +4,10 @@ import pytest
 import torch
 from kernels.triton_device import DEVICE
 
+from saelab.bench.machine import Rates, StepShape
+from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
-from saelab.kernels.benchmark import Rates, StepShape
-from saelab.kernels.triton_rules import Launch
+from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.base import LossContext
 from saelab.sae.batch_topk import BatchTopKConfig
@@ -18,7 +19,6 @@ from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.fused_aux import LOOK_EVERY
-from saelab.training.step_benchmark import step_config, time_step
 from saelab.types import ActivationBatch
 
 # Two chunks of columns, the second not full; latents that do not fill the last group.

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels.triton_device import DEVICE
 
-from saelab.kernels import triton_jump
-from saelab.kernels.benchmark import Rates, StepShape
-from saelab.kernels.triton_rules import Launch
+from saelab.bench.machine import Rates, StepShape
+from saelab.bench.step import step_config, time_step
+from saelab.kernels.triton.codes import jump
+from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.base import LossContext
 from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.training import fused_graphs
@@ -19,7 +20,6 @@ from saelab.training.config import TrainConfig
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.fused_graphs import TwoGraphs
 from saelab.training.objectives import Local
-from saelab.training.step_benchmark import step_config, time_step
 from saelab.training.steps import AutogradSteps
 from saelab.types import ActivationBatch
 
@@ -34,7 +34,7 @@ def _small_rooms():
     """Few entries would else have room for thousands, each of which the interpreter visits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused_graphs, "LEAST_ROOM", 32)
-        patch.setattr(triton_jump, "LEAST_ROOM", 32)
+        patch.setattr(jump, "LEAST_ROOM", 32)
         yield
 
 

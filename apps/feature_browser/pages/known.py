@@ -16,7 +16,7 @@ from feature_browser.draw.tables import Column, anchor, cell, metered, table
 from feature_browser.shell.canvas import show
 from feature_browser.shell.page import Page
 from feature_browser.shell.theme import palette
-from saelab.analysis.figures import recovery_figure
+from saelab.figures.evaluation import recovery_figure
 
 PARTLY, PRESENT = 0.5, 0.9
 

@@ -17,7 +17,7 @@ from feature_browser.draw.training_curves import Columns, column, logged, multip
 from feature_browser.shell.canvas import show
 from feature_browser.shell.page import Page
 from feature_browser.shell.theme import palette
-from saelab.analysis.figures import training_figure
+from saelab.figures.training import training_figure
 
 ZOOM = "zoom"
 """The part of this view that draws with Plotly, which takes longer than the whole page."""

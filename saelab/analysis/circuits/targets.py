@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.pull import Reading, latent_reading, logit_reading
 from saelab.config import UsageError
+from saelab.sites import Place
 
 
 @dataclass(frozen=True)

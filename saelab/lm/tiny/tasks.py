@@ -4,10 +4,8 @@ A prompt is a held-out document cut at a place where its labels say that the pre
 answer, so most prompts have other sentences before the one that matters.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,8 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.lm.tiny import MODEL_DIR, N_CTX
-from saelab.lm.tiny.architecture import load_model, logits_of
+from saelab.lm.tiny import N_CTX
 from saelab.lm.tiny.grammar import Documents, generate
 from saelab.lm.tiny.labels import LABEL_INDEX
 from saelab.lm.tiny.vocabulary import KIND, WORDS, ids
@@ -267,19 +264,3 @@ def accuracies(logits: Logits, n: int = N_PROMPTS, *, longest: int = N_CTX) -> d
     """The accuracy on every task, by name, on prompts of fewer than `longest` tokens."""
     asked = prompts_of_all(TASKS, n, longest=longest)
     return {of.name: _share_right(of, asked[of.name], logits) for of in TASKS}
-
-
-def main() -> None:
-    """Print the accuracies of a model directory."""
-    parser = argparse.ArgumentParser(prog="python -m saelab.lm.tiny.tasks", description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODEL_DIR, help="model directory")
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    model = load_model(arguments.model, device=arguments.device, attention="sdpa")
-    scores = accuracies(logits_of(model))
-    for of in TASKS:
-        print(f"{of.name:28s} {scores[of.name]:.3f}  (required {of.required})")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,1 @@
-"""SAEs that other tools wrote: `detect.read_foreign` reads any of them, one module each."""
+"""Files of other SAE tools, one module per tool; `detect.read_foreign` reads any of them."""

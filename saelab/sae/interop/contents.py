@@ -1,4 +1,4 @@
-"""What foreign files hold, checked as it is asked for: entries of a JSON object, and tensors."""
+"""Entries of JSON objects and tensors from foreign files, checked when they are read."""
 
 import math
 from collections.abc import Iterable
@@ -13,21 +13,21 @@ from torch import Tensor
 from saelab.config import UsageError
 
 LARGEST = 2**40
-"""Above this no width, k or layer can be meant."""
+"""Larger widths, k or layers are refused."""
 
 
 @dataclass(frozen=True)
 class Record:
     """A JSON object from an untrusted file; each entry's type is checked where it is read.
 
-    An absent entry and a null are the same. Every method raises UsageError for another type.
+    An absent entry equals null. Every method raises UsageError for another type.
     """
 
     path: Path
     values: dict[str, Any]
 
     def record(self, key: str) -> "Record":
-        """The object at `key`, empty where there is none."""
+        """The object at `key`; empty if there is none."""
         value = self.values.get(key)
         if not isinstance(value, dict | None):
             raise self._wrong(key, "an object")
@@ -86,10 +86,10 @@ def _is_count(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Weights:
-    """Named tensors from an untrusted file; every method raises UsageError for what is not there.
+    """Named tensors from an untrusted file; every method raises UsageError for a missing one.
 
     Attributes:
-        path: where they were read.
+        path: the file they were read from.
         tensors: by name, as stored.
     """
 
@@ -97,7 +97,7 @@ class Weights:
     tensors: dict[str, Tensor]
 
     def check_names(self, needed: Iterable[str], optional: Iterable[str] = ()) -> None:
-        """Refuse a file that lacks a needed tensor, or has one whose meaning nobody gave."""
+        """Refuse a file that lacks a needed tensor, or that has an unknown one."""
         missing = sorted(set(needed) - set(self.tensors))
         if missing:
             raise UsageError(f"{self.path} lacks {', '.join(missing)}, so the SAE is not whole.")
@@ -113,7 +113,7 @@ class Weights:
         return self._floats(name, n_axes=2)
 
     def vector(self, name: str, length: int | None = None) -> Float[Tensor, " n"]:
-        """The vector `name` as float32; of that length, where one is given."""
+        """The vector `name` as float32; it must have the given length, if one is given."""
         vector = self._floats(name, n_axes=1)
         if length is not None and len(vector) != length:
             raise UsageError(
@@ -122,7 +122,7 @@ class Weights:
         return vector
 
     def scalar(self, name: str) -> float:
-        """The single number `name`; any shape with one element will do."""
+        """The single number `name`; a tensor of any shape with one element."""
         tensor = self.tensors[name]
         if tensor.numel() != 1 or tensor.dtype.is_complex:
             raise UsageError(
@@ -135,7 +135,7 @@ class Weights:
         return self.scalar(name) if name in self.tensors else default
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """The whole numbers `name`: a vector, or a single one."""
+        """The whole numbers `name`: a vector, or a single number."""
         tensor = self.tensors[name]
         if tensor.ndim > 1 or tensor.dtype.is_floating_point or tensor.dtype.is_complex:
             raise UsageError(

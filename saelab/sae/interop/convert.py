@@ -1,4 +1,4 @@
-"""Between the neutral form of other tools' files and saelab's variants."""
+"""Conversion between saelab's variants and the neutral form of other tools' files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,12 @@ from saelab.sae.variants import variants
 def load_foreign_sae(path: str | Path) -> AbstractSAE:
     """The SAE that SAELens, Gemma Scope, dictionary_learning or sparsify wrote at `path`.
 
-    On the CPU in float32 and evaluation mode, with the codes and reconstructions of its own tool.
+    It is on the CPU, in float32 and evaluation mode, and gives the codes and reconstructions that
+    its own tool gives.
 
     Raises:
-        UsageError: the file is of none of these, damaged, or holds what saelab has no variant for.
+        UsageError: the file is damaged or of none of these tools, or saelab has no variant for its
+            SAE.
     """
     return from_foreign(read_foreign(Path(path)))
 
@@ -41,7 +43,7 @@ def save_dictionary_learning(sae: AbstractSAE, directory: str | Path) -> None:
     """Write `sae` in the form that dictionary_learning loads (config.json and ae.pt).
 
     Raises:
-        UsageError: it has no class for this SAE, or `directory` holds one already.
+        UsageError: dictionary_learning has no class for this SAE, or `directory` holds one already.
     """
     write_dictionary_learning(to_foreign(sae), Path(directory))
 
@@ -49,9 +51,9 @@ def save_dictionary_learning(sae: AbstractSAE, directory: str | Path) -> None:
 def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
     """The first variant that has the same codes: TopK, ..., standard, gated, else JumpReLU.
 
-    Atoms need not be unit. Batch-level SAEs of other tools become BatchTopK or Matryoshka where
-    they have one threshold for all latents, and JumpReLU (which differs in training only) where
-    every latent has its own.
+    Atoms need not be unit. An SAE that another tool trained with batch-level selection becomes
+    BatchTopK or Matryoshka if all latents share one threshold, and JumpReLU (which differs in
+    training only) if every latent has its own.
 
     Raises:
         UsageError: no variant has these codes.
@@ -73,10 +75,10 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
 
 
 def to_foreign(sae: AbstractSAE) -> ForeignSAE:
-    """The neutral form of an SAE whose inference other tools know.
+    """The neutral form of an SAE whose inference rule other tools have.
 
     Raises:
-        UsageError: they do not know it.
+        UsageError: no other tool has its inference rule.
     """
     rule, encoder = sae.foreign_rule(), sae.affine_encoder()
     if rule is None or encoder is None:

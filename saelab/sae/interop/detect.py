@@ -1,4 +1,4 @@
-"""Which tool wrote a file or a directory, by what is in it."""
+"""Which tool wrote a file or a directory, judged by its contents."""
 
 import zipfile
 from collections.abc import Callable
@@ -28,14 +28,14 @@ DIRECTORIES: dict[str, tuple[Callable[[Path], ForeignSAE], str]] = {
     ),
     gemma_scope.SAFETENSORS_FILE: (gemma_scope.read_gemma_scope, ""),
 }
-"""The file that tells each layout, its reader, and what to call it."""
+"""For each layout: the file that identifies it, its reader, and its name in messages."""
 
 
 def read_foreign(path: Path) -> ForeignSAE:
-    """The SAE in `path`, whichever tool wrote it: a directory, or the file with the weights.
+    """The SAE in `path`, a directory or the file with the weights, of any known tool.
 
     Raises:
-        UsageError: the layout is none of the known ones, or is not unique, or its reader refuses.
+        UsageError: the layout is unknown or ambiguous, or its reader refuses the file.
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist.")
@@ -55,7 +55,7 @@ def _in_directory(directory: Path) -> ForeignSAE:
 
 
 def _in_file(path: Path) -> ForeignSAE:
-    """A zip archive tells itself apart; the other files are known by their names."""
+    """A zip archive is recognised by its contents, other files by their names."""
     if zipfile.is_zipfile(path):
         return _in_zip(path)
     if path.name == gemma_scope.SAFETENSORS_FILE:

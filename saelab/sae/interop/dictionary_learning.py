@@ -1,7 +1,7 @@
-"""dictionary_learning: `ae.pt`, a state dict, and `config.json`, whose `dict_class` explains it.
+"""dictionary_learning: `ae.pt`, a state dict, and `config.json`, which names its class.
 
-Classes built on nn.Linear store the transposes of saelab's matrices; the others do not. Biases and
-thresholds are saved in the model's own scale.
+Classes built on nn.Linear store the transposes of saelab's matrices; the others store them as
+saelab does. Biases and thresholds are saved in the model's own scale.
 """
 
 import re
@@ -37,12 +37,12 @@ SAVED: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
 }
-"""The tensors that each class always saves, and those that only some of its versions do."""
+"""The tensors that each class always saves, and those that only some of its versions save."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """The weights of one file, the `trainer` part of its configuration, and what wrote it."""
+    """One file's weights, the `trainer` part of its configuration, and the class that wrote it."""
 
     weights: Weights
     trainer: Record
@@ -51,7 +51,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which latents fire: above a threshold, or the first k; and the k of BatchTopK training."""
+    """Which latents fire: those above a threshold or the k largest; and BatchTopK's training k."""
 
     threshold: Float[Tensor, " d_sae"] | None = None
     k: int | None = None
@@ -60,14 +60,14 @@ class Selection:
 
 
 def read_dictionary_learning(path: Path) -> ForeignSAE:
-    """The SAE in `path`: the directory of `ae.pt`, or a `.pt` file with its config.json near.
+    """The SAE in `path`: the directory of `ae.pt`, or a `.pt` file with config.json near it.
 
     Codes are those of the library's `load_dictionary(...)`, with one exception: a BatchTopK SAE
     whose threshold was never set is read as top-k, where the library would keep every positive
     pre-activation.
 
     Raises:
-        UsageError: a file is missing, damaged or contradicts the other, or the class is another.
+        UsageError: a file is missing, damaged or contradicts the other, or the class is unknown.
     """
     path = path / WEIGHTS_FILE if path.is_dir() else path
     weights, config = load_pt(path), _config_of(path)
@@ -88,10 +88,10 @@ def read_dictionary_learning(path: Path) -> ForeignSAE:
 
 
 def _kind_by_tensors(weights: Weights, config: Path) -> str:
-    """The class of a file without config.json, as the first releases were; its tensors tell."""
+    """The class of a file without config.json, judged by its tensors; old releases wrote none."""
     found = set(weights.tensors)
     kinds = [kind for kind, (needed, more) in SAVED.items() if needed <= found <= needed | more]
-    # Without a threshold that was set, a BatchTopK SAE is read as top-k too.
+    # A BatchTopK SAE whose threshold was never set is read as top-k too.
     if len(kinds) == 1 or (kinds and weights.scalar_or("threshold", -1.0) < 0):
         return kinds[0]
     remedy = f"put its {CONFIG_FILE} at {config}, or one that says trainer.dict_class"
@@ -107,20 +107,20 @@ def _kind_by_tensors(weights: Weights, config: Path) -> str:
 
 
 def _config_of(path: Path) -> Path:
-    """config.json is beside `ae.pt`, and one level above the files in `checkpoints/`."""
+    """config.json lies beside `ae.pt`, or one level above the files in `checkpoints/`."""
     near = path.parent / CONFIG_FILE
     is_checkpoint = path.parent.name == "checkpoints" and not near.exists()
     return path.parent.parent / CONFIG_FILE if is_checkpoint else near
 
 
 def _hook(trainer: Record) -> str | None:
-    """The usual name for the residual stream after a layer; any other is free text."""
+    """The hook of the residual stream after a layer; None for any other name."""
     found = re.fullmatch(r"resid_post_layer_(\d+)", trainer.text("submodule_name") or "")
     return f"blocks.{found[1]}.hook_resid_post" if found else None
 
 
 def _relu(stored: Stored) -> ForeignSAE:
-    """AutoEncoder: subtracts its bias; the loader turns its atoms into unit vectors."""
+    """AutoEncoder: subtracts its bias; its loader makes atoms unit vectors."""
     _check_names(stored, "AutoEncoder")
     return _transposed(stored, _above_zero(stored), b_dec="bias").with_norms_in_codes()
 
@@ -132,7 +132,7 @@ def _relu_new(stored: Stored) -> ForeignSAE:
 
 
 def _top_k(stored: Stored) -> ForeignSAE:
-    """AutoEncoderTopK: the threshold that it also keeps is not used by its `encode`."""
+    """AutoEncoderTopK: it also stores a threshold, which its `encode` does not use."""
     _check_names(stored, "AutoEncoderTopK")
     return _transposed(stored, Selection(k=_k(stored)), b_dec="b_dec")
 
@@ -145,7 +145,7 @@ def _batch_top_k(stored: Stored) -> ForeignSAE:
 
 
 def _matryoshka(stored: Stored) -> ForeignSAE:
-    """MatryoshkaBatchTopKSAE: the same in groups of latents, from the first on."""
+    """MatryoshkaBatchTopKSAE: as BatchTopKSAE, with latents in ordered groups."""
     _check_names(stored, "MatryoshkaBatchTopKSAE")
     d_sae = stored.weights.matrix("W_enc").shape[1]
     sae = _as_stored(stored, _one_threshold(stored, d_sae), subtract_b_dec=True)
@@ -183,7 +183,7 @@ READERS: dict[str, Callable[[Stored], ForeignSAE]] = {
     "JumpReluAutoEncoder": _jumprelu,
     "GatedAutoEncoder": _gated,
 }
-"""The classes by the name that config.json gives them."""
+"""The reader of each class, by the name in config.json."""
 
 
 def _check_names(stored: Stored, kind: str) -> None:
@@ -225,7 +225,7 @@ def _above_zero(stored: Stored) -> Selection:
 
 
 def _one_threshold(stored: Stored, d_sae: int) -> Selection:
-    """The running threshold; it starts at -1 and stays there in a training that was too short."""
+    """The running threshold. It starts at -1 and stays there if the training was too short."""
     value = stored.weights.scalar_or("threshold", -1.0)
     k = _k(stored)
     if value < 0:

@@ -1,4 +1,4 @@
-"""What the file of any SAE with one affine encoder says, in one form and in saelab's layout."""
+"""The neutral form of a foreign SAE with one affine encoder, in saelab's layout."""
 
 import re
 from dataclasses import dataclass, replace
@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.config import UsageError
+from saelab.config import UsageError, shortened
 
 HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """What a gated SAE has more (arXiv 2404.16014).
+    """The additional weights of a gated SAE (arXiv 2404.16014).
 
-    With u = (x - b_dec) @ W_enc, z = ReLU(exp(r_mag) u + b_enc) where u + b_gate > 0.
+    With u = (x - b_dec) @ W_enc, the codes are z = ReLU(exp(r_mag) u + b_enc) where u + b_gate > 0,
+    else 0.
     """
 
     r_mag: Float[Tensor, "..."]
@@ -28,11 +29,11 @@ class Gate:
 class ForeignSAE:
     """An SAE read from another tool's file, float32 on the CPU, in the model's own scale.
 
-    a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false.
-    With `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
+    a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false. With
+    `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
     entries of each row of a, rectified; or, where `signed`, the k of largest magnitude, signs kept.
-    With `gate`, see there. Exactly one of the three is given. Always x_hat = z @ W_dec + b_dec,
-    plus x @ W_skip where given.
+    With `gate`, z is as `Gate` says. Exactly one of the three is given. x_hat = z @ W_dec + b_dec,
+    plus x @ W_skip if `W_skip` is given.
 
     Raises:
         UsageError: shapes disagree, a number is not finite, or the fields contradict each other.
@@ -44,21 +45,21 @@ class ForeignSAE:
         b_dec: `[d_out]`, bias of the reconstruction.
         threshold: `[d_sae]`, JumpReLU's (arXiv 2407.14435), >= 0; zeros for a plain ReLU.
         k: latents kept in each row.
-        gate: of a gated SAE.
+        gate: the gate of a gated SAE.
         signed: whether codes keep their signs (arXiv 2510.00404).
         subtract_b_dec: whether the encoder reads x - b_dec.
         prefixes: Matryoshka widths, increasing, the last d_sae (arXiv 2503.17547).
-        batch_k: latents a row that BatchTopK training kept on average; inference ignores it.
-        hook: TransformerLens name of what the SAE reads, where the file tells.
+        batch_k: latents per row that BatchTopK training kept on average; inference ignores it.
+        hook: TransformerLens name of what the SAE reads, if the file says.
         transcoder: whether it reconstructs other activations than it reads; else d_out is d_in.
         W_skip: `[d_in d_out]`, a transcoder's skip connection.
-        hook_out: TransformerLens name of what a transcoder reconstructs, where the file tells.
-        model: the language model, where the file tells.
+        hook_out: TransformerLens name of what a transcoder reconstructs, if the file says.
+        model: the language model, if the file says.
         source: which tool wrote the file, and which of its architectures.
         note: what somebody who uses the SAE must know; one sentence.
     """
 
-    # Any shape goes in, since a file may hold any; __post_init__ refuses with a sentence.
+    # Any shape is accepted here, since a file may hold any; __post_init__ refuses with a sentence.
     W_enc: Float[Tensor, "..."]
     W_dec: Float[Tensor, "..."]
     b_enc: Float[Tensor, "..."]
@@ -101,7 +102,7 @@ class ForeignSAE:
         return self.W_enc.shape[1]
 
     def encode_dense(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """The codes of each row, every latent written out."""
+        """The codes of each row as a dense tensor."""
         products = (x - self.b_dec if self.subtract_b_dec else x) @ self.W_enc
         pre_acts = products * self._rise + self.b_enc
         if self.gate is not None:
@@ -122,10 +123,10 @@ class ForeignSAE:
         return x_hat if self.W_skip is None else x_hat + x @ self.W_skip
 
     def with_codes_times(self, factor: Float[Tensor, " d_sae"]) -> "ForeignSAE":
-        """The SAE whose code j is `factor[j]` > 0 times larger and whose atom j is so much smaller.
+        """The SAE whose code j is multiplied, and whose atom j is divided, by `factor[j]` > 0.
 
-        A threshold moves along, so that reconstructions stay; under `k` the ranking follows the
-        new codes.
+        Thresholds are scaled with the codes, so reconstructions stay the same; with `k`, latents
+        are ranked by the new codes.
         """
         gate = self.gate
         return replace(
@@ -138,7 +139,7 @@ class ForeignSAE:
         )
 
     def with_norms_in_codes(self) -> "ForeignSAE":
-        """The SAE with unit atoms, whose codes carry their norms; an atom of zero stays zero."""
+        """The same SAE with unit atoms; codes carry the old norms, and a zero atom stays zero."""
         return self.with_codes_times(self.W_dec.norm(dim=1).clamp_min(1e-8))
 
     def for_inputs_times(self, scale: float) -> "ForeignSAE":
@@ -153,8 +154,9 @@ class ForeignSAE:
     def for_inputs_centred(self) -> "ForeignSAE":
         """The SAE that does to x what this one does to x - mean(x), with the same codes.
 
-        The mean over the coordinates of a row goes into the encoder, whose columns then sum to
-        zero. What it reconstructs has no such mean, as what it was trained on had none.
+        x - mean(x) subtracts from each row its mean over the coordinates. The encoder absorbs this:
+        its columns then sum to zero. Reconstructions stay without such a mean, like the rows it was
+        trained on.
         """
         W_enc = self.W_enc - self.W_enc.mean(0)
         centred = replace(self, W_enc=W_enc)
@@ -164,7 +166,7 @@ class ForeignSAE:
         return centred.with_products_plus(self.b_dec @ (W_enc - self.W_enc))
 
     def with_products_plus(self, shift: Float[Tensor, " d_sae"]) -> "ForeignSAE":
-        """The SAE with `shift` more wherever this one has its rows times W_enc."""
+        """The SAE whose codes are those of this one with `shift` added to x @ W_enc."""
         gate = self.gate
         return replace(
             self,
@@ -173,7 +175,7 @@ class ForeignSAE:
         )
 
     def reading(self, *, less_b_dec: bool) -> "ForeignSAE":
-        """The SAE with the same codes whose encoder reads x - b_dec, or x."""
+        """The same SAE with an encoder that reads x - b_dec, or one that reads x."""
         if self.subtract_b_dec == less_b_dec:
             return self
         # x @ W + b = (x - b_dec) @ W + (b + b_dec @ W).
@@ -191,7 +193,7 @@ class ForeignSAE:
 
     @property
     def _rise(self) -> float | Float[Tensor, " d_sae"]:
-        """By what a code rises with its row times W_enc."""
+        """By how much a code grows per unit of its row times W_enc."""
         return 1.0 if self.gate is None else self.gate.r_mag.exp()
 
 
@@ -223,7 +225,7 @@ def _check_tensors(sae: ForeignSAE) -> None:
 
 
 def _shapes(sae: ForeignSAE) -> dict[str, list[int]]:
-    """What each tensor's shape must be, by W_enc; d_out is a transcoder's own."""
+    """The required shape of each tensor, given W_enc; a transcoder has its own d_out."""
     d_in, d_sae = sae.W_enc.shape
     d_out = sae.W_dec.shape[-1] if sae.transcoder and sae.W_dec.ndim else d_in
     return {
@@ -269,26 +271,21 @@ def _check_prefixes(sae: ForeignSAE) -> None:
     increasing = all(low < high for low, high in pairwise((0, *sae.prefixes)))
     if not increasing or sae.prefixes[-1:] != (sae.d_sae,):
         raise UsageError(
-            f"{sae.source}: the Matryoshka prefixes {_shortened(list(sae.prefixes))} "
+            f"{sae.source}: the Matryoshka prefixes {shortened(list(sae.prefixes))} "
             f"do not increase to d_sae={sae.d_sae}."
         )
 
 
 def _check_names(sae: ForeignSAE) -> None:
-    """Refuse names that a path, a terminal or a page could trip over."""
+    """Refuse names that could break a path, a terminal or a page."""
     for hook in (sae.hook, sae.hook_out):
         if hook is not None and not HOOK_NAME.fullmatch(hook):
             raise UsageError(
-                f"{sae.source}: {_shortened(hook)} is no name of a hook; "
+                f"{sae.source}: {shortened(repr(hook))} is no name of a hook; "
                 "letters, digits, '_', '-' and '.' are."
             )
     model = sae.model
     if model is not None and (
         not 0 < len(model) <= 200 or not model.isprintable() or ".." in re.split(r"[/\\]", model)
     ):
-        raise UsageError(f"{sae.source}: {_shortened(model)} is no name of a language model.")
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise UsageError(f"{sae.source}: {shortened(repr(model))} is no name of a language model.")

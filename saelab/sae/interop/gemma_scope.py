@@ -1,8 +1,8 @@
 """Gemma Scope: JumpReLU SAEs in `params.npz` (Gemma 2) or `params.safetensors` (Gemma 3).
 
 W_enc [d_in d_sae] and W_dec [d_sae d_in] are in saelab's layout, the encoder does not subtract
-b_dec, and z = ReLU(a) where a > threshold (arXiv 2408.05147). The file says nothing
-of the model: that is in the path, as published, and for Gemma 3 in a config.json beside.
+b_dec, and z = ReLU(a) where a > threshold (arXiv 2408.05147). The file does not name the model: the
+published path does, and for Gemma 3 a config.json beside the file.
 
 The embedding SAEs of Gemma 2 read embeddings before Gemma multiplies them by sqrt(d_in).
 """
@@ -20,10 +20,10 @@ SAFETENSORS_FILE = "params.safetensors"
 NEEDED = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
 
 PUBLISHED = re.compile(r"(?:^|--)gemma-scope-[a-z0-9-]+$")
-"""A repository's folder, under its own name or in a hub cache."""
+"""A published repository's folder, under its own name or in a Hugging Face cache."""
 REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att)$")
 OTHER_KINDS = re.compile(r"(transcoders?|clt|crosscoders?)(_[a-z]+)?")
-"""Folders below the repositories of Gemma Scope 2 that hold something else than SAEs."""
+"""Folders of the Gemma Scope 2 repositories that hold no SAEs."""
 SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 MODULES = {
     r"model\.layers\.(\d+)\.output": "hook_resid_post",
@@ -60,7 +60,7 @@ def read_gemma_scope(path: Path) -> ForeignSAE:
 
 
 def _weights(stored: Weights) -> Weights:
-    """The tensors under one spelling: some files have w_enc and w_dec."""
+    """The tensors under one spelling: some files say w_enc and w_dec."""
     tensors = {re.sub(r"^w_", "W_", name): tensor for name, tensor in stored.tensors.items()}
     if "affine_skip_connection" in tensors:
         raise UsageError(f"{stored.path} is a transcoder with a skip connection, not an SAE.")
@@ -75,7 +75,7 @@ def _weights(stored: Weights) -> Weights:
 
 
 def _place(path: Path) -> tuple[str | None, str | None]:
-    """The model and the hook, as far as a config.json or the published path tells."""
+    """The model and the hook, if a config.json or the published path names them."""
     if (path.parent / "config.json").exists():
         return _place_in_gemma_3(load_json(path.parent / "config.json"))
     published = _published(path)
@@ -91,7 +91,7 @@ def _place(path: Path) -> tuple[str | None, str | None]:
 
 
 def _published(path: Path) -> tuple[str, ...]:
-    """The path from the published repository on; what stands above is one's own affair."""
+    """The path from the published repository's folder on."""
     parts = path.absolute().parts
     starts = [number for number, part in enumerate(parts) if PUBLISHED.search(part)]
     return parts[starts[-1] :] if starts else ()

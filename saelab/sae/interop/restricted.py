@@ -1,6 +1,6 @@
-"""The one place that opens files other tools wrote; none of them is trusted.
+"""The one place that opens files of other tools. None of these files is trusted.
 
-No file can run code, and none is given more memory than its own size explains.
+No file can run code, and none gets more memory than its own size explains.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from saelab.formats.tensors import read_tensor_header, read_tensors
 from saelab.sae.interop.contents import Record, Weights
 
 MAX_EXPANSION = 16
-"""How much larger than the file its unpacked arrays may be; weights hardly compress at all."""
+"""Largest ratio of unpacked arrays to the file's size; weights hardly compress."""
 SLACK_BYTES = 2**20
-"""Room for small files, whose zeros compress well."""
+"""Bytes granted beyond that ratio, for small files whose zeros compress well."""
 
 
 def load_json(path: Path) -> Record:
@@ -41,7 +41,7 @@ def load_safetensors(path: Path) -> Weights:
     Raises:
         UsageError: there is none, or it is damaged.
     """
-    # What is not finite is named where its meaning is known.
+    # Values that are not finite are refused later, where their meaning is known.
     return Weights(path, read_tensors(read_tensor_header(path), finite=()))
 
 
@@ -68,7 +68,7 @@ def load_npz(path: Path) -> Weights:
 
 
 def _check_npz(path: Path, size: int) -> None:
-    """Read the headers alone: numpy allocates what an array's header says before it reads it."""
+    """Check the headers first: numpy allocates what a header claims before it reads the data."""
     with zipfile.ZipFile(path) as archive:
         _check_expansion(path, size, sum(info.file_size for info in archive.infolist()))
         for info in archive.infolist():
@@ -87,8 +87,8 @@ def _check_npz(path: Path, size: int) -> None:
 def load_pt(path: Path) -> Weights:
     """The state dict at `path`: a flat mapping from names to tensors saved by `torch.save`.
 
-    Its pickle is read by torch's restricted unpickler, which calls nothing but the constructors
-    of tensors; the tensors are views of the mapped file until their sizes are known to fit it.
+    torch's restricted unpickler reads the pickle; it calls only the constructors of tensors. The
+    tensors are views of the memory-mapped file until their sizes are checked against it.
 
     Raises:
         UsageError: there is none, it is damaged, its pickle asks for anything but tensors, or
@@ -111,7 +111,7 @@ def _load_pickle(path: Path) -> object:
             path, map_location="cpu", weights_only=True, mmap=True
         )
     except Exception as error:  # noqa: BLE001 - a hostile pickle can provoke any of them
-        # torch's own text recommends to load the file without the restriction: not passed on.
+        # torch's message recommends loading the file without the restriction; it is not passed on.
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it asks for {asked[1]}" if asked else "its pickle is damaged or not plain"
         raise UsageError(
@@ -143,7 +143,7 @@ def _check_expansion(path: Path, size: int, unpacked: int) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a regular file; a pipe or a device would never end."""
+    """Bytes of a regular file; pipes and devices, which may never end, are refused."""
     if not path.exists():
         raise UsageError(f"{path} does not exist.")
     if not path.is_file():

@@ -1,8 +1,8 @@
-"""SAELens directories: cfg.json and sae_weights.safetensors, of version 6 and of those before.
+"""SAELens directories: cfg.json and sae_weights.safetensors, of version 6 and earlier.
 
-SAELens' layout is saelab's: W_enc [d_in d_sae], W_dec [d_sae d_in]. BatchTopK and Matryoshka SAEs
-are saved for inference as `jumprelu`; a training checkpoint keeps its own architecture, its
-threshold as one number, and the scale of the activations in a file beside it.
+SAELens has saelab's layout: W_enc [d_in d_sae], W_dec [d_sae d_in]. BatchTopK and Matryoshka SAEs
+are saved for inference as `jumprelu`. A training checkpoint keeps its own architecture and a single
+threshold; the scale of the activations is in a separate file beside it.
 """
 
 import re
@@ -17,18 +17,22 @@ from saelab.config import UsageError
 from saelab.sae.interop.contents import Record, Weights
 from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_safetensors
+from saelab.sites import Site
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
 
-IN_THE_STREAM = re.compile(r"blocks\.\d+\.hook_(resid_(pre|mid|post)|attn_out|mlp_out)|hook_embed")
-"""Hooks whose values lie in the residual stream, and are centred with the writing weights."""
-INSIDE_HEADS = re.compile(r"blocks\.\d+\.attn\.hook_(q|k|v|z|rot_q|rot_k|attn_scores)")
+IN_THE_STREAM = {
+    *("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
+    *("hook_attn_out", "hook_mlp_out"),
+}
+"""Hooks in the residual stream: their values are centred when the writing weights are."""
+INSIDE_HEADS = {f"attn.hook_{x}" for x in ("q", "k", "v", "z", "rot_q", "rot_k", "attn_scores")}
 WITHOUT_LAYER_NORM = re.compile(
     r"(code)?llama|mi[sx]tral|gemma|qwen|olmo-?2|phi-?3|smollm|yi-", re.IGNORECASE
 )
-"""Models with RMS norms, whose writing weights TransformerLens never centres."""
+"""Models with RMS norms. TransformerLens never centres their writing weights."""
 CENTRED = (
     "The SAE was trained on a model with centred writing weights: its encoder now centres each row "
     "that it reads, its codes are the same, and what it reconstructs has no mean over the "
@@ -49,21 +53,21 @@ TENSORS = {
     "jumprelu_transcoder": PLAIN | {"threshold"},
     "jumprelu_skip_transcoder": PLAIN | {"threshold", "W_skip"},
 }
-"""What each architecture saves."""
+"""The tensors that each architecture saves."""
 TRAINED_ON_BATCHES = ("batchtopk", "matryoshka_batchtopk")
 RESCALED = ("topk", "abstopk", *TRAINED_ON_BATCHES)
-"""The architectures that may multiply codes by decoder norms."""
+"""Architectures that may multiply codes by decoder norms."""
 
 
 def read_sae_lens(path: Path) -> ForeignSAE:
     """The SAE that SAELens saved in the directory `path`.
 
-    Its codes are those of SAELens' own `encode`: a normalisation of the inputs by one constant
-    and a rescaling by decoder norms are folded into the weights.
+    Its codes equal those of SAELens' `encode`. If SAELens normalises inputs by one constant, or
+    rescales codes by decoder norms, both are folded into the weights.
 
     Raises:
-        UsageError: a file is missing, damaged or contradicts the other, or the SAE is one that
-            thresholds and k cannot express (a pursuit, normalised rows).
+        UsageError: a file is missing, damaged or contradicts the other, or neither thresholds nor k
+            express the SAE's rule (a pursuit, normalised rows).
     """
     cfg = load_json(path / CONFIG_FILE)
     architecture = _architecture(cfg)
@@ -77,8 +81,8 @@ def read_sae_lens(path: Path) -> ForeignSAE:
         sae = replace(sae.for_inputs_centred(), note=CENTRED)
     by_default = architecture in TRAINED_ON_BATCHES
     if architecture in RESCALED and cfg.flag("rescale_acts_by_decoder_norm", default=by_default):
-        # A checkpoint's threshold is in units of the rescaled codes, which the scale has divided
-        # together with the decoder's norms.
+        # A checkpoint's threshold is in units of rescaled codes; the scale divided these together
+        # with the decoder's norms.
         threshold = None if sae.threshold is None else sae.threshold / (scale or 1.0)
         sae = replace(sae.with_norms_in_codes(), threshold=threshold)
     return sae
@@ -122,10 +126,10 @@ def _refuse_what_weights_cannot_hold(cfg: Record) -> None:
 
 
 def _on_centred_rows(cfg: Record, sae: ForeignSAE) -> bool:
-    """Whether the rows that it was trained on had no mean over the coordinates.
+    """Whether the SAE was trained on rows whose mean over the coordinates is zero.
 
     Raises:
-        UsageError: the model's weights were processed in a way that the SAE cannot be folded by.
+        UsageError: the model's weights were processed in a way that cannot be folded into the SAE.
     """
     key = "model_from_pretrained_kwargs"
     kwargs = _facts(cfg, key).record(key)
@@ -138,16 +142,16 @@ def _on_centred_rows(cfg: Record, sae: ForeignSAE) -> bool:
         )
         if kwargs.flag(name, default=False)
     }
-    hooks = [hook for hook in (sae.hook, sae.hook_out) if hook is not None]
-    inside = [hook for hook in hooks if INSIDE_HEADS.fullmatch(hook)]
+    hooks = [Site.find(hook) for hook in (sae.hook, sae.hook_out) if hook is not None]
+    inside = [site for site in hooks if site is not None and site.part in INSIDE_HEADS]
     if inside and (changed := sorted(processed - {"center_writing_weights"})):
         raise UsageError(
-            f"{cfg.path}: the SAE was trained on {inside[0]} of a model with {changed[0]}, which "
-            "changes what that hook holds; it cannot be used on the plain model."
+            f"{cfg.path}: the SAE was trained on {inside[0].hook} of a model with {changed[0]}, "
+            "which changes what that hook holds; it cannot be used on the plain model."
         )
     if "center_writing_weights" not in processed or WITHOUT_LAYER_NORM.search(sae.model or ""):
         return False
-    return not hooks or IN_THE_STREAM.fullmatch(hooks[0]) is not None
+    return not hooks or (hooks[0] is not None and hooks[0].part in IN_THE_STREAM)
 
 
 def _is_transcoder(architecture: str) -> bool:
@@ -162,13 +166,13 @@ def _normalisation(cfg: Record) -> str:
 
 
 def _facts(cfg: Record, key: str) -> Record:
-    """Where `key` is told: under `metadata`, or in cfg.json itself before version 6."""
+    """The object that holds `key`: `metadata`, or before version 6 cfg.json itself."""
     metadata = cfg.record("metadata")
     return metadata if key in metadata.values else cfg
 
 
 def _weights(path: Path, architecture: str) -> Weights:
-    """The tensors, under the names that the current version gives them."""
+    """The tensors under the names of the current version."""
     tensors = dict(load_safetensors(path).tensors)
     if "threshold" in TENSORS[architecture] and "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").double().exp()
@@ -222,7 +226,7 @@ def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
 
 
 def _threshold(weights: Weights, architecture: str, d_sae: int) -> Float[Tensor, " d_sae"] | None:
-    """What ReLU(a) must exceed, so that a threshold below zero does what zero does."""
+    """The threshold of ReLU(a); negative thresholds become zero, which has the same effect."""
     if architecture in ("standard", "transcoder", "skip_transcoder"):
         return torch.zeros(d_sae)
     if "threshold" in TENSORS[architecture]:
@@ -242,7 +246,7 @@ def _k(cfg: Record) -> int:
 
 
 def _training(cfg: Record, architecture: str) -> Record:
-    """What is told of BatchTopK training; empty for an SAE of another kind."""
+    """What is recorded of BatchTopK training; empty for an SAE of another kind."""
     if architecture in TRAINED_ON_BATCHES:
         return cfg
     metadata = cfg.record("metadata")
@@ -252,7 +256,7 @@ def _training(cfg: Record, architecture: str) -> Record:
 
 
 def _prefixes(training: Record, d_sae: int) -> tuple[int, ...] | None:
-    """The Matryoshka widths; SAELens adds the full one where it is left out."""
+    """The Matryoshka widths, ending with the full width, which SAELens may leave out."""
     widths = training.integers("matryoshka_widths")
     if widths is None or widths[-1:] == (d_sae,):
         return widths
@@ -260,7 +264,7 @@ def _prefixes(training: Record, d_sae: int) -> tuple[int, ...] | None:
 
 
 def _input_scale(path: Path, cfg: Record) -> float | None:
-    """The constant that SAELens multiplies inputs by; None where it is folded or there is none."""
+    """The constant that SAELens multiplies inputs by; None if it is folded in or there is none."""
     if _normalisation(cfg) == "none":
         return None
     remedy = "fold it with fold_activation_norm_scaling_factor in SAELens and save again"

@@ -12,20 +12,20 @@ from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.write import write_new
 
 WRITTEN_VERSION = "6.0.0"
-"""From this version on, facts about the language model are under `metadata`."""
+"""From this version on, `metadata` holds the facts about the language model."""
 
 
 def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     """Save `foreign` in a new directory that `SAE.load_from_disk` of SAELens 6 reads.
 
-    The architecture is `standard` where every threshold is zero, `jumprelu` with other thresholds,
-    `gated` with a gate, `topk` with k, and with signed codes `abstopk`, which only its latest
-    versions read; that of a transcoder is `transcoder`, with `skip_` and `jumprelu_` before it as
-    it has them. Matryoshka prefixes and the k of a BatchTopK training go where SAELens keeps them,
-    in the metadata.
+    The architecture is `standard` if every threshold is zero, `jumprelu` with other thresholds,
+    `gated` with a gate, `topk` with k, and `abstopk` with k and signed codes (only the latest
+    SAELens versions read it). A transcoder's is `transcoder`, with the prefixes `skip_` and
+    `jumprelu_` where they apply. Matryoshka prefixes and the k of BatchTopK training go into the
+    metadata, as SAELens does it.
 
     Raises:
-        UsageError: `directory` already holds another SAE or cannot be written to, or it is a
+        UsageError: `directory` already holds another SAE or cannot be written to, or the SAE is a
             transcoder that selects by k or by a gate.
     """
     if foreign.transcoder and foreign.threshold is None:

@@ -2,10 +2,10 @@
 
 encoder.weight is an nn.Linear's, [d_sae d_in]; W_dec is [d_sae d_in] like saelab's. The encoder
 subtracts b_dec and rectifies before it selects. Files of 2024 may say `signed`: then nothing is
-rectified and the k of largest magnitude keep their signs.
+rectified, and the k pre-activations of largest magnitude keep their signs.
 
-A skip connection makes a transcoder. Files from before the key `transcode` (2024-11 to 2025-02)
-have `skip_connection` alone, and there the encoder still subtracts b_dec.
+A skip connection makes a transcoder. Files of 2024-11 to 2025-02 lack the key `transcode` and have
+`skip_connection` alone; their encoder still subtracts b_dec.
 """
 
 import re
@@ -20,7 +20,7 @@ from saelab.sae.interop.restricted import load_json, load_safetensors
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
 RUN_FILE = "config.json"
-"""One level up: the configuration of the whole run, with the model's name."""
+"""One directory up: the configuration of the whole run, which names the model."""
 
 
 def read_sparsify(path: Path) -> ForeignSAE:
@@ -28,7 +28,7 @@ def read_sparsify(path: Path) -> ForeignSAE:
 
     Raises:
         UsageError: a file is missing, damaged or contradicts the other, or it selects by groups,
-            which k and thresholds cannot express.
+            which neither k nor thresholds express.
     """
     cfg = load_json(path / CONFIG_FILE)
     _refuse_other_kinds(cfg)
@@ -59,7 +59,8 @@ def read_sparsify(path: Path) -> ForeignSAE:
         subtract_b_dec=not kind.transcoder,
         transcoder=kind.transcoder,
         W_skip=weights.matrix("W_skip").T.contiguous() if kind.skip else None,
-        # A transcoder is named after the module whose input and output it stands between.
+        # A transcoder is named after the module whose input it reads and whose output it
+        # reconstructs.
         hook=None if kind.transcoder else _hook(path),
         model=_model(path),
         source="sparsify topk",
@@ -84,7 +85,7 @@ def _kind(cfg: Record) -> _Kind:
             f"{cfg.path}: an SAE with a skip connection would copy what it reads; only a "
             "transcoder ('transcode': true) has one."
         )
-    # The key came together with encoders that read x as it is.
+    # The key was introduced together with encoders that do not subtract b_dec.
     return _Kind(transcoder, skip, subtracts=cfg.values.get("transcode") is not True)
 
 
@@ -107,7 +108,7 @@ def _check_widths(cfg: Record, sae: ForeignSAE) -> None:
 
 
 def _hook(path: Path) -> str | None:
-    """The hook after a whole layer; inside one, models differ in what a module's output is."""
+    """The hook after a whole layer. Inside a layer, models differ in what a module's output is."""
     found = re.fullmatch(r"(?:[a-z_]+\.)*(?:layers|h)\.(\d+)", path.resolve().name)
     return f"blocks.{found[1]}.hook_resid_post" if found else None
 
@@ -117,5 +118,5 @@ def _model(path: Path) -> str | None:
     if not run.is_file():
         return None
     config = load_json(run)
-    # A config.json without this part belongs to something else.
+    # A config.json without this part is not sparsify's.
     return config.text("model") if isinstance(config.values.get("sae"), dict) else None

@@ -11,7 +11,7 @@ from saelab.lock import writing
 def write_new(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write an SAE's files by their names, in this order.
 
-    The same files may be there: those of this export, which was interrupted perhaps.
+    Files of the same export may be there already, e.g. if it was interrupted.
 
     Raises:
         UsageError: `directory` already holds another SAE, or cannot be written to.

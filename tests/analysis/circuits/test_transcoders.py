@@ -9,7 +9,7 @@ from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
-from saelab.analysis.circuits.dictionaries import Dictionary, Place
+from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import CircuitOptions, explain, explain_runs
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
@@ -18,6 +18,7 @@ from saelab.analysis.circuits.pull import latent_reading, logit_reading, pull, s
 from saelab.analysis.circuits.targets import logit_target
 from saelab.config import UsageError
 from saelab.lm.prompt import encode_prompt
+from saelab.sites import Place
 from saelab.training.loop import train
 from saelab.types import SparseCodes
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from saelab.files import sha256_file
 from saelab.formats.json_file import read_config
 from saelab.lm.tiny import MODEL_DIR
-from saelab.lm.tiny.architecture import load_model, logits_of
-from saelab.lm.tiny.heads import HeadReport, measure_heads
 from saelab.lm.tiny.tasks import TASKS, accuracies
+from tools.tiny.architecture import load_model, logits_of
+from tools.tiny.heads import HeadReport, measure_heads
 
 WEIGHTS = MODEL_DIR / "model.safetensors"
 

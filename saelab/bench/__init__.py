@@ -1,0 +1,1 @@
+"""How fast this machine trains, selects, reads and writes."""

@@ -1,0 +1,142 @@
+"""The time of one training step, beside the machine's floor and a step in plain torch."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.bench.machine import DenseStep, Rates, StepShape, times
+from saelab.sae.base import LossContext
+from saelab.sae.variants import sized
+from saelab.training.config import TrainConfig
+from saelab.training.objectives import Local
+from saelab.training.steps import FusedSteps, Steps, choose_steps
+from saelab.types import ActivationBatch
+
+BATCHES = 4
+LR = 1e-4
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """The times of one step.
+
+    Attributes:
+        variant: name of the variant.
+        way: the kind of step that `saelab train` uses: fused or autograd.
+        seconds: median duration of a step.
+        peak_bytes: peak of allocated device memory, weights included; 0 if unknown.
+        floor: least seconds for a dense encoder and Adam at the machine's measured rates.
+        dense: median seconds and peak bytes of a TopK step in plain torch, if measured.
+        stages: seconds of each part of a fused step by itself.
+    """
+
+    shape: StepShape
+    variant: str
+    way: str
+    seconds: float
+    peak_bytes: int
+    floor: float
+    dense: tuple[float, int] | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """The step's time over the floor."""
+        return self.seconds / self.floor
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of the steps alone, with activations in memory."""
+        return self.shape.batch / self.seconds
+
+
+def time_step(
+    config: TrainConfig, shape: StepShape, rates: Rates, device: torch.device, *, steps: int = 30
+) -> StepTimes:
+    """Time what `saelab train` does with a batch, on random activations in device memory.
+
+    No latent is dead. The first steps, which compile kernels, are not counted.
+    """
+    sae = config.sae.build(shape.d_in, torch.Generator().manual_seed(0))
+    batches = _batches(shape, device)
+    sae.initialise(batches[0].x[:2048].cpu())
+    way = choose_steps(config, sae, device, float(shape.d_in))
+    context = LossContext(float(shape.d_in), None, config.n_steps // 2, config.n_steps)
+    objective, taken = Local(), [0]
+
+    def run() -> None:
+        taken[0] += 1
+        batch = batches[taken[0] % BATCHES]
+        way.advance(batch, objective, context, lr=LR, scale=1.0)
+
+    seconds, peak = _measure(run, steps, device)
+    floor = rates.floor(shape)
+    stages = _stages(way, device, steps)
+    return StepTimes(shape, config.sae.variant, way.name, seconds, peak, floor, stages=stages)
+
+
+def time_dense(shape: StepShape, device: torch.device, *, steps: int = 20) -> tuple[float, int]:
+    """Median seconds and peak bytes of a TopK step in plain torch: compiled, bfloat16 autocast."""
+    step = DenseStep(shape, device, total_variance=1.0, compiled=device.type == "cuda")
+    batches, taken = _batches(shape, device), [0]
+
+    def run() -> None:
+        taken[0] += 1
+        step(batches[taken[0] % BATCHES].x)
+
+    try:
+        return _measure(run, steps, device)
+    finally:
+        # The compiled step would keep the weights in memory and count in the next measurement.
+        step.forget()
+
+
+def step_config(
+    variant: str, shape: StepShape, *, precision: str = "bfloat16", clip_norm: float | None = None
+) -> TrainConfig:
+    """What `time_step` trains: this variant with its defaults, mid-run."""
+    return TrainConfig.model_validate(
+        {
+            "sae": sized(variant, shape.d_sae, shape.k),
+            "activations": Path(),
+            "site": "",
+            "n_tokens": 10_000 * shape.batch,
+            "batch_size": shape.batch,
+            "precision": precision,
+            "clip_norm": clip_norm,
+            "dead_after": 10**12,
+        }
+    )
+
+
+def _batches(shape: StepShape, device: torch.device) -> list[ActivationBatch]:
+    """Several batches, so that no batch is found in a cache."""
+    generator = torch.Generator(device).manual_seed(1)
+
+    def draw() -> Float[Tensor, "batch d_in"]:
+        return torch.randn(shape.batch, shape.d_in, device=device, generator=generator)
+
+    return [ActivationBatch(draw(), grad=draw()) for _ in range(BATCHES)]
+
+
+def _measure(run: Callable[[], None], steps: int, device: torch.device) -> tuple[float, int]:
+    times(run, steps=max(1, min(5, steps // 4)), device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    median = statistics.median(times(run, steps=steps, device=device))
+    return median, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _stages(way: Steps, device: torch.device, steps: int) -> dict[str, float]:
+    """The parts of a fused step, timed alone; in the graph some of them overlap."""
+    if not isinstance(way, FusedSteps):
+        return {}
+    return {
+        name: statistics.median(times(run, steps=steps, device=device))
+        for name, run in way.step.stages().items()
+    }

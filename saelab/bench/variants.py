@@ -1,0 +1,113 @@
+"""Variants beside each other: trained on the same rows, measured on the same held-out text."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from saelab.bench.speed import training_speed
+from saelab.config import UsageError
+from saelab.evaluation.evaluate import Evaluation, evaluate
+from saelab.lm.protocol import LanguageModel
+from saelab.sae.variants import sized
+from saelab.training.config import TrainConfig
+from saelab.training.loop import train_many
+from saelab.training.run import Run
+
+FOUND = 0.8
+"""The F1 on held-out text from which a latent counts as having found a known feature."""
+
+
+@dataclass(frozen=True)
+class VariantFigures:
+    """One trained SAE in figures, on text that no training saw.
+
+    Attributes:
+        found: known features that some latent finds with F1 of 0.8 or more; None without labels.
+        features: known features that are frequent enough to score; None without labels.
+        tokens_per_second: of training this SAE alone on this device.
+    """
+
+    variant: str
+    seed: int
+    fvu: float
+    l0: float
+    ce_recovered: float
+    kl: float
+    found: int | None
+    features: int | None
+    dead: int
+    tokens_per_second: float
+
+
+def variant_configs(
+    base: TrainConfig, variants: Sequence[str], *, out: Path, seeds: int = 1
+) -> dict[Path, TrainConfig]:
+    """`base` for every variant and seed, by the directory of each below `out`.
+
+    Of `base.sae` the width is kept, and k where the variant has one; the other options are each
+    variant's own defaults. All read the rows in the same order, so that they train from one read.
+
+    Raises:
+        UsageError: a name is not that of a variant.
+    """
+    configs, k = {}, base.sae.sparsity.k or 32
+    for name, seed in product(variants, range(seeds)):
+        sae = sized(name, base.sae.d_sae, k)
+        changes = {"sae": sae, "seed": base.seed + seed, "data_seed": base.order_seed}
+        configs[out / f"{name}-{seed}"] = base.model_copy(update=changes)
+    return configs
+
+
+def compare_variants(
+    configs: dict[Path, TrainConfig],
+    lm: LanguageModel,
+    *,
+    n_tokens: int,
+    device: str | torch.device = "auto",
+) -> list[VariantFigures]:
+    """Train all (what is trained already is kept), then measure each on `n_tokens` held-out tokens.
+
+    Raises:
+        UsageError: as for `train_many` and `evaluate`.
+    """
+    figures = []
+    for run in train_many(configs, device=device, lm=lm):
+        speed = training_speed(run, device=device, lm=lm)
+        figures.append(_figures(run, evaluate(run, lm, n_tokens=n_tokens), speed))
+    return figures
+
+
+def _figures(run: Run, result: Evaluation, speed: float) -> VariantFigures:
+    if not result.downstream:
+        raise UsageError(f"{run.path}: {result.skipped['downstream']} Compare at another site.")
+    known = None if result.recovery is None else result.recovery.features
+    return VariantFigures(
+        variant=run.config.sae.variant,
+        seed=run.config.seed,
+        fvu=float(result.reconstruction["fvu"]),
+        l0=float(result.reconstruction["l0"]),
+        ce_recovered=float(result.downstream["ce_recovered"]),
+        kl=float(result.downstream["kl"]),
+        found=None if known is None else sum(feature.f1 >= FOUND for feature in known),
+        features=None if known is None else len(known),
+        dead=int(result.reconstruction["dead"]),
+        tokens_per_second=speed,
+    )
+
+
+def averages(results: Sequence[VariantFigures]) -> dict[str, dict[str, float]]:
+    """For each variant the mean over its seeds of every figure; without those that are None."""
+    by_variant: dict[str, list[VariantFigures]] = {}
+    for result in results:
+        by_variant.setdefault(result.variant, []).append(result)
+    return {variant: _means(group) for variant, group in by_variant.items()}
+
+
+def _means(group: Sequence[VariantFigures]) -> dict[str, float]:
+    rows = [asdict(result) for result in group]
+    names = [name for name in rows[0] if name not in ("variant", "seed")]
+    known = [name for name in names if rows[0][name] is not None]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in known}

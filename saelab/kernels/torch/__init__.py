@@ -1,0 +1,1 @@
+"""Sparse operations in plain torch, on any device."""

@@ -1,0 +1,1 @@
+"""The codes of a fused step, one file for each shape."""

@@ -1,0 +1,1 @@
+"""The decoder's sparse product and its gradients."""

@@ -1,0 +1,1 @@
+"""Matching pursuit's steps."""

@@ -1,0 +1,1 @@
+"""Which latents a token keeps."""

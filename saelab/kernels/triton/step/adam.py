@@ -1,0 +1,216 @@
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
+# pyright: reportMissingParameterType=false, reportCallIssue=false
+"""The optimizer's step inside the latent-major pass: no weight gradient is ever in memory.
+
+One visit to a latent sums both gradients of a chunk of its two rows over its tokens, removes the
+radial part, moves the rows by Adam and writes them with their copies. The decoder's row is left a
+little off the unit sphere; the squares of its chunks' norms are written beside it, and the next
+step reads it as `scale * row`, so the row never has to be read again to be renormalised.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.kernels.triton.step.gradients import latent_gradients
+
+
+@triton.jit
+@no_type_check
+def _adam(p, g, moments, at, mask, rates, B1: tl.constexpr, B2: tl.constexpr, EPS: tl.constexpr):
+    """The parameter after torch.optim.Adam's step; both moments are written."""
+    step_size = tl.load(rates)
+    correction = tl.load(rates + 1)
+    m = tl.load(moments[0] + at, mask=mask, other=0.0, eviction_policy="evict_first")
+    v = tl.load(moments[1] + at, mask=mask, other=0.0, eviction_policy="evict_first")
+    m += (1 - B1) * (g - m)
+    v = B2 * v + (1 - B2) * g * g
+    tl.store(moments[0] + at, m, mask=mask, eviction_policy="evict_first")
+    tl.store(moments[1] + at, v, mask=mask, eviction_policy="evict_first")
+    return p - step_size * m / (tl.sqrt(v) / correction + EPS)
+
+
+@triton.jit
+@no_type_check
+def _store_row(p, copy, at, value, mask):
+    tl.store(p + at, value, mask=mask, eviction_policy="evict_first")
+    tl.store(copy + at, value, mask=mask)
+
+
+@triton.jit
+@no_type_check
+def _step_scalars(
+    state, at, m, g, fired, batch, rates, B1: tl.constexpr, B2: tl.constexpr, EPS: tl.constexpr
+):
+    """A latent's bias, and the tokens since it fired."""
+    bias, bias_m, bias_v, copy, since_fired = state
+    b = _adam(tl.load(bias + at), g, (bias_m, bias_v), at, at < m, rates, B1, B2, EPS)
+    tl.store(bias + at, b)
+    tl.store(copy + at, b)
+    age = tl.load(since_fired + at) + batch
+    tl.store(since_fired + at, tl.where(fired > 0, 0, age))
+
+
+@triton.jit
+@no_type_check
+def step_kernel(
+    order,
+    offsets,
+    values,
+    gradient,
+    error_rows,
+    errors,
+    inputs,
+    first,
+    sums,
+    scalars,
+    scale,
+    norms,
+    dec,
+    dec_m,
+    dec_v,
+    dec_copy,
+    enc,
+    enc_m,
+    enc_v,
+    enc_copy,
+    bias,
+    bias_m,
+    bias_v,
+    bias_copy,
+    since_fired,
+    to_input,
+    slots,
+    more_dec,
+    more_enc,
+    more_scalars,
+    slope,
+    rates,
+    clip,
+    factor,
+    batch,
+    m,
+    d,
+    k: tl.constexpr,
+    GROUPS: tl.constexpr,
+    B1: tl.constexpr,
+    B2: tl.constexpr,
+    EPS: tl.constexpr,
+    LATENTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    EVEN: tl.constexpr,
+    EXTRA: tl.constexpr,
+    CLIP: tl.constexpr,
+    DECAY: tl.constexpr,
+):
+    """Both rows of LATENTS latents, one after the other, on one chunk of columns.
+
+    `to_input` receives what the encoder's bias gradients send to its input, summed over them.
+    """
+    groups = tl.cdiv(m, LATENTS)
+    chunks = tl.cdiv(d, COLUMNS)
+    group = tl.program_id(0) % groups
+    chunk = tl.program_id(0) // groups
+    column = chunk * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (column < d) | EVEN
+    through = tl.zeros([COLUMNS], tl.float32)
+    latent = group * LATENTS
+    while latent < tl.minimum((group + 1) * LATENTS, m):
+        at = latent.to(tl.int64) * d + column
+        w = tl.load(dec + at, mask=inside, other=0.0, eviction_policy="evict_first")
+        w *= tl.load(scale + latent)
+        u = tl.load(enc + at, mask=inside, other=0.0, eviction_policy="evict_first")
+        pairs, codes = (order, offsets), (values, gradient, error_rows)
+        pieces = (first, sums, scalars)
+        extra = (slots, more_dec, more_enc, more_scalars, slope)
+        to_dec, to_enc, to_bias, radial, fired = latent_gradients(
+            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
+            k, GROUPS, PAIRS, EXTRA,
+        )  # fmt: skip
+        through += to_bias * u
+        to_dec -= radial * w
+        if CLIP:
+            share = tl.load(clip)
+            to_dec *= share
+            to_enc *= share
+            to_bias *= share
+        if DECAY:
+            w *= tl.load(rates + 2)
+            u *= tl.load(rates + 2)
+        w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
+        u = _adam(u, to_enc, (enc_m, enc_v), at, inside, rates, B1, B2, EPS)
+        _store_row(dec, dec_copy, at, w, inside)
+        _store_row(enc, enc_copy, at, u, inside)
+        tl.store(norms + latent * chunks + chunk, tl.sum(tl.where(inside, w * w, 0.0)))
+        if chunk == 0:
+            state = (bias, bias_m, bias_v, bias_copy, since_fired)
+            _step_scalars(state, latent, m, to_bias, fired, batch, rates, B1, B2, EPS)
+        latent += 1
+    tl.store(to_input + group.to(tl.int64) * d + column, through, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def scale_kernel(norms, scale, m, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
+    """What makes each row of the decoder a unit vector."""
+    latent = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for chunk in range(CHUNKS):
+        total += tl.load(norms + latent * CHUNKS + chunk, mask=latent < m, other=1.0)
+    tl.store(scale + latent, 1 / tl.maximum(tl.sqrt(total), 1e-12), mask=latent < m)
+
+
+@triton.jit
+@no_type_check
+def vector_kernel(
+    p,
+    moments_m,
+    moments_v,
+    gradient,
+    minus,
+    rates,
+    clip,
+    factor,
+    n,
+    B1: tl.constexpr,
+    B2: tl.constexpr,
+    EPS: tl.constexpr,
+    CLIP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Adam on a vector whose gradient is `factor * gradient - minus`, times `clip` if asked."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    g = factor * tl.load(gradient + at, mask=inside, other=0.0)
+    g -= tl.load(minus + at, mask=inside, other=0.0)
+    if CLIP:
+        g *= tl.load(clip)
+    value = tl.load(p + at, mask=inside, other=0.0)
+    value = _adam(value, g, (moments_m, moments_v), at, inside, rates, B1, B2, EPS)
+    tl.store(p + at, value, mask=inside)
+
+
+@triton.jit
+@no_type_check
+def centre_kernel(x, bias, centred, n, d, BLOCK: tl.constexpr):
+    """The input to the encoder, rounded once."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
+    value -= tl.load(bias + at % d, mask=at < n, other=0.0)
+    tl.store(centred + at, value, mask=at < n)
+
+
+def tokens_since(
+    values: Float[Tensor, "*entry"],
+    indices: Int[Tensor, "*entry"],
+    before: Int[Tensor, " d_sae"],
+    batch: int,
+) -> Int[Tensor, " d_sae"]:
+    """Tokens since each latent last fired, after a batch with these codes."""
+    silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
+    return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")

@@ -1,0 +1,42 @@
+"""The codes of a fused step, of whatever shape the SAE gives them.
+
+Each kind has `values` and `indices`, row after row; `residual`, which `decode` writes;
+`error_rows`, the row of the residual by which each code's atom is moved; and `k`, the codes of a
+row where each row of codes has one row of errors, else 0. `select` chooses the codes from
+pre-activations, `decode` finds the errors and the gradient of the codes, of a loss that is
+`factor / 2` times what counts of the squared errors, and `invert` sorts the codes by latent. `kept`
+are values and indices of the SAE's own codes.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.kernels.triton.codes.jump import JumpCodes
+from saelab.kernels.triton.codes.nested import NestedCodes
+from saelab.kernels.triton.codes.ragged import Ragged
+from saelab.kernels.triton.codes.rows import RowCodes
+from saelab.kernels.triton.select.effects import Effects
+from saelab.kernels.triton.select.ties import Factors
+from saelab.kernels.triton.step.rules import Rules
+
+Codes = RowCodes | NestedCodes | Ragged | JumpCodes
+
+
+def empty_codes(x: Float[Tensor, "batch d_in"], factors: Factors, rules: Rules) -> Codes:
+    """Room for the codes that these rules ask for; `factors` will make the pre-activations."""
+    d_sae = len(factors.W)
+    rule = rules.sae
+    if rules.unrounded:
+        return RowCodes.empty(x, int(rule.k), signed=rule.signed, factors=factors)
+    if rule.budgets:
+        return NestedCodes.empty(x, rule.budgets, rule.shares, n_kept=int(rule.k))
+    if rule.jump is not None:
+        return JumpCodes.empty(x, d_sae, rule.jump)
+    if rule.over_batch:
+        n = int(rule.k * len(x))
+        return Ragged.empty(x, n, rule.groups, signed=rule.signed, share=rule.share)
+    effects = None
+    if rule.effect is not None:
+        beta, alone = rule.effect
+        effects = Effects.empty(x, d_sae, beta=beta, product_alone=alone)
+    return RowCodes.empty(x, int(rule.k), signed=rule.signed, effects=effects)

@@ -1,0 +1,124 @@
+"""JumpReLU's gradients by dense products, for batches in which very many entries fire."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saelab.kernels.torch.pairs import LatentPairs, heavy_slices
+from saelab.kernels.triton.codes.residual import Residual
+from saelab.kernels.triton.step.aux_k import AuxStep, Extra, product_
+from saelab.kernels.triton.step.step import Step
+from saelab.kernels.triton.weights import Weights
+
+ROWS = 1024
+"""Rows of which float32 copies are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class DenseGradients:
+    """What all entries of a batch have to say.
+
+    Attributes:
+        z: the codes.
+        extra: the gradients, as the latent-major kernels read those that were summed elsewhere.
+        window: over each latent's entries in the window, the sum of their gradients, their number.
+        n_on: entries that are on.
+        fired: latents that have a code.
+    """
+
+    z: Float[Tensor, "batch d_sae"]
+    extra: Extra
+    window: Float[Tensor, "2 d_sae"]
+    n_on: Float[Tensor, ""]
+    fired: Bool[Tensor, " d_sae"]
+
+
+def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
+    """`Step.finish` without room for the entries, with thresholds; all latents' codes."""
+    thresholds, codes, x = step.thresholds, step.codes, step.x
+    assert thresholds is not None
+    done = dense_gradients(
+        step.pre_acts, (x, step.centred), step.weights, codes.residual,
+        width=thresholds.rules.width, factor=step.factor,
+    )  # fmt: skip
+    thresholds.slope(done.window, done.n_on)
+    offsets = torch.zeros(len(done.fired) + 1, dtype=torch.int32, device=x.device)
+    pairs = LatentPairs(torch.zeros_like(codes.indices, dtype=torch.int64), offsets)
+    sums = step.sum_slices(pairs, heavy_slices(pairs, step.launch.slice))
+    columns = step.sum_errors()
+    if aux is not None:
+        step.run_aux(aux, (done.fired.float(), done.extra.slots))
+        _add(done.extra, aux.extra)
+    if step.rules.clip_norm is not None:
+        step.clip(sums, columns, done.extra)
+    step.update(sums, done.extra)
+    step.weights.since_fired.masked_fill_(done.fired, 0)
+    step.move_vectors(columns)
+    return done.z
+
+
+def _add(extra: Extra, more: Extra) -> None:
+    """Let the gradients of all latents contain those of some, which have another slope."""
+    (some,) = (more.slots >= 0).nonzero(as_tuple=True)
+    places, ratio = more.slots[some].long(), more.slope / extra.slope
+    for whole, part in (
+        (extra.to_dec, more.to_dec),
+        (extra.to_enc, more.to_enc),
+        (extra.scalars, more.scalars),
+    ):
+        whole.index_add_(0, some, ratio * part[places])
+
+
+def dense_gradients(
+    pre_acts: Float[Tensor, "batch d_sae"],
+    rows: tuple[Float[Tensor, "batch d_in"], Float[Tensor, "batch d_in"]],
+    weights: Weights,
+    out: Residual,
+    *,
+    width: float,
+    factor: float,
+) -> DenseGradients:
+    """The same as the kernels find, from five dense products.
+
+    Args:
+        pre_acts: of the batch.
+        rows: what is reconstructed, and what the encoder reads.
+        weights: before the step.
+        out: receives the residual and the errors.
+        width: of the window.
+        factor: of the loss, whose residual is its gradient by x_hat over this.
+    """
+    x, inputs = rows
+    (m, d), thresholds = weights.dec.value.shape, weights.learned.value
+    atoms = (weights.scale[:, None] * weights.dec.value).to(x.dtype)
+    z = torch.where(pre_acts > thresholds, pre_acts, 0.0)
+    error = weights.scale.new_empty(x.shape)
+    product_(z, atoms, error)
+    error += weights.b_dec.value - x.float()
+    out.residual.copy_(error)
+    out.errors.zero_()
+    out.errors[:, 0, 0] = error.square().sum(1)
+    slopes = out.residual @ atoms.T
+    window, scalars = thresholds.new_zeros(2, m), thresholds.new_zeros(m, 2)
+    n_on, fired = thresholds.new_zeros(()), torch.zeros_like(thresholds, dtype=torch.bool)
+    for start in range(0, len(x), ROWS):
+        part = slice(start, start + ROWS)
+        a, slope = pre_acts[part].float(), slopes[part]
+        near = (a - thresholds).abs() < width / 2
+        window[0] += torch.where(near, slope, 0.0).sum(0, dtype=torch.float32)
+        window[1] += near.sum(0)
+        on = a > thresholds
+        slope.masked_fill_(~on, 0.0)
+        scalars[:, 0] += slope.sum(0, dtype=torch.float32)
+        scalars[:, 1] += (z[part].float() * slope).sum(0)
+        n_on += on.sum()
+        fired |= (z[part] != 0).any(0)
+    window[0] *= factor
+    to_dec, to_enc = (error.new_empty(m, d) for _ in range(2))
+    product_(z.T, out.residual, to_dec)
+    product_(slopes.T, inputs, to_enc)
+    slots = torch.arange(m, dtype=torch.int32, device=x.device)
+    extra = Extra(slots, to_dec, to_enc, scalars, n_on.new_full((1,), factor))
+    return DenseGradients(z, extra, window, n_on, fired)

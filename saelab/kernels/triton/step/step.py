@@ -1,0 +1,294 @@
+"""A whole training step of an SAE with unit atoms, from kernels alone."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.kernels.sizes import ceil_div
+from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
+from saelab.kernels.triton.codes.jump import JumpCodes
+from saelab.kernels.triton.select.ties import Factors
+from saelab.kernels.triton.step.adam import (
+    centre_kernel,
+    scale_kernel,
+    step_kernel,
+    tokens_since,
+    vector_kernel,
+)
+from saelab.kernels.triton.step.aux_k import AuxStep, Extra
+from saelab.kernels.triton.step.codes import empty_codes
+from saelab.kernels.triton.step.gradients import Sums, norm_kernel, slice_kernel
+from saelab.kernels.triton.step.rules import Launch, Rules
+from saelab.kernels.triton.step.streams import on, wait
+from saelab.kernels.triton.step.thresholds import Thresholds
+from saelab.kernels.triton.weights import Parameter, Weights
+
+
+class Step:
+    """One step's memory and launches; every tensor is allocated once and has a fixed address.
+
+    Attributes:
+        mse_sum: squared error a row of the last step.
+        errors: `[group]`, the same of each group.
+        error: what of them the loss counts: their sum, weighed by the groups' shares.
+        gradient_norm: of the last step, before clipping; 0 without a limit.
+        thresholds: how the latents' own thresholds learn, where they have some.
+    """
+
+    def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
+        m, d = weights.dec.value.shape
+        dtype, device = weights.dec.copy.dtype, weights.scale.device
+        self.weights, self.rules, self.launch = weights, rules, launch.fit(d)
+        self.rule = rules.sae
+        self.x = torch.zeros(batch, d, dtype=dtype, device=device)
+        self.centred = torch.empty_like(self.x) if self.rule.centres else self.x
+        self.pre_acts = self.x.new_empty(batch, m)
+        factors = Factors(self.centred, weights.enc.copy, weights.b_enc.copy)
+        self.codes = empty_codes(self.x, factors, rules)
+        self.mse_sum = weights.scale.new_zeros(())
+        self.shares = weights.scale.new_tensor(self.rule.shares)
+        self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
+        self.gradient_norm = weights.scale.new_zeros(())
+        jump = self.rule.jump
+        self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
+        self.share = weights.scale.new_ones(1)
+        self.rates = weights.scale.new_empty(3)
+        self.chunks = ceil_div(d, self.launch.columns)
+        self.norms = weights.scale.new_empty(m, self.chunks)
+        self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
+
+    def run(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
+        """Do one step on `x`, with AuxK if given.
+
+        With a second stream, what does not wait for each other overlaps.
+        """
+        self.begin(side)
+        self.finish(side, aux)
+
+    def begin(self, side: torch.cuda.Stream | None = None) -> None:
+        """Up to the pre-activations."""
+        on_side = on(side)
+        wait(side, None)
+        with on_side:
+            self._advance_rates()
+        self._centre()
+        self.encode()
+        wait(None, side)
+
+    def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
+        """From the pre-activations on."""
+        on_side = on(side)
+        self.select()
+        wait(side, None)
+        with on_side:
+            pairs, slices = self.invert()
+            sorted_ = None if side is None else side.record_event()
+        self.decode()
+        if aux is None:
+            wait(side, None)
+            with on_side:
+                self._sum_window(pairs)
+                columns = self.sum_errors()
+        else:
+            # On this stream: AuxK needs the errors, and runs while the other one sorts.
+            columns = self.sum_errors()
+            self.run_aux(aux, self.codes.kept())
+        if sorted_ is not None:
+            torch.cuda.current_stream().wait_event(sorted_)
+        if aux is not None:
+            self._sum_window(pairs)
+        sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
+        if self.rules.clip_norm is not None:
+            wait(None, side)
+            self.clip(sums, columns, extra)
+        self.update(sums, extra)
+        wait(None, side)
+        self.move_vectors(columns)
+
+    def run_aux(self, aux: AuxStep, codes: tuple[Tensor, Tensor]) -> None:
+        """AuxK's part; `codes` are values and indices of what fires."""
+        missed = self._missed()
+        mean = missed.sum(0, dtype=torch.float32) / len(missed)
+        variance = (self.mse_sum - mean.square().sum()) * len(self.x)
+        aux.run(codes, missed, self.centred, variance)
+
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
+
+        They work on what the last step left; the last of them moves the weights.
+        """
+        pairs, slices = self.invert()
+        sums = self.sum_slices(pairs, slices)
+        return {
+            "encode": lambda: (self._centre(), self.encode()),
+            "select": self.select,
+            "sort": self.invert,
+            "decode": self.decode,
+            "update": lambda: (self.sum_slices(pairs, slices), self.update(sums, None)),
+        }
+
+    def _centre(self) -> None:
+        if not self.rule.centres:
+            return
+        n, block = self.x.numel(), 1024
+        centre_kernel[(ceil_div(n, block),)](
+            self.x, self.weights.b_dec.value, self.centred, n, self.x.shape[1], BLOCK=block
+        )
+
+    def encode(self) -> None:
+        """The one dense product: every pre-activation."""
+        w = self.weights
+        torch.addmm(w.b_enc.copy, self.centred, w.enc.copy.T, out=self.pre_acts)
+
+    def select(self) -> None:
+        """Codes from pre-activations."""
+        self.codes.select(self.pre_acts, self.weights)
+
+    def invert(self) -> tuple[LatentPairs, Slices]:
+        """The codes in the latents' order."""
+        pairs = self.codes.invert(len(self.weights.scale))
+        return pairs, heavy_slices(pairs, self.launch.slice)
+
+    def decode(self) -> None:
+        """The error and the gradient of the codes."""
+        self.codes.decode(self.x, self.weights.dictionary, factor=self.factor)
+
+    def _sum_window(self, pairs: LatentPairs) -> None:
+        if self.thresholds is not None:
+            assert isinstance(self.codes, JumpCodes)
+            self.thresholds.sum_window(self.codes, pairs)
+
+    def sum_errors(self) -> Float[Tensor, " d_in"]:
+        """The errors of the batch; the sum of what the loss makes of them, for the bias."""
+        residual = self.codes.residual
+        torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
+        self.mse_sum.copy_(self.errors[0 if self.rule.wider else -1])
+        self.error.copy_(self.errors @ self.shares)
+        return torch.sum(residual.residual[:: self.rule.groups], 0, dtype=torch.float32)
+
+    def _missed(self) -> Float[Tensor, "batch d_in"]:
+        """The error of the SAE's own reconstruction, of what the loss makes of all of them."""
+        groups, residual = self.rule.groups, self.codes.residual.residual
+        if self.rule.wider:
+            return residual[::2] - residual[1::2]
+        last = residual[groups - 1 :: groups]
+        return last if self.rule.share == 1 else last / self.rule.share
+
+    def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
+        """The pairs of the latents that are split, summed piece by piece."""
+        capacity, d = len(slices.latent), self.x.shape[1]
+        sums = self.norms.new_empty(capacity, 2, d)
+        scalars = self.norms.new_empty(capacity, 3)
+        ours, out = self.codes, self.codes.residual
+        codes = (ours.values, out.gradient, ours.error_rows, out.residual, self.centred)
+        slice_kernel[(capacity * self.chunks,)](
+            pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
+            capacity, len(self.norms), d, SLICE=slices.size, **self._shape, **self._options,
+        )  # fmt: skip
+        return Sums(pairs.order, pairs.offsets, *codes, slices.first, sums, scalars)
+
+    def clip(self, sums: Sums, columns: Float[Tensor, " d_in"], extra: Extra | None) -> None:
+        """The norm of all gradients, as they are after the projection, and what it lets through.
+
+        Costs a second visit to every pair, since Adam may move nothing before the norm is known.
+        """
+        assert self.rules.clip_norm is not None
+        w, n = self.weights, self.launch
+        m, d = w.dec.value.shape
+        squares = self.norms.new_empty(len(self.to_input), self.chunks)
+        to_bias = self.norms.new_empty(m)
+        norm_kernel[(squares.numel(),)](
+            *sums, *self._extra(extra), squares, to_bias, self.factor, m, d,
+            LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
+        )  # fmt: skip
+        vector = self.factor * columns
+        if self.rule.centres:
+            vector = vector - w.enc.value.T @ to_bias
+        further = () if self.thresholds is None else (self.thresholds.gradient,)
+        total = squares.sum() + sum(g.square().sum() for g in (vector, *further))
+        self.gradient_norm.copy_(total.clamp_min(0).sqrt())
+        self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
+
+    def update(self, sums: Sums, extra: Extra | None) -> None:
+        """Both matrices, the encoder's bias and the dead counts, in one visit to each latent."""
+        w, n = self.weights, self.launch
+        m, d = w.dec.value.shape
+        kept, wider = self.codes.kept(), self.rule.wider
+        since = tokens_since(*kept, w.since_fired, len(self.x)) if wider else None
+        step_kernel[(len(self.to_input) * self.chunks,)](
+            *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
+            self.to_input, *self._extra(extra), self.rates, self.share, self.factor, len(self.x),
+            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips,
+            DECAY=self.rules.adam.weight_decay > 0, **self._adam, **self._shape, **self._options,
+        )  # fmt: skip
+        if since is not None:
+            # The kernel has also counted the codes that are not the SAE's own.
+            w.since_fired.copy_(since)
+
+    def _extra(self, extra: Extra | None) -> Extra:
+        return Extra.nothing(self.norms) if extra is None else extra
+
+    def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
+        """The decoder's bias, whose gradient comes from all tokens, new scales, thresholds."""
+        w, m = self.weights, len(self.norms)
+        minus = self.to_input.sum(0) if self.rule.centres else torch.zeros_like(columns)
+        self.move(w.b_dec, columns, minus, self.factor)
+        scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
+        if self.thresholds is not None:
+            gradient, learned = self.thresholds.gradient, w.learned
+            self.move(learned, gradient, torch.zeros_like(gradient), 1.0)
+            learned.value.clamp_min_(0)
+
+    def move(
+        self,
+        p: Parameter,
+        gradient: Float[Tensor, " n"],
+        minus: Float[Tensor, " n"],
+        factor: float | int,
+    ) -> None:
+        """A vector by Adam, whose gradient is `factor * gradient - minus`; not its copy."""
+        n = len(gradient)
+        vector_kernel[(ceil_div(n, 256),)](
+            p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
+            CLIP=self._clips, BLOCK=256, **self._adam,
+        )  # fmt: skip
+
+    def _advance_rates(self) -> None:
+        # In float64: in float32, 1 - 0.999 has five digits.
+        w, (b1, b2) = self.weights, self.rules.adam.betas
+        w.step.add_(1)
+        self.rates[:1] = w.lr / (1 - b1**w.step)
+        self.rates[1:2] = (1 - b2**w.step).sqrt()
+        self.rates[2:] = 1 - w.lr * self.rules.adam.weight_decay
+
+    @property
+    def factor(self) -> float:
+        """Of the residual: the gradient of the loss by x_hat over it."""
+        return 2 / (len(self.x) * self.rules.total_variance)
+
+    @property
+    def _clips(self) -> bool:
+        return self.rules.clip_norm is not None
+
+    @property
+    def _shape(self) -> dict[str, int | bool]:
+        n = self.launch
+        even = self.x.shape[1] % n.columns == 0
+        return {
+            "k": self.codes.k,
+            "GROUPS": self.rule.groups,
+            "COLUMNS": n.columns,
+            "PAIRS": n.pairs,
+            "EVEN": even,
+        }
+
+    @property
+    def _options(self) -> dict[str, int]:
+        return {"num_warps": max(1, self.launch.columns // 256), "num_stages": 1}
+
+    @property
+    def _adam(self) -> dict[str, float]:
+        b1, b2 = self.rules.adam.betas
+        return {"B1": b1, "B2": b2, "EPS": self.rules.adam.eps}

@@ -1,0 +1,87 @@
+"""AuxK by kernels against the dense definition, under the interpreter."""
+
+import pytest
+import torch
+from kernels.triton_device import DEVICE
+
+from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep, keep_top_k_
+from saelab.kernels.triton.weights import Weights
+
+N = 21
+KINDS = [
+    torch.randn(2, N, generator=torch.Generator().manual_seed(0)),
+    torch.ones(1, N),
+    torch.randn(2, N, generator=torch.Generator().manual_seed(1)).round(),
+    -torch.rand(1, N, generator=torch.Generator().manual_seed(2)),
+    torch.tensor([[float("inf"), -float("inf"), 0.0] * (N // 3)]),
+]
+"""Random, all equal, with ties, all negative, infinite."""
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("n_valid", "k"), [(N, 4), (9, 4), (3, 4), (0, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_top_k_of_the_valid_entries_are_kept_the_first_of_equal_ones(signed, n_valid, k, dtype):
+    x = torch.cat(KINDS).to(DEVICE, dtype)
+    size = x[:, :n_valid].abs() if signed else x[:, :n_valid]
+    order = size.float().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    chosen = torch.zeros_like(x, dtype=torch.bool).scatter(1, order, True)
+    expected = torch.where(chosen, x if signed else x.relu(), 0.0)
+    keep_top_k_(x, torch.tensor(n_valid, dtype=torch.int32, device=DEVICE), k, signed=signed)
+    assert torch.equal(x, expected)
+
+
+D_IN, D_SAE, BATCH = 6, 9, 5
+
+
+def started(capacity, *, signed, k=2, silent=(1, 4, 5, 8)):
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(D_SAE, D_IN, generator=generator).to(DEVICE)
+    W_enc = torch.randn(D_IN, D_SAE, generator=generator).to(DEVICE)
+    b_enc, b_dec = (torch.randn(n, generator=generator).to(DEVICE) / 5 for n in (D_SAE, D_IN))
+    weights = Weights.start(W_enc, b_enc, W, b_dec, torch.float32)
+    weights.since_fired[list(silent)] = 100
+    return weights, AuxStep(weights, AuxRules(k, 0.5, 100), capacity, signed=signed)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("capacity", [4, 7])
+def test_gradients_are_those_of_the_dead_latents_loss(capacity, signed):
+    """Latent 4 fires in this batch, and 5 was selected with the value zero."""
+    weights, aux = started(capacity, signed=signed)
+    generator = torch.Generator().manual_seed(1)
+    x, residual = (torch.randn(BATCH, D_IN, generator=generator).to(DEVICE) for _ in range(2))
+    values = torch.tensor([[1.0, 0.0]] * BATCH, device=DEVICE)
+    indices = torch.tensor([[4, 5]] * BATCH, dtype=torch.int32, device=DEVICE)
+    variance = (residual - residual.mean(0)).square().sum()
+    aux.run((values, indices), residual, x, variance)
+
+    dead = torch.tensor([1, 5, 8], device=DEVICE)
+    atoms = (weights.scale[:, None] * weights.dec.value)[dead].requires_grad_()
+    rows, bias = (p.value[dead].clone().requires_grad_() for p in (weights.enc, weights.b_enc))
+    a = x @ rows.T + bias
+    chosen = (a.abs() if signed else a).topk(2, dim=1).indices
+    z = torch.zeros_like(a).scatter(1, chosen, a.gather(1, chosen))
+    z = z if signed else z.relu()
+    loss = (z @ atoms + residual).square().sum() / variance
+    (0.5 * loss).backward()
+    torch.testing.assert_close(aux.loss, loss.detach())
+    expected = torch.full((D_SAE,), -1, dtype=torch.int32, device=DEVICE)
+    expected[dead] = torch.arange(3, dtype=torch.int32, device=DEVICE)
+    assert torch.equal(aux.slots, expected)
+    to_dec, to_enc, scalars = (t[:3] * aux.slope for t in (aux.to_dec, aux.to_enc, aux.scalars))
+    torch.testing.assert_close(to_dec, atoms.grad)
+    torch.testing.assert_close(to_enc, rows.grad)
+    torch.testing.assert_close(scalars[:, 0], bias.grad)
+    torch.testing.assert_close(scalars[:, 1], (atoms.grad * atoms.detach()).sum(1))
+
+
+def test_without_a_dead_latent_nothing_is_added():
+    _, aux = started(4, signed=False, silent=())
+    x = torch.ones(BATCH, D_IN, device=DEVICE)
+    codes = torch.ones(BATCH, 1, device=DEVICE), torch.zeros(BATCH, 1, device=DEVICE).int()
+    aux.run(codes, x, x, torch.tensor(0.0, device=DEVICE))
+    assert (aux.slots == -1).all()
+    assert not aux.to_dec.any()
+    assert not aux.to_enc.any()
+    assert float(aux.loss) == 0
