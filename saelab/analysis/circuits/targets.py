@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.analysis.circuits.backward_walk import Reading, latent_reading, logit_reading
 from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Frozen
-from saelab.analysis.circuits.pull import Reading, latent_reading, logit_reading
 from saelab.config import UsageError
 
 
