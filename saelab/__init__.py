@@ -34,7 +34,7 @@ _PUBLIC = {
     "save_sae_lens": "saelab.sae.interop.convert",
     "adopt": "saelab.training.adopt",
     "Run": "saelab.training.run",
-    "find_runs": "saelab.training.run",
+    "find_runs": "saelab.training.find",
     "evaluate": "saelab.evaluation.evaluate",
     "EvaluateOptions": "saelab.evaluation.options",
     "other_text": "saelab.evaluation.other_text",
@@ -57,6 +57,7 @@ _PUBLIC = {
     "attribution_graph": "saelab.analysis.circuits.graph",
     "explain": "saelab.analysis.circuits.explain",
     "explain_runs": "saelab.analysis.circuits.explain",
+    "figure": "saelab.drawing",
     "UsageError": "saelab.config",
 }
 

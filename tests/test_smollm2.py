@@ -18,7 +18,7 @@ from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.cli import main
 from saelab.evaluation.evaluate import evaluate
-from saelab.evaluation.stream import corpus_of
+from saelab.host.text import corpus_of
 from saelab.lm.load import load_language_model
 from saelab.training.run import Run
 

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import TextBatch
+from saelab.host.text import TextBatch
 from saelab.lm.protocol import Edit, LanguageModel
-from saelab.lm.sites import replaceable
 from saelab.sae.base import AbstractSAE
+from saelab.sites import Site
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -149,7 +149,7 @@ class AblationTokens:
 
 def ablation_problem(hook: str) -> str | None:
     """Why nothing can be ablated at a site; None if it can."""
-    if replaceable(hook):
+    if Site.of(hook).replaceable:
         return None
     return f"The skip connection goes past {hook}, so an ablation there is only half of one."
 

@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from saelab.evaluation.stream import Text
+from saelab.host.text import Text
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel, ModelOutput
-from saelab.lm.sites import replaceable
+from saelab.sites import Site
 from saelab.types import Figures
 
 
@@ -89,7 +89,7 @@ def cross_entropy(out: Predictions, target: Int[Tensor, " n"]) -> Float[Tensor, 
 
 def downstream_problem(hook: str) -> str | None:
     """Why nothing can be spliced in at a site; None if it can."""
-    if replaceable(hook):
+    if Site.of(hook).replaceable:
         return None
     return f"The skip connection goes past {hook}, so a reconstruction there replaces half of it."
 

@@ -20,19 +20,12 @@ from saelab.evaluation.reconstruction import Reconstruction
 from saelab.evaluation.recovery import RecoveryData, recover
 from saelab.evaluation.results import Evaluation, save_evaluation
 from saelab.evaluation.rows import NO_LABELS, RowSample
-from saelab.evaluation.stream import (
-    TextBatch,
-    check_model,
-    corpus_of,
-    half_by_context,
-    read_text,
-    stream,
-)
 from saelab.evaluation.suite import Inputs, measure_suite
+from saelab.host.host import Host
+from saelab.host.text import TextBatch, corpus_of, half_by_context, read_text, stream
 from saelab.lm.load import load_recorded_model, resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
-from saelab.sae.base import AbstractSAE
 from saelab.training.run import Run
 from saelab.types import Figures
 
@@ -73,14 +66,11 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     with writing(run.path):
         if lm is None:
             lm = load_recorded_model(run.model(), device=device)
-        sae = run.load_sae(str(lm.device))
-        if corpus is None:
-            corpus = corpus_of(run, lm, "held-out")
-        else:
-            check_model(lm, run)
+        host = Host.of_run(run, lm)
+        corpus = corpus_of(run, lm, "held-out") if corpus is None else corpus
         options = sized(options, lm, corpus)
-        Evaluated(lm, sae, corpus, options).plan().announce()
-        found = _Pass(run, lm, sae, corpus, options)
+        Evaluated(lm, host.sae, corpus, options).plan().announce()
+        found = _Pass(host, corpus, options)
         with found.clock("held_out_text"):
             found.read()
         result = found.core()
@@ -98,23 +88,16 @@ def _replaced(options: EvaluateOptions, changes: dict[str, int | None]) -> Evalu
 class _Pass:
     """The one pass over the text that everything starts from."""
 
-    def __init__(
-        self,
-        run: Run,
-        lm: LanguageModel,
-        sae: AbstractSAE,
-        corpus: Corpus,
-        options: EvaluateOptions,
-    ) -> None:
-        self.run, self.lm, self.sae, self.corpus, self.options = run, lm, sae, corpus, options
+    def __init__(self, host: Host, corpus: Corpus, options: EvaluateOptions) -> None:
+        self.host, self.corpus, self.options = host, corpus, options
+        sae, lm = host.sae, host.lm
         self.reconstruction = Reconstruction(sae.d_out, sae.d_sae, lm.device)
         self.downstream = Downstream(lm.device)
         self.density = DensityCounts(sae.d_sae, lm.device)
         self.data = RecoveryData()
         n_sample = options.n_sample if options.suite == "full" else 0
         self.sample = RowSample(n_sample, corpus.label_names, corpus.label_hierarchies)
-        self.site = run.config.written_site
-        self.problem = downstream_problem(self.site)
+        self.problem = downstream_problem(host.writes)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -128,8 +111,7 @@ class _Pass:
         options = self.options
         with progress("Evaluate", options.n_tokens, "tokens") as bar:
             for batch in stream(
-                self.run,
-                self.lm,
+                self.host,
                 self.corpus,
                 n_tokens=options.n_tokens,
                 batch_size=options.contexts,
@@ -143,15 +125,15 @@ class _Pass:
             raise UsageError("The held-out text has no tokens to evaluate on; give more text.")
 
     def _add(self, batch: TextBatch) -> None:
-        codes = self.sae.encode(batch.x)
-        x_hat = self.sae.decode(codes, batch.x)
+        codes = self.host.sae.encode(batch.x)
+        x_hat = self.host.sae.decode(codes, batch.x)
         self.reconstruction.update(batch.wanted, x_hat, codes)
         self.density.update(codes)
         self.sample.add(batch, codes)
         if self.problem is None:
             self.downstream.update(
-                self.lm,
-                self.site,
+                self.host.lm,
+                self.host.writes,
                 batch.tokens,
                 batch.mask,
                 x_hat,
@@ -170,7 +152,7 @@ class _Pass:
         else:
             skipped["recovery"] = NO_LABELS
         with self.clock("dictionary"):
-            dictionary = dictionary_figures(self.sae, signed=self.density.signed)
+            dictionary = dictionary_figures(self.host.sae, signed=self.density.signed)
         return Evaluation(
             reconstruction=self.reconstruction.results(),
             downstream={} if self.problem else self.downstream.results(),
@@ -187,7 +169,7 @@ class _Pass:
         if self.problem is None:
             with self.clock("mean_ablation"):
                 downstream = self._against_mean(core.downstream)
-        inputs = Inputs(self.run, self.sae, self.lm, self.corpus, self.sample.rows(), self.options)
+        inputs = Inputs(self.host, self.corpus, self.sample.rows(), self.options)
         found, skipped, seconds = measure_suite(inputs)
         return replace(
             core,
@@ -200,7 +182,7 @@ class _Pass:
     def _against_mean(self, figures: Figures) -> Figures:
         options = self.options
         texts = read_text(
-            self.run, self.lm, self.corpus, n_tokens=options.n_tokens, batch_size=options.contexts
+            self.host, self.corpus, n_tokens=options.n_tokens, batch_size=options.contexts
         )
         mean = self.reconstruction.sum / self.reconstruction.n
-        return against_mean(figures, self.lm, self.site, texts, mean)
+        return against_mean(figures, self.host.lm, self.host.writes, texts, mean)

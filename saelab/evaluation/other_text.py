@@ -12,8 +12,9 @@ from saelab.activations.documents import ROWS, TEXT_FIELD
 from saelab.activations.format import UNTIL
 from saelab.activations.text_files import kind_of
 from saelab.config import UsageError
-from saelab.evaluation.stream import check_model, corpus_of
 from saelab.formats.json_file import canonical_digest
+from saelab.host.host import check_model
+from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
 

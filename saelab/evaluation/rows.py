@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.evaluation.stream import TextBatch, half_by_context
+from saelab.host.text import TextBatch, half_by_context
 from saelab.types import SparseCodes
 
 NO_LABELS = "The text has no ground-truth labels."

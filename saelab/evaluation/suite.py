@@ -14,11 +14,9 @@ from saelab.evaluation.mdl import DescriptionLength, description_length
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.probing import SparseProbing, sparse_probing
 from saelab.evaluation.rows import Rows, Skipped
-from saelab.evaluation.stream import read_text, stream
 from saelab.evaluation.uniformity import Uniformity, UniformityTokens, uniformity_problem
-from saelab.lm.protocol import LanguageModel
-from saelab.sae.base import AbstractSAE
-from saelab.training.run import Run
+from saelab.host.host import Host
+from saelab.host.text import read_text, stream
 
 Measured = DescriptionLength | Uniformity | SparseProbing | Absorption | AblationSparsity
 
@@ -32,9 +30,7 @@ class Inputs:
         corpus: the held-out text.
     """
 
-    run: Run
-    sae: AbstractSAE
-    lm: LanguageModel
+    host: Host
     corpus: Corpus
     rows: Rows
     options: EvaluateOptions
@@ -62,7 +58,7 @@ def measure_suite(
 
 def _description_length(inputs: Inputs) -> DescriptionLength | Skipped:
     tolerance = inputs.options.fvu_tolerance
-    return description_length(inputs.rows, inputs.sae, tolerance=tolerance)
+    return description_length(inputs.rows, inputs.host.sae, tolerance=tolerance)
 
 
 def _probing(inputs: Inputs) -> SparseProbing | Skipped:
@@ -70,24 +66,17 @@ def _probing(inputs: Inputs) -> SparseProbing | Skipped:
 
 
 def _absorption(inputs: Inputs) -> Absorption | Skipped:
-    text_of = inputs.lm.tokenizer.token
-    return feature_absorption(inputs.rows, inputs.sae, text_of, seed=inputs.options.seed)
+    text_of = inputs.host.lm.tokenizer.token
+    return feature_absorption(inputs.rows, inputs.host.sae, text_of, seed=inputs.options.seed)
 
 
 def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
-    config, options = inputs.run.config, inputs.options
-    if problem := uniformity_problem(config.written_site):
+    host, options = inputs.host, inputs.options
+    if problem := uniformity_problem(host.writes):
         return Skipped(problem)
-    tokens = UniformityTokens(
-        inputs.lm, inputs.sae, config.written_site, seed=options.seed, source=config.site
-    )
-    for text in read_text(
-        inputs.run,
-        inputs.lm,
-        inputs.corpus,
-        n_tokens=options.n_tokens,
-        batch_size=options.contexts,
-    ):
+    tokens = UniformityTokens(host.lm, host.sae, host.writes, seed=options.seed, source=host.reads)
+    texts = read_text(host, inputs.corpus, n_tokens=options.n_tokens, batch_size=options.contexts)
+    for text in texts:
         tokens.update(text, n_tokens=options.n_uniformity)
         if tokens.n_tokens >= options.n_uniformity:
             break
@@ -95,20 +84,19 @@ def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
 
 
 def _ablation(inputs: Inputs) -> AblationSparsity | Skipped:
-    hook, options = inputs.run.config.written_site, inputs.options
-    if problem := ablation_problem(hook):
+    host, options = inputs.host, inputs.options
+    if problem := ablation_problem(host.writes):
         return Skipped(problem)
     tokens = AblationTokens(
-        inputs.lm, inputs.sae, hook, n_latents=options.n_ablated_latents, reach=options.reach
+        host.lm,
+        host.sae,
+        host.writes,
+        n_latents=options.n_ablated_latents,
+        reach=options.reach,
     )
     draw = torch.Generator().manual_seed(options.seed)
-    for batch in stream(
-        inputs.run,
-        inputs.lm,
-        inputs.corpus,
-        n_tokens=options.n_tokens,
-        batch_size=options.contexts,
-    ):
+    batches = stream(host, inputs.corpus, n_tokens=options.n_tokens, batch_size=options.contexts)
+    for batch in batches:
         tokens.update(batch, n_tokens=options.n_ablated_tokens, draw=draw)
         if tokens.n_tokens >= options.n_ablated_tokens:
             break

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from saelab.evaluation.downstream import counted_positions
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import Text
+from saelab.host.text import Text
 from saelab.lm.cost import contexts_at_once
 from saelab.lm.gradients import tracked
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.sites import replaceable
 from saelab.sae.base import AbstractSAE
+from saelab.sites import Site
 from saelab.types import SparseCodes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -110,7 +110,7 @@ class UniformityTokens:
 
 def uniformity_problem(hook: str) -> str | None:
     """Why there is no such gradient at a site; None if there is."""
-    if replaceable(hook):
+    if Site.of(hook).replaceable:
         return None
     return f"The skip connection goes past {hook}, so gradients there miss a part."
 

@@ -1,5 +1,6 @@
 """A language model run through TransformerLens: the one module that names transformer_lens."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,8 +19,8 @@ from saelab.lm.hooks import AllCapturedError, Hook, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.reading import Past
-from saelab.lm.sites import check_replaceable, nearest
 from saelab.lm.tokenizer import HuggingFaceTokenizer
+from saelab.sites import Site
 
 READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """In standard deviations of the logits: above rounding, below what a forgotten token does."""
@@ -279,12 +280,16 @@ class BridgeLanguageModel:
 
     def _check_exists(self, hook: str) -> None:
         if hook not in self._bridge.hook_dict:
-            close = ", ".join(nearest(hook, self._bridge.hook_dict))
+            close = ", ".join(difflib.get_close_matches(hook, self.hooks(), 3, cutoff=0.0))
             raise UsageError(f"{self.info.name} has no hook {hook!r}; nearest are {close}.")
 
     def _check_replaceable(self, hook: str) -> None:
         self._check_exists(hook)
-        check_replaceable(hook)
+        if not Site.of(hook).replaceable:
+            raise UsageError(
+                f"{hook} can be read but not replaced or differentiated by: the skip connection "
+                "goes past it. Use hook_resid_pre, hook_attn_out or hook_resid_post."
+            )
 
     def _check_fired(self, hooks: Sequence[str], seen: Mapping[str, Tensor]) -> None:
         if silent := ", ".join(sorted(set(hooks) - set(seen))):

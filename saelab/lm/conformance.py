@@ -16,7 +16,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.lm.bridge import BridgeLanguageModel
 from saelab.lm.checkpoint import read_checkpoint
-from saelab.lm.direct_check import ADDED, direct_path_error, direct_path_tolerance, is_half
+from saelab.lm.direct_check import added_by, direct_path_error, direct_path_tolerance, is_half
 from saelab.lm.load import load_language_model, resolve_device
 from saelab.lm.protocol import Edit
 
@@ -165,7 +165,7 @@ def _hidden_error(lm: BridgeLanguageModel, plain: PlainPass) -> float:
 
 
 def _parts_error(lm: BridgeLanguageModel, tokens: Tensor) -> float:
-    added = [hook for hook in lm.hooks() if ADDED.fullmatch(hook)]
+    added = added_by(lm)
     ends = [f"blocks.{i}.hook_resid_{s}" for i in range(lm.info.n_layers) for s in ("pre", "post")]
     _, seen = lm.direct.one_pass(tokens, {}, [*added, *ends])
     errors = []

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from saelab.lm.hooks import Hook
 from saelab.lm.protocol import Edit
-from saelab.lm.sites import direct_path, layer_of, output_of, outputs_of
+from saelab.sites import Site, outputs_of
 
 SIZE = 64.0
 """Of the probes' entries: a power of two, so exact in every number type, and so large that the
@@ -114,7 +114,7 @@ class DirectPaths:
 
     def fault(self, hook: str) -> str | None:
         """Why the direct path of `hook` is not known, as the end of a sentence; None if it is."""
-        if direct_path(hook) is None:
+        if Site.of(hook).kind is None:
             return "it reaches the residual stream only through a nonlinearity"
         if self.last is None or self.slope is None:
             return "what stands between the last residual stream and the logits is no plain norm"
@@ -127,7 +127,7 @@ class DirectPaths:
 
     def stage(self, hook: str) -> Stage | None:
         """The norm or multiplier between an attention's or MLP's site and the residual stream."""
-        inside = output_of(hook)
+        inside = Site.of(hook).output
         if inside is None or self._points.get(inside.added) is self._points[hook]:
             return None
         if inside.returned not in self._behind:
@@ -156,13 +156,14 @@ class DirectPaths:
 
     def _linear(self, hook: str) -> nn.Module | None:
         """The module that a site's values pass to become the output of its attention or MLP."""
-        inside, point = output_of(hook), self._points[hook]
-        if inside is None or direct_path(hook) == "residual":
+        site, point = Site.of(hook), self._points[hook]
+        inside = site.output
+        if inside is None or site.layer is None or site.kind == "residual":
             return None
         if point in (self._points.get(inside.returned), self._points.get(inside.added)):
             # An MLP of experts: what it calls hook_post is what it returns.
             return None
-        for module in self._bridge.blocks[layer_of(hook)].modules():
+        for module in self._bridge.blocks[site.layer].modules():
             inner = getattr(module, "original_component", None)
             if getattr(module, "hook_in", None) is point and isinstance(inner, nn.Module):
                 return inner

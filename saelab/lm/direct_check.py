@@ -5,7 +5,6 @@ logits answer to the site along its direct path alone: through the model's own p
 unembedding. Directions are chosen along which no norm's scale moves: there the path is linear.
 """
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,13 +15,11 @@ from torch import Tensor
 
 from saelab.lm.direct import Stage
 from saelab.lm.protocol import Edit
-from saelab.lm.sites import layer_of, output_of, outputs_of, replaceable
+from saelab.sites import Site, outputs_of
 
 if TYPE_CHECKING:
     from saelab.lm.bridge import BridgeLanguageModel
 
-ADDED = re.compile(r"blocks\.\d+\.hook_\w+_out")
-"""What blocks add to the stream."""
 N_DIRECTIONS = 4
 STEP = 0.05
 """Relative to what is changed."""
@@ -45,6 +42,11 @@ def direct_path_fault(lm: "BridgeLanguageModel", hook: str) -> str | None:
 def direct_path_tolerance(lm: "BridgeLanguageModel") -> float:
     """How far the difference may be from the claim, in the model's number type."""
     return HALF_PRECISION_TOLERANCE if is_half(lm) else TOLERANCE
+
+
+def added_by(lm: "BridgeLanguageModel") -> list[str]:
+    """The hooks on what blocks add to the residual stream."""
+    return [hook for hook in lm.hooks() if Site.of(hook).adds]
 
 
 def is_half(lm: "BridgeLanguageModel") -> bool:
@@ -81,13 +83,16 @@ class _Held:
         self.direct = lm.direct
         self.step = HALF_PRECISION_STEP if is_half(lm) else STEP
         # The skip connection goes past hook_resid_mid; what attention adds stands there alone.
-        self.hook = hook if replaceable(hook) else outputs_of(layer_of(hook))[0].added
-        own = output_of(self.hook)
+        site = Site.of(hook)
+        self.hook = hook
+        if site.layer is not None and not site.replaceable:
+            self.hook = outputs_of(site.layer)[0].added
+        own = Site.of(self.hook).output
         self.stage = lm.direct.stage(self.hook)
         normed = self.stage is not None and self.stage.scaled
         self.out = own.returned if own is not None and normed else None
         self.last = f"blocks.{lm.info.n_layers - 1}.hook_resid_post"
-        added = [h for h in lm.hooks() if ADDED.fullmatch(h) and _at_or_behind(h, hook)]
+        added = [h for h in added_by(lm) if (Site.of(h).layer or 0) >= (site.layer or 0)]
         n = min(N_TOKENS, lm.info.n_ctx)
         self.tokens = torch.arange(1, n + 1)[None] * (lm.info.d_vocab // (n + 1))
         reads = [*added, self.hook, self.last, "unembed.hook_out"]
@@ -168,7 +173,3 @@ class _Moved:
         for norm in self.norms:
             slopes = slopes * norm.stage.scale(norm.now.chunk(2)[0])
         return slopes - slopes.mean(-1, keepdim=True)
-
-
-def _at_or_behind(hook: str, site: str) -> bool:
-    return site.startswith("hook_") or layer_of(hook) >= layer_of(site)

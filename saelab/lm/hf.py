@@ -4,7 +4,6 @@ Attention is sdpa, which the bridge cannot use since it shows the attention patt
 pass has no hook points but those that were asked for. Activations equal the bridge's to rounding.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,13 +21,14 @@ from saelab.lm.hooks import AllCapturedError
 from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
 from saelab.lm.protocol import ModelInfo
 from saelab.lm.tokenizer import HuggingFaceTokenizer
+from saelab.sites import Site
 
 Side = Literal["input", "output"]
-Place = tuple[str, Side]
+Submodule = tuple[str, Side]
 """A module's path inside a block ("": the block itself), and which side of it the site is."""
 
 
-def _places(attention: str, heads_out: str, mlp_out: str) -> dict[str, Place]:
+def _submodules(attention: str, heads_out: str, mlp_out: str) -> dict[str, Submodule]:
     return {
         "hook_resid_pre": ("", "input"),
         "hook_resid_post": ("", "output"),
@@ -41,16 +41,15 @@ def _places(attention: str, heads_out: str, mlp_out: str) -> dict[str, Place]:
     }
 
 
-_LLAMA = ("layers", _places("self_attn", "o_proj", "down_proj"))
-ARCHITECTURES: dict[str, tuple[str, dict[str, Place]]] = {
-    "gpt2": ("h", _places("attn", "c_proj", "c_proj")),
-    "gpt_neox": ("layers", _places("attention", "dense", "dense_4h_to_h")),
+_LLAMA = ("layers", _submodules("self_attn", "o_proj", "down_proj"))
+ARCHITECTURES: dict[str, tuple[str, dict[str, Submodule]]] = {
+    "gpt2": ("h", _submodules("attn", "c_proj", "c_proj")),
+    "gpt_neox": ("layers", _submodules("attention", "dense", "dense_4h_to_h")),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
 }
 """By transformers' `model_type`: the list of blocks inside the base model, and the sites' places.
 Models with norms behind their attention and MLP (Gemma 2 and 3) are not among them: there
 `hook_attn_out` is something else."""
-_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 class HuggingFaceModel:
@@ -61,7 +60,7 @@ class HuggingFaceModel:
         self._info = info
         self._head = OutputHead(model)
         self._tokenizer = HuggingFaceTokenizer(tokenizer)
-        blocks, self._places = ARCHITECTURES[model.config.model_type]
+        blocks, self._submodules = ARCHITECTURES[model.config.model_type]
         self._blocks: nn.ModuleList = getattr(model.base_model, blocks)
         self._widths: dict[str, int] = {}
 
@@ -138,20 +137,20 @@ class HuggingFaceModel:
         """Let `see` read every site's value on the way, and replace it unless it returns None."""
         with ExitStack() as stack:
             for hook in hooks:
-                module, side = self._place(hook)
+                module, side = self._submodule(hook)
                 handle = _attach(module, side, lambda value, name=hook: see(name, value))
                 stack.callback(handle.remove)
             yield
 
-    def _place(self, hook: str) -> tuple[nn.Module, Side]:
-        match = _HOOK.fullmatch(hook)
-        if match is None or match[2] not in self._places or int(match[1]) >= len(self._blocks):
+    def _submodule(self, hook: str) -> tuple[nn.Module, Side]:
+        found = _find(hook, self._submodules, len(self._blocks))
+        if found is None:
             raise UsageError(
                 f"The hugging-face back end has no site {hook!r} in {self.info.name}; use "
                 "--backend transformer-lens."
             )
-        path, side = self._places[match[2]]
-        return self._blocks[int(match[1])].get_submodule(path), side
+        layer, (path, side) = found
+        return self._blocks[layer].get_submodule(path), side
 
 
 def _attach(
@@ -181,9 +180,18 @@ def serves(name: str, hooks: Sequence[str]) -> bool:
         config = transformers.AutoConfig.from_pretrained(location(name), trust_remote_code=False)
     except (OSError, ValueError, UsageError):
         return False
-    _, places = ARCHITECTURES.get(config.model_type, ("", {}))
-    matches = [_HOOK.fullmatch(hook) for hook in hooks]
-    return all(m and m[2] in places and int(m[1]) < config.num_hidden_layers for m in matches)
+    _, submodules = ARCHITECTURES.get(config.model_type, ("", {}))
+    return all(_find(hook, submodules, config.num_hidden_layers) for hook in hooks)
+
+
+def _find(
+    hook: str, submodules: dict[str, Submodule], n_layers: int
+) -> tuple[int, Submodule] | None:
+    """The layer and the submodule of a hook; None if it is not served here."""
+    site = Site.find(hook)
+    if site is None or site.layer is None or site.layer >= n_layers:
+        return None
+    return None if site.part not in submodules else (site.layer, submodules[site.part])
 
 
 def load_hugging_face_model(

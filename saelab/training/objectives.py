@@ -12,9 +12,9 @@ from saelab.config import UsageError
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.sites import layer_of
 from saelab.sae.base import AbstractSAE, LossContext
 from saelab.sae.losses import local_loss, total_loss
+from saelab.sites import Site
 from saelab.training.config import TrainConfig
 from saelab.training.domain import Domain
 from saelab.training.source import Batch, Source
@@ -136,8 +136,10 @@ def _later_sites(config: TrainConfig, lm: LanguageModel) -> tuple[str, ...]:
     if config.downstream_sites:
         return config.downstream_sites
     # The output of the SAE's own block is what the SAE replaces, so it is not compared.
-    first = layer_of(config.site) + config.site.endswith(".hook_resid_post")
-    later = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(first, lm.info.n_layers))
+    n_layers = lm.info.n_layers
+    first = Site.of(config.site).next_layer
+    layers = range(n_layers if first is None else first, n_layers)
+    later = tuple(f"blocks.{layer}.hook_resid_post" for layer in layers)
     if not later:
         raise UsageError(
             f"No block comes after {config.site} in {lm.info.name}, so --objective e2e-ds has "

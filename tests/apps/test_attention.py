@@ -68,15 +68,16 @@ def test_a_trail_is_read_back_and_ends_where_it_makes_no_sense():
 def test_a_sites_rank_is_that_of_the_circuits(cards, kind: str):
     from dataclasses import replace
 
-    from saelab.analysis.circuits.dictionaries import Place as Where
+    from saelab.sites import Place as Where
 
     sites = {
         "heads": [("blocks.7.attn.hook_z", 7)],
         "residual": [("blocks.7.hook_resid_pre", 7), ("blocks.7.hook_resid_post", 8)],
         "mlp": [("blocks.7.ln2.hook_out", 7), ("blocks.7.mlp.hook_in", 7)],
     }[kind]
+    config = {"target_site": "blocks.7.hook_mlp_out"} if kind == "mlp" else {}
     for site, layer in sites:
-        card = replace(cards[0], site=site, config={"target_site": "blocks.7.hook_mlp_out"})
+        card = replace(cards[0], site=site, config=config)
         assert depth(card) == Where(layer, kind).depth  # pyright: ignore[reportArgumentType]
         assert reads_heads(card) == (kind == "heads")
     for site in ("blocks.7.mlp.hook_post", "hook_embed", "blocks.x.attn.hook_z"):

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, models
 
 from saelab.evaluation.ablation import AblationTokens
 from saelab.evaluation.downstream import Downstream
-from saelab.evaluation.stream import TextBatch
 from saelab.evaluation.uniformity import centred_logit_gradients
+from saelab.host.text import TextBatch
 from saelab.lm.edits import replace_rows
 from saelab.lm.load import load_language_model
 from saelab.sae.topk import TopKConfig

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from saelab.evaluation.ablation import AblationTokens, ablation_problem, sparsity
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import TextBatch, corpus_of, stream
+from saelab.host.host import Host
+from saelab.host.text import TextBatch, corpus_of, stream
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -148,7 +149,7 @@ def test_the_row_that_is_encoded_is_that_of_the_drawn_token(random_lm, tokens, m
 def test_a_text_too_short_for_the_reach_is_skipped_with_the_remedy(random_lm, small_run):
     corpus = corpus_of(small_run, random_lm, "held-out")
     found = AblationTokens(random_lm, small_run.load_sae(), HOOK, n_latents=2, reach=16)
-    for batch in stream(small_run, random_lm, corpus, n_tokens=50, batch_size=4):
+    for batch in stream(Host.of_run(small_run, random_lm), corpus, n_tokens=50, batch_size=4):
         found.update(batch, n_tokens=5, draw=torch.Generator())
     assert "16 real positions" in reason(found.results())
     assert "--reach" in reason(found.results())

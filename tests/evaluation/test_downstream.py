@@ -6,7 +6,8 @@ import torch
 from saelab.config import UsageError
 from saelab.evaluation.downstream import Downstream
 from saelab.evaluation.evaluate import evaluate
-from saelab.evaluation.stream import corpus_of, half_by_context, stream
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, half_by_context, stream
 from saelab.lm.bridge import BridgeLanguageModel
 from saelab.lm.edits import replace_rows
 
@@ -97,7 +98,7 @@ def test_a_text_that_has_changed_since_is_refused(small_run, random_lm, monkeypa
 
 def test_the_streams_rows_are_the_models_at_the_masked_positions(small_run, random_lm):
     corpus = corpus_of(small_run, random_lm, "train")
-    batches = list(stream(small_run, random_lm, corpus, n_tokens=60, batch_size=4))
+    batches = list(stream(Host.of_run(small_run, random_lm), corpus, n_tokens=60, batch_size=4))
     assert sum(len(b.x) for b in batches[:-1]) < 60 <= sum(len(b.x) for b in batches)
     batch = batches[1]
     expected = random_lm.capture(batch.tokens, [HOOK])[HOOK][batch.mask]
@@ -111,7 +112,13 @@ def test_asking_for_logits_changes_no_row(small_run, random_lm):
     corpus = corpus_of(small_run, random_lm, "train")
     plain, asked = (
         next(
-            stream(small_run, random_lm, corpus, n_tokens=1, batch_size=4, with_predictions=wanted)
+            stream(
+                Host.of_run(small_run, random_lm),
+                corpus,
+                n_tokens=1,
+                batch_size=4,
+                with_predictions=wanted,
+            )
         )
         for wanted in (False, True)
     )

@@ -17,8 +17,9 @@ from saelab.evaluation.arrays import evaluate_arrays
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.mdl import channel_bits, code_bits
 from saelab.evaluation.options import EvaluateOptions
-from saelab.evaluation.stream import corpus_of, stream
 from saelab.evaluation.suite import MEASUREMENTS
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, stream
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train
 from saelab.training.run import Run
@@ -101,7 +102,7 @@ def test_keyword_arguments_replace_those_of_the_options(small_run, random_lm, tm
 def test_mean_ablation_writes_the_mean_of_all_counted_rows(full, random_lm):
     run, result = full
     corpus = corpus_of(run, random_lm, "held-out")
-    batches = list(stream(run, random_lm, corpus, n_tokens=200, batch_size=3))
+    batches = list(stream(Host.of_run(run, random_lm), corpus, n_tokens=200, batch_size=3))
     mean = torch.cat([batch.x for batch in batches]).double().mean(0).float()
     losses = []
     for batch in batches:

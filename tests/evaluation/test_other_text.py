@@ -15,7 +15,8 @@ from saelab.cli import main
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.other_text import TextOptions, other_text
-from saelab.evaluation.stream import half_by_context, stream
+from saelab.host.host import Host
+from saelab.host.text import half_by_context, stream
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train
 from saelab.training.run import Run
@@ -76,7 +77,7 @@ def test_halves_share_no_document(small_run, random_lm, cats, tmp_path):
     run = fresh(small_run, tmp_path)
     corpus = other_text(run, random_lm, cats)
     halves = {True: set(), False: set()}
-    for batch in stream(run, random_lm, corpus, n_tokens=10_000, batch_size=7):
+    for batch in stream(Host.of_run(run, random_lm), corpus, n_tokens=10_000, batch_size=7):
         document = np.broadcast_to(batch.contexts.document[:, None], batch.mask.shape)
         document = document[batch.mask.numpy()]
         chosen = half_by_context(batch)

@@ -13,8 +13,8 @@ from saelab.evaluation.ablation import AblationTokens
 from saelab.evaluation.density import DensityCounts
 from saelab.evaluation.downstream import Downstream
 from saelab.evaluation.reconstruction import Reconstruction
-from saelab.evaluation.stream import Text, TextBatch
 from saelab.evaluation.uniformity import UniformityTokens, centred_logit_gradients
+from saelab.host.text import Text, TextBatch
 from saelab.lm.load import load_language_model
 
 HOOK = "blocks.0.hook_resid_post"

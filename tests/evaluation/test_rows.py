@@ -14,7 +14,8 @@ from saelab.evaluation.rows import (
     first_rows,
     poles,
 )
-from saelab.evaluation.stream import corpus_of, half_by_context, stream
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, half_by_context, stream
 
 both = pytest.mark.parametrize("ragged", [False, True])
 
@@ -54,7 +55,7 @@ def test_poles_are_the_positive_and_the_negative_parts(seed, ragged):
 def test_a_sample_holds_the_first_rows_of_the_stream(small_run, random_lm):
     corpus = corpus_of(small_run, random_lm, "held-out")
     sae = small_run.load_sae()
-    batches = list(stream(small_run, random_lm, corpus, n_tokens=50, batch_size=2))
+    batches = list(stream(Host.of_run(small_run, random_lm), corpus, n_tokens=50, batch_size=2))
     x = torch.cat([batch.x for batch in batches])
     for n in (5, 20, 10**6):
         sample = RowSample(n, ("a",))

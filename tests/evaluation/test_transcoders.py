@@ -10,8 +10,9 @@ from saelab.activations.arrays import write_arrays
 from saelab.evaluation.arrays import evaluate_arrays
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.options import EvaluateOptions
-from saelab.evaluation.stream import corpus_of, stream
 from saelab.evaluation.uniformity import centred_logit_gradients, contributions
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, stream
 from saelab.lm.edits import replace_rows
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train
@@ -34,7 +35,7 @@ def result(run, random_lm):
 @pytest.fixture(scope="module")
 def batches(run, random_lm):
     corpus = corpus_of(run, random_lm, "held-out")
-    return list(stream(run, random_lm, corpus, n_tokens=60, batch_size=3))
+    return list(stream(Host.of_run(run, random_lm), corpus, n_tokens=60, batch_size=3))
 
 
 def test_a_batch_holds_what_is_read_and_what_is_written(batches, random_lm):

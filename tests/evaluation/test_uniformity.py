@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.stream import Text, read_text
 from saelab.evaluation.uniformity import (
     UniformityTokens,
     centred_logit_gradients,
@@ -17,6 +16,8 @@ from saelab.evaluation.uniformity import (
     effective_number,
     uniformity_problem,
 )
+from saelab.host.host import Host
+from saelab.host.text import Text, read_text
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -124,13 +125,15 @@ def test_a_site_that_the_skip_connection_goes_past_is_named():
 
 
 def test_the_same_seed_draws_the_same_tokens(random_lm, small_run):
-    from saelab.evaluation.stream import corpus_of
+    from saelab.host.text import corpus_of
 
     corpus = corpus_of(small_run, random_lm, "held-out")
     results = []
     for seed in (0, 0, 1):
         measure = UniformityTokens(random_lm, small_run.load_sae(), HOOK, seed=seed)
-        for part in read_text(small_run, random_lm, corpus, n_tokens=100, batch_size=2):
+        for part in read_text(
+            Host.of_run(small_run, random_lm), corpus, n_tokens=100, batch_size=2
+        ):
             measure.update(part, n_tokens=5)
         results.append(measure.results())
     assert results[0] == results[1]

@@ -10,6 +10,7 @@ from lm.table import checked, table, written
 
 from saelab.lm.conformance import SITES, check_model, failures, model_findings, plain_pass
 from saelab.lm.direct_check import direct_path_error, direct_path_fault
+from saelab.sites import Site
 
 WITHOUT_MID = {"GPT-J", "Pythia (GPT-NeoX, parallel)", "Falcon", "CodeGen", "Phi", "Cohere"}
 PARALLEL_HAS_NO_MIDDLE = "has no hook 'blocks.0.hook_resid_mid'"
@@ -17,8 +18,9 @@ PARALLEL_HAS_NO_MIDDLE = "has no hook 'blocks.0.hook_resid_mid'"
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_no_check_fails_on_any_architecture(name):
-    _, findings = checked(name)
+    lm, findings = checked(name)
     assert [(f.about, f.check, f.error) for f in failures(findings)] == []
+    assert [Site.of(hook).hook for hook in lm.hooks()] == lm.hooks()
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "Mamba"])

@@ -21,7 +21,8 @@ from saelab.config import UsageError
 from saelab.evaluation.arrays import evaluate_arrays
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.options import EvaluateOptions
-from saelab.evaluation.stream import corpus_of, read_text, stream
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, read_text, stream
 from saelab.lm.edits import replace_rows
 from saelab.training.domain import Domain, read_domain
 from saelab.training.loop import train
@@ -255,8 +256,8 @@ def test_evaluation_counts_and_edits_only_what_the_run_covers(sink_run, sink_lm)
     corpus = corpus_of(sink_run, sink_lm, "held-out")
     limit = sink_run.domain.max_norm
     assert limit is not None
-    texts = read_text(sink_run, sink_lm, corpus, n_tokens=60, batch_size=3)
-    batches = stream(sink_run, sink_lm, corpus, n_tokens=60, batch_size=3)
+    texts = read_text(Host.of_run(sink_run, sink_lm), corpus, n_tokens=60, batch_size=3)
+    batches = stream(Host.of_run(sink_run, sink_lm), corpus, n_tokens=60, batch_size=3)
     left_out = 0
     for batch, text in zip(batches, texts, strict=True):
         x = sink_lm.capture(batch.tokens, [SITE])[SITE]
@@ -339,7 +340,7 @@ def test_the_first_positions_are_left_out_where_asked(sink_store, sink_lm, tmp_p
     covered = run.domain.covers(tokens, torch.ones(2, 8, 16))
     assert covered.int().sum(0).tolist() == [0, 0, 0, 2, 2, 2, 2, 2]
     corpus = corpus_of(run, sink_lm, "held-out")
-    for batch in stream(run, sink_lm, corpus, n_tokens=20, batch_size=3):
+    for batch in stream(Host.of_run(run, sink_lm), corpus, n_tokens=20, batch_size=3):
         assert not batch.mask[:, :3].any()
     with pytest.raises(UsageError, match="--first-position 8"):
         train(small_config(sink_store, first_position=8), out=tmp_path / "none")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
-from saelab.training.run import Run, run_directories, run_name
+from saelab.training.find import run_directories
+from saelab.training.run import Run, run_name
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
@@ -87,7 +88,7 @@ class Catalogue:
 
 
 def read_catalogue(root: Path) -> Catalogue:
-    """Every finished run at or below `root`. A damaged one is reported, not fatal to the rest."""
+    """Every finished run at or below `root`; any other is told, not fatal to the rest."""
     catalogue = Catalogue(root)
     for path in run_directories(root, catalogue.problems):
         name = _name(path, root)
@@ -127,8 +128,7 @@ def read_card(path: Path, root: Path) -> RunCard:
     if os.fsencode(path) != str(path).encode(errors="replace"):
         raise UsageError(f"{_name(path, root)} is no name in UTF-8; rename the run.")
     run = Run(path)
-    if not run.finished:
-        raise UsageError(f"{run.weights} is not a file.")
+    run.check_finished()
     problems: list[str] = []
     reconstruction = _evaluation(run, "reconstruction", problems)
     downstream = _evaluation(run, "downstream", problems)

@@ -65,11 +65,10 @@ def live_run(card: RunCard) -> LiveRun:
 )
 def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> LiveRun:
     del stamps, recorded  # part of the cache's key only
-    from saelab.evaluation.stream import check_model
+    from saelab.host.host import check_model
 
     run = Run(card.path)
-    if not run.finished:
-        raise UsageError(f"{run.path} has no weights.safetensors; run its `saelab train` again.")
+    run.check_finished()
     facts = run.model()
     loaded = _model(str(facts["name"]), str(facts.get("dtype", "float32")))
     check_model(loaded.model, run)

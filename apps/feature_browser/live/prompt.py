@@ -70,7 +70,7 @@ def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
     """
     import torch
 
-    from saelab.lm.sites import replaceable
+    from saelab.sites import Site
 
     with live.lock, torch.enable_grad():
         ids = prompt_tokens(live.model, text)
@@ -81,7 +81,7 @@ def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
             return seen[-1]
 
         tokens = torch.tensor([ids], device=live.model.device)
-        edits = {live.target_site: track} if replaceable(live.target_site) else {}
+        edits = {live.target_site: track} if Site.of(live.target_site).replaceable else {}
         out = live.model.run(tokens, edits=edits, hooks=[live.site, live.target_site])
         logits = out.logits[0].float()
         wanted = token_id(live.model, target) if target else int(logits[-1].argmax())

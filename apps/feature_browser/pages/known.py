@@ -14,7 +14,7 @@ from feature_browser.shell.canvas import show
 from feature_browser.shell.chrome import alone, message
 from feature_browser.shell.place import Place
 from feature_browser.shell.theme import palette
-from saelab.analysis.figures import recovery_figure
+from saelab.figures.evaluation import recovery_figure
 
 PARTLY, PRESENT = 0.5, 0.9
 

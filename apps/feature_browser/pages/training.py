@@ -16,7 +16,7 @@ from feature_browser.shell.canvas import show
 from feature_browser.shell.chrome import alone, message
 from feature_browser.shell.place import Place
 from feature_browser.shell.theme import palette
-from saelab.analysis.figures import training_figure
+from saelab.figures.training import training_figure
 
 ZOOM = "zoom"
 """The part of this view that draws with Plotly, which takes longer than the whole page."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from saelab.analysis.attention.components import residual_components
 from saelab.analysis.attention.dfa import attention_dictionary, direct_feature_attribution
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import Config
+from saelab.sites import Place
 
 
 class RecursionOptions(Config):

@@ -8,9 +8,9 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.lm.linear.paths import Norm, soft_capped
+from saelab.sites import Place
 
 Gate = Callable[[Float[Tensor, "target n"], Float[Tensor, " n"]], Float[Tensor, "target n"]]
 """From the gradients at some latents, and their values, to the gradients that go on upstream."""

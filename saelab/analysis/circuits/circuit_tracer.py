@@ -10,10 +10,10 @@ rest have no node in that format and are left out.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import cumulative_influence
 from saelab.analysis.circuits.nodes import Node
+from saelab.sites import Place
 
 
 def circuit_tracer_json(

@@ -1,44 +1,20 @@
-"""Where an SAE stands in a model, and in which order the places of a model are computed."""
+"""An SAE in a model, and SAEs in the order in which the model computes what they read."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.evaluation.stream import check_model
+from saelab.host.host import check_model
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sites import Place, Site, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
-
-PlaceKind = Literal["residual", "heads", "mlp"]
-
-_READ = re.compile(r"blocks\.(\d+)\.(hook_resid_pre|hook_resid_post|attn\.hook_z)")
-_MLP_IN = re.compile(r"blocks\.(\d+)\.(ln2\.hook_out|mlp\.hook_in)")
-_MLP_OUT = re.compile(r"blocks\.(\d+)\.(hook_mlp_out|mlp\.hook_out)")
-
-
-@dataclass(frozen=True, order=True)
-class Place:
-    """A point in a model: the residual stream before a block, its heads' output, or its MLP.
-
-    Attributes:
-        layer: of the block; `residual` of layer n_layers is the stream before the final norm.
-    """
-
-    layer: int
-    kind: PlaceKind
-
-    @property
-    def depth(self) -> int:
-        """Places are computed in this order: stream, heads and MLP of block 0, of block 1, ..."""
-        return 3 * self.layer + ("residual", "heads", "mlp").index(self.kind)
 
 
 @dataclass(frozen=True)
@@ -108,7 +84,7 @@ class Dictionary:
         They differ where a norm or a multiplier stands behind the MLP (Gemma 2 and 3, OLMo 2,
         Granite): `mlp.hook_out` lies before it, `hook_mlp_out` behind.
         """
-        return self.target_site.endswith(".mlp.hook_out")
+        return Site.of(self.target_site).part == "mlp.hook_out"
 
     @property
     def place(self) -> Place:
@@ -117,14 +93,8 @@ class Dictionary:
         Raises:
             UsageError: attribution knows no exact rule for this site.
         """
-        if self.site == self.target_site and (read := _READ.fullmatch(self.site)):
-            layer, kind = int(read[1]), read[2]
-            if kind == "attn.hook_z":
-                return Place(layer, "heads")
-            return Place(layer + (kind == "hook_resid_post"), "residual")
-        read, written = _MLP_IN.fullmatch(self.site), _MLP_OUT.fullmatch(self.target_site)
-        if read and written and read[1] == written[1]:
-            return Place(int(read[1]), "mlp")
+        if (place := place_of(self.site, self.target_site)) is not None:
+            return place
         raise UsageError(
             f"{self.name} reads {self.site}"
             + ("" if self.site == self.target_site else f" and writes {self.target_site}")

@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.dictionaries import Dictionary, Place, by_depth
+from saelab.analysis.circuits.dictionaries import Dictionary, by_depth
 from saelab.config import UsageError
 from saelab.lm.internals import model_weights
 from saelab.lm.linear.paths import ModelWeights
@@ -26,6 +26,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
 from saelab.sae.affine import LinearCodes, TakenRows
 from saelab.sae.linear import linearize
+from saelab.sites import Place
 
 
 @dataclass(frozen=True)

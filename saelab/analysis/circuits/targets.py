@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.analysis.circuits.backward_walk import Reading, latent_reading, logit_reading
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.config import UsageError
+from saelab.sites import Place
 
 
 @dataclass(frozen=True)

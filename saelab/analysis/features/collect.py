@@ -21,8 +21,9 @@ from saelab.analysis.features.weights import weight_arrays
 from saelab.analysis.records import Features
 from saelab.config import UsageError
 from saelab.console import note
-from saelab.evaluation.stream import corpus_of
 from saelab.files import sha256_file
+from saelab.host.host import Host
+from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.provenance import provenance
@@ -44,17 +45,17 @@ def collect_features(
     """
     options = options or FeatureOptions()
     with writing(run.path):
-        sae = run.load_sae(str(lm.device))
-        if (reason := lm.why_no_logits(run.config.written_site)) is not None:
+        host = Host.of_run(run, lm)
+        if (reason := lm.why_no_logits(host.writes)) is not None:
             note(f"features.h5 will tell no logits: {reason}")
-        features_plan(run, lm, sae, corpus_of(run, lm, "train"), options).announce()
-        codes = record_codes(run, lm, sae, options)
+        features_plan(run, lm, host.sae, corpus_of(run, lm, "train"), options).announce()
+        codes = record_codes(run, host, options)
         if not codes.n_rows:
             forget_codes(run)
             raise UsageError("The text has no tokens to collect features on.")
         limit, massive = massive_rows(run, codes)
         arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
-        arrays |= weight_arrays(sae, lm, run.config.written_site)
+        arrays |= weight_arrays(host.sae, lm, host.writes)
         table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
         written = {i: said for i, said in table.written.items() if i in ids}
         arrays |= pack_vocabulary([table.name(i) for i in ids], written)

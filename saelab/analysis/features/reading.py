@@ -25,10 +25,10 @@ from saelab.analysis.features.near_misses import NearMisses, near_misses
 from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
-from saelab.evaluation.stream import TextBatch, corpus_of, stream
 from saelab.files import sha256_file, temporary_name
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
-from saelab.lm.protocol import LanguageModel
+from saelab.host.host import Host
+from saelab.host.text import TextBatch, corpus_of, stream
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
 from saelab.training.domain import norms
@@ -42,25 +42,22 @@ DECIDES_CODES = ("n_tokens", "batch_size", "near_miss_ranks", "checkpoint_every"
 """The options that the pass depends on; all others only choose among what it wrote."""
 
 
-def record_codes(
-    run: Run, lm: LanguageModel, sae: AbstractSAE, options: FeatureOptions
-) -> RecordedCodes:
+def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes:
     """The run's codes on its training text; continues where an interrupted pass stopped.
 
     Raises:
-        UsageError: an unfinished pass with other arguments is in the way, `lm` is not the run's
-            model, or the text is gone.
+        UsageError: an unfinished pass with other arguments is in the way, or the text is gone.
     """
-    corpus = corpus_of(run, lm, "train")
+    corpus = corpus_of(run, host.lm, "train")
     directory = run.path / DIRECTORY
     _claim(directory, run, options)
     done = RecordedCodes(directory)
     rest = Rest(corpus, done.n_contexts)
-    writer = ShardWriter(directory, sae, options, n_shards=len(done.shards))
+    writer = ShardWriter(directory, host.sae, options, n_shards=len(done.shards))
     with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
         left = options.n_tokens - done.n_rows
         # A pass that was killed at its end has read more than was asked for: whole batches.
-        batches = stream(run, lm, rest, n_tokens=left, batch_size=options.batch_size)
+        batches = stream(host, rest, n_tokens=left, batch_size=options.batch_size)
         for batch in batches if left > 0 else ():
             writer.add(batch, rest.first)
             bar.advance(len(batch.x))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.sites import direct_path
 from saelab.sae.base import AbstractSAE
+from saelab.sites import Site
 
 N_LOGITS = 12
 N_NEIGHBOURS = 8
@@ -32,7 +32,7 @@ def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, n
     arrays = logit_arrays(sae, lm, hook) | neighbour_arrays(sae.W_dec, "neighbours")
     if isinstance(sae, Encoding):
         arrays |= neighbour_arrays(sae.W_enc.T, "encoder")
-    if direct_path(hook) == "heads":
+    if Site.of(hook).kind == "heads":
         arrays["heads/weights"] = head_weights(sae.W_dec, lm.info.n_heads)
     return arrays
 

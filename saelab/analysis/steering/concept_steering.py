@@ -23,7 +23,8 @@ from saelab.analysis.steering.steerable import Steerable
 from saelab.config import Config
 from saelab.console import progress
 from saelab.evaluation.detectors import DetectorFirings, Scores, score_label, sort_events
-from saelab.evaluation.stream import corpus_of, stream
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, stream
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -154,7 +155,9 @@ class _Evidence:
 def _read(run: Run, lm: LanguageModel, model: Steerable, options: ConceptOptions) -> _Evidence:
     corpus = corpus_of(run, lm, "train")
     x, codes, labels = [], [], []
-    for batch in stream(run, lm, corpus, n_tokens=options.n_tokens, batch_size=32):
+    for batch in stream(
+        Host.of_run(run, lm, model.sae), corpus, n_tokens=options.n_tokens, batch_size=32
+    ):
         x.append(batch.wanted)
         codes.append(model.sae.encode(batch.x))
         labels.append(batch.labels())

@@ -11,8 +11,8 @@ from torch import Tensor
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.steering.interventions import Intervention, check_alike
 from saelab.config import UsageError
-from saelab.evaluation.stream import check_model
 from saelab.files import sha256_file
+from saelab.host.host import check_model
 from saelab.lm.edits import replace_rows
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.sae.base import AbstractSAE

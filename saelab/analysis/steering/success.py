@@ -7,7 +7,7 @@ perplexity. The paper's claim: among latents of high output score, success is fa
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy import ndarray
 from pydantic import Field
 from torch import Tensor
 
+from saelab import drawing
 from saelab.analysis.steering.chance import chance_scores
 from saelab.analysis.steering.dose import STRENGTHS
 from saelab.analysis.steering.interventions import Intervention
@@ -26,12 +27,9 @@ from saelab.analysis.steering.success_table import FilterRow, LatentSuccess, fil
 from saelab.analysis.steering.writing import Sampling, edits_for, generate
 from saelab.config import Config, UsageError
 from saelab.console import progress
-from saelab.evaluation.stream import corpus_of
+from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 FACTORS = STRENGTHS[1:]
 TOO_MUCH = 3.0
@@ -70,11 +68,7 @@ class Success:
         """JSON-ready."""
         return asdict(self)
 
-    def figure(self) -> "go.Figure":
-        """Success against the output score (plotly)."""
-        from saelab.analysis.steering.figures import success_figure
-
-        return success_figure(self)
+    figure = drawing.figure
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """Writing an SAE in the form that dictionary_learning's `load_dictionary` reads."""
 
 import io
-import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from saelab.files import json_bytes
 from saelab.sae.interop.dictionary_learning import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.write import write_new
+from saelab.sites import Site
 
 
 def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
@@ -36,9 +36,9 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     trainer |= {"activation_dim": foreign.d_in, "dict_size": foreign.d_sae}
     if "k" in tensors:
         trainer["k"] = int(tensors["k"])
-    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", foreign.hook or "")
-    if found is not None:
-        trainer |= {"layer": int(found[1]), "submodule_name": f"resid_post_layer_{found[1]}"}
+    site = Site.find(foreign.hook or "")
+    if site is not None and site.layer is not None and site.part == "hook_resid_post":
+        trainer |= {"layer": site.layer, "submodule_name": f"resid_post_layer_{site.layer}"}
     files = {WEIGHTS_FILE: packed.getvalue(), CONFIG_FILE: json_bytes({"trainer": trainer})}
     write_new(directory, files)
 

@@ -17,14 +17,18 @@ from saelab.config import UsageError
 from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_safetensors
+from saelab.sites import Site
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
 
-IN_THE_STREAM = re.compile(r"blocks\.\d+\.hook_(resid_(pre|mid|post)|attn_out|mlp_out)|hook_embed")
+IN_THE_STREAM = {
+    *("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
+    *("hook_attn_out", "hook_mlp_out"),
+}
 """Hooks in the residual stream: their values are centred when the writing weights are."""
-INSIDE_HEADS = re.compile(r"blocks\.\d+\.attn\.hook_(q|k|v|z|rot_q|rot_k|attn_scores)")
+INSIDE_HEADS = {f"attn.hook_{x}" for x in ("q", "k", "v", "z", "rot_q", "rot_k", "attn_scores")}
 WITHOUT_LAYER_NORM = re.compile(
     r"(code)?llama|mi[sx]tral|gemma|qwen|olmo-?2|phi-?3|smollm|yi-", re.IGNORECASE
 )
@@ -138,16 +142,16 @@ def _on_centred_rows(cfg: Record, sae: ForeignSAE) -> bool:
         )
         if kwargs.flag(name, default=False)
     }
-    hooks = [hook for hook in (sae.hook, sae.hook_out) if hook is not None]
-    inside = [hook for hook in hooks if INSIDE_HEADS.fullmatch(hook)]
+    hooks = [Site.find(hook) for hook in (sae.hook, sae.hook_out) if hook is not None]
+    inside = [site for site in hooks if site is not None and site.part in INSIDE_HEADS]
     if inside and (changed := sorted(processed - {"center_writing_weights"})):
         raise UsageError(
-            f"{cfg.path}: the SAE was trained on {inside[0]} of a model with {changed[0]}, which "
-            "changes what that hook holds; it cannot be used on the plain model."
+            f"{cfg.path}: the SAE was trained on {inside[0].hook} of a model with {changed[0]}, "
+            "which changes what that hook holds; it cannot be used on the plain model."
         )
     if "center_writing_weights" not in processed or WITHOUT_LAYER_NORM.search(sae.model or ""):
         return False
-    return not hooks or IN_THE_STREAM.fullmatch(hooks[0]) is not None
+    return not hooks or (hooks[0] is not None and hooks[0].part in IN_THE_STREAM)
 
 
 def _is_transcoder(architecture: str) -> bool:

@@ -12,8 +12,8 @@ from saelab.analysis.attention.recursive import (
     recursive_attribution,
     source_attribution,
 )
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import freeze
+from saelab.sites import Place
 
 HEADS = {f"blocks.{layer}.attn.hook_z": "topk" for layer in range(3)}
 CLOSE = {"rtol": 0, "atol": 1e-11}

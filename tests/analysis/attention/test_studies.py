@@ -6,7 +6,6 @@ import pytest
 import torch
 from analysis.steering.cases import random_sae
 
-from saelab.analysis.attention.figures import families_figure, themes_figure
 from saelab.analysis.attention.heads import HeadAttribution
 from saelab.analysis.attention.studies import (
     HeadThemes,
@@ -18,6 +17,7 @@ from saelab.analysis.attention.studies import (
 )
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.config import UsageError
+from saelab.figures.attention import families_figure, themes_figure
 from saelab.formats.json_file import read_config
 from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tiny.vocabulary import ids

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Frozen
+from saelab.sites import Place
 
 Moved = Mapping[int, float | torch.Tensor]
 

@@ -6,9 +6,10 @@ from analysis.circuits.cases import dictionaries, prompt_of
 from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
-from saelab.analysis.circuits.dictionaries import Dictionary, Place
+from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.config import UsageError
+from saelab.sites import Place
 
 
 def test_with_the_errors_it_is_the_plain_model(frozen, lm64):

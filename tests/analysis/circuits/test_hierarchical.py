@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from saelab.analysis.circuits.backward_walk import logit_reading, stop, walk_back
-from saelab.analysis.circuits.dictionaries import Place
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.targets import Target, latent_target, logit_target
 from saelab.lm.linear.paths import LayerWeights, ModelWeights, Norm
 from saelab.lm.record import ForwardRecord, LayerRecord
 from saelab.sae.affine import LinearCodes
+from saelab.sites import Place
 
 
 def t(*shape, fill=0.0):

@@ -16,7 +16,7 @@ from saelab.analysis.circuits.backward_walk import (
     through,
     walk_back,
 )
-from saelab.analysis.circuits.dictionaries import Dictionary, Place
+from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import CircuitOptions, explain, explain_runs
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
@@ -24,6 +24,7 @@ from saelab.analysis.circuits.patching import latent_effects
 from saelab.analysis.circuits.targets import logit_target
 from saelab.config import UsageError
 from saelab.lm.prompt import encode_prompt
+from saelab.sites import Place
 from saelab.training.loop import train
 from saelab.types import SparseCodes
 

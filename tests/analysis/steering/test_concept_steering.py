@@ -19,7 +19,8 @@ from saelab.analysis.steering.records import HIGH_OUTPUT
 from saelab.analysis.steering.scores import steering_scores
 from saelab.analysis.steering.steerable import Steerable
 from saelab.evaluation.detectors import sort_events
-from saelab.evaluation.stream import corpus_of, stream
+from saelab.host.host import Host
+from saelab.host.text import corpus_of, stream
 from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train
@@ -95,7 +96,9 @@ def test_difference_in_means_is_the_difference_of_the_means(run, tiny_lm):
     found = {c.name: evidence.difference_in_means(c).numpy() for c in CONCEPTS}
     x, labels = [], []
     corpus = corpus_of(run, tiny_lm, "train")
-    for batch in stream(run, tiny_lm, corpus, n_tokens=OPTIONS.n_tokens, batch_size=32):
+    for batch in stream(
+        Host.of_run(run, tiny_lm), corpus, n_tokens=OPTIONS.n_tokens, batch_size=32
+    ):
         x.append(batch.x.double())
         labels.append(batch.labels())
     rows, table = torch.cat(x).numpy(), np.concatenate(labels)

@@ -65,7 +65,7 @@ def test_success_equals_steering_the_latent_by_hand(featured_run, random_lm, sco
     from saelab.analysis.steering.generate import Sampling, edits_for, generate, plain_log_probs
     from saelab.analysis.steering.interventions import Intervention
     from saelab.analysis.steering.steerable import Steerable
-    from saelab.evaluation.stream import corpus_of
+    from saelab.host.text import corpus_of
 
     scores = replace(scores, sign=np.full_like(scores.sign, pole))
     one = steering_success(featured_run, random_lm, scores, OPTIONS).latents[0]

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.shell.place import Place
+from saelab import sites
 
 NOBODY = "none"
 BETWEEN = "|"
 LONGEST_TRAIL = 12
 _STEP = re.compile(r"(.+):(\d{1,9})@(\d{1,6})")
-_SITE = re.compile(r"blocks\.(\d+)\.(hook_resid_pre|hook_resid_post|attn\.hook_z)")
-_MLP_IN = re.compile(r"blocks\.(\d+)\.(?:ln2\.hook_out|mlp\.hook_in)")
 
 
 @dataclass(frozen=True)
@@ -50,23 +49,19 @@ def trail_text(steps: Sequence[Step]) -> str:
 
 
 def depth(card: RunCard) -> int | None:
-    """The rank of what a run's SAE reads in the computation; None where circuits have no rule.
-
-    As `saelab.analysis.circuits.dictionaries.Place.depth`, which cannot be had without torch.
-    """
-    if (found := _SITE.fullmatch(card.site)) is not None:
-        layer, kind = int(found[1]), found[2]
-        if kind == "attn.hook_z":
-            return 3 * layer + 1
-        return 3 * (layer + (kind == "hook_resid_post"))
-    found = _MLP_IN.fullmatch(card.site)
-    return 3 * int(found[1]) + 2 if found and card.config.get("target_site") else None
+    """The rank of what a run's SAE reads in the computation; None where circuits have no rule."""
+    place = _place(card)
+    return None if place is None else place.depth
 
 
 def reads_heads(card: RunCard) -> bool:
     """Whether the run's SAE reads attention heads."""
-    found = _SITE.fullmatch(card.site)
-    return found is not None and found[2] == "attn.hook_z"
+    place = _place(card)
+    return place is not None and place.kind == "heads"
+
+
+def _place(card: RunCard) -> sites.Place | None:
+    return sites.place_of(card.site, str(card.config.get("target_site") or card.site))
 
 
 def runs_before(catalogue: Catalogue, card: RunCard) -> dict[int, list[RunCard]]:

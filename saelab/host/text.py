@@ -1,4 +1,4 @@
-"""Held-out text through the model and the SAE: what every evaluation starts from."""
+"""The text of a run, and its activations batch by batch."""
 
 import math
 from collections.abc import Iterator
@@ -14,22 +14,23 @@ from torch import Tensor
 from saelab.activations.corpus import Contexts, Corpus, Split, recorded_corpus
 from saelab.activations.harvest import model_input, row_mask
 from saelab.config import UsageError
+from saelab.host.host import Host, check_model
 from saelab.lm.protocol import LanguageModel, ModelOutput
 from saelab.training.run import Run
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """A few contexts and the activations of the run's site on them.
+    """A few contexts and their activations where the SAE reads, and where it writes.
 
     Attributes:
         first: index of the first context in the corpus.
         tokens: as the model reads them (padding replaced).
-        mask: positions of real tokens that the run's domain covers (see `Domain`); only these
+        mask: positions of real tokens that the SAE's domain covers (see `Domain`); only these
             count and are edited.
         x: the rows of those positions, in reading order.
         out: what the plain model gave, where its predictions were asked for.
-        target: what the run reconstructs at those positions, if that is not `x` (transcoders).
+        target: what the SAE reconstructs at those positions, if that is not `x` (transcoders).
         left_out: how many further positions are neither padding nor special tokens, but are not
             covered: massive activations, and first positions that were not trained on.
     """
@@ -72,22 +73,6 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     return recorded_corpus(facts, lm, split, run.context_length, kept=kept)
 
 
-def check_model(lm: LanguageModel, run: Run) -> None:
-    """Refuse a model other than the one whose activations the run was trained on.
-
-    Raises:
-        UsageError: the weights or the tokenizer differ, or the run knows of no model.
-    """
-    trained_on = run.model()
-    for field in ("weights_digest", "tokenizer_digest"):
-        here = getattr(lm.info, field)
-        if trained_on[field] != here:
-            raise UsageError(
-                f"{run.path} was trained on {trained_on['name']} ({field} "
-                f"{trained_on[field][:12]}), not on {lm.info.name} ({here[:12]}); pass --model."
-            )
-
-
 @dataclass(frozen=True)
 class Text:
     """A few contexts as the model reads them; the fields are those of `TextBatch`."""
@@ -98,40 +83,36 @@ class Text:
     mask: Bool[Tensor, "context pos"]
 
 
-def read_text(
-    run: Run, lm: LanguageModel, corpus: Corpus, *, n_tokens: int, batch_size: int
-) -> Iterator[Text]:
+def read_text(host: Host, corpus: Corpus, *, n_tokens: int, batch_size: int) -> Iterator[Text]:
     """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done.
 
-    Where the run's domain depends on activations, each costs a forward pass up to the sites.
+    Where the SAE's domain depends on activations, each costs a forward pass up to the sites.
     """
-    if run.domain.max_norm is None and run.domain.max_target_norm is None:
-        yield from _texts(run, lm, corpus, batch_size=batch_size, n_tokens=n_tokens)
+    if host.domain.max_norm is None and host.domain.max_target_norm is None:
+        yield from _texts(host, corpus, batch_size=batch_size, n_tokens=n_tokens)
         return
-    for batch in stream(run, lm, corpus, n_tokens=n_tokens, batch_size=batch_size):
+    for batch in stream(host, corpus, n_tokens=n_tokens, batch_size=batch_size):
         yield Text(batch.first, batch.contexts, batch.tokens, batch.mask)
 
 
 def stream(
-    run: Run,
-    lm: LanguageModel,
+    host: Host,
     corpus: Corpus,
     *,
     n_tokens: int,
     batch_size: int,
     with_predictions: bool = False,
 ) -> Iterator[TextBatch]:
-    """The batches of `read_text` with the rows of the run's site, and of its target site if any.
+    """The batches of `read_text` with the rows that the SAE reads, and those it reconstructs.
 
     One forward pass a batch; it stops at the sites unless predictions are asked for.
     """
-    sites = list(dict.fromkeys((run.config.site, run.config.written_site)))
-    rows = 0
-    for text in _texts(run, lm, corpus, batch_size=batch_size):
-        out = lm.run(text.tokens, hooks=sites) if with_predictions else None
-        found = lm.capture(text.tokens, sites) if out is None else out.activations
-        x, *targets = (found[name] for name in sites)
-        mask = text.mask & run.domain.within(x, *targets)
+    lm, rows = host.lm, 0
+    for text in _texts(host, corpus, batch_size=batch_size):
+        out = lm.run(text.tokens, hooks=host.sites) if with_predictions else None
+        found = lm.capture(text.tokens, host.sites) if out is None else out.activations
+        x, *targets = (found[name] for name in host.sites)
+        mask = text.mask & host.domain.within(x, *targets)
         yield TextBatch(
             text.first,
             text.contexts,
@@ -148,15 +129,10 @@ def stream(
 
 
 def _texts(
-    run: Run,
-    lm: LanguageModel,
-    corpus: Corpus,
-    *,
-    batch_size: int,
-    n_tokens: float | int = math.inf,
+    host: Host, corpus: Corpus, *, batch_size: int, n_tokens: float | int = math.inf
 ) -> Iterator[Text]:
-    """Batches with the positions that the run's domain covers, whatever the activations there."""
-    rows, first, start = 0, 0, run.domain.first_position
+    """Batches with the positions that the SAE's domain covers, whatever the activations there."""
+    lm, rows, first, start = host.lm, 0, 0, host.domain.first_position
     while rows < n_tokens and (last := corpus.available(first + batch_size)) > first:
         contexts = corpus.read(first, last)
         mask = torch.from_numpy(row_mask(lm, contexts.tokens, contexts.columns)).to(lm.device)

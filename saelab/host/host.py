@@ -1,0 +1,112 @@
+"""An SAE in its language model: what everything that studies one starts from."""
+
+from dataclasses import dataclass
+
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saelab.config import UsageError
+from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
+from saelab.training.domain import EVERYWHERE, Domain
+from saelab.training.run import Run
+from saelab.types import SparseCodes
+
+
+@dataclass(frozen=True)
+class Host:
+    """A language model, an SAE, and the sites where the one meets the other.
+
+    Attributes:
+        reads: the hook whose activations the SAE encodes.
+        writes: the hook that it reconstructs, and where changes of its latents are written; equals
+            `reads` unless the SAE is a transcoder.
+        name: what graphs and messages call it.
+        domain: where the SAE is applied; elsewhere no latent fires, the error is the whole
+            activation, and nothing is changed. Default: everywhere.
+        run: what the SAE is of, if it is of a run.
+        maxima: the largest |activation| of each latent, where steering has read it (see
+            `saelab.analysis.steering.edits.with_maxima`).
+    """
+
+    lm: LanguageModel
+    sae: AbstractSAE
+    reads: str
+    writes: str
+    name: str
+    domain: Domain = EVERYWHERE
+    run: Run | None = None
+    maxima: Float[Tensor, " d_sae"] | None = None
+
+    @classmethod
+    def at(
+        cls, lm: LanguageModel, sae: AbstractSAE, reads: str, writes: str | None = None
+    ) -> "Host":
+        """An SAE of no run, called after the hook that it reads."""
+        return cls(lm, sae, reads, writes or reads, reads)
+
+    @classmethod
+    def of_run(cls, run: Run, lm: LanguageModel, sae: AbstractSAE | None = None) -> "Host":
+        """A run's SAE in its model, applied where it was trained; its name is the run's.
+
+        The SAE is loaded to the model's device, unless it is given.
+
+        Raises:
+            UsageError: `lm` is not the run's model, or the run has no weights.
+        """
+        check_model(lm, run)
+        sae = run.load_sae(str(lm.device)) if sae is None else sae
+        config = run.config
+        return cls(lm, sae, config.site, config.written_site, run.name, run.domain, run)
+
+    @property
+    def sites(self) -> list[str]:
+        """What it reads and what it writes: one hook, or a transcoder's two."""
+        return list(dict.fromkeys((self.reads, self.writes)))
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it writes elsewhere than it reads."""
+        return self.reads != self.writes
+
+    def encode(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        x: Float[Tensor, "batch pos d_in"],
+        target: Float[Tensor, "batch pos d_out"],
+    ) -> tuple[SparseCodes, Bool[Tensor, "batch pos"]]:
+        """The codes of every row of whole contexts, batch by batch, and where it is applied.
+
+        Elsewhere nothing fires. `target` is what is to be reconstructed, `x` unless it is a
+        transcoder.
+        """
+        applies = self.domain.covers(tokens.to(x.device), x, target=target)
+        rows = rearrange(x, "b p d -> (b p) d").to(self.sae.W_dec.dtype)
+        where = applies.flatten()
+        if bool(where.all()):
+            return self.sae.encode(rows), applies
+        none = rows.new_zeros(len(rows), 1)
+        values, indices = none, none.long()
+        if bool(where.any()):
+            codes = self.sae.encode(rows[where]).rectangular()
+            shape = len(rows), codes.values.shape[1]
+            values = rows.new_zeros(shape).masked_scatter(where[:, None], codes.values)
+            indices = none.new_zeros(shape).long().masked_scatter(where[:, None], codes.indices)
+        return SparseCodes(values, indices, self.sae.d_sae), applies
+
+
+def check_model(lm: LanguageModel, run: Run) -> None:
+    """Refuse a model other than the one whose activations the run was trained on.
+
+    Raises:
+        UsageError: the weights or the tokenizer differ, or the run knows of no model.
+    """
+    trained_on = run.model()
+    for field in ("weights_digest", "tokenizer_digest"):
+        here = getattr(lm.info, field)
+        if trained_on[field] != here:
+            raise UsageError(
+                f"{run.path} was trained on {trained_on['name']} ({field} "
+                f"{trained_on[field][:12]}), not on {lm.info.name} ({here[:12]}); pass --model."
+            )
