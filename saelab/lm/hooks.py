@@ -12,6 +12,10 @@ Hook = Callable[..., Tensor | None]
 """Called with a value; returns what takes its place, or None to leave it."""
 
 
+class AllCapturedError(Exception):
+    """Raised inside the last hook to leave the forward pass there."""
+
+
 def reader(name: str, tokens: Int[Tensor, "batch pos"], seen: dict[str, Tensor]) -> Hook:
     """A hook that puts the site's value into `seen`, graph included."""
 
