@@ -25,11 +25,11 @@ MIN_POSITIVES = 20
 
 
 EXPLANATION = """\
-The text's labels tell what is true of every token. A latent has found a feature if it fires where
-the feature holds and nowhere else: F1 1.00. Of each SAE the best single latent is shown, chosen on
-other text than it is scored on. AUROC: 0.50 is chance. The probe is a linear classifier on the
-activations themselves: what was there to be found. The gap between the two is what better SAEs have
-to win."""
+The text's labels tell what is true of every token. A latent has found a feature
+if it fires where the feature holds and nowhere else: F1 1.00. Of each SAE the best single latent is
+shown, chosen on other text than it is scored on. AUROC: 0.50 is chance. The probe is a linear
+classifier on the activations themselves: what was there to be found. The gap between the two is
+what better SAEs have to win."""
 
 
 @dataclass(frozen=True)
