@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from saelab.bench.speed import training_speed
+from saelab.bench.training_speed import training_speed
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.results import Evaluation

@@ -17,7 +17,7 @@ from saelab.cli.parse import choose, parse
 from saelab.config import Config, Heading, UsageError
 
 if TYPE_CHECKING:
-    from saelab.bench.store import Comparison
+    from saelab.bench.store import StoreSpeed
     from saelab.bench.variants import VariantFigures
     from saelab.lm.protocol import LanguageModel
     from saelab.training.config import TrainConfig
@@ -145,7 +145,7 @@ def _store(args: StoreArguments) -> int:
     return 0
 
 
-def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
+def _measure(args: StoreArguments, directory: Path) -> "list[StoreSpeed]":
     import torch
 
     from saelab.activations.corpus import load_corpus

@@ -15,7 +15,7 @@ from saelab.lm.direct import DirectPaths
 from saelab.lm.direct_check import direct_path_fault
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
-from saelab.lm.hooks import Hook, per_token, reader, replacer
+from saelab.lm.hooks import AllCapturedError, Hook, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.reading import Past
@@ -25,10 +25,6 @@ from saelab.sites import Site
 READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """In standard deviations of the logits: above rounding, below the effect of a forgotten token."""
 HALF_PRECISION_TOLERANCE = 0.1
-
-
-class _AllCapturedError(Exception):
-    """Raised inside the last hook to end the forward pass there."""
 
 
 class BridgeLanguageModel:
@@ -90,13 +86,13 @@ class BridgeLanguageModel:
             def hook_function(value: Tensor, **_: object) -> None:
                 seen[name] = per_token(value, tokens, name)
                 if len(seen) == len(set(hooks)):
-                    raise _AllCapturedError
+                    raise AllCapturedError
 
             return hook_function
 
         try:
             self._forward(tokens, {name: keep(name) for name in hooks}.items())
-        except _AllCapturedError:
+        except AllCapturedError:
             return seen
         self._check_fired(hooks, seen)
         return seen

@@ -17,6 +17,7 @@ from saelab.config import UsageError
 from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
+from saelab.lm.hooks import AllCapturedError
 from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
 from saelab.lm.protocol import ModelInfo
 from saelab.lm.tokenizer import HuggingFaceTokenizer
@@ -49,10 +50,6 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Submodule]]] = {
 """By transformers' `model_type`: the list of blocks inside the base model, and the sites' places.
 Models with norms behind their attention and MLP (Gemma 2 and 3) are not among them: there
 `hook_attn_out` is something else."""
-
-
-class _AllCapturedError(Exception):
-    """Raised inside the last hook to end the forward pass there."""
 
 
 class HuggingFaceModel:
@@ -99,12 +96,12 @@ class HuggingFaceModel:
         def keep(name: str, value: Tensor) -> None:
             seen[name] = value
             if len(seen) == len(set(hooks)):
-                raise _AllCapturedError
+                raise AllCapturedError
 
         try:
             with self._hooked(hooks, keep):
                 self._model.base_model(tokens.to(self.device), use_cache=False)
-        except _AllCapturedError:
+        except AllCapturedError:
             pass
         return seen
 

@@ -12,6 +12,10 @@ Hook = Callable[..., Tensor | None]
 """Called with a value; returns its replacement, or None to keep it."""
 
 
+class AllCapturedError(Exception):
+    """Raised inside the last hook to leave the forward pass there."""
+
+
 def reader(name: str, tokens: Int[Tensor, "batch pos"], seen: dict[str, Tensor]) -> Hook:
     """A hook that stores the site's value in `seen`, with its graph."""
 

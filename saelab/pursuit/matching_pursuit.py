@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from saelab.kernels.cuda import runs_triton
-from saelab.pursuit.ways import Task, way_to_pursue
+from saelab.pursuit.steps import PursuitTask, fastest_pursuit
 from saelab.types import SparseCodes
 
 
@@ -107,8 +107,8 @@ class _Pursue(torch.autograd.Function):
         residual = x.clone()
         values = x.new_zeros(len(x), n_steps)
         indices = torch.zeros(len(x), n_steps, dtype=torch.long, device=x.device)
-        task = Task(residual, atoms, (values, indices), threshold, coarse)
-        taken = way_to_pursue(task)(task)
+        task = PursuitTask(residual, atoms, (values, indices), threshold, coarse)
+        taken = fastest_pursuit(task)(task)
         ctx.mark_non_differentiable(indices)
         ctx.save_for_backward(atoms, values[:, :taken], indices[:, :taken], residual)
         return values, indices, residual
@@ -128,10 +128,10 @@ class _Pursue(torch.autograd.Function):
         # Kernels write in place and ignore strides: a later copy would lose their results.
         adjoint = grad_residual.clone(memory_format=torch.contiguous_format)
         if runs_triton(residual):
-            from saelab.kernels.triton.pursuit.steps import way_back
+            from saelab.kernels.triton.pursuit.steps import pursue_back
 
             codes, slopes = (values.contiguous(), indices.contiguous()), grad_values.contiguous()
-            grad_atoms = way_back(residual, adjoint, codes, slopes, atoms.contiguous())
+            grad_atoms = pursue_back(residual, adjoint, codes, slopes, atoms.contiguous())
             return adjoint if needs_x else None, grad_atoms, None, None, None
         grad_atoms = torch.zeros_like(atoms) if needs_atoms else None
         for t in reversed(range(values.shape[1])):

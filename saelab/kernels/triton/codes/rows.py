@@ -16,8 +16,8 @@ from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.triton.codes.residual import Residual, code_gradients, tile_columns, tile_warps
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.rows import segment_maxima, select_top_k
-from saelab.kernels.triton.select.ties import Factors, settle_ties
-from saelab.kernels.triton.weights import Dictionary, Weights
+from saelab.kernels.triton.select.ties import TieFactors, settle_ties
+from saelab.kernels.triton.weights import Decoder, Weights
 
 
 @triton.jit
@@ -69,8 +69,7 @@ class RowCodes:
     Attributes:
         signed: whether codes are selected by magnitude with their signs, or rectified.
         effects: effects that also decide the selection; None if only values do.
-        factors: inputs and weights of the pre-activations, if ties between rounded ones are to be
-            resolved.
+        ties: the factors of the pre-activations, if they resolve ties between rounded ones.
     """
 
     values: Float[Tensor, "batch k"]
@@ -78,7 +77,7 @@ class RowCodes:
     residual: Residual
     signed: bool
     effects: Effects | None
-    factors: Factors | None
+    ties: TieFactors | None
 
     @classmethod
     def empty(
@@ -88,12 +87,12 @@ class RowCodes:
         *,
         signed: bool,
         effects: Effects | None = None,
-        factors: Factors | None = None,
+        ties: TieFactors | None = None,
     ) -> "RowCodes":
         """Memory for the codes of these rows."""
         values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
         residual = Residual.empty(x, len(x) * k, columns=tile_columns(x.shape[1], k))
-        return cls(values, values.to(torch.int32), residual, signed, effects, factors)
+        return cls(values, values.to(torch.int32), residual, signed, effects, ties)
 
     @property
     def k(self) -> int:
@@ -121,12 +120,10 @@ class RowCodes:
             maxima=maxima,
             out=out,
         )
-        if self.factors is not None:
-            settle_ties(pre_acts, *maxima, self.factors, out, by_magnitude=signed)
+        if self.ties is not None:
+            settle_ties(pre_acts, *maxima, self.ties, out, by_magnitude=signed)
 
-    def decode(
-        self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
-    ) -> None:
+    def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`. Each atom is gathered once."""
         (batch, d), k = x.shape, self.k
         columns = tile_columns(d, k)

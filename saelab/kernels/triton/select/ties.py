@@ -22,8 +22,8 @@ ENTRIES = 1024
 COLUMNS = 256
 
 
-class Factors(NamedTuple):
-    """The factors of pre-activations `inputs @ W^T + bias`, as the product reads them."""
+class TieFactors(NamedTuple):
+    """What pre-activations `inputs @ W^T + bias` are made of, as the product reads it."""
 
     inputs: Float[Tensor, "batch d_in"]
     W: Float[Tensor, "d_sae d_in"]
@@ -168,7 +168,7 @@ def settle_ties(
     pre_acts: Float[Tensor, "batch d_sae"],
     maxima: Float[Tensor, "batch segment"],
     width: int,
-    factors: Factors,
+    factors: TieFactors,
     codes: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]],
     *,
     by_magnitude: bool,

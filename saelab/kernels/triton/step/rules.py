@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from saelab.kernels.rules import FusedRule
+from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.sizes import power_of_two
 from saelab.kernels.torch.pairs import SLICE
 from saelab.kernels.triton.step.aux_k import AuxRules
@@ -35,8 +35,8 @@ class Rules:
         clip_norm: largest global gradient norm; None for no limit, and then the norm is not
             computed.
         aux: AuxK's rules, if there is AuxK.
-        unrounded: whether entries that are equal when stored are ranked by their products before
-            rounding; only if the SAE's rule has one edge.
+        ties: what tells entries apart that are equal as stored; "float32" only where the SAE's
+            rule has one edge.
     """
 
     sae: FusedRule
@@ -44,7 +44,7 @@ class Rules:
     adam: AdamRules = AdamRules()
     clip_norm: float | None = None
     aux: AuxRules | None = None
-    unrounded: bool = False
+    ties: Ties = "index"
 
 
 @dataclass(frozen=True)
