@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from apps.driving import Open, drawn
+from contributing import PAGE
 from feature_browser import pages
 from feature_browser.data.address import parsed
+
+from saelab.formats.hdf5_file import read_hdf5
 
 TOY = """
 from dataclasses import dataclass
@@ -35,13 +39,34 @@ PAGE = Page("A toy", ToyAddress, toy_view)
 """
 
 
+def added(code: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The app with one file and one line more; the page's address."""
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setattr(pages, "__path__", [*pages.__path__, str(tmp_path)])
+    monkeypatch.setattr(pages, "MODULES", [*pages.MODULES, name])
+    return pages.pages()[name].address
+
+
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The app with one file and one line more."""
-    (tmp_path / "toy.py").write_text(TOY)
-    monkeypatch.setattr(pages, "__path__", [*pages.__path__, str(tmp_path)])
-    monkeypatch.setattr(pages, "MODULES", [*pages.MODULES, "toy"])
-    return pages.pages()["toy"].address
+    return added(TOY, "toy", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    return added(PAGE, "rare", tmp_path, monkeypatch)
+
+
+def test_contributings_page_reads_its_address_and_lists_what_a_table_of_features_has(
+    open_app: Open, runs: Path, rare
+):
+    fired = read_hdf5(runs / "signed" / "features.h5")["latent/n_fired"]
+    for most in (10, 1000):
+        page = drawn(open_app(view="rare", run="signed", most=str(most)))
+        found = np.flatnonzero((fired > 0) & (fired <= most))
+        assert f"{len(found)} rare latents" in page
+        assert all(f"latent={i}" in page for i in found)
+        assert "?view=rare&amp;run=signed&amp;most=100" in page
 
 
 def test_a_page_of_one_file_is_in_the_bar_and_reads_its_own_address(open_app: Open, toy):

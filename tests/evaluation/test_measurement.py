@@ -3,11 +3,11 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from contributing import METRIC, module_of
 
 from saelab.activations.arrays import write_arrays
 from saelab.cli import main
@@ -18,7 +18,6 @@ from saelab.evaluation.inputs import Inputs, language_model, replaceable_site
 from saelab.evaluation.measurement import (
     REGISTRY,
     Column,
-    Line,
     Measurement,
     Streamed,
     measurements,
@@ -35,23 +34,7 @@ from saelab.training.run import Run
 FEW = EvaluateOptions(suite="full", n_tokens=60, reach=3, n_ablated_tokens=3, n_uniformity=4)
 
 
-@dataclass(frozen=True)
-class Largest:
-    share: float
-    n_rows: int
-
-
-def largest(inputs: Inputs) -> Largest | Skipped:
-    magnitude = inputs.rows.codes.values.abs().double()
-    share = magnitude.amax(dim=1) / magnitude.sum(dim=1)
-    return Largest(float(share.mean()), len(share))
-
-
-def lines(found: Largest) -> Iterator[Line]:
-    yield "largest", f"{found.share:.1%}", f"of a row's code, over {found.n_rows} rows"
-
-
-LARGEST = Measurement("largest", "How are the latents used?", lines, largest, result=Largest)
+LARGEST = module_of(METRIC, "largest").LARGEST
 
 
 def counted(inputs: Inputs) -> Streamed:
@@ -111,9 +94,9 @@ def test_it_prints_and_is_in_json_and_in_a_file_of_its_own(run, capsys):
     assert main(["evaluate", str(run.path), *few]) == 0
     out = words(capsys.readouterr().out)
     found = load_evaluation(run).largest
-    assert isinstance(found, Largest)
+    assert isinstance(found, LARGEST.result)
     assert 0.25 < found.share <= 1
-    assert f"largest {found.share:.1%} of a row's code, over {found.n_rows} rows" in out
+    assert f"largest {found.share:.1%} of a row's code, mean over {found.n_rows} rows" in out
     assert out.count("How are the latents used?") == 1
     assert "A table of its own rows error" in out
     assert f"Only {found.n_rows} rows." in out

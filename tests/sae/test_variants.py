@@ -10,6 +10,8 @@ from typing import Any, Literal
 import pytest
 import torch
 from conftest import small_config
+from contributing import ENTRY, SUITE
+from contributing import VARIANT as CODE
 
 from saelab.cli import main
 from saelab.config import UsageError
@@ -22,9 +24,6 @@ from saelab.training.config import TrainConfig
 from saelab.training.run import Run
 from saelab.training.sweep import read_sweep
 
-TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-BLOCKS = re.findall(r"```(python|toml)\n(.*?)```", TEXT, re.DOTALL)
-(_, CODE), (_, ENTRY), (_, SUITE) = BLOCKS
 FORMS = eval(SUITE.split("FORMS = ")[1])
 NAMED, PLACE = re.findall(r'^(\w+) = "(.*)"$', ENTRY, re.MULTILINE)[0]
 
