@@ -1,1 +1,1 @@
-"""From a trained SAE to numbers: reconstruction, downstream cost, ground-truth recovery."""
+"""From a trained SAE to numbers: reconstruction, downstream cost, known features."""

@@ -1,4 +1,4 @@
-"""Whether taking one latent away changes a few predictions or all of them."""
+"""Ablation sparsity: whether ablating one latent changes few predictions or all of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Ablations:
-    """One kind of ablation, over all that were drawn.
+    """Results of one kind of ablation, over all draws.
 
     Attributes:
         n: ablations counted.
         n_without: ablations that changed no logit; they have no sparsity.
-        mean: of the sparsity.
-        quantiles: at 5 %, 25 %, 50 %, 75 % and 95 %.
+        mean: mean of the sparsity.
+        quantiles: its quantiles at 5 %, 25 %, 50 %, 75 % and 95 %.
         effect: mean over ablations of ||delta||_2, in logits.
     """
 
@@ -40,16 +40,16 @@ class Ablations:
 class AblationSparsity:
     """Sparsity of a latent's downstream effect (arXiv 2406.04093, section 4).
 
-    At a drawn token, what the SAE writes loses f_i W_dec[i] (its error stays), and the logits of
-    the next `reach` positions, the token's own first, change by delta, from which every position's
-    median is subtracted. Sparsity = (||delta||_1 / ||delta||_2)^2 / size(delta), in (0, 1]:
-    1 / size if one logit changes, 1 if all change alike, 2 / pi for a random Gaussian delta. Lower
-    is sparser.
+    At a drawn token, f_i W_dec[i] is subtracted from the SAE's output (its error stays). The logits
+    of `reach` positions, from the token's own on, change by delta; from delta each position's
+    median is subtracted. Sparsity = (||delta||_1 / ||delta||_2)^2 / size(delta), in (0, 1]: 1 /
+    size if one logit changes, 1 if all change equally, 2 / pi for a random Gaussian delta. Lower is
+    sparser.
 
     Attributes:
-        n_tokens: tokens drawn, one a context.
+        n_tokens: tokens drawn, one per context.
         reach: positions compared.
-        latents: of active latents drawn at these tokens.
+        latents: ablations of active latents drawn at these tokens.
         channels: the baseline: single coordinates of the site set to b_dec's, at the same tokens;
             None if none of them changed a logit.
     """
@@ -61,10 +61,10 @@ class AblationSparsity:
 
 
 class AblationTokens:
-    """Draws one token of every context, latents active there, and as many channels.
+    """Draws one token per context, latents active there, and the same number of channels.
 
     A token costs one forward pass of 1 + 2 n_latents sequences that end with its reach. `hook` is
-    where the SAE writes.
+    the site that the SAE writes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AblationTokens:
 
     @torch.no_grad()
     def update(self, batch: TextBatch, *, n_tokens: int, draw: torch.Generator) -> None:
-        """Add a token of each context with enough real ones behind it, up to `n_tokens` in all."""
+        """Add a token of each context with enough real tokens after it, up to `n_tokens`."""
         possible = self._possible(batch.mask.cpu())
         for context in possible.any(dim=1).nonzero()[:, 0].tolist():
             if self.n_tokens >= n_tokens:
@@ -89,7 +89,7 @@ class AblationTokens:
             self.n_tokens += 1
 
     def _possible(self, mask: Bool[Tensor, "context pos"]) -> Bool[Tensor, "context pos"]:
-        """Real tokens that the last of `reach` positions behind them is real for, too."""
+        """Real tokens whose next `reach` - 1 positions are real too."""
         out = torch.zeros_like(mask)
         n = mask.shape[1] - self.reach + 1
         if n > 0:
@@ -102,7 +102,7 @@ class AblationTokens:
         wanted: Float[Tensor, " d_out"],
         draw: torch.Generator,
     ) -> dict[str, Float[Tensor, "n d_out"]]:
-        """What each ablation adds to `wanted`, where the codes are those of `x`."""
+        """What each ablation adds to `wanted`; the codes are those of `x`."""
         codes = self.sae.encode(x[None]).rectangular()
         active = codes.active[0].nonzero()[:, 0].cpu()
         chosen = active[torch.randperm(len(active), generator=draw)[: self.n_latents]]
@@ -119,7 +119,7 @@ class AblationTokens:
     ) -> None:
         added = torch.cat([changes["latents"], changes["channels"]])
         ends = position + self.reach
-        # The unchanged sequence is in the same batch, so that they differ by the change alone.
+        # The unchanged sequence is in the same batch, so that only the ablation differs.
         sequences = tokens[None, :ends].expand(1 + len(added), ends)
         out = self.lm.run(sequences, edits={self.hook: _add_at(position, added)})
         # Position by position, since a vocabulary is large.
@@ -137,7 +137,7 @@ class AblationTokens:
             self.found[name].append(part)
 
     def results(self) -> AblationSparsity | Skipped:
-        """The figures of what was added."""
+        """The results of all tokens added."""
         found = {name: torch.cat(parts) for name, parts in self.found.items() if parts}
         if not found:
             return Skipped(
@@ -152,7 +152,7 @@ class AblationTokens:
 def sparsity(
     magnitude: Float[Tensor, " n"], squares: Float[Tensor, " n"], size: int
 ) -> Float[Tensor, " n"]:
-    """(||delta||_1 / ||delta||_2)^2 / size, from the sums of |delta| and delta^2; 0 if delta is."""
+    """(||delta||_1 / ||delta||_2)^2 / size, from sums of |delta| and delta^2; 0 for delta = 0."""
     return magnitude.pow(2) / squares.clamp_min(torch.finfo(squares.dtype).tiny) / size
 
 

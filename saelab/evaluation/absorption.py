@@ -1,9 +1,9 @@
-"""Feature absorption: where a general latent stays silent because a special one speaks for it.
+"""Feature absorption: a general latent is silent because a special latent fires instead.
 
-Everything is measured where latents write: for a transcoder, at its target.
+Everything is measured at the site that the SAE writes: for a transcoder, at its target.
 
-Signed codes are read by their poles (`rows.poles`): a latent's positive and negative firings are
-two non-negative latents whose decoder rows are opposite. For non-negative codes nothing changes.
+Signed codes are split into poles (`rows.poles`): a latent's positive and negative firings are two
+non-negative latents with opposite decoder rows. For non-negative codes nothing changes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from saelab.types import SparseCodes
 # The thresholds of SAEBench (arXiv 2503.09532; absorption as in arXiv 2409.14507).
 LEAST_PROBE_F1 = 0.6
 LEAST_GAIN = 0.1
-"""By which a probe's F1 must exceed that of always answering yes, high for frequent labels."""
+"""Least gain of a probe's F1 over always answering yes, which is high for frequent labels."""
 MOST_MAIN = 10
 F1_JUMP = 0.03
 ABSORBER_COSINE = 0.1
@@ -40,12 +40,12 @@ class LabelInParts:
 
     Attributes:
         kind: "hierarchy" or "first letter".
-        name: of the label.
-        label: where it holds.
-        parts: parts of it by name, such as more special labels.
-        leave_out: whether the probe that gives the label's direction on a part is fitted without
-            that part. It must be where parts have directions of their own, or those would count as
-            the label's; a split by words has that built in.
+        name: the label's name.
+        label: the rows where it holds.
+        parts: parts of the label by name, e.g. more special labels.
+        leave_out: whether the probe for a part is fitted without that part. This is needed if parts
+            have directions of their own, which would count as the label's. A split by words needs
+            no such exclusion.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class LabelInParts:
 
 @dataclass(frozen=True)
 class Rate:
-    """Absorption over some rows: means of the fraction and of full absorption."""
+    """Absorption over some rows: mean fraction, and rate of full absorption."""
 
     n_rows: int
     fraction: float
@@ -69,9 +69,9 @@ class PartAbsorption:
     """Absorption on one part of a label.
 
     Attributes:
-        probe_f1: of the probe whose direction the label is taken to have, on unseen rows of the
-            part and unseen rows without the label.
-        rate: over unseen rows of the part that the probe recognises.
+        probe_f1: F1 of the probe that gives the label's direction, on unseen rows of the part and
+            unseen rows without the label.
+        rate: absorption over unseen rows of the part that the probe recognises.
     """
 
     probe_f1: float
@@ -83,10 +83,10 @@ class TaskAbsorption:
     """How much of a label is absorbed.
 
     Attributes:
-        main: the label's own latents, each with the sign of the firings that are meant.
-        main_f1: of a logistic regression on them, on unseen rows.
-        parts: by name.
-        rate: over the rows of all parts.
+        main: the label's own latents, each with the sign of its firings for the label.
+        main_f1: F1 of a logistic regression on them, on unseen rows.
+        parts: absorption of each part, by name.
+        rate: absorption over the rows of all parts.
     """
 
     kind: str
@@ -99,14 +99,14 @@ class TaskAbsorption:
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear probe: a unit direction, and the bias that goes with it."""
+    """A linear probe: a unit direction and a bias."""
 
     direction: Float[Tensor, " d_in"]
     bias: float
 
 
 def fit_task_probes(rows: Rows, tasks: Sequence[LabelInParts]) -> list[dict[str, Probe]]:
-    """For each task the direction of its label on each part, fitted together on `rows.fit`."""
+    """The direction of each task's label on each part, fitted together on `rows.fit`."""
     here = rows.fit
     pairs = [(task, part) for task in tasks for part in task.parts.values()]
     labels = torch.stack([task.label[here] for task, _ in pairs], dim=1)
@@ -120,10 +120,10 @@ def fit_task_probes(rows: Rows, tasks: Sequence[LabelInParts]) -> list[dict[str,
 def measure_task(
     rows: Rows, sae: AbstractSAE, task: LabelInParts, probes: Mapping[str, Probe]
 ) -> tuple[TaskAbsorption | None, dict[str, str]]:
-    """The absorption of one label, and why parts of it, or all, have none.
+    """The absorption of one label, and the reasons for parts, or all, that have no result.
 
     Latents are chosen, probes fitted and thresholds set on the rows of `rows.fit`; absorption is
-    counted on the others.
+    counted on the other rows.
     """
     main, main_f1 = main_latents(poles(rows.codes), task.label, rows.fit)
     if not len(main):
@@ -173,11 +173,11 @@ def _measure_part(
 def main_latents(
     codes: SparseCodes, label: Bool[Tensor, " row"], fit: Bool[Tensor, " row"]
 ) -> tuple[Int[Tensor, " main"], float]:
-    """The latents that stand for a label, and the F1 of a probe of them on unseen rows.
+    """The latents that represent a label, and the F1 of a probe on them on unseen rows.
 
-    Candidates fire more where the label holds, best first by the difference of means over the
-    deviation. One after the other is taken while it raises the F1 of a logistic regression on the
-    rows of `fit` by more than 0.03: a label split over several latents has several.
+    Candidates fire more where the label holds, ordered by the difference of means over the
+    deviation. Each is added while it raises the F1 of a logistic regression on the rows of `fit` by
+    more than 0.03; so a label that is split over several latents has several.
     """
     difference, deviation = code_moments(codes, label[:, None], fit)
     score = difference[:, 0] / torch.where(deviation > 0, deviation, torch.inf)
@@ -207,11 +207,11 @@ def absorbed(
     """The absorption fraction of every row, and which are fully absorbed.
 
     With the unit direction w, latent i contributes c_i = z_i (W_dec[i] . w) to P = (x - b_dec) . w
-    (SAEBench takes x . w, and unit rows; b_dec's share is nobody's). M = sum of c over the main
-    latents, T = sum of the three largest c > 0 of others whose pole has a cosine >= 0.1 with w.
-    Fraction: 0 if M >= P or T < 0.4 P, else 1 if M <= 0, else a / (a + M), a = min(T, P - M).
-    Full: no main latent fires, and the largest c is >= 0.4 P, of a pole with a cosine >= 0.025.
-    Both are 0 where P <= 0. `main` are poles; `codes` are rectangular.
+    (SAEBench takes x . w, and unit rows; here b_dec's share belongs to no latent). M = sum of c
+    over the main latents, T = sum of the three largest c > 0 of others whose pole has a cosine >=
+    0.1 with w. Fraction: 0 if M >= P or T < 0.4 P, else 1 if M <= 0, else a / (a + M), a = min(T, P
+    - M). Full: no main latent fires, and the largest c is >= 0.4 P, of a pole with a cosine >=
+    0.025. Both are 0 if P <= 0. `main` are poles; `codes` are rectangular.
     """
     w = F.normalize(direction.double(), dim=0)
     # A slot that never fires, so that rows of silent codes have one.

@@ -1,4 +1,4 @@
-"""The labels whose absorption is measured: general ones with special ones, and first letters."""
+"""The labels whose absorption is measured: general labels with special ones, first letters."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +20,16 @@ from saelab.sae.base import AbstractSAE
 
 ROWS_PER_WORD = 20
 LEAST_WORDS = 5
-"""Of a letter, in either half; SAEBench measures 26 letters on thousands of words."""
+"""Least number of words of a letter in each half; SAEBench measures 26 letters on thousands of
+words."""
 
 MOST_PARTS = 256
-"""Of all hierarchies, those of the most rows first: each part has a probe of its own."""
+"""Most parts over all hierarchies, those with the most rows first: each part needs a probe."""
 
 
 @dataclass(frozen=True)
 class KindMeans:
-    """Means over the tasks of one kind, each task counting the same."""
+    """Means over the tasks of one kind, with equal weights."""
 
     n_tasks: int
     fraction: float
@@ -39,19 +40,18 @@ class KindMeans:
 class Absorption:
     """Feature absorption (arXiv 2409.14507; fraction and full absorption as in SAEBench).
 
-    The formulas are in `absorption.absorbed`, and how the label's own latents are found in
-    `absorption.main_latents`. SAEBench fits the probe that gives a letter's direction on other
-    words than it scores; so it is for first letters here. On a hierarchy, the direction of a
-    general label on one special label's rows comes from a probe that never saw these: it holds what
-    the special labels share, and nothing of that special label's own. A probe that finds too few
-    unseen rows (F1 < 0.6, or not 0.1 above that of always answering yes) has no direction to speak
-    of, and its part is left out. Where the label's own latents find it badly (`main_f1`), there is
-    no general latent, and the rates say how far special ones stand in for it.
+    `absorption.absorbed` has the formulas, and `absorption.main_latents` finds the label's own
+    latents. For first letters, as in SAEBench, the probe is fitted on other words than those
+    scored. For hierarchies, the direction of a general label on one special label's rows comes from
+    a probe fitted without these rows: it has what the special labels share, and nothing of that
+    special label alone. If a probe finds too few unseen rows (F1 < 0.6, or not 0.1 above always
+    answering yes), its part is left out. If the label's own latents find it badly (low `main_f1`),
+    there is no general latent, and the rates say how far special latents replace it.
 
     Attributes:
-        tasks: what was measured; it may be nothing.
-        left_out: the reason for everything else, as "kind", "kind: label" or "kind: label (part)".
-        means: by kind.
+        tasks: the measured tasks; may be empty.
+        left_out: the reason for each omission, by "kind", "kind: label" or "kind: label (part)".
+        means: the means of each kind.
     """
 
     tasks: list[TaskAbsorption]
@@ -62,13 +62,13 @@ class Absorption:
 def feature_absorption(
     rows: Rows, sae: AbstractSAE, text_of: Callable[[int], str] | None, *, seed: int
 ) -> Absorption | Skipped:
-    """Absorption of all tasks that a sample of rows allows; skipped where it allows none.
+    """Absorption of all tasks that a sample of rows allows; skipped if it allows none.
 
     Args:
         rows: the sample.
-        sae: whose codes they hold.
-        text_of: a token id's text; None where rows come from no text.
-        seed: decides on which words first letters are fitted.
+        sae: the SAE that made their codes.
+        text_of: maps a token id to its text; None if rows come from no text.
+        seed: decides on which words the probes of first letters are fitted.
     """
     found: list[TaskAbsorption] = []
     left_out: dict[str, str] = {}
@@ -95,11 +95,11 @@ def feature_absorption(
 
 
 def hierarchy_tasks(rows: Rows) -> tuple[list[LabelInParts] | Skipped, dict[str, str]]:
-    """General labels with their special ones, and why others have none.
+    """General labels with their special ones, and why other labels have none.
 
-    Unions that the text names (`rows.hierarchies`), of the labels that are there; the values of a
-    field (`pos=noun`, `pos=verb`) as parts of having any; and labels that others imply, on every
-    row of the sample.
+    These are: unions that the text names (`rows.hierarchies`), of labels that exist; a field's
+    values (`pos=noun`, `pos=verb`) as parts of the field; and labels implied by others on every row
+    of the sample.
     """
     if rows.labels is None:
         return Skipped(NO_LABELS), {}
@@ -114,7 +114,7 @@ def hierarchy_tasks(rows: Rows) -> tuple[list[LabelInParts] | Skipped, dict[str,
             tasks.append(LabelInParts("hierarchy", name, label, parts, leave_out=True))
         else:
             missing[name] = "The text labels fewer than two of its parts."
-    # Texts that name their hierarchies know them all.
+    # If a text names hierarchies, it names all of them.
     if not rows.hierarchies:
         tasks += implied_tasks(rows.labels, rows.fit, rows.label_names)
     missing |= _too_many_or_idle(tasks)
@@ -139,10 +139,10 @@ def _too_many_or_idle(tasks: list[LabelInParts]) -> dict[str, str]:
 def implied_tasks(
     labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"], names: Sequence[str]
 ) -> list[LabelInParts]:
-    """A task for every label that others imply: on all their rows it holds, and on more.
+    """A task for every label that others imply: it holds on all their rows, and on more.
 
-    Parts are the largest such labels; all have enough rows in either half, and so has what they
-    leave of the general label. Of equal labels the first counts.
+    Parts are the largest such labels. Each part, and the rest of the general label, has enough rows
+    in each half. Of equal labels the first counts.
     """
     counts = labels.double()
     both = counts.T @ counts
@@ -151,7 +151,7 @@ def implied_tasks(
     first = ~((both == size[:, None]) & (both == size[None, :])).tril(-1).any(dim=1)
     enough = torch.stack([labels[half].sum(dim=0) for half in (fit, ~fit)]) >= MIN_POSITIVES
     inside &= (first & enough.all(dim=0))[:, None] & first[None, :]
-    # Not through a third label that stands between the two.
+    # Not through a third label between the two.
     direct = inside & ((inside.double() @ inside.double()) == 0)
     tasks = []
     for general in map(int, direct.any(dim=0).nonzero()):
@@ -169,11 +169,11 @@ def implied_tasks(
 def first_letter_tasks(
     rows: Rows, text_of: Callable[[int], str], seed: int
 ) -> tuple[Rows, list[LabelInParts] | Skipped, dict[str, str]]:
-    """For every letter, where the row's token is a word that starts with it.
+    """For every letter, the rows whose token is a word that starts with it.
 
-    The halves of the rows that come back share no word, so that a probe must know letters rather
-    than words; of a word no more than 20 rows are taken. Whole words of a to z count, from two
-    letters on, in any case and with the spaces and marks that tokenizers put before them.
+    The two halves of the rows share no word, so a probe must know letters, not words. At most 20
+    rows per word are taken. Words of at least two letters a to z count, in upper or lower case,
+    with the spaces and marks that tokenizers put before them.
     """
     distinct, place = rows.token.unique(return_inverse=True)
     words = [text_of(int(token)).strip(" \t\n▁Ġ").lower() for token in distinct]
@@ -210,13 +210,13 @@ def _smaller_half(rows: Rows) -> int:
 
 
 def _first_letter(word: str) -> int:
-    """0 for a to 25 for z; -1 for what is no word."""
+    """0 for a to 25 for z; -1 if it is no word."""
     is_word = len(word) > 1 and word.isascii() and word.isalpha()
     return ord(word[0]) - ord("a") if is_word else -1
 
 
 def occurrence(group: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
-    """How many earlier rows belong to the same group."""
+    """For each row, the number of earlier rows of the same group."""
     order = group.sort(stable=True).indices
     counts = torch.bincount(group)
     starts = counts.cumsum(0) - counts
@@ -235,7 +235,7 @@ def _means(found: list[TaskAbsorption], kind: str) -> KindMeans:
 
 
 def _lines(absorption: Absorption) -> Iterator[tuple[str, ...]]:
-    """One row a label: its own latents, its probes, and where others speak for these latents."""
+    """One row per label: its own latents, its probes, and the rates of absorption."""
     for task in absorption.tasks:
         name, worst = max(task.parts.items(), key=lambda part: part[1].rate.fraction)
         yield (
@@ -253,7 +253,7 @@ def _lines(absorption: Absorption) -> Iterator[tuple[str, ...]]:
 
 
 def _left_out(absorption: Absorption) -> Iterator[tuple[str, str]]:
-    """Reasons that differ in a figure alone share a line."""
+    """Reasons that differ only in a number share a line."""
     alike: dict[tuple[str, str], list[str]] = {}
     for name, reason in absorption.left_out.items():
         kind, _, member = name.partition(": ")

@@ -1,4 +1,4 @@
-"""A run trained on arrays: what can be measured of it without a language model."""
+"""Evaluating a run trained on arrays, without a language model."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,8 @@ from saelab.training.source import Source
 
 ROWS_AT_ONCE = 4096
 STRETCHES = 64
-"""Rows are halved in so many alternating stretches: neighbours, which may be neighbours in a text,
-fall into one half."""
+"""Rows are halved in this many alternating stretches, so that neighbours, which may come from one
+text, are in the same half."""
 SEEN = "The store is too small to hold rows back, so these figures are of rows it was trained on."
 
 
@@ -30,11 +30,11 @@ def evaluate_arrays(
 ) -> Evaluation:
     """Measure a run on the rows of its store that were held back from training, and save it.
 
-    `skipped` names every measurement that needs what arrays do not have. Variants with thresholds
-    set them on these same rows.
+    `skipped` names every measurement that needs something arrays do not have. Variants with
+    thresholds calibrate them on the same rows.
 
     Raises:
-        UsageError: the store is gone, or another process writes the run.
+        UsageError: the store is missing, or another process writes the run.
     """
     with writing(run.path):
         return _evaluate_arrays(run, options or EvaluateOptions(), device)
@@ -42,7 +42,7 @@ def evaluate_arrays(
 
 def _evaluate_arrays(run: Run, options: EvaluateOptions, device: torch.device | str) -> Evaluation:
     sae = run.load_sae(str(device))
-    # What was left out stands in the run: the store may have grown, and its limit moved, since.
+    # The run records what was left out: the store may have grown since, and its limit changed.
     source = Source([run.config.with_every_row()], torch.device("cpu"))
     x = source.calibration_rows()
     target = source.calibration_targets() if sae.is_transcoder else None
@@ -75,7 +75,7 @@ def _evaluate_arrays(run: Run, options: EvaluateOptions, device: torch.device | 
 
 
 def _first(covered: Bool[Tensor, " row"], n: int) -> tuple[Int[Tensor, " kept"], int]:
-    """The places of the first `n` rows that are covered, and how many before are not."""
+    """Indices of the first `n` rows in the domain, and the number of other rows before them."""
     chosen = covered.nonzero()[:n, 0]
     if not len(chosen):
         raise UsageError("The rows that were held back are all massive; there is none to measure.")
@@ -84,6 +84,6 @@ def _first(covered: Bool[Tensor, " row"], n: int) -> tuple[Int[Tensor, " kept"],
 
 
 def halves(place: Int[ndarray, " row"]) -> Bool[ndarray, " row"]:
-    """True in every other stretch of consecutive places."""
+    """True in every second stretch of consecutive indices."""
     rank = place.argsort(kind="stable").argsort(kind="stable")
     return rank * STRETCHES // len(place) % 2 == 0

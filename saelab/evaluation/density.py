@@ -1,4 +1,4 @@
-"""How often latents fire and how many fire at once."""
+"""How often latents fire, and how many fire at once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ DENSE = 0.1
 class Density:
     """Firing frequencies, after arXiv 2408.05147, section 4 (figure of log10 frequencies).
 
-    The frequency of latent i is (1/N) sum_n [z_ni != 0]; their sum is the mean L0. A firing of
-    signed codes may be negative, and counts like any other.
+    The frequency of latent i is (1/N) sum_n [z_ni != 0]; their sum is the mean L0. Negative firings
+    of signed codes count like positive ones.
 
     Attributes:
         n_tokens: N.
-        frequency: of each latent.
-        negative: of each latent's firings, the share that is negative; 0 for a dead one.
-        log10_edges: of the histogram over latents, from one firing in N tokens to all of them.
-        counts: latents in each of its bins; dead ones, whose logarithm is not finite, are in none.
+        frequency: firing frequency of each latent.
+        negative: share of negative firings of each latent; 0 for a dead one.
+        log10_edges: bin edges of the histogram over latents, from one firing in N tokens to always.
+        counts: latents in each bin, without dead ones.
         dead, dense: shares of all latents that never fire, and that fire on more than 10 %.
         mean_l0: mean number of active latents.
         l0_counts: tokens with 0, 1, 2, ... active latents.
@@ -53,7 +53,7 @@ class Density:
 
 
 class DensityCounts:
-    """Streamed over any number of batches; the figures do not depend on the batching."""
+    """Density counts of any number of batches; the figures do not depend on the batching."""
 
     def __init__(self, d_sae: int, device: torch.device) -> None:
         self.n = 0
@@ -75,7 +75,7 @@ class DensityCounts:
         self.l0 = found
 
     def results(self) -> Density:
-        """The figures of what was added; at least one row must have been."""
+        """The figures of the added rows; there must be at least one row."""
         frequency = self.fired.double() / self.n
         edges, counts = log_histogram(self.fired, self.n)
         return Density(
@@ -93,9 +93,9 @@ class DensityCounts:
 
 
 def log_histogram(fired: Int[Tensor, " d_sae"], n: int) -> tuple[list[float], list[int]]:
-    """Edges of quarter decades up to 1, reaching below 1/n, and the living latents in each.
+    """Bin edges per quarter decade up to 1, from below 1/n, and the number of living latents.
 
-    A latent on an edge belongs to the bin above; one that always fires, to the last.
+    A latent on an edge belongs to the bin above; one that always fires, to the last bin.
     """
     alive = fired[fired > 0].cpu()
     lowest = -_decades(n)
@@ -107,12 +107,12 @@ def log_histogram(fired: Int[Tensor, " d_sae"], n: int) -> tuple[list[float], li
 
 
 def _decades(n: int) -> int:
-    """The least number of decades, at least one, that 1/n to 1 fits in."""
+    """The least number of decades, at least one, that reach from 1/n to 1."""
     return len(str(max(1, n - 1)))
 
 
 def _quantile(counts: Int[Tensor, " value"], q: float) -> float:
-    """The least value that a share `q` of what was counted does not exceed."""
+    """The smallest value that is not exceeded by a share `q` of the counts."""
     reached = counts.cumsum(0).double() >= q * float(counts.sum())
     return float(reached.int().argmax())
 

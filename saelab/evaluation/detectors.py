@@ -1,9 +1,9 @@
-"""Every latent as a detector of every label, exactly and from the sparse codes alone.
+"""Every latent as a detector of every label, exactly, from the sparse codes alone.
 
-A latent's positive and negative firings are two detectors (signed codes use both poles). All
-events are sorted once by (detector, falling magnitude); what a threshold would catch is then a
-running sum, and tokens on which a detector is silent enter as one tie at zero. The cost is
-events x labels, not tokens x latents x labels.
+A latent's positive and negative firings are two detectors (signed codes use both poles). All events
+are sorted once by (detector, falling magnitude), so a running sum gives the result of every
+threshold. Tokens on which a detector is silent are one tie at zero. The cost is events x labels,
+not tokens x latents x labels.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class DetectorFirings:
     """The firings of all detectors, sorted by detector and falling magnitude.
 
     Attributes:
-        row: which token fired.
-        magnitude: |value| of the firing.
-        starts: where each occurring detector's events begin.
-        detectors: which detector each of `starts` belongs to: the latent, plus d_sae if negative.
-        group_ends: the last event of every run of equal magnitude within a detector.
-        group_owner: for each group, the position of its detector in `detectors`.
+        row: the token of each event.
+        magnitude: |value| of each event.
+        starts: start of the events of each detector that fires.
+        detectors: the detector of each of `starts`: the latent, plus d_sae if negative.
+        group_ends: last event of each run of equal magnitudes of a detector.
+        group_owner: index in `detectors` of each run's detector.
     """
 
     row: Int[ndarray, " event"]
@@ -38,7 +38,7 @@ class DetectorFirings:
     d_sae: int
 
     def latent(self, position: int) -> tuple[int, int]:
-        """The latent of the detector at `position`, and the sign of the firings it stands for."""
+        """The latent of the detector at `position`, and the sign of its firings."""
         detector = int(self.detectors[position])
         return detector % self.d_sae, 1 if detector < self.d_sae else -1
 
@@ -70,7 +70,7 @@ def sort_events(codes: SparseCodes) -> DetectorFirings:
 
 @dataclass(frozen=True)
 class Scores:
-    """For one label, every occurring detector's best F1 with its threshold, and its AUROC."""
+    """For one label: best F1, its threshold, and AUROC of every detector that fires."""
 
     f1: Float[ndarray, " detector"]
     threshold: Float[ndarray, " detector"]
@@ -80,8 +80,8 @@ class Scores:
 def score_label(events: DetectorFirings, label: Bool[ndarray, " row"]) -> Scores:
     """How well each detector finds the rows where `label` holds.
 
-    F1 is the best over all thresholds (the detector answers yes at or above it). AUROC counts
-    ties, silence among them, as one half.
+    F1 is the best over all thresholds (the detector answers yes at or above the threshold). AUROC
+    counts ties, including silence, as one half.
     """
     n_positive = int(label.sum())
     n_negative = events.n_rows - n_positive
@@ -124,7 +124,7 @@ def _auroc(
     positives = np.diff(caught, prepend=0)
     negatives = np.diff(missed, prepend=0)
     positives[first_group], negatives[first_group] = caught[first_group], missed[first_group]
-    # A positive beats every negative below its group, and half of those within it.
+    # A positive beats every negative below its group, and half of those in it.
     wins = positives * (n_negative - missed + 0.5 * negatives)
     total = np.add.reduceat(wins, first_group)
     last_group = np.append(first_group[1:], len(caught)) - 1

@@ -1,4 +1,4 @@
-"""The decoder's rows by themselves: their norms, duplicates, and how encoder and decoder align."""
+"""The decoder's rows alone: norms, duplicates, and the alignment of encoder and decoder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,23 +22,24 @@ UNIT_TOLERANCE = 1e-3
 class DictionaryFigures:
     """Decoder rows w_i = W_dec[i] and encoder columns e_i = W_enc[:, i].
 
-    The cosine of a zero row with anything is 0. Where codes are signed, w and -w are the same
-    feature, and a duplicate is a pair with |cos| above the limit; else only with cos above it.
+    The cosine with a zero row is 0. A duplicate is a pair with cos above the limit; if codes are
+    signed, w and -w are the same feature, and |cos| counts.
 
     Attributes:
-        norm_min, norm_mean, norm_max: of ||w_i||.
+        norm_min, norm_mean, norm_max: statistics of ||w_i||.
         not_unit: latents with | ||w_i|| - 1 | > 0.001; legitimate for variants without unit norm.
         limit: the cosine above which two rows are duplicates (0.95).
-        signed: whether opposite rows counted as duplicates.
+        signed: whether opposite rows count as duplicates.
         duplicates: pairs i < j above the limit, over all latents.
-        in_duplicates: latents that are in at least one such pair.
-        opposites: pairs with cos below minus the limit, where codes are not signed.
-        nearest_mean: mean over latents of the largest cosine with another (MCS of a dictionary with
-            itself); |cos| where signed.
-        closest: the pairs of the highest cosine: latent, latent, cosine.
-        encoder_mean, encoder_min: of cos(e_i, w_i); None for SAEs whose atoms encode too, or that
-            have no encoder, and for transcoders, whose two directions belong to different sites.
-        encoder_collinear: latents with cos(e_i, w_i) above the limit; None likewise.
+        in_duplicates: latents in at least one such pair.
+        opposites: pairs with cos below minus the limit, if codes are not signed.
+        nearest_mean: mean over latents of the largest cosine with another latent (MCS of a
+            dictionary with itself); |cos| if signed.
+        closest: the pairs with the highest cosines: latent, latent, cosine.
+        encoder_mean, encoder_min: statistics of cos(e_i, w_i). None if the atoms encode too, if
+            there is no encoder, and for transcoders, whose two directions belong to different
+            sites.
+        encoder_collinear: latents with cos(e_i, w_i) above the limit; None in the same cases.
     """
 
     norm_min: float
@@ -61,7 +62,7 @@ class DictionaryFigures:
 def dictionary_figures(sae: AbstractSAE, *, signed: bool) -> DictionaryFigures:
     """The figures of a trained SAE; `signed` says whether its codes may be negative.
 
-    Costs d_sae^2 * d_in / 2 multiplications, in blocks of rows; cosines are in float32.
+    It costs d_sae^2 * d_in / 2 multiplications, in blocks of rows; cosines are float32.
     """
     W_dec = sae.W_dec.detach().float()
     norms = W_dec.double().norm(dim=1)
@@ -89,7 +90,7 @@ def dictionary_figures(sae: AbstractSAE, *, signed: bool) -> DictionaryFigures:
 
 
 class _Pairs:
-    """Every pair of unit rows, a block of rows at a time; of a pair only i < j is counted."""
+    """Every pair of unit rows, in blocks of rows; each pair i < j is counted once."""
 
     def __init__(self, unit: Float[Tensor, "d_sae d_in"], *, signed: bool) -> None:
         self.unit, self.signed = unit, signed
@@ -99,7 +100,7 @@ class _Pairs:
         self.closest: list[tuple[int, int, float]] = []
 
     def compare(self, first: int, n_rows: int) -> None:
-        """`n_rows` rows from `first` on with all rows that come after each of them."""
+        """Compare `n_rows` rows from `first` on with all later rows."""
         block = self.unit[first : first + n_rows] @ self.unit[first:].T
         score = block.abs() if self.signed else block
         here = torch.arange(len(block), device=block.device)
@@ -130,7 +131,7 @@ class _Pairs:
 
 
 def _encoder_cosines(sae: AbstractSAE) -> Float[Tensor, " d_sae"] | None:
-    """cos(e_i, w_i), where the encoder is a parameter of its own and reads what the rows make."""
+    """cos(e_i, w_i), if the encoder is a separate parameter and reads the reconstructed site."""
     W_enc = dict(sae.named_parameters()).get("W_enc")
     if W_enc is None or sae.is_transcoder:
         return None

@@ -1,4 +1,4 @@
-"""What the reconstruction costs the model: cross-entropy and KL with x_hat in x's place."""
+"""The cost of the reconstruction: cross-entropy and KL with x_hat instead of x in the model."""
 
 from collections.abc import Iterable, Iterator
 
@@ -21,7 +21,7 @@ class Downstream:
     """Cross-entropy of the plain, the spliced and the zero-ablated model on the same positions.
 
     CE recovered = (CE_zero - CE_sae) / (CE_zero - CE_plain): 1 is the plain model, 0 is no better
-    than writing zeros. KL is KL(plain || spliced), in nats per token.
+    than zeros. KL is KL(plain || spliced), in nats per token.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,8 +43,8 @@ class Downstream:
     ) -> None:
         """Add a batch of contexts; counts positions whose own and next token are real.
 
-        `plain` is what the model gives on `tokens`; without it that costs another forward pass.
-        Logits are made a few positions at a time.
+        `plain` is the plain model's output on `tokens`; if not given, it costs another forward
+        pass. Logits are made a few positions at a time.
         """
         counted = F.pad(counted_positions(mask), (0, 1))
         target = tokens[:, 1:][counted[:, :-1]]
@@ -91,7 +91,7 @@ def counted_positions(mask: Bool[Tensor, "context pos"]) -> Bool[Tensor, "contex
 
 
 def cross_entropy(out: Predictions, target: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """In nats, summed over positions."""
+    """Cross-entropy in nats, summed over positions."""
     return out.total(lambda logits, part: F.cross_entropy(logits, target[part], reduction="sum"))
 
 
@@ -99,11 +99,11 @@ def cross_entropy(out: Predictions, target: Int[Tensor, " n"]) -> Float[Tensor, 
 def against_mean(
     figures: Figures, lm: LanguageModel, hook: str, texts: Iterable[Text], mean: Tensor
 ) -> Figures:
-    """`figures` of the same texts with CE recovered against mean ablation beside zero ablation.
+    """`figures` with CE recovered against mean ablation beside zero ablation, on the same texts.
 
-    CE recovered = (CE_mean - CE_sae) / (CE_mean - CE_plain), CE_mean being the model's with the
-    site's mean `[d_in]` at every counted row: a baseline that knows what all tokens share. Costs a
-    forward pass.
+    CE recovered = (CE_mean - CE_sae) / (CE_mean - CE_plain), where CE_mean is the model's
+    cross-entropy with the site's mean `[d_in]` at every counted row: a baseline that knows what all
+    tokens share. It costs a forward pass.
     """
     total, n = torch.zeros((), dtype=torch.float64, device=lm.device), 0
     for text in texts:
@@ -129,7 +129,7 @@ def _lines(d: Figures) -> Iterator[Line]:
 
 
 def _spliced(inputs: Inputs) -> Streamed:
-    """`Downstream` over the held-out text; for the full suite `against_mean`, too."""
+    """`Downstream` over the held-out text; in the full suite `against_mean` too."""
     counts, site = Downstream(inputs.device), inputs.site
     total = torch.zeros(inputs.sae.d_out, dtype=torch.float64, device=inputs.device)
 

@@ -36,17 +36,17 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
 ) -> Evaluation:
     """Measure a run on held-out tokens and save `evaluation/*.json` in it.
 
-    `lm` is the model it was trained on; unless it is given, it is loaded on `device`. A run
-    trained on arrays needs none: it is measured on rows of its store that were held back from
-    training, and `skipped` says what needs a model (see `evaluate_arrays`).
+    `lm` is the run's language model; if not given, it is loaded on `device`. A run trained on
+    arrays needs no model: it is measured on held-back rows of its store, and `skipped` names what
+    needs a model (see `evaluate_arrays`).
 
-    `options` are the core suite unless given; `n_tokens` and `batch_size` replace theirs. What is
-    measured on another `corpus` than the text that was held out from training (see `other_text`)
-    is saved in `evaluation/NAME/*.json`, NAME made of the text's name and digest.
+    `options` default to the core suite; `n_tokens` and `batch_size` override theirs. Results on
+    another `corpus` than the run's held-out text (see `other_text`) are saved in
+    `evaluation/NAME/*.json`; NAME comes from the text's name and digest.
 
     Raises:
-        UsageError: `lm` is not the model the run was trained on, the text is gone, a model or text
-            was given for arrays, or another process writes the run.
+        UsageError: `lm` is not the run's model, the text is missing, a model or text was given for
+            arrays, or another process writes the run.
     """
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
@@ -73,7 +73,7 @@ def _replaced(options: EvaluateOptions, changes: dict[str, int | None]) -> Evalu
 
 
 def _batches(inputs: Inputs, corpus: Corpus) -> Iterator[Batch]:
-    """The text through the model and the SAE."""
+    """The batches of text, through the model and the SAE."""
     for text in inputs.batches(with_predictions=inputs.with_predictions):
         inputs.n_left_out += text.left_out
         if len(text.x):

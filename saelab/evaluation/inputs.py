@@ -1,4 +1,4 @@
-"""What measurements read, and what some of them need."""
+"""What measurements read, and requirements that they may have."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ from saelab.training.run import Run
 
 @dataclass(frozen=True)
 class Batch:
-    """Held-out rows, where the SAE is.
+    """A batch of held-out rows, on the SAE's device.
 
     Attributes:
-        x_hat: their reconstruction.
-        text: the contexts that they come from; None for rows of arrays.
+        x_hat: the rows' reconstruction.
+        text: the contexts of the rows; None for rows of arrays.
     """
 
     rows: Rows
@@ -36,14 +36,14 @@ class Batch:
 
 @dataclass
 class Inputs:
-    """What there is to measure a run on.
+    """Everything that a run's measurements may read.
 
     Attributes:
         host, corpus: the SAE in its model and the held-out text; None for a run trained on arrays.
-        label_names: of the ground-truth labels; empty where there are none.
-        n_left_out: rows that were seen and not counted, since the SAE does not apply to them.
-        with_predictions: whether the texts of batches keep what the model predicted.
-        found: results of the measurements before this one, by name.
+        label_names: names of the ground-truth labels; empty if there are none.
+        n_left_out: rows outside the SAE's domain, which do not count.
+        with_predictions: whether the texts of batches keep the model's predictions.
+        found: results of earlier measurements, by name.
     """
 
     run: Run
@@ -58,17 +58,17 @@ class Inputs:
 
     @property
     def site(self) -> str:
-        """Where the SAE writes."""
+        """The site that the SAE writes."""
         return self.run.config.written_site
 
     @property
     def device(self) -> torch.device:
-        """Where the SAE is."""
+        """The SAE's device."""
         return self.sae.W_dec.device
 
     @property
     def lm(self) -> LanguageModel:
-        """The model of a measurement that needs one."""
+        """The language model, for measurements that need one."""
         assert self.host is not None, "say needs=(language_model,)"
         return self.host.lm
 
@@ -79,15 +79,15 @@ class Inputs:
 
     @cached_property
     def rows(self) -> Rows:
-        """The first `options.n_sample` rows, once all have been read."""
+        """The first `options.n_sample` rows, available after all rows were read."""
         return self.sample.rows()
 
     def texts(self) -> Iterator[Text]:
-        """The held-out text once more, for a measurement that needs a model."""
+        """The held-out text again, for a measurement that needs a model."""
         return read_text(*self._text, **self._amount)
 
     def batches(self, *, with_predictions: bool = False) -> Iterator[TextBatch]:
-        """The same with the rows of the run's sites."""
+        """The held-out text again, with the rows of the run's sites."""
         return stream(*self._text, **self._amount, with_predictions=with_predictions)
 
     @property
@@ -102,23 +102,23 @@ class Inputs:
 
 
 Need = Callable[[Inputs], str | None]
-"""Says in one sentence why it is not there; None if it is."""
+"""Returns the reason, as a sentence, why something is missing; None if it is there."""
 
 
 def language_model(inputs: Inputs) -> str | None:
-    """The run's language model and a text for it."""
+    """Requires the run's language model and a text for it."""
     if inputs.host is not None:
         return None
     return "The run was trained on arrays, and this needs a language model."
 
 
 def labels(inputs: Inputs) -> str | None:
-    """Ground-truth labels of the rows."""
+    """Requires ground-truth labels of the rows."""
     return None if inputs.label_names else NO_LABELS
 
 
 def replaceable_site(inputs: Inputs) -> str | None:
-    """A site whose whole effect on the model goes through what the SAE writes there."""
+    """Requires a site whose whole effect on the model goes through what the SAE writes there."""
     if Site.of(inputs.site).replaceable:
         return None
     return f"The skip connection goes past {inputs.site}, so a change there is only half of one."

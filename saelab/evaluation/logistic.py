@@ -8,7 +8,7 @@ from torch.nn import functional as F
 SMALLEST_SCALE = 1e-12
 TOLERANCE = 1e-10
 ROUNDING = 1e-12
-"""By which a loss may rise and count as unchanged; else steps at the minimum would be halved."""
+"""Increase of a loss that counts as rounding; otherwise steps at the minimum would be halved."""
 HALVINGS = 30
 
 
@@ -19,14 +19,15 @@ def fit_logistic(
     l2: float = 1e-4,
     iterations: int = 60,
 ) -> Float[Tensor, "task k+1"]:
-    """Weights of each task's k columns, and last its bias, for raw columns, in float64.
+    """Weights of each task's k raw columns, followed by its bias, in float64.
 
     Each minimises mean_n BCE(w . s_n + b, y_n) + l2 ||w||^2 over its standardised columns s, the
     objective of `probe.fit_probes`. It is strictly convex, and steps that do not lower it are
-    halved, so Newton's method ends at the one minimum, however well the columns separate.
+    halved, so Newton's method ends at the only minimum, even if the columns separate the label
+    perfectly.
     """
     mean, scale = x.double().mean(dim=1, keepdim=True), x.double().std(dim=1, keepdim=True)
-    # A column that does not vary says nothing; its weight stays 0.
+    # A constant column carries no information; its weight stays 0.
     scale = torch.where(scale > SMALLEST_SCALE, scale, torch.inf)
     standard = F.pad((x.double() - mean) / scale, (0, 1), value=1.0)
     weights = _newton(standard, y.double(), l2, iterations)
@@ -38,7 +39,7 @@ def fit_logistic(
 def logistic_scores(
     x: Float[Tensor, "task row k"], weights: Float[Tensor, "task k+1"]
 ) -> Float[Tensor, "task row"]:
-    """The score of every row: above 0 where the label is the likelier answer."""
+    """The score of every row: above 0 if the label is more likely than not."""
     return (x.double() @ weights[:, :-1, None])[..., 0] + weights[:, -1:]
 
 
@@ -80,9 +81,9 @@ def _descend(
     penalty: Float[Tensor, " k1"],
     loss: Float[Tensor, " task"],
 ) -> tuple[Float[Tensor, "task k1"], Float[Tensor, " task"]]:
-    """Of each task's step the whole, half, quarter, ...: the first that does not raise its loss.
+    """Each task's step: the largest of whole, half, quarter, ... that does not raise its loss.
 
-    A task that no such part of the step helps stays where it is.
+    A task without such a step does not move.
     """
     size, worse = torch.ones_like(loss), torch.zeros_like(loss, dtype=torch.bool)
     for _ in range(HALVINGS):

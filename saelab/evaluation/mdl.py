@@ -1,4 +1,4 @@
-"""Description length: how many bits a token's codes take, at a stated loss of fidelity."""
+"""Description length: the bits of a token's codes at a stated loss of fidelity."""
 
 import math
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from saelab.sae.base import AbstractSAE
 from saelab.types import SparseCodes
 
 BINS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Powers of two: each grid refines the one before, so bits can only grow and errors shrink."""
+"""Powers of two: each grid refines the one before, so bits only grow and errors only shrink."""
 MOST_CHANNEL_BINS = 2**12
 ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Level:
-    """The codes rounded to `n_bins` values a sign.
+    """The codes rounded to `n_bins` values per sign.
 
     Attributes:
         bits: description length, bits per token.
-        fvu: of the reconstruction from the rounded codes.
+        fvu: FVU of the reconstruction from the rounded codes.
     """
 
     n_bins: int
@@ -36,26 +36,26 @@ class Level:
 
 @dataclass(frozen=True)
 class DescriptionLength:
-    """Bits per token to write down the codes (MDL-SAE, arXiv 2410.11179).
+    """Bits per token to encode the codes (MDL-SAE, arXiv 2410.11179).
 
-    Latents are taken as independent: DL = sum_i [H_b(p_i) + p_i H(bin | i fires)], p_i being the
-    share of tokens on which i fires and H_b(p) = -p log2 p - (1-p) log2 (1-p). A value's bin is its
-    sign and the place of |z| in n equal bins on (0, max_i]; a decoder reads the middle of the bin.
-    Silence is not a bin: zeros stay zero, and a latent of one sign pays nothing for it. Lengths
-    compare between SAEs only at equal fidelity, so the curve is given. The dictionary itself,
-    written once for all text, is not counted.
+    Latents are treated as independent: DL = sum_i [H_b(p_i) + p_i H(bin | i fires)]. p_i is the
+    share of tokens on which i fires, and H_b(p) = -p log2 p - (1-p) log2 (1-p). A value's bin is
+    its sign and the position of |z| in n equal bins on (0, max_i]; a decoder reads the middle of
+    the bin. Silence is not a bin: zeros stay zero. A latent with only one sign needs no bit for the
+    sign. Lengths of SAEs can be compared only at equal fidelity, so the curve is given. The
+    dictionary, written once for all text, is not counted.
 
     Attributes:
-        n_tokens: rows that were counted.
-        fvu: of the reconstruction from the codes as they are.
-        tolerance: how much FVU rounding may add.
-        curve: from one bin a sign to the first grid within the tolerance.
+        n_tokens: number of rows counted.
+        fvu: FVU of the reconstruction from the unrounded codes.
+        tolerance: the FVU that rounding may add.
+        curve: levels from one bin per sign to the first grid within the tolerance.
         chosen: the coarsest level within the tolerance; None if none is.
-        dense_bits: what the reconstructed activations take at the chosen level's FVU: every channel
-            rounded to as many equal bins over its range as that needs, entropies summed; None if
-            4,096 bins do not suffice.
-        bias_bits: by how much so few tokens make the chosen level look shorter, to first order
-            (Miller and Madow: (used bins - 1) / (2 N ln 2) of every entropy).
+        dense_bits: bits of the reconstructed activations themselves at the chosen level's FVU: the
+            summed entropies of all channels, each rounded to as many equal bins over its range as
+            this FVU needs; None if 4,096 bins are not enough.
+        bias_bits: bits by which the finite sample makes the chosen level look shorter, to first
+            order (Miller and Madow: (used bins - 1) / (2 N ln 2) of every entropy).
     """
 
     n_tokens: int
@@ -71,7 +71,7 @@ class DescriptionLength:
 def description_length(
     rows: Rows, sae: AbstractSAE, *, tolerance: float
 ) -> DescriptionLength | Skipped:
-    """Measured on a sample; grids are refined until one is within `tolerance` of the FVU."""
+    """The description length of a sample; grids are refined until FVU is within `tolerance`."""
     wanted = rows.wanted
     if bool((wanted == wanted[:1]).all()):
         return Skipped(f"The {len(rows)} rows are all the same, so there is no FVU.")
@@ -96,7 +96,7 @@ def description_length(
 
 
 def code_bits(codes: SparseCodes, n_bins: int) -> float:
-    """Bits per token of the codes, each value's sign and magnitude rounded to `n_bins`."""
+    """Bits per token of the codes, with each value's sign and magnitude rounded to `n_bins`."""
     counts, fired = _counts(codes, n_bins)
     n = len(codes)
     p = fired.double() / n
@@ -117,7 +117,7 @@ def quantised(codes: SparseCodes, n_bins: int) -> SparseCodes:
 
 
 def entropy_bias(codes: SparseCodes, n_bins: int) -> float:
-    """Bits per token by which `code_bits` is expected to be too low, to first order in 1/N."""
+    """Bits per token by which `code_bits` is too low on average, to first order in 1/N."""
     counts, fired = _counts(codes, n_bins)
     varies = int(((fired > 0) & (fired < len(codes))).sum())
     spread = len(counts) - int((fired > 0).sum())
@@ -125,7 +125,7 @@ def entropy_bias(codes: SparseCodes, n_bins: int) -> float:
 
 
 def channel_bits(x: Float[Tensor, "row d_in"], fvu: float) -> float | None:
-    """Bits per row of x itself, each channel rounded as coarsely as an FVU of `fvu` allows."""
+    """Bits per row of x, with each channel rounded as coarsely as an FVU of `fvu` allows."""
     low, wide = x.amin(dim=0), (x.amax(dim=0) - x.amin(dim=0)).clamp_min(1e-30)
     variance = (x.double() - x.double().mean(dim=0)).pow(2).sum()
     n_bins = 1
@@ -146,7 +146,7 @@ def _channel_entropy(place: Int[Tensor, "row d_in"], n_bins: int) -> float:
 
 
 def _counts(codes: SparseCodes, n_bins: int) -> tuple[Int[Tensor, " used"], Int[Tensor, " d_sae"]]:
-    """How often each bin that occurs does, over all latents, and how often each latent fires."""
+    """The count of each bin that occurs, over all latents, and the firings of each latent."""
     _, latent, value = active_entries(codes)
     place = _bin(value, _largest(codes)[latent], n_bins) + n_bins * (value < 0)
     _, counts = (latent * 2 * n_bins + place).unique(return_counts=True)
@@ -173,7 +173,7 @@ def _xlogx(counts: Int[Tensor, " n"]) -> Float[Tensor, ""]:
 
 
 def _fvu(rows: Rows, codes: SparseCodes, sae: AbstractSAE) -> float:
-    """Of rectangular codes' reconstruction, on the SAE's own device."""
+    """FVU of the reconstruction from rectangular codes, on the SAE's device."""
     device, x = sae.W_dec.device, rows.wanted
     error = 0.0
     for first in range(0, len(x), ROWS_AT_ONCE):

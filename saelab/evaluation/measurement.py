@@ -1,4 +1,4 @@
-"""What a measurement is, and the one list of them: a new one is its file and a line here.
+"""Measurements, and the list of them; a new measurement is one file and one line here.
 
 `saelab evaluate` and its suites, runs of arrays, `--json`, the printed tables, the app and README's
 table all follow `measurements()`. Other packages add theirs as entry points of the group
@@ -28,20 +28,20 @@ BUILT_IN = {
     "absorption": "saelab.evaluation.absorption_tasks:ABSORPTION",
     "recovery": "saelab.evaluation.recovery:RECOVERY",
 }
-"""Where each measurement is, in the order in which they are made and printed."""
+"""Where each measurement is defined, in the order of measuring and printing."""
 
 
 Line = tuple[str, str, str]
-"""What is measured, its value, and what the value means."""
+"""A name, its value, and what the value means."""
 
 
 class Column(NamedTuple):
     """A column of a printed table.
 
     Attributes:
-        number: whether it stands at the right.
-        shared: whether it says the same of every SAE on the same text.
-        style: rich's: bold, dim.
+        number: whether the column is right-aligned.
+        shared: whether the column is the same for every SAE on the same text.
+        style: rich's style, e.g. bold or dim.
     """
 
     name: str = ""
@@ -59,11 +59,11 @@ LINES = (
 
 
 class Streamed(NamedTuple):
-    """A measurement in the making, to which the held-out rows come batch by batch.
+    """A running measurement that receives the held-out rows batch by batch.
 
     Attributes:
         update: adds a batch.
-        results: gives the result of what was added, or `Skipped`.
+        results: returns the result of all batches, or `Skipped`.
     """
 
     update: Callable[[Batch], object]
@@ -80,19 +80,20 @@ class Measurement:
     """One thing that `evaluate` measures. It has either `measure` or `stream`.
 
     Attributes:
-        name: of its file `evaluation/NAME.json` and of the attribute of an `Evaluation`.
-        title: of the table in which it is printed, which others may share.
-        lines: the table's rows for a result, one text a column.
-        measure: makes the result from the weights, the sample `inputs.rows` or the text; or says
-            why there is none (`Skipped`).
-        stream: begins what sees every batch of the one pass over the held-out rows.
-        result: a dataclass, or plain figures by name.
-        needs: without which it is skipped, for the reason that the first one missing gives.
-        suite: core, which is always measured, or full.
-        columns: of the table.
-        about: what a reader must know of the table.
-        warnings: of a result, sentences of which a reader must be warned.
-        left_out: of a result, the parts that could not be measured, each with the reason.
+        name: name of its file `evaluation/NAME.json` and of its attribute of an `Evaluation`.
+        title: title of its printed table; measurements with the same title share a table.
+        lines: makes the table's rows for a result, one text per column.
+        measure: makes the result from the weights, the sample `inputs.rows` or the text; or returns
+            `Skipped` with the reason.
+        stream: begins a measurement that sees every batch of the pass over the held-out rows.
+        result: type of the result: a dataclass, or plain figures by name.
+        needs: requirements; if one is missing, the measurement is skipped with the first one's
+            reason.
+        suite: `core` (always measured) or `full`.
+        columns: columns of the table.
+        about: what a reader must know about the table.
+        warnings: sentences that warn a reader about a result.
+        left_out: the parts of a result that could not be measured, each with the reason.
     """
 
     name: str
@@ -110,18 +111,18 @@ class Measurement:
 
     @property
     def absent(self) -> dict[str, float] | None:
-        """What stands for a result that was not made: no figures, or None."""
+        """The value if there is no result: no figures, or None."""
         return {} if self.result is Figures else None
 
     def problem(self, inputs: Inputs) -> str | None:
-        """Why it cannot be made of a run; None if it can."""
+        """Why it cannot be measured for a run; None if it can."""
         return next(filter(None, (need(inputs) for need in self.needs)), None)
 
     def read(self, values: dict[str, Any], where: str) -> Any:  # noqa: ANN401 - its own type
-        """The result that a file holds; `where` names the file.
+        """The result in a file; `where` names the file in messages.
 
         Raises:
-            UsageError: it is no such result.
+            UsageError: the values are no such result.
         """
         found = checked(self.result, {n: v for n, v in values.items() if n != "made"}, where)
         try:
@@ -132,10 +133,10 @@ class Measurement:
 
 
 def checked(kind: Any, values: object, where: str) -> Any:  # noqa: ANN401 - of that kind
-    """What a file holds, made what it should be.
+    """The values of a file, validated as `kind`.
 
     Raises:
-        UsageError: it is not; `where` names the file.
+        UsageError: they are invalid; the message names the file `where`.
     """
     try:
         return TypeAdapter(kind).validate_python(values)
@@ -168,6 +169,6 @@ def register_measurement(measurement: Measurement) -> Measurement:
     """Make a measurement of your own known in this process, as a built-in one is.
 
     Raises:
-        UsageError: another has its name, or it cannot be one.
+        UsageError: the name is taken or not allowed, or it is no valid measurement.
     """
     return REGISTRY.register(measurement)

@@ -1,4 +1,4 @@
-"""A text of one's choice to measure a run on, and where what was found is kept."""
+"""Another text to measure a run on, and where the results are kept."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from saelab.training.run import Run
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a text is read; the fields are those of `load_corpus`."""
+    """Options for reading a text; the fields are those of `load_corpus`."""
 
     text_field: str = TEXT_FIELD
     labels: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class TextOptions:
 
 
 LONGEST = 40
-"""Characters of a text's name that become a directory's."""
+"""Most characters of a text's name that a directory's name uses."""
 
 
 def other_text(
@@ -40,15 +40,14 @@ def other_text(
     options: TextOptions | None = None,
     n_tokens: int | None = None,
 ) -> Corpus:
-    """The corpus that `source` names, in contexts of the length that the run was trained on.
+    """The corpus that `source` names, in contexts of the run's length.
 
-    All of it counts as held out, unless it is the text that the run was trained on: of that, the
-    contexts that no SAE is trained on. Only whole texts are told apart; what another text has in
-    common with the training's is not looked for. `n_tokens` is how many will be read, which a
-    stream that does not end must know.
+    All of it counts as held out, unless it is the run's own training text: then only the contexts
+    that no SAE is trained on. Only whole texts are compared; shared parts of two texts are not
+    detected. `n_tokens` is the number of tokens that will be read, needed for endless streams.
 
     Raises:
-        UsageError: as `load_corpus`, or `lm` is not the model the run was trained on.
+        UsageError: as `load_corpus`, or `lm` is not the run's model.
     """
     check_model(lm, run)
     options = options or TextOptions()
@@ -85,7 +84,7 @@ def other_text(
 
 
 def _check_order(run: Run, source: str, trained: Mapping[str, JsonValue]) -> None:
-    """Refuse to read the training's text in a way that would hold out something else."""
+    """Refuse to read the training text in an order that would hold out other contexts."""
     if source == "tiny":
         raise UsageError("The text 'tiny' has labels of its own and no roles; name it alone.")
     rows = Path(source).is_file() and kind_of(Path(source)) in ROWS
@@ -98,13 +97,12 @@ def _check_order(run: Run, source: str, trained: Mapping[str, JsonValue]) -> Non
 
 
 def saved_as(run: Run, corpus: Corpus) -> str | None:
-    """The name under which figures of this corpus are saved; None: it is the run's own.
+    """The name under which results on this corpus are saved; None for the run's own text.
 
-    A text's own figures are those of the contexts that were held out, with the labels and roles
-    that were harvested.
+    The run's own text means its held-out contexts, with the harvested labels and roles.
     """
     facts, trained = dict(corpus.facts), run.provenance()["corpus"] or {}
-    # How much of it was harvested does not matter.
+    # The number of harvested contexts does not matter.
     own = {name: value for name, value in trained.items() if name not in (UNTIL, "max_tokens")}
     if {name: facts.get(name) for name in own} == {**own, "split": "held-out"}:
         return None

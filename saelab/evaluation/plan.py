@@ -1,4 +1,4 @@
-"""What an evaluation will take, told before it starts."""
+"""What an evaluation will need, told before it starts."""
 
 import time
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
 
 BACKWARD = 3
-"""What a pass with gradients costs, in passes without."""
+"""Cost of a pass with gradients, in passes without."""
 TRIED_POSITIONS = 256
 AT_REST = 300 * 2**20
-"""What the allocator keeps of memory that was in use, and the code that is loaded on the way."""
+"""Bytes for memory that the allocator keeps, and for code that is loaded during the evaluation."""
 
 
 def sized(options: EvaluateOptions, lm: LanguageModel, corpus: Corpus) -> EvaluateOptions:
-    """The options with a batch size, chosen from what is free where none was given."""
+    """The options with a batch size; if none was given, it is chosen from the free memory."""
     if options.batch_size is not None:
         return options
     n = contexts_at_once(lm, corpus.context_length, most=options.contexts)
@@ -30,7 +30,7 @@ def sized(options: EvaluateOptions, lm: LanguageModel, corpus: Corpus) -> Evalua
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is evaluated, by the size of it."""
+    """The sizes of what is evaluated."""
 
     lm: LanguageModel
     sae: AbstractSAE
@@ -38,7 +38,7 @@ class Evaluated:
     options: EvaluateOptions
 
     def plan(self) -> Plan:
-        """Memory judged by shapes, time by a few positions through the model and the SAE."""
+        """The plan: memory from shapes, time from a few positions through the model and the SAE."""
         return Plan(
             "evaluate",
             self.lm.device,
@@ -63,7 +63,7 @@ class Evaluated:
         text = tokens_within(self.corpus, options.n_tokens)
         positions = 3.0 * text
         if options.suite == "full":
-            # Both draw one token of a context.
+            # Both draw one token per context.
             n_drawn = -(-text // length)
             ablated = min(options.n_ablated_tokens, n_drawn) * (1 + 2 * options.n_ablated_latents)
             positions += text + ablated * length / 2
@@ -72,7 +72,7 @@ class Evaluated:
 
     @torch.no_grad()
     def _seconds_per_position(self) -> float:
-        """Of a pass with its cross-entropies, the SAE's share included."""
+        """Seconds per position of a pass with cross-entropies, the SAE included."""
         n = max(1, TRIED_POSITIONS // self.corpus.context_length)
         tokens = model_input(self.corpus.read(0, n).tokens).to(self.lm.device)
         width = self.sae.d_in

@@ -1,4 +1,4 @@
-"""Linear probes: how much of a label is linearly present, whatever the SAE makes of it."""
+"""Linear probes: how much of a label is linearly present, independent of the SAE."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 GRADIENT = 1e-5
-"""Norm of a label's gradient at which its fit ends: its loss is then within GRADIENT^2 / (4 l2) of
+"""Norm of a label's gradient at which its fit ends. The loss is then within GRADIENT^2 / (4 l2) of
 the minimum (2.5e-7 nats), since the penalty makes it strongly convex."""
 MOST_STEPS = 100
 MOST_DIRECTIONS = 20
@@ -25,13 +25,13 @@ def fit_probes(
 ) -> tuple[Float[Tensor, "d_in label"], Float[Tensor, " label"]]:
     """Weights and biases of one logistic regression per label, each to its minimum.
 
-    The rows are standardised inside, and the result is given back for raw rows: the score of a
-    row is `x @ weights + bias`. `l2` is the penalty on the standardised weights. Rows that are not
-    `counted` for a label are left out of its mean loss.
+    Rows are standardised internally; the result is for raw rows: the score of a row is `x @ weights
+    + bias`. `l2` is the penalty on the standardised weights. Rows that are not `counted` for a
+    label are left out of its mean loss.
 
-    Truncated Newton steps, all labels' at once. Along the principal axes of the rows a label's
-    curvature is nearly diagonal, so that few conjugate gradients make a step; a label that has
-    arrived costs nothing more.
+    The method is truncated Newton, for all labels at once. Along the principal axes of the rows a
+    label's curvature is nearly diagonal, so a step needs few conjugate-gradient iterations. A
+    converged label costs nothing more.
     """
     if not labels.shape[1]:
         return x.new_zeros(x.shape[1], 0), x.new_zeros(0)
@@ -58,7 +58,7 @@ def fit_probes(
 def _shares(
     counted: Bool[Tensor, "row label"] | None, rows: Float[Tensor, "row k"]
 ) -> Float[Tensor, "row #label"]:
-    """Each row's part in a label's mean loss."""
+    """Each row's weight in a label's mean loss."""
     if counted is None:
         return rows.new_full((len(rows), 1), 1 / len(rows))
     return counted.to(rows.dtype) / counted.sum(dim=0).clamp_min(1)
@@ -69,7 +69,7 @@ class _Fit:
     """Logistic regressions on the same rows, whose last column is 1.
 
     Attributes:
-        share: each row's part in a label's mean loss.
+        share: each row's weight in a label's mean loss.
         penalty: twice the l2 of each weight.
         spread: mean square of each column.
     """
@@ -83,7 +83,7 @@ class _Fit:
     def step(
         self, weights: Float[Tensor, "k label"]
     ) -> tuple[Float[Tensor, "k label"], Bool[Tensor, " label"]]:
-        """The weights after a Newton step, and which labels were not at their minimum before."""
+        """The weights after a Newton step, and which labels had not converged before it."""
         scores = self.rows @ weights
         p = scores.sigmoid()
         slope = self.rows.T @ ((p - self.target) * self.share) + self.penalty * weights
@@ -99,14 +99,14 @@ class _Fit:
                 break
             size = torch.where(worse, size / 2, size)
         else:
-            # No part of the step lowers the loss: it is at its minimum, as far as rounding lets.
+            # No part of the step lowers the loss: it is at its minimum up to rounding.
             far, size = far & ~worse, torch.where(worse, 0.0, size)
         return weights - size * direction, far
 
     def _newton(
         self, slope: Float[Tensor, "k label"], curvature: Float[Tensor, "row label"]
     ) -> Float[Tensor, "k label"]:
-        """The Newton step by conjugate gradients, as exactly as the slope is small."""
+        """The Newton step by conjugate gradients; more exact when the slope is smaller."""
         diagonal = (self.spread * curvature.sum(dim=0) + self.penalty).clamp_min(1e-12)
         size = slope.norm(dim=0)
         enough = size * size.sqrt().clamp_max(0.1)
@@ -133,7 +133,7 @@ class _Fit:
 
 
 def auroc(scores: Float[Tensor, " row"], label: Bool[Tensor, " row"]) -> float:
-    """Chance that a random row with the label scores above one without; ties count one half."""
+    """Probability that a random row with the label scores above one without; ties count half."""
     n_positive = int(label.sum())
     n_negative = len(label) - n_positive
     _, group, sizes = scores.double().unique(return_inverse=True, return_counts=True)
@@ -145,27 +145,27 @@ def auroc(scores: Float[Tensor, " row"], label: Bool[Tensor, " row"]) -> float:
 
 
 def best_threshold(scores: Float[Tensor, " row"], label: Bool[Tensor, " row"]) -> float:
-    """The score from which answering yes has the best F1."""
+    """The threshold on scores with the best F1."""
     ordered, order = scores.sort(descending=True)
     caught = label[order].cumsum(0)
     answered = torch.arange(1, len(label) + 1, device=label.device)
     f1 = 2 * caught / (answered + int(label.sum()))
-    # Rows of equal score are answered alike, so a threshold stands below the last of them.
+    # Rows of equal score get equal answers, so a threshold lies below the last of them.
     ends = ordered != torch.cat([ordered[1:], ordered.new_full((1,), -torch.inf)])
     return float(ordered[torch.where(ends, f1, -1).argmax()])
 
 
 def f1_score(answer: Bool[Tensor, " row"], label: Bool[Tensor, " row"]) -> float:
-    """2 TP / (yes answers + positives); 0 where there is neither."""
+    """F1 = 2 TP / (yes answers + positives); 0 if there are neither."""
     return 2 * int((answer & label).sum()) / max(1, int(answer.sum()) + int(label.sum()))
 
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """How well scores find a label on rows they were not fitted on.
+    """How well scores find a label on rows that they were not fitted on.
 
     Attributes:
-        f1: at the threshold that was best where they were fitted.
+        f1: F1 at the threshold that was best on the fitted rows.
         auroc: 0.5 is chance.
     """
 
@@ -176,6 +176,6 @@ class ProbeScore:
 def score_probe(
     scores: Float[Tensor, " row"], label: Bool[Tensor, " row"], fit: Bool[Tensor, " row"]
 ) -> ProbeScore:
-    """The threshold from the rows of `fit`, the figures from the others."""
+    """The threshold is chosen on the rows of `fit`; the figures are of the other rows."""
     answer = scores[~fit] >= best_threshold(scores[fit], label[fit])
     return ProbeScore(f1_score(answer, label[~fit]), auroc(scores[~fit], label[~fit]))

@@ -1,4 +1,4 @@
-"""Sparse probing: how well a few latents together tell what is true of a token."""
+"""Sparse probing: how well a few latents together predict labels of a token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ LABELS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class LabelProbing:
-    """One label, probed with the best k latents, the best k channels, and the whole activation.
+    """One label, probed with the best k latents, the best k channels, and all channels.
 
     Attributes:
-        frequency: share of the rows where it holds.
-        latents: those of the largest k, best first; a smaller k takes the first of them.
-        channels: likewise, coordinates of the activations.
+        frequency: share of the rows where the label holds.
+        latents: the latents for the largest k, best first; smaller k use the first of them.
+        channels: the same for coordinates of the activations.
         by_latents, by_channels: the scores for each of `SparseProbing.ks`.
-        dense: of a probe of the whole activation.
+        dense: score of a probe of the whole activation.
     """
 
     label: str
@@ -45,18 +45,19 @@ class LabelProbing:
 class SparseProbing:
     """k-sparse probing of every label (as in SAEBench, arXiv 2503.09532).
 
-    On one half of the contexts, latents are ranked by |mean where the label holds - mean where it
-    does not| over their standard deviation, a logistic regression (L2 1e-4 on standardised columns)
-    is fitted to the first k, and a threshold is set; the other half is scored. SAEBench pools texts
-    and does not divide by the deviation; here a row is a token, and rescaling a latent, or turning
-    it around, changes nothing. The signed value of a latent is one column.
+    On one half of the contexts, latents are ranked by |mean with the label - mean without it| over
+    their standard deviation, a logistic regression (L2 1e-4 on standardised columns) is fitted to
+    the first k, and a threshold is set. The other half is scored. SAEBench pools texts and does not
+    divide by the deviation. Here a row is a token, and a latent's scale or sign has no effect. The
+    signed value of a latent is one column.
 
     Attributes:
         n_rows: rows of both halves.
-        ks: how many latents a probe reads.
-        labels: every label frequent enough.
-        too_rare: the others.
-        mean_f1, mean_auroc: over labels, of `latents`, `channels` (for each k) and `dense` (once).
+        ks: numbers of latents that probes read.
+        labels: results of every label that is frequent enough.
+        too_rare: the other labels.
+        mean_f1, mean_auroc: means over labels: for `latents` and `channels` one per k, for `dense`
+            one.
     """
 
     n_rows: int
@@ -68,7 +69,7 @@ class SparseProbing:
 
 
 def sparse_probing(rows: Rows) -> SparseProbing | Skipped:
-    """Probe every label of a sample of rows; skipped where the text has no labels."""
+    """Sparse probing of every label of a sample of rows; skipped if the text has no labels."""
     if rows.labels is None:
         return Skipped(NO_LABELS)
     common = common_labels(rows.labels.numpy(), rows.fit.numpy())
@@ -117,7 +118,7 @@ def _probe(rows: Rows, common: Int[np.ndarray, " common"]) -> Iterator[LabelProb
 def best_latents(
     codes: SparseCodes, labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"], k: int
 ) -> Int[Tensor, "label k"]:
-    """For each label the `k` latents whose value differs most with it, on the rows of `fit`."""
+    """For each label, the `k` latents that differ most with it on the rows of `fit`."""
     return rank(*code_moments(codes, labels, fit), k)
 
 
@@ -134,7 +135,7 @@ def rank(
 def code_moments(
     codes: SparseCodes, labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"]
 ) -> tuple[Float[Tensor, "d_sae label"], Float[Tensor, " d_sae"]]:
-    """mean(z | label) - mean(z | no label) and the deviation of z on the rows of `fit`."""
+    """mean(z | label) - mean(z | no label), and the deviation of z, on the rows of `fit`."""
     row, latent, value = active_entries(codes)
     here = fit[row]
     row, latent, value = row[here], latent[here], value[here].double()
@@ -153,7 +154,7 @@ def moments(
     x: Float[Tensor, "row d_in"], labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"]
 ) -> tuple[Float[Tensor, "d_in label"], Float[Tensor, " d_in"]]:
     """The same of dense columns."""
-    # Deviations do not depend on where the columns are centred, but their rounding does.
+    # Centring does not change deviations, but reduces their rounding error.
     wide = x[fit].double()
     wide = wide - wide.mean(dim=0)
     with_label = wide.T @ labels[fit].double()
@@ -198,7 +199,7 @@ def _parts(label: LabelProbing) -> tuple[list[ProbeScore], list[ProbeScore], lis
 
 
 def _means(found: list[list[list[float]]]) -> dict[str, list[float]]:
-    """Over labels, for each kind of probe and each k."""
+    """Means over labels, for each kind of probe and each k."""
     kinds = zip(("latents", "channels", "dense"), zip(*found, strict=True), strict=True)
     return {name: np.mean(values, axis=0).tolist() for name, values in kinds}
 

@@ -11,22 +11,22 @@ from saelab.evaluation.measurement import Line, Measurement, Streamed
 from saelab.types import Figures, SparseCodes
 
 CENTRE_ROWS = 4096
-"""Rows whose mean stands for that of all where each row's own error is judged."""
+"""Number of rows whose mean replaces the mean of all rows in each row's own error."""
 TOP_SHARE = 0.001
 DISAGREE = 2.0
-"""By what factor the mean over rows may differ from the ratio of sums without a word."""
+"""Factor by which the mean over rows and the ratio of sums may differ without a warning."""
 MUCH = 0.25
-"""A share of the variance that a thousandth of the rows should not hold."""
+"""A share of the variance that the largest thousandth of the rows should not reach."""
 
 
 class Reconstruction:
     """Sums over any number of batches, in float64; the figures do not depend on the batching.
 
-    FVU = sum ||x - x_hat||^2 / sum ||x - E x||^2, one ratio of sums with the mean of all rows
+    FVU = sum ||x - x_hat||^2 / sum ||x - E x||^2 is one ratio of sums with the mean of all rows
     (arXiv 2408.05147, section 4): 0 is perfect, 1 no better than the mean. A few rows with large
-    norms can decide it. So beside it stand the mean and the median over rows of a row's own
-    ||x - x_hat||^2 / ||x - m||^2, m the mean of the first 4,096 rows, in which every row counts
-    alike; and the share of sum ||x - m||^2 that the largest thousandth of the rows holds.
+    norms can decide it. Therefore two more figures count every row equally: the mean and the median
+    over rows of ||x - x_hat||^2 / ||x - m||^2, where m is the mean of the first 4,096 rows. A last
+    figure is the share of sum ||x - m||^2 in the largest thousandth of the rows.
     """
 
     def __init__(self, d_in: int, d_sae: int, device: torch.device) -> None:
@@ -77,7 +77,7 @@ class Reconstruction:
         variance = self.sum_sq - self.sum.pow(2).sum() / self.n
         frequency = self.fired.double() / self.n
         spread = torch.cat(self._spreads)
-        # A row at the mean has no variance to explain; rounding decides what its quotient is.
+        # A row at the mean has no variance to explain, and its quotient would be rounding.
         counted = spread > 1e-12 * spread.mean()
         own = (torch.cat(self._errors) / spread)[counted]
         largest = spread.topk(max(1, round(TOP_SHARE * self.n))).values.sum()
@@ -97,9 +97,9 @@ class Reconstruction:
 
 
 def fvu_warning(figures: Mapping[str, float]) -> str | None:
-    """One sentence where a few rows decide the FVU; None where they do not.
+    """A sentence if a few rows decide the FVU; None if they do not.
 
-    Also None for figures from before rows were judged one by one.
+    Also None for older figures without row-wise errors.
     """
     if "top_share" not in figures:
         return None
@@ -114,7 +114,7 @@ def fvu_warning(figures: Mapping[str, float]) -> str | None:
 
 
 def _lines(r: Figures) -> Iterator[Line]:
-    """Figures from before rows were judged one by one have fewer lines."""
+    """Older figures without row-wise errors have fewer lines."""
     yield "FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses (0 is perfect)"
     if "top_share" in r:
         rows = f"{r['fvu_row_mean']:.4f}, {r['fvu_row_median']:.4f}"

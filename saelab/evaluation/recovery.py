@@ -1,8 +1,8 @@
-"""Ground-truth recovery: for each known feature of the text, the latent that finds it best.
+"""Recovery of known features: for each label, the latent that finds it best.
 
-The latent and its threshold are chosen on one half of the contexts and scored on the other, so
-that picking the best of thousands does not flatter it. Beside it stands a linear probe fitted and
-scored on the same halves: what is linearly there, and so what a latent could have reached.
+Latent and threshold are chosen on one half of the contexts and scored on the other half, so
+choosing the best of thousands gives no advantage. A linear probe, fitted and scored on the same
+halves, shows what is linearly present, and so what a latent could reach.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from saelab.evaluation.probe import fit_probes, score_probe
 from saelab.types import SparseCodes
 
 MIN_POSITIVES = 20
-"""Labels with fewer positive rows in either half are reported as too rare to score."""
+"""Labels with fewer positive rows in a half are reported as too rare to score."""
 
 
 EXPLANATION = """\
@@ -34,16 +34,16 @@ what better SAEs have to win."""
 
 @dataclass(frozen=True)
 class Recovery:
-    """One label: how often it holds, what a probe finds, and what the best latent finds.
+    """One label: its frequency, the probe's scores, and the best latent's scores.
 
     Attributes:
-        latent, sign: the latent of the best F1, and which sign of its firings was meant.
-        threshold: the detector says yes when its magnitude is at least this.
-        f1, precision, recall, auroc: that latent, on the half it was not chosen on.
-        best_auroc: the same for the latent of the best AUROC.
-        probe_auroc: a linear probe of the activations, fitted on the other half.
+        latent, sign: the latent with the best F1, and the sign of the firings that count.
+        threshold: the detector answers yes from this magnitude on.
+        f1, precision, recall, auroc: scores of that latent on the half it was not chosen on.
+        best_auroc: AUROC of the latent with the best AUROC, on the same half.
+        probe_auroc: AUROC of a linear probe of the activations, fitted on the other half.
         probe_f1: the probe's F1 at the threshold that was best on the half it was fitted on.
-        description: of the label, where the text has one.
+        description: the label's description, if the text has one.
     """
 
     label: str
@@ -63,7 +63,7 @@ class Recovery:
 
 @dataclass
 class RecoveryData:
-    """Rows collected for the comparison: activations, codes and labels, split by context."""
+    """Rows for the comparison: activations, codes and labels, split by context."""
 
     x: list[Float[Tensor, "row d_in"]] = field(default_factory=list)
     codes: list[SparseCodes] = field(default_factory=list)
@@ -86,10 +86,10 @@ class RecoveryData:
 
 @dataclass(frozen=True)
 class LatentMatches:
-    """For each latent, the label it finds best: chosen on one half, scored on the other.
+    """For each latent, the label that it finds best: chosen on one half, scored on the other.
 
     Attributes:
-        label: the label's name, None for latents that never fired on the first half.
+        label: the label's name; None for latents that never fire on the first half.
         f1, auroc: that label's scores on the second half.
     """
 
@@ -108,7 +108,7 @@ class RecoveryResult:
 
 
 def recover(data: RecoveryData, names: tuple[str, ...]) -> RecoveryResult:
-    """Score every label frequent enough, and match every latent with one."""
+    """Score every label that is frequent enough, and match every latent with a label."""
     labels, fit = np.concatenate(data.labels), np.concatenate(data.fit)
     common = common_labels(labels, fit)
     rare = [name for i, name in enumerate(names) if i not in set(common.tolist())]
@@ -126,14 +126,14 @@ def recover(data: RecoveryData, names: tuple[str, ...]) -> RecoveryResult:
 def common_labels(
     labels: Bool[ndarray, "row label"], fit: Bool[ndarray, " row"]
 ) -> Int[ndarray, " common"]:
-    """The labels with enough positive and enough negative rows in either half."""
+    """The labels with enough positive and enough negative rows in each half."""
     halves = (labels[fit], labels[~fit])
     fewest = [np.minimum(half.sum(0), (~half).sum(0)) for half in halves]
     return np.flatnonzero(np.minimum(*fewest) >= MIN_POSITIVES)
 
 
 class _Matcher:
-    """Keeps, for each latent, the label of the best F1 so far."""
+    """Keeps, for each latent, the label with the best F1 so far."""
 
     def __init__(self, test_events: DetectorFirings) -> None:
         self.events = test_events
@@ -179,7 +179,7 @@ def _halves(
 def _probe_scores(
     x: Float[Tensor, "row d_in"], labels: Bool[ndarray, "row label"], fit: Bool[ndarray, " row"]
 ) -> list[tuple[float, float]]:
-    """AUROC and F1 of each label's probe on the rows it was not fitted on."""
+    """AUROC and F1 of each label's probe on rows that it was not fitted on."""
     half, truth = torch.from_numpy(fit), torch.from_numpy(labels)
     weights, bias = fit_probes(x[half], truth[half])
     scores = x @ weights + bias
@@ -226,7 +226,7 @@ def _answers(events: DetectorFirings, detector: int, threshold: float) -> Bool[n
 
 
 def _auroc_of(events: DetectorFirings, scores: Scores, detector: int) -> float:
-    """One half for a detector that is silent on these rows: it ranks nothing."""
+    """One half for a detector that is silent on these rows, since it ranks nothing."""
     found = np.flatnonzero(events.detectors == detector)
     return float(scores.auroc[found[0]]) if len(found) else 0.5
 
@@ -239,7 +239,7 @@ def _f1(answer: Bool[ndarray, " row"], truth: Bool[ndarray, " row"]) -> tuple[fl
 
 
 def _lines(found: RecoveryResult) -> Iterator[tuple[str, ...]]:
-    """One row per known feature, best found first."""
+    """One row per known feature, the best found first."""
     for f in sorted(found.features, key=lambda f: -f.f1):
         best = f"{f.f1:.2f} ({'-' if f.sign < 0 else ''}{f.latent})"
         scores = (f"{score:.2f}" for score in (f.auroc, f.probe_f1, f.probe_auroc))

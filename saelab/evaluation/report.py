@@ -1,4 +1,4 @@
-"""Evaluations in words: the tables that the terminal prints and the app shows."""
+"""Evaluations as the tables that the terminal prints and the app shows."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,10 @@ class Section:
     """One table.
 
     Attributes:
-        columns: what every SAE has of its own stands once for each, below its name.
-        rows: a text for every column.
-        about: what a reader must know of the table.
-        warnings: sentences of which a reader must be warned.
+        columns: the columns; those that differ between SAEs occur once per SAE, below its name.
+        rows: the rows, with a text per column.
+        about: what a reader must know about the table.
+        warnings: sentences that warn the reader.
     """
 
     title: str
@@ -30,14 +30,14 @@ class Section:
 def report(
     evaluations: Mapping[str, Evaluation], names: Sequence[str] | None = None
 ) -> list[Section]:
-    """The tables of what was measured of one SAE, or of several beside each other.
+    """The tables of one SAE's measurements, or those of several SAEs side by side.
 
-    Measurements with one title share a table. Of several SAEs, what all were measured for is
-    shown; what does not differ between them is that of the first.
+    Measurements with the same title share a table. For several SAEs, only measurements that all
+    have are shown; shared columns are those of the first.
 
     Args:
-        evaluations: by the names of the SAEs.
-        names: of the measurements; default: all.
+        evaluations: the evaluations, by the names of the SAEs.
+        names: names of the measurements; default: all.
     """
     found: dict[tuple[str, tuple[Column, ...]], Section] = {}
     for name, m in measurements().items():
@@ -55,7 +55,7 @@ def report(
 
 
 def not_measured(evaluation: Evaluation) -> Section:
-    """What could not be measured, and why: measurements, then parts of them."""
+    """What could not be measured, and why: first measurements, then parts of them."""
     rows = [(name.replace("_", " "), reason) for name, reason in evaluation.skipped.items()]
     for name, m in measurements().items():
         if name in evaluation.results:
@@ -77,7 +77,7 @@ def _section(m: Measurement, results: Mapping[str, object]) -> Section:
 
 
 def _by_key(lines: Iterable[tuple[str, ...]]) -> dict[tuple[str, int], tuple[str, ...]]:
-    """The lines by their first text, and which of that text they are."""
+    """The lines by their first text, and a number if several have the same text."""
     seen: Counter[str] = Counter()
     found = {}
     for line in lines:
@@ -98,12 +98,12 @@ def _layout(columns: tuple[Column, ...], n: int) -> list[tuple[int, int]]:
 def _heads(
     columns: tuple[Column, ...], layout: list[tuple[int, int]], runs: list[str]
 ) -> tuple[Column, ...]:
-    """The columns with the names of the SAEs over the first of each, all names ending below."""
+    """The columns' heads, with an SAE's name over its first column; all names end below."""
     named, names = set(), []
     for run, i in layout:
         own = not columns[i].shared and run not in named
         named |= {run} if own else set()
-        # Of one SAE the tables with columns of several kinds need not say which it is.
+        # For a single SAE, tables with several kinds of columns need not repeat its name.
         told = own and (len(runs) > 1 or not columns[i].name)
         names.append("\n".join(filter(None, [runs[run] if told else "", columns[i].name])))
     lines = max(name.count("\n") for name in names)

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the files it is kept in."""
+"""The results of an evaluation, and their files."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,11 +15,11 @@ from saelab.provenance import provenance
 from saelab.training.run import Run
 
 PLAIN = ("reconstruction", "downstream", "recovery")
-"""Files that hold their figures alone; how they were made stands in summary.json."""
+"""Files that hold only figures; summary.json says how they were made."""
 
 
 class Summary(TypedDict, total=False):
-    """What summary.json says beside how the evaluation was made."""
+    """The content of summary.json, except how the evaluation was made."""
 
     skipped: dict[str, str]
     seconds: dict[str, float]
@@ -27,16 +27,16 @@ class Summary(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, all of it on text that no training saw.
+    """The results of an evaluation, all on text that no training saw.
 
-    A result is an attribute by its measurement's name: `evaluation.density.dead`,
-    `evaluation.reconstruction["fvu"]`. One that was not asked for, or that `skipped` has, is None;
+    A result is an attribute with its measurement's name: `evaluation.density.dead`,
+    `evaluation.reconstruction["fvu"]`. A result that was not asked for, or was skipped, is None;
     plain figures are then empty.
 
     Attributes:
-        results: by name, see `measurements`.
-        skipped: by name, one sentence for everything that could not be measured.
-        seconds: by name, how long each part took.
+        results: the results by name, see `measurements`.
+        skipped: the reason, by name, for everything that could not be measured.
+        seconds: the duration of each measurement, by name.
     """
 
     results: dict[str, Any]
@@ -50,14 +50,14 @@ class Evaluation:
         return self.results.get(name, known[name].absent)
 
     def values(self) -> dict[str, Any]:
-        """Everything as JSON has it: a value for every measurement, `skipped` and `seconds`."""
+        """Everything as JSON values: one per measurement, `skipped` and `seconds`."""
         found = asdict(self)
         results = found.pop("results")
         return {m.name: results.get(m.name, m.absent) for m in measurements().values()} | found
 
 
 def load_evaluation(run: Run, *, text: str | None = None) -> Evaluation:
-    """What was measured last of everything; of another text where one is named (see `saved_as`).
+    """The latest result of each measurement; on another text if one is named (see `saved_as`).
 
     A damaged file is among what was `skipped`, with the reason.
 
@@ -83,9 +83,9 @@ def save_evaluation(
 ) -> None:
     """Write `evaluation/NAME.json` in the run for everything that was measured.
 
-    Of another text than the run's own, it is `evaluation/TEXT/NAME.json`, see `saved_as`.
-    summary.json says how this evaluation was made, what it skipped and how long it took. Files that
-    a later evaluation of fewer things leaves as they are say by themselves how they were made.
+    For another text than the run's own, the path is `evaluation/TEXT/NAME.json`, see `saved_as`.
+    summary.json says how this evaluation was made, what it skipped and how long it took. A later
+    evaluation may measure less and leave files unchanged; these say themselves how they were made.
     """
     made = {
         "options": options.model_dump(mode="json"),

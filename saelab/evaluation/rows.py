@@ -1,4 +1,4 @@
-"""Held-out rows with their codes: what is measured without the language model."""
+"""Held-out rows with their codes, for measurements without the language model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +16,10 @@ NO_LABELS = "The text has no ground-truth labels."
 
 @dataclass(frozen=True)
 class Skipped:
-    """Stands for a measurement that could not be made.
+    """The reason why a measurement could not be made.
 
     Attributes:
-        reason: one sentence that says why.
+        reason: the reason, as one sentence.
     """
 
     reason: str
@@ -27,18 +27,18 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a site: a sample of them on the CPU, or those of a batch where the SAE is.
+    """Rows of a site: a sample on the CPU, or a batch on the SAE's device.
 
     Attributes:
         x: the activations that the SAE reads, in float32.
-        codes: those of a sample are rectangular.
+        codes: the rows' codes; rectangular in a sample.
         token: the id of each row's own token.
-        fit: rows on which latents are chosen and probes fitted; the others are scored. The halves
-            share no context. On the CPU, like `labels`.
-        labels: what is true of each row, where the text says it.
-        label_names: of the last axis of `labels`.
-        hierarchies: by name, general labels as unions of special ones, where the text says so.
-        target: what a transcoder reconstructs, in float32.
+        fit: rows for choosing latents and fitting probes; the others are scored. The two halves
+            share no context. `fit` and `labels` are on the CPU.
+        labels: ground-truth labels of each row, if the text has labels.
+        label_names: names of the last axis of `labels`.
+        hierarchies: general labels as unions of special ones, by name, if the text has them.
+        target: the activations that a transcoder reconstructs, in float32.
     """
 
     x: Float[Tensor, "row d_in"]
@@ -55,7 +55,7 @@ class Rows:
 
     @property
     def wanted(self) -> Float[Tensor, "row d_out"]:
-        """What is to be reconstructed: the target, or `x` itself."""
+        """The activations to reconstruct: the target, or `x` if there is none."""
         return self.x if self.target is None else self.target
 
 
@@ -82,13 +82,13 @@ class RowSample:
     _parts: list[Rows] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:
-        """Keep of these rows what there is room for."""
+        """Keep as many of these rows as are still needed."""
         room = self.n - sum(map(len, self._parts))
         if room > 0:
             self._parts.append(first(rows, room))
 
     def rows(self) -> Rows:
-        """What was kept; there must be some."""
+        """The rows kept; there must be some."""
         codes = SparseCodes.stack([part.codes for part in self._parts])
         columns = {}
         for name in ("x", "token", "fit", "labels", "target"):
@@ -117,7 +117,7 @@ def first_rows(codes: SparseCodes, n: int) -> SparseCodes:
 
 
 def chosen_rows(codes: SparseCodes, which: Bool[Tensor, " row"]) -> SparseCodes:
-    """The rows where `which` holds, rectangular."""
+    """The rows where `which` is true, rectangular."""
     codes = codes.rectangular()
     return SparseCodes(codes.values[which], codes.indices[which], codes.d_sae)
 
@@ -125,13 +125,13 @@ def chosen_rows(codes: SparseCodes, which: Bool[Tensor, " row"]) -> SparseCodes:
 def active_entries(
     codes: SparseCodes,
 ) -> tuple[Int[Tensor, " event"], Int[Tensor, " event"], Float[Tensor, " event"]]:
-    """Row, latent and value of every firing, rectangular or ragged codes alike."""
+    """Row, latent and value of every firing, for rectangular or ragged codes."""
     on = codes.active
     return codes.rows()[on], codes.indices[on], codes.values[on]
 
 
 def columns(codes: SparseCodes, latents: Int[Tensor, " n"]) -> Float[Tensor, "row n"]:
-    """The values of a few latents on every row, in float64."""
+    """The values of a few latents in every row, in float64."""
     row, latent, value = active_entries(codes)
     place = torch.full((codes.d_sae,), -1, dtype=torch.long, device=latent.device)
     place[latents] = torch.arange(len(latents), device=latent.device)
@@ -144,8 +144,8 @@ def columns(codes: SparseCodes, latents: Int[Tensor, " n"]) -> Float[Tensor, "ro
 def poles(codes: SparseCodes) -> SparseCodes:
     """Non-negative codes of twice the width: latent i's negative firings become latent i + d_sae.
 
-    The decoder rows of these are -W_dec. Signed codes can so be read where a measure was made for
-    non-negative ones, and turning a latent's sign around only swaps its two poles.
+    The decoder rows of these are -W_dec. So measures for non-negative codes work for signed ones,
+    and flipping a latent's sign only swaps its two poles.
     """
     shifted = codes.indices + codes.d_sae * (codes.values < 0)
     return SparseCodes(codes.values.abs(), shifted, 2 * codes.d_sae, codes.offsets)

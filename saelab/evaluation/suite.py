@@ -1,4 +1,4 @@
-"""One pass over held-out rows, then whatever else was asked for."""
+"""One pass over held-out rows, then all other measurements."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from saelab.evaluation.rows import Skipped
 
 
 def measure_all(inputs: Inputs, batches: Iterator[Batch]) -> Evaluation:
-    """Make every measurement of the suite that `inputs` allow; the others are skipped by name.
+    """Make every measurement of the suite that `inputs` allow; others are skipped by name.
 
     Args:
-        inputs: what there is to measure on.
-        batches: the held-out rows, each read when it is asked for.
+        inputs: the run, its model and its text.
+        batches: the held-out rows, read batch by batch.
 
     Raises:
         UsageError: there are no rows.
@@ -46,7 +46,7 @@ def measure_all(inputs: Inputs, batches: Iterator[Batch]) -> Evaluation:
 def _read(
     inputs: Inputs, possible: list[Measurement], batches: Iterator[Batch]
 ) -> dict[str, Streamed]:
-    """The measurements that are made batch by batch, once they have seen all."""
+    """The results of the streamed measurements, after all batches."""
     streamed = {m.name: m.stream(inputs) for m in possible if m.stream is not None}
     inputs.with_predictions = any(language_model in m.needs for m in possible if m.stream)
     n = 0

@@ -1,4 +1,4 @@
-"""Whether a token's active latents matter alike for what the model says next."""
+"""Uniformity: whether a token's active latents are equally important for the next token."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Uniformity:
     """Uniformity of active-latent importance (arXiv 2408.05147, appendix C.3, Eqs. 12-14).
 
-    At a token, y_i = f_i (W_dec[i] . g), g being the gradient at that token's activation of the
-    logit of the correct next token minus the mean logit. With p = |y| / sum |y| and S its entropy
-    in nats, r = e^S / ||y||_0, in [1 / ||y||_0, 1]: 1 where all active latents matter alike. Signed
-    codes need nothing special: turning a latent around changes the sign of neither y.
+    At a token, y_i = f_i (W_dec[i] . g). g is the gradient, by the token's activation, of the
+    correct next token's logit minus the mean logit. With p = |y| / sum |y| and its entropy S in
+    nats, r = e^S / ||y||_0 is in [1 / ||y||_0, 1]; it is 1 if all active latents are equally
+    important. Signed codes need no special case: flipping a latent's sign does not change y.
 
     Attributes:
-        n_tokens: tokens counted, one a context, drawn at random.
-        n_without: tokens drawn at which no active latent has any effect; they are not counted.
-        r: mean over tokens.
+        n_tokens: tokens counted, one per context, drawn at random.
+        n_without: tokens drawn where no active latent has an effect; not counted.
+        r: mean of r over tokens.
         effective: mean of e^S, the effective number of latents that matter.
         l0: mean of ||y||_0.
-        r_quantiles: of r over tokens, at 5 %, 25 %, 50 %, 75 % and 95 %.
+        r_quantiles: quantiles of r over tokens, at 5 %, 25 %, 50 %, 75 % and 95 %.
     """
 
     n_tokens: int
@@ -48,10 +48,10 @@ class Uniformity:
 
 
 class UniformityTokens:
-    """Draws one token of every context and keeps what its latents contribute.
+    """Draws one token per context and keeps its latents' contributions.
 
-    Each context costs its part of one forward and one backward pass. `hook` is where the SAE
-    writes; a transcoder reads at `source`.
+    Each context costs its part of one forward and one backward pass. `hook` is the site that the
+    SAE writes; a transcoder reads at `source`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class UniformityTokens:
         self.l0: list[Tensor] = []
 
     def update(self, text: Text, *, n_tokens: int) -> None:
-        """Add a token of each context that has two real ones in a row, up to `n_tokens` in all."""
+        """Add a token of each context with two consecutive real tokens, up to `n_tokens`."""
         possible = counted_positions(text.mask).cpu()
         usable = possible.any(dim=1).nonzero()[: n_tokens - self.n_tokens, 0]
         if not len(usable):
@@ -92,7 +92,7 @@ class UniformityTokens:
         self.n_tokens += len(usable)
 
     def results(self) -> Uniformity | Skipped:
-        """The figures of what was added."""
+        """The results of all tokens added."""
         effective = torch.cat(self.effective) if self.effective else torch.zeros(0)
         l0 = torch.cat(self.l0) if self.l0 else torch.zeros(0)
         counted = l0 > 0
@@ -119,8 +119,8 @@ def centred_logit_gradients(
 ) -> tuple[Float[Tensor, "context d_in"], Float[Tensor, "context d_out"]]:
     """The activations at `source` at one position of each context, and the gradient g at `hook`.
 
-    g is that of the logit of the token that follows, minus the mean of all logits. Without a
-    `source` both are at `hook`.
+    g is the gradient of the next token's logit minus the mean logit. Without a `source` both are at
+    `hook`.
     """
     source = source or hook
     site: list[Tensor] = []
@@ -140,7 +140,7 @@ def centred_logit_gradients(
             asked = logits.gather(1, target[part, None])[:, 0]
             return (asked - logits.mean(dim=1)).sum()
 
-        # Contexts do not see each other, so one backward pass of the sum serves them all.
+        # Contexts do not interact, so one backward pass of the sum gives all gradients.
         (gradient,) = torch.autograd.grad(found.at(here).total(centred), site)
     x = found.activations[source].detach()
     return x[context, position].float(), gradient[context, position].float()
@@ -149,7 +149,7 @@ def centred_logit_gradients(
 def contributions(
     codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_out"], gradient: Float[Tensor, "row d_out"]
 ) -> Float[Tensor, "row width"]:
-    """Of every selected latent y: its value times its decoder row's part along the gradient."""
+    """Every selected latent's y: its value times its decoder row's product with the gradient."""
     codes = codes.rectangular()
     along = torch.einsum("rkd,rd->rk", W_dec.detach()[codes.indices].float(), gradient)
     return codes.values.float() * along
@@ -158,7 +158,7 @@ def contributions(
 def effective_number(
     effects: Float[Tensor, "row width"],
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """e^S of each row's |y| / sum |y|, and ||y||_0; both 0 where all effects are."""
+    """e^S of each row's |y| / sum |y|, and ||y||_0; both 0 if all effects are 0."""
     magnitude = effects.abs().double()
     total = magnitude.sum(dim=1, keepdim=True)
     p = magnitude / total.clamp_min(torch.finfo(torch.float64).tiny)
