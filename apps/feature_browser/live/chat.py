@@ -1,12 +1,17 @@
 """Prompts of models that were trained to chat: a switch, and what it makes of a prompt."""
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
-from feature_browser.live.model import LiveRun
+from feature_browser.live.model import lock_of
 from feature_browser.shell.canvas import go_to, here
 from feature_browser.shell.place import Place
 from saelab.lm.prompt import chat_prompt, has_chat_template, prompt_note
+
+if TYPE_CHECKING:
+    from saelab.host.host import Host
 
 SWITCH = "chat-switch"
 LABEL = "Chat template"
@@ -36,18 +41,18 @@ def _switched() -> None:
     go_to(here().to(chat=chat, pos="", page=1, trail="", source="", head=""))
 
 
-def prompted(live: LiveRun, text: str, *, chat: bool) -> str:
+def prompted(live: "Host", text: str, *, chat: bool) -> str:
     """The prompt that the model reads for a text; raises `UsageError` as `chat_prompt` does."""
     if not chat:
         return text
-    with live.lock:
-        return chat_prompt(live.model, text)
+    with lock_of(live.lm):
+        return chat_prompt(live.lm, text)
 
 
-def noted(live: LiveRun, text: str, *, chat: bool) -> str:
+def noted(live: "Host", text: str, *, chat: bool) -> str:
     """What is done to a prompt otherwise than typed; empty where nothing."""
     if chat:
         return ""
-    with live.lock:
-        found = prompt_note(live.model, text)
+    with lock_of(live.lm):
+        found = prompt_note(live.lm, text)
     return found[:1].upper() + found[1:]
