@@ -100,7 +100,7 @@ def test_missing_and_damaged_weights_are_said(live_runs: Path, tmp_path: Path):
 
 def test_the_module_imports_neither_torch_nor_a_language_model():
     code = (
-        "import sys, feature_browser.live.lm, feature_browser.pages.try_it.view;"
+        "import sys, feature_browser.live.model, feature_browser.pages.try_it.view;"
         "import feature_browser.pages.latents.search;"
         "import feature_browser.pages.steering.live_view, feature_browser.draw.annotate;"
         "assert not {'torch', 'transformer_lens', 'transformers'} & set(sys.modules)"
