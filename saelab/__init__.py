@@ -34,9 +34,12 @@ _PUBLIC = {
     "save_sae_lens": "saelab.sae.interop.convert",
     "adopt": "saelab.training.adopt",
     "Run": "saelab.training.run",
-    "find_runs": "saelab.training.run",
+    "find_runs": "saelab.training.find",
     "Host": "saelab.host.host",
     "evaluate": "saelab.evaluation.evaluate",
+    "load_evaluation": "saelab.evaluation.results",
+    "Measurement": "saelab.evaluation.measurement",
+    "register_measurement": "saelab.evaluation.measurement",
     "EvaluateOptions": "saelab.evaluation.options",
     "other_text": "saelab.evaluation.other_text",
     "TextOptions": "saelab.evaluation.other_text",
@@ -58,6 +61,7 @@ _PUBLIC = {
     "attribution_graph": "saelab.analysis.circuits.graph",
     "explain": "saelab.analysis.circuits.explain",
     "explain_runs": "saelab.analysis.circuits.explain",
+    "figure": "saelab.drawing",
     "UsageError": "saelab.config",
 }
 

@@ -4,19 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int8, Integer
 from numpy import ndarray
 
+from saelab import drawing
 from saelab.analysis.examples import Example, Examples, Stratum, Token
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.histogram import edges
 from saelab.config import UsageError
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 __all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
 
@@ -84,11 +82,7 @@ class LatentRecord:
         """Share of tokens on which the latent fires."""
         return self.n_fired / self.n_tokens
 
-    def figure(self) -> "go.Figure":
-        """Activations and logit effects side by side (plotly)."""
-        from saelab.analysis.figures import latent_figure
-
-        return latent_figure(self)
+    figure = drawing.figure
 
 
 class Features:

@@ -18,7 +18,7 @@ from saelab.formats.hdf5_file import check_hdf5, read_hdf5
 from saelab.formats.json_file import SEAL, read_object, read_sealed_json
 from saelab.formats.tensors import check_seal, read_tensor_header
 from saelab.sae.storage import FORMAT, load_sae, read_sae_header
-from saelab.training.run import CONFIG, WEIGHTS, Run
+from saelab.training.run import CONFIG, WEIGHTS, Run, check_run
 
 MAX_FILES = 100_000
 
@@ -71,15 +71,14 @@ def verify_run(path: Path | str) -> RunCheck:
         UsageError: there is no run at `path`.
     """
     root = Path(path)
-    if not os.path.lexists(root / CONFIG):
-        raise UsageError(f"{root} is not a run: it has no {CONFIG}.")
+    check_run(root)
     check = RunCheck(root)
-    runs = [root]
+    runs = {root: None}
     for file in _files(root, check):
         check.n_files += 1
         check.trying(file, lambda file=file: _check_file(file, check))
-        if file.name == CONFIG and file.parent != root:
-            runs.append(file.parent)
+        if file.name in (CONFIG, WEIGHTS):
+            runs[file.parent] = None
     whole = {damage.file for damage in check.damages}
     for run in runs:
         if str((run / CONFIG).relative_to(root)) not in whole:
@@ -150,7 +149,7 @@ def _check_agreement(path: Path, check: RunCheck, damaged: set[str]) -> None:
         return
     run = Run(path)
     if not run.finished:
-        check.notes.append(f"{path} has no weights yet; its training has not finished.")
+        _tell_missing(run, check)
     elif whole(run.weights):
         _check_weights(run, check)
         digest = sha256_file(run.weights)
@@ -159,6 +158,14 @@ def _check_agreement(path: Path, check: RunCheck, damaged: set[str]) -> None:
                 check.add(file, f"was made with other weights than {WEIGHTS}; make it again.")
     if whole(path / "provenance.json"):
         check.trying(path / "provenance.json", lambda: _check_store(run, check))
+
+
+def _tell_missing(run: Run, check: RunCheck) -> None:
+    made = run.made_with_weights
+    if made:
+        check.add(run.weights, f"is gone, with which {made} was made.")
+    else:
+        check.notes.append(f"{run.path} has no weights yet; its training has not finished.")
 
 
 def _check_weights(run: Run, check: RunCheck) -> None:

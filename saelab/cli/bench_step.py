@@ -62,7 +62,7 @@ def run(args: StepArguments) -> int:
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
     if args.figure is not None:
-        from saelab.analysis.step_figures import step_figure
+        from saelab.figures.bench import step_figure
 
         step_figure(results).write_html(args.figure)
     if args.json_:

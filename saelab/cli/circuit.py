@@ -149,7 +149,7 @@ def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
             args.circuit_tracer, circuit_tracer_json(found.pruned, slug=name, scan=model)
         )
     if args.figure is not None:
-        from saelab.analysis.circuits.figures import circuit_figure
+        from saelab.figures.circuits import circuit_figure
 
         html = circuit_figure(found.pruned).to_html(include_plotlyjs=True, div_id="circuit")
         atomic_write(args.figure, html.encode())

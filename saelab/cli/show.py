@@ -39,10 +39,12 @@ class ShowArguments(Config):
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
+    from saelab.training.run import is_run
+
     args = parse(ShowArguments, "show", arguments)
     if (args.path / "manifest.json").is_file():
         values = _store(args.path)
-    elif (args.path / "config.json").is_file():
+    elif is_run(args.path):
         values = _run(args.path)
     else:
         raise UsageError(f"{args.path} is neither an activation store nor a run.")

@@ -1,6 +1,5 @@
 """`saelab verify`: check an activation store or a run byte by byte."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -39,8 +38,10 @@ class VerifyArguments(Config):
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
+    from saelab.training.run import is_run
+
     args = parse(VerifyArguments, "verify", arguments)
-    if os.path.lexists(args.path / "config.json"):
+    if is_run(args.path):
         return _run(args)
     from saelab.activations.verify import verify
 

@@ -5,18 +5,7 @@ from pathlib import Path
 from saelab.files import atomic_write, make_directory
 from saelab.formats.json_file import write_sealed_json
 from saelab.training.config import TrainConfig
-from saelab.training.run import AVERAGED, Run, kept_at
-
-RESULTS = (
-    "evaluation",
-    "features.h5",
-    "features.partial",
-    "steering.h5",
-    "circuits",
-    "experiments",
-    AVERAGED,
-)
-"""Results about one set of weights; they do not hold for other weights."""
+from saelab.training.run import AVERAGED, RESULTS, Run, kept_at
 
 
 def keeps(config: TrainConfig, step: int) -> bool:
@@ -65,7 +54,7 @@ def set_aside(run: Run) -> Path | None:
         write_sealed_json(out / "provenance.json", record)
         write_sealed_json(out / "config.json", config.model_dump(mode="json"))
         atomic_write(out / "metrics.jsonl", (run.path / "metrics.jsonl").read_bytes())
-    for name in (*RESULTS, "weights.safetensors"):
+    for name in (*RESULTS, AVERAGED, "weights.safetensors"):
         if (run.path / name).exists():
             _move(run.path / name, out / name)
     return out

@@ -24,7 +24,7 @@ HDF5 files; `saelab verify RUN` checks them all. Older runs without checksums ar
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from saelab.config import UsageError
 from saelab.formats.json_file import (
@@ -49,13 +49,17 @@ TOKENS = "tokens_"
 AVERAGED = "ema"
 """The place, inside a run, of the run whose weights are averaged over training."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
-"""The files of a finished run."""
-OWN = {"checkpoints", "evaluation", "circuits", "experiments", "features.partial"}
-"""Directories of a run that cannot hold other runs."""
+"""The files of a finished run; either of them marks a directory as a run."""
+RESULTS = (
+    "evaluation",
+    "features.h5",
+    "features.partial",
+    "steering.h5",
+    "circuits",
+    "experiments",
+)
+"""Results about one set of weights; they do not hold for other weights."""
 MAX_METRICS_BYTES = 2**28
-MAX_DEPTH = 16
-"""Levels of directories that are searched for runs."""
-MAX_DIRECTORIES = 100_000
 
 
 class Run:
@@ -70,8 +74,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not os.path.lexists(self.path / CONFIG):
-            raise UsageError(f"{self.path} is not a run: it has no config.json.")
+        check_run(self.path)
         self.options = read_sealed_json(self.path / "config.json", most=MAX_CONFIG_BYTES)
 
     @cached_property
@@ -118,14 +121,36 @@ class Run:
         """Whether training reached its end."""
         return self.weights.is_file()
 
+    def check_finished(self) -> None:
+        """Refuse a run without weights.
+
+        Raises:
+            UsageError: training has not reached its end, or the weights are gone.
+        """
+        if self.finished:
+            return
+        if os.path.lexists(self.weights):
+            raise UsageError(f"{self.weights} is not a file.")
+        made = self.made_with_weights
+        if not made:
+            raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
+        raise UsageError(
+            f"{self.path} has no weights any more, with which its {made} was made; copy {WEIGHTS} "
+            "back, or run its `saelab train` again."
+        )
+
+    @property
+    def made_with_weights(self) -> str | None:
+        """A result that the run has, which no run has before its weights; None if there is none."""
+        return next((name for name in RESULTS if (self.path / name).exists()), None)
+
     def load_sae(self, device: str = "cpu") -> "AbstractSAE":
         """The trained SAE.
 
         Raises:
-            UsageError: training has not finished, or the file is damaged.
+            UsageError: there are no weights, or the file is damaged.
         """
-        if not self.finished:
-            raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
+        self.check_finished()
         from saelab.sae.storage import load_sae
 
         return load_sae(self.weights, device)
@@ -217,31 +242,22 @@ def _metrics_line(raw: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-class FoundRuns(NamedTuple):
-    """Result of `find_runs`.
+def is_run(path: Path) -> bool:
+    """Whether a run is there, or what is left of one."""
+    return os.path.lexists(path / CONFIG) or os.path.lexists(path / WEIGHTS)
 
-    Attributes:
-        runs: the finished runs that can be read, sorted by path.
-        problems: one sentence for each unreadable run, and for what was not searched.
+
+def check_run(path: Path) -> None:
+    """Refuse a directory without a config.json.
+
+    Raises:
+        UsageError: it is not a run, or its config.json is gone.
     """
-
-    runs: list[Run]
-    problems: list[str]
-
-
-def find_runs(root: Path) -> FoundRuns:
-    """Every finished run at or below `root`; damaged runs are reported and hide no other.
-
-    Symbolic links to directories are not followed, and a run's own directories are not searched.
-    The search ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
-    """
-    found = FoundRuns([], [])
-    for path in run_directories(root, found.problems):
-        try:
-            found.runs.append(Run(path))
-        except UsageError as error:
-            found.problems.append(str(error))
-    return found
+    if os.path.lexists(path / CONFIG):
+        return
+    if os.path.lexists(path / WEIGHTS):
+        raise UsageError(f"{path} has no {CONFIG} beside its {WEIGHTS}; copy it back.")
+    raise UsageError(f"{path} is not a run: it has no {CONFIG}.")
 
 
 def kept_at(path: Path, n_tokens: int) -> Path:
@@ -257,41 +273,3 @@ def run_name(path: Path) -> str:
     if path.name == AVERAGED and (path.parent / "config.json").is_file():
         return f"{run_name(path.parent)}@{AVERAGED}"
     return path.name
-
-
-def run_directories(root: Path, problems: list[str]) -> list[Path]:
-    """The directories at or below `root` that hold a finished run, sorted; no file is read.
-
-    For what was not searched, one sentence each is added to `problems`.
-    """
-    found: list[Path] = []
-    places = [(Path(root), 0)]
-    n = 0
-    while places:
-        path, depth = places.pop()
-        n += 1
-        if n > MAX_DIRECTORIES:
-            problems.append(
-                f"{root} holds more than {MAX_DIRECTORIES} directories, and not all of them were "
-                "searched; name one nearer to the runs."
-            )
-            break
-        try:
-            with os.scandir(path) as entries:
-                kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-        except OSError as error:
-            problems.append(f"{path} cannot be read: {error.strerror}.")
-            continue
-        is_run = CONFIG in kinds and WEIGHTS in kinds
-        if is_run:
-            found.append(path)
-        below = [
-            path / name
-            for name, is_directory in kinds.items()
-            if is_directory and not name.startswith(".") and not (is_run and name in OWN)
-        ]
-        if depth < MAX_DEPTH:
-            places += [(each, depth + 1) for each in below]
-        elif below:
-            problems.append(f"{path} lies {depth} levels below {root}; deeper ones are left out.")
-    return sorted(found)

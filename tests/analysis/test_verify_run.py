@@ -24,8 +24,9 @@ from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.sae.storage import FORMAT, load_sae, save_sae
 from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
+from saelab.training.find import find_runs
 from saelab.training.loop import train
-from saelab.training.run import Run, find_runs
+from saelab.training.run import Run
 
 FILES = (
     *("config.json", "provenance.json", "weights.safetensors", "metrics.jsonl"),
@@ -182,6 +183,39 @@ def test_a_damaged_run_hides_no_other(path, tmp_path):
     assert [run.path for run in found.runs] == [tmp_path / "deep" / "er" / "other"]
     assert len(found.problems) == 2
     assert all("config.json" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
+def test_a_run_that_lost_a_file_is_told_wherever_runs_are_looked_for(path, tmp_path, name, capsys):
+    averaged = Path(shutil.copytree(path, tmp_path / "above")) / "ema"
+    shutil.copytree(path, averaged)
+    for run in (path, averaged):
+        (run / name).unlink()
+        with pytest.raises(UsageError, match=name):
+            Run(run).load_sae()
+    found = find_runs(tmp_path)
+    assert [run.path for run in found.runs] == [averaged.parent]
+    assert sorted(problem.split()[0] for problem in found.problems) == [str(averaged), str(path)]
+    assert f"ema/{name}" in [damage.file for damage in verify_run(averaged.parent).damages]
+    assert main(["verify", str(path)]) == (2 if name == "config.json" else 1)
+    told = capsys.readouterr()
+    assert name in told.out + told.err
+    assert main(["show", str(path)]) == (2 if name == "config.json" else 0)
+
+
+def test_an_unfinished_run_is_told_as_such_and_a_language_model_is_no_run(
+    path, checkpoint, tmp_path
+):
+    for name in ("weights.safetensors", "features.h5", "steering.h5"):
+        (path / name).unlink(missing_ok=True)
+    for name in ("evaluation", "circuits", "experiments"):
+        shutil.rmtree(path / name, ignore_errors=True)
+    shutil.copytree(checkpoint, tmp_path / "model")
+    found = find_runs(tmp_path)
+    assert found.runs == []
+    (problem,) = found.problems
+    assert problem == f"{path} has no weights yet; run its `saelab train` again."
+    assert verify_run(path).damages == []
 
 
 def test_a_store_with_a_damaged_token_file_is_not_trained_on(small_store, small_run, tmp_path):

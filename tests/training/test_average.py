@@ -10,9 +10,10 @@ from saelab.sae.base import LossContext
 from saelab.sae.variants import BUILT_IN, SAE_CONFIG
 from saelab.training import fused_graphs
 from saelab.training.average import WeightAverage
+from saelab.training.find import find_runs
 from saelab.training.loop import train
 from saelab.training.objectives import Local, make_objective
-from saelab.training.run import AVERAGED, Run, find_runs, kept_at
+from saelab.training.run import AVERAGED, Run, kept_at
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps, FusedSteps

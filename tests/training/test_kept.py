@@ -9,8 +9,9 @@ from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
+from saelab.training.find import find_runs
 from saelab.training.loop import train
-from saelab.training.run import Run, find_runs, kept_at
+from saelab.training.run import Run, kept_at
 
 BATCH_TOPK = {"variant": "batch-topk", "d_sae": 32, "k": 4}
 JUMPRELU = {"variant": "jumprelu", "d_sae": 32, "k": 4}

@@ -52,8 +52,7 @@ def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> "Host":
     from saelab.host.host import Host
 
     run = Run(card.path)
-    if not run.finished:
-        raise UsageError(f"{run.path} has no weights.safetensors; run its `saelab train` again.")
+    run.check_finished()
     facts = run.model()
     lm = _model(str(facts["name"]), str(facts.get("dtype", "float32")))
     host = Host.of_run(run, lm)

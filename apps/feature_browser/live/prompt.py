@@ -33,7 +33,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptReading:
     """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reading:
     target: Prediction
 
 
-def read_prompt(live: "Host", text: str, target: str = "") -> Reading:
+def read_prompt(live: "Host", text: str, target: str = "") -> PromptReading:
     """What the run's latents do on `text`, and to the logit of `target` (default: the likeliest).
 
     Raises:
@@ -102,7 +102,7 @@ def _reading(
     found: "list[Tensor]",
     logits: "Tensor",
     about: "tuple[Tensor | None, int]",
-) -> Reading:
+) -> PromptReading:
     import torch
 
     gradient, wanted = about
@@ -122,7 +122,7 @@ def _reading(
     def prediction(token: int) -> Prediction:
         return Prediction(token, table.name(token), float(log_probs[-1, token].exp()))
 
-    return Reading(
+    return PromptReading(
         tokens=tuple(map(table.name, ids)),
         pieces=tuple(table.pieces(ids)),
         gap=table.gap,

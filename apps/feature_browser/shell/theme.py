@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from saelab.analysis.figures import DARK, LIGHT, Palette
+from saelab.figures.style import DARK, LIGHT, Palette
 
 
 def palette() -> Palette:

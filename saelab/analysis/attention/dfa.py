@@ -7,12 +7,12 @@ is the latent's encoder row (arXiv 2406.17759).
 
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab import drawing
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.config import UsageError
 from saelab.sites import Place
@@ -47,11 +47,7 @@ class DirectAttribution:
         """Contributions of source tokens, over all heads."""
         return self.by_source_head.sum(1)
 
-    def figure(self, tokens: list[str]) -> go.Figure:
-        """Sources by heads, with both sums; `tokens` are the prompt's."""
-        from saelab.analysis.attention.figures import attribution_figure
-
-        return attribution_figure(self, tokens)
+    figure = drawing.figure
 
 
 def dfa(

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab import drawing
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 
@@ -31,12 +31,7 @@ class HeadAttribution:
         mass = self.shares.sort(dim=1, descending=True).values.cumsum(1)
         return (mass < share).sum(1) + 1
 
-    def figure(self, latent: int) -> go.Figure:
-        """The shares of one latent."""
-        from saelab.analysis.attention.figures import heads_figure
-
-        title = f"latent {latent}: share of its decoder row's norm"
-        return heads_figure(self.shares[latent].tolist(), title)
+    figure = drawing.figure
 
 
 @torch.no_grad()

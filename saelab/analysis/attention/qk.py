@@ -8,11 +8,11 @@ score is second order, so it is a table of pairs and not a gradient. A soft cap 
 
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab import drawing
 from saelab.analysis.attention.components import residual_components
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
@@ -62,11 +62,7 @@ class ScorePairs:
         width = len(self.keys)
         return [(self.queries[i // width], self.keys[i % width], float(flat[i])) for i in best]
 
-    def figure(self, n: int = 12) -> go.Figure:
-        """The pairs with the largest parts."""
-        from saelab.analysis.attention.figures import score_figure
-
-        return score_figure(self, n)
+    figure = drawing.figure
 
 
 @torch.no_grad()

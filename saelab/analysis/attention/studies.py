@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab import drawing
 from saelab.analysis.attention.dfa import dfa
 from saelab.analysis.attention.heads import HeadAttribution
 from saelab.config import UsageError
@@ -85,11 +85,7 @@ class PrefixInduction:
     lengths: tuple[int, ...]
     scores: Float[Tensor, "length layer head"]
 
-    def figure(self, least: float | int = 0.1) -> go.Figure:
-        """A line for each head that reaches `least` at some length."""
-        from saelab.analysis.attention.figures import prefix_figure
-
-        return prefix_figure(self, least)
+    figure = drawing.figure
 
 
 @torch.no_grad()

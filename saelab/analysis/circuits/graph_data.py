@@ -1,15 +1,13 @@
 """A graph of direct effects as plain arrays. A reader of finished graphs needs no torch."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
+from saelab import drawing
 from saelab.analysis.circuits.nodes import Node
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,7 @@ class AttributionGraph:
         given[-1] = self.nodes[-1].value
         return given
 
-    def figure(self) -> "go.Figure":
-        """The picture: tokens from left to right, the order of computation upwards."""
-        from saelab.analysis.circuits.figures import circuit_figure
-
-        return circuit_figure(self)
+    figure = drawing.figure
 
 
 def propagated(graph: AttributionGraph, share: Float[np.ndarray, " edge"]) -> np.ndarray:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab import drawing
 from saelab.analysis.steering.generate import plain_log_probs, repetition
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.lens import lens_tokens
@@ -17,9 +18,6 @@ from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, gene
 from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0)
 """Zero, and the grid of steering factors of arXiv 2505.20063."""
@@ -59,11 +57,7 @@ class DoseResponse:
         """JSON-ready."""
         return {**asdict(self), "change": self.change.model_dump(mode="json")}
 
-    def figure(self) -> "go.Figure":
-        """The four measures over the strength (plotly)."""
-        from saelab.analysis.steering.figures import dose_figure
-
-        return dose_figure(self)
+    figure = drawing.figure
 
 
 @torch.no_grad()

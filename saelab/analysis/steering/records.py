@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
 from numpy import ndarray
 
+from saelab import drawing
 from saelab.analysis.steering.steering_file import read_arrays
 from saelab.config import UsageError
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 ARRAYS = (
     *("latent", "sign", "input", "output", "n_examples"),
@@ -111,11 +109,7 @@ class SteeringScores:
             figures["correlation"] = float(pair[0, 1])
         return figures
 
-    def figure(self) -> "go.Figure":
-        """Input score against output score (plotly)."""
-        from saelab.analysis.steering.figures import score_figure
-
-        return score_figure(self)
+    figure = drawing.figure
 
 
 def load_steering_scores(run: str | Path) -> SteeringScores:

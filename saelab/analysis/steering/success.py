@@ -7,7 +7,7 @@ perplexity. The paper's claim: among latents of high output score, success is fa
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy import ndarray
 from pydantic import Field
 from torch import Tensor
 
+from saelab import drawing
 from saelab.analysis.steering.chance import chance_scores
 from saelab.analysis.steering.dose import STRENGTHS
 from saelab.analysis.steering.edits import with_maxima
@@ -30,9 +31,6 @@ from saelab.host.host import Host
 from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 FACTORS = STRENGTHS[1:]
 TOO_MUCH = 3.0
@@ -71,11 +69,7 @@ class Success:
         """JSON-ready."""
         return asdict(self)
 
-    def figure(self) -> "go.Figure":
-        """Success against the output score (plotly)."""
-        from saelab.analysis.steering.figures import success_figure
-
-        return success_figure(self)
+    figure = drawing.figure
 
 
 @torch.no_grad()

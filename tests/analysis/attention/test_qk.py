@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from saelab.analysis.attention.figures import score_figure
 from saelab.analysis.attention.qk import score_pairs
 from saelab.config import UsageError
+from saelab.figures.attention import score_figure
 from saelab.lm.linear.paths import Norm
 from saelab.lm.record import layer_record
 

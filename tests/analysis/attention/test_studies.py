@@ -6,7 +6,6 @@ import pytest
 import torch
 from analysis.steering.cases import random_sae
 
-from saelab.analysis.attention.figures import families_figure, themes_figure
 from saelab.analysis.attention.heads import HeadAttribution
 from saelab.analysis.attention.studies import (
     HeadThemes,
@@ -17,6 +16,7 @@ from saelab.analysis.attention.studies import (
     prefix_induction,
 )
 from saelab.config import UsageError
+from saelab.figures.attention import families_figure, themes_figure
 from saelab.formats.json_file import read_config
 from saelab.host.host import Host
 from saelab.lm.tiny import MODEL_DIR

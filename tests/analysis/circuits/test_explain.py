@@ -13,12 +13,12 @@ from saelab.analysis.circuits.explain import (
     explain,
     largest_inputs,
 )
-from saelab.analysis.circuits.figures import (
+from saelab.config import UsageError
+from saelab.figures.circuits import (
     circuit_figure,
     faithfulness_figure,
     what_is_missing,
 )
-from saelab.config import UsageError
 from saelab.lm.prompt import token_id
 
 

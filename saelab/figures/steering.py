@@ -1,13 +1,12 @@
-"""Figures of steering (plotly), shared by notebooks and the app."""
+"""Pictures of steering."""
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from saelab.analysis.figures import NEUTRAL, Palette, _dressed
+from saelab.figures.style import NEUTRAL, Palette, dressed, word
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
@@ -45,13 +44,13 @@ def score_figure(scores: "SteeringScores", palette: Palette = NEUTRAL) -> go.Fig
         range=[-0.1, 1.04],
     )
     figure.update_yaxes(title="output score: added, the model says it")
-    return _dressed(figure, palette, height=420)
+    return dressed(figure, palette, height=420)
 
 
 def _hover(scores: "SteeringScores", row: int) -> str:
     pole = "" if scores.sign[row] > 0 else ", negative pole"
     promises, fires = (
-        escape(", ".join(repr(word)[1:-1] for word in scores.words(tokens)[:N_WORDS]))
+        ", ".join(word(token) for token in scores.words(tokens)[:N_WORDS])
         for tokens in (scores.lens[row], scores.peaks[row])
     )
     return (
@@ -93,13 +92,13 @@ def success_figure(success: "Success", palette: Palette = NEUTRAL) -> go.Figure:
     figure = go.Figure([points, means])
     figure.update_xaxes(title="output score")
     figure.update_yaxes(title="promised tokens a text, beyond the plain model's")
-    return _dressed(figure, palette, height=420)
+    return dressed(figure, palette, height=420)
 
 
 def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
     """What rises (the target) and what it costs (KL, repetition, perplexity), over the strength."""
     panels: tuple[tuple[str, Any, str], ...] = (
-        (f"log p({_word(dose.target)})", dose.target_log_prob, palette.positive),
+        (f"log p({word(dose.target)})", dose.target_log_prob, palette.positive),
         ("KL from the plain model, nats", dose.kl, palette.negative),
         ("repeated bigrams", dose.repetition, palette.negative),
         ("perplexity under the plain model", dose.perplexity, palette.negative),
@@ -125,9 +124,4 @@ def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
     figure.update_yaxes(type="log", row=2, col=2)
     for col in (1, 2):
         figure.update_xaxes(title=f"strength ({dose.change.unit})", row=2, col=col)
-    figure.update_annotations(font={"size": 12, "color": palette.mute})
-    return _dressed(figure, palette, height=440, top=36)
-
-
-def _word(token: str) -> str:
-    return escape(repr(token)[1:-1])
+    return dressed(figure, palette, height=440, top=36)

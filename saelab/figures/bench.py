@@ -1,21 +1,21 @@
-"""A training step's time as a picture: its parts, the machine's floor, and plain torch."""
+"""The picture of a training step's time."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from saelab.bench.step import StepTimes
+import plotly.graph_objects as go
+
+from saelab.figures.style import NEUTRAL, Palette, dressed
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    from saelab.bench.step import StepTimes
 
 
-def step_figure(results: Sequence[StepTimes]) -> "go.Figure":
-    """One bar a step, its parts on hovering; marks for the floor and for plain torch.
+def step_figure(results: "Sequence[StepTimes]", palette: Palette = NEUTRAL) -> go.Figure:
+    """One bar a step, its parts on hovering; marks for the machine's floor and for plain torch.
 
     Times are milliseconds, on a logarithmic axis where they span more than a factor of ten.
     """
-    import plotly.graph_objects as go
-
     labels = [f"{r.variant}<br>{r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}" for r in results]
     total = [1e3 * r.seconds for r in results]
     figure = go.Figure()
@@ -23,6 +23,7 @@ def step_figure(results: Sequence[StepTimes]) -> "go.Figure":
         x=labels,
         y=total,
         name="step",
+        marker={"color": palette.positive, "line": {"width": 0}},
         text=[f"{t:.3g} ms, {r.ratio:.2f} x floor" for t, r in zip(total, results, strict=True)],
         customdata=[_parts(r) for r in results],
         hovertemplate="%{x}<br>%{y:.3g} ms<br>%{customdata}<extra></extra>",
@@ -31,16 +32,12 @@ def step_figure(results: Sequence[StepTimes]) -> "go.Figure":
     marks["plain torch, dense TopK"] = [1e3 * r.dense[0] if r.dense else None for r in results]
     for (name, values), symbol in zip(marks.items(), ("line-ew", "diamond-open"), strict=True):
         if any(value is not None for value in values):
-            marker = {"symbol": symbol, "size": 18, "line": {"width": 3}}
+            marker = {"symbol": symbol, "size": 18, "line": {"width": 3}, "color": palette.negative}
             figure.add_scatter(x=labels, y=values, name=name, mode="markers", marker=marker)
     wide = max(total) > 10 * min(total)
-    figure.update_layout(
-        title="One optimizer step",
-        yaxis={"title": "ms", "type": "log" if wide else "linear", "rangemode": "tozero"},
-        template="plotly_white",
-    )
-    return figure
+    figure.update_yaxes(title="ms", type="log" if wide else "linear", rangemode="tozero")
+    return dressed(figure, palette, height=460, top=48, title="One optimizer step")
 
 
-def _parts(result: StepTimes) -> str:
+def _parts(result: "StepTimes") -> str:
     return "<br>".join(f"{name} {1e3 * t:.3g} ms" for name, t in result.stages.items())

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from saelab.analysis.figures import LIGHT
-from saelab.analysis.steering.figures import score_figure
 from saelab.analysis.steering.records import SteeringScores
 from saelab.analysis.steering.success import Success
 from saelab.analysis.steering.success_table import LatentSuccess, filter_table
+from saelab.figures.steering import score_figure
+from saelab.figures.style import LIGHT
 
 
 def scores() -> SteeringScores:

@@ -1,4 +1,4 @@
-"""Figures of attention latents (plotly)."""
+"""Pictures of heads and of their latents."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,29 +7,30 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from saelab.analysis.figures import NEUTRAL, Palette, _dressed
+from saelab.figures.style import NEUTRAL, Palette, dressed, rows_named, signed_bars, word
 
 if TYPE_CHECKING:
     from saelab.analysis.attention.dfa import DirectAttribution
+    from saelab.analysis.attention.heads import HeadAttribution
     from saelab.analysis.attention.qk import ScorePairs
     from saelab.analysis.attention.studies import HeadThemes, LatentFamily, PrefixInduction
 
 
-def heads_figure(shares: Sequence[float], title: str, palette: Palette = NEUTRAL) -> go.Figure:
-    """One bar a head; both signs."""
-    figure = go.Figure(_bars(shares, palette))
-    figure.update_layout(title={"text": escape(title), "font": {"size": 14}})
+def heads_figure(heads: "HeadAttribution", latent: int, palette: Palette = NEUTRAL) -> go.Figure:
+    """Each head's share of one latent."""
+    figure = go.Figure(signed_bars(heads.shares[latent].tolist(), palette))
     figure.update_xaxes(title="head", dtick=1)
-    return _dressed(figure, palette, height=240, top=48)
+    title = f"latent {latent}: share of its decoder row's norm"
+    return dressed(figure, palette, height=240, top=48, title=title)
 
 
 def attribution_figure(
     direct: "DirectAttribution", tokens: Sequence[str], palette: Palette = NEUTRAL
 ) -> go.Figure:
-    """Source tokens by heads as a strip, and the heads' sums above it."""
+    """Source tokens by heads as a strip, their sums above it; `tokens` are the prompt's."""
     table = direct.by_source_head.T.tolist()
     reach = max(1e-12, float(direct.by_source_head.abs().max()))
-    words = _words(tokens)
+    words = [word(token) for token in tokens]
     strip = go.Heatmap(
         z=table,
         x=list(range(len(words))),
@@ -43,7 +44,7 @@ def attribution_figure(
     )
     titles = ["contribution of each head", "from each source token"]
     figure = make_subplots(rows=2, cols=1, row_heights=[0.42, 0.58], subplot_titles=titles)
-    figure.add_trace(_bars(direct.by_head.tolist(), palette), row=1, col=1)
+    figure.add_trace(signed_bars(direct.by_head.tolist(), palette), row=1, col=1)
     figure.add_trace(strip, row=2, col=1)
     figure.update_xaxes(dtick=1, row=1, col=1)
     figure.update_xaxes(tickvals=list(range(len(words))), ticktext=words, row=2, col=1)
@@ -52,44 +53,24 @@ def attribution_figure(
         f"{direct.name} latent {direct.latent} at {direct.position}: {direct.value:.3g}, "
         f"of which {direct.constant:+.3g} constant"
     )
-    figure.update_layout(title={"text": escape(title), "font": {"size": 14}})
-    figure.update_annotations(font={"size": 12, "color": palette.mute})
-    return _dressed(figure, palette, height=420, top=72)
+    return dressed(figure, palette, height=420, top=72, title=title)
 
 
 def score_figure(pairs: "ScorePairs", n: int = 12, palette: Palette = NEUTRAL) -> go.Figure:
     """The pairs of query and key components with the largest parts of a score."""
     top = pairs.top(n)
     labels = [f"{escape(q.label())} with {escape(k.label())}" for q, k, _ in top]
-    figure = go.Figure(_bars([part for _, _, part in top], palette, horizontal=True))
-    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(labels))), ticktext=labels)
+    figure = go.Figure(signed_bars([part for _, _, part in top], palette, horizontal=True))
+    figure.update_yaxes(**rows_named(labels))
     title = (
         f"head {pairs.layer}.{pairs.head}, {pairs.dest} to {pairs.source}: score "
         f"{pairs.score:.3g}, attention {pairs.pattern:.2f}"
     )
-    figure.update_layout(title={"text": title, "font": {"size": 14}})
-    return _dressed(figure, palette, height=90 + 26 * len(labels), top=48)
-
-
-def _bars(values: Sequence[float], palette: Palette, *, horizontal: bool = False) -> go.Bar:
-    places = list(range(len(values)))
-    colours = [palette.negative if value < 0 else palette.positive for value in values]
-    return go.Bar(
-        x=list(values) if horizontal else places,
-        y=places if horizontal else list(values),
-        orientation="h" if horizontal else "v",
-        marker={"color": colours, "line": {"width": 0}},
-        hovertemplate="%{x:+.3g}<extra></extra>" if horizontal else "%{y:+.3g}<extra></extra>",
-        showlegend=False,
-    )
-
-
-def _words(tokens: Sequence[str]) -> list[str]:
-    return [escape(repr(token)[1:-1]) for token in tokens]
+    return dressed(figure, palette, height=90 + 26 * len(labels), top=48, title=title)
 
 
 def prefix_figure(
-    found: "PrefixInduction", least: float | int, palette: Palette = NEUTRAL
+    found: "PrefixInduction", least: float | int = 0.1, palette: Palette = NEUTRAL
 ) -> go.Figure:
     """Attention behind the first copy over the prefix's length, a line a head."""
     figure = go.Figure()
@@ -108,7 +89,7 @@ def prefix_figure(
                 )
     figure.update_xaxes(title="repeated tokens, the current one included", dtick=1)
     figure.update_yaxes(title="attention behind the first copy", range=[-0.02, 1.02])
-    return _dressed(figure, palette, height=340)
+    return dressed(figure, palette, height=340)
 
 
 def families_figure(
@@ -130,7 +111,7 @@ def families_figure(
     figure.update_xaxes(title="latents")
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(barmode="stack", legend={"orientation": "h", "y": 1.12})
-    return _dressed(figure, palette, height=130 + 44 * len(families), top=40).update_layout(
+    return dressed(figure, palette, height=130 + 44 * len(families), top=40).update_layout(
         margin={"l": 110}
     )
 
@@ -140,16 +121,15 @@ def themes_figure(
 ) -> go.Figure:
     """The share of its commonest theme in each head's latents; 1 is a head about one thing."""
     rows = [(f"{name} head {h.head}", h) for name, heads in themes.items() for h in heads]
-    figure = go.Figure(_bars([h.share for _, h in rows], palette, horizontal=True))
-    figure.update_traces(
+    bars = signed_bars(
+        [h.share for _, h in rows],
+        palette,
+        horizontal=True,
         customdata=[escape(", ".join(f"{t} {n}" for t, n in h.themes)) for _, h in rows],
         hovertemplate="%{customdata}<extra></extra>",
         text=[escape(h.themes[0][0]) for _, h in rows],
     )
-    figure.update_yaxes(
-        autorange="reversed",
-        tickvals=list(range(len(rows))),
-        ticktext=[escape(name) for name, _ in rows],
-    )
+    figure = go.Figure(bars)
+    figure.update_yaxes(**rows_named([escape(name) for name, _ in rows]))
     figure.update_xaxes(title="share of the commonest theme", range=[0, 1.02])
-    return _dressed(figure, palette, height=80 + 24 * len(rows)).update_layout(margin={"l": 130})
+    return dressed(figure, palette, height=80 + 24 * len(rows)).update_layout(margin={"l": 130})

@@ -1,4 +1,4 @@
-"""Figures of circuits (plotly)."""
+"""Pictures of circuits."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import edge_shares, node_influence
 from saelab.analysis.circuits.nodes import Node
-from saelab.analysis.figures import NEUTRAL, Palette, _dressed
+from saelab.figures.style import NEUTRAL, Palette, dressed, word
 
 N_EDGES = 300
 SPREAD = 0.36
@@ -28,7 +28,7 @@ def circuit_figure(graph: AttributionGraph, palette: Palette = NEUTRAL) -> go.Fi
     rows = _rows(graph)
     x, y = _placed(graph, rows)
     figure = go.Figure([*_edges(graph, x, y, palette), _nodes(graph, x, y, palette)])
-    words = [escape(repr(token)[1:-1]) for token in graph.tokens]
+    words = [word(token) for token in graph.tokens]
     figure.update_xaxes(
         tickvals=list(range(len(words))), ticktext=words, range=[-1.6, len(words) - 0.4]
     )
@@ -39,7 +39,7 @@ def circuit_figure(graph: AttributionGraph, palette: Palette = NEUTRAL) -> go.Fi
     title = {"text": escape(name), "font": {"size": 14}}
     title["subtitle"] = {"text": escape(what_is_missing(graph)), "font": {"size": 11}}
     figure.update_layout(title=title, hovermode="closest", showlegend=False)
-    figure = _dressed(figure, palette, height=160 + 56 * len(rows), top=68)
+    figure = dressed(figure, palette, height=160 + 56 * len(rows), top=68)
     return figure.update_layout(margin={"l": 150})
 
 
@@ -79,8 +79,7 @@ def faithfulness_figure(
     figure.update_xaxes(type="log", title="latents", tickvals=[5, 10, 20, 40, 80, 160, 320, 640])
     figure.update_yaxes(title="share of the effect", row=1, col=1)
     figure.update_layout(hovermode="x unified", legend={"orientation": "h", "y": 1.3})
-    figure.update_annotations(font={"size": 12, "color": palette.mute})
-    return _dressed(figure, palette, height=300, top=72)
+    return dressed(figure, palette, height=300, top=72)
 
 
 def _row(node: Node) -> str:

@@ -1,0 +1,55 @@
+"""`figure`: the picture of data, which itself knows nothing of `saelab.figures`."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from saelab.config import UsageError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FIGURES = {
+    "saelab.training.run.Run": "training.run_figure",
+    "saelab.evaluation.results.Evaluation": "evaluation.evaluation_figure",
+    "saelab.evaluation.density.Density": "evaluation.density_figure",
+    "saelab.evaluation.recovery.RecoveryResult": "evaluation.recovery_figure",
+    "saelab.evaluation.mdl.DescriptionLength": "evaluation.description_length_figure",
+    "saelab.evaluation.absorption_tasks.Absorption": "evaluation.absorption_figure",
+    "saelab.analysis.records.LatentRecord": "latent.latent_figure",
+    "saelab.analysis.steering.records.SteeringScores": "steering.score_figure",
+    "saelab.analysis.steering.success.Success": "steering.success_figure",
+    "saelab.analysis.steering.dose.DoseResponse": "steering.dose_figure",
+    "saelab.analysis.attention.heads.HeadAttribution": "attention.heads_figure",
+    "saelab.analysis.attention.dfa.DirectAttribution": "attention.attribution_figure",
+    "saelab.analysis.attention.qk.ScorePairs": "attention.score_figure",
+    "saelab.analysis.attention.studies.PrefixInduction": "attention.prefix_figure",
+    "saelab.analysis.attention.studies.LatentFamily": "attention.families_figure",
+    "saelab.analysis.attention.studies.HeadThemes": "attention.themes_figure",
+    "saelab.analysis.circuits.graph_data.AttributionGraph": "circuits.circuit_figure",
+    "saelab.bench.step.StepTimes": "bench.step_figure",
+}
+"""Which function of `saelab.figures` draws which type. Both are names: drawing imports neither."""
+
+
+def figure(x: object, /, *given: object, **options: Any) -> "go.Figure":  # noqa: ANN401 - the figure's
+    """Draw `x` (plotly), by its type; of a list or a dict, by the type of what it holds.
+
+    What follows `x` goes to the function that draws it, see `FIGURES`: `palette` to all of them,
+    the prompt's tokens to a `DirectAttribution`.
+
+    Raises:
+        UsageError: nothing draws `x`.
+    """
+    if (name := FIGURES.get(_type(x))) is None:
+        drawn = ", ".join(kind.rpartition(".")[2] for kind in FIGURES)
+        raise UsageError(f"Nothing draws {_type(x)}; there are figures of {drawn}.")
+    module, _, function = name.partition(".")
+    return getattr(import_module(f"saelab.figures.{module}"), function)(x, *given, **options)
+
+
+def _type(x: object) -> str:
+    """The full name of the type of `x`, or of the first thing in it."""
+    while isinstance(x, Mapping | list | tuple) and x:
+        x = next(iter(x.values() if isinstance(x, Mapping) else x))
+    return f"{type(x).__module__}.{type(x).__qualname__}"

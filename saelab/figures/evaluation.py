@@ -1,0 +1,167 @@
+"""Pictures of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from saelab.figures.style import NEUTRAL, Palette, dressed
+
+if TYPE_CHECKING:
+    from saelab.evaluation.absorption_tasks import Absorption
+    from saelab.evaluation.density import Density
+    from saelab.evaluation.mdl import DescriptionLength
+    from saelab.evaluation.recovery import RecoveryResult
+    from saelab.evaluation.results import Evaluation
+
+DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
+
+
+def evaluation_figure(evaluation: "Evaluation", palette: Palette = NEUTRAL) -> go.Figure:
+    """Every figure that there is of what was measured, two a row."""
+    parts = [density_figure(evaluation.density, palette), l0_figure(evaluation.density, palette)]
+    if evaluation.recovery is not None:
+        parts.append(recovery_figure(evaluation.recovery, palette))
+    if evaluation.description_length is not None:
+        parts.append(description_length_figure(evaluation.description_length, palette))
+    if evaluation.absorption is not None and evaluation.absorption.tasks:
+        parts.append(absorption_figure(evaluation.absorption, palette))
+    n_rows = -(-len(parts) // 2)
+    layouts: list[Any] = [part.layout for part in parts]
+    titles = [layout.title.text or "" for layout in layouts]
+    figure = make_subplots(n_rows, 2, subplot_titles=titles, vertical_spacing=0.3 / n_rows)
+    for place, (part, layout) in enumerate(zip(parts, layouts, strict=True)):
+        row, col = place // 2 + 1, place % 2 + 1
+        figure.add_traces(part.data, row, col)
+        figure.update_xaxes(layout.xaxis.to_plotly_json(), row=row, col=col)
+        figure.update_yaxes(layout.yaxis.to_plotly_json(), row=row, col=col)
+        for shape in layout.shapes:
+            figure.add_shape(shape, row=row, col=col)
+    figure.update_layout(showlegend=False)
+    return dressed(figure, palette, height=330 * n_rows, top=40)
+
+
+def density_figure(density: "Density", palette: Palette = NEUTRAL) -> go.Figure:
+    """How many latents fire how often, on a log10 axis; dead ones are named beside it."""
+    edges = density.log10_edges
+    bars = go.Bar(
+        x=[(low + high) / 2 for low, high in pairwise(edges)],
+        y=density.counts,
+        width=edges[1] - edges[0],
+        customdata=[[10**low, 10**high] for low, high in pairwise(edges)],
+        marker={"color": palette.positive, "line": {"width": 0}},
+        hovertemplate="%{y} latents fire on %{customdata[0]:.2g} to %{customdata[1]:.2g}"
+        " of the tokens<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    whole = [edge for edge in edges if float(edge).is_integer()]
+    ticks = {"tickvals": whole, "ticktext": [f"{10**edge:g}" for edge in whole]}
+    figure.update_xaxes(title="share of the tokens on which a latent fires", **ticks)
+    figure.update_yaxes(title="latents")
+    n_dead = density.frequency.count(0)
+    title = f"{n_dead} of {len(density.frequency)} latents never fire"
+    return dressed(figure, palette, height=300, top=40, title=title)
+
+
+def l0_figure(density: "Density", palette: Palette = NEUTRAL) -> go.Figure:
+    """How many tokens have how many active latents."""
+    bars = go.Bar(
+        x=list(range(len(density.l0_counts))),
+        y=[count / density.n_tokens for count in density.l0_counts],
+        marker={"color": palette.positive, "line": {"width": 0}},
+        hovertemplate="%{x} active: %{y:.2%} of the tokens<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    figure.update_xaxes(title="active latents", rangemode="tozero")
+    figure.update_yaxes(title="share of the tokens", tickformat=".0%")
+    title = f"mean L0 {density.mean_l0:.2f}"
+    return dressed(figure, palette, height=300, top=40, title=title)
+
+
+def recovery_figure(
+    found: "RecoveryResult | Sequence[Mapping[str, Any]]", palette: Palette = NEUTRAL
+) -> go.Figure:
+    """Each known feature: F1 of a linear probe against F1 of the best latent.
+
+    On the diagonal one latent finds the feature as well as a probe of all the activations does.
+    `found` may also be the `features` of a run's evaluation/recovery.json.
+    """
+    features = found if isinstance(found, Sequence) else asdict(found)["features"]
+    hover = [
+        f"{escape(f['label'].replace('_', ' '))}<br>best latent {f['latent']}: F1 {f['f1']:.2f}"
+        f"<br>linear probe: F1 {f['probe_f1']:.2f}, AUROC {f['probe_auroc']:.2f}"
+        for f in features
+    ]
+    points = go.Scatter(
+        x=[f["probe_f1"] for f in features],
+        y=[f["f1"] for f in features],
+        text=hover,
+        mode="markers",
+        hovertemplate="%{text}<extra></extra>",
+        marker={
+            "color": [palette.negative if f["sign"] < 0 else palette.positive for f in features],
+            "symbol": ["diamond" if f["sign"] < 0 else "circle" for f in features],
+            "size": 10,
+            "opacity": 0.85,
+        },
+    )
+    figure = go.Figure(points)
+    diagonal = {"color": palette.mute, "width": 1, "dash": "dot"}
+    figure.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line=diagonal, opacity=0.4)
+    figure.update_xaxes(title="F1 of a linear probe: how much is there", range=[-0.02, 1.03])
+    figure.update_yaxes(title="F1 of the best latent", range=[-0.03, 1.05])
+    return dressed(figure, palette, height=360)
+
+
+def description_length_figure(
+    lengths: "DescriptionLength | Mapping[str, DescriptionLength]", palette: Palette = NEUTRAL
+) -> go.Figure:
+    """Bits per token against FVU as codes are rounded ever finer; one curve for each named run.
+
+    Lengths compare at equal FVU: the lower curve is the shorter description.
+    """
+    named = lengths if isinstance(lengths, Mapping) else {"": lengths}
+    figure = go.Figure()
+    for i, (name, length) in enumerate(named.items()):
+        colour, dash = (palette.positive, palette.negative)[i % 2], DASHES[i // 2 % len(DASHES)]
+        figure.add_scatter(
+            x=[level.fvu for level in length.curve],
+            y=[level.bits for level in length.curve],
+            text=[f"{level.n_bins} values a sign" for level in length.curve],
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            hovertemplate="%{text}: %{y:.1f} bits at FVU %{x:.4f}",
+        )
+    figure.update_xaxes(title="FVU of the rounded codes", type="log")
+    figure.update_yaxes(title="bits per token", rangemode="tozero")
+    figure.update_layout(legend={"orientation": "h", "y": 1.12})
+    return dressed(figure, palette, height=300, top=40)
+
+
+def absorption_figure(absorption: "Absorption", palette: Palette = NEUTRAL) -> go.Figure:
+    """For each label the share that other latents say in its own latents' place."""
+    tasks = sorted(absorption.tasks, key=lambda task: task.rate.fraction)
+    figure = go.Figure()
+    for key, name, colour in (
+        ("fraction", "in part", palette.positive),
+        ("full", "fully", palette.negative),
+    ):
+        figure.add_bar(
+            x=[getattr(task.rate, key) for task in tasks],
+            y=[escape(task.name.replace("_", " ")) for task in tasks],
+            customdata=[task.rate.n_rows for task in tasks],
+            name=name,
+            orientation="h",
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate=f"%{{y}}: %{{x:.1%}} absorbed {name}, %{{customdata}} tokens"
+            "<extra></extra>",
+        )
+    figure.update_xaxes(title="absorbed", tickformat=".0%", range=[0, 1])
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12})
+    figure = dressed(figure, palette, height=120 + 36 * len(tasks), top=40)
+    return figure.update_layout(margin={"l": 150})
