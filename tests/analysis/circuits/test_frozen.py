@@ -75,14 +75,6 @@ def test_an_sae_of_another_width_is_refused(gpt64):
         freeze(gpt64, [wide], prompt_of(gpt64))
 
 
-def test_a_run_is_placed_where_it_was_trained(small_run, random_lm, tiny_lm):
-    host = Host.of_run(small_run, random_lm)
-    assert host.place == Place(1, "residual")
-    assert host.name == small_run.name
-    with pytest.raises(UsageError, match=r"was trained on .* not on tiny"):
-        Host.of_run(small_run, tiny_lm)
-
-
 def test_a_prompt_without_saes_has_no_latents(gpt64):
     frozen = freeze(gpt64, hosts(gpt64, {}), prompt_of(gpt64))
     assert len(frozen.values) == 0
