@@ -21,6 +21,7 @@ from feature_browser.draw.charts import density_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
 from feature_browser.draw.training_curves import CURVES, column, multiples
+from feature_browser.pages import Page
 from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
@@ -208,3 +209,6 @@ def _training(card: RunCard, problems: list[str]) -> Html:
         seen += f", {short_count(int(tokens[-1]))} tokens"
     note = html('<span class="hint">{seen}</span>', seen=seen)
     return boxed("Training", multiples(found, list(CURVES)), note=note)
+
+
+PAGE = Page("Health", HealthAddress, health_view)
