@@ -95,8 +95,13 @@ def success_figure(success: "Success", palette: Palette = NEUTRAL) -> go.Figure:
     return dressed(figure, palette, height=420)
 
 
-def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
-    """What rises (the target) and what it costs (KL, repetition, perplexity), over the strength."""
+def dose_figure(
+    dose: "DoseResponse", palette: Palette = NEUTRAL, *, here: float | None = None
+) -> go.Figure:
+    """What rises (the target) and what it costs (KL, repetition, perplexity), over the strength.
+
+    A point says what the model writes there; a dotted line stands at the strength `here`.
+    """
     panels: tuple[tuple[str, Any, str], ...] = (
         (f"log p({word(dose.target)})", dose.target_log_prob, palette.positive),
         ("KL from the plain model, nats", dose.kl, palette.negative),
@@ -117,11 +122,14 @@ def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
             y=list(values),
             mode="lines+markers",
             line={"color": colour, "width": 2},
-            hovertemplate="strength %{x:g}: %{y:.3g}<extra></extra>",
+            text=[word(text) for text in dose.said],
+            hovertemplate="strength %{x:g}: %{y:.3g}<br>%{text}<extra></extra>",
             showlegend=False,
         )
         figure.add_trace(curve, row=place // 2 + 1, col=place % 2 + 1)
     figure.update_yaxes(type="log", row=2, col=2)
+    if here is not None:
+        figure.add_vline(here, line={"color": palette.mute, "dash": "dot", "width": 1})
     for col in (1, 2):
         figure.update_xaxes(title=f"strength ({dose.change.unit})", row=2, col=col)
     return dressed(figure, palette, height=440, top=36)

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import streamlit as st
-
 from feature_browser.data.catalogue import FOUND, RunCard
 from feature_browser.data.known import plain
 from feature_browser.data.reading import known_features, texts_with_known
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import percent, real
 from feature_browser.draw.tables import Column, cell, link, metered, table
-from feature_browser.shell.canvas import show
+from feature_browser.shell.canvas import plot, show
 from feature_browser.shell.chrome import alone, message
 from feature_browser.shell.place import Place
 from feature_browser.shell.theme import palette
@@ -29,9 +27,7 @@ def known_view(card: RunCard, place: Place) -> None:
         return
     ordered = sorted(known.features, key=lambda feature: -feature["f1"])
     show(_summary(ordered, known.too_rare, _texts(texts, text, place)), "known-summary")
-    with st.container(key="figure"):
-        figure = recovery_figure(ordered, palette())
-        st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="recovery")
+    plot(recovery_figure(ordered, palette()), "recovery")
     show(_table(ordered, place), "known-table")
 
 

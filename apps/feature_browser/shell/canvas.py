@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from streamlit.components.v2 import component
@@ -10,6 +11,9 @@ from streamlit.components.v2.types import ComponentRenderer
 
 from feature_browser.draw.markup import Html
 from feature_browser.shell.place import Place
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 STATIC = Path(__file__).parents[1] / "static"
 OnEdit = Callable[[object], None]
@@ -33,6 +37,12 @@ def show(
 
     data = {"html": content, "latent": latent, "noted": st.session_state.get("noted", 0)}
     _component()(key=key, data=data, on_go_change=follow, on_notes_change=take)
+
+
+def plot(figure: "go.Figure", key: str) -> None:
+    """Draw a figure of `saelab.figures` as a card of its own."""
+    with st.container(key=f"figure-{key}"):
+        st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key=key)
 
 
 def here() -> Place:

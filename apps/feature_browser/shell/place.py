@@ -37,7 +37,7 @@ KEPT = {
 BOXED = ("steering", "latents")
 """Views with a scatter."""
 SIDES = ("this", "other")
-PARTS = ("scores", "live", "zoom")
+PARTS = ("scores", "live")
 """The two halves of Steering: what was scored, and steering by hand."""
 
 

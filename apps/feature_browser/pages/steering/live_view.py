@@ -19,14 +19,21 @@ from feature_browser.pages.steering.experiment import (
     run_experiment,
 )
 from feature_browser.pages.steering.form import form
-from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
+from feature_browser.pages.steering.live_cards import (
+    effect_line,
+    said_by_dose,
+    strength_text,
+    texts,
+)
 from feature_browser.pages.steering.saved import Saved, read, save, shelf
 from feature_browser.pages.try_it.strip import setting
-from feature_browser.shell.canvas import go_to, here, show
+from feature_browser.shell.canvas import go_to, here, plot, show
 from feature_browser.shell.chrome import alone, message
 from feature_browser.shell.place import Place
+from feature_browser.shell.theme import palette
 from saelab.config import UsageError
 from saelab.console import visible
+from saelab.figures.steering import dose_figure
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
@@ -58,10 +65,13 @@ def live_steering_view(card: RunCard, place: Place) -> None:
         return
     show(_page(_results(card, place, experiment, comparison)), "steering")
     _save_box(card, experiment, comparison)
-    after = [doses(dose, experiment)] if dose else []
-    if experiment.dose and dose is None:
-        after.append(html('<p class="sub">{t}</p>', t=_NO_DOSE))
-    show(_page([*after, _shelf(card, place)]), "steering-more")
+    after = EMPTY
+    if dose:
+        plot(dose_figure(dose, palette(), here=experiment.strength), "doses")
+        after = said_by_dose(dose, experiment)
+    elif experiment.dose:
+        after = html('<p class="sub">{t}</p>', t=_NO_DOSE)
+    show(_page([after, _shelf(card, place)]), "steering-more")
 
 
 def parts(place: Place) -> Html:
