@@ -32,7 +32,7 @@ PANEL = 138
 
 
 def run_figure(run: "Run", palette: Palette = NEUTRAL) -> go.Figure:
-    """How a run was trained, see `training_figure`."""
+    """A run's training, see `training_figure`."""
     return training_figure(run.metrics(), palette)
 
 

@@ -1,22 +1,30 @@
 """How the run was trained: its curves and its complete configuration."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.address import AbstractAddress
+from feature_browser.data.catalogue import Catalogue, RunCard, flat
 from feature_browser.data.reading import metrics, stamp
+from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import count
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.shell.canvas import plot, show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
-from feature_browser.shell.theme import palette
+from feature_browser.pages import Page
+from feature_browser.shell.canvas import palette, plot, show
 from saelab.figures.training import training_figure
 
 
-def training_view(card: RunCard, place: Place) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainingAddress(AbstractAddress):
+    """Nothing but the run."""
+
+    view = "training"
+
+
+def training_view(_: Catalogue, card: RunCard, address: TrainingAddress) -> None:
     """Draw the curves and the configuration."""
-    del place  # the view has no state
+    del address
     log = card.path / "metrics.jsonl"
     lines = metrics(card.path, stamp(log)) if log.is_file() else []
     if lines:
@@ -44,12 +52,4 @@ def _configuration(config: dict[str, Any]) -> Html:
     return html('<div class="page wide"><h2>Configuration</h2>{body}</div>', body=body)
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Every option by its dotted name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            rows += flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", "none" if value is None else str(value)))
-    return rows
+PAGE = Page("Training", TrainingAddress, training_view)

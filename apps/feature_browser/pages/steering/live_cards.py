@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined, running
 from feature_browser.draw.numbers import activation, count, percent, real, short_count
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.pages.latent.cards import pairs
 from feature_browser.pages.steering.experiment import UNITS, Experiment
 from saelab.console import isolated, visible
 
@@ -143,7 +142,7 @@ def _by_token(plain: "Continuation", steered: "Continuation") -> Html:
     )
 
 
-def said_by_dose(dose: "DoseResponse", experiment: Experiment) -> Html:
+def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
     """What is said at each strength."""
     unit = "as a factor" if experiment.op == "scale" else f"in units {UNITS[experiment.unit]}"
     target = visible(dose.target).strip()
@@ -159,7 +158,7 @@ def said_by_dose(dose: "DoseResponse", experiment: Experiment) -> Html:
         Column("Perplexity", "of samples at temperature 0.7, unsteered model", numeric=True),
         Column("Says"),
     ]
-    return table(columns, said, "What is said at each strength")
+    return boxed("Dose and response", table(columns, said, "What is said at each strength"))
 
 
 def _large(value: float) -> str:
