@@ -23,6 +23,12 @@ def drawn(app: AppTest) -> str:
     return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
 
 
+def curves(app: AppTest) -> list[str]:
+    """The names of what the page's figures draw."""
+    charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    return [trace.get("name", "") for chart in charts for trace in chart["data"]]
+
+
 def address(app: AppTest) -> dict[str, str]:
     return {
         name: values if isinstance(values, str) else values[-1]
