@@ -1,4 +1,4 @@
-"""Whether attribution is exact on a model: sums of what every part gives, on random SAEs."""
+"""Whether attribution is exact on a model: its sums are checked with random SAEs."""
 
 import torch
 
@@ -16,15 +16,15 @@ from saelab.lm.linear.paths import soft_capped
 from saelab.sae.topk import TopKConfig
 
 TOLERANCE = 1e-6
-"""Relative; sums are made in float64."""
+"""Relative tolerance; sums are float64."""
 SCORES_TOLERANCE = 1e-3
-"""Of differences of scores, whose logarithms a model's softmax rounds as it computes."""
+"""Tolerance of differences of scores, since a model's softmax rounds their logarithms."""
 D_SAE, K = 32, 4
 
 
 @torch.no_grad()
 def attribution_findings(lm: BridgeLanguageModel) -> list[Finding]:
-    """DFA, RDFA, QK pairs and a graph's rows, over a random SAE on the heads of the last layer."""
+    """DFA, RDFA, QK pairs and a graph's rows, for a random SAE on the heads of the last layer."""
     checks = {
         "DFA sums to the latents": (_dfa_error, TOLERANCE),
         "RDFA sums to the sources' parts": (_rdfa_error, TOLERANCE),
@@ -68,7 +68,7 @@ def _rdfa_error(frozen: Frozen) -> float:
 
 
 def _scores_error(frozen: Frozen) -> float:
-    """Scores differ between two sources as the logarithms of the model's own pattern do."""
+    """Differences of scores between two sources against those of the pattern's logarithms."""
     last, dest = len(frozen.record.layers) - 1, frozen.n_pos - 1
     cap = frozen.weights.layers[last].soft_cap
     table = [score_pairs(frozen, last, 0, dest, source) for source in (dest, dest - 1)]

@@ -1,4 +1,4 @@
-"""Latents of attention outputs (hook_z): which heads and tokens make them (arXiv 2406.17759).
+"""Latents of attention outputs (hook_z): the heads and tokens behind them (arXiv 2406.17759).
 
 heads.py       which heads a latent belongs to, by its decoder's weights
 dfa.py         which heads and source tokens make it fire: exact, with a constant left

@@ -1,4 +1,4 @@
-"""What the residual stream is made of at one token: latents where SAEs read, else whole parts."""
+"""The components of the residual stream at one token: latents where SAEs read, else whole parts."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from saelab.sites import Place
 
 @dataclass(frozen=True)
 class Components:
-    """Vectors that sum to the residual stream at one place and position.
+    """Vectors that sum to the residual stream at one layer and position.
 
     Attributes:
-        nodes: what each is.
+        nodes: the node of each vector.
         vectors: `[n d_model]`.
     """
 
@@ -29,18 +29,19 @@ class Components:
 def residual_components(
     frozen: Frozen, layer: int, position: int, *, use_residual_saes: bool = True
 ) -> Components:
-    """The stream before block `layer`, taken apart.
+    """The components of the stream before block `layer`.
 
-    Down to the next SAE on the stream, whose latents, error and b_dec stand for all below; without
-    one, down to the embeddings: attention latents, errors and biases where an SAE reads hook_z,
-    else heads; a transcoder's latents, else MLP outputs. As in the graph, what a skip connection
-    carries past a transcoder's latents belongs to the components that it read.
+    If an SAE reads the stream further down, its latents, error and b_dec replace everything below;
+    otherwise the components go down to the embeddings. Above that: attention latents, errors and
+    biases where an SAE reads hook_z, else heads; a transcoder's latents, else MLP outputs. As in
+    the graph, the part that a skip connection carries past a transcoder's latents belongs to the
+    components that it read.
 
     Args:
         frozen: the prompt.
         layer: 0 to n_layers.
         position: in the prompt.
-        use_residual_saes: False goes past SAEs on the stream.
+        use_residual_saes: False ignores SAEs on the stream.
     """
     saes = [below for below in range(layer + 1) if Place(below, "residual") in frozen.at_place]
     if saes and use_residual_saes:
@@ -65,7 +66,7 @@ def _embeddings(frozen: Frozen, position: int) -> list[tuple[Node, Tensor]]:
 def _past_block(
     frozen: Frozen, layer: int, position: int, stream: list[tuple[Node, Tensor]]
 ) -> list[tuple[Node, Tensor]]:
-    """The components of the stream behind a block, of those before it."""
+    """The components of the stream after a block, from those before it."""
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
     heads, number = _heads(frozen, layer, position), frozen.at_place.get(Place(layer, "mlp"))
     if number is None:
@@ -104,7 +105,7 @@ def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor
 def _posted(
     post: tuple[Norm, Float[Tensor, " 1"]] | None, found: list[tuple[Node, Tensor]]
 ) -> list[tuple[Node, Tensor]]:
-    """Parts of what attention or an MLP returns as they enter the stream, behind a post-norm."""
+    """Parts of an attention or MLP output as they enter the stream, after a post-norm."""
     return found if post is None else [(n, post[0].linear(x, post[1])) for n, x in found]
 
 

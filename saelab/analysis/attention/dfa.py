@@ -1,4 +1,4 @@
-"""Direct feature attribution: which head, and which source token, makes an attention latent fire.
+"""Direct feature attribution: the heads and source tokens that make an attention latent fire.
 
 A latent of an SAE on hook_z is affine in z, and z is attention times values:
 f = sum over heads h and sources s of pattern[h, d, s] * v[s, h] . a[h], plus a constant, where a
@@ -20,12 +20,12 @@ from saelab.sites import Place
 
 @dataclass(frozen=True)
 class DirectAttribution:
-    """Where a latent's value comes from.
+    """The parts of a latent's value by head and source token.
 
     Attributes:
-        name, layer, latent, position: which latent, at which destination token.
-        by_source_head: contributions, in the latent's units; zero for sources that lie ahead.
-        constant: what the encoder adds whatever is read (b_enc, and b_dec where it is subtracted).
+        name, layer, latent, position: the latent and its destination token.
+        by_source_head: contributions in the latent's units; zero for later sources.
+        constant: the encoder's constant (b_enc, and b_dec if it is subtracted).
         value: the latent's activation: all contributions plus the constant.
     """
 
@@ -39,12 +39,12 @@ class DirectAttribution:
 
     @property
     def by_head(self) -> Float[Tensor, " head"]:
-        """Contributions of heads, over all sources."""
+        """The contribution of each head, over all sources."""
         return self.by_source_head.sum(0)
 
     @property
     def by_source(self) -> Float[Tensor, " src"]:
-        """Contributions of source tokens, over all heads."""
+        """The contribution of each source token, over all heads."""
         return self.by_source_head.sum(1)
 
     figure = drawing.figure
@@ -55,9 +55,9 @@ def dfa(
     v: Float[Tensor, "src head d_head"],
     encoder: Float[Tensor, "n d_in"],
 ) -> Float[Tensor, "n src head"]:
-    """Contributions to n functionals of z at one destination; `v` has a value for every head."""
+    """Contributions to n functionals of z at one destination; `v` has values for every head."""
     by_head = rearrange(encoder, "n (h e) -> n h e", h=len(pattern))
-    # Values are read first: an array of [src, head * d_head] a latent is never made.
+    # Values are read first, so an array of [src, head * d_head] per latent is never made.
     read = einsum(v, by_head, "s h e, n h e -> n s h")
     return read * pattern.T
 
@@ -66,7 +66,7 @@ def attention_sae(frozen: Frozen, layer: int) -> Active:
     """The attention-output SAE of a layer.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no SAE reads this layer's heads.
     """
     number = frozen.at_place.get(Place(layer, "heads"))
     if number is None:
@@ -85,8 +85,8 @@ def direct_feature_attribution(
     """The attributions of one latent, or of all that fire at a position, strongest first.
 
     Raises:
-        UsageError: no SAE reads the layer's heads, the position is not in the prompt, or the latent
-            does not fire there.
+        UsageError: no SAE reads the layer's heads, the position is outside the prompt, or the
+            latent does not fire there.
     """
     active = attention_sae(frozen, layer)
     if not 0 <= position < frozen.n_pos:

@@ -1,4 +1,4 @@
-"""Which heads a latent of an attention-output SAE belongs to, by its weights (arXiv 2406.17759)."""
+"""The heads that a latent of an attention-output SAE belongs to, by weights (arXiv 2406.17759)."""
 
 from dataclasses import dataclass
 
@@ -14,20 +14,20 @@ from saelab.sae.base import AbstractSAE
 
 @dataclass(frozen=True)
 class HeadAttribution:
-    """Each latent's share of each head: the norm of its decoder row there, over the sum of norms.
+    """Each latent's share of each head: its decoder row's norm there over the sum of norms.
 
-    Heads that a latent writes to need not be those that it reads from: see
-    `direct_feature_attribution` for the encoder's side.
+    A latent may write to other heads than it reads; `direct_feature_attribution` shows the
+    encoder's side.
     """
 
     shares: Float[Tensor, "d_sae head"]
 
     def top_latents(self, head: int, n: int = 10) -> Int[Tensor, " n"]:
-        """The latents with the largest share of a head, largest first."""
+        """The latents with the largest share of a head, the largest first."""
         return self.shares[:, head].topk(min(n, len(self.shares))).indices
 
     def n_heads_used(self, share: float = 0.5) -> Int[Tensor, " d_sae"]:
-        """How many heads it takes to make up this share of each latent."""
+        """The number of heads that together have this share of each latent."""
         mass = self.shares.sort(dim=1, descending=True).values.cumsum(1)
         return (mass < share).sum(1) + 1
 
@@ -38,7 +38,7 @@ class HeadAttribution:
 def head_attribution(sae: AbstractSAE, n_heads: int) -> HeadAttribution:
     """Each latent's share of each head, in [0, 1]; rows sum to 1 (0 for a row of zeros).
 
-    Norms, not their squares, as the paper's code has it.
+    Norms, not squared norms, as in the paper's code.
 
     Raises:
         UsageError: the SAE's width is not a multiple of the number of heads.

@@ -1,9 +1,10 @@
-"""Why a head looks where it looks: its score as a sum over pairs of query and key components.
+"""Why a head attends to a token: its score as a sum over pairs of query and key components.
 
 score[h, d, s] = q . k times the model's scaling (mostly 1 / sqrt(d_head)) is a product of two sums,
-over the components of the residual stream at d and at s (scales of norms held fixed, those of
-queries and keys included; both turned by their positions where the block is rotary). Attributing a
-score is second order, so it is a table of pairs and not a gradient. A soft cap comes after the sum.
+over the components of the residual stream at d and at s. Scales of norms are held fixed, those of
+queries and keys too; both are rotated by their positions if the block is rotary. A score is of
+second order in the components, so its attribution is a table of pairs, not a gradient. A soft cap
+comes after the sum.
 """
 
 from dataclasses import dataclass
@@ -22,13 +23,13 @@ from saelab.lm.linear.paths import LayerWeights, Norm
 
 @dataclass(frozen=True)
 class ScorePairs:
-    """One head's score from `dest` to `source`, taken apart.
+    """One head's score from `dest` to `source`, by pairs of components.
 
     Attributes:
-        queries: components at `dest`, the last one the constants (norms' biases and b_Q).
-        keys: components at `source`, likewise.
-        products: each pair's part of the score; all of them sum to it.
-        pattern: the attention that came of it, after the softmax.
+        queries: components at `dest`; the last is the constants (norms' biases and b_Q).
+        keys: components at `source`; the last is the constants (norms' biases and b_K).
+        products: each pair's part of the score; they sum to the score.
+        pattern: the resulting attention, after the softmax.
     """
 
     layer: int
@@ -42,21 +43,21 @@ class ScorePairs:
 
     @property
     def score(self) -> float:
-        """Q . k times the model's scaling, before a soft cap."""
+        """The score q . k times the model's scaling, before a soft cap."""
         return float(self.products.sum())
 
     @property
     def by_query(self) -> Float[Tensor, " query"]:
-        """Each query component with the whole key."""
+        """The part of each query component, with the whole key."""
         return self.products.sum(1)
 
     @property
     def by_key(self) -> Float[Tensor, " key"]:
-        """Each key component with the whole query."""
+        """The part of each key component, with the whole query."""
         return self.products.sum(0)
 
     def top(self, n: int = 10) -> list[tuple[Node, Node, float]]:
-        """The pairs with the largest |part|, largest first."""
+        """The pairs with the largest |part|, the largest first."""
         flat = self.products.flatten()
         best = flat.abs().topk(min(n, len(flat))).indices.tolist()
         width = len(self.keys)
@@ -69,11 +70,11 @@ class ScorePairs:
 def score_pairs(frozen: Frozen, layer: int, head: int, dest: int, source: int) -> ScorePairs:
     """The score of one head at (dest, source), by pairs of components.
 
-    Compare two sources with the difference of their tables' marginals: only differences of scores
-    move the attention.
+    To compare two sources, take the difference of their tables' marginals, since attention depends
+    only on differences of scores.
 
     Raises:
-        UsageError: the head or a position does not exist, or the source lies ahead.
+        UsageError: the head or a position does not exist, or the source is later than `dest`.
     """
     _check(frozen, layer, head, dest, source)
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]

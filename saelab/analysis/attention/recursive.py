@@ -1,9 +1,9 @@
 """Recursive direct feature attribution: from an attention latent back through its source tokens.
 
-At source s, v[s, h] = LN1(r_s) W_V[h] + b_V[h] with r_s the residual stream, which is a sum of
-components c (latents of SAEs below, errors, MLPs, embeddings). With the norm's scale held at its
-value, each contributes sum over heads h of pattern[h, d, s] * lin(c) . read[h], where
-read[h] = W_V[h] a[h] and lin is the norm without its bias.
+At source s, v[s, h] = LN1(r_s) W_V[h] + b_V[h]. r_s is the residual stream, a sum of components c
+(latents of SAEs below, errors, MLPs, embeddings). With the norm's scale held fixed, each component
+contributes sum over heads h of pattern[h, d, s] * lin(c) . read[h], where read[h] = W_V[h] a[h] and
+lin is the norm without its bias.
 """
 
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ class RecursionOptions(Config):
     """How far a recursive attribution goes."""
 
     n_sources: int = Field(default=3, gt=0)
-    """Source tokens to follow at each latent, those with the largest |contribution|."""
+    """Source tokens to follow at each latent: those with the largest |contribution|."""
     threshold: float = Field(default=0.05, ge=0)
-    """Smallest |contribution| to keep, as a share of |value| of the latent that gets it."""
+    """Smallest |contribution| to keep, as a share of |value| of the receiving latent."""
     depth: int = Field(default=3, gt=0)
-    """How many latents deep."""
+    """How many latents deep to follow."""
 
 
 @dataclass(frozen=True)
 class SourceAttribution:
-    """What one source token gives an attention latent, taken apart.
+    """The contributions of one source token to an attention latent, by component.
 
     Attributes:
-        position: of the source.
-        nodes: components of the residual stream there, and last the constants on the way (the
-            norm's bias and b_V).
-        by_node_head: contributions in the latent's units, which sum to the source's.
+        position: position of the source.
+        nodes: components of the residual stream there; the last is the constants (the norm's bias
+            and b_V).
+        by_node_head: contributions in the latent's units; they sum to the source's contribution.
     """
 
     position: int
@@ -51,19 +51,19 @@ class SourceAttribution:
 
     @property
     def by_node(self) -> Float[Tensor, " node"]:
-        """Contributions over all heads."""
+        """Contributions of each component over all heads."""
         return self.by_node_head.sum(1)
 
 
 @dataclass(frozen=True)
 class FollowedEdge:
-    """One contribution that a recursive attribution followed or ended in.
+    """One contribution that a recursive attribution followed or ended with.
 
     Attributes:
-        target: the attention latent that gets it.
-        source: what gives it.
-        weight: how much, in the target's units.
-        depth: 0 for contributions to the latent that was asked for.
+        target: the attention latent that receives it.
+        source: the node that it comes from.
+        weight: its size in the target's units.
+        depth: 0 for contributions to the given latent.
     """
 
     target: Node
@@ -76,7 +76,7 @@ class FollowedEdge:
 def source_attribution(
     frozen: Frozen, layer: int, dest: int, latent: int, source: int
 ) -> SourceAttribution:
-    """What the residual stream at token `source` gives the latent at token `dest`.
+    """The contributions of the residual stream at token `source` to the latent at token `dest`.
 
     Raises:
         UsageError: no SAE reads the layer's heads, or the latent does not fire at `dest`.
@@ -104,12 +104,12 @@ def recursive_attribution(
     latent: int,
     options: RecursionOptions | None = None,
 ) -> tuple[FollowedEdge, ...]:
-    """The contributions to an attention latent, and to the attention latents among them, and so on.
+    """The contributions to an attention latent, to the attention latents among them, and so on.
 
     Args:
         frozen: the prompt.
-        layer: of the latent.
-        position: where it fires.
+        layer: layer of the latent.
+        position: position where the latent fires.
         latent: its number.
         options: how far to follow.
 
@@ -133,7 +133,7 @@ def recursive_attribution(
 
 
 def _inputs(frozen: Frozen, node: Node, options: RecursionOptions) -> list[tuple[Node, float]]:
-    """The large contributions to one latent, over the sources that give it most."""
+    """The large contributions to one latent, from its strongest sources."""
     assert node.latent is not None
     assert node.position is not None
     (direct,) = direct_feature_attribution(frozen, node.layer, node.position, node.latent)

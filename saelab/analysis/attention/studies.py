@@ -1,7 +1,7 @@
-"""Studies of heads through their latents (arXiv 2406.17759): what a head holds, what it looks for.
+"""Studies of heads by their latents (arXiv 2406.17759): themes, induction, latent families.
 
-Attention is not proof of function: `tools.tiny.heads` shows for the shipped model which heads
-matter, by ablation.
+Attention alone does not prove a function: `tools.tiny.heads` shows by ablation which heads of the
+shipped model matter.
 """
 
 from collections import Counter
@@ -30,11 +30,11 @@ CONTEXT = 64
 
 @dataclass(frozen=True)
 class HeadThemes:
-    """What the latents that a head owns most of are about.
+    """The themes of the latents that belong most to one head.
 
     Attributes:
-        themes: how many of them have each tag, most first.
-        share: of the commonest tag; 1 is a head with one theme.
+        themes: number of these latents with each tag, the commonest first.
+        share: share of the commonest tag; 1 is a head with one theme.
     """
 
     head: int
@@ -48,12 +48,12 @@ def head_themes(
 ) -> tuple[HeadThemes, ...]:
     """Each head's `n` latents of largest share, by their tags.
 
-    The paper reads the ten and asks whether they have one theme, which 14 of GPT-2's 144 heads
-    have. Here a tag stands for the theme: the grammar's feature that a latent finds best, or the
-    token it fires on most. Untagged latents (None) count as themes of their own.
+    In the paper people read the ten latents and judged whether they have one theme; 14 of GPT-2's
+    144 heads do. Here a tag is the theme: the grammar's feature that a latent finds best, or the
+    token that it fires on most. Each untagged latent (None) counts as a theme of its own.
 
     Raises:
-        UsageError: there is not one tag a latent.
+        UsageError: the number of tags is not the number of latents.
     """
     if len(tags) != len(attribution.shares):
         raise UsageError(
@@ -69,16 +69,16 @@ def head_themes(
 
 
 def polysemantic_share(heads: Sequence[HeadThemes], *, one_theme: float | int = 0.9) -> float:
-    """The share of heads whose commonest theme has less than `one_theme` of their latents."""
+    """The share of heads whose commonest theme covers less than `one_theme` of their latents."""
     return sum(head.share < one_theme for head in heads) / len(heads)
 
 
 @dataclass(frozen=True)
 class PrefixInduction:
-    """Attention to the token behind an earlier copy, by the length of the copied prefix.
+    """Attention to the token after an earlier copy, by the length of the copied prefix.
 
     Attributes:
-        lengths: of the prefix, the current token included.
+        lengths: lengths of the prefix, the current token included.
         scores: mean attention over random sequences.
     """
 
@@ -97,16 +97,16 @@ def prefix_induction(
     n: int = 64,
     seed: int = 0,
 ) -> PrefixInduction:
-    """How much of a repeated prefix each head needs before it looks behind its first copy.
+    """How long a repeated prefix must be for each head to attend to the token after its copy.
 
-    Sequences are random tokens of `pool` without repeats, into which the p tokens from some place
-    a1 are copied to a later place a2; the score is the attention from a2 + p - 1 to a1 + p.
+    Sequences are random tokens of `pool` without repeats. The p tokens from a place a1 are copied
+    to a later place a2. The score is the attention from a2 + p - 1 to a1 + p.
 
     Args:
         lm: the model.
         pool: tokens to draw from, without special ones.
         lengths: prefix lengths p.
-        n: sequences a length (paper: 400).
+        n: sequences per length (paper: 400).
         seed: decides the sequences.
 
     Raises:
@@ -137,7 +137,7 @@ def prefix_induction(
 def _copied(
     pool: Int[Tensor, " token"], p: int, n: int, size: int, generator: torch.Generator
 ) -> tuple[Int[Tensor, "n pos"], Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Sequences, where the prefix stands first (behind the start), and where its copy does."""
+    """Sequences, the place of the prefix (after the start), and the place of its copy."""
     tokens = torch.stack(
         [pool[torch.randperm(len(pool), generator=generator)[:size]] for _ in range(n)]
     )
@@ -151,12 +151,13 @@ def _copied(
 
 @dataclass(frozen=True)
 class LatentFamily:
-    """Where an attention latent's value comes from, over the places where it fires.
+    """The sources of an attention latent's value, over the places where it fires.
 
     Attributes:
-        n_fired: places.
-        local, induction, distant: shares of |contribution| of the sources; they sum to 1.
-        family: the share that is more than half, or mixed.
+        n_fired: number of these places.
+        local, induction, distant: shares of |contribution| from these kinds of sources; they sum to
+            1.
+        family: the kind with more than half, or mixed.
     """
 
     latent: int
@@ -167,7 +168,7 @@ class LatentFamily:
 
     @property
     def family(self) -> Family:
-        """What most of it is."""
+        """The kind of source with more than half of the contributions, or mixed."""
         if self.induction > 0.5:
             return "induction"
         if self.local > 0.5:
@@ -183,11 +184,11 @@ def latent_families(
     *,
     window: int = 3,
 ) -> tuple[LatentFamily, ...]:
-    """The latents of an attention SAE by where they read, those that fire most first.
+    """The latents of an attention SAE by where they read, the most active first.
 
-    A source is `induction` where it stands behind an earlier copy of the current token, else
-    `local` at most `window` tokens back, else distant. The first token, on which attention rests
-    when it has nothing to do, counts as no source.
+    A source is `induction` if it follows an earlier copy of the current token, else `local` up to
+    `window` tokens back, else distant. The first token, an attention sink, does not count as a
+    source.
 
     Raises:
         UsageError: the SAE does not read hook_z.
@@ -234,14 +235,14 @@ def _families(
 def _source_kinds(
     tokens: Int[Tensor, "batch pos"], window: int
 ) -> Float[Tensor, "3 batch dest src"]:
-    """1 where a source is local, induction or distant for a destination; each is one of them."""
+    """1 where a source is local, induction or distant for a destination; each is exactly one."""
     n = tokens.shape[1]
     places = torch.arange(n)
     back = places[:, None] - places[None]
     behind = torch.zeros(len(tokens), n, n, dtype=torch.bool)
     behind[:, :, 1:] = tokens[:, :, None] == tokens[:, None, :-1]
     behind &= back >= 0
-    # The token behind the current one's own place lies ahead, so it is never counted.
+    # The token after the current one is later, so it is never counted.
     local = (back >= 0) & (back <= window) & ~behind
     distant = (back > window) & ~behind
     kinds = torch.stack([local, behind, distant]).double()

@@ -2,7 +2,7 @@
 
 frozen.py         a prompt's linear model: SAEs in, patterns and norm scales held
 backward_walk.py  gradients and contributions in it, from targets down to leaves
-targets.py        what is explained: a logit, a difference, a latent
+targets.py        targets: a logit, a difference of logits, a latent's value
 hierarchical.py   attribution over all paths, or over strong ones (arXiv 2405.13868)
 nodes.py, graph_data.py  a graph's parts, read without torch
 graph.py          the graph of direct effects, with a budget of nodes

@@ -1,10 +1,10 @@
-"""Whether a circuit does what its graph says: latents ablated in the live model.
+"""Whether a circuit does what its graph says: ablation of latents in the live model.
 
-A graph is computed with attention and norms frozen, and a graph that explains all of a logit may
-still be unable to make the model say it. So a set of latents is judged by running the model: all
-other latents are set to zero (or to their means) at every SAE's site, where the SAE reads what the
-changed model computes, and everything else (errors, attention, MLPs) runs as it does. The two
-ratios are those of arXiv 2403.19647.
+A graph is computed with attention and norms frozen. A graph that explains all of a logit may still
+not be enough for the model to produce it. So a set of latents is judged by running the model: at
+every SAE's site, all other latents are set to zero (or to their means). Each SAE reads what the
+changed model computes, and everything else (errors, attention, MLPs) runs as usual. The two ratios
+are those of arXiv 2403.19647.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,22 +22,22 @@ from saelab.lm.protocol import Edit, LanguageModel
 from saelab.types import SparseCodes
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
-"""From logits to the number that a circuit is about."""
+"""Maps logits to the number that a circuit explains."""
 LITTLE = 0.05
-"""Where all latents together change the metric by less than this share of it, ratios of such
-changes mean little."""
+"""If all latents together change the metric by less than this share of it, the ratios mean
+little."""
 Members = dict[str, Bool[Tensor, "#pos d_sae"]]
-"""By SAE name, which latents are in the circuit: at each position, or at all of them."""
+"""The latents of a circuit by SAE name, at each position or at all positions."""
 
 
 @dataclass(frozen=True)
 class LatentMetric:
-    """A latent's value, read in the live model: what a local circuit is about.
+    """A latent's value in the live model: the metric of a local circuit.
 
     Attributes:
-        host: the latent's.
-        weights: what the latent reads of each position at the SAE's site.
-        constant: what is added.
+        host: the latent's SAE in its model.
+        weights: the latent's weights of each position at the SAE's site.
+        constant: constant that is added.
     """
 
     host: Host
@@ -47,7 +47,7 @@ class LatentMetric:
     def value(
         self, lm: LanguageModel, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit]
     ) -> float:
-        """Its mean over the contexts, with the model edited upstream."""
+        """The latent's value, averaged over the contexts, with the model edited upstream."""
         site = self.host.reads
         x = lm.run(tokens, edits=edits, hooks=[site]).activations[site]
         return float((x.to(self.weights.dtype) * self.weights).sum((1, 2)).mean()) + self.constant
@@ -58,10 +58,10 @@ class Faithfulness:
     """The metric in the live model under four sets of latents, and two ratios.
 
     Attributes:
-        whole: with all latents.
-        circuit: with those of the circuit.
-        complement: with all others.
-        empty: with none.
+        whole: metric with all latents.
+        circuit: with the circuit's latents only.
+        complement: with all other latents only.
+        empty: without any latent.
         n_members: latents in the circuit, counted at each position.
     """
 
@@ -73,17 +73,17 @@ class Faithfulness:
 
     @property
     def faithfulness(self) -> float:
-        """(circuit - empty) / (whole - empty): 1 where the circuit is enough."""
+        """(circuit - empty) / (whole - empty): 1 if the circuit suffices."""
         return (self.circuit - self.empty) / (self.whole - self.empty)
 
     @property
     def completeness(self) -> float:
-        """(complement - empty) / (whole - empty): 0 where nothing outside will do."""
+        """(complement - empty) / (whole - empty): 0 if the other latents contribute nothing."""
         return (self.complement - self.empty) / (self.whole - self.empty)
 
     @property
     def caveat(self) -> str:
-        """Why the ratios say nothing or little, as a sentence; empty where they do."""
+        """Why the ratios mean little or nothing, as a sentence; empty if they are meaningful."""
         change = self.whole - self.empty
         if not self.n_members:
             return "No latent is in the circuit, so nothing was judged."
@@ -96,7 +96,7 @@ class Faithfulness:
         return ""
 
     def values(self) -> dict[str, float | int | str | None]:
-        """Everything as plain values; ratios are None where nothing was or can be judged."""
+        """Everything as plain values; ratios are None if they cannot be computed."""
         defined = self.whole != self.empty and self.n_members > 0
         return {
             "whole": self.whole,
@@ -119,18 +119,19 @@ def faithfulness(
     metric: Metric | LatentMetric,
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
 ) -> Faithfulness:
-    """How far a circuit alone keeps the metric, and how far it can be done without.
+    """How much of the metric a circuit alone keeps, and how much remains without it.
 
     Args:
         lm: the model.
         hosts: its SAEs.
         tokens: prompts of one length.
         members: the circuit; an SAE that is not named has no members.
-        metric: of the logits, or a latent's value; then only SAEs before it are ablated.
-        means: by SAE name, what ablated latents are set to; default: zero.
+        metric: a function of the logits, or a latent's value; then only SAEs before the latent are
+            ablated.
+        means: values of ablated latents, by SAE name; default: zero.
 
     Raises:
-        UsageError: `members` names an SAE that is not there.
+        UsageError: `members` names an unknown SAE.
     """
     every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
 
@@ -155,7 +156,7 @@ def metric_with(
     metric: Metric | LatentMetric,
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
 ) -> float:
-    """The metric with no latents but `members`; arguments and errors as for `faithfulness`."""
+    """The metric with only the latents in `members`; arguments and errors as for `faithfulness`."""
     if unknown := set(members) - {d.name for d in hosts}:
         raise UsageError(
             f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
@@ -177,17 +178,18 @@ def ablation_edits(
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
     factor: float | int = 0.0,
 ) -> dict[str, Edit]:
-    """Edits under which only the latents in `keep` act; errors stay what they are.
+    """Edits under which only the latents in `keep` act; errors do not change.
 
-    A site whose every latent is kept keeps its bits, as does a position where its SAE is not
-    applied.
+    If a site keeps all its latents, its activations stay bit-equal; so do positions where its SAE
+    is not applied.
 
     Args:
         hosts: the SAEs.
-        tokens: what the edited model reads.
-        keep: latents that stay as they are.
-        means: by SAE name, what the others are set to; default: zero.
-        factor: how much of the others is left of what they are beyond that; 2 doubles it.
+        tokens: tokens that the edited model reads.
+        keep: latents that do not change.
+        means: values of the other latents, by SAE name; default: zero.
+        factor: factor of the other latents' difference from these values; 0 removes it, 2 doubles
+            it.
     """
     edits: dict[str, Edit] = {}
     for host in hosts:
@@ -195,7 +197,7 @@ def ablation_edits(
         inputs: list[Tensor] = []
         change = _ablation(host, tokens, (keep[host.name], 1.0 - factor), mean, inputs)
         if host.is_transcoder:
-            # A transcoder's output is changed by what was seen at its input in the same pass.
+            # A transcoder's output is edited with what was seen at its input in the same pass.
             edits[host.reads] = _seen(inputs)
         edits[host.writes] = change
     return edits
@@ -240,7 +242,7 @@ def members_at(
 
     Args:
         frozen: the prompt.
-        chosen: which of its active latents.
+        chosen: selects among its active latents.
         sizes: d_sae by SAE name.
     """
     members: Members = {}
@@ -253,7 +255,7 @@ def members_at(
 
 
 def everywhere(members: Members) -> Members:
-    """The same latents at every position, whatever the prompt's length."""
+    """The same latents at every position, for any prompt length."""
     return {name: mask.any(0, keepdim=True) for name, mask in members.items()}
 
 

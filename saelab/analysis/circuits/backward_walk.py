@@ -1,4 +1,4 @@
-"""Gradients and contributions in the frozen model, by one walk from the targets to the leaves."""
+"""Gradients and contributions in the frozen model, in one walk from the targets to the leaves."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from saelab.lm.linear.paths import Norm, soft_capped
 from saelab.sites import Place
 
 Gate = Callable[[Float[Tensor, "target n"], Float[Tensor, " n"]], Float[Tensor, "target n"]]
-"""From the gradients at some latents, and their values, to the gradients that go on upstream."""
+"""Maps the gradients at latents, and their values, to the gradients passed on upstream."""
 
 
 def stop(
     gradient: Float[Tensor, "target n"], values: Float[Tensor, " n"]
 ) -> Float[Tensor, "target n"]:
-    """Nothing goes on: direct effects."""
+    """Passes nothing on: direct effects."""
     return torch.zeros_like(gradient)
 
 
 def through(
     gradient: Float[Tensor, "target n"], values: Float[Tensor, " n"]
 ) -> Float[Tensor, "target n"]:
-    """All goes on: total effects."""
+    """Passes everything on: total effects."""
     return gradient
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Linear functionals of the frozen model's activations, one a target.
+    """Linear functionals of the frozen model's activations, one per target.
 
     Attributes:
-        place: what they read; None: the output of the final norm.
-        weights: by which each position is weighted.
-        constant: what is added.
+        place: the site that they read; None for the output of the final norm.
+        weights: weights of each position.
+        constant: constant that is added.
         constant_leaf: the leaf that the constant belongs to.
     """
 
@@ -49,11 +49,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each target gets from where; the walk is exact, so sums over all sources are its value.
+    """Each target's contributions by source; the walk is exact, so they sum to its value.
 
     Attributes:
-        gradient: of the target in each active latent's value.
-        leaves: the contributions of the leaves, in the target's units.
+        gradient: gradient of the target by each active latent's value.
+        leaves: contributions of the leaves, in the target's units.
     """
 
     gradient: Float[Tensor, "target latent"]
@@ -61,7 +61,7 @@ class Contributions:
 
 
 def latent_reading(frozen: Frozen, number: int, entries: Int[Tensor, " target"]) -> Reading:
-    """The values of latents of SAE `number`; `entries` counts within it."""
+    """The values of latents of SAE `number`; `entries` are indices in that SAE."""
     active = frozen.actives[number]
     codes = active.codes
     weights = codes.values.new_zeros(len(entries), frozen.n_pos, codes.encoder.shape[1])
@@ -76,8 +76,8 @@ def logit_reading(
 ) -> Reading:
     """The sum over the vocabulary of coefficient times logit, at one position.
 
-    Where logits are soft-capped, l -> c tanh(l / c), each has the cap's slope at its value on the
-    prompt, and what the cap takes off beyond that belongs to the constant.
+    If logits are soft-capped, l -> c tanh(l / c), each has the cap's slope at its value on the
+    prompt; the remaining difference is part of the constant.
     """
     model = frozen.weights
     final, used = frozen.record.final(model)[0, position], coefficients.nonzero()[:, 0]
@@ -98,10 +98,10 @@ def logit_reading(
 
 @torch.no_grad()
 def walk_back(frozen: Frozen, reading: Reading, gate: Gate = through) -> Contributions:
-    """Each target's gradient in every latent upstream, and what it gets from every leaf.
+    """Each target's gradient by every upstream latent, and the contribution of every leaf.
 
-    With `stop`, gradients are direct effects: no other latent in between moves. With `through`,
-    they are total effects, and the leaves alone sum to the target.
+    With `stop`, gradients are direct effects: all other latents are fixed. With `through`, they are
+    total effects, and the leaves alone sum to the target.
     """
     return _Walk(frozen, reading, gate).done()
 
@@ -109,7 +109,7 @@ def walk_back(frozen: Frozen, reading: Reading, gate: Gate = through) -> Contrib
 class _Walk:
     """The state of a walk: the gradient in the residual stream, `[target pos d_model]`.
 
-    What a parallel MLP reads is kept beside it until its block's heads are done.
+    The gradient at a parallel MLP's input is kept separately until its block's heads are done.
     """
 
     def __init__(self, frozen: Frozen, reading: Reading, gate: Gate) -> None:
@@ -132,7 +132,7 @@ class _Walk:
         return Contributions(self._gradient, self._leaves)
 
     def _start(self, reading: Reading) -> int:
-        """Carry the reading into the residual stream; what lies below that depth is to come."""
+        """Carry the reading into the residual stream; everything below that depth follows later."""
         frozen, place = self._frozen, reading.place
         if place is None:
             norm, scale = frozen.weights.ln_final, frozen.record.ln_final_scale[0]
@@ -212,7 +212,7 @@ class _Walk:
     def _dictionary(
         self, number: int, at_out: Float[Tensor, "target pos d_out"]
     ) -> Float[Tensor, "target pos d_in"]:
-        """Note what latents, error and b_dec contribute; returns the gradient at the input."""
+        """Record contributions of latents, error and b_dec; returns the gradient at the input."""
         active = self._frozen.actives[number]
         self._add(f"error {active.name}", (at_out * active.error).sum(-1))
         self._add(f"b_dec {active.name}", (at_out * active.b_dec).sum((-1, -2)))
@@ -221,7 +221,7 @@ class _Walk:
         passed = self._gate(gradient, active.codes.values)
         self._add(f"encoder {active.name}", passed @ active.codes.constant)
         at_in = _encoded(active, passed)
-        # No latent is on the way past them, so direct effects go there too.
+        # No latent is on the path past them, so direct effects go there too.
         return at_in if active.skip is None else at_in + active.skip.transpose(at_out)
 
     def _add(self, leaf: str, contribution: Float[Tensor, "target *pos"]) -> None:

@@ -1,10 +1,10 @@
 """A graph in circuit-tracer's JSON, which Neuronpedia's graph viewer reads too.
 
-That format knows latents, errors, embeddings and logits. Its `layer` is here the rank of an SAE's
-place in the computation (stream, heads and MLP of block 0, then of block 1, ...), so that SAEs of
-one block have rows of their own; `clerp` names SAE and latent. Position embeddings are added to
-their token's node; MLP outputs without a transcoder are error nodes of their place; biases and the
-rest have no node in that format and are left out.
+That format has latents, errors, embeddings and logits. Its `layer` is here the rank of an SAE in
+the computation (stream, heads and MLP of block 0, then of block 1, ...), so SAEs of one block have
+rows of their own; `clerp` names SAE and latent. Position embeddings are added to their token's
+node. MLP outputs without a transcoder become error nodes. Biases and the rest have no node in that
+format and are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ def circuit_tracer_json(
     pinned: Sequence[Node] = (),
     supernodes: Mapping[str, Sequence[Node]] | None = None,
 ) -> dict[str, Any]:
-    """The graph as the object that circuit-tracer writes.
+    """The graph as the JSON object that circuit-tracer writes.
 
     Args:
         graph: pruned or not.
-        slug: what the viewer calls it.
-        scan: the model, as the viewer knows it.
-        pinned: nodes of the graph that the viewer shows apart.
+        slug: the graph's name in the viewer.
+        scan: the viewer's name of the model.
+        pinned: nodes that the viewer shows separately.
         supernodes: pinned nodes that the viewer shows as one, by label.
     """
-    # The viewer hides what exceeds the threshold, were it by rounding.
+    # The viewer hides what exceeds the threshold, even by rounding.
     shares = cumulative_influence(graph).clip(max=1.0).tolist()
     nodes: dict[str, dict[str, Any]] = {}
     ids: list[str | None] = []
@@ -82,8 +82,8 @@ def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> d
         "transcoder_list": [],
         "prompt_tokens": list(graph.tokens),
         "prompt": graph.facts.get("prompt", " ".join(graph.tokens)),
-        # Where the viewer's slider begins and ends. Shares count the nodes of this file, so
-        # anything less would hide nodes that pruning kept.
+        # The ends of the viewer's slider. Shares are counted over this file's nodes, so anything
+        # less would hide nodes that pruning kept.
         "node_threshold": 1.0,
         "schema_version": 1,
         "info": {
@@ -95,7 +95,7 @@ def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> d
 
 
 def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] | None:
-    """The node in that format, or None if it has no form there."""
+    """The node in that format, or None if the format has no such node."""
     if node.kind == "target":
         place = node.position or 0
         layer = Place(node.layer, "residual").depth + 1
@@ -104,7 +104,7 @@ def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] |
         return _made(
             f"{layer}_{token}_{place}", token, layer, place, "logit", f"L_{token}-{place}"
         ) | {
-            # Viewers read the probability out of this text and fail where it has none.
+            # Viewers parse the probability from this text and fail without it.
             "clerp": f"{graph.facts.get('target', node.label())} (p={probability:.3f})",
             "is_target_logit": True,
             "token_prob": probability,
@@ -150,5 +150,5 @@ def _made(
 
 
 def _paired(x: int, y: int) -> int:
-    """Cantor's pairing: one number for layer and latent, as that format has it."""
+    """Cantor's pairing: one number for layer and latent, as in that format."""
     return (x + y) * (x + y + 1) // 2 + y

@@ -1,4 +1,4 @@
-"""From runs and a prompt to a circuit with its numbers: what `saelab circuit` does."""
+"""From runs and a prompt to a circuit with its figures: the work of `saelab circuit`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,24 +45,24 @@ from saelab.training.run import Run
 
 
 class CircuitOptions(GraphOptions, PruneOptions):
-    """What is explained, and how much of the graph is kept."""
+    """What to explain, and how much of the graph to keep."""
 
     target: str | None = None
-    """The token whose logit is explained; default: the likeliest next token."""
+    """The token whose logit is explained; default: the most likely next token."""
     against: str | None = None
-    """Explain the logit's difference to this token's instead of to the mean logit."""
+    """Explain the difference to this token's logit, instead of to the mean logit."""
     latent: str | None = None
-    """Explain a latent instead of a token: SAE:NUMBER, where it fires last, or SAE:NUMBER@POSITION
-    (0 is the first token, <bos> where there is one)."""
+    """Explain a latent instead of a token: SAE:NUMBER at the last position where it fires, or
+    SAE:NUMBER@POSITION (0 is the first token, <bos> if there is one)."""
     threshold: float | None = Field(default=None, ge=0)
     """Judge the latents that hierarchical attribution keeps at this share of the target's value,
-    instead of those of the pruned graph (arXiv 2405.13868)."""
+    instead of the pruned graph's (arXiv 2405.13868)."""
     n_members: int = Field(default=40, ge=0)
-    """Judge also so many latents, of all that fire, that support the target most by integrated
-    gradients in the live model: they include those that attention needs to look where it looks. 0:
-    do not."""
+    """Also judge this many of all active latents: those with the most support for the target by
+    integrated gradients in the live model. They include latents that direct attention. 0 for
+    none."""
     curve: bool = False
-    """Judge also 5, 10, 20, 40, ... of them, up to all that support the target."""
+    """Also judge the best 5, 10, 20, 40, ... of them, up to all that support the target."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Circuit:
     Attributes:
         graph: as computed, with all its leaves.
         pruned: its most influential part.
-        scores: how much of the graph latents explain.
-        faithfulness: of the graph's latents, in the live model.
-        members: which active latents these are.
-        by_chance: the same of as many latents drawn from those that fire.
+        scores: the shares of the graph that latents explain.
+        faithfulness: faithfulness of the graph's latents in the live model.
+        members: indices of these active latents.
+        by_chance: the same for random sets of the same number of active latents.
         by_gradients: the same for the latents that support it most by integrated gradients.
     """
 
@@ -125,7 +125,7 @@ def explain(
 
 
 def _judgements(found: Circuit) -> dict[str, Any]:
-    """What the live model and the scores say of a circuit, as plain values."""
+    """The live model's judgement of a circuit and its scores, as plain values."""
     values: dict[str, Any] = {"scores": vars(found.scores)}
     values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
     if (other := found.by_gradients) is not None:
@@ -137,7 +137,7 @@ def _judgements(found: Circuit) -> dict[str, Any]:
 
 
 def chance_values(draws: Sequence[Faithfulness]) -> dict[str, dict[str, float | int]]:
-    """The mean ratios of circuits by chance, their number, and how far apart the former are."""
+    """Mean ratios of random circuits, the number of circuits, and the ratios' spread."""
     known = [draw for draw in draws if draw.whole != draw.empty]
     if not known:
         return {}
@@ -159,9 +159,10 @@ def explain_runs(
 
 
 def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageModel) -> Path:
-    """Keep a circuit below the first of its runs, where the browser finds it.
+    """Save a circuit in the first of its runs, where the browser finds it.
 
-    Two files of one name: the pruned graph as JSON, whose path is returned, and the whole as HDF5.
+    It writes two files with the same name: the pruned graph as JSON, whose path is returned, and
+    the whole graph as HDF5.
     """
     found.pruned.facts["runs"] = found.graph.facts["runs"] = [str(run.path) for run in runs]
     token = found.graph.facts.get("token")
@@ -175,7 +176,7 @@ def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageM
 
 
 def circuit_path(run: Path, prompt: str, target: str) -> Path:
-    """Where a run keeps this circuit: named after the prompt's end and the target."""
+    """Where a run keeps this circuit; the name comes from the prompt's end and the target."""
     words = [*prompt.split()[-6:], "to", *target.split()]
     plain = ["".join(c for c in word if c.isalnum()) for word in words]
     slug = "-".join(word for word in plain if word)
@@ -237,9 +238,9 @@ def _chosen(
 
 
 def largest_inputs(graph: AttributionGraph, n: int) -> list[tuple[str, float]]:
-    """The nodes that give the target most over all paths, labels with signed attributions.
+    """The nodes with the largest attribution over all paths, as labels with signed values.
 
-    Nodes where no SAE is applied are not among them; see `left_out_inputs`.
+    Nodes where no SAE is applied are left out; see `left_out_inputs`.
     """
     given = graph.attributions()[:-1]
     found = [i for i in np.argsort(-np.abs(given)).tolist() if not graph.left_out(graph.nodes[i])]
@@ -247,10 +248,10 @@ def largest_inputs(graph: AttributionGraph, n: int) -> list[tuple[str, float]]:
 
 
 def left_out_inputs(graph: AttributionGraph) -> list[tuple[int, list[str], float]]:
-    """Positions where SAEs are not applied: which ones are not, and what is given from there.
+    """Positions where SAEs are not applied, and the contributions from there.
 
-    The sum over error nodes that carry the whole activation, and where none of the SAEs is applied
-    over all other nodes too; in the target's units.
+    The contributions are summed over error nodes that carry the whole activation, and at positions
+    without any SAE over all other nodes too; in the target's units.
     """
     saes = graph.not_applied
     places = sorted({place for where in saes.values() for place in where})

@@ -1,11 +1,11 @@
 """A model on one prompt with its SAEs inserted and everything nonlinear held fixed.
 
-Each SAE's output is written as latents + b_dec + error, so the numbers are those of the plain
-model; where an SAE is not applied (see `Domain`) the error is the whole activation. Attention
-patterns (and so what only makes them: norms of queries and keys, soft caps, windows), the scales of
-all other norms, the choice of active latents, and MLP outputs without a transcoder are constants.
-What is left, a transcoder's skip connection included, is linear: every latent and every logit is a
-sum over the leaves (arXiv 2405.13868, section 3).
+Each site is written as latents + b_dec + error, so all values equal those of the plain model. Where
+an SAE is not applied (see `Domain`), the error is the whole activation. Constants are: attention
+patterns (and so norms of queries and keys, soft caps and windows, which only affect patterns), the
+scales of all other norms, the set of active latents, and MLP outputs without a transcoder. The
+rest, a transcoder's skip connection included, is linear: every latent and every logit is a sum over
+the leaves (arXiv 2405.13868, section 3).
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from saelab.sites import Place, Site
 
 @dataclass(frozen=True)
 class Skip:
-    """A skip connection at a prompt: `written = x @ W`, where the transcoder is applied."""
+    """A skip connection on a prompt: `written = x @ W` where the transcoder is applied."""
 
     W: Float[Tensor, "d_in d_out"]
     written: Float[Tensor, "pos d_out"]
@@ -40,7 +40,7 @@ class Skip:
     def transpose(
         self, at_out: Float[Tensor, "target pos d_out"]
     ) -> Float[Tensor, "target pos d_in"]:
-        """Gradients in what is read, of gradients in what is written."""
+        """Gradients at the input from gradients at the output."""
         return (at_out * self.applies[:, None]) @ self.W.T
 
 
@@ -49,16 +49,15 @@ class Active:
     """The active latents of one SAE on the prompt.
 
     Attributes:
-        codes: one entry an active latent; `row` is the position.
+        codes: one entry per active latent; `row` is the position.
         decoder: the row of W_dec of each entry.
-        b_dec: what is added whatever fires and whatever is read, by position; zero where the
-            SAE is not applied.
-        error: what latents, b_dec and skip leave of the activations, by position; where the
-            SAE is not applied, all of it.
-        applies: the positions where the SAE was trained, and so is applied.
-        skip: a transcoder's linear map past the latents, and what it gave; none without one.
-        before_post: what it stands for passes its block's post-norm or multiplier on its way into
-            the stream, as the heads' output always does.
+        b_dec: the constant part by position; zero where the SAE is not applied.
+        error: the activations minus latents, b_dec and skip, by position; the whole activation
+            where the SAE is not applied.
+        applies: the positions where the SAE is applied.
+        skip: a transcoder's skip connection and its output; None without one.
+        before_post: whether its output passes the block's post-norm or multiplier before the
+            stream, as the heads' output always does.
     """
 
     name: str
@@ -73,13 +72,13 @@ class Active:
 
     @cached_property
     def at(self) -> tuple[slice, ...]:
-        """The entries of each position; they are sorted by it."""
+        """The range of entries of each position; entries are sorted by position."""
         counts = torch.bincount(self.codes.row, minlength=len(self.error)).tolist()
         ends = torch.tensor([0, *counts]).cumsum(0).tolist()
         return tuple(slice(a, b) for a, b in pairwise(ends))
 
     def written(self) -> Float[Tensor, "pos d_out"]:
-        """What the SAE stands for: latents, skip connection, b_dec and error."""
+        """What the SAE represents: latents, skip connection, b_dec and error."""
         latents = torch.stack([self.codes.values[span] @ self.decoder[span] for span in self.at])
         given = 0 if self.skip is None else self.skip.written
         return latents + given + self.b_dec + self.error
@@ -91,7 +90,7 @@ class Frozen:
 
     Attributes:
         record: the forward pass, a batch of one.
-        actives: the SAEs' active latents, by depth.
+        actives: the SAEs' active latents, in order of depth.
     """
 
     weights: ModelWeights
@@ -100,46 +99,46 @@ class Frozen:
 
     @property
     def n_pos(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens of the prompt."""
         return self.record.tokens.shape[1]
 
     @property
     def logit_constant(self) -> str:
-        """The leaf of what logits have whatever the stream is.
+        """The leaf for the part of logits that does not depend on the stream.
 
-        That is b_U, and what a soft cap takes off beyond its slope.
+        It is b_U, and the difference that a soft cap makes beyond its slope.
         """
         return "bias b_U" if self.weights.soft_cap is None else "bias b_U and soft cap"
 
     @cached_property
     def at_place(self) -> dict[Place, int]:
-        """Which of `actives` stands at a place."""
+        """The SAE in `actives` at a given place."""
         return {active.place: number for number, active in enumerate(self.actives)}
 
     @cached_property
     def spans(self) -> tuple[slice, ...]:
-        """Where each SAE's latents are among all latents."""
+        """The range of each SAE's latents among all latents."""
         ends = torch.tensor([0, *(len(active.codes) for active in self.actives)]).cumsum(0)
         return tuple(slice(a, b) for a, b in pairwise(ends.tolist()))
 
     @cached_property
     def values(self) -> Float[Tensor, " latent"]:
-        """The activations of all active latents, by SAE, position and number."""
+        """The activations of all active latents, in order of SAE, position and number."""
         parts = [active.codes.values for active in self.actives]
         return torch.cat([self.record.embed.new_zeros(0), *parts])
 
     @cached_property
     def owner(self) -> Int[Tensor, " latent"]:
-        """The SAE of each of them."""
+        """The SAE of each active latent."""
         sizes = torch.tensor([len(active.codes) for active in self.actives], dtype=torch.long)
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
         return owner.to(self.values.device)
 
     @cached_property
     def leaves(self) -> dict[str, slice]:
-        """Where each kind of leaf is among all leaves; kinds by position first, then biases.
+        """The range of each kind of leaf among all leaves; kinds with positions first, then biases.
 
-        `embedding`, `position`, `error NAME`, `mlp LAYER`: one a position. `bias KIND LAYER` and
+        `embedding`, `position`, `error NAME`, `mlp LAYER`: one per position. `bias KIND LAYER` and
         `b_dec NAME`, `encoder NAME` (constants of its latents): one each, over all positions.
         """
         layers = range(len(self.weights.layers))
@@ -157,14 +156,14 @@ class Frozen:
 
     @property
     def n_leaves(self) -> int:
-        """Leaves in all."""
+        """Number of leaves."""
         return max(part.stop for part in self.leaves.values())
 
     def latent_index(self, sae: int, latent: int, position: int) -> int:
-        """Where an active latent is among all latents.
+        """The index of an active latent among all latents.
 
         Raises:
-            UsageError: it is not active there.
+            UsageError: the latent is not active there.
         """
         codes, applies = self.actives[sae].codes, self.actives[sae].applies
         found = ((codes.latent == latent) & (codes.row == position)).nonzero()
@@ -203,7 +202,7 @@ def _by_depth(hosts: Sequence[Host], n_layers: int) -> list[Host]:
     """The SAEs in the order in which the model computes them.
 
     Raises:
-        UsageError: two stand at one place, or one in a layer that the model does not have.
+        UsageError: two have the same place, or a layer does not exist.
     """
     found: dict[Place, Host] = {}
     for host in hosts:
@@ -259,9 +258,9 @@ def _read_and_written(
 
 
 def _before_post(host: Host) -> bool:
-    """Whether it writes what an MLP returns and not what of that is added to the stream.
+    """Whether the site is an MLP's output before it is scaled or normed for the stream.
 
-    They differ where a norm or a multiplier stands behind the MLP (Gemma 2 and 3, OLMo 2, Granite):
-    `mlp.hook_out` lies before it, `hook_mlp_out` behind.
+    The two differ if a norm or a multiplier follows the MLP (Gemma 2 and 3, OLMo 2, Granite):
+    `mlp.hook_out` is before it, `hook_mlp_out` after it.
     """
     return Site.of(host.writes).part == "mlp.hook_out"

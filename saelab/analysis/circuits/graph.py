@@ -1,9 +1,9 @@
-"""The attribution graph of a prompt: who gives what to whom, directly, and in exact numbers.
+"""The attribution graph of a prompt: exact direct effects between its nodes.
 
-Nodes are active latents, what SAEs miss (errors), MLP outputs without a transcoder, embeddings,
-positions and biases; the target is the last node. An edge is the direct effect of its source: the
-source's value times the target's gradient with every other latent held fixed. So a node's incoming
-edges sum to its value. Attention patterns and norm scales are constants throughout.
+Nodes are active latents, SAE errors, MLP outputs without a transcoder, embeddings, positions and
+biases; the target is the last node. An edge is the direct effect of its source: the source's value
+times the target's gradient, with every other latent held fixed. So a node's incoming edges sum to
+its value. Attention patterns and norm scales are constants.
 """
 
 from typing import Any
@@ -21,23 +21,24 @@ from saelab.analysis.circuits.targets import Target
 from saelab.config import Config
 
 CHUNK = 128
-"""Latents whose inputs are computed together, at most; fewer where the walk would need more than
-WORKSPACE."""
+"""Most latents whose inputs are computed together; fewer if the walk would exceed WORKSPACE."""
 WORKSPACE = 2**26
-"""Bytes of the arrays of one walk: targets times (active latents, leaves, prompt times width)."""
+"""Bytes of one walk's arrays: targets times (active latents, leaves, prompt length times width)."""
 N_INPUTS = 4096
-"""Latents that a row keeps apart, the largest; the others are its part of `rest`."""
+"""Number of latent inputs that a row keeps separately, the largest ones; the others go into
+`rest`."""
 
 
 class GraphOptions(Config):
-    """How much of a prompt's graph is computed."""
+    """How much of a prompt's graph to compute."""
 
     max_nodes: int = Field(default=256, gt=0)
-    """Latents in the graph, the most influential ones; the others' contributions are kept as the
-    sum `rest` for each node. Memory is 16 bytes times this times the active latents (4,096 of them
-    at most, the largest inputs of each) and 8 times the leaves."""
+    """Number of latents in the graph, the most influential ones. The contributions of the others
+    are summed as `rest` for each node. Memory is 16 bytes times max_nodes times the number of
+    active latents (at most 4,096, the largest inputs of each), plus 8 bytes times max_nodes times
+    the leaves."""
     batch_size: int = Field(default=64, gt=0)
-    """Latents whose inputs are computed between two looks at which matter most."""
+    """Number of latents whose inputs are computed before influence is ranked again."""
 
 
 def attribution_graph(
@@ -52,13 +53,13 @@ def attribution_graph(
     Args:
         frozen: the prompt.
         target: what is explained.
-        tokens: the prompt as text, one a position.
-        options: how large it may become.
-        facts: joins the graph's.
+        tokens: the prompt as text, one string per position.
+        options: limits of the graph's size.
+        facts: added to the graph's facts.
     """
     options = options or GraphOptions()
     rows = _Rows(frozen, target.reading)
-    # Where there is room for all, nothing need be ranked.
+    # If there is room for all, no ranking is needed.
     at_once = options.batch_size if options.max_nodes < len(frozen.values) else len(frozen.values)
     while len(rows.latents) < options.max_nodes:
         missing = min(at_once, options.max_nodes - len(rows.latents))
@@ -71,9 +72,9 @@ def attribution_graph(
 
 @torch.no_grad()
 def direct_inputs(frozen: Frozen, target: Target) -> list[tuple[Node, float]]:
-    """What everything gives a target directly, all active latents included: the sum is its value.
+    """Direct contributions to a target from all sources, all active latents included.
 
-    The last row of the target's graph, without the cost of any other row.
+    They sum to its value. It is the last row of the target's graph, without the cost of other rows.
     """
     found = walk_back(frozen, target.reading, stop)
     weights = torch.cat([found.leaves[0], found.gradient[0] * frozen.values]).tolist()
@@ -83,10 +84,11 @@ def direct_inputs(frozen: Frozen, target: Target) -> list[tuple[Node, float]]:
 
 
 class _Rows:
-    """The direct inputs of the target and of the latents that were expanded so far.
+    """The direct inputs of the target and of the latents expanded so far.
 
-    Row 0 is the target's. A row keeps its N_INPUTS largest inputs from latents, and of the others
-    their sum and the sum of their magnitudes, so memory does not grow with the active latents.
+    Row 0 is the target's. A row keeps its N_INPUTS largest inputs from latents. Of the others it
+    keeps the sum and the sum of magnitudes, so memory does not grow with the number of active
+    latents.
     """
 
     def __init__(self, frozen: Frozen, reading: Reading) -> None:
@@ -110,7 +112,7 @@ class _Rows:
                 self.latents += mine.tolist()
 
     def most_influential(self, n: int) -> Int[Tensor, " n"]:
-        """The latents not expanded yet with the largest influence on the target, at most n."""
+        """At most n latents that are not expanded yet, with the largest influence on the target."""
         influence, _ = self.influence()
         influence[self.latents] = 0
         best = influence.topk(min(n, len(influence)))
@@ -119,7 +121,7 @@ class _Rows:
     def influence(self) -> tuple[Float[Tensor, " latent"], float]:
         """Each latent's share of |inputs|, of |inputs| of those, and so on, over expanded rows.
 
-        And that of the inputs that rows did not keep apart.
+        And the share of the inputs that rows did not keep separately.
         """
         size = self.weight.abs()
         whole = size.sum(1) + self.others[:, 1] + self.from_leaves.abs().sum(1)
@@ -152,7 +154,7 @@ class _Rows:
 def _targets_at_once(frozen: Frozen) -> int:
     """How many targets' walks fit into the workspace together."""
     widest = max([frozen.record.embed.shape[-1], *(a.error.shape[1] for a in frozen.actives)])
-    # The gradients, contributions, their magnitudes, and those that a row does not keep apart.
+    # Gradients, contributions, their magnitudes, and those that a row does not keep separately.
     numbers = 5 * len(frozen.values) + frozen.n_leaves + 6 * frozen.n_pos * widest
     return max(1, min(CHUNK, WORKSPACE // (8 * numbers)))
 
@@ -216,9 +218,9 @@ def _explained(frozen: Frozen, target: Target) -> dict[str, Any]:
 
 
 def _places(frozen: Frozen) -> dict[str, dict[str, int | str | list[int]]]:
-    """Where each SAE stands: its block, what it reads there, its rank in the computation.
+    """Each SAE's block, kind of site and rank in the computation.
 
-    And the positions where it is not applied, since its training left such tokens out.
+    And the positions where it is not applied, because training left such tokens out.
     """
     return {
         active.name: {
@@ -232,7 +234,7 @@ def _places(frozen: Frozen) -> dict[str, dict[str, int | str | list[int]]]:
 
 
 def _leaf_nodes(frozen: Frozen) -> list[Node]:
-    """One node a leaf, in the order of `Frozen.leaves`."""
+    """One node per leaf, in the order of `Frozen.leaves`."""
     layers = {active.name: active.place.layer for active in frozen.actives}
     nodes = []
     for leaf, span in frozen.leaves.items():

@@ -15,13 +15,14 @@ class AttributionGraph:
     """A graph of direct effects, all edges from lower to higher node numbers.
 
     Attributes:
-        nodes: by depth, the target last.
-        source, target, weight: of each edge; weights are in the target node's units.
+        nodes: nodes in order of depth, the target last.
+        source, target, weight: ends and weight of each edge; weights are in the target node's
+            units.
         tokens: the prompt as text.
-        counts: how many latents were active, are in the graph, and were left out; edges likewise.
-        facts: what was explained (`target`, its `value` and `position`, the prompt's `token_ids`)
-            and where each SAE stands and at which positions it is not applied (`saes`: `left_out`);
-            JSON-ready, callers add to it.
+        counts: numbers of latents active, in the graph and left out, and the same for edges.
+        facts: the target (`target`, its `value` and `position`, the prompt's `token_ids`), each
+            SAE's place and the positions where it is not applied (`saes`: `left_out`); JSON-ready,
+            callers add to it.
     """
 
     nodes: tuple[Node, ...]
@@ -34,19 +35,19 @@ class AttributionGraph:
 
     @property
     def values(self) -> Float64[np.ndarray, " node"]:
-        """Each node's own value."""
+        """Each node's value."""
         return np.array([node.value for node in self.nodes])
 
     @property
     def not_applied(self) -> dict[str, list[int]]:
-        """By SAE, the positions where it is not applied; of an older file, none."""
+        """The positions where each SAE is not applied, by name; empty for an older file."""
         return {n: sae.get("left_out", []) for n, sae in self.facts.get("saes", {}).items()}
 
     def left_out(self, node: Node) -> bool:
-        """Whether a node stands where no latent could be, so that it is no finding.
+        """Whether no latent could be at the node's place, so that the node is no finding.
 
-        Its SAE is not applied there, and the error node carries the whole activation; for what
-        belongs to no SAE: none of the graph's is.
+        Its SAE is not applied there, and the error node carries the whole activation. Nodes without
+        an SAE count if none of the graph's SAEs is applied there.
         """
         places = self.not_applied
         if node.position is None or node.kind == "target" or not places:
@@ -55,14 +56,14 @@ class AttributionGraph:
         return all(node.position in where for where in own)
 
     def row_sums(self) -> Float64[np.ndarray, " node"]:
-        """What flows into each node: its value, for latents and the target."""
+        """The sum of each node's incoming edges: for latents and the target their value."""
         return np.bincount(self.target, self.weight, len(self.nodes))
 
     def attributions(self) -> Float64[np.ndarray, " node"]:
-        """What each node gives the target over all paths of the graph, in the target's units.
+        """Each node's contribution to the target over all paths, in the target's units.
 
-        A node passes on what it gets in proportion to its inputs; those of the leaves sum to the
-        target's value.
+        A node passes on what it receives in proportion to its inputs; the leaves' contributions sum
+        to the target's value.
         """
         whole = self.values
         # In the target's own units from the start: its value may be zero, a latent's is not.
@@ -75,7 +76,7 @@ class AttributionGraph:
 
 
 def propagated(graph: AttributionGraph, share: Float[np.ndarray, " edge"]) -> np.ndarray:
-    """1 at the target, carried down the edges by their shares and added up at every node."""
+    """1 at the target, passed down the edges by their shares and summed at every node."""
     n = len(graph.nodes)
     now = np.zeros(n)
     now[-1] = 1.0

@@ -1,7 +1,7 @@
 """A circuit as a compact HDF5 file, for graphs of millions of edges: 8 bytes an edge.
 
-All datasets are contiguous. N nodes in order of computation, the target last; E edges, those into
-one node beside each other.
+All datasets are contiguous. There are N nodes in order of computation, the target last, and E
+edges; edges into one node are consecutive.
 
     node/kind               uint8 [N]     index into the facts' `kinds`
     node/name               int32 [N]     index into the facts' `names`
@@ -35,7 +35,7 @@ COLUMNS = {
     **dict.fromkeys(("node/position", "node/latent", "edge/start", "edge/source"), "iu"),
     **dict.fromkeys(("node/value", "edge/weight"), "f"),
 }
-"""The arrays, and which kinds of numbers they hold."""
+"""The arrays, and the kinds of numbers that they hold."""
 
 
 def save_graph_hdf5(graph: AttributionGraph, path: Path) -> None:
@@ -64,7 +64,7 @@ def save_graph_hdf5(graph: AttributionGraph, path: Path) -> None:
         "counts": graph.counts,
         "facts": graph.facts,
     }
-    # A dataset, since attributes end at 64 KiB and a prompt may be long.
+    # A dataset, since attributes hold at most 64 KiB and a prompt may be long.
     write_hdf5(path, arrays, facts, facts_in="dataset")
 
 
@@ -87,7 +87,7 @@ def load_graph_hdf5(path: Path) -> AttributionGraph:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """What a graph's file says of it; its nodes and edges are not read."""
+    """A summary of a graph's file; nodes and edges are not read."""
 
     n_nodes: int
     n_edges: int
@@ -107,7 +107,7 @@ def read_graph_summary(path: Path) -> GraphSummary:
 
 
 def _read(path: Path) -> Hdf5Arrays:
-    """The arrays and facts, of which no array is read but all fit each other."""
+    """The arrays and facts, checked against each other; no array is read."""
     stored = read_hdf5(path, "circuit file")
     if (found := stored.facts.get("format")) != FORMAT:
         raise UsageError(

@@ -19,7 +19,7 @@
     edges     [source, target, weight]: node numbers, and the direct effect in the target node's
               units; the edges into a latent sum to its value unless the graph was pruned
 
-Influence and attribution are computed from the edges; they are written for other readers.
+Influence and attribution follow from the edges; they are written for other readers.
 """
 
 import json
@@ -39,7 +39,7 @@ from saelab.formats.json_file import read_sealed_json, sealed
 
 FORMAT = "saelab-circuit/1"
 MAX_BYTES, MAX_VALUES = 2**28, 10_000_000
-"""Two million edges; larger graphs are written as HDF5, see graph_file.py."""
+"""Limits for two million edges; larger graphs are written as HDF5, see graph_file.py."""
 
 
 def graph_json(graph: AttributionGraph) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def graph_json(graph: AttributionGraph) -> dict[str, Any]:
 
 def save_graph(graph: AttributionGraph, path: Path) -> None:
     """Write the graph, whole or not at all."""
-    # Indented, every number of every edge would have a line of its own.
+    # With indentation, every number of every edge would have its own line.
     text = json.dumps(sealed(graph_json(graph)), allow_nan=False, separators=(",", ":"))
     atomic_write(path, text.encode())
 
@@ -125,11 +125,12 @@ def load_graph(path: Path) -> AttributionGraph:
 
 
 def check_graph(graph: AttributionGraph, path: Path) -> None:
-    """Refuse a graph that cannot be one: it may come from anywhere.
+    """Refuse an invalid graph: the file is untrusted.
 
     Raises:
-        UsageError: an edge does not go up, or has an end that does not exist; the last node is
-            no target; a node stands at no token of the prompt; or a number is not finite.
+        UsageError: an edge does not go from a lower to a higher node, or has an unknown end; the
+            last node is no target; a node's position is outside the prompt; or a number is not
+            finite.
     """
     if not graph.nodes or graph.nodes[-1].kind != "target":
         raise UsageError(f"{path} is not a circuit file: its last node is no target.")

@@ -1,9 +1,9 @@
 """Attribution over all paths, and with weak latents cut on the way (arXiv 2405.13868).
 
 Plain attribution of a latent is its value times the target's total gradient. Hierarchical
-attribution walks from the target down and lets no gradient pass through a latent whose attribution
-so far is below a threshold, so what is left is a circuit whose every path is strong. Kept sets at
-two thresholds need not be nested: cutting a negative path can raise a latent above it.
+attribution walks down from the target. It stops the gradient at a latent whose attribution so far
+is below a threshold, so every path of the remaining circuit is strong. The latents kept at two
+thresholds need not be nested: cutting a negative path can raise a latent above the threshold.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from saelab.analysis.circuits.targets import Target
 
 @dataclass(frozen=True)
 class PathAttribution:
-    """What every latent and leaf gives a target over the paths that were let through.
+    """The attribution of every latent and leaf over the paths that were kept.
 
     Attributes:
-        threshold: in the target's units.
-        signed: whether attributions, or their magnitudes, were compared with it.
-        latents: value times gradient; a latent that was cut has what it would have given.
-        kept: which latents the gradient passed.
+        threshold: the threshold in the target's units.
+        signed: whether attributions were compared with it, instead of their magnitudes.
+        latents: value times gradient of each latent, also of those that were cut.
+        kept: which latents passed the gradient on.
         leaves: contributions of the leaves, in the order of `Frozen.leaves`.
-        value: the target's.
+        value: the target's value.
     """
 
     threshold: float
@@ -39,21 +39,22 @@ class PathAttribution:
 
     @property
     def recovered(self) -> float:
-        """The leaves' sum over the target's value: 1 where nothing was cut."""
+        """The leaves' sum divided by the target's value: 1 if nothing was cut."""
         return float(self.leaves.sum()) / self.value
 
 
 def hierarchical_attribution(
     frozen: Frozen, target: Target, threshold: float | int = -inf, *, signed: bool = True
 ) -> PathAttribution:
-    """Attributions with every latent at or below the threshold cut; all paths at -inf.
+    """Attributions with every latent at or below the threshold cut; -inf keeps all paths.
 
     Args:
         frozen: the prompt.
         target: what is explained.
-        threshold: in the target's units; prompts compare at a share of |target.value|.
-        signed: True cuts latents that work against the target, as the paper's code does; False
-            compares magnitudes, and keeps inhibitors.
+        threshold: threshold in the target's units; to compare prompts, use a share of
+            |target.value|.
+        signed: True also cuts latents with negative attribution, as the paper's code does; False
+            compares magnitudes, and so keeps inhibitors.
     """
     found = walk_back(frozen, target.reading, _gate(threshold, signed=signed))
     latents = (found.gradient * frozen.values)[0]

@@ -1,9 +1,9 @@
 """Influence of nodes and edges on the target, pruning by it, and two scores of a graph.
 
-As circuit-tracer defines them: each node's inputs are taken as shares of the sum of their
-magnitudes, and a node's influence is the sum over all paths to the target of the product of shares.
-Inputs that cancel each other so look important, which the signed attributions of a graph do not
-share.
+The definitions are circuit-tracer's. Each node's inputs are divided by the sum of their magnitudes,
+which gives shares; a node's influence is the sum, over all paths to the target, of the product of
+shares. Inputs that cancel each other therefore look important, unlike in a graph's signed
+attributions.
 """
 
 from dataclasses import dataclass, replace
@@ -17,27 +17,27 @@ from saelab.config import Config
 
 TOKENS = ("embedding", "position")
 UNEXPLAINED = ("error", "mlp", "heads", "rest")
-"""What stands for computation that no latent accounts for."""
+"""Kinds of nodes for computation that no latent explains."""
 
 
 class PruneOptions(Config):
-    """Which part of a graph is kept."""
+    """Which part of a graph to keep."""
 
     node_threshold: float = Field(default=0.8, ge=0, le=1)
     """Keep the most influential nodes up to this share of all influence (circuit-tracer: 0.8)."""
     edge_threshold: float = Field(default=0.98, ge=0, le=1)
-    """Then the most influential edges, likewise (circuit-tracer: 0.98)."""
+    """Then keep the most influential edges up to this share (circuit-tracer: 0.98)."""
 
 
 @dataclass(frozen=True)
 class GraphScores:
-    """How much of a graph latents explain; each in [0, 1], and 1 without errors or MLP leaves.
+    """The shares of a graph that latents explain, in [0, 1]; 1 without errors or MLP leaves.
 
     Attributes:
-        replacement: influence of tokens over that of tokens and of what is unexplained.
-        completeness: the share of inputs that is explained, averaged over nodes by influence.
-        error_influence: what errors have of the influence of all leaves but biases.
-        mlp_influence: what MLP outputs without a transcoder have of it.
+        replacement: influence of tokens, divided by that of tokens and unexplained leaves.
+        completeness: explained share of inputs, averaged over nodes weighted by influence.
+        error_influence: errors' share of the influence of all leaves except biases.
+        mlp_influence: the same share of MLP outputs without a transcoder.
     """
 
     replacement: float
@@ -48,34 +48,34 @@ class GraphScores:
 
 @dataclass(frozen=True)
 class Influence:
-    """The share of all paths to the target, by magnitudes, that lead through a node or an edge."""
+    """Each node's and edge's share of all paths to the target, by magnitudes."""
 
     nodes: Float64[np.ndarray, " node"]
     edges: Float64[np.ndarray, " edge"]
 
     @classmethod
     def of(cls, graph: AttributionGraph) -> "Influence":
-        """That of every node and edge."""
+        """The influence of every node and edge of a graph."""
         nodes, shares = node_influence(graph), edge_shares(graph)
         return cls(nodes, nodes[graph.target] * shares)
 
 
 def edge_shares(graph: AttributionGraph) -> Float64[np.ndarray, " edge"]:
-    """Each edge's magnitude over the sum of those that enter the same node."""
+    """Each edge's magnitude, divided by the sum over all edges into the same node."""
     size = np.abs(graph.weight)
     total = np.bincount(graph.target, size, len(graph.nodes))
     return size / np.maximum(total[graph.target], 1e-300)
 
 
 def node_influence(graph: AttributionGraph) -> Float64[np.ndarray, " node"]:
-    """The sum over paths to the target of products of shares; 1 for the target."""
+    """For each node, the sum over paths to the target of products of shares; 1 for the target."""
     return propagated(graph, edge_shares(graph))
 
 
 def cumulative_influence(graph: AttributionGraph) -> Float64[np.ndarray, " node"]:
-    """The share of all influence that a node and all more influential ones have together.
+    """The share of all influence of a node together with all more influential ones.
 
-    Keeping the nodes below some share is what a viewer's pruning slider does.
+    A viewer's pruning slider keeps the nodes below some share.
     """
     influence = node_influence(graph)
     order = np.argsort(-influence, kind="stable")
@@ -87,8 +87,8 @@ def cumulative_influence(graph: AttributionGraph) -> Float64[np.ndarray, " node"
 def prune(graph: AttributionGraph, options: PruneOptions | None = None) -> AttributionGraph:
     """The most influential nodes and edges, with what was dropped in `counts`.
 
-    Embeddings and the target stay. Then latents that lead nowhere or come from nowhere go, until
-    none is left. Weights stay as they were, so inputs of a pruned graph no longer sum to values.
+    Embeddings and the target are kept. Then latents without outputs or inputs are removed,
+    repeatedly. Weights do not change, so inputs of a pruned graph no longer sum to values.
     """
     return part_of(graph, *kept_parts(graph, options))
 
@@ -98,9 +98,9 @@ def kept_parts(
     options: PruneOptions | None = None,
     influence: Influence | None = None,
 ) -> tuple[Bool[np.ndarray, " node"], Bool[np.ndarray, " edge"]]:
-    """Which nodes and which edges pruning keeps.
+    """The nodes and edges that pruning keeps.
 
-    `influence` saves most of the time where a graph is pruned more than once.
+    Giving `influence` saves most of the time if a graph is pruned more than once.
     """
     options = options or PruneOptions()
     influence = influence or Influence.of(graph)
@@ -114,7 +114,7 @@ def kept_parts(
 def part_of(
     graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Bool[np.ndarray, " edge"]
 ) -> AttributionGraph:
-    """These nodes and edges, with what was dropped in `counts`; edges' ends must be kept."""
+    """The subgraph of these nodes and edges, with what was dropped in `counts`."""
     influence = node_influence(graph)
     number = kept.cumsum() - 1
     lost = influence[~kept].sum() / influence[:-1].sum() if len(influence) > 1 else 0.0
@@ -134,7 +134,7 @@ def part_of(
 
 
 def graph_scores(graph: AttributionGraph) -> GraphScores:
-    """Replacement and completeness of an unpruned graph; biases count as neither side."""
+    """Replacement and completeness of an unpruned graph; biases count on neither side."""
     influence = node_influence(graph)
     by_kind = {
         kinds: float(influence[_of_kind(graph, kinds)].sum())
@@ -159,7 +159,7 @@ def _of_kind(graph: AttributionGraph, kinds: tuple[str, ...]) -> Bool[np.ndarray
 
 
 def _most(amount: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"]:
-    """The fewest entries that make up this share of the sum, never those that are zero."""
+    """The fewest entries that together have this share of the sum, without zeros."""
     order = np.argsort(-amount, kind="stable")
     before = np.cumsum(amount[order]) - amount[order]
     kept = np.zeros(len(amount), dtype=bool)
@@ -171,7 +171,7 @@ def _most(amount: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, "
 def _without_loose_ends(
     graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Int64[np.ndarray, " chosen"]
 ) -> tuple[Bool[np.ndarray, " node"], Bool[np.ndarray, " edge"]]:
-    """Drop nodes without a way to the target, and latents without inputs, again and again."""
+    """Repeatedly drop nodes without a path to the target, and latents without inputs."""
     n = len(graph.nodes)
     latent, fixed = _of_kind(graph, ("latent",)), _of_kind(graph, ("target", "embedding"))
     while True:
