@@ -12,7 +12,7 @@ from saelab.analysis.feature_file import FeatureFile
 class Token(NamedTuple):
     """One token of an example: its text, its place, and the latent's activation there.
 
-    A character of several tokens is the text of the first of them; that of the others is empty.
+    A character made of several tokens is the text of the first one; the others' text is empty.
     """
 
     text: str
@@ -25,12 +25,12 @@ class Example:
     """A piece of text around one firing, or around a token on which the latent is silent.
 
     Attributes:
-        value: activation at the peak; of a near miss the pre-activation, of a silent example 0.
+        value: activation at the peak; the pre-activation for a near miss, 0 for a silent example.
         tokens: the text around the peak, with the latent's activations.
-        peak: which of `tokens` the peak is.
-        document, context, position: where the peak stands in the corpus.
-        weight: how many firings the example stands for; 1 for those that were not sampled.
-        closeness: of a near miss: the pre-activation's share of what would have fired.
+        peak: index of the peak in `tokens`.
+        document, context, position: the peak's place in the corpus.
+        weight: number of firings that the example represents; 1 if it was not sampled.
+        closeness: for a near miss: the pre-activation's share of the value that would have fired.
     """
 
     value: float
@@ -48,9 +48,9 @@ class Stratum:
     """A part of a latent's firings, by |activation|.
 
     Attributes:
-        low, high: the part reaches from `low` to below `high`; the last includes it.
-        population: how many firings lie in it.
-        slots: which of the examples of the kind `strata` were sampled from it.
+        low, high: the stratum reaches from `low` to below `high`; the last includes `high`.
+        population: number of firings in it.
+        slots: slots of the examples of kind `strata` that were sampled from it.
     """
 
     low: float
@@ -60,7 +60,7 @@ class Stratum:
 
 
 class Examples(Mapping[str, list[Example]]):
-    """A latent's examples by kind; each kind is read when it is first asked for."""
+    """A latent's examples by kind; each kind is read at its first use."""
 
     def __init__(self, file: FeatureFile, latent: int, strata: list[Stratum]) -> None:
         self._file = file
@@ -130,7 +130,7 @@ def _row(file: FeatureFile, name: str, latent: int) -> list[float]:
 def _windows(
     file: FeatureFile, kind: str, latent: int, positions: list[int]
 ) -> list[dict[int, float]]:
-    """The activation at each position around each peak, where there is one."""
+    """The activation at each position around each peak, if there is one."""
     if f"{kind}/window_start" not in file:
         return [{} for _ in positions]
     part = slice(*file[f"{kind}/window_start"][latent : latent + 2].tolist())
@@ -144,7 +144,7 @@ def _windows(
 
 
 def _weights(kind: str, contexts: list[int], strata: list[Stratum]) -> list[float]:
-    """How many firings each example stands for."""
+    """The number of firings that each example represents."""
     if kind == "strata":
         groups = [(stratum.slots, stratum.population) for stratum in strata]
     elif kind == "random":

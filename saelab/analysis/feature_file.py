@@ -1,15 +1,15 @@
-"""features.h5: everything the app shows of a latent, readable without the model or the SAE.
+"""features.h5: everything that the app shows of a latent, readable without model or SAE.
 
-All datasets are contiguous and uncompressed, so that a reader maps the file and touches only the
-bytes of the latent it is asked for; saelab/formats/hdf5_file.py says how it is sealed. F latents, N
-examples of a kind, S strata, V tokens of the vocabulary:
+All datasets are contiguous and uncompressed, so a reader maps the file and reads only the bytes of
+one latent; saelab/formats/hdf5_file.py says how the file is sealed. There are F latents, N examples
+of a kind, S strata, and V tokens in the vocabulary:
 
     latent/n_fired, n_negative   int64 [F]      firings, and those with a negative value
     latent/n_massive, n_massive_top  int64 [F]  of the firings, and of the kinds top and negative,
                                                 those on massive rows; missing where not known
     latent/max, mean             float32 [F]    of |value| over the firings
     latent/mean_square           float32 [F]    E[a^2] over all tokens, silent ones included
-    latent/skew, kurtosis        float32 [F]    E[a^3] / E[a^2]^1.5 and E[a^4] / E[a^2]^2, likewise
+    latent/skew, kurtosis        float32 [F]    E[a^3] / E[a^2]^1.5 and E[a^4] / E[a^2]^2 over all tokens
     histogram/range              float32 [F]    the histogram spans 0, or -range, to +range
     histogram/counts             uint32 [F, 64 or 128]  linear bins; 128: both signs
     strata/edges                 float32 [F, S + 1]  quantiles of |value| over the firings
@@ -38,7 +38,7 @@ examples of a kind, S strata, V tokens of the vocabulary:
 KIND is one of
 
     top        the largest, one of each context
-    negative   the most negative, likewise, for signed codes
+    negative   the most negative, one of each context, for signed codes
     strata     from each of S parts of equal population by |value| as many at random; slots of the
                first part come first
     random     a fair sample of all firings
@@ -77,12 +77,12 @@ BY_LATENT = {
     "coactive",
     "heads",
 }
-"""Groups whose arrays have a row for each latent, as those of every kind of example have."""
+"""Groups of arrays with a row for each latent, beside those of every kind of example."""
 ONE_AXIS = {"latent", "index", "vocabulary", "written"}
 FLAT = {"histogram/range", "corpus/document"}
-"""Arrays with one axis in groups where others have two."""
+"""Arrays with one axis, in groups where others have two."""
 WINDOWS = {"window_start", "window_offset", "window_value"}
-"""Of a kind of example, the arrays that have no row for each latent."""
+"""The arrays of a kind of example that have no row for each latent."""
 
 
 def write_features(path: Path, arrays: Mapping[str, ndarray], facts: dict[str, Any]) -> None:
@@ -123,12 +123,12 @@ class FeatureFile:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Which kinds of example the file holds."""
+        """The kinds of example in the file."""
         return tuple(kind for kind in KINDS if f"{kind}/context" in self)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Parts that do not fit each other, as one sentence: the file may come from anywhere."""
+        """A context that refuses parts that do not match in one sentence: the file is untrusted."""
         try:
             yield
         except UsageError:
@@ -143,7 +143,7 @@ class FeatureFile:
         """The names of all tokens; invalid UTF-8 shows as the replacement character."""
         with self.reading():
             names = [part.decode("utf-8", errors="replace") for part in self._texts("vocabulary")]
-            # Words without a space among them are words of a text that puts one between them.
+            # If some are words without a space, the text has a space between them.
             gap = "" if bool((self["vocabulary/bytes"] == ord(" ")).any()) else " "
             if "written/tokens" not in self:
                 return TokenTable(names, gap=gap)
@@ -164,10 +164,10 @@ class FeatureFile:
 
 
 def unpack_texts(packed: ndarray, offsets: ndarray) -> list[bytes]:
-    """The texts that lie one after another in `packed`, text n from offset n to offset n + 1.
+    """The texts in `packed`; text n reaches from offset n to offset n + 1.
 
     Raises:
-        ValueError: the offsets do not rise inside it.
+        ValueError: the offsets are not ascending inside `packed`.
     """
     if packed.dtype != np.uint8 or packed.ndim != 1 or offsets.ndim != 1 or not len(offsets):
         raise ValueError("its texts are not bytes")
@@ -179,7 +179,7 @@ def unpack_texts(packed: ndarray, offsets: ndarray) -> list[bytes]:
 
 
 def _problem(arrays: Hdf5Arrays) -> str | None:
-    """What is missing or of another shape, before any array is read."""
+    """What is missing or misshapen, before any array is read."""
     for name, least in (("n_tokens", 1), ("reach", 0)):
         value = arrays.facts.get(name, least)
         if type(value) is not int or value < least:
@@ -209,7 +209,7 @@ def _shape_problem(name: str, shape: tuple[int, ...], d_sae: int | None) -> str 
 def pack_vocabulary(
     tokens: Sequence[str], written: Mapping[int, bytes] | None = None
 ) -> dict[str, ndarray]:
-    """The datasets of the vocabulary: names, and what tokens write that have another name."""
+    """The datasets of the vocabulary: names, and the text of tokens whose name differs from it."""
     names = _packed("vocabulary", [token.encode("utf-8", errors="replace") for token in tokens])
     if not written:
         return names

@@ -1,16 +1,16 @@
-"""Histograms of every latent's activations, whose bin edges are exact floating-point numbers."""
+"""Histograms of every latent's activations, with bin edges that floats represent exactly."""
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, UInt32
 from numpy import ndarray
 
 BINS_PER_SIDE = 64
-"""A power of two, as are all ranges: then every bin edge is an exact floating-point number."""
+"""A power of two, like all ranges, so that floats represent every bin edge exactly."""
 SMALLEST_RANGE = 2.0**-10
 
 
 def ranges(largest: Float[ndarray, " d_sae"]) -> Float[ndarray, " d_sae"]:
-    """For each largest magnitude the next power of two above it."""
+    """For each largest magnitude, the next power of two above it."""
     _, exponent = np.frexp(np.maximum(largest, SMALLEST_RANGE / 2))
     return np.ldexp(1.0, exponent).astype(np.float32)
 
@@ -20,7 +20,7 @@ def histograms(
     value: Float[ndarray, " event"],
     span: Float[ndarray, " d_sae"],
 ) -> UInt32[ndarray, "d_sae bin"]:
-    """Counts in bins from -span to +span of each latent, whose firings the events are.
+    """Counts of each latent's firings in bins from -span to +span.
 
     Zeros (silence) are not counted.
     """
@@ -32,7 +32,7 @@ def histograms(
 
 
 def edges(value_range: float, n_bins: int = 2 * BINS_PER_SIDE) -> Float[ndarray, " edge"]:
-    """The edges of the bins: from -range to +range, or from 0 where they are of one side only."""
+    """The edges of the bins: from -range to +range, or from 0 if one-sided."""
     low = -value_range if n_bins > BINS_PER_SIDE else 0.0
     return np.linspace(low, value_range, n_bins + 1)
 

@@ -1,4 +1,4 @@
-"""What steering and circuits take, said before they start: judged by shapes and by one pass."""
+"""What steering and circuits will need, told before they start: from shapes and one pass."""
 
 import time
 
@@ -11,18 +11,18 @@ from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 
 DOUBLE = 8
-"""Bytes of a number of the linear model that a circuit is taken apart in."""
+"""Bytes of a number in a circuit's linear model."""
 PULLED = 12
-"""Vectors of d_model that are in memory for each node and position while edges are computed."""
+"""Vectors of d_model in memory for each node and position while edges are computed."""
 LOGITS = 24
-"""Bytes of a logit while probabilities are made of it."""
+"""Bytes per logit while probabilities are computed."""
 CIRCUIT_PASSES = 100
-"""Passes that a circuit takes the time of: the linear model, gradients, and the latents judged."""
+"""Duration of a circuit in passes: the linear model, gradients, and judging latents."""
 
 
 @torch.no_grad()
 def seconds_of_pass(lm: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> float:
-    """What one pass over these tokens takes, logits behind the last of them included."""
+    """Seconds of one pass over these tokens, with the logits after the last token."""
     started = 0.0
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
@@ -31,7 +31,7 @@ def seconds_of_pass(lm: LanguageModel, tokens: Int[Tensor, "batch pos"]) -> floa
 
 
 def circuit_plan(lm: LanguageModel, tokens: Int[Tensor, " pos"], max_nodes: int) -> Plan:
-    """The linear model's attention weights, its nodes' inputs, and passes with gradients."""
+    """The plan of a circuit: attention weights, nodes' inputs, and passes with gradients."""
     info = lm.info
     attention = DOUBLE * info.n_layers * 4 * info.d_model * info.n_heads * info.d_head
     edges = PULLED * DOUBLE * max_nodes * len(tokens) * info.d_model
@@ -47,7 +47,7 @@ def circuit_plan(lm: LanguageModel, tokens: Int[Tensor, " pos"], max_nodes: int)
 def steering_plan(
     lm: LanguageModel, tokens: Int[Tensor, "batch pos"], passes: float | int, length: int
 ) -> Plan:
-    """So many passes over these tokens, each of which may grow to `length`."""
+    """The plan of this many passes over these tokens, each of which may grow to `length`."""
     logits = min(logits_bytes(lm), LOGITS * len(tokens) * length * lm.info.d_vocab)
     return Plan(
         "steer",

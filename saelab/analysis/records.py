@@ -20,12 +20,13 @@ __all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token",
 
 
 MASSIVE = ("", "mostly", "only")
-"""How a latent fires on massive activations, rows that the store's rule calls so by their norm.
-`only`: nowhere else; `mostly`: more than half of its firings are there, or of its top examples."""
+"""How a latent fires on massive activations (rows that the store's rule calls massive by their
+norm). `only`: nowhere else; `mostly`: more than half of its firings, or of its top examples, are
+there."""
 
 
 class TokenLatent(NamedTuple):
-    """A latent that fires on some token: how often, with what mean |activation|, with what F1."""
+    """A latent that fires on a token: how often, its mean |activation|, and its F1."""
 
     latent: int
     n: int
@@ -35,25 +36,25 @@ class TokenLatent(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentRecord:
-    """All that is known of one latent.
+    """All evidence about one latent.
 
     Attributes:
         density: share of tokens on which it fires.
-        max, mean: of |activation| over its firings.
+        max, mean: maximum and mean of |activation| over its firings.
         histogram: counts of activations between consecutive `histogram_edges`.
-        examples: by kind: `top`, `random`, `strata`, `silent`; `negative` for signed codes;
-            `near_miss` for SAEs with pre-activations. A kind is read when it is asked for.
-        raised, lowered: tokens with the logit effect of the decoder row on each; empty for sites
-            without a direct path.
-        neighbours, encoder_neighbours: other latents with the cosine of their decoder rows, of
-            their encoder columns; the latter empty for SAEs without an encoder.
+        examples: examples by kind: `top`, `random`, `strata`, `silent`; `negative` for signed
+            codes; `near_miss` for SAEs with pre-activations. A kind is read at its first use.
+        raised, lowered: tokens with the decoder row's logit effect on each; empty for sites without
+            a direct path.
+        neighbours, encoder_neighbours: similar latents with the cosine of their decoder rows, or of
+            their encoder columns (empty for SAEs without an encoder).
         coactive: latents that fire on the same tokens, with their Jaccard index.
         mean_square: E[a^2] over all tokens.
         skew, kurtosis: about zero, over all tokens: E[a^3] / E[a^2]^1.5, E[a^4] / E[a^2]^2.
-        strata: the firings in parts of equal population.
+        strata: the firings divided into strata of equal size.
         head_weights: each head's share of the decoder row (hook_z sites).
-        massive: whether it fires `only` or `mostly` on massive activations (see `MASSIVE`); empty:
-            on others; None where that is not known.
+        massive: whether it fires `only` or `mostly` on massive activations (see `MASSIVE`); empty
+            if neither, None if unknown.
     """
 
     latent: int
@@ -86,7 +87,7 @@ class LatentRecord:
 
 
 class Features:
-    """The features of a run; `features[latent]` reads one latent's bytes and no more."""
+    """The features of a run; `features[latent]` reads only one latent's bytes."""
 
     def __init__(self, run: str | Path) -> None:
         self.file = FeatureFile(Path(run) / "features.h5")
@@ -132,9 +133,9 @@ class Features:
 
     @cached_property
     def massive(self) -> Int8[ndarray, " latent"] | None:
-        """Of each latent the index in `MASSIVE` of how it fires on massive activations.
+        """For each latent, the index in `MASSIVE` of how it fires on massive activations.
 
-        None where that is not known: the file is of an earlier version, or the store was gone.
+        None if unknown: the file is of an older version, or the store was missing.
         """
         file = self.file
         if "latent/n_massive" not in file:
@@ -148,7 +149,7 @@ class Features:
     def table(self) -> dict[str, ndarray]:
         """Columns over all latents: density, max, mean, n_fired, n_negative.
 
-        And where it is known massive, the share of its firings that is on massive activations.
+        And, if known, massive: the share of its firings on massive activations.
         """
         fired = np.asarray(self.file["latent/n_fired"])
         known = "latent/n_massive" in self.file
@@ -162,10 +163,10 @@ class Features:
         }
 
     def latents_on(self, token: int | str) -> list[TokenLatent]:
-        """The latents that tell a token of the vocabulary best from all others, the best first.
+        """The best detectors of a token among the latents, the best first.
 
         Raises:
-            UsageError: there is no such token.
+            UsageError: the token does not exist.
         """
         file = self.file
         n_tokens = len(file["vocabulary/offsets"]) - 1

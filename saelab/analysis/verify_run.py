@@ -1,4 +1,4 @@
-"""Finding any damage of a run."""
+"""Finding any damage in a run."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,13 +25,13 @@ MAX_FILES = 100_000
 
 @dataclass
 class RunCheck:
-    """What a check of a run found.
+    """Results of checking a run.
 
     Attributes:
-        damages: one thing wrong with one file each; none: the run is whole.
-        unsealed: files from before there were checksums; they can be read, and no more is known.
+        damages: one fault of one file each; empty if the run is whole.
+        unsealed: older files without checksums; they can be read, but not checked further.
         notes: one sentence each for what could not be checked.
-        n_files: files that were checked.
+        n_files: number of files checked.
     """
 
     root: Path
@@ -41,7 +41,7 @@ class RunCheck:
     n_files: int = 0
 
     def trying(self, path: Path, check: Callable[[], object]) -> bool:
-        """Note the refusal of `check` as damage of the file at `path`; whether there was none."""
+        """Record a refusal by `check` as damage of the file at `path`; True if there was none."""
         try:
             check()
         except UsageError as error:
@@ -53,7 +53,7 @@ class RunCheck:
         return False
 
     def add(self, path: Path, problem: str) -> None:
-        """Note damage of the file at `path`."""
+        """Record damage of the file at `path`."""
         told = problem.removeprefix(str(path)).lstrip(": ")
         self.damages.append(Damage(str(path.relative_to(self.root)), told))
 
@@ -61,11 +61,11 @@ class RunCheck:
 def verify_run(path: Path | str) -> RunCheck:
     """Everything wrong with the run at `path`, and with those inside it.
 
-    Checked are the seal and every byte of each file that saelab writes: configuration, provenance,
-    weights (finite, too), checkpoints, metrics, evaluations, features, steering scores and
-    circuits; and that they are of one SAE: the weights have the configuration's shape, and what
-    was measured was measured on these weights. Where the store is there, it is the one of the
-    training.
+    It checks the seal and every byte of each file that saelab writes: configuration, provenance,
+    weights (also for finite values), checkpoints, metrics, evaluations, features, steering scores
+    and circuits. It also checks that they belong to one SAE: the weights have the configuration's
+    shape, and everything was measured on these weights. If the store exists, it must be the one
+    that the run was trained on.
 
     Raises:
         UsageError: there is no run at `path`.
@@ -87,7 +87,7 @@ def verify_run(path: Path | str) -> RunCheck:
 
 
 def _files(root: Path, check: RunCheck) -> Iterator[Path]:
-    """The run's files, without those that are hidden, temporary or a lock."""
+    """The run's files, except hidden and temporary ones and locks."""
     n = 0
     for directory, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -129,7 +129,7 @@ def _check_file(path: Path, check: RunCheck) -> None:
 
 
 def _read_known(path: Path) -> None:
-    """Read an HDF5 file as what its place in the run says that it is."""
+    """Read an HDF5 file as the kind that its place in the run implies."""
     if path.name == "features.h5":
         file = FeatureFile(path)
         len(file.vocabulary)
@@ -140,7 +140,7 @@ def _read_known(path: Path) -> None:
 
 
 def _check_agreement(path: Path, check: RunCheck, damaged: set[str]) -> None:
-    """Whether the files of one run are of one SAE; those that are damaged say nothing."""
+    """Check that a run's files belong to one SAE; damaged files are ignored."""
 
     def whole(file: Path) -> bool:
         return file.is_file() and str(file.relative_to(check.root)) not in damaged
@@ -178,7 +178,7 @@ def _check_weights(run: Run, check: RunCheck) -> None:
 
 
 def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """What was made of the weights, and what each file says of them."""
+    """The files made from the weights, and the digest that each records."""
     for name in ("features.h5", "steering.h5"):
         if whole(run.path / name):
             yield run.path / name, read_hdf5(run.path / name).facts

@@ -1,7 +1,7 @@
-"""What every latent fires on and writes: collected in one streaming pass, stored in features.h5.
+"""What every latent fires on and writes: collected in one streaming pass into features.h5.
 
-`reading` streams the text and leaves sparse codes on disk (`codes`); `evidence` turns them into the
-datasets of the file (`saelab.analysis.feature_file`), a few latents at a time; `weights` adds what
+`reading` streams the text and writes sparse codes to disk (`codes`). `evidence` turns them into the
+datasets of the file (`saelab.analysis.feature_file`), a few latents at a time. `weights` adds what
 needs no text. `saelab.analysis.records` reads the file.
 """
 

@@ -1,4 +1,4 @@
-"""Which latents fire on the same tokens, over all pairs of latents that ever do."""
+"""Which latents fire on the same tokens, over all pairs that ever do."""
 
 from collections.abc import Iterator
 
@@ -19,16 +19,16 @@ from saelab.analysis.features.firings import (
 
 N_COACTIVE = 8
 MOST_FIRINGS = 256
-"""Of a latent with more, as many firings at random stand for all; up to here counts are exact."""
+"""For a latent with more firings, this many random ones are used; up to here counts are exact."""
 FIRINGS_AT_ONCE = 2**17
 
 
 def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, ndarray]:
     """For each latent, the others with the largest Jaccard index |both fire| / |either fires|.
 
-    Exact for latents with at most MOST_FIRINGS firings. For others the share of firings that the
-    other latent accompanies is estimated on that many of them (standard error at most 3.2 points);
-    how often each fires is always exact. -1 where fewer latents ever fire together.
+    It is exact for latents with at most MOST_FIRINGS firings. For others, the share of firings with
+    the other latent is estimated on this many of them (standard error at most 3.2 points); the
+    numbers of firings are always exact. -1 fills the places if fewer latents ever fire together.
     """
     asked = firings.take(np.flatnonzero(_sampled(firings, seed)))
     n = firings.n_latents
@@ -53,7 +53,7 @@ def _sampled(firings: Firings, seed: int) -> Bool[ndarray, " event"]:
 
 
 def _parts(firings: Firings) -> Iterator[Firings]:
-    """The firings in pieces of bounded size, each with all of its latents' firings."""
+    """The firings in pieces of limited size, each with all firings of its latents."""
     ends = starts(firings.counts)
     first = 0
     while first < len(firings):
@@ -66,7 +66,7 @@ def _parts(firings: Firings) -> Iterator[Firings]:
 def _nearest(
     codes: RecordedCodes, firings: Firings, part: Firings, low: int, high: int
 ) -> tuple[Int[ndarray, "latent n"], Float32[ndarray, "latent n"]]:
-    """Of the latents `low` to `high`, to which `part` belongs."""
+    """The nearest latents of `low` to `high`, whose firings are `part`."""
     asker, other = codes.latents_of(part.row)
     pair = np.sort((part.latent - low)[asker] << 32 | other)
     begins = np.flatnonzero(new_groups(pair))

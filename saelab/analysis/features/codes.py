@@ -1,15 +1,15 @@
 """The sparse codes of a text on disk, in shards, by row and by latent.
 
-The streaming pass writes one shard every few ten thousand tokens; each is whole or absent, so they
-are also the pass's checkpoints. A firing takes 12 bytes: a row's latents in one dataset, a latent's
-rows and values in two others.
+The streaming pass writes one shard every few ten thousand tokens. A shard is whole or absent, so
+shards are also the pass's checkpoints. A firing takes 12 bytes: a row's latents in one dataset, a
+latent's rows and values in two others.
 
     corpus/tokens, document     the shard's contexts
     row/place                   uint32 [rows]       context * length + position
     row/norm                    float32 [rows]      ||x|| of what the SAE reads
     row/start, latent           int64 [rows + 1], uint32: each row's latents
     firing/start, row, value    int64 [F + 1], uint32, float32: each latent's rows in the shard
-    near/start, row, value, closeness               likewise, of near misses; value: pre-activation
+    near/start, row, value, closeness               the same for near misses; value: pre-activation
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,16 +32,16 @@ NEEDED = {
     *("corpus/tokens", "corpus/document", "row/place", "row/start", "row/latent"),
     *("firing/start", "firing/row", "firing/value"),
 }
-"""What every shard holds."""
+"""The datasets of every shard."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """Entries of a few rows: firings or near misses, row after row.
+    """Entries of a few rows (firings or near misses), row after row.
 
     Attributes:
-        row: counted from the first of those rows.
-        closeness: of near misses only.
+        row: row of each entry, counted from the first of these rows.
+        closeness: closeness of near misses; None for firings.
     """
 
     row: Int[ndarray, " event"]
@@ -52,7 +52,7 @@ class Events:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some rows, where they stand, their entries, and the norms of what was read."""
+    """Some rows: their places, their entries, and the norms of the activations."""
 
     place: Int[ndarray, " row"]
     fired: Events
@@ -71,7 +71,7 @@ class ContextBlock:
 def write_shard(
     path: Path, pieces: Sequence[Piece], text: Sequence[ContextBlock], d_sae: int
 ) -> None:
-    """Write the codes of some consecutive rows, and the contexts they stand in."""
+    """Write the codes of some consecutive rows, and their contexts."""
     place = np.concatenate([piece.place for piece in pieces])
     if len(place) and int(place[-1]) >= MOST_PLACES:
         raise UsageError(
@@ -137,12 +137,12 @@ class RecordedCodes:
 
     @property
     def n_rows(self) -> int:
-        """Tokens that were read."""
+        """Number of tokens read."""
         return int(self.first_row[-1])
 
     @property
     def n_contexts(self) -> int:
-        """Contexts that were read."""
+        """Number of contexts read."""
         return sum(len(shard["corpus/tokens"]) for shard in self.shards)
 
     @cached_property
@@ -152,7 +152,7 @@ class RecordedCodes:
 
     @cached_property
     def document(self) -> Integer[ndarray, " context"]:
-        """Which document each context comes from."""
+        """The document of each context."""
         return np.concatenate([shard["corpus/document"] for shard in self.shards])
 
     @cached_property
@@ -164,14 +164,14 @@ class RecordedCodes:
 
     @cached_property
     def norm(self) -> Float32[ndarray, " row"] | None:
-        """||x|| of every row; None where an unfinished pass of an earlier version left codes."""
+        """||x|| of every row; None if an older version's unfinished pass wrote the codes."""
         if not all("row/norm" in shard for shard in self.shards):
             return None
         return np.concatenate([shard["row/norm"] for shard in self.shards])
 
     @cached_property
     def counts(self) -> Int[ndarray, " d_sae"]:
-        """How often each latent fires."""
+        """The number of firings of each latent."""
         return np.sum([np.diff(shard["firing/start"]) for shard in self.shards], axis=0)
 
     @property
@@ -180,7 +180,7 @@ class RecordedCodes:
         return all(f"{NEAR}/row" in shard for shard in self.shards)
 
     def ranges(self, most: int) -> Iterator[tuple[int, int]]:
-        """Consecutive latents with at most `most` firings together, or one latent with more."""
+        """Ranges of latents with at most `most` firings together, or one latent with more."""
         ends = starts(self.counts)
         first = 0
         while first < self.d_sae:
@@ -196,7 +196,7 @@ class RecordedCodes:
     def near_misses(
         self, first: int, last: int
     ) -> tuple[Firings, Float32[ndarray, " event"]] | None:
-        """The near misses of those latents, with how close each came."""
+        """The near misses of these latents, with their closeness."""
         if not self.has_near_misses:
             return None
         events, order = self._events(NEAR, first, last)
@@ -219,7 +219,7 @@ class RecordedCodes:
     def latents_of(
         self, rows: Int[ndarray, " asked"]
     ) -> tuple[Int[ndarray, " entry"], Int[ndarray, " entry"]]:
-        """Which latents fire on each of `rows`: the asker's place in `rows`, and the latent."""
+        """The latents that fire on each of `rows`: index into `rows`, and latent."""
         shard_of = np.searchsorted(self.first_row, rows, side="right") - 1
         order = by_group(shard_of, len(self.shards))
         ends = starts(np.bincount(shard_of, minlength=len(self.shards)))
@@ -235,7 +235,7 @@ class RecordedCodes:
 
 
 def _width(shards: list[Hdf5Arrays]) -> int:
-    """Number of latents, the same in all shards; 0 where there is none."""
+    """Number of latents, equal in all shards; 0 without shards."""
     for shard in shards:
         d_sae = shard.facts.get("d_sae")
         lacking = sorted(NEEDED - shard.keys())

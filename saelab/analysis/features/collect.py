@@ -1,4 +1,4 @@
-"""Features: what every latent fires on and what it writes, collected once and stored."""
+"""Collecting features: what every latent fires on and what it writes."""
 
 from dataclasses import asdict
 from typing import Any
@@ -36,12 +36,13 @@ def collect_features(
 ) -> Features:
     """Stream text through the model and the SAE once; write the run's features.h5.
 
-    The codes wait on disk (features.partial in the run, 12 bytes a firing and 12 a near miss) until
-    features.h5 is whole; the same call after an interruption continues and gives the same file.
+    Codes are kept on disk (features.partial in the run; 12 bytes per firing and per near miss)
+    until features.h5 is complete. After an interruption the same call continues, and gives the same
+    file.
 
     Raises:
-        UsageError: `lm` is not the run's model, the text is gone, an unfinished pass with other
-            options is in the way, or another process writes the run.
+        UsageError: `lm` is not the run's model, the text is missing, there is an unfinished pass
+            with other options, or another process writes the run.
     """
     options = options or FeatureOptions()
     with writing(run.path):
@@ -72,10 +73,10 @@ def collect_features(
 def massive_rows(
     run: Run, codes: RecordedCodes
 ) -> tuple[float | None, Bool[ndarray, " row"] | None]:
-    """The norm above which activations are massive, by the store's rule, and which rows are.
+    """The norm above which activations are massive, by the store's rule, and the massive rows.
 
-    A limit of None: there are none. Rows of None: it is not known, for the store is gone. A run
-    that left them out in training has none among its rows.
+    The limit is None if there are none. The rows are None if they are unknown because the store is
+    missing. A run that left massive rows out in training has none among its rows.
     """
     none = np.zeros(codes.n_rows, dtype=bool)
     if run.domain.max_norm is not None:

@@ -1,4 +1,4 @@
-"""All that recorded codes say of every latent, a few latents at a time."""
+"""The evidence about every latent in recorded codes, a few latents at a time."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from saelab.analysis.histogram import one_sided
 from saelab.console import progress
 
 FIRINGS_AT_ONCE = 2**21
-"""Of as many latents as have so many firings together; one latent with more is taken alone."""
+"""Firings processed together; a latent with more firings is processed alone."""
 
 
 def evidence_arrays(
@@ -34,7 +34,7 @@ def evidence_arrays(
 ) -> dict[str, ndarray]:
     """Every dataset that the text decides, in the order and types of the file.
 
-    `massive` says which rows are massive activations, where that is known.
+    `massive` says which rows are massive activations, if known.
 
     Time grows with the number of firings, not with latents times tokens; memory with the result
     and FIRINGS_AT_ONCE.
@@ -74,7 +74,7 @@ def _of_range(
 def on_massive_rows(
     firings: Firings, massive: Bool[ndarray, " row"], n_examples: int
 ) -> dict[str, ndarray]:
-    """How many firings, and how many of the largest ones at either sign, are on massive rows."""
+    """The number of firings, and of the largest ones of each sign, on massive rows."""
     there = massive[firings.row]
     n_fired = np.bincount(firings.latent[there], minlength=firings.n_latents)
     top = np.zeros(firings.n_latents, dtype=np.int64)
@@ -85,9 +85,9 @@ def on_massive_rows(
 
 
 def joined(parts: Sequence[Mapping[str, ndarray]], length: int, reach: int) -> dict[str, ndarray]:
-    """The parts of consecutive latents as one, in the types of the file."""
+    """The parts of consecutive latents joined, in the file's dtypes."""
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    # A latent's windows lie together; where they start suffices to find them.
+    # A latent's windows are consecutive, so their start is enough to find them.
     for name in [name for name in arrays if name.endswith("/window_count")]:
         arrays[name.replace("count", "start")] = starts(arrays[name].sum(axis=1))
     limits = {"position": length, "window_offset": reach, "window_count": 2 * reach + 1}
@@ -99,7 +99,7 @@ def joined(parts: Sequence[Mapping[str, ndarray]], length: int, reach: int) -> d
 
 
 def signed_type(largest: int) -> type[np.signedinteger[Any]]:
-    """The smallest signed type that holds `largest`."""
+    """The smallest signed dtype that holds `largest`."""
     if largest <= np.iinfo(np.int8).max:
         return np.int8
     return np.int16 if largest <= np.iinfo(np.int16).max else np.int32

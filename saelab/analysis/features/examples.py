@@ -1,4 +1,4 @@
-"""Which firings, near misses and silent contexts are kept as examples of each latent."""
+"""The choice of firings, near misses and silent contexts as examples of each latent."""
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt64
@@ -42,7 +42,7 @@ def examples(
 
 
 def extreme(firings: Firings, sign: int, n: int) -> Int[ndarray, "latent n"]:
-    """The firings of one sign that are largest, at most one of each context."""
+    """The largest firings of one sign, at most one per context."""
     side = np.flatnonzero(firings.value * sign > 0)
     some = firings.take(side)
     size = np.abs(some.value)
@@ -60,7 +60,7 @@ def at_random(firings: Firings, options: FeatureOptions) -> Int[ndarray, "latent
 def from_strata(
     firings: Firings, edges: Float32[ndarray, "latent edge"], options: FeatureOptions
 ) -> Int[ndarray, "latent n"]:
-    """A fair sample of every stratum, the lowest stratum's slots first."""
+    """A fair sample of every stratum; the lowest stratum's slots come first."""
     n_strata = options.n_strata
     group = firings.latent * n_strata + strata_of(firings, np.abs(firings.value), edges)
     lot = chance(options.seed, Lot.STRATA, firings.latent + firings.first, firings.row)
@@ -88,7 +88,7 @@ def windows_around(
 ) -> dict[str, ndarray]:
     """All firings of the same latent within `reach` tokens of each event, in its context.
 
-    `count` of them for each event; `offset` is the distance from the event, `value` in float16.
+    Each event has `count` of them; `offset` is the distance from the event, `value` is float16.
     """
     length = firings.text.length
     span = firings.text.n_contexts * length
@@ -112,7 +112,7 @@ def near_miss_examples(
     missed: tuple[Firings, Float32[ndarray, " event"]],
     n: int,
 ) -> dict[str, ndarray]:
-    """Contexts in which a latent never fired, by how close it came there; best first."""
+    """Contexts where a latent never fired, by how close it came; the closest first."""
     events, closeness = missed
     fired = firings.visit[new_groups(firings.visit)]
     silent = np.flatnonzero(~_contains(fired, events.visit))
@@ -127,7 +127,7 @@ def near_miss_examples(
 
 
 def silent_examples(firings: Firings, options: FeatureOptions) -> dict[str, ndarray]:
-    """Contexts in which a latent never fired: one at random from each of n equal parts of them."""
+    """Contexts where a latent never fired: a random one from each of n equal parts of them."""
     text, n = firings.text, options.n_silent
     visited = np.flatnonzero(new_groups(firings.visit))
     latent, context = firings.latent[visited], firings.context[visited]
@@ -141,8 +141,8 @@ def silent_examples(firings: Firings, options: FeatureOptions) -> dict[str, ndar
         chance(options.seed, lot, latents.ravel(), slots).reshape(-1, n).astype(np.uint64)
         for lot in (Lot.SILENT_CONTEXT, Lot.SILENT_TOKEN)
     )
-    # The rank-th silent context: of the visited ones, those with at most `rank` silent before them
-    # stand before it.
+    # The rank-th silent context: before it are the visited contexts with at most `rank` silent ones
+    # before them.
     rank = low + (first * width.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
     silent_before = context - (np.arange(len(latent)) - starts(n_visited)[latent])
     key = latent * (text.n_contexts + 1) + silent_before
@@ -154,7 +154,7 @@ def silent_examples(firings: Firings, options: FeatureOptions) -> dict[str, ndar
 def _tokens_of(
     firings: Firings, context: Int[ndarray, "latent n"], lot: UInt64[ndarray, "latent n"]
 ) -> dict[str, ndarray]:
-    """A random token of each context; none of a context without tokens."""
+    """A random token of each context; -1 for a context without tokens."""
     text = firings.text
     of_context = text.place // np.uint32(text.length)
     ends = np.searchsorted(of_context, np.arange(text.n_contexts + 1))

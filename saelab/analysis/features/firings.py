@@ -1,7 +1,7 @@
-"""The firings of some latents in order, and the few operations that all evidence is made of.
+"""The firings of some latents in order, and the operations that all evidence is made of.
 
-Every operation is a sort or a search over the firings of a range of latents: no loop runs over
-latents, and nothing is as large as latents times tokens.
+Every operation sorts or searches the firings of a range of latents: no loop runs over latents, and
+nothing is as large as latents times tokens.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class TextShape:
     """The shape of the text that was read.
 
     Attributes:
-        n_contexts, length: contexts, and positions in each.
-        place: of every row, `context * length + position`, rising.
+        n_contexts, length: number of contexts, and of positions in each.
+        place: for every row, `context * length + position`, ascending.
     """
 
     n_contexts: int
@@ -32,9 +32,9 @@ class Firings:
     """All firings of the latents `first` to `first + n_latents`, by latent, then by place.
 
     Attributes:
-        latent: which latent fired, counted from `first`.
-        row: on which of the text's rows.
-        value: how strongly; for near misses the pre-activation.
+        latent: latent of each firing, counted from `first`.
+        row: row of the text.
+        value: activation; for near misses the pre-activation.
     """
 
     first: int
@@ -56,32 +56,32 @@ class Firings:
 
     @cached_property
     def place(self) -> Int[ndarray, " event"]:
-        """Where each stands in the text."""
+        """The place of each firing in the text."""
         return self.text.place[self.row].astype(np.int64)
 
     @cached_property
     def context(self) -> Int[ndarray, " event"]:
-        """In which context each stands."""
+        """The context of each firing."""
         return self.place // self.text.length
 
     @cached_property
     def visit(self) -> Int[ndarray, " event"]:
-        """A number for each pair of latent and context, rising."""
+        """A number for each pair of latent and context, ascending."""
         return self.latent * self.text.n_contexts + self.context
 
     @cached_property
     def counts(self) -> Int[ndarray, " latent"]:
-        """How often each latent fires."""
+        """The number of firings of each latent."""
         return np.bincount(self.latent, minlength=self.n_latents)
 
 
 def starts(counts: Integer[ndarray, " group"]) -> Int[ndarray, " group_plus_1"]:
-    """Where each of consecutive groups begins, and the end of the last."""
+    """The start of each of consecutive groups, and the end of the last."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def by_group(group: Integer[ndarray, " event"], n_groups: int) -> Int[ndarray, " event"]:
-    """The stable order of events by group; linear, since 16 bits at a time are radix-sorted."""
+    """The stable order of events by group, in linear time: a radix sort by 16 bits."""
     order = np.argsort((group & 0xFFFF).astype(np.uint16), kind="stable")
     if n_groups > 1 << 16:
         high = (group >> 16).astype(np.uint16)
@@ -95,11 +95,11 @@ def first_of_each(
     n_groups: int,
     n: int,
 ) -> Int[ndarray, "group n"]:
-    """The `n` events of smallest preference of each group, best first; -1 where there are fewer."""
+    """The `n` events of smallest preference in each group, best first; -1 fills missing ones."""
     key = group.astype(np.uint64) << np.uint64(32) | preference
     ends = starts(np.bincount(group, minlength=n_groups))
-    # Sorting values is several times faster than ordering events: find each group's n-th smallest,
-    # then order only what reaches it.
+    # Sorting values is several times faster than ordering events: find each group's n-th smallest
+    # value, then order only the events that reach it.
     last = np.minimum(ends[:-1] + n, ends[1:]) - 1
     limit = np.append(np.sort(key), np.uint64(0))[last]
     some = np.flatnonzero(key <= limit[group])
@@ -113,14 +113,14 @@ def first_of_each(
 
 
 def largest_first(size: Float32[ndarray, " event"]) -> UInt32[ndarray, " event"]:
-    """A preference for the larger of non-negative numbers: their bits are ordered as they are."""
+    """A preference for larger non-negative numbers: their bits have the same order."""
     return ~np.ascontiguousarray(size).view(np.uint32)
 
 
 def best_of_visits(
     visit: Int[ndarray, " event"], size: Float[ndarray, " event"]
 ) -> Int[ndarray, " visit"]:
-    """Of each run of equal `visit`, the event of largest size, the first of equals."""
+    """In each run of equal `visit`, the event of largest size; the first of equal ones."""
     if not len(visit):
         return np.zeros(0, dtype=np.int64)
     new = new_groups(visit)
@@ -144,7 +144,7 @@ def ragged(
 
 
 class Lot(IntEnum):
-    """What lots are drawn for: those for one purpose say nothing of those for another."""
+    """Purposes of random draws; draws for different purposes are independent."""
 
     RANDOM = 1
     STRATA = 2
@@ -156,10 +156,10 @@ class Lot(IntEnum):
 def chance(
     seed: int, purpose: Lot, latent: Int[ndarray, " event"], row: Int[ndarray, " event"]
 ) -> UInt32[ndarray, " event"]:
-    """A fair lot for each event, a function of its latent and row alone.
+    """A random number for each event, from its latent and row only.
 
-    What is drawn therefore depends neither on batches nor on where a pass was interrupted. The
-    mixing function is SplitMix64's.
+    So the draws depend neither on batches nor on interruptions. The mixing function is
+    SplitMix64's.
     """
     key = _mixed(np.array([(seed * 0x9E3779B97F4A7C15 + purpose) % 2**64], dtype=np.uint64))
     events = latent.astype(np.uint64) << np.uint64(40) ^ row.astype(np.uint64)

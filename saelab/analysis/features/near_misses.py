@@ -1,4 +1,4 @@
-"""Latents that just failed to fire: the next after a token's selection, or just below threshold."""
+"""Latents that almost fired: next after a token's selection, or just below the threshold."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -11,21 +11,21 @@ from saelab.sae.base import AbstractSAE
 from saelab.types import SparseCodes
 
 TINY = 1e-30
-"""Stands for a threshold of zero, below which no positive number lies."""
+"""Replaces a threshold of zero, below which there is no positive number."""
 
 
 @runtime_checkable
 class Preselecting(Protocol):
-    """An SAE that chooses among numbers it has for every latent."""
+    """An SAE that selects by a number for every latent."""
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """What it chooses among."""
+        """The numbers that it selects by."""
         ...
 
 
 @runtime_checkable
 class Thresholded(Protocol):
-    """An SAE that keeps what exceeds a threshold, one for all latents or one each."""
+    """An SAE that keeps values above a threshold, common to all latents or one per latent."""
 
     threshold: Tensor
 
@@ -35,10 +35,10 @@ class NearMisses:
     """Some latents of each row that did not fire.
 
     Attributes:
-        row, latent: which.
-        pre_activation: what was not selected.
-        closeness: its size as a share of what would have fired: the row's smallest firing, or the
-            latent's threshold.
+        row, latent: the row and the latent of each.
+        pre_activation: the value that was not selected.
+        closeness: its size as a share of the value that would have fired: the row's smallest
+            firing, or the latent's threshold.
     """
 
     row: Int[Tensor, " event"]
@@ -50,10 +50,10 @@ class NearMisses:
 def near_misses(
     sae: AbstractSAE, x: Float[Tensor, "batch d_in"], codes: SparseCodes, n: int
 ) -> NearMisses | None:
-    """The `n` latents of each row that came closest to firing, where the SAE can tell.
+    """The `n` latents of each row that came closest to firing, if the SAE has pre-activations.
 
-    Sizes are pre-activations, or their magnitudes where the selection compares magnitudes. Nothing
-    at or below zero counts. Costs a second pass through the encoder.
+    Sizes are pre-activations, or magnitudes if the selection compares magnitudes. Sizes at or below
+    zero do not count. It costs a second pass through the encoder.
     """
     if not n or not isinstance(sae, Preselecting):
         return None
@@ -69,10 +69,10 @@ def near_misses(
 
 
 def _bar(sae: AbstractSAE, codes: SparseCodes) -> Tensor:
-    """What a size must exceed, `[batch, 1]`, `[d_sae]` or a number."""
+    """The size that must be exceeded: `[batch, 1]`, `[d_sae]` or a number."""
     if isinstance(sae, Thresholded):
         return sae.threshold.float()
     codes = codes.rectangular()
     size = torch.where(codes.active, codes.values.abs(), torch.inf)
-    # A row in which nothing fires has an infinite bar, and so no near miss.
+    # A row without firings has an infinite limit, and so no near miss.
     return torch.nn.functional.pad(size, (0, 1), value=torch.inf).amin(dim=1, keepdim=True)

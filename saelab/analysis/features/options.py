@@ -1,4 +1,4 @@
-"""How much evidence to keep."""
+"""How much evidence to collect."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,22 @@ from saelab.config import UsageError
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How much evidence to keep for each latent.
+    """How much evidence to collect for each latent.
 
     Attributes:
         n_tokens: tokens of the run's training text to read.
-        n_examples: strongest, most negative and random examples, of each kind.
-        reach: tokens of context on either side of an example's peak.
+        n_examples: number of examples of each kind: strongest, most negative, random.
+        reach: tokens of context on each side of an example's peak.
         batch_size: contexts per forward pass.
         seed: decides which firings and which silent contexts are sampled.
-        n_strata: parts of equal population that a latent's firings are cut into by |activation|.
-        n_per_stratum: examples sampled from each of them.
-        n_silent: contexts without a firing: as many near misses, and as many at random.
-        near_miss_ranks: how many latents just below a token's selection may count as near misses;
-            0 keeps none and spares the encoder's second pass.
-        checkpoint_every: tokens between checkpoints; an interrupted pass continues at the last.
+        n_strata: number of strata: parts of equal size into which a latent's firings are divided by
+            |activation|.
+        n_per_stratum: examples sampled from each stratum.
+        n_silent: contexts without a firing: this many near misses, and this many random ones.
+        near_miss_ranks: number of latents just below a token's selection that may count as near
+            misses; 0 keeps none and saves the encoder's second pass.
+        checkpoint_every: tokens between checkpoints; an interrupted pass continues from the last
+            one.
     """
 
     n_tokens: int = 500_000

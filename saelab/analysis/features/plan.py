@@ -1,4 +1,4 @@
-"""What collecting features will take, told before it starts."""
+"""What collecting features will need, told before it starts."""
 
 import time
 
@@ -18,15 +18,15 @@ from saelab.training.run import Run
 TRIED_POSITIONS = 512
 FIRING_BYTES = 12
 SORTED = 4
-"""Copies of all firings that are in memory while they are put in the latents' order."""
+"""Copies of all firings in memory while they are sorted by latent."""
 AT_REST = 300 * 2**20
-"""The code that is loaded on the way, and what the allocator keeps of memory that was in use."""
+"""Bytes for code that is loaded meanwhile, and for memory that the allocator keeps."""
 
 
 def features_plan(
     run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus, options: FeatureOptions
 ) -> Plan:
-    """Memory and disk judged by shapes and the run's L0, time by a few positions."""
+    """The plan: memory and disk from shapes and the run's L0, time from a few positions."""
     n_tokens = tokens_within(corpus, options.n_tokens)
     length = corpus.context_length
     seconds, l0 = _tried(run, lm, sae, corpus)
@@ -48,7 +48,7 @@ def features_plan(
 
 @torch.no_grad()
 def _tried(run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus) -> tuple[float, float]:
-    """Seconds of a position, and the latents that fire there."""
+    """Seconds per position, and the number of latents that fire there."""
     n = max(1, TRIED_POSITIONS // corpus.context_length)
     tokens, site, started = model_input(corpus.read(0, n).tokens), run.config.site, 0.0
     l0 = 0.0

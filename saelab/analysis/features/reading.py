@@ -37,16 +37,16 @@ from saelab.types import SparseCodes
 
 DIRECTORY = "features.partial"
 NUMBERS_AT_ONCE = 2**26
-"""Pre-activations of one call to the encoder; a quarter of a gigabyte."""
+"""Pre-activations in one call to the encoder: a quarter of a gigabyte."""
 DECIDES_CODES = ("n_tokens", "batch_size", "near_miss_ranks", "checkpoint_every")
-"""The options that the pass depends on; all others only choose among what it wrote."""
+"""The options that the pass depends on; all others only select from its results."""
 
 
 def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes:
     """The run's codes on its training text; continues where an interrupted pass stopped.
 
     Raises:
-        UsageError: an unfinished pass with other arguments is in the way, or the text is gone.
+        UsageError: there is an unfinished pass with other arguments, or the text is missing.
     """
     corpus = corpus_of(run, host.lm, "train")
     directory = run.path / DIRECTORY
@@ -56,7 +56,7 @@ def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes
     writer = ShardWriter(directory, host.sae, options, n_shards=len(done.shards))
     with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
         left = options.n_tokens - done.n_rows
-        # A pass that was killed at its end has read more than was asked for: whole batches.
+        # A pass killed at its end has read whole batches, so more than was asked for.
         batches = stream(host, rest, n_tokens=left, batch_size=options.batch_size)
         for batch in batches if left > 0 else ():
             writer.add(batch, rest.first)
@@ -67,7 +67,7 @@ def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes
 
 def forget_codes(run: Run) -> None:
     """Remove what the pass wrote."""
-    # Under another name first: a part of it must not be taken for a pass that can be continued.
+    # Renamed first, so that a part of it is not taken for a pass to continue.
     unwanted = temporary_name(run.path / DIRECTORY)
     (run.path / DIRECTORY).rename(unwanted)
     shutil.rmtree(unwanted)
@@ -79,7 +79,7 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
     task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
     path = directory / "task.json"
     if not path.is_file():
-        # What is there belongs to a pass that nobody can tell anything about.
+        # What is there belongs to an unknown pass.
         shutil.rmtree(directory, ignore_errors=True)
         write_sealed_json(path, task)
         return
@@ -98,7 +98,7 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
 
 @dataclass
 class ShardWriter:
-    """Gathers codes, and writes a shard whenever there are enough."""
+    """Collects codes, and writes a shard when there are enough."""
 
     directory: Path
     sae: AbstractSAE
@@ -109,7 +109,7 @@ class ShardWriter:
     n_rows: int = 0
 
     def add(self, batch: TextBatch, first: int) -> None:
-        """Encode a batch; `first` contexts stand before its first."""
+        """Encode a batch; `first` is the number of contexts before it."""
         context, position = batch.mask.cpu().numpy().nonzero()
         place = (context + batch.first + first) * batch.tokens.shape[1] + position
         size = max(1, NUMBERS_AT_ONCE // self.sae.d_sae)
@@ -124,7 +124,7 @@ class ShardWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Write what was gathered."""
+        """Write the collected codes."""
         if self.pieces:
             check_held(self.directory.parent)
             path = self.directory / SHARD.format(self.n_shards)
@@ -199,13 +199,13 @@ class Rest:
 
     @property
     def endless(self) -> bool:
-        """Whether the corpus is."""
+        """Whether the corpus is endless."""
         return self.corpus.endless
 
     def available(self, n: int) -> int:
-        """How many of the first `n` that are left there are."""
+        """How many of the first `n` remaining contexts exist."""
         return self.corpus.available(n + self.first) - self.first
 
     def read(self, start: int, stop: int) -> Contexts:
-        """Contexts counted from the first that is left."""
+        """Contexts, counted from the first remaining one."""
         return self.corpus.read(start + self.first, stop + self.first)

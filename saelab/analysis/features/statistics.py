@@ -59,11 +59,11 @@ def moments(firings: Firings, size: Float[ndarray, " event"]) -> dict[str, ndarr
 def strata_edges(
     firings: Firings, size: Float32[ndarray, " event"], n_strata: int
 ) -> Float32[ndarray, "latent edge"]:
-    """Exact quantiles of each latent's |value|: the firing of rank floor(n s / S), and the largest.
+    """Exact quantiles of each latent's |value|: firings of rank floor(n s / S), and the largest.
 
-    Zero for a latent that never fires.
+    They are zero for a latent that never fires.
     """
-    # Latent and size in one number, whose order is that of the pairs.
+    # Latent and size in one number with the order of the pairs.
     packed = np.sort(firings.latent.astype(np.uint64) << 32 | size.view(np.uint32))
     ordered = packed.astype(np.uint32).view(np.float32)
     start, count = starts(firings.counts)[:-1, None], firings.counts[:, None]
@@ -78,7 +78,7 @@ def strata_edges(
 def strata_of(
     firings: Firings, size: Float32[ndarray, " event"], edges: Float32[ndarray, "latent edge"]
 ) -> Int[ndarray, " event"]:
-    """Which stratum each firing belongs to: how many of the inner edges it reaches."""
+    """The stratum of each firing: the number of inner edges that it reaches."""
     stratum = np.zeros(len(size), dtype=np.int64)
     for inner in edges[:, 1:-1].T:
         stratum += size >= inner[firings.latent]

@@ -22,8 +22,8 @@ class Postings:
     """Pairs of a token and a latent that fires on it.
 
     Attributes:
-        n: on how many of the token's occurrences the latent fires.
-        mean: |value| over those.
+        n: number of the token's occurrences on which the latent fires.
+        mean: mean |value| over these.
         score: 2 n / (occurrences of the token + firings of the latent).
     """
 
@@ -53,10 +53,10 @@ class Postings:
 
 
 class TokenIndex:
-    """For each token, the latents that tell it best from others, while latents stream past.
+    """For each token, its best detectors among the latents, which stream past.
 
-    They are ranked by F1 as detectors of the token: by firings alone, latents that fire on
-    everything would head every list.
+    Latents are ranked by their F1 as detectors of the token. By number of firings alone, latents
+    that fire on everything would be first in every list.
     """
 
     def __init__(self, row_token: Integer[ndarray, " row"], d_vocab: int) -> None:
@@ -67,9 +67,9 @@ class TokenIndex:
         self.best = Postings(none, none, none, nothing, nothing)
 
     def update(self, firings: Firings) -> None:
-        """Take in all firings of some latents."""
+        """Add all firings of some latents."""
         new = self._postings(firings)
-        # What cannot enter its token's list is dropped before anything is sorted.
+        # Pairs that cannot enter their token's list are dropped before sorting.
         worst = np.full(len(self.occurs), -np.inf, dtype=np.float32)
         full = np.bincount(self.best.token, minlength=len(self.occurs)) == N_LATENTS
         lowest = np.full(len(self.occurs), np.inf, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the weights alone say of each latent: logits, neighbours, heads."""
+"""What the weights alone say about each latent: logits, neighbours, heads."""
 
 from typing import Protocol, runtime_checkable
 
@@ -25,9 +25,9 @@ class Encoding(Protocol):
 
 
 def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
-    """Logits, decoder and encoder neighbours, and head weights where the site has heads.
+    """Logits, decoder and encoder neighbours, and head weights if the site has heads.
 
-    `hook` is where the SAE writes.
+    `hook` is the site that the SAE writes.
     """
     arrays = logit_arrays(sae, lm, hook) | neighbour_arrays(sae.W_dec, "neighbours")
     if isinstance(sae, Encoding):
@@ -38,7 +38,7 @@ def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, n
 
 
 def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
-    """For each latent, the tokens its decoder row raises and lowers most along the direct path.
+    """For each latent, the tokens that its decoder row raises and lowers most (direct path).
 
     Empty for sites without a direct path to the logits.
     """
@@ -56,7 +56,7 @@ def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, nd
 
 
 def neighbour_arrays(directions: Float[Tensor, "d_sae d_in"], group: str) -> dict[str, ndarray]:
-    """For each latent, the others whose directions have the largest |cosine| with its own."""
+    """For each latent, the latents with the largest |cosine| between directions."""
     unit = torch.nn.functional.normalize(directions.float(), dim=1)
     n = min(N_NEIGHBOURS, len(unit) - 1)
     rows = max(1, COSINES_AT_ONCE // len(unit))
@@ -77,7 +77,7 @@ def neighbour_arrays(directions: Float[Tensor, "d_sae d_in"], group: str) -> dic
 def head_weights(W_dec: Float[Tensor, "d_sae d_in"], n_heads: int) -> Float32[ndarray, "d_sae h"]:
     """Each head's share of a latent's decoder row: its part's norm over the sum of all norms.
 
-    The row is the heads' outputs one after the other (arXiv 2406.17759, released code).
+    The row consists of the heads' outputs one after the other (arXiv 2406.17759, released code).
     """
     norms = W_dec.float().unflatten(1, (n_heads, -1)).norm(dim=2)
     total = norms.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""Directions compared at the same KL from the plain model, on the prompts of one concept."""
+"""Directions compared at equal KL from the plain model, on the prompts of one concept."""
 
 import math
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from saelab.analysis.steering.edits import direction_edit
 from saelab.host.host import Host
 
 FIRST_LENGTH, TRIES, TOLERANCE = 0.5, 12, 0.01
-"""Of the search for the length whose KL is the budget."""
+"""Parameters of the search for the length whose KL equals the budget."""
 
 
 @dataclass(frozen=True)
 class Steered:
-    """What a direction does at the budget.
+    """The effect of a direction at the budget.
 
     Attributes:
-        length: of what is added, in units of the activations' root mean square norm.
-        kl: the budget, or less where no length reaches it.
-        gain: probability of the concept's tokens, steered minus plain, mean over prompts.
+        length: length of the added vector, in units of the activations' root mean square norm.
+        kl: the budget, or less if no length reaches it.
+        gain: probability of the concept's tokens, steered minus plain, averaged over prompts.
     """
 
     length: float
@@ -33,7 +33,7 @@ class Steered:
 
 @dataclass(frozen=True)
 class Trial:
-    """The prompts of a concept, what the plain model says after them, and the budget."""
+    """A concept's prompts, the plain model's predictions after them, and the budget."""
 
     host: Host
     prompts: ConceptPrompts
@@ -44,18 +44,18 @@ class Trial:
     @classmethod
     @torch.no_grad()
     def of(cls, host: Host, prompts: ConceptPrompts, budget: float, rms_norm: float) -> "Trial":
-        """With the plain model run once."""
+        """Runs the plain model once."""
         base = host.lm.run(prompts.tokens).at(prompts.mask).logits().float().log_softmax(-1)
         return cls(host, prompts, base, budget, rms_norm)
 
     @property
     def plain_mass(self) -> Float[Tensor, " prompt"]:
-        """What the plain model gives the concept's tokens."""
+        """The plain model's probability of the concept's tokens."""
         return self.base.exp()[:, self.prompts.says].sum(dim=1)
 
     @torch.no_grad()
     def effect(self, direction: Float[Tensor, " d_in"], length: float) -> Steered:
-        """What adding `direction` at a length of so many root mean square norms does."""
+        """The effect of `direction` with a length of this many root mean square norms."""
         mask = self.prompts.mask
         lengths = torch.full((len(mask),), length * self.rms_norm, device=mask.device)
         edit = direction_edit(self.host, direction, lengths, mask)
@@ -66,7 +66,7 @@ class Trial:
         return Steered(length, float(kl.mean()), float((mass - self.plain_mass).mean()))
 
     def at_budget(self, direction: Float[Tensor, " d_in"]) -> Steered:
-        """The effect at the length whose KL is the budget."""
+        """The effect at the length whose KL equals the budget."""
         return at_budget(lambda length: self.effect(direction, length), self.budget)
 
     def ideal_gain(self) -> float:
@@ -76,9 +76,9 @@ class Trial:
 
 
 def at_budget(effect: Callable[[float], Steered], budget: float) -> Steered:
-    """The effect at the length whose KL is the budget, within 1 %.
+    """The effect at the length whose KL equals the budget, within 1 %.
 
-    Where no length reaches it, the effect of the longest that was tried.
+    If no length reaches it, the effect of the longest one tried.
     """
     low = high = None
     found = effect(FIRST_LENGTH)
@@ -91,21 +91,21 @@ def at_budget(effect: Callable[[float], Steered], budget: float) -> Steered:
 
 
 def _next_length(low: Steered | None, high: Steered | None, budget: float) -> float:
-    """A length between those of `low` and `high`, or beyond the one there is."""
+    """A length between `low` and `high`, or beyond the only one there is."""
     if low is not None and high is not None:
-        # KL is near a power of the length; staying off the ends keeps both moving.
+        # KL is roughly a power of the length; avoiding the ends keeps both moving.
         rise = math.log(high.kl / max(low.kl, 1e-30))
         share = min(0.9, max(0.1, math.log(budget / max(low.kl, 1e-30)) / rise))
         return low.length * (high.length / low.length) ** share
     one = low or high
     assert one is not None
-    # Small changes have a KL that grows as the length's square.
+    # For small changes KL grows as the square of the length.
     factor = math.sqrt(budget / max(one.kl, 1e-30))
     return one.length * (min(4.0, max(1.5, factor)) if high is None else max(0.25, factor / 1.5))
 
 
 def ideal_mass(plain: Float[Tensor, " prompt"], budget: float) -> Float[Tensor, " prompt"]:
-    """The largest mass m of a set of tokens within a KL of `budget` from giving it `plain`.
+    """The largest mass m of a token set, which has mass `plain`, within a KL of `budget`.
 
     The best distribution keeps the proportions inside and outside the set, so its KL is
     c log(c/m) + (1-c) log((1-c)/(1-m)), which grows with m.

@@ -1,7 +1,7 @@
-"""Output scores of random directions: what a score is worth.
+"""Output scores of random directions, to compare scores with.
 
-A direction promises k tokens of the vocabulary whatever it is, and the model says one of them once
-enough of it is added. On a small vocabulary the paper's threshold is passed that way.
+Any direction raises k tokens of the vocabulary most, and the model writes one of them once enough
+of the direction is added. On a small vocabulary this passes the paper's threshold.
 """
 
 import numpy as np
@@ -24,13 +24,13 @@ N_DIRECTIONS = 256
 def chance_scores(
     host: Host, scores: SteeringScores, *, n: int = N_DIRECTIONS, seed: int = 0
 ) -> Float[ndarray, " direction"]:
-    """S_out of random directions as long as decoder rows, on the prompt and options of `scores`."""
+    """S_out of random directions with decoder rows' norms, with prompt and options of `scores`."""
     options = ScoreOptions.model_validate(scores.facts["options"])
     tokens = torch.tensor(scores.facts["prompt_tokens"], device=host.lm.device)[None]
     directions = _directions(host, n, seed)
     lens = lens_tokens(host.lm, host.writes, directions, options.n_lens)
     batch = tokens.expand(n, -1)
-    # The splice of the scores themselves, told to change no latent.
+    # The same splice as for scores, without a change of latents.
     nothing = Intervention(latents=(0,), error="drop" if options.form == "paper" else "keep")
     mask = position_mask(host.lm, batch, "last", tokens.shape[1], host.domain)
     edits = latent_edits(host, [nothing], mask)

@@ -1,8 +1,9 @@
 """Steering toward known concepts: latents, chosen in several ways, against difference-in-means.
 
-A direction steers well if it moves probability to the tokens that say the concept and changes
-little else. Each is added, with the SAE's error kept, at the last position of prompts that call for
-the opposite; its length is set so that all have the same KL from the plain model.
+A direction steers well if it moves probability to the tokens that express the concept and changes
+little else. Each direction is added, with the SAE's error kept, at the last position of prompts
+that call for the opposite. Its length is chosen so that all directions have the same KL from the
+plain model.
 """
 
 from collections.abc import Sequence
@@ -34,22 +35,22 @@ class ConceptOptions(Config):
     """How concept steering is measured."""
 
     n_prompts: int = Field(default=40, gt=0)
-    """Held-out prompts a concept."""
+    """Held-out prompts per concept."""
     n_tokens: int = Field(default=40_000, gt=0)
-    """Tokens of training text on which latents are chosen and means taken."""
+    """Tokens of training text for choosing latents and computing means."""
     n_pool: int = Field(default=10, gt=0)
-    """Candidate latents a concept: the best detectors of its label by F1."""
+    """Candidate latents per concept: the best detectors of its label by F1."""
     n_random: int = Field(default=3, gt=0)
-    """Random latents that fire, as a control."""
+    """Number of random active latents, as a control."""
     budget: float = Field(default=1.0, gt=0)
-    """KL(plain || steered) at the steered position, in nats, mean over the prompts."""
+    """KL(plain || steered) at the steered position, in nats, averaged over the prompts."""
     seed: int = 0
     """Decides prompts and random latents."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A latent that detects a concept's label: how well, its scores, and what it does."""
+    """A latent that detects a concept's label: its F1, its scores, and its effect."""
 
     concept: str
     latent: int
@@ -63,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ConceptRow:
-    """One method on one concept; `latent` is None for methods that are not one latent."""
+    """One method on one concept; `latent` is None if the method is not a single latent."""
 
     concept: str
     method: str
@@ -74,14 +75,14 @@ class ConceptRow:
 
 @dataclass(frozen=True)
 class ConceptSteering:
-    """All concepts by all methods.
+    """Results of all concepts and methods.
 
     Attributes:
-        rows: what each method's choice does; a filter that keeps no candidate has no row.
+        rows: the effect of each method's choice; a filter that keeps no candidate has no row.
         candidates: the best detectors of each concept, best first.
         plain: per concept, the probability that the plain model gives its tokens.
-        ideal: per concept, the gain of the distribution that moves most at the same KL on every
-            prompt; no steering does better.
+        ideal: per concept, the largest gain that any distribution can have at the same KL on every
+            prompt.
     """
 
     rows: list[ConceptRow]
@@ -90,7 +91,7 @@ class ConceptSteering:
     ideal: dict[str, float]
 
     def mean_gain(self) -> dict[str, tuple[float, int]]:
-        """Per method, its mean gain and over how many concepts that is."""
+        """The mean gain of each method, and the number of concepts behind it."""
         methods = dict.fromkeys(row.method for row in self.rows)
         gains = {m: [r.steered.gain for r in self.rows if r.method == m] for m in methods}
         return {method: (float(np.mean(values)), len(values)) for method, values in gains.items()}
@@ -109,7 +110,7 @@ def concept_steering(
     *,
     concepts: Sequence[Concept] = CONCEPTS,
 ) -> ConceptSteering:
-    """Each of `concepts` by every method, at the same KL.
+    """Every method on each of `concepts`, at equal KL.
 
     Raises:
         UsageError: the model is not the shipped one, or not the run's.
@@ -133,7 +134,7 @@ def concept_steering(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """Activations where the SAE writes, codes and labels of training text."""
+    """Activations at the site that the SAE writes, with codes and labels, of training text."""
 
     x: Float[Tensor, "row d_in"]
     events: DetectorFirings
@@ -144,7 +145,7 @@ class _Evidence:
         return float(self.x.pow(2).sum(dim=1).mean().sqrt())
 
     def difference_in_means(self, concept: Concept) -> Float[Tensor, " d_in"]:
-        """mean(x where the concept holds) - mean(x where its opposite does)."""
+        """mean(x where the concept holds) - mean(x where its opposite holds)."""
         there = self.labels[concept.label]
         absent = [self.labels[name] for name in concept.against] or [~there]
         elsewhere = np.any(absent, axis=0) & ~there
@@ -169,7 +170,7 @@ def _read(run: Run, lm: LanguageModel, host: Host, options: ConceptOptions) -> _
 
 @dataclass(frozen=True)
 class _Chooser:
-    """Candidate latents of one concept."""
+    """Chooses among the candidate latents of one concept."""
 
     trial: Trial
     concept: Concept
@@ -178,7 +179,7 @@ class _Chooser:
     scores: SteeringScores
 
     def candidate(self, position: int) -> Candidate:
-        """The latent of a detector, steered."""
+        """A detector's latent, steered."""
         latent, sign = self.events.latent(position)
         row = self.scores.row(latent, sign)
         return Candidate(
@@ -198,9 +199,9 @@ class _Chooser:
         return [self.candidate(position) for position in best.tolist()]
 
     def best_lens(self) -> Candidate:
-        """Of all latents that fire, the one that promises most of the concept's tokens.
+        """Of all active latents, the one that raises the concept's tokens most.
 
-        Of several the one of the highest output score.
+        Of several, the one with the highest output score.
         """
         says = self.trial.prompts.says.cpu().numpy()
         rows = [self.scores.row(*self.events.latent(i)) for i in range(len(self.events.detectors))]
@@ -215,7 +216,7 @@ def _run_concept(
     scores: SteeringScores,
     options: ConceptOptions,
 ) -> tuple[list[Candidate], list[ConceptRow]]:
-    """One concept's candidates, and what each method makes of them."""
+    """One concept's candidates, and the result of each method."""
     found = score_label(evidence.events, evidence.labels[concept.label])
     chooser = _Chooser(trial, concept, evidence.events, found, scores)
     pool = chooser.pool(options.n_pool)
@@ -243,7 +244,7 @@ def _run_concept(
 
 
 def _random(trial: Trial, evidence: _Evidence, options: ConceptOptions) -> Steered:
-    """The mean over random latents that fire."""
+    """The mean over random active latents."""
     generator = np.random.default_rng(options.seed)
     n = min(options.n_random, len(evidence.events.detectors))
     drawn = generator.choice(len(evidence.events.detectors), n, replace=False)

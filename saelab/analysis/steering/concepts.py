@@ -1,4 +1,4 @@
-"""The concepts of the shipped grammar: what says them, and prompts that call for the opposite."""
+"""The concepts of the shipped grammar: words that express them, and prompts for the opposite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,20 @@ from saelab.lm.protocol import LanguageModel
 
 LONGEST_PROMPT = 32
 OVERSAMPLE = 3
-"""Prompts drawn for each one kept: of two opposites half are kept, of four brackets three parts."""
+"""Prompts drawn for each prompt kept: half of them are kept for two opposites, three quarters for
+four brackets."""
 
 
 @dataclass(frozen=True)
 class Concept:
-    """Something that a text of the grammar can be about.
+    """A concept that a text of the grammar can express.
 
     Attributes:
         label: the ground-truth label that holds where the concept is present.
-        against: labels of which one holds where its opposite is; none: wherever it is absent.
-        says: words, or vocabulary classes of words, that say it.
-        task: the skill whose prompts end where such a word, or one of the opposite, comes next.
+        against: labels of its opposite, one of which holds there; if empty, the opposite is the
+            concept's absence.
+        says: words, or vocabulary classes of words, that express it.
+        task: the task whose prompts end before a word of the concept or of its opposite.
     """
 
     name: str
@@ -48,7 +50,7 @@ def _pair(
     says: tuple[tuple[str, ...], tuple[str, ...]],
     task: str,
 ) -> list[Concept]:
-    """Two concepts that are each other's opposite."""
+    """Two concepts that are opposites."""
     return [
         Concept(name, label, (other,), words, task)
         for name, label, other, words in zip(names, labels, labels[::-1], says, strict=True)
@@ -91,12 +93,12 @@ CONCEPTS: tuple[Concept, ...] = (
 
 @dataclass(frozen=True)
 class ConceptPrompts:
-    """Prompts after which the model should say the opposite of a concept.
+    """Prompts after which the model should express the opposite of a concept.
 
     Attributes:
         tokens: `[prompt, pos]`, padded on the right.
-        last: where each prompt ends.
-        says: which tokens of the vocabulary say the concept.
+        last: last position of each prompt.
+        says: which tokens of the vocabulary express the concept.
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -112,7 +114,7 @@ class ConceptPrompts:
 def concept_prompts(
     lm: LanguageModel, n: int, *, seed: int = 0, concepts: Sequence[Concept] = CONCEPTS
 ) -> dict[str, ConceptPrompts]:
-    """At most `n` held-out prompts for each concept, by its name.
+    """At most `n` held-out prompts per concept, by the concept's name.
 
     Raises:
         UsageError: the model is not the shipped one.
@@ -139,7 +141,7 @@ def concept_prompts(
 
 
 def saying_tokens(concept: Concept) -> Bool[Tensor, " d_vocab"]:
-    """Which tokens of the shipped model's vocabulary say a concept."""
+    """Which tokens of the shipped model's vocabulary express a concept."""
     from saelab.lm.tiny.vocabulary import KIND, WORDS
 
     says = np.isin(WORDS, concept.says) | np.isin(KIND, concept.says)

@@ -1,4 +1,4 @@
-"""Dose and response: what a change does over a range of strengths, and what it costs."""
+"""Dose and response: the effect and the cost of a change over a range of strengths."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,21 +20,21 @@ from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0)
-"""Zero, and the grid of steering factors of arXiv 2505.20063."""
+"""Zero, and the steering factors of arXiv 2505.20063."""
 
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """One number a strength and measure.
+    """One number per strength and measure.
 
     Attributes:
-        target: the token whose probability is followed.
-        target_log_prob: of the target right after the prompt.
-        kl: KL(plain || steered) of the distribution right after the prompt, in nats.
-        repetition: share of a continuation's bigrams that it has had before, mean over samples.
-        perplexity: of the continuations under the plain model, over all their tokens.
-        texts: what the tokens of each strength's first sample write; see `TokenTable.pieces`.
-        gap: what stands between two of them.
+        target: the token whose probability is measured.
+        target_log_prob: log-probability of the target right after the prompt.
+        kl: KL(plain || steered) right after the prompt, in nats.
+        repetition: share of repeated bigrams in a continuation, averaged over samples.
+        perplexity: perplexity of the continuations under the plain model, over all tokens.
+        texts: the token texts of each strength's first sample; see `TokenTable.pieces`.
+        gap: the text between two tokens.
     """
 
     prompt: str
@@ -70,14 +70,14 @@ def dose_response(
     target: str | None = None,
     sampling: Sampling | None = None,
 ) -> DoseResponse:
-    """`change` at each of `strengths`, all of them in one batch.
+    """The effects of `change` at each of `strengths`, all in one batch.
 
-    `target` is one token; by default the one that the changed latents promise most, in the
-    direction of the first strength that is not zero. Repetition and perplexity are of sampled
-    continuations, by default four of 20 tokens at temperature 0.7.
+    `target` is one token; by default the one that the changed latents raise most, in the direction
+    of the first non-zero strength. Repetition and perplexity are of sampled continuations, by
+    default four of 20 tokens at temperature 0.7.
 
     Raises:
-        UsageError: the target is not one token, or the prompt or change does not fit the model.
+        UsageError: the target is not one token, or the prompt or the change does not fit the model.
         RuntimeError: a change did not take effect.
     """
     sampling = sampling or Sampling(temperature=0.7, n_samples=4)
@@ -120,7 +120,7 @@ def _next_log_probs(
 def _target(
     host: Host, change: Intervention, strengths: Sequence[float | int], target: str | None
 ) -> int:
-    """The token id of `target`, or of what the change promises most."""
+    """The token id of `target`, or of the token that the change raises most."""
     if target is not None:
         return token_id(host.lm, target)
     sign = next((1 if s > 0 else -1 for s in strengths if s), 1)

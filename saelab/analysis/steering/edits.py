@@ -1,4 +1,4 @@
-"""The one splice: changes of latents, or of a direction, as edits of a model's site."""
+"""The splice: changes of latents, or of a direction, as edits of a model's site."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from saelab.types import SparseCodes
 
 
 def with_maxima(host: Host) -> Host:
-    """The host with its latents' largest |activations|, where its run has a features.h5.
+    """The host with its latents' largest |activations|, if its run has a features.h5.
 
     Changes in the unit `latent_max` need them.
 
@@ -38,12 +38,13 @@ def latent_edits(
 ) -> dict[str, Edit]:
     """The edits that make `changes` at the masked positions: one for all contexts, or one each.
 
-    Other positions keep their bits, as does a row whose change is nothing and error is kept, and a
-    row whose norm training left out. Codes are of what the edited model computes at `host.reads`.
+    Other positions stay bit-equal. So do rows whose change is zero while the error is kept, and
+    rows whose norm training left out. Codes are those of what the edited model computes at
+    `host.reads`.
 
     Raises:
-        UsageError: a latent does not exist, has no recorded maximum where the unit is that, or
-            the changes are not of one kind.
+        UsageError: a latent does not exist, has no recorded maximum although the unit is
+            `latent_max`, or the changes are not of one kind.
     """
     seen: list[Tensor] = []
     if not host.is_transcoder:
@@ -54,7 +55,7 @@ def latent_edits(
 def _edit(
     host: Host, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"], seen: list[Tensor]
 ) -> Edit:
-    """The edit at the written site; `seen` holds what is read, if that is elsewhere."""
+    """The edit at the written site; `seen` holds what is read at another site."""
     latents, amounts = _checked(host, changes)
     first = changes[0]
 
@@ -81,10 +82,10 @@ def direction_edit(
     lengths: Float[Tensor, " batch"],
     mask: Bool[Tensor, "batch pos"],
 ) -> Edit:
-    """The edit that adds `direction`, of each context's own length, at the masked positions.
+    """The edit that adds `direction`, with a length per context, at the masked positions.
 
-    Where a latent of the SAE would be changed, for one that writes where it reads; so that the
-    two can be compared.
+    It acts where a change of the SAE's latents would (for an SAE that writes the site it reads), so
+    that the two can be compared.
     """
     unit = torch.nn.functional.normalize(direction, dim=0)
 
@@ -130,7 +131,7 @@ def _delta(
     latents: Int[Tensor, "row latent"],
     amount: Float[Tensor, "row 1"],
 ) -> Float[Tensor, "row latent"]:
-    """By how much each code changes."""
+    """The change of each code."""
     here = codes_at(codes, latents)
     match change.op:
         case "add":
@@ -154,7 +155,7 @@ def _unit(
 
 
 def _noted(seen: list[Tensor]) -> Edit:
-    """Changes nothing; what passes is kept for the edit further on."""
+    """Changes nothing, but keeps the value for the later edit."""
 
     def edit(value: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_in"]:
         seen[:] = [value]
@@ -179,14 +180,14 @@ def features_of(run: Run) -> FeatureFile:
 
 
 def codes_at(codes: SparseCodes, latents: Int[Tensor, "row latent"]) -> Float[Tensor, "row latent"]:
-    """The codes of a few latents in each row; zero where one does not fire."""
+    """The codes of a few latents in each row; zero where a latent does not fire."""
     codes = codes.rectangular()
     mine = codes.indices[:, :, None] == latents[:, None, :]
     return (codes.values[:, :, None] * mine).sum(dim=1)
 
 
 def a_max(codes: SparseCodes) -> Float[Tensor, " row"]:
-    """The largest |activation| of any latent in each row; 0 where none fires."""
+    """The largest |activation| of any latent in each row; 0 if none fires."""
     values = codes.rectangular().values.abs()
     # Codes of rows in which nothing fires may have no columns at all.
     return torch.nn.functional.pad(values, (0, 1)).amax(dim=1)

@@ -1,4 +1,4 @@
-"""Generation, steered beside plain, with the same random numbers and every token's evidence."""
+"""Steered and plain generation with the same random numbers, and figures of every token."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,9 +25,9 @@ class GeneratedToken:
 
     Attributes:
         text: its name.
-        log_prob: under the model that generated it, at temperature 1.
-        plain_log_prob: under the plain model reading the same text.
-        kl: KL(plain || generating model) of the distribution it was drawn from, in nats.
+        log_prob: log-probability under the model that generated it, at temperature 1.
+        plain_log_prob: log-probability under the plain model, which reads the same text.
+        kl: KL(plain || generating model) at this token, in nats.
     """
 
     text: str
@@ -38,11 +38,11 @@ class GeneratedToken:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model said after a prompt.
+    """A model's continuation of a prompt.
 
     Attributes:
-        pieces: what each token adds to the text; see `TokenTable.pieces`.
-        gap: what stands between two pieces.
+        pieces: the text that each token adds; see `TokenTable.pieces`.
+        gap: the text between two pieces.
     """
 
     tokens: list[GeneratedToken]
@@ -51,18 +51,18 @@ class Continuation:
 
     @property
     def text(self) -> str:
-        """What the tokens say in a row."""
+        """The text of the tokens."""
         return self.gap.join(self.pieces)
 
     @property
     def perplexity(self) -> float:
-        """Of the continuation, under the plain model."""
+        """Perplexity of the continuation under the plain model."""
         log_probs = torch.tensor([token.plain_log_prob for token in self.tokens])
         return float((-log_probs.mean()).exp())
 
     @property
     def repetition(self) -> float:
-        """The share of its bigrams that it has had before."""
+        """The share of repeated bigrams in the continuation."""
         return repetition([token.text for token in self.tokens])
 
     def values(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Comparison:
     """Plain and steered continuations of one prompt, sample by sample.
 
     Attributes:
-        effect: what the change did to the prompt's own activations.
+        effect: the change's effect on the prompt's own activations.
     """
 
     prompt: str
@@ -109,7 +109,7 @@ def steer(
 ) -> Comparison:
     """Continue `prompt` with and without `change`.
 
-    The prompt's activations are checked first, so that no result comes of a change that failed.
+    The prompt's activations are checked first, so that a failed change gives no result.
 
     Raises:
         UsageError: the prompt or the change does not fit the model.
@@ -120,7 +120,7 @@ def steer(
     n_prompt = tokens.shape[1]
     mask = position_mask(host.lm, tokens, change.positions, n_prompt, host.domain)
     effect = verify(host, tokens, [change], mask)
-    # A plain text and a steered one, written token by token and then read.
+    # A plain text and a steered one, generated token by token and then read.
     passes = 2.0 * (sampling.n_tokens + 3)
     steering_plan(host.lm, tokens, passes, n_prompt + sampling.n_tokens).announce()
     unsteered, steered = (
@@ -136,7 +136,7 @@ def _with_evidence(
     new: Int[Tensor, "batch new"],
     edits: EditsFor,
 ) -> list[Continuation]:
-    """Log-probabilities and KL of every generated token, from one pass of each model."""
+    """Log-probabilities and KL of every generated token, from one pass per model."""
     outputs = [_predictions(lm, prompts, new, chosen) for chosen in (edits, plain)]
     kl = []
     for part in outputs[0].pieces():
@@ -172,7 +172,7 @@ def _predictions(
     new: Int[Tensor, "batch new"],
     edits: EditsFor,
 ) -> Predictions:
-    """Of every new token, text by text."""
+    """The predictions of every new token, text by text."""
     full = torch.cat([prompts.to(lm.device), new], dim=1)
     before = torch.zeros_like(full, dtype=torch.bool)
     before[:, prompts.shape[1] - 1 : -1] = True
@@ -180,6 +180,6 @@ def _predictions(
 
 
 def repetition(tokens: Sequence[str | int]) -> float:
-    """The share of bigrams that occurred before in the same text; 0 for fewer than two."""
+    """The share of bigrams that occurred before in the same text; 0 for fewer than two tokens."""
     bigrams = list(pairwise(tokens))
     return 1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0

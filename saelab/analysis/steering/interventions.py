@@ -1,4 +1,4 @@
-"""A change of latents as a value: what, by how much, in which units, and where."""
+"""A change of latents as a value: which latents, how much, in which unit, and where."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,37 +19,39 @@ Positions = Literal["all", "last"] | NonNegativeInt
 
 
 class Intervention(Config):
-    """A change of one or several latents, the same at every chosen position.
+    """A change of one or more latents, the same at every chosen position.
 
-    With signed codes (AbsTopK) a latent means something at either sign: a
-    negative amount goes toward its negative pole. With codes that are never negative, a negative
-    amount writes what no code of the SAE could.
+    With signed codes (AbsTopK) both signs of a latent have a meaning: a negative amount goes toward
+    its negative pole. With non-negative codes, a negative amount writes a value that no code of the
+    SAE has.
     """
 
     latents: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    """What is changed, all of them together."""
+    """The latents to change, all together."""
     op: Op = "add"
-    """add: a + amount; scale: a * amount; clamp: amount, whatever it was; ablate: zero."""
+    """add: a + amount; scale: a * amount; clamp: amount; ablate: zero. a is the latent's
+    activation."""
     amount: float = 0.0
-    """The strength of `add`, the value of `clamp`, the factor of `scale`; `ablate` ignores it."""
+    """The strength for `add`, the value for `clamp`, the factor for `scale`; `ablate` ignores
+    it."""
     unit: Unit = "a_max"
-    """What amount 1 is for `add` and `clamp`. a_max: the largest |activation| of any latent at that
-    position (arXiv 2505.20063); latent_max: the latent's own largest in features.h5; absolute: 1.
-    """
+    """Meaning of amount 1 for `add` and `clamp`. a_max: the largest |activation| of any latent at
+    the position (arXiv 2505.20063); latent_max: the latent's own largest in features.h5; absolute:
+    1."""
     positions: Positions = "last"
-    """all: every token at which the SAE is applied, so no special ones; last: from the prompt's
-    last token on, so every token that is generated is steered; a number: from that position on (0
-    is the first token, <bos> where there is one)."""
+    """all: every token to which the SAE is applied, so no special ones; last: from the prompt's
+    last token on, so every generated token is steered; a number: from this position on (0 is the
+    first token, <bos> if there is one)."""
     error: ErrorTerm = "keep"
-    """keep: x + (x_hat' - x_hat), what the SAE misses stays; drop: x_hat' alone."""
+    """keep: x + (x_hat' - x_hat), so the SAE's error stays; drop: x_hat' alone."""
 
     def with_amount(self, amount: float | int) -> "Intervention":
-        """The same change at another amount."""
+        """The same change with another amount."""
         return self.model_copy(update={"amount": float(amount)})
 
 
 def check_alike(changes: Sequence[Intervention]) -> None:
-    """Refuse changes that one edit cannot make side by side.
+    """Refuse changes that one edit cannot make together.
 
     Raises:
         UsageError: they differ in more than the latents' numbers and the amount, or one names a
@@ -73,14 +75,14 @@ def position_mask(
     n_prompt: int,
     domain: Domain = EVERYWHERE,
 ) -> Bool[Tensor, "batch pos"]:
-    """Where `positions` are in contexts whose first `n_prompt` tokens are the prompt.
+    """Which positions `positions` means, in contexts whose first `n_prompt` tokens are the prompt.
 
-    Special tokens are never among them, nor what else the SAE's `domain` leaves out by token or
-    position. What it leaves out by norm is known only when the model runs: `latent_edits` leaves
-    that alone.
+    Special tokens are excluded, and everything else that the SAE's `domain` leaves out by token or
+    position. Rows that it leaves out by norm are known only when the model runs: `latent_edits`
+    does not change them.
 
     Raises:
-        UsageError: the position lies behind the prompt.
+        UsageError: the position is after the prompt.
     """
     if isinstance(positions, int) and positions >= n_prompt:
         raise UsageError(

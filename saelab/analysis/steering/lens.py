@@ -1,4 +1,4 @@
-"""The logit lens: which tokens a direction at a site promises along the direct path."""
+"""The logit lens: the tokens that a direction at a site raises along the direct path."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,12 +13,12 @@ from saelab.lm.protocol import Edit, LanguageModel
 def logit_lens(
     lm: LanguageModel, hook: str, directions: Float[Tensor, "n d_in"]
 ) -> Float[Tensor, "n d_vocab"]:
-    """LN_final(w) @ W_U + b_U, w being what each direction writes (arXiv 2505.20063, Eq. 4).
+    """LN_final(w) @ W_U + b_U; w is what each direction writes (arXiv 2505.20063, Eq. 4).
 
-    These are the logits of a residual stream that holds nothing but w: the final norm divides by
-    w's own scale and has its gain and bias. (`LanguageModel.logit_effects` gives differences of
-    logits: scale 1, no biases.) A direction among the heads' or the MLP's values is first taken
-    through W_O or W_out, and through what the model puts behind them.
+    These are the logits of a residual stream that holds only w: the final norm divides by w's own
+    scale, and has its gain and bias. (`LanguageModel.logit_effects` gives differences of logits:
+    scale 1, no biases.) A direction in the heads' or the MLP's values first passes W_O or W_out,
+    and any norm or multiplier after them.
 
     Raises:
         UsageError: the site does not write to the residual stream.
@@ -45,7 +45,7 @@ def lens_tokens(
 def _residual(
     lm: LanguageModel, hook: str, rows: Float[Tensor, "n d_in"]
 ) -> Float[Tensor, "n d_model"]:
-    """What each direction at the site writes to the residual stream."""
+    """The vector that each direction at the site writes to the residual stream."""
     written = lm.residual_writes(hook, rows)
     if written is None:
         raise UsageError(

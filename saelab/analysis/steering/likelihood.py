@@ -1,4 +1,4 @@
-"""How likely texts are under the plain model, each different text read once."""
+"""Likelihood of texts under the plain model; each different text is read once."""
 
 import torch
 from jaxtyping import Float, Int
@@ -19,12 +19,12 @@ def log_likelihoods(
     new: Int[Tensor, "text new"],
     lengths: Int[Tensor, " text"],
 ) -> Float[Tensor, " text"]:
-    """The log-probability (float64) of the first `lengths` tokens of `new` behind their prompts."""
+    """The log-probability (float64) of the first `lengths` tokens of `new` after their prompts."""
     n_prompt = prompts.shape[1]
     place = torch.arange(new.shape[1], device=new.device)
     counted = new.masked_fill(place >= lengths[:, None], -1)
     whole = torch.cat([lengths[:, None], prompts.to(new.device), counted], dim=1)
-    # Sorted by length first, so that texts read together are about as long as each other.
+    # Sorted by length first, so that texts read together have similar lengths.
     different, which = whole.unique(dim=0, return_inverse=True)
     parts = []
     for part in different.split(TEXTS_AT_ONCE):
@@ -36,7 +36,7 @@ def log_likelihoods(
 def _sums(
     lm: LanguageModel, text: Int[Tensor, "text pos"], n_prompt: int
 ) -> Float[Tensor, " text"]:
-    """Of what stands behind the prompts, up to the -1."""
+    """Sums over the tokens after the prompts, up to the -1."""
     new = text[:, n_prompt:]
     real = new.clamp(min=0)
     read = torch.cat([text[:, :n_prompt], real], dim=1)[:, :-1]

@@ -1,4 +1,4 @@
-"""The two scores as functions of tensors, and the options both read."""
+"""The two scores as functions of tensors, and their options."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,40 +26,41 @@ N_PEAKS = 5
 
 Form = Literal["difference", "paper", "repository"]
 Rows = tuple[Integer[ndarray, " row"], Integer[ndarray, " row"]]
-"""The latent and the sign of every row that is scored."""
+"""The latent and the sign of every scored row."""
 
 
 class ScoreOptions(Config):
-    """How input and output scores are taken; the defaults are the paper's numbers."""
+    """How input and output scores are computed; the defaults are the paper's numbers."""
 
     prompt: str | None = None
     """Neutral prompt; default: "In my experience,", and for the tiny model, which does not know
     these words, "today is monday and next comes tuesday ."."""
     strength: float = Field(default=10.0, ge=0)
-    """What is added, in units of the largest activation of any latent at that position."""
+    """Strength of the addition, in units of the largest activation of any latent at the
+    position."""
     n_lens: int = Field(default=20, gt=0)
-    """How many of the tokens that the decoder row promises count."""
+    """Number of tokens that count: those that the decoder row raises most."""
     form: Form = "difference"
-    """difference: error kept, P(steered) - P(plain), so that strength 0 scores 0; paper: Eqs. 6
-    and 10 as printed, x_hat' alone in x's place; repository: as its authors' code, error kept and
+    """difference: error kept, P(steered) - P(plain), so that strength 0 scores 0; paper: Eqs. 6 and
+    10 as printed, x_hat' alone instead of x; repository: as the authors' code, error kept and
     P(steered) alone."""
     min_examples: int = Field(default=10, gt=0)
-    """Latents with fewer contexts in features.h5 get no input score (the paper: 20; its code: 10).
-    """
+    """Latents with fewer contexts in features.h5 get no input score (the paper: 20; its code:
+    10)."""
     max_examples: int = Field(default=100, gt=0)
-    """Contexts that count at most."""
+    """Largest number of contexts that count."""
     batch_size: int = Field(default=64, gt=0)
     """Latents per forward pass."""
 
 
 def neutral_prompt(lm: LanguageModel) -> str:
-    """A prompt that says little of what comes next."""
+    """A prompt that says little about what comes next."""
     return TINY_PROMPT if lm.info.name == "tiny" else PAPER_PROMPT
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """P of Eq. 9 and what it is made of."""
+    """P of Eq. 9 and its parts."""
 
     rank: Int[Tensor, " n"]
     probability: Float[Tensor, " n"]
@@ -67,9 +68,10 @@ class Confidence:
 
 
 def confidence(probabilities: Float[Tensor, "n d_vocab"], lens: Int[Tensor, "n k"]) -> Confidence:
-    """P = (1 - r / V) * p of the likeliest lens token (arXiv 2505.20063, Eq. 9).
+    """P = (1 - r / V) * p of the most likely lens token (arXiv 2505.20063, Eq. 9).
 
-    r is the number of strictly likelier tokens, so ties and the vocabulary's order do not matter.
+    r is the number of strictly more likely tokens, so ties and the vocabulary's order have no
+    effect.
     """
     best = probabilities.gather(1, lens).amax(dim=1)
     rank = (probabilities > best[:, None]).sum(dim=1)
@@ -94,11 +96,11 @@ def output_scores(
     lens: Int[Tensor, "row k"],
     options: ScoreOptions,
 ) -> OutputScores:
-    """S_out (Eq. 10) of each latent's pole: the batch of a forward pass is latents.
+    """S_out (Eq. 10) of each latent's pole; a forward pass has one latent per batch entry.
 
     Raises:
         UsageError: no latent fires at the end of the prompt, or the SAE is not applied there.
-        RuntimeError: the steered activations of the first batch are not what was asked.
+        RuntimeError: the steered activations of the first batch are wrong.
     """
     out = host.lm.run(tokens[None], hooks=host.sites)
     plain = out.behind().logits()[0].float().softmax(-1)
@@ -160,10 +162,10 @@ def _last_probabilities(
 def input_scores(
     features: FeatureFile, rows: Rows, lens: Integer[ndarray, "row k"], options: ScoreOptions
 ) -> tuple[Float[ndarray, " row"], Integer[ndarray, " row"]]:
-    """S_in (Eq. 8) of each row, NaN where there are too few examples, and how many there are.
+    """S_in (Eq. 8) of each row, NaN with too few examples; and the number of examples.
 
-    features.h5 keeps, of every context, the token on which a latent is strongest, and of these
-    the contexts where it is strongest: exactly the multiset T of the paper.
+    features.h5 keeps, for every context, the token on which a latent is strongest, and of these the
+    contexts where it is strongest: exactly the multiset T of the paper.
     """
     tokens, real = _fired_on(features, rows, options)
     hits = (tokens[:, :, None] == lens[:, None, :]).any(axis=2) & real
@@ -175,7 +177,7 @@ def input_scores(
 def peak_tokens(
     features: FeatureFile, rows: Rows, options: ScoreOptions
 ) -> Integer[ndarray, "row peak"]:
-    """The commonest tokens on which each row fires most, -1 behind the last."""
+    """The commonest tokens on which each row fires most; -1 after the last."""
     tokens, real = _fired_on(features, rows, options)
     out = np.full((len(tokens), N_PEAKS), -1, dtype=np.int32)
     for row, (mine, here) in enumerate(zip(tokens, real, strict=True)):
@@ -188,7 +190,7 @@ def peak_tokens(
 def _fired_on(
     features: FeatureFile, rows: Rows, options: ScoreOptions
 ) -> tuple[Integer[ndarray, "row example"], Bool[ndarray, "row example"]]:
-    """The token at the peak of each example, and which places hold an example."""
+    """The token at the peak of each example, and which slots hold an example."""
     corpus = features["corpus/tokens"]
     latents, signs = rows
     parts = []

@@ -19,22 +19,22 @@ ARRAYS = (
 """The arrays of `SteeringScores` in steering.h5."""
 
 HIGH_INPUT, HIGH_OUTPUT = 0.5, 0.01
-"""What `summary` calls high: half of the tokens; the paper's threshold of its filter."""
+"""The limits of `summary`: half of the tokens, and the paper's threshold of its filter."""
 
 
 @dataclass(frozen=True)
 class SteeringScores:
-    """One row per latent and, for signed codes, per pole.
+    """One row per latent, and for signed codes per pole.
 
     Attributes:
-        latent, sign: which latent, and which pole of it (1 or -1).
-        input: S_in (Eq. 8) in [0, 1]; NaN where there are too few examples.
+        latent, sign: the latent and its pole (1 or -1).
+        input: S_in (Eq. 8) in [0, 1]; NaN with too few examples.
         output: S_out (Eq. 10) in [-1, 1], or P(steered) in the repository's form.
-        n_examples: contexts behind `input`.
-        rank: how many tokens the steered model finds likelier than the best lens token.
+        n_examples: number of contexts behind `input`.
+        rank: number of tokens more likely, under the steered model, than the best lens token.
         probability: the steered model's probability of that token.
-        lens: the tokens that the latent promises, best first.
-        peaks: the commonest tokens on which it fires most; -1 behind the last.
+        lens: the tokens that the latent raises most, best first.
+        peaks: the commonest tokens on which it fires most; -1 after the last.
         vocabulary: every token as text.
         facts: options, prompt, model and digests, JSON-ready.
     """
@@ -52,7 +52,7 @@ class SteeringScores:
     facts: dict[str, Any]
 
     def __len__(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.latent)
 
     def row(self, latent: int, sign: int = 1) -> int:
@@ -63,11 +63,11 @@ class SteeringScores:
         return int(found[0])
 
     def best(self, n: int) -> list[int]:
-        """The `n` rows of highest output score, best first."""
+        """The `n` rows with the highest output scores, best first."""
         return np.argsort(-self.output, kind="stable")[:n].tolist()
 
     def words(self, tokens: Integer[ndarray, " token"]) -> list[str]:
-        """Tokens as text, without the places that hold none."""
+        """Tokens as text, without the empty places."""
         return [self.vocabulary[int(token)] for token in tokens if token >= 0]
 
     def record(self, row: int) -> dict[str, Any]:
@@ -86,10 +86,10 @@ class SteeringScores:
         }
 
     def summary(self) -> dict[str, float | int]:
-        """How many rows score high on either, on both, and how the two go together.
+        """How many rows score high on each score and on both, and how the scores relate.
 
-        `correlation` is Pearson's over the rows with both scores; `lift` is the share with both
-        high over what it would be if the two were independent.
+        `correlation` is Pearson's over the rows with both scores. `lift` is the share with both
+        high, divided by its value if the scores were independent.
         """
         known = ~np.isnan(self.input)
         high_in, high_out = self.input[known] >= HIGH_INPUT, self.output[known] >= HIGH_OUTPUT
@@ -116,12 +116,12 @@ def load_steering_scores(run: str | Path) -> SteeringScores:
     """The scores that `steering_scores` wrote in a run; needs no model.
 
     Raises:
-        UsageError: there are none yet, or the file is damaged.
+        UsageError: there are no scores yet, or the file is damaged.
     """
     arrays, vocabulary, facts = read_arrays(steering_path(run), ARRAYS)
     return SteeringScores(**arrays, vocabulary=vocabulary, facts=facts)
 
 
 def steering_path(run: str | Path) -> Path:
-    """Where a run's steering scores are."""
+    """Path of a run's steering scores."""
     return Path(run) / "steering.h5"

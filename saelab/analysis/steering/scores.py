@@ -1,8 +1,8 @@
 """Input and output score of every latent of a run (arXiv 2505.20063, section 3).
 
 Input score: among the tokens on which a latent fires most, the share that its decoder row also
-promises. Output score: how surely the model says what the row promises, once the latent is added
-at the last position of a neutral prompt. Steering needs latents of high output score.
+raises. Output score: how probable the tokens raised by the row become when the latent is added at
+the last position of a neutral prompt. Steering needs latents with a high output score.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def score_latents(
 ) -> SteeringScores:
     """Input and output scores of `latents` (default: all), without writing anything.
 
-    One forward pass of the neutral prompt per `batch_size` rows; signed codes have two rows a
-    latent. The input scores come from features.h5.
+    It runs one forward pass of the neutral prompt per `batch_size` rows; signed codes have two rows
+    per latent. Input scores come from features.h5.
 
     Raises:
         UsageError: features.h5 is missing or of other weights, `lm` is not the run's model, the

@@ -1,7 +1,7 @@
-"""Whether a change took effect: checked against the dense codes, before its results are believed.
+"""Checks that a change took effect, against dense codes, before results are used.
 
-A steering hook that does nothing, or writes what the error term takes back, is a known way to get
-plausible and empty results.
+A steering hook that does nothing, or that the error term cancels, is a known cause of plausible but
+empty results.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from saelab.analysis.steering.interventions import Intervention
 from saelab.host.host import Host
 
 NOTICEABLE = 1e-3
-"""Relative length of a change that must show in the logits."""
+"""Relative length of a change that must be visible in the logits."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a change did to the activations.
+    """The effect of a change on the activations.
 
     Attributes:
-        n_rows: positions that were to be changed, and where the SAE is applied.
-        n_changed: those whose activation differs from the plain model's.
-        shift: mean of ||x' - x|| / ||x|| over them.
-        n_left_out: positions that were to be changed and were not, since their norms are larger
-            than any that the SAE was trained on.
+        n_rows: positions to change where the SAE is applied.
+        n_changed: positions whose activation differs from the plain model's.
+        shift: mean of ||x' - x|| / ||x|| over these.
+        n_left_out: positions that were not changed because their norms exceed those that the SAE
+            was trained on.
     """
 
     n_rows: int
@@ -44,10 +44,10 @@ def verify(
     changes: Sequence[Intervention],
     mask: Bool[Tensor, "batch pos"],
 ) -> Effect:
-    """Run the model plain and changed, and compare the site with what the changes ask for.
+    """Run the plain and the changed model, and compare the site with the requested changes.
 
     Raises:
-        RuntimeError: the site's activations are not as asked, or the logits did not notice.
+        RuntimeError: the site's activations are wrong, or the logits did not change.
     """
     plain = host.lm.run(tokens, hooks=host.sites)
     changed = host.lm.run(tokens, edits=latent_edits(host, changes, mask), hooks=[host.writes])
@@ -61,7 +61,7 @@ def verify(
     x, found = before[mask].float(), after[mask].float()
     read = plain.activations[host.reads][mask].float()
     asked = _asked(host, read, x, mask.nonzero()[:, 0], changes)
-    # Rounding is relative to the largest coordinates, in the model's precision and in float32's.
+    # Rounding is relative to the largest coordinates, in the model's precision and in float32.
     close = torch.finfo(before.dtype).eps + 256 * torch.finfo(torch.float32).eps
     if (worst := float((found - asked).abs().max())) > close * float(asked.abs().max()):
         raise RuntimeError(f"Steering at {host.writes} missed what was asked by {worst:.3g}.")
@@ -93,7 +93,7 @@ def _asked(
     context: Int[Tensor, " row"],
     changes: Sequence[Intervention],
 ) -> Float[Tensor, "row d_out"]:
-    """The same by another way: every code written out, changed in place, and decoded."""
+    """The expected result by a second method: dense codes, changed in place, and decoded."""
     sae = host.sae
     read = read.to(sae.W_dec.dtype)
     codes = sae.encode(read).dense()
@@ -109,7 +109,7 @@ def _asked(
 def _wanted(
     host: Host, change: Intervention, codes: Float[Tensor, " d_sae"], latent: int
 ) -> Tensor:
-    """What the latent's code is to become, given all codes of its row."""
+    """The requested code of the latent, given all codes of its row."""
     if change.op == "ablate":
         return torch.zeros(())
     if change.op == "scale":

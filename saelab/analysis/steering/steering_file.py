@@ -1,6 +1,7 @@
 """steering.h5: the steering scores of a run, readable without the model or the SAE.
 
-All datasets are contiguous. N rows: the F latents and, for signed codes, their F negative poles.
+All datasets are contiguous. The N rows are the F latents and, for signed codes, their F negative
+poles.
 
     score/latent, sign       int64 [N]      which latent, and which pole: 1 or -1
     score/input              float64 [N]    S_in; NaN: too few examples
@@ -72,7 +73,7 @@ def read_arrays(
 
 
 def _check_shapes(stored: Hdf5Arrays, names: Sequence[str]) -> None:
-    """Refuse arrays that do not fit each other: the file may come from anywhere."""
+    """Refuse arrays that do not match: the file is untrusted."""
     kinds = {name: stored.kind(f"score/{name}") for name in names}
     for name, (kind, shape) in kinds.items():
         if len(shape) != (2 if name in TABLES else 1) or (kind == "f") != (name in FLOATS):

@@ -1,8 +1,8 @@
-"""Steering success as arXiv 2505.20063 measures it, and what a filter by score does to it.
+"""Steering success as in arXiv 2505.20063, and the effect of filtering by score.
 
-A latent is steered at several strengths behind many prefixes; success is how many of the tokens
-that it promises the model then says (Eq. 7), at the strength with the best ratio of success to
-perplexity. The paper's claim: among latents of high output score, success is far higher.
+A latent is steered at several strengths after many prefixes. Success is the number of tokens raised
+by the latent that the model then writes (Eq. 7), at the strength with the best ratio of success to
+perplexity. The paper claims far higher success among latents with high output scores.
 """
 
 from collections.abc import Sequence
@@ -34,33 +34,34 @@ from saelab.training.run import Run
 
 FACTORS = STRENGTHS[1:]
 TOO_MUCH = 3.0
-"""Factors with more promised tokens a text than this are degenerate and left out (the paper's)."""
+"""Factors with more raised tokens per text than this are degenerate and left out (the paper's
+rule)."""
 ROWS_AT_ONCE = 1024
-"""Texts that are written side by side."""
+"""Number of texts generated together."""
 
 
 class SuccessOptions(Config):
     """How success is measured; the defaults are the paper's protocol, on fewer prefixes."""
 
     n_latents: int = Field(default=100, gt=0)
-    """Latents to steer, drawn at random among those that fire."""
+    """Number of latents to steer, drawn at random among active ones."""
     n_prefixes: int = Field(default=20, gt=0)
     """Beginnings of held-out contexts to continue (the paper: 50 fixed phrases)."""
     prefix_length: int = Field(default=8, gt=1)
-    """Tokens of each."""
+    """Tokens per prefix."""
     n_tokens: int = Field(default=20, gt=0)
     """Tokens to generate."""
     temperature: float = Field(default=0.7, gt=0)
-    """Of sampling."""
+    """Sampling temperature."""
     stop: str = "."
-    """A continuation counts up to the first of this token."""
+    """A continuation counts up to the first occurrence of this token."""
     seed: int = 0
     """Decides the latents and the samples."""
 
 
 @dataclass(frozen=True)
 class Success:
-    """Every measured latent, and what filters make of them."""
+    """Every measured latent, and the effect of filters."""
 
     latents: list[LatentSuccess]
     filters: list[FilterRow]
@@ -76,10 +77,10 @@ class Success:
 def steering_success(
     run: Run, lm: LanguageModel, scores: SteeringScores, options: SuccessOptions | None = None
 ) -> Success:
-    """Steer random latents and see what they make the model say.
+    """Steer random latents and measure their success.
 
     Raises:
-        UsageError: the run's text is gone or its contexts are shorter than the prefixes, the stop
+        UsageError: the run's text is missing or its contexts are shorter than the prefixes, `stop`
             is not one token, or prefix and continuation exceed the model's context.
     """
     options = options or SuccessOptions()
@@ -100,19 +101,19 @@ def steering_success(
 def count_promised(
     new: Int[Tensor, "text new"], promised: Int[Tensor, " k"], stop: int
 ) -> Int[Tensor, " text"]:
-    """How many tokens of each text are promised ones, repeats included, up to `stop` (Eq. 7)."""
+    """The number of raised tokens in each text, repeats included, up to `stop` (Eq. 7)."""
     return (torch.isin(new, promised) & before_stop(new, stop)).sum(dim=1)
 
 
 def before_stop(new: Int[Tensor, "text new"], stop: int) -> Bool[Tensor, "text new"]:
-    """The tokens of each text up to and with the first `stop`."""
+    """The tokens of each text up to and including the first `stop`."""
     ended = (new == stop).cumsum(dim=1)
     return (ended == 0) | ((ended == 1) & (new == stop))
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """The prefixes and how they are continued."""
+    """The prefixes and the options for continuing them."""
 
     host: Host
     prefixes: Int[Tensor, "prefix pos"]
@@ -120,7 +121,7 @@ class _Trial:
     options: SuccessOptions
 
     def continuations(self, changes: Sequence[Intervention]) -> Int[Tensor, "text new"]:
-        """Every prefix continued under each change, change by change; plain without any."""
+        """Every prefix continued under each change, change by change; plain without changes."""
         times, n = max(1, len(changes)), len(self.prefixes)
         prompts = self.prefixes.repeat(times, 1)
         repeated = [change for change in changes for _ in range(n)]
@@ -136,7 +137,7 @@ class _Trial:
     def perplexities(
         self, new: Int[Tensor, "change prefix new"], wanted: Bool[Tensor, " change"]
     ) -> Float[Tensor, " change"]:
-        """Of each wanted change's texts under the plain model, up to their stops; else infinite."""
+        """Plain-model perplexity of each wanted change's texts, up to `stop`; others infinite."""
         texts = new[wanted].flatten(0, 1)
         lengths = before_stop(texts, self.stop).sum(dim=1)
         prefixes = self.prefixes.repeat(int(wanted.sum()), 1)
@@ -151,7 +152,7 @@ class _Trial:
 def _measure(
     trial: _Trial, scores: SteeringScores, rows: list[int], unsteered: Int[Tensor, "text new"]
 ) -> list[LatentSuccess]:
-    """Latents at all factors, side by side."""
+    """The success of latents at all factors, generated together."""
     changes = [
         Intervention(latents=(int(scores.latent[row]),), amount=int(scores.sign[row]) * factor)
         for row in rows
@@ -165,7 +166,7 @@ def _measure(
         for texts, lens in zip(by_latent, promised, strict=True)
     ]
     success = torch.stack(counts).mean(dim=2)
-    # Only these can be chosen, or the first where there is none: the others need no perplexity.
+    # Only these can be chosen, or the first if there is none; others need no perplexity.
     wanted = (success > 0) & (success <= TOO_MUCH)
     wanted[~wanted.any(dim=1), 0] = True
     perplexity = trial.perplexities(by_latent.flatten(0, 1), wanted.flatten())
@@ -199,9 +200,9 @@ def _at_best(
 
 
 def best_factor(success: Float[ndarray, " factor"], perplexity: Float[ndarray, " factor"]) -> int:
-    """The factor of the best success for its perplexity, degenerate ones left out.
+    """The factor with the best ratio of success to perplexity, without degenerate ones.
 
-    Where every factor is degenerate it is the smallest.
+    If every factor is degenerate, the smallest one.
     """
     ratio = np.where(success > TOO_MUCH, -np.inf, success / perplexity)
     return int(ratio.argmax())

@@ -1,4 +1,4 @@
-"""What filters by a score make of steering success, with intervals over latents."""
+"""The effect of filtering by a score on steering success, with intervals over latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class LatentSuccess:
     """One latent at its best strength.
 
     Attributes:
-        success: promised tokens a text, GenSucc@k (Eq. 7), k being the scores' lens.
+        success: raised tokens per text, GenSucc@k (Eq. 7); k is the scores' `n_lens`.
         plain_success: the same count in the plain model's texts, from the same random numbers.
-        perplexity: of the steered continuations under the plain model.
+        perplexity: perplexity of the steered continuations under the plain model.
     """
 
     latent: int
@@ -37,19 +37,19 @@ class FilterRow:
     """The latents that a filter keeps.
 
     Attributes:
-        score: which score is filtered by; "none" for all latents.
-        threshold: the least score that is kept.
-        share: for a filter that keeps the best of all latents, how many; thresholds mean little
-            where most latents pass them.
-        gain: success beyond the plain model's count.
-        ratio: success over that of all latents: the filter's factor.
+        score: the score of the filter; "none" for all latents.
+        threshold: the lowest score kept.
+        share: for a filter that keeps the best latents, their share; used because thresholds mean
+            little if most latents pass.
+        gain: success minus the plain model's count.
+        ratio: success divided by that of all latents: the filter's factor.
         low: the lower end of the factor's 95 % interval (bootstrap over latents).
         high: its upper end.
-        gain_ratio: gain over that of all latents, so that words which the plain model says anyway
-            count for nothing; 0 where all latents together gain nothing.
+        gain_ratio: gain divided by that of all latents, so that words of the plain model do not
+            count; 0 if all latents together gain nothing.
         gain_low: the lower end of its interval.
         gain_high: the upper end.
-        chance: the share of random directions that pass; None where none were scored.
+        chance: the share of random directions that pass; None if none were scored.
     """
 
     score: str
@@ -70,7 +70,7 @@ class FilterRow:
 def filter_table(
     latents: Sequence[LatentSuccess], chance: Float[ndarray, " direction"] | None = None
 ) -> list[FilterRow]:
-    """Mean success of all latents, and of those that filters on either score keep.
+    """Mean success of all latents, and of those kept by filters on each score.
 
     `chance` are output scores of random directions.
     """
@@ -112,9 +112,9 @@ def _passing(
 def ratio_interval(
     values: Float[ndarray, " latent"], kept: Bool[ndarray, " latent"]
 ) -> tuple[float, float, float]:
-    """Mean of the kept over that of all, and its 95 % interval: latents are resampled.
+    """The kept latents' mean over that of all, with a 95 % interval from resampled latents.
 
-    All three are 0 where the mean of all is not positive.
+    All three are 0 if the mean of all is not positive.
     """
     if values.mean() <= 0:
         return 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""How a model writes on, with or without edits of its activations, token by token."""
+"""Text generation, with or without edits of activations, token by token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ from saelab.lm.protocol import Edit, LanguageModel
 from saelab.lm.reading import Past, ReadsOn
 
 LEAST_ENDED = 0.15
-"""Rows that have ended are carried along until they are this share: leaving copies the rest."""
+"""Ended rows stay in the batch until they reach this share, since removing them copies the rest."""
 
 
 class Sampling(Config):
-    """How continuations are drawn."""
+    """How continuations are sampled."""
 
     n_tokens: int = Field(default=20, gt=0)
     """Tokens to generate."""
     temperature: float = Field(default=0.0, ge=0)
-    """0 takes the likeliest token; arXiv 2505.20063 samples at 0.7."""
+    """0 takes the most likely token; arXiv 2505.20063 samples at 0.7."""
     n_samples: int = Field(default=1, gt=0)
-    """Continuations of each prompt."""
+    """Number of continuations of each prompt."""
     seed: int = 0
-    """Decides the samples. Steered and plain text use the same random numbers, so what differs
-    between them is the steering's doing."""
+    """Decides the samples. Steered and plain text use the same random numbers, so all differences
+    come from steering."""
 
 
 @dataclass(frozen=True)
 class EditsFor:
-    """The edits that make `changes`, one for all contexts or one each, while contexts grow.
+    """The edits that make `changes` (one for all contexts, or one each) while contexts grow.
 
     Attributes:
-        model: None: nothing is edited.
-        n_prompt: tokens of each context that are its prompt.
+        model: the model; None if nothing is edited.
+        n_prompt: number of prompt tokens in each context.
     """
 
     host: Host | None = None
@@ -54,7 +54,7 @@ class EditsFor:
     def tail(
         self, contexts: Int[Tensor, "batch pos"], first: int, rows: Int[Tensor, " batch"] | None
     ) -> Mapping[str, Edit]:
-        """The edits of the positions from `first` on, of those rows (None: all) of the batch."""
+        """The edits of the positions from `first` on, for those rows of the batch (None: all)."""
         if self.host is None:
             return {}
         changes = list(self.changes)
@@ -67,7 +67,7 @@ class EditsFor:
 
     @property
     def untouched(self) -> int | None:
-        """How many tokens at the prompt's start are never edited; None: all."""
+        """The number of tokens at the prompt's start that are never edited; None for all."""
         if self.host is None:
             return None
         positions = self.changes[0].positions
@@ -95,11 +95,11 @@ def generate(
     *,
     stop: int | None = None,
 ) -> Int[Tensor, "batch new"]:
-    """The tokens that follow each prompt; a text that has said `stop` says nothing else.
+    """The tokens generated after each prompt; a text ends at `stop`.
 
-    Rows with the same number in `samples` (default: the row's own) share their random numbers,
-    whatever the batch; `n_samples` is not read. Each token is computed once where the model can
-    read on, and else costs a forward pass of its context; equal prompts are read once.
+    Rows with the same number in `samples` (default: the row's own) share their random numbers in
+    any batch; `n_samples` is ignored. Each token is computed once if the model can continue
+    reading, otherwise it costs a forward pass of its context. Equal prompts are read once.
 
     Raises:
         UsageError: prompt and continuation are longer than the model's context.
@@ -137,7 +137,7 @@ def generate(
 
 
 class _Texts:
-    """Contexts that grow, and what the model has kept of them."""
+    """Contexts that grow, and the model's keys and values for them."""
 
     def __init__(
         self, lm: LanguageModel, contexts: Int[Tensor, "batch pos"], edits: EditsFor
@@ -153,7 +153,7 @@ class _Texts:
             self.past, self.n_read = read_shared(self.reader, contexts, untouched)
 
     def next(self) -> Predictions:
-        """Of the token behind each context."""
+        """The logits of the token after each context."""
         if self.reader is None:
             edits = self.edits.tail(self.contexts, 0, self.rows)
             return self.lm.run(self.contexts, edits=edits).behind()
@@ -164,11 +164,11 @@ class _Texts:
         return out.behind()
 
     def append(self, said: Int[Tensor, " batch"]) -> None:
-        """One more token each."""
+        """Append one token to each context."""
         self.contexts = torch.cat([self.contexts, said[:, None]], dim=1)
 
     def keep(self, going: Bool[Tensor, " batch"]) -> bool:
-        """Let rows that have ended go, now or later; whether any is left."""
+        """Remove rows that have ended, now or later; returns whether any is left."""
         self.ended |= ~going
         if self.ended.all():
             return False
@@ -183,9 +183,9 @@ class _Texts:
 def read_shared(
     reader: ReadsOn, contexts: Int[Tensor, "batch pos"], n: int
 ) -> tuple[Past | None, int]:
-    """What the plain model keeps of each context's first `n` tokens, and how many it read.
+    """The plain model's past of each context's first `n` tokens, and the number read.
 
-    Equal beginnings are read once. The last token is left: its logits are wanted.
+    Equal beginnings are read once. The last token is left out, since its logits are needed later.
     """
     n = min(n, contexts.shape[1] - 1)
     if n <= 0:
@@ -199,7 +199,7 @@ class _Noise:
 
     def __init__(self, seed: int, samples: list[int], d_vocab: int) -> None:
         different = sorted(set(samples))
-        # Odd multipliers keep neighbouring seeds and samples apart.
+        # Odd multipliers separate neighbouring seeds and samples.
         self.generators = [
             torch.Generator().manual_seed(
                 (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9) % 2**63
@@ -211,7 +211,7 @@ class _Noise:
         self.d_vocab = d_vocab
 
     def next(self) -> Float[Tensor, "sample d_vocab"]:
-        """Of each different sample; `place` says which is a row's."""
+        """The noise of each different sample; `place` gives each row's sample."""
         drawn = [
             -torch.empty(self.d_vocab).exponential_(generator=generator).log()
             for generator in self.generators
