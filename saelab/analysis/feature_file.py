@@ -9,7 +9,7 @@ of a kind, S strata, and V tokens in the vocabulary:
                                                 those on massive rows; missing where not known
     latent/max, mean             float32 [F]    of |value| over the firings
     latent/mean_square           float32 [F]    E[a^2] over all tokens, silent ones included
-    latent/skew, kurtosis        float32 [F]    E[a^3] / E[a^2]^1.5 and E[a^4] / E[a^2]^2 over all tokens
+    latent/skew, kurtosis        float32 [F]    E[a^3] / E[a^2]^1.5, E[a^4] / E[a^2]^2: all tokens
     histogram/range              float32 [F]    the histogram spans 0, or -range, to +range
     histogram/counts             uint32 [F, 64 or 128]  linear bins; 128: both signs
     strata/edges                 float32 [F, S + 1]  quantiles of |value| over the firings
