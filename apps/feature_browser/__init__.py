@@ -1,1 +1,1 @@
-"""The feature browser: a Streamlit app that reads finished runs and needs no model and no GPU."""
+"""The feature browser: a Streamlit app that reads finished runs, without a model or a GPU."""

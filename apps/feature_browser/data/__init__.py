@@ -1,1 +1,1 @@
-"""What the pages read: runs, their features, labels and notes."""
+"""The data of the pages: runs, their features, labels and notes."""

@@ -1,7 +1,7 @@
-"""The address is the app's only state, so every view can be sent around.
+"""The address is the app's only state, so every view can be shared as a link.
 
-It names a page and a run; the rest is the page's own, which has a record of its parameters. Pages
-lead to each other by name, see `link`.
+It names a page and a run. All other parameters belong to the page, which declares them in a record.
+Pages link to each other by name, see `link`.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 HOME = "latent"
-"""The page of an address that names none."""
+"""The page of an address without a page."""
 A = TypeVar("A", bound="AbstractAddress")
 
 
@@ -21,8 +21,8 @@ def parameter(
     """A parameter of a page.
 
     Args:
-        default: its value where the address says nothing, or what does not fit.
-        fits: whether a text is a value.
+        default: its value if the address has none, or an invalid one.
+        fits: whether a text is a valid value.
         stays: whether it stays in the address when the reader visits other pages.
     """
     return field(default=default, metadata={"fits": fits, "stays": stays})
@@ -34,26 +34,26 @@ def one_of(*values: str, stays: bool = False) -> Any:  # noqa: ANN401 - as `data
 
 
 def page_number() -> Any:  # noqa: ANN401 - as `dataclasses.field`
-    """Which page of a table, at least 1."""
+    """The page of a table, at least 1."""
     return parameter("1", lambda text: is_number(text, 9) and int(text) > 0)
 
 
 def is_number(text: str, digits: int = 6) -> bool:
-    """Whether a parameter is a whole number of at most so many digits."""
+    """Whether a parameter is a whole number of at most this many digits."""
     # isdecimal also accepts other scripts' digits, and so does int.
     return text.isdecimal() and len(text) <= digits
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractAddress:
-    """What the address says. A page's record adds its parameters, as fields of their names.
+    """The parameters of an address. A page's record adds its own as fields.
 
-    Values are as typed: nothing here is known to exist.
+    Values are as typed; what they name may not exist.
 
     Attributes:
         view: the page's name.
         run: the run's name below the directory of runs.
-        carried: what stays in the address of other pages' parameters, for when the reader is back.
+        carried: parameters of other pages that stay in the address for the reader's return.
     """
 
     view: ClassVar[str]
@@ -62,7 +62,7 @@ class AbstractAddress:
 
     @classmethod
     def of(cls: type[A], params: Mapping[str, str]) -> A:
-        """The address of a query string; what does not fit has its default."""
+        """The address of a query string; invalid values are replaced by the default."""
         own = {one.name: one.metadata.get("fits") for one in fields(cls) if one.name != "carried"}
         given = {name: text for name, text in params.items() if name in own}
         others = {name: text for name, text in params.items() if name not in {*own, "view"}}
@@ -71,7 +71,7 @@ class AbstractAddress:
 
     @classmethod
     def at(cls: type[A], href: str) -> A:
-        """The address that `href` (a query string) leads to."""
+        """The address that `href` (a query string) names."""
         return cls.of(parsed(href))
 
     def to(self: A, **changes: object) -> A:
@@ -80,15 +80,15 @@ class AbstractAddress:
         return replace(self, **texts)
 
     def fresh(self: A, **changes: object) -> A:
-        """The same page of the same run, with what stays and the changes alone."""
+        """The same page of the same run with only the changes and the parameters that stay."""
         return type(self)(run=self.run, carried=self.carried, **self._said("stays")).to(**changes)
 
     def visit(self, view: str, **state: object) -> str:
-        """The link to a page of the same run, which finds there what stays."""
+        """The link to another page of the same run; parameters that stay are carried along."""
         return link(view, run=self.run, **{**self._said("stays"), **dict(self.carried), **state})
 
     def params(self) -> dict[str, str]:
-        """The query parameters; what has its default value is left out."""
+        """The query parameters without those that have their default value."""
         view = {} if self.view == HOME else {"view": self.view}
         run = {} if self.run is None else {"run": self.run}
         return {**view, **run, **self._said("fits"), **dict(self.carried)}
@@ -99,7 +99,7 @@ class AbstractAddress:
         return "?" + urlencode(self.params())
 
     def _said(self, mark: str) -> dict[str, str]:
-        """The page's own parameters, those of a mark, that do not have their default."""
+        """The page's own parameters with this mark that differ from their default."""
         own = [one for one in fields(self) if one.metadata.get(mark)]
         return {o.name: text for o in own if (text := getattr(self, o.name)) != o.default}
 
@@ -116,12 +116,12 @@ def parsed(href: str) -> dict[str, str]:
 
 
 def setting(**values: object) -> str:
-    """What `data-set` takes: parameters of the address; an empty one is taken out."""
+    """The value of `data-set`: parameters for the address; an empty one is removed."""
     return urlencode({name: str(value) for name, value in values.items()})
 
 
 def numbers_of(box: str) -> tuple[float, float, float, float] | None:
-    """Left, right, bottom and top of a box written "0,0.1,0.5,1"; None for anything else."""
+    """Left, right, bottom and top of a box written "0,0.1,0.5,1"; None for any other text."""
     try:
         left, right, bottom, top = (float(part) for part in box.split(","))
     except ValueError:
@@ -131,5 +131,5 @@ def numbers_of(box: str) -> tuple[float, float, float, float] | None:
 
 
 def box() -> Any:  # noqa: ANN401 - as `dataclasses.field`
-    """A rectangle of a scatter: four numbers, see `numbers_of`."""
+    """A rectangle of a scatter plot: four numbers, see `numbers_of`."""
     return parameter("", lambda text: numbers_of(text) is not None)

@@ -1,4 +1,4 @@
-"""Which runs there are, and the figures that tell them apart."""
+"""The list of runs, with the figures that distinguish them."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,22 +13,22 @@ from saelab.training.run import Run, run_name
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
 LARGEST = 1 << 53
-"""No run has as many tokens or latents."""
+"""Largest number of tokens or latents that a run can have."""
 
 
 @dataclass(frozen=True)
 class RunCard:
-    """One run's identity and figures; None where it was not evaluated.
+    """One run's identity and figures; None for figures that were not measured.
 
     Attributes:
-        name: the path below the directory of runs; what `?run=` says.
+        name: the path below the directory of runs; the value of `?run=`.
         l0: latents active per token, on average.
         fvu: fraction of variance unexplained, on held-out text.
         ce_recovered: share of the cross-entropy kept when the reconstruction is spliced in.
         dead: latents that never fired on the held-out text.
         config: the complete training configuration.
-        n_known, found: known features of its text, and those that a latent finds.
-        corpus: what names the text it was trained on; None for arrays.
+        n_known, found: number of known features of its text, and of those that a latent finds.
+        corpus: the name of the training text; None for arrays.
         problems: evaluations that could not be read.
     """
 
@@ -51,9 +51,10 @@ class RunCard:
 
     @property
     def signed(self) -> bool:
-        """Whether codes have both signs, so that a decoder row and its opposite are one.
+        """Whether codes have both signs, so that a decoder row and its opposite are equivalent.
 
-        The variant says so, which takes torch; one that is not installed is taken not to.
+        The variant decides this, which needs torch; a variant that is not installed counts as
+        unsigned.
         """
         try:
             return Run(self.path).config.sae.sparsity.signed
@@ -62,17 +63,17 @@ class RunCard:
 
     @property
     def own_name(self) -> str:
-        """What the run calls itself; unlike `name`, others elsewhere may have it, too."""
+        """The run's own name; unlike `name`, other runs may have it too."""
         return run_name(self.path)
 
     @property
     def weights_path(self) -> Path:
-        """Where the trained SAE is."""
+        """Path of the trained SAE."""
         return self.path / "weights.safetensors"
 
     @property
     def features_path(self) -> Path:
-        """Where its features are, once collected."""
+        """Path of its features, once collected."""
         return self.path / "features.h5"
 
 
@@ -81,7 +82,7 @@ class Catalogue:
     """The finished runs below a directory.
 
     Attributes:
-        damaged: by name, why other runs cannot be shown.
+        damaged: the reason why other runs cannot be shown, by name.
         problems: what was not searched, and why.
     """
 
@@ -92,7 +93,7 @@ class Catalogue:
 
 
 def read_catalogue(root: Path) -> Catalogue:
-    """Every finished run at or below `root`; any other is told, not fatal to the rest."""
+    """Every finished run at or below `root`; unreadable ones are reported and skipped."""
     catalogue = Catalogue(root)
     for path in run_directories(root, catalogue.problems):
         name = _name(path, root)
@@ -104,20 +105,20 @@ def read_catalogue(root: Path) -> Catalogue:
 
 
 def _name(path: Path, root: Path) -> str:
-    """The run's name; what of it is not UTF-8, as a directory's name may be, is replaced."""
+    """The run's name; bytes that are not UTF-8, which a directory's name may have, are replaced."""
     name = path.relative_to(root).as_posix() if path != root else root.resolve().name
     return os.fsencode(name).decode(errors="replace")
 
 
 def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
-    """When the files that a card is read from were last changed."""
+    """When the files behind a card were last changed."""
     files = [path / "config.json", path / "provenance.json", *path.glob("evaluation/*.json")]
     return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
 @lru_cache(maxsize=1024)
 def _kept_card(path: Path, root: Path, stamps: tuple[tuple[str, int], ...]) -> RunCard:
-    """The card, read again only if a file of it has changed: evaluations may hold megabytes."""
+    """The card, read again only if one of its files changed: evaluations may take megabytes."""
     del stamps  # part of the cache's key only
     return read_card(path, root)
 
@@ -126,7 +127,7 @@ def read_card(path: Path, root: Path) -> RunCard:
     """The card of the run at `path`.
 
     Raises:
-        UsageError: it is no run, its name cannot stand in an address, or its configuration,
+        UsageError: it is no run, its name cannot be part of an address, or its configuration,
             provenance or weights are damaged.
     """
     if os.fsencode(path) != str(path).encode(errors="replace"):
@@ -160,7 +161,7 @@ def read_card(path: Path, root: Path) -> RunCard:
 
 
 def _evaluation(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
-    """A saved evaluation; empty if there is none or, with a word to `problems`, it is damaged."""
+    """A saved evaluation; empty if there is none, or it is damaged (see `problems`)."""
     try:
         values = run.evaluation(name)
     except UsageError as error:
@@ -170,7 +171,7 @@ def _evaluation(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
 
 
 def _scores(recovery: dict[str, Any]) -> list[float]:
-    """The F1 of every known feature's best latent, as far as the file says."""
+    """The F1 of every known feature's best latent, if the file has it."""
     features = recovery.get("features")
     rows = features if isinstance(features, list) else []
     found = [_number(row, "f1") for row in rows if isinstance(row, dict)]
@@ -178,7 +179,7 @@ def _scores(recovery: dict[str, Any]) -> list[float]:
 
 
 def _number(values: dict[str, Any], name: str) -> float | None:
-    """A figure; None where the file has no such number."""
+    """A figure; None if the file has no such number."""
     value = values.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -187,7 +188,7 @@ def _number(values: dict[str, Any], name: str) -> float | None:
 
 
 def _whole(value: object, least: int = 0) -> int | None:
-    """A whole number from `least` on; None if it is none."""
+    """A whole number >= `least`; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if least <= value < LARGEST else None

@@ -1,4 +1,4 @@
-"""What a run's evaluation says of known features, from the latents' side and from the features'."""
+"""An evaluation's results on known features, by latent and by feature."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ class Match:
     """The known feature that a latent finds best.
 
     Attributes:
-        f1, auroc: of this latent, on text it was not chosen on.
+        f1, auroc: scores of this latent on text that it was not chosen on.
         feature: the feature's own entry, with its best latent and its probe.
     """
 
@@ -48,7 +48,7 @@ def plain(label: str) -> str:
 
 
 class _Feature(BaseModel, extra="allow", allow_inf_nan=False):
-    """One row of `features`, as far as pages use it."""
+    """One row of `features`, with the fields that pages use."""
 
     label: str
     latent: int = Field(ge=0, lt=1 << 32)
@@ -75,7 +75,7 @@ class _RecoveryFile(BaseModel):
 
 
 def read_known(path: Path) -> Known:
-    """What `evaluation/recovery.json` holds.
+    """The content of `evaluation/recovery.json`.
 
     Raises:
         UsageError: the file is damaged.
@@ -94,7 +94,7 @@ def read_known(path: Path) -> Known:
 
 def _matches(values: dict[str, Any], by_label: dict[str, dict[str, Any]]) -> dict[int, Match]:
     if values.get("latents") is None:
-        # Files without the latents' side still say which latent is best for each feature.
+        # Files without results per latent still name the best latent of each feature.
         rising = sorted(by_label.values(), key=lambda feature: feature["f1"])
         return {f["latent"]: Match(f["label"], f["f1"], f["auroc"], f) for f in rising}
     sides = values["latents"]

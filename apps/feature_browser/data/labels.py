@@ -1,4 +1,4 @@
-"""What latents are called: by their readers, else after the known feature they match."""
+"""Names of latents: their readers' labels, else the known features that they match."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,15 @@ from feature_browser.data.reading import readable_known
 from saelab.config import UsageError
 
 TELLING = 0.1
-"""The F1 from which a known feature says something of its latent."""
+"""The F1 from which a known feature names its latent."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is written of a run's latents.
+    """The labels of a run's latents.
 
     Attributes:
-        version: of the notes; -1 if they cannot be read, for the reason in `problem`.
+        version: version of the notes; -1 if they cannot be read, with the reason in `problem`.
     """
 
     notes: dict[int, Note] = field(default_factory=dict)
@@ -28,12 +28,12 @@ class Labels:
     problem: str = ""
 
     def of(self, latent: int) -> Note:
-        """What is written of one latent; empty if nothing is."""
+        """The note of one latent; empty if there is none."""
         return self.notes.get(latent, Note())
 
 
 def labels_of(card: RunCard) -> Labels:
-    """What is written of the run's latents now."""
+    """The current labels of the run's latents."""
     notes = Notes(card.path)
     try:
         return _labels(card.path, notes.version())
@@ -55,7 +55,7 @@ class LatentNames:
 
     @classmethod
     def of(cls, card: RunCard) -> "LatentNames":
-        """The names in force now; a damaged evaluation names nothing."""
+        """The current names; a damaged evaluation gives none."""
         return cls(labels_of(card), readable_known(card))
 
     def name(self, latent: int) -> str:

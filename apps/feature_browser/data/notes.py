@@ -1,11 +1,11 @@
 """Labels, notes and bookmarks of a run's latents, kept in RUN/notes.sqlite.
 
-The file is a log: every edit is one inserted row, and what a latent is called is its last. So two
-processes that write at once lose nothing, not even where they change the same field, and earlier
-wordings can be read again. It lies beside features.h5, which may be rebuilt without it.
+The file is a log: every edit inserts one row, and a latent's label is its latest edit. So two
+processes that write at once lose nothing, even in the same field, and earlier labels stay readable.
+The file is separate from features.h5, which may be rebuilt.
 
-A run may come from elsewhere, and a database can hold more than rows: views that never end,
-triggers that act when a row is written. So a file with anything but this log is not read.
+A run may come from anybody, and a database can hold more than rows: endless views, or triggers that
+run when a row is written. So a file with anything but this log is refused.
 """
 
 import os
@@ -23,11 +23,11 @@ from saelab.config import UsageError
 
 SCHEMA = 1
 PATIENCE_S = 15.0
-"""How long a write waits for another process's."""
+"""Seconds that a write waits for another process's."""
 LARGEST = 1 << 28
-"""Bytes of the file."""
+"""Largest size of the file in bytes."""
 PATIENCE_READING_S = 3.0
-"""How long one use of the file may compute."""
+"""Seconds that one use of the file may compute."""
 LONGEST = {"label": 200, "note": 10_000, "bookmark": 1}
 Field = Literal["label", "note", "bookmark"]
 
@@ -49,7 +49,7 @@ where id in (select max(id) from edit group by latent, field)
 
 @dataclass(frozen=True)
 class Note:
-    """What was written of one latent."""
+    """The label, note and bookmark of one latent."""
 
     label: str = ""
     note: str = ""
@@ -58,7 +58,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: when (ISO 8601, UTC), of what, to what."""
+    """One change: time (ISO 8601, UTC), field and value."""
 
     at: str
     field: str
@@ -74,7 +74,7 @@ def notes_version(run: Path) -> int:
 
 
 class Notes:
-    """The notes of the run at `run`; the file appears with the first edit."""
+    """The notes of the run at `run`; the first edit creates the file."""
 
     def __init__(self, run: Path) -> None:
         self.path = run / "notes.sqlite"
@@ -83,7 +83,7 @@ class Notes:
         """The number of edits so far; it changes with every one.
 
         Raises:
-            UsageError: the file is damaged, or of a newer saelab.
+            UsageError: the file is damaged, or written by a newer saelab.
         """
         if not self._begun:
             return 0
@@ -91,7 +91,7 @@ class Notes:
             return int(connection.execute("select coalesce(max(id), 0) from edit").fetchone()[0])
 
     def all(self) -> dict[int, Note]:
-        """Every latent of which something is written; raises as `version` does."""
+        """Every latent with a note; raises as `version` does."""
         if not self._begun:
             return {}
         with self._open(write=False) as connection:
@@ -139,7 +139,7 @@ class Notes:
 
     @property
     def writable(self) -> bool:
-        """Whether an edit can be kept here."""
+        """Whether an edit can be saved here."""
         return os.access(self.path.parent, os.W_OK) and (
             not self.path.exists() or os.access(self.path, os.W_OK)
         )
@@ -161,7 +161,7 @@ class Notes:
     def _open(self, *, write: bool) -> Iterator[sqlite3.Connection]:
         try:
             with closing(self._connect(write=write)) as connection:
-                # One transaction: all of it is kept, or nothing.
+                # One transaction: all of it is saved, or nothing.
                 connection.execute("begin immediate" if write else "begin")
                 yield connection
                 connection.execute("commit")
@@ -173,7 +173,7 @@ class Notes:
             raise UsageError(f"{self.path} is not a file.")
         if self._begun and self.path.stat().st_size > LARGEST:
             raise UsageError(f"{self.path} is larger than {LARGEST} bytes, so no notes.")
-        # Each use opens its own connection: sessions are threads, and run in several processes.
+        # Each use opens its own connection, since sessions are threads in several processes.
         uri = f"{self.path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
         connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE_S, isolation_level=None)
         try:
@@ -206,7 +206,7 @@ class Notes:
 
 
 def _restrict(connection: sqlite3.Connection) -> None:
-    """Bound what a file may make this connection do."""
+    """Limit what a file can make this connection do."""
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)
     connection.execute("pragma trusted_schema = off")
     connection.execute("pragma cell_size_check = on")
@@ -215,7 +215,7 @@ def _restrict(connection: sqlite3.Connection) -> None:
 
 
 def _is_log(connection: sqlite3.Connection) -> bool:
-    """Whether the database is made of what `_CREATE` makes, and of nothing else."""
+    """Whether the database consists exactly of what `_CREATE` makes."""
     return _schema(connection) == _own_schema()
 
 

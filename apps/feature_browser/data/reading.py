@@ -1,4 +1,4 @@
-"""Files, read once: every cache is keyed by the file's path and modification time."""
+"""Files, read once: every cache has the file's path and modification time as its key."""
 
 import secrets
 from collections.abc import Callable
@@ -28,12 +28,12 @@ Drawn = TypeVar("Drawn")
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run with its features and what is known of them.
+    """A run with its features and its known features.
 
     Attributes:
         columns: per-latent figures of the table, and `f1` with its best known feature's F1.
-        spaced: whether the vocabulary's tokens carry their own spaces.
-        drawn: what pages drew lately, see `page`.
+        spaced: whether the vocabulary's tokens include their spaces.
+        drawn: recently drawn pages, see `page`.
     """
 
     card: RunCard
@@ -44,7 +44,7 @@ class OpenRun:
     drawn: dict[tuple[AbstractAddress, int], Any] = field(default_factory=dict, repr=False)
 
     def page(self, address: A, draw: Callable[["OpenRun", A], Drawn]) -> Drawn:
-        """What `draw` makes of `address`, kept until a note is written: it is often asked for."""
+        """The result of `draw` for `address`, kept until a note is written."""
         key = (address, notes_version(self.card.path))
         if key not in self.drawn:
             if len(self.drawn) >= PAGES_KEPT:
@@ -53,18 +53,18 @@ class OpenRun:
         return self.drawn[key]
 
     def telling_latent(self) -> int:
-        """A latent worth showing first: of those that match a known feature well, the best."""
+        """A latent to show first: the best of those that match a known feature well."""
         return int(np.lexsort((self.columns["max"], self.columns["f1"]))[-1])
 
     def random_latent(self) -> int:
-        """Some latent that fires; 0 if none does."""
+        """A random active latent; 0 if none is active."""
         alive = np.flatnonzero(self.columns["n_fired"])
         return int(secrets.choice(alive)) if len(alive) else 0
 
     def find(self, text: str) -> Int[ndarray, " found"]:
         """Latents whose known feature, or one of whose raised tokens, contains `text`.
 
-        Also those that tell the token `text` itself best from others.
+        Also the best detectors of the token `text` itself.
         """
         wanted = text.strip().lower()
         by_name = [
@@ -107,16 +107,16 @@ def open_run(card: RunCard) -> OpenRun:
 
 
 def known_features(card: RunCard, text: str = "") -> Known:
-    """What the run's evaluation says of known features; nothing where it says nothing.
+    """The run's known features, from its evaluation; empty if there are none.
 
-    `text` is one of `texts_with_known`; without one it is the first of them.
+    `text` is one of `texts_with_known`; default: the first of them.
     """
     path = _recovery(card, text)
     return _known(path, stamp(path))
 
 
 def readable_known(card: RunCard) -> Known:
-    """The same of the run's own text; nothing where the file is damaged."""
+    """The known features of the run's own text; empty if the file is damaged."""
     try:
         return known_features(card)
     except UsageError:
@@ -124,7 +124,7 @@ def readable_known(card: RunCard) -> Known:
 
 
 def texts_with_known(card: RunCard) -> list[str]:
-    """The texts with labels on which the run was evaluated: its own, "", before others by name."""
+    """The labelled texts that the run was evaluated on: its own (""), then others by name."""
     paths = [card.path / "evaluation", *sorted(card.path.glob("evaluation/*/"))]
     names = ["", *(path.name for path in paths[1:])]
     there = zip(paths, names, strict=True)
@@ -142,7 +142,7 @@ def steering_scores(card: RunCard) -> SteeringScores | None:
 
 
 def readable_scores(card: RunCard) -> SteeringScores | None:
-    """The same; None for a damaged file, too."""
+    """The run's steering scores; None also for a damaged file."""
     try:
         return steering_scores(card)
     except UsageError:
@@ -150,12 +150,12 @@ def readable_scores(card: RunCard) -> SteeringScores | None:
 
 
 def steering_stamp(card: RunCard) -> int:
-    """When the run's steering scores were written; 0 if they were not."""
+    """When the run's steering scores were written; 0 if there are none."""
     return stamp(steering_path(card.path))
 
 
 def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
-    """What `evaluation/NAME.json` says; None if it was not measured.
+    """The content of `evaluation/NAME.json`; None if it was not measured.
 
     Raises:
         UsageError: the file is damaged.
@@ -165,7 +165,7 @@ def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
 
 
 def decoder(card: RunCard) -> Decoder:
-    """The run's decoder, read anew: it may hold hundreds of megabytes.
+    """The run's decoder, read each time: it may take hundreds of megabytes.
 
     Raises:
         UsageError: the weights file is damaged.
@@ -174,7 +174,7 @@ def decoder(card: RunCard) -> Decoder:
 
 
 def decoder_norms(card: RunCard) -> Float[ndarray, " latent"]:
-    """The lengths of the run's decoder rows.
+    """The norms of the run's decoder rows.
 
     Raises:
         UsageError: the weights file is damaged.
@@ -260,5 +260,5 @@ def _words(path: Path, stamp: int) -> list[str]:
 
 
 def facts(run: OpenRun) -> dict[str, Any]:
-    """What the features file says of itself."""
+    """The facts in the features file."""
     return run.features.file.facts

@@ -1,4 +1,4 @@
-"""Beginnings of the run's own texts, to try."""
+"""Beginnings of the run's own texts, as suggestions to try."""
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import OpenRun, open_run
@@ -9,7 +9,7 @@ N_TEXTS, N_TOKENS = 3, 14
 
 
 def suggestions(card: RunCard) -> list[str]:
-    """A few texts that the run's model can read; none if the run has no features."""
+    """A few texts for the run's model; none if the run has no features."""
     if not card.features_path.is_file():
         return []
     try:

@@ -12,10 +12,11 @@ from saelab.formats.tensor_header import read_matrix, read_tensor_header
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decoder rows of unit length, and the lengths they had; a zero row stays zero.
+    """Decoder rows scaled to unit norm, and their original norms; a zero row stays zero.
 
     Attributes:
-        signed: codes have both signs, so a row and its opposite are the same direction.
+        signed: whether codes have both signs, so that a row and its opposite are the same
+            direction.
     """
 
     rows: Float[ndarray, "latent d_in"]
@@ -35,7 +36,7 @@ def read_decoder(path: Path, *, signed: bool) -> Decoder:
 
 
 def width(path: Path) -> tuple[int, int]:
-    """How many rows the decoder in the weights file at `path` has, and how many columns.
+    """The number of rows and columns of the decoder in the weights file at `path`.
 
     Raises:
         UsageError: the file is missing, damaged, or holds no decoder.

@@ -1,1 +1,1 @@
-"""How the pages draw: HTML that is safe by construction, tables, charts."""
+"""Drawing for all pages: HTML that is safe by construction, tables, charts."""

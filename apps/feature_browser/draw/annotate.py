@@ -1,4 +1,4 @@
-"""The label, note and bookmark of a latent: drawn, and kept when the reader changes them."""
+"""The label, note and bookmark of a latent: drawn, and saved when the reader edits them."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ EARLIER = 8
 
 
 def keep(card: RunCard, d_sae: int, edits: object) -> None:
-    """Write the reader's edits that are not written yet; what fails is told by `problem`.
+    """Save the reader's edits that are not saved yet; `problem` reports what fails.
 
-    They come from the page as a list of {id, latent, field, value}, ids rising; whatever has not
-    this form is not written.
+    The page sends a list of {id, latent, field, value} with ascending ids; entries of another form
+    are ignored.
     """
     for edit in edits if isinstance(edits, list) else []:
         if not _whole(edit, d_sae) or edit["id"] <= noted():
@@ -31,12 +31,12 @@ def keep(card: RunCard, d_sae: int, edits: object) -> None:
 
 
 def noted() -> int:
-    """The last edit of this browser tab that was taken."""
+    """The last edit of this browser tab that was processed."""
     return st.session_state.get(NOTED, 0)
 
 
 def problem() -> str:
-    """Why the last edit could not be kept; said once."""
+    """Why the last edit could not be saved; reported once."""
     return st.session_state.pop(PROBLEM, "")
 
 
@@ -51,7 +51,7 @@ def _whole(edit: Any, d_sae: int) -> bool:  # noqa: ANN401 - any JSON value
 
 
 def headline(card: RunCard, labels: Labels, latent: int) -> Html:
-    """The latent's number with its star, and its label and note to be edited in place."""
+    """The latent's number with its star, and its label and note, editable in place."""
     writable = Notes(card.path).writable
     return html(
         '<div class="spread"><h1 aria-live="polite">{latent}</h1>{star}</div>{editor}',
@@ -97,7 +97,7 @@ def _editor(card: RunCard, labels: Labels, latent: int) -> Html:
 
 
 def _earlier(edits: list[Edit]) -> Html:
-    """What label and note said before, the latest first."""
+    """Earlier labels and notes, the latest first."""
     shown: list[Edit] = []
     for field in ("label", "note"):
         said = [edit for edit in edits if edit.field == field]

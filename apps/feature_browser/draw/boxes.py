@@ -1,4 +1,4 @@
-"""Boxes: titled cards, pairs of names and values, bars, and messages that stand alone."""
+"""Boxes: titled cards, names with values, bars, and single messages."""
 
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count
@@ -13,7 +13,7 @@ def boxed(title: str, body: Html, *, note: Html = EMPTY) -> Html:
 
 
 def bar(share: float) -> Html:
-    """A bar from 0 to 1; the number it shows stands beside it, so it is hidden from readers."""
+    """A bar from 0 to 1; hidden from screen readers, since its number is beside it."""
     return html(
         '<div class="bar" aria-hidden="true"><i style="width:{w}%"></i></div>',
         w=f"{100 * min(1.0, max(0.0, share)):.1f}",
@@ -27,7 +27,7 @@ def pairs(rows: list[tuple[str, str]]) -> Html:
 
 
 def message(title: str, text: str, *, command: str = "", after: Html = EMPTY) -> Html:
-    """A card that says what is the matter and what to do about it."""
+    """A card with a problem and what to do about it."""
     return html(
         '<section class="card message" role="status"><h1>{title}</h1><p>{text}</p>{command}{after}'
         "</section>",
@@ -39,7 +39,7 @@ def message(title: str, text: str, *, command: str = "", after: Html = EMPTY) ->
 
 
 def no_such_latent(asked: str | None, n_latents: int, first: str) -> Html:
-    """What to say of a latent that is not there; `first` is a link to latent 0."""
+    """The message for a latent that does not exist; `first` is a link to latent 0."""
     return message(
         f"There is no latent {asked}",
         f"This run's SAE has {count(n_latents)} latents, numbered 0 to {n_latents - 1}.",
@@ -48,5 +48,5 @@ def no_such_latent(asked: str | None, n_latents: int, first: str) -> Html:
 
 
 def alone(content: Html) -> Html:
-    """`content` as all that a view has to show."""
+    """`content` as the only content of a view."""
     return html('<div class="page wide">{content}</div>', content=content)

@@ -1,4 +1,4 @@
-"""Small charts as SVG: how many latents lie where."""
+"""Small charts of the number of latents, as SVG."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def density_chart(edges: Sequence[float], counts: Sequence[int], limit: float) -
 
 
 def cosine_chart(edges: Sequence[float], counts: Sequence[int], limit: float) -> Html:
-    """Latents by the cosine to their nearest; a dashed line at `limit`."""
+    """Latents by the cosine to their nearest neighbour; a dashed line at `limit`."""
     frame = _Frame(
         wide=400,
         title="cosine to the nearest",
@@ -39,7 +39,7 @@ def cosine_chart(edges: Sequence[float], counts: Sequence[int], limit: float) ->
 
 @dataclass(frozen=True)
 class _Frame:
-    """What stands around bars: width, title, named places, a dashed line, each bar's tooltip."""
+    """The frame of bars: width, title, named places, a dashed line, each bar's tooltip."""
 
     wide: int
     title: str

@@ -1,6 +1,6 @@
-"""HTML that is safe by construction: what enters a template is escaped unless it is Html.
+"""HTML that is safe by construction: template values are escaped unless they are Html.
 
-And set apart: a label that is written from right to left does not turn round what stands beside it.
+Values are also isolated, so a right-to-left label does not reorder its neighbours.
 """
 
 import re
@@ -10,7 +10,7 @@ from html import escape
 from saelab.console import isolated
 
 _CODE = re.compile(r"&lt;[^&<>\n]{1,40}&gt;|⟨[0-9A-F]+⟩")
-"""A name in brackets, which text from right to left would take apart."""
+"""A name in angle brackets, which right-to-left text would break up."""
 
 
 class Html(str):
@@ -29,12 +29,12 @@ def html(template: str, **values: object) -> Html:
 
 
 def escaped(text: str) -> Html:
-    """Text that is escaped only: the value of a field."""
+    """Text that is only escaped, for the value of a field."""
     return Html(escape(text))
 
 
 def running(text: str) -> Html:
-    """A part of a text that runs on: in the direction of the whole, but for codes like <0xF0>."""
+    """A part of running text: in the whole's direction, except for codes like <0xF0>."""
     return Html(_CODE.sub(r"<bdi>\g<0></bdi>", escape(text)))
 
 

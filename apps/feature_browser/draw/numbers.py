@@ -1,15 +1,15 @@
-"""Numbers as a reader wants them: grouped by thin spaces, real minus signs, sensible digits."""
+"""Formatted numbers: grouped by thin spaces, with real minus signs and sensible digits."""
 
 import math
 
 THIN = "\u00a0"
-"""Text fonts' plain space is as thin as a thin space should be, and this one never breaks."""
+"""A space as thin as a thin space in text fonts, at which no line breaks."""
 MINUS = "\u2212"
 UNKNOWN = "\u2013"
 
 
 def count(number: int) -> str:
-    """The number with its thousands apart: 9 271."""
+    """The number with thousands separated: 9 271."""
     return f"{number:,}".replace(",", THIN).replace("-", MINUS)
 
 
@@ -23,7 +23,7 @@ def short_count(number: int) -> str:
 
 
 def percent(share: float) -> str:
-    """1.82 %, with three significant digits; a share too small for them reads < 0.001 %."""
+    """1.82 %, with three significant digits; very small shares read < 0.001 %."""
     value = 100 * share
     if 0 < value < 0.001:
         return f"<{THIN}0.001{THIN}%"
@@ -32,7 +32,7 @@ def percent(share: float) -> str:
 
 
 def share_of_whole(share: float) -> str:
-    """99.97 %: two decimals, and never rounded up to 100."""
+    """99.97 %: two decimals, never rounded up to 100."""
     value = 100 * share
     if 99.99 < value < 100:
         return f">{THIN}99.99{THIN}%"
@@ -40,7 +40,7 @@ def share_of_whole(share: float) -> str:
 
 
 def real(value: float | None, digits: int = 2) -> str:
-    """4.96; a dash for what was not measured."""
+    """4.96; a dash if it was not measured."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     shown = f"{value:.{digits}f}"
@@ -55,11 +55,11 @@ def activation(value: float) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """The number with its sign, whichever it is: +4.20 or −4.20."""
+    """The number with its sign: +4.20 or −4.20."""
     shown = real(value, digits)
     return shown if shown.startswith(MINUS) else f"+{shown}"
 
 
 def flow_text(value: float) -> str:
-    """An amount of the target's value, with its sign."""
+    """A part of the target's value, with its sign."""
     return signed(value, 2 if abs(value) >= 0.01 else 3)

@@ -1,4 +1,4 @@
-"""The two small pictures of a latent, as SVG and HTML: how strongly it fires, what it writes."""
+"""Two small pictures of a latent, as SVG and HTML: its activations, and its logit effects."""
 
 import math
 
@@ -13,9 +13,9 @@ WIDTH, HEIGHT, BASE, LEFT = 560, 164, 140, 30
 
 
 def histogram(record: LatentRecord) -> Html:
-    """Activations against their log count; the reader can brush a range of it."""
+    """Activations against their log count; the reader can brush a range."""
     used = np.flatnonzero(record.histogram)
-    # Zero is always in the picture, so that the two signs can be told apart by place.
+    # Zero is always in the picture, so that position shows the sign.
     middle = int(np.searchsorted(record.histogram_edges, 0.0))
     first, last = min(int(used[0]), middle), max(int(used[-1]), middle)
     counts = record.histogram[first : last + 1]

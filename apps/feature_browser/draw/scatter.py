@@ -1,4 +1,4 @@
-"""Two scores of every latent against each other, as SVG: one mark for each cell of a fine grid."""
+"""Two scores of every latent against each other, as SVG: one mark per cell of a fine grid."""
 
 import math
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from feature_browser.draw.pictures import round_ticks
 
 WIDTH, HEIGHT, LEFT, BASE, TOP = 760, 400, 44, 356, 8
 CELLS_X, CELLS_Y = 96, 48
-"""Cells are 7 units a side: marks of neighbouring cells touch and do not hide each other."""
+"""Cells are 7 units wide and high: marks of neighbouring cells touch without overlap."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """What is drawn.
+    """The points to draw.
 
     Attributes:
         x, y: finite scores.
-        negative: which points are of negative poles; they get diamonds and the other colour.
-        shown: which points the reader's filters keep; the others stay as faint marks.
+        negative: which points belong to negative poles; they are diamonds in the other colour.
+        shown: which points the reader's filters keep; the others are faint.
     """
 
     x: Float[ndarray, " point"]
@@ -35,7 +35,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Axes:
-    """The frame: what the axes say and how far they reach."""
+    """The axes: their names and ranges."""
 
     x_title: str
     y_title: str
@@ -49,7 +49,7 @@ Lead = Callable[[Integer[ndarray, " member"], tuple[float, float, float, float]]
 
 def scatter(points: Points, axes: Axes, lead: Lead, below: Html = EMPTY) -> Html:
     """The picture; every mark is a link. `below` is drawn under the marks."""
-    # Filtered marks are drawn last: what the reader asked for lies on top.
+    # Filtered marks are drawn last, so that what the reader asked for is on top.
     order = [(False, False), (False, True), (True, False), (True, True)]
     layers = [
         _layer(points, axes, lead, shown=shown, negative=negative) for shown, negative in order
@@ -64,13 +64,13 @@ def scatter(points: Points, axes: Axes, lead: Lead, below: Html = EMPTY) -> Html
 
 
 def place_x(value: float, axes: Axes) -> float:
-    """Where a value of the horizontal axis lies in the picture."""
+    """The place of a value of the horizontal axis in the picture."""
     low, high = axes.x_range
     return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - 8)
 
 
 def place_y(value: float, axes: Axes) -> float:
-    """Where a value of the vertical axis lies in the picture."""
+    """The place of a value of the vertical axis in the picture."""
     low, high = axes.y_range
     return BASE - (value - low) / (high - low) * (BASE - TOP)
 
@@ -111,7 +111,7 @@ def _mark(
     x, y = middle
     radius = 2.6 + 0.9 * min(3.0, math.log2(len(found)))
     shape = _diamond(x, y, radius * 1.2) if kind.startswith("neg") else _disc(x, y, radius)
-    # Hundreds of stops would bury the keyboard's reader; the table has the same links.
+    # Hundreds of tab stops would hinder keyboard users; the table has the same links.
     return html(
         '<a href="{href}" class="mark {kind}" tabindex="-1" data-tip="{tip}">{shape}</a>',
         href=href,

@@ -1,4 +1,4 @@
-"""Tables of numbers whose headings sort and whose rows lead on."""
+"""Tables of numbers with sortable headings and linked rows."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Column:
     """One column: its heading, a sentence of help, and whether it holds numbers.
 
     Attributes:
-        href: where the heading leads (sorting), if anywhere.
-        sorted: the table is in this column's order, falling unless `rising`.
+        href: the heading's link (sorting), if it has one.
+        sorted: whether the table is sorted by this column, descending unless `rising`.
     """
 
     title: str
@@ -52,14 +52,14 @@ class Paged(Protocol):
 
 
 def page_of(address: Paged, n_rows: int, size: int) -> tuple[slice, Html]:
-    """The rows on the page that the address names, the last if it is beyond; and `page_links`."""
+    """The rows of the page that the address names, or of the last page; and `page_links`."""
     pages = max(1, -(-n_rows // size))
     page = min(int(address.page), pages)
     return slice((page - 1) * size, page * size), page_links(address, page, pages)
 
 
 def page_links(address: Paged, page: int, pages: int) -> Html:
-    """Links to the first, the last and the neighbouring pages; nothing where all is on one."""
+    """Links to the first, the last and the neighbouring pages; empty for a single page."""
     if pages == 1:
         return EMPTY
     around = sorted({1, 2, page - 1, page, page + 1, pages} & set(range(1, pages + 1)))
@@ -76,7 +76,7 @@ def page_links(address: Paged, page: int, pages: int) -> Html:
 
 
 def choice(title: str, options: Sequence[tuple[str, AbstractAddress, bool]]) -> Html:
-    """Links of which one is in force: name, where it leads, whether it is the one."""
+    """Links of which one is selected: name, address, whether it is selected."""
     links = joined(
         html(
             '<a href="{href}"{on}>{name}</a>',
@@ -95,7 +95,7 @@ def anchor(href: str, text: object) -> Html:
 
 
 def metered(text: str, share: float) -> Html:
-    """A number with a bar from 0 to 1 under it."""
+    """A number with a bar from 0 to 1 below it."""
     return html(
         '<span class="metered">{text}<i style="width:{w}%"></i></span>',
         text=text,

@@ -1,4 +1,4 @@
-"""Text with a latent's activation on it: shade and underline carry the strength, twice."""
+"""Text with a latent's activation: shade and underline both show the strength."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from saelab.console import isolated, visible
 
 @dataclass(frozen=True)
 class TextStyle:
-    """How an example is written.
+    """How an example is drawn.
 
     Attributes:
-        strongest: the |activation| that is shaded fully.
-        spaced: tokens carry their own spaces; otherwise a space is put between them.
-        context: tokens on either side of the peak, or None for all of the text.
+        strongest: the |activation| with full shade.
+        spaced: whether tokens include their spaces; otherwise a space is put between them.
+        context: tokens on each side of the peak, or None for the whole text.
     """
 
     strongest: float
@@ -27,7 +27,7 @@ class TextStyle:
 
 
 def example_text(example: Example, style: TextStyle, file: FeatureFile) -> Html:
-    """The example's tokens; what lies outside the stored window is there but greyed."""
+    """The example's tokens; those outside the stored window are grey."""
     tokens, peak = example.tokens, example.peak
     if style.context is not None:
         first = max(0, peak - style.context)
@@ -93,9 +93,9 @@ def _tip(token: Token, strength: float) -> str:
 
 
 def left_out_line(tokens: Sequence[str], left_out: Mapping[str, Sequence[int]]) -> Html:
-    """Each SAE with its tokens; empty where all are applied everywhere.
+    """Each SAE with the tokens where it is not applied; empty if there are none.
 
-    SAEs that are left out at the same tokens are named together.
+    SAEs with the same such tokens are named together.
     """
     together: dict[tuple[int, ...], list[str]] = {}
     for name, places in left_out.items():

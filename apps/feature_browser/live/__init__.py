@@ -1,1 +1,1 @@
-"""A run's SAE in its language model, for pages that compute while one waits."""
+"""A run's SAE in its language model, for pages that compute on demand."""

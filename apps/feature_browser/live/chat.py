@@ -1,4 +1,4 @@
-"""Prompts of models that were trained to chat: a switch, and what it makes of a prompt."""
+"""Prompts of chat models: a switch for the chat template, and its effect on a prompt."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ def chats(model: str) -> bool:
 
 
 def switch(card: RunCard, chat: str, switched: Callable[[str], None]) -> None:
-    """Draw the switch, where the model's tokenizer has a template.
+    """Draw the switch, if the model's tokenizer has a template.
 
-    `chat` is the page's `?chat=`, "1" or empty; `switched` is given the other.
+    `chat` is the page's `?chat=`, "1" or empty; `switched` receives the other value.
     """
     if not chats(card.model):
         return
@@ -47,7 +47,7 @@ def prompted(live: "Host", text: str, *, chat: bool) -> str:
 
 
 def noted(live: "Host", text: str, *, chat: bool) -> str:
-    """What is done to a prompt otherwise than typed; empty where nothing."""
+    """How the prompt differs from what was typed; empty if it does not."""
     if chat:
         return ""
     with lock_of(live.lm):

@@ -1,4 +1,4 @@
-"""A run's SAE in its language model, loaded once a process when a page first asks for it.
+"""A run's SAE in its language model, loaded once per process at its first use.
 
 Importing this module imports neither torch nor transformer_lens; `live_run` does, which takes
 seconds, so pages call it only when the reader has asked for something that needs the model.
@@ -26,7 +26,7 @@ _LOCKS: "WeakKeyDictionary[LanguageModel, threading.RLock]" = WeakKeyDictionary(
 
 
 def lock_of(lm: "LanguageModel") -> threading.RLock:
-    """Hold it while the model runs: its hooks belong to one pass at a time.
+    """The lock to hold while the model runs: its hooks belong to one pass at a time.
 
     Runs of one model share the model and the lock, which the same thread may take again.
     """
@@ -34,11 +34,11 @@ def lock_of(lm: "LanguageModel") -> threading.RLock:
 
 
 def live_run(card: RunCard) -> "Host":
-    """The run's model and SAE, on the GPU where there is one; kept for all sessions.
+    """The run's model and SAE, on the GPU if there is one; kept for all sessions.
 
     Raises:
-        UsageError: the run was trained on arrays, its model cannot be found or is another one by
-            now, the weights are missing or damaged, or the hook does not exist or does not fit.
+        UsageError: the run was trained on arrays, its model is missing or has changed, the weights
+            are missing or damaged, or the hook does not exist or does not fit.
     """
     stamps = (stamp(card.weights_path), stamp(card.path / "config.json"))
     return _live(card, stamps, stamp(card.path / "provenance.json"))
@@ -71,7 +71,7 @@ def _model(name: str, dtype: str) -> "LanguageModel":
 
 
 def _check_fits(run: Run, host: "Host") -> None:
-    """Refuse an SAE that reads or writes vectors of another width than its site has."""
+    """Refuse an SAE whose widths differ from those of its sites."""
     sae = host.sae
     ends = (("reads", sae.d_in, host.reads), ("writes", sae.W_dec.shape[1], host.writes))
     for does, expected, site in ends:

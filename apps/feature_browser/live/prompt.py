@@ -1,6 +1,6 @@
-"""What an SAE reads in a prompt: the latents that fire on each token, and what they do to a logit.
+"""An SAE's reading of a prompt: the latents on each token, and their effect on a logit.
 
-torch is imported where it is used, so that a page can draw a reading's type without it.
+torch is imported where it is used, so that a page can draw a reading without it.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ CELLS_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class Prediction:
-    """A token and its probability of coming next."""
+    """A possible next token and its probability."""
 
     token: int
     text: str
@@ -37,17 +37,16 @@ class PromptReading:
     """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
 
     Attributes:
-        tokens: by name, <bos> first where the model has one.
+        tokens: the tokens' names, <bos> first if the model has one.
         pieces: the text, token by token (`TokenTable.pieces`), with `gap` between.
-        unread: of each token why the SAE, which was not trained on its kind, does not read it;
-            empty where it does.
-        log_prob: of each token given those before it, in nats; NaN for the first.
+        unread: for each token, why the SAE is not applied to it; empty if it is.
+        log_prob: log-probability of each token given those before it, in nats; NaN for the first.
         position, latent, value: of each firing.
-        attribution: first-order effect of each firing on the target's logit behind the prompt,
-            the mean logit subtracted: value * W_dec[latent] . dlogit/dx (arXiv 2403.19647, Eq. 2);
-            NaN where the site cannot be differentiated by.
-        predicted: the likeliest next tokens.
-        target: the token that the attributions are about.
+        attribution: first-order effect of each firing on the target's logit after the prompt, minus
+            the mean logit: value * W_dec[latent] . dlogit/dx (arXiv 2403.19647, Eq. 2); NaN if the
+            site has no gradient.
+        predicted: the most likely next tokens.
+        target: the token that the attributions explain.
     """
 
     tokens: tuple[str, ...]
@@ -64,7 +63,7 @@ class PromptReading:
 
 
 def read_prompt(live: "Host", text: str, target: str = "") -> PromptReading:
-    """What the run's latents do on `text`, and to the logit of `target` (default: the likeliest).
+    """The run's latents on `text`, and their effects on `target`'s logit (default: the top one).
 
     Raises:
         UsageError: the text is empty, too long, or has tokens that the model does not know; or the

@@ -1,6 +1,6 @@
-"""The one list of pages: a new one is its file or folder here, which has a PAGE, and a line below.
+"""The list of pages: a new one is a file or folder here with a PAGE, and a line below.
 
-No page imports another: they lead to each other by `link`, and share what lies outside this folder.
+No page imports another: they refer to each other by `link`, and share code outside this folder.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ MODULES = [
     "health.view",
     "training",
 ]
-"""The files that draw a page, in the order of the bar at the top."""
+"""The files that draw a page, in the order of the top bar."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,11 @@ class Page:
     """A page of the app, as the PAGE of its file says.
 
     Attributes:
-        title: what the bar at the top calls it.
-        address: the record of its parameters, whose `view` is its name.
-        draw: puts it on the screen: a function of the catalogue of all runs, the chosen run's card
-            and the address.
-        needs_features: whether it is drawn only of runs whose features were collected.
-        routes: what the server answers without a pass of the script, by path.
+        title: its name in the top bar.
+        address: the record of its parameters; `view` is the page's name.
+        draw: draws it, given the catalogue of all runs, the chosen run's card and the address.
+        needs_features: whether it needs a run with collected features.
+        routes: handlers, by path, that answer without running the script.
     """
 
     title: str
@@ -49,6 +48,6 @@ class Page:
 
 
 def pages() -> dict[str, Page]:
-    """Every page by its name, which `?view=` says."""
+    """Every page by its name, the value of `?view=`."""
     found = [import_module(f"{__name__}.{module}").PAGE for module in MODULES]
     return {page.address.view: page for page in found}

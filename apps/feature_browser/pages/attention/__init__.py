@@ -1,1 +1,1 @@
-"""How latents of attention heads come about."""
+"""The Attention page: how latents of attention heads get their values."""

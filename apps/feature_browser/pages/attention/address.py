@@ -1,4 +1,4 @@
-"""What the address says on the Attention page."""
+"""The address of the Attention page."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ class AttentionAddress(AbstractAddress):
 
     Attributes:
         latent: a number, if the reader typed one.
-        prompt: a text to read instead of an example.
-        chat: "1" where it goes through the model's chat template.
+        prompt: a text to use instead of an example.
+        chat: "1" if the prompt goes through the model's chat template.
         pos: the position of the text where the latent fires.
-        example: which stored text is read, where no prompt was typed.
-        source, head: the source token and the head that were picked.
-        trail: the latents that were followed to get there, see `trail`.
-        beside: the runs that take sources apart, with bars between.
+        example: the stored text to use if no prompt was typed.
+        source, head: the picked source token and head.
+        trail: the latents that were followed, see `trail`.
+        beside: the runs whose SAEs decompose sources, separated by bars.
     """
 
     view = "attention"

@@ -1,4 +1,4 @@
-"""What gives a latent its value at one place, and why a head looks there."""
+"""The parts of a latent's value at one place, and why a head attends there."""
 
 from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
@@ -12,7 +12,7 @@ from saelab.analysis.circuits.nodes import Node
 
 
 def parts_card(scene: AttentionScene, study: Study) -> Html:
-    """What the residual stream at the picked source holds that gives the latent its value."""
+    """The components of the residual stream at the picked source that give the latent its value."""
     assert study.parts is not None
     assert study.sources is not None
     source = int(scene.address.source)
@@ -23,7 +23,7 @@ def parts_card(scene: AttentionScene, study: Study) -> Html:
 
 
 def inputs_card(scene: AttentionScene, study: Study) -> Html:
-    """What gives a latent of the stream or of an MLP its value."""
+    """The inputs that give a latent of the stream or of an MLP its value."""
     assert study.inputs is not None
     return html(
         '<section class="card">{crumbs}<h2>What gives it its value directly?<span class="hint">'
@@ -34,7 +34,7 @@ def inputs_card(scene: AttentionScene, study: Study) -> Html:
 
 
 def amounts(scene: AttentionScene, study: Study, parts: Parts) -> Html:
-    """Nodes with what they give; latents can be followed."""
+    """Nodes with their contributions; latents can be followed."""
     largest = max((abs(amount) for _, amount in parts.rows), default=1.0) or 1.0
     rows = joined(_amount(scene, study, node, amount, largest) for node, amount in parts.rows)
     rest = EMPTY
@@ -83,7 +83,7 @@ def _tip(scene: AttentionScene, study: Study, node: Node) -> str:
 
 
 def score_card(scene: AttentionScene, study: Study) -> Html:
-    """Which query and key components make the head look there."""
+    """The query and key components that make the head attend there."""
     assert study.score is not None
     score, source = study.score, int(scene.address.source)
     here = word(study.tokens[study.step.position])

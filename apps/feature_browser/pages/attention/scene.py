@@ -1,4 +1,4 @@
-"""The Attention page's latent and what surrounds it, and the way that led to it."""
+"""The Attention page's latent, its context, and the latents that led to it."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ from saelab.analysis.circuits.nodes import Node
 
 @dataclass(frozen=True)
 class AttentionScene:
-    """The page's latent, as the address has it.
+    """The page's latent, as the address describes it.
 
     Attributes:
-        cards: by name, the runs whose SAEs stand in the model: this one first.
+        cards: the runs whose SAEs are in the model, by name; this run first.
         trail: the latents that were followed from the page's own.
     """
 
@@ -29,7 +29,7 @@ class AttentionScene:
     names: dict[str, LatentNames] = field(default_factory=dict, repr=False)
 
     def title(self, sae: str, latent: int) -> str:
-        """What a latent is called; empty if nothing."""
+        """The name of a latent; empty if it has none."""
         if sae not in self.cards:
             return ""
         if sae not in self.names:
@@ -44,13 +44,13 @@ class AttentionScene:
         return words.get(node.kind, node.name)
 
     def follow(self, step: TrailStep) -> str:
-        """Where looking into a latent leads."""
+        """The link for following a latent."""
         steps = trail_text([*self.trail, step])
         return self.address.to(trail=steps, source="", head="").href
 
 
 def breadcrumb(scene: AttentionScene, study: Study) -> Html:
-    """The latents that were followed, from the page's own to the one looked into."""
+    """The followed latents, from the page's own to the current one."""
     start = scene.address.to(trail="", source="", head="")
     parts = [(start.href, f"latent {scene.address.latent}")]
     for number, step in enumerate(scene.trail):

@@ -15,7 +15,7 @@ N_CELLS, N_FIRES = 6, 12
 
 
 def heads_card(shares: list[float], scene: AttentionScene) -> Html:
-    """Which heads the latent's decoder row writes to."""
+    """The heads that the latent's decoder row writes to."""
     if not shares:
         ask = f"saelab features {scene.card.path.as_posix()}"
         return boxed(
@@ -39,7 +39,7 @@ def heads_card(shares: list[float], scene: AttentionScene) -> Html:
 
 
 def beside_card(scene: AttentionScene, found: dict[int, list[RunCard]]) -> Html:
-    """Which other SAEs take the source tokens apart, and those that could instead."""
+    """The other SAEs that decompose the source tokens, and those that could."""
     title = "Sources are taken apart by"
     if not found:
         text = html(

@@ -1,4 +1,4 @@
-"""Where a latent of heads gets its value: sources in the text, and sources by heads."""
+"""Pictures of an attention latent's sources: in the text, and by head."""
 
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
 from feature_browser.draw.numbers import real, signed
@@ -8,16 +8,16 @@ from saelab.console import isolated, visible
 
 LEFT, TOTAL, ROW, HEAD, FOOT, WIDE = 62, 56, 26, 6, 58, 850
 HALF = 11.0
-"""Half the height of a bar: a contribution as large as the largest fills it."""
+"""Half the height of a bar; the largest contribution fills it."""
 
 
 def word(token: str) -> str:
-    """A token as it is shown alone."""
+    """A token shown alone."""
     return isolated(visible(token).strip()) or "␣"
 
 
 def source_text(study: Study, address: AttentionAddress) -> Html:
-    """The text up to the latent's token; shade and line above say what each token gives."""
+    """The text up to the latent's token; shade and line show each token's contribution."""
     assert study.sources is not None
     given = study.sources.table.sum(1)
     largest = float(abs(given).max()) or 1.0
@@ -58,7 +58,7 @@ def _to(address: AttentionAddress, source: int, head: int | None = None) -> str:
 
 
 def heat_strip(study: Study, address: AttentionAddress) -> Html:
-    """Heads by source tokens: bars up add to the latent's value, bars down take away."""
+    """Heads by source tokens: bars up add to the latent's value, bars down subtract."""
     assert study.sources is not None
     sources = study.sources
     n, heads = study.step.position + 1, sources.table.shape[1]

@@ -27,12 +27,12 @@ Amounts = list[tuple[Node, float]]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the value of a latent of heads comes from.
+    """The sources of an attention latent's value.
 
     Attributes:
-        layer: of the heads.
+        layer: layer of the heads.
         table: contributions, in the latent's units.
-        constant: what the encoder adds whatever is read; with the table it sums to the value.
+        constant: the encoder's constant; table and constant sum to the value.
     """
 
     layer: int
@@ -42,7 +42,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Parts:
-    """Amounts by node, the largest; and how many others there are, with their sum."""
+    """The largest amounts by node; and the number and sum of the others."""
 
     rows: Amounts
     n_others: int
@@ -50,7 +50,7 @@ class Parts:
 
     @classmethod
     def of(cls, amounts: Amounts, n: int = N_PARTS) -> "Parts":
-        """The `n` largest by magnitude, the others together."""
+        """The `n` largest amounts by magnitude; the others are summed."""
         ordered = sorted(amounts, key=lambda pair: -abs(pair[1]))
         left = ordered[n:]
         return cls(ordered[:n], len(left), sum(amount for _, amount in left))
@@ -58,13 +58,13 @@ class Parts:
 
 @dataclass(frozen=True)
 class Score:
-    """Why a head looks from one token to another.
+    """Why a head attends from one token to another.
 
     Attributes:
-        score: before the softmax; the sum of all pairs.
-        attention: after it.
+        score: score before the softmax, the sum of all pairs.
+        attention: attention after the softmax.
         pairs: query and key components with the largest parts of the score.
-        n_pairs: how many there are in all.
+        n_pairs: total number of pairs.
     """
 
     layer: int
@@ -83,11 +83,11 @@ class Study:
         tokens: the names of the text's tokens.
         value: the latent's activation.
         fires: the positions of the text where it fires, with its value.
-        left_out: by name, the positions where an SAE is not applied.
-        sources: for a latent of heads.
-        inputs: for any other latent: what gives it its value directly.
-        parts: what the picked source token holds that does it.
-        score: why the picked head looks there.
+        left_out: the positions where an SAE is not applied, by name.
+        sources: sources of an attention latent.
+        inputs: direct inputs of any other latent.
+        parts: components of the picked source token.
+        score: why the picked head attends there.
         pieces: the text, token by token (`TokenTable.pieces`), with `gap` between.
     """
 
@@ -105,7 +105,7 @@ class Study:
 
 
 def prompt_ids(card: RunCard, prompt: str, *, chat: bool = False) -> tuple[int, ...]:
-    """The tokens of a typed prompt, with `chat` behind the model's chat template.
+    """The tokens of a typed prompt, with `chat` after the model's chat template.
 
     Raises:
         UsageError: the model cannot be loaded, or does not read the prompt.
@@ -129,14 +129,14 @@ def study(
     source: int | None,
     head: int | None,
 ) -> Study:
-    """What is known of a latent at a token of the text.
+    """The attributions of a latent at a token of the text.
 
     Args:
         cards: the runs whose SAEs are put into the model.
         ids: the text.
         step: the latent; its SAE must be of one of the runs.
-        source: the source token to take apart.
-        head: the head to ask why it looks there; default: the one that gives most.
+        source: the source token to decompose.
+        head: the head whose attention is explained; default: the one with the largest contribution.
 
     Raises:
         UsageError: the model cannot be loaded or has no exact rule, or the latent does not fire

@@ -1,4 +1,4 @@
-"""What the Attention page is about: a latent of heads, a text, and the latents followed in it."""
+"""The subject of the Attention page: an attention latent, a text, and the followed latents."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _STEP = re.compile(r"(.+):(\d{1,9})@(\d{1,6})")
 
 @dataclass(frozen=True)
 class TrailStep:
-    """A latent at a token: what is looked into.
+    """A latent at a token, as one step of the trail.
 
     Attributes:
         sae: its run's name below the directory of runs.
@@ -28,12 +28,12 @@ class TrailStep:
 
     @property
     def text(self) -> str:
-        """How the address names it."""
+        """The step's text in the address."""
         return f"{self.sae}:{self.latent}@{self.position}"
 
 
 def trail_of(text: str, saes: Sequence[str]) -> list[TrailStep]:
-    """The latents that `?trail=` names, up to the first that is of none of the SAEs."""
+    """The latents named by `?trail=`, up to the first that belongs to none of the SAEs."""
     steps = []
     for part in text.split(BETWEEN)[:LONGEST_TRAIL] if text else ():
         found = _STEP.fullmatch(part)
@@ -44,12 +44,12 @@ def trail_of(text: str, saes: Sequence[str]) -> list[TrailStep]:
 
 
 def trail_text(steps: Sequence[TrailStep]) -> str:
-    """Those latents as the address names them."""
+    """These latents as text for the address."""
     return BETWEEN.join(step.text for step in steps)
 
 
 def depth(card: RunCard) -> int | None:
-    """The rank of what a run's SAE reads in the computation; None where circuits have no rule."""
+    """The rank of what a run's SAE reads in the computation; None if circuits have no rule."""
     place = _place(card)
     return None if place is None else place.depth
 
@@ -65,7 +65,7 @@ def _place(card: RunCard) -> sites.Place | None:
 
 
 def runs_before(catalogue: Catalogue, card: RunCard) -> dict[int, list[RunCard]]:
-    """Runs of the same model by the rank of what they read, where that comes before this run."""
+    """Runs of the same model that read something earlier than this run, by its rank."""
     own = depth(card)
     found: dict[int, list[RunCard]] = {}
     for other in catalogue.runs.values():
@@ -76,7 +76,7 @@ def runs_before(catalogue: Catalogue, card: RunCard) -> dict[int, list[RunCard]]
 
 
 def chosen_runs(found: dict[int, list[RunCard]], address: AttentionAddress) -> list[RunCard]:
-    """Of the runs at each rank the one that `?beside=` names, else the first; or none at all."""
+    """For each rank, the run that `?beside=` names, else the first; or none at all."""
     if address.beside == NOBODY:
         return []
     named = address.beside.split(BETWEEN)
@@ -86,7 +86,7 @@ def chosen_runs(found: dict[int, list[RunCard]], address: AttentionAddress) -> l
 
 
 def beside_text(found: dict[int, list[RunCard]], address: AttentionAddress, wanted: RunCard) -> str:
-    """`?beside=` with this run instead of the others at its rank."""
+    """`?beside=` with this run instead of others of its rank."""
     rank = depth(wanted)
     kept = [card for card in chosen_runs(found, address) if depth(card) != rank]
     return BETWEEN.join(card.name for card in (*kept, wanted))

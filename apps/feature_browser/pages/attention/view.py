@@ -1,7 +1,7 @@
-"""A latent of attention heads: which heads and source tokens make it fire, and what does that.
+"""A latent of attention heads: which heads and source tokens make it fire, and why.
 
-`?trail=` has the latents that were followed from the page's own, RUN:LATENT@POSITION with bars
-between them; the text stays that of the page's own latent.
+`?trail=` has the latents followed from the page's own, RUN:LATENT@POSITION separated by bars; the
+text stays that of the page's own latent.
 """
 
 import streamlit as st
@@ -121,7 +121,7 @@ def _switched(chat: str) -> None:
 
 
 def _same_text(address: AttentionAddress) -> AttentionAddress:
-    """Where another latent of the same text begins."""
+    """The start of the Attention page for another latent of the same text."""
     return address.fresh(prompt=address.prompt, chat=address.chat, beside=address.beside)
 
 
@@ -192,7 +192,7 @@ def _examples(run: OpenRun, number: int) -> list[Example]:
 
 
 def _chosen(address: AttentionAddress, found: list[Example]) -> int:
-    """Which example the address names; the first for anything else."""
+    """The example that the address names; the first for an invalid value."""
     number = int(address.example)
     return number if number < len(found) else 0
 
@@ -212,7 +212,7 @@ def _example(run: OpenRun, scene: AttentionScene, number: int, example: Example)
 
 
 def _answer(scene: AttentionScene, run: OpenRun | None, number: int) -> Html:
-    """What the live model says, once a text was chosen; a problem is said in its place."""
+    """The live model's results for the chosen text, or a problem in their place."""
     address = scene.address
     if not address.prompt and (run is None or not address.pos):
         return EMPTY
@@ -249,7 +249,7 @@ def _answer(scene: AttentionScene, run: OpenRun | None, number: int) -> Html:
 
 
 def _noted(scene: AttentionScene) -> Html:
-    """What was done to the prompt otherwise than typed, once the model has read it."""
+    """How the prompt differs from what was typed, once the model has read it."""
     address = scene.address
     if not address.prompt:
         return EMPTY
@@ -281,7 +281,7 @@ def _study(scene: AttentionScene, run: OpenRun | None, number: int) -> Study | s
 
 
 def _whole(text: str) -> int | None:
-    """The number that the address says, if it says one."""
+    """The number in the address, if it is one."""
     return int(text) if text else None
 
 
