@@ -1,4 +1,4 @@
-"""The known features of the text: which of them the SAE has a latent for."""
+"""The Known features page: which features of the text have a latent."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,7 @@ def known_view(_: Catalogue, card: RunCard, address: KnownAddress) -> None:
 
 
 def verdict(feature: dict[str, Any]) -> str:
-    """In words, how well one latent stands for the feature."""
+    """How well one latent represents the feature, in words."""
     if feature["f1"] >= FOUND:
         return "one latent has it"
     if feature["f1"] >= PARTLY:
@@ -61,7 +61,7 @@ def _nothing(card: RunCard) -> Html:
 
 
 def _texts(texts: list[str], chosen: str, address: KnownAddress) -> Html:
-    """Which text this is of, and the others; nothing if it is the run's own alone."""
+    """The current text and links to others; empty if the run's own is the only one."""
     if texts == [""]:
         return EMPTY
     names = joined(

@@ -1,4 +1,4 @@
-"""Home: the runs as cards, with the figures one chooses by."""
+"""Home: the runs as cards, with their main figures."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class RunsAddress(AbstractAddress):
 
 
 def runs_view(catalogue: Catalogue, card: RunCard | None, address: RunsAddress) -> None:
-    """Draw the runs, below a notice if the one that was asked for is not among them."""
+    """Draw the runs, below a notice if the requested run does not exist."""
     gone = card is None and address.run is not None and (catalogue.runs or catalogue.damaged)
     notice = no_such_run(catalogue, address.run or "") if gone else EMPTY
     parts = [notice] if notice else []
@@ -37,7 +37,7 @@ def runs_view(catalogue: Catalogue, card: RunCard | None, address: RunsAddress) 
 
 
 def no_such_run(catalogue: Catalogue, name: str) -> Html:
-    """What to say of a run that is not there, or is damaged."""
+    """The message for a run that does not exist or is damaged."""
     if name in catalogue.damaged:
         return message(f"The run {name} cannot be shown", catalogue.damaged[name])
     return message(
@@ -80,7 +80,7 @@ def _card(card: RunCard, address: RunsAddress) -> Html:
 
 
 def _to(view: str, card: RunCard, address: RunsAddress) -> str:
-    """A page of another run, with as much text around examples as before."""
+    """A page of another run, with the same amount of text around examples."""
     return link(view, run=card.name, context=dict(address.carried).get("context"))
 
 
@@ -116,7 +116,7 @@ def _known(card: RunCard, address: RunsAddress) -> Html:
 
 
 def _todo(card: RunCard, address: RunsAddress) -> Html:
-    """Where the card leads, or the commands that are still to be run; what is damaged."""
+    """The card's link, or the commands still to be run; and what is damaged."""
     path = card.path.as_posix()
     missing = []
     if card.fvu is None:

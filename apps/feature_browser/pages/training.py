@@ -17,7 +17,7 @@ from saelab.figures.training import training_figure
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingAddress(AbstractAddress):
-    """Nothing but the run."""
+    """The page has no parameters except the run."""
 
     view = "training"
 

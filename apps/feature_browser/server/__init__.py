@@ -1,1 +1,1 @@
-"""What is served. Beside `pages/`, Streamlit would take each file there for an app of its own."""
+"""The served files, in a folder of their own: Streamlit takes files beside `pages/` for apps."""

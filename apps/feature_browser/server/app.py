@@ -1,4 +1,4 @@
-"""The app's script, which `asgi` serves. It reads the address and draws one page."""
+"""The app's script, served by `asgi`: it reads the address and draws one page."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ LIST = "runs"  # shown where there is no run to show; a string here would be pri
 
 
 def main(root: Path) -> None:
-    """Draw the page that the address asks for."""
+    """Draw the page of the address."""
     st.set_page_config(page_title="saelab", page_icon="◔", layout="wide")
     style_page()
     params, known = st.query_params.to_dict(), pages()
@@ -39,7 +39,7 @@ def main(root: Path) -> None:
 
 
 def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:
-    """The run the address names; without a name, the first that has features."""
+    """The run that the address names; without a name, the first with features."""
     if address.run is None:
         ranked = sorted(catalogue.runs.values(), key=lambda run: not run.features_path.is_file())
         return ranked[0] if ranked else None
@@ -57,7 +57,7 @@ def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: Abstr
     except (LookupError, ValueError, TypeError, ArithmeticError) as error:
         if card is None:
             raise
-        # Files that are whole each by itself may still contradict each other.
+        # Files that are valid alone may still contradict each other.
         _LOG.exception("The page %s of %s failed.", page.address.view, card.path)
         show(alone(_contradiction(card, error)), "problem")
 

@@ -1,4 +1,4 @@
-"""What is served: the app's script, and routes that answer without a pass of the script."""
+"""The ASGI app: the app's script, and routes that answer without running it."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""What stands around every page: its frame, its address, its server."""
+"""The frame around every page: top bar, canvas, guard, server."""

@@ -1,4 +1,4 @@
-"""The component that shows our HTML: its links change the address without a page load."""
+"""The component that shows the app's HTML: links change the address without a page load."""
 
 from collections.abc import Callable
 from functools import cache
@@ -24,10 +24,10 @@ OnEdit = Callable[[object], None]
 def show(
     content: Html, key: str, *, latent: int | None = None, on_edit: OnEdit | None = None
 ) -> None:
-    """Draw `content`. A followed link `?...` becomes the address, and the app runs again.
+    """Draw `content`. A clicked link `?...` becomes the address, and the app runs again.
 
-    On the page of a latent the canvas turns to other latents by itself, see `latent_page`;
-    `on_edit` is given what the reader has written there.
+    On a latent's page the canvas shows other latents by itself, see `latent_page`; `on_edit`
+    receives what the reader writes.
     """
 
     def follow() -> None:
@@ -42,34 +42,34 @@ def show(
 
 
 def palette() -> Palette:
-    """The colours of figures for the theme in use."""
+    """The colours of figures in the current theme."""
     return DARK if st.context.theme.type == "dark" else LIGHT
 
 
 def plot(figure: "Figure", key: str) -> None:
-    """Draw a figure of saelab's, for pages that need not turn at once."""
+    """Draw one of saelab's figures, for pages that need not be instant."""
     with st.container(key="figure"):
         st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key=key)
 
 
 def tell(problem: str, key: str) -> None:
-    """Say what went wrong, if anything did."""
+    """Show a problem, if there is one."""
     if problem:
         show(alone(html('<p class="notice">{p}</p>', p=problem)), key)
 
 
 def here(page: type[A]) -> A:
-    """The address now, as the page has it."""
+    """The current address, as the page has it."""
     return page.of(st.query_params.to_dict())
 
 
 def go_to(address: AbstractAddress) -> None:
-    """Make this the address; the running or following pass of the app shows it."""
+    """Set the address; the current or next run of the app shows it."""
     st.query_params.from_dict(address.params())
 
 
 def style_page() -> None:
-    """Apply the style sheet of what Streamlit itself draws."""
+    """Apply the style sheet for Streamlit's own elements."""
     st.html(STATIC / "page.css")
 
 

@@ -1,4 +1,4 @@
-"""The bar at the top of every view: where one is, and of which run."""
+"""The top bar of every page: the current page and run."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from feature_browser.draw.numbers import count, real, share_of_whole
 
 
 def top_bar(titles: Mapping[str, str], address: AbstractAddress, card: RunCard | None) -> Html:
-    """The product, the pages by their titles, and the run's identity and figures."""
+    """The product's name, links to the pages, and the run's identity and figures."""
     views = joined(
         html(
             '<a href="{href}"{on}>{title}</a>',

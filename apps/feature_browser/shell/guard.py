@@ -1,8 +1,8 @@
-"""Who may use the server, and what its pages may do: asked of every request, before all else.
+"""Who may use the server, and what its pages may do; checked first for every request.
 
-A page from elsewhere reaches a server on this machine in two ways. It points a name of its own at
-127.0.0.1 (DNS rebinding): its requests then say that name in `Host`. Or it opens a websocket, which
-a browser lets any page do: then `Origin` says whose page it is. A page can change neither.
+A page of another site can reach a server on this machine in two ways. It can point its own name at
+127.0.0.1 (DNS rebinding): its requests then have that name in `Host`. Or it can open a websocket,
+which browsers allow every page: then `Origin` has the page's site. A page can change neither.
 """
 
 import base64
@@ -19,24 +19,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from feature_browser.shell.launch import allowed_names
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""What the server always answers for."""
+"""The names that the server always answers to."""
 _AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _KIND = {"http": "http.response", "websocket": "websocket.http.response"}
 
 
 class Guard:
-    """ASGI middleware that turns away other hosts and origins, and sends SECURITY headers.
+    """ASGI middleware that refuses other hosts and origins, and sends SECURITY headers.
 
-    Requests without an `Origin` pass: a browser sends it with every websocket, so they are of a
-    program, which could claim any.
+    Requests without an `Origin` pass: browsers send it with every websocket, so such a request is
+    from a program, which could claim any origin.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, a websocket's opening, or the server's own start and end."""
+        """Handle a request, a websocket's opening, or the server's own start and end."""
         kind = _KIND.get(scope["type"])
         if kind is None:
             await self.app(scope, receive, send)
@@ -55,7 +55,7 @@ class Guard:
         try:
             await self.app(scope, receive, send_guarded)
         except Exception:
-            # What the server would say of it by itself would lack the headers.
+            # The server's own error answers would lack the headers.
             if not begun and kind == "http.response":
                 await _answer(kind, send_guarded, 500, "The server failed; its log says how.")
             raise
@@ -64,10 +64,10 @@ class Guard:
 def refusal(
     headers: Collection[tuple[bytes, bytes]], given: Collection[str]
 ) -> tuple[int, str] | None:
-    """Why a request with these headers is turned away: status and sentence; None if it is not.
+    """Why a request with these headers is refused: status and sentence; None if it is not.
 
-    `given` are the names beside LOOPBACK that the server answers for. A proxy may say either its
-    own name or the server's in `Host`, so a page of a given name is never of another origin.
+    `given` are the names, beside LOOPBACK, that the server answers to. A proxy may send its own
+    name or the server's in `Host`, so a page of a given name always counts as the same origin.
     """
     hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
     names = [host_name(host) for host in hosts]
@@ -85,7 +85,7 @@ def refusal(
 
 
 def host_name(authority: str) -> str | None:
-    """The name in "name:port", in lower case, an IPv6 address in brackets; None if it is none."""
+    """The name in "name:port", in lower case, an IPv6 address in brackets; None if invalid."""
     found = _AUTHORITY.fullmatch(authority.lower())
     if found is None:
         return None
@@ -100,12 +100,12 @@ def host_name(authority: str) -> str | None:
 
 @cache
 def security_headers() -> dict[bytes, bytes]:
-    """What every answer says of how it may be used."""
+    """The security headers of every answer."""
     return {
         b"content-security-policy": content_policy().encode(),
         b"x-content-type-options": b"nosniff",
         b"x-frame-options": b"DENY",
-        # Addresses hold prompts and the names of runs.
+        # Addresses contain prompts and the names of runs.
         b"referrer-policy": b"same-origin",
         b"cross-origin-opener-policy": b"same-origin",
         b"cross-origin-resource-policy": b"same-origin",
@@ -113,10 +113,10 @@ def security_headers() -> dict[bytes, bytes]:
 
 
 def content_policy() -> str:
-    """The content security policy: nothing from elsewhere, and no script in a page's text.
+    """The content security policy: nothing from other sites, and no inline scripts.
 
-    Streamlit's page has a script in its text, which is let through by its digest; the canvas's
-    script comes as a blob. Styles are made while the page runs.
+    Streamlit's page has one inline script, which is allowed by its digest; the canvas's script is a
+    blob. Styles are made while the page runs.
     """
     page = (Path(streamlit.__file__).parent / "static" / "index.html").read_text()
     digests = [hashlib.sha256(script.encode()).digest() for script in _INLINE.findall(page)]

@@ -1,6 +1,6 @@
 """The app's server: `python -m feature_browser.shell.launch PORT ADDRESS RUNS [NAME ...]`.
 
-The names are what it is called by beside `localhost`, see `guard`.
+The names are those, beside `localhost`, that it answers to, see `guard`.
 """
 
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 LOCAL = "127.0.0.1"
 SERVER = {
     "server.headless": "true",
-    # Said here, so that no configuration file of the reader's opens what `guard` closes.
+    # Set here, so that no configuration file of the reader opens what `guard` closes.
     "server.enableCORS": "true",
     "server.enableXsrfProtection": "true",
     "server.enableStaticServing": "false",
-    # No page takes files.
+    # No page accepts files.
     "server.maxUploadSize": "1",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
@@ -48,19 +48,19 @@ DARK = {
 
 
 def runs_directory() -> Path:
-    """The directory of runs that the server was started for."""
+    """The directory of runs that the server was started with."""
     return Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
 
 
 def allowed_names() -> list[str]:
-    """The names that the server was told it is called by, beside `localhost`."""
+    """The names, beside `localhost`, that the server answers to."""
     return sys.argv[2:]
 
 
 def streamlit_arguments(
     runs: Path, port: int, address: str = LOCAL, names: Sequence[str] = ()
 ) -> list[str]:
-    """What follows `python -m` to serve the browser for `runs` on `address`:`port`."""
+    """The arguments of `python -m` that serve the browser for `runs` on `address`:`port`."""
     options = {
         **SERVER,
         "server.address": address,
@@ -74,9 +74,9 @@ def streamlit_arguments(
 
 
 def environment() -> dict[str, str]:
-    """The server's environment: numpy multiplies on one core in each of the threads that ask it to.
+    """The server's environment: numpy multiplies on one core in each calling thread.
 
-    Threads of its own, which wait by spinning, would hold up those that draw pages.
+    numpy's own threads, which wait by spinning, would slow down those that draw pages.
     """
     return {"OPENBLAS_NUM_THREADS": "1", **os.environ}
 

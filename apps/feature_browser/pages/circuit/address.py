@@ -1,4 +1,4 @@
-"""What the address says on the Circuit page."""
+"""The address of the Circuit page."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ def is_percent(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitAddress(AbstractAddress):
-    """A graph, and how it is looked at.
+    """A graph, and the view of it.
 
     Attributes:
-        graph: the name of its file; the list of them if empty.
-        node: the node that was picked.
-        pins: the nodes that were pinned, see `graphs.pins_of`.
-        nodes, edges: per cent of the influence that is shown.
+        graph: the name of its file; if empty, the page lists all graphs.
+        node: the picked node.
+        pins: the pinned nodes, see `graphs.pins_of`.
+        nodes, edges: percentage of the influence that is shown.
     """
 
     view = "circuit"

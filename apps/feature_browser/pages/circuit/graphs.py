@@ -1,4 +1,4 @@
-"""Graphs that `saelab circuit` wrote, as the Circuit page reads them: no torch, no model."""
+"""Graphs written by `saelab circuit`, read for the Circuit page without torch or a model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,15 +30,15 @@ from saelab.config import UsageError
 BETWEEN_PINS = "|"
 MOST_PINS, MOST_NODES = 200, 600
 NEAREST = 6
-"""Edges drawn into and out of a node that is shown whatever the filter says."""
+"""Edges drawn into and out of a node that is shown regardless of the filters."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What filters leave of a graph.
+    """The part of a graph that the filters keep.
 
     Attributes:
-        nodes, edges: which are drawn: what the filters leave, and what is pinned or picked.
+        nodes, edges: the drawn ones: those that the filters keep, and those pinned or picked.
     """
 
     nodes: Bool[ndarray, " node"]
@@ -46,26 +46,27 @@ class Kept:
 
     @property
     def hidden_nodes(self) -> int:
-        """How many nodes are not drawn."""
+        """Number of nodes that are not drawn."""
         return int((~self.nodes).sum())
 
     @property
     def hidden_edges(self) -> int:
-        """How many edges are not drawn."""
+        """Number of edges that are not drawn."""
         return int((~self.edges).sum())
 
 
 @dataclass(frozen=True)
 class OpenGraph:
-    """A whole graph and what is computed from it once.
+    """A whole graph, and figures computed from it once.
 
     Attributes:
-        name: the file's name without its ending; what `?graph=` says.
-        ids: what the address calls each node: its label, which a new computation does not change.
+        name: the file's name without its suffix; the value of `?graph=`.
+        ids: each node's name in the address: its label, which stays when the graph is computed
+            again.
         numbers: the node of each id.
         influence: the share of paths to the target that lead through each node.
-        given: what each gives the target over all paths, in the target's units.
-        flow: what of the target's value passes along each edge, in the same units.
+        given: each node's contribution to the target over all paths, in the target's units.
+        flow: the part of the target's value that passes along each edge, in the same units.
         strength: the share of paths to the target that lead along each edge.
     """
 
@@ -81,12 +82,12 @@ class OpenGraph:
 
     @property
     def name(self) -> str:
-        """What `?graph=` says."""
+        """The value of `?graph=`."""
         return self.path.stem
 
     @property
     def saes(self) -> dict[str, dict[str, Any]]:
-        """By name, what each SAE reads (kind), in which block (layer), and its rank (depth)."""
+        """What each SAE reads (kind), its block (layer), and its rank (depth), by name."""
         return self.graph.facts["saes"]
 
     def reads(self, node: Node) -> str:
@@ -94,7 +95,7 @@ class OpenGraph:
         return str(self.saes[node.name]["kind"]) if node.name in self.saes else ""
 
     def token(self, node: Node) -> str:
-        """The token at which a node stands; empty for those that stand for all."""
+        """The token at a node's position; empty for nodes without a position."""
         return "" if node.position is None else self.graph.tokens[node.position]
 
     @property
@@ -103,7 +104,7 @@ class OpenGraph:
         return len(self.ids) - 1
 
     def pruned(self, nodes: int, edges: int) -> Kept:
-        """What the two filters leave, in per cent of the influence; kept for a while."""
+        """The nodes and edges that the two filters keep, in per cent of the influence; cached."""
         key = (nodes, edges)
         if key not in self.parts:
             if len(self.parts) >= 40:
@@ -114,7 +115,7 @@ class OpenGraph:
         return self.parts[key]
 
     def _few_enough(self, nodes: Bool[ndarray, " node"], edges: Bool[ndarray, " edge"]) -> Kept:
-        """At most MOST_NODES of the nodes, the most influential ones."""
+        """At most MOST_NODES of the nodes: the most influential ones."""
         if int(nodes.sum()) > MOST_NODES:
             order = np.argsort(-(self.influence * nodes), kind="stable")
             nodes = np.zeros_like(nodes)
@@ -123,7 +124,7 @@ class OpenGraph:
         return Kept(nodes, edges)
 
     def shown(self, nodes: int, edges: int, always: Iterable[int]) -> Kept:
-        """The same, with some nodes shown whatever their influence, and their strongest edges."""
+        """The same, plus some nodes that are always shown, with their strongest edges."""
         kept = self.pruned(nodes, edges)
         forced = sorted(set(always))
         if not forced:
@@ -137,17 +138,17 @@ class OpenGraph:
         return Kept(some, drawn)
 
     def into(self, node: int, n: int = NEAREST) -> list[int]:
-        """The edges that give a node most, strongest first."""
+        """The edges with the largest contributions to a node, the strongest first."""
         return self._strongest(self.graph.target == node, self.graph.weight, n)
 
     def out_of(self, node: int, n: int = NEAREST) -> list[int]:
-        """The edges along which most of the target's value leaves a node, strongest first."""
+        """The edges that carry most of the target's value away from a node, the strongest first."""
         return self._strongest(self.graph.source == node, self.flow, n)
 
     def frozen_value(self, factors: Mapping[int, float]) -> float:
-        """The target's value in the graph when some nodes are multiplied by factors.
+        """The target's value in the graph if some nodes are multiplied by factors.
 
-        Attention and norms stay as they were on the prompt, and so does which latents fire.
+        Attention, norms and the set of active latents stay as on the prompt.
         """
         n = len(self.ids)
         factor = np.ones(n)
@@ -166,11 +167,11 @@ class OpenGraph:
         return value
 
     def together(self, nodes: Iterable[int]) -> float:
-        """What the target loses in the graph without these nodes, shared paths counted once."""
+        """What the target loses in the graph without these nodes; shared paths count once."""
         return self.graph.nodes[-1].value - self.frozen_value(dict.fromkeys(nodes, 0.0))
 
     def part(self, kept: Kept) -> AttributionGraph:
-        """What is kept, as a graph of its own."""
+        """The kept part as a graph of its own."""
         return part_of(self.graph, kept.nodes, kept.edges)
 
     @staticmethod
@@ -190,13 +191,13 @@ def open_graph(card: RunCard, name: str) -> OpenGraph | None:
     Raises:
         UsageError: the file is damaged.
     """
-    # Only what the directory lists is opened, so that no name leads out of it.
+    # Only files in the directory's listing are opened, so that no name leads out of it.
     found = next((path for path in circuits_of(card) if path.stem == name), None)
     return None if found is None else _open(found, stamp(found))
 
 
 def summary(path: Path) -> GraphSummary:
-    """What a graph's file says of it.
+    """The summary of a graph's file.
 
     Raises:
         UsageError: the file is damaged.
@@ -205,7 +206,7 @@ def summary(path: Path) -> GraphSummary:
 
 
 def graphs_beside(catalogue: Catalogue, card: RunCard) -> list[tuple[RunCard, Path]]:
-    """Graphs kept under other runs that have latents of this one."""
+    """Graphs of other runs that have latents of this run."""
     found = []
     for other in catalogue.runs.values():
         for path in circuits_of(other) if other.name != card.name else ():
@@ -219,9 +220,9 @@ def graphs_beside(catalogue: Catalogue, card: RunCard) -> list[tuple[RunCard, Pa
 
 
 def sae_run(catalogue: Catalogue, owner: RunCard, sae: str) -> RunCard | None:
-    """The run whose SAE a graph of `owner` calls `sae`: one whose directory has that name.
+    """The run whose SAE a graph of `owner` calls `sae`: a run whose directory has this name.
 
-    Among several the owner itself, then one beside it, then the first.
+    Of several, the owner itself is preferred, then a run beside it, then the first.
     """
     named = [card for card in catalogue.runs.values() if card.own_name == sae]
     return min(
@@ -232,19 +233,19 @@ def sae_run(catalogue: Catalogue, owner: RunCard, sae: str) -> RunCard | None:
 
 
 def pins_of(text: str, found: OpenGraph) -> tuple[list[int], int]:
-    """The nodes that `?pins=` names, in its order, and how many it names that do not exist."""
+    """The nodes named by `?pins=`, in its order, and the number of names without a node."""
     names = list(dict.fromkeys(name for name in text.split(BETWEEN_PINS) if name))[:MOST_PINS]
     known = [found.numbers[name] for name in names if name in found.numbers]
     return known, len(names) - len(known)
 
 
 def pins_text(found: OpenGraph, pins: Iterable[int]) -> str:
-    """Those nodes as `?pins=` names them."""
+    """These nodes as text for `?pins=`."""
     return BETWEEN_PINS.join(found.ids[pin] for pin in pins)
 
 
 def node_id(node: Node) -> str:
-    """What the address calls a node."""
+    """A node's name in the address."""
     kind = "" if node.kind in ("latent", "error", "bias", "target") else f"{node.kind}: "
     text = "target" if node.kind == "target" else f"{kind}{node.label()}"
     return text.replace(BETWEEN_PINS, "/")
@@ -263,15 +264,15 @@ def _open(path: Path, stamp: int) -> OpenGraph:
 
 
 def prepared(path: Path, graph: AttributionGraph) -> OpenGraph:
-    """A graph with what the page needs of it.
+    """A graph with the figures that the page needs.
 
     Raises:
-        UsageError: the file does not say where its SAEs stand.
+        UsageError: the file does not give its SAEs' places.
     """
     _check_saes(path, graph)
     ids = tuple(node_id(node) for node in graph.nodes)
     influence, given = Influence.of(graph), graph.attributions()
-    # Into the target, its own value is the whole, which may be zero; a latent's is not.
+    # For edges into the target, its own value is the whole, which may be zero; a latent's is not.
     value = graph.values
     rate = np.where(np.arange(len(value)) == len(value) - 1, 1.0, given / _nonzero(value))
     flow = graph.weight * rate[graph.target]

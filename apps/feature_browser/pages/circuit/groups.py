@@ -1,14 +1,14 @@
 """Supernodes: named groups of a graph's nodes, kept in a small JSON file beside the graph.
 
-Pins are in the address, where Back undoes them and a link carries them; a name that somebody gave
-must outlive both, and the graph's next computation. So groups name nodes as the address does, and
-lie in circuits/groups/NAME.json:
+Pins are in the address, so Back undoes them and links share them. Group names must outlive this,
+and a new computation of the graph. So groups name nodes as the address does, and are kept in
+circuits/groups/NAME.json:
 
     format   "saelab-circuit-groups/1"
     groups   by label, the names of the nodes
 
-Every change reads the file, changes one group and replaces the file whole, under a lock that other
-processes heed.
+Every change reads the file, changes one group, and replaces the whole file, under a lock that other
+processes respect.
 """
 
 import fcntl
@@ -28,12 +28,12 @@ Groups = dict[str, list[str]]
 
 
 def groups_path(graph: Path) -> Path:
-    """Where the groups of a graph file are."""
+    """Path of a graph's groups."""
     return graph.parent / "groups" / f"{graph.stem}.json"
 
 
 def read_groups(graph: Path) -> Groups:
-    """The groups of a graph by label; none if nobody made any.
+    """The groups of a graph by label; empty if there are none.
 
     Raises:
         UsageError: the file is damaged or of another version.
@@ -43,7 +43,7 @@ def read_groups(graph: Path) -> Groups:
 
 
 def save_group(graph: Path, label: str, nodes: Sequence[str]) -> str:
-    """Keep these nodes under a label, in place of what it had; the label as it was kept.
+    """Save these nodes under a label, replacing its old ones; returns the label as saved.
 
     Raises:
         UsageError: the label is empty or too long, there are no nodes or too many groups, or the
@@ -69,7 +69,7 @@ def save_group(graph: Path, label: str, nodes: Sequence[str]) -> str:
 
 
 def remove_group(graph: Path, label: str) -> None:
-    """Forget a label; nothing happens if it is not there.
+    """Remove a label, if it exists.
 
     Raises:
         UsageError: the directory cannot be written.

@@ -1,4 +1,4 @@
-"""Pinned latents changed in the live model: what it says then, beside what the graph says."""
+"""Pinned latents changed in the live model: its output, compared with the graph's prediction."""
 
 import re
 from dataclasses import dataclass, replace
@@ -30,11 +30,12 @@ _LATENT = re.compile(r"(.+) (\d+) @(\d+)")
 
 @dataclass(frozen=True)
 class LiveEffect:
-    """What a change does in the live model.
+    """The effect of a change in the live model.
 
     Attributes:
         before, after: the target's value.
-        tokens: next tokens, the likeliest of either: text, probability and logit before and after.
+        tokens: the most likely next tokens before or after: text, probability and logit before and
+            after.
     """
 
     before: float
@@ -43,7 +44,7 @@ class LiveEffect:
 
 
 def live_section(scene: GraphScene) -> None:
-    """Choose what is done to the pinned latents, run it, and show what came of it."""
+    """Choose a change of the pinned latents, run it, and show the effect."""
     latents = [pin for pin in scene.pins if scene.found.graph.nodes[pin].kind == "latent"]
     content = _explained(scene, latents, "ablate")
     if latents:
@@ -55,7 +56,7 @@ def live_section(scene: GraphScene) -> None:
 
 
 def _controls(scene: GraphScene, latents: list[int]) -> tuple[str, float, bool]:
-    """The chosen change, and whether it was asked for as it stands."""
+    """The chosen change, and whether it was submitted unchanged."""
     with st.container(key="circuit-live", horizontal=True, vertical_alignment="bottom"):
         mode = st.segmented_control(
             "Run the model", list(MODES), key=MODE, default="ablate", format_func=MODES.__getitem__,
@@ -142,7 +143,7 @@ def effect_card(
 def _factors(found: OpenGraph, latents: list[int], mode: str, factor: float) -> dict[int, float]:
     if mode != "keep only":
         return dict.fromkeys(latents, 0.0 if mode == "ablate" else factor)
-    # What the graph left out are latents, too.
+    # Latents that the graph left out are latents, too.
     gone = {n for n, node in enumerate(found.graph.nodes) if node.kind in ("latent", "rest")}
     return dict.fromkeys(gone - set(latents), 0.0)
 
@@ -200,7 +201,7 @@ def measure(
     places: tuple[tuple[str, int, int], ...],
     change: tuple[str, float],
 ) -> LiveEffect:
-    """Run the graph's prompt as it is and changed.
+    """Run the graph's prompt unchanged and changed.
 
     Raises:
         UsageError: the runs are of several models, or the graph's tokens are not the model's.
@@ -249,12 +250,12 @@ def _tokens(found: OpenGraph, live: "Host") -> Any:  # noqa: ANN401 - torch is i
 
 
 def _same(name: str, text: str) -> bool:
-    """Whether a token has this name, or had it in graphs of before names were distinct."""
+    """Whether a token has this name, or had it in graphs older than distinct names."""
     return text in (name, name.strip(" ")) or "\ufffd" in text
 
 
 def _logit_value(facts: dict[str, Any], logits: Any) -> float:  # noqa: ANN401
-    """The graph's target among the logits: one minus another, or minus their mean."""
+    """The graph's target computed from logits: one minus another, or minus the mean."""
     known = [facts.get(name) for name in ("token", "against")]
     token, against = (i if isinstance(i, int) and 0 <= i < len(logits) else None for i in known)
     if token is None:

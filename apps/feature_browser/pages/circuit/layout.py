@@ -1,4 +1,4 @@
-"""Where the nodes of a graph are drawn: tokens from left to right, computation upwards."""
+"""The positions of a graph's nodes: tokens from left to right, computation upwards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from saelab.console import visible
 
 LEFT, RIGHT, TOP, FOOT, GAP = 124, 8, 8, 26, 12
 WIDE = 840
-"""As wide as the picture's card in a window of 1280 pixels; a longer prompt is scrolled."""
+"""Width of the picture's card in a window of 1280 pixels; longer prompts scroll."""
 ROOMY = 90
-"""Up to so many nodes, latents have their numbers beside them."""
+"""Up to this number of nodes, latents have their numbers beside them."""
 EVERYWHERE = -1
-"""The column of biases, which stand for all positions."""
+"""The column of biases, which belong to all positions."""
 
 
 @dataclass(frozen=True)
 class GraphLayout:
-    """The picture's frame.
+    """The frame of the picture.
 
     Attributes:
-        width, height: of all of it.
+        width, height: size of the whole picture.
         places: x and y by node number.
-        rows: what stands at the left, and its height.
-        columns: what stands at the foot, its place and width; the first may be the biases'.
+        rows: row names at the left, with their heights.
+        columns: column names at the bottom, with place and width; the first may be that of biases.
         roomy: whether there is room for text at the nodes.
     """
 
@@ -37,7 +37,7 @@ class GraphLayout:
 
 
 def lay_out(found: OpenGraph, kept: Kept) -> GraphLayout:
-    """A place for every node that is kept."""
+    """A position for every kept node."""
     numbers = kept.nodes.nonzero()[0].tolist()
     nodes = found.graph.nodes
     roomy = len(numbers) <= ROOMY
@@ -68,7 +68,7 @@ def lay_out(found: OpenGraph, kept: Kept) -> GraphLayout:
 
 
 def row_name(node: Node) -> str:
-    """The row that a node stands in."""
+    """The name of a node's row."""
     if node.kind in ("target", "bias", "rest"):
         return {"target": "target", "bias": "biases", "rest": "biases"}[node.kind]
     return "embeddings" if node.kind in ("embedding", "position") else node.name
@@ -92,7 +92,7 @@ def row_names(found: OpenGraph, nodes: Sequence[Node]) -> list[str]:
 def _fitting_columns(
     tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], slot: float
 ) -> dict[int, tuple[str, float, float]]:
-    """The columns with as many nodes beside each other as fit into the card, 2 if none do."""
+    """The columns with as many nodes side by side as the card allows; 2 if none fit."""
     for most in (5, 4, 3, 2):
         columns = _columns(tokens, cells, slot, most)
         if max(x + wide for _, x, wide in columns.values()) <= WIDE - RIGHT + 1:
@@ -103,7 +103,7 @@ def _fitting_columns(
 def _columns(
     tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], slot: float, most: int
 ) -> dict[int, tuple[str, float, float]]:
-    """By position: the token, where its column begins, and how wide it is."""
+    """By position: the token, the start of its column, and its width."""
     fullest = dict.fromkeys(range(len(tokens)), 0)
     for (_, column), members in cells.items():
         fullest[column] = max(fullest.get(column, 0), min(most, len(members)))

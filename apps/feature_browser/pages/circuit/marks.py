@@ -1,4 +1,4 @@
-"""The marks of a graph's nodes: a shape and a colour for each kind, and what they stand for."""
+"""The marks of a graph's nodes: a shape and a colour per kind, and their meaning."""
 
 from feature_browser.draw.markup import Html, html, joined
 from saelab.analysis.circuits.nodes import Node
@@ -14,12 +14,12 @@ KINDS = {
     "whole": "MLP or head as it is, no SAE",
     "bias": "bias, or all latents left out",
 }
-"""What each kind of mark stands for, in the legend's words. Hollow: not explained by latents."""
+"""The meaning of each kind of mark, for the legend. Hollow marks are not explained by latents."""
 READS = {"residual": "stream", "heads": "heads", "mlp": "mlp"}
 
 
 def mark_kind(node: Node, reads: str) -> str:
-    """Which of KINDS a node is drawn as; `reads` is what its SAE reads, for latents."""
+    """The index in KINDS of a node; `reads` is what its SAE reads, for latents."""
     if node.kind == "latent":
         return READS.get(reads, "stream")
     leaves = {"embedding": "token", "position": "place", "mlp": "whole", "heads": "whole"}
@@ -62,7 +62,7 @@ def _path(kind: str, x: float, y: float, r: float) -> str:
 
 
 def legend(kinds: set[str]) -> Html:
-    """The marks that occur, with their meaning."""
+    """The marks that occur, with their meanings."""
     marks = joined(
         html(
             '<span><svg class="key" viewBox="0 0 16 16" aria-hidden="true">{mark}</svg>{text}'

@@ -1,4 +1,4 @@
-"""The cards beside and below a graph: what was explained, the picked node, pins, all nodes."""
+"""The cards beside and below a graph: target, picked node, pins, all nodes."""
 
 import math
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ AT_FIRST = 15
 
 @dataclass(frozen=True)
 class GraphScene:
-    """A graph, as the address has it.
+    """A graph, as the address describes it.
 
     Attributes:
         pins: the pinned nodes.
-        lost: pins of the address that the graph does not have.
+        lost: pins of the address that are not in the graph.
         groups: its supernodes.
     """
 
@@ -48,7 +48,7 @@ class GraphScene:
 
 
 def number_in(facts: object, *path: str) -> float | None:
-    """A finite number at the end of `path` in nested JSON; None for anything else."""
+    """A finite number at the end of `path` in nested JSON; None if there is none."""
     for name in path:
         facts = facts.get(name) if isinstance(facts, dict) else None
     whole = isinstance(facts, int | float) and not isinstance(facts, bool) and math.isfinite(facts)
@@ -56,7 +56,7 @@ def number_in(facts: object, *path: str) -> float | None:
 
 
 def headline(scene: GraphScene) -> Html:
-    """What was explained, by what, and how far to trust it."""
+    """The target, the SAEs that explain it, and how reliable the graph is."""
     facts, found = scene.found.graph.facts, scene.found
     probability = number_in(facts, "probability")
     value = f"{real(found.graph.nodes[-1].value)}"
@@ -114,7 +114,7 @@ def _caveat(facts: dict[str, object]) -> str:
 
 
 def filter_line(scene: GraphScene) -> Html:
-    """What is hidden, and how to see it."""
+    """What is hidden, and how to show it."""
     undo = EMPTY
     if scene.kept.hidden_nodes or scene.kept.hidden_edges:
         everything = scene.address.to(nodes=100, edges=100)
@@ -127,7 +127,7 @@ def filter_line(scene: GraphScene) -> Html:
 
 
 def node_card(scene: GraphScene) -> Html:
-    """The picked node: what it is, what makes it, what it makes."""
+    """The picked node: its kind, its inputs, its outputs."""
     number = scene.picked
     if number is None:
         gone = html('<p class="notice">The graph has no node {name}.</p>', name=scene.address.node)
@@ -196,7 +196,7 @@ def _actions(scene: GraphScene, number: int) -> Html:
 
 
 def attention_link(scene: GraphScene, number: int) -> str:
-    """The Attention page of a latent of heads, on this prompt; empty for other nodes."""
+    """The link to the Attention page of an attention latent; empty for other nodes."""
     node, prompt = scene.found.graph.nodes[number], scene.found.graph.facts.get("prompt")
     if scene.found.reads(node) != "heads":
         return ""
@@ -239,12 +239,12 @@ def _edge_row(scene: GraphScene, other: int, amount: float, largest: float) -> H
 
 
 def word_of(found: OpenGraph, node: Node) -> str:
-    """The token of a node as it is shown; empty for nodes that stand for all."""
+    """The token at a node's position, as shown; empty for nodes without a position."""
     return "" if node.position is None else visible(found.token(node)).strip() or "␣"
 
 
 def node_table(scene: GraphScene) -> Html:
-    """Every node that is shown, by what it gives: the picture for those who do not see it."""
+    """Every shown node by contribution: the picture as a table, for those who cannot see it."""
     found = scene.found
     numbers = scene.kept.nodes.nonzero()[0].tolist()
     numbers.sort(key=lambda n: -abs(float(found.given[n])) if n != found.target else -math.inf)

@@ -1,4 +1,4 @@
-"""What a graph's nodes are called, and where their latents can be looked at."""
+"""The names of a graph's nodes, and links to their latents."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from saelab.console import visible
 
 @dataclass(frozen=True)
 class NodeNames:
-    """The runs of a graph's SAEs and what they know of their latents."""
+    """The runs of a graph's SAEs, and their names of latents."""
 
     found: OpenGraph
     catalogue: Catalogue
@@ -25,7 +25,7 @@ class NodeNames:
         return sae_run(self.catalogue, self.owner, sae)
 
     def title(self, node: Node) -> str:
-        """What a latent is called; empty if nothing, or for other nodes."""
+        """The name of a latent; empty if it has none, or for other nodes."""
         if node.kind != "latent" or node.latent is None:
             return ""
         if node.name not in self._latents:
@@ -35,9 +35,9 @@ class NodeNames:
         return "" if names is None else names.name(node.latent)
 
     def href(self, node: Node, view: str = "latent", **state: object) -> str:
-        """A latent's page in its own run, with more of the page's parameters.
+        """The link to a latent's page in its own run, with further parameters.
 
-        Empty if the run or the latent is not there.
+        Empty if the run or the latent does not exist.
         """
         card = self.run(node.name) if node.kind == "latent" else None
         if card is None or node.latent is None or not node.latent < card.d_sae:

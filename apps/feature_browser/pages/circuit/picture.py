@@ -15,7 +15,7 @@ MOST_EDGES = 500
 
 
 def picture(names: NodeNames, kept: Kept, address: CircuitAddress, pins: list[int]) -> Html:
-    """The graph as far as it is kept, its legend, and how many edges are too many to draw."""
+    """The kept part of the graph, its legend, and the number of edges that are not drawn."""
     found = names.found
     layout = lay_out(found, kept)
     picked = found.numbers.get(address.node)
@@ -123,7 +123,7 @@ def _mark(
         x=f"{x - radius - 2:.1f}", y=f"{y - radius - 2:.1f}", w=f"{2 * radius + 4:.1f}",
         h=f"{2 * radius + (13 if text else 4):.1f}",
     )  # fmt: skip
-    # Hundreds of stops would bury the keyboard's reader; the table has the same links.
+    # Hundreds of tab stops would hinder keyboard users; the table has the same links.
     return html(
         '<a href="{href}" class="node" tabindex="-1" data-n="{n}" data-tip="{tip}" '
         'aria-label="{label}">{rings}{shape}{text}</a>',

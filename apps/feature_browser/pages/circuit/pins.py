@@ -1,4 +1,4 @@
-"""Pinned nodes, the supernodes they were grouped into, and what these give each other."""
+"""Pinned nodes, the supernodes they were grouped into, and the flow between these."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ REST = "everything else"
 
 
 def pins_card(scene: GraphScene) -> Html:
-    """The pinned nodes, and the groups that were saved."""
+    """The pinned nodes, and the saved groups."""
     found, address = scene.found, scene.address
     lost = EMPTY
     if scene.lost:
@@ -74,7 +74,7 @@ def _groups(scene: GraphScene) -> Html:
 
 
 def members_of(found: OpenGraph, groups: dict[str, list[str]]) -> dict[str, tuple[list[int], int]]:
-    """By label, the nodes of each group, and how many of its nodes the graph does not have."""
+    """The nodes of each group by label, and the number of its nodes that are not in the graph."""
     numbers = found.numbers
     return {
         label: (
@@ -86,7 +86,7 @@ def members_of(found: OpenGraph, groups: dict[str, list[str]]) -> dict[str, tupl
 
 
 def flows(scene: GraphScene) -> Html:
-    """What supernodes give each other directly; nothing where there are none."""
+    """The direct flow between supernodes; empty if there are none."""
     groups = {
         label: members
         for label, (members, _) in members_of(scene.found, scene.groups or {}).items()
@@ -126,7 +126,7 @@ def _amount(value: float) -> Html:
 
 
 def flow_table(found: OpenGraph, groups: dict[str, list[int]]) -> np.ndarray:
-    """What of the target's value passes from group to group; then everything else, the target."""
+    """The target's value that passes between groups; then all other nodes, the target."""
     owner = np.full(len(found.ids), len(groups))
     for number, members in reversed(list(enumerate(groups.values()))):
         owner[members] = number

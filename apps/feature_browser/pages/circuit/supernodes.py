@@ -1,4 +1,4 @@
-"""The supernodes of a graph as a picture: each group one node, with what they give each other."""
+"""The supernodes of a graph as a picture: one node per group, and the flow between them."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from feature_browser.pages.circuit.layout import row_name, row_names
 WIDE, BOX, TALL, STEP = 840, 172, 36, 74
 MOST_GROUPS = 12
 LEAST_SHARE = 0.02
-"""Of the largest flow; weaker ones stand in the table alone."""
+"""Share of the largest flow; weaker flows are only in the table."""
 
 
 def supernode_picture(found: OpenGraph, groups: dict[str, list[int]], table: np.ndarray) -> Html:
-    """The first groups, in the order of computation upwards; `table` as of `flow_table`."""
+    """The first groups, in the order of computation upwards; `table` is that of `flow_table`."""
     names = list(groups)[:MOST_GROUPS]
     places = _places(found, [groups[name] for name in names])
     target = len(table) - 1
@@ -58,7 +58,7 @@ def _nodes(n: int) -> str:
 
 
 def _places(found: OpenGraph, groups: list[list[int]]) -> list[tuple[float, float]]:
-    """The middle of each group's box, each in a row of its own, and at last the target's."""
+    """The centre of each group's box, each in its own row, and at last the target's."""
     nodes, tokens = found.graph.nodes, max(1, len(found.graph.tokens) - 1)
     rows = row_names(found, nodes)
     depth = [float(np.mean([rows.index(row_name(nodes[n])) for n in group])) for group in groups]
@@ -91,7 +91,7 @@ def _box(place: tuple[float, float], label: str, note: str) -> Html:
 
 
 def _flow(value: float, start: tuple[float, float], end: tuple[float, float], top: float) -> Html:
-    """A line from box to box, and what passes along it."""
+    """A line between boxes, with the flow along it."""
     (x1, y1), (x2, y2) = start, end
     up = -1 if y2 < y1 else 1
     a, b = y1 + up * TALL / 2, y2 - up * TALL / 2

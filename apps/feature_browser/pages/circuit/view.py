@@ -1,4 +1,4 @@
-"""A run's circuits: which there are, and one of them as a graph to prune, pin and export."""
+"""A run's circuits: the list, or one of them as a graph to prune, pin and export."""
 
 import json
 from collections.abc import Callable
@@ -120,7 +120,7 @@ def _slid(name: str) -> None:
 
 
 def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
-    """Name the pinned nodes together, forget a name, and take the graph away as a file."""
+    """Tools to name the pinned nodes as a group, remove a group, and download the graph."""
     graph = scene.found.path
     chosen = [
         label
@@ -141,7 +141,7 @@ def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
 
 
 def _naming(scene: GraphScene) -> None:
-    # A form, so that a click on its button does not get lost while the field reports its text.
+    # A form, so that a click on its button is not lost while the field reports its text.
     with (
         st.form("circuit-naming", border=False, width=430),
         st.container(horizontal=True, vertical_alignment="bottom"),
@@ -158,7 +158,7 @@ def _naming(scene: GraphScene) -> None:
 
 
 def _plain(label: str) -> str:
-    """A label that Markdown, in which buttons are written, shows as it is."""
+    """A label that Markdown, which buttons use, shows unchanged."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in label)
 
 
@@ -203,7 +203,7 @@ def _downloads(card: RunCard, scene: GraphScene) -> None:
 
 
 def exported_json(scene: GraphScene) -> str:
-    """What is shown, in the form of `saelab circuit`, with the reader's view among the facts."""
+    """The shown part, in the format of `saelab circuit`, with the reader's view in the facts."""
     part = scene.found.part(scene.kept)
     address = scene.address
     view = {
@@ -216,7 +216,7 @@ def exported_json(scene: GraphScene) -> str:
 
 
 def exported_circuit_tracer(scene: GraphScene, card: RunCard) -> str:
-    """What is shown, in circuit-tracer's form, with pins and supernodes."""
+    """The shown part, in circuit-tracer's format, with pins and supernodes."""
     # Imports torch, which the page itself does without.
     from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json
 

@@ -1,1 +1,1 @@
-"""Two runs, latent by latent."""
+"""The Compare page: two runs, latent by latent."""

@@ -1,4 +1,4 @@
-"""What the address says on the Compare page."""
+"""The address of the Compare page."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class CompareAddress(AbstractAddress):
 
     Attributes:
         other: the run that this one is compared with.
-        side: whose latents are listed.
-        keep: of which kind; all if empty.
-        page: of the table.
+        side: the run whose latents are listed.
+        keep: the kind of latents; all if empty.
+        page: page of the table.
     """
 
     view = "compare"

@@ -1,4 +1,4 @@
-"""How the latents of two runs correspond, by the cosine of their decoder rows."""
+"""The correspondence of two runs' latents, by the cosine of their decoder rows."""
 
 from dataclasses import dataclass
 
@@ -22,12 +22,12 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One run's latents, as the other run sees them.
+    """One run's latents, compared with the other run's.
 
     Attributes:
         nearest: each latent's nearest in the other run.
-        kind: of each, its index in KINDS.
-        followers: how many of the other run's latents have it as their nearest, at ALIKE or more.
+        kind: index in KINDS of each latent.
+        followers: number of the other run's latents whose nearest it is, with cosine ALIKE or more.
     """
 
     nearest: Nearest
@@ -35,13 +35,13 @@ class Side:
     followers: Int[ndarray, " latent"]
 
     def of_kind(self, kind: str) -> Int[ndarray, " found"]:
-        """The latents of a kind, or all, those of the highest cosine first."""
+        """The latents of a kind, or all, those with the highest cosines first."""
         wanted = self.kind == list(KINDS).index(kind) if kind else np.ones(len(self.kind), bool)
         found = np.flatnonzero(wanted)
         return found[np.argsort(-self.nearest.cosine[found], kind="stable")]
 
     def counts(self) -> dict[str, int]:
-        """How many latents are of each kind; they sum to all."""
+        """The number of latents of each kind; they sum to all."""
         found = np.bincount(self.kind, minlength=len(KINDS)).tolist()
         return dict(zip(KINDS, found, strict=True))
 
@@ -54,11 +54,11 @@ class Correspondence:
     other: Side
 
     def turned(self) -> "Correspondence":
-        """The same from the other side."""
+        """The same with the sides exchanged."""
         return Correspondence(self.other, self.this)
 
     def histogram(self) -> tuple[list[float], list[int]]:
-        """Edges, and how many of this run's latents have their nearest at each cosine."""
+        """Bin edges, and the number of this run's latents by cosine to their nearest."""
         cosines: Float[ndarray, " latent"] = np.clip(self.this.nearest.cosine, 0, 1)
         counts, edges = np.histogram(cosines, bins=25, range=(0.0, 1.0))
         return edges.tolist(), counts.tolist()
@@ -70,15 +70,15 @@ def correspond(this: Decoder, other: Decoder) -> Correspondence:
 
 
 def of_nearest(across: Nearest, back: Nearest) -> Correspondence:
-    """The comparison of two decoders whose rows' nearest are known, both ways."""
+    """The comparison of two decoders from the nearest rows in both directions."""
     return Correspondence(_side(across, back), _side(back, across))
 
 
 def _side(forth: Nearest, back: Nearest) -> Side:
     """The side of the latents whose nearest ones are `forth`.
 
-    Kinds are given in the order of KINDS reversed, so that what is said first wins: a latent that
-    splits is split even if it is also somebody's match.
+    Kinds are assigned in reverse order of KINDS, so that earlier kinds win: a latent that splits is
+    `split` even if it is also a match.
     """
     near, far_near = forth.cosine >= ALIKE, back.cosine >= ALIKE
     followers = np.bincount(back.row[far_near], minlength=len(forth.row))

@@ -1,4 +1,4 @@
-"""Matching two large decoders takes a while: it runs beside the app, and what it finds is kept."""
+"""Matching two large decoders takes time: it runs in the background, and results are kept."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from saelab.config import UsageError
 from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 COSINES_AT_ONCE = 2**26
-"""Up to so many cosines, a fifth of a second's work, nobody waits for."""
+"""Up to this number of cosines, a fifth of a second's work, the page waits."""
 DIRECTORY = "comparisons"
 FORMAT = "saelab-comparison/2"
 KEPT = 8
@@ -26,7 +26,7 @@ SECONDS_BETWEEN_KEEPS = 10.0
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One side: a weights file as it was at some time, and how to read its decoder."""
+    """One side: a weights file at some time, and how to read its decoder."""
 
     path: Path
     stamp: int
@@ -35,7 +35,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Progress:
-    """Which share of a comparison is done, and how long the rest will take; None: not known yet."""
+    """The share of a comparison that is done, and the remaining time; None if unknown."""
 
     share: float
     seconds_left: float | None = None
@@ -43,11 +43,11 @@ class Progress:
 
 @dataclass
 class Job:
-    """A comparison that runs, or ran, in a thread of its own.
+    """A comparison in a thread of its own.
 
     Attributes:
-        progress: how far it is.
-        found, problem: its result, one or the other, once it is done.
+        progress: its progress.
+        found, problem: its result or its problem, once it is done.
     """
 
     progress: Progress = Progress(0.0)
@@ -61,11 +61,11 @@ _lock = threading.Lock()
 
 
 def matching(this: WeightsFile, other: WeightsFile) -> Correspondence | Progress:
-    """How the latents of two runs correspond, or how far finding out is.
+    """The correspondence of two runs' latents, or the progress of its computation.
 
-    The first call starts the work: small decoders are matched at once, what was found before is
-    read from `comparisons/` in the directory of one of the runs, and the rest takes its time. A
-    search that was broken off goes on from where it was last kept.
+    The first call starts the work: small decoders are matched at once; earlier results are read
+    from `comparisons/` in the directory of one of the runs; other comparisons run in the
+    background. An interrupted search continues from its last saved state.
 
     Raises:
         UsageError: a weights file is damaged.
@@ -135,19 +135,19 @@ def _write(kept: Path, found: Search) -> None:
     try:
         write_hdf5(kept, arrays, {"format": FORMAT, "done": found.done})
     except OSError:
-        # A directory that cannot be written: it is found again by the next server.
+        # The directory is read-only: the next server computes it again.
         return
 
 
 def _kept_at(first: WeightsFile, second: WeightsFile) -> Path:
-    """Where the result is kept: by what was compared, so that retrained runs are compared anew."""
+    """The path of the result; its name follows from the weights, so retrained runs have another."""
     facts = [[str(w.path.resolve()), w.stamp, w.path.stat().st_size] for w in (first, second)]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return first.path.parent / DIRECTORY / f"{name}.h5"
 
 
 def _read(path: Path, n_first: int, n_second: int) -> Search | None:
-    """What an earlier search found; None if there was none, or its file is not as written."""
+    """An earlier search's result; None if there is none, or its file is invalid."""
     try:
         arrays = read_hdf5(path)
         facts = arrays.facts
@@ -162,7 +162,7 @@ def _read(path: Path, n_first: int, n_second: int) -> Search | None:
 
 
 def _side(arrays: Hdf5Arrays, name: str, known: int, sizes: tuple[int, int]) -> Nearest:
-    """One side of a search that has got as far as its row `known`."""
+    """One side of a search that is done up to its row `known`."""
     row, cosine = arrays[f"{name}/row"], arrays[f"{name}/cosine"]
     n, others = sizes
     whole = row.shape == cosine.shape == (n,) and row.dtype.kind == "i"

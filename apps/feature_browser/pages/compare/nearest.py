@@ -1,4 +1,4 @@
-"""The nearest row of another decoder for every row, exactly, both ways by one set of cosines."""
+"""For every row the nearest row of another decoder, exactly, in both directions at once."""
 
 import os
 import threading
@@ -14,18 +14,18 @@ from numpy import ndarray
 from feature_browser.data.weights import Decoder
 
 ROWS, COLUMNS = 512, 1024
-"""Cosines held at a time: 2 MiB, which stay in the processor's cache."""
+"""Cosines in memory at a time: 2 MiB, which stay in the processor's cache."""
 STRETCH = 4096
-"""Rows after which a search says how far it is, shared out among the workers."""
+"""Rows between two progress reports, shared among the workers."""
 WORKERS = min(8, os.cpu_count() or 1)
-"""Threads, each of which multiplies on one core, see `launch.environment`."""
+"""Threads; each multiplies on one core, see `launch.environment`."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each row, the row of another decoder with the highest cosine, the first of equal ones.
+    """For each row, the other decoder's row with the highest cosine; the first of equal ones.
 
-    For signed codes cosines are compared, and given, without their sign.
+    For signed codes, |cosine| is compared and stored.
     """
 
     row: Int[ndarray, " latent"]
@@ -33,13 +33,13 @@ class Nearest:
 
     @classmethod
     def unknown(cls, n: int) -> "Nearest":
-        """What is known of `n` rows at first."""
+        """The initial state for `n` rows."""
         return cls(np.zeros(n, np.int64), np.full(n, -np.inf, np.float32))
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is found when the first `done` rows of this decoder were compared with all others."""
+    """The state after the first `done` rows were compared with all rows of the other decoder."""
 
     across: Nearest
     back: Nearest
@@ -47,14 +47,14 @@ class Search:
 
     @property
     def share(self) -> float:
-        """How much of the search is done."""
+        """The share of the search that is done."""
         return self.done / len(self.across.row)
 
 
 def nearest(
     this: Decoder, other: Decoder, *, report: Callable[[float], None] = lambda share: None
 ) -> tuple[Nearest, Nearest]:
-    """Each row's nearest in the other decoder, both ways; `report` is told the share done."""
+    """Each row's nearest in the other decoder, in both directions; `report` gets the share done."""
     found = begun = begin(this, other)
     for found in search(this, other, begun):
         report(found.share)
@@ -62,12 +62,12 @@ def nearest(
 
 
 def begin(this: Decoder, other: Decoder) -> Search:
-    """A search that has compared nothing yet."""
+    """A search that has not compared anything yet."""
     return Search(Nearest.unknown(len(this.rows)), Nearest.unknown(len(other.rows)))
 
 
 def search(this: Decoder, other: Decoder, begun: Search) -> Iterator[Search]:
-    """Go on from `begun` to the end, a stretch of rows at a time."""
+    """Continue from `begun` to the end, a stretch of rows at a time."""
     while begun.done < len(this.rows):
         stop = min(len(this.rows), begun.done + STRETCH)
         bounds = np.linspace(begun.done, stop, WORKERS + 1).astype(int).tolist()
@@ -79,7 +79,7 @@ def search(this: Decoder, other: Decoder, begun: Search) -> Iterator[Search]:
 def _beside(
     work: Callable[..., tuple[Nearest, Nearest]], *arguments: object
 ) -> Future[tuple[Nearest, Nearest]]:
-    """What `work` gives, in a thread that no ending server waits for."""
+    """The results of `work`, from a thread that a stopping server does not wait for."""
     future: Future[tuple[Nearest, Nearest]] = Future()
 
     def run() -> None:
@@ -107,10 +107,10 @@ def _joined(begun: Search, parts: list[tuple[Nearest, Nearest]], bounds: list[in
 def _stretch(
     this: Decoder, other: Decoder, back: Nearest, rows_of_this: tuple[int, int]
 ) -> tuple[Nearest, Nearest]:
-    """Compare a range of rows of this decoder with all of the other; `back`: what is known."""
+    """Compare a range of this decoder's rows with all others; `back` is the state of those."""
     start, stop = rows_of_this
     across, back = Nearest.unknown(stop - start), Nearest(back.row.copy(), back.cosine.copy())
-    # The same memory each time: fresh pages would cost as much as the maxima.
+    # The same memory each time: new pages would cost as much as the maxima.
     held = np.empty(ROWS * COLUMNS, np.float32)
     for top in range(start, stop, ROWS):
         rows = this.rows[top : min(stop, top + ROWS)]
@@ -126,9 +126,9 @@ def _stretch(
 
 
 def _improve(found: Nearest, cosines: Float[ndarray, "row column"], at: int, first: int) -> None:
-    """Take in a tile whose rows begin at row `at` of `found`, its columns at `first`."""
+    """Add a tile whose rows begin at row `at` of `found`, and whose columns begin at `first`."""
     best = cosines.max(axis=1)
-    # Where a maximum stands is slow to find; after a few tiles few rows have a new one.
+    # Finding a maximum's place is slow; after a few tiles few rows have a new maximum.
     better = np.flatnonzero(best > found.cosine[at : at + len(best)])
     found.row[at + better] = first + cosines[better].argmax(axis=1)
     found.cosine[at + better] = best[better]

@@ -18,11 +18,11 @@ METRICS: list[tuple[str, Callable[[Any], str], str]] = [
     ("Dead latents", count, "dead"),
     ("Known features found", count, "found"),
 ]
-"""Title, how it is written, and the attribute of RunCard."""
+"""For each figure: title, format, and attribute of RunCard."""
 
 
 def figures(card: RunCard, other: RunCard) -> Html:
-    """The figures of both, what they differ by, and the options that differ."""
+    """The figures of both runs, their differences, and the options that differ."""
     rows = []
     for title, text, key in METRICS:
         first, second = getattr(card, key), getattr(other, key)

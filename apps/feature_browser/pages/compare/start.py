@@ -1,4 +1,4 @@
-"""Whether two runs began at the same weights: then latents may be alike that learned nothing."""
+"""Whether two runs began with the same weights, so that latents may match without learning."""
 
 import math
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ from saelab.formats.tensor_header import read_tensor_header
 from saelab.training.run import Run
 
 MOST_NUMBERS = 2**27
-"""Of a decoder that is drawn anew, half a gigabyte."""
+"""Largest decoder that is drawn again, in numbers: half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """How two runs of one seed began.
+    """How two runs with the same seed began.
 
     Attributes:
-        seed: of both.
-        untrained: how many latents of this run would be matched before any training.
-        same: of this run's latents, which have their nearest in the row that they began alike
-            with (cosine of the two initial rows at least ALIKE).
-        same_other: likewise of the other run's.
-        stayed: the median cosine of this run's decoder rows to where they began.
+        seed: the seed of both.
+        untrained: number of this run's latents that would match before any training.
+        same: which of this run's latents have as their nearest the row that was already alike
+            initially (cosine at least ALIKE).
+        same_other: the same for the other run's latents.
+        stayed: median cosine of this run's decoder rows to their initial values.
     """
 
     seed: int
@@ -49,7 +49,7 @@ class Start:
 
 
 def seeds(card: RunCard, other: RunCard) -> tuple[int, int] | None:
-    """The seeds of both runs' random initial weights; None if one did not begin at such."""
+    """The seeds of both runs' random initial weights; None if a run did not start from such."""
     first, second = (
         run.config.get("seed") if run.n_tokens and not run.config.get("init_from") else None
         for run in (card, other)
@@ -58,10 +58,10 @@ def seeds(card: RunCard, other: RunCard) -> tuple[int, int] | None:
 
 
 def same_start(card: RunCard, other: RunCard, found: Correspondence) -> Start | None:
-    """What two runs of one seed owe to it; None if their seeds differ, or it is not known.
+    """What two runs with one seed share because of it; None if seeds differ, or it is unknown.
 
-    The initial decoders are drawn anew, which takes torch and a moment; not known are very large
-    ones, and those of a configuration that cannot be read.
+    The initial decoders are drawn again, which needs torch and a moment. Unknown are very large
+    decoders, and those of unreadable configurations.
     """
     drawn = seeds(card, other)
     if drawn is None or drawn[0] != drawn[1]:
@@ -87,7 +87,7 @@ def same_start(card: RunCard, other: RunCard, found: Correspondence) -> Start | 
 
 
 def beginning(found: Correspondence, start: Start | None, card: RunCard, other: RunCard) -> Html:
-    """Whether the runs began at the same weights, and what of the matches that may explain."""
+    """Whether the runs began with the same weights, and which matches this may explain."""
     drawn = seeds(card, other)
     if drawn is None:
         text = (

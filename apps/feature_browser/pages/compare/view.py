@@ -28,7 +28,7 @@ from saelab.config import UsageError
 ROWS = 25
 SECONDS_BETWEEN_LOOKS = 1.0
 TELLING = 0.1
-"""Below this F1 the known feature that a latent matches best says nothing of it."""
+"""Below this F1 the best-matching known feature does not describe a latent."""
 
 
 def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -> None:
@@ -57,7 +57,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
 
 
 def cannot_match(card: RunCard, other: RunCard) -> str | None:
-    """Why the latents of two runs cannot be matched, in one sentence; None if they can."""
+    """Why two runs' latents cannot be matched, in one sentence; None if they can."""
     if card.site != other.site or card.model != other.model:
         return (
             f"Latents are matched only at the same place: {card.name} is of {card.model} · "
@@ -73,7 +73,7 @@ def cannot_match(card: RunCard, other: RunCard) -> str | None:
 
 
 def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
-    """How the latents of two runs correspond, or how far finding out is."""
+    """The correspondence of two runs' latents, or the progress of its computation."""
     first, second = (
         WeightsFile(run.weights_path, stamp(run.weights_path), partial(decoder, run))
         for run in (card, other)
@@ -83,7 +83,7 @@ def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
 
 @st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
 def _waiting(card: RunCard, other: RunCard) -> None:
-    """How far the comparison is, until it is done."""
+    """The comparison's progress, until it is done."""
     try:
         found = matched(card, other)
     except UsageError:
@@ -131,7 +131,7 @@ def _choose(card: RunCard, others: list[RunCard], address: CompareAddress) -> Ht
         Column("FVU", numeric=True),
         Column("Latents can be matched"),
     ]
-    # Those at the same place come first: they can be matched latent by latent.
+    # Runs at the same site come first: their latents can be matched.
     ordered = sorted(others, key=lambda run: (_elsewhere(card, run), run.name))
     rows = [
         [
@@ -189,7 +189,7 @@ def _latents(
 
 
 def _which(shown: int, total: int, runs: tuple[RunCard, RunCard], address: CompareAddress) -> Html:
-    """How many latents the table below lists, and the choice of the run they are of."""
+    """The number of latents listed below, and the choice of the run."""
     options = [
         (run.name, address.to(side=side, page=1), side == address.side)
         for side, run in zip(SIDES, runs, strict=True)

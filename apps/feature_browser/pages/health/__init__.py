@@ -1,1 +1,1 @@
-"""What a run's latents are like as a whole."""
+"""The Health page: a run's latents as a whole."""

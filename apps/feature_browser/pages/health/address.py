@@ -1,4 +1,4 @@
-"""What the address says on the Health page."""
+"""The address of the Health page."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from feature_browser.data.address import AbstractAddress, one_of, page_number
 
 @dataclass(frozen=True, kw_only=True)
 class HealthAddress(AbstractAddress):
-    """Which latents are listed: those of a kind, else of the first kind that has some.
+    """Which latents are listed: those of a kind; default: the first kind that has some.
 
     Attributes:
-        part: whether all that was measured is shown, too.
+        part: whether all measurements are shown too.
     """
 
     view = "health"

@@ -1,4 +1,4 @@
-"""What the latents of a run are like as a whole: dead, dense and duplicate ones, densities."""
+"""A run's latents as a whole: dead, dense and duplicate ones, and densities."""
 
 import math
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Densities:
     """How often latents fire.
 
     Attributes:
-        density: of each latent, the share of tokens on which it fires.
-        n_tokens: how many tokens were read.
-        source: the file that says so.
+        density: share of tokens on which each latent fires.
+        n_tokens: number of tokens read.
+        source: the file with these figures.
     """
 
     density: Float[ndarray, " latent"]
@@ -38,14 +38,14 @@ class Densities:
 
     @property
     def dense(self) -> Int[ndarray, " dense"]:
-        """The latents above `DENSE`, densest first."""
+        """The latents above `DENSE`, the densest first."""
         found = np.flatnonzero(self.density > DENSE)
         return found[np.argsort(-self.density[found], kind="stable")]
 
     def histogram(self) -> tuple[list[float], list[int]]:
-        """Edges of quarter decades of the density, and the latents in each; dead ones in none.
+        """Bins of quarter decades of the density, and the number of living latents in each.
 
-        A latent on an edge belongs to the bin above, one that always fires to the last.
+        A latent on an edge belongs to the bin above; one that always fires, to the last bin.
         """
         decades = max(1, math.ceil(math.log10(max(2, self.n_tokens))))
         edges = np.linspace(-decades, 0, decades * BINS_PER_DECADE + 1)
@@ -62,7 +62,7 @@ class Twins:
     Attributes:
         latent, other: a latent and its nearest by decoder cosine, the closest pairs first; each
             pair once.
-        cosine: of the two rows; negative for opposite rows of signed codes.
+        cosine: cosine of the two rows; negative for opposite rows of signed codes.
     """
 
     latent: Int[ndarray, " pair"]
@@ -71,13 +71,13 @@ class Twins:
 
 
 def feature_densities(file: FeatureFile) -> Densities:
-    """As counted when the run's features were collected."""
+    """The densities counted when the run's features were collected."""
     n_tokens = int(file.facts["n_tokens"])
     return Densities(np.asarray(file["latent/n_fired"]) / n_tokens, n_tokens, "features.h5")
 
 
 def evaluated_densities(values: dict[str, Any]) -> Densities | None:
-    """As `evaluation/density.json` says; None if it does not."""
+    """The densities in `evaluation/density.json`; None if it has none."""
     frequency, n_tokens = values.get("frequency"), values.get("n_tokens")
     if not isinstance(frequency, list) or not isinstance(n_tokens, int):
         return None
@@ -87,7 +87,7 @@ def evaluated_densities(values: dict[str, Any]) -> Densities | None:
 
 
 def twins(file: FeatureFile, *, signed: bool) -> Twins:
-    """The pairs above `ALIKE` among the neighbours that a features file keeps of every latent."""
+    """The pairs above `ALIKE` among each latent's neighbours in the features file."""
     nobody = np.zeros(0, np.int64)
     if "neighbours/latents" not in file:
         return Twins(nobody, nobody, np.zeros(0))
@@ -95,7 +95,7 @@ def twins(file: FeatureFile, *, signed: bool) -> Twins:
     alike = (np.abs(cosines) if signed else cosines) > ALIKE
     latent, slot = np.nonzero(alike & (others >= 0))
     other, cosine = others[latent, slot].astype(np.int64), cosines[latent, slot].astype(np.float64)
-    # A neighbour's own list may be full of closer ones, so a pair may stand in one list only.
+    # A neighbour's own list may be full of closer ones, so a pair may be in one list only.
     ends = np.sort(np.stack([latent, other]), axis=0)
     _, first = np.unique(ends[0] * len(others) + ends[1], return_index=True)
     ordered = first[np.argsort(-np.abs(cosine[first]), kind="stable")]

@@ -1,4 +1,4 @@
-"""The latents that a run's health turns on: dead, dense, duplicate and massive ones, with links."""
+"""Lists of a run's dead, dense, duplicate and massive latents, with links."""
 
 import numpy as np
 from jaxtyping import Int
@@ -28,7 +28,7 @@ DEAD_ROWS = 120
 def lists(
     found: Densities, pairs: Twins | None, run: OpenRun | None, address: HealthAddress
 ) -> Html:
-    """One of the four lists: that of the address, or else the first that has a latent."""
+    """One of the four lists: that of the address, else the first that is not empty."""
     massive = massive_latents(run)
     sizes = {
         "dead": len(found.dead),
@@ -67,7 +67,7 @@ def _known(kind: str, pairs: Twins | None, run: OpenRun | None) -> bool:
 
 
 def massive_latents(run: OpenRun | None) -> Int[ndarray, " found"]:
-    """The latents that fire only or mostly on massive activations; those that do most, first."""
+    """The latents that fire only or mostly on massive activations, sorted by that share."""
     if run is None or run.features.massive is None:
         return np.zeros(0, np.int64)
     found = np.flatnonzero(run.features.massive)

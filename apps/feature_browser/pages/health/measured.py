@@ -1,4 +1,4 @@
-"""Everything that was measured of a run, in the tables that `saelab evaluate` prints.
+"""All measurements of a run, in the tables that `saelab evaluate` prints.
 
 torch is imported where the tables are made, so that the page can be drawn without it.
 """

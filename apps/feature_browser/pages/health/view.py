@@ -1,4 +1,4 @@
-"""The health of a run: how its latents share the work, its decoder, and how training went."""
+"""The health of a run: the use of its latents, its decoder, and its training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ from saelab.figures.training import training_figure
 
 
 def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
-    """Draw what there is of the run; a part whose file is missing or damaged says so by itself."""
+    """Draw the existing parts of the run; for a missing or damaged file, a sentence is shown."""
     problems: list[str] = []
     run = _tried(lambda: open_run(card) if card.features_path.is_file() else None, problems)
     density = _tried(lambda: evaluation(card, "density"), problems)
@@ -91,7 +91,7 @@ def _headline(card: RunCard, found: Densities | None, pairs_found: Twins | None)
 
 
 def _massive(run: OpenRun | None) -> Html:
-    """How many latents serve massive activations, and how many of these were read."""
+    """How many latents serve massive activations, and how many such activations were read."""
     n = len(massive_latents(run))
     if run is None or not n:
         return EMPTY
@@ -158,7 +158,7 @@ def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any])
 
 
 def _measured(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `evaluation/dictionary.json` adds, as far as it does."""
+    """Figures from `evaluation/dictionary.json`, if it exists."""
     names = {
         "nearest_mean": "cosine to the nearest, mean",
         "encoder_mean": "cosine of encoder and decoder",
@@ -181,7 +181,7 @@ def _is_number(value: object) -> bool:
 
 
 def _evaluation(card: RunCard, address: HealthAddress) -> Html:
-    """A link to the tables of the evaluation, or these."""
+    """A link to the tables of the evaluation, or the tables."""
     if not next(card.path.glob("evaluation/*.json"), None):
         return EMPTY
     opened = address.part == "measured"

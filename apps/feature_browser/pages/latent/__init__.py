@@ -1,1 +1,1 @@
-"""One latent."""
+"""The Latent page: one latent."""

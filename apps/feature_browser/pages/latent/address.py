@@ -1,4 +1,4 @@
-"""What the address says on the Latent page."""
+"""The address of the Latent page."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ SHOWN = ("strongest", "strata", "silent")
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAddress(AbstractAddress):
-    """Which latent, and which of its examples.
+    """A latent, and which of its examples to show.
 
     Attributes:
         latent: a number, if the reader typed one.
-        context: tokens on either side of a peak.
-        show: which examples.
+        context: tokens on each side of a peak.
+        show: which examples to show.
     """
 
     view = "latent"

@@ -1,4 +1,4 @@
-"""The cards of the Latent page: each answers one question of a reader."""
+"""The cards of the Latent page; each answers one question."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ AT_FIRST = 10
 
 @dataclass(frozen=True)
 class LatentScene:
-    """A latent of a run, and how the address wants it shown."""
+    """A latent of a run, and the view that the address asks for."""
 
     run: OpenRun
     record: LatentRecord
@@ -31,12 +31,12 @@ class LatentScene:
 
     @cached_property
     def names(self) -> LatentNames:
-        """What latents are called now."""
+        """The current names of latents."""
         return LatentNames(labels_of(self.run.card), self.run.known)
 
 
 def identity(scene: LatentScene) -> Html:
-    """The latent's number, what was written of it, and the known feature it matches best."""
+    """The latent's number, its notes, and the known feature that it matches best."""
     match = scene.run.known.matches.get(scene.record.latent)
     return html(
         '<section class="card identity">{head}{matched}</section>',
@@ -100,7 +100,7 @@ def firing(scene: LatentScene) -> Html:
 
 
 def neighbours(scene: LatentScene) -> Html:
-    """The latents that write, read or fire most like this one."""
+    """The most similar latents: by decoder, by encoder, and by firing together."""
     record = scene.record
     groups = [
         ("Neighbours · cosine of decoders", record.neighbours),
@@ -126,7 +126,7 @@ def _others(scene: LatentScene, title: str, found: list[tuple[int, float]]) -> H
 
 
 def heads(scene: LatentScene) -> Html:
-    """How the decoder row is shared out among the heads, at sites that have some."""
+    """The heads' shares of the decoder row, for sites with heads."""
     shares = scene.record.head_weights
     rows = [(f"head {head}", percent(share)) for head, share in enumerate(shares)]
     if not rows:
@@ -145,7 +145,7 @@ def _name(scene: LatentScene, latent: int) -> str:
 
 
 def reproduce(scene: LatentScene) -> Html:
-    """Python that shows the same latent, and what the figures were computed from."""
+    """Python code that shows the same latent, and what the figures were computed from."""
     code = (
         "from saelab.analysis.records import Features\n\n"
         f"features = Features({json.dumps(scene.run.card.path.as_posix())})\n"
@@ -166,13 +166,13 @@ def reproduce(scene: LatentScene) -> Html:
 def examples(scene: LatentScene, kind: str, title: str, note: str) -> Html:
     """A card of examples; all beyond the first few open on demand."""
     found = scene.record.examples
-    # The Attention page numbers the strongest examples, those of both signs on end.
+    # The Attention page numbers the strongest examples of both signs consecutively.
     first = {"top": 0, "negative": len(found.get("top", []))}.get(kind)
     return example_card(scene, kind, title, note, found.get(kind, []), first)
 
 
 def stratum(scene: LatentScene, number: int) -> Html:
-    """A card of the examples sampled from one stratum, which may have none."""
+    """A card of the examples sampled from one stratum; it may be empty."""
     part, parts = scene.record.strata[number], len(scene.record.strata)
     found = strata_examples(scene.record)[number]
     title = f"{100 * number // parts} to {100 * (number + 1) // parts} % of firings"
@@ -186,7 +186,7 @@ def stratum(scene: LatentScene, number: int) -> Html:
 
 
 def strata_examples(record: LatentRecord) -> list[list[Example]]:
-    """The examples of each stratum; a stratum of few firings fills few of its slots."""
+    """The examples of each stratum; a stratum of few firings has few examples."""
     kept = iter(record.examples.get("strata", []))
     sizes = [min(len(part.slots), part.population) for part in record.strata]
     return [[next(kept) for _ in range(size)] for size in sizes]
@@ -200,9 +200,9 @@ def example_card(
     found: list[Example],
     first: int | None = None,
 ) -> Html:
-    """The examples `found` under a title; nothing if there are none.
+    """The examples `found` under a title; empty if there are none.
 
-    `first` is the number that the Attention page gives the first of them; None if it has none.
+    `first` is the Attention page's number of the first example; None if it has none.
     """
     if not found:
         return EMPTY
@@ -233,7 +233,7 @@ def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
         '<div class="example" data-v="{v}"><span class="value">{value}</span>'
         '<span class="text" dir="auto">{text}</span><span class="source">{source}{heads}</span>'
         "</div>",
-        # The histogram's filter goes by activations, and a near miss has none.
+        # The histogram's filter needs activations, and a near miss has none.
         v=f"{0 if example.closeness is not None else example.value:.5g}",
         value=activation(example.value)
         if example.closeness is None
@@ -245,7 +245,7 @@ def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
 
 
 def _heads_of(address: LatentAddress, example: Example, number: int) -> Html:
-    # The first example is what the page reads where none is named.
+    # The page uses the first example if none is named.
     there = address.visit("attention", example=number or None, pos=example.position)
     return html(
         '<br><a href="{h}" aria-label="Heads and sources of example {n}">heads, sources</a>',
@@ -254,7 +254,7 @@ def _heads_of(address: LatentAddress, example: Example, number: int) -> Html:
 
 
 def choices(address: LatentAddress) -> Html:
-    """Links that choose which examples are shown, and with how much text around each peak."""
+    """Links for the kind of examples, and for the amount of text around each peak."""
     shown = {"strongest": "strongest and random", "strata": "strata", "silent": "silent"}
     around = {"8": "±8", "16": "±16", "full": "full text"}
     picked = choice("examples", [(shown[s], address.to(show=s), s == address.show) for s in SHOWN])

@@ -1,4 +1,4 @@
-"""What the Latent page says of a latent's steering scores."""
+"""A latent's steering scores on the Latent page."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ TITLE = "Does it move the model?"
 
 
 def steering(scene: LatentScene) -> Html:
-    """Both scores of each pole in words; nothing if they were not computed."""
+    """Both scores of each pole in words; empty if they were not computed."""
     try:
         scores = steering_scores(scene.run.card)
     except UsageError as error:

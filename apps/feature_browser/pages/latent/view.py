@@ -1,4 +1,4 @@
-"""One latent: what it matches, how it fires, what it writes, and the text it fires on."""
+"""One latent: its match, its firing, what it writes, and the text that it fires on."""
 
 from functools import partial
 
@@ -52,11 +52,11 @@ def draw(run: OpenRun, address: LatentAddress) -> Html:
 def latent_page(request: Request) -> PlainTextResponse:
     """The HTML of the latent that the query string names; 404 with a sentence if there is none.
 
-    The canvas turns to it without a pass of the whole script, which takes ten times as long. It is
-    sent as plain text: it is shown by the canvas, and by nothing else.
+    The canvas shows it without running the whole script, which takes ten times as long. It is sent
+    as plain text, since only the canvas shows it.
     """
     address = LatentAddress.of(request.query_params)
-    # Runs are looked up among those that were found, so no path is made of what was asked.
+    # Runs are looked up in the catalogue, so no path is made from the request.
     catalogue = list_runs(runs_directory())
     card = catalogue.runs.get(address.run or "")
     if card is None:
@@ -96,7 +96,7 @@ def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> None:
 
 
 def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
-    # The canvas takes the key, and the click too: it shows the page before the script has run.
+    # The canvas handles the key and the click: it shows the page before the script has run.
     st.button(
         f"{label}\u2002:gray[:small[{key}]]",
         on_click=_step,

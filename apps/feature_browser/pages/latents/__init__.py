@@ -1,1 +1,1 @@
-"""All latents of a run."""
+"""The page of all latents of a run."""

@@ -1,4 +1,4 @@
-"""What the address says on the page of all latents."""
+"""The address of the page of all latents."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ PARTS = ("", "labelled", "bookmarked", "firing", "ordinary", "massive")
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsAddress(AbstractAddress):
-    """What the table lists.
+    """The content of the table.
 
     Attributes:
-        sort, q, page: its order, the text that is searched for, and its page.
-        keep: which latents; all if empty.
-        axes: the two figures of the picture, with a comma between; no picture if empty.
+        sort, q, page: the table's order, the search text, and its page.
+        keep: which latents to keep; all if empty.
+        axes: the two figures of the picture, separated by a comma; no picture if empty.
         box: the cell of the picture whose latents are listed.
     """
 

@@ -1,4 +1,4 @@
-"""Any two figures of all latents against each other; marks lead to latents, or list several."""
+"""Any two figures of all latents as a scatter plot; marks link to one latent or to a list."""
 
 import numpy as np
 import streamlit as st
@@ -30,13 +30,13 @@ LOGARITHMIC = {"density", "max", "mean"}
 
 
 def axes_of(address: LatentsAddress) -> tuple[str, str] | None:
-    """The two figures that the address asks for; None for anything else."""
+    """The two figures that the address names; None for anything invalid."""
     names = address.axes.split(",")
     return (names[0], names[1]) if len(names) == 2 and set(names) <= set(COLUMNS) else None
 
 
 def inside(run: OpenRun, address: LatentsAddress) -> Bool[ndarray, " latent"] | None:
-    """The latents in the cell that was clicked; None if none was."""
+    """The latents in the clicked cell; None if there is none."""
     names, box = axes_of(address), numbers_of(address.box)
     if names is None or box is None:
         return None
@@ -46,7 +46,7 @@ def inside(run: OpenRun, address: LatentsAddress) -> Bool[ndarray, " latent"] | 
 
 
 def picture(run: OpenRun, address: LatentsAddress, listed: Bool[ndarray, " latent"]) -> Html:
-    """The links that choose two figures and, once they are chosen, the picture."""
+    """Links for choosing two figures, and the picture once they are chosen."""
     names = axes_of(address)
     if names is None:
         return EMPTY
@@ -130,7 +130,7 @@ def _range(values: Float[ndarray, " point"]) -> tuple[float, float]:
 
 
 def _values(run: OpenRun, name: str) -> Float[ndarray, " latent"]:
-    """A figure of every latent; NaN where it has none."""
+    """A figure of every latent; NaN for latents without it."""
     if name in {"output", "input"}:
         return _score(run.card, stamp(steering_path(run.card.path)), name, len(run.features))
     values = np.asarray(run.columns[name], np.float64)

@@ -1,4 +1,4 @@
-"""What a search of All latents finds, by why it was found."""
+"""The results of a search in All latents, by reason."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from saelab.analysis.records import Features
 
 SHORTEST = 3
 MOST_TEXTS = 2000
-"""Texts that a search of examples looks through word by word."""
+"""Most texts in which a search of examples looks word by word."""
 KINDS = ("top", "negative")
 FIRING = "firing on it in an example"
 Span = tuple[int, int]
@@ -25,10 +25,10 @@ Span = tuple[int, int]
 def search(
     run: OpenRun, labels: Labels, text: str
 ) -> tuple[dict[str, Int[ndarray, " found"]], str]:
-    """The latents that `text` finds by their number, label, known feature or token, or example.
+    """The latents found by number, label, known feature, token, or example text.
 
-    FIRING are those of them that fire on the text itself in such an example. The second value says
-    what was not looked through, and why; it is empty if all was.
+    FIRING are those that fire on the text itself in such an example. The second value says what was
+    not searched, and why; it is empty if everything was.
     """
     wanted = " ".join(text.lower().split())
     by_example, by_firing, left_out = _by_example(run, wanted)
@@ -59,9 +59,9 @@ def _by_label(labels: Labels, text: str) -> Int[ndarray, " found"]:
 def _by_example(
     run: OpenRun, text: str
 ) -> tuple[Int[ndarray, " found"], Int[ndarray, " firing"], str]:
-    """Latents with `text` in one of their strongest examples, within what is stored around it.
+    """Latents with `text` in the stored part of one of their strongest examples.
 
-    And those that fire on the text itself there; and what was not looked through.
+    And those that fire on the text itself there; and what was not searched.
     """
     nothing = np.zeros(0, np.int64)
     if len(text) < SHORTEST:
@@ -84,7 +84,7 @@ def _by_example(
 
 @dataclass(frozen=True)
 class _Spots:
-    """Where a text stands: for each line that has it, on which tokens, and around which."""
+    """The places of a text: for each line with it, its tokens and the tokens around it."""
 
     lines: Int[ndarray, " line"]
     on: Bool[ndarray, "line pos"]
@@ -124,14 +124,14 @@ def _near(
 
 
 def _places(file: FeatureFile, line: int, text: str) -> list[Span]:
-    """Where `text` stands in a line."""
+    """The places of `text` in a line."""
     ids, gap = file["corpus/tokens"][line], file.table.gap
     words = [piece.lower() for piece in file.table.pieces(ids[ids >= 0].tolist())]
     starts = np.cumsum([0, *(len(word) + len(gap) for word in words[:-1]), 10**9])
     joined, places, at = gap.join(words), [], -1
     while (at := joined.find(text, at + 1)) >= 0:
         first, last = np.searchsorted(starts, [at, at + len(text) - 1], side="right") - 1
-        # A character of several tokens reaches to the last of them.
+        # A character made of several tokens reaches to the last of them.
         while last + 1 < len(words) and not words[last + 1]:
             last += 1
         places.append((int(first), int(last)))

@@ -58,13 +58,13 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
 
 @dataclass(frozen=True)
 class Hits:
-    """The latents that the address's search and filter leave.
+    """The latents that the address's search and filter keep.
 
     Attributes:
-        latents: those that never fire only if something is written of them, or if their number was
-            asked for.
-        reasons: how many were found by what.
-        left_out: what was not looked through.
+        latents: silent latents are included only if they have notes, or if their number was
+            searched.
+        reasons: the number found, by reason.
+        left_out: what was not searched.
     """
 
     latents: Int[ndarray, " found"]
@@ -73,7 +73,7 @@ class Hits:
 
 
 def _picture(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:
-    """Kept, since tens of thousands of latents take a second to draw."""
+    """Cached, since tens of thousands of latents take a second to draw."""
 
     def draw(run: OpenRun, address: LatentsAddress) -> Html:
         listed = np.zeros(len(run.features), dtype=bool)
@@ -107,7 +107,7 @@ def _found(run: OpenRun, labels: Labels, address: LatentsAddress) -> Hits:
 
 
 def _by_massive(run: OpenRun, keep: str, listed: Int[ndarray, " found"]) -> Int[ndarray, " left"]:
-    """Those that fire mostly on massive activations alone, or all others, if that is asked for."""
+    """Only latents that fire mostly on massive activations, or only the others, if asked for."""
     kinds = run.features.massive
     if kinds is None or keep not in {"ordinary", "massive"}:
         return listed
@@ -115,7 +115,7 @@ def _by_massive(run: OpenRun, keep: str, listed: Int[ndarray, " found"]) -> Int[
 
 
 def order(run: OpenRun, latents: Int[ndarray, " found"], sort: str) -> Int[ndarray, " found"]:
-    """`latents` by the chosen column: numbers rising, everything else falling."""
+    """`latents` sorted by the chosen column: numbers ascending, everything else descending."""
     values = run.columns[sort][latents]
     return latents[np.argsort(values if sort == "latent" else -values, kind="stable")]
 
@@ -234,7 +234,7 @@ def _row(
 
 
 def _label(note: Note, latent: int | None) -> Html:
-    """The label; a field to write it in if the latent's number is given."""
+    """The label; with a latent's number, an editable field."""
     star = html('<span class="star" title="bookmarked">★</span> ') if note.bookmark else EMPTY
     if latent is not None:
         return html(

@@ -1,4 +1,4 @@
-"""What the address says on the Steering page."""
+"""The address of the Steering page."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from feature_browser.data.address import AbstractAddress, box, one_of, page_numb
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringAddress(AbstractAddress):
-    """Which scores are listed, or the experiment that is run.
+    """The listed scores, or the experiment to run.
 
     Attributes:
-        part: the half of the page: what was scored, or steering by hand.
-        sort, q, page, keep, box: of the scores: the table's order, the text that is searched for,
-            its page, which rows (all if empty), and the cell of the picture that was picked.
-        latent, prompt, chat: what the form of a new experiment begins with.
-        experiment: what is steered, as JSON, see `experiment`.
+        part: the part of the page: scores, or steering by hand.
+        sort, q, page, keep, box: for scores: the table's order, the search text, its page, the rows
+            to keep (all if empty), and the picked cell of the picture.
+        latent, prompt, chat: initial values of a new experiment's form.
+        experiment: the experiment as JSON, see `experiment`.
         saved: the name of a saved experiment.
     """
 

@@ -1,4 +1,4 @@
-"""Steering a run's model while one waits: an experiment as a value, and what it gives.
+"""Live steering: an experiment as a value, and its results.
 
 torch is imported where an experiment is run, so that a page can draw one without it.
 """
@@ -33,50 +33,50 @@ UNITS = {
 }
 ERRORS = {"keep": "error kept", "drop": "error dropped"}
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Strengths of the curve, as multiples of the experiment's own."""
+"""Strengths of the dose curve, as multiples of the experiment's own."""
 DOSE_TOKENS, DOSE_SAMPLES = 12, 2
 
 
 class Experiment(Config):
-    """What is changed, where, and how the continuation is drawn."""
+    """What to change, where, and how to sample the continuation."""
 
     prompt: str = Field(min_length=1, max_length=LONGEST)
-    """The text that is continued."""
+    """The text to continue."""
     chat: bool = False
-    """Whether it goes through the model's chat template first."""
+    """Whether the prompt goes through the model's chat template first."""
     latents: tuple[NonNegativeInt, ...] = Field(min_length=1, max_length=100)
-    """What is changed, all of them together."""
+    """The latents to change, all together."""
     op: Literal["add", "scale", "clamp", "ablate"] = "add"
     """add: a + strength; scale: a * strength; clamp: strength; ablate: zero."""
     strength: float = Field(default=1.0, ge=-1e6, le=1e6, allow_inf_nan=False)
-    """In `unit`; the factor of `scale`."""
+    """The strength in `unit`; for `scale`, the factor."""
     unit: Literal["latent_max", "a_max", "absolute"] = "latent_max"
-    """latent_max: each latent's largest in features.h5; a_max: the largest of any latent at that
-    position; absolute: 1."""
+    """latent_max: each latent's largest activation in features.h5; a_max: the largest of any latent
+    at the position; absolute: 1."""
     positions: Literal["last", "all"] | NonNegativeInt = "last"
-    """last: from the prompt's last token on; all; or from a position on, 0 being <bos>."""
+    """last: from the prompt's last token on; all; or from a position on (0 is <bos>)."""
     error: Literal["keep", "drop"] = "keep"
     """keep: x + (x_hat' - x_hat); drop: x_hat' alone."""
     n_tokens: int = Field(default=20, gt=0, le=200)
     """Tokens to generate."""
     temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
-    """0 takes the likeliest token."""
+    """0 takes the most likely token."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Decides the sample; plain and steered text use the same random numbers."""
     dose: bool = False
-    """Whether a range of strengths is run too."""
+    """Whether to run a range of strengths too."""
 
     @property
     def text(self) -> str:
-        """On one line, as the address has it."""
+        """The experiment as one line of text for the address."""
         return self.model_dump_json(exclude_defaults=True)
 
 
 def experiment_of(text: str) -> Experiment:
-    """The experiment that an address or a form gives.
+    """The experiment in an address or a form.
 
     Raises:
-        UsageError: it is not one; the sentence names the first field that does not fit.
+        UsageError: it is invalid; the sentence names the first wrong field.
     """
     try:
         return Experiment.model_validate_json(text)
@@ -85,7 +85,7 @@ def experiment_of(text: str) -> Experiment:
 
 
 def run_experiment(live: "Host", experiment: Experiment) -> "Comparison":
-    """The prompt continued with and without the change, checked to have taken effect.
+    """The prompt continued with and without the change, after a check that the change works.
 
     Raises:
         UsageError: the experiment does not fit the model.
@@ -100,7 +100,7 @@ def run_experiment(live: "Host", experiment: Experiment) -> "Comparison":
 
 
 def run_doses(live: "Host", experiment: Experiment) -> "DoseResponse | None":
-    """The experiment at multiples of its strength; None where it has none.
+    """The experiment at multiples of its strength; None if it has no strength.
 
     Raises:
         UsageError, RuntimeError: as `run_experiment` does.

@@ -1,4 +1,4 @@
-"""The form of live steering: its fields hold the experiment of the address."""
+"""The form of live steering, filled with the address's experiment."""
 
 import json
 
@@ -21,7 +21,7 @@ MAXIMA = "each latent's largest activation on the corpus"
 
 
 def form(card: RunCard, address: SteeringAddress, experiment: Experiment | None) -> None:
-    """Draw the form; what is submitted becomes the experiment of the address."""
+    """Draw the form; a submitted form becomes the experiment of the address."""
     st.html(STATIC / "page_live.css")
     _fill(card, address, experiment)
     with st.container(key="steer-form"), st.form("steer", border=False):
@@ -62,7 +62,7 @@ def form(card: RunCard, address: SteeringAddress, experiment: Experiment | None)
 
 
 def _fill(card: RunCard, address: SteeringAddress, experiment: Experiment | None) -> None:
-    """Put the address's experiment into the fields, once for each address."""
+    """Fill the fields from the address's experiment, once per address."""
     shown = (address.run, address.experiment, address.latent, address.prompt, address.chat)
     missing = [name for name in FIELDS if f"steer-{name}" not in st.session_state]
     if st.session_state.get(SHOWN) == shown and not missing:
@@ -70,7 +70,7 @@ def _fill(card: RunCard, address: SteeringAddress, experiment: Experiment | None
     st.session_state[SHOWN] = shown
     latents = (int(address.latent),) if address.latent and is_number(address.latent, 9) else ()
     if experiment is None and not missing:
-        # Only a latent was picked, or a prompt brought along: what was typed stays.
+        # Only a latent or a prompt came with the address: what was typed stays.
         st.session_state["steer-latents"] = " ".join(map(str, latents))
         if address.prompt:
             st.session_state["steer-prompt"] = address.prompt

@@ -1,4 +1,4 @@
-"""What a steering experiment gave, as cards: both texts token by token, and the doses."""
+"""The results of a steering experiment as cards: both texts token by token, and the doses."""
 
 import math
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TIMES = "\u00d7"
 SURPRISING = 8.0
-"""Nats below which a token is shaded fully: a probability of 0.03 %."""
+"""Log-probability, in nats, at which a token has full shade: a probability of 0.03 %."""
 ERRORS = {
     "keep": "Error kept: the changed reconstruction less the unchanged one is added to the "
     "activation, so what the SAE misses stays.",
@@ -46,7 +46,7 @@ def strength_text(experiment: Experiment) -> str:
 
 
 def effect_line(comparison: "Comparison") -> Html:
-    """What the change did to the prompt's activations, and the convention for the error."""
+    """The change's effect on the prompt's activations, and whether the error was kept."""
     effect = comparison.effect
     left_out = ""
     if n := effect.n_left_out:
@@ -63,7 +63,7 @@ def effect_line(comparison: "Comparison") -> Html:
 
 
 def texts(comparison: "Comparison", kept: Html = EMPTY) -> Html:
-    """Baseline and steered text side by side; `kept` says how it compares with what was saved."""
+    """Plain and steered text side by side; `kept` compares them with a saved result."""
     plain, steered = comparison.plain[0], comparison.steered[0]
     note = html('<span class="hint">{t}</span>', t="darker: less likely to the model unsteered")
     both = joined(
@@ -143,7 +143,7 @@ def _by_token(plain: "Continuation", steered: "Continuation") -> Html:
 
 
 def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
-    """What is said at each strength."""
+    """The continuation at each strength."""
     unit = "as a factor" if experiment.op == "scale" else f"in units {UNITS[experiment.unit]}"
     target = visible(dose.target).strip()
     said = [
@@ -162,6 +162,6 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
 
 
 def _large(value: float) -> str:
-    """Three digits, and in k, M, G what is huge."""
+    """A number with three digits; huge ones in k, M, G."""
     huge = math.isfinite(value) and value >= 10_000
     return short_count(round(value)) if huge else activation(value)

@@ -1,4 +1,4 @@
-"""Live steering: a form that makes an experiment, what it gives, and the experiments kept."""
+"""Live steering: a form for an experiment, its results, and saved experiments."""
 
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ N_SUGGESTED = 6
 
 
 def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
-    """Draw the form, and what the experiment of `address` gives."""
+    """Draw the form, and the results of the experiment of `address`."""
     if card.model == "own arrays":
         show(alone(_no_model(card)), "steering")
         return
@@ -68,7 +68,7 @@ def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
 
 
 def parts(address: SteeringAddress) -> Html:
-    """Links to the two halves of Steering: scores, and steering by hand."""
+    """Links to the two parts of Steering: scores, and steering by hand."""
     names = {"scores": "Which latents steer?", "live": "Steer live"}
     links = joined(
         html(
@@ -127,7 +127,7 @@ def _no_model(card: RunCard) -> Html:
 
 
 def _start(card: RunCard) -> Html:
-    """What to do first: choose latents, for instance those that steer best."""
+    """The first step: choose latents, e.g. those that steer best."""
     names = LatentNames.of(card)
     scores = readable_scores(card)
     best = [] if scores is None else [int(scores.latent[row]) for row in scores.best(N_SUGGESTED)]
@@ -178,7 +178,7 @@ def _capital(text: str) -> str:
 
 
 def _kept(card: RunCard, address: SteeringAddress, comparison: "Comparison") -> Html:
-    """Whether a saved experiment gives today what it gave then."""
+    """Whether a saved experiment gives the same result today."""
     if not address.saved:
         return EMPTY
     try:
@@ -215,7 +215,7 @@ def _save_box(card: RunCard, experiment: Experiment, comparison: "Comparison") -
 
 
 def _shelf(card: RunCard, address: SteeringAddress) -> Html:
-    """The experiments of the run that were kept."""
+    """The saved experiments of the run."""
     kept = shelf(card.path)
     problems = joined(html('<p class="notice">{p}</p>', p=text) for text in kept.problems)
     if not kept.saved:

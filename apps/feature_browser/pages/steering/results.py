@@ -1,4 +1,4 @@
-"""What steering was found to do: success by filter, known concepts against difference-in-means."""
+"""Results of steering: success by filter, and known concepts against difference-in-means."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ Draw = Callable[[dict[str, Any]], Html]
 
 
 def success(card: RunCard, address: SteeringAddress) -> Html:
-    """What filtering by score gains, or the command that measures it."""
+    """The gain of filtering by score, or the command that measures it."""
     command = f"saelab steer {card.path.as_posix()} --success 50"
     title = "Does a high score pay?"
     return _part(card, "steering_success", title, command, lambda v: _success(v, address))
@@ -72,7 +72,7 @@ def _success(values: dict[str, Any], address: SteeringAddress) -> Html:
 
 
 def _telling(filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The filters by a limit; of several that keep as many latents, the strictest."""
+    """The filters by a limit; of several that keep the same number of latents, the strictest."""
     by_number = {(r["score"], r["n"]): r for r in filters if r["share"] is None}
     all_of_them = by_number.get(("none", max((n for _, n in by_number), default=0)))
     n = all_of_them["n"] if all_of_them else -1

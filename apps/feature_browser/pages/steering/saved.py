@@ -18,18 +18,18 @@ MOST, LARGEST = 500, 1 << 20
 
 
 class Saved(Config):
-    """An experiment and what it gave."""
+    """An experiment and its result."""
 
     format: Literal["saelab-steering-experiment/1"] = "saelab-steering-experiment/1"
-    """Of the file."""
+    """Version of the file's format."""
     saved: str = Field(max_length=40)
-    """When: ISO 8601, UTC."""
+    """Time of saving: ISO 8601, UTC."""
     experiment: Experiment
-    """What was done."""
+    """The experiment."""
     plain: str
     """The continuation without steering."""
     steered: str
-    """The continuation with it."""
+    """The continuation with steering."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Shelf:
 
 
 def directory(run: Path) -> Path:
-    """Where a run's experiments are."""
+    """Directory of a run's experiments."""
     return run / "experiments"
 
 
 def shelf(run: Path) -> Shelf:
-    """All saved experiments; a file that is not one is told, and leaves the others."""
+    """All saved experiments; an invalid file is reported and does not affect the others."""
     found: dict[str, Saved] = {}
     problems: list[str] = []
     paths = sorted(directory(run).glob("*.json"))
@@ -65,7 +65,7 @@ def read(run: Path, name: str) -> Saved:
     """A saved experiment.
 
     Raises:
-        UsageError: the name is not one, or the file is missing, too large or damaged.
+        UsageError: the name is invalid, or the file is missing, too large or damaged.
     """
     path = directory(run) / f"{_checked(name)}.json"
     if path.is_file() and path.stat().st_size > LARGEST:
@@ -80,7 +80,7 @@ def save(run: Path, name: str, experiment: Experiment, texts: tuple[str, str]) -
     """Write an experiment with its plain and steered text, whole or not at all.
 
     Raises:
-        UsageError: the name is not one or is taken, or nothing can be written there.
+        UsageError: the name is invalid or taken, or the directory cannot be written to.
     """
     path = directory(run) / f"{_checked(name)}.json"
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Which latents steer: input score against output score, the best of them, what filters gain."""
+"""Which latents steer: input score against output score, the best ones, and filters."""
 
 import numpy as np
 import streamlit as st
@@ -23,7 +23,7 @@ from saelab.console import visible
 
 ROWS = 25
 UNSCORED = -0.055
-"""Where rows without an input score stand on its axis."""
+"""The place on the axis of rows without an input score."""
 SEARCH = "search-steering"
 N_WORDS = 6
 
@@ -58,7 +58,7 @@ def steering_view(_: Catalogue, card: RunCard, address: SteeringAddress) -> None
 
 
 def keep(scores: SteeringScores, address: SteeringAddress) -> Bool[ndarray, " row"]:
-    """The rows that the address's filters leave: its part, its box, its search."""
+    """The rows that the address's filters keep: part, box, search."""
     high_in, high_out = scores.input >= HIGH_INPUT, scores.output >= HIGH_OUTPUT
     chosen = {
         "output": high_out,
@@ -79,11 +79,11 @@ def keep(scores: SteeringScores, address: SteeringAddress) -> Bool[ndarray, " ro
 def order(
     scores: SteeringScores, rows: Int[ndarray, " found"], sort: str
 ) -> Int[ndarray, " found"]:
-    """`rows` by the chosen column: numbers and ranks rising, everything else falling."""
+    """`rows` sorted by the chosen column: numbers and ranks ascending, others descending."""
     values = getattr(scores, sort)[rows]
     if sort in {"latent", "rank"}:
         return rows[np.argsort(values, kind="stable")]
-    # A missing input score sorts behind all others.
+    # A missing input score sorts after all others.
     return rows[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
 
 
@@ -92,7 +92,7 @@ def _across(scores: SteeringScores) -> ndarray:
 
 
 def _matching(scores: SteeringScores, text: str) -> Bool[ndarray, " row"]:
-    """Rows of the latent `text`, or with a promised or fired-on token that contains it."""
+    """Rows of the latent `text`, or with a raised or fired-on token that contains it."""
     tokens = [i for i, word in enumerate(scores.vocabulary) if text in word.lower()]
     promised = np.isin(scores.lens[:, :N_WORDS], tokens).any(axis=1)
     fired = np.isin(scores.peaks, tokens).any(axis=1)
@@ -171,7 +171,7 @@ def _summary(scores: SteeringScores, address: SteeringAddress) -> Html:
     max_entries=32, show_spinner=False, hash_funcs={RunCard: repr, SteeringAddress: repr}
 )
 def _kept_picture(card: RunCard, stamp: int, address: SteeringAddress) -> Html:
-    """The picture of the scores of `stamp`; those of tens of thousands of latents take a while."""
+    """The picture of the scores of `stamp`, cached: tens of thousands of latents take a while."""
     scores = steering_scores(card)
     assert scores is not None
     return _picture(scores, address, keep(scores, address))
@@ -205,7 +205,7 @@ def _picture(scores: SteeringScores, address: SteeringAddress, kept: Bool[ndarra
 
 
 def _thresholds(axes: scatter.Axes) -> Html:
-    """The two limits that the filters above go by."""
+    """The limits of the two filters above."""
     x, y = scatter.place_x(HIGH_INPUT, axes), scatter.place_y(HIGH_OUTPUT, axes)
     return html(
         '<line class="limit" x1="{x}" x2="{x}" y1="{t}" y2="{b}"/>'

@@ -1,1 +1,1 @@
-"""Prompts that the reader types."""
+"""The page Try it: prompts that the reader types."""

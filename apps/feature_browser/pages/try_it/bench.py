@@ -1,4 +1,4 @@
-"""A run on which prompts are tried, and the readings that were taken, which are kept."""
+"""A run for trying prompts, and its cached readings."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bench:
-    """A run on which prompts are tried: live, with what was collected of its latents, if it was.
+    """A run for trying prompts: the live model, and its features if they were collected.
 
     Attributes:
         lit: the latent that shades the prompts.
-        notices: sentences on what is missing or was not understood.
+        notices: sentences about what is missing or invalid.
     """
 
     card: RunCard
@@ -39,7 +39,7 @@ class Bench:
 
     @cached_property
     def names(self) -> LatentNames:
-        """What the latents are called."""
+        """The names of the latents."""
         return LatentNames.of(self.card)
 
     @property
@@ -54,7 +54,7 @@ class Bench:
 
 
 def open_bench(card: RunCard, address: TryAddress) -> Bench:
-    """The run with its model; what is missing beside it is said in `notices`."""
+    """The run with its model; `notices` says what else is missing."""
     live = live_run(card)
     notices: list[str] = []
     run = None
@@ -84,7 +84,7 @@ def open_bench(card: RunCard, address: TryAddress) -> Bench:
 
 
 def read(bench: Bench, text: str, target: str) -> PromptReading:
-    """What fires on `text`; raises as `read_prompt` does, or if the model fails."""
+    """The latents that fire on `text`; raises as `read_prompt` does, or if the model fails."""
     text = prompted(bench.live, text, chat=bool(bench.address.chat))
     return _read(bench.live, str(bench.card.path), stamp(bench.card.weights_path), text, target)
 

@@ -14,14 +14,14 @@ PAIR_SORTS = ("difference", "first", "second", "latent")
 
 @dataclass(frozen=True)
 class Found:
-    """Each latent that fires, once.
+    """Each active latent, once.
 
     Attributes:
-        value, peak: its firing of the largest |value|, and where that is.
-        n: on how many tokens it fires.
-        rarity: |value| * -ln(density), density being the share of the corpus it fires on; NaN
-            where that is unknown.
-        attribution: summed over the tokens.
+        value, peak: its firing with the largest |value|, and the position.
+        n: number of tokens on which it fires.
+        rarity: |value| * -ln(density), where density is the share of the corpus on which it fires;
+            NaN if unknown.
+        attribution: attribution, summed over the tokens.
     """
 
     latent: Int[ndarray, " latent"]
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Pair:
-    """Each latent that fires in one of two prompts: its largest value in either, 0 where silent."""
+    """Each latent that fires in one of two prompts: its largest value in each, 0 if silent."""
 
     latent: Int[ndarray, " latent"]
     first: Float[ndarray, " latent"]
@@ -50,7 +50,7 @@ class Pair:
 def found(
     reading: PromptReading, density: Float[ndarray, " d_sae"] | None, at: int | None = None
 ) -> Found:
-    """The latents of a reading, or of its position `at` alone."""
+    """The latents of a reading, or only of its position `at`."""
     here = np.ones(len(reading.value), bool) if at is None else reading.position == at
     latent, value = reading.latent[here], reading.value[here]
     by_size = np.lexsort((-np.abs(value), latent))
@@ -71,7 +71,7 @@ def found(
 def surprise(
     latent: Int[ndarray, " latent"], density: Float[ndarray, " d_sae"] | None
 ) -> Float[ndarray, " latent"]:
-    """-ln of each latent's density; what never fired counts as rare as can be told apart."""
+    """-ln of each latent's density; a latent that never fired counts as the rarest measurable."""
     if density is None:
         return np.full(len(latent), np.nan)
     least = density[density > 0].min(initial=1.0) / 2
@@ -79,7 +79,7 @@ def surprise(
 
 
 def order(latents: Found, sort: str) -> Int[ndarray, " latent"]:
-    """Rows by value or attribution (both without their sign) or rarity, falling; or by number."""
+    """Rows by value or attribution (without sign) or rarity, descending; or by number."""
     if sort == "latent":
         return np.argsort(latents.latent, kind="stable")
     key = {"rarity": latents.rarity, "attribution": latents.attribution}.get(sort, latents.value)
@@ -87,7 +87,7 @@ def order(latents: Found, sort: str) -> Int[ndarray, " latent"]:
 
 
 def compare(first: Found, second: Found) -> Pair:
-    """The union of both, with both largest values."""
+    """The latents of both prompts, with their largest value in each."""
     latent = np.union1d(first.latent, second.latent)
     values = []
     for part in (first, second):
@@ -98,7 +98,7 @@ def compare(first: Found, second: Found) -> Pair:
 
 
 def order_pair(pair: Pair, sort: str) -> Int[ndarray, " latent"]:
-    """Rows by the difference or one prompt's value (without their sign), falling; or by number."""
+    """Rows by the difference or one prompt's value (without sign), descending; or by number."""
     if sort == "latent":
         return np.argsort(pair.latent, kind="stable")
     key = {"first": pair.first, "second": pair.second}.get(sort, pair.second - pair.first)

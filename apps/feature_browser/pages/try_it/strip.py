@@ -1,4 +1,4 @@
-"""A prompt as a strip of tokens that can be picked, and lit up by one latent."""
+"""A prompt as a strip of tokens that can be picked and are shaded by one latent."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def strip(
 ) -> Html:
     """The tokens in a row, shaded by `lit` (value by position) of `strongest`.
 
-    Each can be picked, which puts its position into the address, unless `pick` is false.
+    Each token can be picked, which puts its position into the address, unless `pick` is false.
     """
     gap = escaped(reading.gap)
     parts: list[Html] = []
@@ -57,7 +57,7 @@ _PLAIN = '<span class="tok{lit}{special}" style="--a:{a}" data-tip="{tip}">{text
 def token_tip(
     reading: PromptReading, position: int, latents: Found, name: Callable[[int], str], sort: str
 ) -> str:
-    """The token, how likely it was, and its first few latents in the chosen order."""
+    """The token, its probability, and its first few latents in the chosen order."""
     chance = np.exp(reading.log_prob[position])
     likely = "" if np.isnan(chance) else f" · probability {percent(float(chance))}"
     lines = [f"{isolated(visible(reading.tokens[position]).strip())} · position {position}{likely}"]

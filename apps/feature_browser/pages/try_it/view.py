@@ -1,4 +1,4 @@
-"""Try it: what the latents do on any text, and how two texts differ."""
+"""Try it: the run's latents on any text, and the difference of two texts."""
 
 import numpy as np
 import streamlit as st
@@ -26,7 +26,7 @@ PROMPT, SECOND, LAST = "try-prompt", "try-second", "try-last-prompt"
 
 
 def try_view(_: Catalogue, card: RunCard, address: TryAddress) -> None:
-    """Draw what the run's latents do on the prompts of `address`."""
+    """Draw the run's latents on the prompts of `address`."""
     if card.model == "own arrays":
         show(alone(_no_model(card)), "try")
         return
@@ -49,7 +49,7 @@ def try_view(_: Catalogue, card: RunCard, address: TryAddress) -> None:
 
 
 def _remembered(card: RunCard, address: TryAddress) -> TryAddress:
-    """The address with the prompt that was last read by this model, if the address has none."""
+    """The address with the model's last prompt, if the address has none."""
     key = f"{LAST}:{card.model}"
     if not address.prompt and not address.second and st.session_state.get(key):
         prompt, chat = st.session_state[key]
@@ -139,7 +139,7 @@ def _two(bench: Bench, readings: list[PromptReading]) -> Html:
 
 
 def _position(text: str, reading: PromptReading) -> tuple[int | None, str]:
-    """The picked position, and what is wrong with it."""
+    """The picked position, and what is wrong with it, if anything."""
     if not text:
         return None, ""
     last = len(reading.tokens) - 1
@@ -194,7 +194,7 @@ def _values(reading: PromptReading, latent: int | None) -> dict[int, float]:
 
 
 def _lit(bench: Bench, reading: PromptReading) -> Html:
-    """Which latent shades the strip, and how to stop it."""
+    """The latent that shades the strip, and how to unselect it."""
     if bench.lit is None:
         return html('<span class="hint">{t}</span>', t="hover: its latents · click: list them")
     n = len(_values(reading, bench.lit))
@@ -213,7 +213,7 @@ def _lit(bench: Bench, reading: PromptReading) -> Html:
 
 
 def _next(reading: PromptReading) -> Html:
-    """The likeliest next tokens; the pressed one is what effects are measured on."""
+    """The most likely next tokens; effects are measured on the selected one."""
     shown = list(reading.predicted)
     if reading.target.token not in {one.token for one in shown}:
         shown.append(reading.target)
