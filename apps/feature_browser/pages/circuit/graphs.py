@@ -61,8 +61,7 @@ class OpenGraph:
 
     Attributes:
         name: the file's name without its suffix; the value of `?graph=`.
-        ids: each node's name in the address: its label, which stays when the graph is computed
-            again.
+        ids: each node's name in the address: its label, which new computations keep.
         numbers: the node of each id.
         influence: the share of paths to the target that lead through each node.
         given: each node's contribution to the target over all paths, in the target's units.
