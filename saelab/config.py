@@ -1,4 +1,4 @@
-"""The base of every configuration: frozen, closed, and exact through JSON."""
+"""The base of every configuration: frozen, without unknown keys, and exact through JSON."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Heading:
-    """In a field's annotation: in `--help` it and the fields after it stand below `title`.
+    """In a field's annotation: in `--help`, this field and those after it are below `title`.
 
-    A title that returns further down continues the part of that name.
+    A title that occurs again continues its earlier section.
     """
 
     title: str
@@ -39,13 +39,13 @@ class UsageError(ValueError):
 
 
 def shortened(value: object) -> str:
-    """A value as a sentence repeats it; a long one is cut."""
+    """A value as a sentence shows it; a long one is cut."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where the first thing is that does not fit, and why."""
+    """The place and the reason of the first invalid value."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

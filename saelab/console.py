@@ -1,6 +1,6 @@
-"""What is shown to people: text that cannot break a line, numbers, notes and progress.
+"""Output for people: text that cannot break a line, numbers, notes and progress.
 
-Progress goes to standard error: a live bar in a terminal, a line every few seconds elsewhere.
+Progress goes to standard error: a live bar in a terminal, otherwise a line every few seconds.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from typing_extensions import override
 
 SECONDS_BETWEEN_LINES = 10.0
 SLOW = 1.0
-"""Seconds after which something without a bar is told."""
+"""Seconds after which work without a bar is announced."""
 GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "": "‿"}
-"""Of what would not be seen. A token is empty whose character stands at the token before."""
+"""Signs for invisible text. A token is empty if its character is shown at the token before."""
 _OVERRIDES = re.compile("[\u202a-\u202e]")
 _ISOLATES = re.compile("[\u2066-\u2069]")
 _CODE = re.compile("<[^<>\\s]{1,40}>|⟨[0-9A-F]+⟩")
-"""A name in brackets, which text from right to left would take apart."""
+"""A name in angle brackets, which right-to-left text would break up."""
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -49,10 +49,10 @@ def _visible(character: str) -> str:
 
 
 def isolated(text: str) -> str:
-    """`text` set apart, so that what is written right to left leaves its neighbours in place.
+    """`text` isolated, so that right-to-left text does not reorder its neighbours.
 
-    Unicode's isolates (UAX 9) stand around it where it has such characters; directions that it
-    leaves open are made visible.
+    Unicode's isolates (UAX 9) surround text with such characters; directions that the text leaves
+    open are made visible.
     """
     if text.isascii():
         return text
@@ -71,7 +71,7 @@ def isolated(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """`text` as a cell of a table or a word of a sentence: on one line, and set apart."""
+    """`text` as a cell of a table or a word of a sentence: on one line, and isolated."""
     return isolated(visible(text)) if text else ""
 
 
@@ -81,15 +81,15 @@ def cells(*texts: str) -> list[Text]:
 
 
 def printable(message: str) -> str:
-    """A message of several lines without characters that steer a terminal."""
+    """A message of several lines without terminal control characters."""
     return _CONTROLS.sub(lambda found: _visible(found[0]), message)
 
 
 class _Told:
-    """Standard error as it is now; no work is lost because the terminal, or its disk, has gone."""
+    """Standard error at this moment; no work is lost if the terminal, or its disk, is gone."""
 
     def __init__(self) -> None:
-        # A live bar puts a stream of its own in its place, which writes to this one.
+        # A live bar replaces standard error by a stream of its own, which writes to this one.
         self._stream = sys.stderr
 
     @property
@@ -113,17 +113,17 @@ class _Told:
 
 
 def say(sentence: str) -> None:
-    """Print a line about the work at hand on standard error."""
+    """Print a line about the current work on standard error."""
     print(printable(sentence), file=_Told(), flush=True)
 
 
 def note(sentence: str) -> None:
-    """Say what was done otherwise than asked."""
+    """Say what was done differently from what was asked."""
     say(f"Note: {sentence}")
 
 
 def si(number: float | int) -> str:
-    """A count at three significant figures: 512, 48.1k, 2.05M, 1.20G, 7.9T."""
+    """A count with three significant figures: 512, 48.1k, 2.05M, 1.20G, 7.9T."""
     for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= factor:
             return f"{number / factor:.3g}{suffix}"
@@ -131,7 +131,7 @@ def si(number: float | int) -> str:
 
 
 def in_bytes(n: int) -> str:
-    """A size as a person reads it: 812 kB, 12.3 GB."""
+    """A size for people: 812 kB, 12.3 GB."""
     for factor, unit in (
         (10**15, "PB"),
         (10**12, "TB"),
@@ -145,7 +145,7 @@ def in_bytes(n: int) -> str:
 
 
 def duration(seconds: float | int) -> str:
-    """A time to wait as a person says it: 8 s, 12 min, 3.4 h, 2.1 days."""
+    """A duration for people: 8 s, 12 min, 3.4 h, 2.1 days."""
     for size, unit, limit in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
         if seconds < limit * size:
             shown = f"{seconds / size:.1f}" if unit == "h" else f"{seconds / size:.0f}"
@@ -162,20 +162,20 @@ class _RateColumn(ProgressColumn):
 
 @dataclass
 class Bar:
-    """The running bar: `advance` moves it and replaces the figures shown behind it."""
+    """The running bar: `advance` moves it and replaces the figures after it."""
 
     title: str
     total: int
     unit: str
     done: int = 0
     before: int = 0
-    """Done by an earlier process, which says nothing about the speed of this one."""
+    """Units done by an earlier process; they do not count for the speed of this one."""
     _progress: Progress | None = None
     _started: float = field(default_factory=time.monotonic)
     _printed: float = field(default_factory=time.monotonic)
 
     def advance(self, amount: int, figures: str = "") -> None:
-        """Count `amount` more units done; `figures` (say "FVU 0.031") replaces what was shown."""
+        """Count `amount` more units; `figures` (e.g. "FVU 0.031") replaces the figures shown."""
         self.done += amount
         if self._progress is not None:
             task = self._progress.task_ids[0]
@@ -187,7 +187,7 @@ class Bar:
     def _line(self, figures: str) -> str:
         elapsed = time.monotonic() - self._started
         rate = (self.done - self.before) / max(elapsed, 1e-9)
-        # Work comes in whole batches, so the last one may reach beyond the total.
+        # Work comes in whole batches, so the last one may exceed the total.
         left = max(0, self.total - self.done) / max(rate, 1e-9)
         share = f"{min(100, 100 * self.done / max(1, self.total)):.0f}%"
         timing = f"{si(rate)} {self.unit}/s, {duration(left)} left"
@@ -208,7 +208,7 @@ def told_if_slow(message: str) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
-    """Show work of `total` units; `done` of them were finished by an earlier process."""
+    """Show work of `total` units; an earlier process did `done` of them."""
     console = Console(file=_Told())  # pyright: ignore[reportArgumentType]
     if not console.is_terminal:
         bar = Bar(title, total, unit, done, before=done)

@@ -1,4 +1,4 @@
-"""`figure`: the picture of data, which itself knows nothing of `saelab.figures`."""
+"""`figure`: the picture of data; the data itself does not know `saelab.figures`."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -29,17 +29,18 @@ FIGURES = {
     "saelab.analysis.circuits.graph_data.AttributionGraph": "circuits.circuit_figure",
     "saelab.bench.step.StepTimes": "bench.step_figure",
 }
-"""Which function of `saelab.figures` draws which type. Both are names: drawing imports neither."""
+"""For each type, the function of `saelab.figures` that draws it. Both are names, so that drawing
+imports neither."""
 
 
 def figure(x: object, /, *given: object, **options: Any) -> "go.Figure":  # noqa: ANN401 - the figure's
-    """Draw `x` (plotly), by its type; of a list or a dict, by the type of what it holds.
+    """Draw `x` (plotly) by its type; a list or a dict is drawn by the type of its content.
 
-    What follows `x` goes to the function that draws it, see `FIGURES`: `palette` to all of them,
-    the prompt's tokens to a `DirectAttribution`.
+    Further arguments go to the drawing function, see `FIGURES`: `palette` to all of them, the
+    prompt's tokens to a `DirectAttribution`.
 
     Raises:
-        UsageError: nothing draws `x`.
+        UsageError: `x` has no figure.
     """
     if (name := FIGURES.get(_type(x))) is None:
         drawn = ", ".join(kind.rpartition(".")[2] for kind in FIGURES)
@@ -49,7 +50,7 @@ def figure(x: object, /, *given: object, **options: Any) -> "go.Figure":  # noqa
 
 
 def _type(x: object) -> str:
-    """The full name of the type of `x`, or of the first thing in it."""
+    """The full name of the type of `x`, or of its first element."""
     while isinstance(x, Mapping | list | tuple) and x:
         x = next(iter(x.values() if isinstance(x, Mapping) else x))
     return f"{type(x).__module__}.{type(x).__qualname__}"

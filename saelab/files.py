@@ -1,6 +1,6 @@
-"""Files that are either whole or absent: written under a temporary name, fsynced, renamed.
+"""Files that are whole or absent: written under a temporary name, fsynced, renamed.
 
-Also what is wrong with a place to write to, before any work, and with a disk, after it.
+Also checks of a place to write to, before any work, and messages about disks, after it.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from typing import IO, Any
 from saelab.config import UsageError
 
 LONGEST_NAME = 255
-"""Bytes of a file's name, on every file system in use."""
+"""Most bytes of a file's name, on every usual file system."""
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-"""What `os.link` says on a file system without hard links."""
+"""The errors of `os.link` on a file system without hard links."""
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.[0-9a-f]{8}\.tmp")
 _HDF5 = re.compile(r"errno = (\d+)")
 _REMEDIES = {
@@ -40,7 +40,7 @@ _REMEDIES = {
 
 
 def atomic_write(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path`; a reader, or a killed process, never sees a part of it."""
+    """Write `data` to `path`; neither a reader nor a kill ever sees a part of it."""
     replace_file(path, lambda file: file.write(data))
 
 
@@ -50,17 +50,17 @@ def atomic_write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSO
 
 
 def json_bytes(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """What `atomic_write_json` writes."""
+    """The bytes that `atomic_write_json` writes."""
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, make it durable, and give it its name."""
+    """Let `write` fill a temporary file beside `path`, make it durable, and rename it."""
     _write_then(path, write, lambda temporary: temporary.replace(path))
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all; a file that another process made first stays."""
+    """Write `data` to `path`, whole or not at all; an existing file of another process stays."""
 
     def give_name(temporary: Path) -> None:
         try:
@@ -77,7 +77,7 @@ def create_file(path: Path, data: bytes) -> None:
 
 
 def temporary_directory(owner: object, prefix: str) -> Path:
-    """A new directory of the system's temporary files (TMPDIR) that goes when `owner` does."""
+    """A new directory for temporary files (TMPDIR) that is removed together with `owner`."""
     path = Path(tempfile.mkdtemp(prefix=prefix))
     weakref.finalize(owner, shutil.rmtree, path, ignore_errors=True)
     return path
@@ -101,11 +101,11 @@ def _write_then(
 
 
 def name_first(draft: Path, path: Path) -> bool:
-    """Give a file a second name, whole or not at all; False if that name is taken."""
+    """Give a file a second name, whole or not at all; False if the name is taken."""
     try:
         os.link(draft, path)
     except FileExistsError:
-        # NFS may lose its answer and ask again; two names say that the first time was heard.
+        # NFS may lose its answer and repeat the request; two names mean that the first one worked.
         return draft.stat().st_nlink > 1
     except OSError as error:
         if error.errno not in NO_LINKS:
@@ -120,7 +120,7 @@ def name_first(draft: Path, path: Path) -> bool:
 
 @contextlib.contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file name this one: that a disk is full says not which."""
+    """Let an OSError without a file name have this one: a full disk does not say which file."""
     try:
         yield
     except OSError as error:
@@ -130,7 +130,7 @@ def telling(path: Path) -> Iterator[None]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that says which process on which host is writing it."""
+    """A name beside `path` that identifies the writing process and host."""
     end = f".{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     start = os.fsencode(f".{path.name}")[: LONGEST_NAME - len(os.fsencode(end))]
     return path.with_name(os.fsdecode(start) + end)
@@ -153,7 +153,7 @@ def is_temporary_of(path: Path, host: str, pid: int) -> bool:
 
 
 def failure(error: OSError) -> str:
-    """What the system says, of which file, and what helps against it, without a full stop."""
+    """The system's error, its file, and a remedy, without a full stop."""
     number = error.errno
     if number is None and (found := _HDF5.search(str(error))):
         number = int(found[1])
@@ -167,11 +167,11 @@ def failure(error: OSError) -> str:
 
 
 def check_directory(path: Path, option: str = "") -> None:
-    """Refuse what is no directory and cannot become one; `option` says what gave the name.
+    """Refuse what is no directory and cannot become one; `option` says where the name came from.
 
     Raises:
         UsageError: it is a file, a device, below a file, too long, or a link to itself or to
-            nothing, or would have to be made where this user may make none.
+            nothing, or this user may not create it.
     """
     given = f"{option} " if option else ""
     mode = _mode(path, given)
@@ -192,14 +192,14 @@ def check_file(path: Path, option: str) -> None:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """`check_directory`, and a directory that is there must let this user write."""
+    """`check_directory`, and if the directory exists, this user must be able to write to it."""
     check_directory(path, option)
     if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
         raise UsageError(f"{option} {path} cannot be written to; {_REMEDIES[errno.EACCES]}.")
 
 
 def _mode(path: Path, given: str) -> int | None:
-    """The kind of what is at `path`, links followed; None where nothing is."""
+    """The kind of file at `path`, links followed; None if there is nothing."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -210,7 +210,7 @@ def _mode(path: Path, given: str) -> int | None:
 
 
 def _check_parent(path: Path, given: str) -> None:
-    """Whether something can be made at `path`, which is not there."""
+    """Whether `path`, which does not exist, can be created."""
     above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not above.is_dir():
         raise UsageError(f"{given}{path} cannot be made: {above} is no directory.")
@@ -256,7 +256,7 @@ def fsync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, and those above it; each survives a power cut."""
+    """Make a directory and its parents; each survives a power cut."""
     if not directory.is_dir():
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ending politely: what SIGTERM, SIGHUP and Ctrl-C do."""
+"""Stopping cleanly: the effect of SIGTERM, SIGHUP and Ctrl-C."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 class Stopped(SystemExit):
-    """A signal has ended the work; the exit code is 128 and its number."""
+    """A signal has stopped the work; the exit code is 128 plus its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -19,13 +19,13 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Whether, and by which signal, this process was asked to stop."""
+    """Whether this process was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def note(self, number: int, _frame: FrameType | None) -> None:
-        """Remember the signal; a second one stops at once."""
+        """Record the signal; a second one stops at once."""
         if self.signal is None:
             self.signal = number
         elif number != signal.SIGHUP:  # Which comes twice when a terminal goes.
@@ -34,10 +34,11 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Within this context SIGTERM, SIGHUP and SIGINT set a flag instead of ending the process.
+    """A context in which SIGTERM, SIGHUP and SIGINT set a flag instead of ending the process.
 
-    Signals can only be handled in the main thread; elsewhere (a notebook's worker, the app) the
-    request is never set and the process's own handling stays. What is ignored (nohup) stays so.
+    Signals can only be handled in the main thread. In other threads (a notebook's worker, the app)
+    the request is never set, and the process handles signals as before. Ignored signals (nohup)
+    stay ignored.
     """
     request = StopRequest()
     with _handled((*SIGNALS, signal.SIGINT), request.note):
@@ -46,7 +47,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 @contextmanager
 def stopped_by_signal() -> Iterator[None]:
-    """Within this context SIGTERM and SIGHUP raise `Stopped`, so that every `with` is left."""
+    """A context in which SIGTERM and SIGHUP raise `Stopped`, so that every `with` block is left."""
     ended = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -66,7 +67,7 @@ def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[
         yield
         return
     before = {number: signal.getsignal(number) for number in numbers}
-    # None is a handler that is not of Python, and could not be put back.
+    # None is a handler outside Python, which could not be restored.
     taken = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
     try:
         for number in taken:

@@ -1,4 +1,4 @@
-"""One writer a directory, or one launch of several: a lock file names each process that writes.
+"""One writer per directory, or one launch of several: a lock file names each writing process.
 
 A lock is a JSON object: `host`, `pid`, `started` (of the process, in clock ticks since boot),
 `machine` (boot and PID namespace), `heartbeat` (seconds between two touches of the file), `token`
@@ -45,8 +45,8 @@ RUN_LOCK = "writer.lock"
 HEARTBEAT = 30.0
 """Seconds between two touches of a lock by its owner."""
 STALE = 600.0
-"""A lock on another host that was not touched for so many seconds has lost its owner. Both times
-are the file system's, so the clocks of two hosts need not agree."""
+"""Seconds after which an untouched lock of another host has lost its owner. Both times are the file
+system's, so the clocks of the two hosts need not agree."""
 
 _held: "weakref.WeakValueDictionary[Path, Lock]" = weakref.WeakValueDictionary()
 _mutex = threading.RLock()
@@ -56,18 +56,18 @@ _beating: threading.Thread | None = None
 class Lock:
     """The lock at `path` on the directory `root`, held until `release` or the end of the process.
 
-    A lock whose owner has died is taken over with a word: on this host at once, on another when it
-    was not touched for `STALE` seconds. If `root` had to be made and is empty when the lock is
-    released, it goes again. A fork of the process does not hold it.
+    The lock of a dead owner is taken over, with a note: on this host at once, on another host when
+    it was not touched for `STALE` seconds. If `root` had to be created and is empty at the release,
+    it is removed. A fork of the process does not hold the lock.
 
     Args:
-        beside: other locks of the directory (a pattern of names beside `path`); those whose
-            `launch` is equal are no obstacle.
-        launch: what the processes of one launch have in common.
+        beside: a pattern of names of the directory's other locks; those with the same `launch` do
+            not conflict.
+        launch: identifies the launch that several processes belong to.
 
     Raises:
-        UsageError: another process writes the directory; the message has its pid and host. Or the
-            directory cannot be written to.
+        UsageError: another process writes the directory (the message has its pid and host), or the
+            directory is not writable.
     """
 
     def __init__(self, path: Path, root: Path, *, beside: str = "", **launch: int | str) -> None:
@@ -91,16 +91,16 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Let the next writer in."""
+        """Release the lock."""
         self._release()
         _held.pop(self.path, None)
 
     def check(self) -> None:
-        """Make sure that the directory is still there and this process's to write.
+        """Check that the directory still exists and still belongs to this process.
 
         Raises:
-            OSError: it was removed, or another host took the lock over while this process stood
-                still.
+            OSError: it was removed, or another host took over the lock while this process was
+                suspended.
         """
         found = read_text(self.path)
         if found == self._text:
@@ -110,7 +110,7 @@ class Lock:
         raise OSError(f"{self.root} was taken over by {named(parsed(found))} in the meantime")
 
     def touch(self) -> None:
-        """Say that the owner is alive."""
+        """Show that the owner is alive."""
         with contextlib.suppress(OSError):
             if read_text(self.path) == self._text:
                 # Without a time: the file system's own clock.
@@ -137,7 +137,7 @@ class Lock:
         except FileNotFoundError:
             return
         if read_text(aside) != seen:
-            # Another process took the stale lock over in between: this one is its, put it back.
+            # Another process took over the stale lock meanwhile: this is its lock, so put it back.
             name_first(aside, path)
         elif why:
             note(f"{self.root} is taken over from {named(owner)}, {why}.")
@@ -146,12 +146,12 @@ class Lock:
 
 @contextmanager
 def writing(run: Path) -> Iterator[Lock]:
-    """Hold the lock of a directory, and remove the unfinished files of writers that died.
+    """Hold the lock of a directory, and remove unfinished files of dead writers.
 
-    The thread that holds it already may enter again.
+    The thread that already holds it may enter again.
 
     Raises:
-        UsageError: another process, or thread, writes the directory, or nobody can.
+        UsageError: another process or thread writes the directory, or it is not writable.
     """
     path = run / RUN_LOCK
     outer = _held.get(_real(path))
@@ -168,13 +168,13 @@ def writing(run: Path) -> Iterator[Lock]:
 
 
 def check_held(run: Path) -> None:
-    """`Lock.check` of the lock that this process holds on a run directory, if it does."""
+    """`Lock.check` of this process's lock on a run directory, if it holds one."""
     if (lock := _held.get(_real(run / RUN_LOCK))) is not None:
         lock.check()
 
 
 def entries(run: Path) -> list[Path]:
-    """What is in a directory beside its lock and unfinished files; empty if it does not exist."""
+    """A directory's entries without its lock and unfinished files; empty if it does not exist."""
     try:
         found = list(run.iterdir())
     except FileNotFoundError:
@@ -190,9 +190,9 @@ def other_writers(locks: Iterable[Path]) -> set[tuple[str, int]]:
 
 
 def _remove_leftovers(run: Path, lock: Lock) -> None:
-    """Remove unfinished files whose writer has died, or that nobody has written to for long.
+    """Remove unfinished files of dead writers, and those that were not written to for long.
 
-    The browser writes to a run without a lock, so what may belong to a living process stays.
+    The browser writes to a run without a lock, so files of possibly living processes stay.
     """
     depths = ("", "*/", "*/*/") if (run / "config.json").is_file() else ("",)
     now = lock.path.stat().st_mtime
@@ -201,7 +201,7 @@ def _remove_leftovers(run: Path, lock: Lock) -> None:
 
 
 def remove_unfinished(directory: Path, pattern: str, now: float = 0.0) -> None:
-    """Remove the unfinished files of these names whose writer has died.
+    """Remove unfinished files with these names whose writer has died.
 
     Also those that nobody has written to for `STALE` seconds before `now`, by the file system.
     """
@@ -218,12 +218,12 @@ def remove_unfinished(directory: Path, pattern: str, now: float = 0.0) -> None:
 
 
 def _create(path: Path, text: str) -> float | None:
-    """Make the lock; if there is one already, what time it is by the file system's clock."""
+    """Make the lock; if there is one already, return the time by the file system's clock."""
     draft = temporary_name(path)
     try:
         with contextlib.suppress(FileNotFoundError):  # Another's release has removed the directory.
             make_directory(path.parent)
-            # Linked into place, so that nobody ever reads a lock without its owner in it.
+            # Linked into place, so that a lock is never seen without its owner in it.
             draft.write_text(text)
             now = draft.stat().st_mtime
             return None if name_first(draft, path) else now
@@ -233,10 +233,10 @@ def _create(path: Path, text: str) -> float | None:
 
 
 def _remove(path: Path, text: str, pid: int, made: list[Path]) -> None:
-    """Remove the lock, if it is still this process's, and of what it made what is empty."""
+    """Remove the lock, if it is still this process's, and the empty directories made for it."""
     if os.getpid() != pid:
         return
-    # What cannot be removed is taken over by the next writer, once this process has ended.
+    # If it cannot be removed, the next writer takes it over after this process has ended.
     with contextlib.suppress(OSError):
         if read_text(path) == text:
             path.unlink()
@@ -267,7 +267,7 @@ def _beat() -> None:
 
 
 def _after_fork() -> None:
-    """A child holds no lock, and has no thread that touches one."""
+    """A child process holds no lock, and has no thread that touches one."""
     global _held, _mutex, _beating
     _held, _mutex, _beating = weakref.WeakValueDictionary(), threading.RLock(), None
 
@@ -287,12 +287,12 @@ def _refusal(root: Path, path: Path, owner: Owner) -> str:
 
 
 def _why_stale(path: Path, owner: Owner, age: float) -> str | None:
-    """What became of a lock's owner; None if it may be alive. Empty: it is this very process."""
+    """Why a lock is stale, as text; None if its owner may be alive, empty for this very process."""
     alive = runs(owner)
     if alive is False:
         return "which has died"
     if alive and owner["pid"] == os.getpid():
-        # A notebook's cell that was interrupted before it could let go.
+        # A notebook's cell that was interrupted before it could release the lock.
         return None if path in _held else ""
     if alive is None and age > STALE and (not owner or "heartbeat" in owner):
         return f"which has not touched its lock for {duration(age)}"

@@ -1,4 +1,4 @@
-"""The process that a lock names: who it is, and whether it still runs."""
+"""The process named by a lock: its identity, and whether it still runs."""
 
 import json
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 
 Owner = dict[str, str | int | float | None]
 LONGEST = 2**16
-"""Bytes of a lock that are read; nobody writes so many."""
+"""Bytes of a lock that are read; none is longer."""
 
 
 def this_process() -> Owner:
-    """What a lock says of this process.
+    """The facts about this process in a lock.
 
-    `started` is in clock ticks since boot; `machine` is what two processes that see each other's
-    pids have in common (boot and PID namespace): hosts may share a name, and containers, which
-    number their processes each by itself, often do. Both are None where there is no /proc.
+    `started` is in clock ticks since boot. `machine` identifies the boot and the PID namespace,
+    which processes that see each other's pids share: hosts may have the same name, and containers
+    often have the same pids. Both are None if there is no /proc.
     """
     pid = os.getpid()
     machine = _machine()
@@ -30,9 +30,9 @@ def host() -> str:
 
 
 def read_text(path: Path) -> str | None:
-    """What a lock says, as far as it is long; None if there is none.
+    """The text of a lock, up to its limit; None if there is none.
 
-    What is no file, as a pipe on which a reader would wait, says nothing.
+    Anything but a regular file, such as a pipe on which a reader would wait, counts as empty.
     """
     try:
         with open(path, "rb", opener=_at_once) as file:
@@ -47,12 +47,12 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def read_owner(path: Path) -> Owner:
-    """The owner that a lock names; empty if there is no lock, or it names none."""
+    """The owner named by a lock; empty if there is no lock, or it names none."""
     return parsed(read_text(path) or "")
 
 
 def parsed(lock: str) -> Owner:
-    """The same of a lock's text."""
+    """The owner named by a lock's text."""
     try:
         owner = json.loads(lock)
     except (ValueError, RecursionError):
@@ -62,12 +62,12 @@ def parsed(lock: str) -> Owner:
 
 
 def named(owner: Owner) -> str:
-    """How a sentence calls the owner."""
+    """The owner's name in a sentence."""
     return f"process {owner['pid']} on {owner['host']}" if owner else "an unknown process"
 
 
 def runs(owner: Owner) -> bool | None:
-    """Whether the owner is running; None where that cannot be seen from here."""
+    """Whether the owner is running; None if this cannot be seen from here."""
     here = owner.get("host") == host()
     if not here or owner.get("machine", _machine()) != _machine():
         return None
@@ -81,7 +81,7 @@ def runs(owner: Owner) -> bool | None:
 
 
 def exists(pid: int) -> bool:
-    """Whether a process of this host has the pid; one that has ended does not count."""
+    """Whether a process of this host has the pid; an ended process does not count."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -92,13 +92,13 @@ def exists(pid: int) -> bool:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process started, in clock ticks since boot; None where /proc does not tell."""
+    """When a process started, in clock ticks since boot; None if /proc does not say."""
     fields = _fields(pid)
     return fields[19] if fields else None
 
 
 def _ended(pid: int) -> bool:
-    """Whether a process is listed only because nobody has asked yet how it ended."""
+    """Whether an ended process is only listed until its parent asks for its exit status."""
     return _fields(pid)[:1] in (["Z"], ["X"])
 
 

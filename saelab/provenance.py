@@ -1,4 +1,4 @@
-"""What produced a file: versions, machine and command line, recorded beside every result."""
+"""How a file was made: versions, machine and command line, recorded beside every result."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 
 def provenance(**facts: object) -> dict[str, object]:
-    """A JSON-ready record of this process; `facts` (device, digests, seeds) are added to it."""
+    """A JSON-ready record of this process, with `facts` (device, digests, seeds) added."""
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -33,7 +33,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The source tree's commit, `+dirty` if it has changes; None when installed from a wheel."""
+    """The source tree's commit, with `+dirty` if it has changes; None if installed from a wheel."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Things known by name: saelab's own, those of other packages, and those of a notebook."""
+"""Named things: saelab's own, those of other packages, and those of a notebook."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -11,14 +11,15 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """One kind of thing, such as the variants.
+    """One kind of named things, such as the variants.
 
     Attributes:
-        kind: what one of them is called.
-        group: of the entry points by which packages add theirs (name = "package.module:Name").
-        built_in: where saelab's own are, by name; each is imported when it is asked for.
-        own_name: the name that a thing has; it refuses what is no such thing.
-        place: where a thing was written, which tells it from others of its name.
+        kind: the word for one of them.
+        group: the group of entry points by which packages add theirs (name =
+            "package.module:Name").
+        built_in: the places of saelab's own, by name; each is imported at its first use.
+        own_name: returns a thing's name; refuses anything of another kind.
+        place: where a thing was defined, which distinguishes it from others with its name.
         registered: what was added in this process.
     """
 
@@ -36,19 +37,19 @@ class Registry(Generic[T]):
         self.forget()
 
     def forget(self) -> None:
-        """Look for packages anew."""
+        """Search packages again."""
         self._of_packages: dict[str, T] | None = None
         self._failed: dict[str, str] = {}
 
     def everything(self) -> dict[str, T]:
-        """All by name. What cannot be imported is left out, which standard error tells once."""
+        """All things by name; standard error names those that cannot be imported, once."""
         return {name: self._load(name) for name in self.built_in} | self._elsewhere()
 
     def find(self, name: str) -> T:
-        """The one of that name; of saelab's own, no other is imported.
+        """The thing of that name; of saelab's own, no other is imported.
 
         Raises:
-            UsageError: there is none.
+            UsageError: nothing has this name.
         """
         if name in self.built_in:
             return self._load(name)
@@ -66,11 +67,11 @@ class Registry(Generic[T]):
         """Make it known in this process.
 
         Raises:
-            UsageError: another has its name.
+            UsageError: another thing has the same name.
         """
         name = self.own_name(thing)
         known = self.everything().get(name, thing)
-        # A notebook's cell may run again.
+        # A notebook's cell may run twice.
         if (place := self.place(thing)) != (taken := self.place(known)):
             raise UsageError(f"{place} has the name {name!r} of {taken}; give it another.")
         self.registered[name] = thing
@@ -87,7 +88,7 @@ class Registry(Generic[T]):
         return self._of_packages | self.registered
 
     def _add(self, point: EntryPoint, found: dict[str, T]) -> None:
-        """Add a package's; what fails is told, since it is not the user's doing."""
+        """Add a package's thing; failures, which are not the user's, go to standard error."""
         try:
             thing = point.load()
             name = self.own_name(thing)

@@ -1,4 +1,4 @@
-"""What this machine has free, and what a verb says it will take before it starts."""
+"""The free memory and disk of this machine, and the announced needs of a verb."""
 
 import os
 import shutil
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 CGROUPS = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 SHARE = 0.25
-"""Of what is free, how much a batch may take whose size was not given."""
+"""Largest share of the free memory for a batch whose size was not given."""
 MOST = {"cpu": 2**30, "cuda": 2**34}
-"""Bytes that such a batch takes at most: larger ones are no faster."""
+"""Most bytes of such a batch: larger ones are no faster."""
 
 
 def free_memory(root: Path = CGROUPS, meminfo: Path = MEMINFO) -> int:
-    """Bytes of main memory that this process can still have.
+    """Bytes of main memory that this process can still use.
 
-    What the machine has available, or less where a control group (a container's limit) allows
-    less; the caches of files that such a group counts are no obstacle.
+    The machine's available memory, or less if a control group (a container's limit) allows less;
+    file caches counted by such a group do not reduce it.
     """
     machine = _available(meminfo)
     limits = [left for group in _groups(root) if (left := _left(group)) is not None]
@@ -32,13 +32,13 @@ def free_memory(root: Path = CGROUPS, meminfo: Path = MEMINFO) -> int:
 
 
 def free_bytes(root: Path) -> int:
-    """Bytes free on the disk where `root` is or would be."""
+    """Free bytes on the disk where `root` is or would be."""
     place = next(parent for parent in (root, *root.absolute().parents) if parent.exists())
     return shutil.disk_usage(place).free
 
 
 def free_on(device: "torch.device") -> int:
-    """Bytes free where tensors of `device` are: main memory, or the GPU's."""
+    """Free bytes in the memory of `device`: main memory, or the GPU's."""
     if device.type != "cuda":
         return free_memory()
     import torch
@@ -48,13 +48,13 @@ def free_on(device: "torch.device") -> int:
 
 
 def batch_budget(device: "torch.device") -> int:
-    """Bytes that a batch may take whose size is chosen here."""
+    """Most bytes of a batch whose size is chosen here."""
     return min(int(SHARE * free_on(device)), MOST.get(device.type, MOST["cpu"]))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a piece of work will take.
+    """The needs of a piece of work.
 
     Attributes:
         title: what is about to run.

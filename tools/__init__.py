@@ -1,1 +1,1 @@
-"""What makes the files that saelab ships; not installed with it."""
+"""Makers of the files that saelab ships; not installed with it."""

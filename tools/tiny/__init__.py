@@ -1,1 +1,1 @@
-"""The makers of the tiny language model's weights and of their tables."""
+"""Makers of the tiny language model's weights and their tables."""

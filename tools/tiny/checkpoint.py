@@ -26,7 +26,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the checkpoint of `out`, if there is one; the number of steps it has behind it."""
+    """Restore the checkpoint of `out`, if there is one; returns the number of its step."""
     path = out / FILE
     if not path.exists():
         return 0

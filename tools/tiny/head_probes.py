@@ -1,4 +1,4 @@
-"""Where attention heads look, what they write, and a model without one of them."""
+"""Where attention heads attend, what they write, and the model without one of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ def _before(
 def _last_occurrence(
     tokens: Int[Tensor, "n pos"], wanted: Int[Tensor, " n"], end: Int[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """Where `wanted` stands for the last time before `end`."""
+    """The last position of `wanted` before `end`."""
     positions = torch.arange(tokens.shape[1])
     found = (tokens == wanted[:, None]) & (positions < end[:, None])
     return (found * positions).amax(-1)
@@ -74,7 +74,7 @@ def givers(asked: Prompts) -> Int[Tensor, " n"]:
 
 
 def direct_effects(model: GPT2LMHeadModel, asked: Prompts) -> Float[Tensor, "layer head"]:
-    """What each head writes straight to logit(recipient) - logit(giver), mean over the prompts.
+    """What each head writes directly to logit(recipient) - logit(giver), mean over the prompts.
 
     The final norm is taken as linear, at the scale it has on each prompt.
     """
@@ -103,7 +103,7 @@ def direct_effects(model: GPT2LMHeadModel, asked: Prompts) -> Float[Tensor, "lay
 def _head_outputs(
     model: GPT2LMHeadModel, tokens: Int[Tensor, "n pos"]
 ) -> list[Float[Tensor, "n pos d_model"]]:
-    """The input of each layer's output projection: the heads' results side by side."""
+    """The input of each layer's output projection: the heads' outputs, concatenated."""
     seen: list[Tensor] = []
     handles = [
         _output_projection(model, layer).register_forward_pre_hook(
@@ -135,7 +135,7 @@ def mean_outputs(model: GPT2LMHeadModel, n: int, seed: int) -> list[Float[Tensor
 def ablated(
     model: GPT2LMHeadModel, heads: Sequence[Head], means: Sequence[Float[Tensor, " d_model"]]
 ) -> Iterator[None]:
-    """Inside, the heads give their part of their layer's `means`, whatever the text."""
+    """A context in which heads give their part of their layer's `means`, for any text."""
     handles = []
     for layer, head in heads:
         width = len(means[layer]) // model.config.n_head

@@ -1,6 +1,6 @@
-"""What each attention head of the shipped model does, by measurement.
+"""The role of each attention head of the shipped model, by measurement.
 
-Attention scores say where a head looks; the direct effect and the ablations say whether that
+Attention scores say where a head attends; the direct effect and the ablations say whether that
 matters. `python -m tools.tiny.heads` writes the table to `weights/heads.json`.
 """
 
@@ -30,7 +30,7 @@ from tools.tiny.head_probes import (
 
 
 class HeadScores(Config):
-    """One head: where it attends, and what is lost without it."""
+    """One head: where it attends, and what its ablation loses."""
 
     layer: int
     head: int
@@ -47,11 +47,12 @@ class HeadScores(Config):
     induction_accuracy_lost: float
     """Fall of top-1 accuracy in repeated spans when the head is replaced by its mean."""
     induction_log_prob_lost: float
-    """Fall of the right token's log probability (nats), likewise."""
+    """Fall of the right token's log probability (nats) in repeated spans, by the same ablation."""
     recipient_logit_lost: float
-    """Fall of logit(recipient) - logit(giver), likewise."""
+    """Fall of logit(recipient) - logit(giver), by the same ablation."""
     agreement_lost: float
-    """Fall of the log odds (nats) of the right against the wrong verbs' number, likewise."""
+    """Fall of the log odds (nats) of the right against the wrong verbs' number, by the same
+    ablation."""
 
 
 class HeadReport(Config):
@@ -70,7 +71,7 @@ class HeadReport(Config):
 
     @property
     def roles(self) -> dict[str, tuple[Head, ...]]:
-        """The heads that do each textbook job, the strongest first."""
+        """The heads with each textbook role, the strongest first."""
         return _roles(self.heads)
 
 
@@ -95,7 +96,7 @@ def _roles(heads: Sequence[HeadScores]) -> dict[str, tuple[Head, ...]]:
 
 @dataclass(frozen=True)
 class _Probes:
-    """The prompts of the three behaviours, each of the same number."""
+    """The prompts of the three behaviours, the same number of each."""
 
     spans: Prompts
     recipients: Prompts

@@ -1,4 +1,4 @@
-"""The tokenizer of the shipped model: one token a word, as a Hugging Face `tokenizer.json`."""
+"""The tokenizer of the shipped model: one token per word, as a Hugging Face `tokenizer.json`."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,6 @@ def save_tokenizer(directory: Path) -> None:
 
 
 def json_bytes(tokenizer: Tokenizer) -> bytes:
-    """The tokenizer's JSON, one entry a line, words as readable UTF-8."""
+    """The tokenizer's JSON, one entry per line, with readable UTF-8."""
     content = json.loads(tokenizer.to_str())
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,7 +1,7 @@
 """Training the shipped model: `python -m tools.tiny.train --out DIR`.
 
-Documents are generated while training, each used once. A step's documents depend on its number
-alone, so a run that was stopped continues as if it had not been.
+Documents are generated while training, each used once. A step's documents depend only on its
+number, so a stopped run continues as if it had not stopped.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class TinyTrainConfig(Config):
     seed: int = 0
     """Seed of the initial weights and of the documents."""
     batch: int = 128
-    """Documents of 128 tokens a step."""
+    """Number of documents of 128 tokens per step."""
     lr: float = 2e-3
     """Learning rate after warm-up; the last 30 % of the steps lower it linearly to zero."""
     warmup_steps: int = 100
@@ -58,8 +58,9 @@ def train(
 ) -> nn.Module:
     """The trained float32 model; `out` receives the bf16 model directory and the checkpoints.
 
-    A directory that holds a checkpoint of the same configuration is continued. `workers` processes
-    generate documents (0: this one does). `stop_after` ends early, at that step, with a checkpoint.
+    A directory with a checkpoint of the same configuration is continued. `workers` processes
+    generate documents (0: this process). `stop_after` ends the run early, at this step, with a
+    checkpoint.
 
     Raises:
         UsageError: `out` was begun with another configuration, or a size is not positive.
