@@ -6,7 +6,6 @@ import pytest
 from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_card
 from feature_browser.live.model import live_run
-from feature_browser.pages.steering.dose import Response, response_chart
 from feature_browser.pages.steering.experiment import (
     DOSES,
     Experiment,
@@ -183,7 +182,8 @@ def test_what_is_submitted_becomes_the_address_and_both_texts_are_shown(
     assert page.count('class="tok on neg"') == 2 * 4
     assert "1 of 1 positions" in page
     assert "Error kept" in page
-    assert page.count("<figure") == 4
+    assert len(app.get("plotly_chart")) == 1
+    assert "What is said at each strength" in page
 
 
 def test_a_deep_link_fills_the_form_and_says_the_convention_for_the_error(
@@ -263,15 +263,6 @@ def test_a_steering_that_took_no_effect_is_said(
     monkeypatch.setattr("feature_browser.pages.steering.live_view.run_experiment", fail)
     text = EXPERIMENT.model_copy(update={"seed": 77}).text
     assert "did not notice" in drawn(opened(open_app, live_runs, experiment=text))
-
-
-def test_a_chart_leaves_out_what_is_not_finite():
-    given = Response("t", (0.0, 1.0, 2.0), (1.0, float("inf"), 10.0), ("a", "b", "<c>"), 1.0, True)
-    page = response_chart(given)
-    assert page.count("<circle") == 2
-    assert "&lt;c&gt;" in page
-    nothing = Response("t", (0.0,), (float("nan"),), ("a",), 1.0)
-    assert "not finite" in response_chart(nothing)
 
 
 def test_a_prompt_brought_along_is_the_forms_and_scores_stay_a_link_away(

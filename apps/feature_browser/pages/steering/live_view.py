@@ -23,9 +23,10 @@ from feature_browser.pages.steering.experiment import (
 from feature_browser.pages.steering.form import form
 from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
 from feature_browser.pages.steering.saved import Saved, read, save, shelf
-from feature_browser.shell.canvas import go_to, here, show, tell
+from feature_browser.shell.canvas import go_to, here, palette, plot, show, tell
 from saelab.config import UsageError
 from saelab.console import visible
+from saelab.figures.steering import dose_figure
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
@@ -59,6 +60,8 @@ def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
     show(_page(_results(card, address, experiment, comparison)), "steering")
     _save_box(card, experiment, comparison)
     after = [doses(dose, experiment)] if dose else []
+    if dose is not None:
+        plot(dose_figure(dose, palette()), "doses")
     if experiment.dose and dose is None:
         after.append(html('<p class="sub">{t}</p>', t=_NO_DOSE))
     show(_page([*after, _shelf(card, address)]), "steering-more")
