@@ -8,7 +8,8 @@ from pathlib import Path
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-# Each AppTest would look through all installed packages for components, for most of its time.
+# Each AppTest would look through all installed packages for components, for most of its time:
+# see test_patches.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
 APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "server" / "app.py"
