@@ -41,7 +41,7 @@ def test_every_parameter_of_every_page_survives_its_address(name: str, param: st
     for text in texts:
         here = PAGES[name].address(run="a b/c&d").to(**{param: text})
         assert here.params()[param] == text
-        assert PAGES[name].address.at(here.href) == here
+        assert PAGES[name].address.of(parsed(here.href)) == here
         assert page_of(link(name, run="a b/c&d", **{param: text})) == here
 
 
@@ -53,7 +53,7 @@ def test_what_is_left_behind_is_all_but_what_stays(name: str):
     stays = {one.name for one in fields(page) if one.metadata.get("stays")}
     elsewhere = parsed(here.visit("runs"))
     assert elsewhere == {"view": "runs", "run": "r", **{n: said[n] for n in stays}}
-    back = page.at(page_of(here.visit("runs")).visit(name))
+    back = page.of(parsed(page_of(here.visit("runs")).visit(name)))
     assert back == here.fresh() == page(run="r").to(**{n: said[n] for n in stays})
 
 

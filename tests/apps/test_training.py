@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
-from feature_browser.draw.training_curves import logged, multiples
+from feature_browser.draw.charts import logged, multiples
 from playwright.sync_api import Page, expect
 
 

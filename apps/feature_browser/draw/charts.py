@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import activation, count, percent, short_count
-from feature_browser.draw.pictures import round_ticks
+from feature_browser.draw.markup import Html, html, joined
+from feature_browser.draw.numbers import MINUS, activation, count, percent, short_count
+from feature_browser.draw.pictures import round_ticks, words
 
 SMALL, LARGE = (420, 150), (640, 210)
 """Widths and heights of line charts."""
@@ -34,6 +34,66 @@ class Curve:
     y: Float[ndarray, " step"]
     log: bool = False
     says: Callable[[float], str] = activation
+
+
+CURVES = {
+    "loss": "Loss",
+    "fvu": "FVU",
+    "l0": "L0, active latents per token",
+    "dead": "Dead latents",
+    "lr": "Learning rate",
+    "tokens_per_second": "Tokens per second",
+}
+LOG = {"loss", "fvu", "gradient_norm"}
+AXES = ("step", "tokens")
+Columns = dict[str, Float[ndarray, " step"]]
+
+
+def multiples(found: Columns, names: list[str], size: tuple[int, int] = SMALL) -> Html:
+    """A chart of each of the logged figures `names`."""
+    charts = joined(
+        html(
+            '<div class="small"><h3>{title} <b>{last}</b></h3>{chart}</div>',
+            title=title(name), last=_last(found, name), chart=line_chart(_curve(found, name), size),
+        )
+        for name in names
+    )  # fmt: skip
+    return html('<div class="multiples{k}">{c}</div>', k="" if size == SMALL else " pair", c=charts)
+
+
+def title(name: str) -> str:
+    """What a logged figure is called."""
+    return CURVES.get(name) or name.replace("_", " ").capitalize()
+
+
+def logged(found: Columns) -> list[str]:
+    """The figures that have a number at some step: those that every run has first."""
+    names = [*CURVES, *sorted(found.keys() - CURVES.keys() - set(AXES))]
+    return [name for name in names if np.isfinite(column(found, name)).any()]
+
+
+def column(found: Columns, name: str) -> Float[ndarray, " step"]:
+    """A logged figure; NaN where it was not logged."""
+    n_steps = len(next(iter(found.values())))
+    return found.get(name, np.full(n_steps, np.nan))
+
+
+def _curve(found: Columns, name: str) -> Curve:
+    x, y = column(found, "tokens"), column(found, name)
+    return Curve(title(name), x, y, log=name in LOG, says=lambda value: _said(value, name))
+
+
+def _last(found: Columns, name: str) -> str:
+    value = float(column(found, name)[-1])
+    return _said(value, name) if np.isfinite(value) else ""
+
+
+def _said(value: float, name: str) -> str:
+    if name == "lr":
+        return f"{value:.2g}".replace("-", MINUS)
+    if name in {"dead", "tokens_per_second"}:
+        return short_count(round(value))
+    return activation(value)
 
 
 def line_chart(curve: Curve, size: tuple[int, int] = SMALL) -> Html:
@@ -66,8 +126,8 @@ def line_chart(curve: Curve, size: tuple[int, int] = SMALL) -> Html:
         label=f"{curve.title} from {curve.says(float(y[0]))} to {curve.says(float(y[-1]))} over "
         f"{short_count(int(right))} tokens",
         ends=joined(
-            [_text(LEFT, high - 8, short_count(int(left)), "start"),
-             _text(wide - 8, high - 8, f"{short_count(int(right))} tokens", "end")]
+            [words(LEFT, high - 8, short_count(int(left)), "start"),
+             words(wide - 8, high - 8, f"{short_count(int(right))} tokens", "end")]
         ),
     )  # fmt: skip
 
@@ -101,7 +161,7 @@ def _grid(limits: tuple[float, float], size: tuple[int, int], *, log: bool) -> H
     for value in _log_ticks(*limits) if log else round_ticks(*limits, n=3):
         y = _height(value, limits, size[1] - BELOW)
         name = f"{10**value:.3g}" if log else _short(value)
-        parts += [_line(y, size[0]), _text(LEFT - 6, y + 3.5, name, "end")]
+        parts += [_line(y, size[0]), words(LEFT - 6, y + 3.5, name, "end")]
     return joined(parts)
 
 
@@ -175,7 +235,7 @@ def _bars(edges: Sequence[float], counts: Sequence[int], frame: _Frame) -> Html:
         for n, a, b in zip(counts, edges, edges[1:], strict=False)
         if n
     )  # fmt: skip
-    marks = [_text(across(x), BARS_BASE + 17, name, _anchor(x, edges)) for x, name in frame.ticks]
+    marks = [words(across(x), BARS_BASE + 17, name, _anchor(x, edges)) for x, name in frame.ticks]
     limit = html(
         '<line class="limit" x1="{x}" x2="{x}" y1="8" y2="{b}"/>',
         x=f"{across(frame.limit):.1f}",
@@ -186,7 +246,7 @@ def _bars(edges: Sequence[float], counts: Sequence[int], frame: _Frame) -> Html:
         "{limit}{marks}{title}</svg>",
         w=frame.wide, h=TALL, label=f"{count(sum(counts))} latents by {frame.title}",
         grid=_count_grid(top, frame.wide), bars=bars, limit=limit, marks=joined(marks),
-        title=_text((LEFT + frame.wide) / 2, TALL - 4, frame.title, "middle"),
+        title=words((LEFT + frame.wide) / 2, TALL - 4, frame.title, "middle"),
     )  # fmt: skip
 
 
@@ -199,7 +259,7 @@ def _count_grid(top: int, wide: int) -> Html:
     for value in round_ticks(0, top, n=4):
         if value == int(value):
             y = BARS_BASE - value / top * (BARS_BASE - 12)
-            parts += [_line(y, wide), _text(LEFT - 6, y + 3.5, short_count(int(value)), "end")]
+            parts += [_line(y, wide), words(LEFT - 6, y + 3.5, short_count(int(value)), "end")]
     return joined(parts)
 
 
@@ -207,13 +267,4 @@ def _line(y: float, right: float) -> Html:
     return html(
         '<line class="grid" x1="{a}" x2="{b}" y1="{y}" y2="{y}"/>',
         a=LEFT, b=right - 8, y=f"{y:.1f}",
-    )  # fmt: skip
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Html:
-    if not text:
-        return EMPTY
-    return html(
-        '<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>',
-        x=f"{x:.1f}", y=f"{y:.1f}", anchor=anchor, text=text,
     )  # fmt: skip

@@ -7,11 +7,10 @@ from feature_browser.data.address import AbstractAddress, one_of
 from feature_browser.data.catalogue import Catalogue, RunCard, flat
 from feature_browser.data.reading import curves, metrics, stamp
 from feature_browser.draw.boxes import alone, boxed, message
-from feature_browser.draw.charts import LARGE
+from feature_browser.draw.charts import LARGE, Columns, column, logged, multiples
 from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import count
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.draw.training_curves import Columns, column, logged, multiples
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import palette, plot, show
 from saelab.figures.training import training_figure
@@ -52,12 +51,11 @@ def _curves(card: RunCard, found: Columns, address: TrainingAddress) -> Html:
         text="close the figure" if zoomed else "zoom into FVU and dead latents",
     )
     hint = f"{count(n_steps)} logged steps · the pointer reads all curves at one step"
-    note = html('<span class="hint">{hint}</span>', hint=hint)
     body = html("{charts}{after}", charts=multiples(found, logged(found), LARGE), after=after)
     return html(
         '<div class="page wide"><h1 class="headline">Training of {name}</h1>{body}</div>',
         name=card.name,
-        body=boxed("Over the tokens seen", body, note=note),
+        body=boxed("Over the tokens seen", body, hint=hint),
     )
 
 
@@ -72,7 +70,7 @@ def _figure(lines: list[dict[str, Any]]) -> None:
 def _configuration(config: dict[str, Any]) -> Html:
     rows = [[cell(name), html("<code>{v}</code>", v=value)] for name, value in flat(config)]
     body = table([Column("Option"), Column("Value")], rows, "Configuration")
-    return html('<div class="page wide"><h2>Configuration</h2>{body}</div>', body=body)
+    return alone(html("<h2>Configuration</h2>{body}", body=body))
 
 
 PAGE = Page("Training", TrainingAddress, training_view)

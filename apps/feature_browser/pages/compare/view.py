@@ -1,12 +1,13 @@
 """Two runs side by side: their figures, and which latents of one are in the other."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import streamlit as st
 
-from feature_browser.data.address import link
+from feature_browser.data.address import AbstractAddress, link, one_of, page_number, parameter
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.known import Known
 from feature_browser.data.reading import decoder, readable_known, stamp
@@ -17,7 +18,6 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, UNKNOWN, count, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
 from feature_browser.pages import Page
-from feature_browser.pages.compare.address import SIDES, CompareAddress
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from feature_browser.pages.compare.run_figures import figures
@@ -31,6 +31,27 @@ TELLING = 0.1
 """Below this F1 the known feature that a latent matches best says nothing of it."""
 
 
+SIDES = ("this", "other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareAddress(AbstractAddress):
+    """The other run, and which latents are listed.
+
+    Attributes:
+        other: the run that this one is compared with.
+        side: whose latents are listed.
+        keep: of which kind; all if empty.
+        page: of the table.
+    """
+
+    view = "compare"
+    other: str | None = parameter(None, stays=True)
+    side: str = one_of(*SIDES, stays=True)
+    keep: str = one_of("", *KINDS)
+    page: str = page_number()
+
+
 def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -> None:
     """Draw the comparison with the run that the address names, or the choice of one."""
     others = [run for run in catalogue.runs.values() if run.name != card.name]
@@ -39,7 +60,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
         return
     other = catalogue.runs.get(address.other or "")
     if other is None or other.name == card.name:
-        show(_page([_choose(card, others, address)]), "compare")
+        show(alone(joined([_choose(card, others, address)])), "compare")
         return
     parts = [_title(card, other, address), *_caveats(card, other), figures(card, other)]
     try:
@@ -51,7 +72,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
         parts.append(html('<p class="notice" role="status">{text}</p>', text=problem))
     if isinstance(found, Correspondence):
         parts += _latents(found, card, other, address)
-    show(_page(parts), "compare")
+    show(alone(joined(parts)), "compare")
     if isinstance(found, Progress):
         _waiting(card, other)
 
@@ -91,7 +112,7 @@ def _waiting(card: RunCard, other: RunCard) -> None:
         st.rerun()
     if isinstance(found, Correspondence):
         st.rerun()
-    show(_page([_progress(found)]), "comparing")
+    show(alone(joined([_progress(found)])), "comparing")
 
 
 def _progress(found: Progress) -> Html:
@@ -104,10 +125,6 @@ def _progress(found: Progress) -> Html:
         left = f", about {count(max(1, math.ceil(found.seconds_left)))}{THIN}s left"
     title = f"Comparing decoders: {100 * found.share:.0f}{THIN}%{left}"
     return message(title, text, after=bar(found.share))
-
-
-def _page(parts: list[Html]) -> Html:
-    return html('<div class="page wide">{parts}</div>', parts=joined(parts))
 
 
 def _alone_here(catalogue: Catalogue) -> Html:
@@ -217,10 +234,10 @@ def _kinds(found: Correspondence, card: RunCard, other: RunCard, address: Compar
                  on=EMPTY if address.keep else Html(' aria-current="true"'))  # fmt: skip
     sums = [cell(count(sum(counts.values()))) for counts in sides]
     rows.append([every, *sums, cell("")])
-    note = html('<span class="hint">decoder cosine, alike from {a}</span>', a=ALIKE)
+    hint = f"decoder cosine, alike from {ALIKE}"
     return html(
         '<div class="two wide-left"><div>{kinds}</div><div>{chart}</div></div>',
-        kinds=boxed("Which latents do they share?", table(columns, rows, "Kinds"), note=note),
+        kinds=boxed("Which latents do they share?", table(columns, rows, "Kinds"), hint=hint),
         chart=boxed(
             f"Nearest latent of {other.name}", cosine_chart(*found.histogram(), limit=ALIKE)
         ),

@@ -16,13 +16,11 @@ from feature_browser.data.reading import (
     stamp,
 )
 from feature_browser.data.weights import width
-from feature_browser.draw.boxes import boxed, pairs
-from feature_browser.draw.charts import density_chart
+from feature_browser.draw.boxes import alone, boxed, pairs
+from feature_browser.draw.charts import CURVES, column, density_chart, multiples
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
-from feature_browser.draw.training_curves import CURVES, column, multiples
 from feature_browser.pages import Page
-from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
     DENSE,
@@ -32,7 +30,7 @@ from feature_browser.pages.health.densities import (
     feature_densities,
     twins,
 )
-from feature_browser.pages.health.latent_lists import lists, massive_latents
+from feature_browser.pages.health.latent_lists import HealthAddress, lists, massive_latents
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 
@@ -57,7 +55,7 @@ def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     if found is not None:
         parts += [_massive(run), lists(found, pairs_found, run, address)]
     parts.append(_training(card, problems))
-    show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
+    show(alone(joined(parts)), "health")
 
 
 def _tried(read: Callable[[], Any], problems: list[str]) -> Any:  # noqa: ANN401 - what read gives
@@ -122,11 +120,10 @@ def _densities(card: RunCard, found: Densities | None) -> Html:
     chart = density_chart(edges, counts, DENSE)
     alive = found.density[found.density > 0]
     hint = f"dashed: dense · {count(len(found.dead))} dead ones not drawn"
-    note = html('<span class="hint">{hint}</span>', hint=hint)
     if len(alive):
         middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
         chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
-    return boxed(title, chart, note=note)
+    return boxed(title, chart, hint=hint)
 
 
 def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any]) -> Html:
@@ -189,8 +186,7 @@ def _training(card: RunCard, problems: list[str]) -> Html:
     seen = f"{count(len(tokens))} logged steps"
     if np.isfinite(tokens[-1]):
         seen += f", {short_count(int(tokens[-1]))} tokens"
-    note = html('<span class="hint">{seen}</span>', seen=seen)
-    return boxed("Training", multiples(found, list(CURVES)), note=note)
+    return boxed("Training", multiples(found, list(CURVES)), hint=seen)
 
 
 PAGE = Page("Health", HealthAddress, health_view)
