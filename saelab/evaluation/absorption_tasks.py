@@ -1,6 +1,7 @@
 """The labels whose absorption is measured: general ones with special ones, and first letters."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from string import ascii_lowercase
@@ -10,7 +11,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saelab.activations.labels import value_groups
-from saelab.evaluation.absorption import Task, TaskAbsorption, fit_task_probes, measure_task
+from saelab.evaluation.absorption import LabelInParts, TaskAbsorption, fit_task_probes, measure_task
+from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.recovery import MIN_POSITIVES
 from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, chosen_rows
 from saelab.sae.base import AbstractSAE
@@ -91,7 +94,7 @@ def feature_absorption(
     return Absorption(found, left_out, {kind: _means(found, kind) for kind in kinds})
 
 
-def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
+def hierarchy_tasks(rows: Rows) -> tuple[list[LabelInParts] | Skipped, dict[str, str]]:
     """General labels with their special ones, and why others have none.
 
     Unions that the text names (`rows.hierarchies`), of the labels that are there; the values of a
@@ -108,7 +111,7 @@ def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
         parts = {member: rows.labels[:, place[member]] for member in members if member in place}
         if len(parts) > 1:
             label = torch.stack(list(parts.values())).any(dim=0)
-            tasks.append(Task("hierarchy", name, label, parts, leave_out=True))
+            tasks.append(LabelInParts("hierarchy", name, label, parts, leave_out=True))
         else:
             missing[name] = "The text labels fewer than two of its parts."
     # Texts that name their hierarchies know them all.
@@ -120,7 +123,7 @@ def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
     return kept or Skipped(reason), missing
 
 
-def _too_many_or_idle(tasks: list[Task]) -> dict[str, str]:
+def _too_many_or_idle(tasks: list[LabelInParts]) -> dict[str, str]:
     """Why some of these are not measured, by name."""
     missing = {}
     most = sorted(tasks, key=lambda task: -int(task.label.sum()))
@@ -135,7 +138,7 @@ def _too_many_or_idle(tasks: list[Task]) -> dict[str, str]:
 
 def implied_tasks(
     labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"], names: Sequence[str]
-) -> list[Task]:
+) -> list[LabelInParts]:
     """A task for every label that others imply: on all their rows it holds, and on more.
 
     Parts are the largest such labels; all have enough rows in either half, and so has what they
@@ -159,13 +162,13 @@ def implied_tasks(
             if min(int((rest & half).sum()) for half in (fit, ~fit)) >= MIN_POSITIVES:
                 parts[names[special]] = labels[:, special]
         if parts:
-            tasks.append(Task("hierarchy", names[general], label, parts, leave_out=True))
+            tasks.append(LabelInParts("hierarchy", names[general], label, parts, leave_out=True))
     return tasks
 
 
 def first_letter_tasks(
     rows: Rows, text_of: Callable[[int], str], seed: int
-) -> tuple[Rows, list[Task] | Skipped, dict[str, str]]:
+) -> tuple[Rows, list[LabelInParts] | Skipped, dict[str, str]]:
     """For every letter, where the row's token is a word that starts with it.
 
     The halves of the rows that come back share no word, so that a probe must know letters rather
@@ -195,7 +198,7 @@ def first_letter_tasks(
         fewest = min(int((of_letter & fit).sum()), int((of_letter & ~fit).sum()))
         if fewest >= LEAST_WORDS:
             label = letter[place[kept]] == number
-            tasks.append(Task("first letter", name, label, {"": label}, leave_out=False))
+            tasks.append(LabelInParts("first letter", name, label, {"": label}, leave_out=False))
         else:
             missing[name] = f"It begins fewer than {LEAST_WORDS} words of a half."
     reason = f"No letter begins {LEAST_WORDS} words of the text in both halves of its vocabulary."
@@ -229,3 +232,56 @@ def _means(found: list[TaskAbsorption], kind: str) -> KindMeans:
         fraction=sum(rate.fraction for rate in rates) / len(rates),
         full=sum(rate.full for rate in rates) / len(rates),
     )
+
+
+def _lines(absorption: Absorption) -> Iterator[tuple[str, ...]]:
+    """One row a label: its own latents, its probes, and where others speak for these latents."""
+    for task in absorption.tasks:
+        name, worst = max(task.parts.items(), key=lambda part: part[1].rate.fraction)
+        yield (
+            task.name if task.kind == "hierarchy" else f"{task.kind} {task.name}",
+            f"{task.main_f1:.2f} ({len(task.main)})",
+            f"{task.rate.fraction:.1%}",
+            f"{task.rate.full:.1%}",
+            str(task.rate.n_rows),
+            f"{name} {worst.rate.fraction:.0%}" if name else "",
+            f"{min(part.probe_f1 for part in task.parts.values()):.2f}",
+        )
+    for kind, means in absorption.means.items():
+        what = f"mean of {means.n_tasks} ({kind})"
+        yield what, "", f"{means.fraction:.1%}", f"{means.full:.1%}", "", "", ""
+
+
+def _left_out(absorption: Absorption) -> Iterator[tuple[str, str]]:
+    """Reasons that differ in a figure alone share a line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, reason in absorption.left_out.items():
+        kind, _, member = name.partition(": ")
+        plain = re.sub(r" of \d\.\d\d", "", reason)
+        alike.setdefault((plain, kind), []).append(member)
+    for (reason, kind), members in alike.items():
+        yield f"absorption, {kind}", " ".join([reason, ", ".join(filter(None, members))]).strip()
+
+
+def _measure(inputs: Inputs) -> Absorption | Skipped:
+    text_of = None if inputs.host is None else inputs.lm.tokenizer.token
+    return feature_absorption(inputs.rows, inputs.sae, text_of, seed=inputs.options.seed)
+
+
+ABSORPTION = Measurement(
+    "absorption",
+    "Do special latents absorb general ones? (0 % is best)",
+    _lines,
+    measure=_measure,
+    result=Absorption,
+    columns=(
+        Column("label", number=False, shared=True),
+        Column("own latents\nF1"),
+        Column("absorbed\nin part", style="bold"),
+        Column("fully", style="bold"),
+        Column("tokens"),
+        Column("most absorbed", number=False, style="dim"),
+        Column("worst probe\nF1", style="dim"),
+    ),
+    left_out=_left_out,
+)

@@ -21,8 +21,9 @@ def page_of(href: str) -> AbstractAddress:
 def values(name: str, param: str) -> list[str]:
     """Some texts of a page's parameter that are not its default, of those that it takes."""
     (field,) = (one for one in fields(PAGES[name].address) if one.name == param)
-    known = ["live", "zoom", "firing", "massive", "matched", "neither", "other", "strata", "silent"]
-    known += ["8", "full", "rank", "max", "rarity", "second", "0,0.5,-0.25,1", "7", "a b/c&d é +"]
+    known = ["live", "zoom", "measured", "firing", "massive", "matched", "neither", "other"]
+    known += ["strata", "silent", "8", "full", "rank", "max", "rarity", "second"]
+    known += ["0,0.5,-0.25,1", "7", "a b/c&d é +"]
     return [text for text in known if text != field.default and field.metadata["fits"](text)]
 
 

@@ -6,7 +6,7 @@ from conftest import small_config
 
 from saelab.activations.arrays import write_arrays
 from saelab.sae.topk import TopKConfig
-from saelab.synthetic import orthonormal_atoms, rows, uneven_values
+from saelab.testing.planted import orthonormal_atoms, rows, uneven_values
 from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import make_objective
@@ -66,7 +66,7 @@ def test_a_short_run_revives_latents_that_were_dead_at_its_start(tmp_path):
         with torch.no_grad():
             state.steps.sae.get_parameter("b_enc")[silenced] = -3
         while not state.finished:
-            state.advance(next(stream), make_objective(source))
+            state.train_on(next(stream), make_objective(source))
         sae = state.finish(source.calibration_rows())
         codes, wanted = sae.encode(x[:8192]), x[:8192]
         fired[dead_after] = int((codes.firing_counts()[silenced] > 0).sum())

@@ -31,6 +31,7 @@ from feature_browser.pages.health.densities import (
     twins,
 )
 from feature_browser.pages.health.latent_lists import HealthAddress, lists, massive_latents
+from feature_browser.pages.health.measured import measured
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 
@@ -54,7 +55,7 @@ def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     )
     if found is not None:
         parts += [_massive(run), lists(found, pairs_found, run, address)]
-    parts.append(_training(card, problems))
+    parts += [_training(card, problems), _evaluation(card, address)]
     show(alone(joined(parts)), "health")
 
 
@@ -173,6 +174,23 @@ def _quantiles(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _evaluation(card: RunCard, address: HealthAddress) -> Html:
+    """A link to the tables of the evaluation, or these."""
+    if not next(card.path.glob("evaluation/*.json"), None):
+        return EMPTY
+    opened = address.part == "measured"
+    link = html(
+        '<p><a href="{h}">{text}</a></p>',
+        h=address.to(part="" if opened else "measured").href,
+        text="close what was measured" if opened else "show everything that was measured",
+    )
+    if not opened:
+        return link
+    problems: list[str] = []
+    tables = _tried(lambda: measured(card), problems)
+    return joined([link, *map(_problem, problems), tables or EMPTY])
 
 
 def _training(card: RunCard, problems: list[str]) -> Html:

@@ -12,7 +12,7 @@ from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.live.chat import noted
-from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.model import live_run
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.experiment import (
     Experiment,
@@ -31,6 +31,7 @@ from saelab.figures.steering import dose_figure
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
     from saelab.analysis.steering.generate import Comparison
+    from saelab.host.host import Host
 
 NAME, PROBLEM = "experiment-name", "experiment-problem"
 N_SUGGESTED = 6
@@ -97,7 +98,7 @@ def _run(card: RunCard, experiment: Experiment) -> "tuple[Comparison, DoseRespon
 
 
 @st.cache_resource(max_entries=64, show_spinner="Steering …")
-def _compared(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> "Comparison":
+def _compared(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "Comparison":
     del path, stamps  # part of the cache's key only
     try:
         return run_experiment(_live, experiment_of(text))
@@ -106,7 +107,7 @@ def _compared(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> 
 
 
 @st.cache_resource(max_entries=64, show_spinner="Trying a range of strengths …")
-def _dosed(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> "DoseResponse | None":
+def _dosed(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "DoseResponse | None":
     del path, stamps  # part of the cache's key only
     try:
         return run_doses(_live, experiment_of(text))
