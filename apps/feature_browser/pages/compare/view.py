@@ -1,13 +1,12 @@
 """Two runs side by side: their figures, and which latents of one are in the other."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import streamlit as st
 
-from feature_browser.data.address import AbstractAddress, link, one_of, page_number, parameter
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.known import Known
 from feature_browser.data.reading import decoder, readable_known, stamp
@@ -18,6 +17,7 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, UNKNOWN, count, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
 from feature_browser.pages import Page
+from feature_browser.pages.compare.address import SIDES, CompareAddress
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from feature_browser.pages.compare.run_figures import figures
@@ -29,27 +29,6 @@ ROWS = 25
 SECONDS_BETWEEN_LOOKS = 1.0
 TELLING = 0.1
 """Below this F1 the known feature that a latent matches best says nothing of it."""
-
-
-SIDES = ("this", "other")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareAddress(AbstractAddress):
-    """The other run, and which latents are listed.
-
-    Attributes:
-        other: the run that this one is compared with.
-        side: whose latents are listed.
-        keep: of which kind; all if empty.
-        page: of the table.
-    """
-
-    view = "compare"
-    other: str | None = parameter(None, stays=True)
-    side: str = one_of(*SIDES, stays=True)
-    keep: str = one_of("", *KINDS)
-    page: str = page_number()
 
 
 def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -> None:

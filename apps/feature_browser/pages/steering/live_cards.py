@@ -158,7 +158,7 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
         Column("Perplexity", "of samples at temperature 0.7, unsteered model", numeric=True),
         Column("Says"),
     ]
-    return boxed("Dose and response", table(columns, said, "What is said at each strength"))
+    return boxed("What is said at each strength", table(columns, said, "Doses"))
 
 
 def _large(value: float) -> str:
