@@ -68,7 +68,6 @@ def test_what_is_left_behind_is_all_but_what_stays(name: str):
         {"view": "health", "keep": "unique", "page": "9" * 400},
         {"view": "circuit", "nodes": "101", "edges": "-1"},
         {"view": "attention", "pos": "x", "example": "1e3", "source": "9" * 400, "head": "-1"},
-        {"view": "training", "part": "live"},
         {"view": "try", "sort": "f1", "page": "x"},
     ],
 )
@@ -100,7 +99,7 @@ KEPT_LINKS = {
     "?view=steering&run=signed&part=live&latent=5&prompt=her": "Saved experiments",
     "?view=health&run=signed&keep=duplicate&page=2&other=plain&side=other": "Which latents?",
     "?view=compare&run=signed&other=plain&side=other&keep=unique&page=1": "signed against plain",
-    "?view=training&run=signed&part=zoom": "close the figure",
+    "?view=training&run=signed&part=zoom": "logged steps",
     "?view=attention&run=signed&latent=5&example=2&pos=3": "This page is about attention heads",
     "?view=circuit&run=signed&graph=g&nodes=50&edges=90&pins=a%7Cb": "There is no circuit g",
     "?view=runs&run=signed": "runs in",
