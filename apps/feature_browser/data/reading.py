@@ -1,6 +1,5 @@
 """Files, read once: every cache is keyed by the file's path and modification time."""
 
-import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -215,22 +214,6 @@ def metrics(path: Path, stamp: int) -> list[dict[str, Any]]:
         return [line for line in Run(path).metrics() if isinstance(line, dict)]
     except ValueError as error:
         raise UsageError(f"{path / 'metrics.jsonl'} cannot be read: {error}.") from error
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def curves(path: Path, stamp: int) -> dict[str, Float[ndarray, " step"]]:
-    """The logged figures of the run at `path` by name; NaN where a step has no number.
-
-    Raises:
-        UsageError: a line is damaged.
-    """
-    lines = metrics(path, stamp)
-    names = dict.fromkeys(name for line in lines for name in line)
-    return {name: np.array([_number(line.get(name)) for line in lines]) for name in names}
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _recovery(card: RunCard, text: str = "") -> Path:
