@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Local
@@ -72,7 +72,7 @@ def time_step(
     def run() -> None:
         taken[0] += 1
         batch = batches[taken[0] % BATCHES]
-        way.advance(batch, objective, context, lr=LR, scale=1.0)
+        way.optimizer_step(batch, objective, context, lr=LR, scale=1.0)
 
     seconds, peak = _measure(run, steps, device)
     floor = rates.floor(shape)

@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from saelab.activations.corpus import Corpus
-from saelab.config import UsageError, first_problem
-from saelab.evaluation.measurement import measurements
+from saelab.config import UsageError
+from saelab.evaluation.measurement import checked, measurements
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.other_text import saved_as
 from saelab.files import sha256_file
@@ -16,6 +16,13 @@ from saelab.training.run import Run
 
 PLAIN = ("reconstruction", "downstream", "recovery")
 """Files that hold their figures alone; how they were made stands in summary.json."""
+
+
+class Summary(TypedDict, total=False):
+    """What summary.json says beside how the evaluation was made."""
+
+    skipped: dict[str, str]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -52,25 +59,23 @@ class Evaluation:
 def load_evaluation(run: Run, *, text: str | None = None) -> Evaluation:
     """What was measured last of everything; of another text where one is named (see `saved_as`).
 
+    A damaged file is among what was `skipped`, with the reason.
+
     Raises:
-        UsageError: a file does not hold what its name says.
+        UsageError: summary.json is damaged.
     """
-    results = {}
-    for name, measurement in measurements().items():
-        values = run.evaluation(name, text=text)
-        if values is not None:
-            results[name] = measurement.read(values, f"evaluation/{name}.json of {run.path}")
     summary = run.evaluation("summary", text=text) or {}
-    try:
-        told = {
-            "skipped": TypeAdapter(dict[str, str]).validate_python(summary.get("skipped", {})),
-            "seconds": TypeAdapter(dict[str, float]).validate_python(summary.get("seconds", {})),
-        }
-    except ValidationError as error:
-        raise UsageError(
-            f"evaluation/summary.json of {run.path}: {first_problem(error)}."
-        ) from error
-    return Evaluation(results, **told)
+    told = checked(Summary, summary, f"The summary of {run.path}")
+    found = Evaluation({}, told.get("skipped", {}), told.get("seconds", {}))
+    for name, measurement in measurements().items():
+        try:
+            values = run.evaluation(name, text=text)
+            if values is not None:
+                where = f"evaluation/{name}.json of {run.path}"
+                found.results[name] = measurement.read(values, where)
+        except UsageError as error:
+            found.skipped[name] = str(error)
+    return found
 
 
 def save_evaluation(

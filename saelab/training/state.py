@@ -11,7 +11,8 @@ from torch import Tensor
 
 from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.sae.start import start_from
 from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import (
@@ -131,7 +132,7 @@ class TrainingState:
             f"({then:.3g}) {self.config.n_warmup} steps later."
         )
 
-    def advance(self, batch: Batch, objective: Objective) -> StepResult:
+    def train_on(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
         if isinstance(batch, ActivationBatch) and batch.target is not None:
             batch = replace(batch, target=batch.target * self.target_scale)
@@ -139,7 +140,7 @@ class TrainingState:
             self.target_variance, None, self.step, self.config.n_steps, self.config.seed
         )
         lr = self.rate(self.step)
-        done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
+        done = self.steps.optimizer_step(batch, objective, context, lr=lr, scale=self.scale)
         self.step += 1
         return done
 

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 # see test_patches.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
-APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "app.py"
+APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "server" / "app.py"
 Open = Callable[..., AppTest]
 
 
@@ -21,6 +21,12 @@ def drawn(app: AppTest) -> str:
     assert not app.exception
     canvases = app.get("bidi_component")
     return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
+
+
+def curves(app: AppTest) -> list[str]:
+    """The names of what the page's figures draw."""
+    charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    return [trace.get("name", "") for chart in charts for trace in chart["data"]]
 
 
 def address(app: AppTest) -> dict[str, str]:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from apps.driving import Open, address, drawn
+from apps.driving import Open, address, curves, drawn
 
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
@@ -139,11 +139,10 @@ def test_health_counts_dead_dense_and_duplicate_latents(open_app: Open):
 
 
 def test_health_shows_each_logged_curve(open_app: Open):
-    page = drawn(open_app(run="signed", view="health"))
-    assert "30 logged steps" in page
-    # The log has no loss, learning rate or speed; the others are drawn.
-    assert page.count("<polyline") == 3
-    assert page.count("nothing logged") == 3
+    app = open_app(run="signed", view="health")
+    assert "30 logged steps" in drawn(app)
+    # The log has no loss, learning rate or speed.
+    assert curves(app) == ["FVU", "L0, active latents per token", "dead latents"]
 
 
 def test_health_without_features_reads_the_evaluation(open_app: Open, copy: Path):
@@ -157,9 +156,9 @@ def test_health_without_features_reads_the_evaluation(open_app: Open, copy: Path
 
 
 def test_health_with_neither_names_the_command(open_app: Open, runs: Path):
-    page = drawn(open_app(run="bare", view="health"))
-    assert f"saelab features {runs}/bare" in page
-    assert "<polyline" in page
+    app = open_app(run="bare", view="health")
+    assert f"saelab features {runs}/bare" in drawn(app)
+    assert "FVU" in curves(app)
 
 
 def test_dictionary_figures_are_shown_by_their_keys(open_app: Open, copy: Path):
@@ -168,6 +167,34 @@ def test_dictionary_figures_are_shown_by_their_keys(open_app: Open, copy: Path):
     page = drawn(open_app(copy, run="one", view="health"))
     assert "cosine of encoder and decoder</dt><dd>0.62" in page
     assert "cosine to the nearest" not in page
+
+
+def test_health_shows_whatever_was_measured_table_by_table(open_app: Open, copy: Path, monkeypatch):
+    """A measurement from elsewhere is shown like the others; a damaged one leaves the rest."""
+    from saelab.evaluation.measurement import REGISTRY, Measurement, register_measurement
+
+    monkeypatch.setattr(REGISTRY, "registered", {})
+    register_measurement(
+        Measurement(
+            "toy",
+            "A toy's table",
+            lambda found: [("<toy>", f"{found['share']:.1%}", "a share")],
+            lambda inputs: {"share": 0.25},
+        )
+    )
+    (copy / "one" / "evaluation" / "toy.json").write_text(json.dumps({"share": 0.25}))
+    page = drawn(open_app(copy, run="one", view="health"))
+    assert "part=measured" in page
+    assert "A toy's table" not in page
+    page = drawn(open_app(copy, run="one", view="health", part="measured")).replace("&#x27;", "'")
+    table = page.partition("A toy's table")[2]
+    assert '<td>&lt;toy&gt;</td><td class="number">25.0%</td><td>a share</td>' in table
+    assert "pending_female" in page.partition("Known features")[2]
+    assert "evaluation/downstream.json" in page.partition("Not measured")[2]
+    (copy / "one" / "evaluation" / "summary.json").write_text("{")
+    page = drawn(open_app(copy, run="one", view="health", part="measured"))
+    assert "summary.json" in page
+    assert "How often do the latents fire?" in page
 
 
 @pytest.mark.parametrize("name", ["features.h5", "evaluation/density.json", "metrics.jsonl",

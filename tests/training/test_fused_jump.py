@@ -13,7 +13,7 @@ from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.kernels.triton.codes import jump
 from saelab.kernels.triton.step.rules import Launch
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig
@@ -83,7 +83,7 @@ def by_autograd(sae, xs, lr=1e-2, **options):
     steps, figures = AutogradSteps(config, sae, torch.device(DEVICE)), []
     for number, x in enumerate(xs):
         context = replace(CONTEXT, step=number)
-        done = steps.advance(ActivationBatch(x), Local(), context, lr=lr, scale=1.0)
+        done = steps.optimizer_step(ActivationBatch(x), Local(), context, lr=lr, scale=1.0)
         terms, weight = done.terms, sae.penalty_weight(context)
         penalty = float(terms.parts["l0_penalty"])
         figures.append([float(terms.mse_sum), weight, penalty, terms.codes.mean_l0()])

@@ -7,7 +7,7 @@ import torch
 from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig
@@ -50,7 +50,7 @@ def trained(way, config, sae):
     steps = way(config, sae, torch.device(DEVICE), *more)
     for number, x in enumerate(batches()):
         rate = LR * (number + 1)
-        steps.advance(ActivationBatch(x), Local(), CONTEXT, lr=rate, scale=1.0)
+        steps.optimizer_step(ActivationBatch(x), Local(), CONTEXT, lr=rate, scale=1.0)
     return steps.trained()
 
 

@@ -1,12 +1,16 @@
 """Prompts of models that were trained to chat: a switch, and what it makes of a prompt."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
-from feature_browser.live.model import LiveRun
-from feature_browser.shell.canvas import go_to, here
-from feature_browser.shell.place import Place
+from feature_browser.live.model import lock_of
 from saelab.lm.prompt import chat_prompt, has_chat_template, prompt_note
+
+if TYPE_CHECKING:
+    from saelab.host.host import Host
 
 SWITCH = "chat-switch"
 LABEL = "Chat template"
@@ -22,32 +26,30 @@ def chats(model: str) -> bool:
     return has_chat_template(model)
 
 
-def switch(card: RunCard, place: Place) -> None:
-    """Draw the switch, where the model's tokenizer has a template."""
+def switch(card: RunCard, chat: str, switched: Callable[[str], None]) -> None:
+    """Draw the switch, where the model's tokenizer has a template.
+
+    `chat` is the page's `?chat=`, "1" or empty; `switched` is given the other.
+    """
     if not chats(card.model):
         return
-    if st.session_state.get(SWITCH) != bool(place.chat):
-        st.session_state[SWITCH] = bool(place.chat)
-    st.toggle(LABEL, key=SWITCH, on_change=_switched, help=HELP)
+    if st.session_state.get(SWITCH) != bool(chat):
+        st.session_state[SWITCH] = bool(chat)
+    st.toggle(LABEL, key=SWITCH, on_change=switched, args=("" if chat else "1",), help=HELP)
 
 
-def _switched() -> None:
-    chat = "1" if st.session_state[SWITCH] else ""
-    go_to(here().to(chat=chat, pos="", page=1, trail="", source="", head=""))
-
-
-def prompted(live: LiveRun, text: str, *, chat: bool) -> str:
+def prompted(live: "Host", text: str, *, chat: bool) -> str:
     """The prompt that the model reads for a text; raises `UsageError` as `chat_prompt` does."""
     if not chat:
         return text
-    with live.lock:
-        return chat_prompt(live.model, text)
+    with lock_of(live.lm):
+        return chat_prompt(live.lm, text)
 
 
-def noted(live: LiveRun, text: str, *, chat: bool) -> str:
+def noted(live: "Host", text: str, *, chat: bool) -> str:
     """What is done to a prompt otherwise than typed; empty where nothing."""
     if chat:
         return ""
-    with live.lock:
-        found = prompt_note(live.model, text)
+    with lock_of(live.lm):
+        found = prompt_note(live.lm, text)
     return found[:1].upper() + found[1:]

@@ -1,23 +1,26 @@
 """Pinned latents changed in the live model: what it says then, beside what the graph says."""
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import stamp
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.model import live_run, lock_of
 from feature_browser.pages.circuit.graphs import OpenGraph
-from feature_browser.pages.circuit.node_cards import Scene
-from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.pages.circuit.node_cards import GraphScene
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 from saelab.console import visible
+
+if TYPE_CHECKING:
+    from saelab.host.host import Host
 
 MODES = {"ablate": "without them", "keep only": "with them alone", "scale": "scaled"}
 MODE, FACTOR, ASKED = "circuit-mode", "circuit-factor", "circuit-asked"
@@ -26,7 +29,7 @@ _LATENT = re.compile(r"(.+) (\d+) @(\d+)")
 
 
 @dataclass(frozen=True)
-class Effect:
+class LiveEffect:
     """What a change does in the live model.
 
     Attributes:
@@ -39,7 +42,7 @@ class Effect:
     tokens: list[tuple[str, float, float, float, float]]
 
 
-def live_section(scene: Scene) -> None:
+def live_section(scene: GraphScene) -> None:
     """Choose what is done to the pinned latents, run it, and show what came of it."""
     latents = [pin for pin in scene.pins if scene.found.graph.nodes[pin].kind == "latent"]
     content = _explained(scene, latents, "ablate")
@@ -51,7 +54,7 @@ def live_section(scene: Scene) -> None:
     show(html('<div class="page wide circuit">{c}</div>', c=content), "circuit-live-result")
 
 
-def _controls(scene: Scene, latents: list[int]) -> tuple[str, float, bool]:
+def _controls(scene: GraphScene, latents: list[int]) -> tuple[str, float, bool]:
     """The chosen change, and whether it was asked for as it stands."""
     with st.container(key="circuit-live", horizontal=True, vertical_alignment="bottom"):
         mode = st.segmented_control(
@@ -71,7 +74,7 @@ def _ask(asked: tuple[object, ...]) -> None:
     st.session_state[ASKED] = asked
 
 
-def _explained(scene: Scene, latents: list[int], mode: str) -> Html:
+def _explained(scene: GraphScene, latents: list[int], mode: str) -> Html:
     if not latents:
         text = "Pin latents to take them away, keep them alone or scale them in the live model."
         if scene.pins:
@@ -93,7 +96,7 @@ def _explained(scene: Scene, latents: list[int], mode: str) -> Html:
     )  # fmt: skip
 
 
-def _answer(scene: Scene, latents: list[int], mode: str, factor: float) -> Html:
+def _answer(scene: GraphScene, latents: list[int], mode: str, factor: float) -> Html:
     try:
         lives = tuple((name, _card(scene, name)) for name in scene.found.saes)
         nodes = [scene.found.graph.nodes[pin] for pin in latents]
@@ -111,7 +114,7 @@ def _answer(scene: Scene, latents: list[int], mode: str, factor: float) -> Html:
 
 
 def effect_card(
-    found: OpenGraph, latents: list[int], change: tuple[str, float], effect: Effect
+    found: OpenGraph, latents: list[int], change: tuple[str, float], effect: LiveEffect
 ) -> Html:
     """The target's value and the next tokens, before and after."""
     mode, factor = change
@@ -144,7 +147,7 @@ def _factors(found: OpenGraph, latents: list[int], mode: str, factor: float) -> 
     return dict.fromkeys(gone - set(latents), 0.0)
 
 
-def _token_table(effect: Effect) -> Html:
+def _token_table(effect: LiveEffect) -> Html:
     columns = [
         Column("Next token"),
         Column("Probability", numeric=True),
@@ -167,7 +170,7 @@ def _token_table(effect: Effect) -> Html:
     return joined([table(columns, rows, "Next tokens before and after the change")])
 
 
-def _card(scene: Scene, sae: str) -> RunCard:
+def _card(scene: GraphScene, sae: str) -> RunCard:
     card = scene.names.run(sae)
     if card is None:
         raise UsageError(
@@ -185,7 +188,7 @@ def _effect(
     *,
     _found: OpenGraph,
     _cards: tuple[tuple[str, RunCard], ...],
-) -> Effect:
+) -> LiveEffect:
     del graph  # part of the cache's key only
     lives = [(name, live_run(card)) for name, card in _cards]
     return measure(_found, lives, places, change)
@@ -193,10 +196,10 @@ def _effect(
 
 def measure(
     found: OpenGraph,
-    lives: list[tuple[str, LiveRun]],
+    lives: list[tuple[str, "Host"]],
     places: tuple[tuple[str, int, int], ...],
     change: tuple[str, float],
-) -> Effect:
+) -> LiveEffect:
     """Run the graph's prompt as it is and changed.
 
     Raises:
@@ -206,43 +209,43 @@ def measure(
     from saelab.analysis.circuits.intervene import Change, intervene
 
     first = lives[0][1]
-    if any(live.model is not first.model for _, live in lives):
+    if any(live.lm is not first.lm for _, live in lives):
         raise UsageError("The graph's SAEs are of runs of several language models by now.")
     facts = found.graph.facts
     tokens = _tokens(found, first)
-    dictionaries = [x.dictionary(name) for name, x in lives]
+    hosts = [replace(live, name=name) for name, live in lives]
     watched = _LATENT.fullmatch(str(facts.get("target"))) if facts.get("token") is None else None
-    with first.lock:
+    with lock_of(first.lm):
         result = intervene(
-            first.model,
-            dictionaries,
+            first.lm,
+            hosts,
             tokens,
             Change(places, change[0], change[1]),  # pyright: ignore[reportArgumentType]
             position=found.graph.nodes[-1].position or 0,
             watched=(watched[1], int(watched[2]), int(watched[3])) if watched else None,
         )
     if result.latent is not None:
-        return Effect(*result.latent, [])
+        return LiveEffect(*result.latent, [])
     ends = (_logit_value(facts, logits) for logits in (result.before, result.after))
-    return Effect(next(ends), next(ends), _likeliest(first, result.before, result.after))
+    return LiveEffect(next(ends), next(ends), _likeliest(first, result.before, result.after))
 
 
-def _tokens(found: OpenGraph, live: LiveRun) -> Any:  # noqa: ANN401 - torch is imported late
+def _tokens(found: OpenGraph, live: "Host") -> Any:  # noqa: ANN401 - torch is imported late
     import torch
 
     ids = found.graph.facts.get("token_ids")
     texts = found.graph.tokens
-    vocabulary = live.model.info.d_vocab
+    vocabulary = live.lm.info.d_vocab
     whole = isinstance(ids, list) and all(
         isinstance(i, int) and 0 <= i < vocabulary for i in ids
     )  # fmt: skip
-    names = [live.model.tokenizer.token(i) for i in ids or []] if whole else []
+    names = [live.lm.tokenizer.token(i) for i in ids or []] if whole else []
     if not whole or len(names) != len(texts) or not all(map(_same, names, texts)):
         raise UsageError(
-            f"The tokens of {found.path} are not those of {live.model.info.name}; run "
+            f"The tokens of {found.path} are not those of {live.lm.info.name}; run "
             "`saelab circuit` again."
         )
-    return torch.tensor(ids, device=live.model.device)
+    return torch.tensor(ids, device=live.lm.device)
 
 
 def _same(name: str, text: str) -> bool:
@@ -261,7 +264,7 @@ def _logit_value(facts: dict[str, Any], logits: Any) -> float:  # noqa: ANN401
 
 
 def _likeliest(
-    live: LiveRun,
+    live: "Host",
     before: Any,  # noqa: ANN401
     after: Any,  # noqa: ANN401
 ) -> list[tuple[str, float, float, float, float]]:
@@ -269,7 +272,7 @@ def _likeliest(
     best = p.maximum(q).topk(min(N_TOKENS, len(p))).indices.tolist()
     return [
         (
-            live.model.tokenizer.token(i),
+            live.lm.tokenizer.token(i),
             float(p[i]),
             float(q[i]),
             float(before[i]),

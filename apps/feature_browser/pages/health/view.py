@@ -5,21 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import (
     OpenRun,
-    curves,
     decoder_norms,
     evaluation,
     facts,
+    metrics,
     open_run,
     stamp,
 )
 from feature_browser.data.weights import width
+from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.charts import density_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
-from feature_browser.draw.training_curves import CURVES, column, multiples
+from feature_browser.draw.numbers import THIN, activation, count, percent, real
+from feature_browser.pages import Page
+from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
     DENSE,
@@ -30,21 +32,21 @@ from feature_browser.pages.health.densities import (
     twins,
 )
 from feature_browser.pages.health.latent_lists import lists, massive_latents
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.pages.latent.cards import pairs
-from feature_browser.shell.canvas import show
-from feature_browser.shell.place import Place
+from feature_browser.pages.health.measured import measured
+from feature_browser.shell.canvas import palette, plot, show
 from saelab.config import UsageError
+from saelab.figures.training import training_figure
 
 
-def health_view(card: RunCard, place: Place) -> None:
+def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     """Draw what there is of the run; a part whose file is missing or damaged says so by itself."""
     problems: list[str] = []
     run = _tried(lambda: open_run(card) if card.features_path.is_file() else None, problems)
     density = _tried(lambda: evaluation(card, "density"), problems)
     dictionary = _tried(lambda: evaluation(card, "dictionary"), problems)
     found = feature_densities(run.features.file) if run else evaluated_densities(density or {})
-    pairs_found = twins(run.features.file, signed=card.signed) if run else None
+    signed = run is not None and bool(run.columns["n_negative"].any())
+    pairs_found = twins(run.features.file, signed=signed) if run else None
     parts = [_headline(card, found, pairs_found), *map(_problem, problems)]
     parts.append(
         html(
@@ -54,9 +56,10 @@ def health_view(card: RunCard, place: Place) -> None:
         )
     )
     if found is not None:
-        parts += [_massive(run), lists(found, pairs_found, run, place)]
-    parts.append(_training(card, problems))
+        parts += [_massive(run), lists(found, pairs_found, run, address)]
+    parts.append(_evaluation(card, address))
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
+    _training(card)
 
 
 def _tried(read: Callable[[], Any], problems: list[str]) -> Any:  # noqa: ANN401 - what read gives
@@ -177,16 +180,34 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
-def _training(card: RunCard, problems: list[str]) -> Html:
+def _evaluation(card: RunCard, address: HealthAddress) -> Html:
+    """A link to the tables of the evaluation, or these."""
+    if not next(card.path.glob("evaluation/*.json"), None):
+        return EMPTY
+    opened = address.part == "measured"
+    link = html(
+        '<p><a href="{h}">{text}</a></p>',
+        h=address.to(part="" if opened else "measured").href,
+        text="close what was measured" if opened else "show everything that was measured",
+    )
+    if not opened:
+        return link
+    problems: list[str] = []
+    tables = _tried(lambda: measured(card), problems)
+    return joined([link, *map(_problem, problems), tables or EMPTY])
+
+
+def _training(card: RunCard) -> None:
     log = card.path / "metrics.jsonl"
-    before = len(problems)
-    found = _tried(lambda: curves(card.path, stamp(log)) if log.is_file() else {}, problems)
-    if not found:
-        text = problems[-1] if len(problems) > before else f"{log} is missing or empty."
-        return boxed("Training", html('<p class="sub">{text}</p>', text=text))
-    tokens = column(found, "tokens")
-    seen = f"{count(len(tokens))} logged steps"
-    if np.isfinite(tokens[-1]):
-        seen += f", {short_count(int(tokens[-1]))} tokens"
-    note = html('<span class="hint">{seen}</span>', seen=seen)
-    return boxed("Training", multiples(found, list(CURVES)), note=note)
+    try:
+        lines = metrics(card.path, stamp(log)) if log.is_file() else []
+        said = f"{count(len(lines))} logged steps" if lines else f"{log} is missing or empty."
+    except UsageError as error:
+        lines, said = [], str(error)
+    head = '<div class="page wide"><h2>Training</h2><p class="sub">{said}</p></div>'
+    show(html(head, said=said), "training")
+    if lines:
+        plot(training_figure(lines, palette()), "curves")
+
+
+PAGE = Page("Health", HealthAddress, health_view)

@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Codes of k latents a row: chosen, decoded, and differentiated."""
+"""Codes with k latents per row: selected, decoded, and differentiated."""
 
 from dataclasses import dataclass
 from typing import no_type_check
@@ -16,8 +16,8 @@ from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.triton.codes.residual import Residual, code_gradients, tile_columns, tile_warps
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.rows import segment_maxima, select_top_k
-from saelab.kernels.triton.select.ties import Factors, settle_ties
-from saelab.kernels.triton.weights import Dictionary, Weights
+from saelab.kernels.triton.select.ties import TieFactors, settle_ties
+from saelab.kernels.triton.weights import Decoder, Weights
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _residual_kernel(
     token = (tl.program_id(0) % batch).to(tl.int64)
     chunk = tl.program_id(0) // batch
     slot = tl.arange(0, K)
-    # Masks that are known to be true cost nothing.
+    # Masks known to be true at compile time cost nothing.
     kept = (slot < k) | (k == K)
     latent = tl.load(indices + token * k + slot, mask=kept, other=0).to(tl.int64)
     value = tl.load(values + token * k + slot, mask=kept, other=0.0)
@@ -67,9 +67,9 @@ class RowCodes:
     """The k largest codes of each row. See `step.codes`.
 
     Attributes:
-        signed: whether they are chosen by magnitude and keep their signs, or rectified.
-        effects: what they are chosen by besides their value, if anything.
-        factors: of the pre-activations, where ties between rounded ones are to be told apart.
+        signed: whether codes are selected by magnitude with their signs, or rectified.
+        effects: effects that also decide the selection; None if only values do.
+        ties: the factors of the pre-activations, if they resolve ties between rounded ones.
     """
 
     values: Float[Tensor, "batch k"]
@@ -77,7 +77,7 @@ class RowCodes:
     residual: Residual
     signed: bool
     effects: Effects | None
-    factors: Factors | None
+    ties: TieFactors | None
 
     @classmethod
     def empty(
@@ -87,12 +87,12 @@ class RowCodes:
         *,
         signed: bool,
         effects: Effects | None = None,
-        factors: Factors | None = None,
+        ties: TieFactors | None = None,
     ) -> "RowCodes":
-        """Room for the codes of these rows."""
+        """Memory for the codes of these rows."""
         values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
         residual = Residual.empty(x, len(x) * k, columns=tile_columns(x.shape[1], k))
-        return cls(values, values.to(torch.int32), residual, signed, effects, factors)
+        return cls(values, values.to(torch.int32), residual, signed, effects, ties)
 
     @property
     def k(self) -> int:
@@ -101,7 +101,7 @@ class RowCodes:
 
     @property
     def error_rows(self) -> Int[Tensor, "batch k"]:
-        """Not read: a pair's row is its place over k."""
+        """Not used: a pair's row is its index divided by k."""
         return self.indices
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
@@ -120,13 +120,11 @@ class RowCodes:
             maxima=maxima,
             out=out,
         )
-        if self.factors is not None:
-            settle_ties(pre_acts, *maxima, self.factors, out, by_magnitude=signed)
+        if self.ties is not None:
+            settle_ties(pre_acts, *maxima, self.ties, out, by_magnitude=signed)
 
-    def decode(
-        self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
-    ) -> None:
-        """See `Codes.decode`. Gathers each atom once."""
+    def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
+        """See `Codes.decode`. Each atom is gathered once."""
         (batch, d), k = x.shape, self.k
         columns = tile_columns(d, k)
         _residual_kernel[(batch * ceil_div(d, columns),)](

@@ -1,0 +1,85 @@
+"""The app's script, which `asgi` serves. It reads the address and draws one page."""
+
+import logging
+from pathlib import Path
+
+import streamlit as st
+
+from feature_browser.data.address import HOME, AbstractAddress
+from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.reading import list_runs
+from feature_browser.draw.boxes import alone, message
+from feature_browser.draw.markup import Html
+from feature_browser.pages import Page, pages
+from feature_browser.shell.canvas import go_to, show, style_page
+from feature_browser.shell.chrome import top_bar
+from feature_browser.shell.launch import runs_directory
+from saelab.config import UsageError
+
+_LOG = logging.getLogger(__name__)
+LIST = "runs"  # shown where there is no run to show; a string here would be printed
+
+
+def main(root: Path) -> None:
+    """Draw the page that the address asks for."""
+    st.set_page_config(page_title="saelab", page_icon="◔", layout="wide")
+    style_page()
+    params, known = st.query_params.to_dict(), pages()
+    page = known.get(params.get("view", HOME), known[HOME])
+    address = page.address.of(params)
+    catalogue = list_runs(root)
+    card = _chosen(catalogue, address)
+    if card and address.run is None and page.address.view != LIST:
+        address = address.to(run=card.name)
+        go_to(address)
+    show(top_bar({name: one.title for name, one in known.items()}, address, card), "top-bar")
+    if card is None:
+        page, address = known[LIST], known[LIST].address.of(params)
+    _draw(page, catalogue, card, address)
+
+
+def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:
+    """The run the address names; without a name, the first that has features."""
+    if address.run is None:
+        ranked = sorted(catalogue.runs.values(), key=lambda run: not run.features_path.is_file())
+        return ranked[0] if ranked else None
+    return catalogue.runs.get(address.run)
+
+
+def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: AbstractAddress) -> None:
+    if card and page.needs_features and not card.features_path.is_file():
+        show(_no_features(card), "no-features")
+        return
+    try:
+        page.draw(catalogue, card, address)
+    except UsageError as error:
+        show(alone(message("This cannot be shown", str(error))), "problem")
+    except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        if card is None:
+            raise
+        # Files that are whole each by itself may still contradict each other.
+        _LOG.exception("The page %s of %s failed.", page.address.view, card.path)
+        show(alone(_contradiction(card, error)), "problem")
+
+
+def _contradiction(card: RunCard, error: Exception) -> Html:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return message(
+        "This cannot be shown",
+        f"The files of {card.name} do not fit each other ({type(error).__name__}: {reason}). What "
+        "is wrong with them says",
+        command=f"saelab verify {card.path.as_posix()}",
+    )
+
+
+def _no_features(card: RunCard) -> Html:
+    return alone(
+        message(
+            "No features yet",
+            f"{card.name} was trained, but what its latents fire on was not collected.",
+            command=f"saelab features {card.path.as_posix()}",
+        )
+    )
+
+
+main(runs_directory())
