@@ -27,12 +27,12 @@ def test_what_the_suite_replaces_is_there(name):
 
 
 def test_components_are_looked_for_once():
-    from apps.driving import manifest_scanner
+    from apps.driving import looked_for
     from streamlit.testing.v1 import AppTest
 
     for _ in range(2):
         AppTest.from_string("import streamlit as st; st.write(1)").run()
-    looked = manifest_scanner.scan_component_manifests.cache_info()
+    looked = looked_for.cache_info()
     assert looked.misses == 1, "streamlit does not look for components by manifest_scanner's name"
     assert looked.hits > 0
 

@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 # Each AppTest would look through all installed packages for components, for most of its time:
 # see test_patches.
-manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
+looked_for = cache(manifest_scanner.scan_component_manifests)
+manifest_scanner.scan_component_manifests = looked_for
 
 APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "server" / "app.py"
 Open = Callable[..., AppTest]

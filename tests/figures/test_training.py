@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from saelab.figures.training import MOST_POINTS, telling, training_figure
 
 
-def drawn(lines: list[dict[str, Any]]) -> tuple[dict[str, tuple[list, list]], Any]:
+def drawn(lines: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
     """Each curve's points by its name, and the layout."""
     figure: Any = training_figure(lines)
     return {c.name: (list(c.x), list(c.y)) for c in figure.data}, figure.layout

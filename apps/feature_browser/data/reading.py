@@ -15,7 +15,7 @@ from feature_browser.data.address import A, AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.data.known import NOTHING, Known, plain, read_known
 from feature_browser.data.notes import notes_version
-from feature_browser.data.weights import Decoder, read_decoder
+from feature_browser.data.weights import DecoderRows, read_decoder
 from saelab.analysis.records import Features
 from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
 from saelab.config import UsageError
@@ -164,7 +164,7 @@ def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
     return _json(path, stamp(path)) if path.is_file() else None
 
 
-def decoder(card: RunCard) -> Decoder:
+def decoder(card: RunCard) -> DecoderRows:
     """The run's decoder, read each time: it may take hundreds of megabytes.
 
     Raises:

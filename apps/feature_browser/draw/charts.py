@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.markup import Html, html, joined
 from feature_browser.draw.numbers import count, percent, short_count
-from feature_browser.draw.pictures import round_ticks
+from feature_browser.draw.pictures import round_ticks, words
 
 LEFT = 46
 TALL, BARS_BASE = 190, 152
@@ -65,7 +65,7 @@ def _bars(edges: Sequence[float], counts: Sequence[int], frame: _Frame) -> Html:
         for n, a, b in zip(counts, edges, edges[1:], strict=False)
         if n
     )  # fmt: skip
-    marks = [_text(across(x), BARS_BASE + 17, name, _anchor(x, edges)) for x, name in frame.ticks]
+    marks = [words(across(x), BARS_BASE + 17, name, _anchor(x, edges)) for x, name in frame.ticks]
     limit = html(
         '<line class="limit" x1="{x}" x2="{x}" y1="8" y2="{b}"/>',
         x=f"{across(frame.limit):.1f}",
@@ -76,7 +76,7 @@ def _bars(edges: Sequence[float], counts: Sequence[int], frame: _Frame) -> Html:
         "{limit}{marks}{title}</svg>",
         w=frame.wide, h=TALL, label=f"{count(sum(counts))} latents by {frame.title}",
         grid=_count_grid(top, frame.wide), bars=bars, limit=limit, marks=joined(marks),
-        title=_text((LEFT + frame.wide) / 2, TALL - 4, frame.title, "middle"),
+        title=words((LEFT + frame.wide) / 2, TALL - 4, frame.title, "middle"),
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _count_grid(top: int, wide: int) -> Html:
     for value in round_ticks(0, top, n=4):
         if value == int(value):
             y = BARS_BASE - value / top * (BARS_BASE - 12)
-            parts += [_line(y, wide), _text(LEFT - 6, y + 3.5, short_count(int(value)), "end")]
+            parts += [_line(y, wide), words(LEFT - 6, y + 3.5, short_count(int(value)), "end")]
     return joined(parts)
 
 
@@ -97,13 +97,4 @@ def _line(y: float, right: float) -> Html:
     return html(
         '<line class="grid" x1="{a}" x2="{b}" y1="{y}" y2="{y}"/>',
         a=LEFT, b=right - 8, y=f"{y:.1f}",
-    )  # fmt: skip
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Html:
-    if not text:
-        return EMPTY
-    return html(
-        '<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>',
-        x=f"{x:.1f}", y=f"{y:.1f}", anchor=anchor, text=text,
     )  # fmt: skip

@@ -49,7 +49,7 @@ def _headline(card: RunCard, n_steps: int) -> Html:
 def _configuration(config: dict[str, Any]) -> Html:
     rows = [[cell(name), html("<code>{v}</code>", v=value)] for name, value in flat(config)]
     body = table([Column("Option"), Column("Value")], rows, "Configuration")
-    return html('<div class="page wide"><h2>Configuration</h2>{body}</div>', body=body)
+    return alone(html("<h2>Configuration</h2>{body}", body=body))
 
 
 PAGE = Page("Training", TrainingAddress, training_view)

@@ -16,12 +16,11 @@ from feature_browser.data.reading import (
     stamp,
 )
 from feature_browser.data.weights import width
-from feature_browser.draw.boxes import boxed, pairs
+from feature_browser.draw.boxes import alone, boxed, pairs
 from feature_browser.draw.charts import density_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real
 from feature_browser.pages import Page
-from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
     DENSE,
@@ -31,7 +30,7 @@ from feature_browser.pages.health.densities import (
     feature_densities,
     twins,
 )
-from feature_browser.pages.health.latent_lists import lists, massive_latents
+from feature_browser.pages.health.latent_lists import HealthAddress, lists, massive_latents
 from feature_browser.pages.health.measured import measured
 from feature_browser.shell.canvas import palette, plot, show
 from saelab.config import UsageError
@@ -58,7 +57,7 @@ def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     if found is not None:
         parts += [_massive(run), lists(found, pairs_found, run, address)]
     parts.append(_evaluation(card, address))
-    show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
+    show(alone(joined(parts)), "health")
     _training(card)
 
 
@@ -124,11 +123,10 @@ def _densities(card: RunCard, found: Densities | None) -> Html:
     chart = density_chart(edges, counts, DENSE)
     alive = found.density[found.density > 0]
     hint = f"dashed: dense · {count(len(found.dead))} dead ones not drawn"
-    note = html('<span class="hint">{hint}</span>', hint=hint)
     if len(alive):
         middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
         chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
-    return boxed(title, chart, note=note)
+    return boxed(title, chart, hint=hint)
 
 
 def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any]) -> Html:
@@ -204,8 +202,7 @@ def _training(card: RunCard) -> None:
         said = f"{count(len(lines))} logged steps" if lines else f"{log} is missing or empty."
     except UsageError as error:
         lines, said = [], str(error)
-    head = '<div class="page wide"><h2>Training</h2><p class="sub">{said}</p></div>'
-    show(html(head, said=said), "training")
+    show(alone(html('<h2>Training</h2><p class="sub">{said}</p>', said=said)), "training")
     if lines:
         plot(training_figure(lines, palette()), "curves")
 

@@ -4,25 +4,18 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, box, one_of, page_number, parameter
 
-SORTS = ("f1", "latent", "density", "max", "mean", "negative")
-PARTS = ("", "labelled", "bookmarked", "firing", "ordinary", "massive")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsAddress(AbstractAddress):
-    """The content of the table.
+    """The table's latents: those that `keep` leaves of the search `q`, or of a picture's cell.
 
-    Attributes:
-        sort, q, page: the table's order, the search text, and its page.
-        keep: which latents to keep; all if empty.
-        axes: the two figures of the picture, separated by a comma; no picture if empty.
-        box: the cell of the picture whose latents are listed.
+    `axes` are the two figures of the picture, with a comma between; no picture if empty.
     """
 
     view = "latents"
-    sort: str = one_of(*SORTS)
+    sort: str = one_of("f1", "latent", "density", "max", "mean", "negative")
     q: str = parameter("")
     page: str = page_number()
-    keep: str = one_of(*PARTS)
+    keep: str = one_of("", "labelled", "bookmarked", "firing", "ordinary", "massive")
     box: str = box()
     axes: str = parameter("")
