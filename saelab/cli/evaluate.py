@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class EvaluateArguments(EvaluateOptions):
     """Measure a trained SAE on text that no training saw.
 
-    How faithful it is (FVU, L0, what splicing the reconstruction into the model costs), how its
-    latents are used and how many bits they take, what they do to the model's predictions, and,
-    where the text has ground-truth labels, how well latents find them: single ones, sparse probes
-    of a few, and how often special latents absorb a general one. Writes evaluation/*.json in the
-    run. What cannot be measured is named with the reason.
+    It measures how faithful the SAE is (FVU, L0, the cost of splicing the reconstruction into the
+    model), how its latents are used and how many bits they need, and their effect on the model's
+    predictions. If the text has ground-truth labels, it measures how well single latents and sparse
+    probes find them, and how often special latents absorb a general one. Writes evaluation/*.json
+    in the run. For everything that cannot be measured, the reason is given.
 
         saelab evaluate runs/topk
         saelab evaluate runs/topk --suite core --text my_text.jsonl --labels topic
@@ -32,21 +32,21 @@ class EvaluateArguments(EvaluateOptions):
     suite: Annotated[Literal["core", "full"], Heading("Measurements")] = "full"
     """core: reconstruction, downstream cost, known features, density and dictionary. full: also
     recovery against mean ablation, description length, uniformity, sparse probing, absorption and
-    ablation sparsity, which take about as long again."""
+    ablation sparsity, which take about the same time again."""
     text: Annotated[str | None, Heading("Another text")] = None
-    """Another text to measure on, as for saelab harvest; all of it counts as held out, unless it is
-    the one the run was trained on. Default: what was held out of that one."""
+    """Another text to measure on, as for saelab harvest. All of it counts as held out, unless it is
+    the text that the run was trained on. Default: the held-out part of the training text."""
     text_field: str = "text"
-    """With --text: which field of its rows is the text."""
+    """With --text: the field of its rows that holds the text."""
     labels: tuple[str, ...] = ()
     """With --text: fields of its rows that are labels, or a JSONL file of labels; default: the
     rows' own labels and spans; none: no labels."""
     roles: tuple[str, ...] = ()
-    """With --text, of conversations: whose tokens count, e.g. assistant; default: all."""
+    """With --text, in conversations: the roles whose tokens count, e.g. assistant; default: all."""
     model: Annotated[str | None, Heading("Machine")] = None
-    """The language model; default: the one the run was trained on."""
+    """The language model; default: the one that the run was trained on."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
     json_: Annotated[bool, Heading("Output")] = False
     """Print JSON instead of tables."""
 
