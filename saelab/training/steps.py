@@ -51,7 +51,7 @@ class Steps(Protocol):
     def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
     ) -> StepResult:
-        """Do one optimizer step on activations times `scale`; `context.dead` is filled in here."""
+        """Do one optimizer step on activations times `scale`; `context.dead` need not be set."""
         ...
 
     def n_dead(self) -> int:
