@@ -38,6 +38,12 @@ class UsageError(ValueError):
     exit_code = 2
 
 
+def shortened(value: object) -> str:
+    """A value as a sentence repeats it; a long one is cut."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def first_problem(error: ValidationError) -> str:
     """Where the first thing is that does not fit, and why."""
     problem = error.errors()[0]

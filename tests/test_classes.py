@@ -1,19 +1,12 @@
 """Classes are abstract or final, and nothing asks which variant an SAE is of."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from sources import FILES, tree
 
 from saelab.sae.variants import BUILT_IN
 
-ROOT = Path(__file__).resolve().parents[1]
-FILES = {
-    ".".join(path.relative_to(root).with_suffix("").parts): path
-    for root in (ROOT, ROOT / "apps")
-    for package in ("saelab", "feature_browser")
-    for path in (root / package).rglob("*.py")
-}
 BASES_BY_DESIGN = {
     "Config": "a record of no options, which every configuration adds its own to",
     **dict.fromkeys(
@@ -28,11 +21,11 @@ class Module:
     """The classes of a file, and where the names that it imports come from."""
 
     def __init__(self, name: str) -> None:
-        tree = ast.parse(FILES[name].read_text())
-        self.classes = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+        module = tree(name)
+        self.classes = {n.name: n for n in ast.walk(module) if isinstance(n, ast.ClassDef)}
         self.imported = {
             alias.asname or alias.name: (node.module, alias.name)
-            for node in ast.walk(tree)
+            for node in ast.walk(module)
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }
@@ -85,7 +78,7 @@ def test_a_subclass_of_a_concrete_class_would_be_found(monkeypatch, tmp_path):
 def asked(name: str) -> set[str]:
     """The classes that a module compares types with."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.MatchClass):
             found.add(base_name(node.cls))
         elif isinstance(node, ast.Call) and base_name(node.func) in ("isinstance", "issubclass"):

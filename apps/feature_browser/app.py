@@ -1,92 +1,66 @@
-"""The app's script, which `asgi` serves. It reads the address and draws one view."""
+"""The app's script, which `asgi` serves. It reads the address and draws one page."""
 
 import logging
 from pathlib import Path
 
 import streamlit as st
 
+from feature_browser.data.address import HOME, AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.reading import list_runs, open_run
+from feature_browser.data.reading import list_runs
+from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import Html
-from feature_browser.pages.attention.view import attention_view
-from feature_browser.pages.circuit.view import circuit_view
-from feature_browser.pages.compare.view import compare_view
-from feature_browser.pages.health.view import health_view
-from feature_browser.pages.known import known_view
-from feature_browser.pages.latent.view import latent_view
-from feature_browser.pages.latents.view import latents_view
-from feature_browser.pages.runs import no_such_run, runs_view
-from feature_browser.pages.steering.view import steering_view
-from feature_browser.pages.training import training_view
-from feature_browser.pages.try_it.view import try_view
-from feature_browser.shell.canvas import go_to, here, show, style_page
-from feature_browser.shell.chrome import alone, message, top_bar
+from feature_browser.pages import pages
+from feature_browser.shell.canvas import go_to, show, style_page
+from feature_browser.shell.chrome import top_bar
 from feature_browser.shell.launch import runs_directory
-from feature_browser.shell.place import Place
+from feature_browser.shell.page import Page
 from saelab.config import UsageError
 
 _LOG = logging.getLogger(__name__)
-# Views of a run that need no features.h5, or say themselves what they lack. (Streamlit would print
-# a string here.)
-WITHOUT_FEATURES = {
-    "known": known_view,
-    "health": health_view,
-    "steering": steering_view,
-    "try": try_view,
-    "training": training_view,
-}
-# Views that show other runs beside the chosen one.
-OF_SEVERAL_RUNS = {
-    "compare": compare_view,
-    "attention": attention_view,
-    "circuit": circuit_view,
-}
+LIST = "runs"
+"""The page that is shown where there is no run to show."""
 
 
 def main(root: Path) -> None:
-    """Draw the view that the address asks for."""
+    """Draw the page that the address asks for."""
     st.set_page_config(page_title="saelab", page_icon="◔", layout="wide")
     style_page()
-    place = here()
+    params, known = st.query_params.to_dict(), pages()
+    page = known.get(params.get("view", HOME), known[HOME])
+    address = page.address.of(params)
     catalogue = list_runs(root)
-    card = _chosen(catalogue, place)
-    if card and place.run is None and place.view != "runs":
-        place = place.to(run=card.name)
-        go_to(place)
-    show(top_bar(place, card), "top-bar")
-    if card is None and (catalogue.runs or catalogue.damaged) and place.run is not None:
-        runs_view(catalogue, place, notice=no_such_run(catalogue, place.run))
-    elif card is None or place.view == "runs":
-        runs_view(catalogue, place)
-    else:
-        _view_of_run(catalogue, card, place)
+    card = _chosen(catalogue, address)
+    if card and address.run is None and page.address.view != LIST:
+        address = address.to(run=card.name)
+        go_to(address)
+    show(top_bar({name: one.title for name, one in known.items()}, address, card), "top-bar")
+    if card is None:
+        page, address = known[LIST], known[LIST].address.of(params)
+    _draw(page, catalogue, card, address)
 
 
-def _chosen(catalogue: Catalogue, place: Place) -> RunCard | None:
+def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:
     """The run the address names; without a name, the first that has features."""
-    if place.run is None:
+    if address.run is None:
         ranked = sorted(catalogue.runs.values(), key=lambda run: not run.features_path.is_file())
         return ranked[0] if ranked else None
-    return catalogue.runs.get(place.run)
+    return catalogue.runs.get(address.run)
 
 
-def _view_of_run(catalogue: Catalogue, card: RunCard, place: Place) -> None:
+def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: AbstractAddress) -> None:
+    if card and page.needs_features and not card.features_path.is_file():
+        show(_no_features(card), "no-features")
+        return
     try:
-        if place.view in OF_SEVERAL_RUNS:
-            OF_SEVERAL_RUNS[place.view](catalogue, card, place)
-        elif place.view in WITHOUT_FEATURES:
-            WITHOUT_FEATURES[place.view](card, place)
-        elif not card.features_path.is_file():
-            show(_no_features(card), "no-features")
-        elif place.view == "latents":
-            latents_view(open_run(card), place)
-        else:
-            latent_view(open_run(card), place)
+        page.draw(catalogue, card, address)
     except UsageError as error:
         show(alone(message("This cannot be shown", str(error))), "problem")
     except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+        if card is None:
+            raise
         # Files that are whole each by itself may still contradict each other.
-        _LOG.exception("The view %s of %s failed.", place.view, card.path)
+        _LOG.exception("The page %s of %s failed.", page.address.view, card.path)
         show(alone(_contradiction(card, error)), "problem")
 
 

@@ -6,11 +6,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from feature_browser.pages.latent.routes import latent_page
+from feature_browser.pages import pages
 from feature_browser.shell.guard import Guard
 
 app = st.App(
     Path(__file__).with_name("app.py"),
-    routes=[Route("/latent", latent_page)],
+    routes=[Route(path, answer) for p in pages().values() for path, answer in p.routes.items()],
     middleware=[Middleware(Guard)],
 )

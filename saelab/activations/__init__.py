@@ -1,1 +1,1 @@
-"""Activations on disk: the format, what writes it, what reads it, and the harvest that fills it."""
+"""Activations on disk: the file format, writing, reading, and harvesting."""

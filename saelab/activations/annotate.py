@@ -1,7 +1,7 @@
-"""What a corpus knows of its tokens beside their ids: labels, roles, text made by a template.
+"""What a corpus knows about its tokens beside their ids: labels, roles, chat templates.
 
-Whoever knows something of documents gives `load_corpus` an `Annotator`. It sees each document
-before it is tokenised, and where its tokens stand afterwards.
+An `Annotator` given to `load_corpus` sees each document before it is tokenised, and then where its
+tokens are.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from saelab.activations.format import JsonObject
 LABELS = "labels"
 """The column that becomes `Contexts.labels`: one bool for each label name."""
 ROW = "row"
-"""The column that says which tokens get rows; without it all do that are not special."""
+"""The column that says which tokens get rows; without it all but special tokens do."""
 
 
 @runtime_checkable
 class Annotator(Protocol):
-    """Turns documents into text to tokenise, and into columns that have an entry for each token."""
+    """Turns documents into text to tokenise, and into columns with one entry per token."""
 
     @property
     def facts(self) -> JsonObject:
@@ -31,12 +31,12 @@ class Annotator(Protocol):
 
     @property
     def text_field(self) -> str | None:
-        """The field that holds the text; None: `text` makes it of the document's other fields."""
+        """The field that holds the text; None if `text` makes the text from the other fields."""
         ...
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the labels in the column `LABELS`; empty where there is no such column."""
+        """Names of the labels in the column `LABELS`; empty if there is no such column."""
         ...
 
     @property
@@ -46,14 +46,14 @@ class Annotator(Protocol):
 
     @property
     def columns(self) -> Mapping[str, np.dtype]:
-        """Name and number type of every column that `annotate` gives; `LABELS` is bool."""
+        """Name and dtype of every column that `annotate` gives; `LABELS` is bool."""
         ...
 
     def text(self, document: Document) -> str:
-        """What is tokenised in the document's place; blank: the document is left out.
+        """The text to tokenise for this document; a document with blank text is left out.
 
         Raises:
-            UsageError: the document lacks what is needed, with its origin.
+            UsageError: the document lacks something needed; the message gives its origin.
         """
         ...
 
@@ -62,8 +62,8 @@ class Annotator(Protocol):
     ) -> Mapping[str, Shaped[ndarray, "token ..."]]:
         """Each column's entries for the document's tokens.
 
-        `offsets` are the characters of `text` that each token stands for, `[start, stop)`; `text`
-        is what the method `text` returned. `LABELS` has the shape `[token, label]`, any other
-        column `[token]`.
+        `text` is the result of the method `text`. `offsets` are the characters `[start, stop)` of
+        `text` that each token covers. `LABELS` has the shape `[token, label]`, any other column
+        `[token]`.
         """
         ...

@@ -1,4 +1,4 @@
-"""A store from arrays of one's own: no language model, no tokens."""
+"""A store made from your own arrays, without a language model or tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,24 +46,23 @@ def write_arrays(  # noqa: PLR0913 - labels come with their names
     rows_per_unit: int | None = None,
     seed: int = 0,
 ) -> Path:
-    """Store one `[row d_in]` array for each name; returns the path.
+    """Store one `[row d_in]` array per name; returns the path.
 
-    An array may be of numpy (memory-mapped files are read a part at a time), of torch, a list of
-    lists, a data frame, or what numpy makes an array of; whole numbers count as floats. All have
-    the same rows. Each row counts as a context of its own with one position and no token.
-    `gradients` are dL/dx of your loss at the rows x of the arrays of the same names, for gradient
-    SAEs (at what a transcoder reconstructs); the store calls them NAME.gradient. `labels`
-    are ground-truth features, true where a row has the feature, which `evaluate` compares latents
-    with: a column of truth values for each name, or a `[row label]` table whose columns
-    `label_names` names. Values are stored as `dtype`, float64 included. An interrupted call
-    continues when it is made again.
+    An array may be a numpy array (memory-mapped files are read in parts), a torch tensor, a list of
+    lists, a data frame, or anything that numpy makes an array of; integers become floats. All
+    arrays have the same rows. Each row counts as a context of its own with one position and no
+    token. `gradients` are dL/dx of your loss at the rows of the arrays of the same names, for
+    gradient SAEs (for transcoders, at the target site); the store calls them NAME.gradient.
+    `labels` are ground-truth features, with which `evaluate` compares latents: a bool column per
+    name, or a `[row label]` table with its column names in `label_names`. Values are stored as
+    `dtype`, float64 included. An interrupted call continues when it is repeated.
 
         write_arrays("activations_cache/mine", {"layer_6": x}, dtype="bfloat16")
 
     Raises:
         UsageError: an array is no table of real numbers, numbers of rows differ, gradients have
-            another shape than what they are of or no array of their name, a value is not
-            finite, a label is no truth value, or `path` holds another store or other values.
+            another shape than their array or no array of their name, a value is not finite, a label
+            is not a bool, or `path` holds another store or other values.
     """
     if not arrays:
         raise UsageError("There is no array to store; give at least one by its name.")
@@ -107,7 +106,7 @@ def write_arrays(  # noqa: PLR0913 - labels come with their names
 def _gradient_tables(
     tables: Mapping[str, Tensor | np.ndarray], gradients: Mapping[str, Any]
 ) -> dict[str, Tensor | np.ndarray]:
-    """The gradients as tables, each of the shape of what it is of."""
+    """The gradients as tables with the shapes of their arrays."""
     found: dict[str, Tensor | np.ndarray] = {}
     for name, given in gradients.items():
         if name not in tables:
@@ -131,7 +130,7 @@ def _gradient_tables(
 
 
 def _table(name: str, given: Any) -> Tensor | np.ndarray:  # noqa: ANN401 - whatever people have
-    """The array that `given` is, of any real numbers, with two axes."""
+    """`given` as an array of real numbers with two axes."""
     if isinstance(given, Tensor):
         table = given.detach()
         plain = table.layout == torch.strided and not table.is_complex()
@@ -157,7 +156,7 @@ def _table(name: str, given: Any) -> Tensor | np.ndarray:  # noqa: ANN401 - what
 
 
 def _floats(rows: Tensor | np.ndarray) -> Rows:
-    """The same rows as floating-point numbers that torch reads: forwards, in native byte order."""
+    """The same rows as floats that torch can read: positive strides, native byte order."""
     if isinstance(rows, Tensor):
         return rows if rows.is_floating_point() else rows.float()
     small = rows.dtype.kind == "f" and rows.dtype.itemsize <= 8
@@ -171,7 +170,7 @@ def _check_same(
     given: Mapping[str, Rows],
     labels: Bool[np.ndarray, "row label"] | None,
 ) -> None:
-    """Refuse to keep a unit that is there already and has other values than are given now."""
+    """Refuse to keep an existing unit whose values differ from those given now."""
     manifest = writer.manifest
     if labels is not None:
         with SealedFile(tokens_path(writer.path, unit)) as file:

@@ -1,4 +1,4 @@
-"""Writing units while the next one is computed."""
+"""Writing units to disk while the next one is computed."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from saelab.activations.writer import StoreWriter
 
 
 class BackgroundWriter:
-    """A store's writer in threads of its own; a context manager that waits for the last unit.
+    """A store's writer with threads of its own; a context manager that waits for the last unit.
 
-    At most `WRITERS` units are being written while the caller fills the next: one unit more than
-    that and as many permuted copies are the most that is in memory. An error of a thread is raised
-    by a later `write_unit`, or at the end.
+    At most `WRITERS` units are written while the caller fills the next one. So memory holds at most
+    one unit more than that, and `WRITERS` permuted copies. A thread's error is raised by a later
+    `write_unit`, or at the end.
 
-    Activations may be on a GPU, whose work on them need not be done. They leave it by a stream of
-    its own, beside the work that the caller queues meanwhile.
+    Activations may be on a GPU that still computes them. A CUDA stream of its own copies them,
+    while the caller queues more work.
     """
 
     def __init__(self, writer: StoreWriter) -> None:
@@ -34,7 +34,7 @@ class BackgroundWriter:
         self._running: deque[Future[None]] = deque()
 
     def write_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
-        """Start to commit a unit, once a thread is free; the arrays are handed over."""
+        """Start to write a unit once a thread is free; the caller must not use the arrays again."""
         self._wait_until(WRITERS - 1)
         ready = None
         if on_gpu := [rows for rows in activations.values() if _is_on_gpu(rows)]:
@@ -51,10 +51,10 @@ class BackgroundWriter:
         ready: torch.cuda.Event | None,
     ) -> None:
         if ready is not None:
-            # Waited for here, not by the stream, which serves units that are ready meanwhile.
+            # Wait here, not in the stream, which meanwhile serves units that are ready.
             ready.synchronize()
         with self._beside():
-            # Nobody else holds them, so their memory is free again while the disk is waited for.
+            # This is the last reference, so the memory is free again while the disk writes.
             prepared = self._writer.prepare(unit, handed_over.pop(), columns)
         self._writer.commit(prepared)
 
@@ -62,7 +62,7 @@ class BackgroundWriter:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _wait_until(self, running: int) -> None:
-        """Wait until at most so many units are being written."""
+        """Wait until at most this many units are being written."""
         while len(self._running) > running:
             self._running.popleft().result()
 

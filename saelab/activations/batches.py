@@ -1,4 +1,4 @@
-"""Batches in a shuffled order that is a pure function of (seed, epoch)."""
+"""Batches in a shuffled order that depends only on (seed, epoch)."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +24,10 @@ GATHER_ROWS = 128
 
 @dataclass(frozen=True)
 class BatchSites:
-    """Which sites fill a batch: `x`, and `target` or `grad` at the same rows where asked.
+    """Which sites fill a batch: `x`, and optionally `target` or `grad` at the same rows.
 
-    Rows of the blocks that are `held_back`, indices into `store.blocks`, are never served, nor
-    those that are `left_out`, sorted indices in store order.
+    Rows of `held_back` blocks (indices into `store.blocks`) and `left_out` rows (sorted indices in
+    store order) are never served.
     """
 
     x: str
@@ -39,22 +39,22 @@ class BatchSites:
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows that are in memory: those served from `start` to `stop`, counted over all epochs."""
+    """Rows in memory: those served from `start` to `stop`, counted over all epochs."""
 
     start: int
     stop: int
     order: Int[Tensor, " served"]
     rows: dict[str, Float[Tensor, "row _"]]
     place: Staging
-    """What holds the rows."""
+    """The memory that holds the rows."""
 
 
 class ShuffledBatches(Iterator[ActivationBatch]):
     """An endless iterator of float32 batches; each epoch serves every row exactly once.
 
-    An epoch permutes the store's blocks, cuts them into groups of about `pool_rows` rows, and
-    serves each group in a random order before the next; a thread reads the next group meanwhile. A
-    batch may span groups and epochs. Memory: two groups of every site, in the stored number type.
+    An epoch permutes the store's blocks and cuts them into groups of about `pool_rows` rows. It
+    serves the rows of each group in random order, while a thread reads the next group. A batch may
+    span groups and epochs. Memory: two groups of every site, in the stored dtype.
 
         batches = ShuffledBatches(store, "blocks.1.hook_resid_post", 4096, seed=0)
         x = next(batches).x
@@ -115,7 +115,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
 
     @property
     def rows_served(self) -> int:
-        """Rows handed out so far, over all epochs."""
+        """Rows served so far, over all epochs."""
         return self._served
 
     @override
@@ -139,18 +139,18 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         )
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the next batch starts, JSON-ready; loaded, the next batch is bit-identical."""
+        """The position of the next batch, JSON-ready; once loaded, the next batch is bit-equal."""
         return {"rows_served": self._served, **self._order}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue from a `state_dict`.
 
         Raises:
-            UsageError: it was taken from another store, seed or pool size.
+            UsageError: the state was taken from another store, seed or pool size.
         """
         check_same_order(self._order, state)
         if self._ahead is not None:
-            # It writes into memory that the next group may use.
+            # The thread writes into memory that the next group may use.
             self._ahead.result()
         if self._group is not None:
             self._group.place.release()
@@ -160,14 +160,14 @@ class ShuffledBatches(Iterator[ActivationBatch]):
     def _check_gradient(self) -> None:
         if self.sites.grad is None:
             return
-        # A transcoder's latents act on the loss where they write.
+        # A transcoder's latents act on the loss at its target site.
         x = self._views[self.sites.target or self.sites.x].spec
         grad = self._views[self.sites.grad].spec
         if grad.kind != "gradient" or grad.hook != x.hook:
             raise UsageError(f"{grad.name} does not hold gradients with respect to {x.name}.")
 
     def _group_at(self, row: int) -> _Group:
-        """The group that serves this row; the one after it is read in the background."""
+        """The group that serves this row; a thread reads the next group."""
         if self._group is None or not self._group.start <= row < self._group.stop:
             ahead = self._ahead.result() if self._ahead else None
             if self._group is not None:
@@ -190,7 +190,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         return _Group(start, stop, place.order(order.result()), rows, place)
 
     def _row_order(self, plan: EpochPlan, group: int) -> Int64[np.ndarray, " served"]:
-        """The order in which a group's rows, as read, are served: those left out are passed by."""
+        """The order in which a group's rows, as read, are served; rows left out are skipped."""
         order, left_out = plan.row_order(group), self.sites.left_out
         if not len(left_out):
             return order
@@ -210,7 +210,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
 
 
 def _gather(rows: Float[Tensor, "row d_in"], order: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
-    """The rows in this order as float32; on a CPU a few at a time, which stay in its cache."""
+    """The rows in this order as float32; on a CPU a few at a time, so that they stay in cache."""
     if rows.device.type != "cpu" or rows.dtype == torch.float32:
         return rows.index_select(0, order).float()
     out = torch.empty(len(order), rows.shape[1])

@@ -1,8 +1,8 @@
-"""Refusing HDF5 files that are anything but the few plain datasets a store's file consists of.
+"""Refusing HDF5 files with anything but the few plain datasets of a store's file.
 
 A store may come from anybody, and an HDF5 file can point at other files (external links, external
-storage, virtual datasets), load plug-ins (filters) or declare sizes that it does not have. Nothing
-of a file is opened before its kind is known to be harmless.
+storage, virtual datasets), load plug-ins (filters) or declare sizes that it does not have. No
+object of a file is opened before its kind is known to be harmless.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -21,14 +21,14 @@ MAX_ATTRIBUTE_BYTES = 2**16
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a dataset must be, exactly."""
+    """The exact properties of a dataset."""
 
     shape: tuple[int, ...]
     type: h5py.h5t.TypeID
 
 
 def check_trailer(file: SealedFile, manifest: Manifest, unit: int) -> None:
-    """Check what can be known of a file before its HDF5 part is parsed.
+    """Check what can be checked of a file before its HDF5 part is parsed.
 
     Raises:
         DamagedStoreError: the file belongs to another store or unit, or declares impossible sizes.
@@ -50,10 +50,10 @@ def checked_hdf5(
     *,
     also: Set[str],
 ) -> Iterator[h5py.File]:
-    """The HDF5 part, once its seal, its structure and its identity are as expected.
+    """The HDF5 part, after its seal, structure and identity were checked.
 
     Members and attributes are exactly `datasets` and `identity` with `also`. Members are hard links
-    to contiguous, unfiltered, internal datasets of the expected type and shape, inside the file.
+    to contiguous, unfiltered, internal datasets of the expected dtype and shape, inside the file.
 
     Raises:
         DamagedStoreError: something differs, or HDF5 cannot read the file.
@@ -76,14 +76,14 @@ def checked_hdf5(
 
 
 def read_dataset(file: h5py.File, name: str) -> Shaped[np.ndarray, "..."]:
-    """A whole small dataset of a file whose structure was checked."""
+    """A small dataset, read whole, of a file whose structure was checked."""
     dataset = file[name]
     assert isinstance(dataset, h5py.Dataset)
     return dataset[()]
 
 
 def read_number(file: h5py.File, name: str) -> float:
-    """A number that is an attribute of a file whose structure was checked."""
+    """A number in an attribute of a file whose structure was checked."""
     return float(np.asarray(file.attrs[name]))
 
 

@@ -1,4 +1,4 @@
-"""What is known of each row besides its activations: token, position, context, document, labels."""
+"""What is known of each row beside its activations: token, position, context, document, labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ STORED = {"token": "<i4", "position": "<u2", "context": "<u4", "document": "<u8"
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one unit, one entry a row, and the contexts that the rows come from.
+    """The columns of one unit, one entry per row, and the contexts that the rows come from.
 
     Attributes:
         token: token id of the row: `contexts[context - first context of the unit, position]`.
@@ -25,8 +25,10 @@ class Columns:
         context: index of the row's context in the whole harvest.
         document: which document the token comes from.
         contexts: the full token ids of the unit's contexts, positions without a row included.
-        labels: ground-truth labels in the order of the manifest's `label_names`; None without any.
-        excluded: positions without a row, counted by reason; with the rows, they are all positions.
+        labels: ground-truth labels in the order of the manifest's `label_names`; None if there are
+            none.
+        excluded: number of positions without a row, by reason; rows and excluded positions are all
+            positions.
     """
 
     token: Integer[np.ndarray, " row"]
@@ -43,7 +45,7 @@ class Columns:
         return len(self.token)
 
     def permuted(self, order: Int[np.ndarray, " row"]) -> "Columns":
-        """The same unit with its rows in another order."""
+        """The same unit with its rows in the given order."""
         return Columns(
             self.token[order],
             self.position[order],
@@ -56,7 +58,7 @@ class Columns:
 
 
 def pack_labels(labels: Bool[np.ndarray, "row label"]) -> UInt8[np.ndarray, "row byte"]:
-    """Eight labels a byte, the first in the lowest bit."""
+    """Labels packed eight per byte, the first in the lowest bit."""
     return np.packbits(labels, axis=1, bitorder="little")
 
 
@@ -70,8 +72,8 @@ def unpack_labels(
 def column_problem(columns: Columns, manifest: Manifest, unit: int) -> str | None:
     """What is wrong with the columns of a unit, or None.
 
-    Each row must name a position of one of the unit's contexts, no position twice, with the token
-    that the context has there; this is what finds columns that are shifted against each other.
+    Each row must name a position of one of the unit's contexts, no position twice, and the token
+    that the context has there. This finds columns that are shifted against each other.
     """
     return (
         _shape_problem(columns, manifest, unit)

@@ -1,4 +1,4 @@
-"""Whole contexts of a store as a model reads them, in an order fixed by (seed, epoch)."""
+"""Whole contexts of a store for a live model, in an order that depends only on (seed, epoch)."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ POOL_TOKENS = 2**22
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Contexts for a live model; the sequences of a context that holds several, one by one.
+    """Contexts for a live model; a context with several sequences is served as its sequences.
 
     Attributes:
-        tokens: as the model reads them (padding replaced).
-        mask: positions that have a row in the store; special tokens and padding have none.
+        tokens: token ids as the model reads them (padding replaced).
+        mask: positions that have a row in the store; special tokens and padding do not.
     """
 
     tokens: Int[Tensor, "context pos"]
@@ -36,7 +36,7 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class _Group:
-    """Contexts that are in memory in the order in which they are served, from `start` to `stop`."""
+    """Contexts in memory in the order of serving, from `start` to `stop`."""
 
     start: int
     stop: int
@@ -47,10 +47,10 @@ class _Group:
 class ContextBatches(Iterator[TokenBatch]):
     """An endless iterator of contexts; each epoch serves every committed context exactly once.
 
-    An epoch permutes the store's units, cuts them into groups of about `pool_tokens` positions, and
-    serves the contexts of each group in a random order before the next. A batch may span groups and
-    epochs. Memory: a group at 5 bytes a position, and one unit's columns while a group is read.
-    Contexts of `skip_units` are never served.
+    An epoch permutes the store's units and cuts them into groups of about `pool_tokens` positions.
+    It serves the contexts of each group in random order. A batch may span groups and epochs.
+    Memory: a group at 5 bytes per position, and one unit's columns while a group is read. Contexts
+    of `skip_units` are never served.
 
         batches = ContextBatches(store, 32, seed=0)
         logits = lm.run(next(batches).tokens).logits
@@ -94,7 +94,7 @@ class ContextBatches(Iterator[TokenBatch]):
 
     @property
     def contexts_served(self) -> int:
-        """Contexts handed out so far, over all epochs."""
+        """Contexts served so far, over all epochs."""
         return self._served
 
     @override
@@ -115,14 +115,15 @@ class ContextBatches(Iterator[TokenBatch]):
         )
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the next batch starts, JSON-ready; loaded, the next batch is bit-identical."""
+        """The position of the next batch, JSON-ready; once loaded, the next batch is bit-equal."""
         return {"contexts_served": self._served, **self._order}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue from a `state_dict`.
 
         Raises:
-            UsageError: it was taken from another store, seed or size, or with other units skipped.
+            UsageError: the state was taken from another store, seed or size, or with other units
+                skipped.
         """
         check_same_order(self._order, state)
         self._served = int(state["contexts_served"])
@@ -131,7 +132,7 @@ class ContextBatches(Iterator[TokenBatch]):
     def _group_at(self, context: int) -> _Group:
         """The group that serves this context, counted over all epochs."""
         if self._group is None or not self._group.start <= context < self._group.stop:
-            # The old group goes before the new one is read, so that there is never more than one.
+            # The old group is dropped before the new one is read, so that memory holds only one.
             self._group = None
             self._group = self._load(context)
         return self._group
@@ -149,7 +150,7 @@ class ContextBatches(Iterator[TokenBatch]):
 def _apart(
     contexts: Int[np.ndarray, "context pos"], mask: Bool[np.ndarray, "context pos"]
 ) -> tuple[Int[np.ndarray, "sequence longest"], Bool[np.ndarray, "sequence longest"]]:
-    """The sequences of contexts that hold several, as long as the longest; others as they are."""
+    """The sequences of packed contexts, padded to the longest; other contexts as they are."""
     sequences = Sequences.of(contexts)
     if not sequences.side_by_side:
         return contexts, mask
@@ -160,7 +161,7 @@ def _apart(
 def _read(
     store: ActivationStore, units: Sequence[int], order: Int[np.ndarray, " context"]
 ) -> tuple[Int[np.ndarray, "context pos"], Bool[np.ndarray, "context pos"]]:
-    """The units' contexts in this order, and which of their positions have a row."""
+    """The units' contexts in this order, and the positions that have a row."""
     shape = len(order), store.manifest.context_length
     tokens, mask = np.empty(shape, dtype=np.int32), np.zeros(shape, dtype=bool)
     place = np.argsort(order)
@@ -174,7 +175,7 @@ def _read(
 
 
 def _served_units(store: ActivationStore, skip: Collection[int]) -> tuple[int, ...]:
-    """The committed units but those to skip."""
+    """The committed units except those to skip."""
     if store.manifest.model is None:
         raise UsageError(
             f"{store.path} holds arrays without a language model or text, so it has no contexts "
@@ -192,6 +193,6 @@ def _served_units(store: ActivationStore, skip: Collection[int]) -> tuple[int, .
 
 
 def _unit_table(store: ActivationStore, units: tuple[int, ...]) -> Blocks:
-    """The contexts as rows of a table in which each unit is one block."""
+    """The contexts as rows of a table, with one block per unit."""
     sizes = tuple(len(store.manifest.unit_contexts(unit)) for unit in units)
     return Blocks.of_units(sizes, store.manifest.contexts_per_unit)

@@ -1,4 +1,4 @@
-"""Text as contexts of token ids: any source, random access, with a part held out for evaluation."""
+"""Text as contexts of token ids, from any source, with a part held out for evaluation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,12 +41,13 @@ __all__ = [
 ]
 
 BLOCK_CONTEXTS = 128
-"""Bytes of a block for each position of a context: some 30 contexts, of which one is short."""
+"""Bytes per block and per position of a context: a block has about 30 contexts, one of them
+short."""
 
 
 @runtime_checkable
 class Corpus(Protocol):
-    """Contexts by index. Reading the same range always gives the same contexts."""
+    """Contexts by index. The same range always gives the same contexts."""
 
     @property
     def facts(self) -> JsonObject:
@@ -55,7 +56,7 @@ class Corpus(Protocol):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the ground-truth labels; empty where nothing is known."""
+        """Names of the ground-truth labels; empty if there are none."""
         ...
 
     @property
@@ -65,7 +66,7 @@ class Corpus(Protocol):
 
     @property
     def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
-        """By name, general labels as unions of special ones, where the source knows them all."""
+        """General labels as unions of special ones, by name, if the source knows them."""
         ...
 
     @property
@@ -75,11 +76,11 @@ class Corpus(Protocol):
 
     @property
     def endless(self) -> bool:
-        """Whether there are as many contexts as one asks for."""
+        """Whether there are arbitrarily many contexts."""
         ...
 
     def available(self, n: int) -> int:
-        """How many of the first `n` contexts there are; reads no further to find out."""
+        """How many of the first `n` contexts exist; reads no further than needed."""
         ...
 
     def read(self, start: int, stop: int) -> Contexts:
@@ -88,7 +89,7 @@ class Corpus(Protocol):
 
 
 def tokens_within(corpus: Corpus, n_tokens: int) -> int:
-    """How many of `n_tokens` a corpus has at most; reads no further to find out."""
+    """The number of tokens, at most `n_tokens`, that a corpus has; reads no further than needed."""
     length = corpus.context_length
     return min(n_tokens, corpus.available(-(-n_tokens // length)) * length)
 
@@ -106,26 +107,26 @@ def load_corpus(  # noqa: PLR0913 - each is an option of the command line
     roles: Sequence[str] = (),
     annotator: Annotator | None = None,
 ) -> Corpus:
-    """The corpus that `source` names, tokenised for `lm` as it is read.
+    """The corpus that `source` names, tokenised for `lm` while it is read.
 
     Args:
         source: `tiny` (the shipped grammar), a text file, a file of JSON objects (one a line), a
             directory of such files, `hf:name[:split]` or `hf:name:config:split` (streamed with the
             datasets package).
-        lm: whose tokenizer reads it.
-        split: `train`, `held-out` for contexts that no harvest uses, or `all`.
+        lm: the language model whose tokenizer is used.
+        split: `train`, `held-out` (contexts that no harvest uses), or `all`.
         context_length: positions per context; default: 128, or the model's limit if lower.
         seed: decides the grammar's documents, and the order in which files are read.
-        max_tokens: stop reading a stream after so many tokens for training.
-        text_field: which field of a JSON object, or column of a dataset, is the text.
+        max_tokens: end the text after this many tokens of the `train` split.
+        text_field: the field of a JSON object, or the column of a dataset, that holds the text.
         labels: fields of rows that are labels, a JSONL file of labels, or `none`; default: the
             rows' own `labels` and `spans` (see activations_cache/README.md).
-        roles: of conversations, whose tokens get rows; default: all.
-        annotator: what makes texts of documents, and knows something of their tokens; default: what
+        roles: roles of conversations whose tokens get rows; default: all.
+        annotator: makes the text of documents, and columns for their tokens; default: one that
             reads labels and messages, if there are any.
 
     Raises:
-        UsageError: the source is missing, empty, no text, or does not fit the model.
+        UsageError: the source is missing, empty, not text, or does not fit the model.
     """
     length = _length(lm.info, context_length)
     if source == "tiny":
@@ -161,13 +162,13 @@ def recorded_corpus(
     *,
     kept: Path | None = None,
 ) -> Corpus:
-    """The corpus whose `facts` a store or a run recorded.
+    """The corpus with these recorded `facts`, from a store or a run.
 
-    `kept` is the store's directory: what is kept there of the text's tokens is not read again. The
-    text itself is then opened only for what goes beyond.
+    `kept` is the store's directory. Tokens kept there are not read from the text again; the text is
+    opened only for contexts beyond them.
 
     Raises:
-        UsageError: the text is gone, or has changed since.
+        UsageError: the text is missing or has changed.
     """
     source = str(facts["source"])
     length = _length(lm.info, context_length)
@@ -224,7 +225,7 @@ def _block(length: int) -> int:
 def _shard(
     source: Callable[[], Source], reading: Reading, cutter: Cutter, number: int
 ) -> Shard | None:
-    """A shard of the source as windows, whose BOS is not counted."""
+    """A shard of the source as windows; `room` does not count BOS."""
     found = source().shard(number)
     if found is None:
         return None
@@ -236,7 +237,7 @@ def _shard(
 def _in_order(
     facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, length: int
 ) -> Corpus:
-    """A text that was read in the order of its names and lines, and known by its tokens' digest."""
+    """A text read in the order of file names and lines, identified by its tokens' digest."""
     source, most = str(facts["source"]), _integer(facts.get("max_tokens"))
     documents = (
         partial(hub_documents, source, TEXT_FIELD, as_they_are=True)
@@ -244,7 +245,7 @@ def _in_order(
         else partial(ordered_documents, source)
     )
     opened, reading, cutter = StreamSource(documents), Reading(lm, length), Cutter(lm.tokenizer)
-    # The last document was the one that reached this number, in both splits together.
+    # The last document is the one that reached this number, counted over both splits.
     left = None if most is None else -(-most * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
 
     def make(number: int) -> Shard | None:
@@ -262,7 +263,7 @@ def _in_order(
 
 
 def _checked(corpus: TextCorpus, source: str) -> TextCorpus:
-    """Refuse a text of which nothing can be held out."""
+    """Refuse a text that is too short to hold anything out."""
     windows = corpus.windows(HOLD_OUT_ONE_IN)
     if not windows:
         raise UsageError(f"{source} holds no text.")

@@ -1,8 +1,8 @@
-"""Documents from rows, files and streams: where each is from, its text, and what else its row says.
+"""Documents from rows, files and streams: their origin, text, and other fields.
 
-Every reader treats text alike. Bytes are UTF-8 or, behind a byte order mark, UTF-16; anything else
-is refused with file and line. Line ends of every system become a newline. A row whose text is null
-or empty is no document; half of a surrogate pair, which JSON can spell but no text can hold,
+Every reader treats text alike. Bytes are UTF-8, or UTF-16 after a byte order mark; anything else is
+refused with file and line. Line ends of every system become a newline. A row whose text is null or
+empty is not a document. Half of a surrogate pair, which JSON can spell but text cannot hold,
 becomes U+FFFD.
 """
 
@@ -19,18 +19,18 @@ from saelab.config import UsageError
 PLAIN = (".txt", ".md")
 ROWS = (".jsonl", ".ndjson", ".json-lines", ".jsonlines", ".jl")
 SUFFIXES = (*PLAIN, *ROWS)
-"""Each also with `.gz` behind it."""
+"""Suffixes of text files, also with `.gz` appended."""
 TEXT_FIELD = "text"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a document is from, for messages and for counting by file.
+    """The origin of a document, for messages and for counts by file.
 
     Attributes:
         source: a file's path, or the name of a stream.
-        line: of a file of rows, or the row of a stream, counted from 1; None: the whole file.
+        line: line in a file of rows, or row of a stream, counted from 1; None for a whole file.
     """
 
     source: str
@@ -46,8 +46,8 @@ class Document:
     """A text and what belongs to it.
 
     Attributes:
-        text: what is tokenised; never blank, unless no field was asked for.
-        origin: where it is from.
+        text: the text to tokenise; never blank, unless no field was asked for.
+        origin: where the document is from.
         fields: the other fields of its JSON object, or columns of its row.
     """
 
@@ -59,9 +59,9 @@ class Document:
 def row_document(
     row: Mapping[str, object], origin: Origin, text_field: str | None
 ) -> Document | None:
-    """The document of a row; None where its text is null or blank.
+    """The document of a row; None if its text is null or blank.
 
-    Without a `text_field` the text is empty: whoever asked for it makes it of the other fields.
+    Without a `text_field` the text is empty: the caller makes it from the other fields.
 
     Raises:
         UsageError: the row has no such field, or it is neither text nor null.
@@ -89,10 +89,10 @@ def row_document(
 
 
 def json_rows(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[Origin, Any]]:
-    """The JSON object of each numbered line that is not blank.
+    """The JSON object of each non-blank line, with its line number.
 
     Raises:
-        UsageError: a line is no JSON object.
+        UsageError: a line is not a JSON object.
     """
     for number, line in lines:
         if not line.strip():
@@ -111,7 +111,7 @@ def json_rows(lines: Iterable[tuple[int, str]], source: str) -> Iterator[tuple[O
 
 
 def clean(text: str) -> str:
-    """The text with newlines as line ends and without what no tokenizer can read."""
+    """The text with newlines as line ends and without characters that no tokenizer can read."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""Stored number types: HDF5 and raw bytes."""
+"""The stored dtypes: HDF5 and raw bytes."""
 
 import h5py
 import numpy as np
@@ -32,8 +32,8 @@ def hdf5_type(dtype: Dtype) -> h5py.h5t.TypeID:
 
 
 def numbers(raw: UInt8[np.ndarray, "row byte"], dtype: Dtype) -> Float32[np.ndarray, "row d_in"]:
-    """The rows whose bits `raw` holds, as float32."""
+    """The rows whose bits are in `raw`, as float32."""
     if dtype == "bfloat16":
-        # It is the upper half of a float32.
+        # bfloat16 is the upper half of a float32.
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
     return raw.view("<f4" if dtype == "float32" else "<f2").astype(np.float32)

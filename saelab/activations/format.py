@@ -1,6 +1,6 @@
 """The manifest of an activation store, and the names of its files.
 
-`activations_cache/README.md` is the written specification; this module is where the code has it.
+`activations_cache/README.md` is the written specification; this module is its implementation.
 """
 
 import json
@@ -20,50 +20,51 @@ from saelab.formats.json_file import canonical_digest, sealed
 
 FORMAT = "saelab-activations/1.1"
 WITHOUT_NORMS = "saelab-activations/1"
-"""The format before hook files recorded their rows' norms; read, and continued, as it is."""
+"""The format before hook files recorded their rows' norms. Such stores are read, and continued in
+the same format."""
 BLOCK_ROWS = 1024
-"""Rows under one checksum. The same for every hook, so that all hooks can be read in one order."""
+"""Rows per checksum; the same for every hook, so that all hooks can be read in one order."""
 MAX_ROWS_PER_UNIT = 2**24
 MAX_UNITS = 10**6
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNIT_FILE = re.compile(r"\d{6}\.h5")
 
 UNTIL = "until_tokens"
-"""In a manifest's `corpus`: the harvest ends at so many rows, and `n_contexts` is an estimate until
-its `provenance` has `text`, written at the end."""
+"""Key in a manifest's `corpus`: the number of rows at which the harvest ends. `n_contexts` is then
+an estimate until the harvest ends and writes `text` into `provenance`."""
 
 PACKED = "packed"
-"""`rows_policy["contexts"]` of a store whose contexts hold several sequences side by side."""
+"""Value of `rows_policy["contexts"]` if a context may hold several sequences side by side."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 JsonObject = dict[str, JsonValue]
 
 
 class DamagedStoreError(UsageError):
-    """A file of a store is not what was written; the message names the file."""
+    """A file of a store is damaged; the message names the file."""
 
 
 GRADIENT_RANGE = (
     "Gradients span more orders of magnitude than float16 has; store them as bfloat16, which has "
     "the range of float32, or as float32."
 )
-"""Why they are not stored as float16."""
+"""Why gradients are not stored as float16."""
 
 
 class SiteSpec(Config):
     """One recorded quantity: activations at a hook, or the loss gradient with respect to them."""
 
     hook: str = Field(min_length=1, max_length=128)
-    """Hook name, e.g. `blocks.1.hook_resid_post`; any name for arrays of one's own."""
+    """Hook name, e.g. `blocks.1.hook_resid_post`; any name for your own arrays."""
     d_in: int = Field(gt=0, le=2**20)
     """Width of a row; heads of `hook_z` sites are flattened head-major."""
     kind: Literal["activation", "gradient"] = "activation"
-    """`gradient` rows are dL/dx of the summed next-token loss (of arrays of one's own, of any
-    loss), at the same rows."""
+    """`gradient` rows are dL/dx at the same rows, with L the summed next-token loss (your own loss
+    for your own arrays)."""
 
     @property
     def name(self) -> str:
-        """What the site is called everywhere: the hook, or `<hook>.gradient`."""
+        """The site's name everywhere: the hook, or `<hook>.gradient`."""
         return self.hook if self.kind == "activation" else f"{self.hook}.gradient"
 
     @property
@@ -73,28 +74,28 @@ class SiteSpec(Config):
 
 
 class Manifest(Config):
-    """What a store holds. Every field but `provenance` decides its content."""
+    """The content of a store. Every field except `provenance` decides it."""
 
     format: Literal["saelab-activations/1", "saelab-activations/1.1"] = FORMAT
     """Name and version of the file format."""
     model: JsonObject | None
-    """Facts of the language model (name, weights_digest, ...); null for own arrays."""
+    """Facts about the language model (name, weights_digest, ...); null for your own arrays."""
     sites: tuple[SiteSpec, ...] = Field(min_length=1)
-    """What was recorded, in the order of the commit marker's seals."""
+    """The recorded sites, in the order of the commit marker's seals."""
     dtype: Dtype
-    """How activations are stored."""
+    """Dtype in which activations are stored."""
     context_length: int = Field(gt=0, le=2**16)
-    """Tokens in a context, special tokens included; 1 for own arrays."""
+    """Tokens per context, special tokens included; 1 for your own arrays."""
     rows_policy: JsonObject = Field(default_factory=dict)
-    """Which positions have no row (special tokens); empty: every position has one."""
+    """Which positions have no row (special tokens); empty if every position has one."""
     label_names: tuple[str, ...] = ()
-    """Ground-truth labels, one bit a row each."""
+    """Names of the ground-truth labels, stored as one bit per row each."""
     corpus: JsonObject | None
-    """Source, digest and split of the text; null for own arrays."""
+    """Source, digest and split of the text; null for your own arrays."""
     contexts_per_unit: int = Field(gt=0)
-    """Contexts in a unit; the last unit may have fewer."""
+    """Contexts per unit; the last unit may have fewer."""
     n_contexts: int = Field(gt=0, lt=2**32)
-    """Contexts planned: the store is complete when all of them are committed."""
+    """Contexts planned; the store is complete when all of them are committed."""
     seed: int = Field(ge=0, lt=2**63)
     """Seed of the shuffle of rows inside each unit."""
     provenance: Mapping[str, object] = Field(default_factory=dict)
@@ -129,7 +130,7 @@ class Manifest(Config):
 
     @property
     def records_norms(self) -> bool:
-        """Whether hook files say how their rows' norms are distributed."""
+        """Whether hook files record the distribution of their rows' norms."""
         return self.format != WITHOUT_NORMS
 
     @property
@@ -139,11 +140,11 @@ class Manifest(Config):
 
     @property
     def max_rows(self) -> int:
-        """The most rows that a unit can have."""
+        """The maximum number of rows of a unit."""
         return min(self.contexts_per_unit, self.n_contexts) * self.context_length
 
     def unit_contexts(self, unit: int) -> range:
-        """Which contexts of the whole harvest belong to a unit."""
+        """The range of contexts, in the whole harvest, that belong to a unit."""
         start = unit * self.contexts_per_unit
         return range(start, min(start + self.contexts_per_unit, self.n_contexts))
 
@@ -162,11 +163,11 @@ class Manifest(Config):
 
     @property
     def counted(self) -> bool:
-        """Whether `n_contexts` is final, and no estimate from the beginning of a long text."""
+        """Whether `n_contexts` is final, not an estimate made at the start of a long text."""
         return UNTIL not in (self.corpus or {}) or "text" in self.provenance
 
     def planned_in(self, root: Path) -> "Manifest":
-        """With the number of contexts that the store at `root` has, if there is one."""
+        """The manifest with the number of contexts of the store at `root`, if there is one."""
         if self.counted or not (root / "manifest.json").exists():
             return self
         return self.model_copy(update={"n_contexts": read_manifest(root).n_contexts})
@@ -174,7 +175,7 @@ class Manifest(Config):
     def content(self) -> dict[str, object]:
         """Every field that decides content, as JSON values.
 
-        Where the harvest ends at a number of rows, that number does, and `n_contexts` follows.
+        If the harvest ends at a number of rows, that number decides, and `n_contexts` is left out.
         """
         follows = {"n_contexts"} if UNTIL in (self.corpus or {}) else set[str]()
         return self.model_dump(mode="json", exclude={"provenance", *follows})
@@ -189,29 +190,29 @@ class Manifest(Config):
         self, *, update: Mapping[str, Any] | None = None, deep: bool = False
     ) -> "Manifest":
         copied = super().model_copy(update=update, deep=deep)
-        # What follows from the fields follows from those of the copy.
+        # The cached properties of a manifest do not hold for its copy.
         for derived in ("content_digest", "_site_of"):
             vars(copied).pop(derived, None)
         return copied
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a name can be a directory of the store: no separators, no way upwards."""
+    """Whether a name can be a directory of the store: no separators, no `..`."""
     return NAME.fullmatch(name) is not None and not name.startswith(".")
 
 
 def unit_file(unit: int) -> str:
-    """The file name of a unit."""
+    """File name of a unit."""
     return f"{unit:06d}.h5"
 
 
 def tokens_path(root: Path, unit: int) -> Path:
-    """Where a unit's token columns are; the unit is committed if and only if this file exists."""
+    """Path of a unit's token columns; the unit is committed if and only if this file exists."""
     return root / "tokens" / unit_file(unit)
 
 
 def hook_path(root: Path, site: SiteSpec, unit: int) -> Path:
-    """Where a unit's rows of one site are."""
+    """Path of a unit's rows at one site."""
     return root / "hooks" / site.slug / unit_file(unit)
 
 
@@ -222,7 +223,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, whole or not at all; one that another rank has written stays."""
+    """Write `manifest.json`, whole or not at all; a manifest written by another rank stays."""
     create_file(root / "manifest.json", manifest_bytes(manifest))
 
 
@@ -231,7 +232,7 @@ def read_manifest(root: Path) -> Manifest:
 
     Raises:
         UsageError: `root` holds no store, or one of another format version.
-        DamagedStoreError: the file is not byte for byte what was written.
+        DamagedStoreError: the file was changed after it was written.
     """
     path = root / "manifest.json"
     if path.is_symlink() or not path.is_file():
@@ -258,7 +259,7 @@ def _one_line(error: Exception) -> str:
 
 
 def differences(stored: Manifest, asked: Manifest) -> list[str]:
-    """One sentence for each content field in which two manifests differ; empty if they agree."""
+    """One sentence per content field in which two manifests differ; empty if they agree."""
     left, right = _flat(stored.content()), _flat(asked.content())
     fields = sorted(left.keys() | right.keys())
     return [

@@ -1,4 +1,4 @@
-"""The rows of a unit: forward passes (and backward passes for gradients) over its contexts."""
+"""The rows of a unit: forward passes over its contexts, and backward passes for gradients."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,13 +24,13 @@ def row_mask(
     tokens: Int[ndarray, "*shape"],
     columns: Mapping[str, Shaped[ndarray, "*shape"]] | None = None,
 ) -> Bool[ndarray, "*shape"]:
-    """Which positions become rows: all but special tokens, padding, and those that `ROW` denies."""
+    """Which positions become rows: not special tokens, padding, or what `ROW` excludes."""
     mask = ~np.isin(tokens, [PADDING, *lm.info.special_token_ids])
     return mask & columns[ROW] if columns and ROW in columns else mask
 
 
 def model_input(tokens: Int[ndarray, "context pos"]) -> Int[Tensor, "context pos"]:
-    """Token ids a model accepts. Padding stands at the end, where no real token can see it."""
+    """Token ids that a model accepts. Padding is at the end, where no real token attends to it."""
     return torch.from_numpy(np.where(tokens == PADDING, 0, tokens).astype(np.int64))
 
 
@@ -45,9 +45,9 @@ def unit_rows(
 ) -> dict[str, Float[Tensor, "row d_in"]]:
     """The rows of these contexts at every site, in reading order, as `dtype` on the model's device.
 
-    Sequences of similar length run together, as many as have the positions of `batch_size` full
-    ones. A GPU is asked for all of them and not waited for. `advance` is called with the rows of
-    each batch.
+    Sequences of similar length run together; a batch has the positions of `batch_size` full
+    contexts. On a GPU all batches are queued without waiting. `advance` is called with the number
+    of rows of each batch.
     """
     mask = row_mask(lm, contexts.tokens, contexts.columns).ravel()
     batches = _batches(contexts.tokens, mask, batch_size)
@@ -81,7 +81,7 @@ class _Batch:
     Attributes:
         tokens: with `PADDING`.
         own: which of the flattened tokens have rows.
-        rows: which rows these are.
+        rows: the indices of these rows in the unit.
     """
 
     tokens: Int[ndarray, "sequence pos"]
@@ -90,7 +90,7 @@ class _Batch:
 
     @property
     def together(self) -> bool:
-        """Whether the rows follow one another."""
+        """Whether the rows are consecutive."""
         rows = self.rows
         return len(rows) > 0 and bool((np.diff(rows) == 1).all())
 
@@ -114,7 +114,7 @@ def _flat(parts: Iterable[Int[ndarray, "..."]]) -> Int[Tensor, " n"]:
 
 
 def _sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*shape"]:
-    """The same on the model's device; a copy to a GPU waits for nothing that is queued there."""
+    """The tensor on the model's device; a copy to a GPU does not wait for queued work."""
     if lm.device.type != "cuda":
         return tensor.to(lm.device)
     return tensor.pin_memory().to(lm.device, non_blocking=True)
@@ -123,7 +123,7 @@ def _sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*
 def seconds_per_token(
     lm: ActivationSource, sites: Sequence[SiteSpec], contexts: StoredContexts
 ) -> float:
-    """What one token of these contexts takes, as one batch; a smaller one goes before."""
+    """Seconds per token of these contexts in one batch, after a smaller batch as warm-up."""
     sequences = Sequences.of(contexts.tokens)
     longest = next(sequences.batches(contexts.tokens.size))
     tokens, _ = sequences.padded(longest)
@@ -142,7 +142,7 @@ def _values(
     real: Bool[ndarray, "context pos"],
     sites: Sequence[SiteSpec],
 ) -> Mapping[str, Float[Tensor, "context pos d_in"]]:
-    """One batch at every site, by the site's name; `real` positions are no padding."""
+    """One batch at every site, by site name; `real` are the positions that are not padding."""
     hooks = list(dict.fromkeys(site.hook for site in sites))
     if all(site.kind == "activation" for site in sites):
         return lm.capture(tokens, hooks)
@@ -152,7 +152,7 @@ def _values(
 
 
 def unit_columns(lm: ActivationSource, contexts: StoredContexts, first: int) -> Columns:
-    """The columns of a unit whose first context has this index, in reading order."""
+    """The columns of a unit, whose first context has this index, in reading order."""
     mask = row_mask(lm, contexts.tokens, contexts.columns)
     context, position = mask.nonzero()
     padding = int((contexts.tokens == PADDING).sum())

@@ -12,10 +12,10 @@ from saelab.lm.protocol import ModelInfo
 
 
 class GrammarCorpus:
-    """Documents of the shipped grammar, made as they are read, every token labelled."""
+    """Documents of the shipped grammar, generated when they are read, with every token labelled."""
 
     def __init__(self, split: Literal["train", "held-out"], seed: int, context_length: int) -> None:
-        # The grammar's word lists are only needed by those who read it.
+        # Imported here, since only this class needs the grammar's word lists.
         from saelab.lm.tiny.grammar import LABELS
 
         self.split: Literal["train", "held-out"] = split
@@ -25,7 +25,7 @@ class GrammarCorpus:
 
     @property
     def facts(self) -> JsonObject:
-        """Source, split and seed; they decide every document."""
+        """Source, split and seed, which decide every document."""
         return {"source": "tiny", "split": self.split, "seed": self.seed}
 
     @property
@@ -35,12 +35,12 @@ class GrammarCorpus:
 
     @property
     def label_descriptions(self) -> Mapping[str, str]:
-        """What each of them means."""
+        """What each label means."""
         return self._labels
 
     @property
     def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
-        """The grammar's."""
+        """The grammar's hierarchies of labels."""
         from saelab.lm.tiny.labels import HIERARCHIES
 
         return HIERARCHIES
@@ -52,11 +52,11 @@ class GrammarCorpus:
 
     @property
     def endless(self) -> bool:
-        """It is."""
+        """Always true: the grammar generates any number of documents."""
         return True
 
     def available(self, n: int) -> int:
-        """All of them."""
+        """`n`: all of them exist."""
         return n
 
     def read(self, start: int, stop: int) -> Contexts:
@@ -68,10 +68,10 @@ class GrammarCorpus:
 
 
 def grammar_corpus(info: ModelInfo, split: Split, seed: int, length: int) -> GrammarCorpus:
-    """The grammar's documents; of an endless text, all are those that no training reads.
+    """The grammar's documents; the split `all` is the one that no training reads.
 
     Raises:
-        UsageError: the model is another one.
+        UsageError: the model is not the tiny model.
     """
     if info.name != "tiny":
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Harvesting: a language model and a text become an activation store."""
+"""Harvesting: from a language model and a text to an activation store."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -33,18 +33,19 @@ from saelab.provenance import provenance
 __all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_mask"]
 
 UNIT_CONTEXTS = 512
-"""A block of 1024 rows then has two rows of each context on average: mixed well enough that 16
+"""Contexts per unit. With it a block of 1024 rows has two rows of each context on average, and 16
 batches of 4096 have a design effect of 1.3 (see `mixing`)."""
 COUNTED_TOKENS = 2**19
-"""A harvest of more is planned by an estimate, if the text seems to have `ENOUGH` times as many."""
+"""Longer harvests are planned by an estimate, if the text seems to have `ENOUGH` times as many
+tokens."""
 ENOUGH, SPARE = 1.25, 1.02
 UNIT_BYTES = 2**29
-"""The most that a unit takes, all sites together; a harvest holds 5 to 9 times as much."""
+"""Largest size of a unit, all sites together; a harvest holds 5 to 9 times as much in memory."""
 
 
 @dataclass(frozen=True)
 class HarvestOptions:
-    """How to harvest; `batch_size` alone does not change what is stored."""
+    """How to harvest; only `batch_size` does not change what is stored."""
 
     n_tokens: int
     dtype: Dtype = "bfloat16"
@@ -64,7 +65,7 @@ def harvest(
 ) -> ActivationStore:
     """The store of `lm`'s activations at `hooks` over at least `n_tokens` tokens of `corpus`.
 
-    One forward pass a batch serves all hooks and stops at the last of them. Special tokens and
+    One forward pass per batch serves all hooks and stops at the last hook. Special tokens and
     padding get no row; their counts are recorded. An interrupted harvest continues when it is
     called again with the same arguments.
 
@@ -84,10 +85,10 @@ def record(
     options: HarvestOptions,
     ranks: Ranks | None = None,
 ) -> ActivationStore:
-    """The store that `manifest`, made by `plan` from the same arguments, describes.
+    """The store that `manifest` describes; `plan` made it from the same arguments.
 
-    Several processes may record one store at once, each with its own `ranks`; the store is
-    complete when the last of them is done. Writing runs beside the forward passes of the next unit.
+    Several processes may record one store at once, each with its own `ranks`; the store is complete
+    when the last process is done. Units are written while the next unit's forward passes run.
 
     Raises:
         UsageError: as for `harvest`.
@@ -105,7 +106,8 @@ def record(
         ):
             for unit, span in _own_units(packing, writer):
                 contexts = packing.read(span.start, span.stop)
-                # Not kept here: the rows' memory is free again once the writer has prepared them.
+                # No reference is kept here, so the rows' memory is free once the writer has
+                # prepared them.
                 background.write_unit(
                     unit,
                     unit_rows(
@@ -123,9 +125,9 @@ def record(
 
 
 def _own_units(packing: Packing, writer: StoreWriter) -> Iterator[tuple[int, range]]:
-    """This process's missing units and their contexts; the plan is kept right on the way.
+    """This process's missing units with their contexts; the plan is updated on the way.
 
-    Until a long text is counted, nobody knows which unit is the last; each process finds out.
+    Nobody knows the last unit until a long text is counted; each process finds out by itself.
     """
     per_unit = writer.manifest.contexts_per_unit
     unit = writer.ranks.rank
@@ -144,7 +146,7 @@ def _own_units(packing: Packing, writer: StoreWriter) -> Iterator[tuple[int, ran
 
 @contextmanager
 def _tokens_kept(corpus: Corpus, out: str | Path, ranks: Ranks) -> Iterator[None]:
-    """Keep the tokens of a text in its store, and read ahead of the model."""
+    """Keep the tokens of a text in its store, and read the text ahead of the model."""
     if not isinstance(corpus, TextCorpus):
         yield
         return
@@ -165,7 +167,7 @@ def packing_of(
     lm: ActivationSource, corpus: Corpus, manifest: Manifest, options: HarvestOptions
 ) -> Packing:
     """The contexts that this manifest plans."""
-    # Contexts of a text are counted again: its tokens are kept, so that takes no time.
+    # Contexts of a text are counted again, which is fast, since its tokens are kept.
     known = None if isinstance(corpus, TextCorpus) else manifest.n_contexts
     return Packing(lm, corpus, options.n_tokens, packed=manifest.packed, n_contexts=known)
 
@@ -173,7 +175,7 @@ def packing_of(
 def plan(
     lm: ActivationSource, hooks: Sequence[str], corpus: Corpus, options: HarvestOptions
 ) -> Manifest:
-    """The manifest of the store that `harvest` would write; checks everything that can be checked.
+    """The manifest of the store that `harvest` would write, after every possible check.
 
     Raises:
         UsageError: as for `harvest`.
@@ -218,10 +220,9 @@ def plan(
 def _counted(
     lm: ActivationSource, corpus: Corpus, n_tokens: int, *, packed: bool
 ) -> tuple[int, JsonObject | None]:
-    """How many contexts reach so many rows, and what they are; or an estimate, and None.
+    """The number of contexts with this many rows, and their contents; or an estimate, and None.
 
-    A text of which more is asked for than is quickly counted, and which seems to have it, is
-    counted while it is recorded.
+    A long text that seems to have enough tokens is counted while it is recorded.
     """
     if corpus.endless:
         rows = int(row_mask(lm, corpus.read(0, 1).tokens).sum())

@@ -1,7 +1,7 @@
 """HDF5 files built in memory, with a hole where the payload goes.
 
-libhdf5 never writes to a disk here: when a disk fills up under it, it crashes the process. It
-writes metadata and small datasets to a `_SparseFile`; the payload goes to disk by our own hands.
+libhdf5 never writes to a disk here, since a full disk makes it crash the process. It writes
+metadata and small datasets to a `_SparseFile`; saelab itself writes the payload.
 """
 
 import io
@@ -27,7 +27,7 @@ class PayloadSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the dataset."""
+        """Size of the dataset in bytes."""
         return self.shape[0] * self.shape[1] * self.type.get_size()
 
 
@@ -48,7 +48,8 @@ def build_image(
     """The file with these root attributes and contiguous datasets; the payload is 4 KiB aligned."""
     sparse = _SparseFile()
     nbytes = payload.nbytes if payload else 0
-    # Only objects as large as the threshold are aligned; a small payload must be, too.
+    # HDF5 aligns only objects of at least the threshold's size; a small payload must be aligned
+    # too.
     with h5py.File(
         sparse,
         "w",
@@ -67,7 +68,7 @@ def build_image(
 
 
 def _reserve(file: h5py.File, payload: PayloadSpec) -> int:
-    """Create the payload's dataset without writing it; its offset in the file."""
+    """Create the payload's dataset without writing it; returns its offset in the file."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_layout(h5py.h5d.CONTIGUOUS)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -82,7 +83,7 @@ def _reserve(file: h5py.File, payload: PayloadSpec) -> int:
 
 
 class _SparseFile(io.RawIOBase):
-    """A file in memory that stores only what was written; the rest reads as zeros."""
+    """A file in memory that stores only the bytes written; the rest reads as zeros."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ U32, F32 = h5py.h5t.STD_U32LE, h5py.h5t.IEEE_F32LE
 
 @dataclass(frozen=True)
 class HookHeader:
-    """What a hook file says of its payload; `norms` is None in a store of format 1."""
+    """What a hook file records about its payload; `norms` is None in a store of format 1."""
 
     rows: int
     payload_offset: int
@@ -41,7 +41,7 @@ class HookHeader:
 
 
 def row_bytes(manifest: Manifest, site: SiteSpec) -> int:
-    """Bytes of one stored row."""
+    """Bytes per stored row."""
     return itemsize(manifest.dtype) * site.d_in
 
 
@@ -64,7 +64,7 @@ def hook_file(
 
 
 def hook_identity(manifest: Manifest, site: SiteSpec, unit: int, rows: int) -> dict[str, str | int]:
-    """The attributes that say which file this is."""
+    """The attributes that identify this file."""
     return {
         "format": manifest.format,
         "content_digest": manifest.content_digest,
@@ -92,10 +92,10 @@ def hook_datasets(manifest: Manifest, site: SiteSpec, rows: int) -> dict[str, Da
 
 
 def read_hook_header(file: SealedFile, manifest: Manifest, site: SiteSpec, unit: int) -> HookHeader:
-    """The header of a hook file, after every check but those of the payload's blocks.
+    """The header of a hook file, after every check except those of the payload's blocks.
 
     Raises:
-        DamagedStoreError: the file is not this site's file of this unit of this store, whole.
+        DamagedStoreError: the file is damaged, or belongs to another site, unit or store.
     """
     check_trailer(file, manifest, unit)
     trailer = file.trailer
@@ -132,7 +132,7 @@ def read_payload(
     """Read the block that starts at row `first` into `out`, which has the block's size.
 
     Raises:
-        DamagedStoreError: with `check`, if the bytes do not have the block's checksum.
+        DamagedStoreError: `check` is set, and the bytes do not match the block's checksum.
     """
     width = file.trailer.payload_bytes // header.rows
     file.read_into(header.payload_offset + first * width, out)

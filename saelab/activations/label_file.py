@@ -1,4 +1,4 @@
-"""A second file of labels: a row for each document, by its id or by its line."""
+"""A second file of labels: one row per document, found by id or by line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +21,15 @@ KNOWN = (ID, LABELS, SPANS, TOKENS, DESCRIPTIONS)
 class LabelFile:
     """The rows of a JSONL file of labels, in memory.
 
-    If they have an `id`, each belongs to the document with that `id`, or to the text file of that
-    name; if not, to the document on the same line of the one file of rows that is the text.
+    A row with an `id` belongs to the document with that `id`, or to the text file of that name.
+    Rows without an `id` belong to the documents on the same lines; the text must then be a single
+    file of rows.
 
     Attributes:
-        descriptions: what the rows' `descriptions` say of labels.
+        descriptions: the meaning of labels, from the rows' `descriptions`.
 
     Raises:
-        UsageError: the file is missing, or a row is not what it must be, with its line.
+        UsageError: the file is missing, or a row is invalid; the message gives its line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,10 +69,10 @@ class LabelFile:
         self._rows[key] = row, origin
 
     def row_of(self, document: Document) -> tuple[Mapping[str, object], Origin]:
-        """The row of a document.
+        """The labels' row of a document.
 
         Raises:
-            UsageError: it has none, or it cannot be said which.
+            UsageError: the document has no row, or more than one may be its row.
         """
         origin = document.origin
         key = self._id(document) if self.by_id else self._line(origin)
@@ -85,7 +86,7 @@ class LabelFile:
         return self._rows[key]
 
     def skip(self, document: Document) -> None:
-        """Take note of a document that has no text, and so needs no row."""
+        """Note a document without text, which needs no row."""
         self._used.add(self._id(document) if self.by_id else self._line(document.origin))
 
     def _id(self, document: Document) -> str:
@@ -109,10 +110,10 @@ class LabelFile:
         return origin.line
 
     def check_used(self) -> None:
-        """Refuse rows that no document met.
+        """Refuse rows that belong to no document.
 
         Raises:
-            UsageError: there is one.
+            UsageError: there is such a row.
         """
         for key, (_, origin) in self._rows.items():
             if key not in self._used:
@@ -130,5 +131,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UsageError(f"{path}, line {line}: byte is not UTF-8; save it as UTF-8.") from None
-    # Not splitlines: JSON strings may hold other characters that it takes for line ends.
+    # Not splitlines, which also splits at characters that JSON strings may contain.
     return list(enumerate(text.split("\n"), start=1))

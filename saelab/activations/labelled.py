@@ -29,9 +29,9 @@ from saelab.lm.chat import TEMPLATE
 from saelab.lm.protocol import Tokenizer
 
 PEEKED = 100
-"""Rows in which labels and messages are looked for, where nobody said that there are any."""
+"""Number of rows searched for labels and messages if no option asks for them."""
 STREAMED = 10_000
-"""Rows of a stream in which the names of its labels are looked for."""
+"""Number of rows of a stream that are searched for the names of its labels."""
 
 
 def annotator_for(
@@ -43,19 +43,20 @@ def annotator_for(
     text_field: str = TEXT_FIELD,
     stream: bool = False,
 ) -> "Labelled | None":
-    """Who annotates these documents; None if there is nothing to say of them.
+    """The annotator of these documents; None if they have nothing to annotate.
 
     Args:
-        documents: all of the source, read with no text field.
-        tokenizer: whose chat template renders messages.
-        labels: fields of the rows that are labels, a JSONL file of labels, or "none"; rows'
-            own `labels` and `spans` count in any case but the last.
-        roles: whose tokens of conversations get rows; empty: everybody's and the template's.
-        text_field: the field that holds the text, if it is there.
-        stream: whether the documents may never end.
+        documents: all documents of the source, read without a text field.
+        tokenizer: the tokenizer whose chat template renders messages.
+        labels: names of fields that are labels, a JSONL file of labels, or "none". The rows' own
+            `labels` and `spans` are read too, except with "none".
+        roles: roles of conversations whose tokens get rows; empty for all tokens, the template's
+            included.
+        text_field: the field that holds the text, if there is one.
+        stream: whether the documents may be endless.
 
     Raises:
-        UsageError: a label or a message is not what it must be.
+        UsageError: a label or a message is invalid.
     """
     reader = RowReader(tokenizer, tuple(labels), tuple(roles), text_field)
     if not labels and not roles and not _any_marked(documents(), reader, 1 if stream else PEEKED):
@@ -75,7 +76,7 @@ def _any_marked(documents: Iterator[Document], reader: RowReader, most: int) -> 
 
 
 class Labelled:
-    """Documents whose labels are known by name.
+    """Documents with named labels.
 
     Implements `Annotator`.
     """
@@ -102,10 +103,10 @@ class Labelled:
         *,
         changed: str,
     ) -> "Labelled | None":
-        """The annotator that has these `facts`; None if they are none.
+        """The annotator with these `facts`; None if they describe none.
 
-        Documents are read again when one of them is asked for; `changed` is then said if their
-        labels are no longer what they were.
+        The documents are read again at the first use. `changed` is the error if their labels differ
+        from the recorded ones.
         """
         if not isinstance(facts, dict):
             return None
@@ -128,7 +129,7 @@ class Labelled:
         return found
 
     def _checked(self) -> RowReader:
-        """The reader, once it is known that the labels are still those of the facts."""
+        """The reader, after a check that the labels still match the facts."""
         with self._lock:
             if self._recorded is not None:
                 self._recorded()
@@ -143,7 +144,7 @@ class Labelled:
         ):
             messages = reader.messages(document)
             if messages is not None and not self._roles:
-                # Whatever the template refuses at all, it refuses before anything is tokenised.
+                # What the template always refuses, it refuses here, before anything is tokenised.
                 reader.chat(messages)
             self._roles |= dict.fromkeys(m["role"] for m in messages or ())
             marks = reader.marks(document, "" if messages else reader.raw(document))
@@ -165,7 +166,7 @@ class Labelled:
             self._descriptions |= descriptions_of(given, document.origin)
 
     def _name(self) -> None:
-        """Give every column its place."""
+        """Give every column its index."""
         names = [v.column for values in self._fields.values() for v in values]
         if self._roles:
             self._roles[TEMPLATE] = None
@@ -197,7 +198,7 @@ class Labelled:
 
     @property
     def facts(self) -> JsonObject:
-        """What was asked for, and the digest of what was read."""
+        """The options asked for, and the digest of what was read."""
         given = {"labels": self._reader.labels, "roles": self._reader.roles}
         lists: JsonObject = {name: [*values] for name, values in given.items()}
         names: list[JsonValue] = [*self._columns]
@@ -222,23 +223,23 @@ class Labelled:
 
     @property
     def label_descriptions(self) -> Mapping[str, str]:
-        """As the text describes them, else what was read."""
+        """The meaning of each label: the text's description, else what was read."""
         return {name: self._descriptions.get(name) or _described(name) for name in self._columns}
 
     @property
     def columns(self) -> Mapping[str, np.dtype]:
-        """The labels, and which tokens get rows if not all of them."""
+        """The labels, and the tokens with rows if not all have one."""
         names = [LABELS] * bool(self._columns) + [ROW] * bool(self._reader.roles)
         return {name: np.dtype(bool) for name in names}
 
     def text(self, document: Document) -> str:
-        """The document's text: a field, its tokens with spaces between, or its messages."""
+        """The document's text: a field, its tokens joined by spaces, or its messages."""
         return self._checked().text(document)
 
     def annotate(
         self, document: Document, text: str, offsets: Int[ndarray, "token 2"]
     ) -> Mapping[str, Bool[ndarray, "token ..."]]:
-        """The labels of every token, and whether it gets a row."""
+        """The labels of every token, and whether the token gets a row."""
         messages = self._checked().messages(document)
         found: dict[str, Bool[ndarray, "token ..."]] = {}
         raw = "" if messages else self._reader.raw(document)
@@ -271,7 +272,7 @@ def _described(name: str) -> str:
 
 
 def _cleaned(mark: Mark, raw: str) -> Mark:
-    """The mark's place in the text behind `clean`, which makes one line break of two characters."""
+    """The mark's position after `clean`, which turns a two-character line end into one newline."""
     if mark.start is None or mark.stop is None or "\r" not in raw:
         return mark
     return Mark(mark.value, len(clean(raw[: mark.start])), len(clean(raw[: mark.stop])))

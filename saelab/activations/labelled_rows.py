@@ -1,4 +1,4 @@
-"""Of each document of a labelled text: what the model reads, and what is said of it."""
+"""For each document of a labelled text: the text for the model, and the labels of it."""
 
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ NONE = "none"
 
 
 class RowReader:
-    """What a document's text is, and what is said of it."""
+    """Reads a document's text and its labels."""
 
     def __init__(
         self, tokenizer: Tokenizer, labels: tuple[str, ...], roles: tuple[str, ...], field: str
@@ -31,22 +31,22 @@ class RowReader:
 
     @cached_property
     def file(self) -> LabelFile | None:
-        """The second file; read when it is first asked for."""
+        """The second file; read at the first use."""
         return None if self._path is None else LabelFile(self._path)
 
     @property
     def silent(self) -> bool:
-        """Whether nobody wants labels."""
+        """Whether labels are switched off."""
         return self.labels == (NONE,)
 
     def is_marked(self, document: Document) -> bool:
-        """Whether something must be done for the document, though nobody asked for it."""
+        """Whether the document has labels or messages that were not asked for."""
         row = document.fields
         made = self.field not in row and (MESSAGES in row or TOKENS in row)
         return made or LABELS in row or SPANS in row
 
     def messages(self, document: Document) -> list[dict[str, str]] | None:
-        """The document's messages, if it is a conversation."""
+        """The document's messages; None if it is no conversation."""
         row = document.fields
         if MESSAGES in row and (self.roles or self.field not in row):
             return messages_of(row[MESSAGES], str(document.origin))
@@ -58,17 +58,17 @@ class RowReader:
         return None
 
     def chat(self, messages: list[dict[str, str]]) -> Chat:
-        """The messages as the model reads them."""
+        """The messages as the chat template renders them."""
         return render(self.tokenizer, messages)
 
     def text(self, document: Document) -> str:
-        """The text that is tokenised; blank if the document is to be left out."""
+        """The text to tokenise; blank if the document is to be left out."""
         if (messages := self.messages(document)) is not None:
             return self.chat(messages).text
         return clean(self.raw(document))
 
     def raw(self, document: Document) -> str:
-        """The text whose characters spans count; empty for conversations."""
+        """The text whose characters the spans count; empty for conversations."""
         row = document.fields
         if document.text:
             return document.text
@@ -78,11 +78,11 @@ class RowReader:
         return " ".join(words_of(row, document.origin))
 
     def marks(self, document: Document, text: str) -> list[Mark]:
-        """What is said of the text (`raw`), by the row and by the file of labels."""
+        """The labels of the text (`raw`), from the row and from the file of labels."""
         if self.silent:
             return []
         if not text.strip() and MESSAGES not in document.fields:
-            # Left out; its row in the file of labels is as it should be.
+            # The document is left out; its row in the file of labels is no error.
             if self.file is not None:
                 self.file.skip(document)
             return []

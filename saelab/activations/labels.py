@@ -1,4 +1,4 @@
-"""Ground-truth labels as named columns: what a name, a column and a table of them must be."""
+"""Ground-truth labels as named columns: checks of names, columns and tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,16 +9,17 @@ from jaxtyping import Bool
 from saelab.config import UsageError
 
 MOST_LABELS = 1024
-"""Columns of a store: 128 bytes a row, and as many detectors' scores for each latent."""
+"""Most columns of a store: 128 bytes per row, and as many scores for each latent."""
 LONGEST_NAME = 200
-"""Characters of a label's name."""
+"""Most characters in a label's name."""
 
 
 def check_label_names(names: Sequence[object], source: str) -> None:
-    """Refuse names that nobody could read, tell apart, or work with.
+    """Refuse unusable names of labels.
 
     Raises:
-        UsageError: there are too many, one occurs twice, is no text, is empty or too long.
+        UsageError: there are too many names, or a name occurs twice, is not text, is empty or too
+            long.
     """
     if len(names) > MOST_LABELS:
         raise UsageError(
@@ -46,12 +47,12 @@ def label_columns(
     names: Sequence[str] | None,
     n_rows: int,
 ) -> tuple[tuple[str, ...], Bool[np.ndarray, "row label"] | None]:
-    """Names and table of the labels of rows: a column for each name, or a table with `names`.
+    """Names and table of the labels of rows: one column per name, or a table with `names`.
 
-    A column is anything of `n_rows` truth values that numpy reads, 0 and 1 included.
+    A column is anything of `n_rows` bools that numpy reads, 0 and 1 included.
 
     Raises:
-        UsageError: a name, a shape or a value is not what it must be; the sentence says which.
+        UsageError: a name, a shape or a value is invalid; the sentence says which.
     """
     if labels is None:
         if names is not None:
@@ -92,7 +93,7 @@ def _truth(what: str, values: Any, shape: tuple[int, ...]) -> Bool[np.ndarray, "
 
 
 def value_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """By field, the columns of fields with several values: `pos=noun` and `pos=verb` of `pos`."""
+    """The columns of fields with several values, by field: `pos=noun` and `pos=verb` of `pos`."""
     groups: dict[str, list[str]] = {}
     for name in names:
         field, equals, _ = name.partition("=")

@@ -1,4 +1,4 @@
-"""Activations straight from the running model, served as a store serves them, and never written."""
+"""Activations of the running model, served like those of a store, but never written."""
 
 import sys
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from saelab.lm.protocol import ActivationSource
 from saelab.types import ActivationBatch
 
 RUN_CONTEXTS = 8
-"""Contexts that are read together: neighbours in the text, far apart from the others of a pool."""
+"""Contexts read together: neighbours in the text, far from the pool's other contexts."""
 
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """How to serve: the first context of the corpus, and contexts per forward pass and pool.
+    """Options of live activations.
 
     Attributes:
-        first: contexts before it are never used (say, because a store has them).
-        forward_contexts: of one forward pass.
-        pool_contexts: whose rows are shuffled together; default: about 65,536 rows.
+        first: index of the first context that is used, e.g. because a store has those before.
+        forward_contexts: contexts per forward pass.
+        pool_contexts: contexts whose rows are shuffled together; default: about 65,536 rows.
         max_norm: rows with a larger norm are not served; None: all are.
-        first_position: nor rows at earlier positions of their contexts.
+        first_position: rows at earlier positions of their contexts are not served.
     """
 
     first: int = 0
@@ -44,17 +44,17 @@ class LiveOptions:
 
 
 class LiveBatches(Iterator[ActivationBatch]):
-    """An endless iterator of float32 batches from forward passes that run when they are needed.
+    """An endless iterator of float32 batches; forward passes run when they are needed.
 
-    A pool is filled from runs of contexts all over the text (one after the other where the text is
-    endless), its rows are shuffled and served, then the next is filled. The order is a pure
-    function of (seed, epoch). Memory: one pool of rows.
+    A pool is filled from runs of contexts all over the text (in order if the text is endless). Its
+    rows are shuffled and served, then the next pool is filled. The order depends only on (seed,
+    epoch). Memory: one pool of rows.
 
         batches = LiveBatches(lm, corpus, "blocks.1.hook_resid_post", 4096, seed=0)
         x = next(batches).x
 
     Raises:
-        UsageError: no such hook, or the corpus has no context from `options.first` on.
+        UsageError: the hook does not exist, or the corpus has no context from `options.first` on.
     """
 
     def __init__(
@@ -105,27 +105,27 @@ class LiveBatches(Iterator[ActivationBatch]):
         return ActivationBatch(torch.cat(pieces))
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the next batch starts; loaded, the next batch is the same."""
+        """The position of the next batch; once loaded, the next batch is bit-equal."""
         return {"pool": self._pool, "offset": self._offset, **self._order}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue where `state_dict` was taken.
+        """Continue from a `state_dict`.
 
         Raises:
-            UsageError: it was taken from another text, hook, seed or pool size.
+            UsageError: the state was taken from another text, hook, seed or pool size.
         """
         check_same_order(self._order, state)
         self._pool, self._offset = int(state["pool"]), int(state["offset"])
         self._rows = None
 
     def _fill(self, pool: int) -> Float[Tensor, "row d_in"]:
-        """The rows of a pool in the order in which they are served."""
+        """The rows of a pool in the order of serving."""
         rows = torch.cat([self._forward(contexts) for contexts in self._passes(pool)])
         order = torch.from_numpy(permutation(len(rows), self._seed, pool))
         return rows[order.to(rows.device)]
 
     def _passes(self, pool: int) -> list[Int[np.ndarray, " context"]]:
-        """The contexts of a pool, by forward pass."""
+        """The contexts of a pool, grouped by forward pass."""
         size, first, limit = RUN_CONTEXTS, self._options.first, self._limit
         if limit is None:
             start = first + pool * self._pool_runs * size

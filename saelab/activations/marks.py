@@ -1,10 +1,10 @@
-"""What a row of JSON says of its text: labels of all of it, and of stretches of its characters.
+"""Labels in a row of JSON: of the whole text, and of stretches of its characters.
 
     {"text": "Alice ran.", "labels": {"mood": "calm", "true": false, "tags": ["a", "b"]},
      "spans": [{"start": 0, "end": 5, "label": "person"}]}
     {"tokens": ["Alice", "ran", "."], "labels": {"pos": ["PROPN", "VERB", "PUNCT"]}}
 
-The README of the store's format has the rules.
+`activations_cache/README.md` has the rules.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +23,9 @@ LABELS, SPANS, TOKENS, DESCRIPTIONS = "labels", "spans", "tokens", "descriptions
 
 @dataclass(frozen=True)
 class Value:
-    """One thing said of a document: a field, and its value if it has any but true and false.
+    """One label of a document: a field, and its value unless the value is true or false.
 
-    `holds` is False for a field that is false: it names a column, and is on nowhere.
+    `holds` is False for a field that is false: its column exists, but no token has it.
     """
 
     field: str
@@ -40,7 +40,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Mark:
-    """A value of characters `start` to `stop` of the text; of all of it if they are None."""
+    """A label of characters `start` to `stop` of the text; of the whole text if they are None."""
 
     value: Value
     start: int | None = None
@@ -51,7 +51,7 @@ def words_of(row: Mapping[str, object], origin: Origin) -> list[str]:
     """The row's `tokens`.
 
     Raises:
-        UsageError: they are no list of texts that are not empty.
+        UsageError: they are not a list of non-empty texts.
     """
     words = row[TOKENS]
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
@@ -65,10 +65,10 @@ def words_of(row: Mapping[str, object], origin: Origin) -> list[str]:
 def marks_of(
     row: Mapping[str, object], names: Sequence[str], text: str, origin: Origin
 ) -> list[Mark]:
-    """What the row says of `text`: its `spans`, its `labels`, and those fields of `names`.
+    """The labels of `text` in the row: its `spans`, its `labels`, and the fields in `names`.
 
     Raises:
-        UsageError: something is not what it must be; the sentence has origin, value and remedy.
+        UsageError: a label is invalid; the sentence gives origin, value and remedy.
     """
     where = list(_places(row, text, origin)) if TOKENS in row else None
     given = row.get(LABELS)
@@ -89,7 +89,7 @@ def _marks(
     if not isinstance(value, list):
         yield from (Mark(one) for one in _values(name, value, origin))
     elif where is None:
-        # Several values at once, as of tags.
+        # Several values at once, e.g. tags.
         yield from (Mark(one) for each in value for one in _values(name, each, origin))
     elif len(value) != len(where):
         raise UsageError(
@@ -142,7 +142,7 @@ def _is_place(value: object) -> TypeGuard[int]:
 
 
 def _places(row: Mapping[str, object], text: str, origin: Origin) -> Iterator[tuple[int, int]]:
-    """Where each of the row's tokens stands in the text."""
+    """The position of each of the row's tokens in the text."""
     stop = 0
     for word in words_of(row, origin):
         start = text.find(word, stop)
@@ -156,10 +156,10 @@ def _places(row: Mapping[str, object], text: str, origin: Origin) -> Iterator[tu
 
 
 def covered(offsets: Int[ndarray, "token 2"], text: str, start: int, stop: int) -> tuple[int, int]:
-    """The first token, and the first one behind it, that share a character with this stretch.
+    """The first token that overlaps this stretch, and the first token after the overlap.
 
-    White space at the ends of the stretch does not count, unless there is nothing else: tokenizers
-    put spaces before words, people behind them.
+    White space at the stretch's ends does not count, unless there is nothing else: tokenizers
+    attach a space to the following word, people to the preceding one.
     """
     part = text[start:stop]
     if part.strip():
@@ -175,7 +175,7 @@ def token_table(
     text: str,
     offsets: Int[ndarray, "token 2"],
 ) -> Bool[ndarray, "token label"]:
-    """The columns of every token: marks of the whole text, and of stretches that it is part of."""
+    """The columns of every token: labels of the whole text, and of stretches with that token."""
     table = np.zeros((len(offsets), len(columns)), dtype=bool)
     for mark in marks:
         if not mark.value.holds:
@@ -188,10 +188,10 @@ def token_table(
 
 
 def descriptions_of(given: object, origin: Origin) -> dict[str, str]:
-    """What `descriptions` says of labels.
+    """The meaning of labels, from `descriptions`.
 
     Raises:
-        UsageError: it is no object of texts.
+        UsageError: it is not an object of texts.
     """
     if not isinstance(given, Mapping) or not all(
         isinstance(text, str) for pair in given.items() for text in pair
@@ -204,6 +204,6 @@ def descriptions_of(given: object, origin: Origin) -> dict[str, str]:
 
 
 def shown(value: object) -> str:
-    """A value as an error message repeats it."""
+    """A value as an error message shows it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

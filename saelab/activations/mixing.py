@@ -1,7 +1,8 @@
 """How well the order of an epoch mixes contexts.
 
-Rows of one context resemble each other, so a batch with many rows of one context says less than as
-many independent rows. The design effect is by how much that inflates the variance of a batch mean.
+Rows of one context resemble each other, so a batch with many rows of one context has less
+information than the same number of independent rows. The design effect is the factor by which this
+increases the variance of a batch mean.
 """
 
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ from saelab.activations.order import POOL_ROWS, EpochPlan
 from saelab.activations.store import ActivationStore
 
 WINDOW_BATCHES = 16
-"""Batches over which an optimizer averages at the least."""
+"""Smallest number of batches that an optimizer averages over."""
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Design effects of the start of an epoch, and those of a full permutation of all rows.
+    """Design effects of the first batches of an epoch, and those of a full permutation of all rows.
 
     Attributes:
-        batch: over single batches.
-        window: over `WINDOW_BATCHES` consecutive batches.
-        ideal_batch: a full permutation, single batches.
-        ideal_window: a full permutation, `WINDOW_BATCHES` batches.
+        batch: of single batches.
+        window: of `WINDOW_BATCHES` consecutive batches together.
+        ideal_batch: of single batches in a full permutation.
+        ideal_window: of `WINDOW_BATCHES` batches in a full permutation.
     """
 
     batch: float
@@ -34,11 +35,11 @@ class Mixing:
 
 
 def design_effect(contexts: Integer[np.ndarray, " row"], window: int, rho: float = 0.1) -> float:
-    """Var(mean over `window` consecutive rows) / Var(mean of as many independent rows).
+    """Var(mean of `window` consecutive rows) / Var(mean of as many independent rows).
 
-    For a random-effects model with correlation `rho` inside a context and none across:
-    `1 - rho + rho * sum_g n_g^2 / n`, averaged over the windows of the order, where n_g rows of
-    a window's n come from context g. Rows behind the last whole window are not looked at.
+    For a random-effects model with correlation `rho` inside a context and none across: `1 - rho +
+    rho * sum_g n_g^2 / n`, averaged over the windows of the order, where n_g rows of a window's n
+    come from context g. Rows after the last whole window are ignored.
     """
     window = min(window, len(contexts))
     windows = contexts[: len(contexts) // window * window].reshape(-1, window)
@@ -56,8 +57,8 @@ def mixing(
 ) -> Mixing:
     """Design effects of the batches that `ShuffledBatches` would serve first from this store.
 
-    0.1 is the correlation inside a context that late layers of a small language model have
-    (0.02 to 0.17 were measured).
+    The default correlation inside a context, 0.1, is typical of late layers of a small language
+    model (0.02 to 0.17 were measured).
     """
     contexts = served_contexts(store, WINDOW_BATCHES * batch_size, pool_rows=pool_rows, seed=seed)
     n_contexts = sum(len(store.manifest.unit_contexts(unit)) for unit in store.units)
@@ -78,7 +79,7 @@ def mixing(
 def served_contexts(
     store: ActivationStore, n_rows: int, *, pool_rows: int = POOL_ROWS, seed: int = 0
 ) -> Int[np.ndarray, " row"]:
-    """The contexts of the first `n_rows` rows (or all) of epoch 0, in the order they are served."""
+    """The contexts of the first `n_rows` rows (or all) of epoch 0, in the order of serving."""
     table = store.blocks
     plan = EpochPlan.create(table, pool_rows, seed=seed, epoch=0)
     last = plan.group_of(min(n_rows, store.n_rows) - 1)

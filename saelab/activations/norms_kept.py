@@ -1,4 +1,4 @@
-"""Records of norms for stores whose hook files have none: made once, kept in `stats/`."""
+"""Norm records for stores whose hook files have none: computed once, kept in `stats/`."""
 
 import contextlib
 import hashlib
@@ -25,10 +25,10 @@ def kept_records(
     rows: Sequence[int],
     scan: Callable[[int], Float32[np.ndarray, " row"]],
 ) -> tuple[NormRecord, ...]:
-    """The record of each unit, from `path` if it was made of the files with these seals.
+    """The record of each unit, from `path` if it was made from the files with these seals.
 
-    Else `scan` gives the norms of a unit, and `path` is written; a store that cannot be written to
-    is scanned each time.
+    Otherwise `scan` gives the norms of a unit, and `path` is written. A read-only store is scanned
+    each time.
     """
     digest = hashlib.sha256(b"".join(seals)).hexdigest()
     if (found := _read(path, digest, rows)) is not None:
@@ -48,7 +48,7 @@ def _stacked(records: Sequence[NormRecord]) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, digest: str, rows: Sequence[int]) -> tuple[NormRecord, ...] | None:
-    """What is kept at `path`; None unless it is whole and of these files."""
+    """The records kept at `path`; None unless they are whole and of these files."""
     if path.is_symlink() or not path.is_file():
         return None
     sizes = [tail_size(n) for n in rows]

@@ -1,4 +1,4 @@
-"""A source of text, opened: its documents as they are, and as shards to be tokenised."""
+"""An opened source of text: its documents, and the shards to be tokenised."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from saelab.activations.sources import (
 
 @dataclass(frozen=True)
 class OpenedText:
-    """A source of which nothing has been tokenised.
+    """A source before tokenisation.
 
     Attributes:
-        facts: what decides its documents and their order.
-        documents: all of them in its own order, rows whole.
-        read_as: its shards, the text being this field's; cut, if a cutter is given.
-        endless: whether nobody knows where it ends.
+        facts: the facts that decide its documents and their order.
+        documents: all documents in the source's own order, with whole rows.
+        read_as: gives its shards, with the text from one field, cut if a cutter is given.
+        endless: whether its end is unknown.
     """
 
     facts: JsonObject
@@ -34,7 +34,7 @@ class OpenedText:
     endless: bool
 
     def shards(self, text_field: str, cutter: Cutter, annotator: Annotator | None) -> Source:
-        """An annotator sees documents whole."""
+        """The shards for a text field; an annotator gets whole documents."""
         if annotator is None:
             return self.read_as(text_field, cutter)
         return self.read_as(annotator.text_field, None)
@@ -44,7 +44,7 @@ def open_text(source: str, seed: int, block: int) -> OpenedText:
     """The source of that name, in an order that the seed decides; nothing is tokenised.
 
     Raises:
-        UsageError: it is missing, unreadable or no text.
+        UsageError: the source is missing, unreadable or not text.
     """
     if not source.startswith("hf:"):
         files = FileSource(source, None, None, seed=seed, block=block)

@@ -1,4 +1,4 @@
-"""Permutations and the order of an epoch, as pure functions of their seeds."""
+"""Permutations and the order of an epoch, which depend only on their seeds."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Int
 
 POOL_ROWS = 2**16
-"""Rows that an epoch mixes at a time."""
+"""Rows that an epoch shuffles together."""
 
 
 def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
-    """A random order of `n` things, fixed by `key`.
+    """A random permutation of `n` things, fixed by `key`.
 
-    Sorting raw Philox words gives the same order with every numpy version: numpy guarantees the
-    streams of its bit generators, not what `Generator.permutation` makes of them.
+    It sorts raw Philox words, which gives the same order with every numpy version: numpy guarantees
+    the streams of its bit generators, but not the result of `Generator.permutation`.
     """
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
     return np.argsort(words, kind="stable")
@@ -22,13 +22,13 @@ def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a store in store order: each is up to `BLOCK_ROWS` consecutive rows of a unit.
+    """The blocks of a store in order; a block is up to `BLOCK_ROWS` consecutive rows of a unit.
 
     Attributes:
         unit: index into the store's committed units.
-        first: first row, counted from the start of the unit.
-        start: first row, counted from the start of the store.
-        count: rows.
+        first: first row of each block, counted from the start of its unit.
+        start: first row of each block, counted from the start of the store.
+        count: rows of each block.
     """
 
     unit: Int[np.ndarray, " block"]
@@ -48,18 +48,18 @@ class Blocks:
 
     @property
     def n_rows(self) -> int:
-        """Rows of all blocks."""
+        """Number of rows of all blocks."""
         return int(self.count.sum())
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One epoch: the blocks in random order, cut into groups that are served one after another.
+    """One epoch: the blocks in random order, in groups that are served one after another.
 
     Attributes:
         blocks: block indices in the order of the epoch.
-        cuts: where each group starts in `blocks`, and the end.
-        rows: how many rows precede each group, and the total.
+        cuts: the start of each group in `blocks`, and the end.
+        rows: the number of rows before each group, and the total.
     """
 
     seed: int
@@ -79,12 +79,11 @@ class EpochPlan:
         held_back: Collection[int] = (),
         served: Int[np.ndarray, " block"] | None = None,
     ) -> "EpochPlan":
-        """Groups of near-equal size, of at most `pool_rows` rows plus one block.
+        """Groups of nearly equal size, of at most `pool_rows` rows plus one block.
 
-        Blocks that are `held_back` are in none of them. `served` is how many rows of each block
-        are; default: all.
-
-        Equal sizes, because a short last group would be a batch from very few units.
+        No group has a block in `held_back`. `served` is the number of rows of each block that are
+        served; default: all. Sizes are equal because a short last group would give a batch from
+        very few units.
         """
         order = permutation(len(table.count), seed, epoch)
         order = order[~np.isin(order, list(held_back))]
@@ -98,15 +97,15 @@ class EpochPlan:
 
     @property
     def n_groups(self) -> int:
-        """Groups of the epoch."""
+        """Number of groups in the epoch."""
         return len(self.cuts) - 1
 
     def group_of(self, row: int) -> int:
-        """Which group serves the epoch's `row`-th row."""
+        """The group that serves the epoch's `row`-th row."""
         return int(np.searchsorted(self.rows, row, side="right")) - 1
 
     def group_blocks(self, group: int) -> Int[np.ndarray, " block"]:
-        """The blocks of a group, in the order in which they are read."""
+        """The blocks of a group in the order of reading."""
         return self.blocks[self.cuts[group] : self.cuts[group + 1]]
 
     def row_order(self, group: int) -> Int[np.ndarray, " row"]:

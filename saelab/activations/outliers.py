@@ -1,9 +1,9 @@
-"""Massive activations: the few rows of a site whose norm is many times that of the others.
+"""Massive activations: the few rows of a site with norms many times those of the others.
 
-Transformers write activations of a few channels, thousands of times as large as the rest, at
-tokens that carry no meaning of their own, mostly the first of a context (arXiv 2402.17762): the
-sinks of attention (arXiv 2309.17453). A few rows in ten thousand can then hold most of a site's
-variance, and an SAE's error says little of how it does on all the others.
+Transformers write activations of a few channels, thousands of times as large as the rest, at tokens
+that carry no meaning of their own, mostly the first of a context (arXiv 2402.17762): attention
+sinks (arXiv 2309.17453). A few rows in ten thousand can then hold most of a site's variance, and an
+SAE's error says little about all other rows.
 """
 
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ from saelab.activations.site import SiteView
 from saelab.activations.statistics import ColumnSums, array_sums, merged, without
 
 MASSIVE = 42
-"""Bins from the median's to the limit: 2^(42/16), about 6 times the median."""
+"""Bins from the median to the limit: 2^(42/16), about 6 times the median."""
 GAP = 10
-"""Bins below the limit that must be all but empty: from about 4 times the median on."""
+"""Bins below the limit that must be almost empty: from about 4 times the median on."""
 MAX_SHARE_OF_ROWS = 0.1
 MIN_SHARE_OF_VARIANCE = 0.05
 MAX_SUMMED = 2**16
 MAX_CANCELLED = 1e8
-"""Times that the left-out rows' squares may exceed the others', before subtraction loses them."""
+"""Largest ratio of the left-out rows' squares to the others'; beyond it, subtraction loses
+precision."""
 
 RULE = (
     "norm above 6 times the site's median norm, where such rows are at most a tenth of all, hold "
     "at least a twentieth of the variance, and are more than twice as many as the rows of 4 to 6 "
     "times the median"
 )
-"""In words.
+"""The rule in words.
 
-The last condition tells a population of its own from the tail of one: a tail of finite variance has
-at least 1.25 times as many rows between 4 and 6 as beyond 6. SmolLM2-135M's residual stream (blocks
-12 and 20) has 10 and 12 rows of 30,099 beyond 6 times the median, up to 179 times, and none or one
-between 4 and 6; they hold 74 % and 88 % of the variance.
-"""
+The last condition separates a distinct population from the tail of one: a tail of finite variance
+has at least 1.25 times as many rows between 4 and 6 times the median as beyond 6. In SmolLM2-135M's
+residual stream (blocks 12 and 20), 10 and 12 rows of 30,099 exceed 6 times the median, up to 179
+times, and none or one lies between 4 and 6; these rows hold 74 % and 88 % of the variance."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Outliers:
     """The massive rows of a site, by `RULE`.
 
     Attributes:
-        n_rows: rows of the site, these included.
-        median_norm: of all rows, to 2 %.
-        max_norm: rows with a larger norm are massive; None: there are none.
-        rows: the massive ones, as sorted indices in store order.
-        share: their share of the variance, sum ||x - E x||^2 over them and over all rows.
-        kept: the sums of the other rows. Exact for up to 65,536 massive rows; the mean of more is
-            taken from so many of them.
+        n_rows: number of rows of the site, massive rows included.
+        median_norm: median norm of all rows, to 2 %.
+        max_norm: rows with a larger norm are massive; None if there are none.
+        rows: the massive rows, as sorted indices in store order.
+        share: their share of the variance: sum ||x - E x||^2 over them, divided by that over all
+            rows.
+        kept: the sums of the other rows. Exact for up to 65,536 massive rows; with more, their mean
+            is estimated from 65,536.
     """
 
     n_rows: int
@@ -72,11 +73,11 @@ class Outliers:
 def find_outliers(site: SiteView) -> Outliers:
     """The massive rows of a site's committed units.
 
-    Hook files record what the rule needs. Those of an older store do not: then every row is read
-    once, and the record is kept in the store's `stats/` if it can be written.
+    Hook files record what the rule needs. For an older store every row is read once, and the record
+    is kept in the store's `stats/`, if that can be written.
 
     Raises:
-        DamagedStoreError: a row that must be read is not what was written.
+        DamagedStoreError: a row that must be read is damaged.
     """
     records = site.norm_records()
     counts = merged_counts(records)
@@ -99,11 +100,11 @@ def find_outliers(site: SiteView) -> Outliers:
 
 
 def _limit_edge(counts: Integer[np.ndarray, " bin"]) -> int | None:
-    """The bin where massive norms start, if their numbers are as `RULE` says."""
+    """The bin where massive norms start, if the counts satisfy `RULE`; else None."""
     total = np.cumsum(counts)
     middle = int(np.searchsorted(total, (total[-1] + 1) // 2))
     edge = middle + MASSIVE
-    # A median of (almost) nothing: most rows are zero, and every other one would be massive.
+    # The median is (almost) zero: most rows are zero, and all others would be massive.
     if middle == 0 or edge >= N_BINS:
         return None
     beyond, between = int(counts[edge:].sum()), int(counts[edge - GAP : edge].sum())
@@ -129,12 +130,12 @@ def left_out_sums(
     rows: Int64[np.ndarray, " n"],
     norms: Float32[np.ndarray, " n"] | None = None,
 ) -> ColumnSums:
-    """The sums of these rows; of more than 65,536, those of so many, brought to the number of all.
+    """The sums of these rows; above 65,536 rows, estimated from 65,536 of them.
 
-    With their `norms` the squares add up to those of all, too.
+    If their `norms` are given, the squares add up to those of all rows.
 
     Raises:
-        DamagedStoreError: a row has another norm than these say.
+        DamagedStoreError: a row's norm differs from the one given.
     """
     chosen = np.arange(len(rows))
     if len(rows) > MAX_SUMMED:
@@ -152,14 +153,14 @@ def left_out_sums(
 
 
 def _share(part: ColumnSums, whole: ColumnSums) -> float:
-    """Sum ||x - E x||^2 over the part, over that of the whole, about the mean of the whole."""
+    """Sum ||x - E x||^2 over the part, divided by that over the whole; E x is the whole's mean."""
     mean = whole.mean
     about = part.sum_sq.sum() - 2 * (mean @ part.sum) + part.n * (mean @ mean)
     return float(about / max(whole.total_variance * whole.n, np.finfo(float).tiny))
 
 
 def _kept_sums(site: SiteView, rows: Int64[np.ndarray, " n"], left_out: ColumnSums) -> ColumnSums:
-    """The sums of a site's rows but these, whose own are given."""
+    """The sums of a site's rows except these, whose sums are given."""
     kept = without(site.sums, left_out)
     if left_out.sum_sq.sum() <= MAX_CANCELLED * kept.sum_sq.sum():
         return kept

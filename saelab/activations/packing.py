@@ -1,4 +1,4 @@
-"""The contexts of a store: those of a corpus up to a number of rows, short ones side by side."""
+"""The contexts of a store: those of a corpus up to a number of rows, short ones packed."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,17 +18,17 @@ from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource
 
 CHUNK = 2**12
-"""Contexts of the corpus that are read, and laid side by side, together."""
+"""Contexts of the corpus that are read and packed together."""
 LISTED_FILES = 1000
 
 
 @dataclass(frozen=True)
 class StoredContexts:
-    """Consecutive contexts of a store, and what is known of every position.
+    """Consecutive contexts of a store, with what is known of every position.
 
     Attributes:
         tokens: see `Sequences`.
-        document: which document the position is of.
+        document: the document of each position.
     """
 
     tokens: Int[ndarray, "context pos"]
@@ -39,7 +39,7 @@ class StoredContexts:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk of the corpus: its contexts, where each is laid, and rows of each."""
+    """A chunk of the corpus: its contexts, their places in the store, and their numbers of rows."""
 
     contexts: Contexts
     context: Int[ndarray, " sequence"]
@@ -48,12 +48,12 @@ class _Chunk:
 
 
 class Packing:
-    """The contexts that a harvest stores, counted as far as the corpus has been read.
+    """The contexts that a harvest stores, counted as far as the corpus was read.
 
     Args:
-        n_tokens: the last context is the one that reaches so many rows.
-        packed: short contexts of the corpus are laid side by side.
-        n_contexts: how many there are, where that is known without counting rows.
+        n_tokens: the last context is the one that reaches this number of rows.
+        packed: whether short contexts of the corpus share a stored context.
+        n_contexts: number of contexts, if known without counting rows.
     """
 
     def __init__(
@@ -75,31 +75,31 @@ class Packing:
 
     @property
     def n_contexts(self) -> int:
-        """How many contexts are known of."""
+        """Number of contexts known so far."""
         return self._ends[-1]
 
     @property
     def n_rows(self) -> int:
-        """Rows of these."""
+        """Number of rows of these contexts."""
         return self._rows
 
     @property
     def rows_each(self) -> float:
-        """Rows of a context of the corpus, so far."""
+        """Number of rows of each context of the corpus, so far."""
         return self._rows / (CHUNK * (len(self._ends) - 1))
 
     @property
     def complete(self) -> bool:
-        """Whether that is all: the rows asked for, or the end of the corpus."""
+        """Whether all contexts are known: the rows or the corpus are counted to the end."""
         return self._done
 
     def count(self, rows: int | None = None) -> None:
-        """Read on until so many rows are known of; None: to the end."""
+        """Read on until this many rows are known; None reads to the end."""
         while not self._done and (rows is None or self._rows < rows):
             self._count_next()
 
     def available(self, n: int) -> int:
-        """How many of the first `n` contexts there are; reads no further to find out."""
+        """How many of the first `n` contexts exist; reads no further than needed."""
         while not self._done and self._ends[-1] < n:
             self._count_next()
         return min(n, self._ends[-1])
@@ -122,7 +122,7 @@ class Packing:
         )
 
     def text(self) -> JsonObject:
-        """What was read: rows, documents, and rows by file (the first thousand by size)."""
+        """What was read: rows, documents, and rows by file (the thousand largest files)."""
         listed = self._files.most_common(LISTED_FILES)
         others = self._rows - sum(rows for _, rows in listed)
         files: JsonObject = dict(listed)
@@ -203,17 +203,17 @@ class Packing:
 
 
 def pays(corpus: Corpus) -> bool:
-    """Whether short contexts are stored side by side: where padding would be more than half."""
+    """Whether to pack short contexts: when more than half would be padding."""
     if not isinstance(corpus, TextCorpus):
         return False
     return bool((corpus.read(0, corpus.available(CHUNK)).tokens == PADDING).mean() > 0.5)
 
 
 def require(packing: Packing, n_tokens: int) -> None:
-    """Refuse a text that has not so many tokens.
+    """Refuse a text with fewer tokens than this.
 
     Raises:
-        UsageError: the number that it has.
+        UsageError: gives the number that the text has.
     """
     if packing.complete and packing.n_rows < n_tokens:
         raise UsageError(

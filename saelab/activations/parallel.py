@@ -1,4 +1,4 @@
-"""Work on several blocks at once: reading and checksums run outside Python's lock."""
+"""Work on several blocks at once: reading and checksums run outside Python's GIL."""
 
 import os
 from collections.abc import Callable, Generator, Iterable
@@ -10,16 +10,16 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""More wait for Python's lock more than they read."""
+"""With more threads, waiting for the GIL takes longer than reading."""
 WRITERS = min(4, max(2, (os.cpu_count() or 1) // 4))
-"""Units that are written at once. While one waits for the disk, the others permute and sum theirs;
-each takes memory, and beside a GPU two do not keep up with the forward passes."""
+"""Units that are written at once: while one waits for the disk, the others permute and sum their
+rows. Each takes memory, but beside a GPU two do not keep up with the forward passes."""
 
 
 def parallel_results(function: Callable[[A], B], items: Iterable[A]) -> Generator[B, None, None]:
-    """The results in the order of the items, each as soon as it and those before it are there.
+    """The results in the order of the items, each as soon as it and all before it are ready.
 
-    `function` must not call this. When the caller stops early nothing is still at work.
+    `function` must not call this function. If the caller stops early, no thread is left working.
     """
     running = [_threads(os.getpid()).submit(function, item) for item in items]
     try:
@@ -33,5 +33,5 @@ def parallel_results(function: Callable[[A], B], items: Iterable[A]) -> Generato
 
 @cache
 def _threads(process: int) -> ThreadPoolExecutor:
-    """Kept, since starting them takes as long as reading a block; a forked process has none."""
+    """The thread pool, kept since starting it is as slow as reading a block; a fork has its own."""
     return ThreadPoolExecutor(WORKERS, thread_name_prefix=f"blocks-{process}")

@@ -1,4 +1,4 @@
-"""A site's rows as they are stored: permuted, converted, summed and check-summed."""
+"""A site's rows in their stored form: permuted, converted, summed and checksummed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ Rows = Float[Tensor, "row d_in"] | Float[np.ndarray, "row d_in"]
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """Rows in the stored number type and order.
+    """Rows in the stored dtype and order.
 
     Attributes:
         xxh3: the checksum of each block of `BLOCK_ROWS` rows.
         sums: sums over the rows as stored.
-        norms: ||x|| of each of them.
+        norms: ||x|| of each row.
     """
 
     rows: Float[Tensor, "row d_in"]
@@ -39,9 +39,9 @@ class PreparedRows:
 
 
 class RowPreparer:
-    """Prepares one unit's rows of a site after another's in the same memory: new memory is slow.
+    """Prepares the rows of one unit after another in the same memory, since new memory is slow.
 
-    What `prepare` returns lasts until it is called again.
+    The result of `prepare` is valid until the next call.
     """
 
     def __init__(self, dtype: Dtype) -> None:
@@ -49,7 +49,7 @@ class RowPreparer:
         self._buffer: UInt8[Tensor, " byte"] = torch.empty(0, dtype=torch.uint8)
 
     def prepare(self, given: Rows, order: Int[np.ndarray, " row"]) -> PreparedRows:
-        """Row `order[i]` of `given` becomes row i; a GPU permutes and sums its rows itself."""
+        """Row `order[i]` of `given` becomes row i; a GPU permutes and sums its own rows."""
         source = as_tensor(given)
         rows = self._memory(len(order), source.shape[1], pinned=source.is_cuda)
         chosen = torch.from_numpy(order).to(source.device)
@@ -75,7 +75,7 @@ def _arriving(
     chosen: Int[Tensor, " row"],
     rows: Float[Tensor, "row d_in"],
 ) -> Iterator[Float[Tensor, "piece d_in"]]:
-    """The chosen rows of a GPU, a piece at a time, each of which is being copied into `rows`."""
+    """The chosen rows of a GPU in pieces, each while it is being copied into `rows`."""
     size = piece_rows(source)
     for own, to in zip(chosen.split(size), rows.split(size), strict=True):
         piece = source.index_select(0, own).to(rows.dtype)

@@ -1,4 +1,4 @@
-"""Several processes that write one store together, as torchrun starts them."""
+"""Several processes that write one store together, started by torchrun."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from saelab.config import UsageError
 from saelab.lock import Lock
 
 LOCKS = "writer-*.lock"
-"""Of a store, one for each process, in state/."""
+"""Names of a store's locks, one per process, in state/."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Ranks:
     """Which of `world` processes this is; process r writes the units u with u mod world = r.
 
     Attributes:
-        launch: what the processes of one launch have in common and other launches have not.
+        launch: identifies the launch that the processes belong to.
     """
 
     rank: int = 0
@@ -26,10 +26,10 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Ranks":
-        """What RANK and WORLD_SIZE say (torchrun sets them, or the user); alone without them.
+        """The rank from RANK and WORLD_SIZE, as torchrun sets them; without them, the only one.
 
         Raises:
-            UsageError: one of the two is missing, or they are not `0 <= RANK < WORLD_SIZE`.
+            UsageError: one of the two is missing, or not `0 <= RANK < WORLD_SIZE`.
         """
         given = [environment.get(name) for name in ("RANK", "WORLD_SIZE")]
         if given == [None, None]:

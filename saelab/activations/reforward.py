@@ -1,4 +1,4 @@
-"""Does a store say what its model says? Stored rows against a fresh forward pass."""
+"""Comparing stored rows with a fresh forward pass of the model."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from saelab.lm.protocol import ActivationSource
 
 FORWARD_CONTEXTS = 8
 ROUNDING = {"float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}
-"""One unit in the last place of each stored number type."""
+"""One unit in the last place of each stored dtype."""
 COMPUTED = {"float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
-"""By which forward passes in a number type differ between batch sizes, back ends and devices, as
-||difference|| over a row's norm; half precision adds up over the layers."""
+"""Relative difference, ||difference|| over a row's norm, of forward passes in a dtype between batch
+sizes, back ends and devices; in half precision it grows over the layers."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Reforward:
     """The comparison at one site.
 
     Attributes:
-        site: its name.
-        rows: that were compared.
+        site: name of the site.
+        rows: number of rows compared.
         error: largest ||stored - fresh|| of a row over ||fresh||.
-        limit: what rounding explains.
+        limit: the largest error that rounding explains.
     """
 
     site: str
@@ -46,13 +46,13 @@ class Reforward:
 def reforward(
     store: ActivationStore, lm: ActivationSource, n_contexts: int, seed: int = 0
 ) -> list[Reforward]:
-    """Run `n_contexts` random contexts again and compare every activation that is stored of them.
+    """Run `n_contexts` random contexts again and compare all their stored activations.
 
-    A checksum finds what changed since it was written; this finds what was written wrong: rows of
-    another token, another model, another hook. Gradients are not compared.
+    A checksum finds changes after writing. This finds wrong rows: of another token, another model,
+    another hook. Gradients are not compared.
 
     Raises:
-        UsageError: `lm` is not the model of the store, or the store was made from arrays.
+        UsageError: `lm` is not the store's model, or the store was made from arrays.
     """
     facts = store.manifest.model
     if facts is None:
@@ -85,7 +85,7 @@ def reforward(
                 size = expected.double().norm(dim=1).clamp_min(1e-30)
                 error = ((stored - expected).double().norm(dim=1) / size).max()
                 worst[hook] = max(worst[hook], float(torch.nan_to_num(error, torch.inf)))
-    # What is stored is the nearest number, so every one of a row is off by half a unit at most.
+    # Stored numbers are rounded to nearest, so each is off by half a unit at most.
     limit = ROUNDING[store.manifest.dtype] / 2 + COMPUTED[str(facts.get("dtype", "float32"))]
     return [Reforward(hook, rows, worst[hook], limit) for hook in hooks]
 

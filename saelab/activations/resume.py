@@ -1,4 +1,4 @@
-"""What fixes the order in which a store is served, and the refusal to continue another order."""
+"""What fixes the order in which a store is served, and the refusal to resume in another order."""
 
 from collections.abc import Mapping
 
@@ -8,16 +8,16 @@ from saelab.formats.json_file import canonical_digest
 
 
 def store_digest(store: ActivationStore) -> str:
-    """A digest of which rows the store has: a store that grew since has another order."""
+    """A digest of a store's rows: when a store grows, its order changes."""
     digest = store.manifest.content_digest
     return canonical_digest([digest, list(store.units), list(store.unit_rows)])
 
 
 def check_same_order(order: Mapping[str, int | str], state: Mapping[str, int | str]) -> None:
-    """Refuse a state that was taken from another order.
+    """Refuse a state saved with another order.
 
     Raises:
-        UsageError: a field of `order` is different in `state`, or missing.
+        UsageError: a field of `order` differs in `state`, or is missing.
     """
     for name, value in order.items():
         if state.get(name) != value:

@@ -1,9 +1,8 @@
 """Files whose every byte is covered by a checksum: an HDF5 file followed by a 104-byte trailer.
 
-The trailer's seal is the sha256 of everything but the payload (the trailer's own first 72 bytes
-included). The payload, between two parts that the seal covers, has an XXH3 checksum for each block
-of rows, kept in a dataset that the seal covers too. HDF5 tools do not look behind the end of the
-HDF5 file.
+The trailer's seal is the sha256 of everything except the payload (the trailer's own first 72 bytes
+included). The payload lies between two sealed parts. It has an XXH3 checksum per block of rows,
+kept in a dataset that is sealed too. HDF5 tools ignore bytes after the end of the HDF5 file.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ class Trailer:
     """The last bytes of a file: enough to list a store without parsing HDF5.
 
     Attributes:
-        payload_offset: where the payload starts; its 4 KiB-aligned offset, or 0 without one.
+        payload_offset: start of the payload, 4 KiB-aligned; 0 without a payload.
         content_digest: `content_digest` of the manifest, 32 bytes.
     """
 
@@ -51,9 +50,9 @@ class Trailer:
 
 
 def checksum(data: memoryview | bytes) -> int:
-    """The checksum of a block: XXH3, 64 bits; damage goes unseen with probability 2^-64.
+    """The checksum of a block: XXH3, 64 bits; damage goes unnoticed with probability 2^-64.
 
-    8 GB/s a core where zlib's CRC-32 makes 2: reading stays near the speed of the disk.
+    It runs at 8 GB/s per core (zlib's CRC-32: 2), so reading stays near the speed of the disk.
     """
     return xxhash.xxh3_64_intdigest(data)
 
@@ -70,10 +69,10 @@ def seal_file(
 
 
 def write_parts(path: Path, parts: Sequence[memoryview | bytes]) -> None:
-    """Write a new read-only file and make it durable; the disk space is reserved first.
+    """Write a new read-only file and make it durable; disk space is reserved first.
 
     Raises:
-        OSError: the disk is full or fails; the caller removes the file.
+        OSError: the disk is full or fails; the caller must remove the file.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
     try:
@@ -91,10 +90,10 @@ def write_parts(path: Path, parts: Sequence[memoryview | bytes]) -> None:
 
 
 class SealedFile:
-    """A sealed file opened for reading; opening checks that it is a regular file with a trailer.
+    """A sealed file, opened for reading after a check that it is a regular file with a trailer.
 
     Raises:
-        DamagedStoreError: the file is missing, a link, too short, or its trailer is impossible.
+        DamagedStoreError: the file is missing, a link, too short, or its trailer is invalid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,7 +116,7 @@ class SealedFile:
             raise
 
     def damaged(self, problem: str) -> DamagedStoreError:
-        """The error that names this file."""
+        """The error for this file."""
         return DamagedStoreError(f"{self.path} {problem}.")
 
     def _read_trailer(self) -> tuple[Trailer, bytes]:
@@ -133,7 +132,7 @@ class SealedFile:
         return Trailer(unit, rows, offset, nbytes, digest), bytes(raw[TRAILER.size :])
 
     def check_seal(self) -> None:
-        """Compare everything but the payload with the seal; DamagedStoreError if it differs."""
+        """Compare everything except the payload with the seal; DamagedStoreError if they differ."""
         digest = hashlib.sha256()
         trailer = self.trailer
         payload_end = trailer.payload_offset + trailer.payload_bytes
@@ -147,7 +146,7 @@ class SealedFile:
             raise self.damaged("was altered: its header does not match its seal")
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill `out` from `offset`; DamagedStoreError if the file ends before."""
+        """Fill `out` from `offset`; DamagedStoreError if the file ends first."""
         done = 0
         while done < len(out):
             n = os.preadv(self._descriptor, [out[done:]], offset + done)
@@ -156,7 +155,7 @@ class SealedFile:
             done += n
 
     def hdf5(self) -> h5py.File:
-        """The HDF5 part, read through this descriptor: opened once, so without lock or race."""
+        """The HDF5 part, read through the open descriptor, so without a lock or a race."""
         raw = open(self._descriptor, "rb", buffering=0, closefd=False)  # noqa: SIM115
         return h5py.File(raw, "r")
 

@@ -1,8 +1,8 @@
-"""Short sequences side by side in one context: laid there for storing, taken apart for running.
+"""Short sequences side by side in one context: packed for storing, separated for running.
 
-A context is a row of the table of tokens. It holds one sequence, `PADDING` behind its end, or
-several with one `PADDING` between them. A model never reads a context but always its sequences,
-each alone, from position 0 and with its own BOS; so what stands beside a sequence cannot be seen.
+A context is a row of the table of tokens. It holds one sequence with `PADDING` after its end, or
+several with one `PADDING` between them. A model always reads single sequences, each from position 0
+with its own BOS, so it never sees neighbouring sequences.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ class Sequences:
     """The sequences of some contexts, in reading order.
 
     Attributes:
-        contexts: the table they stand in.
-        start: where each begins in the flattened table.
+        contexts: the table of tokens.
+        start: start of each sequence in the flattened table.
         length: tokens of each.
     """
 
@@ -32,7 +32,7 @@ class Sequences:
 
     @classmethod
     def of(cls, contexts: Integer[ndarray, "context pos"]) -> "Sequences":
-        """What stands between the paddings and the ends of contexts."""
+        """The sequences in these contexts, which padding and the ends of contexts separate."""
         real = contexts != PADDING
         first, last = real.copy(), real.copy()
         first[:, 1:] &= ~real[:, :-1]
@@ -45,15 +45,15 @@ class Sequences:
 
     @property
     def side_by_side(self) -> bool:
-        """Whether a context holds more than one."""
+        """Whether a context holds more than one sequence."""
         return bool((self.start % self.contexts.shape[1]).any())
 
     def padded(
         self, chosen: Int[ndarray, " n"] | slice = slice(None)
     ) -> tuple[Integer[ndarray, "n pos"], Int[ndarray, "n pos"]]:
-        """These sequences, as long as their longest, and each token's place in the flattened table.
+        """The sequences padded to the longest, and each token's index in the flattened table.
 
-        Behind a sequence's end stand `PADDING` and the place -1.
+        After a sequence's end, tokens are `PADDING` and indices -1.
         """
         start, length = self.start[chosen], self.length[chosen]
         step = np.arange(int(length.max(initial=0)))
@@ -61,9 +61,9 @@ class Sequences:
         return np.where(place < 0, PADDING, self.contexts.ravel()[place]), place
 
     def batches(self, positions: int) -> Iterator[Int[ndarray, " n"]]:
-        """All sequences in batches of similar length, the longest first: little padding is run.
+        """All sequences in batches of similar length, the longest first, to run little padding.
 
-        A batch has at most so many positions, or one sequence.
+        A batch has at most this many positions, or one sequence.
         """
         order = np.argsort(-self.length, kind="stable")
         done = 0
@@ -86,10 +86,10 @@ class Sequences:
 def lay(
     length: Integer[ndarray, " sequence"], room: int
 ) -> tuple[Int[ndarray, " sequence"], Int[ndarray, " sequence"]]:
-    """The context and the first position of each sequence when they are laid side by side in order.
+    """The context and the first position of each sequence when they are packed in order.
 
-    A sequence goes behind the one before it if it fits with one padding between them, else it
-    begins the next context; `room` is the length of a context.
+    A sequence follows the one before if it fits with one padding between them; else it starts the
+    next context. `room` is the length of a context.
     """
     ends = np.cumsum(length + 1, dtype=np.int64)
     firsts = [0]

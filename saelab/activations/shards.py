@@ -1,4 +1,4 @@
-"""A text's shards: made by threads while others are read, kept in files, shared by processes."""
+"""A text's shards: made by threads ahead of reading, kept in files, shared by processes."""
 
 import os
 import sys
@@ -14,19 +14,20 @@ from saelab.activations.windows import Shard, belongs, read_shard, write_shard
 from saelab.files import temporary_directory
 
 WORKERS = 2
-"""One reads text and collects ids, on one core, while the other's texts are read by all cores."""
+"""Number of threads: one reads text and collects ids on one core, while all cores tokenise the
+other's text."""
 AHEAD = 6
-"""Shards that are made before anybody asks for them."""
+"""Shards that are made before they are asked for."""
 PATIENCE = 20.0
-"""Seconds after which another process's shard is made here: that process may have died."""
+"""Seconds to wait for another process's shard before making it here: that process may have died."""
 POLL = 0.02
 FIRST = "000000.tokens"
 
 
 class Shards:
-    """Random access to the shards that `make` makes; each is made once, and read from its file.
+    """Random access to the shards that `make` makes; each is made once and read from its file.
 
-    `kept` is a directory that holds some already, if they are of this key; else it is not used.
+    `kept` is a directory that may hold shards already. It is used only if they are of this key.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class Shards:
         self._end = sys.maxsize
 
     def __getitem__(self, number: int) -> Shard:
-        """A shard; the last has a share of 1, and none may be asked for behind it."""
+        """A shard. The last has share 1; no later one may be asked for."""
         shard = self._load(number)
         if shard.share >= 1:
             self._end = number + 1
         return shard
 
     def keep_in(self, directory: Path, ranks: Ranks) -> None:
-        """Keep shards in this directory from now on; processes of `ranks` make their share each."""
+        """Keep shards in this directory from now on; each process of `ranks` makes its part."""
         self._kept, self._ranks = directory, ranks
         directory.mkdir(parents=True, exist_ok=True)
         if self._temporary is None:
@@ -62,7 +63,7 @@ class Shards:
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
-        """While this lasts, threads make the shards behind those that are asked for."""
+        """A context in which threads make the shards after those asked for."""
         self._ahead = AHEAD
         try:
             with ThreadPoolExecutor(WORKERS, thread_name_prefix="tokenise") as self._pool:
@@ -94,7 +95,7 @@ class Shards:
         return shard
 
     def _start(self, pool: ThreadPoolExecutor, number: int) -> None:
-        """Let a thread make a shard, unless it is there or another process makes it."""
+        """Let a thread make a shard, unless it exists or another process makes it."""
         mine = self._ranks.owns(number) and number not in self._running
         if mine and number < self._end and not self._path(number).exists():
             self._running[number] = pool.submit(self._produce, number)
@@ -109,14 +110,14 @@ class Shards:
         name = f"{number:06d}.tokens"
         if self._kept is not None:
             path = self._kept / name
-            # Somebody else's store may be read, and not written to.
+            # The store may be somebody else's and read-only.
             if path.exists() or os.access(self._kept, os.W_OK):
                 return path
         self._temporary = self._temporary or temporary_directory(self, "saelab-tokens-")
         return self._temporary / name
 
     def _wait_for(self, path: Path) -> None:
-        """Wait for another process; but not twice for one that seems to have died."""
+        """Wait for another process, but not again after it seems to have died."""
         until = time.monotonic() + self._patience
         while not path.exists():
             if time.monotonic() > until:

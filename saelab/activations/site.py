@@ -1,4 +1,4 @@
-"""The rows of one site, read with plain `preadv` once the headers are checked."""
+"""The rows of one site, read by `preadv` after the headers were checked."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 class SiteView:
     """The rows of one site, over all committed units.
 
-    Blocks are checked against their checksum the first time they are read. Reading from several
-    threads at once is fine.
+    A block is compared with its checksum when it is first read. Several threads may read at once.
 
     Attributes:
         spec: hook, width and kind.
-        sums: sums over every row, from which `mean` and `total_variance` follow.
+        sums: sums over all rows; `mean` and `total_variance` follow from them.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class SiteView:
         self.sums: ColumnSums = merged([header.sums for header in self._headers])
 
     def _check_rows(self) -> None:
-        """Each hook file must have as many rows as its commit marker says."""
+        """Check that each hook file has as many rows as its commit marker says."""
         planned = np.bincount(self._blocks.unit, self._blocks.count)
         for path, header, rows in zip(self._paths, self._headers, planned, strict=True):
             if header.rows != rows:
@@ -68,26 +67,26 @@ class SiteView:
 
     @property
     def n_rows(self) -> int:
-        """Rows of all committed units."""
+        """Number of rows of all committed units."""
         return self.sums.n
 
     @property
     def mean(self) -> Float64[np.ndarray, " d_in"]:
-        """E x over every row."""
+        """E x over all rows."""
         return self.sums.mean
 
     @property
     def total_variance(self) -> float:
-        """V = E||x - E x||^2 over every row."""
+        """V = E||x - E x||^2 over all rows."""
         return self.sums.total_variance
 
     def read_block(
         self, block: int, out: "UInt8[Tensor, ' byte'] | None" = None
     ) -> "Float[Tensor, 'row d_in']":
-        """The rows of a block in the stored number type, read into `out` if it is given.
+        """The rows of a block in the stored dtype, read into `out` if it is given.
 
         Raises:
-            DamagedStoreError: the bytes are not what was written; file and block are named.
+            DamagedStoreError: the block is damaged; the message names file and block.
         """
         import torch
 
@@ -107,11 +106,11 @@ class SiteView:
             self._trusted[block] = True
 
     def bytes_of(self, rows: int) -> int:
-        """Bytes that so many rows take in the stored number type."""
+        """Bytes of this many rows in the stored dtype."""
         return rows * self._row_bytes
 
     def rows_of(self, raw: "UInt8[Tensor, ' byte']") -> "Float[Tensor, 'row d_in']":
-        """The rows whose stored bytes these are."""
+        """The rows with these stored bytes."""
         from saelab.activations.tensor_rows import rows_from_bytes
 
         return rows_from_bytes(raw, self._dtype, self.d_in)
@@ -119,10 +118,10 @@ class SiteView:
     def read_blocks(
         self, blocks: Integer[np.ndarray, " block"], out: "UInt8[Tensor, ' byte'] | None" = None
     ) -> "Float[Tensor, 'row d_in']":
-        """The rows of these blocks, one after the other, in the stored number type.
+        """The rows of these blocks, one after the other, in the stored dtype.
 
-        They are read into the start of `out` if it is given: memory that was used before is read
-        into several times faster than new memory.
+        They are read into the start of `out` if it is given: reading into memory used before is
+        several times faster than into new memory.
         """
         import torch
 
@@ -135,7 +134,7 @@ class SiteView:
     def reading(
         self, blocks: Integer[np.ndarray, " block"], out: "UInt8[Tensor, ' byte']"
     ) -> Iterator[int]:
-        """Read these blocks into `out`, and say after each how many of its bytes are there."""
+        """Read these blocks into `out`; after each, yields the number of bytes read so far."""
         ends = np.cumsum(self._blocks.count[blocks] * self._row_bytes).tolist()
         items = zip(blocks.tolist(), [0, *ends], ends, strict=False)
         done = parallel_results(lambda item: self._read_raw(item[0], out[item[1] : item[2]]), items)
@@ -147,7 +146,7 @@ class SiteView:
         return self.take(np.arange(*slice(start, stop).indices(self.n_rows)))
 
     def take(self, rows: Integer[np.ndarray, " n"]) -> "Float[Tensor, 'n d_in']":
-        """The rows of these store-order indices, as float32; reads each block they touch once."""
+        """The rows at these store-order indices, as float32; reads each block at most once."""
         import torch
 
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.n_rows:
@@ -171,7 +170,7 @@ class SiteView:
         return int(self._blocks.start[np.searchsorted(self._blocks.unit, unit)])
 
     def unit_norms(self, unit: int) -> Float32[np.ndarray, " row"]:
-        """||x|| of every row of the store's `unit`-th committed unit; all of them are read."""
+        """||x|| of each row of the store's `unit`-th committed unit; reads all of them."""
         from saelab.activations.summing import summed
 
         blocks = np.flatnonzero(self._blocks.unit == unit)
@@ -181,7 +180,7 @@ class SiteView:
 
     @property
     def norms_known(self) -> bool:
-        """Whether `norm_records` need not read every row."""
+        """Whether `norm_records` can avoid reading every row."""
         return all(h.norms is not None for h in self._headers) or self._kept_norms.is_file()
 
     @property
@@ -189,7 +188,7 @@ class SiteView:
         return self._root / "stats" / f"{self.spec.slug}.safetensors"
 
     def norm_records(self) -> tuple[NormRecord, ...]:
-        """The record of each unit's norms; of a store that has none, from all of its rows."""
+        """The norm record of each unit; if the store has none, computed from all rows."""
         recorded = [header.norms for header in self._headers if header.norms is not None]
         if len(recorded) == len(self._headers):
             return tuple(recorded)
@@ -201,9 +200,9 @@ class SiteView:
         )
 
     def read_alone(self, rows: Integer[np.ndarray, " n"]) -> Float32[np.ndarray, "n d_in"]:
-        """These rows, without the others of their blocks; no torch is needed.
+        """These rows, without the other rows of their blocks; needs no torch.
 
-        Their checksums, which are those of blocks, are not looked at.
+        Checksums, which cover whole blocks, are not checked.
         """
         raw = np.empty((len(rows), self._row_bytes), dtype=np.uint8)
         block = np.searchsorted(self._blocks.start, rows, side="right") - 1
@@ -224,7 +223,7 @@ class SiteView:
         return numbers(raw, self._dtype)
 
     def sample(self, n: int, seed: int) -> "Float[Tensor, 'n d_in']":
-        """`n` distinct random rows, the same ones at every site for the same seed."""
+        """`n` distinct random rows; the same indices at every site for the same seed."""
         return self.take(self._sample_rows(n, seed))
 
 

@@ -1,8 +1,8 @@
-"""Where documents come from, shard by shard: files in a random order of blocks, or a stream.
+"""Documents in shards: from files in a random order of blocks, or from a stream.
 
-Files are cut into blocks of a few thousand tokens: lines that stand together, or a stretch of a
-long text. The blocks of all files are read in one random order, so that any first part of it is a
-sample of all of them. A stream has the order in which it comes.
+Files are cut into blocks of a few thousand tokens: consecutive lines, or a stretch of a long text.
+The blocks of all files are read in one random order, so every initial part of it is a sample of all
+files. A stream keeps its own order.
 """
 
 import re
@@ -27,15 +27,15 @@ from saelab.files import temporary_directory
 
 BLOCK_BYTES = 2**14
 SHARD_BYTES = (2**16, 2**21)
-"""The least and the most of a shard; a text has 64 where they allow it."""
+"""The smallest and the largest size of a shard; a text has 64 shards if these limits allow."""
 STREAM_DOCUMENTS = 2**12
 STREAM_CHARACTERS = 2**20
 HELD = 10
-"""Shards of a stream that wait for another thread; those before them are read again."""
+"""Shards of a stream that are held for other threads; earlier ones are read again."""
 LOOK_AHEAD = 2**14
-"""Bytes behind a block in which its end is looked for at once."""
+"""Bytes after a block that are read at once to find its end."""
 ORDER = 0x7E87
-"""Keeps the order of the blocks apart from other permutations of the same seed."""
+"""Separates the order of blocks from other permutations with the same seed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Numbered:
     """A document, or a stretch of one.
 
     Attributes:
-        number: of the document in the source, in its own order.
+        number: number of the document in the source's own order.
     """
 
     number: int
@@ -51,9 +51,9 @@ class Numbered:
 
 
 class ShardOfDocuments(NamedTuple):
-    """Documents, and the share of the source that is read with them: 1 at its end.
+    """Documents, and the share of the source read so far: 1 at its end.
 
-    Before the end of a stream the share is 0: nobody knows.
+    Before the end of a stream the share is 0, since it is unknown.
     """
 
     documents: list[Numbered]
@@ -62,10 +62,10 @@ class ShardOfDocuments(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Documents in shards. Reading a shard twice gives the same."""
+    """Documents in shards. Reading a shard twice gives the same documents."""
 
     def shard(self, number: int) -> ShardOfDocuments | None:
-        """A shard's documents; None behind the last. Threads may call this at once."""
+        """A shard's documents; None after the last. Several threads may call this at once."""
         ...
 
 
@@ -73,10 +73,10 @@ class FileSource:
     """The documents of files in a random order of blocks.
 
     Attributes:
-        facts: what decides the documents and their order.
+        facts: the facts that decide the documents and their order.
 
     Raises:
-        UsageError: a file is missing, unreadable or no text.
+        UsageError: a file is missing, unreadable or not text.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FileSource:
             name = Path(file.name).relative_to(root).as_posix() if root.is_dir() else ""
             digest.update(f"{name} {file.size} {file.xxh3}\n".encode(errors="surrogateescape"))
         self.facts: JsonObject = {"text_xxh3": digest.hexdigest(), "order": "mixed", "seed": seed}
-        # Numbers of documents: a file of rows has one for each line, any other file is one.
+        # Numbers of documents: one per line in a file of rows, else one per file.
         sizes = [int(file.newlines.sum()) + 1 if file.rows else 1 for file in self._files]
         self._first = np.cumsum([0, *sizes])
         self._seed = seed
@@ -102,14 +102,14 @@ class FileSource:
         self._shards = self._grouped(self._seed)
 
     def documents(self) -> Iterator[Document]:
-        """All documents, those of files of rows first, in the order of names and lines."""
+        """All documents: first those of files of rows; in the order of names and lines."""
         for rows in (True, False):
             for index, start, stop in self._blocks.tolist():
                 if self._files[index].rows == rows:
                     yield from (each.document for each in self._read(index, start, stop))
 
     def read_as(self, text_field: str | None, cutter: Cutter | None) -> "FileSource":
-        """The same source, in which texts are a field's and may be cut; not both at once."""
+        """The same source with texts from this field, or with texts that may be cut; not both."""
         self._field, self._cutter = text_field, cutter
         self._lay_out()
         return self
@@ -153,25 +153,25 @@ class FileSource:
             yield Numbered(first, Document(text, Origin(file.name)))
 
     def _stretch(self, file: TextFile, start: int, stop: int) -> str:
-        """The text from the first place from `start` on where it can be cut to that from `stop`."""
+        """The text from the first cut after `start` to the first cut after `stop`."""
         begin = start if start == file.start else self._place(file, start)[1]
         end = stop if stop == file.size else self._place(file, stop)[0]
         return file.read(begin, end).decode() if begin < end else ""
 
     def _place(self, file: TextFile, at: int) -> tuple[int, int]:
-        """Where what is left of the first cut from this byte on ends, and the right side begins."""
+        """The first cut from this byte on: where its left side ends and its right side begins."""
         before = max(file.start, at - 512)
         size = LOOK_AHEAD
         while True:
             after = min(file.size, at + size)
             raw = file.read(before, after)
-            # Bytes of characters that lie across the ends are left out on both sides.
+            # Bytes of characters that cross the ends are left out on both sides.
             skipped = next((i for i in range(4) if i < len(raw) and raw[i] & 0xC0 != 0x80), 0)
             text = raw[skipped:].decode(errors="ignore")
             start = len(raw[skipped : at - before].decode(errors="ignore"))
             assert self._cutter is not None
             cut = self._cutter.first(text, max(1, start))
-            # A cut near the end may be one only because the text seems to end there.
+            # A cut near the end may be possible only because the text seems to end there.
             if cut and (after == file.size or cut.right + 256 < len(text)):
                 bytes_to = [len(text[:n].encode()) for n in (cut.left, cut.right)]
                 return before + skipped + bytes_to[0], before + skipped + bytes_to[1]
@@ -181,7 +181,7 @@ class FileSource:
 
 
 class StreamSource:
-    """Documents in the order in which they come."""
+    """Documents in the order of the stream."""
 
     def __init__(self, stream: Callable[[], Iterator[Document]]) -> None:
         self._stream = stream
@@ -193,7 +193,7 @@ class StreamSource:
         self._held: dict[int, ShardOfDocuments | None] = {}
 
     def shard(self, number: int) -> ShardOfDocuments | None:
-        """See `Source.shard`; going back starts the stream again."""
+        """See `Source.shard`; going back restarts the stream."""
         with self._lock:
             if number in self._held:
                 return self._held.pop(number)
@@ -201,7 +201,7 @@ class StreamSource:
                 self._documents, self._next, self._count = self._stream(), 0, 0
                 self._following = next(self._documents, None)
             while self._next < number:
-                # Another thread may want them; those far back it has had already.
+                # Another thread may want these shards; the oldest were served already.
                 self._held[self._next] = self._take(self._next)
                 self._next += 1
                 self._held.pop(self._next - HELD, None)
@@ -209,7 +209,7 @@ class StreamSource:
             return self._take(number)
 
     def _take(self, number: int) -> ShardOfDocuments | None:
-        """The next documents; the end of the stream belongs to the last that has any."""
+        """The next documents; the last shard with documents includes the end of the stream."""
         found: list[Numbered] = []
         size = 0
         while len(found) < STREAM_DOCUMENTS and size < STREAM_CHARACTERS and self._following:
@@ -222,9 +222,9 @@ class StreamSource:
 
 
 def ordered_documents(source: str) -> Iterator[Document]:
-    """The documents of files in the order of names and lines, bytes as they are.
+    """The documents of files in the order of names and lines, with unchanged bytes.
 
-    So every text was read before the mixture of blocks; what was held out of it is found again.
+    Older versions read every text in this order; this finds what they held out.
     """
     for path in find_files(source):
         if path.suffix == ".jsonl":
@@ -241,11 +241,10 @@ def hub_documents(
 ) -> Iterator[Document]:
     """The rows of `hf:name`, `hf:name:split` or `hf:name:config:split`, streamed.
 
-    `as_they_are`: with their own line ends.
+    With `as_they_are`, line ends are not changed.
 
     Raises:
-        UsageError: the datasets package is missing, or there is no such dataset, or a row has no
-            text.
+        UsageError: the datasets package or the dataset is missing, or a row has no text.
     """
     name, config, split = hub_parts(source)
     try:
@@ -273,10 +272,10 @@ def hub_documents(
 
 
 def hub_parts(source: str) -> tuple[str, str | None, str]:
-    """Name, configuration and split of an `hf:` source; two parts are a name and a split.
+    """Name, configuration and split in an `hf:` source; two parts are a name and a split.
 
     Raises:
-        UsageError: it has no name, or more than three parts.
+        UsageError: the source has no name, or more than three parts.
     """
     # A colon inside brackets belongs to a split: train[:10%].
     parts = re.split(r":(?![^\[]*\])", source)[1:]

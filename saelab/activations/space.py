@@ -1,4 +1,4 @@
-"""How large a store becomes, and whether the disk has room for it."""
+"""The size of a store, and whether the disk has room for it."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from saelab.console import in_bytes
 from saelab.resources import free_bytes
 
 HEADER_BYTES = 24 * 1024
-"""More than HDF5 metadata, attributes, alignment and trailer of one file take."""
+"""An upper limit for HDF5 metadata, attributes, alignment and trailer of one file."""
 COLUMN_BYTES = 4 + 2 + 4 + 8
 CONTEXT_TOKEN_BYTES = 4
 
 
 def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
-    """Bytes of the complete store; `rows` defaults to one for each position of each context."""
+    """Bytes of the complete store; `rows` defaults to one per position of each context."""
     positions = manifest.n_contexts * manifest.context_length
     rows = positions if rows is None else rows
     width = sum(site.d_in for site in manifest.sites)
@@ -33,13 +33,13 @@ def predicted_bytes(manifest: Manifest, rows: int | None = None) -> int:
 
 
 def unit_memory(manifest: Manifest) -> int:
-    """Bytes of memory that recording takes beside the model: see `BackgroundWriter`."""
+    """Bytes of memory that recording needs beside the model: see `BackgroundWriter`."""
     widths = [site.d_in for site in manifest.sites]
     return (2 * WRITERS + 1) * sum(widths) * itemsize(manifest.dtype) * manifest.max_rows
 
 
 def missing_units(root: Path, manifest: Manifest) -> int:
-    """How many units the store at `root`, which need not exist, lacks."""
+    """Number of units that the store at `root` lacks; the store need not exist."""
     tokens = root / "tokens"
     names = [path.name for path in tokens.iterdir()] if tokens.is_dir() else []
     committed = sum(UNIT_FILE.fullmatch(name) is not None for name in names)
@@ -47,10 +47,10 @@ def missing_units(root: Path, manifest: Manifest) -> int:
 
 
 def require_space(root: Path, manifest: Manifest, rows: int | None = None) -> int:
-    """Bytes that the missing part of the store at `root` will take.
+    """Bytes that the missing part of the store at `root` will take, after a check that they fit.
 
     Raises:
-        UsageError: fewer are free on its disk.
+        UsageError: its disk has less free space.
     """
     needed = predicted_bytes(manifest, rows) * missing_units(root, manifest) // manifest.n_units
     free = free_bytes(root)

@@ -10,15 +10,15 @@ from torch import Tensor
 from saelab.activations.site import SiteView
 
 PART_BYTES = 2**24
-"""What is read before the device starts to fetch it."""
+"""Bytes that are read before the device starts to copy them."""
 
 
 class Staging:
-    """Memory for one group of rows, used again for the next: new memory is several times slower.
+    """Memory for one group of rows, reused for the next, since new memory is several times slower.
 
-    For a GPU the files are read into pinned memory a part at a time, and each part is copied by a
-    stream of its own while the next is read and the device computes. What `load` returned holds
-    until it is called again; it then waits for the work that was queued before `release`.
+    For a GPU, files are read into pinned memory in parts. A stream of its own copies each part
+    while the next is read and the device computes. The result of `load` is valid until the next
+    call, which waits for work queued before `release`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,7 +33,7 @@ class Staging:
         blocks: Integer[np.ndarray, " block"],
         n_rows: int,
     ) -> dict[str, Float[Tensor, "row _"]]:
-        """The `n_rows` rows of these blocks at each site, in the stored number type."""
+        """The `n_rows` rows of these blocks at each site, in the stored dtype."""
         sizes = {name: view.bytes_of(n_rows) for name, view in views.items()}
         if self._copying is None:
             return {n: v.read_blocks(blocks, self._memory(n, sizes[n])) for n, v in views.items()}
@@ -51,7 +51,7 @@ class Staging:
         raw = there.view(torch.uint8)
         host = self._memory("", len(raw))
         host.copy_(raw)
-        # Memory that another stream gave back may still be in use there: it is asked for by ours.
+        # Memory freed by another stream may still be in use there, so our stream allocates it.
         with torch.cuda.stream(self._copying.stream):
             out = self._memory_there("", len(raw))
             out.copy_(host, non_blocking=True)
@@ -59,12 +59,12 @@ class Staging:
         return out.view(torch.int64)
 
     def receive(self) -> None:
-        """Let the device's current work wait for the rows."""
+        """Make the device's current stream wait for the rows."""
         if self._copying is not None:
             torch.cuda.current_stream(self._device).wait_event(self._copying.copied)
 
     def release(self) -> None:
-        """No work that is queued from now on reads the rows."""
+        """Declare that no later work reads the rows."""
         if self._copying is not None:
             self._copying.used.record(torch.cuda.current_stream(self._device))
 
@@ -95,8 +95,8 @@ class _Copying:
     """A stream that copies to a GPU.
 
     Attributes:
-        copied: the copies that were asked for are done.
-        used: what is computed with their results is done.
+        copied: event: all queued copies are done.
+        used: event: all work on their results is done.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -104,6 +104,6 @@ class _Copying:
         self.copied, self.used = torch.cuda.Event(), torch.cuda.Event()
 
     def begin(self) -> None:
-        """Wait until nothing is fetched from the pinned memory; order what follows after use."""
+        """Wait until no copy reads the pinned memory; order later copies after current work."""
         self.copied.synchronize()
         self.stream.wait_event(self.used)

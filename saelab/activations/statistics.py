@@ -1,4 +1,4 @@
-"""Sums from which mean and variance of any union of units follow."""
+"""Sums that give the mean and variance of any union of units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 PIECE_NUMBERS = 2**20
-"""Numbers whose float64 copies are in memory at a time."""
+"""Numbers that are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
 class ColumnSums:
-    """Sums over rows, in float64, of the values as stored.
+    """Sums over rows, in float64, of the stored values.
 
     Attributes:
-        n: rows.
+        n: number of rows.
         sum: sum of x.
         sum_sq: sum of x^2, per coordinate.
         max_abs: largest absolute value.
@@ -28,7 +28,7 @@ class ColumnSums:
 
     @property
     def finite(self) -> bool:
-        """Whether every value is finite: one NaN or infinity makes its sum of squares so."""
+        """Whether every value is finite; a NaN or infinity shows in the sum of squares."""
         return bool(np.isfinite(self.sum_sq).all())
 
     @property
@@ -45,7 +45,7 @@ class ColumnSums:
 def array_sums(
     rows: Float32[np.ndarray, "row d_in"],
 ) -> tuple[ColumnSums, Float32[np.ndarray, " row"]]:
-    """The sums of these rows, and their norms; `summing.summed` is faster for many."""
+    """The sums of these rows, and their norms; `summing.summed` is faster for many rows."""
     size = max(1, PIECE_NUMBERS // rows.shape[1])
     parts, norms = [], [np.empty(0, np.float32)]
     for start in range(0, len(rows), size):
@@ -58,7 +58,7 @@ def array_sums(
 
 
 def without(whole: ColumnSums, part: ColumnSums) -> ColumnSums:
-    """The sums of the rows of `whole` that are not of `part`; `max_abs` is an upper bound."""
+    """The sums of `whole` without the rows of `part`; `max_abs` is then an upper bound."""
     return ColumnSums(
         whole.n - part.n, whole.sum - part.sum, whole.sum_sq - part.sum_sq, whole.max_abs
     )

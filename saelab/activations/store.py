@@ -28,18 +28,18 @@ from saelab.activations.tokens_file import read_tokens_file
 from saelab.config import UsageError
 
 SAMPLED_BLOCKS = 64
-"""A sample comes from at least so many blocks if there are as many."""
+"""Smallest number of blocks that a sample comes from, if there are as many."""
 
 
 class ActivationStore:
-    """A store opened for reading; any number may read while one process writes.
+    """A store opened for reading; any number of readers may run beside one writer.
 
-    The units committed at the time of opening are seen; open again to see later ones. Opening reads
-    the manifest and the end of each commit marker; `site` checks the headers of its files.
+    A reader sees the units committed when it opened the store. Opening reads the manifest and the
+    end of each commit marker; `site` checks the headers of its files.
 
     Attributes:
         units: the committed units, in order.
-        unit_rows: rows of each of them.
+        unit_rows: number of rows of each unit.
         sites: names of the sites.
     """
 
@@ -57,19 +57,19 @@ class ActivationStore:
         self._outliers: dict[str, Outliers] = {}
 
     def _marker(self, unit: int) -> tuple[int, bytes]:
-        """A unit's rows, and the seal of everything that it has."""
+        """A unit's number of rows, and the seal of all its files."""
         with SealedFile(tokens_path(self.path, unit)) as file:
             check_trailer(file, self.manifest, unit)
             return file.trailer.rows, file.seal
 
     @property
     def rows_digest(self) -> str:
-        """sha256 (hex) over the seals of the committed units: equal ones mean equal values."""
+        """sha256 (hex) over the seals of the committed units; equal digests mean equal values."""
         return hashlib.sha256(self._seals).hexdigest()
 
     @property
     def n_rows(self) -> int:
-        """Rows of the committed units."""
+        """Number of rows of the committed units."""
         return sum(self.unit_rows)
 
     @property
@@ -88,8 +88,9 @@ class ActivationStore:
         """The rows of one site.
 
         Raises:
-            UsageError: there is no such site (those there are, are listed, nearest first).
-            DamagedStoreError: a header of the site is not what was written.
+            UsageError: the store has no such site; the message lists its sites, the most similar
+                first.
+            DamagedStoreError: a header of the site is damaged.
         """
         if name not in self._named:
             nearest = difflib.get_close_matches(name, self.sites, len(self.sites), cutoff=0)
@@ -103,7 +104,7 @@ class ActivationStore:
         return self._views[name]
 
     def outliers(self, name: str) -> Outliers:
-        """The massive rows of one site, found once; raises as `site` does."""
+        """The massive rows of one site, computed once; raises as `site` does."""
         if name not in self._outliers:
             self._outliers[name] = find_outliers(self.site(name))
         return self._outliers[name]
@@ -149,16 +150,16 @@ class ActivationStore:
         return context, labels
 
     def contexts(self) -> Iterator[tuple[int, Integer[np.ndarray, "context pos"]]]:
-        """For each unit, the index of its first context and its contexts' token ids."""
+        """For each unit: the index of its first context, and its contexts' token ids."""
         for unit in self.units:
             yield self.manifest.unit_contexts(unit).start, self.tokens(unit).contexts
 
 
 def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:
-    """The units whose commit marker exists, in order.
+    """The units with a commit marker, in order.
 
     Raises:
-        DamagedStoreError: a directory is missing or a link, or a unit is outside the plan.
+        DamagedStoreError: a directory is missing or a symbolic link, or a unit is outside the plan.
     """
     slugs = [root / "hooks" / site.slug for site in manifest.sites]
     for directory in (root / "tokens", root / "hooks", *slugs):
@@ -167,7 +168,7 @@ def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:
     names = [path.name for path in (root / "tokens").iterdir()]
     units = sorted(int(name[:6]) for name in names if UNIT_FILE.fullmatch(name))
     if not manifest.counted:
-        # The plan was an estimate when the manifest was read, and may have grown since.
+        # The manifest's plan may have been an estimate that has grown since.
         units = [unit for unit in units if unit < manifest.n_units]
     if units and units[-1] >= manifest.n_units:
         path = tokens_path(root, units[-1])

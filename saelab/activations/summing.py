@@ -1,4 +1,4 @@
-"""Column sums of rows that are tensors; torch's threads or a GPU share the work."""
+"""Column sums of tensors, shared by torch's threads or computed on a GPU."""
 
 from collections.abc import Iterable
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from saelab.activations.statistics import ColumnSums
 
 PIECE_NUMBERS = 2**17
-"""Numbers that a core sums at a time: their float64 copies stay in its cache."""
+"""Numbers that a core sums at a time; their float64 copies stay in its cache."""
 GPU_PIECE_NUMBERS = 2**25
-"""Numbers that a GPU sums at a time, of which it makes no copy: few calls for a whole unit."""
+"""Numbers that a GPU sums at a time, without a copy: few calls for a whole unit."""
 
 
 def column_sums(rows: Float[Tensor, "row d_in"]) -> ColumnSums:
@@ -26,7 +26,7 @@ def summed(rows: Float[Tensor, "row d_in"]) -> tuple[ColumnSums, Float32[np.ndar
 
 
 def piece_rows(rows: Float[Tensor, "row d_in"]) -> int:
-    """How many of these rows are best summed at a time."""
+    """The best number of these rows to sum at a time."""
     numbers = GPU_PIECE_NUMBERS if rows.is_cuda else PIECE_NUMBERS * torch.get_num_threads()
     return min(len(rows), max(1, numbers // rows.shape[1]))
 
@@ -34,9 +34,9 @@ def piece_rows(rows: Float[Tensor, "row d_in"]) -> int:
 def sums_of(
     pieces: Iterable[Float[Tensor, "piece d_in"]], rows: Float[Tensor, "row d_in"]
 ) -> tuple[ColumnSums, Float32[np.ndarray, " row"]]:
-    """The sums and the norms of pieces of at most `piece_rows(rows)` rows, as many as `rows`.
+    """The sums and norms of `rows`, given in pieces of at most `piece_rows(rows)` rows.
 
-    Waits for a GPU.
+    On a GPU this waits for the results.
     """
     total, squares = torch.zeros(2, rows.shape[1], dtype=torch.float64, device=rows.device)
     largest = total.new_zeros(())
@@ -53,7 +53,7 @@ def sums_of(
 
 
 class _Adder:
-    """Adds pieces of rows by products with ones, which use a CPU better than sums over columns."""
+    """Adds pieces of rows by products with ones, which are faster on a CPU than column sums."""
 
     def __init__(self, size: int, d_in: int) -> None:
         self._exact = torch.empty(size, d_in, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Stored rows as tensors: their number types and raw bytes."""
+"""Stored rows as tensors: their dtypes and raw bytes."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ TORCH: dict[Dtype, torch.dtype] = {
 
 
 def raw_bytes(rows: Float[Tensor, "row d_in"]) -> memoryview:
-    """The bits of contiguous CPU rows as bytes; no number is converted."""
+    """The bits of contiguous CPU rows as bytes, without conversion."""
     assert rows.is_contiguous()
     assert rows.device.type == "cpu"
     return rows.view(torch.uint8).numpy().data.cast("B")
@@ -24,7 +24,7 @@ def raw_bytes(rows: Float[Tensor, "row d_in"]) -> memoryview:
 def rows_from_bytes(
     raw: UInt8[Tensor, " byte"], dtype: Dtype, d_in: int
 ) -> Float[Tensor, "row d_in"]:
-    """The rows whose bits `raw` holds; the result shares its memory."""
+    """The rows whose bits are in `raw`; the result shares its memory."""
     return raw.view(TORCH[dtype]).view(-1, d_in)
 
 

@@ -1,4 +1,4 @@
-"""Text as contexts of token ids, tokenised no further than it is read."""
+"""Text as contexts of token ids, tokenised only as far as it is read."""
 
 import hashlib
 import math
@@ -27,12 +27,13 @@ from saelab.lm.protocol import ActivationSource
 Split = Literal["train", "held-out", "all"]
 
 HOLD_OUT_ONE_IN = 20
-"""Of a text's contexts, every twentieth is held out: no SAE is ever trained on it."""
+"""One context in twenty is held out: no SAE is ever trained on it."""
 
 MANY = 8
-"""Documents from which on a labelled text is halved by documents rather than by contexts."""
+"""From this number of documents on, a labelled text is halved by documents, otherwise by
+contexts."""
 STRETCH = 16
-"""Of a longer document, so many contexts belong together."""
+"""Number of contexts that belong together in a longer document."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Contexts:
     """Consecutive contexts of a corpus.
 
     Attributes:
-        tokens: token ids, `PADDING` behind the end of a short context.
-        document: which document each context comes from.
-        labels: ground-truth labels of every position, where the source has any.
-        columns: what else is known of every position, by name (`Annotator.columns`).
-        group: contexts that belong together, since labels of a document hold on all its contexts;
-            None: each is by itself.
+        tokens: token ids, `PADDING` after the end of a short context.
+        document: the document that each context comes from.
+        labels: ground-truth labels of every position, if the source has any.
+        columns: further columns with an entry per position, by name (`Annotator.columns`).
+        group: number of the group of each context. Contexts of a group belong together, since
+            labels of a document hold in all its contexts. None: each context is a group.
     """
 
     tokens: Int[ndarray, "context pos"]
@@ -60,9 +61,9 @@ class Reading:
     """How a text is read.
 
     Attributes:
-        lm: whose tokenizer reads it.
+        lm: the language model whose tokenizer is used.
         length: positions of a context.
-        annotator: what is known of its tokens beside their ids.
+        annotator: gives columns beside the token ids.
     """
 
     lm: ActivationSource
@@ -71,34 +72,34 @@ class Reading:
 
     @property
     def bos(self) -> list[int]:
-        """What each context begins with."""
+        """The tokens that each context begins with."""
         bos = self.lm.info.bos_token_id
         return [] if bos is None else [bos]
 
     @property
     def room(self) -> int:
-        """Tokens of the text in a context."""
+        """Tokens of text in a context, special tokens not counted."""
         return self.length - len(self.bos)
 
     def key(self, facts: JsonObject) -> str:
-        """What decides the tokens, and how they are cut, as one digest."""
+        """A digest of everything that decides the tokens and how they are cut."""
         names: list[JsonValue] = [] if self.annotator is None else [*self.annotator.columns]
         digest = self.lm.info.tokenizer_digest
         return canonical_digest([facts, digest, self.bos, self.length, names])
 
 
 class TextCorpus:
-    """Tokenised documents cut into windows, each starting with BOS where the model has one.
+    """Tokenised documents cut into windows; each starts with BOS if the model has one.
 
-    A document's last window is padded, so no context mixes documents. Shards of the text are
-    tokenised when a context of theirs is asked for, in order.
+    A document's last window is padded, so no context mixes documents. A shard is tokenised, in
+    order, when one of its contexts is asked for.
 
     Args:
         reading: how it is read.
-        make: tokenises a shard, each window without its BOS; None behind the last.
-        facts: what identifies the text, without the split. With `max_tokens`, the text ends with
-            the shard that brings so many tokens for training.
-        kept: a directory with shards that were kept.
+        make: tokenises a shard, each window without its BOS; None after the last shard.
+        facts: the facts that identify the text, without the split. With `max_tokens`, the text ends
+            with the shard that reaches this number of training tokens.
+        kept: a directory with shards kept earlier.
     """
 
     def __init__(
@@ -124,18 +125,18 @@ class TextCorpus:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """What the annotator knows; nothing without one."""
+        """The annotator's names; empty without an annotator."""
         return () if self._reading.annotator is None else self._reading.annotator.label_names
 
     @property
     def label_descriptions(self) -> Mapping[str, str]:
-        """Likewise."""
+        """The annotator's descriptions; empty without an annotator."""
         annotator = self._reading.annotator
         return {} if annotator is None else annotator.label_descriptions
 
     @property
     def label_hierarchies(self) -> Mapping[str, Sequence[str]]:
-        """None are named; evaluations find those that the labels show."""
+        """Empty: evaluations find the hierarchies that the labels show."""
         return {}
 
     @property
@@ -145,27 +146,27 @@ class TextCorpus:
 
     @property
     def endless(self) -> bool:
-        """A text is not, as far as it may be read."""
+        """False: a text ends, or is read up to a limit."""
         return False
 
     @property
     def n_contexts(self) -> int:
-        """Contexts of this split. The whole text is tokenised for it: see `available`."""
+        """Number of contexts of this split. It tokenises the whole text: see `available`."""
         return self.available(sys.maxsize)
 
     @property
     def expected(self) -> float:
-        """About how many contexts of this split there are, by what was read; inf: nobody knows."""
+        """About how many contexts of this split exist, from what was read; inf if unknown."""
         return self._of_split(self._ends[-1]) / self._share if self._share else math.inf
 
     def available(self, n: int) -> int:
-        """How many of the first `n` contexts of this split there are; reads no further."""
+        """How many of the first `n` contexts of this split exist; reads no further than needed."""
         while self._share < 1 and self._of_split(self._ends[-1]) < n:
             self._open_next()
         return min(n, self._of_split(self._ends[-1]))
 
     def windows(self, n: int) -> int:
-        """How many of the first `n` contexts of both splits there are."""
+        """How many of the first `n` contexts of both splits exist."""
         while self._share < 1 and self._ends[-1] < n:
             self._open_next()
         return min(n, self._ends[-1])
@@ -203,7 +204,7 @@ class TextCorpus:
         return len(np.unique(self._shards[0].document)) >= MANY
 
     def rows_by_file(self, start: int, rows: Int[ndarray, " n"]) -> Counter[str]:
-        """The sums of these numbers, one for each context from `start` on, by file or stream."""
+        """Sums of `rows` by file or stream; `rows` has an entry per context from `start` on."""
         found: Counter[str] = Counter()
         number = self._numbers(np.arange(start, start + len(rows)))
         for shard, inside in self._by_shard(number):
@@ -214,11 +215,11 @@ class TextCorpus:
         return found
 
     def ahead(self) -> AbstractContextManager[None]:
-        """While this lasts, threads tokenise what comes next."""
+        """A context in which threads tokenise the text that comes next."""
         return self._shards.ahead()
 
     def keep_in(self, directory: Path, ranks: Ranks) -> None:
-        """Keep the tokens in this directory; the processes of `ranks` tokenise their share each."""
+        """Keep the tokens in this directory; each process of `ranks` tokenises its part."""
         self._shards.keep_in(directory, ranks)
 
     def _open_next(self) -> None:
@@ -240,7 +241,7 @@ class TextCorpus:
         return held_out if self._split == "held-out" else windows - held_out
 
     def _numbers(self, of_split: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
-        """Numbers of windows in the whole text."""
+        """Indices of windows in the whole text."""
         if self._split == "all":
             return of_split
         if self._split == "held-out":
@@ -248,7 +249,7 @@ class TextCorpus:
         return of_split + of_split // (HOLD_OUT_ONE_IN - 1)
 
     def _by_shard(self, number: Int[ndarray, " n"]) -> list[tuple[int, Int[ndarray, " m"]]]:
-        """The shards of these windows, in order, and the windows' numbers inside."""
+        """The shards of these windows, in order, and the windows' indices inside them."""
         ends = np.asarray(self._ends)
         shards = np.searchsorted(ends, number, side="right") - 1
         return [(int(s), number[shards == s] - ends[s]) for s in np.unique(shards)]
@@ -269,7 +270,7 @@ class TextCorpus:
 
 
 def _groups(document: Integer[ndarray, " window"]) -> Int[ndarray, " window"]:
-    """A number for each document, and for each stretch of those that are longer than one."""
+    """A number for each document, and for each stretch of documents longer than a stretch."""
     start = np.flatnonzero(np.diff(document, prepend=-1))
     size = np.diff(start, append=len(document))
     stretch = (np.arange(len(document)) - np.repeat(start, size)) // STRETCH

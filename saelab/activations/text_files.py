@@ -1,4 +1,4 @@
-"""Files of text as plain UTF-8: what they are, whether they are whole, and any stretch of one."""
+"""Text files as plain UTF-8: checked as a whole, then read in stretches."""
 
 import codecs
 import gzip
@@ -23,7 +23,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Longest first: the mark of UTF-16 begins that of UTF-32."""
+"""Byte order marks, the longest first: the mark of UTF-16 begins that of UTF-32."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class TextFile:
     """A file that was read once from end to end and found to be text.
 
     Attributes:
-        name: for people: the path as it was given.
-        path: where its UTF-8 bytes are; a temporary copy where it is packed or in UTF-16.
-        start: where they begin, behind a byte order mark.
-        size: where they end.
+        name: the path as it was given, for messages.
+        path: path of its UTF-8 bytes; a temporary copy if it is compressed or UTF-16.
+        start: offset of the text, after a byte order mark.
+        size: offset of its end.
         rows: whether each line is a document.
-        newlines: of every `block` bytes from `start` on; empty if it is one document.
+        newlines: number of newlines in each `block` bytes from `start` on; empty for a single
+            document.
         xxh3: 128-bit XXH3 of the bytes, hex.
     """
 
@@ -70,10 +71,10 @@ class TextFile:
 
 
 def find_files(source: str) -> list[Path]:
-    """The file of that name, or the text files under a directory, by name.
+    """The file of that name, or the text files below a directory, sorted by name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such file.
     """
     path = Path(source)
     if path.is_dir():
@@ -91,16 +92,16 @@ def find_files(source: str) -> list[Path]:
 
 
 def kind_of(path: Path) -> str:
-    """The suffix that says what is in it, `.gz` left out."""
+    """The suffix that gives the kind of content, without `.gz`."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def scan(path: Path, spool: Path, block: int) -> TextFile:
-    """Read a file from end to end; what is not plain UTF-8 is copied into the directory `spool`.
+    """Read a file from end to end; text that is not plain UTF-8 is copied into `spool`.
 
     Raises:
-        UsageError: it cannot be read or is not text, with the line.
+        UsageError: it cannot be read or is not text; the message gives the line.
     """
     with _opened(path) as file:
         head = _guarded(path, file, 4)
@@ -130,7 +131,7 @@ def _guarded(path: Path, file: BufferedIOBase, n: int) -> bytes:
 
 
 def _utf8(path: Path, file: BufferedIOBase, encoding: str | None) -> Iterator[bytes]:
-    """The content as UTF-8; without an encoding as it is."""
+    """The content as UTF-8; unchanged if no encoding is given."""
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
     lines = 1
     while True:
@@ -146,7 +147,7 @@ def _utf8(path: Path, file: BufferedIOBase, encoding: str | None) -> Iterator[by
                     f"({error.reason}); save it as UTF-8."
                 ) from None
             lines += text.count("\n")
-            # Half of a surrogate pair is refused by the decoder, so this cannot fail.
+            # The decoder refuses half of a surrogate pair, so this cannot fail.
             yield text.encode()
         if not chunk:
             return
@@ -158,7 +159,7 @@ def _checked(path: Path, plain: Path, block: int | None) -> TextFile:
     start, size, lines = 0, 0, 1
     counts: list[Int[ndarray, " block"]] = []
     with plain.open("rb") as file:
-        # A multiple of the block, so that a chunk ends where a block does.
+        # A multiple of the block size, so that a chunk ends where a block does.
         step = CHUNK if block is None else -(-CHUNK // block) * block
         if file.read(3) == codecs.BOM_UTF8:
             start = size = 3
@@ -179,8 +180,8 @@ def _checked(path: Path, plain: Path, block: int | None) -> TextFile:
 def _check_text(
     path: Path, decoder: codecs.IncrementalDecoder, chunk: bytes, lines: int, *, final: bool = False
 ) -> None:
-    """Refuse bytes that are not UTF-8, and NUL, which no text holds."""
-    # What the decoder still holds of a character stands before this chunk, on the same line.
+    """Refuse bytes that are not UTF-8, and NUL, which text never contains."""
+    # The decoder's pending bytes of a character are before this chunk, on the same line.
     at = chunk.find(b"\0")
     problem = "holds a NUL byte, so it is no text, or UTF-16 without a byte order mark"
     try:

@@ -69,10 +69,10 @@ def tokens_datasets(manifest: Manifest, unit: int, rows: int) -> dict[str, Datas
 
 
 def read_tokens_file(file: SealedFile, manifest: Manifest, unit: int) -> TokensFile:
-    """The content of a tokens file, after every check.
+    """The content of a tokens file, after all checks.
 
     Raises:
-        DamagedStoreError: the file is not the tokens file of this unit of this store, whole.
+        DamagedStoreError: the file is damaged, or belongs to another unit or store.
     """
     check_trailer(file, manifest, unit)
     rows = file.trailer.rows

@@ -1,4 +1,4 @@
-"""Finding any damage of a store."""
+"""Finding any damage in a store."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing wrong with one file."""
+    """One fault in one file."""
 
     file: str
     """Path relative to the store."""
@@ -46,12 +46,12 @@ class Damage:
 def verify(
     path: Path | str, *, full: bool = True, progress: Progress = lambda n_bytes: None
 ) -> list[Damage]:
-    """Everything wrong with a store; an empty list means that it is whole and complete.
+    """All damage in a store; an empty list means that it is whole and complete.
 
-    Checked are the manifest, the set of files, every byte of every header and token column against
-    its seal, the alignment of the columns, and that the hook files are those that were written with
-    their tokens file. With `full`, also every block of activations against its checksum, and the
-    statistics against the rows. `progress` is called with the bytes of each file that was checked.
+    It checks the manifest, the set of files, every byte of every header and token column against
+    its seal, the alignment of the columns, and that the hook files belong to their tokens file.
+    With `full`, it also checks every block of activations against its checksum, and the statistics
+    against the rows. `progress` is called with the number of bytes of each file checked.
 
     Raises:
         UsageError: there is no store at `path`.
@@ -72,12 +72,12 @@ def verify(
 
 
 def check_markers(store: ActivationStore, sites: Iterable[str]) -> None:
-    """Refuse a store whose token files are damaged, or not those of the files of its sites.
+    """Refuse a store whose token files are damaged or do not belong to its sites' files.
 
-    The activations themselves are checked as they are read.
+    The activations themselves are checked when they are read.
 
     Raises:
-        DamagedStoreError: names the first such file.
+        DamagedStoreError: the message names the first such file.
     """
     manifest = store.manifest
     places = {s.name: i for i, s in enumerate(manifest.sites)}
@@ -90,7 +90,7 @@ def check_markers(store: ActivationStore, sites: Iterable[str]) -> None:
 
 
 def _text_damage(root: Path) -> Iterator[Damage]:
-    """What is wrong with the tokens that were kept of the text."""
+    """What is wrong with the kept tokens of the text."""
     for path in sorted((root / KEPT).glob("*.tokens")):
         try:
             read_shard(path, None)
@@ -104,7 +104,7 @@ def _damage(root: Path, path: Path, error: DamagedStoreError) -> Damage:
 
 
 def _missing(manifest: Manifest, units: tuple[int, ...]) -> Iterator[Damage]:
-    """The planned units without a commit marker, one entry for each run of them."""
+    """The planned units without a commit marker, one entry per run of consecutive units."""
     have = np.zeros(manifest.n_units + 2, dtype=np.int8)
     have[0] = have[-1] = 1
     have[np.asarray(units, dtype=np.int64) + 1] = 1
@@ -116,7 +116,7 @@ def _missing(manifest: Manifest, units: tuple[int, ...]) -> Iterator[Damage]:
 
 
 def _foreign(root: Path, manifest: Manifest) -> Iterator[Damage]:
-    """Entries that the format has no place for; temporary files of a running writer are none."""
+    """Entries that do not belong to the format; a running writer's temporary files are allowed."""
     slugs = {site.slug for site in manifest.sites}
     yield from _unexpected(root, root / "hooks", lambda name: name in slugs)
     for directory in (root / "tokens", *(root / "hooks" / slug for slug in sorted(slugs))):
@@ -172,7 +172,7 @@ def _check_tokens(path: Path, manifest: Manifest, unit: int) -> TokensFile:
 
 
 def _check_belongs(file: SealedFile, header: HookHeader, content: TokensFile, index: int) -> None:
-    """The hook file must be the one that was written together with its tokens file."""
+    """Check that the hook file was written together with its tokens file."""
     if header.rows != content.columns.n_rows:
         raise file.damaged(f"has {header.rows} rows, its tokens file {content.columns.n_rows}")
     if header.seal != content.seals[index]:
@@ -182,7 +182,7 @@ def _check_belongs(file: SealedFile, header: HookHeader, content: TokensFile, in
 def _check_payload(
     file: SealedFile, manifest: Manifest, site: SiteSpec, header: HookHeader
 ) -> None:
-    """Compare every block with its checksum, and the recorded sums with those of the rows."""
+    """Compare every block with its checksum, and the recorded sums with the rows' sums."""
     parts = []
     for first in range(0, header.rows, BLOCK_ROWS):
         count = min(BLOCK_ROWS, header.rows - first)

@@ -1,4 +1,4 @@
-"""Documents as windows of token ids: tokenised many at once, cut, and kept without padding."""
+"""Documents as windows of token ids: tokenised in batches, cut, and kept without padding."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,26 +21,26 @@ from saelab.lm.batches import encode_batch, encode_with_offsets
 from saelab.lm.protocol import Encoder
 
 PADDING = -1
-"""Stands behind the end of a sequence; never a token, never a row."""
+"""Fills contexts after the end of a sequence; never a token, never a row."""
 KEPT = "text"
-"""The directory of a store in which the tokens of its text are kept, held-out ones included."""
+"""The directory in a store that keeps the tokens of its text, held-out ones included."""
 PIECE_CHARACTERS = 2**14
-"""A longer document is tokenised in pieces, side by side."""
+"""A longer document is tokenised in pieces, in parallel."""
 MAX_SHARD_BYTES, MAX_HEAD_BYTES = 2**33, 2**24
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Windows of some documents, one behind the other; special tokens in front are not stored.
+    """Windows of some documents, one after the other; leading special tokens are not stored.
 
     Attributes:
         ids: the tokens of all windows.
         length: tokens of each window.
-        document: number of the document that each window is of.
+        document: number of each window's document.
         file: index in `files` of each window.
-        files: where the documents are from.
-        columns: what an annotator knows, with an entry for each token.
-        share: of the source, read with this shard; 1: it is the last.
+        files: origins of the documents.
+        columns: an annotator's columns, with an entry per token.
+        share: share of the source read up to this shard; 1 for the last.
     """
 
     ids: Integer[ndarray, " token"]
@@ -55,7 +55,7 @@ class Shard:
         return len(self.length)
 
     def up_to_document(self, n_tokens: int) -> "Shard":
-        """The windows to the end of the document that reaches so many tokens, as a last shard."""
+        """The windows up to the document that reaches this many tokens, as a last shard."""
         reached = np.cumsum(self.length)
         if not len(self) or reached[-1] < n_tokens:
             return self
@@ -79,7 +79,7 @@ class Shard:
     def padded(
         self, windows: Int[ndarray, " n"], room: int, name: str | None = None
     ) -> Shaped[ndarray, "n room ..."]:
-        """These windows' tokens, or a column of them, with `PADDING` or zeros behind the end."""
+        """These windows' tokens, or a column of them, followed by `PADDING` or zeros."""
         values = self.ids if name is None else self.columns[name]
         real = np.arange(room) < self.length[windows][:, None]
         out = np.full(
@@ -128,7 +128,7 @@ def tokenise(
 def cut(
     sizes: Int[ndarray, " document"], room: int
 ) -> tuple[Int[ndarray, " window"], Int[ndarray, " window"]]:
-    """The document and the length of every window: each is full but a document's last."""
+    """The document and the length of every window; only a document's last may be short."""
     n = -(-sizes // room)
     of = np.repeat(np.arange(len(sizes)), n)
     inside = np.arange(len(of)) - np.repeat(np.cumsum(n) - n, n)
@@ -136,7 +136,7 @@ def cut(
 
 
 def _ids(texts: Sequence[str], tokenizer: Encoder, cutter: Cutter) -> list[Integer[ndarray, " _"]]:
-    """The tokens of each text; long ones are read in pieces."""
+    """The tokens of each text; long texts are tokenised in pieces."""
     pieces = [[piece for _, piece in cutter.pieces(text, PIECE_CHARACTERS)] for text in texts]
     found = iter(encode_batch(tokenizer, [piece for parts in pieces for piece in parts]))
     return [
@@ -165,7 +165,7 @@ def _annotated(
 
 
 def write_shard(path: Path, shard: Shard, key: str) -> None:
-    """Write a shard whole or not at all: a line of JSON, the arrays, and their 128-bit XXH3."""
+    """Write a shard whole or not at all: a line of JSON, the arrays, their 128-bit XXH3."""
     arrays = {
         "ids": shard.ids.astype("<i4"),
         "length": shard.length.astype("<i4"),
@@ -184,7 +184,7 @@ def write_shard(path: Path, shard: Shard, key: str) -> None:
 
 
 def belongs(path: Path, key: str) -> bool:
-    """Whether a shard was written there under this key; damage is found by reading it."""
+    """Whether a shard was written there under this key; damage shows when it is read."""
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
@@ -195,10 +195,10 @@ def belongs(path: Path, key: str) -> bool:
 
 
 def read_shard(path: Path, key: str | None) -> Shard:
-    """A shard that `write_shard` wrote under this key; None: under any.
+    """A shard that `write_shard` wrote under this key; with None, under any key.
 
     Raises:
-        DamagedStoreError: the file is not what was written, or belongs to another text.
+        DamagedStoreError: the file is damaged, or belongs to another text.
     """
     if path.is_symlink() or path.stat().st_size > MAX_SHARD_BYTES:
         raise DamagedStoreError(f"{path} is no plain file of tokens; delete it.")

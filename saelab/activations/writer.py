@@ -43,7 +43,7 @@ from saelab.lock import Lock, other_writers
 
 @dataclass(frozen=True)
 class PreparedUnit:
-    """A unit as it is stored: each site's rows, and the columns, in the stored order."""
+    """A unit in its stored form: each site's rows, and the columns, in stored order."""
 
     unit: int
     rows: Mapping[str, PreparedRows]
@@ -73,12 +73,12 @@ class StoreWriter:
     ) -> "StoreWriter":
         """Open a new store, or continue one whose manifest has the same content.
 
-        `ranks` says which of several processes this is; None: the only one.
+        `ranks` says which of several processes this is; None for a single process.
 
         Raises:
-            UsageError: the store exists with another manifest (the fields that differ are named),
-                the directory holds something else, another launch is writing the store, or the
-                disk has no room for what is missing.
+            UsageError: the store exists with another manifest (the message names the fields that
+                differ), the directory holds something else, another launch is writing the store, or
+                the disk has no room for what is missing.
         """
         root, ranks = Path(path), ranks or Ranks()
         check_directory(root)
@@ -95,7 +95,7 @@ class StoreWriter:
         return cls(root, manifest, ranks, lock)
 
     def missing_units(self) -> list[int]:
-        """This process's units that are not committed yet, in order."""
+        """This process's uncommitted units, in order."""
         units = [unit for unit in range(self.manifest.n_units) if self.ranks.owns(unit)]
         return [unit for unit in units if not self.has(unit)]
 
@@ -104,10 +104,10 @@ class StoreWriter:
         return tokens_path(self.path, unit).exists()
 
     def replan(self, n_contexts: int, text: JsonObject | None = None) -> None:
-        """Set how many contexts there are, which a text that is counted while it is read tells.
+        """Update the number of contexts, which becomes known while a text is read.
 
-        With `text`, what was read, the number is final; without, a better estimate. Nothing happens
-        to a plan that is final already.
+        With `text`, the description of what was read, the number is final; without, it is a better
+        estimate. A final plan is not changed.
         """
         stored = read_manifest(self.path)
         if not stored.counted and (text is not None or n_contexts > stored.n_contexts):
@@ -116,16 +116,16 @@ class StoreWriter:
             atomic_write(
                 self.path / "manifest.json", manifest_bytes(stored.model_copy(update=changed))
             )
-        # Only this number may differ: threads that write units meanwhile use everything else.
+        # Only this field may change: threads that write units use all others meanwhile.
         final = stored.n_contexts if stored.counted else n_contexts
         if final != self.manifest.n_contexts:
             self.manifest = self.manifest.model_copy(update={"n_contexts": final})
 
     def write_unit(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> None:
-        """Commit one unit; `activations` has one `[row d_in]` entry for each site name.
+        """Commit one unit; `activations` has one `[row d_in]` entry per site name.
 
-        Rows are given in any order (all entries and columns in the same one) and are shuffled here.
-        The unit must hold exactly the contexts `manifest.unit_contexts(unit)`.
+        Rows may be in any order, the same for all entries and columns; they are shuffled here. The
+        unit must hold exactly the contexts `manifest.unit_contexts(unit)`.
 
         Raises:
             UsageError: shapes, ranges or alignment are wrong, or a value is not finite.
@@ -134,7 +134,7 @@ class StoreWriter:
         self.commit(self.prepare(unit, activations, columns))
 
     def prepare(self, unit: int, activations: Mapping[str, Rows], columns: Columns) -> PreparedUnit:
-        """The first half of `write_unit`: a unit in memory of this thread, until it prepares again.
+        """The first half of `write_unit`: the unit in this thread's memory, until its next call.
 
         The activations are not needed afterwards.
         """
@@ -165,7 +165,7 @@ class StoreWriter:
                 temporary.unlink(missing_ok=True)
 
     def _preparer(self, site: SiteSpec) -> RowPreparer:
-        """This thread's."""
+        """This thread's preparer."""
         own: dict[str, RowPreparer] = self._local.__dict__
         if site.name not in own:
             own[site.name] = RowPreparer(self.manifest.dtype)
@@ -210,7 +210,7 @@ class StoreWriter:
 
 
 def _of_its_format(root: Path, manifest: Manifest) -> Manifest:
-    """The manifest in the format of the store that is there: an older one is continued as it is."""
+    """The manifest in the format of the existing store: an older store continues in its format."""
     if not (root / "manifest.json").exists():
         return manifest
     return manifest.model_copy(update={"format": read_manifest(root).format})
@@ -229,14 +229,14 @@ def _check_target(root: Path, manifest: Manifest) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a writer without a manifest yet, killed or just starting, may have made this."""
+    """Whether a writer without a manifest yet (killed, or just starting) may have made this."""
     if path.name in ("tokens", "hooks"):
         return not any(inner.is_file() for inner in path.rglob("*"))
     return path.name == "state" or is_temporary(path)
 
 
 def _prepare(root: Path, manifest: Manifest) -> None:
-    """Create what is missing of a store, and remove what writers that died have left.
+    """Create the missing parts of a store, and remove files that dead writers left.
 
     Raises:
         UsageError: another rank of this launch has just begun a store with other content.
@@ -256,7 +256,7 @@ def _prepare(root: Path, manifest: Manifest) -> None:
 
 
 def _remove_leftovers(root: Path, directory: Path) -> None:
-    """Remove the temporary files whose writer holds no lock: it has died."""
+    """Remove temporary files of writers that hold no lock, so are dead."""
     temporaries = [path for path in directory.iterdir() if is_temporary(path)]
     writers = other_writers((root / "state").glob(LOCKS))
     for path in temporaries:
@@ -265,7 +265,7 @@ def _remove_leftovers(root: Path, directory: Path) -> None:
 
 
 def _check_finite(prepared: PreparedRows, given: Rows, site: SiteSpec, unit: int) -> None:
-    """Refuse rows of which a value is NaN or infinite, or became so in the stored number type."""
+    """Refuse rows with a value that is NaN or infinite, or becomes so in the stored dtype."""
     if prepared.sums.finite:
         return
     n_given = int((~torch.isfinite(as_tensor(given))).sum())
@@ -288,7 +288,7 @@ def _write_pending(
 
 
 def _commit(pending: list[tuple[Path, Path]]) -> None:
-    """Give all files their names, the commit marker last, each directory made durable in turn."""
+    """Give all files their final names, the commit marker last; each directory is made durable."""
     *hooks, marker = pending
     for temporary, path in hooks:
         temporary.replace(path)

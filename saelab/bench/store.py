@@ -1,4 +1,4 @@
-"""Speeds of the store beside what the machine can do at best, taken in turns in one process."""
+"""Speeds of the store against the machine's limit, measured in turns in one process."""
 
 import os
 import shutil
@@ -24,11 +24,11 @@ SITE = "x"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One speed beside its limit.
+    """A speed and its limit.
 
     Attributes:
-        ours: the store's speed, `unit` a second; the best of all rounds, as is `limit`.
-        goal: what `ratio` should reach.
+        ours: the store's speed in `unit` per second; the best of all rounds, like `limit`.
+        goal: the `ratio` to reach.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Comparison:
 def compare_writing(
     directory: Path, *, rows: int, d_in: int, dtype: Dtype, rounds: int
 ) -> Comparison:
-    """Writing a store against writing and fsyncing the same number of bytes, file by file."""
+    """Compare writing a store with writing and fsyncing the same number of bytes, file by file."""
     x = torch.randn(rows, d_in, generator=torch.Generator().manual_seed(0))
     x = x.to({"float32": torch.float32, "float16": torch.float16}.get(dtype, torch.bfloat16))
     store = directory / "written"
@@ -73,7 +73,7 @@ def compare_writing(
 def compare_reading(
     path: Path, *, batch_size: int, rounds: int, cold: bool, device: torch.device
 ) -> Comparison:
-    """Shuffled float32 batches, checksums on, against reading the same files from end to end.
+    """Compare serving shuffled float32 batches, with checksums, with reading the files in order.
 
     Opening the store, which checks every file's header once (about 4 ms a file), is not counted.
     """
@@ -91,7 +91,7 @@ def compare_reading(
             _finish(device)
 
         taken = _seconds(epoch)
-        # Waits for what is being read ahead, so that the next reader is alone.
+        # Wait for the read-ahead, so that the next reader runs alone.
         batches.load_state_dict(batches.state_dict())
         return taken
 
@@ -120,10 +120,10 @@ def compare_harvest(
     options: HarvestOptions,
     rounds: int,
 ) -> Comparison:
-    """A harvest against the same forward passes up to the last hook, whose results are dropped."""
+    """Compare a harvest with the same forward passes, up to the last hook, without storing."""
     manifest = plan(lm, hooks, corpus, options)
     out = directory / "harvest"
-    # On the device beforehand: copying them would make the forward passes wait for each other.
+    # The tokens are on the device first; copying them would make the passes wait for each other.
     tokens = model_input(corpus.read(0, manifest.n_contexts).tokens).to(lm.device)
     batches = tokens.split(options.batch_size)
 
@@ -148,7 +148,7 @@ def _finish(device: torch.device) -> None:
 
 
 def _in_turns(actions: Sequence[Callable[[], float]], rounds: int) -> list[float]:
-    """The shortest time that each action says it took: other work only ever adds to it."""
+    """The shortest time of each action: other work on the machine can only add time."""
     best = [float("inf")] * len(actions)
     for _ in range(rounds):
         best = [min(least, action()) for least, action in zip(best, actions, strict=True)]
@@ -166,7 +166,7 @@ def _files(store: Path) -> list[Path]:
 
 
 def _forget(files: Sequence[Path], *, cold: bool) -> None:
-    """Drop the files from the page cache, where the system lets a process do so."""
+    """Drop the files from the page cache, if the system allows it."""
     if not cold or not hasattr(os, "posix_fadvise"):
         return
     for path in files:

@@ -9,7 +9,8 @@ import torch
 
 from saelab.bench.speed import training_speed
 from saelab.config import UsageError
-from saelab.evaluation.evaluate import Evaluation, evaluate
+from saelab.evaluation.evaluate import evaluate
+from saelab.evaluation.results import Evaluation
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig

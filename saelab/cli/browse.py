@@ -59,15 +59,8 @@ def main(arguments: list[str]) -> int:
     if not address.is_loopback:
         print("Whoever reaches this machine can read the runs and write notes.", file=sys.stderr)
     print(f"Open http://{host}:{args.port}", flush=True)
-    launch = [
-        "-m",
-        "feature_browser.shell.launch",
-        str(args.port),
-        str(address),
-        str(args.runs),
-        *names,
-    ]
-    os.execv(sys.executable, [sys.executable, *launch])
+    launch = [sys.executable, "-m", "feature_browser.shell.launch", str(args.port), str(address)]
+    os.execv(sys.executable, [*launch, str(args.runs), *names])
 
 
 def _checked_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -9,8 +9,7 @@ from saelab.config import Config
 from saelab.files import check_writable
 
 if TYPE_CHECKING:
-    from saelab.evaluation.evaluate import Evaluation
-    from saelab.training.run import Run
+    from saelab.evaluation.results import Evaluation
 
 
 class DemoArguments(Config):
@@ -41,14 +40,13 @@ def main(arguments: list[str]) -> int:
     check_writable(args.out, "--out")
     started = time.monotonic()
     # Imported here, so that --help does not wait for torch.
-    from saelab.cli.tables import EXPLANATION, features_table, fidelity_table, wide_console
+    from saelab.cli.tables import print_section, wide_console
+    from saelab.evaluation.report import report
 
     results = _pipeline(args)
     console = wide_console()
-    console.print()
-    console.print(fidelity_table(results))
-    console.print(f"\n{EXPLANATION}\n")
-    console.print(features_table(results, ends=8))
+    for section in report(results, ("reconstruction", "downstream", "recovery")):
+        print_section(console, section, ends=8)
     console.print(
         f"\nDone in {time.monotonic() - started:.0f} s. To look at every latent: "
         f"saelab browse {args.out}, then open http://127.0.0.1:8501"
@@ -57,7 +55,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _pipeline(args: DemoArguments) -> "list[tuple[Run, Evaluation]]":
+def _pipeline(args: DemoArguments) -> "dict[str, Evaluation]":
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions, harvest
     from saelab.analysis.circuits.explain import explain_runs, save_circuit
@@ -73,13 +71,13 @@ def _pipeline(args: DemoArguments) -> "list[tuple[Run, Evaluation]]":
     lm = load_language_model("tiny", device=args.device)
     options = HarvestOptions(n_tokens=N_TOKENS)
     harvest(lm, list(sites.values()), load_corpus("tiny", lm), out=store, options=options)
-    results = []
+    runs, results = [], {}
     for name, site in sites.items():
         run = train(tiny_topk(store, site), out=args.out / f"topk-{name}", device=args.device)
-        result = evaluate(run, lm)
+        evaluation = evaluate(run, lm)
         collect_features(run, lm, FeatureOptions(n_tokens=150_000))
         steering_scores(run, lm)
-        results.append((run, result))
-    runs = [run for run, _ in results]
+        runs.append(run)
+        results[run.name] = evaluation
     save_circuit(explain_runs(lm, runs, PROMPT), runs, PROMPT, lm)
     return results

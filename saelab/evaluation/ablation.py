@@ -1,16 +1,18 @@
 """Whether taking one latent away changes a few predictions or all of them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saelab.evaluation.inputs import Inputs, language_model, replaceable_site
+from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Skipped
 from saelab.host.text import TextBatch
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.sae.base import AbstractSAE
-from saelab.sites import Site
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -147,13 +149,6 @@ class AblationTokens:
         return AblationSparsity(self.n_tokens, self.reach, latents, channels)
 
 
-def ablation_problem(hook: str) -> str | None:
-    """Why nothing can be ablated at a site; None if it can."""
-    if Site.of(hook).replaceable:
-        return None
-    return f"The skip connection goes past {hook}, so an ablation there is only half of one."
-
-
 def sparsity(
     magnitude: Float[Tensor, " n"], squares: Float[Tensor, " n"], size: int
 ) -> Float[Tensor, " n"]:
@@ -183,3 +178,33 @@ def _summary(found: Float[Tensor, "n 2"]) -> Ablations | None:
         quantiles=quantiles.tolist(),
         effect=float(found[counted, 1].mean()),
     )
+
+
+def _lines(a: AblationSparsity) -> Iterator[Line]:
+    kinds = [("latents", a.latents)] + ([("channels", a.channels)] if a.channels else [])
+    for name, found in kinds:
+        meaning = f"share of the next {a.reach} tokens' logits that ablating one changes"
+        what = f"ablation, {name}"
+        yield what, f"{found.mean:.3f}", f"{meaning}; {found.n} ablated, lower is sparser"
+
+
+def _measure(inputs: Inputs) -> AblationSparsity | Skipped:
+    options = inputs.options
+    n_latents, reach = options.n_ablated_latents, options.reach
+    tokens = AblationTokens(inputs.lm, inputs.sae, inputs.site, n_latents=n_latents, reach=reach)
+    draw = torch.Generator().manual_seed(options.seed)
+    for batch in inputs.batches():
+        tokens.update(batch, n_tokens=options.n_ablated_tokens, draw=draw)
+        if tokens.n_tokens >= options.n_ablated_tokens:
+            break
+    return tokens.results()
+
+
+ABLATION = Measurement(
+    "ablation",
+    "What do the latents do to the predictions?",
+    _lines,
+    measure=_measure,
+    result=AblationSparsity,
+    needs=(language_model, replaceable_site),
+)

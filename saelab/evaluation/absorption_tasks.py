@@ -1,6 +1,7 @@
 """The labels whose absorption is measured: general ones with special ones, and first letters."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from string import ascii_lowercase
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from saelab.activations.labels import value_groups
 from saelab.evaluation.absorption import Task, TaskAbsorption, fit_task_probes, measure_task
+from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.recovery import MIN_POSITIVES
 from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, chosen_rows
 from saelab.sae.base import AbstractSAE
@@ -229,3 +232,56 @@ def _means(found: list[TaskAbsorption], kind: str) -> KindMeans:
         fraction=sum(rate.fraction for rate in rates) / len(rates),
         full=sum(rate.full for rate in rates) / len(rates),
     )
+
+
+def _lines(absorption: Absorption) -> Iterator[tuple[str, ...]]:
+    """One row a label: its own latents, its probes, and where others speak for these latents."""
+    for task in absorption.tasks:
+        name, worst = max(task.parts.items(), key=lambda part: part[1].rate.fraction)
+        yield (
+            task.name if task.kind == "hierarchy" else f"{task.kind} {task.name}",
+            f"{task.main_f1:.2f} ({len(task.main)})",
+            f"{task.rate.fraction:.1%}",
+            f"{task.rate.full:.1%}",
+            str(task.rate.n_rows),
+            f"{name} {worst.rate.fraction:.0%}" if name else "",
+            f"{min(part.probe_f1 for part in task.parts.values()):.2f}",
+        )
+    for kind, means in absorption.means.items():
+        what = f"mean of {means.n_tasks} ({kind})"
+        yield what, "", f"{means.fraction:.1%}", f"{means.full:.1%}", "", "", ""
+
+
+def _left_out(absorption: Absorption) -> Iterator[tuple[str, str]]:
+    """Reasons that differ in a figure alone share a line."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, reason in absorption.left_out.items():
+        kind, _, member = name.partition(": ")
+        plain = re.sub(r" of \d\.\d\d", "", reason)
+        alike.setdefault((plain, kind), []).append(member)
+    for (reason, kind), members in alike.items():
+        yield f"absorption, {kind}", " ".join([reason, ", ".join(filter(None, members))]).strip()
+
+
+def _measure(inputs: Inputs) -> Absorption | Skipped:
+    text_of = None if inputs.host is None else inputs.lm.tokenizer.token
+    return feature_absorption(inputs.rows, inputs.sae, text_of, seed=inputs.options.seed)
+
+
+ABSORPTION = Measurement(
+    "absorption",
+    "Do special latents absorb general ones? (0 % is best)",
+    _lines,
+    measure=_measure,
+    result=Absorption,
+    columns=(
+        Column("label", number=False, shared=True),
+        Column("own latents\nF1"),
+        Column("absorbed\nin part", style="bold"),
+        Column("fully", style="bold"),
+        Column("tokens"),
+        Column("most absorbed", number=False, style="dim"),
+        Column("worst probe\nF1", style="dim"),
+    ),
+    left_out=_left_out,
+)

@@ -1,11 +1,14 @@
 """How often latents fire and how many fire at once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.measurement import Line, Measurement, Streamed
 from saelab.types import SparseCodes
 
 BINS_PER_DECADE = 4
@@ -43,9 +46,14 @@ class Density:
     l0_counts: list[int]
     l0_quantiles: list[float]
 
+    @property
+    def signed(self) -> bool:
+        """Whether any firing was negative."""
+        return any(self.negative)
+
 
 class DensityCounts:
-    """Counts over any number of batches; the figures do not depend on the batching."""
+    """Streamed over any number of batches; the figures do not depend on the batching."""
 
     def __init__(self, d_sae: int, device: torch.device) -> None:
         self.n = 0
@@ -65,11 +73,6 @@ class DensityCounts:
         found = torch.bincount(per_row, minlength=len(self.l0))
         found[: len(self.l0)] += self.l0
         self.l0 = found
-
-    @property
-    def signed(self) -> bool:
-        """Whether any firing was negative."""
-        return bool(self.negative.any())
 
     def results(self) -> Density:
         """The figures of what was added; at least one row must have been."""
@@ -112,3 +115,28 @@ def _quantile(counts: Int[Tensor, " value"], q: float) -> float:
     """The least value that a share `q` of what was counted does not exceed."""
     reached = counts.cumsum(0).double() >= q * float(counts.sum())
     return float(reached.int().argmax())
+
+
+def _lines(d: Density) -> Iterator[Line]:
+    low, _, middle, _, high = d.l0_quantiles
+    yield "L0", f"{middle:g}", f"median over tokens; 90 % of them between {low:g} and {high:g}"
+    yield "dead", f"{d.dead:.2%}", f"latents silent on {d.n_tokens} tokens"
+    yield "dense", f"{d.dense:.2%}", "latents that fire on more than 10 % of the tokens"
+    if d.signed:
+        both = sum(0 < share < 1 for share in d.negative)
+        yield "both signs", f"{both} of {len(d.negative)}", "latents that fire with either sign"
+
+
+def _counts(inputs: Inputs) -> Streamed:
+    counts = DensityCounts(inputs.sae.d_sae, inputs.device)
+    return Streamed(lambda batch: counts.update(batch.rows.codes), counts.results)
+
+
+DENSITY = Measurement(
+    "density",
+    "How are the latents used?",
+    _lines,
+    stream=_counts,
+    result=Density,
+    suite="core",
+)

@@ -1,5 +1,6 @@
 """The decoder's rows by themselves: their norms, duplicates, and how encoder and decoder align."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.measurement import Line, Measurement
 from saelab.sae.base import AbstractSAE
 
 COLLINEAR = 0.95
@@ -132,3 +135,31 @@ def _encoder_cosines(sae: AbstractSAE) -> Float[Tensor, " d_sae"] | None:
     if W_enc is None or sae.is_transcoder:
         return None
     return F.cosine_similarity(W_enc.detach().double().T, sae.W_dec.detach().double(), dim=1)
+
+
+def _lines(w: DictionaryFigures) -> Iterator[Line]:
+    norms = f"{w.norm_min:.3g} to {w.norm_max:.3g}"
+    yield "decoder norms", norms, f"{w.not_unit} latents further than 0.001 from 1"
+    closeness = "|cosine|" if w.signed else "cosine"
+    pairs = f"pairs of decoder rows with a {closeness} above {w.limit}"
+    yield "duplicates", str(w.duplicates), f"{pairs}, {w.in_duplicates} latents"
+    if not w.signed:
+        yield "opposites", str(w.opposites), f"pairs with a cosine below -{w.limit}"
+    yield "nearest", f"{w.nearest_mean:.3f}", f"mean over latents of the largest {closeness}"
+    if w.encoder_mean is not None:
+        rest = f"lowest {w.encoder_min:.3f}, {w.encoder_collinear} above {w.limit}"
+        yield "encoder and decoder", f"{w.encoder_mean:.3f}", f"mean cosine of a latent's; {rest}"
+
+
+def _measure(inputs: Inputs) -> DictionaryFigures:
+    return dictionary_figures(inputs.sae, signed=inputs.found["density"].signed)
+
+
+DICTIONARY = Measurement(
+    "dictionary",
+    "How are the latents used?",
+    _lines,
+    measure=_measure,
+    result=DictionaryFigures,
+    suite="core",
+)

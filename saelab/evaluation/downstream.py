@@ -1,17 +1,19 @@
 """What the reconstruction costs the model: cross-entropy and KL with x_hat in x's place."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from saelab.config import UsageError
+from saelab.evaluation.inputs import Batch, Inputs, language_model, replaceable_site
+from saelab.evaluation.measurement import Line, Measurement, Streamed
 from saelab.host.text import Text
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel, ModelOutput
-from saelab.sites import Site
 from saelab.types import Figures
 
 
@@ -62,7 +64,13 @@ class Downstream:
         self.zero += cross_entropy(zero, target)
 
     def results(self) -> Figures:
-        """ce_plain, ce_spliced, ce_zero, kl (nats per token), ce_recovered, top1_agreement."""
+        """ce_plain, ce_spliced, ce_zero, kl (nats per token), ce_recovered, top1_agreement.
+
+        Raises:
+            UsageError: no position was counted.
+        """
+        if not self.n:
+            raise UsageError("The text has no two tokens in a row to evaluate on; give more text.")
         plain, spliced, zero, kl, agree = (
             float(total) / self.n
             for total in (self.plain, self.spliced, self.zero, self.kl, self.agree)
@@ -87,13 +95,6 @@ def cross_entropy(out: Predictions, target: Int[Tensor, " n"]) -> Float[Tensor, 
     return out.total(lambda logits, part: F.cross_entropy(logits, target[part], reduction="sum"))
 
 
-def downstream_problem(hook: str) -> str | None:
-    """Why nothing can be spliced in at a site; None if it can."""
-    if Site.of(hook).replaceable:
-        return None
-    return f"The skip connection goes past {hook}, so a reconstruction there replaces half of it."
-
-
 @torch.no_grad()
 def against_mean(
     figures: Figures, lm: LanguageModel, hook: str, texts: Iterable[Text], mean: Tensor
@@ -114,3 +115,45 @@ def against_mean(
     ce_mean = float(total) / n
     recovered = (ce_mean - figures["ce_spliced"]) / (ce_mean - figures["ce_plain"])
     return figures | {"ce_mean": ce_mean, "ce_recovered_mean": recovered}
+
+
+def _lines(d: Figures) -> Iterator[Line]:
+    yield "CE, model alone", f"{d['ce_plain']:.4f}", "nats per token of held-out text"
+    yield "CE, SAE spliced in", f"{d['ce_spliced']:.4f}", "the model reading the reconstruction"
+    yield "CE, zeros spliced in", f"{d['ce_zero']:.4f}", "the site removed"
+    yield "CE recovered", f"{d['ce_recovered']:.2%}", "100 % is the model alone, 0 % is zeros"
+    yield "KL", f"{d['kl']:.4f}", "nats between the predictions with and without the SAE"
+    if "ce_mean" in d:
+        meaning = f"0 % is the mean at every token (CE {d['ce_mean']:.4f})"
+        yield "CE recovered, mean", f"{d['ce_recovered_mean']:.2%}", meaning
+
+
+def _spliced(inputs: Inputs) -> Streamed:
+    """`Downstream` over the held-out text; for the full suite `against_mean`, too."""
+    counts, site = Downstream(inputs.device), inputs.site
+    total = torch.zeros(inputs.sae.d_out, dtype=torch.float64, device=inputs.device)
+
+    def update(batch: Batch) -> None:
+        text = batch.text
+        assert text is not None
+        total.add_(batch.rows.wanted.double().sum(dim=0))
+        counts.update(inputs.lm, site, text.tokens, text.mask, batch.x_hat, plain=text.out)
+
+    def results() -> Figures:
+        figures = counts.results()
+        if inputs.options.suite == "core":
+            return figures
+        mean = total / inputs.found["reconstruction"]["n_tokens"]
+        return against_mean(figures, inputs.lm, site, inputs.texts(), mean)
+
+    return Streamed(update, results)
+
+
+DOWNSTREAM = Measurement(
+    "downstream",
+    "How faithful is it?",
+    _lines,
+    stream=_spliced,
+    needs=(language_model, replaceable_site),
+    suite="core",
+)

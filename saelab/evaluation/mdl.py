@@ -1,12 +1,15 @@
 """Description length: how many bits a token's codes take, at a stated loss of fidelity."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Rows, Skipped, active_entries
 from saelab.sae.base import AbstractSAE
 from saelab.types import SparseCodes
@@ -179,3 +182,29 @@ def _fvu(rows: Rows, codes: SparseCodes, sae: AbstractSAE) -> float:
         x_hat = sae.decode(SparseCodes(values, indices, codes.d_sae), rows.x[part].to(device))
         error += float((x[part].double() - x_hat.double().cpu()).pow(2).sum())
     return error / float((x.double() - x.double().mean(dim=0)).pow(2).sum())
+
+
+def _lines(d: DescriptionLength) -> Iterator[Line]:
+    for level in d.curve:
+        what = f"{level.n_bins} {'value' if level.n_bins == 1 else 'values'} a sign"
+        yield what, f"{level.bits:.1f}", f"bits per token, at an FVU of {level.fvu:.4f}"
+    if d.chosen is None:
+        yield "chosen", "none", f"no grid keeps the FVU within {d.tolerance:g} of {d.fvu:.4f}"
+        return
+    yield "chosen", f"{d.chosen.bits:.1f}", f"the first within {d.tolerance:g} of FVU {d.fvu:.4f}"
+    dense = "more" if d.dense_bits is None else f"{d.dense_bits:.1f}"
+    yield "activations", dense, "bits of the channels themselves, rounded to the same FVU"
+    yield "bias", f"{d.bias_bits:.2f}", f"bits that {d.n_tokens} tokens are too few to show"
+
+
+def _measure(inputs: Inputs) -> DescriptionLength | Skipped:
+    return description_length(inputs.rows, inputs.sae, tolerance=inputs.options.fvu_tolerance)
+
+
+DESCRIPTION_LENGTH = Measurement(
+    "description_length",
+    "How short is the description?",
+    _lines,
+    measure=_measure,
+    result=DescriptionLength,
+)

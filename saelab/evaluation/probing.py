@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.evaluation.inputs import labels
 from saelab.evaluation.logistic import fit_logistic, logistic_scores
+from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.probe import ProbeScore, fit_probes, score_probe
 from saelab.evaluation.recovery import MIN_POSITIVES, common_labels
 from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, active_entries, columns
@@ -199,3 +201,29 @@ def _means(found: list[list[list[float]]]) -> dict[str, list[float]]:
     """Over labels, for each kind of probe and each k."""
     kinds = zip(("latents", "channels", "dense"), zip(*found, strict=True), strict=True)
     return {name: np.mean(values, axis=0).tolist() for name, values in kinds}
+
+
+def _lines(probing: SparseProbing) -> Iterator[tuple[str, ...]]:
+    f1, auroc = probing.mean_f1, probing.mean_auroc
+    for i, k in enumerate(probing.ks):
+        kinds = ("latents", "channels")
+        means = (f"{means[kind][i]:.3f}" for kind in kinds for means in (f1, auroc))
+        yield (f"the best {k}" if k > 1 else "the best one", *means)
+    yield "all", "", "", f"{f1['dense'][0]:.3f}", f"{auroc['dense'][0]:.3f}"
+
+
+PROBING = Measurement(
+    "probing",
+    "How much do a few latents tell? (means over known features)",
+    _lines,
+    measure=lambda inputs: sparse_probing(inputs.rows),
+    result=SparseProbing,
+    needs=(labels,),
+    columns=(
+        Column("", number=False, shared=True),
+        Column("latents\nF1", style="bold"),
+        Column("AUROC"),
+        Column("channels\nF1", style="bold"),
+        Column("AUROC"),
+    ),
+)

@@ -1,11 +1,13 @@
 """How well and how sparsely an SAE reconstructs: FVU, L0, dead latents."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.measurement import Line, Measurement, Streamed
 from saelab.types import Figures, SparseCodes
 
 CENTRE_ROWS = 4096
@@ -25,13 +27,10 @@ class Reconstruction:
     norms can decide it. So beside it stand the mean and the median over rows of a row's own
     ||x - x_hat||^2 / ||x - m||^2, m the mean of the first 4,096 rows, in which every row counts
     alike; and the share of sum ||x - m||^2 that the largest thousandth of the rows holds.
-
-    Attributes:
-        left_out: rows that were seen and not counted, since the SAE does not apply to them.
     """
 
     def __init__(self, d_in: int, d_sae: int, device: torch.device) -> None:
-        self.n = self.left_out = 0
+        self.n = 0
         self.sum = torch.zeros(d_in, dtype=torch.float64, device=device)
         self.sum_sq, self.error, self.cosine = (
             torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)
@@ -71,8 +70,7 @@ class Reconstruction:
         """The figures, by name.
 
         fvu, fvu_row_mean, fvu_row_median, top_share (of the largest thousandth of the rows),
-        mse_sum (squared units of the activations), cosine, l0, dead, dense, d_sae, n_tokens,
-        left_out.
+        mse_sum (squared units of the activations), cosine, l0, dead, dense, d_sae, n_tokens.
         """
         if self._centre is None:
             self._fix_centre()
@@ -95,7 +93,6 @@ class Reconstruction:
             "dense": int((frequency > 0.1).sum()),
             "d_sae": len(self.fired),
             "n_tokens": self.n,
-            "left_out": self.left_out,
         }
 
 
@@ -114,3 +111,37 @@ def fvu_warning(figures: Mapping[str, float]) -> str | None:
         f"variance; row by row it is {mean:.4f} in the mean, {figures['fvu_row_median']:.4f} in "
         "the median."
     )
+
+
+def _lines(r: Figures) -> Iterator[Line]:
+    """Figures from before rows were judged one by one have fewer lines."""
+    yield "FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses (0 is perfect)"
+    if "top_share" in r:
+        rows = f"{r['fvu_row_mean']:.4f}, {r['fvu_row_median']:.4f}"
+        yield "FVU, token by token", rows, "mean and median over tokens, each of which counts alike"
+        seen = f"of {r['left_out'] + r['n_tokens']:.0f} tokens; as in training, they pass unchanged"
+        yield "left out", f"{r['left_out']:.0f}", seen
+    yield "L0", f"{r['l0']:.2f}", "latents active per token"
+    yield "dead latents", f"{r['dead']} of {r['d_sae']}", f"silent on {r['n_tokens']} tokens"
+
+
+def _sums(inputs: Inputs) -> Streamed:
+    sums = Reconstruction(inputs.sae.d_out, inputs.sae.d_sae, inputs.device)
+    return Streamed(
+        lambda batch: sums.update(batch.rows.wanted, batch.x_hat, batch.rows.codes),
+        lambda: sums.results() | {"left_out": inputs.n_left_out},
+    )
+
+
+def _warnings(r: Figures) -> list[str]:
+    return [warning] if (warning := fvu_warning(r)) else []
+
+
+RECONSTRUCTION = Measurement(
+    "reconstruction",
+    "How faithful is it?",
+    _lines,
+    stream=_sums,
+    suite="core",
+    warnings=_warnings,
+)

@@ -5,7 +5,8 @@ that picking the best of thousands does not flatter it. Beside it stands a linea
 scored on the same halves: what is linearly there, and so what a latent could have reached.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,11 +15,21 @@ from numpy import ndarray
 from torch import Tensor
 
 from saelab.evaluation.detectors import Events, Scores, score_label, sort_events
+from saelab.evaluation.inputs import Batch, Inputs, labels
+from saelab.evaluation.measurement import Column, Measurement, Streamed
 from saelab.evaluation.probe import fit_probes, score_probe
 from saelab.types import SparseCodes
 
 MIN_POSITIVES = 20
 """Labels with fewer positive rows in either half are reported as too rare to score."""
+
+
+EXPLANATION = """\
+The text's labels tell what is true of every token. A latent has found a feature if it fires where
+the feature holds and nowhere else: F1 1.00. Of each SAE the best single latent is shown, chosen on
+other text than it is scored on. AUROC: 0.50 is chance. The probe is a linear classifier on the
+activations themselves: what was there to be found. The gap between the two is what better SAEs have
+to win."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ class Recovery:
         best_auroc: the same for the latent of the best AUROC.
         probe_auroc: a linear probe of the activations, fitted on the other half.
         probe_f1: the probe's F1 at the threshold that was best on the half it was fitted on.
+        description: of the label, where the text has one.
     """
 
     label: str
@@ -46,6 +58,7 @@ class Recovery:
     best_auroc: float
     probe_auroc: float
     probe_f1: float
+    description: str = ""
 
 
 @dataclass
@@ -221,3 +234,56 @@ def _f1(answer: Bool[ndarray, " row"], truth: Bool[ndarray, " row"]) -> tuple[fl
     precision = caught / max(1, int(answer.sum()))
     recall = caught / max(1, int(truth.sum()))
     return 2 * caught / max(1, int(answer.sum()) + int(truth.sum())), precision, recall
+
+
+def _lines(found: RecoveryResult) -> Iterator[tuple[str, ...]]:
+    """One row per known feature, best found first."""
+    for f in sorted(found.features, key=lambda f: -f.f1):
+        best = f"{f.f1:.2f} ({'-' if f.sign < 0 else ''}{f.latent})"
+        scores = (f"{score:.2f}" for score in (f.auroc, f.probe_f1, f.probe_auroc))
+        yield f.label, f"{f.frequency:.1%}", best, *scores
+
+
+def _left_out(found: RecoveryResult) -> Iterator[tuple[str, str]]:
+    if rare := found.too_rare:
+        named = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if len(rare) > 8 else "")
+        few = f"A half of the text has fewer than {MIN_POSITIVES} tokens with them, or without"
+        yield "recovery", f"{few}: {named}"
+
+
+def _data(inputs: Inputs) -> Streamed:
+    data = RecoveryData()
+
+    def update(batch: Batch) -> None:
+        rows = batch.rows
+        if rows.labels is not None:
+            data.add(rows.x, rows.codes, rows.labels.numpy(), rows.fit.numpy())
+
+    def results() -> RecoveryResult:
+        found = recover(data, inputs.label_names)
+        told = {} if inputs.corpus is None else inputs.corpus.label_descriptions
+        features = [replace(f, description=told.get(f.label, "")) for f in found.features]
+        return replace(found, features=features)
+
+    return Streamed(update, results)
+
+
+RECOVERY = Measurement(
+    "recovery",
+    "Known features",
+    _lines,
+    stream=_data,
+    result=RecoveryResult,
+    needs=(labels,),
+    suite="core",
+    columns=(
+        Column("known feature", number=False, shared=True),
+        Column("tokens", shared=True),
+        Column("F1 (latent)", style="bold"),
+        Column("AUROC"),
+        Column("probe\nF1"),
+        Column("AUROC"),
+    ),
+    about=EXPLANATION,
+    left_out=_left_out,
+)

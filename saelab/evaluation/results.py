@@ -1,22 +1,18 @@
 """What an evaluation found, and the files it is kept in."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from saelab.activations.corpus import Corpus
-from saelab.evaluation.ablation import AblationSparsity
-from saelab.evaluation.absorption_tasks import Absorption
-from saelab.evaluation.density import Density
-from saelab.evaluation.dictionary import DictionaryFigures
-from saelab.evaluation.mdl import DescriptionLength
+from saelab.config import UsageError, first_problem
+from saelab.evaluation.measurement import measurements
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.other_text import saved_as
-from saelab.evaluation.probing import SparseProbing
-from saelab.evaluation.recovery import RecoveryResult
-from saelab.evaluation.uniformity import Uniformity
 from saelab.files import sha256_file
 from saelab.provenance import provenance
 from saelab.training.run import Run
-from saelab.types import Figures
 
 PLAIN = ("reconstruction", "downstream", "recovery")
 """Files that hold their figures alone; how they were made stands in summary.json."""
@@ -26,30 +22,55 @@ PLAIN = ("reconstruction", "downstream", "recovery")
 class Evaluation:
     """What was measured, all of it on text that no training saw.
 
+    A result is an attribute by its measurement's name: `evaluation.density.dead`,
+    `evaluation.reconstruction["fvu"]`. One that was not asked for, or that `skipped` has, is None;
+    plain figures are then empty.
+
     Attributes:
-        reconstruction: see `Reconstruction.results`.
-        downstream: see `Downstream.results`, and for the full suite `against_mean`; empty where
-            nothing can be spliced in.
-        recovery: known features against latents; None where the text has no labels.
-        density, dictionary: see these classes.
-        description_length, uniformity, probing, absorption, ablation: of the full suite; None where
-            it was not asked for, or where `skipped` says why.
+        results: by name, see `measurements`.
         skipped: by name, one sentence for everything that could not be measured.
         seconds: by name, how long each part took.
     """
 
-    reconstruction: Figures
-    downstream: Figures
-    recovery: RecoveryResult | None
-    density: Density
-    dictionary: DictionaryFigures
-    description_length: DescriptionLength | None = None
-    uniformity: Uniformity | None = None
-    probing: SparseProbing | None = None
-    absorption: Absorption | None = None
-    ablation: AblationSparsity | None = None
+    results: dict[str, Any]
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of the measurement's own type
+        known = {} if name.startswith("_") else measurements()
+        if name not in known:
+            raise AttributeError(f"There is no measurement {name!r}.")
+        return self.results.get(name, known[name].absent)
+
+    def values(self) -> dict[str, Any]:
+        """Everything as JSON has it: a value for every measurement, `skipped` and `seconds`."""
+        found = asdict(self)
+        results = found.pop("results")
+        return {m.name: results.get(m.name, m.absent) for m in measurements().values()} | found
+
+
+def load_evaluation(run: Run, *, text: str | None = None) -> Evaluation:
+    """What was measured last of everything; of another text where one is named (see `saved_as`).
+
+    Raises:
+        UsageError: a file does not hold what its name says.
+    """
+    results = {}
+    for name, measurement in measurements().items():
+        values = run.evaluation(name, text=text)
+        if values is not None:
+            results[name] = measurement.read(values, f"evaluation/{name}.json of {run.path}")
+    summary = run.evaluation("summary", text=text) or {}
+    try:
+        told = {
+            "skipped": TypeAdapter(dict[str, str]).validate_python(summary.get("skipped", {})),
+            "seconds": TypeAdapter(dict[str, float]).validate_python(summary.get("seconds", {})),
+        }
+    except ValidationError as error:
+        raise UsageError(
+            f"evaluation/summary.json of {run.path}: {first_problem(error)}."
+        ) from error
+    return Evaluation(results, **told)
 
 
 def save_evaluation(
@@ -68,14 +89,10 @@ def save_evaluation(
         "provenance": provenance(device=device),
     }
     values = asdict(result)
-    skipped, seconds = values.pop("skipped"), values.pop("seconds")
-    files = {name: figures for name, figures in values.items() if figures}
-    if corpus is not None and "recovery" in files:
-        for feature in files["recovery"]["features"]:
-            feature["description"] = corpus.label_descriptions.get(feature["label"], "")
+    files = values.pop("results")
     text = None if corpus is None else saved_as(run, corpus)
     for name, figures in files.items():
         told = figures if name in PLAIN and text is None else {"made": made, **figures}
         run.save_evaluation(name, told, text=text)
-    summary = {"made": made, "files": list(files), "skipped": skipped, "seconds": seconds}
+    summary = {"made": made, "files": list(files), **values}
     run.save_evaluation("summary", summary, text=text)

@@ -1,4 +1,4 @@
-"""A sample of held-out rows with their codes: what is measured without the language model."""
+"""Held-out rows with their codes: what is measured without the language model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.activations.corpus import Corpus
 from saelab.host.text import TextBatch, half_by_context
 from saelab.types import SparseCodes
 
@@ -26,14 +27,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a site, on the CPU.
+    """Rows of a site: a sample of them on the CPU, or those of a batch where the SAE is.
 
     Attributes:
         x: the activations that the SAE reads, in float32.
-        codes: rectangular.
+        codes: those of a sample are rectangular.
         token: the id of each row's own token.
         fit: rows on which latents are chosen and probes fitted; the others are scored. The halves
-            share no context.
+            share no context. On the CPU, like `labels`.
         labels: what is true of each row, where the text says it.
         label_names: of the last axis of `labels`.
         hierarchies: by name, general labels as unions of special ones, where the text says so.
@@ -58,60 +59,54 @@ class Rows:
         return self.x if self.target is None else self.target
 
 
+def rows_of_text(text: TextBatch, codes: SparseCodes, corpus: Corpus) -> Rows:
+    """The rows of a batch of contexts of `corpus`."""
+    labels = text.labels()
+    return Rows(
+        text.x,
+        codes,
+        token=text.tokens[text.mask],
+        fit=torch.from_numpy(half_by_context(text)),
+        labels=None if labels is None else torch.from_numpy(labels),
+        label_names=corpus.label_names,
+        hierarchies=corpus.label_hierarchies,
+        target=text.target,
+    )
+
+
 @dataclass
 class RowSample:
-    """Collects the first `n` rows of a stream."""
+    """Collects the first `n` rows of a stream, on the CPU."""
 
     n: int
-    label_names: tuple[str, ...] = ()
-    hierarchies: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    _x: list[Tensor] = field(default_factory=list)
-    _codes: list[SparseCodes] = field(default_factory=list)
-    _token: list[Tensor] = field(default_factory=list)
-    _fit: list[Tensor] = field(default_factory=list)
-    _labels: list[Tensor] = field(default_factory=list)
-    _target: list[Tensor] = field(default_factory=list)
-    _kept: int = 0
+    _parts: list[Rows] = field(default_factory=list)
 
-    def add(self, batch: TextBatch, codes: SparseCodes) -> None:
-        """Keep of a batch what there is room for."""
-        room = max(0, self.n - self._kept)
-        if not room:
-            return
-        self._x.append(batch.x[:room].float().cpu())
-        self._codes.append(first_rows(codes, room))
-        self._token.append(batch.tokens[batch.mask][:room].cpu())
-        self._fit.append(torch.from_numpy(half_by_context(batch))[:room])
-        if (labels := batch.labels()) is not None:
-            self._labels.append(torch.from_numpy(labels)[:room])
-        if batch.target is not None:
-            self._target.append(batch.target[:room].float().cpu())
-        self._kept += len(self._x[-1])
+    def add(self, rows: Rows) -> None:
+        """Keep of these rows what there is room for."""
+        room = self.n - sum(map(len, self._parts))
+        if room > 0:
+            self._parts.append(first(rows, room))
 
     def rows(self) -> Rows:
         """What was kept; there must be some."""
-        return Rows(
-            x=torch.cat(self._x),
-            codes=SparseCodes.stack(self._codes),
-            token=torch.cat(self._token),
-            fit=torch.cat(self._fit),
-            labels=torch.cat(self._labels) if self._labels else None,
-            label_names=self.label_names,
-            hierarchies=self.hierarchies,
-            target=torch.cat(self._target) if self._target else None,
-        )
+        codes = SparseCodes.stack([part.codes for part in self._parts])
+        columns = {}
+        for name in ("x", "token", "fit", "labels", "target"):
+            parts = [getattr(part, name) for part in self._parts]
+            columns[name] = None if parts[0] is None else torch.cat(parts)
+        return replace(self._parts[0], codes=codes, **columns)
 
 
 def first(rows: Rows, n: int) -> Rows:
-    """The first `n` rows."""
+    """The first `n` rows, on the CPU."""
     return replace(
         rows,
-        x=rows.x[:n],
+        x=rows.x[:n].cpu(),
         codes=first_rows(rows.codes, n),
-        token=rows.token[:n],
+        token=rows.token[:n].cpu(),
         fit=rows.fit[:n],
         labels=None if rows.labels is None else rows.labels[:n],
-        target=None if rows.target is None else rows.target[:n],
+        target=None if rows.target is None else rows.target[:n].cpu(),
     )
 
 

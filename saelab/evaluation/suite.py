@@ -1,113 +1,76 @@
-"""The costlier measurements of an evaluation, each by its name."""
+"""One pass over held-out rows, then whatever else was asked for."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
-import torch
-
-from saelab.activations.corpus import Corpus
+from saelab.config import UsageError
 from saelab.console import progress
-from saelab.evaluation.ablation import AblationSparsity, AblationTokens, ablation_problem
-from saelab.evaluation.absorption_tasks import Absorption, feature_absorption
-from saelab.evaluation.mdl import DescriptionLength, description_length
-from saelab.evaluation.options import EvaluateOptions
-from saelab.evaluation.probing import SparseProbing, sparse_probing
-from saelab.evaluation.rows import Rows, Skipped
-from saelab.evaluation.uniformity import Uniformity, UniformityTokens, uniformity_problem
-from saelab.host.host import Host
-from saelab.host.text import read_text, stream
-
-Measured = DescriptionLength | Uniformity | SparseProbing | Absorption | AblationSparsity
+from saelab.evaluation.inputs import Batch, Inputs, language_model
+from saelab.evaluation.measurement import Measurement, Streamed, measurements
+from saelab.evaluation.results import Evaluation
+from saelab.evaluation.rows import Skipped
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What the measurements read.
+def measure_all(inputs: Inputs, batches: Iterator[Batch]) -> Evaluation:
+    """Make every measurement of the suite that `inputs` allow; the others are skipped by name.
 
-    Attributes:
-        rows: a sample of held-out rows.
-        corpus: the held-out text.
+    Args:
+        inputs: what there is to measure on.
+        batches: the held-out rows, each read when it is asked for.
+
+    Raises:
+        UsageError: there are no rows.
     """
-
-    host: Host
-    corpus: Corpus
-    rows: Rows
-    options: EvaluateOptions
-
-
-def measure_suite(
-    inputs: Inputs,
-) -> tuple[dict[str, Measured], dict[str, str], dict[str, float]]:
-    """What was measured, why the rest was not, and how many seconds each took; all by name."""
-    found: dict[str, Measured] = {}
-    skipped: dict[str, str] = {}
+    asked = [m for m in measurements().values() if inputs.options.suite in (m.suite, "full")]
+    problems = {m.name: m.problem(inputs) for m in asked}
+    possible = [m for m in asked if problems[m.name] is None]
+    skipped = {name: problem for name, problem in problems.items() if problem is not None}
     seconds: dict[str, float] = {}
-    with progress("Full suite", len(MEASUREMENTS), "measurements") as bar:
-        for name, measure in MEASUREMENTS.items():
-            started = perf_counter()
-            result = measure(inputs)
-            seconds[name] = perf_counter() - started
+    with _clock("held_out_text", seconds):
+        streamed = _read(inputs, possible, batches)
+    with progress("Measure", len(possible), "measurements") as bar:
+        for m in possible:
+            with _clock(m.name, seconds):
+                result = _made(m, inputs, streamed)
             if isinstance(result, Skipped):
-                skipped[name] = result.reason
+                skipped[m.name] = result.reason
             else:
-                found[name] = result
-            bar.advance(1, name.replace("_", " "))
-    return found, skipped, seconds
+                inputs.found[m.name] = result
+            bar.advance(1, m.name.replace("_", " "))
+    order = {m.name: skipped[m.name] for m in asked if m.name in skipped}
+    return Evaluation(inputs.found, order, seconds)
 
 
-def _description_length(inputs: Inputs) -> DescriptionLength | Skipped:
-    tolerance = inputs.options.fvu_tolerance
-    return description_length(inputs.rows, inputs.host.sae, tolerance=tolerance)
+def _read(
+    inputs: Inputs, possible: list[Measurement], batches: Iterator[Batch]
+) -> dict[str, Streamed]:
+    """The measurements that are made batch by batch, once they have seen all."""
+    streamed = {m.name: m.stream(inputs) for m in possible if m.stream is not None}
+    inputs.with_predictions = any(language_model in m.needs for m in possible if m.stream)
+    n = 0
+    with progress("Evaluate", inputs.options.n_tokens, "tokens") as bar:
+        for batch in batches:
+            inputs.sample.add(batch.rows)
+            for one in streamed.values():
+                one.update(batch)
+            n += len(batch.rows)
+            bar.advance(len(batch.rows))
+    if not n:
+        raise UsageError("The held-out text has no tokens to evaluate on; give more text.")
+    return streamed
 
 
-def _probing(inputs: Inputs) -> SparseProbing | Skipped:
-    return sparse_probing(inputs.rows)
+def _made(m: Measurement, inputs: Inputs, streamed: dict[str, Streamed]) -> Any:  # noqa: ANN401 - its own type
+    if m.name in streamed:
+        return streamed[m.name].results()
+    assert m.measure is not None
+    return m.measure(inputs)
 
 
-def _absorption(inputs: Inputs) -> Absorption | Skipped:
-    text_of = inputs.host.lm.tokenizer.token
-    return feature_absorption(inputs.rows, inputs.host.sae, text_of, seed=inputs.options.seed)
-
-
-def _uniformity(inputs: Inputs) -> Uniformity | Skipped:
-    host, options = inputs.host, inputs.options
-    if problem := uniformity_problem(host.writes):
-        return Skipped(problem)
-    tokens = UniformityTokens(host.lm, host.sae, host.writes, seed=options.seed, source=host.reads)
-    texts = read_text(host, inputs.corpus, n_tokens=options.n_tokens, batch_size=options.contexts)
-    for text in texts:
-        tokens.update(text, n_tokens=options.n_uniformity)
-        if tokens.n_tokens >= options.n_uniformity:
-            break
-    return tokens.results()
-
-
-def _ablation(inputs: Inputs) -> AblationSparsity | Skipped:
-    host, options = inputs.host, inputs.options
-    if problem := ablation_problem(host.writes):
-        return Skipped(problem)
-    tokens = AblationTokens(
-        host.lm,
-        host.sae,
-        host.writes,
-        n_latents=options.n_ablated_latents,
-        reach=options.reach,
-    )
-    draw = torch.Generator().manual_seed(options.seed)
-    batches = stream(host, inputs.corpus, n_tokens=options.n_tokens, batch_size=options.contexts)
-    for batch in batches:
-        tokens.update(batch, n_tokens=options.n_ablated_tokens, draw=draw)
-        if tokens.n_tokens >= options.n_ablated_tokens:
-            break
-    return tokens.results()
-
-
-MEASUREMENTS: dict[str, Callable[[Inputs], Measured | Skipped]] = {
-    "description_length": _description_length,
-    "uniformity": _uniformity,
-    "probing": _probing,
-    "absorption": _absorption,
-    "ablation": _ablation,
-}
-"""In the order in which they are made and printed."""
+@contextmanager
+def _clock(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    seconds[name] = perf_counter() - started

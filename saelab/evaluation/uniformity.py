@@ -1,5 +1,6 @@
 """Whether a token's active latents matter alike for what the model says next."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,13 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.evaluation.downstream import counted_positions
+from saelab.evaluation.inputs import Inputs, language_model, replaceable_site
+from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Skipped
 from saelab.host.text import Text
 from saelab.lm.cost import contexts_at_once
 from saelab.lm.gradients import tracked
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
-from saelab.sites import Site
 from saelab.types import SparseCodes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -108,13 +110,6 @@ class UniformityTokens:
         )
 
 
-def uniformity_problem(hook: str) -> str | None:
-    """Why there is no such gradient at a site; None if there is."""
-    if Site.of(hook).replaceable:
-        return None
-    return f"The skip connection goes past {hook}, so gradients there miss a part."
-
-
 def centred_logit_gradients(
     lm: LanguageModel,
     hook: str,
@@ -170,3 +165,29 @@ def effective_number(
     entropy = -torch.xlogy(p, p).sum(dim=1)
     l0 = (magnitude > 0).sum(dim=1).double()
     return torch.where(l0 > 0, entropy.exp(), 0.0), l0
+
+
+def _lines(u: Uniformity) -> Iterator[Line]:
+    meaning = f"effective share of active latents that matter, {u.n_tokens} tokens"
+    yield "uniformity", f"{u.r:.3f}", f"{meaning}; 1 is all alike"
+    yield "that matter", f"{u.effective:.2f}", f"effective number of latents, of {u.l0:.2f}"
+
+
+def _measure(inputs: Inputs) -> Uniformity | Skipped:
+    source, options = inputs.run.config.site, inputs.options
+    tokens = UniformityTokens(inputs.lm, inputs.sae, inputs.site, seed=options.seed, source=source)
+    for text in inputs.texts():
+        tokens.update(text, n_tokens=options.n_uniformity)
+        if tokens.n_tokens >= options.n_uniformity:
+            break
+    return tokens.results()
+
+
+UNIFORMITY = Measurement(
+    "uniformity",
+    "What do the latents do to the predictions?",
+    _lines,
+    measure=_measure,
+    result=Uniformity,
+    needs=(language_model, replaceable_site),
+)

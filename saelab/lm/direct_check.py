@@ -7,18 +7,15 @@ unembedding. Directions are chosen along which no norm's scale moves: there the 
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.lm.direct import Stage
-from saelab.lm.protocol import Edit
+from saelab.lm.direct import DirectPaths, Stage
+from saelab.lm.protocol import Edit, ModelInfo
 from saelab.sites import Site, outputs_of
-
-if TYPE_CHECKING:
-    from saelab.lm.bridge import BridgeLanguageModel
 
 N_DIRECTIONS = 4
 STEP = 0.05
@@ -31,7 +28,26 @@ TOLERANCE = 0.01
 HALF_PRECISION_TOLERANCE = 0.2
 
 
-def direct_path_fault(lm: "BridgeLanguageModel", hook: str) -> str | None:
+@runtime_checkable
+class HasDirectPaths(Protocol):
+    """A model whose linear maps between sites and logits are read off its modules."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What identifies the model, and its sizes."""
+        ...
+
+    @property
+    def direct(self) -> DirectPaths:
+        """The maps."""
+        ...
+
+    def hooks(self) -> list[str]:
+        """The names of all sites."""
+        ...
+
+
+def direct_path_fault(lm: HasDirectPaths, hook: str) -> str | None:
     """The end of a sentence, if the finite difference contradicts `lm.direct` at `hook`."""
     error = direct_path_error(lm, hook)
     if error <= direct_path_tolerance(lm):
@@ -39,23 +55,23 @@ def direct_path_fault(lm: "BridgeLanguageModel", hook: str) -> str | None:
     return f"a finite difference through the model contradicts its direct path by {error:.0%}"
 
 
-def direct_path_tolerance(lm: "BridgeLanguageModel") -> float:
+def direct_path_tolerance(lm: HasDirectPaths) -> float:
     """How far the difference may be from the claim, in the model's number type."""
     return HALF_PRECISION_TOLERANCE if is_half(lm) else TOLERANCE
 
 
-def added_by(lm: "BridgeLanguageModel") -> list[str]:
+def added_by(lm: HasDirectPaths) -> list[str]:
     """The hooks on what blocks add to the residual stream."""
     return [hook for hook in lm.hooks() if Site.of(hook).adds]
 
 
-def is_half(lm: "BridgeLanguageModel") -> bool:
+def is_half(lm: HasDirectPaths) -> bool:
     """Whether the model runs in 16 bits."""
     return lm.info.dtype in ("float16", "bfloat16")
 
 
 @torch.no_grad()
-def direct_path_error(lm: "BridgeLanguageModel", hook: str) -> float:
+def direct_path_error(lm: HasDirectPaths, hook: str) -> float:
     """|difference - claim| / |claim| over directions at `hook` and the whole vocabulary."""
     held = _Held(lm, hook)
     size = held.value.norm().clamp_min(1e-3) / len(held.value) ** 0.5
@@ -79,7 +95,7 @@ def _null_space(rows: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
 class _Held:
     """The model on a few tokens, everything held but one site and what follows directly."""
 
-    def __init__(self, lm: "BridgeLanguageModel", hook: str) -> None:
+    def __init__(self, lm: HasDirectPaths, hook: str) -> None:
         self.direct = lm.direct
         self.step = HALF_PRECISION_STEP if is_half(lm) else STEP
         # The skip connection goes past hook_resid_mid; what attention adds stands there alone.

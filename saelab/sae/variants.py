@@ -5,18 +5,15 @@ tests all follow `variants()`. Other packages add theirs as entry points of the 
 `saelab.variants` (name = "package.module:Config"), notebooks by `register_variant`.
 """
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from inspect import get_annotations
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 from pydantic import PlainValidator, SerializeAsAny, TypeAdapter
 
 from saelab.config import UsageError
-from saelab.console import note
+from saelab.registry import Registry
 from saelab.sae.base import AbstractSAEConfig
 
-GROUP = "saelab.variants"
 BUILT_IN = {
     "topk": "saelab.sae.topk:TopKConfig",
     "batch-topk": "saelab.sae.batch_topk:BatchTopKConfig",
@@ -33,10 +30,6 @@ BUILT_IN = {
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""
 
-_registered: dict[str, type[AbstractSAEConfig]] = {}
-_failed: dict[str, str] = {}
-"""Why an entry point gave no variant, by its name."""
-
 ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig)
 
 
@@ -49,14 +42,7 @@ def register_variant(config: type[ConfigT]) -> type[ConfigT]:
     Raises:
         UsageError: the variant has no name of its own, or another variant has the same name.
     """
-    name = _own_name(config)
-    known = variants().get(name, config)
-    # A notebook's cell may run twice.
-    if (known.__module__, known.__qualname__) != (config.__module__, config.__qualname__):
-        raise UsageError(
-            f"{config.__name__} has the name {name!r} of {known.__name__}; give it another."
-        )
-    _registered[name] = config
+    REGISTRY.register(config)
     return config
 
 
@@ -65,7 +51,7 @@ def variants() -> dict[str, type[AbstractSAEConfig]]:
 
     A package's variant that cannot be imported is left out; standard error says so once.
     """
-    return {name: _load(name) for name in BUILT_IN} | _known_elsewhere()
+    return REGISTRY.everything()
 
 
 def variant(name: str) -> type[AbstractSAEConfig]:
@@ -74,17 +60,7 @@ def variant(name: str) -> type[AbstractSAEConfig]:
     Raises:
         UsageError: no variant has this name.
     """
-    if name in BUILT_IN:
-        return _load(name)
-    elsewhere = _known_elsewhere()
-    if name in elsewhere:
-        return elsewhere[name]
-    names = ", ".join([*BUILT_IN, *elsewhere])
-    problem = f" ({_failed[name]})" if name in _failed else ""
-    raise UsageError(
-        f"There is no variant {name!r}{problem}; choose from {names}, or install the package that "
-        "has it, or call saelab.register_variant first."
-    )
+    return REGISTRY.find(name)
 
 
 def check_variant(config: AbstractSAEConfig) -> None:
@@ -131,33 +107,7 @@ SAE_CONFIG: TypeAdapter[AbstractSAEConfig] = TypeAdapter(SAEConfig)
 """Validates JSON into the configuration of the variant that the JSON names."""
 
 
-def _load(name: str) -> type[AbstractSAEConfig]:
-    return EntryPoint(name, BUILT_IN[name], GROUP).load()
-
-
-def _known_elsewhere() -> dict[str, type[AbstractSAEConfig]]:
-    return _of_packages() | _registered
-
-
-@cache
-def _of_packages() -> dict[str, type[AbstractSAEConfig]]:
-    """The variants of installed packages; failures go to standard error."""
-    found = {}
-    for point in entry_points(group=GROUP):
-        try:
-            config = point.load()
-            name = _own_name(config)
-            if name != point.name or name in BUILT_IN:
-                raise UsageError(f"{config.__name__} has the name {name!r}")
-            found[name] = config
-        except Exception as error:  # noqa: BLE001 - any package's code may run here
-            package = point.dist.name if point.dist else point.module
-            _failed[point.name] = f"{package} has it, and cannot be imported: {error}"
-            note(f"the variant {point.name!r} of the package {package} is left out: {error}.")
-    return found
-
-
-def _own_name(config: type[AbstractSAEConfig]) -> str:
+def _own_name(config: object) -> str:
     if not (isinstance(config, type) and issubclass(config, AbstractSAEConfig)):
         raise UsageError(f"{config!r} is no variant: derive its options from AbstractSAEConfig.")
     field, example = config.model_fields["variant"], 'give it `variant: Literal["x"] = "x"`'
@@ -172,3 +122,8 @@ def _own_name(config: type[AbstractSAEConfig]) -> str:
     ):
         raise UsageError(f"{config.__name__} has no fixed name; {example}.")
     return field.default
+
+
+REGISTRY: Registry[type[AbstractSAEConfig]] = Registry(
+    "variant", "saelab.variants", BUILT_IN, _own_name, lambda c: f"{c.__module__}.{c.__qualname__}"
+)

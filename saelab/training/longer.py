@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from saelab.activations.store import ActivationStore
-from saelab.config import UsageError
+from saelab.config import UsageError, shortened
 from saelab.console import say
 from saelab.files import sha256_file
 from saelab.formats.json_file import write_sealed_json
@@ -16,6 +16,9 @@ from saelab.training.checkpoint import FREE, remove_checkpoints
 from saelab.training.config import TrainConfig
 from saelab.training.kept import as_kept, set_aside
 from saelab.training.run import Run, kept_at
+
+NAMED = 3
+"""Options that a sentence names, and of the SAE's as many."""
 
 
 def check_goes_on(run: Run, config: TrainConfig) -> None:
@@ -28,7 +31,11 @@ def check_goes_on(run: Run, config: TrainConfig) -> None:
     old, new = _options(run), json.loads(config.model_dump_json())
     differing = [name for name in new if old[name] != new[name] and name not in FREE]
     if differing := [name for name in differing if not _is_same(run, config, name)]:
-        changes = "; ".join(f"{n}: {old[n]} there, {new[n]} asked" for n in differing)
+        changes = "; ".join(
+            f"{name}: {shortened(there)} there, {shortened(asked)} asked"
+            for n in differing[:NAMED]
+            for name, there, asked in _changes(n, old[n], new[n])[:NAMED]
+        )
         raise UsageError(f"{path} holds a run with other options ({changes}).")
     _check_length(run, config)
     finished = run.finished and config.n_tokens == old["n_tokens"]
@@ -37,6 +44,14 @@ def check_goes_on(run: Run, config: TrainConfig) -> None:
             f"{config.activations} holds other activations than {path} was begun on; choose "
             "another --out."
         )
+
+
+def _changes(name: str, there: object, asked: object) -> list[tuple[str, object, object]]:
+    """What of an option differs; of the SAE's, each."""
+    if not (isinstance(there, dict) and isinstance(asked, dict)):
+        return [(name, there, asked)]
+    values = {n: (there.get(n), asked.get(n)) for n in {**asked, **there}}
+    return [(f"{name}.{shortened(n)}", *two) for n, two in values.items() if two[0] != two[1]]
 
 
 def settle(config: TrainConfig, run: Run) -> None:

@@ -9,8 +9,9 @@ import argparse
 from pathlib import Path
 
 from apps.serving import PATIENCE_S, chromium, headless, listen, served
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
-from feature_browser.shell.place import VIEWS, Place
+from feature_browser.pages import pages
 from playwright.sync_api import Browser, expect
 from rich.console import Console
 
@@ -29,38 +30,36 @@ def main() -> None:
     path = chromium()
     assert path, "no Chromium is installed"
     options.out.mkdir(parents=True, exist_ok=True)
-    places = addresses(read_catalogue(options.runs))
+    links = addresses(read_catalogue(options.runs))
     console = Console()
     with served(options.runs) as server, headless(path) as browser:
-        for name, place in places.items():
+        for name, href in links.items():
             for scheme in SCHEMES:
                 picture = options.out / f"{name}-{scheme}.png"
-                errors = take(
-                    browser, f"{server.url}/{place.href}", scheme, picture, options.height
-                )
+                errors = take(browser, f"{server.url}/{href}", scheme, picture, options.height)
                 console.print(picture, *errors)
 
 
-def addresses(catalogue: Catalogue) -> dict[str, Place]:
-    """Every view of the run that has most to show, by the name of its picture."""
+def addresses(catalogue: Catalogue) -> dict[str, str]:
+    """Links to every page of the run that has most to show, by the name of its picture."""
     cards = sorted(catalogue.runs.values(), key=_shows, reverse=True)
     assert cards, f"{catalogue.root} holds no finished run"
     first = cards[0]
     alike = [
         card.name for card in cards[1:] if (card.site, card.model) == (first.site, first.model)
     ]
-    places = {view: Place(view=view, run=first.name) for view in VIEWS}
+    links = {view: link(view, run=first.name) for view in pages()}
     if others := alike or [card.name for card in cards[1:]]:
-        places["compare"] = places["compare"].to(other=others[0])
+        links["compare"] = link("compare", run=first.name, other=others[0])
     with_heads = [card.name for card in cards if card.site.endswith("hook_z")]
     if with_heads:
-        places["attention"] = places["attention"].to(run=with_heads[0])
-    strata = places["latent"].to(show="strata", context="full")
-    places |= {"latent-strata": strata, "no-run": Place(view="runs", run="no such run")}
+        links["attention"] = link("attention", run=with_heads[0])
+    links["latent-strata"] = link("latent", run=first.name, show="strata", context="full")
+    links["no-run"] = link("runs", run="no such run")
     if graphs := [graph for card in cards for graph in sorted(card.path.glob("circuits/*.h5"))]:
         run = graphs[0].parents[1].relative_to(catalogue.root).as_posix()
-        places["circuit"] = Place(view="circuit", run=run, graph=graphs[0].stem)
-    return places
+        links["circuit"] = link("circuit", run=run, graph=graphs[0].stem)
+    return links
 
 
 def _shows(card: RunCard) -> tuple[bool, bool, int]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_catalogue
+from feature_browser.pages.attention.address import AttentionAddress
 from feature_browser.pages.attention.study import Parts, prompt_ids, strongest, study
 from feature_browser.pages.attention.trail import (
-    Step,
+    TrailStep,
     beside_text,
     chosen_runs,
     depth,
@@ -19,7 +20,6 @@ from feature_browser.pages.attention.trail import (
     trail_of,
     trail_text,
 )
-from feature_browser.shell.place import Place
 
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
@@ -49,7 +49,7 @@ def step(cards, ids):
     """A latent of heads that fires on the prompt, where it fires most."""
     for latent in range(32):
         if position := strongest(cards, ids, "heads", latent):
-            return Step("heads", latent, position)
+            return TrailStep("heads", latent, position)
     raise AssertionError("no latent fires behind <bos>")
 
 
@@ -57,7 +57,7 @@ def step(cards, ids):
 
 
 def test_a_trail_is_read_back_and_ends_where_it_makes_no_sense():
-    steps = [Step("a:b@c", 3, 4), Step("x", 0, 0)]
+    steps = [TrailStep("a:b@c", 3, 4), TrailStep("x", 0, 0)]
     assert trail_of(trail_text(steps), ["x", "a:b@c"]) == steps
     assert trail_of(trail_text(steps), ["x"]) == []
     for text in ("", "x", "x:1", "x:-1@2", "x:1@b", "x:٣@x", "|||"):
@@ -90,7 +90,7 @@ def test_of_runs_at_one_place_the_named_one_is_taken(catalogue, cards):
     other = replace(cards[1], name="other")
     catalogue = replace(catalogue, runs=catalogue.runs | {"other": other})
     found = runs_before(catalogue, cards[0])
-    place = Place()
+    place = AttentionAddress()
     assert [card.name for card in chosen_runs(found, place)] == ["topk"]
     there = place.to(beside=beside_text(found, place, other))
     assert [card.name for card in chosen_runs(found, there)] == ["other"]
@@ -144,7 +144,7 @@ def test_the_head_that_gives_most_is_asked_why_it_looks_there(cards, ids, step):
 def test_a_latent_of_the_stream_is_made_by_its_direct_inputs(cards, ids):
     position = strongest(cards, ids, "topk", latent := _firing(cards, ids, "topk"))
     assert position is not None
-    found = study(cards, ids, Step("topk", latent, position), None, None)
+    found = study(cards, ids, TrailStep("topk", latent, position), None, None)
     assert found.inputs is not None
     total = sum(amount for _, amount in found.inputs.rows) + found.inputs.others
     assert total == pytest.approx(found.value, abs=1e-9)
@@ -164,9 +164,9 @@ def test_small_amounts_are_summed_not_dropped():
 def test_a_latent_that_does_not_fire_and_a_place_that_is_not_there_are_refused(cards, ids, step):
     silent = next(i for i in range(32) if strongest(cards, ids, "heads", i) is None)
     with pytest.raises(UsageError, match="does not fire at position"):
-        study(cards, ids, Step("heads", silent, 1), None, None)
+        study(cards, ids, TrailStep("heads", silent, 1), None, None)
     with pytest.raises(UsageError, match="Position 99 is not in the text"):
-        study(cards, ids, Step("heads", step.latent, 99), None, None)
+        study(cards, ids, TrailStep("heads", step.latent, 99), None, None)
     with pytest.raises(UsageError, match="is not one that"):
         study(cards, (0, 10**6), step, None, None)
 
@@ -214,7 +214,7 @@ def test_an_example_is_followed_to_its_sources_and_on(open_app: Open, circuit_ru
     app = open_app(circuit_runs, view="attention", run="heads")
     href = re.search(r'class="value" href="([^"]+)"', drawn(app))
     assert href is not None
-    there = Place.at(href[1].replace("&amp;", "&"))
+    there = AttentionAddress.at(href[1].replace("&amp;", "&"))
     page = drawn(open_app(circuit_runs, **there.params()))
     assert "Which source tokens, through which heads?" in page
     assert "example current" in page
@@ -224,7 +224,7 @@ def test_an_example_is_followed_to_its_sources_and_on(open_app: Open, circuit_ru
     assert 'class="column"' in page
     follow = re.search(r'class="amount \w+" href="([^"]+)"', page)
     assert follow is not None
-    onward = Place.at(follow[1].replace("&amp;", "&"))
+    onward = AttentionAddress.at(follow[1].replace("&amp;", "&"))
     assert onward.trail.startswith("topk:")
     page = drawn(open_app(circuit_runs, **onward.params()))
     assert "What gives it its value directly?" in page
@@ -232,7 +232,7 @@ def test_an_example_is_followed_to_its_sources_and_on(open_app: Open, circuit_ru
 
 
 def test_a_typed_prompt_is_read_where_the_latent_fires_most(
-    open_app: Open, circuit_runs: Path, step: Step
+    open_app: Open, circuit_runs: Path, step: TrailStep
 ):
     app = open_app(circuit_runs, view="attention", run="heads", latent=str(step.latent))
     app.text_input(key="attention-prompt").set_value(PROMPT).run()
@@ -272,7 +272,7 @@ def test_a_model_that_cannot_be_loaded_is_said_beside_the_rest(
     ],
 )  # fmt: skip
 def test_odd_addresses_are_answered(
-    open_app: Open, circuit_runs: Path, step: Step, odd: dict[str, str]
+    open_app: Open, circuit_runs: Path, step: TrailStep, odd: dict[str, str]
 ):
     known = {"latent": str(step.latent), "prompt": PROMPT, "source": "1"}
     page = drawn(open_app(circuit_runs, view="attention", run="heads", **(known | odd)))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from feature_browser.draw.tokens import visible
-from feature_browser.shell.place import VIEWS
+from feature_browser.pages import pages
 from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from saelab.analysis.records import Features
@@ -79,7 +79,7 @@ def test_a_range_dragged_on_the_histogram_hides_the_other_examples(page: Page, s
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", pages())
 def test_every_view_opens_without_a_complaint_fits_the_window_and_is_accessible(
     page: Page, server: str, errors: list[str], view: str, scheme: str
 ):
@@ -143,7 +143,7 @@ def test_every_view_is_walked_to_back_and_forward_and_survives_a_reload(
     expect(page.locator(".page.latent h1:visible")).to_have_text("5")
     page.evaluate("window.same = true")
     current = page.locator("nav.top > a[aria-current]")
-    titles = [title for view, title in VIEWS.items() if view != "latent"]
+    titles = [page.title for view, page in pages().items() if view != "latent"]
     for title in titles:
         page.locator("nav.top").get_by_role("link", name=title, exact=True).click()
         expect(current).to_have_text(title)

@@ -12,11 +12,11 @@ from apps.circuit_cases import NAME, POSITION, TOKENS, write_circuit
 from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_catalogue
 from feature_browser.draw.numbers import MINUS
+from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import Kept, graphs_beside, pins_of, pins_text, prepared
 from feature_browser.pages.circuit.groups import groups_path, read_groups, save_group
 from feature_browser.pages.circuit.layout import lay_out
 from feature_browser.pages.circuit.pins import REST, flow_table
-from feature_browser.shell.place import Place
 from old_hdf5 import as_before
 
 from saelab.analysis.circuits.graph_file import load_graph_hdf5
@@ -309,18 +309,18 @@ def test_groups_saved_by_several_at_once_are_all_kept(tmp_path: Path):
 
 def exports(root: Path, **changes: str):
     from feature_browser.pages.circuit.graphs import open_graph
-    from feature_browser.pages.circuit.node_cards import Scene
-    from feature_browser.pages.circuit.node_names import Names
+    from feature_browser.pages.circuit.node_cards import GraphScene
+    from feature_browser.pages.circuit.node_names import NodeNames
 
     catalogue = read_catalogue(root)
     card = catalogue.runs["heads"]
     found = open_graph(card, NAME)
     assert found is not None
-    place = Place(view="circuit", run="heads", graph=NAME).to(**changes)
+    place = CircuitAddress(run="heads", graph=NAME).to(**changes)
     pins, lost = pins_of(place.pins, found)
     kept = found.shown(int(place.nodes), int(place.edges), pins)
     groups = {"pair": [FIVE, SEVEN]}
-    return Scene(Names(found, catalogue, card), kept, place, pins, lost, groups), card
+    return GraphScene(NodeNames(found, catalogue, card), kept, place, pins, lost, groups), card
 
 
 def test_the_export_is_what_is_shown_and_can_be_read_again(root: Path, tmp_path: Path):

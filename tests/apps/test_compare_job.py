@@ -7,29 +7,29 @@ from feature_browser.data.weights import Decoder, read_decoder, width
 from feature_browser.pages.compare import job as compare_job
 from feature_browser.pages.compare import nearest
 from feature_browser.pages.compare.correspondence import Correspondence, correspond
-from feature_browser.pages.compare.job import Progress, Weights, matching
+from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from safetensors.numpy import save_file
 
 from saelab.config import UsageError
 
 
 @pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Weights, Weights]:
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[WeightsFile, WeightsFile]:
     """Two decoders that are too large to be matched while one waits."""
     monkeypatch.setattr(compare_job, "COSINES_AT_ONCE", 100)
     monkeypatch.setattr(compare_job, "_jobs", {})
     return weights(tmp_path / "a", 30, 0), weights(tmp_path / "b", 20, 1)
 
 
-def weights(directory: Path, n: int, seed: int) -> Weights:
+def weights(directory: Path, n: int, seed: int) -> WeightsFile:
     directory.mkdir()
     path = directory / "weights.safetensors"
     rows = np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)
     save_file({"W_dec": rows}, path)
-    return Weights(path, path.stat().st_mtime_ns, lambda: read_decoder(path, signed=False))
+    return WeightsFile(path, path.stat().st_mtime_ns, lambda: read_decoder(path, signed=False))
 
 
-def finished(this: Weights, other: Weights) -> Correspondence:
+def finished(this: WeightsFile, other: WeightsFile) -> Correspondence:
     matching(this, other)
     for job in compare_job._jobs.values():
         if job.thread:
@@ -73,7 +73,7 @@ def test_another_server_reads_what_was_found(pair, monkeypatch):
     this, other = pair
     found = finished(this, other)
     monkeypatch.setattr(compare_job, "_jobs", {})
-    again = [Weights(side.path, side.stamp, unreadable) for side in pair]
+    again = [WeightsFile(side.path, side.stamp, unreadable) for side in pair]
     kept = matching(*again)
     assert isinstance(kept, Correspondence)
     assert same(kept, found)
@@ -125,7 +125,7 @@ def test_changed_weights_are_compared_anew(pair):
     finished(this, other)
     save_file({"W_dec": other.read().rows[::-1].copy()}, this.path)
     os.utime(this.path, ns=(1, 1))
-    changed = Weights(this.path, 1, lambda: read_decoder(this.path, signed=False))
+    changed = WeightsFile(this.path, 1, lambda: read_decoder(this.path, signed=False))
     assert same(finished(changed, other), correspond(changed.read(), other.read()))
 
 
@@ -145,7 +145,7 @@ def test_weights_that_cannot_be_read_are_said_to_be(pair):
     def damaged() -> Decoder:
         raise UsageError("The decoder is damaged.")
 
-    broken = Weights(this.path, this.stamp, damaged)
+    broken = WeightsFile(this.path, this.stamp, damaged)
     with pytest.raises(UsageError, match="damaged"):
         finished(broken, other)
 

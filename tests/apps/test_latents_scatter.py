@@ -7,8 +7,8 @@ import pytest
 from apps.driving import Open, drawn
 from feature_browser.data.catalogue import read_card
 from feature_browser.data.reading import OpenRun, open_run
+from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.latents_scatter import COLUMNS, axes_of, inside
-from feature_browser.shell.place import Place
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_every_figure_can_be_drawn_against_another(open_app: Open, name: str):
 
 @pytest.mark.parametrize("axes", ["density", "density,secret", "density,max,mean", "<b>,max"])
 def test_other_figures_are_not_looked_up(open_app: Open, axes: str):
-    assert axes_of(Place(view="latents", axes=axes)) is None
+    assert axes_of(LatentsAddress(axes=axes)) is None
     page = drawn(open_app(run="signed", view="latents", axes=axes))
     assert "31 of 32 latents" in page
     assert 'class="scatter"' not in page
@@ -49,7 +49,7 @@ def test_each_mark_that_stands_for_several_lists_exactly_those(open_app: Open, r
     marks = re.findall(r'<a href="(\?[^"]*box=[^"]*)"[^>]*data-tip="(\d+) here', page)
     assert marks
     for href, n in marks:
-        place = Place.at(unescape(href))
+        place = LatentsAddress.at(unescape(href))
         found = inside(run, place)
         assert found is not None
         assert int(found.sum()) >= int(n)

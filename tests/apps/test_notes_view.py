@@ -6,7 +6,7 @@ import pytest
 from apps.driving import Open, drawn
 from feature_browser.data.catalogue import RunCard, read_card
 from feature_browser.data.known import NOTHING
-from feature_browser.data.labels import Labels, Names
+from feature_browser.data.labels import Labels, LatentNames
 from feature_browser.data.notes import Note, Notes
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw.annotate import keep
@@ -74,8 +74,8 @@ def test_an_edit_that_cannot_be_kept_is_told(card: RunCard, session: dict[str, o
 
 
 def test_a_label_goes_before_the_known_feature():
-    assert Names(Labels({5: Note(label="mine")}), NOTHING).name(5) == "mine"
-    assert Names(Labels(), NOTHING).name(5) == ""
+    assert LatentNames(Labels({5: Note(label="mine")}), NOTHING).name(5) == "mine"
+    assert LatentNames(Labels(), NOTHING).name(5) == ""
 
 
 # The latent's page

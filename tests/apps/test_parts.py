@@ -9,7 +9,6 @@ from feature_browser.draw.numbers import activation, count, percent, real, short
 from feature_browser.draw.pictures import round_ticks
 from feature_browser.draw.tokens import visible
 from feature_browser.shell.launch import environment, streamlit_arguments
-from feature_browser.shell.place import Place
 
 
 def test_a_template_escapes_what_is_put_into_it():
@@ -62,15 +61,6 @@ def test_numbers_read_as_in_print(written: str, expected: str):
 )
 def test_invisible_characters_are_shown(token: str, shown: str):
     assert visible(token) == shown
-
-
-def test_a_place_survives_its_address():
-    place = Place(view="latents", run="a b/c&d", latent="7", sort="max", q="é +", page="2")
-    assert Place.at(place.href) == place
-
-
-def test_an_address_with_nonsense_falls_back():
-    assert Place.of({"view": "x", "context": "9", "sort": "y", "utm": "z"}) == Place()
 
 
 @pytest.mark.parametrize(

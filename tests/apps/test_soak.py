@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 from apps.serving import Server, served
-from feature_browser.shell.place import VIEWS
+from feature_browser.pages import pages
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
@@ -36,7 +36,7 @@ def test_ten_sessions_leave_the_servers_memory_flat(runs: Path):
 
 def visit(server: Server, turn: int, reader: int) -> int:
     """A session that looks at some pages and leaves; how many it saw."""
-    views = [view for view in VIEWS if view != "runs"]
+    views = [view for view in pages() if view != "runs"]
     url = server.url.replace("http", "ws") + "/_stcore/stream"
     with connect(url, subprotocols=["streamlit"], max_size=None) as socket:  # pyright: ignore[reportArgumentType]
         for step in range(STEPS):

@@ -7,10 +7,9 @@ from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_card
 from feature_browser.live import chat
 from feature_browser.live.model import live_run
-from feature_browser.live.prompt import Prediction, Reading
+from feature_browser.live.prompt import Prediction, PromptReading
 from feature_browser.pages.try_it.lists import compare, found, order, order_pair
 from feature_browser.pages.try_it.strip import strip, token_tip
-from feature_browser.shell.place import Place
 
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
@@ -21,7 +20,7 @@ def reading(*firings: tuple[int, int, float, float], tokens: tuple[str, ...] = (
     """A reading with firings of position, latent, value and attribution."""
     position, latent, value, attribution = zip(*firings, strict=True)
     target = Prediction(0, "a", 0.5)
-    return Reading(
+    return PromptReading(
         tokens=tokens,
         pieces=tokens,
         gap=" ",
@@ -202,12 +201,6 @@ def test_a_run_of_arrays_has_nothing_to_try(open_app: Open, runs: Path, tmp_path
 def test_a_run_whose_model_is_not_recorded_whole_says_so(open_app: Open):
     page = drawn(open_app(run="signed", view="try", prompt="her ring"))
     assert "does not say which language model this is" in page
-
-
-def test_a_place_of_try_survives_its_address():
-    place = Place(view="try", run="r", prompt="a\nb & c", second="d", pos="3", target=" her")
-    assert Place.at(place.href) == place
-    assert place.visit("latents") == Place(view="latents", run="r")
 
 
 def test_without_attributions_the_rest_of_the_table_stands(

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from apps.serving import chromium, headless, served
 from benchmarks.large_run import Size, write_large_run
-from feature_browser.shell.place import VIEWS
+from feature_browser.pages import pages
 from playwright.sync_api import Page, expect
 from rich.console import Console
 from rich.table import Table
 
 PROBE = Path(__file__).with_name("browser_probe.js")
+VIEWS = {name: page.title for name, page in pages().items()}
 LIMIT_MS = 60_000
 WITH_FIGURES = ("known",)
 """Views that are drawn when Plotly has drawn."""

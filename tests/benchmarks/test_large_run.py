@@ -6,7 +6,7 @@ import pytest
 from apps.driving import APP, drawn
 from benchmarks.browser import summary, table
 from benchmarks.large_run import Size, write_large_run
-from feature_browser.shell.place import VIEWS
+from feature_browser.pages import pages
 from rich.console import Console
 from streamlit.testing.v1 import AppTest
 
@@ -32,7 +32,7 @@ def test_every_latent_can_be_read_and_a_planted_one_fires_on_its_token(runs: Pat
     assert set(latents) & {(3 * 4 + i) * 40_503 % 512 for i in range(4)}
 
 
-@pytest.mark.parametrize("view", list(VIEWS))
+@pytest.mark.parametrize("view", list(pages()))
 def test_every_view_shows_it(runs: Path, view: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", ["app.py", str(runs)])
     app = AppTest.from_file(str(APP), default_timeout=30)

@@ -7,7 +7,7 @@ import torch
 from claims.measure import cosines, fvus, mean, planted_store, precision, trained
 
 from saelab.sae.abs_topk import AbsTopKConfig
-from saelab.synthetic import orthonormal_atoms, rows, uneven_values
+from saelab.testing.planted import orthonormal_atoms, rows, uneven_values
 from saelab.training.recipes import TINY_EARLY, TINY_RESIDUAL, few_latents, short_run
 from saelab.training.recipes import signed_features as recipe
 

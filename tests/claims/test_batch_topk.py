@@ -5,7 +5,7 @@ import torch
 from claims.measure import fvu, fvus, l0s, mean, planted_store, trained
 from torch.nn import functional as F
 
-from saelab.synthetic import orthonormal_atoms, rows, uneven_values, zipf_values
+from saelab.testing.planted import orthonormal_atoms, rows, uneven_values, zipf_values
 from saelab.training.recipes import TINY_ATTENTION, rare_features, uneven_counts
 
 

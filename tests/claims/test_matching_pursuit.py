@@ -3,7 +3,7 @@
 import pytest
 from claims.measure import cosines, fvus, l0s, mean, planted_store, trained
 
-from saelab.synthetic import group_atoms, group_values, rows
+from saelab.testing.planted import group_atoms, group_values, rows
 from saelab.training.recipes import coherent_groups
 
 

@@ -3,7 +3,7 @@
 import pytest
 from claims.measure import cosines, l0s, mean, planted_store, trained
 
-from saelab.synthetic import orthonormal_atoms, rows, tree_values
+from saelab.testing.planted import orthonormal_atoms, rows, tree_values
 from saelab.training.recipes import absorption
 
 PARENTS, CHILDREN = 4, 4

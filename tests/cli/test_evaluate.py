@@ -132,7 +132,7 @@ def labelled(result):
     label = LabelProbing("verb", 0.1, [3], [1], [SCORE] * 3, [SCORE] * 3, SCORE)
     means = {"latents": [0.51, 0.62, 0.73], "channels": [0.1, 0.2, 0.3], "dense": [0.94]}
     probing = SparseProbing(100, [1, 2, 5], [label], [], means, means)
-    return replace(result, absorption=absorption, probing=probing)
+    return replace(result, results=result.results | {"absorption": absorption, "probing": probing})
 
 
 def test_absorption_that_was_left_out_altogether_is_told_with_its_reasons(run, random_lm, capsys):
@@ -140,7 +140,7 @@ def test_absorption_that_was_left_out_altogether_is_told_with_its_reasons(run, r
 
     left_out = {"first letter: a": "The probe's F1 of 0.11 on unseen rows is below 0.6."}
     result = evaluate(run, random_lm, n_tokens=20)
-    print_evaluation(run, replace(result, absorption=Absorption([], left_out, {})))
+    print_evaluation(run, replace(result, results={"absorption": Absorption([], left_out, {})}))
     out = words(capsys.readouterr().out)
     assert "absorb general ones" not in out
     assert "first letter The probe's F1 on unseen rows is below 0.6. a" in out

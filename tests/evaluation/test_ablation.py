@@ -8,7 +8,7 @@ from evaluation.cases import contexts_of, measured, reason, sae_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.evaluation.ablation import AblationTokens, ablation_problem, sparsity
+from saelab.evaluation.ablation import AblationTokens, sparsity
 from saelab.evaluation.rows import Skipped
 from saelab.host.host import Host
 from saelab.host.text import TextBatch, corpus_of, stream
@@ -153,8 +153,3 @@ def test_a_text_too_short_for_the_reach_is_skipped_with_the_remedy(random_lm, sm
         found.update(batch, n_tokens=5, draw=torch.Generator())
     assert "16 real positions" in reason(found.results())
     assert "--reach" in reason(found.results())
-
-
-def test_a_site_that_the_skip_connection_goes_past_is_named():
-    assert ablation_problem(HOOK) is None
-    assert "hook_resid_mid" in str(ablation_problem("blocks.1.hook_resid_mid"))

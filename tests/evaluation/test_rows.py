@@ -13,6 +13,7 @@ from saelab.evaluation.rows import (
     columns,
     first_rows,
     poles,
+    rows_of_text,
 )
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, half_by_context, stream
@@ -58,9 +59,9 @@ def test_a_sample_holds_the_first_rows_of_the_stream(small_run, random_lm):
     batches = list(stream(Host.of_run(small_run, random_lm), corpus, n_tokens=50, batch_size=2))
     x = torch.cat([batch.x for batch in batches])
     for n in (5, 20, 10**6):
-        sample = RowSample(n, ("a",))
+        sample = RowSample(n)
         for batch in batches:
-            sample.add(batch, sae.encode(batch.x))
+            sample.add(rows_of_text(batch, sae.encode(batch.x), corpus))
         rows = sample.rows()
         assert len(rows) == min(n, len(x))
         assert torch.equal(rows.x, x[:n])

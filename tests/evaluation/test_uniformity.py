@@ -14,7 +14,6 @@ from saelab.evaluation.uniformity import (
     centred_logit_gradients,
     contributions,
     effective_number,
-    uniformity_problem,
 )
 from saelab.host.host import Host
 from saelab.host.text import Text, read_text
@@ -117,11 +116,6 @@ def test_tokens_without_active_latents_are_set_apart(random_lm, tokens):
     assert isinstance(measure.results(), Skipped)
     measure.update(text(tokens), n_tokens=3)
     assert isinstance(measure.results(), Skipped)
-
-
-def test_a_site_that_the_skip_connection_goes_past_is_named():
-    assert uniformity_problem(HOOK) is None
-    assert "hook_resid_mid" in str(uniformity_problem("blocks.1.hook_resid_mid"))
 
 
 def test_the_same_seed_draws_the_same_tokens(random_lm, small_run):

@@ -13,10 +13,9 @@ from conftest import small_config
 
 from saelab.cli import main
 from saelab.config import UsageError
-from saelab.sae import variants as registry
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.topk import TopK, TopKConfig
-from saelab.sae.variants import register_variant, sized, variant, variants
+from saelab.sae.variants import REGISTRY, register_variant, sized, variant, variants
 from saelab.testing.variant_contract import *  # noqa: F403 - the tests themselves
 from saelab.testing.variant_contract import rows
 from saelab.training.config import TrainConfig
@@ -49,12 +48,12 @@ def packages(monkeypatch, tmp_path):
     (tmp_path / "packages").mkdir()
     with monkeypatch.context() as patch:
         patch.syspath_prepend(tmp_path / "packages")
-        registry._of_packages.cache_clear()
-        patch.setattr(registry, "_registered", {})
+        REGISTRY.forget()
+        patch.setattr(REGISTRY, "registered", {})
         yield tmp_path / "packages"
         for name in ("tied_sae", "broken_sae"):
             sys.modules.pop(name, None)
-    registry._of_packages.cache_clear()
+    REGISTRY.forget()
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +97,7 @@ def test_where_its_package_is_missing_its_files_say_which_it_is(packages, tmp_pa
     sae = tied(d_sae=8).build(4)
     save_sae(sae, tmp_path / "tied.safetensors")
     (packages / "tied_sae-1.0.dist-info" / "entry_points.txt").write_text("")
-    registry._of_packages.cache_clear()
+    REGISTRY.forget()
     with pytest.raises(UsageError, match=r"variant 'tied' from 'tied_sae'.*install that package"):
         load_sae(tmp_path / "tied.safetensors")
     with pytest.raises(ValueError, match=r"no variant 'tied'.*or install the package that has it"):
@@ -109,7 +108,7 @@ def test_where_its_package_is_missing_its_files_say_which_it_is(packages, tmp_pa
 
 def test_a_package_that_cannot_be_imported_is_told_and_harms_nothing(packages, capsys):
     install(packages, "broken_sae", "import no_such_module\n", broken="broken_sae:Config")
-    registry._of_packages.cache_clear()
+    REGISTRY.forget()
     assert "tied" in variants()
     told = capsys.readouterr().err
     assert "'broken' of the package broken_sae is left out: No module named" in told
@@ -138,7 +137,7 @@ def test_a_subclass_with_the_name_of_another_is_refused_wherever_it_could_be_sav
         save_sae(made.build(4), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=message):
         TrainConfig.model_validate({**OTHERS, "sae": made})
-    with pytest.raises(UsageError, match="Renamed has the name 'topk' of TopKConfig"):
+    with pytest.raises(UsageError, match=r"Renamed has the name 'topk' of saelab\.sae\.topk"):
         register_variant(Renamed)
     with pytest.raises(UsageError, match="would be loaded as TopK, which it derives from"):
         save_sae(Further(TopKConfig(d_sae=8, k=2), 4), tmp_path / "a.safetensors")

@@ -6,7 +6,7 @@ from conftest import small_config
 
 from saelab.activations.arrays import write_arrays
 from saelab.sae.topk import TopKConfig
-from saelab.synthetic import orthonormal_atoms, rows, uneven_values
+from saelab.testing.planted import orthonormal_atoms, rows, uneven_values
 from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import make_objective

@@ -130,6 +130,11 @@ def test_a_run_from_before_an_option_existed_is_the_same_run(small_run, small_st
 
 
 def test_another_configuration_on_the_same_directory_is_refused_by_name(small_run, small_store):
+    with pytest.raises(UsageError, match=r"other options \(sae\.k: 4 there, 5 asked\)"):
+        train(
+            small_config(small_store, sae={"variant": "topk", "d_sae": 32, "k": 5}),
+            out=small_run.path,
+        )
     with pytest.raises(UsageError, match=r"other options \(seed: 0 there, 5 asked\)"):
         train(small_config(small_store, seed=5), out=small_run.path)
 

@@ -14,8 +14,6 @@ FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
 LARGEST = 1 << 53
 """No run has as many tokens or latents."""
-SIGNED = {"abs-topk"}
-"""Variants whose codes have both signs by their definition."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,14 @@ class RunCard:
 
     @property
     def signed(self) -> bool:
-        """Whether codes have both signs, so that a decoder row and its opposite are one."""
-        return self.variant in SIGNED
+        """Whether codes have both signs, so that a decoder row and its opposite are one.
+
+        The variant says so, which takes torch; one that is not installed is taken not to.
+        """
+        try:
+            return Run(self.path).config.sae.sparsity.signed
+        except UsageError:
+            return False
 
     @property
     def own_name(self) -> str:
@@ -206,3 +210,23 @@ def _option(run: Run, *names: str) -> Any:  # noqa: ANN401 - any JSON value
             raise UsageError(f"{run.path / 'config.json'} has no {'.'.join(names)}.")
         value = value[name]
     return value
+
+
+def latent_number(text: str | None, n_latents: int) -> int | None:
+    """The latent that `text` names, or None if there is no such latent."""
+    # isdecimal also accepts other scripts' digits, and so does int.
+    if text is None or not text.strip().isdecimal():
+        return None
+    number = int(text)
+    return number if number < n_latents else None
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Every option by its dotted name."""
+    rows: list[tuple[str, str]] = []
+    for name, value in config.items():
+        if isinstance(value, dict):
+            rows += flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", "none" if value is None else str(value)))
+    return rows

@@ -68,7 +68,7 @@ class _Latents(BaseModel, allow_inf_nan=False):
     auroc: list[float]
 
 
-class _File(BaseModel):
+class _RecoveryFile(BaseModel):
     features: list[_Feature]
     too_rare: list[str]
     latents: _Latents | None = None
@@ -82,7 +82,7 @@ def read_known(path: Path) -> Known:
     """
     values = read_sealed_json(path)
     try:
-        _File.model_validate(values, strict=True)
+        _RecoveryFile.model_validate(values, strict=True)
         by_label = {feature["label"]: feature for feature in values["features"]}
         return Known(values["features"], values["too_rare"], _matches(values, by_label))
     except ValidationError as error:

@@ -6,9 +6,9 @@ from pathlib import Path
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
-from feature_browser.data.known import NOTHING, Known
+from feature_browser.data.known import Known
 from feature_browser.data.notes import Note, Notes
-from feature_browser.data.reading import known_features
+from feature_browser.data.reading import readable_known
 from saelab.config import UsageError
 
 TELLING = 0.1
@@ -47,20 +47,16 @@ def _labels(run: Path, version: int) -> Labels:
 
 
 @dataclass(frozen=True)
-class Names:
+class LatentNames:
     """Short names of latents."""
 
     labels: Labels
     known: Known
 
     @classmethod
-    def of(cls, card: RunCard) -> "Names":
+    def of(cls, card: RunCard) -> "LatentNames":
         """The names in force now; a damaged evaluation names nothing."""
-        try:
-            known = known_features(card)
-        except UsageError:
-            known = NOTHING
-        return cls(labels_of(card), known)
+        return cls(labels_of(card), readable_known(card))
 
     def name(self, latent: int) -> str:
         """The latent's label, else its known feature; empty if it has neither."""

@@ -5,19 +5,18 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import streamlit as st
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from feature_browser.data.address import A, AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.data.known import NOTHING, Known, plain, read_known
 from feature_browser.data.notes import notes_version
 from feature_browser.data.weights import Decoder, read_decoder
-from feature_browser.draw.markup import Html
-from feature_browser.shell.place import Place
 from saelab.analysis.records import Features
 from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
 from saelab.config import UsageError
@@ -25,6 +24,7 @@ from saelab.formats.json_file import read_sealed_json
 
 SECONDS_BETWEEN_LISTINGS = 10
 PAGES_KEPT = 500
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class OpenRun:
     Attributes:
         columns: per-latent figures of the table, and `f1` with its best known feature's F1.
         spaced: whether the vocabulary's tokens carry their own spaces.
-        pages: those drawn lately, see `page`.
+        drawn: what pages drew lately, see `page`.
     """
 
     card: RunCard
@@ -42,16 +42,16 @@ class OpenRun:
     known: Known
     columns: dict[str, ndarray]
     spaced: bool
-    pages: dict[tuple[Place, int], Html] = field(default_factory=dict, repr=False)
+    drawn: dict[tuple[AbstractAddress, int], Any] = field(default_factory=dict, repr=False)
 
-    def page(self, place: Place, draw: Callable[["OpenRun", Place], Html]) -> Html:
-        """What `draw` makes of `place`, kept until a note is written: it is often asked for."""
-        key = (place, notes_version(self.card.path))
-        if key not in self.pages:
-            if len(self.pages) >= PAGES_KEPT:
-                self.pages.pop(next(iter(self.pages)), None)
-            self.pages[key] = draw(self, place)
-        return self.pages[key]
+    def page(self, address: A, draw: Callable[["OpenRun", A], Drawn]) -> Drawn:
+        """What `draw` makes of `address`, kept until a note is written: it is often asked for."""
+        key = (address, notes_version(self.card.path))
+        if key not in self.drawn:
+            if len(self.drawn) >= PAGES_KEPT:
+                self.drawn.pop(next(iter(self.drawn)), None)
+            self.drawn[key] = draw(self, address)
+        return self.drawn[key]
 
     def telling_latent(self) -> int:
         """A latent worth showing first: of those that match a known feature well, the best."""
@@ -116,6 +116,14 @@ def known_features(card: RunCard, text: str = "") -> Known:
     return _known(path, stamp(path))
 
 
+def readable_known(card: RunCard) -> Known:
+    """The same of the run's own text; nothing where the file is damaged."""
+    try:
+        return known_features(card)
+    except UsageError:
+        return NOTHING
+
+
 def texts_with_known(card: RunCard) -> list[str]:
     """The texts with labels on which the run was evaluated: its own, "", before others by name."""
     paths = [card.path / "evaluation", *sorted(card.path.glob("evaluation/*/"))]
@@ -132,6 +140,14 @@ def steering_scores(card: RunCard) -> SteeringScores | None:
     """
     path = steering_path(card.path)
     return _steering(card.path, stamp(path)) if path.is_file() else None
+
+
+def readable_scores(card: RunCard) -> SteeringScores | None:
+    """The same; None for a damaged file, too."""
+    try:
+        return steering_scores(card)
+    except UsageError:
+        return None
 
 
 def steering_stamp(card: RunCard) -> int:

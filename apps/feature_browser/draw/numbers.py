@@ -58,3 +58,8 @@ def signed(value: float, digits: int = 2) -> str:
     """The number with its sign, whichever it is: +4.20 or −4.20."""
     shown = real(value, digits)
     return shown if shown.startswith(MINUS) else f"+{shown}"
+
+
+def flow_text(value: float) -> str:
+    """An amount of the target's value, with its sign."""
+    return signed(value, 2 if abs(value) >= 0.01 else 3)

@@ -1,11 +1,13 @@
 """Tables of numbers whose headings sort and whose rows lead on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from feature_browser.data.address import AbstractAddress
+from feature_browser.data.known import Known
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count
-from feature_browser.shell.place import Place
+from feature_browser.draw.numbers import UNKNOWN, count, real
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,27 @@ def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Ht
     )  # fmt: skip
 
 
-def page_links(place: Place, page: int, pages: int) -> Html:
+class Paged(Protocol):
+    """An address that says which page of a table is shown."""
+
+    @property
+    def page(self) -> str:
+        """Its number, from 1 on."""
+        ...
+
+    def to(self, **changes: object) -> AbstractAddress:
+        """The same with some parameters changed."""
+        ...
+
+
+def page_of(address: Paged, n_rows: int, size: int) -> tuple[slice, Html]:
+    """The rows on the page that the address names, the last if it is beyond; and `page_links`."""
+    pages = max(1, -(-n_rows // size))
+    page = min(int(address.page), pages)
+    return slice((page - 1) * size, page * size), page_links(address, page, pages)
+
+
+def page_links(address: Paged, page: int, pages: int) -> Html:
     """Links to the first, the last and the neighbouring pages; nothing where all is on one."""
     if pages == 1:
         return EMPTY
@@ -44,7 +66,7 @@ def page_links(place: Place, page: int, pages: int) -> Html:
     links = joined(
         html(
             '<a href="{href}"{on}>{n}</a>',
-            href=place.to(page=n).href,
+            href=address.to(page=n).href,
             on=Html(' aria-current="page"') if n == page else EMPTY,
             n=count(n),
         )
@@ -53,21 +75,21 @@ def page_links(place: Place, page: int, pages: int) -> Html:
     return html('<nav class="choice pages" aria-label="Pages"><span>page</span>{l}</nav>', l=links)
 
 
-def choice(title: str, options: list[tuple[str, Place, bool]]) -> Html:
+def choice(title: str, options: Sequence[tuple[str, AbstractAddress, bool]]) -> Html:
     """Links of which one is in force: name, where it leads, whether it is the one."""
     links = joined(
         html(
             '<a href="{href}"{on}>{name}</a>',
-            href=place.href,
+            href=address.href,
             on=Html(' aria-current="true"') if current else EMPTY,
             name=name,
         )
-        for name, place, current in options
+        for name, address, current in options
     )
     return html('<div class="choice"><span>{title}</span>{links}</div>', title=title, links=links)
 
 
-def link(href: str, text: object) -> Html:
+def anchor(href: str, text: object) -> Html:
     """A link inside the app."""
     return html('<a href="{href}">{text}</a>', href=href, text=text)
 
@@ -81,13 +103,22 @@ def metered(text: str, share: float) -> Html:
     )
 
 
+def matched(known: Known | None, latent: int) -> Html:
+    """The known feature that a latent matches best, with its F1."""
+    match = known.matches.get(latent) if known else None
+    if match is None:
+        return html('<span class="sub">{none}</span>', none=UNKNOWN)
+    f1 = metered(real(match.f1), match.f1)
+    return html('<span class="name">{title}</span> {f1}', title=match.title, f1=f1)
+
+
 def cell(value: object) -> Html:
     """Plain text."""
     return html("{value}", value=value)
 
 
 def _heading(column: Column) -> Html:
-    title = link(column.href, column.title) if column.href else cell(column.title)
+    title = anchor(column.href, column.title) if column.href else cell(column.title)
     return html(
         '<th scope="col" title="{help}"{numeric}{order}>{title}</th>',
         help=column.help,

@@ -1,11 +1,11 @@
 """Prompts of models that were trained to chat: a switch, and what it makes of a prompt."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.live.model import LiveRun
-from feature_browser.shell.canvas import go_to, here
-from feature_browser.shell.place import Place
 from saelab.lm.prompt import chat_prompt, has_chat_template, prompt_note
 
 SWITCH = "chat-switch"
@@ -22,18 +22,16 @@ def chats(model: str) -> bool:
     return has_chat_template(model)
 
 
-def switch(card: RunCard, place: Place) -> None:
-    """Draw the switch, where the model's tokenizer has a template."""
+def switch(card: RunCard, chat: str, switched: Callable[[str], None]) -> None:
+    """Draw the switch, where the model's tokenizer has a template.
+
+    `chat` is the page's `?chat=`, "1" or empty; `switched` is given the other.
+    """
     if not chats(card.model):
         return
-    if st.session_state.get(SWITCH) != bool(place.chat):
-        st.session_state[SWITCH] = bool(place.chat)
-    st.toggle(LABEL, key=SWITCH, on_change=_switched, help=HELP)
-
-
-def _switched() -> None:
-    chat = "1" if st.session_state[SWITCH] else ""
-    go_to(here().to(chat=chat, pos="", page=1, trail="", source="", head=""))
+    if st.session_state.get(SWITCH) != bool(chat):
+        st.session_state[SWITCH] = bool(chat)
+    st.toggle(LABEL, key=SWITCH, on_change=switched, args=("" if chat else "1",), help=HELP)
 
 
 def prompted(live: LiveRun, text: str, *, chat: bool) -> str:

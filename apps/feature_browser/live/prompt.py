@@ -31,7 +31,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptReading:
     """A prompt as the model and the SAE read it; entries are the latents' firings, by position.
 
     Attributes:
@@ -61,7 +61,7 @@ class Reading:
     target: Prediction
 
 
-def read_prompt(live: LiveRun, text: str, target: str = "") -> Reading:
+def read_prompt(live: LiveRun, text: str, target: str = "") -> PromptReading:
     """What the run's latents do on `text`, and to the logit of `target` (default: the likeliest).
 
     Raises:
@@ -100,7 +100,7 @@ def _reading(
     found: "list[Tensor]",
     logits: "Tensor",
     about: "tuple[Tensor | None, int]",
-) -> Reading:
+) -> PromptReading:
     import torch
 
     gradient, wanted = about
@@ -120,7 +120,7 @@ def _reading(
     def prediction(token: int) -> Prediction:
         return Prediction(token, table.name(token), float(log_probs[-1, token].exp()))
 
-    return Reading(
+    return PromptReading(
         tokens=tuple(map(table.name, ids)),
         pieces=tuple(table.pieces(ids)),
         gap=table.gap,

@@ -1,38 +1,48 @@
 """The known features of the text: which of them the SAE has a latent for."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from feature_browser.data.catalogue import FOUND, RunCard
+from feature_browser.data.address import AbstractAddress, parameter
+from feature_browser.data.catalogue import FOUND, Catalogue, RunCard
 from feature_browser.data.known import plain
 from feature_browser.data.reading import known_features, texts_with_known
+from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import percent, real
-from feature_browser.draw.tables import Column, cell, link, metered, table
+from feature_browser.draw.tables import Column, anchor, cell, metered, table
 from feature_browser.shell.canvas import show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
+from feature_browser.shell.page import Page
 from feature_browser.shell.theme import palette
 from saelab.figures.evaluation import recovery_figure
 
 PARTLY, PRESENT = 0.5, 0.9
 
 
-def known_view(card: RunCard, place: Place) -> None:
+@dataclass(frozen=True, kw_only=True)
+class KnownAddress(AbstractAddress):
+    """The text on which known features were looked for; the run's own if empty."""
+
+    view = "known"
+    text: str = parameter("")
+
+
+def known_view(_: Catalogue, card: RunCard, address: KnownAddress) -> None:
     """Draw the recovery table and its picture."""
     texts = texts_with_known(card)
-    text = place.text if place.text in texts else (*texts, "")[0]
+    text = address.text if address.text in texts else (*texts, "")[0]
     known = known_features(card, text)
     if not known.features:
         show(alone(_nothing(card)), "known")
         return
     ordered = sorted(known.features, key=lambda feature: -feature["f1"])
-    show(_summary(ordered, known.too_rare, _texts(texts, text, place)), "known-summary")
+    show(_summary(ordered, known.too_rare, _texts(texts, text, address)), "known-summary")
     with st.container(key="figure"):
         figure = recovery_figure(ordered, palette())
         st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="recovery")
-    show(_table(ordered, place), "known-table")
+    show(_table(ordered, address), "known-table")
 
 
 def verdict(feature: dict[str, Any]) -> str:
@@ -55,14 +65,14 @@ def _nothing(card: RunCard) -> Html:
     )
 
 
-def _texts(texts: list[str], chosen: str, place: Place) -> Html:
+def _texts(texts: list[str], chosen: str, address: KnownAddress) -> Html:
     """Which text this is of, and the others; nothing if it is the run's own alone."""
     if texts == [""]:
         return EMPTY
     names = joined(
         html(
             " · <b>{name}</b>" if name == chosen else ' · <a href="{href}">{name}</a>',
-            href=place.to(text=name).href,
+            href=address.to(text=name).href,
             name=name or "held out from training",
         )
         for name in texts
@@ -84,7 +94,7 @@ def _summary(features: list[dict[str, Any]], too_rare: list[str], texts: Html) -
     )  # fmt: skip
 
 
-def _table(features: list[dict[str, Any]], place: Place) -> Html:
+def _table(features: list[dict[str, Any]], address: KnownAddress) -> Html:
     columns = [
         Column("Known feature"),
         Column("How often", "share of tokens on which it is on", numeric=True),
@@ -97,23 +107,24 @@ def _table(features: list[dict[str, Any]], place: Place) -> Html:
         Column("Probe F1", "the same probe", numeric=True),
         Column("In words", f"{FOUND}, {PARTLY} of F1; {PRESENT} of probe AUROC"),
     ]
-    rows = table(columns, (_row(f, place) for f in features), "Known features")
+    rows = table(columns, (_row(f, address) for f in features), "Known features")
     return html('<div class="page wide">{rows}</div>', rows=rows)
 
 
-def _row(feature: dict[str, Any], place: Place) -> list[Html]:
+def _row(feature: dict[str, Any], address: KnownAddress) -> list[Html]:
     name = html(
         '<span class="name">{label}</span><br><span class="sub">{text}</span>',
         label=plain(feature["label"]),
         text=feature.get("description", ""),
     )
     side = " (negative)" if feature["sign"] < 0 else ""
-    latent = link(
-        place.to(view="latent", latent=feature["latent"]).href, f"{feature['latent']}{side}"
-    )
+    latent = anchor(address.visit("latent", latent=feature["latent"]), f"{feature['latent']}{side}")
     scores = [
         cell(real(feature[score]))
         for score in ("precision", "recall", "auroc", "probe_auroc", "probe_f1")
     ]
     f1 = metered(real(feature["f1"]), feature["f1"])
     return [name, cell(percent(feature["frequency"])), latent, f1, *scores, cell(verdict(feature))]
+
+
+PAGE = Page("Known features", KnownAddress, known_view)

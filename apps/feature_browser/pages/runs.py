@@ -1,25 +1,36 @@
 """Home: the runs as cards, with the figures one chooses by."""
 
+from dataclasses import dataclass
+
+from feature_browser.data.address import AbstractAddress, link
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.draw.boxes import bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
-from feature_browser.pages.latent.cards import bar
 from feature_browser.shell.canvas import show
-from feature_browser.shell.chrome import message
-from feature_browser.shell.place import Place
+from feature_browser.shell.page import Page
 
 
-def runs_view(catalogue: Catalogue, place: Place, *, notice: Html = EMPTY) -> None:
-    """Draw the runs, below a notice if there is one."""
+@dataclass(frozen=True, kw_only=True)
+class RunsAddress(AbstractAddress):
+    """The page has no parameters of its own."""
+
+    view = "runs"
+
+
+def runs_view(catalogue: Catalogue, card: RunCard | None, address: RunsAddress) -> None:
+    """Draw the runs, below a notice if the one that was asked for is not among them."""
+    gone = card is None and address.run is not None and (catalogue.runs or catalogue.damaged)
+    notice = no_such_run(catalogue, address.run or "") if gone else EMPTY
     parts = [notice] if notice else []
     if catalogue.runs:
-        parts.append(_cards(catalogue, place))
+        parts.append(_cards(catalogue, address))
     elif not catalogue.damaged and not notice:
         parts.append(_no_runs(catalogue))
     parts += [
         message(f"The run {name} was left out", problem)
         for name, problem in catalogue.damaged.items()
-        if not notice or name != place.run
+        if not notice or name != address.run
     ]
     parts += [message("Not all was searched", problem) for problem in catalogue.problems]
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "runs")
@@ -45,27 +56,32 @@ def _no_runs(catalogue: Catalogue) -> Html:
     )
 
 
-def _cards(catalogue: Catalogue, place: Place) -> Html:
+def _cards(catalogue: Catalogue, address: RunsAddress) -> Html:
     title = html(
         '<h1 class="headline">{n} {noun} in {root}</h1>',
         n=count(len(catalogue.runs)),
         noun="run" if len(catalogue.runs) == 1 else "runs",
         root=catalogue.root,
     )
-    cards = joined(_card(card, place) for card in catalogue.runs.values())
+    cards = joined(_card(card, address) for card in catalogue.runs.values())
     return html('{title}<div class="runs">{cards}</div>', title=title, cards=cards)
 
 
-def _card(card: RunCard, place: Place) -> Html:
+def _card(card: RunCard, address: RunsAddress) -> Html:
     return html(
         '<article class="card run"><h2><a href="{href}">{name}</a><span class="chip"><b>{variant}'
         '</b></span></h2><p class="sub">{model} · {site}<br>{latents} latents, {origin}</p>'
         "<dl>{figures}</dl>{known}{todo}</article>",
-        href=Place(run=card.name, context=place.context).href, name=card.name,
+        href=_to("latent", card, address), name=card.name,
         variant=card.variant, model=card.model, site=card.site, latents=count(card.d_sae),
-        origin=_origin(card), figures=_figures(card), known=_known(card, place),
-        todo=_todo(card, place),
+        origin=_origin(card), figures=_figures(card), known=_known(card, address),
+        todo=_todo(card, address),
     )  # fmt: skip
+
+
+def _to(view: str, card: RunCard, address: RunsAddress) -> str:
+    """A page of another run, with as much text around examples as before."""
+    return link(view, run=card.name, context=dict(address.carried).get("context"))
 
 
 def _origin(card: RunCard) -> str:
@@ -89,17 +105,17 @@ def _figures(card: RunCard) -> Html:
     )
 
 
-def _known(card: RunCard, place: Place) -> Html:
+def _known(card: RunCard, address: RunsAddress) -> Html:
     if card.found is None:
         return EMPTY
     return html(
         '<p class="sub"><a href="{href}">{found} of {n} known features</a> found</p>{bar}',
-        href=Place(run=card.name, view="known", context=place.context).href,
+        href=_to("known", card, address),
         found=count(card.found), n=count(card.n_known), bar=bar(card.found / card.n_known),
     )  # fmt: skip
 
 
-def _todo(card: RunCard, place: Place) -> Html:
+def _todo(card: RunCard, address: RunsAddress) -> Html:
     """Where the card leads, or the commands that are still to be run; what is damaged."""
     path = card.path.as_posix()
     missing = []
@@ -113,7 +129,7 @@ def _todo(card: RunCard, place: Place) -> Html:
     note = html('<p class="sub">Not computed yet. Run</p>') if missing else EMPTY
     damaged = joined(html('<p class="notice">{p}</p>', p=problem) for problem in card.problems)
     links = joined(
-        html('<a href="{h}">{t}</a>', h=Place(run=card.name, view=view, context=place.context).href,
+        html('<a href="{h}">{t}</a>', h=_to(view, card, address),
              t=title)
         for view, title in (("latents", "latents"), ("steering", "steering"), ("health", "health"),
                             ("compare", "compare"))
@@ -122,3 +138,6 @@ def _todo(card: RunCard, place: Place) -> Html:
         '{damaged}{note}{commands}<p class="leads">{links}</p>',
         damaged=damaged, note=note, commands=commands, links=links,
     )  # fmt: skip
+
+
+PAGE = Page("Runs", RunsAddress, runs_view)

@@ -1,20 +1,21 @@
 """How the run was trained: its curves and its complete configuration."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.address import AbstractAddress, one_of
+from feature_browser.data.catalogue import Catalogue, RunCard, flat
 from feature_browser.data.reading import curves, metrics, stamp
+from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.charts import LARGE
 from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import count
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.draw.training_curves import Columns, column, logged, multiples
-from feature_browser.pages.latent.cards import card as boxed
 from feature_browser.shell.canvas import show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
+from feature_browser.shell.page import Page
 from feature_browser.shell.theme import palette
 from saelab.figures.training import training_figure
 
@@ -22,7 +23,15 @@ ZOOM = "zoom"
 """The part of this view that draws with Plotly, which takes longer than the whole page."""
 
 
-def training_view(card: RunCard, place: Place) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainingAddress(AbstractAddress):
+    """Whether the figure to zoom into is drawn, too."""
+
+    view = "training"
+    part: str = one_of("scores", ZOOM)
+
+
+def training_view(_: Catalogue, card: RunCard, address: TrainingAddress) -> None:
     """Draw the curves and the configuration."""
     log = card.path / "metrics.jsonl"
     found = curves(card.path, stamp(log)) if log.is_file() else {}
@@ -31,18 +40,18 @@ def training_view(card: RunCard, place: Place) -> None:
         reason = f"{log} is missing or empty." if card.n_tokens else imported
         show(alone(message("No training log", reason)), "training")
     else:
-        show(_curves(card, found, place), "training")
-        if place.part == ZOOM:
+        show(_curves(card, found, address), "training")
+        if address.part == ZOOM:
             _figure(metrics(card.path, stamp(log)))
     show(_configuration(card.config), "configuration")
 
 
-def _curves(card: RunCard, found: Columns, place: Place) -> Html:
+def _curves(card: RunCard, found: Columns, address: TrainingAddress) -> Html:
     n_steps = len(column(found, "tokens"))
-    zoomed = place.part == ZOOM
+    zoomed = address.part == ZOOM
     after = html(
         '<p><a href="{h}">{text}</a></p>',
-        h=place.to(part="scores" if zoomed else ZOOM).href,
+        h=address.to(part="scores" if zoomed else ZOOM).href,
         text="close the figure" if zoomed else "zoom into FVU and dead latents",
     )
     hint = f"{count(n_steps)} logged steps · the pointer reads all curves at one step"
@@ -71,12 +80,4 @@ def _configuration(config: dict[str, Any]) -> Html:
     return html('<div class="page wide"><h2>Configuration</h2>{body}</div>', body=body)
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Every option by its dotted name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            rows += flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", "none" if value is None else str(value)))
-    return rows
+PAGE = Page("Training", TrainingAddress, training_view)

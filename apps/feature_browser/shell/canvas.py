@@ -8,8 +8,9 @@ import streamlit as st
 from streamlit.components.v2 import component
 from streamlit.components.v2.types import ComponentRenderer
 
-from feature_browser.draw.markup import Html
-from feature_browser.shell.place import Place
+from feature_browser.data.address import A, AbstractAddress, parsed
+from feature_browser.draw.boxes import alone
+from feature_browser.draw.markup import Html, html
 
 STATIC = Path(__file__).parents[1] / "static"
 OnEdit = Callable[[object], None]
@@ -20,12 +21,12 @@ def show(
 ) -> None:
     """Draw `content`. A followed link `?...` becomes the address, and the app runs again.
 
-    On the page of a latent the canvas turns to other latents by itself, see `routes`; `on_edit`
-    is given what the reader has written there.
+    On the page of a latent the canvas turns to other latents by itself, see `pages.latent.routes`;
+    `on_edit` is given what the reader has written there.
     """
 
     def follow() -> None:
-        go_to(Place.at(st.session_state[key].go))
+        st.query_params.from_dict(parsed(st.session_state[key].go))
 
     def take() -> None:
         if on_edit is not None:
@@ -35,14 +36,20 @@ def show(
     _component()(key=key, data=data, on_go_change=follow, on_notes_change=take)
 
 
-def here() -> Place:
-    """The place that the address names now."""
-    return Place.of(st.query_params.to_dict())
+def tell(problem: str, key: str) -> None:
+    """Say what went wrong, if anything did."""
+    if problem:
+        show(alone(html('<p class="notice">{p}</p>', p=problem)), key)
 
 
-def go_to(place: Place) -> None:
-    """Make `place` the address; the running or following pass of the app shows it."""
-    st.query_params.from_dict(place.params())
+def here(page: type[A]) -> A:
+    """The address now, as the page has it."""
+    return page.of(st.query_params.to_dict())
+
+
+def go_to(address: AbstractAddress) -> None:
+    """Make this the address; the running or following pass of the app shows it."""
+    st.query_params.from_dict(address.params())
 
 
 def style_page() -> None:

@@ -1,35 +1,37 @@
 """The bar at the top of every view: where one is, and of which run."""
 
+from collections.abc import Mapping
+
+from feature_browser.data.address import AbstractAddress
 from feature_browser.data.catalogue import RunCard
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, real, share_of_whole
-from feature_browser.shell.place import VIEWS, Place
 
 
-def top_bar(place: Place, card: RunCard | None) -> Html:
-    """The product, the views, and the run's identity and figures."""
+def top_bar(titles: Mapping[str, str], address: AbstractAddress, card: RunCard | None) -> Html:
+    """The product, the pages by their titles, and the run's identity and figures."""
     views = joined(
         html(
             '<a href="{href}"{on}>{title}</a>',
-            href=place.visit(view).href,
-            on=Html(' aria-current="page"') if view == place.view else EMPTY,
+            href=address.visit(view),
+            on=Html(' aria-current="page"') if view == address.view else EMPTY,
             title=title,
         )
-        for view, title in VIEWS.items()
+        for view, title in titles.items()
     )
     return html(
         '<nav class="top" aria-label="Views"><b class="brand">saelab</b>{views}'
         '<span class="chips">{chips}</span></nav>',
         views=views,
-        chips=_chips(place, card) if card else EMPTY,
+        chips=_chips(address, card) if card else EMPTY,
     )
 
 
-def _chips(place: Place, card: RunCard) -> Html:
+def _chips(address: AbstractAddress, card: RunCard) -> Html:
     identity = html(
         '<a class="chip whose" href="{href}" title="{variant} · {model} · {site}\n{path}">'
         "<b>{variant}</b> · {model} · {site}</a>",
-        href=place.visit("runs").href,
+        href=address.visit("runs"),
         path=card.path.as_posix(),
         variant=card.variant,
         model=card.model,
@@ -64,20 +66,3 @@ def _chips(place: Place, card: RunCard) -> Html:
         if value is not None
     )
     return html("{identity}{shown}", identity=identity, shown=shown)
-
-
-def message(title: str, text: str, *, command: str = "", after: Html = EMPTY) -> Html:
-    """A card that says what is the matter and what to do about it."""
-    return html(
-        '<section class="card message" role="status"><h1>{title}</h1><p>{text}</p>{command}{after}'
-        "</section>",
-        title=title,
-        text=text,
-        command=html("<pre><code>{c}</code></pre>", c=command) if command else EMPTY,
-        after=after,
-    )
-
-
-def alone(content: Html) -> Html:
-    """`content` as all that a view has to show."""
-    return html('<div class="page wide">{content}</div>', content=content)

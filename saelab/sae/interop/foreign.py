@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.config import UsageError
+from saelab.config import UsageError, shortened
 
 HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
@@ -271,7 +271,7 @@ def _check_prefixes(sae: ForeignSAE) -> None:
     increasing = all(low < high for low, high in pairwise((0, *sae.prefixes)))
     if not increasing or sae.prefixes[-1:] != (sae.d_sae,):
         raise UsageError(
-            f"{sae.source}: the Matryoshka prefixes {_shortened(list(sae.prefixes))} "
+            f"{sae.source}: the Matryoshka prefixes {shortened(list(sae.prefixes))} "
             f"do not increase to d_sae={sae.d_sae}."
         )
 
@@ -281,16 +281,11 @@ def _check_names(sae: ForeignSAE) -> None:
     for hook in (sae.hook, sae.hook_out):
         if hook is not None and not HOOK_NAME.fullmatch(hook):
             raise UsageError(
-                f"{sae.source}: {_shortened(hook)} is no name of a hook; "
+                f"{sae.source}: {shortened(repr(hook))} is no name of a hook; "
                 "letters, digits, '_', '-' and '.' are."
             )
     model = sae.model
     if model is not None and (
         not 0 < len(model) <= 200 or not model.isprintable() or ".." in re.split(r"[/\\]", model)
     ):
-        raise UsageError(f"{sae.source}: {_shortened(model)} is no name of a language model.")
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+        raise UsageError(f"{sae.source}: {shortened(repr(model))} is no name of a language model.")

@@ -1,29 +1,28 @@
 """What gives a latent its value at one place, and why a head looks there."""
 
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import activation, count, percent, real, signed
-from feature_browser.draw.tables import Column, cell, link, table
-from feature_browser.pages.attention.scene import Scene, breadcrumb
+from feature_browser.draw.numbers import activation, count, flow_text, percent, real, signed
+from feature_browser.draw.tables import Column, anchor, cell, table
+from feature_browser.pages.attention.scene import AttentionScene, breadcrumb
 from feature_browser.pages.attention.source_pictures import word
 from feature_browser.pages.attention.study import Parts, Score, Study
-from feature_browser.pages.attention.trail import Step
-from feature_browser.pages.circuit.picture import flow_text
-from feature_browser.pages.latent.cards import card
+from feature_browser.pages.attention.trail import TrailStep
 from saelab.analysis.circuits.nodes import Node
 
 
-def parts_card(scene: Scene, study: Study) -> Html:
+def parts_card(scene: AttentionScene, study: Study) -> Html:
     """What the residual stream at the picked source holds that gives the latent its value."""
     assert study.parts is not None
     assert study.sources is not None
-    source = int(scene.place.source)
+    source = int(scene.address.source)
     given = float(study.sources.table[source].sum())
     title = f"What “{word(study.tokens[source])}” @{source} holds that does it"
     hint = html('<span class="hint">sums to {v}</span>', v=signed(given))
-    return card(title, amounts(scene, study, study.parts), note=hint)
+    return boxed(title, amounts(scene, study, study.parts), note=hint)
 
 
-def inputs_card(scene: Scene, study: Study) -> Html:
+def inputs_card(scene: AttentionScene, study: Study) -> Html:
     """What gives a latent of the stream or of an MLP its value."""
     assert study.inputs is not None
     return html(
@@ -34,7 +33,7 @@ def inputs_card(scene: Scene, study: Study) -> Html:
     )  # fmt: skip
 
 
-def amounts(scene: Scene, study: Study, parts: Parts) -> Html:
+def amounts(scene: AttentionScene, study: Study, parts: Parts) -> Html:
     """Nodes with what they give; latents can be followed."""
     largest = max((abs(amount) for _, amount in parts.rows), default=1.0) or 1.0
     rows = joined(_amount(scene, study, node, amount, largest) for node, amount in parts.rows)
@@ -47,7 +46,7 @@ def amounts(scene: Scene, study: Study, parts: Parts) -> Html:
     return joined([rows, rest])
 
 
-def _amount(scene: Scene, study: Study, node: Node, amount: float, largest: float) -> Html:
+def _amount(scene: AttentionScene, study: Study, node: Node, amount: float, largest: float) -> Html:
     token = "" if node.position is None else f"{word(study.tokens[node.position])}"
     body = html(
         '<span>{what} <em>{token}</em></span><i style="width:{w}%"></i><b>{v}</b>',
@@ -58,13 +57,13 @@ def _amount(scene: Scene, study: Study, node: Node, amount: float, largest: floa
     tip = _tip(scene, study, node)
     if node.kind != "latent" or node.latent is None or node.position is None:
         return html('<div class="amount {s}" data-tip="{t}">{b}</div>', s=sign, t=tip, b=body)
-    href = scene.follow(Step(node.name, node.latent, node.position))
+    href = scene.follow(TrailStep(node.name, node.latent, node.position))
     return html(
         '<a class="amount {s}" href="{h}" data-tip="{t}">{b}</a>', s=sign, h=href, t=tip, b=body
     )
 
 
-def _tip(scene: Scene, study: Study, node: Node) -> str:
+def _tip(scene: AttentionScene, study: Study, node: Node) -> str:
     if node.kind == "latent" and node.latent is not None and node.position is not None:
         token = word(study.tokens[node.position])
         title = scene.title(node.name, node.latent)
@@ -83,10 +82,10 @@ def _tip(scene: Scene, study: Study, node: Node) -> str:
     return kinds.get(node.kind, node.kind)
 
 
-def score_card(scene: Scene, study: Study) -> Html:
+def score_card(scene: AttentionScene, study: Study) -> Html:
     """Which query and key components make the head look there."""
     assert study.score is not None
-    score, source = study.score, int(scene.place.source)
+    score, source = study.score, int(scene.address.source)
     here = word(study.tokens[study.step.position])
     title = (
         f"Why head {score.layer}.{score.head} looks from “{here}” to “{word(study.tokens[source])}”"
@@ -101,7 +100,7 @@ def score_card(scene: Scene, study: Study) -> Html:
         for query, key, value in score.pairs
     ]
     heads = _head_choice(scene, study, score)
-    return card(
+    return boxed(
         title,
         html(
             "{heads}<p>Attention {a}; score {s}, the sum of {n} pairs.</p>{table}"
@@ -112,11 +111,11 @@ def score_card(scene: Scene, study: Study) -> Html:
     )  # fmt: skip
 
 
-def _component(scene: Scene, node: Node) -> Html:
+def _component(scene: AttentionScene, node: Node) -> Html:
     what = scene.what(node)
     if node.kind != "latent" or node.latent is None or node.position is None:
         return cell(what)
-    return link(scene.follow(Step(node.name, node.latent, node.position)), what)
+    return anchor(scene.follow(TrailStep(node.name, node.latent, node.position)), what)
 
 
 def _part(value: float) -> Html:
@@ -124,12 +123,12 @@ def _part(value: float) -> Html:
     return html('<span class="{s}-text">{v}</span>', s=sign, v=flow_text(value))
 
 
-def _head_choice(scene: Scene, study: Study, score: Score) -> Html:
+def _head_choice(scene: AttentionScene, study: Study, score: Score) -> Html:
     n = study.sources.table.shape[1] if study.sources else 0
     links = joined(
         html(
             '<a href="{h}"{on}>{layer}.{head}</a>',
-            h=scene.place.to(head=head).href, layer=score.layer, head=head,
+            h=scene.address.to(head=head).href, layer=score.layer, head=head,
             on=html(' aria-current="true"') if head == score.head else EMPTY,
         )
         for head in range(n)

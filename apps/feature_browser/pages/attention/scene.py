@@ -1,38 +1,39 @@
-"""The Attention page's latent as it is seen from a place, and the way that led to it."""
+"""The Attention page's latent and what surrounds it, and the way that led to it."""
 
 from dataclasses import dataclass, field
 
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import RunCard
-from feature_browser.data.labels import Names
+from feature_browser.data.labels import LatentNames
 from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.pages.attention.address import AttentionAddress
 from feature_browser.pages.attention.source_pictures import word
 from feature_browser.pages.attention.study import Study
-from feature_browser.pages.attention.trail import Step, trail_text
-from feature_browser.shell.place import Place
+from feature_browser.pages.attention.trail import TrailStep, trail_text
 from saelab.analysis.circuits.nodes import Node
 
 
 @dataclass(frozen=True)
-class Scene:
-    """The page's latent, seen from a place.
+class AttentionScene:
+    """The page's latent, as the address has it.
 
     Attributes:
         cards: by name, the runs whose SAEs stand in the model: this one first.
-        trail: the latents that were followed from the place's own.
+        trail: the latents that were followed from the page's own.
     """
 
     card: RunCard
     cards: dict[str, RunCard]
-    place: Place
-    trail: list[Step]
-    names: dict[str, Names] = field(default_factory=dict, repr=False)
+    address: AttentionAddress
+    trail: list[TrailStep]
+    names: dict[str, LatentNames] = field(default_factory=dict, repr=False)
 
     def title(self, sae: str, latent: int) -> str:
         """What a latent is called; empty if nothing."""
         if sae not in self.cards:
             return ""
         if sae not in self.names:
-            self.names[sae] = Names.of(self.cards[sae])
+            self.names[sae] = LatentNames.of(self.cards[sae])
         return self.names[sae].name(latent)
 
     def what(self, node: Node) -> str:
@@ -42,18 +43,18 @@ class Scene:
         words = {"error": f"error of {node.name}", "bias": f"bias {node.name}"}
         return words.get(node.kind, node.name)
 
-    def follow(self, step: Step) -> str:
+    def follow(self, step: TrailStep) -> str:
         """Where looking into a latent leads."""
         steps = trail_text([*self.trail, step])
-        return self.place.to(trail=steps, source="", head="").href
+        return self.address.to(trail=steps, source="", head="").href
 
 
-def breadcrumb(scene: Scene, study: Study) -> Html:
+def breadcrumb(scene: AttentionScene, study: Study) -> Html:
     """The latents that were followed, from the page's own to the one looked into."""
-    start = scene.place.to(trail="", source="", head="")
-    parts = [(start.href, f"latent {scene.place.latent}")]
+    start = scene.address.to(trail="", source="", head="")
+    parts = [(start.href, f"latent {scene.address.latent}")]
     for number, step in enumerate(scene.trail):
-        there = scene.place.to(trail=trail_text(scene.trail[: number + 1]), source="", head="")
+        there = scene.address.to(trail=trail_text(scene.trail[: number + 1]), source="", head="")
         title = scene.title(step.sae, step.latent)
         name = f"{step.sae} {step.latent} @{step.position}" + (f" · {title}" if title else "")
         parts.append((there.href, name))
@@ -75,6 +76,6 @@ def breadcrumb(scene: Scene, study: Study) -> Html:
     return html('<nav class="crumbs" aria-label="Latents followed">{l}{a}</nav>', l=links, a=at)
 
 
-def _page_link(step: Step) -> Html:
-    there = Place(run=step.sae, latent=str(step.latent))
-    return html(' · <a href="{h}">its page</a>', h=there.href)
+def _page_link(step: TrailStep) -> Html:
+    there = link("latent", run=step.sae, latent=step.latent)
+    return html(' · <a href="{h}">its page</a>', h=there)

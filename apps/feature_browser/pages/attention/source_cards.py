@@ -3,22 +3,22 @@
 import numpy as np
 
 from feature_browser.data.catalogue import RunCard
+from feature_browser.draw.boxes import bar, boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import activation, count, percent, real, signed
-from feature_browser.pages.attention.scene import Scene, breadcrumb
+from feature_browser.pages.attention.scene import AttentionScene, breadcrumb
 from feature_browser.pages.attention.source_pictures import heat_strip, source_text, word
 from feature_browser.pages.attention.study import Study
 from feature_browser.pages.attention.trail import NOBODY, beside_text, chosen_runs
-from feature_browser.pages.latent.cards import bar, card
 
 N_CELLS, N_FIRES = 6, 12
 
 
-def heads_card(shares: list[float], scene: Scene) -> Html:
+def heads_card(shares: list[float], scene: AttentionScene) -> Html:
     """Which heads the latent's decoder row writes to."""
     if not shares:
         ask = f"saelab features {scene.card.path.as_posix()}"
-        return card(
+        return boxed(
             "Heads, by its weights",
             html(
                 '<p class="sub">Not collected. Run</p><pre><code>{c}</code></pre>', c=ask
@@ -35,10 +35,10 @@ def heads_card(shares: list[float], scene: Scene) -> Html:
         '<p class="sub">Share of its decoder row, by norms: where it writes. It may read from '
         "other heads: see a text.</p>"
     )
-    return card("Heads, by its weights", joined([rows, note]))
+    return boxed("Heads, by its weights", joined([rows, note]))
 
 
-def beside_card(scene: Scene, found: dict[int, list[RunCard]]) -> Html:
+def beside_card(scene: AttentionScene, found: dict[int, list[RunCard]]) -> Html:
     """Which other SAEs take the source tokens apart, and those that could instead."""
     title = "Sources are taken apart by"
     if not found:
@@ -48,8 +48,8 @@ def beside_card(scene: Scene, found: dict[int, list[RunCard]]) -> Html:
             "latents are named here.</p>",
             root=scene.card.path.parent.as_posix(), model=scene.card.model,
         )  # fmt: skip
-        return card(title, text)
-    chosen = {run.name for run in chosen_runs(found, scene.place)}
+        return boxed(title, text)
+    chosen = {run.name for run in chosen_runs(found, scene.address)}
     rows = [
         _beside(scene, found, run, on=run.name in chosen)
         for cards in found.values()
@@ -58,15 +58,17 @@ def beside_card(scene: Scene, found: dict[int, list[RunCard]]) -> Html:
     off = html(
         '<li><a href="{h}"{on}>none</a> <span class="sub">whole heads, MLPs and embeddings</span>'
         "</li>",
-        h=scene.place.to(beside=NOBODY, trail="", source="", head="").href,
+        h=scene.address.to(beside=NOBODY, trail="", source="", head="").href,
         on=html(' aria-current="true"') if not chosen else EMPTY,
     )
-    return card(title, html('<ul class="pins">{r}{o}</ul>', r=joined(rows), o=off))
+    return boxed(title, html('<ul class="pins">{r}{o}</ul>', r=joined(rows), o=off))
 
 
-def _beside(scene: Scene, found: dict[int, list[RunCard]], run: RunCard, *, on: bool) -> Html:
-    there = scene.place.to(
-        beside=beside_text(found, scene.place, run), trail="", source="", head=""
+def _beside(
+    scene: AttentionScene, found: dict[int, list[RunCard]], run: RunCard, *, on: bool
+) -> Html:
+    there = scene.address.to(
+        beside=beside_text(found, scene.address, run), trail="", source="", head=""
     )
     return html(
         '<li>{mark}<a href="{href}"{on}>{name}</a> <span class="sub">{site}</span></li>',
@@ -75,7 +77,7 @@ def _beside(scene: Scene, found: dict[int, list[RunCard]], run: RunCard, *, on: 
     )  # fmt: skip
 
 
-def sources_card(scene: Scene, study: Study) -> Html:
+def sources_card(scene: AttentionScene, study: Study) -> Html:
     """The value as a sum over heads and sources."""
     assert study.sources is not None
     table_ = study.sources.table
@@ -92,12 +94,12 @@ def sources_card(scene: Scene, study: Study) -> Html:
         '<p>{sentence}</p>{text}{strip}<div class="numbers largest">{largest}</div>{fires}'
         "</section>",
         crumbs=breadcrumb(scene, study), hint=hint, sentence=sentence,
-        text=source_text(study, scene.place), strip=heat_strip(study, scene.place),
+        text=source_text(study, scene.address), strip=heat_strip(study, scene.address),
         largest=_largest(scene, study), fires=fires_line(scene, study),
     )  # fmt: skip
 
 
-def _largest(scene: Scene, study: Study) -> Html:
+def _largest(scene: AttentionScene, study: Study) -> Html:
     assert study.sources is not None
     table_ = study.sources.table
     order = np.argsort(-np.abs(table_), axis=None)[:N_CELLS]
@@ -106,7 +108,7 @@ def _largest(scene: Scene, study: Study) -> Html:
         html(
             '<a href="{href}">head {layer}.{head} from <code>{token}</code> @{s}</a> '
             '<span class="{sign}-text">{v}</span>',
-            href=scene.place.to(source=source, head=head).href, layer=study.sources.layer,
+            href=scene.address.to(source=source, head=head).href, layer=study.sources.layer,
             head=head, token=word(study.tokens[source]), s=source,
             sign="neg" if table_[source, head] < 0 else "pos",
             v=signed(float(table_[source, head])),
@@ -116,7 +118,7 @@ def _largest(scene: Scene, study: Study) -> Html:
     )  # fmt: skip
 
 
-def fires_line(scene: Scene, study: Study) -> Html:
+def fires_line(scene: AttentionScene, study: Study) -> Html:
     """The other tokens of the text where the latent fires."""
     others = [(p, v) for p, v in study.fires if p != study.step.position]
     if scene.trail or not others:
@@ -125,7 +127,7 @@ def fires_line(scene: Scene, study: Study) -> Html:
     links = joined(
         html(
             ' <a href="{h}"><code>{t}</code>@{p}</a> {v}',
-            h=scene.place.to(pos=p, source="", head="").href, t=word(study.tokens[p]), p=p,
+            h=scene.address.to(pos=p, source="", head="").href, t=word(study.tokens[p]), p=p,
             v=activation(v),
         )
         for p, v in shown

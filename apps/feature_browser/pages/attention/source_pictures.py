@@ -2,8 +2,8 @@
 
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
 from feature_browser.draw.numbers import real, signed
+from feature_browser.pages.attention.address import AttentionAddress
 from feature_browser.pages.attention.study import Sources, Study
-from feature_browser.shell.place import Place
 from saelab.console import isolated, visible
 
 LEFT, TOTAL, ROW, HEAD, FOOT, WIDE = 62, 56, 26, 6, 58, 850
@@ -16,13 +16,13 @@ def word(token: str) -> str:
     return isolated(visible(token).strip()) or "␣"
 
 
-def source_text(study: Study, place: Place) -> Html:
+def source_text(study: Study, address: AttentionAddress) -> Html:
     """The text up to the latent's token; shade and line above say what each token gives."""
     assert study.sources is not None
     given = study.sources.table.sum(1)
     largest = float(abs(given).max()) or 1.0
     parts = joined(
-        _word(study, place, position, float(given[position]) / largest)
+        _word(study, address, position, float(given[position]) / largest)
         for position in range(study.step.position + 1)
     )
     rest = study.pieces[study.step.position + 1 :]
@@ -35,16 +35,16 @@ def source_text(study: Study, place: Place) -> Html:
     return html('<p class="text sources" dir="auto">{p}{b}</p>', p=parts, b=beyond)
 
 
-def _word(study: Study, place: Place, position: int, share: float) -> Html:
+def _word(study: Study, address: AttentionAddress, position: int, share: float) -> Html:
     given = study.sources.table[position].sum() if study.sources else 0.0
     here = position == study.step.position
     return html(
         '<a href="{href}" class="{on}{sign}{here}{picked}" style="--a:{a}" data-tip="{tip}" '
         'aria-label="{label}"{current}>{text}</a>{gap}',
-        href=_to(place, position), on="on " if abs(share) >= 0.02 else "plain ",
+        href=_to(address, position), on="on " if abs(share) >= 0.02 else "plain ",
         sign="neg" if share < 0 else "pos", here=" here" if here else "",
-        picked=" peak" if place.source == str(position) else "",
-        current=html(' aria-current="true"') if place.source == str(position) else EMPTY,
+        picked=" peak" if address.source == str(position) else "",
+        current=html(' aria-current="true"') if address.source == str(position) else EMPTY,
         a=f"{min(1.0, abs(share)):.2f}", text=running(visible(study.pieces[position])),
         label=f"{word(study.tokens[position])} at {position} gives {real(float(given))}",
         tip=f"{word(study.tokens[position])} @{position}   gives {signed(float(given))}"
@@ -53,11 +53,11 @@ def _word(study: Study, place: Place, position: int, share: float) -> Html:
     )  # fmt: skip
 
 
-def _to(place: Place, source: int, head: int | None = None) -> str:
-    return place.to(source=source, head="" if head is None else head).href
+def _to(address: AttentionAddress, source: int, head: int | None = None) -> str:
+    return address.to(source=source, head="" if head is None else head).href
 
 
-def heat_strip(study: Study, place: Place) -> Html:
+def heat_strip(study: Study, address: AttentionAddress) -> Html:
     """Heads by source tokens: bars up add to the latent's value, bars down take away."""
     assert study.sources is not None
     sources = study.sources
@@ -67,16 +67,16 @@ def heat_strip(study: Study, place: Place) -> Html:
     largest = float(abs(sources.table[:n]).max()) or 1.0
     rows = joined(_row(sources, head, (n, wide)) for head in range(heads))
     cells = joined(
-        _cell(study, place, (source, head), wide, largest)
+        _cell(study, address, (source, head), wide, largest)
         for head in range(heads)
         for source in range(n)
     )
     names = joined(_token(study, source, wide, height) for source in range(n))
     picked = EMPTY
-    if study.parts is not None and place.source.isdecimal():
+    if study.parts is not None and address.source:
         picked = html(
             '<rect class="column" x="{x}" y="{y}" width="{w}" height="{h}"/>',
-            x=f"{LEFT + int(place.source) * wide:.1f}", y=HEAD, w=f"{wide:.1f}", h=ROW * heads,
+            x=f"{LEFT + int(address.source) * wide:.1f}", y=HEAD, w=f"{wide:.1f}", h=ROW * heads,
         )  # fmt: skip
     return html(
         '<div class="wide-picture" tabindex="0" role="region" aria-label="Heads by source tokens">'
@@ -100,7 +100,9 @@ def _row(sources: Sources, head: int, frame: tuple[int, float]) -> Html:
     )  # fmt: skip
 
 
-def _cell(study: Study, place: Place, where: tuple[int, int], wide: float, largest: float) -> Html:
+def _cell(
+    study: Study, address: AttentionAddress, where: tuple[int, int], wide: float, largest: float
+) -> Html:
     assert study.sources is not None
     source, head = where
     value = float(study.sources.table[source, head])
@@ -113,7 +115,7 @@ def _cell(study: Study, place: Place, where: tuple[int, int], wide: float, large
         '<a href="{href}" tabindex="-1" class="cell {sign}" data-tip="{tip}" aria-label="{label}">'
         '<rect class="tint" x="{x}" y="{top}" width="{w}" height="{row}" fill-opacity="{o}"/>'
         '<rect x="{bx}" y="{y}" width="{bw}" height="{h}"/></a>',
-        href=_to(place, source, head), sign="neg" if value < 0 else "pos",
+        href=_to(address, source, head), sign="neg" if value < 0 else "pos",
         tip=f"head {study.sources.layer}.{head} from {word(study.tokens[source])} @{source}\n"
         f"{signed(value, 3)}",
         label=f"head {head} from {word(study.tokens[source])} at {source}: {real(value)}",

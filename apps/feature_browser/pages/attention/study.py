@@ -13,7 +13,7 @@ from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import stamp
 from feature_browser.live.chat import prompted
 from feature_browser.live.model import live_run
-from feature_browser.pages.attention.trail import Step
+from feature_browser.pages.attention.trail import TrailStep
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
 from saelab.lm.prompt import prompt_tokens
@@ -92,7 +92,7 @@ class Study:
     """
 
     tokens: tuple[str, ...]
-    step: Step
+    step: TrailStep
     value: float
     fires: list[tuple[int, float]]
     left_out: dict[str, list[int]]
@@ -123,7 +123,11 @@ def strongest(cards: Sequence[RunCard], ids: tuple[int, ...], sae: str, latent: 
 
 
 def study(
-    cards: Sequence[RunCard], ids: tuple[int, ...], step: Step, source: int | None, head: int | None
+    cards: Sequence[RunCard],
+    ids: tuple[int, ...],
+    step: TrailStep,
+    source: int | None,
+    head: int | None,
 ) -> Study:
     """What is known of a latent at a token of the text.
 
@@ -173,7 +177,7 @@ def _frozen(
 def _study(
     key: tuple[tuple[str, int], ...],
     ids: tuple[int, ...],
-    step: Step,
+    step: TrailStep,
     source: int | None,
     head: int | None,
     *,
@@ -218,21 +222,21 @@ def _fires(frozen: "Frozen", sae: str, latent: int) -> list[tuple[int, float]]:
     return list(zip(codes.row[mine].tolist(), codes.values[mine].tolist(), strict=True))
 
 
-def _sources(frozen: "Frozen", layer: int, step: Step) -> Sources:
+def _sources(frozen: "Frozen", layer: int, step: TrailStep) -> Sources:
     from saelab.analysis.attention.dfa import direct_feature_attribution
 
     (found,) = direct_feature_attribution(frozen, layer, step.position, step.latent)
     return Sources(layer, found.by_source_head.cpu().double().numpy(), found.constant)
 
 
-def _parts(frozen: "Frozen", layer: int, step: Step, source: int) -> Parts:
+def _parts(frozen: "Frozen", layer: int, step: TrailStep, source: int) -> Parts:
     from saelab.analysis.attention.recursive import source_attribution
 
     found = source_attribution(frozen, layer, step.position, step.latent, source)
     return Parts.of(list(zip(found.nodes, found.by_node.tolist(), strict=True)))
 
 
-def _inputs(frozen: "Frozen", number: int, step: Step) -> Parts:
+def _inputs(frozen: "Frozen", number: int, step: TrailStep) -> Parts:
     from saelab.analysis.circuits.graph import direct_inputs
     from saelab.analysis.circuits.targets import latent_target
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.shell.place import Place
+from feature_browser.pages.attention.address import AttentionAddress
 from saelab import sites
 
 NOBODY = "none"
@@ -15,7 +15,7 @@ _STEP = re.compile(r"(.+):(\d{1,9})@(\d{1,6})")
 
 
 @dataclass(frozen=True)
-class Step:
+class TrailStep:
     """A latent at a token: what is looked into.
 
     Attributes:
@@ -32,18 +32,18 @@ class Step:
         return f"{self.sae}:{self.latent}@{self.position}"
 
 
-def trail_of(text: str, saes: Sequence[str]) -> list[Step]:
+def trail_of(text: str, saes: Sequence[str]) -> list[TrailStep]:
     """The latents that `?trail=` names, up to the first that is of none of the SAEs."""
     steps = []
     for part in text.split(BETWEEN)[:LONGEST_TRAIL] if text else ():
         found = _STEP.fullmatch(part)
         if found is None or found[1] not in saes:
             break
-        steps.append(Step(found[1], int(found[2]), int(found[3])))
+        steps.append(TrailStep(found[1], int(found[2]), int(found[3])))
     return steps
 
 
-def trail_text(steps: Sequence[Step]) -> str:
+def trail_text(steps: Sequence[TrailStep]) -> str:
     """Those latents as the address names them."""
     return BETWEEN.join(step.text for step in steps)
 
@@ -75,18 +75,18 @@ def runs_before(catalogue: Catalogue, card: RunCard) -> dict[int, list[RunCard]]
     return dict(sorted(found.items()))
 
 
-def chosen_runs(found: dict[int, list[RunCard]], place: Place) -> list[RunCard]:
+def chosen_runs(found: dict[int, list[RunCard]], address: AttentionAddress) -> list[RunCard]:
     """Of the runs at each rank the one that `?beside=` names, else the first; or none at all."""
-    if place.beside == NOBODY:
+    if address.beside == NOBODY:
         return []
-    named = place.beside.split(BETWEEN)
+    named = address.beside.split(BETWEEN)
     return [
         next((card for card in cards if card.name in named), cards[0]) for cards in found.values()
     ]
 
 
-def beside_text(found: dict[int, list[RunCard]], place: Place, wanted: RunCard) -> str:
+def beside_text(found: dict[int, list[RunCard]], address: AttentionAddress, wanted: RunCard) -> str:
     """`?beside=` with this run instead of the others at its rank."""
     rank = depth(wanted)
-    kept = [card for card in chosen_runs(found, place) if depth(card) != rank]
+    kept = [card for card in chosen_runs(found, address) if depth(card) != rank]
     return BETWEEN.join(card.name for card in (*kept, wanted))

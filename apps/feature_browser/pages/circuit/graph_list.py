@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import RunCard
+from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real
-from feature_browser.draw.tables import Column, cell, link, table
+from feature_browser.draw.tables import Column, anchor, cell, table
+from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import summary
 from feature_browser.pages.circuit.node_cards import number_in
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
 from saelab.config import UsageError
 from saelab.console import visible
 
@@ -29,12 +30,12 @@ def nothing(card: RunCard) -> Html:
 
 
 def graph_list(
-    card: RunCard, paths: list[Path], beside: list[tuple[RunCard, Path]], place: Place
+    card: RunCard, paths: list[Path], beside: list[tuple[RunCard, Path]], address: CircuitAddress
 ) -> Html:
     """The run's graphs, and those of other runs that have its latents."""
     problems: list[str] = []
-    rows = [_row(card, path, place, problems) for path in paths]
-    rows += [_row(other, path, place, problems) for other, path in beside]
+    rows = [_row(card, path, address, problems) for path in paths]
+    rows += [_row(other, path, address, problems) for other, path in beside]
     columns = [
         Column("Explained"),
         Column("Behind the prompt"),
@@ -56,14 +57,14 @@ def graph_list(
     )  # fmt: skip
 
 
-def _row(card: RunCard, path: Path, place: Place, problems: list[str]) -> list[Html]:
+def _row(card: RunCard, path: Path, address: CircuitAddress, problems: list[str]) -> list[Html]:
     try:
         found = summary(path)
     except UsageError as error:
         problems.append(str(error))
         return []
     facts = found.facts
-    there = Place(view="circuit", run=card.name, graph=path.stem)
+    there = link("circuit", run=card.name, graph=path.stem)
     saes = facts.get("saes")
     value, errors, faithful = (
         number_in(facts, *names)
@@ -75,7 +76,7 @@ def _row(card: RunCard, path: Path, place: Place, problems: list[str]) -> list[H
     )
     text = " ".join(visible(token).strip() for token in found.tokens)
     return [
-        link(there.href, facts.get("target", path.stem)),
+        anchor(there, facts.get("target", path.stem)),
         html('<span class="text">{text}</span>', text=text),
         cell(real(value)),
         cell(count(found.n_nodes)),

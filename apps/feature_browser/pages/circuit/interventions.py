@@ -8,13 +8,13 @@ import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import stamp
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.live.model import LiveRun, live_run
 from feature_browser.pages.circuit.graphs import OpenGraph
-from feature_browser.pages.circuit.node_cards import Scene
-from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.pages.circuit.node_cards import GraphScene
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 from saelab.console import visible
@@ -26,7 +26,7 @@ _LATENT = re.compile(r"(.+) (\d+) @(\d+)")
 
 
 @dataclass(frozen=True)
-class Effect:
+class LiveEffect:
     """What a change does in the live model.
 
     Attributes:
@@ -39,7 +39,7 @@ class Effect:
     tokens: list[tuple[str, float, float, float, float]]
 
 
-def live_section(scene: Scene) -> None:
+def live_section(scene: GraphScene) -> None:
     """Choose what is done to the pinned latents, run it, and show what came of it."""
     latents = [pin for pin in scene.pins if scene.found.graph.nodes[pin].kind == "latent"]
     content = _explained(scene, latents, "ablate")
@@ -51,7 +51,7 @@ def live_section(scene: Scene) -> None:
     show(html('<div class="page wide circuit">{c}</div>', c=content), "circuit-live-result")
 
 
-def _controls(scene: Scene, latents: list[int]) -> tuple[str, float, bool]:
+def _controls(scene: GraphScene, latents: list[int]) -> tuple[str, float, bool]:
     """The chosen change, and whether it was asked for as it stands."""
     with st.container(key="circuit-live", horizontal=True, vertical_alignment="bottom"):
         mode = st.segmented_control(
@@ -71,7 +71,7 @@ def _ask(asked: tuple[object, ...]) -> None:
     st.session_state[ASKED] = asked
 
 
-def _explained(scene: Scene, latents: list[int], mode: str) -> Html:
+def _explained(scene: GraphScene, latents: list[int], mode: str) -> Html:
     if not latents:
         text = "Pin latents to take them away, keep them alone or scale them in the live model."
         if scene.pins:
@@ -93,7 +93,7 @@ def _explained(scene: Scene, latents: list[int], mode: str) -> Html:
     )  # fmt: skip
 
 
-def _answer(scene: Scene, latents: list[int], mode: str, factor: float) -> Html:
+def _answer(scene: GraphScene, latents: list[int], mode: str, factor: float) -> Html:
     try:
         lives = tuple((name, _card(scene, name)) for name in scene.found.saes)
         nodes = [scene.found.graph.nodes[pin] for pin in latents]
@@ -111,7 +111,7 @@ def _answer(scene: Scene, latents: list[int], mode: str, factor: float) -> Html:
 
 
 def effect_card(
-    found: OpenGraph, latents: list[int], change: tuple[str, float], effect: Effect
+    found: OpenGraph, latents: list[int], change: tuple[str, float], effect: LiveEffect
 ) -> Html:
     """The target's value and the next tokens, before and after."""
     mode, factor = change
@@ -144,7 +144,7 @@ def _factors(found: OpenGraph, latents: list[int], mode: str, factor: float) -> 
     return dict.fromkeys(gone - set(latents), 0.0)
 
 
-def _token_table(effect: Effect) -> Html:
+def _token_table(effect: LiveEffect) -> Html:
     columns = [
         Column("Next token"),
         Column("Probability", numeric=True),
@@ -167,7 +167,7 @@ def _token_table(effect: Effect) -> Html:
     return joined([table(columns, rows, "Next tokens before and after the change")])
 
 
-def _card(scene: Scene, sae: str) -> RunCard:
+def _card(scene: GraphScene, sae: str) -> RunCard:
     card = scene.names.run(sae)
     if card is None:
         raise UsageError(
@@ -185,7 +185,7 @@ def _effect(
     *,
     _found: OpenGraph,
     _cards: tuple[tuple[str, RunCard], ...],
-) -> Effect:
+) -> LiveEffect:
     del graph  # part of the cache's key only
     lives = [(name, live_run(card)) for name, card in _cards]
     return measure(_found, lives, places, change)
@@ -196,7 +196,7 @@ def measure(
     lives: list[tuple[str, LiveRun]],
     places: tuple[tuple[str, int, int], ...],
     change: tuple[str, float],
-) -> Effect:
+) -> LiveEffect:
     """Run the graph's prompt as it is and changed.
 
     Raises:
@@ -222,9 +222,9 @@ def measure(
             watched=(watched[1], int(watched[2]), int(watched[3])) if watched else None,
         )
     if result.latent is not None:
-        return Effect(*result.latent, [])
+        return LiveEffect(*result.latent, [])
     ends = (_logit_value(facts, logits) for logits in (result.before, result.after))
-    return Effect(next(ends), next(ends), _likeliest(first, result.before, result.after))
+    return LiveEffect(next(ends), next(ends), _likeliest(first, result.before, result.after))
 
 
 def _tokens(found: OpenGraph, live: LiveRun) -> Any:  # noqa: ANN401 - torch is imported late

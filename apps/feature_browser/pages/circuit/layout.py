@@ -17,7 +17,7 @@ EVERYWHERE = -1
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """The picture's frame.
 
     Attributes:
@@ -36,7 +36,7 @@ class Layout:
     roomy: bool
 
 
-def lay_out(found: OpenGraph, kept: Kept) -> Layout:
+def lay_out(found: OpenGraph, kept: Kept) -> GraphLayout:
     """A place for every node that is kept."""
     numbers = kept.nodes.nonzero()[0].tolist()
     nodes = found.graph.nodes
@@ -64,7 +64,7 @@ def lay_out(found: OpenGraph, kept: Kept) -> Layout:
         heights.append((rows[row], y + slot[1] * lines / 2))
         y += slot[1] * lines + GAP
     last = max(x + wide for _, x, wide in columns.values())
-    return Layout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), roomy)
+    return GraphLayout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), roomy)
 
 
 def row_name(node: Node) -> str:

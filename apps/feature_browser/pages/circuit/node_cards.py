@@ -3,16 +3,16 @@
 import math
 from dataclasses import dataclass
 
+from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.left_out import left_out_line
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
-from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real
-from feature_browser.draw.tables import Column, cell, link, table
+from feature_browser.draw.numbers import UNKNOWN, activation, count, flow_text, percent, real
+from feature_browser.draw.tables import Column, anchor, cell, table
+from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import Kept, OpenGraph, pins_text
 from feature_browser.pages.circuit.groups import Groups
-from feature_browser.pages.circuit.node_names import Names
-from feature_browser.pages.circuit.picture import flow_text, hidden_text
-from feature_browser.pages.latent.cards import card, pairs
-from feature_browser.shell.place import Place
+from feature_browser.pages.circuit.node_names import NodeNames
+from feature_browser.pages.circuit.picture import hidden_text
 from saelab.analysis.circuits.nodes import Node
 from saelab.console import visible
 
@@ -20,8 +20,8 @@ AT_FIRST = 15
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A graph, seen from a place.
+class GraphScene:
+    """A graph, as the address has it.
 
     Attributes:
         pins: the pinned nodes.
@@ -29,9 +29,9 @@ class Scene:
         groups: its supernodes.
     """
 
-    names: Names
+    names: NodeNames
     kept: Kept
-    place: Place
+    address: CircuitAddress
     pins: list[int]
     lost: int = 0
     groups: Groups | None = None
@@ -44,7 +44,7 @@ class Scene:
     @property
     def picked(self) -> int | None:
         """The node that was picked."""
-        return self.found.numbers.get(self.place.node)
+        return self.found.numbers.get(self.address.node)
 
 
 def number_in(facts: object, *path: str) -> float | None:
@@ -55,7 +55,7 @@ def number_in(facts: object, *path: str) -> float | None:
     return float(facts) if whole else None  # pyright: ignore[reportArgumentType]
 
 
-def headline(scene: Scene) -> Html:
+def headline(scene: GraphScene) -> Html:
     """What was explained, by what, and how far to trust it."""
     facts, found = scene.found.graph.facts, scene.found
     probability = number_in(facts, "probability")
@@ -113,11 +113,11 @@ def _caveat(facts: dict[str, object]) -> str:
     return caveat if isinstance(caveat, str) else ""
 
 
-def filter_line(scene: Scene) -> Html:
+def filter_line(scene: GraphScene) -> Html:
     """What is hidden, and how to see it."""
     undo = EMPTY
     if scene.kept.hidden_nodes or scene.kept.hidden_edges:
-        everything = scene.place.to(nodes=100, edges=100)
+        everything = scene.address.to(nodes=100, edges=100)
         undo = html(' · <a href="{h}">show all</a>', h=everything.href)
     return html(
         '<p class="sub summary">{n} of {all} nodes · {hidden}{undo}</p>',
@@ -126,18 +126,18 @@ def filter_line(scene: Scene) -> Html:
     )  # fmt: skip
 
 
-def node_card(scene: Scene) -> Html:
+def node_card(scene: GraphScene) -> Html:
     """The picked node: what it is, what makes it, what it makes."""
     number = scene.picked
     if number is None:
-        gone = html('<p class="notice">The graph has no node {name}.</p>', name=scene.place.node)
+        gone = html('<p class="notice">The graph has no node {name}.</p>', name=scene.address.node)
         body = html(
             "{gone}<p>Click a node to see what it is, what gives it its value and what it "
             'gives.</p><p class="sub">Size is influence: the share of paths to the target that '
             "lead through a node. Width of an edge is the same for edges.</p>",
-            gone=gone if scene.place.node else EMPTY,
+            gone=gone if scene.address.node else EMPTY,
         )
-        return card("Node", body)
+        return boxed("Node", body)
     found, node = scene.found, scene.found.graph.nodes[number]
     title = scene.names.title(node)
     rows = []
@@ -158,10 +158,10 @@ def node_card(scene: Scene) -> Html:
         actions=_actions(scene, number), into=_edges(scene, number, into=True),
         out=_edges(scene, number, into=False),
     )  # fmt: skip
-    return card("Node", body)
+    return boxed("Node", body)
 
 
-def _kind_words(scene: Scene, number: int) -> str:
+def _kind_words(scene: GraphScene, number: int) -> str:
     node = scene.found.graph.nodes[number]
     reads = {"residual": "the residual stream", "heads": "attention heads", "mlp": "an MLP"}
     own = reads.get(scene.found.reads(node), "the model")
@@ -181,31 +181,30 @@ def _kind_words(scene: Scene, number: int) -> str:
     return words[node.kind]
 
 
-def _actions(scene: Scene, number: int) -> Html:
-    found, place, pins = scene.found, scene.place, scene.pins
+def _actions(scene: GraphScene, number: int) -> Html:
+    found, address, pins = scene.found, scene.address, scene.pins
     node = found.graph.nodes[number]
     pinned = number in pins
     others = [pin for pin in pins if pin != number]
     changed = others if pinned else [*pins, number]
-    parts = [link(place.to(pins=pins_text(found, changed)).href, "unpin" if pinned else "pin")]
+    parts = [anchor(address.to(pins=pins_text(found, changed)).href, "unpin" if pinned else "pin")]
     if href := scene.names.href(node):
-        parts.append(link(href, "its page"))
-    if (there := attention_place(scene, number)) is not None:
-        parts.append(link(there.href, "its heads and sources"))
+        parts.append(anchor(href, "its page"))
+    if there := attention_link(scene, number):
+        parts.append(anchor(there, "its heads and sources"))
     return html('<p class="leads">{parts}</p>', parts=joined(parts))
 
 
-def attention_place(scene: Scene, number: int) -> Place | None:
-    """The Attention page of a latent of heads, on this prompt; None for other nodes."""
-    node, facts = scene.found.graph.nodes[number], scene.found.graph.facts
-    prompt = facts.get("prompt")
-    if scene.found.reads(node) != "heads" or not scene.names.href(node, "attention"):
-        return None
-    there = Place.at(scene.names.href(node, "attention"))
-    return there.to(prompt=prompt, pos=node.position) if isinstance(prompt, str) else there
+def attention_link(scene: GraphScene, number: int) -> str:
+    """The Attention page of a latent of heads, on this prompt; empty for other nodes."""
+    node, prompt = scene.found.graph.nodes[number], scene.found.graph.facts.get("prompt")
+    if scene.found.reads(node) != "heads":
+        return ""
+    text = {"prompt": prompt, "pos": node.position} if isinstance(prompt, str) else {}
+    return scene.names.href(node, "attention", **text)
 
 
-def _edges(scene: Scene, number: int, *, into: bool) -> Html:
+def _edges(scene: GraphScene, number: int, *, into: bool) -> Html:
     found = scene.found
     edges = found.into(number) if into else found.out_of(number)
     title = "what gives it its value" if into else "where it goes"
@@ -227,13 +226,13 @@ def _edges(scene: Scene, number: int, *, into: bool) -> Html:
     )  # fmt: skip
 
 
-def _edge_row(scene: Scene, other: int, amount: float, largest: float) -> Html:
+def _edge_row(scene: GraphScene, other: int, amount: float, largest: float) -> Html:
     found, node = scene.found, scene.found.graph.nodes[other]
     label = scene.names.title(node) or scene.names.what(node)
     return html(
         '<a class="amount {sign}" href="{href}" data-tip="{tip}"><span>{label} <em>{token}</em>'
         '</span><i style="width:{w}%"></i><b>{amount}</b></a>',
-        sign="neg" if amount < 0 else "pos", href=scene.place.to(node=found.ids[other]).href,
+        sign="neg" if amount < 0 else "pos", href=scene.address.to(node=found.ids[other]).href,
         tip=scene.names.tip(other), label=label, token=word_of(found, node),
         w=f"{100 * abs(amount) / largest:.1f}", amount=flow_text(amount),
     )  # fmt: skip
@@ -244,7 +243,7 @@ def word_of(found: OpenGraph, node: Node) -> str:
     return "" if node.position is None else visible(found.token(node)).strip() or "␣"
 
 
-def node_table(scene: Scene) -> Html:
+def node_table(scene: GraphScene) -> Html:
     """Every node that is shown, by what it gives: the picture for those who do not see it."""
     found = scene.found
     numbers = scene.kept.nodes.nonzero()[0].tolist()
@@ -266,11 +265,11 @@ def node_table(scene: Scene) -> Html:
     return joined([first, more])
 
 
-def _node_row(scene: Scene, number: int) -> list[Html]:
+def _node_row(scene: GraphScene, number: int) -> list[Html]:
     found, node = scene.found, scene.found.graph.nodes[number]
     where = "" if node.position is None else f" @{node.position}"
     return [
-        link(scene.place.to(node=found.ids[number]).href, scene.names.what(node)),
+        anchor(scene.address.to(node=found.ids[number]).href, scene.names.what(node)),
         html("<code>{t}</code>{at}", t=word_of(found, node), at=where)
         if node.position is not None
         else cell("all"),

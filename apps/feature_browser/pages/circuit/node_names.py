@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, field
 
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.labels import Names as LatentNames
+from feature_browser.data.labels import LatentNames
 from feature_browser.draw.numbers import activation, real, signed
 from feature_browser.pages.circuit.graphs import OpenGraph, sae_run
-from feature_browser.shell.place import Place
 from saelab.analysis.circuits.nodes import Node
 from saelab.console import visible
 
 
 @dataclass(frozen=True)
-class Names:
+class NodeNames:
     """The runs of a graph's SAEs and what they know of their latents."""
 
     found: OpenGraph
@@ -34,12 +34,15 @@ class Names:
         names = self._latents[node.name]
         return "" if names is None else names.name(node.latent)
 
-    def href(self, node: Node, view: str = "latent") -> str:
-        """The page of a latent in its own run; empty if the run or the latent is not there."""
+    def href(self, node: Node, view: str = "latent", **state: object) -> str:
+        """A latent's page in its own run, with more of the page's parameters.
+
+        Empty if the run or the latent is not there.
+        """
         card = self.run(node.name) if node.kind == "latent" else None
         if card is None or node.latent is None or not node.latent < card.d_sae:
             return ""
-        return Place(view=view, run=card.name, latent=str(node.latent)).href
+        return link(view, run=card.name, latent=node.latent, **state)
 
     def what(self, node: Node) -> str:
         """The node without its position, in words."""

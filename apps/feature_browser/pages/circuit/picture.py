@@ -3,22 +3,22 @@
 import numpy as np
 
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count, signed
+from feature_browser.draw.numbers import count
+from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import MOST_NODES, Kept, OpenGraph
-from feature_browser.pages.circuit.layout import Layout, lay_out
+from feature_browser.pages.circuit.layout import GraphLayout, lay_out
 from feature_browser.pages.circuit.marks import legend, mark_kind, shape
-from feature_browser.pages.circuit.node_names import Names
-from feature_browser.shell.place import Place
+from feature_browser.pages.circuit.node_names import NodeNames
 from saelab.console import visible
 
 MOST_EDGES = 500
 
 
-def picture(names: Names, kept: Kept, place: Place, pins: list[int]) -> Html:
+def picture(names: NodeNames, kept: Kept, address: CircuitAddress, pins: list[int]) -> Html:
     """The graph as far as it is kept, its legend, and how many edges are too many to draw."""
     found = names.found
     layout = lay_out(found, kept)
-    picked = found.numbers.get(place.node)
+    picked = found.numbers.get(address.node)
     edges = drawn_edges(found, kept, picked)
     kinds = {
         mark_kind(found.graph.nodes[n], found.reads(found.graph.nodes[n])) for n in layout.places
@@ -33,7 +33,7 @@ def picture(names: Names, kept: Kept, place: Place, pins: list[int]) -> Html:
         "the nodes",
         frame=_frame(layout),
         edges=joined(_edge(found, layout, edge, picked) for edge in edges),
-        marks=joined(_mark(names, layout, n, place, pins) for n in layout.places),
+        marks=joined(_mark(names, layout, n, address, pins) for n in layout.places),
     )
     return html(
         '<div class="wide-picture" tabindex="0" role="region" aria-label="Picture of the graph">'
@@ -53,7 +53,7 @@ def drawn_edges(found: OpenGraph, kept: Kept, picked: int | None = None) -> list
     return chosen[np.argsort(found.strength[chosen], kind="stable")].tolist()
 
 
-def _frame(layout: Layout) -> Html:
+def _frame(layout: GraphLayout) -> Html:
     rows = joined(
         html(
             '<text class="row" x="0" y="{y}"><title>{name}</title>{short}</text>'
@@ -79,7 +79,7 @@ def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _edge(found: OpenGraph, layout: Layout, edge: int, picked: int | None) -> Html:
+def _edge(found: OpenGraph, layout: GraphLayout, edge: int, picked: int | None) -> Html:
     source, target = int(found.graph.source[edge]), int(found.graph.target[edge])
     (x1, y1), (x2, y2) = layout.places[source], layout.places[target]
     middle = (y1 + y2) / 2
@@ -95,12 +95,14 @@ def _edge(found: OpenGraph, layout: Layout, edge: int, picked: int | None) -> Ht
     )  # fmt: skip
 
 
-def _mark(names: Names, layout: Layout, number: int, place: Place, pins: list[int]) -> Html:
+def _mark(
+    names: NodeNames, layout: GraphLayout, number: int, address: CircuitAddress, pins: list[int]
+) -> Html:
     found = names.found
     node, (x, y) = found.graph.nodes[number], layout.places[number]
     size = float(np.sqrt(min(1.0, found.influence[number])))
     radius = 4.0 + 7.0 * size if layout.roomy else 3.2 + 3.6 * size
-    picked = found.ids[number] == place.node
+    picked = found.ids[number] == address.node
     text = EMPTY
     if layout.roomy and node.kind == "latent":
         text = html(
@@ -125,7 +127,7 @@ def _mark(names: Names, layout: Layout, number: int, place: Place, pins: list[in
     return html(
         '<a href="{href}" class="node" tabindex="-1" data-n="{n}" data-tip="{tip}" '
         'aria-label="{label}">{rings}{shape}{text}</a>',
-        href=place.to(node="" if picked else found.ids[number]).href,
+        href=address.to(node="" if picked else found.ids[number]).href,
         n=number, tip=names.tip(number), rings=joined([hit, *rings]), text=text,
         label=f"{names.what(node)}, {visible(found.token(node)).strip() or 'all tokens'}",
         shape=shape(mark_kind(node, found.reads(node)), x, y, radius),
@@ -141,8 +143,3 @@ def hidden_text(found: OpenGraph, kept: Kept) -> str:
     if beyond > 0:
         text += f" · the {count(beyond)} weakest of the rest are not drawn"
     return text
-
-
-def flow_text(value: float) -> str:
-    """An amount of the target's value, with its sign."""
-    return signed(value, 2 if abs(value) >= 0.01 else 3)

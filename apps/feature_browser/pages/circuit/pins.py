@@ -2,22 +2,21 @@
 
 import numpy as np
 
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count
-from feature_browser.draw.tables import Column, cell, link, table
+from feature_browser.draw.numbers import count, flow_text
+from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
-from feature_browser.pages.circuit.node_cards import Scene, word_of
-from feature_browser.pages.circuit.picture import flow_text
+from feature_browser.pages.circuit.node_cards import GraphScene, word_of
 from feature_browser.pages.circuit.supernodes import supernode_picture
-from feature_browser.pages.latent.cards import card
 
 MOST_FLOWS = 40
 REST = "everything else"
 
 
-def pins_card(scene: Scene) -> Html:
+def pins_card(scene: GraphScene) -> Html:
     """The pinned nodes, and the groups that were saved."""
-    found, place = scene.found, scene.place
+    found, address = scene.found, scene.address
     lost = EMPTY
     if scene.lost:
         lost = html(
@@ -26,7 +25,7 @@ def pins_card(scene: Scene) -> Html:
         )  # fmt: skip
     if scene.pins:
         rows = joined(_pin(scene, pin) for pin in scene.pins)
-        away = link(place.to(pins="").href, "unpin all")
+        away = anchor(address.to(pins="").href, "unpin all")
         pins = html('<ul class="pins">{rows}</ul><p class="leads">{away}</p>', rows=rows, away=away)
     else:
         pins = html(
@@ -39,28 +38,28 @@ def pins_card(scene: Scene) -> Html:
             pins=pins,
             sum=flow_text(found.together(scene.pins)),
         )
-    return card("Pinned", joined([lost, pins, _groups(scene)]))
+    return boxed("Pinned", joined([lost, pins, _groups(scene)]))
 
 
-def _pin(scene: Scene, pin: int) -> Html:
-    node, place, found = scene.found.graph.nodes[pin], scene.place, scene.found
+def _pin(scene: GraphScene, pin: int) -> Html:
+    node, address, found = scene.found.graph.nodes[pin], scene.address, scene.found
     left = [other for other in scene.pins if other != pin]
     return html(
         '<li><a href="{href}">{what}</a> <code>{token}</code> <span class="sub">{title}</span>'
         '<a class="away" href="{away}" aria-label="Unpin {what}">unpin</a></li>',
-        href=place.to(node=found.ids[pin]).href, what=scene.names.what(node),
+        href=address.to(node=found.ids[pin]).href, what=scene.names.what(node),
         token=word_of(found, node) or "all tokens", title=scene.names.title(node),
-        away=place.to(pins=pins_text(found, left)).href,
+        away=address.to(pins=pins_text(found, left)).href,
     )  # fmt: skip
 
 
-def _groups(scene: Scene) -> Html:
+def _groups(scene: GraphScene) -> Html:
     if not scene.groups:
         return EMPTY
     rows = joined(
         html(
             '<li><a href="{href}"{on}>{label}</a> <span class="sub">{n} nodes{lost}</span></li>',
-            href=scene.place.to(pins=pins_text(scene.found, members)).href,
+            href=scene.address.to(pins=pins_text(scene.found, members)).href,
             on=html(' aria-current="true"') if members == scene.pins else EMPTY,
             label=label, n=count(len(members)),
             lost=f", {count(lost)} not in this graph" if lost else "",
@@ -86,7 +85,7 @@ def members_of(found: OpenGraph, groups: dict[str, list[str]]) -> dict[str, tupl
     }
 
 
-def flows(scene: Scene) -> Html:
+def flows(scene: GraphScene) -> Html:
     """What supernodes give each other directly; nothing where there are none."""
     groups = {
         label: members
@@ -115,7 +114,7 @@ def flows(scene: Scene) -> Html:
         "first</span>"
     )
     body = [supernode_picture(scene.found, groups, found), table(columns, rows, "Supernodes")]
-    return card("What the supernodes give each other", joined(body), note=note)
+    return boxed("What the supernodes give each other", joined(body), note=note)
 
 
 def _amount(value: float) -> Html:

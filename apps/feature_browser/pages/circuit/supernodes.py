@@ -3,10 +3,9 @@
 import numpy as np
 
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count
+from feature_browser.draw.numbers import count, flow_text
 from feature_browser.pages.circuit.graphs import OpenGraph
 from feature_browser.pages.circuit.layout import row_name, row_names
-from feature_browser.pages.circuit.picture import flow_text
 
 WIDE, BOX, TALL, STEP = 840, 172, 36, 74
 MOST_GROUPS = 12

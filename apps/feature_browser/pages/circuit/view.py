@@ -8,7 +8,9 @@ from pathlib import Path
 import streamlit as st
 
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html
+from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graph_list import graph_list, nothing
 from feature_browser.pages.circuit.graphs import (
     OpenGraph,
@@ -20,18 +22,16 @@ from feature_browser.pages.circuit.graphs import (
 from feature_browser.pages.circuit.groups import read_groups, remove_group, save_group
 from feature_browser.pages.circuit.interventions import live_section
 from feature_browser.pages.circuit.node_cards import (
-    Scene,
+    GraphScene,
     filter_line,
     headline,
     node_card,
     node_table,
 )
-from feature_browser.pages.circuit.node_names import Names
+from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
 from feature_browser.shell.canvas import STATIC, go_to, here, show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
 from saelab.analysis.circuits.graph_json import graph_json
 from saelab.config import UsageError
 
@@ -39,49 +39,49 @@ SLIDERS = {"nodes": "Nodes: % of the influence", "edges": "Edges: % of the influ
 LABEL, PROBLEM = "circuit-label", "circuit-problem"
 
 
-def circuit_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
-    """Draw the run's list of graphs, or the graph that `place` names."""
+def circuit_view(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -> None:
+    """Draw the run's list of graphs, or the graph that `address` names."""
     st.html(STATIC / "page_circuit.css")
     paths, beside = circuits_of(card), graphs_beside(catalogue, card)
-    if not place.graph:
+    if not address.graph:
         if len(paths) == 1 and not beside:
-            place = place.to(graph=paths[0].stem)
-            go_to(place)
+            address = address.to(graph=paths[0].stem)
+            go_to(address)
         else:
-            content = graph_list(card, paths, beside, place) if paths or beside else nothing(card)
+            content = graph_list(card, paths, beside, address) if paths or beside else nothing(card)
             show(content, "circuits")
             return
-    found = open_graph(card, place.graph)
+    found = open_graph(card, address.graph)
     if found is None:
-        known = graph_list(card, paths, beside, place) if paths or beside else EMPTY
-        show(html("{gone}{known}", gone=_no_such_graph(card, place), known=known), "circuits")
+        known = graph_list(card, paths, beside, address) if paths or beside else EMPTY
+        show(html("{gone}{known}", gone=_no_such_graph(card, address), known=known), "circuits")
         return
-    _graph(catalogue, card, place, found)
+    _graph(catalogue, card, address, found)
 
 
-def _no_such_graph(card: RunCard, place: Place) -> Html:
+def _no_such_graph(card: RunCard, address: CircuitAddress) -> Html:
     text = f"{card.name} keeps its circuits in {(card.path / 'circuits').as_posix()}."
-    back = html('<p><a href="{h}">All circuits</a></p>', h=place.visit("circuit").href)
-    return alone(message(f"There is no circuit {place.graph}", text, after=back))
+    back = html('<p><a href="{h}">All circuits</a></p>', h=address.visit("circuit"))
+    return alone(message(f"There is no circuit {address.graph}", text, after=back))
 
 
-def _graph(catalogue: Catalogue, card: RunCard, place: Place, found: OpenGraph) -> None:
-    names = Names(found, catalogue, card)
-    pins, lost = pins_of(place.pins, found)
-    picked = found.numbers.get(place.node)
+def _graph(catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: OpenGraph) -> None:
+    names = NodeNames(found, catalogue, card)
+    pins, lost = pins_of(address.pins, found)
+    picked = found.numbers.get(address.node)
     always = [*pins, *([] if picked is None else [picked])]
-    kept = found.shown(percent_of(place.nodes, 80), percent_of(place.edges, 98), always)
+    kept = found.shown(int(address.nodes), int(address.edges), always)
     groups, problem = _read_groups(found.path)
-    scene = Scene(names, kept, place, pins, lost, groups)
+    scene = GraphScene(names, kept, address, pins, lost, groups)
     show(
         html(
             '<div class="page wide circuit"><p class="sub crumbs"><a href="{h}">All circuits</a> '
             "of {run}</p>{head}</div>",
-            h=place.visit("circuit").href, run=card.name, head=headline(scene),
+            h=address.visit("circuit"), run=card.name, head=headline(scene),
         ),
         "circuit-head",
     )  # fmt: skip
-    _sliders(place)
+    _sliders(address)
     show(_body(scene), "circuit")
     _tools(card, scene, problem)
     live_section(scene)
@@ -94,39 +94,31 @@ def _graph(catalogue: Catalogue, card: RunCard, place: Place, found: OpenGraph) 
     )  # fmt: skip
 
 
-def percent_of(text: str, default: int) -> int:
-    """A whole number from 0 to 100; the default for anything else."""
-    # isdecimal also accepts other scripts' digits, and so does int.
-    number = int(text) if text.isdecimal() and len(text) < 4 else default
-    return number if number <= 100 else default
-
-
-def _body(scene: Scene) -> Html:
+def _body(scene: GraphScene) -> Html:
     return html(
         '<div class="page wide circuit"><div class="two graph-and-node"><section class="card">'
         '<h2>Tokens from left to right, computation upwards<span class="hint">hover a node to see '
         "its edges</span></h2>{filter}{picture}</section><div>{node}{pins}</div></div></div>",
         filter=filter_line(scene),
-        picture=picture(scene.names, scene.kept, scene.place, scene.pins),
+        picture=picture(scene.names, scene.kept, scene.address, scene.pins),
         node=node_card(scene), pins=pins_card(scene),
     )  # fmt: skip
 
 
-def _sliders(place: Place) -> None:
+def _sliders(address: CircuitAddress) -> None:
     with st.container(key="controls", horizontal=True, vertical_alignment="center", gap="large"):
         for name, title in SLIDERS.items():
-            key, default = f"circuit-{name}", {"nodes": 80, "edges": 98}[name]
-            value = percent_of(getattr(place, name), default)
+            key, value = f"circuit-{name}", int(getattr(address, name))
             if st.session_state.get(key) != value:
                 st.session_state[key] = value
             st.slider(title, 0, 100, key=key, on_change=_slid, args=(name,), width=300)
 
 
 def _slid(name: str) -> None:
-    go_to(here().to(**{name: st.session_state[f"circuit-{name}"]}))
+    go_to(here(CircuitAddress).to(**{name: st.session_state[f"circuit-{name}"]}))
 
 
-def _tools(card: RunCard, scene: Scene, problem: str) -> None:
+def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
     """Name the pinned nodes together, forget a name, and take the graph away as a file."""
     graph = scene.found.path
     chosen = [
@@ -150,7 +142,7 @@ def _tools(card: RunCard, scene: Scene, problem: str) -> None:
         )
 
 
-def _naming(scene: Scene) -> None:
+def _naming(scene: GraphScene) -> None:
     # A form, so that a click on its button does not get lost while the field reports its text.
     with (
         st.form("circuit-naming", border=False, width=430),
@@ -198,7 +190,7 @@ def _read_groups(graph: Path) -> tuple[dict[str, list[str]], str]:
         return {}, str(error)
 
 
-def _downloads(card: RunCard, scene: Scene) -> None:
+def _downloads(card: RunCard, scene: GraphScene) -> None:
     name = scene.found.name
     st.download_button(
         "JSON", data=lambda: exported_json(scene), file_name=f"{name}.json",
@@ -212,20 +204,20 @@ def _downloads(card: RunCard, scene: Scene) -> None:
     )  # fmt: skip
 
 
-def exported_json(scene: Scene) -> str:
+def exported_json(scene: GraphScene) -> str:
     """What is shown, in the form of `saelab circuit`, with the reader's view among the facts."""
     part = scene.found.part(scene.kept)
-    place = scene.place
+    address = scene.address
     view = {
-        "node_threshold": percent_of(place.nodes, 80) / 100,
-        "edge_threshold": percent_of(place.edges, 98) / 100,
+        "node_threshold": int(address.nodes) / 100,
+        "edge_threshold": int(address.edges) / 100,
         "pins": [scene.found.ids[pin] for pin in scene.pins],
         "supernodes": scene.groups or {},
     }
     return json.dumps(graph_json(replace(part, facts=part.facts | {"view": view})))
 
 
-def exported_circuit_tracer(scene: Scene, card: RunCard) -> str:
+def exported_circuit_tracer(scene: GraphScene, card: RunCard) -> str:
     """What is shown, in circuit-tracer's form, with pins and supernodes."""
     # Imports torch, which the page itself does without.
     from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json

@@ -25,7 +25,7 @@ SECONDS_BETWEEN_KEEPS = 10.0
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsFile:
     """One side: a weights file as it was at some time, and how to read its decoder."""
 
     path: Path
@@ -56,11 +56,11 @@ class Job:
     thread: threading.Thread | None = None
 
 
-_jobs: dict[tuple[Weights, Weights], Job] = {}
+_jobs: dict[tuple[WeightsFile, WeightsFile], Job] = {}
 _lock = threading.Lock()
 
 
-def matching(this: Weights, other: Weights) -> Correspondence | Progress:
+def matching(this: WeightsFile, other: WeightsFile) -> Correspondence | Progress:
     """How the latents of two runs correspond, or how far finding out is.
 
     The first call starts the work: small decoders are matched at once, what was found before is
@@ -85,7 +85,7 @@ def matching(this: Weights, other: Weights) -> Correspondence | Progress:
     return job.found if first is this else job.found.turned()
 
 
-def _started(first: Weights, second: Weights) -> Job:
+def _started(first: WeightsFile, second: WeightsFile) -> Job:
     job = Job()
     sizes = [width(weights.path)[0] for weights in (first, second)]
     kept = _kept_at(first, second)
@@ -102,7 +102,9 @@ def _started(first: Weights, second: Weights) -> Job:
     return job
 
 
-def _run(job: Job, kept: Path, first: Weights, second: Weights, begun: Search | None) -> None:
+def _run(
+    job: Job, kept: Path, first: WeightsFile, second: WeightsFile, begun: Search | None
+) -> None:
     try:
         job.found = _searched(job, kept, first.read(), second.read(), begun)
     except (UsageError, MemoryError) as error:
@@ -137,7 +139,7 @@ def _write(kept: Path, found: Search) -> None:
         return
 
 
-def _kept_at(first: Weights, second: Weights) -> Path:
+def _kept_at(first: WeightsFile, second: WeightsFile) -> Path:
     """Where the result is kept: by what was compared, so that retrained runs are compared anew."""
     facts = [[str(w.path.resolve()), w.stamp, w.path.stat().st_size] for w in (first, second)]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import RunCard, flat
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import MINUS, UNKNOWN, count, real, share_of_whole, short_count
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.pages.training import flat
 
 METRICS: list[tuple[str, Callable[[Any], str], str]] = [
     ("Latents", count, "d_sae"),

@@ -6,23 +6,22 @@ from functools import partial
 import numpy as np
 import streamlit as st
 
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.known import Known
-from feature_browser.data.reading import decoder, known_features, stamp
+from feature_browser.data.reading import decoder, readable_known, stamp
 from feature_browser.data.weights import width
+from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.charts import cosine_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, UNKNOWN, count, percent, real
-from feature_browser.draw.tables import Column, cell, choice, link, metered, page_links, table
+from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
+from feature_browser.pages.compare.address import SIDES, CompareAddress
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
-from feature_browser.pages.compare.job import Progress, Weights, matching
+from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from feature_browser.pages.compare.run_figures import figures
 from feature_browser.pages.compare.start import beginning, same_start
-from feature_browser.pages.latent.cards import bar
-from feature_browser.pages.latent.cards import card as boxed
 from feature_browser.shell.canvas import show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import SIDES, Place
 from saelab.config import UsageError
 
 ROWS = 25
@@ -31,17 +30,17 @@ TELLING = 0.1
 """Below this F1 the known feature that a latent matches best says nothing of it."""
 
 
-def compare_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
+def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -> None:
     """Draw the comparison with the run that the address names, or the choice of one."""
     others = [run for run in catalogue.runs.values() if run.name != card.name]
     if not others:
         show(alone(_alone_here(catalogue)), "compare")
         return
-    other = catalogue.runs.get(place.other or "")
+    other = catalogue.runs.get(address.other or "")
     if other is None or other.name == card.name:
-        show(_page([_choose(card, others, place)]), "compare")
+        show(_page([_choose(card, others, address)]), "compare")
         return
-    parts = [_title(card, other, place), *_caveats(card, other), figures(card, other)]
+    parts = [_title(card, other, address), *_caveats(card, other), figures(card, other)]
     try:
         problem = cannot_match(card, other)
         found = None if problem else matched(card, other)
@@ -50,7 +49,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, place: Place) -> None:
     if problem:
         parts.append(html('<p class="notice" role="status">{text}</p>', text=problem))
     if isinstance(found, Correspondence):
-        parts += _latents(found, card, other, place)
+        parts += _latents(found, card, other, address)
     show(_page(parts), "compare")
     if isinstance(found, Progress):
         _waiting(card, other)
@@ -75,7 +74,7 @@ def cannot_match(card: RunCard, other: RunCard) -> str | None:
 def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
     """How the latents of two runs correspond, or how far finding out is."""
     first, second = (
-        Weights(run.weights_path, stamp(run.weights_path), partial(decoder, run))
+        WeightsFile(run.weights_path, stamp(run.weights_path), partial(decoder, run))
         for run in (card, other)
     )
     return matching(first, second)
@@ -119,10 +118,10 @@ def _alone_here(catalogue: Catalogue) -> Html:
     )
 
 
-def _choose(card: RunCard, others: list[RunCard], place: Place) -> Html:
+def _choose(card: RunCard, others: list[RunCard], address: CompareAddress) -> Html:
     notice = EMPTY
-    if place.other is not None and place.other != card.name:
-        notice = html('<p class="notice" role="status">There is no run {n}.</p>', n=place.other)
+    if address.other is not None and address.other != card.name:
+        notice = html('<p class="notice" role="status">There is no run {n}.</p>', n=address.other)
     columns = [
         Column("Compare with"),
         Column("Variant"),
@@ -135,7 +134,7 @@ def _choose(card: RunCard, others: list[RunCard], place: Place) -> Html:
     ordered = sorted(others, key=lambda run: (_elsewhere(card, run), run.name))
     rows = [
         [
-            link(place.to(other=run.name, page=1).href, run.name),
+            anchor(address.to(other=run.name, page=1).href, run.name),
             cell(run.variant),
             html('{m} · <span class="sub">{s}</span>', m=run.model, s=run.site),
             cell(count(run.d_sae)),
@@ -152,13 +151,13 @@ def _elsewhere(card: RunCard, other: RunCard) -> bool:
     return (card.site, card.model) != (other.site, other.model)
 
 
-def _title(card: RunCard, other: RunCard, place: Place) -> Html:
-    back = place.to(other=None, keep="", page=1)
-    turned = Place(run=other.name, view="compare", other=card.name)
+def _title(card: RunCard, other: RunCard, address: CompareAddress) -> Html:
+    back = address.to(other=None, keep="", page=1)
+    turned = link("compare", run=other.name, other=card.name)
     return html(
         '<h1 class="headline">{a} against {b}</h1><p class="sub"><a href="{back}">another run</a>'
         ' · <a href="{turned}">swap the two</a></p>',
-        a=card.name, b=other.name, back=back.href, turned=turned.href,
+        a=card.name, b=other.name, back=back.href, turned=turned,
     )  # fmt: skip
 
 
@@ -169,39 +168,39 @@ def _caveats(card: RunCard, other: RunCard) -> list[Html]:
     return [html('<p class="notice" role="status">{text}</p>', text=text)]
 
 
-def _latents(found: Correspondence, card: RunCard, other: RunCard, place: Place) -> list[Html]:
-    turned = place.side == "other"
+def _latents(
+    found: Correspondence, card: RunCard, other: RunCard, address: CompareAddress
+) -> list[Html]:
+    turned = address.side == "other"
     here, there = (other, card) if turned else (card, other)
     side = found.other if turned else found.this
     start = same_start(card, other, found)
     same = None if start is None else (start.same_other if turned else start.same)
-    latents = side.of_kind(place.keep)
-    pages = max(1, -(-len(latents) // ROWS))
-    page = min(place.page_number, pages)
-    shown = latents[(page - 1) * ROWS : page * ROWS]
+    latents = side.of_kind(address.keep)
+    rows, links = page_of(address, len(latents), ROWS)
     return [
         beginning(found, start, card, other),
-        _kinds(found, card, other, place),
-        _which(len(latents), len(side.kind), (card, other), place),
-        _table(side, shown, (here, there), same),
-        page_links(place, page, pages),
+        _kinds(found, card, other, address),
+        _which(len(latents), len(side.kind), (card, other), address),
+        _table(side, latents[rows], (here, there), same),
+        links,
     ]
 
 
-def _which(shown: int, total: int, runs: tuple[RunCard, RunCard], place: Place) -> Html:
+def _which(shown: int, total: int, runs: tuple[RunCard, RunCard], address: CompareAddress) -> Html:
     """How many latents the table below lists, and the choice of the run they are of."""
     options = [
-        (run.name, place.to(side=side, page=1), side == place.side)
+        (run.name, address.to(side=side, page=1), side == address.side)
         for side, run in zip(SIDES, runs, strict=True)
     ]
-    kind = f"{place.keep} " if place.keep else ""
+    kind = f"{address.keep} " if address.keep else ""
     return html(
         '<div class="spread"><p class="sub summary">{n} {kind}of {all} latents</p>{sides}</div>',
         n=count(shown), kind=kind, all=count(total), sides=choice("latents of", options),
     )  # fmt: skip
 
 
-def _kinds(found: Correspondence, card: RunCard, other: RunCard, place: Place) -> Html:
+def _kinds(found: Correspondence, card: RunCard, other: RunCard, address: CompareAddress) -> Html:
     columns = [
         Column("Kind"),
         Column(card.name, numeric=True),
@@ -210,11 +209,11 @@ def _kinds(found: Correspondence, card: RunCard, other: RunCard, place: Place) -
     ]
     sides = (found.this.counts(), found.other.counts())
     rows = [
-        [_kind_link(name, place), *(_share(counts, name) for counts in sides), cell(text)]
+        [_kind_link(name, address), *(_share(counts, name) for counts in sides), cell(text)]
         for name, text in KINDS.items()
     ]
-    every = html('<a href="{h}"{on}>all</a>', h=place.to(keep="", page=1).href,
-                 on=EMPTY if place.keep else Html(' aria-current="true"'))  # fmt: skip
+    every = html('<a href="{h}"{on}>all</a>', h=address.to(keep="", page=1).href,
+                 on=EMPTY if address.keep else Html(' aria-current="true"'))  # fmt: skip
     sums = [cell(count(sum(counts.values()))) for counts in sides]
     rows.append([every, *sums, cell("")])
     note = html('<span class="hint">decoder cosine, alike from {a}</span>', a=ALIKE)
@@ -227,11 +226,11 @@ def _kinds(found: Correspondence, card: RunCard, other: RunCard, place: Place) -
     )
 
 
-def _kind_link(name: str, place: Place) -> Html:
+def _kind_link(name: str, address: CompareAddress) -> Html:
     return html(
         '<a href="{h}"{on}>{name}</a>',
-        h=place.to(keep=name, page=1).href, name=name,
-        on=Html(' aria-current="true"') if place.keep == name else EMPTY,
+        h=address.to(keep=name, page=1).href, name=name,
+        on=Html(' aria-current="true"') if address.keep == name else EMPTY,
     )  # fmt: skip
 
 
@@ -257,7 +256,7 @@ def _table(
         Column("Its known feature"),
         Column("Followers", "latents of the other run that have it as their nearest", numeric=True),
     ]
-    ours, theirs = _known(here), _known(there)
+    ours, theirs = readable_known(here), readable_known(there)
     names = list(KINDS)
     rows = []
     for latent in map(int, latents):
@@ -265,11 +264,11 @@ def _table(
         nearest, cosine = int(side.nearest.row[latent]), float(side.nearest.cosine[latent])
         rows.append(
             [
-                link(Place(run=here.name, latent=str(latent)).href, latent),
+                anchor(link("latent", run=here.name, latent=latent), latent),
                 _feature(ours, latent),
                 cell(names[side.kind[latent]] + began),
                 metered(real(cosine, 3), cosine),
-                link(Place(run=there.name, latent=str(nearest)).href, nearest),
+                anchor(link("latent", run=there.name, latent=nearest), nearest),
                 _feature(theirs, nearest),
                 cell(count(int(side.followers[latent]))),
             ]
@@ -277,15 +276,8 @@ def _table(
     return table(columns, rows, "Latents and their nearest")
 
 
-def _known(card: RunCard) -> Known | None:
-    try:
-        return known_features(card)
-    except UsageError:
-        return None
-
-
-def _feature(known: Known | None, latent: int) -> Html:
-    match = known.matches.get(latent) if known else None
+def _feature(known: Known, latent: int) -> Html:
+    match = known.matches.get(latent)
     if match is None or match.f1 < TELLING:
         return html('<span class="sub">{u}</span>', u=UNKNOWN)
     return html('{t} <span class="sub">F1 {f}</span>', t=match.title, f=real(match.f1))

@@ -7,17 +7,28 @@ from numpy import ndarray
 from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real
-from feature_browser.draw.tables import Column, cell, choice, link, metered, page_links, table
+from feature_browser.draw.tables import (
+    Column,
+    anchor,
+    cell,
+    choice,
+    matched,
+    metered,
+    page_of,
+    table,
+)
+from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import Densities, Twins
-from feature_browser.shell.place import Place
 from saelab.analysis.records import MASSIVE
 
 ROWS = 20
 DEAD_ROWS = 120
 
 
-def lists(found: Densities, pairs: Twins | None, run: OpenRun | None, place: Place) -> Html:
-    """One of the four lists: the place's, or else the first that has a latent."""
+def lists(
+    found: Densities, pairs: Twins | None, run: OpenRun | None, address: HealthAddress
+) -> Html:
+    """One of the four lists: that of the address, or else the first that has a latent."""
     massive = massive_latents(run)
     sizes = {
         "dead": len(found.dead),
@@ -25,29 +36,27 @@ def lists(found: Densities, pairs: Twins | None, run: OpenRun | None, place: Pla
         "duplicate": 0 if pairs is None else len(pairs.latent),
         "massive": len(massive),
     }
-    kind = place.keep or next((kind for kind, n in sizes.items() if n), "dead")
+    kind = address.keep or next((kind for kind, n in sizes.items() if n), "dead")
     options = [
-        (f"{name} {count(n)}", place.to(keep=name, page=1), name == kind)
+        (f"{name} {count(n)}", address.to(keep=name, page=1), name == kind)
         for name, n in sizes.items()
     ]
     size = DEAD_ROWS if kind == "dead" else ROWS
-    pages = max(1, -(-sizes[kind] // size))
-    page = min(place.page_number, pages)
-    part = slice((page - 1) * size, page * size)
+    part, links = page_of(address, sizes[kind], size)
     if not sizes[kind]:
         body = _none(kind, known=_known(kind, pairs, run))
     elif kind == "massive" and run is not None:
-        body = _massive(massive, found, run, place, part)
+        body = _massive(massive, found, run, address, part)
     elif kind == "dead":
-        body = _dead(found, place, part)
+        body = _dead(found, address, part)
     elif kind == "dense" or pairs is None:
-        body = _dense(found, run, place, part)
+        body = _dense(found, run, address, part)
     else:
-        body = _alike(pairs, found, place, part)
+        body = _alike(pairs, found, address, part)
     return html(
         '<section class="card"><header class="spread"><h2>Which latents?</h2>{choice}</header>'
         "{body}{pages}</section>",
-        choice=choice("show", options), body=body, pages=page_links(place, page, pages),
+        choice=choice("show", options), body=body, pages=links,
     )  # fmt: skip
 
 
@@ -78,17 +87,16 @@ def _none(kind: str, *, known: bool) -> Html:
     return html('<p class="sub">{text}</p>', text=text)
 
 
-def _link(place: Place, latent: int) -> Html:
-    href = Place(run=place.run, latent=str(latent), context=place.context).href
-    return link(href, latent)
+def _link(address: HealthAddress, latent: int) -> Html:
+    return anchor(address.visit("latent", latent=latent), latent)
 
 
-def _dead(found: Densities, place: Place, part: slice) -> Html:
-    links = joined(html("{a} ", a=_link(place, int(i))) for i in found.dead[part])
+def _dead(found: Densities, address: HealthAddress, part: slice) -> Html:
+    links = joined(html("{a} ", a=_link(address, int(i))) for i in found.dead[part])
     return html('<p class="numbers">{links}</p>', links=links)
 
 
-def _dense(found: Densities, run: OpenRun | None, place: Place, part: slice) -> Html:
+def _dense(found: Densities, run: OpenRun | None, address: HealthAddress, part: slice) -> Html:
     columns = [
         Column("Latent"),
         Column("Density", "share of tokens on which it fires", numeric=True),
@@ -101,26 +109,21 @@ def _dense(found: Densities, run: OpenRun | None, place: Place, part: slice) -> 
         mean = UNKNOWN if run is None else activation(float(run.columns["mean"][latent]))
         rows.append(
             [
-                _link(place, latent),
+                _link(address, latent),
                 metered(percent(density), density),
                 cell(mean),
-                _match(run, latent),
+                matched(run and run.known, latent),
             ]
         )
     return table(columns, rows, "Dense latents")
 
 
-def _match(run: OpenRun | None, latent: int) -> Html:
-    match = run.known.matches.get(latent) if run else None
-    if match is None:
-        return cell(UNKNOWN)
-    return html(
-        '<span class="name">{t}</span> {f}', t=match.title, f=metered(real(match.f1), match.f1)
-    )
-
-
 def _massive(
-    latents: Int[ndarray, " found"], found: Densities, run: OpenRun, place: Place, part: slice
+    latents: Int[ndarray, " found"],
+    found: Densities,
+    run: OpenRun,
+    address: HealthAddress,
+    part: slice,
 ) -> Html:
     columns = [
         Column("Latent"),
@@ -132,7 +135,7 @@ def _massive(
     assert run.features.massive is not None
     rows = [
         [
-            _link(place, latent),
+            _link(address, latent),
             cell(MASSIVE[run.features.massive[latent]]),
             metered(percent(share := float(run.columns["massive"][latent])), share),
             cell(percent(float(found.density[latent]))),
@@ -143,7 +146,7 @@ def _massive(
     return table(columns, rows, "Latents that fire on massive activations")
 
 
-def _alike(pairs: Twins, found: Densities, place: Place, part: slice) -> Html:
+def _alike(pairs: Twins, found: Densities, address: HealthAddress, part: slice) -> Html:
     columns = [
         Column("Latent"),
         Column("Its duplicate"),
@@ -153,8 +156,8 @@ def _alike(pairs: Twins, found: Densities, place: Place, part: slice) -> Html:
     ]
     rows = [
         [
-            _link(place, int(latent)),
-            _link(place, int(other)),
+            _link(address, int(latent)),
+            _link(address, int(other)),
             cell(real(float(cosine), 3)),
             cell(percent(float(found.density[latent]))),
             cell(percent(float(found.density[other]))),

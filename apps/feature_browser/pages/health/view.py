@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import (
     OpenRun,
     curves,
@@ -16,10 +16,12 @@ from feature_browser.data.reading import (
     stamp,
 )
 from feature_browser.data.weights import width
+from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.charts import density_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
 from feature_browser.draw.training_curves import CURVES, column, multiples
+from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
     DENSE,
@@ -30,21 +32,19 @@ from feature_browser.pages.health.densities import (
     twins,
 )
 from feature_browser.pages.health.latent_lists import lists, massive_latents
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.pages.latent.cards import pairs
 from feature_browser.shell.canvas import show
-from feature_browser.shell.place import Place
 from saelab.config import UsageError
 
 
-def health_view(card: RunCard, place: Place) -> None:
+def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     """Draw what there is of the run; a part whose file is missing or damaged says so by itself."""
     problems: list[str] = []
     run = _tried(lambda: open_run(card) if card.features_path.is_file() else None, problems)
     density = _tried(lambda: evaluation(card, "density"), problems)
     dictionary = _tried(lambda: evaluation(card, "dictionary"), problems)
     found = feature_densities(run.features.file) if run else evaluated_densities(density or {})
-    pairs_found = twins(run.features.file, signed=card.signed) if run else None
+    signed = run is not None and bool(run.columns["n_negative"].any())
+    pairs_found = twins(run.features.file, signed=signed) if run else None
     parts = [_headline(card, found, pairs_found), *map(_problem, problems)]
     parts.append(
         html(
@@ -54,7 +54,7 @@ def health_view(card: RunCard, place: Place) -> None:
         )
     )
     if found is not None:
-        parts += [_massive(run), lists(found, pairs_found, run, place)]
+        parts += [_massive(run), lists(found, pairs_found, run, address)]
     parts.append(_training(card, problems))
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
 

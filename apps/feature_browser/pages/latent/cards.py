@@ -7,56 +7,35 @@ from itertools import count as counting
 from itertools import repeat
 
 from feature_browser.data.known import Match
-from feature_browser.data.labels import Names, labels_of
+from feature_browser.data.labels import LatentNames, labels_of
 from feature_browser.data.reading import OpenRun, facts
 from feature_browser.draw.annotate import headline
+from feature_browser.draw.boxes import bar, boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.draw.numbers import activation, count, percent, real, short_count
 from feature_browser.draw.tables import choice
 from feature_browser.draw.tokens import TextStyle, example_text
-from feature_browser.shell.place import CONTEXTS, SHOWN, Place
+from feature_browser.pages.latent.address import CONTEXTS, SHOWN, LatentAddress
 from saelab.analysis.records import Example, LatentRecord
 
 AT_FIRST = 10
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A latent of a run, seen from a place."""
+class LatentScene:
+    """A latent of a run, and how the address wants it shown."""
 
     run: OpenRun
     record: LatentRecord
-    place: Place
+    address: LatentAddress
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> LatentNames:
         """What latents are called now."""
-        return Names(labels_of(self.run.card), self.run.known)
+        return LatentNames(labels_of(self.run.card), self.run.known)
 
 
-def card(title: str, body: Html, *, note: Html = EMPTY) -> Html:
-    """A titled box."""
-    return html(
-        '<section class="card"><h2>{title}{note}</h2>{body}</section>',
-        title=title, note=note, body=body,
-    )  # fmt: skip
-
-
-def bar(share: float) -> Html:
-    """A bar from 0 to 1; the number it shows stands beside it, so it is hidden from readers."""
-    return html(
-        '<div class="bar" aria-hidden="true"><i style="width:{w}%"></i></div>',
-        w=f"{100 * min(1.0, max(0.0, share)):.1f}",
-    )
-
-
-def pairs(rows: list[tuple[str, str]]) -> Html:
-    """Names and values in two columns."""
-    body = joined(html("<dt>{name}</dt><dd>{value}</dd>", name=n, value=v) for n, v in rows)
-    return html("<dl>{body}</dl>", body=body)
-
-
-def identity(scene: Scene) -> Html:
+def identity(scene: LatentScene) -> Html:
     """The latent's number, what was written of it, and the known feature it matches best."""
     match = scene.run.known.matches.get(scene.record.latent)
     return html(
@@ -66,14 +45,14 @@ def identity(scene: Scene) -> Html:
     )
 
 
-def _matched(match: Match, scene: Scene) -> Html:
+def _matched(match: Match, scene: LatentScene) -> Html:
     best = match.feature["latent"]
     if best == scene.record.latent:
         rank = html("No other latent finds it better.")
     else:
         rank = html(
             'Latent <a href="{href}">{best}</a> finds it better: F1 {f1}.',
-            href=scene.place.to(latent=best).href,
+            href=scene.address.to(latent=best).href,
             best=best,
             f1=real(match.feature["f1"]),
         )
@@ -92,7 +71,7 @@ def _matched(match: Match, scene: Scene) -> Html:
     return html('{body}{rows}<p class="sub">{rank}</p>', body=body, rows=pairs(rows), rank=rank)
 
 
-def _unmatched(scene: Scene) -> Html:
+def _unmatched(scene: LatentScene) -> Html:
     if scene.run.known.features:
         return html('<p class="sub">It fired on none of the text used to match latents.</p>')
     return html(
@@ -101,7 +80,7 @@ def _unmatched(scene: Scene) -> Html:
     )
 
 
-def firing(scene: Scene) -> Html:
+def firing(scene: LatentScene) -> Html:
     """How often and how strongly it fires."""
     record = scene.record
     rows = [
@@ -117,10 +96,10 @@ def firing(scene: Scene) -> Html:
     if record.massive:
         rows.append(("massive activations", f"{record.massive} on them"))
         note = html('<span class="hint">{t}</span>', t="see Health")
-    return card("How it fires", pairs(rows), note=note)
+    return boxed("How it fires", pairs(rows), note=note)
 
 
-def neighbours(scene: Scene) -> Html:
+def neighbours(scene: LatentScene) -> Html:
     """The latents that write, read or fire most like this one."""
     record = scene.record
     groups = [
@@ -131,22 +110,22 @@ def neighbours(scene: Scene) -> Html:
     return joined(_others(scene, title, found) for title, found in groups if found)
 
 
-def _others(scene: Scene, title: str, found: list[tuple[int, float]]) -> Html:
+def _others(scene: LatentScene, title: str, found: list[tuple[int, float]]) -> Html:
     rows = joined(
         html(
             '<a class="neighbour" href="{href}"><b>{latent}</b><span>{name}</span>'
             "<em>{share}</em></a>",
-            href=scene.place.to(latent=other).href,
+            href=scene.address.to(latent=other).href,
             latent=other,
             name=_name(scene, other),
             share=real(share),
         )
         for other, share in found
     )
-    return card(title, rows)
+    return boxed(title, rows)
 
 
-def heads(scene: Scene) -> Html:
+def heads(scene: LatentScene) -> Html:
     """How the decoder row is shared out among the heads, at sites that have some."""
     shares = scene.record.head_weights
     rows = [(f"head {head}", percent(share)) for head, share in enumerate(shares)]
@@ -154,18 +133,18 @@ def heads(scene: Scene) -> Html:
         return EMPTY
     lead = html(
         '<p class="leads"><a href="{h}">Where do they look? Attention</a></p>',
-        h=scene.place.visit("attention").href,
+        h=scene.address.visit("attention"),
     )
-    return card("Share of each head", joined([pairs(rows), lead]))
+    return boxed("Share of each head", joined([pairs(rows), lead]))
 
 
-def _name(scene: Scene, latent: int) -> str:
+def _name(scene: LatentScene, latent: int) -> str:
     if name := scene.names.name(latent):
         return name
     return "" if scene.run.columns["n_fired"][latent] else "never fires"
 
 
-def reproduce(scene: Scene) -> Html:
+def reproduce(scene: LatentScene) -> Html:
     """Python that shows the same latent, and what the figures were computed from."""
     code = (
         "from saelab.analysis.records import Features\n\n"
@@ -181,10 +160,10 @@ def reproduce(scene: Scene) -> Html:
         '<pre><code>{code}</code></pre><p class="sub">{source}</p>', code=code, source=source
     )
     copy = html('<button class="copy" data-copy="{code}">Copy</button>', code=escaped(code))
-    return card("Reproduce in Python", body, note=copy)
+    return boxed("Reproduce in Python", body, note=copy)
 
 
-def examples(scene: Scene, kind: str, title: str, note: str) -> Html:
+def examples(scene: LatentScene, kind: str, title: str, note: str) -> Html:
     """A card of examples; all beyond the first few open on demand."""
     found = scene.record.examples
     # The Attention page numbers the strongest examples, those of both signs on end.
@@ -192,7 +171,7 @@ def examples(scene: Scene, kind: str, title: str, note: str) -> Html:
     return example_card(scene, kind, title, note, found.get(kind, []), first)
 
 
-def stratum(scene: Scene, number: int) -> Html:
+def stratum(scene: LatentScene, number: int) -> Html:
     """A card of the examples sampled from one stratum, which may have none."""
     part, parts = scene.record.strata[number], len(scene.record.strata)
     found = strata_examples(scene.record)[number]
@@ -214,7 +193,7 @@ def strata_examples(record: LatentRecord) -> list[list[Example]]:
 
 
 def example_card(
-    scene: Scene,
+    scene: LatentScene,
     kind: str,
     title: str,
     note: str,
@@ -245,8 +224,8 @@ def _more(rows: list[Html]) -> Html:
     return html(body, n=len(rows), rows=joined(rows))
 
 
-def _row(example: Example, scene: Scene, number: int | None) -> Html:
-    context = scene.place.context
+def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
+    context = scene.address.context
     style = TextStyle(
         scene.record.max, scene.run.spaced, None if context == "full" else int(context)
     )
@@ -261,22 +240,23 @@ def _row(example: Example, scene: Scene, number: int | None) -> Html:
         else percent(example.closeness),
         text=example_text(example, style, scene.run.features.file),
         source=f"doc {count(example.document)} · {count(example.position)}",
-        heads=EMPTY if number is None else _heads_of(scene.place, example, number),
+        heads=EMPTY if number is None else _heads_of(scene.address, example, number),
     )
 
 
-def _heads_of(place: Place, example: Example, number: int) -> Html:
-    there = place.visit("attention").to(example=number, pos=example.position)
+def _heads_of(address: LatentAddress, example: Example, number: int) -> Html:
+    # The first example is what the page reads where none is named.
+    there = address.visit("attention", example=number or None, pos=example.position)
     return html(
         '<br><a href="{h}" aria-label="Heads and sources of example {n}">heads, sources</a>',
-        h=there.href, n=number + 1,
+        h=there, n=number + 1,
     )  # fmt: skip
 
 
-def choices(place: Place) -> Html:
+def choices(address: LatentAddress) -> Html:
     """Links that choose which examples are shown, and with how much text around each peak."""
     shown = {"strongest": "strongest and random", "strata": "strata", "silent": "silent"}
     around = {"8": "±8", "16": "±16", "full": "full text"}
-    picked = choice("examples", [(shown[s], place.to(show=s), s == place.show) for s in SHOWN])
-    width = [(around[c], place.to(context=c), c == place.context) for c in CONTEXTS]
+    picked = choice("examples", [(shown[s], address.to(show=s), s == address.show) for s in SHOWN])
+    width = [(around[c], address.to(context=c), c == address.context) for c in CONTEXTS]
     return joined([picked, choice("context", width)])

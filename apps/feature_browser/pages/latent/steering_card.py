@@ -2,35 +2,36 @@
 
 import numpy as np
 
+from feature_browser.data.address import link
 from feature_browser.data.reading import steering_scores
+from feature_browser.draw.boxes import bar, boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import real
-from feature_browser.pages.latent.cards import Scene, bar, card, pairs
-from feature_browser.shell.place import Place
+from feature_browser.pages.latent.cards import LatentScene
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
 from saelab.config import UsageError
 
 TITLE = "Does it move the model?"
 
 
-def steering(scene: Scene) -> Html:
+def steering(scene: LatentScene) -> Html:
     """Both scores of each pole in words; nothing if they were not computed."""
     try:
         scores = steering_scores(scene.run.card)
     except UsageError as error:
-        return card(TITLE, html('<p class="sub">{error}</p>', error=error))
+        return boxed(TITLE, html('<p class="sub">{error}</p>', error=error))
     if scores is None:
         return EMPTY
     rows = np.flatnonzero(scores.latent == scene.record.latent)
     if not len(rows):
         return EMPTY
-    there = Place(run=scene.place.run, view="steering", q=str(scene.record.latent))
-    live = Place(run=scene.place.run, view="steering", part="live", latent=str(scene.record.latent))
-    link = html(
+    run, latent = scene.address.run, scene.record.latent
+    leads = html(
         '<p class="sub"><a href="{h}">Open in Steering</a> · <a href="{l}">Steer with it</a></p>',
-        h=there.href, l=live.href,
+        h=link("steering", run=run, q=latent),
+        l=link("steering", run=run, part="live", latent=latent),
     )  # fmt: skip
-    return card(TITLE, joined([*(_pole(scores, int(row)) for row in rows), link]))
+    return boxed(TITLE, joined([*(_pole(scores, int(row)) for row in rows), leads]))
 
 
 def _pole(scores: SteeringScores, row: int) -> Html:

@@ -4,59 +4,52 @@ from functools import partial
 
 import streamlit as st
 
-from feature_browser.data.labels import Names, labels_of
-from feature_browser.data.reading import OpenRun
+from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
+from feature_browser.data.labels import LatentNames, labels_of
+from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
+from feature_browser.draw.boxes import alone, boxed, message, no_such_latent
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count
 from feature_browser.draw.pictures import histogram, logit_effects
 from feature_browser.pages.latent import cards
-from feature_browser.pages.latent.cards import Scene
+from feature_browser.pages.latent.address import LatentAddress
+from feature_browser.pages.latent.cards import LatentScene
 from feature_browser.pages.latent.steering_card import steering
-from feature_browser.shell.canvas import go_to, here, show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
+from feature_browser.shell.canvas import go_to, here, show, tell
 
 GO_TO = "go-to-latent"
 
 
-def latent_view(run: OpenRun, place: Place) -> None:
-    """Draw the page of the latent that `place` names."""
-    if place.latent is None:
-        place = place.to(latent=run.telling_latent())
-        go_to(place)
-    number = latent_number(place.latent, len(run.features))
-    _controls(run, place, number)
+def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
+    """Draw the page of the latent that `address` names."""
+    run = open_run(card)
+    if address.latent is None:
+        address = address.to(latent=run.telling_latent())
+        go_to(address)
+    number = latent_number(address.latent, len(run.features))
+    _controls(run, address, number)
     if number is None:
-        show(alone(_no_such_latent(place, len(run.features))), "latent")
+        gone = no_such_latent(address.latent, len(run.features), address.to(latent=0).href)
+        show(alone(gone), "latent")
         return
     st.set_page_config(page_title=f"{_title(run, number)} · saelab")
-    if problem := annotate.problem():
-        show(alone(html('<p class="notice">{p}</p>', p=problem)), "note-problem")
+    tell(annotate.problem(), "note-problem")
     keep = partial(annotate.keep, run.card, len(run.features))
-    show(run.page(place.to(latent=number), draw), "latent", latent=number, on_edit=keep)
+    show(run.page(address.to(latent=number), draw), "latent", latent=number, on_edit=keep)
 
 
-def draw(run: OpenRun, place: Place) -> Html:
-    """The page of the latent that `place` names, which must exist."""
-    return page(Scene(run, run.features[int(place.latent or 0)], place))
+def draw(run: OpenRun, address: LatentAddress) -> Html:
+    """The page of the latent that `address` names, which must exist."""
+    return page(LatentScene(run, run.features[int(address.latent or 0)], address))
 
 
 def _title(run: OpenRun, latent: int) -> str:
-    name = Names(labels_of(run.card), run.known).name(latent)
+    name = LatentNames(labels_of(run.card), run.known).name(latent)
     return f"{latent} · {name}" if name else str(latent)
 
 
-def latent_number(text: str | None, n_latents: int) -> int | None:
-    """The latent that `text` names, or None if there is no such latent."""
-    # isdecimal also accepts other scripts' digits, and so does int.
-    if text is None or not text.strip().isdecimal():
-        return None
-    number = int(text)
-    return number if number < n_latents else None
-
-
-def _controls(run: OpenRun, place: Place, number: int | None) -> None:
+def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> None:
     last = len(run.features) - 1
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="controls"):
         _step_button("Previous", -1, "K", disabled=not number)
@@ -70,7 +63,7 @@ def _controls(run: OpenRun, place: Place, number: int | None) -> None:
             label_visibility="collapsed",
             width=150,
         )
-        show(cards.choices(place), "context")
+        show(cards.choices(address), "context")
 
 
 def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
@@ -85,29 +78,21 @@ def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
 
 
 def _step(by: int) -> None:
-    place = here()
-    go_to(place.to(latent=int(place.latent or 0) + by))
+    address = here(LatentAddress)
+    go_to(address.to(latent=int(address.latent or 0) + by))
 
 
 def _random(run: OpenRun) -> None:
-    go_to(here().to(latent=run.random_latent()))
+    go_to(here(LatentAddress).to(latent=run.random_latent()))
 
 
 def _typed() -> None:
     if wanted := st.session_state[GO_TO].strip():
-        go_to(here().to(latent=wanted))
+        go_to(here(LatentAddress).to(latent=wanted))
     st.session_state[GO_TO] = ""
 
 
-def _no_such_latent(place: Place, n_latents: int) -> Html:
-    return message(
-        f"There is no latent {place.latent}",
-        f"This run's SAE has {count(n_latents)} latents, numbered 0 to {n_latents - 1}.",
-        after=html('<p><a href="{h}">Show latent 0</a></p>', h=place.to(latent=0).href),
-    )
-
-
-def page(scene: Scene) -> Html:
+def page(scene: LatentScene) -> Html:
     """The whole page of one latent."""
     aside = [cards.identity(scene)]
     if scene.record.n_fired:
@@ -123,30 +108,30 @@ def page(scene: Scene) -> Html:
     )
 
 
-def _evidence(scene: Scene) -> Html:
+def _evidence(scene: LatentScene) -> Html:
     return joined([_pictures(scene), *_texts(scene)])
 
 
-def _pictures(scene: Scene) -> Html:
+def _pictures(scene: LatentScene) -> Html:
     title = "Activations, both signs" if scene.record.n_negative else "Activations"
     hint = html('<span class="hint">tokens, log scale · drag to filter the examples</span>')
     effects_hint = html('<span class="hint">direct path, per unit of activation</span>')
     return html(
         '<div class="two">{activations}{effects}</div>',
-        activations=cards.card(title, histogram(scene.record), note=hint),
-        effects=cards.card(
+        activations=boxed(title, histogram(scene.record), note=hint),
+        effects=boxed(
             "What it writes to the logits", logit_effects(scene.record), note=effects_hint
         ),
     )
 
 
-def _texts(scene: Scene) -> list[Html]:
-    if scene.place.show == "strata":
+def _texts(scene: LatentScene) -> list[Html]:
+    if scene.address.show == "strata":
         return [cards.stratum(scene, number) for number in range(len(scene.record.strata))]
-    return _silent(scene) if scene.place.show == "silent" else _strongest(scene)
+    return _silent(scene) if scene.address.show == "silent" else _strongest(scene)
 
 
-def _strongest(scene: Scene) -> list[Html]:
+def _strongest(scene: LatentScene) -> list[Html]:
     record = scene.record
     positive = record.n_fired - record.n_negative
     shown = {kind: len(record.examples.get(kind, [])) for kind in ("top", "negative", "random")}
@@ -172,7 +157,7 @@ def _strongest(scene: Scene) -> list[Html]:
     ]
 
 
-def _silent(scene: Scene) -> list[Html]:
+def _silent(scene: LatentScene) -> list[Html]:
     return [
         cards.examples(
             scene,
@@ -186,12 +171,12 @@ def _silent(scene: Scene) -> list[Html]:
     ]
 
 
-def _dead(scene: Scene) -> Html:
+def _dead(scene: LatentScene) -> Html:
     record = scene.record
     note = message(
         "This latent never fires",
         f"It was silent on all {count(record.n_tokens)} tokens that were read, so there are no "
         "activations and no examples. What its decoder row would write is still shown.",
     )
-    effects = cards.card("What it would write to the logits", logit_effects(record), note=EMPTY)
+    effects = boxed("What it would write to the logits", logit_effects(record), note=EMPTY)
     return joined([note, effects])

@@ -5,17 +5,17 @@ import streamlit as st
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from feature_browser.data.address import numbers_of
 from feature_browser.data.catalogue import RunCard
-from feature_browser.data.labels import Names
-from feature_browser.data.reading import OpenRun, stamp, steering_scores
+from feature_browser.data.labels import LatentNames
+from feature_browser.data.reading import OpenRun, readable_scores, stamp
 from feature_browser.draw import scatter
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html
 from feature_browser.draw.numbers import count, real
 from feature_browser.draw.tables import choice
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.shell.place import Place, numbers_of
+from feature_browser.pages.latents.address import LatentsAddress
 from saelab.analysis.steering.records import steering_path
-from saelab.config import UsageError
 
 COLUMNS = {
     "density": "density, log10",
@@ -29,15 +29,15 @@ COLUMNS = {
 LOGARITHMIC = {"density", "max", "mean"}
 
 
-def axes_of(place: Place) -> tuple[str, str] | None:
+def axes_of(address: LatentsAddress) -> tuple[str, str] | None:
     """The two figures that the address asks for; None for anything else."""
-    names = place.axes.split(",")
+    names = address.axes.split(",")
     return (names[0], names[1]) if len(names) == 2 and set(names) <= set(COLUMNS) else None
 
 
-def inside(run: OpenRun, place: Place) -> Bool[ndarray, " latent"] | None:
+def inside(run: OpenRun, address: LatentsAddress) -> Bool[ndarray, " latent"] | None:
     """The latents in the cell that was clicked; None if none was."""
-    names, box = axes_of(place), numbers_of(place.box)
+    names, box = axes_of(address), numbers_of(address.box)
     if names is None or box is None:
         return None
     left, right, bottom, top = box
@@ -45,15 +45,15 @@ def inside(run: OpenRun, place: Place) -> Bool[ndarray, " latent"] | None:
     return (x >= left) & (x <= right) & (y >= bottom) & (y <= top)
 
 
-def picture(run: OpenRun, place: Place, listed: Bool[ndarray, " latent"]) -> Html:
+def picture(run: OpenRun, address: LatentsAddress, listed: Bool[ndarray, " latent"]) -> Html:
     """The links that choose two figures and, once they are chosen, the picture."""
-    names = axes_of(place)
+    names = axes_of(address)
     if names is None:
         return EMPTY
     known = [name for name in COLUMNS if np.isfinite(_values(run, name)).any()]
     across, up = names
     pick = [
-        choice(title, [(COLUMNS[n], _with(place, pair(n)), n == now) for n in known])
+        choice(title, [(COLUMNS[n], _with(address, pair(n)), n == now) for n in known])
         for title, now, pair in (
             ("across", across, lambda n: (n, up)),
             ("up", up, lambda n: (across, n)),
@@ -64,7 +64,7 @@ def picture(run: OpenRun, place: Place, listed: Bool[ndarray, " latent"]) -> Htm
     if not finite.any():
         body = html('<p class="sub">No latent has both figures.</p>')
     else:
-        body = _drawn(run, place, (x, y), (finite, listed))
+        body = _drawn(run, address, (x, y), (finite, listed))
     missing = int((~finite).sum())
     note = html(
         '<span class="hint">{n} latents; {missing} lack one of the figures · larger marks stand '
@@ -75,27 +75,29 @@ def picture(run: OpenRun, place: Place, listed: Bool[ndarray, " latent"]) -> Htm
     return boxed("Two figures of every latent", content, note=note)
 
 
-def toggle(place: Place) -> tuple[str, Place, bool]:
+def toggle(address: LatentsAddress) -> tuple[str, LatentsAddress, bool]:
     """The link that opens or closes the picture."""
     there = (
-        _with(place, ("density", "max")) if axes_of(place) is None else place.to(axes="", box="")
+        _with(address, ("density", "max"))
+        if axes_of(address) is None
+        else address.to(axes="", box="")
     )
-    return ("picture", there, axes_of(place) is not None)
+    return ("picture", there, axes_of(address) is not None)
 
 
-def _with(place: Place, names: tuple[str, str]) -> Place:
-    return place.to(axes=",".join(names), box="", page=1)
+def _with(address: LatentsAddress, names: tuple[str, str]) -> LatentsAddress:
+    return address.to(axes=",".join(names), box="", page=1)
 
 
 def _drawn(
     run: OpenRun,
-    place: Place,
+    address: LatentsAddress,
     values: tuple[Float[ndarray, " latent"], Float[ndarray, " latent"]],
     masks: tuple[Bool[ndarray, " latent"], Bool[ndarray, " latent"]],
 ) -> Html:
     (x, y), (finite, listed) = values, masks
-    rows, names = np.flatnonzero(finite), Names.of(run.card)
-    chosen = axes_of(place) or ("density", "max")
+    rows, names = np.flatnonzero(finite), LatentNames.of(run.card)
+    chosen = axes_of(address) or ("density", "max")
     axes = scatter.Axes(
         COLUMNS[chosen[0]], COLUMNS[chosen[1]], _range(x[finite]), _range(y[finite])
     )
@@ -105,10 +107,12 @@ def _drawn(
     def lead(found: ndarray, box: tuple[float, float, float, float]) -> tuple[str, str]:
         if len(found) == 1:
             latent = int(rows[found[0]])
-            there = Place(run=place.run, view="latent", latent=str(latent))
-            return there.href, f"{latent}  {names.name(latent)}\n{_told(run, latent, chosen)}"
+            there = address.visit("latent", latent=latent)
+            return there, f"{latent}  {names.name(latent)}\n{_told(run, latent, chosen)}"
         corners = ",".join(f"{edge:.6g}" for edge in box)
-        return place.to(box=corners, page=1).href, f"{count(len(found))} here · click to list them"
+        return address.to(
+            box=corners, page=1
+        ).href, f"{count(len(found))} here · click to list them"
 
     return scatter.scatter(points, axes, lead)
 
@@ -143,10 +147,7 @@ def _score(card: RunCard, stamp: int, name: str, n: int) -> Float[ndarray, " lat
     """The better of both poles' scores."""
     del stamp  # part of the cache's key only
     values = np.full(n, np.nan)
-    try:
-        scores = steering_scores(card)
-    except UsageError:
-        scores = None
+    scores = readable_scores(card)
     if scores is None or (len(scores) and int(scores.latent.max()) >= n):
         return values
     np.fmax.at(values, scores.latent, getattr(scores, name))

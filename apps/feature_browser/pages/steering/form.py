@@ -4,15 +4,14 @@ import json
 
 import streamlit as st
 
+from feature_browser.data.address import is_number
 from feature_browser.data.catalogue import RunCard
-from feature_browser.data.reading import steering_scores
+from feature_browser.data.reading import readable_scores
 from feature_browser.data.suggestions import suggestions
-from feature_browser.draw.markup import html
 from feature_browser.live.chat import HELP, LABEL, chats
+from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.experiment import ERRORS, OPS, UNITS, Experiment, experiment_of
-from feature_browser.shell.canvas import STATIC, go_to, here, show
-from feature_browser.shell.chrome import alone
-from feature_browser.shell.place import Place
+from feature_browser.shell.canvas import STATIC, go_to, here, tell
 from saelab.config import UsageError
 
 SHOWN, PROBLEM = "steer-shown", "steer-problem"
@@ -21,10 +20,10 @@ FIELDS = ("latents", "op", "strength", "unit", "positions", "error", "prompt", "
 MAXIMA = "each latent's largest activation on the corpus"
 
 
-def form(card: RunCard, place: Place, experiment: Experiment | None) -> None:
+def form(card: RunCard, address: SteeringAddress, experiment: Experiment | None) -> None:
     """Draw the form; what is submitted becomes the experiment of the address."""
     st.html(STATIC / "page_live.css")
-    _fill(card, place, experiment)
+    _fill(card, address, experiment)
     with st.container(key="steer-form"), st.form("steer", border=False):
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.text_input("Latents", key="steer-latents", placeholder="12 99", width=150)
@@ -59,27 +58,26 @@ def form(card: RunCard, place: Place, experiment: Experiment | None) -> None:
             if chats(card.model):
                 st.checkbox(LABEL, key="steer-chat", help=HELP)
             st.form_submit_button("Steer", on_click=_submitted, type="primary")
-    if problem := st.session_state.pop(PROBLEM, ""):
-        show(alone(html('<p class="notice">{p}</p>', p=problem)), "steer-problem")
+    tell(st.session_state.pop(PROBLEM, ""), "steer-problem")
 
 
-def _fill(card: RunCard, place: Place, experiment: Experiment | None) -> None:
+def _fill(card: RunCard, address: SteeringAddress, experiment: Experiment | None) -> None:
     """Put the address's experiment into the fields, once for each address."""
-    address = (place.run, place.experiment, place.latent, place.prompt, place.chat)
+    shown = (address.run, address.experiment, address.latent, address.prompt, address.chat)
     missing = [name for name in FIELDS if f"steer-{name}" not in st.session_state]
-    if st.session_state.get(SHOWN) == address and not missing:
+    if st.session_state.get(SHOWN) == shown and not missing:
         return
-    st.session_state[SHOWN] = address
-    latents = (int(place.latent),) if place.latent and _number(place.latent) else ()
+    st.session_state[SHOWN] = shown
+    latents = (int(address.latent),) if address.latent and is_number(address.latent, 9) else ()
     if experiment is None and not missing:
         # Only a latent was picked, or a prompt brought along: what was typed stays.
         st.session_state["steer-latents"] = " ".join(map(str, latents))
-        if place.prompt:
-            st.session_state["steer-prompt"] = place.prompt
-            st.session_state["steer-chat"] = bool(place.chat)
+        if address.prompt:
+            st.session_state["steer-prompt"] = address.prompt
+            st.session_state["steer-chat"] = bool(address.chat)
         return
     given = experiment or Experiment.model_construct(
-        prompt=place.prompt or _neutral(card), chat=bool(place.chat), latents=latents
+        prompt=address.prompt or _neutral(card), chat=bool(address.chat), latents=latents
     )
     values = {name: getattr(given, name) for name in FIELDS}
     values["latents"] = " ".join(str(latent) for latent in given.latents)
@@ -88,16 +86,9 @@ def _fill(card: RunCard, place: Place, experiment: Experiment | None) -> None:
         st.session_state[f"steer-{name}"] = value
 
 
-def _number(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10
-
-
 def _neutral(card: RunCard) -> str:
     """A prompt to begin with: that of the scores, or a beginning of the run's own text."""
-    try:
-        scores = steering_scores(card)
-    except UsageError:
-        scores = None
+    scores = readable_scores(card)
     if scores is not None and scores.facts.get("prompt"):
         return str(scores.facts["prompt"])
     texts = suggestions(card)
@@ -108,10 +99,11 @@ def _submitted() -> None:
     values = {name: st.session_state[f"steer-{name}"] for name in FIELDS}
     values["latents"] = values["latents"].replace(",", " ").split()
     positions = values["positions"].strip()
-    values["positions"] = int(positions) if _number(positions) else positions
+    values["positions"] = int(positions) if is_number(positions, 9) else positions
     try:
         experiment = experiment_of(json.dumps(values))
     except UsageError as error:
         st.session_state[PROBLEM] = str(error)
         return
-    go_to(here().to(experiment=experiment.text, latent=None, prompt="", chat="", saved=""))
+    now = here(SteeringAddress)
+    go_to(now.to(experiment=experiment.text, latent=None, prompt="", chat="", saved=""))

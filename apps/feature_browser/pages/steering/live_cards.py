@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined, running
 from feature_browser.draw.numbers import activation, count, percent, real, short_count
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.pages.latent.cards import pairs
 from feature_browser.pages.steering.dose import Response, response_chart
 from feature_browser.pages.steering.experiment import UNITS, Experiment
 from saelab.console import isolated, visible

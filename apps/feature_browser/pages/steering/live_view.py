@@ -4,14 +4,16 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from feature_browser.data.address import link, setting
 from feature_browser.data.catalogue import RunCard
-from feature_browser.data.labels import Names
-from feature_browser.data.reading import stamp, steering_scores
+from feature_browser.data.labels import LatentNames
+from feature_browser.data.reading import readable_scores, stamp
+from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.tables import Column, cell, link, table
+from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.live.chat import noted
 from feature_browser.live.model import LiveRun, live_run
-from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.experiment import (
     Experiment,
     experiment_of,
@@ -21,10 +23,7 @@ from feature_browser.pages.steering.experiment import (
 from feature_browser.pages.steering.form import form
 from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
 from feature_browser.pages.steering.saved import Saved, read, save, shelf
-from feature_browser.pages.try_it.strip import setting
-from feature_browser.shell.canvas import go_to, here, show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
+from feature_browser.shell.canvas import go_to, here, show, tell
 from saelab.config import UsageError
 from saelab.console import visible
 
@@ -36,42 +35,42 @@ NAME, PROBLEM = "experiment-name", "experiment-problem"
 N_SUGGESTED = 6
 
 
-def live_steering_view(card: RunCard, place: Place) -> None:
-    """Draw the form, and what the experiment of `place` gives."""
+def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
+    """Draw the form, and what the experiment of `address` gives."""
     if card.model == "own arrays":
         show(alone(_no_model(card)), "steering")
         return
     try:
-        experiment = experiment_of(place.experiment) if place.experiment else None
+        experiment = experiment_of(address.experiment) if address.experiment else None
     except UsageError as error:
         show(alone(message("This is not an experiment", str(error))), "steering")
         return
-    form(card, place, experiment)
+    form(card, address, experiment)
     if experiment is None:
-        show(_page([_start(card), _shelf(card, place)]), "steering")
+        show(_page([_start(card), _shelf(card, address)]), "steering")
         return
     try:
         comparison, dose = _run(card, experiment)
     except UsageError as error:
         problem = message("This cannot be steered", str(error))
-        show(_page([problem, _shelf(card, place)]), "steering")
+        show(_page([problem, _shelf(card, address)]), "steering")
         return
-    show(_page(_results(card, place, experiment, comparison)), "steering")
+    show(_page(_results(card, address, experiment, comparison)), "steering")
     _save_box(card, experiment, comparison)
     after = [doses(dose, experiment)] if dose else []
     if experiment.dose and dose is None:
         after.append(html('<p class="sub">{t}</p>', t=_NO_DOSE))
-    show(_page([*after, _shelf(card, place)]), "steering-more")
+    show(_page([*after, _shelf(card, address)]), "steering-more")
 
 
-def parts(place: Place) -> Html:
+def parts(address: SteeringAddress) -> Html:
     """Links to the two halves of Steering: scores, and steering by hand."""
     names = {"scores": "Which latents steer?", "live": "Steer live"}
     links = joined(
         html(
             '<a href="{href}"{on}>{name}</a>',
-            href=place.visit("steering").to(part=part).href,
-            on=Html(' aria-current="page"') if part == place.part else EMPTY,
+            href=address.fresh(part=part).href,
+            on=Html(' aria-current="page"') if part == address.part else EMPTY,
             name=name,
         )
         for part, name in names.items()
@@ -125,11 +124,8 @@ def _no_model(card: RunCard) -> Html:
 
 def _start(card: RunCard) -> Html:
     """What to do first: choose latents, for instance those that steer best."""
-    names = Names.of(card)
-    try:
-        scores = steering_scores(card)
-    except UsageError:
-        scores = None
+    names = LatentNames.of(card)
+    scores = readable_scores(card)
     best = [] if scores is None else [int(scores.latent[row]) for row in scores.best(N_SUGGESTED)]
     chips = joined(
         html(
@@ -152,13 +148,13 @@ def _start(card: RunCard) -> Html:
 
 
 def _results(
-    card: RunCard, place: Place, experiment: Experiment, comparison: "Comparison"
+    card: RunCard, address: SteeringAddress, experiment: Experiment, comparison: "Comparison"
 ) -> list[Html]:
-    names = Names.of(card)
+    names = LatentNames.of(card)
     latents = joined(
         html(
             '<a class="chip" href="{href}"><b>{latent}</b> {name}</a> ',
-            href=Place(run=place.run, view="latent", latent=str(latent)).href,
+            href=link("latent", run=address.run, latent=latent),
             latent=latent,
             name=names.name(latent),
         )
@@ -170,28 +166,28 @@ def _results(
     )  # fmt: skip
     said = noted(live_run(card), experiment.prompt, chat=experiment.chat)
     title = joined([html('<p class="notice">{n}</p>', n=said) if said else EMPTY, title])
-    return [title, effect_line(comparison), texts(comparison, _kept(card, place, comparison))]
+    return [title, effect_line(comparison), texts(comparison, _kept(card, address, comparison))]
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _kept(card: RunCard, place: Place, comparison: "Comparison") -> Html:
+def _kept(card: RunCard, address: SteeringAddress, comparison: "Comparison") -> Html:
     """Whether a saved experiment gives today what it gave then."""
-    if not place.saved:
+    if not address.saved:
         return EMPTY
     try:
-        saved = read(card.path, place.saved)
+        saved = read(card.path, address.saved)
     except UsageError as error:
         return html('<p class="notice">{e}</p>', e=error)
-    if saved.experiment.text != place.experiment:
+    if saved.experiment.text != address.experiment:
         return EMPTY
     if saved.steered == comparison.steered[0].text:
-        return html('<p class="sub">The same text as when “{n}” was saved.</p>', n=place.saved)
+        return html('<p class="sub">The same text as when “{n}” was saved.</p>', n=address.saved)
     return html(
         '<p class="notice">When “{n}” was saved it said: {t}</p>',
-        n=place.saved,
+        n=address.saved,
         t=visible(saved.steered),
     )
 
@@ -205,17 +201,16 @@ def _save_box(card: RunCard, experiment: Experiment, comparison: "Comparison") -
         except UsageError as error:
             st.session_state[PROBLEM] = str(error)
         else:
-            go_to(here().to(saved=name))
+            go_to(here(SteeringAddress).to(saved=name))
             st.session_state[NAME] = ""
 
     with st.container(key="steer-save", horizontal=True, vertical_alignment="bottom"):
         st.text_input("Save this experiment as", key=NAME, placeholder="a name", width=260)
         st.button("Save", on_click=keep, key="save-experiment")
-    if problem := st.session_state.pop(PROBLEM, ""):
-        show(alone(html('<p class="notice">{p}</p>', p=problem)), "save-problem")
+    tell(st.session_state.pop(PROBLEM, ""), "save-problem")
 
 
-def _shelf(card: RunCard, place: Place) -> Html:
+def _shelf(card: RunCard, address: SteeringAddress) -> Html:
     """The experiments of the run that were kept."""
     kept = shelf(card.path)
     problems = joined(html('<p class="notice">{p}</p>', p=text) for text in kept.problems)
@@ -223,16 +218,16 @@ def _shelf(card: RunCard, place: Place) -> Html:
         body = html('<p class="sub">None yet: steer, then save it under a name.</p>')
     else:
         columns = [Column("Name"), Column("Saved", "UTC"), Column("Change"), Column("Says")]
-        rows = (_saved_row(place, name, saved) for name, saved in kept.saved.items())
+        rows = (_saved_row(address, name, saved) for name, saved in kept.saved.items())
         body = table(columns, rows, "Saved experiments")
     return boxed("Saved experiments", joined([problems, body]))
 
 
-def _saved_row(place: Place, name: str, saved: Saved) -> list[Html]:
-    there = place.to(experiment=saved.experiment.text, saved=name)
+def _saved_row(address: SteeringAddress, name: str, saved: Saved) -> list[Html]:
+    there = address.to(experiment=saved.experiment.text, saved=name)
     shown = saved.steered if len(saved.steered) <= 90 else saved.steered[:90] + " …"
     return [
-        link(there.href, name),
+        anchor(there.href, name),
         cell(saved.saved[:16].replace("T", " ")),
         cell(strength_text(saved.experiment)),
         html('<code title="{all}">{t}</code>', all=saved.steered, t=visible(shown)),

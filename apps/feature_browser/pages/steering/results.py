@@ -5,24 +5,25 @@ from typing import Any
 
 import numpy as np
 
+from feature_browser.data.address import link
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import evaluation
+from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.pages.latent.cards import card as boxed
-from feature_browser.shell.place import Place
+from feature_browser.pages.steering.address import SteeringAddress
 from saelab.config import UsageError
 
 SHOWN = 6
 Draw = Callable[[dict[str, Any]], Html]
 
 
-def success(card: RunCard, place: Place) -> Html:
+def success(card: RunCard, address: SteeringAddress) -> Html:
     """What filtering by score gains, or the command that measures it."""
     command = f"saelab steer {card.path.as_posix()} --success 50"
     title = "Does a high score pay?"
-    return _part(card, "steering_success", title, command, lambda v: _success(v, place))
+    return _part(card, "steering_success", title, command, lambda v: _success(v, address))
 
 
 def concepts(card: RunCard) -> Html:
@@ -48,7 +49,7 @@ def _part(card: RunCard, name: str, title: str, command: str, draw: Draw) -> Htm
     return boxed(title, text)
 
 
-def _success(values: dict[str, Any], place: Place) -> Html:
+def _success(values: dict[str, Any], address: SteeringAddress) -> Html:
     columns = [
         Column("Kept"),
         Column("n", "latents that the filter keeps", numeric=True),
@@ -67,7 +68,7 @@ def _success(values: dict[str, Any], place: Place) -> Html:
         for row in _telling(values["filters"])
     ]
     caption = "Steering success by filter"
-    return joined([table(columns, rows, caption), _best(values["latents"], place)])
+    return joined([table(columns, rows, caption), _best(values["latents"], address)])
 
 
 def _telling(filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,13 +85,13 @@ def _filter_name(row: dict[str, Any]) -> str:
     return f"{row['score']} ≥ {row['threshold']:g}"
 
 
-def _best(latents: list[dict[str, Any]], place: Place) -> Html:
+def _best(latents: list[dict[str, Any]], address: SteeringAddress) -> Html:
     best = sorted(latents, key=lambda row: row["plain_success"] - row["success"])[:SHOWN]
     items = joined(
         html(
             '<li><a href="{href}">{latent}</a> says {success} a text at {factor} a_max (plain '
             "{plain}), perplexity {perplexity}</li>",
-            href=Place(run=place.run, latent=str(int(row["latent"]))).href,
+            href=link("latent", run=address.run, latent=int(row["latent"])),
             latent=f"{int(row['latent'])}{' (negative)' if row['sign'] < 0 else ''}",
             success=real(row["success"]),
             factor=f"{row['factor']:g}",

@@ -5,18 +5,18 @@ import streamlit as st
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.address import numbers_of
+from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import steering_scores, steering_stamp
 from feature_browser.draw import scatter
+from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, real
-from feature_browser.draw.tables import Column, cell, choice, link, metered, page_links, table
-from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
+from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.live_view import live_steering_view, parts
 from feature_browser.pages.steering.results import concepts, success
 from feature_browser.shell.canvas import go_to, here, show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place, numbers_of
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
 from saelab.console import visible
 
@@ -27,39 +27,37 @@ SEARCH = "search-steering"
 N_WORDS = 6
 
 
-def steering_view(card: RunCard, place: Place) -> None:
+def steering_view(_: Catalogue, card: RunCard, address: SteeringAddress) -> None:
     """Draw the scores of the run, or how to compute them; or steering by hand."""
-    show(parts(place), "parts")
-    if place.part == "live":
-        live_steering_view(card, place)
+    show(parts(address), "parts")
+    if address.part == "live":
+        live_steering_view(card, address)
         return
     scores = steering_scores(card)
     if scores is None:
         show(alone(_nothing(card)), "steering")
         return
-    _search_box(place)
-    kept = keep(scores, place)
-    ordered = order(scores, np.flatnonzero(kept), place.sort)
-    pages = max(1, -(-len(ordered) // ROWS))
-    page = min(place.page_number, pages)
-    rows = ordered[(page - 1) * ROWS : page * ROWS]
+    _search_box(address)
+    kept = keep(scores, address)
+    ordered = order(scores, np.flatnonzero(kept), address.sort)
+    part, links = page_of(address, len(ordered), ROWS)
     content = [
-        _summary(scores, place),
+        _summary(scores, address),
         html(
             '<div class="two wide-left"><div>{picture}{concepts}</div><div>{success}</div></div>',
-            picture=_kept_picture(card, steering_stamp(card), place.to(page=1)),
+            picture=_kept_picture(card, steering_stamp(card), address.to(page=1)),
             concepts=concepts(card),
-            success=success(card, place),
+            success=success(card, address),
         ),
-        _found(scores, place, len(ordered)),
-        _table(scores, place, rows),
-        page_links(place, page, pages),
+        _found(scores, address, len(ordered)),
+        _table(scores, address, ordered[part]),
+        links,
     ]
     show(html('<div class="page wide">{content}</div>', content=joined(content)), "steering")
 
 
-def keep(scores: SteeringScores, place: Place) -> Bool[ndarray, " row"]:
-    """The rows that the place's filters leave: its part, its box, its search."""
+def keep(scores: SteeringScores, address: SteeringAddress) -> Bool[ndarray, " row"]:
+    """The rows that the address's filters leave: its part, its box, its search."""
     high_in, high_out = scores.input >= HIGH_INPUT, scores.output >= HIGH_OUTPUT
     chosen = {
         "output": high_out,
@@ -67,12 +65,12 @@ def keep(scores: SteeringScores, place: Place) -> Bool[ndarray, " row"]:
         "both": high_in & high_out,
         "neither": ~high_in & ~high_out,
     }
-    kept = chosen.get(place.keep, np.ones(len(scores), dtype=bool)).copy()
-    if box := numbers_of(place.box):
+    kept = chosen.get(address.keep, np.ones(len(scores), dtype=bool)).copy()
+    if box := numbers_of(address.box):
         left, right, bottom, top = box
         x = _across(scores)
         kept &= (x >= left) & (x <= right) & (scores.output >= bottom) & (scores.output <= top)
-    if text := place.q.strip().lower():
+    if text := address.q.strip().lower():
         kept &= _matching(scores, text)
     return kept
 
@@ -81,10 +79,9 @@ def order(
     scores: SteeringScores, rows: Int[ndarray, " found"], sort: str
 ) -> Int[ndarray, " found"]:
     """`rows` by the chosen column: numbers and ranks rising, everything else falling."""
+    values = getattr(scores, sort)[rows]
     if sort in {"latent", "rank"}:
-        return rows[np.argsort(getattr(scores, sort)[rows], kind="stable")]
-    name = sort if sort in {"input", "probability"} else "output"
-    values = getattr(scores, name)[rows]
+        return rows[np.argsort(values, kind="stable")]
     # A missing input score sorts behind all others.
     return rows[np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")]
 
@@ -117,9 +114,9 @@ def _nothing(card: RunCard) -> Html:
     )
 
 
-def _search_box(place: Place) -> None:
-    if st.session_state.get(SEARCH, "").strip() != place.q.strip():
-        st.session_state[SEARCH] = place.q
+def _search_box(address: SteeringAddress) -> None:
+    if st.session_state.get(SEARCH, "").strip() != address.q.strip():
+        st.session_state[SEARCH] = address.q
     with st.container(key="controls", horizontal=True):
         st.text_input(
             "Search latents by number or token",
@@ -129,14 +126,14 @@ def _search_box(place: Place) -> None:
             label_visibility="collapsed",
             width=260,
         )
-        show(_filters(place), "context")
+        show(_filters(address), "context")
 
 
 def _searched() -> None:
-    go_to(here().to(q=st.session_state[SEARCH], page=1))
+    go_to(here(SteeringAddress).to(q=st.session_state[SEARCH], page=1))
 
 
-def _filters(place: Place) -> Html:
+def _filters(address: SteeringAddress) -> Html:
     names = {
         "": "all",
         "output": f"output ≥ {HIGH_OUTPUT}",
@@ -145,12 +142,12 @@ def _filters(place: Place) -> Html:
         "neither": "neither",
     }
     options = [
-        (name, place.to(keep=part, page=1), part == place.keep) for part, name in names.items()
+        (name, address.to(keep=part, page=1), part == address.keep) for part, name in names.items()
     ]
     return choice("show", options)
 
 
-def _summary(scores: SteeringScores, place: Place) -> Html:
+def _summary(scores: SteeringScores, address: SteeringAddress) -> Html:
     figures = scores.summary()
     lift = figures.get("lift")
     text = (
@@ -169,15 +166,17 @@ def _summary(scores: SteeringScores, place: Place) -> Html:
     )  # fmt: skip
 
 
-@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs={RunCard: repr, Place: repr})
-def _kept_picture(card: RunCard, stamp: int, place: Place) -> Html:
+@st.cache_resource(
+    max_entries=32, show_spinner=False, hash_funcs={RunCard: repr, SteeringAddress: repr}
+)
+def _kept_picture(card: RunCard, stamp: int, address: SteeringAddress) -> Html:
     """The picture of the scores of `stamp`; those of tens of thousands of latents take a while."""
     scores = steering_scores(card)
     assert scores is not None
-    return _picture(scores, place, keep(scores, place))
+    return _picture(scores, address, keep(scores, address))
 
 
-def _picture(scores: SteeringScores, place: Place, kept: Bool[ndarray, " row"]) -> Html:
+def _picture(scores: SteeringScores, address: SteeringAddress, kept: Bool[ndarray, " row"]) -> Html:
     x, y = _across(scores), scores.output.astype(np.float64)
     known = np.isfinite(y)
     points = scatter.Points(x[known], y[known], (scores.sign < 0)[known], kept[known])
@@ -192,9 +191,11 @@ def _picture(scores: SteeringScores, place: Place, kept: Bool[ndarray, " row"]) 
     def lead(found: ndarray, box: tuple[float, float, float, float]) -> tuple[str, str]:
         if len(found) == 1:
             row = int(rows[found[0]])
-            return _latent_place(scores, row, place).href, _tip(scores, row)
+            return address.visit("latent", latent=int(scores.latent[row])), _tip(scores, row)
         corners = ",".join(f"{edge:.5g}" for edge in box)
-        return place.to(box=corners, page=1).href, f"{count(len(found))} here · click to list them"
+        return address.to(
+            box=corners, page=1
+        ).href, f"{count(len(found))} here · click to list them"
 
     picture = scatter.scatter(points, axes, lead, _thresholds(axes))
     signs = " · ◆ negative poles" if (scores.sign < 0).any() else ""
@@ -231,24 +232,18 @@ def _name(scores: SteeringScores, row: int) -> str:
     return f"{scores.latent[row]}{' (negative)' if scores.sign[row] < 0 else ''}"
 
 
-def _latent_place(scores: SteeringScores, row: int, place: Place) -> Place:
-    latent = int(scores.latent[row])
-    return Place(run=place.run, view="latent", latent=str(latent), context=place.context)
-
-
-def _found(scores: SteeringScores, place: Place, found: int) -> Html:
+def _found(scores: SteeringScores, address: SteeringAddress, found: int) -> Html:
     hidden = len(scores) - found
-    away = Place(run=place.run, view="steering", sort=place.sort)
+    away = address.fresh(sort=address.sort)
     undo = html(' · <a href="{h}">show all</a>', h=away.href) if hidden else EMPTY
-    boxed_in = " · one cell of the picture" if place.box else ""
+    boxed_in = " · one cell of the picture" if address.box else ""
     return html(
         '<p class="sub summary">{n} of {all} · hidden by filter: {hidden}{box}{undo}</p>',
         n=count(found), all=count(len(scores)), hidden=count(hidden), box=boxed_in, undo=undo,
     )  # fmt: skip
 
 
-def _table(scores: SteeringScores, place: Place, rows: Int[ndarray, " shown"]) -> Html:
-    sort = place.sort if place.sort != "f1" else "output"
+def _table(scores: SteeringScores, address: SteeringAddress, rows: Int[ndarray, " shown"]) -> Html:
     heads = {
         "latent": ("Latent", "its number"),
         "output": ("Output score", "how much likelier the promised tokens become when it is added"),
@@ -264,8 +259,8 @@ def _table(scores: SteeringScores, place: Place, rows: Int[ndarray, " shown"]) -
             title,
             text,
             numeric=name != "latent",
-            sorted=name == sort,
-            href=place.to(sort=name, page=1).href,
+            sorted=name == address.sort,
+            href=address.to(sort=name, page=1).href,
             rising=name in {"latent", "rank"},
         )
         for name, (title, text) in heads.items()
@@ -276,14 +271,14 @@ def _table(scores: SteeringScores, place: Place, rows: Int[ndarray, " shown"]) -
     ]
     if not len(rows):
         return html('<p class="sub">No latent passes these filters.</p>')
-    return table(columns, (_row(scores, place, int(row)) for row in rows), "Steering scores")
+    return table(columns, (_row(scores, address, int(row)) for row in rows), "Steering scores")
 
 
-def _row(scores: SteeringScores, place: Place, row: int) -> list[Html]:
+def _row(scores: SteeringScores, address: SteeringAddress, row: int) -> list[Html]:
     output, given = float(scores.output[row]), float(scores.input[row])
     missing = f"too few examples: {scores.n_examples[row]}"
     return [
-        link(_latent_place(scores, row, place).href, _name(scores, row)),
+        anchor(address.visit("latent", latent=int(scores.latent[row])), _name(scores, row)),
         metered(real(output, 3), output),
         html('<span class="sub" title="{t}">{none}</span>', t=missing, none=UNKNOWN)
         if np.isnan(given)

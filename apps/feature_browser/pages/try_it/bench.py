@@ -7,14 +7,13 @@ import streamlit as st
 from jaxtyping import Float
 from numpy import ndarray
 
-from feature_browser.data.catalogue import RunCard
-from feature_browser.data.labels import Names
+from feature_browser.data.catalogue import RunCard, latent_number
+from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run, stamp
 from feature_browser.live.chat import noted, prompted
 from feature_browser.live.model import LiveRun, live_run
-from feature_browser.live.prompt import Reading, read_prompt
-from feature_browser.pages.latent.view import latent_number
-from feature_browser.shell.place import Place
+from feature_browser.live.prompt import PromptReading, read_prompt
+from feature_browser.pages.try_it.address import TryAddress
 from saelab.config import UsageError
 
 
@@ -29,15 +28,15 @@ class Bench:
 
     card: RunCard
     live: LiveRun
-    place: Place
+    address: TryAddress
     run: OpenRun | None
     lit: int | None
     notices: tuple[str, ...] = ()
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> LatentNames:
         """What the latents are called."""
-        return Names.of(self.card)
+        return LatentNames.of(self.card)
 
     @property
     def density(self) -> Float[ndarray, " d_sae"] | None:
@@ -49,13 +48,8 @@ class Bench:
         """Each latent's largest |activation| on the corpus."""
         return None if self.run is None else self.run.columns["max"]
 
-    @property
-    def sort(self) -> str:
-        """The order of the lists; by value where nothing else is asked for."""
-        return "value" if self.place.sort == "f1" else self.place.sort
 
-
-def open_bench(card: RunCard, place: Place) -> Bench:
+def open_bench(card: RunCard, address: TryAddress) -> Bench:
     """The run with its model; what is missing beside it is said in `notices`."""
     live = live_run(card)
     notices: list[str] = []
@@ -75,24 +69,24 @@ def open_bench(card: RunCard, place: Place) -> Bench:
             "run saelab features again."
         )
         run = None
-    lit = latent_number(place.latent, live.sae.d_sae)
-    if place.latent and lit is None:
+    lit = latent_number(address.latent, live.sae.d_sae)
+    if address.latent and lit is None:
         notices.append(
-            f"There is no latent {place.latent[:20]}; the SAE has 0 to {live.sae.d_sae - 1}."
+            f"There is no latent {address.latent[:20]}; the SAE has 0 to {live.sae.d_sae - 1}."
         )
-    prompts = (place.prompt, place.second)
-    notices += [said for text in prompts if (said := noted(live, text, chat=bool(place.chat)))]
-    return Bench(card, live, place, run, lit, tuple(notices))
+    prompts = (address.prompt, address.second)
+    notices += [said for text in prompts if (said := noted(live, text, chat=bool(address.chat)))]
+    return Bench(card, live, address, run, lit, tuple(notices))
 
 
-def read(bench: Bench, text: str, target: str) -> Reading:
+def read(bench: Bench, text: str, target: str) -> PromptReading:
     """What fires on `text`; raises as `read_prompt` does, or if the model fails."""
-    text = prompted(bench.live, text, chat=bool(bench.place.chat))
+    text = prompted(bench.live, text, chat=bool(bench.address.chat))
     return _read(bench.live, str(bench.card.path), stamp(bench.card.weights_path), text, target)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Reading the prompt …")
-def _read(_live: LiveRun, path: str, stamp: int, text: str, target: str) -> Reading:
+def _read(_live: LiveRun, path: str, stamp: int, text: str, target: str) -> PromptReading:
     del path, stamp  # part of the cache's key only
     try:
         return read_prompt(_live, text, target)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from feature_browser.live.prompt import Reading
+from feature_browser.live.prompt import PromptReading
 
 SORTS = ("value", "rarity", "attribution", "latent")
 PAIR_SORTS = ("difference", "first", "second", "latent")
@@ -48,7 +48,7 @@ class Pair:
 
 
 def found(
-    reading: Reading, density: Float[ndarray, " d_sae"] | None, at: int | None = None
+    reading: PromptReading, density: Float[ndarray, " d_sae"] | None, at: int | None = None
 ) -> Found:
     """The latents of a reading, or of its position `at` alone."""
     here = np.ones(len(reading.value), bool) if at is None else reading.position == at

@@ -1,26 +1,21 @@
 """A prompt as a strip of tokens that can be picked, and lit up by one latent."""
 
 from collections.abc import Callable
-from urllib.parse import urlencode
 
 import numpy as np
 
+from feature_browser.data.address import setting
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined, running
 from feature_browser.draw.numbers import activation, percent
-from feature_browser.live.prompt import Reading
+from feature_browser.live.prompt import PromptReading
 from feature_browser.pages.try_it.lists import Found, order
 from saelab.console import isolated, visible
 
 IN_TIP = 5
 
 
-def setting(**values: object) -> str:
-    """What `data-set` takes: parameters of the address; an empty one is taken out."""
-    return urlencode({name: str(value) for name, value in values.items()})
-
-
 def strip(
-    reading: Reading,
+    reading: PromptReading,
     lit: dict[int, float],
     strongest: float,
     tip: Callable[[int], str],
@@ -60,7 +55,7 @@ _PLAIN = '<span class="tok{lit}{special}" style="--a:{a}" data-tip="{tip}">{text
 
 
 def token_tip(
-    reading: Reading, position: int, latents: Found, name: Callable[[int], str], sort: str
+    reading: PromptReading, position: int, latents: Found, name: Callable[[int], str], sort: str
 ) -> str:
     """The token, how likely it was, and its first few latents in the chosen order."""
     chance = np.exp(reading.log_prob[position])

@@ -2,22 +2,22 @@
 
 import numpy as np
 
+from feature_browser.data.address import link, setting
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real, signed
-from feature_browser.draw.tables import Column, cell, link, metered, page_links, table
-from feature_browser.live.prompt import Reading
+from feature_browser.draw.tables import Column, anchor, cell, metered, page_of, table
+from feature_browser.live.prompt import PromptReading
+from feature_browser.pages.try_it.address import TryAddress
 from feature_browser.pages.try_it.bench import Bench
 from feature_browser.pages.try_it.lists import PAIR_SORTS, SORTS, Found, compare, order, order_pair
-from feature_browser.pages.try_it.strip import setting
-from feature_browser.shell.place import Place
 from saelab.console import visible
 
 ROWS = 40
 
 
-def latents_table(bench: Bench, reading: Reading, latents: Found, at: int | None) -> Html:
+def latents_table(bench: Bench, reading: PromptReading, latents: Found, at: int | None) -> Html:
     """The latents that fire, forty at a time."""
-    sort = bench.sort if bench.sort in SORTS else "value"
+    sort = bench.address.sort if bench.address.sort in SORTS else "value"
     target = visible(reading.target.text).strip()
     where = [
         Column("At", "the token of that value"),
@@ -38,14 +38,14 @@ def latents_table(bench: Bench, reading: Reading, latents: Found, at: int | None
     ]  # fmt: skip
     if not len(latents):
         return html('<p class="sub">No latent fires here.</p>')
-    rows, pages = _page(bench.place, order(latents, sort))
+    rows, pages = _page(bench.address, order(latents, sort))
     widest = float(np.nan_to_num(np.abs(latents.attribution)).max())
     body = (_row(bench, reading, latents, int(row), (at, widest)) for row in rows)
     return joined([table(columns, body, "Latents that fire"), pages])
 
 
 def _row(
-    bench: Bench, reading: Reading, latents: Found, row: int, about: tuple[int | None, float]
+    bench: Bench, reading: PromptReading, latents: Found, row: int, about: tuple[int | None, float]
 ) -> list[Html]:
     at, widest = about
     latent, value = int(latents.latent[row]), float(latents.value[row])
@@ -77,9 +77,9 @@ def _effect(effect: float, widest: float) -> Html:
     )
 
 
-def pair_table(bench: Bench, readings: list[Reading], latents: tuple[Found, Found]) -> Html:
+def pair_table(bench: Bench, readings: list[PromptReading], latents: tuple[Found, Found]) -> Html:
     """The latents of either prompt with both largest values."""
-    sort = bench.sort if bench.sort in PAIR_SORTS else "difference"
+    sort = bench.address.sort if bench.address.sort in PAIR_SORTS else "difference"
     pair = compare(*latents)
     columns = [
         _column(bench, "latent", "Latent", "its number; the circle lights up both", sort),
@@ -92,7 +92,7 @@ def pair_table(bench: Bench, readings: list[Reading], latents: tuple[Found, Foun
     ]
     if not len(pair):
         return html('<p class="sub">No latent fires in either.</p>')
-    rows, pages = _page(bench.place, order_pair(pair, sort))
+    rows, pages = _page(bench.address, order_pair(pair, sort))
     peaks = [dict(zip(f.latent.tolist(), f.peak.tolist(), strict=True)) for f in latents]
     widest = float(np.abs(pair.second - pair.first).max())
 
@@ -116,30 +116,29 @@ def _column(bench: Bench, name: str, title: str, text: str, sort: str) -> Column
         text,
         numeric=name != "latent",
         sorted=name == sort,
-        href=bench.place.to(sort=name, page=1).href,
+        href=bench.address.to(sort=name, page=1).href,
         rising=name == "latent",
     )
 
 
-def _page(place: Place, rows: np.ndarray) -> tuple[np.ndarray, Html]:
-    pages = max(1, -(-len(rows) // ROWS))
-    page = min(place.page_number, pages)
-    shown = rows[(page - 1) * ROWS : page * ROWS]
+def _page(address: TryAddress, rows: np.ndarray) -> tuple[np.ndarray, Html]:
+    part, links = page_of(address, len(rows), ROWS)
+    shown = rows[part]
     told = html(
         '<p class="sub summary">{a} to {b} of {n}</p>',
-        a=count((page - 1) * ROWS + 1), b=count((page - 1) * ROWS + len(shown)), n=count(len(rows)),
+        a=count(part.start + 1), b=count(part.start + len(shown)), n=count(len(rows)),
     )  # fmt: skip
-    return shown, joined([told, page_links(place, page, pages)])
+    return shown, joined([told, links])
 
 
 def _named(bench: Bench, latent: int) -> Html:
     on = latent == bench.lit
-    there = Place(run=bench.place.run, view="latent", latent=str(latent))
+    there = link("latent", run=bench.address.run, latent=latent)
     return html(
         '<button class="light" aria-pressed="{on}" data-set="{set}" title="light up" '
         'aria-label="light up by latent {latent}">{mark}</button> {link}',
         on="true" if on else "false", latent=latent, mark="◉" if on else "○",
-        set=setting(latent="" if on else latent), link=link(there.href, latent),
+        set=setting(latent="" if on else latent), link=anchor(there, latent),
     )  # fmt: skip
 
 

@@ -4,40 +4,40 @@ import numpy as np
 import streamlit as st
 from numpy import ndarray
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.address import link, setting
+from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.suggestions import suggestions
+from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real
 from feature_browser.live.chat import switch
-from feature_browser.live.prompt import Reading
-from feature_browser.pages.latent.cards import card as boxed
+from feature_browser.live.prompt import PromptReading
+from feature_browser.pages.try_it.address import TryAddress
 from feature_browser.pages.try_it.bench import Bench, open_bench, read
 from feature_browser.pages.try_it.lists import Found, found
-from feature_browser.pages.try_it.strip import setting, strip, token_tip
+from feature_browser.pages.try_it.strip import strip, token_tip
 from feature_browser.pages.try_it.tables import latents_table, pair_table
 from feature_browser.shell.canvas import go_to, here, show
-from feature_browser.shell.chrome import alone, message
-from feature_browser.shell.place import Place
 from saelab.config import UsageError
 from saelab.console import visible
 
 PROMPT, SECOND, LAST = "try-prompt", "try-second", "try-last-prompt"
 
 
-def try_view(card: RunCard, place: Place) -> None:
-    """Draw what the run's latents do on the prompts of `place`."""
+def try_view(_: Catalogue, card: RunCard, address: TryAddress) -> None:
+    """Draw what the run's latents do on the prompts of `address`."""
     if card.model == "own arrays":
         show(alone(_no_model(card)), "try")
         return
-    place = _remembered(card, place)
-    _controls(card, place)
-    if not place.prompt.strip():
+    address = _remembered(card, address)
+    _controls(card, address)
+    if not address.prompt.strip():
         show(alone(_empty(card)), "try")
         return
     try:
-        bench = open_bench(card, place)
-        texts = [text for text in (place.prompt, place.second) if text.strip()]
-        readings = [read(bench, text, place.target) for text in texts]
+        bench = open_bench(card, address)
+        texts = [text for text in (address.prompt, address.second) if text.strip()]
+        readings = [read(bench, text, address.target) for text in texts]
     except UsageError as error:
         show(alone(message("This cannot be read", str(error))), "try")
         return
@@ -47,25 +47,25 @@ def try_view(card: RunCard, place: Place) -> None:
     show(content, "try")
 
 
-def _remembered(card: RunCard, place: Place) -> Place:
-    """The place with the prompt that was last read by this model, if the address has none."""
+def _remembered(card: RunCard, address: TryAddress) -> TryAddress:
+    """The address with the prompt that was last read by this model, if the address has none."""
     key = f"{LAST}:{card.model}"
-    if not place.prompt and not place.second and st.session_state.get(key):
+    if not address.prompt and not address.second and st.session_state.get(key):
         prompt, chat = st.session_state[key]
-        place = place.to(prompt=prompt, chat=chat)
-        go_to(place)
-    st.session_state[key] = (place.prompt, place.chat) if place.prompt else None
-    return place
+        address = address.to(prompt=prompt, chat=chat)
+        go_to(address)
+    st.session_state[key] = (address.prompt, address.chat) if address.prompt else None
+    return address
 
 
-def _controls(card: RunCard, place: Place) -> None:
-    for key, text in ((PROMPT, place.prompt), (SECOND, place.second)):
+def _controls(card: RunCard, address: TryAddress) -> None:
+    for key, text in ((PROMPT, address.prompt), (SECOND, address.second)):
         if st.session_state.get(key) != text:
             st.session_state[key] = text
     with st.container(key="controls", horizontal=True):
         for key, label in ((PROMPT, "Prompt"), (SECOND, "Compare with (optional)")):
             st.text_area(label, key=key, height=68, on_change=_typed, placeholder="any text")
-        switch(card, place)
+        switch(card, address.chat, _switched)
 
 
 def _typed() -> None:
@@ -73,7 +73,11 @@ def _typed() -> None:
     for key in [key for key in st.session_state if str(key).startswith(LAST)]:
         # An emptied field stays empty.
         del st.session_state[key]
-    go_to(here().to(prompt=prompt, second=second, pos="", page=1))
+    go_to(here(TryAddress).to(prompt=prompt, second=second, pos="", page=1))
+
+
+def _switched(chat: str) -> None:
+    go_to(here(TryAddress).to(chat=chat, pos="", page=1))
 
 
 def _no_model(card: RunCard) -> Html:
@@ -98,9 +102,9 @@ def _empty(card: RunCard) -> Html:
     )
 
 
-def _one(bench: Bench, readings: list[Reading]) -> Html:
+def _one(bench: Bench, readings: list[PromptReading]) -> Html:
     (reading,) = readings
-    at, problem = _position(bench.place.pos, reading)
+    at, problem = _position(bench.address.pos, reading)
     notice = html('<p class="notice">{p}</p>', p=problem) if problem else EMPTY
     latents = found(reading, bench.density, at)
     body = [
@@ -116,7 +120,7 @@ def _one(bench: Bench, readings: list[Reading]) -> Html:
     return joined(body)
 
 
-def _two(bench: Bench, readings: list[Reading]) -> Html:
+def _two(bench: Bench, readings: list[PromptReading]) -> Html:
     first, second = (found(reading, bench.density) for reading in readings)
     both = np.intersect1d(first.latent, second.latent)
     title = (
@@ -133,7 +137,7 @@ def _two(bench: Bench, readings: list[Reading]) -> Html:
     )  # fmt: skip
 
 
-def _position(text: str, reading: Reading) -> tuple[int | None, str]:
+def _position(text: str, reading: PromptReading) -> tuple[int | None, str]:
     """The picked position, and what is wrong with it."""
     if not text:
         return None, ""
@@ -143,7 +147,7 @@ def _position(text: str, reading: Reading) -> tuple[int | None, str]:
     return int(text), ""
 
 
-def _headline(reading: Reading, latents: Found, at: int | None) -> Html:
+def _headline(reading: PromptReading, latents: Found, at: int | None) -> Html:
     if at is not None:
         return html(
             '<h1 class="headline">{n} latents fire on “{token}”</h1><p class="sub">position {at} · '
@@ -167,12 +171,12 @@ def _mean(values: ndarray) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _strip(bench: Bench, reading: Reading, at: int | None, *, pick: bool = True) -> Html:
+def _strip(bench: Bench, reading: PromptReading, at: int | None, *, pick: bool = True) -> Html:
     lit = _values(reading, bench.lit)
     strongest = max(map(abs, lit.values()), default=0.0)
     if bench.maximum is not None and bench.lit is not None:
         strongest = max(strongest, float(bench.maximum[bench.lit]))
-    sort = bench.sort if bench.sort in {"rarity", "attribution"} else "value"
+    sort = bench.address.sort if bench.address.sort in {"rarity", "attribution"} else "value"
 
     def tip(position: int) -> str:
         here = found(reading, bench.density, position)
@@ -181,33 +185,33 @@ def _strip(bench: Bench, reading: Reading, at: int | None, *, pick: bool = True)
     return strip(reading, lit, strongest, tip, at=at, pick=pick)
 
 
-def _values(reading: Reading, latent: int | None) -> dict[int, float]:
+def _values(reading: PromptReading, latent: int | None) -> dict[int, float]:
     if latent is None:
         return {}
     here = reading.latent == latent
     return dict(zip(reading.position[here].tolist(), reading.value[here].tolist(), strict=True))
 
 
-def _lit(bench: Bench, reading: Reading) -> Html:
+def _lit(bench: Bench, reading: PromptReading) -> Html:
     """Which latent shades the strip, and how to stop it."""
     if bench.lit is None:
         return html('<span class="hint">{t}</span>', t="hover: its latents · click: list them")
     n = len(_values(reading, bench.lit))
     name = bench.names.name(bench.lit)
     told = f"fires on {count(n)}" if n else "does not fire here"
-    steer = Place(
-        run=bench.place.run, view="steering", part="live", latent=str(bench.lit),
-        prompt=bench.place.prompt, chat=bench.place.chat,
+    steer = link(
+        "steering", run=bench.address.run, part="live", latent=bench.lit,
+        prompt=bench.address.prompt, chat=bench.address.chat,
     )  # fmt: skip
     return html(
         '<span class="hint always">lit by latent <b>{latent}</b>{name}: {told} · '
         '<a href="{steer}">steer with it</a> · '
         '<button class="plain" data-set="latent=">stop</button></span>',
-        latent=bench.lit, name=f" ({name})" if name else "", told=told, steer=steer.href,
+        latent=bench.lit, name=f" ({name})" if name else "", told=told, steer=steer,
     )  # fmt: skip
 
 
-def _next(reading: Reading) -> Html:
+def _next(reading: PromptReading) -> Html:
     """The likeliest next tokens; the pressed one is what effects are measured on."""
     shown = list(reading.predicted)
     if reading.target.token not in {one.token for one in shown}:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saelab.synthetic import (
+from saelab.testing.planted import (
     LARGEST,
     MOST_OFTEN,
     SMALLEST,

@@ -1,0 +1,30 @@
+"""What the address says on the page Try it."""
+
+from dataclasses import dataclass
+
+from feature_browser.data.address import AbstractAddress, one_of, page_number, parameter
+from feature_browser.pages.try_it.lists import PAIR_SORTS, SORTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TryAddress(AbstractAddress):
+    """The prompts that are tried.
+
+    Attributes:
+        latent: the latent that shades them, if the reader picked one.
+        prompt, second: the texts; the second is compared with the first.
+        chat: "1" where they go through the model's chat template.
+        pos: the token that was picked.
+        target: the token whose logit is asked about; the likeliest if empty.
+        sort, page: order and page of the table; its own order if empty.
+    """
+
+    view = "try"
+    latent: str | None = parameter(None, stays=True)
+    prompt: str = parameter("")
+    second: str = parameter("")
+    chat: str = parameter("")
+    pos: str = parameter("")
+    target: str = parameter("")
+    sort: str = one_of("", *SORTS, *PAIR_SORTS)
+    page: str = page_number()

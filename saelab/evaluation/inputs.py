@@ -1,0 +1,124 @@
+"""What measurements read, and what some of them need."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.activations.corpus import Corpus
+from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.rows import NO_LABELS, Rows, RowSample
+from saelab.host.host import Host
+from saelab.host.text import Text, TextBatch, read_text, stream
+from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
+from saelab.sites import Site
+from saelab.training.run import Run
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Held-out rows, where the SAE is.
+
+    Attributes:
+        x_hat: their reconstruction.
+        text: the contexts that they come from; None for rows of arrays.
+    """
+
+    rows: Rows
+    x_hat: Float[Tensor, "row d_out"]
+    text: TextBatch | None = None
+
+
+@dataclass
+class Inputs:
+    """What there is to measure a run on.
+
+    Attributes:
+        host, corpus: the SAE in its model and the held-out text; None for a run trained on arrays.
+        label_names: of the ground-truth labels; empty where there are none.
+        n_left_out: rows that were seen and not counted, since the SAE does not apply to them.
+        with_predictions: whether the texts of batches keep what the model predicted.
+        found: results of the measurements before this one, by name.
+    """
+
+    run: Run
+    sae: AbstractSAE
+    options: EvaluateOptions
+    host: Host | None = None
+    corpus: Corpus | None = None
+    label_names: tuple[str, ...] = ()
+    n_left_out: int = 0
+    with_predictions: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def site(self) -> str:
+        """Where the SAE writes."""
+        return self.run.config.written_site
+
+    @property
+    def device(self) -> torch.device:
+        """Where the SAE is."""
+        return self.sae.W_dec.device
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The model of a measurement that needs one."""
+        assert self.host is not None, "say needs=(language_model,)"
+        return self.host.lm
+
+    @cached_property
+    def sample(self) -> RowSample:
+        """Collects the first rows for the full suite."""
+        return RowSample(self.options.n_sample if self.options.suite == "full" else 0)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The first `options.n_sample` rows, once all have been read."""
+        return self.sample.rows()
+
+    def texts(self) -> Iterator[Text]:
+        """The held-out text once more, for a measurement that needs a model."""
+        return read_text(*self._text, **self._amount)
+
+    def batches(self, *, with_predictions: bool = False) -> Iterator[TextBatch]:
+        """The same with the rows of the run's sites."""
+        return stream(*self._text, **self._amount, with_predictions=with_predictions)
+
+    @property
+    def _text(self) -> tuple[Host, Corpus]:
+        assert self.host is not None, "say needs=(language_model,)"
+        assert self.corpus is not None
+        return self.host, self.corpus
+
+    @property
+    def _amount(self) -> dict[str, int]:
+        return {"n_tokens": self.options.n_tokens, "batch_size": self.options.contexts}
+
+
+Need = Callable[[Inputs], str | None]
+"""Says in one sentence why it is not there; None if it is."""
+
+
+def language_model(inputs: Inputs) -> str | None:
+    """The run's language model and a text for it."""
+    if inputs.host is not None:
+        return None
+    return "The run was trained on arrays, and this needs a language model."
+
+
+def labels(inputs: Inputs) -> str | None:
+    """Ground-truth labels of the rows."""
+    return None if inputs.label_names else NO_LABELS
+
+
+def replaceable_site(inputs: Inputs) -> str | None:
+    """A site whose whole effect on the model goes through what the SAE writes there."""
+    if Site.of(inputs.site).replaceable:
+        return None
+    return f"The skip connection goes past {inputs.site}, so a change there is only half of one."

@@ -1,0 +1,160 @@
+"""What a measurement is, and the one list of them: a new one is its file and a line here.
+
+`saelab evaluate` and its suites, runs of arrays, `--json`, the printed tables, the app and README's
+table all follow `measurements()`. Other packages add theirs as entry points of the group
+`saelab.measurements` (name = "package.module:MEASUREMENT"), notebooks by `register_measurement`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from saelab.config import UsageError, first_problem
+from saelab.evaluation.inputs import Batch, Inputs, Need
+from saelab.registry import Registry
+from saelab.types import Figures
+
+BUILT_IN = {
+    "reconstruction": "saelab.evaluation.reconstruction:RECONSTRUCTION",
+    "downstream": "saelab.evaluation.downstream:DOWNSTREAM",
+    "density": "saelab.evaluation.density:DENSITY",
+    "dictionary": "saelab.evaluation.dictionary:DICTIONARY",
+    "description_length": "saelab.evaluation.mdl:DESCRIPTION_LENGTH",
+    "uniformity": "saelab.evaluation.uniformity:UNIFORMITY",
+    "ablation": "saelab.evaluation.ablation:ABLATION",
+    "probing": "saelab.evaluation.probing:PROBING",
+    "absorption": "saelab.evaluation.absorption_tasks:ABSORPTION",
+    "recovery": "saelab.evaluation.recovery:RECOVERY",
+}
+"""Where each measurement is, in the order in which they are made and printed."""
+
+
+Line = tuple[str, str, str]
+"""What is measured, its value, and what the value means."""
+
+
+class Column(NamedTuple):
+    """A column of a printed table.
+
+    Attributes:
+        number: whether it stands at the right.
+        shared: whether it says the same of every SAE on the same text.
+        style: rich's: bold, dim.
+    """
+
+    name: str = ""
+    number: bool = True
+    shared: bool = False
+    style: str = ""
+
+
+LINES = (
+    Column(number=False, shared=True),
+    Column(style="bold"),
+    Column(number=False, shared=True, style="dim"),
+)
+"""The columns of a `Line`."""
+
+
+class Streamed(NamedTuple):
+    """A measurement in the making, to which the held-out rows come batch by batch.
+
+    Attributes:
+        update: adds a batch.
+        results: gives the result of what was added, or `Skipped`.
+    """
+
+    update: Callable[[Batch], object]
+    results: Callable[[], Any]
+
+
+def _nothing(result: object) -> tuple[()]:
+    del result
+    return ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing that `evaluate` measures. It has either `measure` or `stream`.
+
+    Attributes:
+        name: of its file `evaluation/NAME.json` and of the attribute of an `Evaluation`.
+        title: of the table in which it is printed, which others may share.
+        lines: the table's rows for a result, one text a column.
+        measure: makes the result from the weights, the sample `inputs.rows` or the text; or says
+            why there is none (`Skipped`).
+        stream: begins what sees every batch of the one pass over the held-out rows.
+        result: a dataclass, or plain figures by name.
+        needs: without which it is skipped, for the reason that the first one missing gives.
+        suite: core, which is always measured, or full.
+        columns: of the table.
+        about: what a reader must know of the table.
+        warnings: of a result, sentences of which a reader must be warned.
+        left_out: of a result, the parts that could not be measured, each with the reason.
+    """
+
+    name: str
+    title: str
+    lines: Callable[[Any], Iterable[tuple[str, ...]]]
+    measure: Callable[[Inputs], Any] | None = None
+    stream: Callable[[Inputs], Streamed] | None = None
+    result: Any = Figures
+    needs: tuple[Need, ...] = ()
+    suite: Literal["core", "full"] = "full"
+    columns: tuple[Column, ...] = LINES
+    about: str = ""
+    warnings: Callable[[Any], Iterable[str]] = _nothing
+    left_out: Callable[[Any], Iterable[tuple[str, str]]] = _nothing
+
+    @property
+    def absent(self) -> dict[str, float] | None:
+        """What stands for a result that was not made: no figures, or None."""
+        return {} if self.result is Figures else None
+
+    def problem(self, inputs: Inputs) -> str | None:
+        """Why it cannot be made of a run; None if it can."""
+        return next(filter(None, (need(inputs) for need in self.needs)), None)
+
+    def read(self, values: dict[str, Any], where: str) -> Any:  # noqa: ANN401 - its own type
+        """The result that a file holds.
+
+        Raises:
+            UsageError: it is no such result; `where` names the file.
+        """
+        kept = {name: value for name, value in values.items() if name != "made"}
+        try:
+            return TypeAdapter(self.result).validate_python(kept)
+        except ValidationError as error:
+            raise UsageError(f"{where} is no {self.name}: {first_problem(error)}.") from error
+
+
+def _own_name(measurement: object) -> str:
+    if not isinstance(measurement, Measurement):
+        raise UsageError(f"{measurement!r} is no Measurement.")
+    if not measurement.name.isidentifier() or measurement.name in RESERVED:
+        raise UsageError(f"A measurement cannot have the name {measurement.name!r}.")
+    if (measurement.measure is None) == (measurement.stream is None):
+        raise UsageError(f"The measurement {measurement.name!r} needs either measure or stream.")
+    return measurement.name
+
+
+RESERVED = ("summary", "held_out", "held_out_text", "results", "skipped", "seconds", "values")
+REGISTRY: Registry[Measurement] = Registry(
+    "measurement", "saelab.measurements", BUILT_IN, _own_name, lambda m: m.lines.__module__
+)
+
+
+def measurements() -> dict[str, Measurement]:
+    """Every measurement by its name: built-in, of other packages, registered."""
+    return REGISTRY.everything()
+
+
+def register_measurement(measurement: Measurement) -> Measurement:
+    """Make a measurement of your own known in this process, as a built-in one is.
+
+    Raises:
+        UsageError: another has its name, or it cannot be one.
+    """
+    return REGISTRY.register(measurement)
