@@ -96,14 +96,13 @@ def minimise(
     *,
     kind: str = "l1",
     nonnegative: bool = False,
-    stop: Stop = Stop(),  # noqa: B008 - frozen
+    stop: Stop = Stop(),
 ) -> Minimum:
     """Coefficients that minimise ||x - z A||^2 / 2 + penalty(z), row by row.
 
-    l1 is convex: FISTA with restarts, until the duality gap proves that every row is within
-    `stop.tolerance` of its minimum. The other penalties are not: plain proximal steps from z = 0, until
-    nothing moves by more than `stop.tolerance` of the largest coefficient, at a point that no small
-    change improves.
+    l1 is convex: FISTA with restarts, until the duality gap proves that every row is near its
+    minimum. The other penalties are not convex: plain proximal steps from z = 0, until nothing
+    moves any more, at a point that no small change improves.
 
     Costs `batch * d_sae` numbers five times over: give it rows in parts.
 
@@ -113,6 +112,7 @@ def minimise(
         penalty: lambda > 0.
         kind: l1 (lambda |z|), l0 (lambda per non-zero), half (lambda sqrt|z|) or cel0.
         nonnegative: only coefficients >= 0, as those of most SAEs.
+        stop: how exact the minimum must be, and after how many steps it may be given up.
 
     Raises:
         UsageError: the kind is unknown, or the penalty is not positive.
