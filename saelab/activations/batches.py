@@ -38,7 +38,7 @@ class BatchSites:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _RowGroup:
     """Rows in memory: those served from `start` to `stop`, counted over all epochs."""
 
     start: int
@@ -108,8 +108,8 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         )
         self._places = (Staging(self._device), Staging(self._device))
         self._served = 0
-        self._group: _Group | None = None
-        self._ahead: Future[_Group] | None = None
+        self._group: _RowGroup | None = None
+        self._ahead: Future[_RowGroup] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="activations")
         self._sorter = ThreadPoolExecutor(1, thread_name_prefix="order")
 
@@ -166,7 +166,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         if grad.kind != "gradient" or grad.hook != x.hook:
             raise UsageError(f"{grad.name} does not hold gradients with respect to {x.name}.")
 
-    def _group_at(self, row: int) -> _Group:
+    def _group_at(self, row: int) -> _RowGroup:
         """The group that serves this row; a thread reads the next group."""
         if self._group is None or not self._group.start <= row < self._group.stop:
             ahead = self._ahead.result() if self._ahead else None
@@ -178,7 +178,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
             self._group, self._ahead = group, self._thread.submit(self._load, group.stop, free)
         return self._group
 
-    def _load(self, row: int, place: Staging) -> _Group:
+    def _load(self, row: int, place: Staging) -> _RowGroup:
         epoch, inside = divmod(row, self._epoch_rows)
         plan = self._plan(epoch)
         group = plan.group_of(inside)
@@ -187,7 +187,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         # Sorting takes as long as reading a third of the rows, and runs beside it.
         order = self._sorter.submit(self._row_order, plan, group)
         rows = place.load(self._views, blocks, int(self._table.count[blocks].sum()))
-        return _Group(start, stop, place.order(order.result()), rows, place)
+        return _RowGroup(start, stop, place.order(order.result()), rows, place)
 
     def _row_order(self, plan: EpochPlan, group: int) -> Int64[np.ndarray, " served"]:
         """The order in which a group's rows, as read, are served; rows left out are skipped."""

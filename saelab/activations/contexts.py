@@ -35,7 +35,7 @@ class TokenBatch:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _ContextGroup:
     """Contexts in memory in the order of serving, from `start` to `stop`."""
 
     start: int
@@ -90,7 +90,7 @@ class ContextBatches(Iterator[TokenBatch]):
             lambda epoch: EpochPlan.create(self._table, pool, seed=seed, epoch=epoch)
         )
         self._served = 0
-        self._group: _Group | None = None
+        self._group: _ContextGroup | None = None
 
     @property
     def contexts_served(self) -> int:
@@ -129,7 +129,7 @@ class ContextBatches(Iterator[TokenBatch]):
         self._served = int(state["contexts_served"])
         self._group = None
 
-    def _group_at(self, context: int) -> _Group:
+    def _group_at(self, context: int) -> _ContextGroup:
         """The group that serves this context, counted over all epochs."""
         if self._group is None or not self._group.start <= context < self._group.stop:
             # The old group is dropped before the new one is read, so that memory holds only one.
@@ -137,14 +137,14 @@ class ContextBatches(Iterator[TokenBatch]):
             self._group = self._load(context)
         return self._group
 
-    def _load(self, context: int) -> _Group:
+    def _load(self, context: int) -> _ContextGroup:
         epoch, inside = divmod(context, self._table.n_rows)
         plan = self._plan(epoch)
         group = plan.group_of(inside)
         start, stop = (epoch * self._table.n_rows + int(plan.rows[group + i]) for i in (0, 1))
         units = [self._units[block] for block in plan.group_blocks(group)]
         tokens, mask = _read(self._store, units, plan.row_order(group))
-        return _Group(start, stop, tokens, mask)
+        return _ContextGroup(start, stop, tokens, mask)
 
 
 def _apart(

@@ -18,12 +18,12 @@ from saelab.activations.labelled import Labelled, annotator_for
 from saelab.activations.open_text import OpenedText, open_text
 from saelab.activations.sources import (
     BLOCK_BYTES,
-    Source,
+    DocumentSource,
     StreamSource,
     hub_documents,
     ordered_documents,
 )
-from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Reading, Split, TextCorpus
+from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Split, TextCorpus, TextReading
 from saelab.activations.windows import KEPT, PADDING, Shard, tokenise
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
@@ -149,7 +149,10 @@ def load_corpus(  # noqa: PLR0913 - each is an option of the command line
         )
     if annotator is not None:
         facts["annotator"] = annotator.facts
-    shards, reading = opened.shards(text_field, cutter, annotator), Reading(lm, length, annotator)
+    shards, reading = (
+        opened.shards(text_field, cutter, annotator),
+        TextReading(lm, length, annotator),
+    )
     make = partial(_shard, lambda: shards, reading, cutter)
     return _checked(TextCorpus(reading, make, facts, split), source)
 
@@ -195,14 +198,14 @@ def recorded_corpus(
     annotator = Labelled.recorded(told, documents, lm.tokenizer, field, changed=changed)
 
     @cache
-    def shards_once() -> Source:
+    def shards_once() -> DocumentSource:
         return opened().shards(field, cutter, annotator)
 
-    def shards() -> Source:
+    def shards() -> DocumentSource:
         with lock:
             return shards_once()
 
-    reading = Reading(lm, length, annotator)
+    reading = TextReading(lm, length, annotator)
     make = partial(_shard, shards, reading, cutter)
     place = None if kept is None else kept / KEPT
     return _checked(TextCorpus(reading, make, known, split, kept=place), source)
@@ -223,7 +226,7 @@ def _block(length: int) -> int:
 
 
 def _shard(
-    source: Callable[[], Source], reading: Reading, cutter: Cutter, number: int
+    source: Callable[[], DocumentSource], reading: TextReading, cutter: Cutter, number: int
 ) -> Shard | None:
     """A shard of the source as windows; `room` does not count BOS."""
     found = source().shard(number)
@@ -244,7 +247,7 @@ def _in_order(
         if source.startswith("hf:")
         else partial(ordered_documents, source)
     )
-    opened, reading, cutter = StreamSource(documents), Reading(lm, length), Cutter(lm.tokenizer)
+    opened, reading, cutter = StreamSource(documents), TextReading(lm, length), Cutter(lm.tokenizer)
     # The last document is the one that reached this number, counted over both splits.
     left = None if most is None else -(-most * HOLD_OUT_ONE_IN // (HOLD_OUT_ONE_IN - 1))
 

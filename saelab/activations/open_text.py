@@ -9,8 +9,8 @@ from saelab.activations.cutting import Cutter
 from saelab.activations.documents import Document
 from saelab.activations.format import JsonObject
 from saelab.activations.sources import (
+    DocumentSource,
     FileSource,
-    Source,
     StreamSource,
     hub_documents,
     hub_parts,
@@ -30,10 +30,12 @@ class OpenedText:
 
     facts: JsonObject
     documents: Callable[[], Iterator[Document]]
-    read_as: Callable[[str | None, Cutter | None], Source]
+    read_as: Callable[[str | None, Cutter | None], DocumentSource]
     endless: bool
 
-    def shards(self, text_field: str, cutter: Cutter, annotator: Annotator | None) -> Source:
+    def shards(
+        self, text_field: str, cutter: Cutter, annotator: Annotator | None
+    ) -> DocumentSource:
         """The shards for a text field; an annotator gets whole documents."""
         if annotator is None:
             return self.read_as(text_field, cutter)
@@ -51,7 +53,7 @@ def open_text(source: str, seed: int, block: int) -> OpenedText:
         return OpenedText(files.facts, files.documents, files.read_as, endless=False)
     hub_parts(source)
 
-    def read_as(field: str | None, cutter: Cutter | None) -> Source:
+    def read_as(field: str | None, cutter: Cutter | None) -> DocumentSource:
         del cutter  # a stream's texts are cut where they are tokenised
         return StreamSource(partial(hub_documents, source, field))
 

@@ -61,7 +61,7 @@ class ShardOfDocuments(NamedTuple):
 
 
 @runtime_checkable
-class Source(Protocol):
+class DocumentSource(Protocol):
     """Documents in shards. Reading a shard twice gives the same documents."""
 
     def shard(self, number: int) -> ShardOfDocuments | None:
@@ -115,7 +115,7 @@ class FileSource:
         return self
 
     def shard(self, number: int) -> ShardOfDocuments | None:
-        """See `Source.shard`."""
+        """See `DocumentSource.shard`."""
         if number >= len(self._shards):
             return None
         blocks = self._blocks[self._shards[number]].tolist()
@@ -193,7 +193,7 @@ class StreamSource:
         self._held: dict[int, ShardOfDocuments | None] = {}
 
     def shard(self, number: int) -> ShardOfDocuments | None:
-        """See `Source.shard`; going back restarts the stream."""
+        """See `DocumentSource.shard`; going back restarts the stream."""
         with self._lock:
             if number in self._held:
                 return self._held.pop(number)

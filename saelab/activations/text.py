@@ -57,7 +57,7 @@ class Contexts:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextReading:
     """How a text is read.
 
     Attributes:
@@ -104,7 +104,7 @@ class TextCorpus:
 
     def __init__(
         self,
-        reading: Reading,
+        reading: TextReading,
         make: Callable[[int], Shard | None],
         facts: JsonObject,
         split: Split,

@@ -1,1 +1,1 @@
-"""How fast this machine trains, selects, reads and writes."""
+"""Benchmarks: how fast this machine trains, selects, reads and writes."""

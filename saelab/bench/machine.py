@@ -1,4 +1,4 @@
-"""What a training step costs at least on this machine, and what plain torch needs for it."""
+"""The least time of a training step on this machine, and the time of plain torch."""
 
 import statistics
 import time
@@ -20,8 +20,8 @@ class StepShape:
     Attributes:
         d_in: width of the activations.
         d_sae: latents.
-        k: active latents of a row.
-        batch: rows.
+        k: active latents per row.
+        batch: rows per batch.
     """
 
     d_in: int
@@ -36,7 +36,7 @@ class StepShape:
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device reaches by itself: bfloat16 FLOP/s, and bytes copied (read + written) /s."""
+    """The device's measured rates: bfloat16 FLOP/s, and bytes copied (read + written) /s."""
 
     matmul: float
     copy: float
@@ -44,8 +44,9 @@ class Rates:
     def floor(self, shape: StepShape) -> float:
         """Seconds that a step with a dense encoder and Adam needs at these rates.
 
-        The encoder's product; bfloat16 pre-activations written and read once; and for each of the
-        two weight matrices 26 bytes: float32 weight and moments read and written, a bfloat16 copy.
+        It counts the encoder's product, bfloat16 pre-activations written and read once, and 26
+        bytes per weight of the two matrices: float32 weight and moments read and written, and a
+        bfloat16 copy.
         """
         pre_acts = shape.batch * shape.d_sae
         weights = 2 * shape.d_in * shape.d_sae
@@ -71,7 +72,7 @@ def times(run: Callable[[], object], *, steps: int, device: torch.device) -> lis
 
 
 def measure_rates(device: torch.device, *, size: int = 8192, rounds: int = 20) -> Rates:
-    """The medians of `rounds` square products and of as many copies of `32 size^2` bytes."""
+    """Medians of `rounds` square matrix products, and of as many copies of `32 size^2` bytes."""
     generator = torch.Generator(device).manual_seed(0)
     a, b = (
         torch.randn(size, size, device=device, generator=generator).bfloat16() for _ in range(2)
@@ -90,7 +91,7 @@ def measure_rates(device: torch.device, *, size: int = 8192, rounds: int = 20) -
 class DenseStep:
     """The same step in plain torch: autograd, bfloat16 autocast, dense codes, a fused Adam.
 
-    `compiled` puts forward and backward through torch.compile.
+    With `compiled`, torch.compile compiles forward and backward.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class DenseStep:
         )
 
     def forget(self) -> None:
-        """Give the device's memory back; the step is of no use afterwards."""
+        """Free the device's memory; the step must not be used afterwards."""
         torch._dynamo.reset()  # Nothing public drops compiled code.
         for parameter in self._adam.param_groups[0]["params"]:
             parameter.data, parameter.grad = parameter.data.new_empty(0), None

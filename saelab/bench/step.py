@@ -72,7 +72,7 @@ def time_step(
     def run() -> None:
         taken[0] += 1
         batch = batches[taken[0] % BATCHES]
-        way.advance(batch, objective, context, lr=LR, scale=1.0)
+        way.optimizer_step(batch, objective, context, lr=LR, scale=1.0)
 
     seconds, peak = _measure(run, steps, device)
     floor = rates.floor(shape)

@@ -23,7 +23,7 @@ SITE = "x"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StoreSpeed:
     """A speed and its limit.
 
     Attributes:
@@ -45,7 +45,7 @@ class Comparison:
 
 def compare_writing(
     directory: Path, *, rows: int, d_in: int, dtype: Dtype, rounds: int
-) -> Comparison:
+) -> StoreSpeed:
     """Compare writing a store with writing and fsyncing the same number of bytes, file by file."""
     x = torch.randn(rows, d_in, generator=torch.Generator().manual_seed(0))
     x = x.to({"float32": torch.float32, "float16": torch.float16}.get(dtype, torch.bfloat16))
@@ -67,12 +67,12 @@ def compare_writing(
 
     times = _in_turns([ours, lambda: _seconds(plain)], rounds)
     size = x.nbytes / 1e9
-    return Comparison("write, durably", size / times[0], size / times[1], "GB", 0.85)
+    return StoreSpeed("write, durably", size / times[0], size / times[1], "GB", 0.85)
 
 
 def compare_reading(
     path: Path, *, batch_size: int, rounds: int, cold: bool, device: torch.device
-) -> Comparison:
+) -> StoreSpeed:
     """Compare serving shuffled float32 batches, with checksums, with reading the files in order.
 
     Opening the store, which checks every file's header once (about 4 ms a file), is not counted.
@@ -108,7 +108,7 @@ def compare_reading(
 
     times = _in_turns([ours, raw], rounds)
     name = f"read shuffled, {'from disk' if cold else 'from memory'}"
-    return Comparison(name, size / 1e9 / times[0], size / 1e9 / times[1], "GB", 0.8)
+    return StoreSpeed(name, size / 1e9 / times[0], size / 1e9 / times[1], "GB", 0.8)
 
 
 def compare_harvest(
@@ -119,7 +119,7 @@ def compare_harvest(
     *,
     options: HarvestOptions,
     rounds: int,
-) -> Comparison:
+) -> StoreSpeed:
     """Compare a harvest with the same forward passes, up to the last hook, without storing."""
     manifest = plan(lm, hooks, corpus, options)
     out = directory / "harvest"
@@ -137,7 +137,7 @@ def compare_harvest(
         _finish(lm.device)
 
     times = _in_turns([ours, lambda: _seconds(plain)], rounds)
-    return Comparison(
+    return StoreSpeed(
         "harvest", tokens.numel() / times[0], tokens.numel() / times[1], "tokens", 0.9
     )
 

@@ -1,4 +1,4 @@
-"""Variants beside each other: trained on the same rows, measured on the same held-out text."""
+"""A comparison of variants: trained on the same rows, measured on the same held-out text."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from saelab.bench.speed import training_speed
+from saelab.bench.training_speed import training_speed
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.results import Evaluation
@@ -18,17 +18,17 @@ from saelab.training.loop import train_many
 from saelab.training.run import Run
 
 FOUND = 0.8
-"""The F1 on held-out text from which a latent counts as having found a known feature."""
+"""A latent with at least this F1 on held-out text counts as having found a known feature."""
 
 
 @dataclass(frozen=True)
 class VariantFigures:
-    """One trained SAE in figures, on text that no training saw.
+    """The figures of one trained SAE on text that no training saw.
 
     Attributes:
         found: known features that some latent finds with F1 of 0.8 or more; None without labels.
         features: known features that are frequent enough to score; None without labels.
-        tokens_per_second: of training this SAE alone on this device.
+        tokens_per_second: speed of training this SAE alone on this device.
     """
 
     variant: str
@@ -46,13 +46,13 @@ class VariantFigures:
 def variant_configs(
     base: TrainConfig, variants: Sequence[str], *, out: Path, seeds: int = 1
 ) -> dict[Path, TrainConfig]:
-    """`base` for every variant and seed, by the directory of each below `out`.
+    """`base` for every variant and seed, by the run's directory below `out`.
 
-    Of `base.sae` the width is kept, and k where the variant has one; the other options are each
-    variant's own defaults. All read the rows in the same order, so that they train from one read.
+    Of `base.sae`, the width is kept, and k if the variant has one; other options have each
+    variant's defaults. All runs read the rows in the same order, so they train from one read.
 
     Raises:
-        UsageError: a name is not that of a variant.
+        UsageError: a name is no variant's.
     """
     configs, k = {}, base.sae.sparsity.k or 32
     for name, seed in product(variants, range(seeds)):
@@ -69,7 +69,7 @@ def compare_variants(
     n_tokens: int,
     device: str | torch.device = "auto",
 ) -> list[VariantFigures]:
-    """Train all (what is trained already is kept), then measure each on `n_tokens` held-out tokens.
+    """Train all runs that are not finished, then measure each on `n_tokens` held-out tokens.
 
     Raises:
         UsageError: as for `train_many` and `evaluate`.
@@ -100,7 +100,7 @@ def _figures(run: Run, result: Evaluation, speed: float) -> VariantFigures:
 
 
 def averages(results: Sequence[VariantFigures]) -> dict[str, dict[str, float]]:
-    """For each variant the mean over its seeds of every figure; without those that are None."""
+    """For each variant, the mean of every figure over its seeds, without figures that are None."""
     by_variant: dict[str, list[VariantFigures]] = {}
     for result in results:
         by_variant.setdefault(result.variant, []).append(result)

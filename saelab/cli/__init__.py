@@ -1,4 +1,4 @@
-"""The `saelab` command: one verb, one result, its path printed last."""
+"""The `saelab` command: each verb makes one result and prints its path last."""
 
 import errno
 import keyword
@@ -52,7 +52,7 @@ In bash and zsh, this makes the Tab key complete verbs and options:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0: done, 1: a check failed or the system did, 2: bad input, 128 + n: stopped by signal n.
+    0: done; 1: a check failed, or a system error; 2: bad input; 128 + n: stopped by signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     while arguments[:1] == ["help"]:
@@ -65,19 +65,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main_of(verb: str) -> Callable[[list[str]], int]:
-    # Each verb's module is imported only when it runs: most of them bring torch along.
+    # Each verb's module is imported only when it runs, since most of them import torch.
     if verb not in VERBS:
         from saelab.cli.help_text import Command
         from saelab.cli.parse import choose
 
         choose(Command("saelab", ABOUT, choices=VERBS, choice="VERB"), [verb])
-    # `import` is no name for a Python module.
+    # `import` cannot be the name of a Python module.
     module = f"{verb}_" if keyword.iskeyword(verb) else verb
     return import_module(f"saelab.cli.{module}").main
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    # Idle threads of OpenMP spin by default; where another process wants the cores, that makes
+    # Idle OpenMP threads spin by default. Where another process needs the cores, this makes
     # training many times slower. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     who = f"saelab {verb}" if verb in VERBS else "saelab"
@@ -86,12 +86,12 @@ def _run(verb: str, arguments: list[str]) -> int:
             try:
                 return _main_of(verb)(arguments)
             finally:
-                # Here, and not at exit, where a full disk would be told with a traceback.
+                # Flushed here, since at exit a full disk would be reported with a traceback.
                 sys.stdout.flush()
     except UsageError as error:
         return _fail(f"{who}: {error}", error.exit_code)
     except BrokenPipeError:
-        # The reader of a pipe (head, less) has left.
+        # The reader of a pipe (head, less) has closed it.
         _give_up_output()
         return 141
     except OSError as error:
@@ -113,7 +113,7 @@ def _again(verb: str) -> str:
 
 
 def _give_up_output() -> None:
-    """Python would complain again at exit of what cannot be printed."""
+    """Drop unwritten output, about which Python would complain again at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""`saelab bench`: this machine's speed with saelab, and the variants beside each other."""
+"""`saelab bench`: the speed of saelab on this machine, and a comparison of the variants."""
 
 import json
 import tempfile
@@ -17,7 +17,7 @@ from saelab.cli.parse import choose, parse
 from saelab.config import Config, Heading, UsageError
 
 if TYPE_CHECKING:
-    from saelab.bench.store import Comparison
+    from saelab.bench.store import StoreSpeed
     from saelab.bench.variants import VariantFigures
     from saelab.lm.protocol import LanguageModel
     from saelab.training.config import TrainConfig
@@ -26,47 +26,47 @@ if TYPE_CHECKING:
 class StoreArguments(Config):
     """Measure the activation store against this machine's limits, in turns in one process.
 
-    Harvesting is compared with the forward passes alone, writing with a plain write and fsync,
+    Harvesting is compared with its forward passes alone, writing with a plain write and fsync,
     reading with a plain sequential read. Set OMP_NUM_THREADS on a busy machine.
 
         saelab bench store --directory /data
     """
 
     directory: Annotated[Path, Heading("Store")] = Path()
-    """On which disk: a temporary directory is made there."""
+    """A directory on the disk to measure; a temporary directory is made in it."""
     mib: int = Field(default=512, gt=0)
-    """Size of the store that is written and read."""
+    """Size, in MiB, of the store that is written and read."""
     d_in: int = Field(default=768, gt=0)
-    """Width of its rows."""
+    """Width of the store's rows."""
     batch_size: int = Field(default=4096, gt=0)
-    """Rows of a batch."""
+    """Rows per batch."""
     rounds: int = Field(default=4, gt=0)
-    """How often each is measured; the best counts."""
+    """Number of measurements of each kind; the best counts."""
     model: Annotated[str, Heading("Harvest")] = "tiny"
-    """Whose harvest is measured, on the shipped grammar if it is tiny, else on --text."""
+    """Language model to harvest from; the text is the shipped grammar for tiny, else --text."""
     sites: Annotated[tuple[str, ...], Metavar("HOOK")] = ("blocks.2.hook_resid_post",)
-    """The sites of the harvest."""
+    """Sites to harvest."""
     text: str = "tiny"
-    """The text of the harvest; see `saelab harvest --help`."""
+    """Text to harvest; see `saelab harvest --help`."""
     n_tokens: int = Field(default=100_000, gt=0)
-    """Tokens of the harvest."""
+    """Tokens to harvest."""
     contexts: int = Field(default=32, gt=0)
-    """Contexts of a forward pass."""
+    """Contexts per forward pass."""
     compute_dtype: Literal["bf16", "f16", "f32"] = "f32"
-    """What the model runs in."""
+    """Dtype in which the model runs."""
     device: str = "auto"
-    """Where the model runs and the batches go."""
+    """Device of the model and of the batches."""
     json_: Annotated[bool, Heading("Output")] = False
     """Print JSON."""
 
 
 class VariantsArguments(Config):
-    """Train every variant on the same rows, and print what each makes of the same held-out text.
+    """Train every variant on the same rows, and measure all on the same held-out text.
 
-    All share the width, k and the learning rate; the rest is each variant's own default. The SAEs
-    train from one read of the store, and each one's speed is then measured by itself. What is
-    trained already is kept, so the same command continues an interrupted one. About five minutes
-    on 2 CPU cores:
+    All variants share the width, k and the learning rate; other options have each variant's
+    defaults. The SAEs train from one read of the store; then the speed of each is measured alone.
+    Finished SAEs are kept, so the same command continues an interrupted one. About five minutes on
+    2 CPU cores:
 
         saelab bench variants --out runs/variants
 
@@ -77,30 +77,30 @@ class VariantsArguments(Config):
     """
 
     activations: Annotated[Path | None, Heading("Data")] = None
-    """A store that `saelab harvest` wrote; default: one of the tiny model, made below --out."""
+    """A store that `saelab harvest` wrote; default: a new store of the tiny model, below --out."""
     site: str = "blocks.2.hook_resid_post"
-    """Which of the store's hooks to train on."""
+    """The store's hook to train on."""
     variants: Annotated[tuple[str, ...], Heading("SAE")] = ()
-    """Which variants; default: all that `saelab train --help` lists."""
+    """Variants to train; default: all that `saelab train --help` lists."""
     d_sae: Annotated[int, Heading("SAE")] = Field(default=512, gt=0)
     """Latents of every SAE."""
     k: int = Field(default=8, gt=0)
-    """Active latents per token: exactly, on average, or as a target, as the variant has it; some
-    have a penalty instead."""
+    """Active latents per token. It is exact, an average or a target, depending on the variant;
+    variants with an L1 penalty ignore it."""
     n_tokens: Annotated[int, Heading("Optimisation")] = Field(default=300_000, gt=0)
     """Tokens to train on."""
     batch_size: int = Field(default=512, gt=0)
     """Tokens per step."""
     lr: float = Field(default=8e-3, gt=0)
-    """Peak learning rate of all; so high a one suits short runs on the tiny model."""
+    """Peak learning rate of all variants; the high default suits short runs on the tiny model."""
     seeds: int = Field(default=1, gt=0)
-    """SAEs of each variant; the table shows their means, the JSON each of them."""
+    """Number of seeds per variant; the table shows means, the JSON every SAE."""
     n_eval_tokens: Annotated[int, Heading("Data")] = Field(default=30_000, gt=0)
     """Held-out tokens to measure on."""
     out: Annotated[Path, Heading("Output")] = Path("runs/variants")
-    """Where to write: the activations, the runs, and variants.json."""
+    """Directory for the activations, the runs, and variants.json."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
     json_: bool = False
     """Print JSON instead of the table."""
 
@@ -145,7 +145,7 @@ def _store(args: StoreArguments) -> int:
     return 0
 
 
-def _measure(args: StoreArguments, directory: Path) -> "list[Comparison]":
+def _measure(args: StoreArguments, directory: Path) -> "list[StoreSpeed]":
     import torch
 
     from saelab.activations.corpus import load_corpus
@@ -202,7 +202,7 @@ def _variants(args: VariantsArguments) -> int:
 
 
 def _prepare(args: VariantsArguments) -> "tuple[LanguageModel, TrainConfig]":
-    """The model, and what all runs have in common; harvests the tiny model where asked to."""
+    """The model, and the options that all runs share; harvests the tiny model if needed."""
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions, harvest
     from saelab.activations.store import ActivationStore
@@ -237,7 +237,7 @@ def _prepare(args: VariantsArguments) -> "tuple[LanguageModel, TrainConfig]":
 
 
 def _print_variants(args: VariantsArguments, results: "Sequence[VariantFigures]") -> None:
-    """One line a variant: means over its seeds."""
+    """One line per variant: means over its seeds."""
     from saelab.bench.variants import FOUND, averages
     from saelab.console import si
 

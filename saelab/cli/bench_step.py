@@ -1,4 +1,4 @@
-"""`saelab bench step`: how long one optimizer step takes, beside what the machine allows."""
+"""`saelab bench step`: the time of one optimizer step, beside the machine's limit."""
 
 import json
 from collections.abc import Sequence
@@ -20,32 +20,32 @@ ON_CPU = ("128:2048:16:1024", "768:8192:32:1024")
 
 
 class StepArguments(Config):
-    """Time one optimizer step, as `saelab train` would do it, on activations that are in memory.
+    """Time one optimizer step, as `saelab train` does it, on activations in memory.
 
-    The floor is what the encoder's product, one pass over the pre-activations and Adam's traffic
-    take at the rates that this machine reaches in the same process.
+    The floor is the time that this machine needs, at its measured rates, for the encoder's matrix
+    product, one pass over the pre-activations, and Adam's memory traffic.
 
         saelab bench step
         saelab bench step --variants topk batch-topk matryoshka --configs 768:32768:32:8192
     """
 
     configs: Annotated[tuple[str, ...], Metavar("D:M:K:B")] = ()
-    """Widths of the activations, latents, active latents, rows of a batch; default: three sizes
-    on CUDA, two small ones elsewhere."""
+    """Sizes, each as d_in:d_sae:k:rows per batch; default: three sizes on CUDA, two small ones
+    elsewhere."""
     variants: tuple[str, ...] = ("topk",)
-    """Which variants, with their defaults; `saelab train --help` lists them."""
+    """Variants to time, with their defaults; `saelab train --help` lists them."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Number type of the large products, as for `saelab train`."""
+    """Dtype of the large products, as for `saelab train`."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest global gradient norm; default: no clipping."""
     steps: int = Field(default=30, gt=0)
-    """Steps of which the median counts, after some that do not."""
+    """Number of timed steps, whose median counts; untimed steps come first."""
     dense: bool = True
     """Also time a TopK step in plain torch (compiled on CUDA, bfloat16 autocast)."""
     figure: Path | None = None
-    """Write the picture there, as a page of HTML."""
+    """Write the picture to this HTML file."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
     json_: bool = False
     """Print JSON instead of the table."""
 
@@ -87,7 +87,7 @@ def _shape(text: str) -> "StepShape":
 
 
 def _check(args: StepArguments, shapes: "Sequence[StepShape]") -> None:
-    """Refuse what cannot be built before anything is timed."""
+    """Refuse sizes that cannot be built, before anything is timed."""
     from saelab.bench.step import step_config
 
     for variant in args.variants:

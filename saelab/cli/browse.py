@@ -23,22 +23,22 @@ _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 class BrowseArguments(Config):
     """Open the feature browser on a directory of runs.
 
-    It needs no network, and is seen on this machine only. Ctrl-C ends it.
+    It needs no network, and only this machine can reach it. Ctrl-C ends it.
 
         saelab browse runs
     """
 
     runs: Annotated[Path, Positional("RUNS")] = Path("runs")
-    """Directory of runs, searched at every depth."""
+    """Directory of runs, searched recursively."""
     port: int = Field(default=8501, ge=1, le=65535)
     """Port to serve on."""
     address: str = LOCAL
-    """Address of this machine to serve on; 0.0.0.0 for all of them. Whoever reaches it can read
-    the runs and write notes: there is no password."""
+    """Address of this machine to serve on; 0.0.0.0 for all addresses. Everybody who can reach it
+    can read the runs and write notes: there is no password."""
     allow_host: tuple[str, ...] = ()
-    """A name that browsers call the server by, beside localhost and its address, e.g. that of a
-    proxy; again for each. Requests for other names are refused: a page from elsewhere could make
-    them."""
+    """A name, beside localhost and the address, under which browsers may call the server, e.g. that
+    of a proxy; may be repeated. Requests for other names are refused, since a page of another site
+    could make them."""
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +73,7 @@ def _checked_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
 
 
 def _checked_name(name: str) -> str:
-    """A host name or an address as a browser's `Host` header says it."""
+    """A host name or an address in the form of a browser's `Host` header."""
     try:
         address = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`saelab check`: what of a language model works here."""
+"""`saelab check`: which parts of saelab work with a language model."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 
 class CheckArguments(Config):
-    """Check what of a language model works here, on the model itself, usually within a minute.
+    """Check which parts of saelab work with a language model, usually within a minute.
 
-    Compares it with plain transformers, its residual stream with the sum of its parts, and what
-    each kind of site writes to the logits with a finite difference. Exits with 1 if a check fails;
-    what the model has not, or saelab refuses to do with it, is told and is no failure.
+    The model is compared with plain transformers, its residual stream with the sum of its parts,
+    and each kind of site's logit effects with a finite difference. Exits with 1 if a check fails.
+    If the model lacks something, or saelab refuses something, a sentence says so; this is no
+    failure.
 
         saelab check tiny
     """
@@ -24,9 +25,9 @@ class CheckArguments(Config):
     model: Annotated[str, Positional("MODEL")]
     """`tiny`, a checkpoint directory, or a name on the hub."""
     compute_dtype: Literal["f32", "bf16", "f16", "f64"] = "f32"
-    """What the model runs in; in 16 bits only coarse faults show."""
+    """Dtype in which the model runs; in 16 bits only large errors show."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
     json_: bool = False
     """Print the findings as JSON instead of tables."""
 
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(findings: "list[Finding]") -> None:
-    """One table of sites and one of the model as a whole, then what was refused and why."""
+    """Print a table of the sites and one of the whole model, then the reasons of refusals."""
     from rich.table import Table
 
     from saelab.cli.tables import wide_console

@@ -1,4 +1,4 @@
-"""`saelab circuit`: which latents make the model say what it says."""
+"""`saelab circuit`: the latents that make the model predict a token."""
 
 import glob
 import json
@@ -23,66 +23,68 @@ if TYPE_CHECKING:
 
 
 class CircuitArguments(Config):
-    """Explain a next-token prediction by the latents of one or several runs.
+    """Explain a next-token prediction by the latents of one or more runs.
 
     With attention patterns and norm scales held at their values on the prompt, a logit is a sum
     over paths from tokens, errors, MLPs and biases through the latents of the SAEs (attn.hook_z,
-    residual stream, transcoders). The graph of these direct effects is exact; what is printed and
-    drawn is its most influential part. Whether that part matters is then measured in the live
-    model: faithfulness (the other latents ablated; 1 is perfect) and completeness (these latents
-    ablated; 0 is perfect), beside as many latents drawn by chance.
+    residual stream, transcoders). The graph of these direct effects is exact; its most influential
+    part is printed and drawn. The live model then measures whether that part matters: faithfulness
+    (the other latents ablated; 1 is perfect) and completeness (these latents ablated; 0 is
+    perfect), compared with the same number of random latents.
 
-    An SAE is applied where it was trained. Elsewhere, at <bos> and at massive activations, its
-    error node carries the activation; what comes from there is listed by itself.
+    An SAE is applied only to activations like those it was trained on. Elsewhere, at <bos> and at
+    massive activations, its error node carries the whole activation; effects from there are listed
+    separately.
 
-    Writes, under the first run's circuits/: NAME.json (the pruned graph) and NAME.h5 (all of it,
-    which `saelab browse` shows on its Circuit page).
+    Writes into circuits/ of the first run: NAME.json (the pruned graph) and NAME.h5 (the whole
+    graph, for the Circuit page of `saelab browse`).
 
         saelab circuit runs/demo/topk-residual runs/demo/topk-attention
             --prompt "anna met john in the park . john gave a book to"
     """
 
     runs: Annotated[tuple[Path, ...], Positional("RUN")]
-    """The runs' directories; all of one model, each at a place of its own."""
+    """Directories of the runs: all of one model, each at a site of its own."""
     prompt: Annotated[str, Heading("Prompt")]
-    """The text whose next token is explained; it may name special tokens."""
+    """Text whose next token is explained; it may name special tokens."""
     chat: bool = False
-    """The prompt is what a user says, or messages as JSON (`[{"role": "user", "content": ...}]`),
-    and goes through the model's chat template."""
+    """Put the prompt through the model's chat template; it is a user's message, or messages as JSON
+    (`[{"role": "user", "content": ...}]`)."""
     target: Annotated[str | None, Heading("What is explained")] = None
-    """The token whose logit is explained, as it is shown (" dog" where tokens have spaces);
-    default: the likeliest."""
+    """Token whose logit is explained, by its name (" dog" in vocabularies with spaces); default:
+    the most likely token."""
     against: str | None = None
     """Explain the difference to this token's logit; default: to the mean logit."""
     latent: str | None = None
-    """Explain a latent's value instead of a token: SAE:NUMBER, where it fires last, or
-    SAE:NUMBER@POSITION (0 is <bos>). An SAE is called after its run's directory."""
+    """Explain a latent's value instead of a token: SAE:NUMBER at the last position where it fires,
+    or SAE:NUMBER@POSITION (0 is <bos>). An SAE is named by its run's directory."""
     max_nodes: Annotated[int, Heading("Graph")] = Field(default=256, gt=0)
-    """Latents whose inputs are computed, the most influential ones."""
+    """Number of latents, the most influential ones, whose inputs are computed."""
     node_threshold: float = Field(default=0.8, ge=0, le=1)
-    """Share of all influence that the kept nodes have."""
+    """Share of all influence that the kept nodes have together."""
     edge_threshold: float = Field(default=0.98, ge=0, le=1)
-    """Share of their edges' influence that the kept edges have."""
+    """Share of the kept nodes' edge influence that the kept edges have together."""
     threshold: Annotated[float | None, Heading("Test in the live model")] = Field(
         default=None, ge=0
     )
-    """Judge in the live model, instead of the kept latents, those that hierarchical attribution
-    keeps at this share of the target's value (arXiv 2405.13868)."""
+    """In the live model, judge the latents that hierarchical attribution keeps at this share of the
+    target's value (arXiv 2405.13868), instead of the kept nodes."""
     n_members: int = Field(default=40, ge=0)
-    """Judge also the latents that support the target most by integrated gradients in the live
-    model, which include those that attention needs to look where it looks; 0: do not."""
+    """Also judge this number of latents with the most support for the target by integrated
+    gradients in the live model; they include latents that direct attention. 0 for none."""
     curve: bool = False
-    """Judge also 5, 10, 20, 40, ... of them: how many latents the prediction takes."""
+    """Also judge the best 5, 10, 20, 40, ... latents, which shows how many the prediction needs."""
     figure: Annotated[Path | None, Heading("Output")] = None
-    """Write the picture of the pruned graph here, as one HTML file."""
+    """Write a picture of the pruned graph to this HTML file."""
     circuit_tracer: Path | None = None
-    """Write the pruned graph here in circuit-tracer's JSON, which Neuronpedia reads."""
+    """Write the pruned graph to this file in circuit-tracer's JSON format, which Neuronpedia
+    reads."""
     top: int = Field(default=15, gt=0)
-    """Nodes to print."""
+    """Number of nodes to print."""
     model: Annotated[str | None, Heading("Machine")] = None
-    """The language model; default: the one the first run was trained on."""
+    """The language model; default: the one that the first run was trained on."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
     json_: Annotated[bool, Heading("Output")] = False
     """Print JSON instead of a table."""
 
@@ -104,7 +106,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
-    """The circuit, and where it is kept in the first run."""
+    """The circuit, and where the first run keeps it."""
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
     from saelab.lm.load import load_recorded_model
@@ -134,7 +136,7 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
-    """What was asked for beside the graph's own files."""
+    """Optional results beside the graph's own files."""
     from saelab.files import atomic_write, atomic_write_json
     from saelab.lock import remove_unfinished
 
@@ -202,7 +204,7 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
 
 
 def _outside(found: "Circuit") -> "Table | None":
-    """Where SAEs are not applied, and what comes from there."""
+    """Where SAEs are not applied, and the effects from there."""
     from rich.table import Table
     from rich.text import Text
 
@@ -249,7 +251,7 @@ def _summary(args: CircuitArguments, found: "Circuit") -> str:
 
 
 def _gradients(found: "GradientCircuit") -> list[str]:
-    """How far to trust what gradients say, and circuits of other sizes."""
+    """How reliable the gradients are, and circuits of other sizes."""
     gap = max(found.gaps.values())
     lines = [f"  Integrated gradients sum to what the latents do, but for {gap:.1%} at most."]
     if found.agreement is not None:

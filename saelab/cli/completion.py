@@ -1,4 +1,4 @@
-"""`saelab completion`: what makes a shell complete verbs and options."""
+"""`saelab completion`: a script by which a shell completes verbs and options."""
 
 import contextlib
 import io
@@ -35,11 +35,11 @@ complete -o default -F _saelab saelab
 class CompletionArguments(Config):
     """Print a script that makes bash or zsh complete verbs, options and their values with Tab.
 
-    Names of files are completed where no word fits. For this terminal:
+    File names are completed if no other word fits. For this terminal:
 
         source <(saelab completion)
 
-    For every later one, the same line goes into ~/.bashrc or ~/.zshrc, or, faster:
+    For every later terminal, put the same line into ~/.bashrc or ~/.zshrc; or, to start faster:
 
         saelab completion > ~/.saelab-completion
         echo "source ~/.saelab-completion" >> ~/.bashrc
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     for path, command in commands():
         verb, _, choice = path.partition(" ")
         options = [name for option in command.options for name in option.names]
-        # A verb without subcommands has its options whatever the second word is.
+        # A verb without subcommands has the same options whatever its second word is.
         pattern = f'"{path}"' if choice else f'"{verb} "' if command.choices else f'"{verb} "*'
         places.append(_case(pattern, command.choices or options))
         for option in command.options:
@@ -70,7 +70,7 @@ def _case(pattern: str, words: Iterable[str]) -> str:
 
 
 def commands() -> Iterator[tuple[str, Command]]:
-    """Every command, as it is typed behind `saelab`, and what its help tells."""
+    """Every command, as typed after `saelab`, with its help."""
     for verb in VERBS:
         command = command_of(verb)
         yield verb, command
@@ -79,7 +79,7 @@ def commands() -> Iterator[tuple[str, Command]]:
 
 
 def command_of(verb: str, *more: str) -> Command:
-    """What the help of a verb, or of its subcommand, tells."""
+    """The help of a verb or of its subcommand."""
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             main_of_all([verb, *more, "--help"])

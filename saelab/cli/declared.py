@@ -1,8 +1,8 @@
-"""The configurations of training as their source declares them, without importing their modules.
+"""The configurations of training, read from their source without importing their modules.
 
-Each stands in one file with the mathematics that it configures, and so with torch, whose import
-takes two seconds: too long for `--help` or for a misspelt option. So a class is made here of its
-fields alone, and of what these need. What is trained is made of the real ones.
+Each stands in one file with the mathematics that it configures, and so with torch. Importing torch
+takes two seconds, too long for `--help` or for a misspelt option. So this module builds a class
+from the fields alone, and from what these need. Training itself uses the real classes.
 """
 
 import ast
@@ -17,12 +17,12 @@ from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("saelab.sae.", "saelab.training.")
-"""Whose modules are read and not imported."""
+"""Packages whose modules are read instead of imported."""
 
 
 @cache
 def declared(module: str, name: str, without: str = "") -> Any:  # noqa: ANN401 - any object
-    """What a module calls `name`; of a class the fields, but that called `without`."""
+    """The object that a module calls `name`; of a class its fields, except `without`."""
     node = _statements(module)[name]
     if isinstance(node, ast.Import):
         return import_module(name)
@@ -56,7 +56,7 @@ def _path(module: str) -> Path:
 
 @cache
 def _statements(module: str) -> dict[str, ast.stmt]:
-    """What makes each name of a module."""
+    """The statement that defines each name of a module."""
     found: dict[str, ast.stmt] = {}
     for node in ast.parse(_path(module).read_bytes()).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -71,7 +71,7 @@ def _statements(module: str) -> dict[str, ast.stmt]:
 
 
 def _name_of(node: ast.stmt) -> str:
-    """Which name an annotated assignment is of."""
+    """The name in an annotated assignment."""
     target = node.target if isinstance(node, ast.AnnAssign) else None
     return target.id if isinstance(target, ast.Name) else ""
 
@@ -102,7 +102,7 @@ def _with_body(node: ast.ClassDef, body: list[ast.stmt]) -> ast.ClassDef:
 
 
 def _describe(cls: type[BaseModel], fields: list[ast.stmt]) -> None:
-    """Give each field the string below it, as pydantic does where it finds the source."""
+    """Give each field the string below it, as pydantic does if it finds the source."""
     for field, text in pairwise(fields):
         if _name_of(field) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             cls.model_fields[_name_of(field)].description = inspect.cleandoc(str(text.value.value))

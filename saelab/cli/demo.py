@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 class DemoArguments(Config):
     """Run the whole pipeline on the shipped language model: under 3 minutes on 2 CPU cores.
 
-    Harvests a residual stream and an attention layer's heads from one forward pass, trains a TopK
-    SAE on each, measures both on held-out text, collects their features for the browser, scores
-    which latents steer the model, and explains a prediction by the latents of both.
+    It harvests a residual stream and an attention layer's heads from the same forward passes,
+    trains a TopK SAE on each, measures both on held-out text, collects their features for the
+    browser, scores which latents steer the model, and explains a prediction by the latents of both.
     Everything is written below --out; running it again continues where it stopped.
 
         saelab demo
     """
 
     out: Path = Path("runs/demo")
-    """Where to write: the activations and two runs."""
+    """Directory for the activations and two runs."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
 
 
 N_TOKENS = 500_000
 PROMPT = "anna met john in the park . john gave a book to"
-"""Whose next token, the one who did not give, is explained."""
+"""The explained token is the next one: the name of the person who did not give."""
 
 
 def main(arguments: list[str]) -> int:

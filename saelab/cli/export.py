@@ -10,11 +10,11 @@ from saelab.files import check_writable
 
 
 class ExportArguments(Config):
-    """Write a run's SAE in the form that SAELens 6 loads (SAE.load_from_disk), or another tool.
+    """Write a run's SAE in the form that SAELens 6 or dictionary_learning loads.
 
     TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard and
-    gated SAEs can be exported; to SAELens also transcoders of BatchTopK, Matryoshka, JumpReLU and
-    standard. SAELens reads batch-level ones as JumpReLU with their threshold.
+    gated SAEs can be exported. SAELens also gets transcoders of BatchTopK, Matryoshka, JumpReLU and
+    standard; it reads SAEs with batch-level selection as JumpReLU with their threshold.
 
         saelab export runs/topk --out exported/topk
     """
@@ -22,9 +22,10 @@ class ExportArguments(Config):
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     out: Path
-    """A new directory for cfg.json and sae_weights.safetensors, or config.json and ae.pt."""
+    """A new directory for cfg.json and sae_weights.safetensors, or for config.json and ae.pt."""
     to: Literal["sae-lens", "dictionary-learning"] = "sae-lens"
-    """The tool that is to read it: SAELens, or dictionary_learning (load_dictionary)."""
+    """The tool to write for: SAELens (SAE.load_from_disk), or dictionary_learning
+    (load_dictionary)."""
 
 
 def main(arguments: list[str]) -> int:

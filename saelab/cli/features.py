@@ -13,8 +13,8 @@ from saelab.config import Config, Heading
 class FeaturesArguments(Config):
     """Collect, for every latent of a run, what it fires on and what it writes to the logits.
 
-    Writes features.h5 in the run; `saelab browse` shows it. The text is read once; sparse codes
-    wait on disk meanwhile (12 bytes a firing). After an interruption the same command continues.
+    Writes features.h5 in the run; `saelab browse` shows it. The text is read once; sparse codes are
+    kept on disk meanwhile (12 bytes per firing). After an interruption the same command continues.
 
         saelab features runs/topk
     """
@@ -22,30 +22,31 @@ class FeaturesArguments(Config):
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     model: Annotated[str | None, Heading("Text")] = None
-    """The language model; default: the one the run was trained on."""
+    """The language model; default: the one that the run was trained on."""
     n_tokens: Annotated[int, Heading("Text")] = Field(default=500_000, gt=0)
     """Tokens of the run's training text to read."""
     n_examples: Annotated[int, Heading("Examples")] = Field(default=20, gt=0)
-    """Examples kept of each kind (strongest, random, most negative)."""
+    """Examples to keep of each kind (strongest, random, most negative)."""
     n_strata: int = Field(default=5, gt=0)
-    """Parts of equal population that a latent's firings are cut into by |activation|."""
+    """Number of strata, parts of equal size into which a latent's firings are divided by
+    |activation|."""
     n_per_stratum: int = Field(default=5, gt=0)
-    """Examples sampled from each of them."""
+    """Examples to sample from each stratum."""
     n_silent: int = Field(default=5, gt=0)
-    """Contexts without a firing: so many near misses, and so many at random."""
+    """Contexts without a firing to keep: this many near misses, and this many random ones."""
     near_miss_ranks: int = Field(default=8, ge=0)
-    """Latents just below a token's selection that may count as near misses; 0: none are kept,
-    which saves the encoder's second pass."""
+    """Number of latents just below a token's selection that may count as near misses; 0 keeps none
+    and saves a second pass of the encoder."""
     reach: int = Field(default=16, gt=0)
-    """Tokens of context on either side of an example's peak."""
+    """Tokens of context on each side of an example's peak."""
     batch_size: Annotated[int, Heading("Machine")] = Field(default=32, gt=0)
     """Contexts per forward pass."""
     checkpoint_every: int = Field(default=32_768, gt=0)
-    """Tokens between checkpoints; an interrupted pass continues at the last."""
+    """Tokens between checkpoints; an interrupted pass continues from the last checkpoint."""
     seed: Annotated[int, Heading("Examples")] = 0
     """Decides which firings and which silent contexts are sampled."""
     device: Annotated[str, Heading("Machine")] = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
 
 
 def main(arguments: list[str]) -> int:

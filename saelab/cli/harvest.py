@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class HarvestArguments(Config):
     """Record a language model's activations on a text.
 
-    One forward pass serves all sites and stops at the last of them. Running the same command again
-    continues an interrupted harvest.
+    One forward pass serves all sites and stops at the last one. The same command continues an
+    interrupted harvest.
 
         saelab harvest --model tiny --sites blocks.2.hook_resid_post --text tiny
             --n-tokens 500000 --out activations_cache/tiny
@@ -42,37 +42,37 @@ class HarvestArguments(Config):
     """tiny (the shipped grammar), a text file, a file of JSON objects (.jsonl, .ndjson, ...; also
     .gz), a directory of these, or hf:name[:split], hf:name:config:split (streamed)."""
     text_field: str = "text"
-    """Which field of a JSON object, or column of a dataset, holds the text."""
+    """The field of a JSON object, or the column of a dataset, that holds the text."""
     labels: Annotated[tuple[str, ...], Metavar("FIELD or FILE")] = ()
-    """What is known of the text: fields of its rows, or a JSONL file with a row for each document;
-    default: the rows' own labels and spans, if they have any; none: nothing. The forms are in
-    activations_cache/README.md."""
+    """Labels of the text: fields of its rows, or a JSONL file with a row for each document;
+    default: the rows' own labels and spans, if they have any; none: no labels.
+    activations_cache/README.md describes the forms."""
     roles: tuple[str, ...] = ()
-    """Of conversations (rows with messages), whose tokens to record, e.g. assistant; template: what
-    the chat template writes. The model reads all. Default: all."""
+    """In conversations (rows with messages): the roles whose tokens to record, e.g. assistant;
+    template stands for text of the chat template. The model reads all tokens. Default: all."""
     n_tokens: int = Field(gt=0)
     """Tokens to record, rounded up to whole contexts; special tokens do not count."""
     out: Annotated[Path, Heading("Store")]
-    """The store's directory, by custom activations_cache/NAME."""
+    """The store's directory, usually activations_cache/NAME."""
     dtype: Literal["bf16", "f16", "f32"] = "bf16"
-    """How activations are stored."""
+    """Dtype of the stored activations."""
     compute_dtype: Annotated[Literal["bf16", "f16", "f32"], Heading("Model")] = "f32"
-    """What the model runs in; bf16 is several times as fast on a GPU, and is recorded."""
+    """Dtype in which the model runs, which is recorded; bf16 is several times as fast on a GPU."""
     context_length: Annotated[int | None, Heading("Text")] = None
     """Positions per context, BOS included; default: 128, or the model's limit if lower."""
     batch_size: Annotated[int, Heading("Model")] = Field(default=32, gt=0)
     """Contexts per forward pass."""
     seed: Annotated[int, Heading("Text")] = Field(default=0, ge=0)
-    """Decides the order of the rows and of the text: files are read in a random order of blocks."""
+    """Decides the order of the rows, and the random order of blocks in which files are read."""
     gradients: Annotated[bool, Heading("Store")] = False
     """Store dL/dx of the summed next-token loss beside every site, as <HOOK>.gradient."""
     backend: Annotated[Literal["auto", "transformer-lens", "hugging-face"], Heading("Model")] = (
         "auto"
     )
-    """What runs the model: hugging-face is up to twice as fast and serves residual streams, heads,
+    """How the model runs: hugging-face is up to twice as fast and has the residual streams, heads,
     attention and MLP outputs of common architectures; auto takes it where it can."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
 
 
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
@@ -132,7 +132,7 @@ def _load(args: HarvestArguments) -> "ActivationSource":
 
 
 def _device(name: str) -> str:
-    """Of the GPUs of this machine the one that belongs to this process."""
+    """This process's GPU among those of the machine."""
     import torch
 
     if name != "auto" or not torch.cuda.is_available():
@@ -148,7 +148,7 @@ def _seconds(
     options: "HarvestOptions",
     ranks: "Ranks",
 ) -> float:
-    """How long the forward passes over what is missing will take, each process doing its share."""
+    """Seconds of the forward passes over what is missing, shared by all processes."""
     from saelab.activations.forward import seconds_per_token
     from saelab.activations.harvest import packing_of
     from saelab.activations.space import missing_units

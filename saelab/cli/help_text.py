@@ -1,4 +1,4 @@
-"""The text of `--help`: as wide as the terminal, plain where it goes through a pipe."""
+"""The text of `--help`: as wide as the terminal, and plain text through a pipe."""
 
 import re
 import shutil
@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from saelab.cli.options import Option
 
 COLUMN = 26
-"""Where the explanations of options start."""
+"""Column where the explanations of options start."""
 WIDEST = 120
 _KEPT = "\0"
-"""A space that no line ends at."""
+"""A space at which no line is broken."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What `--help` tells of a verb, or of one of its subcommands.
+    """The help of a verb, or of one of its subcommands.
 
     Attributes:
-        name: as it is typed, e.g. "saelab train topk".
-        about: paragraphs; indented lines are examples, each deeper one belonging to that above.
-        options: what it takes.
-        choices: its subcommands, with what each is for.
-        choice: what they are called in the usage line.
+        name: the command as typed, e.g. "saelab train topk".
+        about: paragraphs; indented lines are examples, and a deeper line continues the one above.
+        options: its options.
+        choices: its subcommands, each with a sentence.
+        choice: the name for the subcommands in the usage line.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Command:
 
     @property
     def example(self) -> str:
-        """The first example on one line, or how help is called."""
+        """The first example on one line, or else how to ask for help."""
         lines = "\n".join(_paragraphs(self.about)).split("\n")
         found = (line.strip() for line in lines if line.startswith(f"    {self.name}"))
         return next(found, f"{self.name} --help")
 
 
 def help_text(command: Command) -> str:
-    """Usage, what it is for, and every option below its heading."""
+    """Usage, purpose, and every option below its heading."""
     width = max(40, min(WIDEST, shutil.get_terminal_size().columns))
     blocks = [_usage(command, width)]
     blocks += [_wrapped(text, width) for text in _paragraphs(command.about)]
@@ -50,7 +50,7 @@ def help_text(command: Command) -> str:
         column = min(COLUMN, max(map(len, command.choices)) + 4)
         lines = [_entry(name, text, width, column) for name, text in command.choices.items()]
         blocks.append("\n".join([f"{command.choice}:", *lines]))
-    # What has no name is given first.
+    # Arguments without a name are given first.
     options = sorted(command.options, key=lambda option: not option.positional)
     for heading in dict.fromkeys(option.heading for option in options):
         own = [_option(option, width) for option in options if option.heading == heading]
@@ -66,7 +66,7 @@ def _usage(command: Command, width: int) -> str:
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs of a docstring, each on one line, as is each example of one of examples."""
+    """A docstring's paragraphs as one line each; of a paragraph of examples, each example."""
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         if block.startswith("    "):
             yield re.sub(r"\n {5,}", " ", block)
@@ -81,7 +81,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _example(text: str, width: int) -> str:
-    """A command, cut before its options, so that it can still be pasted."""
+    """A command, broken before its options, so that it can still be pasted."""
     lines: list[str] = []
     for part in re.split(r" (?=--)", text.strip()):
         if lines and len(lines[-1]) + len(part) + 7 <= width:
@@ -97,7 +97,7 @@ def _option(option: Option, width: int) -> str:
 
 
 def _called(option: Option) -> str:
-    """An option with what it takes."""
+    """An option with its value."""
     if option.is_switch:
         return ", ".join(option.names)
     value = f"{option.metavar} ..." if option.is_many else option.metavar
@@ -118,7 +118,7 @@ def _default(option: Option) -> str:
 
 
 def _entry(name: str, text: str, width: int, column: int = COLUMN) -> str:
-    """A name, and its explanation beside it, or below it if it is long."""
+    """A name with its explanation beside it, or below it if the name is long."""
     head = f"  {name}"
     if not text:
         return head
@@ -128,7 +128,7 @@ def _entry(name: str, text: str, width: int, column: int = COLUMN) -> str:
 
 
 def _together(words: str) -> str:
-    """Words that no line ends between."""
+    """Words between which no line is broken."""
     return words.replace(" ", _KEPT) if len(words) < COLUMN else words
 
 

@@ -16,9 +16,9 @@ class ImportArguments(Config):
     """Make a run of an SAE that another tool trained, to evaluate, explain and browse it.
 
     Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated, transcoders), Gemma Scope
-    params.npz, dictionary_learning ae.pt and sparsify directories (transcoders too); which one it
-    is, is found out. Nothing is unpickled but plain tensors. Harvest the site it was trained on
-    first: the store says which model and text the run belongs to.
+    params.npz, dictionary_learning ae.pt and sparsify directories (transcoders too); the format is
+    detected. Only plain tensors are unpickled. First harvest the site that the SAE was trained on:
+    the store says which model and text the run belongs to.
 
         saelab import gemma/params.npz --activations activations_cache/gemma
             --site blocks.12.hook_resid_post --out runs/gemma-scope
@@ -31,9 +31,9 @@ class ImportArguments(Config):
     out: Path
     """The run's directory."""
     site: str | None = None
-    """The hook that the SAE reads; default: what the file says."""
+    """The hook that the SAE reads; default: as in the file."""
     target_site: str | None = None
-    """The hook that a transcoder reconstructs; default: what the file says."""
+    """The hook that a transcoder reconstructs; default: as in the file."""
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The options of a verb: what the fields of its configuration say of them."""
+"""The options of a verb, derived from the fields of its configuration."""
 
 import difflib
 import math
@@ -21,14 +21,14 @@ _UNREADABLE = object()
 
 @dataclass(frozen=True)
 class Metavar:
-    """In a field's annotation: what stands for a value of it in help."""
+    """In a field's annotation: the placeholder for its value in help."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Positional:
-    """In a field's annotation: it is given without a name, and called `text`."""
+    """In a field's annotation: the option is given without a name, and called `text`."""
 
     text: str
 
@@ -38,9 +38,9 @@ class Option:
     """One option, or one argument without a name.
 
     Attributes:
-        key: the name of its field.
+        key: name of the option's field.
         field: the field.
-        heading: what it stands below in help.
+        heading: the heading above it in help.
     """
 
     key: str
@@ -54,13 +54,13 @@ class Option:
 
     @property
     def name(self) -> str:
-        """What the user calls it: --n-tokens, or RUN."""
-        # A name that Python or pydantic has taken ends with an underscore there.
+        """The name that the user sees: --n-tokens, or RUN."""
+        # If Python or pydantic uses the name already, the field ends with an underscore.
         return self.metavar if self.positional else f"--{self.key.strip('_').replace('_', '-')}"
 
     @property
     def names(self) -> list[str]:
-        """What may be typed for it: of a switch that is on, also what switches it off."""
+        """All names that may be typed for it; for a switch that is on, also its `--no-` form."""
         if self.positional:
             return []
         off = [f"--no-{self.name[2:]}"] if self.is_switch and self.field.default else []
@@ -78,18 +78,18 @@ class Option:
 
     @property
     def kinds(self) -> list[Any]:
-        """What a value may be: types, literals, and None."""
+        """The kinds of values: types, literals, and None."""
         annotation = self.field.annotation
         return list(_members(get_args(annotation)[0] if self.is_many else annotation))
 
     @property
     def choices(self) -> list[str]:
-        """The words that it takes."""
+        """The words allowed as values."""
         return [w for kind in self.kinds if get_origin(kind) is Literal for w in get_args(kind)]
 
     @property
     def metavar(self) -> str:
-        """What stands for a value in help."""
+        """The placeholder for its value in help."""
         marks = [
             mark.text for mark in self.field.metadata if isinstance(mark, Metavar | Positional)
         ]
@@ -98,21 +98,21 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What a value may be, in words."""
+        """The allowed values, in words."""
         return ", or ".join(_in_words(kind, self.field.metadata) for kind in self._shown())
 
     def _shown(self) -> list[Any]:
-        """The kinds worth telling: not none, where leaving the option out says the same."""
+        """The kinds to show: None is hidden if leaving out the option means the same."""
         kinds = self.kinds
         if self.field.default is None:
             kinds = [kind for kind in kinds if kind is not NONE]
         return [kind for kind in kinds if kind is not int or float not in kinds]
 
     def read(self, words: list[str]) -> object:
-        """The value that these words of the command line stand for.
+        """The value of these words of the command line.
 
         Raises:
-            UsageError: it is not among those allowed.
+            UsageError: the value is not allowed.
         """
         values = tuple(self._read(word) for word in (words if self.is_many else words[-1:]))
         value = values if self.is_many else values[0]
@@ -135,7 +135,7 @@ class Option:
 
 
 def options_of(cls: type[BaseModel]) -> list[Option]:
-    """The options of a configuration; an option stands below the last `Heading` above it."""
+    """The options of a configuration; an option belongs to the last `Heading` before it."""
     found, heading = [], "Options"
     for key, field in cls.model_fields.items():
         heading = next((m.title for m in field.metadata if isinstance(m, Heading)), heading)
@@ -145,7 +145,7 @@ def options_of(cls: type[BaseModel]) -> list[Option]:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that was probably meant."""
+    """The word in `words` that was probably meant, or None."""
     bare = {w.strip("-"): w for w in words}
     given = word.strip("-").lower()
     within = [w for w in bare if len(given) > 1 and (w.startswith(given) or given in w.split("-"))]

@@ -1,4 +1,4 @@
-"""Command lines from configurations: their values, or one sentence with the nearest name first."""
+"""Command lines parsed into configurations, or refused in one sentence with the nearest name."""
 
 import inspect
 import re
@@ -13,7 +13,7 @@ from saelab.config import UsageError, first_problem
 
 Result = TypeVar("Result", bound=BaseModel)
 OPTION = re.compile(r"--|--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
-"""What a word is that names an option; -4 and "- a line of a list" are values."""
+"""Matches words that name an option; -4 and "- a line of a list" are values."""
 HELP = ("-h", "--help")
 
 
@@ -26,10 +26,10 @@ class HelpAsked(SystemExit):
 
 
 def parse(cls: type[Result], verb: str, arguments: list[str]) -> Result:
-    """The configuration that the arguments describe; its docstring and its fields' make the help.
+    """The configuration that the arguments describe; its docstrings are the help.
 
     Raises:
-        UsageError: the arguments do not fit; what was probably meant comes first.
+        UsageError: the arguments are wrong; the message starts with what was probably meant.
         HelpAsked: help was asked for, and printed.
     """
     about = inspect.cleandoc(cls.__doc__ or "")
@@ -42,10 +42,10 @@ def parse(cls: type[Result], verb: str, arguments: list[str]) -> Result:
 
 
 def choose(command: Command, arguments: list[str]) -> str:
-    """The first argument, which is one of the command's choices.
+    """The first argument, which must be one of the command's choices.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is none of them.
         HelpAsked: help was asked for, and printed.
     """
     word = arguments[0] if arguments else ""
@@ -64,10 +64,10 @@ def choose(command: Command, arguments: list[str]) -> str:
 
 
 def read(command: Command, arguments: list[str]) -> dict[str, object]:
-    """The values of the options that were given, by the names of their fields.
+    """The values of the given options, by the names of their fields.
 
     Raises:
-        UsageError: the arguments do not fit; what was probably meant comes first.
+        UsageError: the arguments are wrong; the message starts with what was probably meant.
         HelpAsked: help was asked for, and printed.
     """
     words = _sorted(command, arguments)
@@ -89,16 +89,16 @@ def read(command: Command, arguments: list[str]) -> dict[str, object]:
 
 @dataclass
 class _Words:
-    """A command line's words, sorted by the options that they belong to."""
+    """A command line's words, grouped by option."""
 
     given: dict[str, list[str]] = field(default_factory=dict)
     switches: dict[str, bool] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
-    """Names that there are not, each with what was probably meant."""
+    """Unknown names, each with what was probably meant."""
     rest: list[str] = field(default_factory=list)
 
     def take(self, option: Option, name: str, values: list[str]) -> None:
-        """Note an option, under one of its names, with its values."""
+        """Record an option, under one of its names, with its values."""
         if option.is_switch:
             if values:
                 raise UsageError(f"{name} takes no value; leave out ={values[0]}.")
@@ -106,11 +106,12 @@ class _Words:
         elif not values:
             raise UsageError(f"{name} needs a value: {option.allowed}.")
         else:
-            # An option of several values may be repeated; of any other the last one counts.
+            # An option of several values may be repeated; of any other option the last value
+            # counts.
             self.given[name] = [*self.given.get(name, []), *values]
 
     def unknown_names(self, command: Command) -> str:
-        """What was probably meant by them."""
+        """What was probably meant by the unknown names."""
         if not self.unknown:
             return ""
         names = list(self.unknown)
@@ -121,7 +122,7 @@ class _Words:
         return f"{_listed(names)} {what} of `{command.name}`; {remedy}"
 
     def too_many(self, command: Command) -> str:
-        """What belongs to no option."""
+        """The words that belong to no option."""
         if not self.rest or self.unknown:
             return ""
         close = _meant(self.rest[0].partition("=")[0], command)
@@ -129,7 +130,7 @@ class _Words:
         return f"{self.rest[0]!r} belongs to no option of `{command.name}`; {remedy}"
 
     def missing(self, command: Command) -> list[str]:
-        """What must be given, and was not, by no similar name either."""
+        """The required options that were not given, not even by a similar name."""
         there = {*self.given, *self.unknown.values()}
         needed = [option.name for option in command.options if option.field.is_required()]
         return [name for name in needed if name not in there]
@@ -165,7 +166,7 @@ def _sorted(command: Command, arguments: list[str]) -> _Words:
 
 
 def _meant(name: str, command: Command) -> str:
-    """The option whose name is alike, or the first whose explanation has its words; or nothing."""
+    """The option with a similar name, or the first whose explanation has its words; else None."""
     close = nearest(name, [name for option in command.options for name in option.names])
     words = name.strip("-").replace("-", " ").lower()
     about = (o.name for o in command.options if words in (o.field.description or "").lower())
@@ -173,7 +174,7 @@ def _meant(name: str, command: Command) -> str:
 
 
 def _taken(words: list[str], option: Option | None) -> list[str]:
-    """Take from `words` what belongs to the option: nothing after a switch."""
+    """Take the option's values from `words`; a switch has none."""
     most = 0 if option is None or option.is_switch else len(words) if option.is_many else 1
     taken: list[str] = []
     while words and len(taken) < most and not OPTION.fullmatch(words[0]):

@@ -1,4 +1,4 @@
-"""`saelab show`: print what a store or a run holds."""
+"""`saelab show`: print the content of a store or a run."""
 
 import json
 from collections import Counter
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class ShowArguments(Config):
-    """Print what an activation store or a run holds.
+    """Print the content of an activation store or a run.
 
-    Of a store: its sites with their widths, variances and massive activations, its rows, labels,
-    model and text. Of a run: its configuration, where its SAE applies, and what was measured.
+    For a store: its sites with their widths, variances and massive activations, its rows, labels,
+    model and text. For a run: its configuration, where its SAE applies, and its measurements.
 
         saelab show activations_cache/tiny
         saelab show runs/topk
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
-    """One line a value; what holds several goes below its name."""
+    """One line per value; an object goes below its name."""
     for name, value in values.items():
         label = indent + shown(name)
         if isinstance(value, dict) and value:
@@ -68,7 +68,7 @@ def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _plain(value: object) -> str:
-    """A value as a person reads it; --json has its digits."""
+    """A value as people read it; --json has all digits."""
     if isinstance(value, list | tuple):
         return " ".join(map(_plain, value)) or "none"
     if isinstance(value, dict) and value:
@@ -126,7 +126,7 @@ def _site(store: "ActivationStore", name: str) -> dict[str, Any]:
 
 
 def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
-    """The massive rows of a site, where they stand, and what the other rows are like."""
+    """The massive rows of a site, their positions, and the statistics of the other rows."""
     if not store.site(name).norms_known:
         return {"rows": "not recorded in this older store; `saelab train` reads its norms once"}
     found = store.outliers(name)
@@ -143,7 +143,7 @@ def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
 
 
 def _positions(store: "ActivationStore", rows: "Int64[ndarray, ' n']") -> dict[str, int]:
-    """How many of these rows stand at which position of their contexts; the most frequent ones."""
+    """The numbers of these rows by position in their contexts; the commonest positions."""
     total: Counter[int] = Counter()
     # Rows are sorted, and units follow each other.
     ends = list(accumulate(store.unit_rows))
@@ -157,7 +157,7 @@ def _positions(store: "ActivationStore", rows: "Int64[ndarray, ' n']") -> dict[s
 
 
 def _excluded(store: "ActivationStore") -> dict[str, int]:
-    """Positions without a row, by reason, over all committed units."""
+    """Number of positions without a row, by reason, over all committed units."""
     total: Counter[str] = Counter()
     for unit in store.units:
         total.update(store.tokens(unit).excluded)
@@ -165,9 +165,9 @@ def _excluded(store: "ActivationStore") -> dict[str, int]:
 
 
 def _shuffling(store: "ActivationStore") -> dict[str, Any] | None:
-    """By how much the variance of a batch mean exceeds that of independent rows.
+    """The variance of a batch mean, relative to that of independent rows.
 
-    1 is perfect; "at best" is what a full permutation of the store would have.
+    1 is perfect; "at best" is the value of a full permutation of the store.
     """
     if not store.units:
         return None

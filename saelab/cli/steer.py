@@ -1,4 +1,4 @@
-"""`saelab steer`: what latents do to what the model says."""
+"""`saelab steer`: the effect of latents on what the model writes."""
 
 import json
 from contextlib import nullcontext
@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 class SteerArguments(Config):
     """Steer the language model with a run's latents, or measure which latents steer.
 
-    --all scores every latent (arXiv 2505.20063) and writes steering.h5. Input score: the latent
-    fires on the tokens that its decoder row promises. Output score: added to a neutral prompt, it
-    makes the model say them. Steering needs a high output score. The run needs `saelab features`.
+    --all scores every latent (arXiv 2505.20063) and writes steering.h5. A high input score means
+    that the latent fires on the tokens that its decoder row raises. A high output score means that
+    the model writes these tokens when the latent is added to a neutral prompt. Steering needs a
+    high output score. Run `saelab features` first.
 
-    --latents 12 99 --strength 4 adds these latents, each 4 times the largest activation at the
-    position, and prints what the model says then beside what it says without. With --dose it shows
-    a range of strengths: how the target's probability rises, and what that costs.
+    --latents 12 99 --strength 4 adds these latents, each at 4 times the largest activation at the
+    position, and prints the steered text beside the plain one. With --dose it shows a range of
+    strengths: the target's probability, and the cost.
 
     --concepts (shipped model) compares latents with difference-in-means on known concepts at equal
-    KL. --success N steers N random latents and shows by what factor filtering by score raises their
-    success, with its 95 % interval, and how many random directions would pass. Both need --all
-    first and write evaluation/steering_*.json.
+    KL. --success N steers with N random latents. It shows by what factor filtering by score raises
+    the success, with a 95 % interval, and how many random directions would pass the filter. Both
+    need --all first and write evaluation/steering_*.json.
 
         saelab steer runs/topk --all
         saelab steer runs/topk --latents 12 99 --strength 4 --prompt "anna met john"
@@ -48,46 +49,47 @@ class SteerArguments(Config):
     concepts: bool = False
     """Compare latents with difference-in-means on the grammar's concepts."""
     success: int = Field(default=0, ge=0)
-    """Measure the steering success of so many random latents; 0 does not."""
+    """Measure the steering success of this many random latents; 0 for none."""
     prompt: Annotated[str | None, Heading("Prompt")] = None
     """Text to continue, or the neutral prompt of --all; it may name special tokens; default: a
     neutral sentence."""
     chat: bool = False
-    """The prompt is what a user says, or messages as JSON (`[{"role": "user", "content": ...}]`),
-    and goes through the model's chat template."""
+    """Put the prompt through the model's chat template; it is a user's message, or messages as JSON
+    (`[{"role": "user", "content": ...}]`)."""
     strength: Annotated[float | None, Heading("How latents are changed")] = None
-    """How much is added or set, in --unit; or the factor of `scale`. Default: 4, for --all 10."""
+    """Amount to add or set, in --unit; with `scale`, the factor. Default: 4, with --all 10."""
     op: Literal["add", "scale", "clamp", "ablate"] = "add"
     """add to the latents, scale them, clamp them to a value, or ablate them (set them to zero)."""
     unit: Literal["a_max", "latent_max", "absolute"] = "a_max"
-    """What strength 1 is: the largest activation of any latent at that position, the latent's own
-    largest in features.h5, or 1."""
+    """Meaning of strength 1: the largest activation of any latent at the position, the latent's own
+    largest activation in features.h5, or 1."""
     positions: Literal["last", "all"] | NonNegativeInt = "last"
-    """Where: from the prompt's last token on, everywhere, or from this position on."""
+    """Where to steer: from the prompt's last token on, everywhere, or from this position on."""
     error: Literal["keep", "drop"] = "keep"
-    """Whether what the SAE misses stays in the activations."""
+    """Whether the SAE's error stays in the activations."""
     dose: Annotated[bool, Heading("What to do")] = False
     """With --latents: show a range of strengths instead of one."""
     target: str | None = None
-    """With --dose: the token to follow, as it is shown (" dog" where tokens have spaces); default:
-    the one that the latents promise most."""
+    """With --dose: the token to follow, by its name (" dog" in vocabularies with spaces); default:
+    the one that the latents raise most."""
     n_tokens: Annotated[int, Heading("Generation")] = Field(default=20, gt=0)
     """Tokens to generate."""
     temperature: float = Field(default=0.0, ge=0)
-    """0 always takes the likeliest token."""
+    """Sampling temperature; 0 always takes the most likely token."""
     n_samples: int = Field(default=1, gt=0)
-    """Continuations of the prompt."""
+    """Number of continuations of the prompt."""
     form: Annotated[Literal["difference", "paper", "repository"], Heading("Scores")] = "difference"
-    """Of the output score: steered minus plain with the SAE's error kept; as the paper prints it
-    (error dropped); or as its authors' code computes it (error kept, nothing subtracted)."""
+    """Form of the output score: steered minus plain, with the SAE's error kept; as the paper
+    defines it (error dropped); or as its authors' code computes it (error kept, nothing
+    subtracted)."""
     top: int = Field(default=15, gt=0)
-    """Latents to print after --all."""
+    """Number of latents to print after --all."""
     seed: Annotated[int, Heading("Generation")] = 0
     """Decides samples, prompts and random latents."""
     model: Annotated[str | None, Heading("Machine")] = None
-    """The language model; default: the one the run was trained on."""
+    """The language model; default: the one that the run was trained on."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
     json_: Annotated[bool, Heading("Output")] = False
     """Print JSON instead of tables."""
 
@@ -111,7 +113,7 @@ def main(arguments: list[str]) -> int:
 
     run = Run(args.run)
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
-    # All but --latents write into the run.
+    # All modes except --latents write into the run.
     with nullcontext() if args.latents else writing(run.path):
         lm = load_recorded_model(run.model(), name=args.model, device=args.device)
         mode(args, run, lm)

@@ -16,7 +16,7 @@ N_WORDS = 5
 
 
 def print_scores(scores: SteeringScores, top: int) -> None:
-    """The latents of the highest output score, and how the two scores go together."""
+    """The latents of the highest output scores, and the relation of the two scores."""
     table = Table(title="Latents that steer best", title_justify="left", box=None)
     for name in ("latent", "output", "input"):
         table.add_column(name, justify="right")
@@ -44,7 +44,7 @@ def print_scores(scores: SteeringScores, top: int) -> None:
 
 
 def print_comparison(found: Comparison) -> None:
-    """Plain and steered text beside each other, and what the plain model thinks of both."""
+    """Plain and steered text side by side, with their perplexity under the plain model."""
     console = wide_console()
     console.print(Text(f"{shown(found.prompt)} ..."), style="bold")
     effect = found.effect
@@ -84,7 +84,7 @@ def _print_pair(console: Console, plain: Continuation, steered: Continuation) ->
 
 
 def print_dose(dose: DoseResponse) -> None:
-    """One row a strength."""
+    """One row per strength."""
     console = wide_console()
     console.print(Text(f"{shown(dose.prompt)} ..."), style="bold")
     table = Table(box=None)
@@ -110,7 +110,7 @@ def print_dose(dose: DoseResponse) -> None:
 
 
 def print_concepts(result: ConceptSteering) -> None:
-    """One row a concept, one column a method: probability gained at the same KL."""
+    """One row per concept, one column per method: probability gained at the same KL."""
     methods = list(result.mean_gain())
     table = Table(
         title="Probability that steering moves to the concept's tokens, at the same KL",
@@ -137,7 +137,7 @@ def print_concepts(result: ConceptSteering) -> None:
 
 
 def print_success(result: Success) -> None:
-    """What each filter keeps, how well what it keeps steers, and what it would keep of noise."""
+    """For each filter: what it keeps, how well that steers, and how much noise passes."""
     table = Table(title="Steering success, by filter", title_justify="left", box=None)
     columns = ("filter", "latents", "success", "factor", "gain", "factor", "random")
     for name in columns:

@@ -37,22 +37,22 @@ HEADINGS = ("Data", "SAE", "Optimisation", "Run")
 
 
 class TrainArguments(Config):
-    """The options of this process."""
+    """Options that belong to this process, not to the training."""
 
     out: Annotated[Path, Heading("Run")]
-    """The run's directory, by custom runs/NAME."""
+    """The run's directory, usually runs/NAME."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
 
 
 class SweepArguments(Config):
-    """Train every SAE of a sweep file; those on the same rows share one read of the store.
+    """Train every SAE of a sweep file; SAEs on the same rows share one read of the store.
 
     The file is JSON: {"base": {options}, "grid": {"sae.k": [8, 16], "seed": [0, 1]}, "runs":
     {"name": {options}}}. Each combination of the grid and each entry of runs is a run in --out.
     Options are those of `saelab train VARIANT --help` with underscores; an SAE's own are below
-    "sae", beside its "variant". Give all seeds one "data_seed" to let them share a read. Running
-    the same command again continues what is missing.
+    "sae", beside its "variant". Runs with different seeds share a read if they have the same
+    "data_seed". The same command continues an interrupted sweep.
 
         saelab train sweep sweep.json --out runs/sweep
     """
@@ -62,7 +62,7 @@ class SweepArguments(Config):
     out: Path
     """The directory of the runs."""
     device: str = "auto"
-    """cpu, cuda, ...; auto takes the GPU where there is one."""
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
 
 
 def main(arguments: list[str]) -> int:
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _variants() -> Mapping[str, type[BaseModel]]:
-    """The variants by name; the real ones where other packages or a notebook may have added any."""
+    """The variants by name; the real classes if packages or a notebook have added some."""
     if "torch" in sys.modules or entry_points(group=declared("saelab.sae.variants", "GROUP")):
         from saelab.sae.variants import variants
 
@@ -97,7 +97,7 @@ def _variants() -> Mapping[str, type[BaseModel]]:
 
 
 def _options(variant: type[BaseModel] | None) -> list[Option]:
-    """TrainConfig's, a variant's, and those of this process; those alike stand together."""
+    """The options of TrainConfig, of a variant and of this process, related ones together."""
     own = options_of(variant or declared("saelab.sae.base", "AbstractSAEConfig"))
     found = [Option(o.key, o.field, "SAE") for o in own if o.key != "variant"]
     found += options_of(declared("saelab.training.config", "TrainConfig", "sae"))

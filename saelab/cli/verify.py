@@ -11,16 +11,16 @@ from saelab.config import Config, UsageError
 
 
 class VerifyArguments(Config):
-    """Check that every byte of an activation store, or of a run, is as it was written.
+    """Check every byte of an activation store or of a run.
 
-    Names each damaged file; exits with 1 if there is any. Of a run all files are checked that
-    saelab writes, and that they belong to one SAE: weights as the configuration says, features,
-    scores and evaluations made with these weights, the store that it was trained on. Files of
-    earlier versions that carry no checksum are read as far as that goes, and named.
+    Names each damaged file, and exits with 1 if there is one. In a run, all files that saelab
+    writes are checked, and that they belong to one SAE: the weights match the configuration, and
+    features, scores and evaluations were made with these weights; the store is the one that the run
+    was trained on. Files of earlier versions have no checksum: they are checked as far as possible,
+    and named.
 
-    With --reforward N, N random contexts of a store are also run through the model again, and what
-    is stored of them compared with the fresh activations: a checksum cannot tell that the wrong
-    thing was written.
+    With --reforward N, the model also runs on N random contexts of a store, and the stored
+    activations are compared with the fresh ones: a checksum cannot detect wrong activations.
 
         saelab verify activations_cache/tiny --reforward 20
         saelab verify runs/demo/topk-residual
@@ -29,11 +29,11 @@ class VerifyArguments(Config):
     path: Annotated[Path, Positional("PATH")]
     """The directory of the store or of the run."""
     reforward: int = Field(default=0, ge=0)
-    """Contexts of a store to run through the model again."""
+    """Number of contexts of a store to run through the model again."""
     model: str | None = None
     """The model to run; default: the one that was harvested."""
     device: str = "auto"
-    """Where to run it: cpu, cuda, ...; auto takes the GPU where there is one."""
+    """Device of the model: cpu, cuda, ...; auto takes the GPU if there is one."""
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(args: VerifyArguments) -> int:
-    """Print what is wrong with a run; 1 if anything is."""
+    """Print what is wrong with a run; 1 if anything is, else 0."""
     if args.reforward:
         raise UsageError(f"{args.path} is a run, and --reforward checks a store; leave it out.")
     from saelab.analysis.verify_run import verify_run
@@ -73,7 +73,7 @@ def _run(args: VerifyArguments) -> int:
 
 
 def _reforward(args: VerifyArguments) -> bool:
-    """Print the comparison of every site; whether all agree."""
+    """Print the comparison of every site; returns whether all agree."""
     from saelab.activations.reforward import reforward
     from saelab.activations.store import ActivationStore
     from saelab.lm.load import load_recorded_model

@@ -35,7 +35,7 @@ LEAST_SHARE = 0.4
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelInParts:
     """A label whose absorption is measured, part by part.
 
     Attributes:
@@ -105,7 +105,7 @@ class Probe:
     bias: float
 
 
-def fit_task_probes(rows: Rows, tasks: Sequence[Task]) -> list[dict[str, Probe]]:
+def fit_task_probes(rows: Rows, tasks: Sequence[LabelInParts]) -> list[dict[str, Probe]]:
     """For each task the direction of its label on each part, fitted together on `rows.fit`."""
     here = rows.fit
     pairs = [(task, part) for task in tasks for part in task.parts.values()]
@@ -118,7 +118,7 @@ def fit_task_probes(rows: Rows, tasks: Sequence[Task]) -> list[dict[str, Probe]]
 
 
 def measure_task(
-    rows: Rows, sae: AbstractSAE, task: Task, probes: Mapping[str, Probe]
+    rows: Rows, sae: AbstractSAE, task: LabelInParts, probes: Mapping[str, Probe]
 ) -> tuple[TaskAbsorption | None, dict[str, str]]:
     """The absorption of one label, and why parts of it, or all, have none.
 
@@ -144,7 +144,7 @@ def measure_task(
 
 
 def _measure_part(
-    rows: Rows, sae: AbstractSAE, task: Task, name: str, *, probe: Probe, main: Tensor
+    rows: Rows, sae: AbstractSAE, task: LabelInParts, name: str, *, probe: Probe, main: Tensor
 ) -> PartAbsorption | str:
     part, fit = task.parts[name], rows.fit
     if min(int((part & fit).sum()), int((part & ~fit).sum())) < MIN_POSITIVES:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saelab.activations.labels import value_groups
-from saelab.evaluation.absorption import Task, TaskAbsorption, fit_task_probes, measure_task
+from saelab.evaluation.absorption import LabelInParts, TaskAbsorption, fit_task_probes, measure_task
 from saelab.evaluation.inputs import Inputs
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.recovery import MIN_POSITIVES
@@ -94,7 +94,7 @@ def feature_absorption(
     return Absorption(found, left_out, {kind: _means(found, kind) for kind in kinds})
 
 
-def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
+def hierarchy_tasks(rows: Rows) -> tuple[list[LabelInParts] | Skipped, dict[str, str]]:
     """General labels with their special ones, and why others have none.
 
     Unions that the text names (`rows.hierarchies`), of the labels that are there; the values of a
@@ -111,7 +111,7 @@ def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
         parts = {member: rows.labels[:, place[member]] for member in members if member in place}
         if len(parts) > 1:
             label = torch.stack(list(parts.values())).any(dim=0)
-            tasks.append(Task("hierarchy", name, label, parts, leave_out=True))
+            tasks.append(LabelInParts("hierarchy", name, label, parts, leave_out=True))
         else:
             missing[name] = "The text labels fewer than two of its parts."
     # Texts that name their hierarchies know them all.
@@ -123,7 +123,7 @@ def hierarchy_tasks(rows: Rows) -> tuple[list[Task] | Skipped, dict[str, str]]:
     return kept or Skipped(reason), missing
 
 
-def _too_many_or_idle(tasks: list[Task]) -> dict[str, str]:
+def _too_many_or_idle(tasks: list[LabelInParts]) -> dict[str, str]:
     """Why some of these are not measured, by name."""
     missing = {}
     most = sorted(tasks, key=lambda task: -int(task.label.sum()))
@@ -138,7 +138,7 @@ def _too_many_or_idle(tasks: list[Task]) -> dict[str, str]:
 
 def implied_tasks(
     labels: Bool[Tensor, "row label"], fit: Bool[Tensor, " row"], names: Sequence[str]
-) -> list[Task]:
+) -> list[LabelInParts]:
     """A task for every label that others imply: on all their rows it holds, and on more.
 
     Parts are the largest such labels; all have enough rows in either half, and so has what they
@@ -162,13 +162,13 @@ def implied_tasks(
             if min(int((rest & half).sum()) for half in (fit, ~fit)) >= MIN_POSITIVES:
                 parts[names[special]] = labels[:, special]
         if parts:
-            tasks.append(Task("hierarchy", names[general], label, parts, leave_out=True))
+            tasks.append(LabelInParts("hierarchy", names[general], label, parts, leave_out=True))
     return tasks
 
 
 def first_letter_tasks(
     rows: Rows, text_of: Callable[[int], str], seed: int
-) -> tuple[Rows, list[Task] | Skipped, dict[str, str]]:
+) -> tuple[Rows, list[LabelInParts] | Skipped, dict[str, str]]:
     """For every letter, where the row's token is a word that starts with it.
 
     The halves of the rows that come back share no word, so that a probe must know letters rather
@@ -198,7 +198,7 @@ def first_letter_tasks(
         fewest = min(int((of_letter & fit).sum()), int((of_letter & ~fit).sum()))
         if fewest >= LEAST_WORDS:
             label = letter[place[kept]] == number
-            tasks.append(Task("first letter", name, label, {"": label}, leave_out=False))
+            tasks.append(LabelInParts("first letter", name, label, {"": label}, leave_out=False))
         else:
             missing[name] = f"It begins fewer than {LEAST_WORDS} words of a half."
     reason = f"No letter begins {LEAST_WORDS} words of the text in both halves of its vocabulary."

@@ -133,10 +133,5 @@ def _counts(inputs: Inputs) -> Streamed:
 
 
 DENSITY = Measurement(
-    "density",
-    "How are the latents used?",
-    _lines,
-    stream=_counts,
-    result=Density,
-    suite="core",
+    "density", "How are the latents used?", _lines, stream=_counts, result=Density, suite="core"
 )

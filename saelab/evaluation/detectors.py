@@ -16,7 +16,7 @@ from saelab.types import SparseCodes
 
 
 @dataclass(frozen=True)
-class Events:
+class DetectorFirings:
     """The firings of all detectors, sorted by detector and falling magnitude.
 
     Attributes:
@@ -43,7 +43,7 @@ class Events:
         return detector % self.d_sae, 1 if detector < self.d_sae else -1
 
 
-def sort_events(codes: SparseCodes) -> Events:
+def sort_events(codes: SparseCodes) -> DetectorFirings:
     """The events of `codes`; rows keep their numbers."""
     row, slot = np.nonzero(codes.active.cpu().numpy())
     value = codes.values.cpu().numpy()[row, slot].astype(np.float64)
@@ -56,7 +56,7 @@ def sort_events(codes: SparseCodes) -> Events:
     changes = (np.diff(detector) != 0) | (np.diff(magnitude) != 0)
     group_ends = np.append(np.flatnonzero(changes), last - 1) if last else np.zeros(0, dtype=int)
     owner = np.searchsorted(new_detector, group_ends, side="right") - 1
-    return Events(
+    return DetectorFirings(
         row,
         magnitude,
         new_detector,
@@ -77,7 +77,7 @@ class Scores:
     auroc: Float[ndarray, " detector"]
 
 
-def score_label(events: Events, label: Bool[ndarray, " row"]) -> Scores:
+def score_label(events: DetectorFirings, label: Bool[ndarray, " row"]) -> Scores:
     """How well each detector finds the rows where `label` holds.
 
     F1 is the best over all thresholds (the detector answers yes at or above it). AUROC counts
@@ -100,7 +100,9 @@ def score_label(events: Events, label: Bool[ndarray, " row"]) -> Scores:
     )
 
 
-def _first_maximum(values: Float[ndarray, " group"], events: Events) -> Int[ndarray, " detector"]:
+def _first_maximum(
+    values: Float[ndarray, " group"], events: DetectorFirings
+) -> Int[ndarray, " detector"]:
     first_group = np.searchsorted(events.group_owner, np.arange(len(events.starts)))
     highest = np.maximum.reduceat(values, first_group) if len(values) else values
     is_highest = np.flatnonzero(values == highest[events.group_owner])
@@ -109,7 +111,7 @@ def _first_maximum(values: Float[ndarray, " group"], events: Events) -> Int[ndar
 
 
 def _auroc(
-    events: Events,
+    events: DetectorFirings,
     caught: Int[ndarray, " group"],
     answered: Int[ndarray, " group"],
     n_positive: int,

@@ -118,16 +118,24 @@ class Measurement:
         return next(filter(None, (need(inputs) for need in self.needs)), None)
 
     def read(self, values: dict[str, Any], where: str) -> Any:  # noqa: ANN401 - its own type
-        """The result that a file holds.
+        """The result that a file holds; `where` names the file.
 
         Raises:
-            UsageError: it is no such result; `where` names the file.
+            UsageError: it is no such result.
         """
-        kept = {name: value for name, value in values.items() if name != "made"}
-        try:
-            return TypeAdapter(self.result).validate_python(kept)
-        except ValidationError as error:
-            raise UsageError(f"{where} is no {self.name}: {first_problem(error)}.") from error
+        return checked(self.result, {n: v for n, v in values.items() if n != "made"}, where)
+
+
+def checked(kind: Any, values: object, where: str) -> Any:  # noqa: ANN401 - of that kind
+    """What a file holds, made what it should be.
+
+    Raises:
+        UsageError: it is not; `where` names the file.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise UsageError(f"{where} is damaged: {first_problem(error)}.") from error
 
 
 def _own_name(measurement: object) -> str:

@@ -214,13 +214,13 @@ def _lines(probing: SparseProbing) -> Iterator[tuple[str, ...]]:
 
 PROBING = Measurement(
     "probing",
-    "How much do a few latents tell? (means over known features)",
+    "How much do a few latents tell?",
     _lines,
     measure=lambda inputs: sparse_probing(inputs.rows),
     result=SparseProbing,
     needs=(labels,),
     columns=(
-        Column("", number=False, shared=True),
+        Column("mean over\nknown features", number=False, shared=True),
         Column("latents\nF1", style="bold"),
         Column("AUROC"),
         Column("channels\nF1", style="bold"),

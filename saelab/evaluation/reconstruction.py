@@ -138,10 +138,5 @@ def _warnings(r: Figures) -> list[str]:
 
 
 RECONSTRUCTION = Measurement(
-    "reconstruction",
-    "How faithful is it?",
-    _lines,
-    stream=_sums,
-    suite="core",
-    warnings=_warnings,
+    "reconstruction", "How faithful is it?", _lines, stream=_sums, suite="core", warnings=_warnings
 )

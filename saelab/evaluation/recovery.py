@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from saelab.evaluation.detectors import Events, Scores, score_label, sort_events
+from saelab.evaluation.detectors import DetectorFirings, Scores, score_label, sort_events
 from saelab.evaluation.inputs import Batch, Inputs, labels
 from saelab.evaluation.measurement import Column, Measurement, Streamed
 from saelab.evaluation.probe import fit_probes, score_probe
@@ -25,11 +25,11 @@ MIN_POSITIVES = 20
 
 
 EXPLANATION = """\
-The text's labels tell what is true of every token. A latent has found a feature if it fires where
-the feature holds and nowhere else: F1 1.00. Of each SAE the best single latent is shown, chosen on
-other text than it is scored on. AUROC: 0.50 is chance. The probe is a linear classifier on the
-activations themselves: what was there to be found. The gap between the two is what better SAEs have
-to win."""
+The text's labels tell what is true of every token. A latent has found a feature
+if it fires where the feature holds and nowhere else: F1 1.00. Of each SAE the best single latent is
+shown, chosen on other text than it is scored on. AUROC: 0.50 is chance. The probe is a linear
+classifier on the activations themselves: what was there to be found. The gap between the two is
+what better SAEs have to win."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def common_labels(
 class _Matcher:
     """Keeps, for each latent, the label of the best F1 so far."""
 
-    def __init__(self, test_events: Events) -> None:
+    def __init__(self, test_events: DetectorFirings) -> None:
         self.events = test_events
         d_sae = test_events.d_sae
         self.best = np.full(d_sae, -1.0)
@@ -145,7 +145,7 @@ class _Matcher:
     def offer(
         self,
         name: str,
-        fit_events: Events,
+        fit_events: DetectorFirings,
         fitted: Scores,
         truth: Bool[ndarray, " test"],
         tested: Scores,
@@ -165,7 +165,9 @@ class _Matcher:
         return LatentMatches(self.label, self.f1.tolist(), self.auroc.tolist())
 
 
-def _halves(data: RecoveryData, fit: Bool[ndarray, " row"]) -> tuple[Events, Events]:
+def _halves(
+    data: RecoveryData, fit: Bool[ndarray, " row"]
+) -> tuple[DetectorFirings, DetectorFirings]:
     codes = SparseCodes.stack(data.codes)
     chosen, scored = (
         sort_events(SparseCodes(codes.values[half], codes.indices[half], codes.d_sae))
@@ -187,7 +189,7 @@ def _probe_scores(
 
 def _recover_one(
     name: str,
-    halves: tuple[Events, Events],
+    halves: tuple[DetectorFirings, DetectorFirings],
     scores: tuple[Scores, Scores],
     truth: tuple[Bool[ndarray, " fit"], Bool[ndarray, " test"]],
     probe: tuple[float, float],
@@ -213,7 +215,7 @@ def _recover_one(
     )
 
 
-def _answers(events: Events, detector: int, threshold: float) -> Bool[ndarray, " row"]:
+def _answers(events: DetectorFirings, detector: int, threshold: float) -> Bool[ndarray, " row"]:
     answers = np.zeros(events.n_rows, dtype=bool)
     position = int(np.searchsorted(events.detectors, detector))
     if position < len(events.detectors) and events.detectors[position] == detector:
@@ -223,7 +225,7 @@ def _answers(events: Events, detector: int, threshold: float) -> Bool[ndarray, "
     return answers
 
 
-def _auroc_of(events: Events, scores: Scores, detector: int) -> float:
+def _auroc_of(events: DetectorFirings, scores: Scores, detector: int) -> float:
     """One half for a detector that is silent on these rows: it ranks nothing."""
     found = np.flatnonzero(events.detectors == detector)
     return float(scores.auroc[found[0]]) if len(found) else 0.5

@@ -3,11 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from saelab.activations.corpus import Corpus
-from saelab.config import UsageError, first_problem
-from saelab.evaluation.measurement import measurements
+from saelab.evaluation.measurement import checked, measurements
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.other_text import saved_as
 from saelab.files import sha256_file
@@ -16,6 +15,13 @@ from saelab.training.run import Run
 
 PLAIN = ("reconstruction", "downstream", "recovery")
 """Files that hold their figures alone; how they were made stands in summary.json."""
+
+
+class Summary(TypedDict, total=False):
+    """What summary.json says beside how the evaluation was made."""
+
+    skipped: dict[str, str]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,16 +67,7 @@ def load_evaluation(run: Run, *, text: str | None = None) -> Evaluation:
         if values is not None:
             results[name] = measurement.read(values, f"evaluation/{name}.json of {run.path}")
     summary = run.evaluation("summary", text=text) or {}
-    try:
-        told = {
-            "skipped": TypeAdapter(dict[str, str]).validate_python(summary.get("skipped", {})),
-            "seconds": TypeAdapter(dict[str, float]).validate_python(summary.get("seconds", {})),
-        }
-    except ValidationError as error:
-        raise UsageError(
-            f"evaluation/summary.json of {run.path}: {first_problem(error)}."
-        ) from error
-    return Evaluation(results, **told)
+    return Evaluation(results, **checked(Summary, summary, f"The summary of {run.path}"))
 
 
 def save_evaluation(

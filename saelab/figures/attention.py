@@ -1,4 +1,4 @@
-"""Pictures of heads and of their latents."""
+"""Pictures of attention heads and of their latents."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -27,7 +27,7 @@ def heads_figure(heads: "HeadAttribution", latent: int, palette: Palette = NEUTR
 def attribution_figure(
     direct: "DirectAttribution", tokens: Sequence[str], palette: Palette = NEUTRAL
 ) -> go.Figure:
-    """Source tokens by heads as a strip, their sums above it; `tokens` are the prompt's."""
+    """A strip of source tokens by heads, with their sums above; `tokens` are the prompt's."""
     table = direct.by_source_head.T.tolist()
     reach = max(1e-12, float(direct.by_source_head.abs().max()))
     words = [word(token) for token in tokens]
@@ -57,7 +57,7 @@ def attribution_figure(
 
 
 def score_figure(pairs: "ScorePairs", n: int = 12, palette: Palette = NEUTRAL) -> go.Figure:
-    """The pairs of query and key components with the largest parts of a score."""
+    """The pairs of query and key components with the largest parts of an attention score."""
     top = pairs.top(n)
     labels = [f"{escape(q.label())} with {escape(k.label())}" for q, k, _ in top]
     figure = go.Figure(signed_bars([part for _, _, part in top], palette, horizontal=True))
@@ -72,7 +72,7 @@ def score_figure(pairs: "ScorePairs", n: int = 12, palette: Palette = NEUTRAL) -
 def prefix_figure(
     found: "PrefixInduction", least: float | int = 0.1, palette: Palette = NEUTRAL
 ) -> go.Figure:
-    """Attention behind the first copy over the prefix's length, a line a head."""
+    """Attention to the token after the first copy, over the prefix's length; one line per head."""
     figure = go.Figure()
     _, n_layers, n_heads = found.scores.shape
     dashes = ("solid", "dash", "dot", "dashdot")
@@ -119,7 +119,7 @@ def families_figure(
 def themes_figure(
     themes: "Mapping[str, Sequence[HeadThemes]]", palette: Palette = NEUTRAL
 ) -> go.Figure:
-    """The share of its commonest theme in each head's latents; 1 is a head about one thing."""
+    """The share of the commonest theme among each head's latents; 1 is a head with one theme."""
     rows = [(f"{name} head {h.head}", h) for name, heads in themes.items() for h in heads]
     bars = signed_bars(
         [h.share for _, h in rows],

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def step_figure(results: "Sequence[StepTimes]", palette: Palette = NEUTRAL) -> go.Figure:
-    """One bar a step, its parts on hovering; marks for the machine's floor and for plain torch.
+    """One bar per step, with its parts on hover, and marks for the machine's floor and plain torch.
 
-    Times are milliseconds, on a logarithmic axis where they span more than a factor of ten.
+    Times are in milliseconds, on a logarithmic axis if they span more than a factor of ten.
     """
     labels = [f"{r.variant}<br>{r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}" for r in results]
     total = [1e3 * r.seconds for r in results]

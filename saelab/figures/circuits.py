@@ -15,15 +15,15 @@ from saelab.figures.style import NEUTRAL, Palette, dressed, word
 
 N_EDGES = 300
 SPREAD = 0.36
-"""Half the width that nodes of one row and token are spread over, in tokens."""
+"""Nodes of one row and token are spread by up to this many tokens to each side."""
 WIDTHS = (0.5, 1.2, 2.2, 3.6)
 
 
 def circuit_figure(graph: AttributionGraph, palette: Palette = NEUTRAL) -> go.Figure:
     """The graph: tokens from left to right, the order of computation from bottom to top.
 
-    A node's area is its influence, its colour the sign of what it gives the target. Of the edges
-    the 300 with the largest shares are drawn. Biases and what a budget left out stand at the left.
+    A node's area is its influence, its colour the sign of its effect on the target. The 300 edges
+    with the largest shares are drawn. Biases, and latents left out by a budget, are at the left.
     """
     rows = _rows(graph)
     x, y = _placed(graph, rows)
@@ -44,7 +44,7 @@ def circuit_figure(graph: AttributionGraph, palette: Palette = NEUTRAL) -> go.Fi
 
 
 def what_is_missing(graph: AttributionGraph) -> str:
-    """What a budget and pruning left out of a graph, in words; empty where the graph is whole."""
+    """What a budget and pruning left out of a graph, in words; empty if the graph is whole."""
     counts, parts = graph.counts, []
     if left := counts.get("latents_left_out", 0):
         parts.append(
@@ -64,7 +64,7 @@ def what_is_missing(graph: AttributionGraph) -> str:
 def faithfulness_figure(
     curves: Mapping[str, Sequence[tuple[int, float, float]]], palette: Palette = NEUTRAL
 ) -> go.Figure:
-    """How many latents a behaviour takes: a panel each, what they do alone and what is left.
+    """Faithfulness and completeness over the number of latents, one panel each.
 
     A curve's points are (latents, faithfulness, completeness).
     """
@@ -109,7 +109,7 @@ def _rows(graph: AttributionGraph) -> list[str]:
 
 
 def _placed(graph: AttributionGraph, rows: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the nodes; those of one row and token stand beside each other."""
+    """Coordinates of the nodes; nodes of one row and token are side by side."""
     height = {name: number for number, name in enumerate(rows)}
     cells: dict[tuple[int, int], list[int]] = {}
     for number, node in enumerate(graph.nodes):
@@ -131,7 +131,7 @@ def _nodes(graph: AttributionGraph, x: np.ndarray, y: np.ndarray, palette: Palet
         for node, i, a in zip(graph.nodes, influence, given, strict=True)
     ]
     colours = [palette.negative if a < 0 else palette.positive for a in given]
-    # Errors and whole MLPs are what nothing explains: hollow.
+    # Errors and whole MLPs, which nothing explains, are hollow.
     hollow = [node.kind in ("error", "mlp", "rest", "heads") for node in graph.nodes]
     shapes = ["circle-open" if h else "circle" for h in hollow]
     return go.Scatter(
@@ -152,7 +152,7 @@ def _nodes(graph: AttributionGraph, x: np.ndarray, y: np.ndarray, palette: Palet
 def _edges(
     graph: AttributionGraph, x: np.ndarray, y: np.ndarray, palette: Palette
 ) -> list[go.Scatter]:
-    """One trace a sign and width: a line a trace would be slow."""
+    """One trace per sign and width, since one trace per line would be slow."""
     strength = edge_shares(graph) * node_influence(graph)[graph.target]
     drawn = np.argsort(-strength)[:N_EDGES]
     if not len(drawn):

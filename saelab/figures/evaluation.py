@@ -22,7 +22,7 @@ DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 
 
 def evaluation_figure(evaluation: "Evaluation", palette: Palette = NEUTRAL) -> go.Figure:
-    """Every figure that there is of what was measured, two a row."""
+    """All figures of an evaluation that its measurements allow, two per row."""
     parts = [density_figure(evaluation.density, palette), l0_figure(evaluation.density, palette)]
     if evaluation.recovery is not None:
         parts.append(recovery_figure(evaluation.recovery, palette))
@@ -46,7 +46,7 @@ def evaluation_figure(evaluation: "Evaluation", palette: Palette = NEUTRAL) -> g
 
 
 def density_figure(density: "Density", palette: Palette = NEUTRAL) -> go.Figure:
-    """How many latents fire how often, on a log10 axis; dead ones are named beside it."""
+    """The number of latents by firing rate, on a log10 axis; dead latents are counted beside it."""
     edges = density.log10_edges
     bars = go.Bar(
         x=[(low + high) / 2 for low, high in pairwise(edges)],
@@ -68,7 +68,7 @@ def density_figure(density: "Density", palette: Palette = NEUTRAL) -> go.Figure:
 
 
 def l0_figure(density: "Density", palette: Palette = NEUTRAL) -> go.Figure:
-    """How many tokens have how many active latents."""
+    """The number of tokens by their number of active latents."""
     bars = go.Bar(
         x=list(range(len(density.l0_counts))),
         y=[count / density.n_tokens for count in density.l0_counts],
@@ -87,8 +87,8 @@ def recovery_figure(
 ) -> go.Figure:
     """Each known feature: F1 of a linear probe against F1 of the best latent.
 
-    On the diagonal one latent finds the feature as well as a probe of all the activations does.
-    `found` may also be the `features` of a run's evaluation/recovery.json.
+    On the diagonal a single latent finds the feature as well as a probe of all activations. `found`
+    may also be the `features` of a run's evaluation/recovery.json.
     """
     features = found if isinstance(found, Sequence) else asdict(found)["features"]
     hover = [
@@ -120,9 +120,9 @@ def recovery_figure(
 def description_length_figure(
     lengths: "DescriptionLength | Mapping[str, DescriptionLength]", palette: Palette = NEUTRAL
 ) -> go.Figure:
-    """Bits per token against FVU as codes are rounded ever finer; one curve for each named run.
+    """Bits per token against FVU for codes rounded ever finer; one curve per named run.
 
-    Lengths compare at equal FVU: the lower curve is the shorter description.
+    Compare lengths at equal FVU: the lower curve is the shorter description.
     """
     named = lengths if isinstance(lengths, Mapping) else {"": lengths}
     figure = go.Figure()
@@ -144,7 +144,7 @@ def description_length_figure(
 
 
 def absorption_figure(absorption: "Absorption", palette: Palette = NEUTRAL) -> go.Figure:
-    """For each label the share that other latents say in its own latents' place."""
+    """For each label, the share of its tokens on which other latents absorb its own latents."""
     tasks = sorted(absorption.tasks, key=lambda task: task.rate.fraction)
     figure = go.Figure()
     for key, name, colour in (

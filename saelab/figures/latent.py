@@ -10,7 +10,7 @@ from saelab.figures.style import NEUTRAL, Palette, dressed, rows_named, signed_b
 def latent_figure(record: LatentRecord, palette: Palette = NEUTRAL) -> go.Figure:
     """Activations, counted on a log scale, and the tokens that the latent raises and lowers most.
 
-    The latter are empty for sites without a direct path to the logits.
+    The tokens are empty for sites without a direct path to the logits.
     """
     figure = make_subplots(
         cols=2,

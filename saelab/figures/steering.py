@@ -18,9 +18,9 @@ N_PARTS = 5
 
 
 def score_figure(scores: "SteeringScores", palette: Palette = NEUTRAL) -> go.Figure:
-    """Input score against output score, one point a latent; negative poles are diamonds.
+    """Input score against output score, one point per latent; negative poles are diamonds.
 
-    Rows without an input score (too few examples) stand left of zero.
+    Latents without an input score (too few examples) are left of zero.
     """
     x = np.where(np.isnan(scores.input), -0.06, scores.input)
     negative = scores.sign < 0
@@ -60,7 +60,7 @@ def _hover(scores: "SteeringScores", row: int) -> str:
 
 
 def success_figure(success: "Success", palette: Palette = NEUTRAL) -> go.Figure:
-    """Success beyond the plain model's against output score, and its mean in fifths of the latents.
+    """Success beyond the plain model's against output score, with means over fifths of the latents.
 
     The bars are 95 % intervals of the means.
     """
@@ -96,7 +96,7 @@ def success_figure(success: "Success", palette: Palette = NEUTRAL) -> go.Figure:
 
 
 def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
-    """What rises (the target) and what it costs (KL, repetition, perplexity), over the strength."""
+    """The target's probability and the cost (KL, repetition, perplexity) over the strength."""
     panels: tuple[tuple[str, Any, str], ...] = (
         (f"log p({word(dose.target)})", dose.target_log_prob, palette.positive),
         ("KL from the plain model, nats", dose.kl, palette.negative),

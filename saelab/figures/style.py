@@ -1,4 +1,4 @@
-"""How every figure looks: its colours, its frame, and tokens as its text."""
+"""The look of every figure: colours, frame, and tokens as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Palette:
     """The colours of a figure; the background is always transparent.
 
     Attributes:
-        positive, negative: the two signs, never the only carrier of the sign.
-        ink, mute, line: text, axis labels, grid.
+        positive, negative: colours of the two signs; a sign is never shown by colour alone.
+        ink, mute, line: colours of text, axis labels, grid.
     """
 
     positive: str
@@ -27,7 +27,7 @@ class Palette:
 LIGHT = Palette("#1d61a8", "#c85a14", "#1c1d1f", "#60656b", "#e4e4df")
 DARK = Palette("#60a5eb", "#f09150", "#e8e8e4", "#9ba0a7", "#2a2e33")
 NEUTRAL = Palette("#3d82c9", "#d9702c", "#7a7f85", "#7f848a", "rgba(128,128,128,0.25)")
-"""Readable on a light and on a dark page, for a notebook whose theme nobody knows."""
+"""Readable on light and dark pages, for a notebook with an unknown theme."""
 
 FONT = "Inter, Source Sans, system-ui, sans-serif"
 
@@ -35,7 +35,7 @@ FONT = "Inter, Source Sans, system-ui, sans-serif"
 def dressed(
     figure: go.Figure, palette: Palette, *, height: int, top: int = 12, title: str = ""
 ) -> go.Figure:
-    """The figure in the colours of a page, `height` and `top` margin in pixels; `title` is text."""
+    """The figure in a page's colours; `height` and `top` margin in pixels, `title` plain text."""
     figure.update_layout(
         height=height,
         margin={"l": 56, "r": 24, "t": top, "b": 44},
@@ -56,20 +56,20 @@ def dressed(
     }
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
-    # Plotly makes annotations of the titles of panels.
+    # Plotly makes annotations of the panels' titles.
     figure.update_annotations(font={"size": 12, "color": palette.mute})
     return figure
 
 
 def word(token: str) -> str:
-    """A token as plotly text, which knows some HTML; escapes stand for newlines and the like."""
+    """A token as plotly text, which is partly HTML; escapes replace newlines and the like."""
     return escape(repr(token)[1:-1])
 
 
 def signed_bars(
     values: Sequence[float], palette: Palette, *, horizontal: bool = False, **look: object
 ) -> go.Bar:
-    """A bar a value, at places 0, 1, ...; the two signs have the two colours."""
+    """One bar per value, at places 0, 1, ...; the two signs have two colours."""
     places, values = list(range(len(values))), list(values)
     colours = [palette.negative if value < 0 else palette.positive for value in values]
     shown = {
@@ -83,8 +83,8 @@ def signed_bars(
 
 
 def rows_named(names: Sequence[str]) -> dict[str, Any]:
-    """A vertical axis for horizontal bars: their names (plotly text), the first on top.
+    """A vertical axis for horizontal bars, with their names (plotly text), the first on top.
 
-    Rows are placed by number, as two may have one name.
+    Rows are placed by number, since two may have the same name.
     """
     return {"autorange": "reversed", "tickvals": list(range(len(names))), "ticktext": list(names)}

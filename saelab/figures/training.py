@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def run_figure(run: "Run", palette: Palette = NEUTRAL) -> go.Figure:
-    """How a run was trained, see `training_figure`."""
+    """A run's training, see `training_figure`."""
     return training_figure(run.metrics(), palette)
 
 
 def training_figure(metrics: list[dict[str, Any]], palette: Palette = NEUTRAL) -> go.Figure:
     """FVU (left, log scale) and dead latents (right) over tokens seen."""
-    # Arrays: Plotly looks at every element of a list.
+    # Arrays, since Plotly checks every element of a list.
     tokens = np.array([line["tokens"] for line in metrics])
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     curves = (

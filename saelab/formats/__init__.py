@@ -1,4 +1,4 @@
-"""File formats of runs: whole or absent when written, sealed, and untrusted when read.
+"""File formats of runs: written whole or not at all, sealed, and untrusted when read.
 
-Nothing here calls code of a file, and a file is given no more memory than its own size explains.
+No code in a file is run, and no file gets more memory than its own size explains.
 """

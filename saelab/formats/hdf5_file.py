@@ -1,14 +1,14 @@
-"""HDF5 files of plain arrays that are read without libhdf5, which a damaged file can make loop.
+"""HDF5 files of plain arrays, read without libhdf5, which loops on some damaged files.
 
-Behind the HDF5 file, where HDF5 tools do not look, stands an index, then 48 bytes: a magic, the
+After the HDF5 file, where HDF5 tools do not look, come an index and then 48 bytes: a magic, the
 index's length, and its sha256. The index is JSON: `facts`; `bytes` and `xxh3` (128 bits) of the
 HDF5 file; and for each of the `arrays` its dtype, shape, offset and `xxh3`. A reader checks the
-index against its sha256 and maps the arrays; it parses no HDF5. An array of up to
-`CHECKED_AT_ONCE` bytes is compared with its checksum when it is first used. Larger ones are
-gigabytes that no reader waits for: `check_hdf5`, and so `saelab verify`, reads those.
+index against its sha256 and maps the arrays into memory; it parses no HDF5. Arrays of up to
+`CHECKED_AT_ONCE` bytes are compared with their checksum at the first use. Larger arrays would take
+too long; `check_hdf5`, and so `saelab verify`, checks those.
 
-Files from before there was an index are read by libhdf5 in a process of its own, which is given
-seconds and megabytes (`hdf5_without_index.py`); it says where the arrays are.
+Older files have no index. libhdf5 reads them in a separate process with limited seconds and
+megabytes (`hdf5_without_index.py`), which reports where the arrays are.
 """
 
 import hashlib
@@ -43,9 +43,9 @@ CHECKED_AT_ONCE = 2**24
 DTYPE = re.compile(r"[<>|][iuf][1248]")
 MAX_DIMENSIONS = 8
 MAX_LENGTH = 2**40
-"""Of an axis; an empty array may have one that is longer than the file."""
+"""Largest length of an axis; an empty array may have one that is longer than the file."""
 SECONDS = 60
-"""What the process for old files may take on a machine that is busy; it has 2 s of a core."""
+"""Seconds that the process for old files may take on a busy machine; it needs 2 s of a core."""
 _CHUNK = 2**24
 
 
@@ -55,7 +55,7 @@ class Hdf5Arrays:
     Attributes:
         path: the file.
         facts: what the writer said of the file.
-        sealed: whether the file has an index; it has none if it is from before there was one.
+        sealed: whether the file has an index; older files have none.
         hdf5_bytes: size of the HDF5 file.
     """
 
@@ -72,8 +72,8 @@ class Hdf5Arrays:
         """The array of that name.
 
         Raises:
-            KeyError: there is none.
-            UsageError: it is not what was written.
+            KeyError: there is no such array.
+            UsageError: the array is damaged.
         """
         if name not in self._used:
             self._used[name] = self._checked(name)
@@ -86,14 +86,14 @@ class Hdf5Arrays:
         return len(self._entries)
 
     def keys(self) -> KeysView[str]:
-        """The names."""
+        """The arrays' names."""
         return self._entries.keys()
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
     def kind(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """The kind of numbers (`i`, `u` or `f`) and the shape of an array, which is not read."""
+        """The kind of numbers (`i`, `u` or `f`) and the shape of an array, without reading it."""
         entry = self._entries[name]
         return entry["dtype"][1], tuple(entry["shape"])
 
@@ -106,7 +106,7 @@ class Hdf5Arrays:
             mapped = np.memmap(self.path, dtype, "r", entry["offset"], shape)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.path} cannot be read: {error}.") from None
-        # A plain array over the map: indexing a memmap element by element is slow.
+        # A plain array over the memory map: indexing a memmap element by element is slow.
         array = np.asarray(mapped)
         if self.sealed and array.nbytes <= CHECKED_AT_ONCE and _xxh3(array) != entry["xxh3"]:
             raise UsageError(
@@ -124,9 +124,9 @@ def write_hdf5(
 ) -> None:
     """Write contiguous datasets and the JSON text `facts`, sealed, whole or not at all.
 
-    An attribute ends at 64 KiB; what may be longer goes into a dataset.
+    HDF5 attributes hold at most 64 KiB, so longer JSON goes into a dataset.
     """
-    # HDF5 builds the file in memory: on a full disk it would crash the process, not raise.
+    # HDF5 builds the file in memory: with a full disk it would crash the process, not raise.
     image = io.BytesIO()
     places: dict[str, int | None] = {}
     with h5py.File(image, "w", libver=("v110", "v114")) as h5:
@@ -151,12 +151,12 @@ def write_hdf5(
 
 
 def read_hdf5(path: Path, kind: str = "HDF5 file") -> Hdf5Arrays:
-    """The file of `write_hdf5` at `path`, or of a version before; arrays are not read yet.
+    """The file of `write_hdf5`, or of an older version, at `path`; arrays are not read yet.
 
-    `kind` is what refusals call it.
+    `kind` is the kind of file in error messages.
 
     Raises:
-        UsageError: there is none, it is damaged, or it is something else.
+        UsageError: the file is missing, damaged, or of another kind.
     """
     file, size = open_regular(path)
     with file:
@@ -176,10 +176,10 @@ def read_hdf5(path: Path, kind: str = "HDF5 file") -> Hdf5Arrays:
 
 
 def check_hdf5(found: Hdf5Arrays) -> None:
-    """Read the whole HDF5 file and compare it with its checksum, if it has one.
+    """Compare the whole HDF5 file with its checksum, if it has one.
 
     Raises:
-        UsageError: it is not what was written.
+        UsageError: the file is damaged.
     """
     if not found.sealed:
         return
@@ -219,7 +219,7 @@ def _read_at(file: io.FileIO, offset: int, n: int) -> bytes:
 def _described(
     path: Path, kind: str, index: object, size: int, *, sealed: bool = False
 ) -> Hdf5Arrays:
-    """The arrays that an index describes, which may come from anywhere itself."""
+    """The arrays that an index describes; the index is untrusted."""
     if problem := _problem(index, size, sealed=sealed):
         raise UsageError(f"{path} is not a whole {kind}: {problem}.")
     assert isinstance(index, dict), "_problem refuses all else"
@@ -259,7 +259,7 @@ def _entry_problem(entry: dict[str, Any], size: int) -> str | None:
 
 @lru_cache(maxsize=256)
 def _index_of_old(path: Path, kind: str, stamp: tuple[int, ...]) -> object:
-    """What libhdf5 says of a file without an index, asked in a process that has a bound."""
+    """The index of a file without one, made by libhdf5 in a limited process."""
     del stamp  # part of the cache's key only
     command = [sys.executable, "-P", hdf5_without_index.__file__, str(path.absolute())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

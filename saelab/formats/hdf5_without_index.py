@@ -1,8 +1,8 @@
-"""Says where the arrays of an HDF5 file are: `python hdf5_without_index.py FILE`.
+"""Prints where the arrays of an HDF5 file are: `python hdf5_without_index.py FILE`.
 
-It runs in a process of its own, since libhdf5 loops or allocates gigabytes on some damaged files:
-two seconds of a core and half a gigabyte are all it gets. It imports nothing of saelab, so that it
-starts at once. On standard output is the index that `hdf5_file.py` describes, without checksums.
+It runs as a separate process, since libhdf5 loops or allocates gigabytes on some damaged files; it
+gets two seconds of a core and half a gigabyte. It imports nothing of saelab, so that it starts at
+once. It prints the index that `hdf5_file.py` describes, without checksums.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import h5py
 
 MARK = "index_follows"
-"""Root attribute of files that have an index behind them."""
+"""Root attribute of files that have an index after them."""
 SECONDS = 2
 MEMORY = 2**29
 MAX_ARRAYS = 4096
@@ -43,7 +43,7 @@ def main(path: str) -> None:
 
 
 def _datasets(h5: h5py.File) -> Iterator[tuple[str, object]]:
-    """Every dataset of the root's groups, without following links out of the file."""
+    """Every dataset in the root's groups; links out of the file are not followed."""
     for group_name in map(str, h5):
         group = _hard(h5, group_name)
         if group_name == "facts":
@@ -61,7 +61,7 @@ def _hard(parent: h5py.Group, name: str) -> object:
 
 
 def _facts(h5: h5py.File) -> str:
-    """The JSON text, of the root's attribute or of a dataset."""
+    """The JSON text in the root's attribute or in a dataset."""
     text: object = None
     if "facts" in h5.attrs:
         text = h5.attrs["facts"]

@@ -1,8 +1,7 @@
-"""JSON that may come from anywhere, and JSON objects that carry their own checksum.
+"""Untrusted JSON, and JSON objects that carry their own checksum.
 
-A sealed object has the field `sha256`, over all others: the digest of their JSON with sorted keys
-and without spaces. Objects without the field are from before there was one, and are read as they
-are.
+A sealed object has the field `sha256`, the digest of all other fields as JSON with sorted keys and
+without spaces. Older objects lack the field and are read unchecked.
 """
 
 import hashlib
@@ -20,11 +19,12 @@ from saelab.files import atomic_write_json
 from saelab.formats.regular import read_regular
 
 MAX_BYTES = 64 * 2**20
-"""Of a file of figures; those of 100,000 latents are some megabytes."""
+"""Largest size of a file of figures; those of 100,000 latents take some megabytes."""
 MAX_CONFIG_BYTES = 4 * 2**20
-"""Of a configuration, which is kilobytes."""
+"""Largest size of a configuration; usual ones take kilobytes."""
 MAX_VALUES = 2_000_000
-"""Numbers, texts, lists and objects in one file; each takes some 100 bytes of memory."""
+"""Largest number of numbers, texts, lists and objects in a file; each takes about 100 bytes of
+memory."""
 MAX_DEPTH = 64
 SEAL = "sha256"
 _MOST_SHOWN = 160
@@ -33,11 +33,11 @@ C = TypeVar("C", bound=Config)
 
 
 def parse_json(raw: bytes, where: Path | str, *, max_values: int = MAX_VALUES) -> Any:  # noqa: ANN401
-    """The JSON value in `raw`, of the file `where`.
+    """The JSON value in `raw`, which comes from the file `where`.
 
     Raises:
-        UsageError: it is not UTF-8 or not JSON, holds too many or too deeply nested values, a key
-            twice, NaN, an infinite number, or an integer of more than 64 bits.
+        UsageError: it is not UTF-8 or not JSON, or it has too many or too deeply nested values, a
+            duplicate key, NaN, an infinite number, or an integer of more than 64 bits.
     """
     try:
         text = raw.decode("utf-8")
@@ -66,10 +66,10 @@ def read_json(path: Path, *, most: int = MAX_BYTES, max_values: int = MAX_VALUES
 def read_object(
     path: Path, *, most: int = MAX_BYTES, max_values: int = MAX_VALUES
 ) -> dict[str, Any]:
-    """The JSON object in the file at `path`, as it is.
+    """The JSON object in the file at `path`, unchecked.
 
     Raises:
-        UsageError: as for `read_json`, or it is something else than an object.
+        UsageError: as for `read_json`, or the value is not an object.
     """
     values = read_json(path, most=most, max_values=max_values)
     if not isinstance(values, dict):
@@ -81,10 +81,10 @@ def read_object(
 def read_sealed_json(
     path: Path, *, most: int = MAX_BYTES, max_values: int = MAX_VALUES
 ) -> dict[str, Any]:
-    """The JSON object in the file at `path` without its seal, which is checked if there is one.
+    """The JSON object in the file at `path` without its seal, which is checked if present.
 
     Raises:
-        UsageError: as for `read_object`, or it is not what was written.
+        UsageError: as for `read_object`, or it does not match its seal.
     """
     values = read_object(path, most=most, max_values=max_values)
     seal = values.pop(SEAL, None)
@@ -103,7 +103,7 @@ def write_sealed_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with their seal as the last field."""
-    # What is read again has texts as keys, in whose order the digest is taken.
+    # Keys are texts when read again, and the digest sorts them as texts.
     plain = json.loads(json.dumps(values, allow_nan=False))
     return {**values, SEAL: canonical_digest(plain)}
 
@@ -128,10 +128,10 @@ def read_config(cls: type[C], path: Path) -> C:
 
 
 def _check_size(raw: bytes, max_values: int) -> None:
-    """Bound what parsing makes of the text, before it makes anything."""
+    """Limit the number of values before parsing allocates them."""
     if raw.count(b'"') > 4 * max_values:
         raise ValueError(f"it holds more than {2 * max_values} texts")
-    # Every second part of what quotation marks separate stands outside of texts.
+    # Splitting at quotation marks, every second part is outside of strings.
     outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     if sum(outside.count(mark) for mark in (b",", b"[", b"{")) > max_values:
         raise ValueError(f"it holds more than {max_values} values")

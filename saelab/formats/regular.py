@@ -1,4 +1,4 @@
-"""Opening a file that may be anything."""
+"""Opening a file that may be of any kind."""
 
 import os
 import stat
@@ -11,15 +11,15 @@ _CHUNK = 2**24
 
 
 class MissingFileError(UsageError):
-    """There is no file of that name."""
+    """The file does not exist."""
 
 
 def open_regular(path: Path) -> tuple[FileIO, int]:
-    """The regular file at `path` opened for reading, unbuffered, and how many bytes it has.
+    """The regular file at `path`, opened for reading without buffer, and its size in bytes.
 
     Raises:
-        MissingFileError: there is none.
-        UsageError: it is a pipe, a device or a directory, which may never end, or cannot be opened.
+        MissingFileError: the file does not exist.
+        UsageError: it cannot be opened, or is a pipe, a device or a directory; those may never end.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -45,14 +45,14 @@ def read_regular(path: Path, *, most: int) -> bytes:
     """The bytes of the regular file at `path`.
 
     Raises:
-        UsageError: as for `open_regular`, or it has more than `most` bytes.
+        UsageError: as for `open_regular`, or the file has more than `most` bytes.
     """
     file, size = open_regular(path)
     with file:
         if size > most:
             raise UsageError(f"{path} has {size} bytes; a file of its kind has at most {most}.")
         try:
-            # It may have grown since.
+            # The file may have grown since.
             parts = []
             while most > 0 and (part := file.read(min(most, _CHUNK))):
                 parts.append(part)

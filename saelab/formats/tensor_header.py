@@ -1,4 +1,4 @@
-"""The header of a safetensors file, which may come from anywhere; needs no torch."""
+"""The header of an untrusted safetensors file; needs no torch."""
 
 import math
 import struct
@@ -27,9 +27,9 @@ TYPES = {
     "BF16": "bfloat16",
     "BOOL": "bool",
 }
-"""The types that are read, with torch's names; other tools' packed numbers are not."""
+"""The dtypes that are read, by torch's names; other tools' packed numbers are refused."""
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""How numpy reads floating-point numbers; of bfloat16 the bits."""
+"""Numpy's dtypes of floating-point numbers; of bfloat16 only the bits are read."""
 MAX_HEADER_BYTES = 2**23
 MAX_DIMENSIONS = 8
 MAX_SIZE = 2**62
@@ -37,11 +37,11 @@ MAX_SIZE = 2**62
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a header says of one tensor.
+    """A header's entry for one tensor.
 
     Attributes:
-        code: its type as the format names it, `F32`.
-        start, stop: where its bytes are, from the beginning of the file.
+        code: its dtype as the format names it, e.g. `F32`.
+        start, stop: range of its bytes, counted from the beginning of the file.
     """
 
     code: str
@@ -51,7 +51,7 @@ class TensorSpec:
 
     @property
     def dtype(self) -> "torch.dtype":
-        """Its type as torch has it."""
+        """Its dtype by torch's name."""
         import torch
 
         return getattr(torch, TYPES[self.code])
@@ -59,14 +59,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """A header that fits its file.
+    """A header that matches its file.
 
     Attributes:
         path: the file.
-        metadata: names to texts.
-        tensors: in the order of their bytes, which leave no gaps.
-        data_start: where these begin.
-        entries: the header as it stands there.
+        metadata: the metadata, texts by name.
+        tensors: the tensors in the order of their bytes, which have no gaps.
+        data_start: start of the tensors' bytes.
+        entries: the header as it is in the file.
     """
 
     path: Path
@@ -81,10 +81,10 @@ class TensorHeader:
         return SEAL in self.entries.get("__metadata__", {})
 
     def check_shapes(self, expected: Mapping[str, Sequence[int]]) -> None:
-        """Refuse a file with other tensors than these, or of other shapes.
+        """Refuse a file with other tensors than these, or with other shapes.
 
         Raises:
-            UsageError: names the tensor.
+            UsageError: the message names the tensor.
         """
         for name in sorted(expected.keys() | self.tensors.keys()):
             there = self.tensors.get(name)
@@ -99,10 +99,10 @@ class TensorHeader:
                 )
 
     def check_floats(self, names: Sequence[str] | None = None) -> None:
-        """Refuse tensors, all or those named, that do not hold floating-point numbers.
+        """Refuse tensors (all, or the named ones) that are not floating-point.
 
         Raises:
-            UsageError: names the tensor.
+            UsageError: the message names the tensor.
         """
         for name in self.tensors if names is None else names:
             if self.tensors[name].code not in FLOATS:
@@ -115,7 +115,7 @@ class TensorHeader:
         """The rows and columns of a matrix.
 
         Raises:
-            UsageError: there is none of that name, or an empty one.
+            UsageError: there is no matrix of that name, or it is empty.
         """
         spec = self.tensors.get(name)
         if spec is None or len(spec.shape) != 2 or 0 in spec.shape:
@@ -127,7 +127,7 @@ def read_tensor_header(path: Path) -> TensorHeader:
     """The header of the safetensors file at `path`; no tensor is read.
 
     Raises:
-        UsageError: there is no regular file, or its header is damaged or does not fit its size.
+        UsageError: it is no regular file, or its header is damaged or does not match its size.
     """
     file, size = open_regular(path)
     with file:
@@ -135,10 +135,10 @@ def read_tensor_header(path: Path) -> TensorHeader:
 
 
 def read_matrix(header: TensorHeader, name: str) -> Float32[ndarray, "rows columns"]:
-    """A matrix of floating-point numbers of a file whose header was read.
+    """A matrix of floating-point numbers from a file with this header.
 
     Raises:
-        UsageError: there is none of that name, or it holds NaN or infinite numbers.
+        UsageError: there is no matrix of that name, or it has NaN or infinite numbers.
     """
     shape = header.matrix_shape(name)
     header.check_floats([name])
@@ -157,7 +157,7 @@ def read_matrix(header: TensorHeader, name: str) -> Float32[ndarray, "rows colum
 
 
 def header_of(path: Path, file: FileIO, size: int) -> TensorHeader:
-    """As `read_tensor_header`, of a file of `size` bytes that is open."""
+    """As `read_tensor_header`, for an open file of `size` bytes."""
     raw = file.read(8)
     n = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
     if not 0 < n <= size - 8:

@@ -1,8 +1,8 @@
-"""Safetensors files: the same bytes for the same tensors, sealed, and checked before allocation.
+"""Safetensors files: deterministic, sealed, and checked before memory is allocated.
 
-The header's entry `seal` among the metadata covers all the rest: it is the sha256 of the header
-without it (JSON with sorted keys and no spaces) followed by the XXH3-128 of the data. Files without
-are from before there was one, or from other tools.
+The metadata's entry `seal` covers everything else: it is the sha256 of the header without the seal
+(JSON with sorted keys and no spaces) followed by the XXH3-128 of the data. Older files and those of
+other tools have no seal.
 """
 
 import hashlib
@@ -49,13 +49,13 @@ def read_tensors(
     names: Sequence[str] | None = None,
     finite: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of a file whose header was read, all of them or those of these `names`.
+    """The tensors of a file with this header: all, or those of these `names`.
 
-    The seal is checked where all are read.
+    The seal is checked if all are read.
 
     Raises:
-        UsageError: the file was changed since, does not match its seal, or a tensor named in
-            `finite`, by default any, holds NaN or infinite numbers.
+        UsageError: the file has changed, does not match its seal, or a tensor named in `finite`
+            (default: any) has NaN or infinite numbers.
     """
     path = header.path
     file, size = open_regular(path)
@@ -78,7 +78,7 @@ def check_seal(header: TensorHeader) -> None:
     """Compare the whole file with its seal, if it has one.
 
     Raises:
-        UsageError: it is not what was written.
+        UsageError: the file is damaged.
     """
     if not header.sealed:
         return
@@ -102,8 +102,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def tensor_parts(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of a sealed safetensors file of these tensors, in pieces; for one's own writer."""
-    # The widest first, as the format's library does, so that every tensor is aligned.
+    """The bytes of a sealed safetensors file of these tensors, in pieces, for other writers."""
+    # The widest dtypes first, as the format's library does, so that every tensor is aligned.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     entries: dict[str, Any] = {}
     digest = xxhash.xxh3_128()
@@ -153,7 +153,7 @@ def _read_tensor(file: FileIO, path: Path, spec: TensorSpec) -> Tensor:
 def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    # The least and the largest are NaN if anything is, and need no memory.
+    # Minimum and maximum are NaN if anything is, and need no memory.
     least, largest = torch.aminmax(tensor)
     if not bool(torch.isfinite(least) & torch.isfinite(largest)):
         raise UsageError(f"{path}: {name[:60]} holds NaN or infinite numbers.")

@@ -1,4 +1,4 @@
-"""An SAE in its language model: what everything that studies one starts from."""
+"""An SAE in its language model, which everything that studies an SAE starts from."""
 
 from dataclasses import dataclass
 
@@ -16,17 +16,17 @@ from saelab.types import SparseCodes
 
 @dataclass(frozen=True)
 class Host:
-    """A language model, an SAE, and the sites where the one meets the other.
+    """A language model, an SAE, and the sites where the SAE reads and writes.
 
     Attributes:
         reads: the hook whose activations the SAE encodes.
-        writes: the hook that it reconstructs, and where changes of its latents are written; equals
-            `reads` unless the SAE is a transcoder.
-        name: what graphs and messages call it.
-        domain: where the SAE is applied; elsewhere no latent fires, the error is the whole
-            activation, and nothing is changed. Default: everywhere.
-        run: what the SAE is of, if it is of a run.
-        maxima: the largest |activation| of each latent, where steering has read it (see
+        writes: the hook whose activations the SAE reconstructs, and where edits of latents are
+            applied; equals `reads` unless the SAE is a transcoder.
+        name: the SAE's name in graphs and messages.
+        domain: the activations to which the SAE is applied. Elsewhere no latent fires, the error is
+            the whole activation, and edits change nothing. Default: everywhere.
+        run: the SAE's run, if it has one.
+        maxima: the largest |activation| of each latent; None until steering reads it (see
             `saelab.analysis.steering.edits.with_maxima`).
     """
 
@@ -43,12 +43,12 @@ class Host:
     def at(
         cls, lm: LanguageModel, sae: AbstractSAE, reads: str, writes: str | None = None
     ) -> "Host":
-        """An SAE of no run, called after the hook that it reads."""
+        """An SAE without a run, named after the hook that it reads."""
         return cls(lm, sae, reads, writes or reads, reads)
 
     @classmethod
     def of_run(cls, run: Run, lm: LanguageModel, sae: AbstractSAE | None = None) -> "Host":
-        """A run's SAE in its model, applied where it was trained; its name is the run's.
+        """A run's SAE in its model, with its domain; its name is the run's.
 
         The SAE is loaded to the model's device, unless it is given.
 
@@ -62,12 +62,12 @@ class Host:
 
     @property
     def sites(self) -> list[str]:
-        """What it reads and what it writes: one hook, or a transcoder's two."""
+        """The hooks that the SAE reads and writes: one, or two of a transcoder."""
         return list(dict.fromkeys((self.reads, self.writes)))
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether it writes elsewhere than it reads."""
+        """Whether the SAE writes another site than it reads."""
         return self.reads != self.writes
 
     def encode(
@@ -76,10 +76,9 @@ class Host:
         x: Float[Tensor, "batch pos d_in"],
         target: Float[Tensor, "batch pos d_out"],
     ) -> tuple[SparseCodes, Bool[Tensor, "batch pos"]]:
-        """The codes of every row of whole contexts, batch by batch, and where it is applied.
+        """The codes of every row of whole contexts, batch by batch, and where the SAE is applied.
 
-        Elsewhere nothing fires. `target` is what is to be reconstructed, `x` unless it is a
-        transcoder.
+        Elsewhere no latent fires. `target` is what a transcoder reconstructs; by default it is `x`.
         """
         applies = self.domain.covers(tokens.to(x.device), x, target=target)
         rows = rearrange(x, "b p d -> (b p) d").to(self.sae.W_dec.dtype)
@@ -100,7 +99,7 @@ def check_model(lm: LanguageModel, run: Run) -> None:
     """Refuse a model other than the one whose activations the run was trained on.
 
     Raises:
-        UsageError: the weights or the tokenizer differ, or the run knows of no model.
+        UsageError: the weights or the tokenizer differ, or the run records no model.
     """
     trained_on = run.model()
     for field in ("weights_digest", "tokenizer_digest"):

@@ -1,4 +1,4 @@
-"""The text of a run, and its activations batch by batch."""
+"""The text of a run, and its activations, batch by batch."""
 
 import math
 from collections.abc import Iterator
@@ -21,18 +21,18 @@ from saelab.training.run import Run
 
 @dataclass(frozen=True)
 class TextBatch:
-    """A few contexts and their activations where the SAE reads, and where it writes.
+    """A few contexts and their activations at the sites that the SAE reads and writes.
 
     Attributes:
         first: index of the first context in the corpus.
-        tokens: as the model reads them (padding replaced).
+        tokens: token ids as the model reads them (padding replaced).
         mask: positions of real tokens that the SAE's domain covers (see `Domain`); only these
             count and are edited.
         x: the rows of those positions, in reading order.
-        out: what the plain model gave, where its predictions were asked for.
-        target: what the SAE reconstructs at those positions, if that is not `x` (transcoders).
-        left_out: how many further positions are neither padding nor special tokens, but are not
-            covered: massive activations, and first positions that were not trained on.
+        out: the plain model's output, if predictions were asked for.
+        target: the activations to reconstruct at those positions, if not `x` (transcoders).
+        left_out: number of positions that are neither padding nor special tokens but not covered:
+            massive activations, and first positions that training left out.
     """
 
     first: int
@@ -46,21 +46,21 @@ class TextBatch:
 
     @property
     def wanted(self) -> Float[Tensor, "row d_out"]:
-        """What is to be reconstructed: the target, or `x` itself."""
+        """The activations to reconstruct: the target, or `x` if there is none."""
         return self.x if self.target is None else self.target
 
     def labels(self) -> Bool[ndarray, "row label"] | None:
-        """Ground-truth labels of the rows, where the corpus has any."""
+        """Ground-truth labels of the rows; None if the corpus has none."""
         labels = self.contexts.labels
         return None if labels is None else labels[self.mask.cpu().numpy()]
 
 
 def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
-    """The text that the run was trained on, or the part of it that was held out.
+    """The text that the run was trained on, or its held-out part.
 
     Raises:
-        UsageError: the run came from arrays without text, or from another model than `lm`, or the
-            text has changed since.
+        UsageError: the run was trained on arrays without text, or on another model than `lm`, or
+            the text has changed.
     """
     record = run.provenance()
     check_model(lm, run)
@@ -84,9 +84,9 @@ class Text:
 
 
 def read_text(host: Host, corpus: Corpus, *, n_tokens: int, batch_size: int) -> Iterator[Text]:
-    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are done.
+    """Batches of `batch_size` contexts until at least `n_tokens` rows, or the corpus, are read.
 
-    Where the SAE's domain depends on activations, each costs a forward pass up to the sites.
+    If the SAE's domain depends on activations, each batch costs a forward pass up to the sites.
     """
     if host.domain.max_norm is None and host.domain.max_target_norm is None:
         yield from _texts(host, corpus, batch_size=batch_size, n_tokens=n_tokens)
@@ -103,9 +103,9 @@ def stream(
     batch_size: int,
     with_predictions: bool = False,
 ) -> Iterator[TextBatch]:
-    """The batches of `read_text` with the rows that the SAE reads, and those it reconstructs.
+    """The batches of `read_text` with the rows that the SAE reads and reconstructs.
 
-    One forward pass a batch; it stops at the sites unless predictions are asked for.
+    One forward pass per batch; it stops at the sites unless predictions are asked for.
     """
     lm, rows = host.lm, 0
     for text in _texts(host, corpus, batch_size=batch_size):
@@ -131,7 +131,7 @@ def stream(
 def _texts(
     host: Host, corpus: Corpus, *, batch_size: int, n_tokens: float | int = math.inf
 ) -> Iterator[Text]:
-    """Batches with the positions that the SAE's domain covers, whatever the activations there."""
+    """Batches with the positions that the domain covers, regardless of the activations there."""
     lm, rows, first, start = host.lm, 0, 0, host.domain.first_position
     while rows < n_tokens and (last := corpus.available(first + batch_size)) > first:
         contexts = corpus.read(first, last)
@@ -142,16 +142,16 @@ def _texts(
 
 
 def half_by_context(batch: TextBatch) -> Bool[ndarray, " row"]:
-    """True for about half the rows: the halves share no context, so neither leaks.
+    """True for about half of the rows; the two halves share no context, so neither leaks.
 
-    Even contexts; where contexts belong together, such as those of a document with labels of its
-    own, a random half of these groups.
+    True for even contexts. Where contexts belong together, as those of a labelled document do, it
+    is true for a random half of these groups.
     """
     group = batch.contexts.group
     if group is None:
         chosen = np.arange(batch.first, batch.first + len(batch.tokens)) % 2 == 0
     else:
-        # By the highest bit of a multiplicative hash: rows of a file often alternate.
+        # The highest bit of a multiplicative hash, since rows of a file often alternate.
         chosen = group.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(63) == 0
     mask = batch.mask.cpu().numpy()
     return np.broadcast_to(chosen[:, None], mask.shape)[mask]

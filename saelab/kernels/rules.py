@@ -1,6 +1,10 @@
 """What a variant says of itself to the fused step: its mathematics as data, without Triton."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Ties = Literal["index", "float32"]
+"""What tells entries apart that rounding made equal: their index, or their products in float32."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Many texts to tokens at once: on all cores where the tokenizers library reads them."""
+"""Many texts to tokens at once, on all cores where the tokenizers library reads them."""
 
 import json
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def encode_batch(tokenizer: Encoder, texts: Sequence[str]) -> list[Int32[ndarray
 def encode_with_offsets(
     tokenizer: Encoder, texts: Sequence[str]
 ) -> list[tuple[Int32[ndarray, " token"], Int64[ndarray, "token 2"]]]:
-    """Likewise, and the characters `[start, stop)` of the text that each token stands for.
+    """The ids of each text, and the characters `[start, stop)` of the text that each token covers.
 
     Raises:
-        UsageError: the tokenizer cannot tell.
+        UsageError: the tokenizer gives no offsets.
     """
     backend = _backend(tokenizer)
     if backend is None:
@@ -46,7 +46,7 @@ def encode_with_offsets(
 
 
 def parts_of(tokenizer: Encoder) -> dict[str, Any] | None:
-    """The tokenizer's JSON form, as the tokenizers library writes it; None where it has none."""
+    """The tokenizer's JSON form, as the tokenizers library writes it; None if it has none."""
     backend = _backend(tokenizer)
     return None if backend is None else json.loads(backend.to_str())
 

@@ -15,7 +15,7 @@ from saelab.lm.direct import DirectPaths
 from saelab.lm.direct_check import direct_path_fault
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
-from saelab.lm.hooks import Hook, per_token, reader, replacer
+from saelab.lm.hooks import AllCapturedError, Hook, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.reading import Past
@@ -23,12 +23,8 @@ from saelab.lm.tokenizer import HuggingFaceTokenizer
 from saelab.sites import Site
 
 READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""In standard deviations of the logits: above rounding, below what a forgotten token does."""
+"""In standard deviations of the logits: above rounding, below the effect of a forgotten token."""
 HALF_PRECISION_TOLERANCE = 0.1
-
-
-class _AllCapturedError(Exception):
-    """Raised inside the last hook to leave the forward pass there."""
 
 
 class BridgeLanguageModel:
@@ -54,7 +50,7 @@ class BridgeLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self._bridge.W_U.device
 
     def hooks(self) -> list[str]:
@@ -65,7 +61,7 @@ class BridgeLanguageModel:
         """d_in of a site, heads flattened head-major.
 
         Raises:
-            UsageError: no such hook, or one that has no vector per token.
+            UsageError: the hook does not exist, or has no vector per token.
         """
         if hook not in self._widths:
             self._check_exists(hook)
@@ -80,7 +76,7 @@ class BridgeLanguageModel:
         """Activations at `hooks` from one forward pass that stops after the last of them.
 
         Raises:
-            UsageError: a hook that does not exist, does not fire, or has no vector per token.
+            UsageError: a hook does not exist, does not fire, or has no vector per token.
         """
         for hook in hooks:
             self._check_exists(hook)
@@ -90,13 +86,13 @@ class BridgeLanguageModel:
             def hook_function(value: Tensor, **_: object) -> None:
                 seen[name] = per_token(value, tokens, name)
                 if len(seen) == len(set(hooks)):
-                    raise _AllCapturedError
+                    raise AllCapturedError
 
             return hook_function
 
         try:
             self._forward(tokens, {name: keep(name) for name in hooks}.items())
-        except _AllCapturedError:
+        except AllCapturedError:
             return seen
         self._check_fired(hooks, seen)
         return seen
@@ -113,7 +109,7 @@ class BridgeLanguageModel:
         """Activations at `hooks`, and dL/dx of the summed next-token loss there.
 
         Raises:
-            UsageError: as for `capture`; or a hook that the skip connection goes past, where dL/dx
+            UsageError: as for `capture`; or a hook that the skip connection bypasses, where dL/dx
                 would miss a part.
         """
         seen: dict[str, Tensor] = {}
@@ -143,10 +139,10 @@ class BridgeLanguageModel:
         edits: Mapping[str, Edit] | None = None,
         hooks: Sequence[str] = (),
     ) -> ModelOutput:
-        """One whole forward pass, each edited hook replaced on the way, each of `hooks` read.
+        """One whole forward pass that applies the edits and reads each of `hooks`.
 
-        Where gradients are enabled they flow from the logits and the activations back into the
-        edits; the weights are frozen, so what comes before the first edit makes no graph.
+        If gradients are enabled, they flow from the logits and the activations back into the edits.
+        The weights are frozen, so nothing before the first edit is in the graph.
 
         Raises:
             UsageError: an edited hook does not exist, or its value cannot be replaced whole; one of
@@ -161,7 +157,7 @@ class BridgeLanguageModel:
         applied: set[str] = set()
         seen: dict[str, Tensor] = {}
 
-        # Readers stand behind all edits: a hook may have two names, and is read as edited.
+        # Readers run after all edits: a hook may have two names, and is read as edited.
         writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         readers = [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
         out = self._output(tokens, writers + readers, seen)
@@ -173,12 +169,12 @@ class BridgeLanguageModel:
     def logits(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits of `run`, all of them at once, without gradients; raises as it does."""
+        """The logits of `run`, all positions at once, without gradients; raises as `run` does."""
         return self.run(tokens, edits=edits).logits
 
     @cached_property
     def reads_on(self) -> bool:
-        """Whether `read_on` gives the logits of a whole pass, tried on five tokens.
+        """Whether `read_on` gives the logits of a whole pass, tested on five tokens.
 
         Some architectures keep something else than keys and values, or keep them elsewhere.
         """
@@ -186,7 +182,7 @@ class BridgeLanguageModel:
         try:
             _, past = self.read_on(tokens[:, :3], None)
         except TypeError:
-            # Its forward pass takes no cache.
+            # The model's forward pass takes no cache.
             return False
         if not isinstance(past, KeyValuePast) or not past.whole:
             return False
@@ -201,9 +197,9 @@ class BridgeLanguageModel:
         past: Past | None,
         edits: Mapping[str, Edit] | None = None,
     ) -> tuple[ModelOutput, Past]:
-        """What is said of new tokens behind those of `past`, and what is kept now.
+        """The output for new tokens after those of `past`, and the updated past.
 
-        Edits get and give the new tokens' activations only. `past` is used up.
+        Edits see and return the new tokens' activations only. `past` must not be used again.
 
         Raises:
             UsageError: as for `run`.
@@ -222,14 +218,14 @@ class BridgeLanguageModel:
 
     @cached_property
     def direct(self) -> DirectPaths:
-        """The linear maps between sites and logits, read off the running model."""
+        """The linear maps between sites and logits, derived from the running model."""
         return DirectPaths(self._bridge)
 
     def why_no_logits(self, hook: str) -> str | None:
-        """Why directions at `hook` have no logit effects, one sentence; None if they have.
+        """Why directions at `hook` have no logit effects, as one sentence; None if they have.
 
-        The first question about a site takes three short passes, which prove the path by a finite
-        difference through the model's own.
+        The first call for a site runs three short passes. They verify the path by a finite
+        difference through the model's own path.
         """
         if hook not in self._faults:
             self._faults[hook] = self.direct.fault(hook) or direct_path_fault(self, hook)
@@ -240,9 +236,9 @@ class BridgeLanguageModel:
     def residual_writes(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_model"] | None:
-        """What adding each direction at `hook` writes to the residual stream.
+        """The vector that adding each direction at `hook` writes to the residual stream.
 
-        Norms on the way are taken as linear at scale 1. None where `why_no_logits` says why.
+        Norms on the path are taken as linear at scale 1. None if `why_no_logits` gives a reason.
         """
         if self.why_no_logits(hook) is not None:
             return None
@@ -252,11 +248,12 @@ class BridgeLanguageModel:
     def logit_effects(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_vocab"] | None:
-        """What adding each direction at `hook` writes to the logits along the direct path.
+        """The change of the logits along the direct path when each direction at `hook` is added.
 
-        Norms on the way (a post-norm, the final one) are taken as linear at scale 1, a soft cap at
-        its slope at 0, so values compare between directions of one site; they are centred over the
-        vocabulary, which the softmax ignores. None where `why_no_logits` says why.
+        Norms on the path (a post-norm, the final norm) are taken as linear at scale 1, a soft cap
+        at its slope at 0, so values can be compared between directions of one site. They are
+        centred over the vocabulary, since the softmax ignores the mean. None if `why_no_logits`
+        gives a reason.
         """
         written = self.residual_writes(hook, directions)
         return None if written is None else self.direct.logits(written)

@@ -1,6 +1,6 @@
-"""Conversations as a chat model reads them: text through its template, and who says which part.
+"""Conversations through a chat model's template, and the role of each part of the text.
 
-One place for corpora and for prompts. Importing it imports neither torch nor transformers.
+Corpora and prompts both use this module. It imports neither torch nor transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy import ndarray
 from saelab.config import UsageError
 
 TEMPLATE = "template"
-"""The role of what no message says: headers, ends of turns, a system prompt of the template's."""
+"""The role of text outside messages: headers, ends of turns, the template's own system prompt."""
 Message = Mapping[str, str]
 
 
@@ -26,14 +26,14 @@ class ChatTokenizer(Protocol):
         """The messages through the template, without <bos>; `answer` opens the model's turn.
 
         Raises:
-            UsageError: there is no template, or it refuses the messages.
+            UsageError: the tokenizer has no template, or the template refuses the messages.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a message says: characters `start` to `stop` of the text."""
+    """The place of a message: characters `start` to `stop` of the text."""
 
     role: str
     start: int
@@ -48,9 +48,9 @@ class Chat:
     turns: tuple[Turn, ...]
 
     def roles(self, offsets: Int[ndarray, "token 2"]) -> list[str]:
-        """The role of each token, of which these are the characters, in order.
+        """The role of each token, given each token's characters in order.
 
-        A token that is partly a message's and partly the template's is the message's.
+        A token that belongs partly to a message and partly to the template gets the message's role.
         """
         starts = np.array([turn.start for turn in self.turns])
         ends = np.maximum(offsets[:, 1], offsets[:, 0] + 1)
@@ -64,10 +64,10 @@ class Chat:
 def messages_of(value: object, where: str) -> list[dict[str, str]]:
     """A list of messages, each with a role and a content that is text.
 
-    Contents in parts, as some chat data has them, are joined if all parts are text.
+    Contents in parts, which some chat data has, are joined if all parts are text.
 
     Raises:
-        UsageError: it is none; the sentence starts with `where`.
+        UsageError: it is no such list; the sentence starts with `where`.
     """
     if not isinstance(value, list) or not value:
         raise UsageError(
@@ -107,15 +107,15 @@ def render(
     answer: bool = False,
     model: str = "The model",
 ) -> Chat:
-    """The messages through the tokenizer's chat template, and where in the text each stands.
+    """The messages through the tokenizer's chat template, and the place of each in the text.
 
-    Where they stand is found by rendering marks in their place: what comes between marks is the
-    template's, whatever the messages say, even if they repeat it. Templates may strip the white
-    space around a message, or leave out the start of it.
+    The places are found by rendering marks instead of the messages: the text between marks is the
+    template's, even if a message repeats it. Templates may strip white space around a message, or
+    drop its beginning.
 
     Raises:
-        UsageError: there is no template, it refuses the messages, leaves one out, or changes what
-            stands between them.
+        UsageError: there is no template, or the template refuses the messages, leaves one out, or
+            changes the text between them.
     """
     if not isinstance(tokenizer, ChatTokenizer):
         raise UsageError(f"{model} has no chat template; give plain text.")
@@ -142,7 +142,7 @@ def _turns(text: str, messages: Sequence[Message], between: list[str], model: st
         stop = next((start + len(f) for f in forms if text.startswith(f + behind, start)), -1)
         if stop < 0:
             stop = text.find(behind, start) if behind else len(text)
-            # What is no part of the message is no part of what it says.
+            # Characters outside the message's own text are the template's.
             stop = stop if text[start : max(start, stop)] in content else -1
         turns.append(Turn(message["role"], start, stop))
         start = stop + len(behind)

@@ -1,7 +1,7 @@
-"""A checkpoint read whole, as its configuration says, or refused in one sentence.
+"""Reading a checkpoint: complete, as its configuration describes it, or refused in one sentence.
 
-Transformers fills weights that it does not find with random numbers, and leaves out those that it
-has no place for; here both are refused by name. No pickle is read and no code of a checkpoint run.
+Transformers fills missing weights with random numbers and drops superfluous ones; here both are
+refused by name. No pickle is read, and no code from a checkpoint is run.
 """
 
 import json
@@ -22,14 +22,14 @@ HARMLESS = re.compile(
     r"(^|\.)(rotary_emb\..*|inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids"
     r"|embed_positions\.weights)$"
 )
-"""Buffers that older versions wrote beside the weights and newer ones compute."""
+"""Buffers that older versions saved with the weights and newer ones compute."""
 NAMED = 3
-"""Weights named in a refusal; of others their number is told."""
+"""Number of weights that a refusal names; the rest are counted."""
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def location(name: str) -> str:
-    """Where the model called `name` is: a directory, or a name on the hub.
+    """Where the model called `name` is: a directory, or a name on the Hugging Face hub.
 
     Raises:
         UsageError: it is a file, or a directory without a checkpoint.
@@ -48,9 +48,9 @@ def read_checkpoint(name: str, *, dtype: torch.dtype, attention: str) -> tuple[A
     """The causal language model called `name`, on the CPU, and its tokenizer.
 
     Raises:
-        UsageError: there is none; it is of an architecture that transformers does not know, or no
-            causal language model; weights are missing, of another shape, without a place in the
-            model, or pickled; or there is no tokenizer.
+        UsageError: the checkpoint or its tokenizer is missing; transformers does not know its
+            architecture, or it is no causal language model; weights are missing, misshapen,
+            superfluous or pickled.
     """
     with told_if_slow(f"loading the model {name} ..."):
         import transformers
@@ -75,7 +75,7 @@ def read_checkpoint(name: str, *, dtype: torch.dtype, attention: str) -> tuple[A
                 ignore_mismatched_sizes=True,
                 use_safetensors=True,
                 trust_remote_code=False,
-                # The grouped product of other implementations knows no float64.
+                # Other implementations of the grouped product do not support float64.
                 **({"experts_implementation": "eager"} if dtype == torch.float64 else {}),
             )
         model, found = both
@@ -110,7 +110,7 @@ def _check_config(name: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_files(name: str, directory: Path) -> None:
-    """Refuse what is missing of a local checkpoint; the hub is asked by transformers."""
+    """Refuse a local checkpoint with missing files; transformers checks those of the hub."""
     if not directory.is_dir() or (directory / "model.safetensors").is_file():
         return
     index = directory / "model.safetensors.index.json"
@@ -156,7 +156,7 @@ def _tokenizer(name: str, where: str) -> Any:  # noqa: ANN401 - transformers has
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        # Without a vocabulary some classes make a tokenizer that knows their special tokens only.
+        # Without a vocabulary some classes build a tokenizer that knows only special tokens.
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             return tokenizer
         reason: Exception | None = None
@@ -182,7 +182,7 @@ def _tokenizer(name: str, where: str) -> Any:  # noqa: ANN401 - transformers has
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside, as one sentence, without transformers' own report."""
+    """Any error inside as one sentence, without transformers' own report."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -205,7 +205,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What transformers raises on files that are not as it expects."""
+    """The errors that transformers raises on unexpected files."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -214,16 +214,16 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of a message, with its kind where the message alone says nothing."""
+    """The first line of a message, with the kind of error if the message alone is unclear."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, LookupError) or not lines:
         return f"{type(error).__name__} {''.join(lines[:1])}".strip()
-    # Some messages are a heading with the reason under it.
+    # Some messages are a heading with the reason below it.
     return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0]).rstrip(".")
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of others."""
     names = list(names)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more

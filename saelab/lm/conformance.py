@@ -1,8 +1,8 @@
-"""What of a model works here, proven on the model itself.
+"""Which parts of saelab work with a model, proven on the model itself.
 
-Each check is an identity that holds for every causal language model: with transformers' own hidden
-states, of the residual stream with its parts, of a model with itself. What a model does not have,
-or what saelab refuses to do with it, is told as a sentence and is no failure.
+Each check is an identity that holds for every causal language model: the bridge against
+transformers' hidden states, the residual stream against its parts, the model against itself. If a
+model lacks something, or saelab refuses something, a sentence says so; this is no failure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,8 @@ SITES = (
 )
 N_TOKENS = 12
 TOLERANCE = 1e-3
-"""Relative to the size of what is compared: above rounding, below what a formula can be off."""
+"""Relative to the size of the compared values: above rounding, below the error of a wrong
+formula."""
 HALF_PRECISION_TOLERANCE = 0.1
 
 
@@ -40,10 +41,10 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        about: a site, or "model".
+        about: the site, or "model".
         check: what was checked.
-        error: relative; None where it was refused.
-        tolerance: what the error may be.
+        error: relative error; None if there was nothing to check.
+        tolerance: the largest allowed error.
         refusal: why there was nothing to check, as a sentence.
     """
 
@@ -55,18 +56,18 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """Whether it was checked and found right."""
+        """Whether the check ran and passed."""
         return self.error is not None and self.error <= self.tolerance
 
     @property
     def fails(self) -> bool:
-        """Whether it was checked and found wrong."""
+        """Whether the check ran and failed."""
         return self.error is not None and not self.error <= self.tolerance
 
 
 @dataclass(frozen=True)
 class PlainPass:
-    """What transformers alone makes of some tokens."""
+    """The output of transformers alone for some tokens."""
 
     tokens: Int[Tensor, "batch pos"]
     hidden_states: tuple[Float[Tensor, "batch pos d_model"], ...]
@@ -74,7 +75,7 @@ class PlainPass:
 
 
 def plain_pass(name: str, *, device: str = "auto", dtype: torch.dtype = torch.float32) -> PlainPass:
-    """One forward pass of the model as transformers loads it; it is let go afterwards.
+    """One forward pass of the model as transformers loads it; the model is released afterwards.
 
     Raises:
         UsageError: as for `read_checkpoint`.
@@ -91,12 +92,12 @@ def plain_pass(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
 def check_model(
     name: str, *, device: str = "auto", dtype: torch.dtype = torch.float32
 ) -> tuple[BridgeLanguageModel, list[Finding]]:
-    """The model called `name`, and what of it works: as a whole, and at each kind of site.
+    """The findings for the model called `name`: as a whole, and at each kind of site.
 
-    Sites are taken of the first, the middle and the last layer.
+    Sites of the first, the middle and the last layer are checked.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: the model does not exist.
     """
     plain = plain_pass(name, device=device, dtype=dtype)
     lm = load_language_model(name, device=device, dtype=dtype)
@@ -118,7 +119,7 @@ def model_findings(lm: BridgeLanguageModel, plain: PlainPass) -> Iterator[Findin
 
 
 def site_findings(lm: BridgeLanguageModel, tokens: Int[Tensor, "batch pos"]) -> Iterator[Finding]:
-    """Reading, splicing and logit effects of every kind of site."""
+    """Checks of reading, splicing and logit effects at every kind of site."""
     layers = sorted({0, lm.info.n_layers // 2, lm.info.n_layers - 1})
     groups = {site: [f"blocks.{layer}.{site}" for layer in layers] for site in SITES}
     plain, seen = lm.direct.one_pass(
@@ -145,14 +146,14 @@ def _tolerance(lm: BridgeLanguageModel) -> float:
 
 
 def _off(found: Tensor, expected: Tensor) -> float:
-    """The largest error of a row, relative to the size of the row; nan is infinitely off."""
+    """The largest error of a row, relative to the row's size; NaN counts as infinite."""
     found, expected = (x.detach().to("cpu", torch.float64) for x in (found, expected))
     worst = ((found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)).max()
     return float(torch.nan_to_num(worst, nan=torch.inf))
 
 
 def _hidden_error(lm: BridgeLanguageModel, plain: PlainPass) -> float:
-    """Against hook_resid_pre, or hook_resid_post where transformers leaves out the embedding."""
+    """Error against hook_resid_pre, or hook_resid_post where transformers omits the embedding."""
     layers = range(lm.info.n_layers)
     ends = [[f"blocks.{i}.hook_resid_{side}" for i in layers] for side in ("pre", "post")]
     seen = lm.capture(plain.tokens, [*ends[0], *ends[1], "unembed.hook_in"])
@@ -200,7 +201,7 @@ def _cache_error(lm: BridgeLanguageModel, tokens: Tensor) -> float:
 def _reading_error(
     lm: BridgeLanguageModel, seen: Mapping[str, Tensor], tokens: Tensor, hooks: Sequence[str]
 ) -> float:
-    """Whether every value is finite, of the stated width, and what capturing it alone gives."""
+    """Error if a value is not finite, a width is wrong, or capturing the site alone differs."""
     found = lm.capture(tokens, hooks)
     right = all(
         value.shape == (*tokens.shape, lm.width(hook))
@@ -217,7 +218,7 @@ def _splice_error(
     originals: Mapping[str, Tensor | None],
     plain: Float[Tensor, "batch pos d_vocab"],
 ) -> float:
-    """Of the originals in their own places, and whether something else there is felt at all."""
+    """Error after splicing in the originals; and whether other values there have any effect."""
     edits: dict[str, Edit] = {h: lambda x, v=v: x if v is None else v for h, v in originals.items()}
     spliced = lm.logits(tokens, edits)
     for hook in originals:
@@ -235,5 +236,5 @@ def _effects_error(lm: BridgeLanguageModel, hooks: Sequence[str]) -> float:
 
 
 def failures(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that were checked and found wrong."""
+    """The checks that failed."""
     return [finding for finding in findings if finding.fails]

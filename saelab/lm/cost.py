@@ -1,28 +1,28 @@
-"""What passes of a language model take in memory, judged by its shape."""
+"""Memory of a language model's passes, estimated from its shape."""
 
 from saelab.lm.predictions import NUMBERS_AT_ONCE
 from saelab.lm.protocol import ActivationSource
 from saelab.resources import batch_budget
 
 WIDE, HEADS = 24, 5
-"""Numbers of a position that a layer has in memory at once: so many of d_model (the stream, q, k, v
-and an MLP of four times the width, with what is made of them) and so many patterns a head."""
+"""Numbers per position that a layer has in memory at once: WIDE of d_model (the stream, q, k, v, an
+MLP of four times the width, and their temporaries) and HEADS attention patterns per head."""
 KEPT_WIDE, KEPT_HEADS = 34, 4
-"""The same of what every layer keeps for the backward pass."""
+"""The same for what every layer keeps for the backward pass."""
 PIECES = 6
-"""Copies of a piece of logits that are in memory at once."""
+"""Copies of a piece of logits in memory at once."""
 BYTES = 4
-"""Of a number: half precision is widened in norms, softmax and logits."""
+"""Bytes per number: norms, softmax and logits are float32 even in half precision."""
 
 
 def forward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
-    """Memory of a pass without gradients, beside the weights."""
+    """Memory of a pass without gradients, beside the weights, in bytes."""
     info = lm.info
     return n_contexts * length * BYTES * (WIDE * info.d_model + HEADS * info.n_heads * length)
 
 
 def backward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
-    """Memory of a pass and its gradients, where every layer keeps what the backward pass needs."""
+    """Memory of a pass and its gradients, for which every layer keeps values, in bytes."""
     info = lm.info
     a_layer = KEPT_WIDE * info.d_model + KEPT_HEADS * info.n_heads * length
     kept = n_contexts * length * BYTES * a_layer * info.n_layers
@@ -30,7 +30,7 @@ def backward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
 
 
 def logits_bytes(lm: ActivationSource) -> int:
-    """Memory of the pieces in which logits are made; one row where a vocabulary is larger."""
+    """Memory of the pieces in which logits are made, in bytes; a piece has at least one row."""
     piece = max(NUMBERS_AT_ONCE.get(lm.device.type, NUMBERS_AT_ONCE["cpu"]), lm.info.d_vocab)
     return PIECES * BYTES * piece
 
@@ -38,7 +38,7 @@ def logits_bytes(lm: ActivationSource) -> int:
 def contexts_at_once(
     lm: ActivationSource, length: int, *, most: int = 32, backward: bool = False
 ) -> int:
-    """How many contexts a batch has whose size was not given: `most`, or half, ... what fits."""
+    """Contexts per batch if no size was given: `most`, or half of it, ... until a batch fits."""
     n, cost = most, backward_bytes if backward else forward_bytes
     budget = batch_budget(lm.device)
     while n > 1 and cost(lm, n, length) > budget:

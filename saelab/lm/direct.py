@@ -1,9 +1,9 @@
 """The direct path: what a direction at a site writes to the residual stream and to the logits.
 
-No architecture is known here. What lies on the path is read off the running model: a pass in which
-the probes stand in for what attention and MLPs return shows the norm or the multiplier behind them
-(Gemma, OLMo 2, Granite), and with the probes for the last residual stream it shows the final norm,
-whichever gain it applies (Gemma's is 1 + weight). `direct_check` proves the result.
+This module knows no architecture; it derives the path from the running model. In one pass, probe
+vectors replace the outputs of attention and MLPs: this shows the norm or multiplier after them
+(Gemma, OLMo 2, Granite). With probes as the last residual stream the pass shows the final norm,
+with the gain it really applies (Gemma's is 1 + weight). `direct_check` proves the result.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,28 +19,28 @@ from saelab.lm.protocol import Edit
 from saelab.sites import Site, outputs_of
 
 SIZE = 64.0
-"""Of the probes' entries: a power of two, so exact in every number type, and so large that the
-epsilon of a norm does not matter."""
+"""Size of the probes' entries: a power of two, so exact in every dtype, and so large that a norm's
+epsilon does not matter."""
 TINY = 2.0**-12
-"""What makes of SIZE a size at which the epsilon of a norm shows."""
+"""Factor that makes SIZE so small that a norm's epsilon shows."""
 SMALL = 2.0**-10
-"""What is put in place of the unembedding's output: a soft cap is linear there."""
+"""Replaces the unembedding's output: so small that a soft cap is linear there."""
 CLOSE = 2e-2
-"""Relative; a probe's answers are equal or differ by a factor."""
+"""Relative tolerance: a probe's outputs are equal, or differ by a factor."""
 
 
 class _UnknownError(Exception):
-    """Something on a site's way to the residual stream is not linear at fixed scales."""
+    """A site's path to the residual stream is not linear at fixed scales."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A multiplier, or a norm at scale 1 without its bias: linear, and alike for all tokens.
+    """A multiplier, or a norm at scale 1 without its bias: linear, and equal for all tokens.
 
     Attributes:
-        centred: the norm takes the mean off first.
-        scaled: it is a norm: the model divides by the scale of what comes in.
-        epsilon: what it adds to the mean square under the root.
+        centred: whether the norm subtracts the mean first.
+        scaled: whether it is a norm: the model divides by the scale of its input.
+        epsilon: the norm's epsilon, added to the mean square under the root.
     """
 
     gain: Float[Tensor, " d_model"]
@@ -49,22 +49,22 @@ class Stage:
     epsilon: float = 0.0
 
     def __call__(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What comes out; norms at scale 1."""
+        """The output of the stage; norms at scale 1."""
         return self.centre(x) * self.gain.to(x)
 
     def centre(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """`x` without its mean, where the norm takes it off."""
+        """`x` without its mean if the norm subtracts it, else `x`."""
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
     def scale(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
-        """What the model divides by."""
+        """The number that the model divides by."""
         if not self.scaled:
             return torch.ones_like(x[..., :1])
         return (self.centre(x).square().mean(-1, keepdim=True) + self.epsilon).sqrt()
 
 
 def probes(d_model: int) -> Float[Tensor, "8 d_model"]:
-    """A vector without mean or zeros and its negative; both doubled; with a mean; very small."""
+    """A vector without mean or zeros, its negative, both doubled, one with a mean, a tiny one."""
     sign = torch.ones(d_model)
     sign[1::2] = -1
     if d_model % 2:
@@ -75,7 +75,7 @@ def probes(d_model: int) -> Float[Tensor, "8 d_model"]:
 
 
 def stage_of(sent: Float[Tensor, "8 d_model"], came: Float[Tensor, "8 d_out"]) -> Stage | None:
-    """The stage that makes what `came` of the probes `sent`; None if it is no such thing."""
+    """The stage that maps the probes `came` to `sent`; None if it is no norm or multiplier."""
     if sent.shape != came.shape or not came.isfinite().all():
         return None
     sent, came = sent.double(), came.double()
@@ -104,7 +104,7 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 
 class DirectPaths:
-    """What leads from each site that writes to the residual stream to the logits."""
+    """The linear path from each site that writes to the residual stream to the logits."""
 
     def __init__(self, bridge: Any) -> None:  # noqa: ANN401 - TransformerLens stays in bridge.py
         self._bridge = bridge
@@ -113,7 +113,7 @@ class DirectPaths:
         self.last, self.slope, self.capped = self._probe_end()
 
     def fault(self, hook: str) -> str | None:
-        """Why the direct path of `hook` is not known, as the end of a sentence; None if it is."""
+        """Why the direct path of `hook` is unknown, as a sentence's end; None if it is known."""
         if Site.of(hook).kind is None:
             return "it reaches the residual stream only through a nonlinearity"
         if self.last is None or self.slope is None:
@@ -126,7 +126,7 @@ class DirectPaths:
         return None
 
     def stage(self, hook: str) -> Stage | None:
-        """The norm or multiplier between an attention's or MLP's site and the residual stream."""
+        """The norm or multiplier between an attention or MLP site and the residual stream."""
         inside = Site.of(hook).output
         if inside is None or self._points.get(inside.added) is self._points[hook]:
             return None
@@ -140,7 +140,7 @@ class DirectPaths:
         return stage
 
     def writes(self, hook: str, directions: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_model"]:
-        """What each direction writes to the residual stream; norms on the way at scale 1."""
+        """What each direction writes to the residual stream; norms on the path at scale 1."""
         linear, stage = self._linear(hook), self.stage(hook)
         if linear is not None:
             x = directions.to(self._bridge.W_U.dtype)
@@ -148,20 +148,20 @@ class DirectPaths:
         return directions if stage is None else stage(directions)
 
     def logits(self, residual: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """What directions in the last residual stream do to the logits; the norm at scale 1."""
+        """What directions in the last residual stream add to the logits; norm at scale 1."""
         assert self.last is not None
         W_U = self._bridge.W_U
         effects = (self.last(residual).to(W_U.dtype) @ W_U).to(residual.dtype) * self.slope
         return effects - effects.mean(dim=-1, keepdim=True)
 
     def _linear(self, hook: str) -> nn.Module | None:
-        """The module that a site's values pass to become the output of its attention or MLP."""
+        """The module that maps a site's values to the output of its attention or MLP."""
         site, point = Site.of(hook), self._points[hook]
         inside = site.output
         if inside is None or site.layer is None or site.kind == "residual":
             return None
         if point in (self._points.get(inside.returned), self._points.get(inside.added)):
-            # An MLP of experts: what it calls hook_post is what it returns.
+            # For an MLP of experts, hook_post is its output.
             return None
         for module in self._bridge.blocks[site.layer].modules():
             inner = getattr(module, "original_component", None)
@@ -171,7 +171,7 @@ class DirectPaths:
 
     @torch.no_grad()
     def _probe_end(self) -> tuple[Stage | None, float | None, bool]:
-        """The final norm, the logits' slope by what the unembedding returns, and if it falls."""
+        """The final norm, the logits' slope in the unembedding's output, and if a cap lowers it."""
         sent = probes(self._bridge.cfg.d_model)
         edits = {f"blocks.{self._bridge.cfg.n_layers - 1}.hook_resid_post": _put(sent)}
         sizes = torch.full((len(sent), 1, 1), SMALL)
@@ -187,9 +187,9 @@ class DirectPaths:
 
     @torch.no_grad()
     def _probe_outputs(self) -> dict[str, Stage | None]:
-        """What lies between each attention's or MLP's output and the stream, where anything does.
+        """The stage between each attention or MLP output and the stream, if there is any.
 
-        In one pass each: nothing but the probes enters the stream.
+        One pass for each kind of probe: only the probes enter the stream.
         """
         sent = probes(self._bridge.cfg.d_model)
         tokens = torch.zeros(len(sent), 1).long()
@@ -217,7 +217,7 @@ class DirectPaths:
     def one_pass(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit], read: Iterable[str]
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], dict[str, Tensor]]:
-        """The logits, and what stands at the hooks in `read`, without those that do not fire."""
+        """The logits, and the values at the hooks in `read` that fire."""
         seen: dict[str, Tensor] = {}
 
         def reading(name: str) -> Hook:

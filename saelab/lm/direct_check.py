@@ -1,8 +1,8 @@
-"""The proof of a direct path: a finite difference through the running model itself.
+"""The proof of a direct path: a finite difference through the running model.
 
-All that the blocks add to the residual stream is held at what it is without the change, so the
-logits answer to the site along its direct path alone: through the model's own projection, norms and
-unembedding. Directions are chosen along which no norm's scale moves: there the path is linear.
+All that the blocks add to the residual stream is held at its unchanged value, so a change at the
+site reaches the logits only along the direct path: the model's own projection, norms and
+unembedding. Directions are chosen that do not change any norm's scale: for them the path is linear.
 """
 
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ from saelab.sites import Site, outputs_of
 
 N_DIRECTIONS = 4
 STEP = 0.05
-"""Relative to what is changed."""
+"""Step size, relative to the changed value."""
 HALF_PRECISION_STEP = 0.5
-"""Rounding is that much coarser, and directions are such that long steps are right too."""
+"""In half precision rounding is coarser, and the chosen directions allow long steps."""
 N_TOKENS = 4
 TOLERANCE = 0.01
-"""Relative error of the logits; a gain of 26 taken for 25 is 0.04."""
+"""Relative error of the logits; a gain of 26 mistaken for 25 gives 0.04."""
 HALF_PRECISION_TOLERANCE = 0.2
 
 
 @runtime_checkable
 class HasDirectPaths(Protocol):
-    """A model whose linear maps between sites and logits are read off its modules."""
+    """A model with linear maps between sites and logits, derived from its modules."""
 
     @property
     def info(self) -> ModelInfo:
-        """What identifies the model, and its sizes."""
+        """Identity and shape of the model."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class HasDirectPaths(Protocol):
 
 
 def direct_path_fault(lm: HasDirectPaths, hook: str) -> str | None:
-    """The end of a sentence, if the finite difference contradicts `lm.direct` at `hook`."""
+    """A sentence's end if the finite difference contradicts `lm.direct` at `hook`, else None."""
     error = direct_path_error(lm, hook)
     if error <= direct_path_tolerance(lm):
         return None
@@ -56,17 +56,17 @@ def direct_path_fault(lm: HasDirectPaths, hook: str) -> str | None:
 
 
 def direct_path_tolerance(lm: HasDirectPaths) -> float:
-    """How far the difference may be from the claim, in the model's number type."""
+    """Largest allowed difference from the claim in the model's dtype."""
     return HALF_PRECISION_TOLERANCE if is_half(lm) else TOLERANCE
 
 
 def added_by(lm: HasDirectPaths) -> list[str]:
-    """The hooks on what blocks add to the residual stream."""
+    """The hooks on the values that blocks add to the residual stream."""
     return [hook for hook in lm.hooks() if Site.of(hook).adds]
 
 
 def is_half(lm: HasDirectPaths) -> bool:
-    """Whether the model runs in 16 bits."""
+    """Whether the model runs in 16-bit floats."""
     return lm.info.dtype in ("float16", "bfloat16")
 
 
@@ -87,18 +87,18 @@ def direct_path_error(lm: HasDirectPaths, hook: str) -> float:
 
 
 def _null_space(rows: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
-    """An orthonormal basis of what all rows are orthogonal to."""
+    """An orthonormal basis of the vectors orthogonal to all rows."""
     rows = rows.double() / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
     return torch.linalg.svd(rows, full_matrices=True).Vh[len(rows) :]
 
 
 class _Held:
-    """The model on a few tokens, everything held but one site and what follows directly."""
+    """The model on a few tokens, with everything held except one site and its direct path."""
 
     def __init__(self, lm: HasDirectPaths, hook: str) -> None:
         self.direct = lm.direct
         self.step = HALF_PRECISION_STEP if is_half(lm) else STEP
-        # The skip connection goes past hook_resid_mid; what attention adds stands there alone.
+        # The skip connection bypasses hook_resid_mid; only attention's output passes there.
         site = Site.of(hook)
         self.hook = hook
         if site.layer is not None and not site.replaceable:
@@ -119,7 +119,7 @@ class _Held:
         self.value = self.seen[self.hook][0, -1]
 
     def move(self, directions: Float[Tensor, "n d_in"]) -> "_Moved":
-        """What `directions` and their negatives at the last token make of it all."""
+        """The effect of adding `directions` and their negatives at the last token."""
         steps = torch.cat([directions, -directions])
 
         def step(x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class _Held:
 
     @cached_property
     def cap_slopes(self) -> Float[Tensor, " d_vocab"]:
-        """How much less the logits answer to the unembedding here than where it is small."""
+        """The logits' slope in the unembedding's output, relative to that at small output."""
         raw = self.seen["unembed.hook_out"]
         if not self.direct.capped or self.direct.slope is None:
             return torch.ones_like(raw[0, -1])
@@ -151,7 +151,7 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Norm:
-    """A norm on the way, what it got before the change, and what it gets of both halves now."""
+    """A norm on the path, its input before the change, and its inputs for both signs of it."""
 
     stage: Stage
     before: Float[Tensor, " d_model"]
@@ -165,7 +165,7 @@ class _Norm:
 
 @dataclass(frozen=True)
 class _Moved:
-    """What a change made of the logits and of the norms on its way."""
+    """The effect of a change on the logits and on the norms of the path."""
 
     logits: Float[Tensor, "twice_n d_vocab"]
     norms: list[_Norm]
@@ -173,17 +173,17 @@ class _Moved:
     cap_slopes: Float[Tensor, " d_vocab"]
 
     def room(self) -> Float[Tensor, " n"]:
-        """By how much each direction can grow until it is a step of what a norm gets."""
+        """The factor by which each direction can grow until it is a full step at a norm's input."""
         shares = [n.change.norm(dim=1) / n.before.norm() for n in self.norms]
         return self.step / torch.stack(shares).amax(0).clamp_min(1e-12)
 
     def scale_changes(self) -> Float[Tensor, "k n"]:
-        """How each direction moves the scale of each norm."""
+        """The change of each norm's scale by each direction."""
         rows = [n.change @ n.stage.centre(n.before) for n in self.norms if n.stage.scaled]
         return torch.stack(rows) if rows else self.logits.new_zeros(0, len(self.logits) // 2)
 
     def slopes(self) -> Float[Tensor, "n d_vocab"]:
-        """The change of the logits at scale 1 and without a cap, centred over the vocabulary."""
+        """The logits' change at scale 1 and without a cap, centred over the vocabulary."""
         plus, minus = self.logits.chunk(2)
         slopes = (plus - minus) / 2 / self.cap_slopes
         for norm in self.norms:

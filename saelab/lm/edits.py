@@ -1,4 +1,4 @@
-"""Ways to replace a site's activations on the way through the model."""
+"""Edits that replace a site's activations during the model's forward pass."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,7 +7,7 @@ from saelab.lm.protocol import Edit
 
 
 def replace_rows(mask: Bool[Tensor, "context pos"], rows: Float[Tensor, "row d_in"]) -> Edit:
-    """An edit that puts `rows` at the masked positions and leaves every other position alone."""
+    """An edit that puts `rows` at the masked positions and keeps all others."""
 
     def edit(value: Float[Tensor, "context pos d_in"]) -> Float[Tensor, "context pos d_in"]:
         edited = value.clone()

@@ -13,10 +13,11 @@ from saelab.lm.protocol import ModelOutput
 def next_token_loss(
     out: ModelOutput, tokens: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy in nats, summed over every real token but the first of each context.
+    """Cross-entropy in nats, summed over every real token except the first of each context.
 
-    A sum, so that a context's gradients do not depend on what else is in the batch. Special tokens
-    count like others; positions that are not real are neither predicted nor seen by real ones.
+    It is a sum so that a context's gradients do not depend on the rest of the batch. Special tokens
+    count like others. Positions that are not real are not predicted, and real ones do not attend to
+    them.
     """
     predicts = F.pad(real[:, 1:], (0, 1))
     targets = tokens[:, 1:][real[:, 1:]]
@@ -26,13 +27,13 @@ def next_token_loss(
 
 
 def tracked(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The value as a node to differentiate by; the first site of a pass starts the graph."""
+    """The value as a node for differentiation; the first site of a pass starts the graph."""
     return value.clone() if value.requires_grad else value.detach().requires_grad_()
 
 
 def site_gradients(
     loss: Float[Tensor, ""], sites: Mapping[str, Float[Tensor, "..."]]
 ) -> dict[str, Float[Tensor, "..."]]:
-    """dL/dx of every site from one backward pass; nothing else keeps a gradient."""
+    """dL/dx at every site from one backward pass; no other gradient is kept."""
     found = torch.autograd.grad(loss, list(sites.values()))
     return dict(zip(sites, found, strict=True))

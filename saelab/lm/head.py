@@ -1,7 +1,7 @@
-"""A causal model cut in two before its unembedding, so that logits need never all be in memory.
+"""A causal model split before its unembedding, so that all logits never need to be in memory.
 
-Whatever an architecture does behind its final norm (a bias, a soft cap, a scale) is done by its own
-code: the model runs on with given hidden states in the place of its blocks' result.
+An architecture's own code computes what follows the final norm (a bias, a soft cap, a scale): the
+model runs with given hidden states instead of its blocks' result.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,9 +17,10 @@ from saelab.lm.protocol import ModelOutput
 
 N_TRIED = 5
 INNER = ("decoder", "language_model", "text_model")
-"""Modules of a base model that some models run in its place."""
+"""Modules of a base model that some models run instead of the whole base model."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""In standard deviations of the logits: above rounding, below what a forgotten soft cap does."""
+"""In standard deviations of the logits: above rounding, below the effect of a forgotten soft
+cap."""
 HALF_PRECISION_TOLERANCE = 0.1
 
 
@@ -30,7 +31,7 @@ class _Reached(Exception):  # noqa: N818 - no error: the pass has come as far as
 
 
 class OutputHead:
-    """What a transformers model does with its last hidden states."""
+    """The part of a transformers model that maps its last hidden states to logits."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - transformers has no common class
         self._model = model
@@ -40,9 +41,9 @@ class OutputHead:
     def run(
         self, forward: Callable[[], Tensor], seen: dict[str, Tensor] | None = None
     ) -> ModelOutput:
-        """What `forward` gives, which returns the model's logits; it ends before they are made.
+        """The input of the unembedding in a call of `forward`, which ends before logits are made.
 
-        Where the model cannot be cut, the logits are made.
+        If the model cannot be split, the result is the logits.
         """
         seen = {} if seen is None else seen
         if self.d_vocab is None:
@@ -52,14 +53,14 @@ class OutputHead:
         return ModelOutput(hidden, seen, self, self.d_vocab)
 
     def __call__(self, hidden: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """The logits of some positions; gradients flow through where they are enabled."""
+        """The logits of some positions; differentiable if gradients are enabled."""
         tokens = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
         with self._instead(self._kind(last_hidden_state=hidden[None])):
             return self._model(input_ids=tokens).logits[0]
 
     @cached_property
     def d_vocab(self) -> int | None:
-        """The number of logits; None if the model cannot be cut, tried on a few tokens."""
+        """The number of logits; None if the model cannot be split, tested on a few tokens."""
         base = self._model.base_model
         for blocks in (base, *(getattr(base, name, None) for name in INNER)):
             if isinstance(blocks, nn.Module) and blocks is not self._model:
@@ -70,7 +71,7 @@ class OutputHead:
 
     @torch.no_grad()
     def _tried(self) -> int | None:
-        """The number of logits, if what runs the blocks is `_blocks` and the rest reads no more."""
+        """The number of logits; None unless `_blocks` is all that the rest depends on."""
         if "forward" in vars(self._blocks):
             return None
         device = next(self._model.parameters()).device
@@ -85,14 +86,14 @@ class OutputHead:
         whole, hidden = forward()[0], self._hidden(forward)
         if hidden is None or not hasattr(self._kind, "last_hidden_state"):
             return None
-        # Turned around, so that a rest which depends on the position is found out.
+        # In reverse order, to detect a rest that depends on the position.
         found = self(hidden[0].flip(0)).flip(0)
         tolerance = TOLERANCE.get(whole.dtype, HALF_PRECISION_TOLERANCE)
         same = found.shape == whole.shape and (found - whole).abs().max() < tolerance * whole.std()
         return whole.shape[-1] if same else None
 
     def _hidden(self, forward: Callable[[], Tensor]) -> Float[Tensor, "batch pos d_model"] | None:
-        """What the unembedding would read; None if the blocks are not run as one module."""
+        """The input of the unembedding; None if the blocks are not run as one module."""
         with self._stop():
             try:
                 forward()
@@ -114,7 +115,7 @@ class OutputHead:
 
     @contextmanager
     def _instead(self, output: object) -> Iterator[None]:
-        """Let the blocks return `output`, whatever they are given."""
+        """Make the blocks return `output`, whatever their input."""
         self._blocks.forward = lambda *_, **__: output
         try:
             yield

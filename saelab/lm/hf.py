@@ -1,7 +1,7 @@
 """A language model run by transformers alone: faster than the bridge, with fewer sites.
 
-Attention is sdpa, which the bridge cannot use since it shows the attention pattern, and a forward
-pass has no hook points but those that were asked for. Activations equal the bridge's to rounding.
+Attention is sdpa, which the bridge cannot use because it exposes the attention pattern. A forward
+pass has only the hooks that were asked for. Activations equal the bridge's up to rounding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +17,7 @@ from saelab.config import UsageError
 from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
+from saelab.lm.hooks import AllCapturedError
 from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
 from saelab.lm.protocol import ModelInfo
 from saelab.lm.tokenizer import HuggingFaceTokenizer
@@ -24,7 +25,7 @@ from saelab.sites import Site
 
 Side = Literal["input", "output"]
 Submodule = tuple[str, Side]
-"""A module's path inside a block ("": the block itself), and which side of it the site is."""
+"""A module's path inside a block ("" is the block itself), and on which side of it the site is."""
 
 
 def _submodules(attention: str, heads_out: str, mlp_out: str) -> dict[str, Submodule]:
@@ -51,10 +52,6 @@ Models with norms behind their attention and MLP (Gemma 2 and 3) are not among t
 `hook_attn_out` is something else."""
 
 
-class _AllCapturedError(Exception):
-    """Raised inside the last hook to leave the forward pass there."""
-
-
 class HuggingFaceModel:
     """A frozen causal model with its residual, attention and MLP sites, for harvesting."""
 
@@ -79,11 +76,11 @@ class HuggingFaceModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self._model.device
 
     def width(self, hook: str) -> int:
-        """d_in of a site, heads flattened head-major; UsageError if it is not served here."""
+        """d_in of a site, heads flattened head-major; UsageError for an unknown site."""
         if hook not in self._widths:
             probe = torch.zeros(1, 2, dtype=torch.long)
             self._widths[hook] = self.capture(probe, [hook])[hook].shape[-1]
@@ -99,12 +96,12 @@ class HuggingFaceModel:
         def keep(name: str, value: Tensor) -> None:
             seen[name] = value
             if len(seen) == len(set(hooks)):
-                raise _AllCapturedError
+                raise AllCapturedError
 
         try:
             with self._hooked(hooks, keep):
                 self._model.base_model(tokens.to(self.device), use_cache=False)
-        except _AllCapturedError:
+        except AllCapturedError:
             pass
         return seen
 
@@ -137,7 +134,7 @@ class HuggingFaceModel:
     def _hooked(
         self, hooks: Sequence[str], see: Callable[[str, Tensor], Tensor | None]
     ) -> Iterator[None]:
-        """Let `see` read every site's value on the way, and replace it unless it returns None."""
+        """A context in which `see` reads every site's value and may replace it (None: keep)."""
         with ExitStack() as stack:
             for hook in hooks:
                 module, side = self._submodule(hook)
@@ -176,7 +173,7 @@ def _attach(
 
 
 def serves(name: str, hooks: Sequence[str]) -> bool:
-    """Whether the model is of an architecture known here, and all hooks are among its sites."""
+    """Whether this module knows the model's architecture and all of these hooks."""
     import transformers
 
     try:
@@ -190,7 +187,7 @@ def serves(name: str, hooks: Sequence[str]) -> bool:
 def _find(
     hook: str, submodules: dict[str, Submodule], n_layers: int
 ) -> tuple[int, Submodule] | None:
-    """The layer and the submodule of a hook; None if it is not served here."""
+    """The layer and the submodule of a hook; None for an unknown hook."""
     site = Site.find(hook)
     if site is None or site.layer is None or site.layer >= n_layers:
         return None
@@ -203,7 +200,7 @@ def load_hugging_face_model(
     """The model called `name`, as `load_language_model` finds it, without transformer_lens.
 
     Raises:
-        UsageError: its architecture is not known here, or as for `read_checkpoint`.
+        UsageError: the architecture is unknown here; or as for `read_checkpoint`.
     """
     model, tokenizer = read_checkpoint(name, dtype=dtype, attention="sdpa")
     if model.config.model_type not in ARCHITECTURES:

@@ -1,4 +1,4 @@
-"""What TransformerLens calls with a site's value on its way through the model."""
+"""Functions that TransformerLens calls with a site's value during a forward pass."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,15 @@ from saelab.config import UsageError
 from saelab.lm.protocol import Edit
 
 Hook = Callable[..., Tensor | None]
-"""Called with a value; returns what takes its place, or None to leave it."""
+"""Called with a value; returns its replacement, or None to keep it."""
+
+
+class AllCapturedError(Exception):
+    """Raised inside the last hook to leave the forward pass there."""
 
 
 def reader(name: str, tokens: Int[Tensor, "batch pos"], seen: dict[str, Tensor]) -> Hook:
-    """A hook that puts the site's value into `seen`, graph included."""
+    """A hook that stores the site's value in `seen`, with its graph."""
 
     def hook_function(value: Tensor, **_: object) -> None:
         seen[name] = per_token(value, tokens, name)
@@ -22,7 +26,7 @@ def reader(name: str, tokens: Int[Tensor, "batch pos"], seen: dict[str, Tensor])
 
 
 def replacer(name: str, edit: Edit, tokens: Int[Tensor, "batch pos"], applied: set[str]) -> Hook:
-    """A hook that puts `edit` of the site's value in its place and notes that it did."""
+    """A hook that replaces the site's value by `edit` of it, and records that it ran."""
 
     def hook_function(value: Tensor, **_: object) -> Tensor:
         applied.add(name)
@@ -37,7 +41,7 @@ def per_token(
     """A site's value with one vector per token, heads flattened head-major.
 
     Raises:
-        UsageError: the site has none, such as attention patterns.
+        UsageError: the site has no vector per token, e.g. attention patterns.
     """
     if value.ndim < 3 or value.shape[:2] != tokens.shape or not value.is_floating_point():
         shape = tuple(value.shape)

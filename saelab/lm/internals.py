@@ -1,4 +1,4 @@
-"""The weights of a loaded model as attribution needs them: per head, in float64 where asked."""
+"""The weights of a loaded model for attribution: per head, in float64 by default."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import ActivationSource
 
 READERS = {"gpt2": gpt2, "gpt_neox": gpt_neox, **dict.fromkeys(LLAMA_LIKE, llama_like)}
-"""By transformers' `model_type`."""
+"""The reader of each `model_type` of transformers."""
 
 
 def model_weights(
     lm: ActivationSource, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> ModelWeights:
-    """The weights of `lm`, of either back end, copied to `dtype`.
+    """The weights of `lm` from either back end, copied to `dtype`.
 
     Raises:
-        UsageError: the architecture is not one that is known to be linear between its MLPs.
+        UsageError: the architecture is not known to be linear between its MLPs.
     """
     module = _module(lm)
     kind = module.config.model_type
@@ -39,7 +39,7 @@ def _module(lm: ActivationSource) -> Any:  # noqa: ANN401 - transformers has no 
 
     if isinstance(lm, HuggingFaceModel):
         return lm._model
-    # A bridge has imported transformer_lens already, so this costs nothing then.
+    # With a bridge, transformer_lens is already imported, so this costs nothing.
     from saelab.lm.bridge import BridgeLanguageModel
 
     if isinstance(lm, BridgeLanguageModel):

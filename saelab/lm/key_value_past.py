@@ -1,4 +1,4 @@
-"""What a Hugging Face model keeps of the tokens it has read."""
+"""The keys and values that a Hugging Face model keeps of the tokens it has read."""
 
 from typing import final
 
@@ -17,12 +17,12 @@ class KeyValuePast:
 
     @property
     def whole(self) -> bool:
-        """Whether each layer keeps the keys and values of all tokens and nothing else."""
+        """Whether each layer keeps the keys and values of all tokens, and nothing else."""
         layers = self.cache.layers
         return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     def rows(self, which: Int[Tensor, " n"]) -> "KeyValuePast":
-        """A copy of these rows, which may repeat."""
+        """A copy of these rows; a row may repeat."""
         copy = DynamicCache()
         for index, layer in enumerate(self.cache.layers):
             assert isinstance(layer, DynamicLayer)

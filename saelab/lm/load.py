@@ -1,4 +1,4 @@
-"""A language model by name: the shipped one, a local checkpoint, or any TransformerLens model."""
+"""A language model by name: the shipped one, a local checkpoint, or one of TransformerLens."""
 
 import hashlib
 import logging
@@ -28,11 +28,12 @@ def load_language_model(
     Args:
         name: `tiny` (shipped with saelab), a local Hugging Face checkpoint directory, or the name
             of any model TransformerLens supports (fetched, or read from the local hub cache).
-        device: `auto` takes the GPU where there is one.
-        dtype: what the weights are held and run in.
+        device: `auto` takes the GPU if there is one.
+        dtype: dtype of the weights and of the computation.
 
     Raises:
-        UsageError: the name is none of these, or cannot be fetched; or as for `read_checkpoint`.
+        UsageError: the name is none of these, or the model cannot be fetched; or as for
+            `read_checkpoint`.
     """
     resolved = resolve_device(device)
     weights, tokenizer = read_checkpoint(name, dtype=dtype, attention="eager")
@@ -62,8 +63,8 @@ def load_language_model(
 def _install_nothing() -> None:
     """Keep TransformerLens from installing packages.
 
-    For a model that also sees (Gemma 3 from 4B on) it would run pip to get torchvision, which may
-    replace torch on the way; what reads text needs none of it.
+    For a model that also reads images (Gemma 3 from 4B on) it would run pip to install torchvision,
+    which may replace torch. Reading text needs none of it.
     """
     from transformer_lens.model_bridge.sources.transformers import helpers
 
@@ -74,24 +75,24 @@ def _install_nothing() -> None:
 def load_recorded_model(
     facts: Mapping[str, Any], *, name: str | None = None, device: str | torch.device = "auto"
 ) -> "BridgeLanguageModel":
-    """The model that a store or a run recorded, in the number type that it was run in then.
+    """The model that a store or a run recorded, in the dtype recorded with it.
 
-    `name` is where to find it now, if not under its old name.
+    `name` says where the model is now, if not at its old place.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: the model does not exist.
     """
     dtype = getattr(torch, str(facts.get("dtype", "float32")))
     return load_language_model(name or str(facts["name"]), device=device, dtype=dtype)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Its name without the package: float32, bfloat16, ..."""
+    """The dtype's name without the package: float32, bfloat16, ..."""
     return str(dtype).removeprefix("torch.")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """`auto` becomes the GPU where there is one, else the CPU; anything else is taken as named.
+    """The GPU for `auto` if there is one, else the CPU; any other name is taken as it is.
 
     Raises:
         UsageError: the device does not exist here.
@@ -135,7 +136,7 @@ def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # 
 
 
 def tokenizer_digest(tokenizer: Any) -> str:  # noqa: ANN401 - transformers has no common class
-    """sha256 (hex) of the tokenizer's JSON form, or of its vocabulary where it has none."""
+    """sha256 (hex) of the tokenizer's JSON form, or of its vocabulary if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Next-token predictions at some positions, whose logits are made piece by piece."""
+"""Next-token predictions at some positions; their logits are made in pieces."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,25 +11,26 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 NUMBERS_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}
-"""Logits in one piece, by device: 64 MiB and 256 MiB in float32. A few copies are made of it."""
+"""Logits per piece, by device: 64 MiB and 256 MiB in float32. A few copies of a piece are in
+memory."""
 
 Unembed = Callable[[Float[Tensor, "n d_model"]], Float[Tensor, "n d_vocab"]]
 
 
 def rows_at_once(d_vocab: int, device: torch.device) -> int:
-    """How many rows of `d_vocab` numbers are worked on at a time."""
+    """How many rows of `d_vocab` numbers are processed at a time."""
     return max(1, NUMBERS_AT_ONCE.get(device.type, 2**24) // d_vocab)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the next token at n positions, kept as what its unembedding reads.
+    """A model's next-token predictions at n positions, stored as the unembedding's input.
 
     Attributes:
-        hidden: the final norm's output; the logits themselves where `unembed` is None, because the
-            model's unembedding cannot be told from the rest.
-        unembed: from some rows of `hidden` to their logits.
-        d_vocab: numbers of each row's logits.
+        hidden: the final norm's output. If the model's unembedding cannot be separated, `unembed`
+            is None and these are the logits.
+        unembed: maps rows of `hidden` to their logits.
+        d_vocab: number of logits per row.
     """
 
     hidden: Float[Tensor, "n _"]
@@ -37,16 +38,16 @@ class Predictions:
     d_vocab: int
 
     def __len__(self) -> int:
-        """Positions."""
+        """Number of positions."""
         return len(self.hidden)
 
     def logits(self, part: slice = slice(None)) -> Float[Tensor, "m d_vocab"]:
-        """The logits of a part of the positions, in the model's number type."""
+        """The logits of a part of the positions, in the model's dtype."""
         rows = self.hidden[part]
         return rows if self.unembed is None else self.unembed(rows)
 
     def pieces(self) -> Iterator[slice]:
-        """The positions in parts small enough for their logits to be in memory several times."""
+        """The positions in parts so small that their logits fit in memory several times."""
         step = rows_at_once(self.d_vocab, self.hidden.device)
         for first in range(0, len(self), step):
             yield slice(first, min(first + step, len(self)))
@@ -64,15 +65,14 @@ class Predictions:
     ) -> Float[Tensor, ""]:
         """The sum over all pieces of `loss(logits, part)`, in float32 at least.
 
-        Differentiable by `hidden`: each piece's gradient is taken while its logits are there, so
-        that the backward pass needs none of them again. `loss` must depend on nothing else that
-        gradients are wanted of.
+        It is differentiable in `hidden` only: each piece's gradient is computed while its logits
+        are in memory, so the backward pass does not make them again.
         """
         return _Total.apply(self.hidden, self, loss)
 
 
 def exact(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In float32, or float64 where they are."""
+    """The tensor in float32, or in float64 if it is float64."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

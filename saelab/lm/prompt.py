@@ -1,6 +1,6 @@
-"""What a user types as a prompt or as one token, in a model's token ids.
+"""From a prompt or a token that a user typed to a model's token ids.
 
-One place for the command line, the API and the browser. Importing it does not import torch.
+The command line, the API and the browser all use this module. It does not import torch.
 """
 
 import json
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from saelab.lm.protocol import LanguageModel
 
 LONGEST = 100_000
-"""Characters of a prompt; whatever tokenizer reads it, no model here reads more."""
+"""Largest number of characters in a prompt; no model here reads more."""
 SHOWN = 40
-"""Characters of a word that an error message repeats."""
+"""Characters of a word that an error message shows."""
 
 
 def encode_prompt(lm: "LanguageModel", text: str) -> "Int[Tensor, ' pos']":
     """`prompt_tokens` on the model's device.
 
     Raises:
-        UsageError: there are none, too many, or unknown ones.
+        UsageError: there are no tokens, too many, or unknown ones.
     """
     import torch
 
@@ -37,13 +37,13 @@ def encode_prompt(lm: "LanguageModel", text: str) -> "Int[Tensor, ' pos']":
 
 
 def prompt_tokens(lm: "LanguageModel", text: str) -> list[int]:
-    """The tokens of `text` behind <bos>, where the model has one.
+    """The tokens of `text` after <bos>, if the model has one.
 
-    The text may name special tokens (`<|im_start|>`). Where it begins with <bos> itself, that is
-    the one, and a note says so.
+    The text may name special tokens (`<|im_start|>`). If it begins with <bos>, no second one is
+    added, and a note says so.
 
     Raises:
-        UsageError: there are none, too many, or unknown ones.
+        UsageError: there are no tokens, too many, or unknown ones.
     """
     info = lm.info
     if not text.strip():
@@ -70,7 +70,7 @@ def prompt_tokens(lm: "LanguageModel", text: str) -> list[int]:
 
 
 def prompt_note(lm: "LanguageModel", text: str) -> str:
-    """What `prompt_tokens` notes of a text, for pages that show it; empty where nothing."""
+    """The note that `prompt_tokens` makes of a text, for pages that show it; may be empty."""
     begun = _begun(lm, lm.tokenizer.encode(text[:LONGEST]))
     return _begun_note(lm, begun) if begun else ""
 
@@ -78,13 +78,13 @@ def prompt_note(lm: "LanguageModel", text: str) -> str:
 def chat_prompt(lm: "LanguageModel", text: str) -> str:
     """The prompt that the model's chat template makes of `text`; `prompt_tokens` reads it.
 
-    `text` is what the user says, or messages as JSON:
-    `[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]`. The
-    template's own <bos> is left to `prompt_tokens`, which puts one before every prompt.
+    `text` is the user's message, or a list of messages as JSON: `[{"role": "system", "content": "Be
+    brief."}, {"role": "user", "content": "Hello"}]`. The template's <bos> is removed, since
+    `prompt_tokens` puts one before every prompt.
 
     Raises:
-        UsageError: the text is empty or not such messages, or the model has no chat template or one
-            that refuses them.
+        UsageError: the text is empty, the messages are invalid, the model has no chat template, or
+            the template refuses the messages.
     """
     if not text.strip():
         raise UsageError("The prompt is empty; write some text.")
@@ -94,9 +94,9 @@ def chat_prompt(lm: "LanguageModel", text: str) -> str:
 
 
 def has_chat_template(model: str) -> bool:
-    """Whether the tokenizer of the model called `model` has one, as far as its files tell.
+    """Whether the tokenizer of the model called `model` has a chat template, judged by its files.
 
-    Nothing is loaded or fetched: of a model that is not here yet the answer is no.
+    Nothing is loaded or fetched: for a model that is not on this machine the answer is no.
     """
     named = any(_file(model, name) for name in ("chat_template.jinja", "chat_template.json"))
     config = None if named else _file(model, "tokenizer_config.json")
@@ -110,7 +110,7 @@ def has_chat_template(model: str) -> bool:
 
 
 def _file(model: str, name: str) -> Path | None:
-    """A file of a checkpoint's directory, or of the hub's cache."""
+    """A file in a checkpoint's directory, or in the hub's cache."""
     directory = MODEL_DIR if model == "tiny" else Path(model)
     if directory.is_dir():
         return directory / name if (directory / name).is_file() else None
@@ -125,10 +125,10 @@ def _file(model: str, name: str) -> Path | None:
 
 
 def token_id(lm: "LanguageModel", text: str) -> int:
-    """The id of a token by its name, or of a text that is one token, a space before it or not.
+    """The id of a token by its name, or by a text of one token; a leading space is optional.
 
     Raises:
-        UsageError: it is none, or several, or not in the vocabulary.
+        UsageError: it is no token, several tokens, or not in the vocabulary.
     """
     table, unknown = lm.tokenizer.table, lm.tokenizer.unknown_id
     named = table.ids.get(text)
@@ -164,7 +164,7 @@ def _messages(text: str) -> Sequence[Mapping[str, str]]:
 
 
 def _begun(lm: "LanguageModel", ids: list[int]) -> int:
-    """How many <bos> a text begins with."""
+    """The number of <bos> that a text begins with."""
     bos = lm.info.bos_token_id
     return next((i for i, token in enumerate(ids) if token != bos), len(ids))
 
@@ -179,9 +179,9 @@ def _begun_note(lm: "LanguageModel", begun: int) -> str:
 
 
 def _check_known(lm: "LanguageModel", text: str, ids: list[int]) -> None:
-    """Refuse words that the vocabulary lacks, and tokens that the model lacks."""
+    """Refuse words that are missing in the vocabulary, and tokens that the model lacks."""
     unknown, info = lm.tokenizer.unknown_id, lm.info
-    # A prompt may name the unknown token as any other; GPT-2's is its <bos>.
+    # A prompt may name the unknown token like any other; GPT-2's is its <bos>.
     if unknown is not None and ids.count(unknown) > text.count(lm.tokenizer.token(unknown)):
         raise UsageError(
             f"{info.name} does not know {_unknown(lm, text)}; use words of its vocabulary."
@@ -195,7 +195,7 @@ def _check_known(lm: "LanguageModel", text: str, ids: list[int]) -> None:
 
 
 def _unknown(lm: "LanguageModel", text: str) -> str:
-    """The words that the vocabulary lacks, the first few by name."""
+    """The words that are missing in the vocabulary; names the first few."""
     token = lm.tokenizer.unknown_id
     itself = "" if token is None else lm.tokenizer.token(token)
     words = [word for word in dict.fromkeys(text.split()) if itself not in word]

@@ -1,4 +1,4 @@
-"""What saelab asks of a language model; everything that runs one goes through these few methods."""
+"""The protocol of a language model: the few methods by which saelab uses any model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from saelab.lm.predictions import Predictions, Unembed
 from saelab.lm.token_table import TokenTable
 
 Edit = Callable[[Tensor], Tensor]
-"""Maps a site's activations `[batch pos d_in]` to what replaces them, of the same shape."""
+"""Maps a site's activations `[batch pos d_in]` to their replacement, of the same shape."""
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one forward pass gave.
+    """Result of one forward pass.
 
-    The vocabulary is large and logits of all positions seldom needed, so they are made on demand.
+    Logits of all positions are large and seldom needed, so they are made on demand.
 
     Attributes:
-        hidden: what the unembedding reads; without `unembed`, the logits themselves.
-        activations: each hook that was asked for, after the edit of that hook if it has one.
-        unembed: from rows of `hidden` to their logits.
-        d_vocab: numbers of a position's logits; default: as many as `hidden` has.
+        hidden: the unembedding's input; if `unembed` is None, the logits.
+        activations: the activations at each hook asked for, after the hook's edit if it has one.
+        unembed: maps rows of `hidden` to their logits.
+        d_vocab: number of logits per position; default: the width of `hidden`.
     """
 
     hidden: Float[Tensor, "batch pos _"]
@@ -45,7 +45,7 @@ class ModelOutput:
         return self._predictions(self.hidden[:, position])
 
     def at(self, mask: Bool[Tensor, "batch pos"] | EllipsisType) -> Predictions:
-        """The predictions at the masked positions, in reading order; at all of them for `...`."""
+        """The predictions at the masked positions, in reading order; `...` for all positions."""
         rows = self.hidden.flatten(0, 1) if mask is ... else self.hidden[mask]
         return self._predictions(rows)
 
@@ -54,7 +54,7 @@ class ModelOutput:
 
 
 class ModelInfo(Config):
-    """What identifies a model and fixes the meaning of its activations."""
+    """The identity of a model, which fixes the meaning of its activations."""
 
     name: str
     architecture: str
@@ -69,9 +69,9 @@ class ModelInfo(Config):
     tokenizer_digest: str
     """sha256 of the tokenizer's JSON form."""
     dtype: str = "float32"
-    """What the weights are held and run in; part of what the activations are."""
+    """Dtype of the weights and of the computation; activations depend on it."""
     weight_processing: str = "none"
-    """What was done to the weights after loading; saelab harvests raw weights."""
+    """How weights were processed after loading; saelab harvests raw weights."""
     bos_token_id: int | None = None
     special_token_ids: tuple[int, ...] = ()
 
@@ -81,7 +81,7 @@ class Encoder(Protocol):
     """Text to token ids."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens but those that it names (`<bos>`)."""
+        """Token ids of `text`; the only special tokens are those that it names (`<bos>`)."""
         ...
 
 
@@ -91,26 +91,26 @@ class Tokenizer(Encoder, Protocol):
 
     @property
     def table(self) -> TokenTable:
-        """The names of all tokens, and what a row of them says."""
+        """The names of all tokens, and the text of token sequences."""
         ...
 
     @property
     def unknown_id(self) -> int | None:
-        """What words become that the vocabulary does not have, if they can."""
+        """The token that unknown words become; None if there is none."""
         ...
 
     def token(self, token_id: int) -> str:
-        """A token's name: what it writes, spaces included; no two tokens share one."""
+        """A token's name: the text that it writes, spaces included; no two tokens share a name."""
         ...
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text that the model's chat template makes of `messages`; `UsageError` without one."""
+        """The text that the chat template makes of `messages`; UsageError if there is none."""
         ...
 
 
 @runtime_checkable
 class ActivationSource(Protocol):
-    """A frozen causal language model whose named sites can be read: what harvesting needs."""
+    """A frozen causal language model whose sites can be read: what harvesting needs."""
 
     @property
     def info(self) -> ModelInfo:
@@ -124,11 +124,11 @@ class ActivationSource(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     def width(self, hook: str) -> int:
-        """d_in of a site, heads flattened head-major; UsageError if there is no such hook."""
+        """d_in of a site, heads flattened head-major; UsageError if the hook does not exist."""
         ...
 
     def capture(
@@ -147,15 +147,15 @@ class ActivationSource(Protocol):
     ]:
         """Activations at `hooks`, and dL/dx there, from one forward and one backward pass.
 
-        L is the summed cross-entropy of every real token but the first of its context; positions
-        that are not `real` (padding, which stands at the end) have gradient zero.
+        L is the cross-entropy, summed over every real token except the first of its context.
+        Positions that are not `real` (padding, at the end) have gradient zero.
         """
         ...
 
 
 @runtime_checkable
 class LanguageModel(ActivationSource, Protocol):
-    """A frozen causal language model whose named sites can be read and replaced."""
+    """A frozen causal language model whose sites can be read and replaced."""
 
     def run(
         self,
@@ -164,10 +164,10 @@ class LanguageModel(ActivationSource, Protocol):
         edits: Mapping[str, Edit] | None = None,
         hooks: Sequence[str] = (),
     ) -> ModelOutput:
-        """One whole forward pass, each edited hook replaced on the way, each of `hooks` read.
+        """One whole forward pass that applies the edits and reads each of `hooks`.
 
-        Where gradients are enabled they flow from the logits and the activations back into the
-        edits, never into the model's weights.
+        If gradients are enabled, they flow from the logits and the activations back into the edits,
+        never into the model's weights.
         """
         ...
 
@@ -176,24 +176,24 @@ class LanguageModel(ActivationSource, Protocol):
         tokens: Int[Tensor, "batch pos"],
         edits: Mapping[str, Edit] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """The logits of `run`, all of them at once, without gradients."""
+        """The logits of `run`, all positions at once, without gradients."""
         ...
 
     def logit_effects(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_vocab"] | None:
-        """What adding each direction at `hook` writes to the logits along the direct path.
+        """The change of the logits along the direct path when each direction at `hook` is added.
 
-        None where `why_no_logits` says why.
+        None if `why_no_logits` gives a reason.
         """
         ...
 
     def residual_writes(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_model"] | None:
-        """What adding each direction at `hook` writes to the residual stream; None as above."""
+        """What adding each direction at `hook` writes to the residual stream, or None."""
         ...
 
     def why_no_logits(self, hook: str) -> str | None:
-        """Why directions at `hook` have no logit effects, one sentence; None if they have."""
+        """Why directions at `hook` have no logit effects, as one sentence; None if they have."""
         ...

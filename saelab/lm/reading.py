@@ -1,4 +1,4 @@
-"""Reading on where a model stopped: what it keeps of the tokens so far is not computed again."""
+"""Continuing a forward pass: keys and values of earlier tokens are not computed again."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ class Past(Protocol):
     """Keys and values of the tokens that each row has read."""
 
     def rows(self, which: Int[Tensor, " n"]) -> "Past":
-        """A copy of these rows, which may repeat."""
+        """A copy of these rows; a row may repeat."""
         ...
 
 
@@ -24,7 +24,7 @@ class ReadsOn(Protocol):
 
     @property
     def reads_on(self) -> bool:
-        """Whether `read_on` gives the logits of a whole pass; not for every architecture."""
+        """Whether `read_on` gives the logits of a whole pass; some architectures do not."""
         ...
 
     def read_on(
@@ -33,8 +33,8 @@ class ReadsOn(Protocol):
         past: Past | None,
         edits: Mapping[str, Edit] | None = None,
     ) -> tuple[ModelOutput, Past]:
-        """What is said of new tokens behind those of `past`, and what is kept now.
+        """The output for new tokens after those of `past`, and the updated past.
 
-        Edits get and give the new tokens' activations only. `past` is used up.
+        Edits see and return the new tokens' activations only. `past` must not be used again.
         """
         ...

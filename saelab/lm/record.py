@@ -1,8 +1,8 @@
-"""One forward pass in full: every quantity between the MLPs, computed from the weights.
+"""A full record of one forward pass: every quantity between the MLPs, from the weights.
 
-What the MLPs return is read from the running model. Everything else is computed anew in the number
-type of the weights (float64 by default), so sums of its parts are exact to that type's rounding,
-and then compared with what the model itself has: a model that does anything else is refused.
+The MLPs' outputs are read from the running model. Everything else is computed again in the dtype of
+the weights (float64 by default), so sums of its parts are exact up to that dtype's rounding. The
+results are compared with the model's own values: a model that computes anything else is refused.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,25 @@ from saelab.lm.protocol import ActivationSource, LanguageModel
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Largest deviation from the model's own values, relative to the largest of them, by the model's
-number type; RMS norms and rotary angles are float32 even in a float64 model."""
+dtype; RMS norms and rotary angles are float32 even in a float64 model."""
 COARSE = 0.1
 """The same for half precision."""
 
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One block of a forward pass; q and k are as they are multiplied: normed and turned.
+    """One block of a forward pass; q and k are after their norm and rotation.
 
     Attributes:
-        q_scale, k_scale: what norms of queries and keys divide by; 1 without.
+        q_scale, k_scale: scales that norms of queries and keys divide by; 1 without norms.
         pattern: attention after the softmax, `[batch head dest src]`.
-        attn_post_scale, mlp_post_scale: what norms behind attention and MLP divide by; 1 without.
-        attn_out: what attention adds to the stream: behind its post-norm or multiplier.
-        resid_mid: the stream with what attention added, whether or not the MLP reads it.
-        mlp_in: what the MLP reads: the second norm's output, bias included.
-        mlp_raw: what the MLP returns.
-        mlp_out: what it adds to the stream: behind its post-norm or multiplier.
+        attn_post_scale, mlp_post_scale: scales that norms after attention and MLP divide by; 1
+            without norms.
+        attn_out: what attention adds to the stream, after its post-norm or multiplier.
+        resid_mid: the stream after attention's addition, whether or not the MLP reads it.
+        mlp_in: the MLP's input: the second norm's output, bias included.
+        mlp_raw: the MLP's output.
+        mlp_out: what the MLP adds to the stream, after its post-norm or multiplier.
     """
 
     resid_pre: Float[Tensor, "batch pos d_model"]
@@ -58,13 +59,13 @@ class LayerRecord:
 
     @property
     def z_cat(self) -> Float[Tensor, "batch pos d_in"]:
-        """What an SAE on hook_z reads: heads flattened head-major."""
+        """The value at hook_z that an SAE reads: heads flattened head-major."""
         return self.z.flatten(2)
 
 
 @dataclass(frozen=True)
 class ForwardRecord:
-    """A forward pass of a model over `tokens`.
+    """One forward pass of a model over `tokens`.
 
     Attributes:
         position: zeros for rotary models.
@@ -96,8 +97,8 @@ def record_forward(
     """A full record of `lm` on `tokens`, at most its context long.
 
     Raises:
-        UsageError: too many tokens; or the model does something that its weights and configuration
-            do not tell.
+        UsageError: there are too many tokens, or the model's values do not follow from its weights
+            and configuration.
     """
     if tokens.shape[1] > lm.info.n_ctx:
         raise UsageError(
@@ -127,12 +128,13 @@ def record_forward(
 
 
 def check_whole(lm: LanguageModel, weights: ModelWeights, record: ForwardRecord) -> None:
-    """Compare what MLPs read, and the last position's logits, with the running model.
+    """Compare the MLPs' inputs and the last position's logits with the running model.
 
-    Sums of a record's parts do not need them, but transcoders read the one, and targets the other.
+    Sums of a record's parts do not need them, but transcoders read MLP inputs, and targets are
+    logits.
 
     Raises:
-        UsageError: the model computes them otherwise.
+        UsageError: the model's values differ.
     """
     hooks = [f"blocks.{number}.mlp.hook_in" for number in range(len(record.layers))]
     done = lm.run(record.tokens, hooks=hooks)
@@ -146,7 +148,7 @@ def layer_record(
     resid: Float[Tensor, "batch pos d_model"],
     mlp_raw: Float[Tensor, "batch pos d_model"],
 ) -> LayerRecord:
-    """A block's quantities, of the stream before it and of what its MLP returned."""
+    """A block's quantities, from the stream before it and its MLP's output."""
     scale = weights.ln1.scale(resid)
     x = weights.ln1.linear(resid, scale) + weights.ln1.bias
     q, k, v = (

@@ -1,7 +1,8 @@
-"""What the tokens of a vocabulary are called, and what a row of them says.
+"""The names of a vocabulary's tokens, and the text of token sequences.
 
-A token's name is what it writes, spaces included; bytes that are no whole character are written
-`<0xF0>`. No two tokens share a name. Plain Python: readers of a file need no tokenizer for it.
+A token's name is the text that it writes, spaces included; bytes that are no whole character are
+written `<0xF0>`. No two tokens share a name. This is plain Python, so reading a file needs no
+tokenizer.
 """
 
 import re
@@ -18,9 +19,10 @@ class TokenTable:
     """The names of a vocabulary.
 
     Attributes:
-        names: of each id.
-        written: what those tokens write whose name is something else.
-        gap: what stands between two tokens in a text: nothing, or a space for words without any.
+        names: the name of each id.
+        written: the text of tokens whose name differs from it.
+        gap: the text between two tokens: nothing, or a space for vocabularies of words without
+            spaces.
     """
 
     names: Sequence[str]
@@ -28,7 +30,7 @@ class TokenTable:
     gap: str = ""
 
     def name(self, token_id: int) -> str:
-        """What a token is called; models may have more rows than the tokenizer has tokens."""
+        """A token's name; models may have more rows than the tokenizer has tokens."""
         known = 0 <= token_id < len(self.names)
         return self.names[token_id] if known else _unused(token_id)
 
@@ -38,10 +40,10 @@ class TokenTable:
         return {name: token_id for token_id, name in enumerate(self.names)}
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each token of a row adds to its text, which is the pieces with `gap` between.
+        """The text that each token of a sequence adds; the pieces joined by `gap` are the text.
 
-        A character of several tokens stands at the first of them, and the others are empty; bytes
-        that make no character are written `<0xF0>`.
+        A character made of several tokens belongs to the first of them, and the others are empty;
+        bytes that make no character are written `<0xF0>`.
         """
         ids = list(ids)
         if self.written.keys().isdisjoint(ids):
@@ -55,7 +57,7 @@ class TokenTable:
         return found
 
     def text(self, ids: Iterable[int]) -> str:
-        """The text of a row of tokens."""
+        """The text of a sequence of tokens."""
         return self.gap.join(self.pieces(ids))
 
 
@@ -65,10 +67,10 @@ def token_table(
     """The table of a vocabulary.
 
     Args:
-        contents: the key of each id, None where there is no such token.
-        written: what each token adds to a text, in UTF-8. Tokens that write the same are told
-            apart by their keys; the first keeps the name.
-        later: tokens that come after all others in this.
+        contents: the vocabulary's key of each id; None if there is no such token.
+        written: the text that each token adds, in UTF-8. Of tokens that write the same, the first
+            keeps the name; the others are named by their keys.
+        later: tokens that come after all others in this order.
         gap: see `TokenTable`.
     """
     table = [_unused(i) if key is None else "" for i, key in enumerate(contents)]
@@ -90,14 +92,14 @@ def token_table(
 
 
 def _free(name: str, token_id: int, taken: set[str]) -> str:
-    """The name, marked with the id if another token has it."""
+    """The name, with the id appended if another token has it."""
     while name in taken:
         name = f"{name}⟨{token_id}⟩"
     return name
 
 
 def readable(text: bytes) -> str:
-    """UTF-8 as text; bytes that are not of a character are written `<0xF0>`."""
+    """UTF-8 as text; bytes that belong to no character are written `<0xF0>`."""
     try:
         return text.decode()
     except UnicodeDecodeError:
@@ -105,7 +107,7 @@ def readable(text: bytes) -> str:
 
 
 def _spread(parts: list[bytes]) -> list[str]:
-    """The text of parts in a row; each character goes to the part where it begins."""
+    """The text of consecutive parts; each character goes to the part where it begins."""
     found = ["" for _ in parts]
     place, end = 0, len(parts[0])
     at = 0

@@ -11,12 +11,12 @@ from saelab.lm.token_table import TokenTable, token_table
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WORD = "a"
-"""Stands before a token that is decoded; any text without a space would do."""
+"""Precedes a token that is decoded; any text without a space would do."""
 _DATED = (
     "{% macro strftime_now(form) %}{{ form | replace('%Y', '2024') | replace('%m', '07') "
     "| replace('%d', '26') | replace('%B', 'July') | replace('%b', 'Jul') }}{% endmacro %}{{ '' }}"
 )
-"""Stands before a chat template and takes the place of today's date in it."""
+"""Prepended to a chat template; replaces today's date in it."""
 
 
 class HuggingFaceTokenizer:
@@ -27,16 +27,16 @@ class HuggingFaceTokenizer:
 
     @property
     def backend(self) -> Any | None:  # noqa: ANN401 - its type has no stable place
-        """The tokenizers library's own object, which reads many texts at once, where it has one."""
+        """The tokenizers library's own object, for many texts at once; None if there is none."""
         return getattr(self._tokenizer, "backend_tokenizer", None)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens but those that it names (`<bos>`)."""
+        """Token ids of `text`; the only special tokens are those that it names (`<bos>`)."""
         return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     @property
     def table(self) -> TokenTable:
-        """The names of all tokens, and what a row of them says; made when first asked for."""
+        """The names of all tokens, and the text of token sequences; made at the first use."""
         return self._made
 
     @cached_property
@@ -45,26 +45,26 @@ class HuggingFaceTokenizer:
 
     @property
     def unknown_id(self) -> int | None:
-        """What words become that the vocabulary does not have, if they can."""
+        """The token that unknown words become; None if there is none."""
         return self._tokenizer.unk_token_id
 
     def token(self, token_id: int) -> str:
-        """A token's name: what it writes, spaces included; no two tokens share one."""
+        """A token's name: the text that it writes, spaces included; no two tokens share a name."""
         return self.table.name(token_id)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each token of a row writes; see `TokenTable.pieces`."""
+        """The text of each token of a sequence; see `TokenTable.pieces`."""
         return self.table.pieces(ids)
 
     def text(self, ids: Iterable[int]) -> str:
-        """The text of a row of tokens."""
+        """The text of a sequence of tokens."""
         return self.table.text(ids)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of a prompt that the model's chat template makes of `messages`.
 
-        Behind it the assistant speaks: at the beginning of a message, or at the end of the last
-        one where that is the assistant's. Raises as `chat_text` does.
+        The assistant continues it: with a new message, or with the rest of the last message if that
+        is the assistant's. Raises as `chat_text` does.
         """
         begun = bool(messages) and messages[-1].get("role") == "assistant"
         return self.chat_text(messages, answer=not begun, go_on=begun)
@@ -74,12 +74,11 @@ class HuggingFaceTokenizer:
     ) -> str:
         """The messages through the chat template, without <bos>.
 
-        `answer` opens the model's turn behind them; `go_on` leaves the last message open. Templates
-        that write the date write 26 July 2024: the same messages are the same text whenever they
-        are read.
+        `answer` opens the model's turn after them; `go_on` leaves the last message open. Templates
+        that write the date write 26 July 2024, so the same messages always give the same text.
 
         Raises:
-            UsageError: there is no template, or it refuses the messages.
+            UsageError: the tokenizer has no template, or the template refuses the messages.
         """
         if not self._tokenizer.chat_template:
             raise UsageError(
@@ -112,10 +111,10 @@ def _table(tokenizer: Any) -> TokenTable:  # noqa: ANN401
     words = backend is not None and backend.decoder is None
     read = str.encode if words else _reader(tokenizer)
     written = [b"" if content is None else read(content) for content in contents]
-    # A byte of no character has the lesser claim to a name: "A" is not <0x41>.
+    # A byte outside any character has the weaker claim to a name: "A" is not <0x41>.
     bytes_ = [i for i, said in enumerate(written) if len(said) == 1 and _is_byte(contents[i])]
     for i in special.intersection(range(len(contents))).difference(bytes_):
-        # Decoders treat special tokens like words; in a text they stand as they are.
+        # Decoders treat special tokens like words; in a text they are written as they are.
         written[i] = (contents[i] or "").encode()
     # Without a decoder the tokenizers library puts spaces between all tokens.
     spaced = not words or any(b" " in said for said in written)
@@ -135,22 +134,22 @@ def _is_byte(content: str | None) -> bool:
 
 
 def _reader(tokenizer: Any) -> Callable[[str], bytes]:  # noqa: ANN401
-    """What tells of a key of the vocabulary what it writes inside a text."""
+    """Maps a key of the vocabulary to the text that it writes inside a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decode, kind = tokenizer.convert_tokens_to_string, b""
     if backend is not None:
-        # A decoder tells what it is in its JSON form only.
+        # Only the JSON form of a decoder says of what kind it is.
         decode, kind = backend.decoder.decode, backend.decoder.__getstate__()
     if b'"ByteLevel"' in kind or hasattr(tokenizer, "byte_decoder"):
         return _of_alphabet
     if b'"BPEDecoder"' in kind:
-        # Its tokens end in a mark for the space behind them, which the last token of a text lacks.
+        # Its tokens end in a mark for the following space, which the last token of a text lacks.
         return lambda content: decode([content, _WORD])[:-1].encode()
     return lambda content: _behind_a_word(content, decode)
 
 
 def _behind_a_word(content: str, decode: Callable[[list[str]], str]) -> bytes:
-    """What a token adds to a text that has begun: at its beginning, decoders drop a space."""
+    """The text that a token adds after others: at a text's beginning, decoders drop a space."""
     text = decode([_WORD, content])[len(_WORD) :]
     if text != content and (byte := _BYTE.fullmatch(content)):
         return bytes([int(byte[1], 16)])
@@ -158,7 +157,7 @@ def _behind_a_word(content: str, decode: Callable[[list[str]], str]) -> bytes:
 
 
 def _of_alphabet(content: str) -> bytes:
-    """The bytes of a byte-level token, each of which is a character in the vocabulary."""
+    """The bytes of a byte-level token; each byte is a character in the vocabulary."""
     try:
         return content.translate(_ALPHABET).encode("latin-1")
     except UnicodeEncodeError:
@@ -167,7 +166,7 @@ def _of_alphabet(content: str) -> bytes:
 
 
 class _Alphabet(dict[int, int]):
-    """GPT-2's: printable bytes are their own characters, the others follow from U+0100 on."""
+    """GPT-2's alphabet: printable bytes stand for themselves, the others follow U+0100."""
 
     def __init__(self) -> None:
         printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -1,1 +1,1 @@
-"""Sparse coding in a fixed dictionary: which latents a row uses, and with what values."""
+"""Sparse coding in a fixed dictionary: the latents that a row uses, and their values."""

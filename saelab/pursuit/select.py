@@ -24,7 +24,7 @@ def top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
 
 
 def largest(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
-    """The k largest entries of each row as they are, negative ones too (arXiv 1312.5663)."""
+    """The k largest entries of each row unchanged, negative ones included (arXiv 1312.5663)."""
     values, indices = pre_acts.topk(k, dim=-1)
     return SparseCodes(values, indices, pre_acts.shape[-1])
 
@@ -44,9 +44,9 @@ def batch_top_k(
 ) -> SparseCodes:
     """The `batch * k` largest pre-activations of the whole batch, rectified (arXiv 2412.06410).
 
-    k latents a row on average; a row may have more, fewer, or none. `k` may be a fraction. With
+    k latents per row on average; a row may have more, fewer, or none. `k` may be a fraction. With
     `signed`, the largest magnitudes with their signs (the batch-level form of arXiv 2510.00404).
-    A training rule: which latents a row keeps depends on the other rows.
+    This is a rule for training only: the latents that a row keeps depend on the other rows.
     """
     batch, d_sae = pre_acts.shape
     flat = pre_acts.flatten()
@@ -68,10 +68,10 @@ def above(
     *,
     signed: bool = False,
 ) -> SparseCodes:
-    """Every positive pre-activation above its threshold, as it is (arXiv 2407.14435, eq. 5).
+    """Every positive pre-activation above its threshold, unchanged (arXiv 2407.14435, eq. 5).
 
-    `threshold` is one number or one a latent. With `signed`, every one whose magnitude is above it.
-    Rectangular, sorted by falling magnitude; as wide as the fullest row needs.
+    `threshold` is one number, or one per latent. With `signed`, magnitudes are compared. The codes
+    are rectangular, sorted by falling magnitude, and as wide as the fullest row.
     """
     size = pre_acts.abs() if signed else pre_acts.relu()
     size = torch.where(size > threshold, size, 0.0)
@@ -84,10 +84,10 @@ def above(
 def among(
     rule: Rule, pre_acts: Float[Tensor, "batch d_sae"], allowed: Bool[Tensor, " d_sae"], k: int
 ) -> SparseCodes:
-    """`rule` restricted to the latents in `allowed`; k is cut to how many there are."""
+    """`rule` restricted to the latents in `allowed`; k is at most their number."""
     # Only the allowed columns are read, so a few dead latents cost little.
     candidates = allowed.nonzero().squeeze(1)
-    # A kernel would be compiled anew for every number of candidates.
+    # A kernel would be compiled for every number of candidates.
     rule = _BY_TORCH.get(rule, rule)
     chosen = rule(pre_acts[:, candidates], min(k, len(candidates)))
     return SparseCodes(chosen.values, candidates[chosen.indices], pre_acts.shape[-1])
@@ -101,7 +101,7 @@ def nonzero(z: Float[Tensor, "batch d_sae"]) -> SparseCodes:
 
 
 def below(codes: SparseCodes, limit: int, start: int = 0) -> SparseCodes:
-    """The entries whose latent is in `start` to `limit` (excluded), as flat codes."""
+    """The entries of latents from `start` to `limit` (excluded), as flat codes."""
     chosen = (codes.indices >= start) & (codes.indices < limit)
     row = codes.rows()[chosen]
     starts = torch.arange(len(codes), device=row.device)

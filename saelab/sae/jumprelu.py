@@ -128,7 +128,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         z: Tensor = Jump.apply(pre_acts, self.threshold, width)
         # Dense, since about half of all latents fire at the start.
         x_hat = z @ self.W_dec + self.offset(batch.x)
-        on: Tensor = Step.apply(pre_acts, self.threshold, width)
+        on: Tensor = Heaviside.apply(pre_acts, self.threshold, width)
         l0 = on.sum(dim=1).mean()
         penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
         parts = {"l0_penalty": (self.penalty_weight(context), penalty)}
@@ -243,7 +243,7 @@ class Jump(torch.autograd.Function):
         return grad * (a > threshold), -(threshold / ctx.width) * (near * grad).sum(0), None
 
 
-class Step(torch.autograd.Function):
+class Heaviside(torch.autograd.Function):
     """1[a > threshold]; only the threshold has a gradient, estimated in a window (eq. 12)."""
 
     @staticmethod

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
-from saelab.kernels.rules import FusedRule
+from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.step.aux_k import AuxRules
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
@@ -32,8 +32,8 @@ class FusedOptions:
         clip_norm: largest global gradient norm; None for no limit. A limit costs a second pass over
             the codes' gathers, since Adam needs the norm first.
         launch: shapes of the latent-major pass.
-        unrounded: whether the k largest pre-activations are chosen before rounding to `precision`,
-            see `saelab.kernels.triton.select.ties`.
+        ties: what tells pre-activations apart that are equal in `precision`: their index, or
+            their products in float32, see `saelab.kernels.triton.select.ties`.
         adam: options of the optimizer.
     """
 
@@ -43,14 +43,14 @@ class FusedOptions:
     dead_after: int = 10_000_000
     clip_norm: float | None = None
     launch: Launch = Launch()  # noqa: RUF009 - frozen
-    unrounded: bool = False
+    ties: Ties = "index"
     adam: AdamRules = AdamRules()  # noqa: RUF009 - frozen
 
 
 class FusedStep:
     """One optimizer step of an SAE, with AuxK, clipping, Adam, projection and renormalisation.
 
-    The step is that of `TrainingState.advance`. On CUDA the step is one graph or two, see
+    The step is that of `AutogradSteps.optimizer_step`. On CUDA the step is one graph or two, see
     `fused_graphs`; the graphs read the learning rate from the device. On the CPU it runs under
     Triton's interpreter, for tests only.
 
@@ -127,7 +127,7 @@ class FusedStep:
             if grad is None:
                 raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
             step.codes.effects.grad.copy_(grad)
-        self.graphs.advance(self.n_steps)
+        self.graphs.run_step(self.n_steps)
         self.n_steps += 1
 
     def stages(self) -> dict[str, Callable[[], object]]:
@@ -194,8 +194,8 @@ def _rules(sae: AbstractSAE, options: FusedOptions) -> Rules:
     rule = fused_rule(sae)
     if isinstance(rule, str):
         raise UsageError(f"This SAE has no fused step: {rule}.")
-    unrounded = options.unrounded and options.precision != torch.float32
-    if unrounded and not rule.has_one_edge:
+    ties: Ties = "index" if options.precision == torch.float32 else options.ties
+    if ties == "float32" and not rule.has_one_edge:
         raise UsageError(
             "--ties float32 is for TopK and AbsTopK, which choose k of each row once, and "
             f"this is a {type(sae).__name__} SAE; leave it out, or take --precision float32."
@@ -206,5 +206,5 @@ def _rules(sae: AbstractSAE, options: FusedOptions) -> Rules:
         adam=options.adam,
         clip_norm=options.clip_norm,
         aux=None if rule.aux is None else AuxRules(*rule.aux, options.dead_after),
-        unrounded=unrounded,
+        ties=ties,
     )

@@ -42,7 +42,7 @@ class OneGraph:
             assert isinstance(self.step.codes, Ragged)
             self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
 
-    def advance(self, number: int) -> None:
+    def run_step(self, number: int) -> None:
         """Run step `number` of the run on the rows in `step.x`."""
         aux = self.aux.look(number)
         if not self.step.x.is_cuda:
@@ -144,8 +144,8 @@ class TwoGraphs:
         self._penalty_weight = values.penalty_weight
         self._thresholds.penalty_weight.fill_(values.penalty_weight)
 
-    def advance(self, number: int) -> None:
-        """See `OneGraph.advance`."""
+    def run_step(self, number: int) -> None:
+        """See `OneGraph.run_step`."""
         step, aux = self.step, self.aux.look(number)
         self.dense = None
         if not step.x.is_cuda:

@@ -19,8 +19,8 @@ from saelab.training.divergence import DivergedError
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures
 from saelab.training.objectives import Objective, make_objective
-from saelab.training.one import Training, begin, watch_over
-from saelab.training.origin import Origin, check_start, has_begun
+from saelab.training.one_training import Training, begin, watch_over
+from saelab.training.origin import StartingRun, check_start, has_begun
 from saelab.training.plan import training_plan
 from saelab.training.run import Run
 from saelab.training.source import Source, Stream
@@ -146,7 +146,7 @@ def _train_group(
     trainings: list[Training] = []
     places = []
     for out, config in group.items():
-        origin = None if has_begun(out) else Origin.of(config)
+        origin = None if has_begun(out) else StartingRun.of(config)
         state = TrainingState.start(config, source, rows, origin and origin.sae())
         watch = watch_over(state, source, rows)
         places.append(state.restore(out / "checkpoints", stream.state_dict()))
@@ -188,7 +188,9 @@ def _run(
             batch, signal = next(stream), stop.signal
             running = [t for t in trainings if t.state.step == step and not t.state.finished]
             lines = [
-                training.advance(batch, objective, source, stream, stopping=signal is not None)
+                training.step_and_write(
+                    batch, objective, source, stream, stopping=signal is not None
+                )
                 for training in running
                 if training.diverged is None
             ]

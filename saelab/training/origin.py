@@ -15,7 +15,7 @@ from saelab.training.untrained import untrained_sae
 
 
 @dataclass(frozen=True)
-class Origin:
+class StartingRun:
     """A finished run to start from.
 
     Attributes:
@@ -26,7 +26,7 @@ class Origin:
     sha256: str
 
     @classmethod
-    def of(cls, config: TrainConfig) -> "Origin | None":
+    def of(cls, config: TrainConfig) -> "StartingRun | None":
         """The run that `config` starts from; None for random weights.
 
         Raises:
@@ -105,7 +105,7 @@ def check_start(config: TrainConfig, directory: Path, source: Source) -> None:
         UsageError: the run does not exist, its weights do not fit, or they have changed since the
             run at `directory` was begun.
     """
-    if has_begun(directory) or (origin := Origin.of(config)) is None:
+    if has_begun(directory) or (origin := StartingRun.of(config)) is None:
         return
     if (directory / "provenance.json").is_file():
         begun = (Run(directory).provenance().get("init_from") or {}).get("weights_sha256")

@@ -131,7 +131,7 @@ class TrainingState:
             f"({then:.3g}) {self.config.n_warmup} steps later."
         )
 
-    def advance(self, batch: Batch, objective: Objective) -> StepResult:
+    def train_on(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
         if isinstance(batch, ActivationBatch) and batch.target is not None:
             batch = replace(batch, target=batch.target * self.target_scale)
@@ -139,7 +139,7 @@ class TrainingState:
             self.target_variance, None, self.step, self.config.n_steps, self.config.seed
         )
         lr = self.rate(self.step)
-        done = self.steps.advance(batch, objective, context, lr=lr, scale=self.scale)
+        done = self.steps.optimizer_step(batch, objective, context, lr=lr, scale=self.scale)
         self.step += 1
         return done
 

@@ -47,7 +47,7 @@ class Steps(Protocol):
     name: str
     average: WeightAverage | None
 
-    def advance(
+    def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
     ) -> StepResult:
         """Do one optimizer step on activations times `scale`; `context.dead` is filled in here."""
@@ -96,10 +96,10 @@ class AutogradSteps:
         self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
 
-    def advance(
+    def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
     ) -> StepResult:
-        """See `Steps.advance`.
+        """See `Steps.optimizer_step`.
 
         The order matters: the gradient's radial part is removed before Adam, and atoms are
         renormalised after Adam.
@@ -185,7 +185,7 @@ class FusedSteps:
             getattr(torch, config.precision),
             config.silence,
             config.clip_norm,
-            unrounded=config.ties == "float32",
+            ties=config.ties,
             adam=AdamRules(
                 (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay
             ),
@@ -194,10 +194,10 @@ class FusedSteps:
         self._dead_after = config.silence
         self.average = WeightAverage.of(config.ema, self._weights())
 
-    def advance(
+    def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
     ) -> StepResult:
-        """See `Steps.advance`."""
+        """See `Steps.optimizer_step`."""
         assert isinstance(batch, ActivationBatch)
         step = self.step
         step.set_lr(lr)

@@ -8,7 +8,13 @@ from evaluation.cases import flipped, measured, permuted, reason, rows_of, sae_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.evaluation.absorption import Task, absorbed, fit_task_probes, main_latents, measure_task
+from saelab.evaluation.absorption import (
+    LabelInParts,
+    absorbed,
+    fit_task_probes,
+    main_latents,
+    measure_task,
+)
 from saelab.evaluation.absorption_tasks import (
     feature_absorption,
     first_letter_tasks,
@@ -213,7 +219,7 @@ def measure_alone(rows, sae, task):
 def test_a_poor_probe_leaves_its_task_out_with_its_f1():
     rows, sae = text()
     noise = torch.rand(len(rows), generator=torch.Generator().manual_seed(5)) < 0.2
-    task = Task("hierarchy", "noise", noise, {"all": noise}, leave_out=False)
+    task = LabelInParts("hierarchy", "noise", noise, {"all": noise}, leave_out=False)
     result, left_out = measure_alone(rows, sae, task)
     assert result is None
     assert "is below 0.6" in left_out["all"]
@@ -223,7 +229,7 @@ def test_a_poor_probe_leaves_its_task_out_with_its_f1():
 def test_a_probe_no_better_than_always_yes_leaves_its_task_out():
     rows, sae = text()
     noise = torch.rand(len(rows), generator=torch.Generator().manual_seed(5)) < 0.6
-    task = Task("hierarchy", "noise", noise, {"all": noise}, leave_out=False)
+    task = LabelInParts("hierarchy", "noise", noise, {"all": noise}, leave_out=False)
     assert "hardly above chance" in measure_alone(rows, sae, task)[1]["all"]
 
 

@@ -172,11 +172,14 @@ def test_files_from_before_rows_were_judged_one_by_one_print(run, random_lm):
 
 def test_a_file_that_is_no_such_result_is_refused_by_name(run, random_lm):
     evaluate(run, random_lm, n_tokens=60)
-    run.save_evaluation("density", {"made": {}, "frequency": 3})
-    with pytest.raises(UsageError, match=r"evaluation/density\.json of .* is no density: "):
+    run.save_evaluation("summary", {"skipped": 3})
+    with pytest.raises(UsageError, match=r"summary of .* is damaged: skipped"):
+        load_evaluation(run)
+    run.save_evaluation("density", run.evaluation("density") | {"frequency": 3})
+    with pytest.raises(UsageError, match=r"evaluation/density\.json of .* damaged: frequency: "):
         load_evaluation(run)
     run.save_evaluation("density", {})
-    with pytest.raises(UsageError, match="is no density"):
+    with pytest.raises(UsageError, match=r"density.*is damaged: n_tokens: Field required"):
         load_evaluation(run)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from saelab.pursuit import ways
+from saelab.pursuit import steps
 from saelab.pursuit.matching_pursuit import Pursuit
 
 shapes = given(
@@ -26,7 +26,7 @@ both_ways = pytest.mark.parametrize("gram", [False, True], ids=["anew", "gram"])
 @contextmanager
 def correlations_by(*, gram: bool):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ways, "GRAM_UPDATE_COST", -(10**9) if gram else 10**9)
+        patch.setattr(steps, "GRAM_UPDATE_COST", -(10**9) if gram else 10**9)
         yield
 
 

@@ -15,7 +15,7 @@ from pursuit.pursuit_cases import (
     shapes,
 )
 
-from saelab.pursuit import ways
+from saelab.pursuit import steps
 from saelab.pursuit.matching_pursuit import matching_pursuit, merged
 from saelab.pursuit.select import top_k
 
@@ -159,7 +159,7 @@ def test_a_broken_row_stays_visible():
     assert pursuit.residual[1].isfinite().all()
 
 
-# The two ways to keep correlations
+# The two steps to keep correlations
 
 
 def test_the_gram_matrix_replaces_a_product_per_step():
@@ -184,7 +184,7 @@ def test_the_gram_matrix_replaces_a_product_per_step():
     ],
 )
 def test_the_gram_matrix_is_built_where_it_pays(monkeypatch, batch, d_in, n_steps, limit, pays):
-    monkeypatch.setattr(ways, "GRAM_LIMIT_BYTES", limit)
+    monkeypatch.setattr(steps, "GRAM_LIMIT_BYTES", limit)
     x, atoms = problem(13, batch, d_in, 32, dtype=torch.float32)
     with Recorder() as recorder:
         matching_pursuit(x, atoms, n_steps)

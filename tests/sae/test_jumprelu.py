@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saelab.sae.base import LossContext
-from saelab.sae.jumprelu import Jump, JumpReLUConfig, Step
+from saelab.sae.jumprelu import Heaviside, Jump, JumpReLUConfig
 from saelab.testing.steps import loss_of, train_step
 
 WIDTH = 0.2
@@ -31,10 +31,10 @@ def test_a_latent_is_on_only_strictly_above_its_threshold():
     a = torch.tensor([[0.5, 0.5, 0.5]])
     threshold = torch.tensor([0.4, 0.5, 0.6])
     assert Jump.apply(a, threshold, WIDTH).tolist() == [[0.5, 0.0, 0.0]]
-    assert Step.apply(a, threshold, WIDTH).tolist() == [[1.0, 0.0, 0.0]]
+    assert Heaviside.apply(a, threshold, WIDTH).tolist() == [[1.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize(("function", "loss"), [(Jump, torch.square), (Step, lambda z: 3 * z)])
+@pytest.mark.parametrize(("function", "loss"), [(Jump, torch.square), (Heaviside, lambda z: 3 * z)])
 def test_the_estimate_is_the_derivative_of_the_expected_loss(function, loss):
     """Over dense samples the window's estimate equals a numeric derivative of the mean."""
     a = torch.linspace(-2, 3, 200_001, dtype=torch.float64)[:, None]
@@ -52,13 +52,13 @@ def test_the_estimate_is_the_derivative_of_the_expected_loss(function, loss):
 def test_entries_outside_the_window_leave_the_threshold_alone():
     threshold = torch.tensor([0.5], requires_grad=True)
     a = torch.tensor([[0.5 + WIDTH], [0.5 - WIDTH], [3.0]])
-    (Jump.apply(a, threshold, WIDTH).sum() + Step.apply(a, threshold, WIDTH).sum()).backward()
+    (Jump.apply(a, threshold, WIDTH).sum() + Heaviside.apply(a, threshold, WIDTH).sum()).backward()
     assert threshold.grad.tolist() == [0.0]
 
 
 def test_the_indicator_gives_the_pre_activations_no_gradient():
     a = rows().requires_grad_()
-    Step.apply(a, torch.full((8,), 0.1), WIDTH).sum().backward()
+    Heaviside.apply(a, torch.full((8,), 0.1), WIDTH).sum().backward()
     assert a.grad is None or not a.grad.any()
 
 

@@ -48,7 +48,7 @@ def test_it_is_the_mean_of_the_weights_there_were(small_store, monkeypatch, vari
     for number in range(STEPS):
         batch = ActivationBatch(torch.randn(BATCH, D_IN, generator=generator).to(DEVICE))
         context = LossContext(V, step=number, n_steps=STEPS)
-        steps.advance(batch, Local(), context, lr=0.1, scale=1.0)
+        steps.optimizer_step(batch, Local(), context, lr=0.1, scale=1.0)
         parameters = steps.trained().named_parameters()
         history.append({name: value.detach().clone() for name, value in parameters})
     expected = mean_of_history(history)
@@ -139,11 +139,11 @@ def test_it_continues_from_a_checkpoint_to_the_same_bits(averaged_run, small_sto
     first, second = (TrainingState.start(config, source, source.start_rows()) for _ in range(2))
     stream, objective = source.stream(), make_objective(source)
     for _ in range(17):
-        first.advance(next(stream), objective)
+        first.train_on(next(stream), objective)
     first.save(tmp_path, stream.state_dict())
     assert second.restore(tmp_path) is not None
     while not second.finished:
-        second.advance(next(stream), objective)
+        second.train_on(next(stream), objective)
     found = second.averaged(source.calibration_rows())
     assert found is not None
     expected = Run(averaged_run.path / AVERAGED).load_sae().state_dict()

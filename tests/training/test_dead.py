@@ -66,7 +66,7 @@ def test_a_short_run_revives_latents_that_were_dead_at_its_start(tmp_path):
         with torch.no_grad():
             state.steps.sae.get_parameter("b_enc")[silenced] = -3
         while not state.finished:
-            state.advance(next(stream), make_objective(source))
+            state.train_on(next(stream), make_objective(source))
         sae = state.finish(source.calibration_rows())
         codes, wanted = sae.encode(x[:8192]), x[:8192]
         fired[dead_after] = int((codes.firing_counts()[silenced] > 0).sum())

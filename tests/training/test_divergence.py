@@ -13,7 +13,7 @@ from saelab.sae.topk import TopKConfig
 from saelab.sae.variants import BUILT_IN
 from saelab.training.divergence import LIMIT, DivergedError, Watch
 from saelab.training.loop import train, train_many
-from saelab.training.one import watch_over
+from saelab.training.one_training import watch_over
 from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState

@@ -177,11 +177,11 @@ def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
 def test_selection_in_float32_finds_what_rounding_hides(form):
     """Pre-activations near 100, which bfloat16 rounds to steps of a half."""
     chosen = []
-    for unrounded in (False, True):
+    for ties in ("index", "float32"):
         sae = build(form, d_sae=16)
         with torch.no_grad():
             sae.b_enc.fill_(100)
-        step = FusedStep(sae, FusedOptions(BATCH, V, unrounded=unrounded, launch=SMALL))
+        step = FusedStep(sae, FusedOptions(BATCH, V, ties=ties, launch=SMALL))
         W, bias = step.weights.enc.copy.double(), step.weights.b_enc.copy.double()
         centred = (batches(1)[0].bfloat16().double() - sae.b_dec.detach()).bfloat16().double()
         best = (centred @ W.T + bias).abs().topk(K).indices.sort().values
@@ -192,7 +192,7 @@ def test_selection_in_float32_finds_what_rounding_hides(form):
 
 def test_selection_in_float32_is_refused_where_rows_have_several_edges():
     with pytest.raises(UsageError, match="is a BatchTopK SAE"):
-        FusedStep(build("batch-topk"), FusedOptions(BATCH, V, unrounded=True))
+        FusedStep(build("batch-topk"), FusedOptions(BATCH, V, ties="float32"))
 
 
 def test_a_copied_state_continues_to_the_same_bits():

@@ -83,7 +83,7 @@ def by_autograd(sae, xs, lr=1e-2, **options):
     steps, figures = AutogradSteps(config, sae, torch.device(DEVICE)), []
     for number, x in enumerate(xs):
         context = replace(CONTEXT, step=number)
-        done = steps.advance(ActivationBatch(x), Local(), context, lr=lr, scale=1.0)
+        done = steps.optimizer_step(ActivationBatch(x), Local(), context, lr=lr, scale=1.0)
         terms, weight = done.terms, sae.penalty_weight(context)
         penalty = float(terms.parts["l0_penalty"])
         figures.append([float(terms.mse_sum), weight, penalty, terms.codes.mean_l0()])

@@ -62,7 +62,7 @@ def by_autograd(state) -> AutogradSteps:
 
 def advance(state, stream, objective, steps):
     for _ in range(steps):
-        state.advance(next(stream), objective)
+        state.train_on(next(stream), objective)
 
 
 def test_the_bias_starts_at_the_geometric_median_of_the_scaled_rows(small_store):

@@ -185,7 +185,7 @@ def test_bfloat16_products_keep_float32_weights_moments_and_losses(small_store):
     exact, other, _ = started(small_config(small_store))
     advance(state, stream, objective, 4)
     advance(exact, other, objective, 4)
-    done, full = state.advance(next(stream), objective), exact.advance(next(other), objective)
+    done, full = state.train_on(next(stream), objective), exact.train_on(next(other), objective)
     assert done.terms.total.dtype == done.terms.codes.values.dtype == torch.float32
     moments = [v for s in by_autograd(state).optimizer.state.values() for v in s.values()]
     assert {v.dtype for v in [*by_autograd(state).sae.parameters(), *moments]} == {torch.float32}

@@ -50,7 +50,7 @@ def trained(way, config, sae):
     steps = way(config, sae, torch.device(DEVICE), *more)
     for number, x in enumerate(batches()):
         rate = LR * (number + 1)
-        steps.advance(ActivationBatch(x), Local(), CONTEXT, lr=rate, scale=1.0)
+        steps.optimizer_step(ActivationBatch(x), Local(), CONTEXT, lr=rate, scale=1.0)
     return steps.trained()
 
 

@@ -321,7 +321,7 @@ def test_end_to_end_training_lets_massive_activations_pass(sink_lm, sink_store):
     state, stream, objective = started(config)
     batch = next(stream)
     assert isinstance(batch, TokenBatch)
-    done = state.advance(batch, objective)
+    done = state.train_on(batch, objective)
     tokens = batch.tokens[batch.mask]
     assert len(done.x) == int((tokens != WORDS.index(SINK)).sum()) < len(tokens)
     assert float(source.calibration_rows().norm(dim=1).max()) < 100

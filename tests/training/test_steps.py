@@ -62,7 +62,7 @@ def test_both_ways_report_multi_topks_two_errors(small_store):
         built = config.sae.build(8, torch.Generator().manual_seed(1))
         steps = make(config, built, torch.device("cpu"))
         context = LossContext(total_variance=8.0)
-        found.append(steps.advance(batch, Local(), context, lr=0.0, scale=1.0).terms)
+        found.append(steps.optimizer_step(batch, Local(), context, lr=0.0, scale=1.0).terms)
     theirs, ours = found
     torch.testing.assert_close(ours.total, theirs.total.detach())
     torch.testing.assert_close(ours.mse_sum, theirs.mse_sum.detach())
@@ -76,14 +76,14 @@ def test_a_resumed_run_by_kernels_equals_one_that_never_stopped(both, small_stor
     source = Source([config], torch.device("cpu"))
     first, second = (TrainingState.start(config, source, source.start_rows()) for _ in range(2))
     stream = source.stream()
-    first.advance(next(stream), make_objective(source))
+    first.train_on(next(stream), make_objective(source))
     first.save(tmp_path, stream.state_dict())
     place = second.restore(tmp_path)
     assert place is not None
     stream = source.stream()
     stream.load_state_dict(place)
     while not second.finished:
-        second.advance(next(stream), make_objective(source))
+        second.train_on(next(stream), make_objective(source))
     sae = second.finish(source.calibration_rows())
     for name, value in both["fused"].load_sae().state_dict().items():
         assert torch.equal(sae.state_dict()[name], value), name

@@ -56,7 +56,7 @@ class SourceAttribution:
 
 
 @dataclass(frozen=True)
-class Step:
+class FollowedEdge:
     """One contribution that a recursive attribution followed or ended in.
 
     Attributes:
@@ -103,7 +103,7 @@ def recursive_attribution(
     position: int,
     latent: int,
     options: RecursionOptions | None = None,
-) -> tuple[Step, ...]:
+) -> tuple[FollowedEdge, ...]:
     """The contributions to an attention latent, and to the attention latents among them, and so on.
 
     Args:
@@ -119,12 +119,12 @@ def recursive_attribution(
     options = options or RecursionOptions()
     (top,) = direct_feature_attribution(frozen, layer, position, latent)
     target = Node("latent", top.name, layer, position, latent, top.value)
-    steps: list[Step] = []
+    steps: list[FollowedEdge] = []
     waiting, seen = [(target, 0)], {target}
     while waiting:
         node, level = waiting.pop(0)
         found = _inputs(frozen, node, options)
-        steps += [Step(node, source, weight, level) for source, weight in found]
+        steps += [FollowedEdge(node, source, weight, level) for source, weight in found]
         for source, _ in found:
             if source not in seen and level + 1 < options.depth and _is_attention(frozen, source):
                 seen.add(source)

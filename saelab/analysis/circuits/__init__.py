@@ -2,7 +2,7 @@
 
 dictionaries.py   where an SAE stands in a model
 frozen.py         a prompt's linear model: SAEs in, patterns and norm scales held
-pull.py           gradients and contributions in it, from targets down to leaves
+backward_walk.py  gradients and contributions in it, from targets down to leaves
 targets.py        what is explained: a logit, a difference, a latent
 hierarchical.py   attribution over all paths, or over strong ones (arXiv 2405.13868)
 nodes.py, graph_data.py  a graph's parts, read without torch

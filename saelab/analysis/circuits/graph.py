@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from saelab.analysis.circuits.backward_walk import Reading, latent_reading, stop, walk_back
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.nodes import Node
-from saelab.analysis.circuits.pull import Reading, latent_reading, pull, stop
 from saelab.analysis.circuits.targets import Target
 from saelab.config import Config
 
@@ -75,7 +75,7 @@ def direct_inputs(frozen: Frozen, target: Target) -> list[tuple[Node, float]]:
 
     The last row of the target's graph, without the cost of any other row.
     """
-    found = pull(frozen, target.reading, stop)
+    found = walk_back(frozen, target.reading, stop)
     weights = torch.cat([found.leaves[0], found.gradient[0] * frozen.values]).tolist()
     latents = _latent_nodes(frozen, torch.arange(len(frozen.values)))
     pairs = zip([*_leaf_nodes(frozen), *latents], weights, strict=True)
@@ -137,7 +137,7 @@ class _Rows:
         return total, unkept
 
     def _add(self, reading: Reading) -> None:
-        found = pull(self._frozen, reading, stop)
+        found = walk_back(self._frozen, reading, stop)
         given = found.gradient * self._frozen.values
         kept = given.abs().topk(self._n_inputs, dim=1).indices
         weight = given.gather(1, kept)

@@ -12,8 +12,8 @@ from math import inf
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saelab.analysis.circuits.backward_walk import Gate, walk_back
 from saelab.analysis.circuits.frozen import Frozen
-from saelab.analysis.circuits.pull import Gate, pull
 from saelab.analysis.circuits.targets import Target
 
 
@@ -55,7 +55,7 @@ def hierarchical_attribution(
         signed: True cuts latents that work against the target, as the paper's code does; False
             compares magnitudes, and keeps inhibitors.
     """
-    found = pull(frozen, target.reading, _gate(threshold, signed=signed))
+    found = walk_back(frozen, target.reading, _gate(threshold, signed=signed))
     latents = (found.gradient * frozen.values)[0]
     kept = _passes(latents, threshold, signed=signed) & (found.gradient[0] != 0)
     return PathAttribution(float(threshold), signed, latents, kept, found.leaves[0], target.value)

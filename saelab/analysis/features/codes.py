@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Integer
 from numpy import ndarray
 
-from saelab.analysis.features.firings import Firings, Text, by_group, ragged, starts
+from saelab.analysis.features.firings import Firings, TextShape, by_group, ragged, starts
 from saelab.config import UsageError
 from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
@@ -156,11 +156,11 @@ class RecordedCodes:
         return np.concatenate([shard["corpus/document"] for shard in self.shards])
 
     @cached_property
-    def text(self) -> Text:
+    def text(self) -> TextShape:
         """The shape of the text."""
         place = np.concatenate([shard["row/place"] for shard in self.shards])
         n_contexts, length = self.tokens.shape
-        return Text(n_contexts, length, place)
+        return TextShape(n_contexts, length, place)
 
     @cached_property
     def norm(self) -> Float32[ndarray, " row"] | None:

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 
 @dataclass(frozen=True)
-class Text:
+class TextShape:
     """The shape of the text that was read.
 
     Attributes:
@@ -42,7 +42,7 @@ class Firings:
     latent: Int[ndarray, " event"]
     row: Int[ndarray, " event"]
     value: Float32[ndarray, " event"]
-    text: Text
+    text: TextShape
 
     def __len__(self) -> int:
         return len(self.latent)

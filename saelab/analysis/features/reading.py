@@ -53,7 +53,7 @@ def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes
     _claim(directory, run, options)
     done = RecordedCodes(directory)
     rest = Rest(corpus, done.n_contexts)
-    writer = Writer(directory, host.sae, options, n_shards=len(done.shards))
+    writer = ShardWriter(directory, host.sae, options, n_shards=len(done.shards))
     with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
         left = options.n_tokens - done.n_rows
         # A pass that was killed at its end has read more than was asked for: whole batches.
@@ -97,7 +97,7 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
 
 
 @dataclass
-class Writer:
+class ShardWriter:
     """Gathers codes, and writes a shard whenever there are enough."""
 
     directory: Path

@@ -22,7 +22,7 @@ from saelab.analysis.steering.records import HIGH_OUTPUT, SteeringScores
 from saelab.analysis.steering.steerable import Steerable
 from saelab.config import Config
 from saelab.console import progress
-from saelab.evaluation.detectors import Events, Scores, score_label, sort_events
+from saelab.evaluation.detectors import DetectorFirings, Scores, score_label, sort_events
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, stream
 from saelab.lm.protocol import LanguageModel
@@ -136,7 +136,7 @@ class _Evidence:
     """Activations where the SAE writes, codes and labels of training text."""
 
     x: Float[Tensor, "row d_in"]
-    events: Events
+    events: DetectorFirings
     labels: dict[str, Bool[ndarray, " row"]]
 
     @property
@@ -175,7 +175,7 @@ class _Chooser:
 
     trial: Trial
     concept: Concept
-    events: Events
+    events: DetectorFirings
     found: Scores
     scores: SteeringScores
 

@@ -31,7 +31,7 @@ class Parameter:
         return self.value, self.m, self.v, self.copy
 
 
-class Dictionary(NamedTuple):
+class Decoder(NamedTuple):
     """What a decode reads: the atoms `scale * W`, and the decoder's bias."""
 
     W: Float[Tensor, "d_sae d_in"]
@@ -79,9 +79,9 @@ class Weights:
         return out
 
     @property
-    def dictionary(self) -> Dictionary:
+    def dictionary(self) -> Decoder:
         """The decoder, in the type of the products."""
-        return Dictionary(self.dec.copy, self.scale, self.b_dec.value)
+        return Decoder(self.dec.copy, self.scale, self.b_dec.value)
 
     @property
     def learned(self) -> Parameter:

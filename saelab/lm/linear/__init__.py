@@ -1,5 +1,5 @@
-"""A transformer's linear paths: one description for all architectures, and how each fills it in.
+"""A transformer's linear paths: one description for all architectures, and one reader per layout.
 
-`paths` is the description, and all that attribution knows of a model. One file a layout reads it
-from a checkpoint's parameters: `gpt2`, `gpt_neox`, and `llama` with everything that resembles it.
+`paths` is the description, and all that attribution knows of a model. Each reader fills it from a
+checkpoint's parameters: `gpt2`, `gpt_neox`, and `llama` with its relatives.
 """

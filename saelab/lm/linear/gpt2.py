@@ -33,7 +33,7 @@ def _layer(parameters: Parameters, config: Any, number: int) -> LayerWeights:  #
     d_head = b_Q.shape[-1]
     none = Norm.gain_only(parameters.full(1.0, heads, d_head))
     nothing = Norm.gain_only(parameters.full(1.0, heads * d_head))
-    # Some GPT-2s divide scores by their layer's number, or do not scale them.
+    # Some GPT-2s divide attention scores by the layer's number, or do not scale them.
     scaling = d_head**-0.5 if config.scale_attn_weights else 1.0
     scaling /= number + 1 if config.scale_attn_by_inverse_layer_idx else 1
     return LayerWeights(

@@ -1,4 +1,4 @@
-"""GPT-NeoX's layout (Pythia): parallel or not, rotary in part, q, k and v of each head together."""
+"""GPT-NeoX's layout (Pythia): parallel or not, partly rotary, q, k and v of each head together."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""Llama's layout and its many relatives: separate q, k and v, most often rotary, RMS and grouped.
+"""Llama's layout and its many relatives: separate q, k and v; mostly rotary, RMS and grouped.
 
-What a family does differently is a line of `LLAMA_LIKE`; what a checkpoint of it does (multipliers,
-soft caps, windows, blocks without positions, norms of queries and keys) its configuration and its
-parameters tell.
+`LLAMA_LIKE` has a line for how each family differs. How a checkpoint of a family differs
+(multipliers, soft caps, windows, blocks without positions, norms of queries and keys) follows from
+its configuration and parameters.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ _ATTENTION = ("full_attention", "sliding_attention")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a family departs from Llama; names are those of modules in a block.
+    """How a family differs from Llama, with the names of modules in a block.
 
     Attributes:
-        ln1, ln2: before attention and the MLP; None: there is none, or attention's norm serves a
-            parallel MLP too.
-        attn_post, mlp_post: behind them, before the residual stream.
-        final: the last norm.
-        norm: `rms`; `layer` (centred); `plain layer`, which has no parameters.
-        offset: gains are 1 + weight.
+        ln1, ln2: norms before attention and the MLP; None if there is none, or if attention's norm
+            also serves a parallel MLP.
+        attn_post, mlp_post: norms after them, before the residual stream.
+        final: the final norm.
+        norm: kind of norm: `rms`, `layer` (centred), or `plain layer` (without parameters).
+        offset: whether gains are 1 + weight.
         out: W_O.
-        parallel: unless the configuration tells.
-        interleaved: rotary dimensions are paired (0, 1), (2, 3), ...
+        parallel: whether blocks are parallel, unless the configuration says.
+        interleaved: whether rotary dimensions are paired (0, 1), (2, 3), ...
     """
 
     ln1: str | None = "input_layernorm"
@@ -72,17 +72,17 @@ LLAMA_LIKE: dict[str, Layout] = {
         attn_post="post_self_attn_layernorm", mlp_post="post_mlp_layernorm", interleaved=True
     ),
 }
-"""By transformers' `model_type`."""
+"""The layout of each `model_type` of transformers."""
 
 
 def llama_like(parameters: Parameters, config: Any) -> ModelWeights:  # noqa: ANN401
     """The weights of a model whose type is in `LLAMA_LIKE`.
 
     Raises:
-        UsageError: it clips queries, keys and values, or attends in a way that is not known here.
+        UsageError: the model clips queries, keys and values, or has an unknown kind of attention.
     """
     layout = LLAMA_LIKE[config.model_type]
-    # A model that reads images too has its language model one level down.
+    # A model that also reads images has its language model one level down.
     base = "model" if "model.embed_tokens.weight" in parameters else "model.language_model"
     config = config.get_text_config()
     if getattr(config, "clip_qkv", None) is not None:
@@ -118,7 +118,7 @@ class _Reader:
         self._kv = getattr(config, "num_key_value_heads", None) or self._heads
 
     def embed_scale(self, embeddings: str) -> float:
-        """What embeddings are multiplied by, rounded as the model rounds it."""
+        """The factor of embeddings, rounded as the model rounds it."""
         scale = embeddings.removesuffix("weight") + "embed_scale"
         if scale in self._parameters:
             own = self._parameters.own_dtype(embeddings).dtype
@@ -126,7 +126,7 @@ class _Reader:
         return float(getattr(self._config, "embedding_multiplier", 1.0))
 
     def norm(self, name: str | None) -> Norm:
-        """A norm of the residual stream; of nothing where the family has none there."""
+        """A norm of the residual stream; without effect if the family has no norm there."""
         width = self._config.hidden_size
         one = self._parameters.full(1.0, width)
         if name is None:
@@ -193,7 +193,7 @@ class _Reader:
         return [(w.repeat_interleave(n, 0), c.repeat_interleave(n, 0)) for w, c, n in parts]
 
     def _head_norm(self, at: str, name: str, d_head: int) -> Norm:
-        """The norm of queries or keys, if there is one: for all heads alike, each, or together."""
+        """The norm of queries or keys, if any: one for all heads, one per head, or joint."""
         heads = self._heads if name == "q" else self._kv
         own = [f"{at}.{name}_layernorm.norms.{head}.weight" for head in range(heads)]
         names = (f"{at}.{name}_norm", f"{at}.{name}_layernorm")
@@ -243,5 +243,5 @@ class _Reader:
 
 
 def _halves(rotated: int, d_head: int) -> list[int]:
-    """The order that puts dimensions paired with their neighbours where halves are paired."""
+    """The order that turns neighbouring pairs of dimensions into pairs of halves."""
     return [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, d_head)]

@@ -6,9 +6,9 @@
     x = x + a + m, and so on
     logits = soft_cap(ln_final(x) W_U + b_U)
 
-With attention patterns and the scales of all norms held fixed, all of this but the MLPs and the
-last soft cap is linear. A norm that an architecture does not have is one that divides by nothing
-(`Norm.gain_only`), so nobody else need ask which architecture it is.
+With attention patterns and the scales of all norms held fixed, all of this is linear except the
+MLPs and the final soft cap. If an architecture lacks a norm, `Norm.gain_only` stands for it, so
+other code need not know the architecture.
 """
 
 from dataclasses import dataclass, replace
@@ -24,14 +24,14 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm; an RMS norm where it is not `centred`; a mere gain where it has no `epsilon`.
+    """A layer norm; an RMS norm if not `centred`; only a gain if `epsilon` is None.
 
     Attributes:
-        gain: what its output is multiplied by; 1 + weight where the architecture has it so.
-        bias: what is added then.
-        epsilon: added to the mean square; None: there is no norm, and the scale is 1.
-        centred: the mean is subtracted first.
-        joint: one scale for the last two dimensions (all heads) together.
+        gain: factor of the output; includes the 1 of architectures with gain 1 + weight.
+        bias: added after the gain.
+        epsilon: added to the mean square; None if there is no norm and the scale is 1.
+        centred: whether the mean is subtracted first.
+        joint: whether one scale serves the last two dimensions (all heads) together.
     """
 
     gain: Float[Tensor, "*part d"]
@@ -42,11 +42,11 @@ class Norm:
 
     @classmethod
     def gain_only(cls, gain: Float[Tensor, "*part d"]) -> "Norm":
-        """No norm, only a gain: 1 where there is nothing, or a multiplier."""
+        """Only a gain, without a norm: 1 for no effect, or a multiplier."""
         return cls(gain, torch.zeros_like(gain), None, centred=False)
 
     def scale(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows 1"]:
-        """What the norm divides by."""
+        """The number that the norm divides by."""
         if self.epsilon is None:
             return x.new_ones(*x.shape[:-1], 1)
         over = (-2, -1) if self.joint else (-1,)
@@ -66,7 +66,7 @@ class Norm:
         return self._centre(g * self.gain) / scale
 
     def of_head(self, head: int) -> "Norm":
-        """One head's part of a norm of queries or keys; its scale is the model's to say."""
+        """One head's part of a norm of queries or keys; its scale must come from the model."""
         return replace(self, gain=self.gain[head], bias=self.bias[head])
 
     def _centre(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
@@ -79,7 +79,7 @@ class Rotary:
 
     Attributes:
         frequencies: angle per position of each pair; dimension i is paired with i + pair.
-        factor: by which what is turned grows (YaRN; arXiv 2309.00071).
+        factor: factor of the rotated dimensions (YaRN; arXiv 2309.00071).
     """
 
     frequencies: Float[Tensor, " pair"]
@@ -88,8 +88,8 @@ class Rotary:
     def turned(
         self, x: Float[Tensor, "*batch pos head d_head"], positions: Int[Tensor, " pos"]
     ) -> Float[Tensor, "*batch pos head d_head"]:
-        """Queries or keys turned by their positions; dimensions behind the pairs stay."""
-        # Angles are made in float32, as transformers makes them.
+        """Queries or keys rotated by their positions; dimensions beyond the pairs stay."""
+        # Angles are computed in float32, as transformers does.
         angles = positions[:, None].float() * self.frequencies.float()
         cos, sin = (
             (f(angles) * self.factor).to(x.dtype)[:, None].repeat(1, 1, 2)
@@ -105,17 +105,18 @@ class LayerWeights:
     """One block; keys and values are repeated so that every query head has its own.
 
     Attributes:
-        ln1: before attention.
-        ln2: before the MLP.
-        attn_post: what W_O's output passes on its way into the stream: a norm, a multiplier, or
+        ln1: the norm before attention.
+        ln2: the norm before the MLP.
+        attn_post: applied to W_O's output before the residual stream: a norm, a multiplier, or
             nothing. Has no bias.
-        mlp_post: the same behind the MLP.
-        q_norm, k_norm: of queries and keys, before they are turned; gains by head.
-        rotary: None: the block does not turn them.
-        parallel: the MLP reads what attention reads, not what attention wrote.
-        scaling: what scores are multiplied by; most often 1 / sqrt(d_head).
-        soft_cap: scores s become c tanh(s / c); None: they stay.
-        window: a token sees itself and the window - 1 before it; None: all before it.
+        mlp_post: the same after the MLP.
+        q_norm, k_norm: norms of queries and keys, before the rotation; gains per head.
+        rotary: rotation of queries and keys; None if the block has none.
+        parallel: whether the MLP reads attention's input, without attention's output.
+        scaling: factor of the scores, usually 1 / sqrt(d_head).
+        soft_cap: scores s become c tanh(s / c); None for no cap.
+        window: a token attends to itself and the window - 1 tokens before it; None for all before
+            it.
     """
 
     W_Q: Float[Tensor, "head d_model d_head"]
@@ -141,7 +142,7 @@ class LayerWeights:
     def rotate(
         self, x: Float[Tensor, "*batch pos head d_head"], positions: Int[Tensor, " pos"]
     ) -> Float[Tensor, "*batch pos head d_head"]:
-        """Queries or keys turned by their positions; as they are where the block turns nothing."""
+        """Queries or keys rotated by their positions; unchanged if the block has no rotation."""
         return x if self.rotary is None else self.rotary.turned(x, positions)
 
     def scores(
@@ -149,13 +150,13 @@ class LayerWeights:
         q: Float[Tensor, "batch pos head d_head"],
         k: Float[Tensor, "batch pos head d_head"],
     ) -> Float[Tensor, "batch head pos pos"]:
-        """Attention scores before the soft cap and the mask; q and k as they are multiplied."""
+        """Attention scores before the soft cap and the mask, from normed and rotated q and k."""
         return einsum(q, k, "b d h e, b s h e -> b h d s") * self.scaling
 
     def pattern(
         self, scores: Float[Tensor, "batch head pos pos"]
     ) -> Float[Tensor, "batch head pos pos"]:
-        """The attention of these scores: zero where the source lies ahead, or out of the window."""
+        """The attention of these scores: zero if the source is ahead or outside the window."""
         places = torch.arange(scores.shape[-1], device=scores.device)
         back = places[:, None] - places
         hidden = back < 0
@@ -166,15 +167,15 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """What lies on the linear paths of a model.
+    """All weights on the linear paths of a model.
 
     Attributes:
         W_E, W_U: in the model's own dtype, since they may be large; `embedding` and `unembedding`
-            convert what is asked for.
+            convert parts.
         W_pos: None for rotary models.
-        embed_scale: what embeddings are multiplied by.
-        logit_scale: what W_U is multiplied by.
-        soft_cap: logits l become c tanh(l / c); None: they stay.
+        embed_scale: factor of the embeddings.
+        logit_scale: factor of W_U.
+        soft_cap: logits l become c tanh(l / c); None for no cap.
     """
 
     W_E: Float[Tensor, "d_vocab d_model"]
@@ -188,23 +189,23 @@ class ModelWeights:
     soft_cap: float | None = None
 
     def embedding(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_model"]:
-        """What these tokens write to the stream, in the number type of the layers."""
+        """What these tokens' embeddings write to the stream, in the layers' dtype."""
         return (self.W_E[tokens] * self.embed_scale).to(self.ln_final.gain.dtype)
 
     def unembedding(self, tokens: Int[Tensor, " n"]) -> Float[Tensor, "n d_model"]:
-        """The scaled columns of W_U for these tokens, in the number type of the layers."""
+        """The scaled columns of W_U for these tokens, in the layers' dtype."""
         return self.W_U[:, tokens].T.to(self.ln_final.gain.dtype) * self.logit_scale
 
     def linear_logits(
         self, normed: Float[Tensor, "*batch d_model"], tokens: Int[Tensor, " n"]
     ) -> Float[Tensor, "*batch n"]:
-        """Logits of these tokens before the soft cap; from the final norm's output."""
+        """Logits of these tokens before the soft cap, from the final norm's output."""
         return normed @ self.unembedding(tokens).T + self.b_U[tokens]
 
     def logits(
         self, normed: Float[Tensor, "*batch d_model"], tokens: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, "*batch n"]:
-        """Logits of these tokens, or of the whole vocabulary; from the final norm's output."""
+        """Logits of these tokens, or of the whole vocabulary, from the final norm's output."""
         if tokens is None:
             tokens = torch.arange(self.W_U.shape[1], device=self.W_U.device)
         linear = [self.linear_logits(normed, part) for part in tokens.split(CHUNK)]
@@ -212,5 +213,5 @@ class ModelWeights:
 
 
 def soft_capped(x: Float[Tensor, "*n"], cap: float | None) -> Float[Tensor, "*n"]:
-    """Cap tanh(x / cap), which lies between -cap and cap; x without one (arXiv 2408.00118)."""
+    """Values c * tanh(x / c), between -c and c = cap; x without a cap (arXiv 2408.00118)."""
     return x if cap is None else cap * (x / cap).tanh()

@@ -1,8 +1,8 @@
 """Documents of the synthetic language, and the features that are on at each of their tokens.
 
-A document is one context: `<bos>`, then sentences until the context is full. Its mode decides which
-sentences: a story, Spanish, brackets, echoes (repeated random spans) or a dialogue whose speakers
-keep to one of two languages.
+A document is one context: `<bos>`, then sentences until the context is full. Its mode decides the
+kind of sentences: a story, Spanish, brackets, echoes (repeated random spans), or a dialogue in
+which each speaker keeps to one of two languages.
 """
 
 import random
@@ -57,10 +57,10 @@ def generate(
 ) -> Documents:
     """Documents `start` to `stop - 1` with their labels.
 
-    Document i is a function of `(seed, split, i)` alone, on every machine: `random.Random` is
-    seeded with these three numbers and only its `random()` is used, which Python keeps stable. A
-    shorter `n_ctx` gives prefixes of the same documents. Held-out echo spans and deep bracket
-    skeletons never occur in training (`patterns`); everything else has the same distribution.
+    Document i depends only on `(seed, split, i)`, on every machine: `random.Random` is seeded with
+    these three numbers and only its `random()` is used, which Python keeps stable. A shorter
+    `n_ctx` gives prefixes of the same documents. Held-out echo spans and deep bracket skeletons
+    never occur in training (`patterns`); everything else has the same distribution.
 
     Raises:
         UsageError: a negative seed or start, a stop before the start, or an n_ctx below 1.
@@ -77,7 +77,7 @@ def generate_tokens(
     out = np.empty((stop - start, n_ctx), np.int32)
     held_out = split == "held-out"
     for row in range(stop - start):
-        # MT19937's seeding takes integers of any size: the three numbers stay apart.
+        # MT19937's seeding takes integers of any size, so the three numbers stay separate.
         key = (seed << 65) | (held_out << 64) | (start + row)
         out[row] = _document(random.Random(key).random, n_ctx, held_out=held_out)
     return out

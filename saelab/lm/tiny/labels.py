@@ -1,7 +1,7 @@
-"""The known features of the language: which exist, and which are on at every token of a text.
+"""The known features of the language: their list, and those that are on at every token of a text.
 
-A label is a function of the tokens up to and including its own. Most are properties of the token
-itself; the others are kept by `reader.Reader`, which reads a document from left to right.
+A label is a function of the tokens up to and including its own. Most labels are properties of the
+token itself; `reader.Reader` tracks the others, reading a document from left to right.
 """
 
 from typing import NamedTuple
@@ -84,7 +84,7 @@ LABELS: tuple[Label, ...] = (
 """Every known feature, in the order of the last axis of `Documents.labels`."""
 
 LABEL_INDEX: dict[str, int] = {label.name: index for index, label in enumerate(LABELS)}
-"""The place of each label on that axis."""
+"""The index of each label on that axis."""
 
 
 def _token_table() -> Bool[np.ndarray, "vocabulary n_token_labels"]:
@@ -98,7 +98,7 @@ _TABLE = _token_table()
 
 
 def annotate(tokens: Integer[np.ndarray, "n pos"]) -> Bool[np.ndarray, "n pos n_labels"]:
-    """Which labels are on at every token of any documents, prompts of one's own included.
+    """The labels that are on at every token of any documents, your own prompts included.
 
     Each row is read as one document from its first token.
     """
@@ -129,4 +129,4 @@ HIERARCHIES: dict[str, tuple[str, ...]] = {
     "referent": ("referent_female", "referent_male"),
     "sentiment_of_document": ("document_positive", "document_negative"),
 }
-"""General labels as unions of special ones: those of the language."""
+"""General labels of the language as unions of special ones."""

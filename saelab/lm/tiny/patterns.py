@@ -1,7 +1,7 @@
 """Token patterns without meaning: repeated random spans and nested brackets.
 
-Both are split into patterns that training may show and patterns that only held-out documents show,
-by a fixed hash, so that a held-out pattern cannot have been memorised.
+A fixed hash splits both into patterns that may occur in training and patterns that occur only in
+held-out documents, so a held-out pattern cannot have been memorised.
 """
 
 from typing import no_type_check
@@ -26,10 +26,10 @@ POOLS: tuple[tuple[int, ...], ...] = (_NONCE, ALL_NAMES, _THINGS, _SPANISH, _ENG
 _ATTEMPTS = 300
 
 
-# Called up to eight times a word: checking arguments at run time would be most of a test's work.
+# Called up to eight times per word: runtime argument checks would dominate a test's time.
 @no_type_check
 def is_held_out_pair(first: int, second: int) -> bool:
-    """Whether two words may be neighbours only in held-out echo spans: one pair in eight."""
+    """Whether two words are neighbours only in held-out echo spans; one pair in eight."""
     return ((first * 2654435761 ^ second * 2246822519) >> 15) & 7 == 0
 
 
@@ -39,7 +39,7 @@ def skeleton_step(state: int, bracket: int) -> int:
 
 
 def is_held_out_skeleton(state: int) -> bool:
-    """Whether only held-out documents may first reach depth 3 this way: one skeleton in four."""
+    """Whether a document that first reaches depth 3 this way is held out; one skeleton in four."""
     return (((state * 2654435761) & 0xFFFFFFFF) >> 20) & 3 == 0
 
 
@@ -92,8 +92,8 @@ def brackets(writer: Writer) -> None:
     """`( p [ q ] )`: one balanced expression of four bracket types, at most six deep.
 
     The skeleton (the brackets without the letters) up to the first bracket that reaches depth 3 is
-    of the held-out kind in held-out documents and never in training. So no prefix that has been
-    three deep occurs in both.
+    always of the held-out kind in held-out documents and never in training. So no prefix that
+    reached depth 3 occurs in both.
     """
     out, stack, state, gated = writer.out, [int(writer.random() * 4)], 0, True
     out.append(OPENING[stack[0]])

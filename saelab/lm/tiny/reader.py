@@ -1,4 +1,4 @@
-"""Reading a document from left to right: the features that depend on what came before.
+"""Reading a document from left to right: the features that depend on earlier tokens.
 
 The reader never looks ahead, so its labels are causal by construction. It accepts any sequence of
 tokens, grammatical or not.
@@ -36,7 +36,7 @@ CONTEXT_LABELS: dict[str, str] = {
     "spanish_subject_feminine": "The subject of this Spanish sentence is feminine.",
     "spanish_subject_plural": "The subject of this Spanish sentence is plural.",
 }
-"""Labels that depend on earlier tokens, with one sentence each; the order is that of the bits."""
+"""Labels that depend on earlier tokens, each with a sentence; bits have this order."""
 
 _BIT: Final = {name: 1 << index for index, name in enumerate(CONTEXT_LABELS)}
 _SUBJECT = (_BIT["subject_singular"], _BIT["subject_plural"])
@@ -52,9 +52,10 @@ _NO_CLAUSE, _AFTER_THAT, _WANTS_VERB, _WANTS_NOUN = range(4)
 
 @final
 class Reader:
-    """What has been read of one document.
+    """The state after reading part of a document.
 
-    `held` are labels that stay on until something ends them, `flash` those of this token alone.
+    `held` are labels that stay on until something ends them, `flash` those of the current token
+    only.
     """
 
     __slots__ = (
@@ -71,7 +72,7 @@ class Reader:
         self.end_sentence()
 
     def end_sentence(self) -> None:
-        """Forget what belongs to the sentence; sentiment, brackets and speakers stay."""
+        """Forget the state of the sentence; sentiment, brackets and speakers stay."""
         self.held &= _OUTSIDE_SENTENCE
         self.subject: int | None = None
         self.clause = _NO_CLAUSE
@@ -99,14 +100,14 @@ class Reader:
         return masks
 
     def read_echo(self, token: int) -> None:
-        """A word of a block of repeated words: new, or determined by the first copy."""
+        """Read a word of an echo block: new, or determined by the first copy."""
         span = self.echo
         assert span is not None
         if self.place == 0 and token not in span:
             span.append(token)
             return
-        # The first word that comes back fixes the span's length; its last word determines nothing,
-        # since a further copy or the end may follow.
+        # The first repeated word fixes the span's length. The span's last word determines nothing,
+        # since another copy or the end may follow.
         self.place = (self.place % len(span)) + 1
         if self.place < len(span):
             self.flash = _BIT["in_repeated_span"]

@@ -32,7 +32,7 @@ ES_COPULAS, ES_ADVERBS = ids("es_copula"), ids("es_adverb")
 DE, Y = ID["de"], ID["y"]
 
 
-# Called for every word: checking arguments at run time would be most of a test's work.
+# Called for every word: runtime argument checks would dominate a test's time.
 @no_type_check
 @final
 class Writer:
@@ -146,7 +146,7 @@ def _person(writer: Writer, gender: int) -> None:
 
 
 def feeling(writer: Writer) -> None:
-    """`the garden was lovely and bright .`: adjectives of the document's one sentiment."""
+    """`the garden was lovely and bright .`: adjectives of the document's single sentiment."""
     kind = writer.random()
     if kind < 0.5:
         writer.out += (THE, writer.pick(PLACES), WAS, writer.adjective(), AND, writer.adjective())

@@ -1,7 +1,7 @@
 """The words of the grammar's second language, whose articles and adjectives agree with the noun.
 
-Every table has the columns masculine singular, masculine plural, feminine singular, feminine
-plural, or as many of them as the class has.
+The columns of every table are masculine singular, masculine plural, feminine singular, feminine
+plural, as far as the class has them.
 """
 
 # Word lists read best as running text.

@@ -1,7 +1,7 @@
-"""What the shipped model can do: accuracy on held-out prompts, one task for each skill.
+"""What the shipped model can do: accuracy on held-out prompts, one task per skill.
 
-A prompt is a held-out document cut at a place where its labels say that the prefix determines the
-answer, so most prompts have other sentences before the one that matters.
+A prompt is a held-out document, cut where its labels say that the prefix determines the answer; so
+in most prompts other sentences come before the relevant one.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Task:
-    """A skill and how it is scored.
+    """A skill and its scoring.
 
     Attributes:
         name: snake_case identifier.

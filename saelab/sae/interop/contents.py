@@ -85,7 +85,7 @@ def _is_count(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Weights:
+class NamedTensors:
     """Named tensors from an untrusted file; every method raises UsageError for a missing one.
 
     Attributes:

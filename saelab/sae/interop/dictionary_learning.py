@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_pt
 
@@ -44,13 +44,13 @@ SAVED: dict[str, tuple[set[str], set[str]]] = {
 class Stored:
     """One file's weights, the `trainer` part of its configuration, and the class that wrote it."""
 
-    weights: Weights
+    weights: NamedTensors
     trainer: Record
     source: str
 
 
 @dataclass(frozen=True)
-class Selection:
+class FiringRule:
     """Which latents fire: those above a threshold or the k largest; and BatchTopK's training k."""
 
     threshold: Float[Tensor, " d_sae"] | None = None
@@ -87,7 +87,7 @@ def read_dictionary_learning(path: Path) -> ForeignSAE:
     return replace(sae, model=trainer.text("lm_name"), hook=_hook(trainer))
 
 
-def _kind_by_tensors(weights: Weights, config: Path) -> str:
+def _kind_by_tensors(weights: NamedTensors, config: Path) -> str:
     """The class of a file without config.json, judged by its tensors; old releases wrote none."""
     found = set(weights.tensors)
     kinds = [kind for kind, (needed, more) in SAVED.items() if needed <= found <= needed | more]
@@ -134,7 +134,7 @@ def _relu_new(stored: Stored) -> ForeignSAE:
 def _top_k(stored: Stored) -> ForeignSAE:
     """AutoEncoderTopK: it also stores a threshold, which its `encode` does not use."""
     _check_names(stored, "AutoEncoderTopK")
-    return _transposed(stored, Selection(k=_k(stored)), b_dec="b_dec")
+    return _transposed(stored, FiringRule(k=_k(stored)), b_dec="b_dec")
 
 
 def _batch_top_k(stored: Stored) -> ForeignSAE:
@@ -156,7 +156,7 @@ def _jumprelu(stored: Stored) -> ForeignSAE:
     """JumpReluAutoEncoder: a threshold per latent; does not subtract b_dec."""
     _check_names(stored, "JumpReluAutoEncoder")
     threshold = stored.weights.vector("threshold").clamp_min(0)
-    return _as_stored(stored, Selection(threshold=threshold), subtract_b_dec=False)
+    return _as_stored(stored, FiringRule(threshold=threshold), subtract_b_dec=False)
 
 
 def _gated(stored: Stored) -> ForeignSAE:
@@ -191,7 +191,7 @@ def _check_names(stored: Stored, kind: str) -> None:
 
 
 def _transposed(
-    stored: Stored, selection: Selection, *, b_dec: str, subtract_b_dec: bool = True
+    stored: Stored, selection: FiringRule, *, b_dec: str, subtract_b_dec: bool = True
 ) -> ForeignSAE:
     return ForeignSAE(
         W_enc=stored.weights.matrix("encoder.weight").T.contiguous(),
@@ -206,7 +206,7 @@ def _transposed(
     )
 
 
-def _as_stored(stored: Stored, selection: Selection, *, subtract_b_dec: bool) -> ForeignSAE:
+def _as_stored(stored: Stored, selection: FiringRule, *, subtract_b_dec: bool) -> ForeignSAE:
     return ForeignSAE(
         W_enc=stored.weights.matrix("W_enc"),
         W_dec=stored.weights.matrix("W_dec"),
@@ -220,17 +220,17 @@ def _as_stored(stored: Stored, selection: Selection, *, subtract_b_dec: bool) ->
     )
 
 
-def _above_zero(stored: Stored) -> Selection:
-    return Selection(threshold=torch.zeros(len(stored.weights.matrix("encoder.weight"))))
+def _above_zero(stored: Stored) -> FiringRule:
+    return FiringRule(threshold=torch.zeros(len(stored.weights.matrix("encoder.weight"))))
 
 
-def _one_threshold(stored: Stored, d_sae: int) -> Selection:
+def _one_threshold(stored: Stored, d_sae: int) -> FiringRule:
     """The running threshold. It starts at -1 and stays there if the training was too short."""
     value = stored.weights.scalar_or("threshold", -1.0)
     k = _k(stored)
     if value < 0:
-        return Selection(k=k, note=" (threshold never set: read as top-k)")
-    return Selection(threshold=torch.full((d_sae,), value), batch_k=k)
+        return FiringRule(k=k, note=" (threshold never set: read as top-k)")
+    return FiringRule(threshold=torch.full((d_sae,), value), batch_k=k)
 
 
 def _k(stored: Stored) -> int:

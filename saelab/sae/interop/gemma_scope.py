@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from saelab.config import UsageError
-from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.restricted import load_json, load_npz, load_safetensors
 
@@ -59,7 +59,7 @@ def read_gemma_scope(path: Path) -> ForeignSAE:
     )
 
 
-def _weights(stored: Weights) -> Weights:
+def _weights(stored: NamedTensors) -> NamedTensors:
     """The tensors under one spelling: some files say w_enc and w_dec."""
     tensors = {re.sub(r"^w_", "W_", name): tensor for name, tensor in stored.tensors.items()}
     if "affine_skip_connection" in tensors:
@@ -69,7 +69,7 @@ def _weights(stored: Weights) -> Weights:
         raise UsageError(
             f"{stored.path} has a scaling factor other than 1, whose meaning is not documented."
         )
-    weights = Weights(stored.path, tensors)
+    weights = NamedTensors(stored.path, tensors)
     weights.check_names(NEEDED)
     return weights
 

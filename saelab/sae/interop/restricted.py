@@ -18,7 +18,7 @@ from saelab.config import UsageError
 from saelab.formats.json_file import MAX_CONFIG_BYTES, read_object
 from saelab.formats.regular import regular_size
 from saelab.formats.tensors import read_tensor_header, read_tensors
-from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.contents import NamedTensors, Record
 
 MAX_EXPANSION = 16
 """Largest ratio of unpacked arrays to the file's size; weights hardly compress."""
@@ -35,17 +35,17 @@ def load_json(path: Path) -> Record:
     return Record(path, read_object(path, most=MAX_CONFIG_BYTES))
 
 
-def load_safetensors(path: Path) -> Weights:
+def load_safetensors(path: Path) -> NamedTensors:
     """The tensors of the safetensors file at `path`.
 
     Raises:
         UsageError: there is none, or it is damaged.
     """
     # Values that are not finite are refused later, where their meaning is known.
-    return Weights(path, read_tensors(read_tensor_header(path), finite=()))
+    return NamedTensors(path, read_tensors(read_tensor_header(path), finite=()))
 
 
-def load_npz(path: Path) -> Weights:
+def load_npz(path: Path) -> NamedTensors:
     """The arrays of the `.npz` archive at `path`, as float32.
 
     Raises:
@@ -62,7 +62,7 @@ def load_npz(path: Path) -> Weights:
         raise UsageError(
             f"{path}: {', '.join(map(repr, other))[:120]} does not hold floating-point numbers."
         )
-    return Weights(
+    return NamedTensors(
         path, {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
     )
 
@@ -84,7 +84,7 @@ def _check_npz(path: Path, size: int) -> None:
                 )
 
 
-def load_pt(path: Path) -> Weights:
+def load_pt(path: Path) -> NamedTensors:
     """The state dict at `path`: a flat mapping from names to tensors saved by `torch.save`.
 
     torch's restricted unpickler reads the pickle; it calls only the constructors of tensors. The
@@ -102,7 +102,7 @@ def load_pt(path: Path) -> Weights:
         loaded = _load_pickle(path)
         tensors = _flat_mapping(path, loaded)
         _check_expansion(path, size, sum(t.numel() * t.element_size() for t in tensors.values()))
-        return Weights(path, {name: tensor.clone() for name, tensor in tensors.items()})
+        return NamedTensors(path, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def _load_pickle(path: Path) -> object:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_safetensors
 from saelab.sites import Site
@@ -171,7 +171,7 @@ def _facts(cfg: Record, key: str) -> Record:
     return metadata if key in metadata.values else cfg
 
 
-def _weights(path: Path, architecture: str) -> Weights:
+def _weights(path: Path, architecture: str) -> NamedTensors:
     """The tensors under the names of the current version."""
     tensors = dict(load_safetensors(path).tensors)
     if "threshold" in TENSORS[architecture] and "log_threshold" in tensors:
@@ -181,12 +181,12 @@ def _weights(path: Path, architecture: str) -> Weights:
             f"{path} has a finetuning scaling factor other than 1, which SAELens 6 reads no more; "
             "fold it into W_dec."
         )
-    weights = Weights(path, tensors)
+    weights = NamedTensors(path, tensors)
     weights.check_names(TENSORS[architecture])
     return weights
 
 
-def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
+def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> ForeignSAE:
     W_enc = weights.matrix("W_enc")
     d_in, d_sae = W_enc.shape
     transcoder, W_dec = _is_transcoder(architecture), weights.matrix("W_dec")
@@ -225,7 +225,9 @@ def _as_stored(cfg: Record, weights: Weights, architecture: str) -> ForeignSAE:
     )
 
 
-def _threshold(weights: Weights, architecture: str, d_sae: int) -> Float[Tensor, " d_sae"] | None:
+def _threshold(
+    weights: NamedTensors, architecture: str, d_sae: int
+) -> Float[Tensor, " d_sae"] | None:
     """The threshold of ReLU(a); negative thresholds become zero, which has the same effect."""
     if architecture in ("standard", "transcoder", "skip_transcoder"):
         return torch.zeros(d_sae)

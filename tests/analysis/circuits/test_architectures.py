@@ -19,11 +19,17 @@ from saelab.analysis.attention.dfa import direct_feature_attribution
 from saelab.analysis.attention.qk import score_pairs
 from saelab.analysis.attention.recursive import source_attribution
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness
+from saelab.analysis.circuits.backward_walk import (
+    latent_reading,
+    logit_reading,
+    stop,
+    through,
+    walk_back,
+)
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import GraphOptions, attribution_graph
 from saelab.analysis.circuits.patching import latent_effects
-from saelab.analysis.circuits.pull import latent_reading, logit_reading, pull, stop, through
 from saelab.analysis.circuits.targets import logit_target
 from saelab.lm.linear.paths import soft_capped
 from saelab.lm.load import load_language_model
@@ -129,11 +135,13 @@ def test_every_row_of_the_graph_sums_to_its_nodes_value(lm, frozen):
 
 
 def test_leaves_sum_to_the_logit_and_with_direct_effects_to_every_latent(lm, frozen):
-    found = pull(frozen, logit_reading(frozen, LAST, one_hot(lm, TOKEN)))
+    found = walk_back(frozen, logit_reading(frozen, LAST, one_hot(lm, TOKEN)))
     logit = frozen.record.logits(frozen.weights, torch.tensor([TOKEN]))[0, LAST, 0]
     torch.testing.assert_close(found.leaves.sum(), logit, **CLOSE)
     for number, active in enumerate(frozen.actives):
-        found = pull(frozen, latent_reading(frozen, number, torch.arange(len(active.codes))), stop)
+        found = walk_back(
+            frozen, latent_reading(frozen, number, torch.arange(len(active.codes))), stop
+        )
         sums = found.gradient @ frozen.values + found.leaves.sum(1)
         torch.testing.assert_close(sums, active.codes.values, **CLOSE)
 
@@ -151,7 +159,7 @@ def test_gradients_are_those_of_the_frozen_model_by_autograd(lm, frozen, hold, g
         (replay.read[index], latent_reading(frozen, last, entry)),
     ):
         (expected,) = torch.autograd.grad(value, moved, retain_graph=True)
-        found = pull(frozen, reading, gate).gradient[0]
+        found = walk_back(frozen, reading, gate).gradient[0]
         torch.testing.assert_close(found, expected, **CLOSE)
         assert bool(expected.any())
 

@@ -10,6 +10,7 @@ from analysis.circuits.replay import Replay
 from conftest import SINK
 
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
+from saelab.analysis.circuits.backward_walk import logit_reading, stop, walk_back
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import (
     CircuitOptions,
@@ -22,7 +23,6 @@ from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import attribution_graph
 from saelab.analysis.circuits.intervene import Change, intervene
 from saelab.analysis.circuits.patching import latent_effects
-from saelab.analysis.circuits.pull import logit_reading, pull, stop
 from saelab.analysis.circuits.targets import logit_target, read_at
 from saelab.config import UsageError
 from saelab.training.domain import Domain
@@ -98,7 +98,9 @@ def test_row_sums_are_exact_and_leaves_are_what_plain_loops_find(lm64, prompt, t
     assert np.abs(graph.row_sums() - graph.values)[inner].max() < 1e-10
     # Second method: the logits recomputed in plain loops, one latent moved.
     coefficients = one_hot(lm64, 3)
-    slopes = pull(prompt, logit_reading(prompt, prompt.n_pos - 1, coefficients), stop).gradient[0]
+    slopes = walk_back(
+        prompt, logit_reading(prompt, prompt.n_pos - 1, coefficients), stop
+    ).gradient[0]
     for latent in range(0, len(prompt.values), 7):
         moved = Replay(prompt, {latent: 1.0}).logits() - Replay(prompt).logits()
         assert float(moved[-1, 3]) == pytest.approx(float(slopes[latent]), abs=1e-10)

@@ -6,9 +6,9 @@ from math import inf
 import pytest
 import torch
 
+from saelab.analysis.circuits.backward_walk import logit_reading, stop, walk_back
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
-from saelab.analysis.circuits.pull import logit_reading, pull, stop
 from saelab.analysis.circuits.targets import Target, latent_target, logit_target
 from saelab.lm.linear.paths import LayerWeights, ModelWeights, Norm
 from saelab.lm.record import ForwardRecord, LayerRecord
@@ -59,7 +59,7 @@ def target_of(fixture) -> Target:
 
 def test_the_papers_example_has_its_direct_effects(fixture):
     # P3.3
-    direct = pull(fixture, target_of(fixture).reading, stop).gradient[0] * fixture.values
+    direct = walk_back(fixture, target_of(fixture).reading, stop).gradient[0] * fixture.values
     assert direct.tolist() == [1, 2, 8, 4]
 
 
@@ -75,7 +75,7 @@ def test_the_papers_example_has_its_attributions(fixture):
 def test_without_a_threshold_it_is_plain_attribution(frozen):
     # P3.2
     target = logit_target(frozen, 3)
-    plain = pull(frozen, target.reading)
+    plain = walk_back(frozen, target.reading)
     found = hierarchical_attribution(frozen, target, -inf)
     assert torch.equal(found.latents, plain.gradient[0] * frozen.values)
     assert found.recovered == pytest.approx(1.0, abs=1e-9)
@@ -97,6 +97,6 @@ def test_kept_latents_are_above_the_threshold_and_signs_may_be_ignored(frozen):
 def test_nothing_passes_an_infinite_threshold(frozen):
     target = latent_target(frozen, 3, int(frozen.actives[3].codes.latent[-1]), 7)
     found = hierarchical_attribution(frozen, target, inf)
-    direct = pull(frozen, target.reading, stop)
+    direct = walk_back(frozen, target.reading, stop)
     assert torch.equal(found.leaves, direct.leaves[0])
     assert not found.kept.any()

@@ -9,12 +9,18 @@ from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
+from saelab.analysis.circuits.backward_walk import (
+    latent_reading,
+    logit_reading,
+    stop,
+    through,
+    walk_back,
+)
 from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import CircuitOptions, explain, explain_runs
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.patching import latent_effects
-from saelab.analysis.circuits.pull import latent_reading, logit_reading, pull, stop, through
 from saelab.analysis.circuits.targets import logit_target
 from saelab.config import UsageError
 from saelab.lm.prompt import encode_prompt
@@ -39,7 +45,7 @@ def linear(lm64):
 
 def rows_of(frozen, gate):
     found = [
-        pull(frozen, latent_reading(frozen, n, torch.arange(len(a.codes))), gate)
+        walk_back(frozen, latent_reading(frozen, n, torch.arange(len(a.codes))), gate)
         for n, a in enumerate(frozen.actives)
     ]
     return torch.cat([f.gradient for f in found]), torch.cat([f.leaves for f in found])
@@ -61,7 +67,7 @@ def test_with_the_errors_it_is_the_plain_model(linear, lm64):
 
 
 def test_leaves_sum_to_the_logit_and_to_every_latent(linear, lm64):
-    found = pull(linear, logit_reading(linear, 6, one_hot(lm64, 3)))
+    found = walk_back(linear, logit_reading(linear, 6, one_hot(lm64, 3)))
     logit = linear.record.logits(linear.weights, torch.tensor([3]))[0, 6, 0]
     torch.testing.assert_close(found.leaves.sum(), logit, **CLOSE)
     _, leaves = rows_of(linear, through)
@@ -84,7 +90,7 @@ def test_without_one_part_of_the_transcoders_the_sum_fails(linear, lm64, dropped
         return replace(active, codes=codes)
 
     less = replace(linear, actives=tuple(cut(active) for active in linear.actives))
-    found = pull(less, logit_reading(less, 6, one_hot(lm64, 3)))
+    found = walk_back(less, logit_reading(less, 6, one_hot(lm64, 3)))
     logit = linear.record.logits(linear.weights, torch.tensor([3]))[0, 6, 0]
     assert abs(float(found.leaves.sum() - logit)) > 1e-3
 
@@ -93,7 +99,7 @@ def test_gradients_are_finite_differences_of_the_linear_model_run_forward(linear
     """Direct ones with the other latents held, total ones with all of them free to follow."""
     reading = logit_reading(linear, 7, one_hot(lm64, 3))
     for hold, gate in ((True, stop), (False, through)):
-        found = pull(linear, reading, gate).gradient[0]
+        found = walk_back(linear, reading, gate).gradient[0]
         plain = Replay(linear, hold=hold).logits()[7, 3]
         for latent in range(0, len(linear.values), 17):
             moved = Replay(linear, {latent: 0.5}, hold=hold).logits()[7, 3]

@@ -9,7 +9,7 @@ from saelab.kernels.torch.pairs import heavy_slices, pairs_by_latent
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.decode.autograd import sparse_decode
 from saelab.kernels.triton.decode.sums import sum_by_latent
-from saelab.kernels.triton.weights import Dictionary
+from saelab.kernels.triton.weights import Decoder
 from saelab.pursuit.select import above, abs_top_k, nonzero, top_k
 from saelab.types import SparseCodes
 
@@ -75,7 +75,7 @@ def test_residual_error_and_code_gradient_equal_the_dense_ones(d_in):
         rows = RowCodes.empty(x, 3, signed=signed)
         rows.values.copy_(codes.values)
         rows.indices.copy_(codes.indices)
-        rows.decode(x, Dictionary(W, scale, bias), factor=0.7)
+        rows.decode(x, Decoder(W, scale, bias), factor=0.7)
         residual, gradient = reference.decode_residual(x, codes, scale[:, None] * W, bias, 0.7)
         assert_near(rows.residual.residual, residual)
         assert_near(rows.residual.errors.sum((1, 2)), residual.pow(2).sum(1))

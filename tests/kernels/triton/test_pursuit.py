@@ -6,19 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels.triton_device import DEVICE
 
-from saelab.kernels.triton.pursuit import gram, steps
+from saelab.kernels.triton.pursuit import gram
+from saelab.kernels.triton.pursuit import steps as kernels
 from saelab.pursuit import matching_pursuit as matching
-from saelab.pursuit import ways
+from saelab.pursuit import steps
 from saelab.pursuit.matching_pursuit import matching_pursuit
 
 
 @pytest.fixture(params=[False, True], ids=["anew", "on-chip"])
 def by_kernels(monkeypatch, request):
     """Let pursuits in float32 run by kernels, as they do on a GPU."""
-    for module in (ways, matching):
+    for module in (steps, matching):
         monkeypatch.setattr(module, "runs_triton", lambda t: t.dtype == torch.float32)
-    monkeypatch.setattr(ways, "_gram_pays_on_chip", lambda *_args, **_options: request.param)
-    monkeypatch.setattr(ways, "GRAM_UPDATE_COST", 10**9)
+    monkeypatch.setattr(steps, "_gram_pays_on_chip", lambda *_args, **_options: request.param)
+    monkeypatch.setattr(steps, "GRAM_UPDATE_COST", 10**9)
 
 
 def case(batch=3, d_in=20, d_sae=70, seed=0):
@@ -43,7 +44,7 @@ def pursued(x, atoms, n_steps, dtype, **options):
 @pytest.mark.parametrize("rows_bytes", [2**28, 2 * 4 * 5 * 20])
 def test_steps_and_gradients_are_those_of_float64(by_kernels, monkeypatch, rows_bytes):
     """Also where the way back is cut into pieces of two rows."""
-    monkeypatch.setattr(steps, "ROWS_BYTES", rows_bytes)
+    monkeypatch.setattr(kernels, "ROWS_BYTES", rows_bytes)
     x, atoms = case()
     ours = pursued(x, atoms, 5, torch.float32)
     assert ours[0].min() > 0
@@ -122,8 +123,8 @@ def test_on_the_chip_every_step_takes_the_best_atom(seed, batch, d_in, d_sae, n_
 @pytest.mark.parametrize("on_chip", [False, True], ids=["anew", "on-chip"])
 def test_under_autocast_a_choice_is_nearly_the_best(monkeypatch, on_chip):
     """On the chip it stays within float16's rounding of the row, over all steps."""
-    monkeypatch.setattr(ways, "runs_triton", lambda _: True)
-    monkeypatch.setattr(ways, "_gram_pays_on_chip", lambda *_args, **_options: on_chip)
+    monkeypatch.setattr(steps, "runs_triton", lambda _: True)
+    monkeypatch.setattr(steps, "_gram_pays_on_chip", lambda *_args, **_options: on_chip)
     x, atoms = case(batch=4, d_in=32, d_sae=200)
     x *= 1e6
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -145,4 +146,4 @@ def test_under_autocast_a_choice_is_nearly_the_best(monkeypatch, on_chip):
     ],
 )
 def test_the_matrix_is_made_where_it_saves_products(batch, d_sae, n_steps, rounds, pays):
-    assert ways._gram_pays_on_chip(batch, d_sae, n_steps, rounds=rounds) == pays
+    assert steps._gram_pays_on_chip(batch, d_sae, n_steps, rounds=rounds) == pays

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kernels.triton_device import DEVICE
 
 from saelab.kernels.triton.select.rows import segment_maxima, select_top_k
-from saelab.kernels.triton.select.ties import Factors, settle_ties
+from saelab.kernels.triton.select.ties import TieFactors, settle_ties
 
 
 def factors_of(seed, batch, d, m, size):
@@ -17,7 +17,7 @@ def factors_of(seed, batch, d, m, size):
     def draw(*shape):
         return torch.randint(-size, size + 1, shape, generator=generator).bfloat16().to(DEVICE)
 
-    return Factors(draw(batch, d), draw(m, d), draw(m))
+    return TieFactors(draw(batch, d), draw(m, d), draw(m))
 
 
 def exact_codes(factors, k, *, by_magnitude):
@@ -77,7 +77,7 @@ def test_a_row_of_entries_that_all_round_to_the_same_is_settled_too(m, every):
     extra = torch.randint(0, 4, (m, 1), generator=generator)
     extra[torch.arange(m) % every > 0] = -1000
     W = torch.cat([torch.full((m, 1), 1024), extra], dim=1).bfloat16().to(DEVICE)
-    factors = Factors(W.new_ones(1, 2), W, W.new_zeros(m))
+    factors = TieFactors(W.new_ones(1, 2), W, W.new_zeros(m))
     settled = settled_codes(factors, 17, by_magnitude=False)
     best = extra[:, 0].sort(descending=True, stable=True).indices[:17]
     assert sorted(best.tolist()) == settled[0].nonzero()[:, 0].tolist()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sae.interop.cases import refusal
 
-from saelab.sae.interop.contents import Record, Weights
+from saelab.sae.interop.contents import NamedTensors, Record
 
 VALUES = {
     "k": 3,
@@ -69,7 +69,7 @@ def test_an_entry_of_another_type_is_refused(read, value):
     assert text.startswith("cfg.json: key is ")
 
 
-WEIGHTS = Weights(
+WEIGHTS = NamedTensors(
     Path("w"),
     {
         "half": torch.tensor([[1.5, -2.0]], dtype=torch.float16),

@@ -20,7 +20,7 @@ from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.ragged import ragged_errors
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.select.scan import Entries, Scan
-from saelab.kernels.triton.weights import Dictionary, Weights
+from saelab.kernels.triton.weights import Decoder, Weights
 
 BLOCK = 256
 """Pairs of a latent that are added at a time."""
@@ -106,9 +106,7 @@ class JumpCodes:
         out = Entries(self.values, self.indices, self.error_rows, self.keys)
         self.scan.write(pre_acts, weights.learned.value, out, self.shift)
 
-    def decode(
-        self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
-    ) -> None:
+    def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`; what is off in the window has a gradient too."""
         out, starts = self.residual, self.scan.starts
         ragged_errors((self.values, self.indices, starts), x, dictionary, out, share=1.0)

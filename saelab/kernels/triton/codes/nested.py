@@ -15,7 +15,7 @@ from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.select.rows import select_top_k
-from saelab.kernels.triton.weights import Dictionary, Weights
+from saelab.kernels.triton.weights import Decoder, Weights
 
 UNROLL = 8
 """Ranks whose atoms can be on their way at a time."""
@@ -137,9 +137,7 @@ class NestedCodes:
         out = self.values, self.indices
         select_top_k(pre_acts, self.values.shape[1], rectify=True, ordered=True, out=out)
 
-    def decode(
-        self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
-    ) -> None:
+    def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`."""
         (batch, k), d, out = self.values.shape, x.shape[1], self.residual
         columns = chunk_columns(d)

@@ -16,7 +16,7 @@ from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.torch.threshold import follow_smallest_
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
-from saelab.kernels.triton.weights import Dictionary, Weights
+from saelab.kernels.triton.weights import Decoder, Weights
 
 ENTRIES = 16
 ENTRIES_OF_GROUP = 4
@@ -103,7 +103,7 @@ def _residual_kernel(
 def ragged_errors(
     codes: tuple[Float[Tensor, " entry"], Int[Tensor, " entry"], Int[Tensor, " batch_group_1"]],
     x: Float[Tensor, "batch d_in"],
-    dictionary: Dictionary,
+    dictionary: Decoder,
     out: Residual,
     share: float,
 ) -> None:
@@ -180,9 +180,7 @@ class Ragged:
         self.starts[:-1] = torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True)
         follow_smallest_(weights.threshold, self.values)
 
-    def decode(
-        self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
-    ) -> None:
+    def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`."""
         out = self.residual
         ragged_errors((self.values, self.indices, self.starts), x, dictionary, out, self.share)

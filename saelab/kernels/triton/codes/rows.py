@@ -16,8 +16,8 @@ from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.triton.codes.residual import Residual, code_gradients, tile_columns, tile_warps
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.rows import segment_maxima, select_top_k
-from saelab.kernels.triton.select.ties import Factors, settle_ties
-from saelab.kernels.triton.weights import Dictionary, Weights
+from saelab.kernels.triton.select.ties import TieFactors, settle_ties
+from saelab.kernels.triton.weights import Decoder, Weights
 
 
 @triton.jit
@@ -69,7 +69,7 @@ class RowCodes:
     Attributes:
         signed: whether they are chosen by magnitude and keep their signs, or rectified.
         effects: what they are chosen by besides their value, if anything.
-        factors: of the pre-activations, where ties between rounded ones are to be told apart.
+        ties: the factors of the pre-activations, where they tell rounded ones apart.
     """
 
     values: Float[Tensor, "batch k"]
@@ -77,7 +77,7 @@ class RowCodes:
     residual: Residual
     signed: bool
     effects: Effects | None
-    factors: Factors | None
+    ties: TieFactors | None
 
     @classmethod
     def empty(
@@ -87,12 +87,12 @@ class RowCodes:
         *,
         signed: bool,
         effects: Effects | None = None,
-        factors: Factors | None = None,
+        ties: TieFactors | None = None,
     ) -> "RowCodes":
         """Room for the codes of these rows."""
         values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
         residual = Residual.empty(x, len(x) * k, columns=tile_columns(x.shape[1], k))
-        return cls(values, values.to(torch.int32), residual, signed, effects, factors)
+        return cls(values, values.to(torch.int32), residual, signed, effects, ties)
 
     @property
     def k(self) -> int:
@@ -120,12 +120,10 @@ class RowCodes:
             maxima=maxima,
             out=out,
         )
-        if self.factors is not None:
-            settle_ties(pre_acts, *maxima, self.factors, out, by_magnitude=signed)
+        if self.ties is not None:
+            settle_ties(pre_acts, *maxima, self.ties, out, by_magnitude=signed)
 
-    def decode(
-        self, x: Float[Tensor, "batch d_in"], dictionary: Dictionary, *, factor: float
-    ) -> None:
+    def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`. Gathers each atom once."""
         (batch, d), k = x.shape, self.k
         columns = tile_columns(d, k)

@@ -145,7 +145,7 @@ def take_step(
     )  # fmt: skip
 
 
-def way_back(
+def pursue_back(
     residual: Float[Tensor, "batch d_in"],
     adjoint: Float[Tensor, "batch d_in"],
     codes: tuple[Float[Tensor, "batch n_steps"], Int[Tensor, "batch n_steps"]],

@@ -22,7 +22,7 @@ ENTRIES = 1024
 COLUMNS = 256
 
 
-class Factors(NamedTuple):
+class TieFactors(NamedTuple):
     """What pre-activations `inputs @ W^T + bias` are made of, as the product reads it."""
 
     inputs: Float[Tensor, "batch d_in"]
@@ -167,7 +167,7 @@ def settle_ties(
     pre_acts: Float[Tensor, "batch d_sae"],
     maxima: Float[Tensor, "batch segment"],
     width: int,
-    factors: Factors,
+    factors: TieFactors,
     codes: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]],
     *,
     by_magnitude: bool,

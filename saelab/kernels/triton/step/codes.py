@@ -16,18 +16,18 @@ from saelab.kernels.triton.codes.nested import NestedCodes
 from saelab.kernels.triton.codes.ragged import Ragged
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.select.effects import Effects
-from saelab.kernels.triton.select.ties import Factors
+from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.rules import Rules
 
 Codes = RowCodes | NestedCodes | Ragged | JumpCodes
 
 
-def empty_codes(x: Float[Tensor, "batch d_in"], factors: Factors, rules: Rules) -> Codes:
+def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rules) -> Codes:
     """Room for the codes that these rules ask for; `factors` will make the pre-activations."""
     d_sae = len(factors.W)
     rule = rules.sae
-    if rules.unrounded:
-        return RowCodes.empty(x, int(rule.k), signed=rule.signed, factors=factors)
+    if rules.ties == "float32":
+        return RowCodes.empty(x, int(rule.k), signed=rule.signed, ties=factors)
     if rule.budgets:
         return NestedCodes.empty(x, rule.budgets, rule.shares, n_kept=int(rule.k))
     if rule.jump is not None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from saelab.kernels.rules import FusedRule
+from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.sizes import power_of_two
 from saelab.kernels.torch.pairs import SLICE
 from saelab.kernels.triton.step.aux_k import AuxRules
@@ -34,8 +34,8 @@ class Rules:
         adam: how gradients move the weights.
         clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
         aux: how dead latents are revived, if they are.
-        unrounded: whether entries that are equal as stored are told apart by their products before
-            rounding; where the SAE's rule has one edge.
+        ties: what tells entries apart that are equal as stored; "float32" only where the SAE's
+            rule has one edge.
     """
 
     sae: FusedRule
@@ -43,7 +43,7 @@ class Rules:
     adam: AdamRules = AdamRules()
     clip_norm: float | None = None
     aux: AuxRules | None = None
-    unrounded: bool = False
+    ties: Ties = "index"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
-from saelab.kernels.triton.select.ties import Factors
+from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
     centre_kernel,
     scale_kernel,
@@ -45,7 +45,7 @@ class Step:
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
         self.centred = torch.empty_like(self.x) if self.rule.centres else self.x
         self.pre_acts = self.x.new_empty(batch, m)
-        factors = Factors(self.centred, weights.enc.copy, weights.b_enc.copy)
+        factors = TieFactors(self.centred, weights.enc.copy, weights.b_enc.copy)
         self.codes = empty_codes(self.x, factors, rules)
         self.mse_sum = weights.scale.new_zeros(())
         self.shares = weights.scale.new_tensor(self.rule.shares)

@@ -48,7 +48,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Pulled:
+class Contributions:
     """What each target gets from where; the walk is exact, so sums over all sources are its value.
 
     Attributes:
@@ -97,7 +97,7 @@ def logit_reading(
 
 
 @torch.no_grad()
-def pull(frozen: Frozen, reading: Reading, gate: Gate = through) -> Pulled:
+def walk_back(frozen: Frozen, reading: Reading, gate: Gate = through) -> Contributions:
     """Each target's gradient in every latent upstream, and what it gets from every leaf.
 
     With `stop`, gradients are direct effects: no other latent in between moves. With `through`,
@@ -128,8 +128,8 @@ class _Walk:
         self._add("embedding", (self._stream * like[0]).sum(-1))
         self._add("position", (self._stream * frozen.record.position[0]).sum(-1))
 
-    def done(self) -> Pulled:
-        return Pulled(self._gradient, self._leaves)
+    def done(self) -> Contributions:
+        return Contributions(self._gradient, self._leaves)
 
     def _start(self, reading: Reading) -> int:
         """Carry the reading into the residual stream; what lies below that depth is to come."""

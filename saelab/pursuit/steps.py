@@ -26,7 +26,7 @@ CHECK_EVERY = 4
 Codes = tuple[Float[Tensor, "batch n_steps"], Int[Tensor, "batch n_steps"]]
 
 
-class Task(NamedTuple):
+class PursuitTask(NamedTuple):
     """What a way of pursuing is given, and fills.
 
     Attributes:
@@ -44,7 +44,7 @@ class Task(NamedTuple):
     coarse: torch.dtype
 
 
-def way_to_pursue(task: Task) -> Callable[[Task], int]:
+def fastest_pursuit(task: PursuitTask) -> Callable[[PursuitTask], int]:
     """The fastest of the ways that follow; each returns how many steps were taken."""
     x, atoms, (values, _), _, coarse = task
     n_steps = values.shape[1]
@@ -56,7 +56,7 @@ def way_to_pursue(task: Task) -> Callable[[Task], int]:
     return _pursue_by_kernels if rounds or not _gram_pays(len(x), atoms, n_steps) else _pursue
 
 
-def _pursue(task: Task) -> int:
+def _pursue(task: PursuitTask) -> int:
     """Take the steps in place, write the codes, and return how many steps were taken."""
     residual, atoms, (values, indices), threshold, coarse = task
     n_steps = values.shape[1]
@@ -75,7 +75,7 @@ def _pursue(task: Task) -> int:
     return taken
 
 
-def _pursue_by_kernels(task: Task) -> int:
+def _pursue_by_kernels(task: PursuitTask) -> int:
     """The same on a GPU, where a step is a product and two kernels."""
     from saelab.kernels.triton.pursuit.steps import take_step
 
@@ -95,7 +95,7 @@ def _pursue_by_kernels(task: Task) -> int:
     return taken
 
 
-def _pursue_on_chip(task: Task) -> int:
+def _pursue_on_chip(task: PursuitTask) -> int:
     """All steps by one kernel a row, which keeps the row's correlations, by the Gram matrix."""
     from saelab.kernels.triton.pursuit.gram import pursue_rows
 

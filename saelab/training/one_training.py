@@ -42,7 +42,7 @@ class Training:
     saved: int | None
     diverged: DivergedError | None = None
 
-    def advance(
+    def step_and_write(
         self, batch: Batch, objective: Objective, source: Source, stream: Stream, *, stopping: bool
     ) -> Figures | None:
         """Do one step and write what is due; returns the figures of a log interval that ends here.
@@ -65,7 +65,7 @@ class Training:
 
     def _step(self, batch: Batch, objective: Objective) -> Figures | None:
         state = self.state
-        done = state.advance(batch, objective)
+        done = state.train_on(batch, objective)
         self.metrics.update(done.x, done.terms)
         if state.step % state.config.log_every and not state.finished:
             return None

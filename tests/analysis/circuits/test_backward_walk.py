@@ -7,8 +7,14 @@ import torch
 from analysis.circuits.cases import frozen_of, one_hot, prompt_of
 from analysis.circuits.replay import Replay
 
+from saelab.analysis.circuits.backward_walk import (
+    latent_reading,
+    logit_reading,
+    stop,
+    through,
+    walk_back,
+)
 from saelab.analysis.circuits.frozen import Frozen
-from saelab.analysis.circuits.pull import latent_reading, logit_reading, pull, stop, through
 from saelab.lm.internals import model_weights
 from saelab.lm.record import record_forward
 
@@ -18,7 +24,7 @@ CLOSE = {"rtol": 0, "atol": 1e-9}
 def rows_of(frozen: Frozen, gate):
     """Every latent's row: gradients, leaves, values."""
     found = [
-        pull(frozen, latent_reading(frozen, n, torch.arange(len(a.codes))), gate)
+        walk_back(frozen, latent_reading(frozen, n, torch.arange(len(a.codes))), gate)
         for n, a in enumerate(frozen.actives)
     ]
     return torch.cat([f.gradient for f in found]), torch.cat([f.leaves for f in found])
@@ -27,7 +33,7 @@ def rows_of(frozen: Frozen, gate):
 def test_leaves_sum_to_the_logit_and_to_every_latent(frozen, lm64):
     # P3.1
     for token in (3, 7):
-        found = pull(frozen, logit_reading(frozen, 6, one_hot(lm64, token)))
+        found = walk_back(frozen, logit_reading(frozen, 6, one_hot(lm64, token)))
         logit = frozen.record.logits(frozen.weights, torch.tensor([token]))[0, 6, 0]
         torch.testing.assert_close(found.leaves.sum(), logit, **CLOSE)
     _, leaves = rows_of(frozen, through)
@@ -55,7 +61,7 @@ def test_direct_effects_and_leaves_sum_to_every_value(frozen):
     ],
 )
 def test_with_one_kind_of_leaf_dropped_the_sum_fails(frozen, lm64, kind):
-    found = pull(frozen, logit_reading(frozen, 7, one_hot(lm64, 3)))
+    found = walk_back(frozen, logit_reading(frozen, 7, one_hot(lm64, 3)))
     dropped = sum(
         float(found.leaves[0, span].sum().abs())
         for leaf, span in frozen.leaves.items()
@@ -75,7 +81,7 @@ def test_with_another_prompts_patterns_the_sum_fails(gpt64):
             for mine, theirs in zip(frozen.record.layers, other.layers, strict=True)
         )
         wrong = Frozen(frozen.weights, replace(frozen.record, layers=layers), frozen.actives)
-        found = pull(wrong, logit_reading(wrong, 7, one_hot(gpt64, 3)))
+        found = walk_back(wrong, logit_reading(wrong, 7, one_hot(gpt64, 3)))
         logit = frozen.record.logits(frozen.weights, torch.tensor([3]))[0, 7, 0]
         assert abs(float(found.leaves.sum() - logit)) > 1e-3
 
@@ -83,7 +89,7 @@ def test_with_another_prompts_patterns_the_sum_fails(gpt64):
 def test_a_latents_column_is_what_moving_it_changes(frozen, lm64):
     # P3.4 and P7.6: everything else held.
     gradient, _ = rows_of(frozen, stop)
-    on_logit = pull(frozen, logit_reading(frozen, 7, one_hot(lm64, 3)), stop).gradient[0]
+    on_logit = walk_back(frozen, logit_reading(frozen, 7, one_hot(lm64, 3)), stop).gradient[0]
     plain = Replay(frozen)
     for index in range(0, len(frozen.values), 17):
         moved = Replay(frozen, {index: 0.37})
@@ -93,7 +99,7 @@ def test_a_latents_column_is_what_moving_it_changes(frozen, lm64):
 
 
 def test_a_total_gradient_is_what_moving_the_latent_changes_downstream(frozen, lm64):
-    total = pull(frozen, logit_reading(frozen, 7, one_hot(lm64, 3))).gradient[0]
+    total = walk_back(frozen, logit_reading(frozen, 7, one_hot(lm64, 3))).gradient[0]
     plain = Replay(frozen, hold=False)
     for index in range(0, len(frozen.values), 17):
         moved = Replay(frozen, {index: 0.37}, hold=False)
@@ -113,6 +119,6 @@ def test_effects_only_go_down_in_depth_and_back_in_position(frozen):
 
 def test_several_logits_are_read_at_once(frozen, lm64):
     both = one_hot(lm64, 3) - 2 * one_hot(lm64, 5)
-    found = pull(frozen, logit_reading(frozen, 4, both)).leaves
-    parts = [pull(frozen, logit_reading(frozen, 4, one_hot(lm64, t))).leaves for t in (3, 5)]
+    found = walk_back(frozen, logit_reading(frozen, 4, both)).leaves
+    parts = [walk_back(frozen, logit_reading(frozen, 4, one_hot(lm64, t))).leaves for t in (3, 5)]
     torch.testing.assert_close(found, parts[0] - 2 * parts[1], **CLOSE)

@@ -34,7 +34,7 @@ def training_speed(
     state = TrainingState.start(config, source, source.start_rows(), run.load_sae())
 
     def train(n: int) -> None:
-        losses = [state.advance(next(stream), objective).terms.total for _ in range(n)]
+        losses = [state.train_on(next(stream), objective).terms.total for _ in range(n)]
         float(losses[-1].detach())  # Waits for the device.
 
     train(WARM_UP_STEPS)
