@@ -174,36 +174,21 @@ def check_directory(path: Path, option: str = "") -> None:
             nothing, or would have to be made where this user may make none.
     """
     given = f"{option} " if option else ""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        if path.is_symlink():
-            target = path.readlink()
-            raise UsageError(f"{given}{path} is a link to {target}, which is missing.") from None
+    mode = _mode(path, given)
+    if mode is not None and not stat.S_ISDIR(mode):
+        raise UsageError(f"{given}{path} is {_kind(mode)}; name a directory.")
+    if mode is None and path.is_symlink():
+        raise UsageError(f"{given}{path} is a link to {path.readlink()}, which is missing.")
+    if mode is None:
         _check_parent(path, given)
-    except OSError as error:
-        raise UsageError(
-            f"{given}{_short(path)} is no place to write to: {_why(path, error)}."
-        ) from None
-    else:
-        if not stat.S_ISDIR(mode):
-            raise UsageError(f"{given}{path} is {_kind(mode)}; name a directory.")
 
 
 def check_file(path: Path, option: str) -> None:
     """Refuse a name under which no file can be written; raises as `check_directory`."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        _check_parent(path, f"{option} ")
-    except OSError as error:
-        raise UsageError(
-            f"{option} {_short(path)} is no place to write to: {_why(path, error)}."
-        ) from None
-    else:
-        if not stat.S_ISREG(mode):
-            raise UsageError(f"{option} {path} is {_kind(mode)}; name a file.")
-        _check_parent(path, f"{option} ")
+    mode = _mode(path, f"{option} ")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise UsageError(f"{option} {path} is {_kind(mode)}; name a file.")
+    _check_parent(path, f"{option} ")
 
 
 def check_writable(path: Path, option: str) -> None:
@@ -211,6 +196,17 @@ def check_writable(path: Path, option: str) -> None:
     check_directory(path, option)
     if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
         raise UsageError(f"{option} {path} cannot be written to; {_REMEDIES[errno.EACCES]}.")
+
+
+def _mode(path: Path, given: str) -> int | None:
+    """The kind of what is at `path`, links followed; None where nothing is."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = _why(path, error)
+        raise UsageError(f"{given}{_short(path)} is no place to write to: {why}.") from None
 
 
 def _check_parent(path: Path, given: str) -> None:

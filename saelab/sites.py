@@ -115,6 +115,18 @@ class Site:
             "ln2.hook_in",
         )
 
+    def check_replaceable(self) -> None:
+        """Refuse a site that is not `replaceable`.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if not self.replaceable:
+            raise UsageError(
+                f"{self.hook} can be read but not replaced or differentiated by: the skip "
+                "connection goes past it. Use hook_resid_pre, hook_attn_out or hook_resid_post."
+            )
+
     @property
     def next_layer(self) -> int | None:
         """The first layer whose output is computed from what is here; None: it lies behind all."""

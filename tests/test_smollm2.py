@@ -13,11 +13,11 @@ from smollm2 import INSTALLED, PlainModel, TopKSAE, real_text, save_checkpoint, 
 
 from saelab.activations.store import ActivationStore
 from saelab.analysis.attention.dfa import direct_feature_attribution
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.cli import main
 from saelab.evaluation.evaluate import evaluate
+from saelab.host.host import Host
 from saelab.host.text import corpus_of
 from saelab.lm.load import load_language_model
 from saelab.training.run import Run
@@ -167,7 +167,7 @@ def test_logit_tables_are_the_final_norms_and_the_unembeddings(features, trained
 def test_attribution_to_sources_is_pattern_times_value(trained, lm, plain):
     run = Run(trained / "heads")
     ids = torch.tensor(lm.tokenizer.encode(IOI))
-    frozen = freeze(lm, [Dictionary.of_run(run, lm)], ids)
+    frozen = freeze(lm, [Host.of_run(run, lm)], ids)
     found = direct_feature_attribution(frozen, BLOCK, len(ids) - 1)[0]
     pattern, values = plain.attention(ids[None], BLOCK)
     encoder = TopKSAE(run.path).W_enc[:, found.latent].float().view(values.shape[1], -1)

@@ -5,11 +5,11 @@ import torch
 from saelab.analysis.attention.dfa import direct_feature_attribution
 from saelab.analysis.attention.qk import score_pairs
 from saelab.analysis.attention.recursive import source_attribution
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import direct_inputs
 from saelab.analysis.circuits.targets import logit_target
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.bridge import BridgeLanguageModel
 from saelab.lm.conformance import Finding
 from saelab.lm.linear.paths import soft_capped
@@ -47,7 +47,7 @@ def _frozen(lm: BridgeLanguageModel) -> Frozen:
     sae = TopKConfig(d_sae=D_SAE, k=K).build(lm.width(site), generator)
     sae = sae.to(lm.device).eval().requires_grad_(requires_grad=False)
     tokens = torch.randint(lm.info.d_vocab, (8,), generator=generator)
-    return freeze(lm, [Dictionary.at(sae, site)], tokens)
+    return freeze(lm, [Host.at(lm, sae, site)], tokens)
 
 
 def _dfa_error(frozen: Frozen) -> float:

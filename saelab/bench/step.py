@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Local

@@ -14,7 +14,7 @@ from saelab.config import Config, Heading, UsageError
 if TYPE_CHECKING:
     from saelab.analysis.steering.generate import Sampling
     from saelab.analysis.steering.interventions import Intervention
-    from saelab.analysis.steering.steerable import Steerable
+    from saelab.host.host import Host
     from saelab.lm.protocol import LanguageModel
     from saelab.training.run import Run
 
@@ -145,11 +145,12 @@ def _score(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
 
 
 def _steer(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
+    from saelab.analysis.steering.edits import with_maxima
     from saelab.analysis.steering.generate import Sampling, steer
     from saelab.analysis.steering.interventions import Intervention
     from saelab.analysis.steering.measures import neutral_prompt
-    from saelab.analysis.steering.steerable import Steerable
     from saelab.cli.steer_tables import print_comparison
+    from saelab.host.host import Host
 
     change = Intervention(
         latents=args.latents,
@@ -165,11 +166,11 @@ def _steer(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
         n_samples=args.n_samples,
         seed=args.seed,
     )
-    model, prompt = Steerable.of_run(run, lm), _prompt(args, lm) or neutral_prompt(lm)
+    host, prompt = with_maxima(Host.of_run(run, lm)), _prompt(args, lm) or neutral_prompt(lm)
     if args.dose:
-        _dose(args, model, change, prompt, sampling)
+        _dose(args, host, change, prompt, sampling)
         return
-    found = steer(model, change, prompt, sampling)
+    found = steer(host, change, prompt, sampling)
     if args.json_:
         _print_json(found.values())
         return
@@ -178,7 +179,7 @@ def _steer(args: SteerArguments, run: "Run", lm: "LanguageModel") -> None:
 
 def _dose(
     args: SteerArguments,
-    model: "Steerable",
+    host: "Host",
     change: "Intervention",
     prompt: str,
     sampling: "Sampling",
@@ -188,7 +189,7 @@ def _dose(
 
     sign = -1 if change.amount < 0 else 1
     strengths = [sign * strength for strength in STRENGTHS]
-    dose = dose_response(model, change, prompt, strengths, target=args.target, sampling=sampling)
+    dose = dose_response(host, change, prompt, strengths, target=args.target, sampling=sampling)
     if args.json_:
         _print_json(dose.values())
         return

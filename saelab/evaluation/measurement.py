@@ -123,7 +123,12 @@ class Measurement:
         Raises:
             UsageError: it is no such result.
         """
-        return checked(self.result, {n: v for n, v in values.items() if n != "made"}, where)
+        found = checked(self.result, {n: v for n, v in values.items() if n != "made"}, where)
+        try:
+            list(self.lines(found))
+        except KeyError as error:
+            raise UsageError(f"{where} is damaged: it has no {error}.") from error
+        return found
 
 
 def checked(kind: Any, values: object, where: str) -> Any:  # noqa: ANN401 - of that kind

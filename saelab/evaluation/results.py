@@ -6,6 +6,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from saelab.activations.corpus import Corpus
+from saelab.config import UsageError
 from saelab.evaluation.measurement import checked, measurements
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.other_text import saved_as
@@ -58,16 +59,23 @@ class Evaluation:
 def load_evaluation(run: Run, *, text: str | None = None) -> Evaluation:
     """What was measured last of everything; of another text where one is named (see `saved_as`).
 
+    A damaged file is among what was `skipped`, with the reason.
+
     Raises:
-        UsageError: a file does not hold what its name says.
+        UsageError: summary.json is damaged.
     """
-    results = {}
-    for name, measurement in measurements().items():
-        values = run.evaluation(name, text=text)
-        if values is not None:
-            results[name] = measurement.read(values, f"evaluation/{name}.json of {run.path}")
     summary = run.evaluation("summary", text=text) or {}
-    return Evaluation(results, **checked(Summary, summary, f"The summary of {run.path}"))
+    told = checked(Summary, summary, f"The summary of {run.path}")
+    found = Evaluation({}, told.get("skipped", {}), told.get("seconds", {}))
+    for name, measurement in measurements().items():
+        try:
+            values = run.evaluation(name, text=text)
+            if values is not None:
+                where = f"evaluation/{name}.json of {run.path}"
+                found.results[name] = measurement.read(values, where)
+        except UsageError as error:
+            found.skipped[name] = str(error)
+    return found
 
 
 def save_evaluation(

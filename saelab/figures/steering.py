@@ -96,7 +96,10 @@ def success_figure(success: "Success", palette: Palette = NEUTRAL) -> go.Figure:
 
 
 def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
-    """The target's probability and the cost (KL, repetition, perplexity) over the strength."""
+    """What rises (the target) and what it costs (KL, repetition, perplexity), over the strength.
+
+    A dotted line marks the change's own strength.
+    """
     panels: tuple[tuple[str, Any, str], ...] = (
         (f"log p({word(dose.target)})", dose.target_log_prob, palette.positive),
         ("KL from the plain model, nats", dose.kl, palette.negative),
@@ -121,6 +124,7 @@ def dose_figure(dose: "DoseResponse", palette: Palette = NEUTRAL) -> go.Figure:
             showlegend=False,
         )
         figure.add_trace(curve, row=place // 2 + 1, col=place % 2 + 1)
+    figure.add_vline(x=dose.change.amount, line={"color": palette.ink, "width": 1, "dash": "dot"})
     figure.update_yaxes(type="log", row=2, col=2)
     for col in (1, 2):
         figure.update_xaxes(title=f"strength ({dose.change.unit})", row=2, col=col)

@@ -9,6 +9,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sites import Place, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -70,6 +71,22 @@ class Host:
         """Whether the SAE writes another site than it reads."""
         return self.reads != self.writes
 
+    @property
+    def place(self) -> Place:
+        """Where it stands in the order of the computation.
+
+        Raises:
+            UsageError: attribution knows no exact rule for what it reads and writes.
+        """
+        if (place := place_of(self.reads, self.writes)) is not None:
+            return place
+        raise UsageError(
+            f"{self.name} reads {self.reads}"
+            + (f" and writes {self.writes}" if self.is_transcoder else "")
+            + "; circuits take SAEs at attn.hook_z, hook_resid_pre or hook_resid_post, and "
+            "transcoders from mlp.hook_in (or ln2.hook_out) to hook_mlp_out or mlp.hook_out."
+        )
+
     def encode(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -93,6 +110,15 @@ class Host:
             values = rows.new_zeros(shape).masked_scatter(where[:, None], codes.values)
             indices = none.new_zeros(shape).long().masked_scatter(where[:, None], codes.indices)
         return SparseCodes(values, indices, self.sae.d_sae), applies
+
+    def applied(
+        self,
+        mask: Bool[Tensor, "batch pos"],
+        read: Float[Tensor, "batch pos d_in"],
+        written: Float[Tensor, "batch pos d_out"],
+    ) -> Bool[Tensor, "batch pos"]:
+        """The masked positions whose activations have no norm that training left out."""
+        return mask & self.domain.within(read, written)
 
 
 def check_model(lm: LanguageModel, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Sparse linear algebra. `reference` says what each operation means; the rest makes it fast."""
+"""Sparse linear algebra: `reference` defines each operation, the other modules make it fast."""
 
 from saelab.kernels.torch.affine import affine_codes
 from saelab.kernels.torch.gather import sparse_decode

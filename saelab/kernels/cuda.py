@@ -1,4 +1,4 @@
-"""Whether Triton's kernels can do an operation."""
+"""Which operations Triton's kernels can do."""
 
 import importlib.util
 from functools import cache
@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 MAX_K = 512
-"""Most latents of a row that the selection kernel keeps."""
+"""Largest k of the kernel that selects k entries per row."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernels read; they add in float32, so float64 is left to torch."""
+"""The dtypes that kernels read. They add in float32, so float64 is left to torch."""
 
 
 def runs_triton(tensor: Tensor) -> bool:
-    """Whether the tensor is where, and of a type that, the kernels work."""
+    """Whether the tensor's device and dtype suit the kernels."""
     return tensor.is_cuda and tensor.dtype in TYPES and has_triton()
 
 
 def runs_select(pre_acts: Tensor, k: int) -> bool:
-    """Whether the kernel that selects k of each row can; it leaves no graph behind."""
+    """Whether the kernel that selects k per row can run; its result has no autograd graph."""
     wanted = not (pre_acts.requires_grad and torch.is_grad_enabled())
     return wanted and pre_acts.ndim == 2 and 0 < k <= MAX_K and runs_triton(pre_acts)
 
 
 def runs_batch_select(pre_acts: Tensor, n: int) -> bool:
-    """Whether the kernels that select n of a whole batch can; they leave no graph behind."""
+    """Whether the kernels that select n of a whole batch can run; the result has no graph."""
     wanted = not (pre_acts.requires_grad and torch.is_grad_enabled())
     return wanted and 0 < n <= pre_acts.numel() < 2**31 and runs_triton(pre_acts)
 

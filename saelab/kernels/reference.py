@@ -1,4 +1,4 @@
-"""What each kernel computes, in dense torch: what the fast versions are tested against."""
+"""What each kernel computes, in dense torch; the fast versions are tested against this."""
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +10,7 @@ from saelab.types import SparseCodes
 def sparse_decode(
     codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
-    """`z @ W_dec`, with z written out: `batch * d_sae` numbers and a dense product."""
+    """`z @ W_dec` with dense z: `batch * d_sae` numbers and a dense product."""
     return codes.dense() @ W_dec
 
 
@@ -21,7 +21,7 @@ def select_top_k(
     by_magnitude: bool = False,
     rectify: bool = False,
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """The first k of a whole stable sort: by falling value, equal ones by index."""
+    """The first k of a stable sort of each row: by falling value, equal values by index."""
     size = pre_acts.abs() if by_magnitude else pre_acts
     # Adding zero makes -0 equal to +0.
     order = torch.sort(size.float() + 0.0, dim=1, descending=True, stable=True).indices[:, :k]

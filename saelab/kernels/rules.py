@@ -1,4 +1,4 @@
-"""What a variant says of itself to the fused step: its mathematics as data, without Triton."""
+"""What a variant tells the fused step: its mathematics as data, without Triton."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,11 +9,11 @@ Ties = Literal["index", "float32"]
 
 @dataclass(frozen=True)
 class JumpRules:
-    """What of JumpReLU stays the same over a run.
+    """What stays the same about JumpReLU during a run.
 
     Attributes:
-        width: of the window around the threshold.
-        target: L0 that the penalty drives at; None: the penalty is L0 itself.
+        width: width of the window around the threshold.
+        target: the penalty's target L0; None if the penalty is L0 itself.
     """
 
     width: float
@@ -22,24 +22,24 @@ class JumpRules:
 
 @dataclass(frozen=True)
 class FusedRule:
-    """The mathematics of an SAE's step by kernels alone; it stays the same over a run.
+    """The mathematics of an SAE's step by kernels alone; it stays the same during a run.
 
     Attributes:
-        k: latents of a row, on average if `over_batch`; not read where there is `jump`.
-        signed: whether the k of largest magnitude are kept, signs included, or the k largest
+        k: latents per row, on average if `over_batch`; ignored with `jump`.
+        signed: whether the k of largest magnitude are kept with their signs, or the k largest,
             rectified.
-        over_batch: whether the largest of the whole batch are kept, or those of each row.
-        groups: parts of a row's codes after each of which there is an error in the loss; more than
-            one `over_batch` (prefixes of the latents) or with budgets only.
-        share: of each group in the loss.
-        budgets: numbers of ranked codes, whose errors are in the loss; the last is k, or, if
-            `wider`, the first.
+        over_batch: whether the largest of the whole batch are kept, or the largest of each row.
+        groups: number of parts of a row's codes; the loss has an error after each part. More than
+            one only with `over_batch` (prefixes of the latents) or with budgets.
+        share: weight of each group's error in the loss.
+        budgets: numbers of ranked codes whose errors are in the loss; the last is k, with `wider`
+            the first.
         wider: the weight of a second reconstruction by more codes than the SAE has (Multi-TopK).
-        effect: beta, and whether the product alone counts, where the choice of codes looks at
-            gradients of the model's loss (see `Effects`).
-        aux: dead latents of a row that AuxK revives, and its weight in the loss; None: no AuxK.
-        jump: how thresholds are learned, where each latent has its own.
-        centres: whether the encoder reads x - b_dec, or x.
+        effect: beta, and whether the product alone counts, if gradients of the model's loss choose
+            the codes (see `Effects`).
+        aux: number of dead latents per row in AuxK, and its weight in the loss; None for no AuxK.
+        jump: how thresholds are learned, if each latent has its own.
+        centres: whether the encoder reads x - b_dec instead of x.
     """
 
     k: float | int = 0
@@ -56,28 +56,28 @@ class FusedRule:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """What each group's error counts in the loss."""
+        """The weight of each group's error in the loss."""
         return (1.0, self.wider) if self.wider else (self.share,) * self.groups
 
     @property
     def by_row(self) -> bool:
-        """Whether each row keeps k."""
+        """Whether each row keeps k latents."""
         return not self.over_batch and self.jump is None
 
     @property
     def has_one_edge(self) -> bool:
-        """Whether each row keeps k by value or size alone, with one error."""
+        """Whether each row keeps k by value or magnitude alone, with one error."""
         return self.by_row and not self.budgets and self.effect is None
 
 
 @dataclass(frozen=True)
 class StepValues:
-    """What a fused step must know beside the batch, and may change from step to step.
+    """What a fused step needs beside the batch; it may change from step to step.
 
     Attributes:
-        prefixes: numbers of latents that each reconstruct by themselves, as many as the rule's
-            groups, rising (Matryoshka).
-        penalty_weight: of the penalty on L0 in the loss (JumpReLU).
+        prefixes: ascending prefix lengths that each reconstruct alone, one per group of the rule
+            (Matryoshka).
+        penalty_weight: weight of the penalty on L0 in the loss (JumpReLU).
     """
 
     prefixes: tuple[int, ...] = ()

@@ -2,10 +2,10 @@
 
 
 def ceil_div(a: int, b: int) -> int:
-    """How many pieces of b it takes to cover a."""
+    """The quotient a / b, rounded up."""
     return -(-a // b)
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is at least n, and at least 1."""
+    """The smallest power of two >= n, and >= 1."""
     return 1 << max(0, n - 1).bit_length()

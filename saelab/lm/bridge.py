@@ -122,7 +122,8 @@ class BridgeLanguageModel:
             return hook_function
 
         for hook in hooks:
-            self._check_replaceable(hook)
+            self._check_exists(hook)
+            Site.of(hook).check_replaceable()
         out = self._output(tokens, [(name, track(name)) for name in hooks], {})
         self._check_fired(hooks, seen)
         loss = next_token_loss(out, tokens.to(self.device), real.to(self.device))
@@ -151,7 +152,8 @@ class BridgeLanguageModel:
         """
         edits = edits or {}
         for hook in edits:
-            self._check_replaceable(hook)
+            self._check_exists(hook)
+            Site.of(hook).check_replaceable()
         for hook in hooks:
             self._check_exists(hook)
         applied: set[str] = set()
@@ -208,7 +210,8 @@ class BridgeLanguageModel:
         assert past is None or isinstance(past, KeyValuePast)
         edits, applied = edits or {}, set[str]()
         for hook in edits:
-            self._check_replaceable(hook)
+            self._check_exists(hook)
+            Site.of(hook).check_replaceable()
         cache = (past or KeyValuePast()).cache
         writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         # The model adds to the cache that it is given.
@@ -283,14 +286,6 @@ class BridgeLanguageModel:
         if hook not in self._bridge.hook_dict:
             close = ", ".join(difflib.get_close_matches(hook, self.hooks(), 3, cutoff=0.0))
             raise UsageError(f"{self.info.name} has no hook {hook!r}; nearest are {close}.")
-
-    def _check_replaceable(self, hook: str) -> None:
-        self._check_exists(hook)
-        if not Site.of(hook).replaceable:
-            raise UsageError(
-                f"{hook} can be read but not replaced or differentiated by: the skip connection "
-                "goes past it. Use hook_resid_pre, hook_attn_out or hook_resid_post."
-            )
 
     def _check_fired(self, hooks: Sequence[str], seen: Mapping[str, Tensor]) -> None:
         if silent := ", ".join(sorted(set(hooks) - set(seen))):

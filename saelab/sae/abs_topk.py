@@ -11,9 +11,9 @@ from typing_extensions import override
 from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import abs_top_k, batch_top_k
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import LossContext
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k, check_rows
+from saelab.sae.context import LossContext
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE

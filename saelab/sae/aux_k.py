@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig
+from saelab.sae.context import LossContext
 from saelab.sae.dictionary import default_aux_k
 from saelab.sae.losses import aux_k_loss
 from saelab.types import SparseCodes, TrainingPass

@@ -14,6 +14,7 @@ from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.context import LossContext
+from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -38,13 +39,13 @@ class AbstractSAEConfig(Config, abc.ABC):
             UsageError: the options do not fit each other.
         """
 
-    @abc.abstractmethod
     def check(self) -> None:
         """Refuse options that do not fit each other, without building anything.
 
         Raises:
             UsageError: the message names the options.
         """
+        return
 
     @property
     @abc.abstractmethod
@@ -216,12 +217,17 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         return
 
     def before_optimizer_step(self) -> None:
-        """Adjust gradients; called once per step, between backward and the optimizer's step."""
-        return
+        """Adjust gradients; called once per step, between backward and the optimizer's step.
+
+        Of unit atoms' gradients it keeps what is tangent to the unit sphere.
+        """
+        if self.unit_atoms:
+            remove_radial_gradient(self.W_dec)
 
     def after_optimizer_step(self) -> None:
-        """Restore constraints on the weights; called once after the optimizer's step."""
-        return
+        """Restore constraints, such as unit atoms; called once after the optimizer's step."""
+        if self.unit_atoms:
+            normalise_rows(self.W_dec)
 
     def restore_norms(self) -> None:
         """Scale atoms to unit norm where training does, and scale codes up by the norms removed.

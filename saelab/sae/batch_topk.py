@@ -8,9 +8,9 @@ from typing_extensions import override
 
 from saelab.pursuit.select import batch_top_k, top_k
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import LossContext
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k
+from saelab.sae.context import LossContext
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, TrainingPass

@@ -15,16 +15,10 @@ from typing_extensions import override
 
 from saelab.pursuit.select import above, nonzero
 from saelab.sae.affine import AffineEncoder
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_rows
-from saelab.sae.dictionary import (
-    geometric_median,
-    moderate_scale,
-    move_norms,
-    normalise_rows,
-    random_unit_rows,
-    remove_radial_gradient,
-)
+from saelab.sae.context import LossContext
+from saelab.sae.dictionary import geometric_median, moderate_scale, move_norms, random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.losses import squared_error, weighted_l1
 from saelab.sae.sparsity import Sparsity
@@ -54,10 +48,6 @@ class GatedConfig(AbstractSAEConfig):
     @override
     def of_foreign(cls, foreign: ForeignSAE) -> "GatedConfig | None":
         return None if foreign.gate is None else cls(d_sae=foreign.d_sae)
-
-    @override
-    def check(self) -> None:
-        return
 
     @override
     def build(self, d_in: int, generator: torch.Generator | None = None) -> "Gated":
@@ -137,14 +127,6 @@ class Gated(AbstractSAE[GatedConfig]):
         assert foreign.gate is not None
         gate = {"r_mag": foreign.gate.r_mag, "b_gate": foreign.gate.b_gate}
         return {"W_enc": foreign.W_enc, "b_mag": foreign.b_enc, **gate}
-
-    @override
-    def before_optimizer_step(self) -> None:
-        remove_radial_gradient(self.W_dec)
-
-    @override
-    def after_optimizer_step(self) -> None:
-        normalise_rows(self.W_dec)
 
     @override
     @torch.no_grad()

@@ -15,8 +15,8 @@ from saelab.kernels import nested_errors
 from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import LossContext
 from saelab.sae.checks import check_k, check_rows
+from saelab.sae.context import LossContext
 from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass

@@ -12,16 +12,11 @@ from saelab.kernels.rules import FusedRule, JumpRules, StepValues
 from saelab.pursuit.select import above, among, nonzero, top_k
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.checks import check_k, check_rows
-from saelab.sae.dictionary import (
-    geometric_median,
-    move_norms,
-    normalise_rows,
-    random_unit_rows,
-    remove_radial_gradient,
-)
+from saelab.sae.context import LossContext
+from saelab.sae.dictionary import geometric_median, move_norms, random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity
@@ -167,13 +162,9 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         return super().foreign_weights(foreign) | {"threshold": foreign.threshold}
 
     @override
-    def before_optimizer_step(self) -> None:
-        remove_radial_gradient(self.W_dec)
-
-    @override
     @torch.no_grad()
     def after_optimizer_step(self) -> None:
-        normalise_rows(self.W_dec)
+        super().after_optimizer_step()
         self.threshold.clamp_min_(0)
 
     @override

@@ -11,8 +11,9 @@ from typing_extensions import override
 from saelab.kernels import affine_codes
 from saelab.pursuit.select import largest
 from saelab.sae.affine import AffineEncoder
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_k, check_rows
+from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, random_unit_rows
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity

@@ -4,7 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels import sparse_decode
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.types import ActivationBatch, LossTerms, SparseCodes, TrainingPass
 
 

@@ -17,14 +17,10 @@ from saelab.pursuit.matching_pursuit import Pursuit, matching_pursuit, merged
 from saelab.pursuit.select import among, top_k
 from saelab.sae.affine import LinearCodes
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_k, check_rows
-from saelab.sae.dictionary import (
-    geometric_median,
-    normalise_rows,
-    random_unit_rows,
-    remove_radial_gradient,
-)
+from saelab.sae.context import LossContext
+from saelab.sae.dictionary import geometric_median, normalise_rows, random_unit_rows
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -138,14 +134,6 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         row, latent, encoder = torch.cat(rows), torch.cat(latents), torch.cat(encoders)
         constant = -encoder @ b_dec
         return LinearCodes(row, latent, (encoder * x[row]).sum(-1) + constant, encoder, constant)
-
-    @override
-    def before_optimizer_step(self) -> None:
-        remove_radial_gradient(self.W_dec)
-
-    @override
-    def after_optimizer_step(self) -> None:
-        normalise_rows(self.W_dec)
 
     @override
     def restore_norms(self) -> None:

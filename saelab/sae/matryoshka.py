@@ -16,9 +16,9 @@ from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.pursuit.select import batch_top_k, below, top_k
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import LossContext
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k
+from saelab.sae.context import LossContext
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity

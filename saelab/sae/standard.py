@@ -14,8 +14,9 @@ from typing_extensions import override
 
 from saelab.pursuit.select import above, nonzero
 from saelab.sae.affine import AffineEncoder
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_rows
+from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, moderate_scale, random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error, weighted_l1
@@ -52,10 +53,6 @@ class StandardConfig(AbstractSAEConfig):
         if not plain or foreign.signed or foreign.batch_k is not None:
             return None
         return cls(d_sae=foreign.d_sae, subtract_b_dec=foreign.subtract_b_dec)
-
-    @override
-    def check(self) -> None:
-        return
 
     @override
     def build(self, d_in: int, generator: torch.Generator | None = None) -> "Standard":

@@ -12,8 +12,8 @@ from saelab.kernels.cuda import MAX_K
 from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import LossContext
 from saelab.sae.checks import check_k, check_rows
+from saelab.sae.context import LossContext
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity

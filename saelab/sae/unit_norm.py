@@ -13,14 +13,9 @@ from saelab.kernels.rules import FusedRule
 from saelab.pursuit.select import Rule, among
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfigT, add_aux_k
-from saelab.sae.base import AbstractSAE, LossContext
-from saelab.sae.dictionary import (
-    geometric_median,
-    move_norms,
-    normalise_rows,
-    random_unit_rows,
-    remove_radial_gradient,
-)
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
+from saelab.sae.dictionary import geometric_median, move_norms, random_unit_rows
 from saelab.sae.losses import squared_error
 from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -89,14 +84,6 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     @override
     def affine_encoder(self) -> AffineEncoder:
         return AffineEncoder(self.W_enc, self.b_enc, self.input_bias)
-
-    @override
-    def before_optimizer_step(self) -> None:
-        remove_radial_gradient(self.W_dec)
-
-    @override
-    def after_optimizer_step(self) -> None:
-        normalise_rows(self.W_dec)
 
     @override
     @torch.no_grad()

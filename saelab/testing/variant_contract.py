@@ -23,7 +23,8 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig, LossContext
+from saelab.sae.base import AbstractSAE, AbstractSAEConfig
+from saelab.sae.context import LossContext
 from saelab.sae.interop.convert import to_foreign
 from saelab.sae.linear import linearize
 from saelab.sae.storage import load_sae, save_sae

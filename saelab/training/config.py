@@ -64,8 +64,8 @@ class TrainConfig(Config):
     store was harvested from; an endless text continues where the store ends. n_tokens may then
     exceed the store by far. The store still gives the scale and the rows for calibration."""
     normalise: bool = True
-    """Whether to train on activations scaled to unit variance per dimension, so that learning rates
-    and coefficients mean the same at every site. The saved SAE is scaled back and reads raw
+    """Whether to train on activations scaled to unit variance per dimension, so that --lr and
+    coefficients mean the same at every site. The saved SAE is scaled back and reads raw
     activations. A transcoder's target has a scale of its own."""
     outliers: Literal["leave-out", "keep"] = "leave-out"
     """What to do with massive activations (arXiv 2402.17762), such as attention sinks: a few rows

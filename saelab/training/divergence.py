@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.types import ActivationBatch
 
 LIMIT = 1_000

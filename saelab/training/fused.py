@@ -15,7 +15,8 @@ from saelab.kernels.triton.step.aux_k import AuxRules
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
 from saelab.kernels.triton.step.step import Step
 from saelab.kernels.triton.weights import Weights
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
 from saelab.types import SparseCodes
 

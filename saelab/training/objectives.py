@@ -12,7 +12,8 @@ from saelab.config import UsageError
 from saelab.lm.edits import replace_rows
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.protocol import LanguageModel
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss, total_loss
 from saelab.sites import Site
 from saelab.training.config import TrainConfig

@@ -9,7 +9,7 @@ from saelab.activations.dtypes import itemsize
 from saelab.activations.order import POOL_ROWS
 from saelab.lm.cost import backward_bytes, forward_bytes, logits_bytes
 from saelab.resources import Plan
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
 from saelab.training.config import TrainConfig
 from saelab.training.source import START_ROWS, Source

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.sae.start import start_from
 from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import (

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig

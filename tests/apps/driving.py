@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 # Each AppTest would look through all installed packages for components, for most of its time.
 manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
 
-APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "app.py"
+APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "server" / "app.py"
 Open = Callable[..., AppTest]
 
 

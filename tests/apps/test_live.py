@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from feature_browser.data.catalogue import RunCard, read_card
-from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.model import live_run, lock_of
 from feature_browser.live.prompt import read_prompt
 
 from saelab.config import UsageError
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
+from saelab.host.host import Host
 from saelab.lm.prompt import prompt_tokens
 
 PROMPT = "the big cat sat on a mat"
@@ -24,7 +25,7 @@ def card(live_runs: Path) -> RunCard:
 
 
 @pytest.fixture
-def live(card: RunCard) -> LiveRun:
+def live(card: RunCard) -> Host:
     return live_run(card)
 
 
@@ -42,13 +43,13 @@ def changed(live_runs: Path, tmp_path: Path):
 
 
 def test_a_run_and_its_model_are_loaded_once_and_runs_share_the_model(
-    card: RunCard, live: LiveRun, live_runs: Path, tmp_path: Path
+    card: RunCard, live: Host, live_runs: Path, tmp_path: Path
 ):
     assert live_run(card) is live
     copy = Path(shutil.copytree(live_runs / "topk", tmp_path / "copy"))
     other = live_run(read_card(copy, tmp_path))
-    assert other.model is live.model
-    assert other.lock is live.lock
+    assert other.lm is live.lm
+    assert lock_of(other.lm) is lock_of(live.lm)
     assert other.sae is not live.sae
 
 
@@ -57,15 +58,15 @@ def test_a_model_that_cannot_be_found_is_said(changed):
         live_run(changed("provenance.json", model=_model(name="/no/such/model")))
 
 
-def test_another_model_than_the_recorded_one_is_refused(changed, live: LiveRun):
+def test_another_model_than_the_recorded_one_is_refused(changed, live: Host):
     with pytest.raises(UsageError, match="was trained on"):
         live_run(changed("provenance.json", model=_model(live, weights_digest="0" * 64)))
 
 
-def _model(live: LiveRun | None = None, **changes: str) -> dict[str, str]:
+def _model(live: Host | None = None, **changes: str) -> dict[str, str]:
     facts = {"name": "tiny", "weights_digest": "", "tokenizer_digest": "", "dtype": "float32"}
     if live is not None:
-        facts |= {name: getattr(live.model.info, name) for name in facts}
+        facts |= {name: getattr(live.lm.info, name) for name in facts}
     return facts | changes
 
 
@@ -110,23 +111,23 @@ def test_the_module_imports_neither_torch_nor_a_language_model():
 # Readings
 
 
-def test_a_reading_has_the_codes_of_every_token_but_special_ones(live: LiveRun):
+def test_a_reading_has_the_codes_of_every_token_but_special_ones(live: Host):
     reading = read_prompt(live, PROMPT)
     assert reading.tokens == ("<bos>", *PROMPT.split())
     assert [bool(why) for why in reading.unread] == [True] + [False] * 7
     assert reading.unread[0] == "a special token: this SAE is not trained on it"
-    ids = torch.tensor([prompt_tokens(live.model, PROMPT)])
-    dense = live.sae.encode(live.model.capture(ids, [live.site])[live.site][0]).dense()
+    ids = torch.tensor([prompt_tokens(live.lm, PROMPT)])
+    dense = live.sae.encode(live.lm.capture(ids, [live.reads])[live.reads][0]).dense()
     written = np.zeros((len(reading.tokens), live.sae.d_sae))
     written[reading.position, reading.latent] = reading.value
     assert np.allclose(written[1:], dense[1:].detach().numpy(), atol=1e-5)
     assert not written[0].any()
 
 
-def test_log_probabilities_are_the_models_and_the_likeliest_token_is_the_target(live: LiveRun):
+def test_log_probabilities_are_the_models_and_the_likeliest_token_is_the_target(live: Host):
     reading = read_prompt(live, PROMPT)
-    ids = torch.tensor([prompt_tokens(live.model, PROMPT)])
-    log_probs = live.model.logits(ids)[0].log_softmax(-1)
+    ids = torch.tensor([prompt_tokens(live.lm, PROMPT)])
+    log_probs = live.lm.logits(ids)[0].log_softmax(-1)
     assert np.isnan(reading.log_prob[0])
     expected = [float(log_probs[i, ids[0, i + 1]]) for i in range(len(PROMPT.split()))]
     assert np.allclose(reading.log_prob[1:], expected, atol=1e-5)
@@ -134,7 +135,7 @@ def test_log_probabilities_are_the_models_and_the_likeliest_token_is_the_target(
     assert reading.target == reading.predicted[0]
 
 
-def test_readings_taken_at_once_are_those_taken_alone(live: LiveRun):
+def test_readings_taken_at_once_are_those_taken_alone(live: Host):
     prompts = [" ".join(PROMPT.split()[:n]) for n in (2, 3, 4, 5, 6, 7)]
     alone = [read_prompt(live, prompt) for prompt in prompts]
     with ThreadPoolExecutor(len(prompts)) as pool:
@@ -145,9 +146,9 @@ def test_readings_taken_at_once_are_those_taken_alone(live: LiveRun):
         assert np.array_equal(one.attribution, other.attribution)
 
 
-def test_an_attribution_is_what_a_small_change_of_the_latent_does_to_the_logit(live: LiveRun):
+def test_an_attribution_is_what_a_small_change_of_the_latent_does_to_the_logit(live: Host):
     reading = read_prompt(live, PROMPT, "dog")
-    ids = torch.tensor([prompt_tokens(live.model, PROMPT)])
+    ids = torch.tensor([prompt_tokens(live.lm, PROMPT)])
     row = int(np.abs(reading.attribution).argmax())
     at, latent, value = reading.position[row], reading.latent[row], reading.value[row]
     step = 1e-2
@@ -158,7 +159,7 @@ def test_an_attribution_is_what_a_small_change_of_the_latent_does_to_the_logit(l
             pushed[0, at] += sign * step * live.sae.W_dec[latent]
             return pushed
 
-        logits = live.model.logits(ids, {live.site: nudge})[0, -1].double()
+        logits = live.lm.logits(ids, {live.reads: nudge})[0, -1].double()
         return float(logits[reading.target.token] - logits.mean())
 
     slope = (logit(1) - logit(-1)) / (2 * step)
@@ -175,9 +176,7 @@ def test_an_attribution_is_what_a_small_change_of_the_latent_does_to_the_logit(l
         ("<bos>", "has no tokens of"),
     ],
 )
-def test_a_prompt_that_cannot_be_read_is_said_in_one_sentence(
-    live: LiveRun, text: str, reason: str
-):
+def test_a_prompt_that_cannot_be_read_is_said_in_one_sentence(live: Host, text: str, reason: str):
     with pytest.raises(UsageError) as error:
         read_prompt(live, text)
     assert reason in str(error.value)
@@ -191,6 +190,6 @@ def test_where_a_site_cannot_be_differentiated_by_there_is_no_attribution(change
 
 
 @pytest.mark.parametrize("target", ["cat sat", "zebra"])
-def test_a_target_that_is_not_one_known_token_is_said(live: LiveRun, target: str):
+def test_a_target_that_is_not_one_known_token_is_said(live: Host, target: str):
     with pytest.raises(UsageError, match="give exactly one token"):
         read_prompt(live, PROMPT, target)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_card
-from feature_browser.live.model import LiveRun, live_run
-from feature_browser.pages.steering.dose import Response, response_chart
+from feature_browser.live.model import live_run
 from feature_browser.pages.steering.experiment import (
     DOSES,
     Experiment,
@@ -16,15 +15,17 @@ from feature_browser.pages.steering.experiment import (
 )
 from feature_browser.pages.steering.saved import directory, read, save, shelf
 
+from saelab.analysis.steering.edits import with_maxima
 from saelab.config import UsageError
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
+from saelab.host.host import Host
 
 PROMPT = "the big cat sat"
 EXPERIMENT = Experiment(prompt=PROMPT, latents=(3,), strength=2.0, n_tokens=5)
 
 
 @pytest.fixture
-def live(live_runs: Path) -> LiveRun:
+def live(live_runs: Path) -> Host:
     return live_run(read_card(live_runs / "topk", live_runs))
 
 
@@ -62,14 +63,13 @@ def test_what_is_no_experiment_is_refused_in_one_sentence(changes: dict[str, obj
         experiment_of(text)
 
 
-def test_steering_adds_the_strength_in_units_of_the_latents_maximum(live: LiveRun, live_runs: Path):
+def test_steering_adds_the_strength_in_units_of_the_latents_maximum(live: Host, live_runs: Path):
     from saelab.analysis.steering.generate import Sampling, steer
     from saelab.analysis.steering.interventions import Intervention
-    from saelab.analysis.steering.steerable import Steerable
 
     latent = fired(live_runs)
     found = run_experiment(live, EXPERIMENT.model_copy(update={"latents": (latent,)}))
-    model = Steerable.of_run(live.run, live.model)
+    model = with_maxima(live)
     assert model.maxima is not None
     amount = 2.0 * float(model.maxima[latent])
     change = Intervention(latents=(latent,), amount=amount, unit="absolute")
@@ -80,7 +80,7 @@ def test_steering_adds_the_strength_in_units_of_the_latents_maximum(live: LiveRu
 
 
 def test_doses_are_multiples_of_the_strength_and_start_at_the_plain_model(
-    live: LiveRun, live_runs: Path
+    live: Host, live_runs: Path
 ):
     given = EXPERIMENT.model_copy(update={"latents": (fired(live_runs),), "strength": -2.0})
     dose = run_doses(live, given)
@@ -89,7 +89,7 @@ def test_doses_are_multiples_of_the_strength_and_start_at_the_plain_model(
     assert dose.kl[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_an_ablation_and_a_strength_of_zero_have_no_dose(live: LiveRun):
+def test_an_ablation_and_a_strength_of_zero_have_no_dose(live: Host):
     for changes in ({"op": "ablate"}, {"strength": 0.0}):
         assert run_doses(live, EXPERIMENT.model_copy(update=changes)) is None
 
@@ -101,7 +101,7 @@ def test_an_ablation_and_a_strength_of_zero_have_no_dose(live: LiveRun):
      ({"latents": (3, 3)}, "names a latent twice")],
 )  # fmt: skip
 def test_an_experiment_that_does_not_fit_the_model_is_said(
-    live: LiveRun, changes: dict[str, object], reason: str
+    live: Host, changes: dict[str, object], reason: str
 ):
     with pytest.raises(UsageError, match=reason):
         run_experiment(live, EXPERIMENT.model_copy(update=changes))
@@ -182,7 +182,8 @@ def test_what_is_submitted_becomes_the_address_and_both_texts_are_shown(
     assert page.count('class="tok on neg"') == 2 * 4
     assert "1 of 1 positions" in page
     assert "Error kept" in page
-    assert page.count("<figure") == 4
+    assert len(app.get("plotly_chart")) == 1
+    assert "What is said at each strength" in page
 
 
 def test_a_deep_link_fills_the_form_and_says_the_convention_for_the_error(
@@ -262,15 +263,6 @@ def test_a_steering_that_took_no_effect_is_said(
     monkeypatch.setattr("feature_browser.pages.steering.live_view.run_experiment", fail)
     text = EXPERIMENT.model_copy(update={"seed": 77}).text
     assert "did not notice" in drawn(opened(open_app, live_runs, experiment=text))
-
-
-def test_a_chart_leaves_out_what_is_not_finite():
-    given = Response("t", (0.0, 1.0, 2.0), (1.0, float("inf"), 10.0), ("a", "b", "<c>"), 1.0, True)
-    page = response_chart(given)
-    assert page.count("<circle") == 2
-    assert "&lt;c&gt;" in page
-    nothing = Response("t", (0.0,), (float("nan"),), ("a",), 1.0)
-    assert "not finite" in response_chart(nothing)
 
 
 def test_a_prompt_brought_along_is_the_forms_and_scores_stay_a_link_away(

@@ -46,7 +46,7 @@ def test_a_massive_token_is_not_read_and_says_why(root: Path):
     reading = read_prompt(live, PROMPT)
     assert reading.unread[0] == "a special token: this SAE is not trained on it"
     assert reading.unread[4].startswith("a massive activation, of norm ")
-    assert reading.unread[4].endswith(f"trained up to {live.run.domain.max_norm:,.0f}")
+    assert reading.unread[4].endswith(f"trained up to {live.domain.max_norm:,.0f}")
     assert [bool(why) for why in reading.unread] == [True, False, False, False, True, False, False]
     assert not np.isin(reading.position, [0, 4]).any()
     assert set(reading.position.tolist()) == {1, 2, 3, 5, 6}

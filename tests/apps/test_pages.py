@@ -170,6 +170,34 @@ def test_dictionary_figures_are_shown_by_their_keys(open_app: Open, copy: Path):
     assert "cosine to the nearest" not in page
 
 
+def test_health_shows_whatever_was_measured_table_by_table(open_app: Open, copy: Path, monkeypatch):
+    """A measurement from elsewhere is shown like the others; a damaged one leaves the rest."""
+    from saelab.evaluation.measurement import REGISTRY, Measurement, register_measurement
+
+    monkeypatch.setattr(REGISTRY, "registered", {})
+    register_measurement(
+        Measurement(
+            "toy",
+            "A toy's table",
+            lambda found: [("<toy>", f"{found['share']:.1%}", "a share")],
+            lambda inputs: {"share": 0.25},
+        )
+    )
+    (copy / "one" / "evaluation" / "toy.json").write_text(json.dumps({"share": 0.25}))
+    page = drawn(open_app(copy, run="one", view="health"))
+    assert "part=measured" in page
+    assert "A toy's table" not in page
+    page = drawn(open_app(copy, run="one", view="health", part="measured")).replace("&#x27;", "'")
+    table = page.partition("A toy's table")[2]
+    assert '<td>&lt;toy&gt;</td><td class="number">25.0%</td><td>a share</td>' in table
+    assert "pending_female" in page.partition("Known features")[2]
+    assert "evaluation/downstream.json" in page.partition("Not measured")[2]
+    (copy / "one" / "evaluation" / "summary.json").write_text("{")
+    page = drawn(open_app(copy, run="one", view="health", part="measured"))
+    assert "summary.json" in page
+    assert "How often do the latents fire?" in page
+
+
 @pytest.mark.parametrize("name", ["features.h5", "evaluation/density.json", "metrics.jsonl",
                                   "weights.safetensors", "evaluation/dictionary.json"])  # fmt: skip
 def test_one_damaged_file_leaves_the_rest_of_health(open_app: Open, copy: Path, name: str):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from feature_browser.data.address import AbstractAddress, one_of
 from feature_browser.draw.markup import html
 from feature_browser.shell.canvas import show
-from feature_browser.shell.page import Page
+from feature_browser.pages import Page
 
 WORDS = ("morning", "evening")
 

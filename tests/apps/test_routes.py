@@ -4,7 +4,7 @@ from urllib.parse import urlencode
 
 import pytest
 from apps.driving import Open, drawn
-from feature_browser.pages.latent.routes import latent_page
+from feature_browser.pages.latent.view import latent_page
 from starlette.requests import Request
 from starlette.responses import Response
 

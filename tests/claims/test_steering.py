@@ -12,9 +12,10 @@ import pytest
 
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.analysis.steering.chance import chance_scores
+from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.scores import steering_scores
-from saelab.analysis.steering.steerable import Steerable
 from saelab.analysis.steering.success import SuccessOptions, steering_success
+from saelab.host.host import Host
 from saelab.training.loop import train
 from saelab.training.recipes import steering_filter
 
@@ -51,7 +52,7 @@ def test_the_paper_s_threshold_is_passed_by_random_directions_and_gains_nothing(
     """Measured, seeds 0 to 2: 0.89 to 0.95 of the latents and 0.80 to 0.92 of random directions
     pass it; factor 1.00 to 1.05. At 0.5 it is 0.01 to 0.02 of random directions.
     """
-    chance = chance_scores(Steerable.of_run(run, tiny_lm), scores)
+    chance = chance_scores(with_maxima(Host.of_run(run, tiny_lm)), scores)
     assert (scores.output >= PAPER).mean() > 0.85
     assert (chance >= PAPER).mean() > 0.7
     assert (chance >= STRICT).mean() < 0.05 < (scores.output >= STRICT).mean()

@@ -264,7 +264,7 @@ def test_two_trainings_of_different_runs_do_not_meet(small_store, tmp_path):
 
 GOING = {
     "train": ("saelab.training.one_training.Training.save", []),
-    "features": ("saelab.analysis.features.reading.Writer.commit", ["--n-tokens", "100"]),
+    "features": ("saelab.analysis.features.reading.ShardWriter.commit", ["--n-tokens", "100"]),
     "evaluate": ("saelab.evaluation.evaluate.save_evaluation", ["--n-tokens", "50"]),
     "circuit": ("saelab.analysis.circuits.explain.save_circuit", ["--prompt", "the big cat"]),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "app.py"
+APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "server" / "app.py"
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def experiments(path: Path) -> None:
 
 def route(path: Path) -> None:
     """The page of a latent as the canvas asks for it."""
-    from feature_browser.pages.latent import routes
+    from feature_browser.pages.latent import view as routes
     from starlette.requests import Request
 
     sys.argv = ["app.py", str(path.parent)]

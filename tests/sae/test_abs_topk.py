@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saelab.sae.abs_topk import AbsTopKConfig, BatchAbsTopK
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.testing.steps import train_step
 
 

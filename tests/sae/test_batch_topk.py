@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from saelab.config import UsageError
 from saelab.kernels.torch.threshold import EMA
-from saelab.sae.base import LossContext
 from saelab.sae.batch_selection import density_threshold
 from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.context import LossContext
 from saelab.testing.steps import loss_of
 from saelab.types import SparseCodes
 

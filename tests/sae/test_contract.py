@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.variants import BUILT_IN
 from saelab.testing.variant_contract import *  # noqa: F403 - the tests themselves
 from saelab.testing.variant_contract import loss_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.gated import GatedConfig
 from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.testing.steps import loss_of

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from saelab.config import UsageError
 from saelab.pursuit.select import top_k
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.gradient_topk import GradientTopKConfig, relative_effects
 from saelab.sae.losses import local_loss
 from saelab.testing.steps import loss_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saelab.config import UsageError
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.topk import TopKConfig
 from saelab.testing.steps import loss_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.jumprelu import Heaviside, Jump, JumpReLUConfig
 from saelab.testing.steps import loss_of, train_step
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.k_sparse import KSparseConfig
 from saelab.testing.steps import loss_of
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.matching_pursuit import MatchingPursuitConfig
 from saelab.testing.steps import loss_of
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saelab.config import UsageError
-from saelab.sae.base import LossContext
 from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.context import LossContext
 from saelab.sae.matryoshka import MatryoshkaConfig, group_prefixes, sample_prefixes
 from saelab.testing.steps import loss_of
 from saelab.types import ActivationBatch

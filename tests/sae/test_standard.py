@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.standard import StandardConfig
 from saelab.testing.steps import loss_of, train_step
 

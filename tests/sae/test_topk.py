@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.dictionary import default_aux_k
 from saelab.sae.losses import aux_k_loss, squared_error
 from saelab.sae.topk import TopK, TopKConfig

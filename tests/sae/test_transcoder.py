@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 
 from saelab.config import UsageError
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median
 from saelab.sae.hierarchical_topk import HierarchicalTopK
 from saelab.sae.interop.convert import save_sae_lens

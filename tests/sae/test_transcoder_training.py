@@ -5,7 +5,8 @@ import torch
 from sae.test_transcoder import D_IN, D_OUT, D_SAE, pairs
 from torch.nn.functional import normalize
 
-from saelab.sae.base import AbstractSAE, LossContext
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
 from saelab.sae.transcoder import make_transcoder, start_transcoder
 from saelab.sae.variants import SAE_CONFIG

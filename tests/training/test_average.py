@@ -6,7 +6,7 @@ from conftest import small_config
 from kernels.triton_device import DEVICE
 
 from saelab.evaluation.evaluate import evaluate
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.variants import BUILT_IN, SAE_CONFIG
 from saelab.training import fused_graphs
 from saelab.training.average import WeightAverage

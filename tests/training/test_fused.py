@@ -9,8 +9,8 @@ from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
 from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
-from saelab.sae.base import LossContext
 from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.context import LossContext
 from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.k_sparse import KSparseConfig

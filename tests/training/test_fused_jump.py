@@ -13,7 +13,7 @@ from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.kernels.triton.codes import jump
 from saelab.kernels.triton.step.rules import Launch
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig

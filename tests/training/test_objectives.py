@@ -16,7 +16,7 @@ from saelab.activations.store import ActivationStore
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.lm.predictions import Predictions
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.topk import TopK, TopKConfig
 from saelab.training.loop import train
 from saelab.training.objectives import EndToEnd, kl_plain_spliced, make_objective

@@ -7,7 +7,7 @@ import torch
 from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig

@@ -11,7 +11,7 @@ from training.test_loop import NAMES, advance, by_autograd, started
 from training.test_transcoders import READS, WRITES, config_of
 
 from saelab.config import UsageError
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.sae.jumprelu import JumpReLU
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.unit_norm import AbstractUnitNormSAE

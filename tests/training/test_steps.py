@@ -8,7 +8,7 @@ from conftest import small_config
 from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
-from saelab.sae.base import LossContext
+from saelab.sae.context import LossContext
 from saelab.training.loop import train
 from saelab.training.objectives import Local, make_objective
 from saelab.training.source import Source

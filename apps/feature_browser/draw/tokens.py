@@ -1,9 +1,10 @@
 """Text with a latent's activation on it: shade and underline carry the strength, twice."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from feature_browser.draw.markup import Html, html, joined, running
+from feature_browser.draw.markup import EMPTY, Html, html, joined, running
 from feature_browser.draw.numbers import activation, count
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.records import Example, Token
@@ -88,4 +89,26 @@ def _tip(token: Token, strength: float) -> str:
     return (
         f"{isolated(visible(token.text).strip())}   {activation(token.activation)}\n"
         f"{100 * strength:.0f} % of its maximum · position {count(token.position)}"
+    )
+
+
+def left_out_line(tokens: Sequence[str], left_out: Mapping[str, Sequence[int]]) -> Html:
+    """Each SAE with its tokens; empty where all are applied everywhere.
+
+    SAEs that are left out at the same tokens are named together.
+    """
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name, places in left_out.items():
+        if places:
+            together.setdefault(tuple(places), []).append(name)
+    if not together:
+        return EMPTY
+    parts = []
+    for places, names in together.items():
+        words = (f"{visible(tokens[place]).strip() or '␣'} @{place}" for place in places)
+        parts.append(f"{', '.join(names)} at {', '.join(words)}")
+    return html(
+        '<p class="sub">Not applied, since training left such tokens out: {where}. There the error '
+        "is the whole activation.</p>",
+        where="; ".join(parts),
     )

@@ -1,12 +1,16 @@
 """Prompts of models that were trained to chat: a switch, and what it makes of a prompt."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
-from feature_browser.live.model import LiveRun
+from feature_browser.live.model import lock_of
 from saelab.lm.prompt import chat_prompt, has_chat_template, prompt_note
+
+if TYPE_CHECKING:
+    from saelab.host.host import Host
 
 SWITCH = "chat-switch"
 LABEL = "Chat template"
@@ -34,18 +38,18 @@ def switch(card: RunCard, chat: str, switched: Callable[[str], None]) -> None:
     st.toggle(LABEL, key=SWITCH, on_change=switched, args=("" if chat else "1",), help=HELP)
 
 
-def prompted(live: LiveRun, text: str, *, chat: bool) -> str:
+def prompted(live: "Host", text: str, *, chat: bool) -> str:
     """The prompt that the model reads for a text; raises `UsageError` as `chat_prompt` does."""
     if not chat:
         return text
-    with live.lock:
-        return chat_prompt(live.model, text)
+    with lock_of(live.lm):
+        return chat_prompt(live.lm, text)
 
 
-def noted(live: LiveRun, text: str, *, chat: bool) -> str:
+def noted(live: "Host", text: str, *, chat: bool) -> str:
     """What is done to a prompt otherwise than typed; empty where nothing."""
     if chat:
         return ""
-    with live.lock:
-        found = prompt_note(live.model, text)
+    with lock_of(live.lm):
+        found = prompt_note(live.lm, text)
     return found[:1].upper() + found[1:]

@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from feature_browser.live.model import LiveRun
+from feature_browser.live.model import lock_of
 from saelab.lm.prompt import prompt_tokens, token_id
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from saelab.host.host import Host
 
 N_PREDICTED = 8
 CELLS_AT_ONCE = 2**24
@@ -61,7 +63,7 @@ class PromptReading:
     target: Prediction
 
 
-def read_prompt(live: LiveRun, text: str, target: str = "") -> PromptReading:
+def read_prompt(live: "Host", text: str, target: str = "") -> PromptReading:
     """What the run's latents do on `text`, and to the logit of `target` (default: the likeliest).
 
     Raises:
@@ -72,30 +74,30 @@ def read_prompt(live: LiveRun, text: str, target: str = "") -> PromptReading:
 
     from saelab.sites import Site
 
-    with live.lock, torch.enable_grad():
-        ids = prompt_tokens(live.model, text)
+    with lock_of(live.lm), torch.enable_grad():
+        ids = prompt_tokens(live.lm, text)
         seen: list[Tensor] = []
 
         def track(x: "Tensor") -> "Tensor":
             seen.append(x.detach().clone().requires_grad_())
             return seen[-1]
 
-        tokens = torch.tensor([ids], device=live.model.device)
-        edits = {live.target_site: track} if Site.of(live.target_site).replaceable else {}
-        out = live.model.run(tokens, edits=edits, hooks=[live.site, live.target_site])
+        tokens = torch.tensor([ids], device=live.lm.device)
+        edits = {live.writes: track} if Site.of(live.writes).replaceable else {}
+        out = live.lm.run(tokens, edits=edits, hooks=live.sites)
         logits = out.logits[0].float()
-        wanted = token_id(live.model, target) if target else int(logits[-1].argmax())
+        wanted = token_id(live.lm, target) if target else int(logits[-1].argmax())
         gradient = None
         if seen:
             logit = logits[-1, wanted] - logits[-1].mean()
             gradient = torch.autograd.grad(logit, seen)[0][0]
-        sites = (live.site, live.target_site)
+        sites = (live.reads, live.writes)
         found = [out.activations[site][0].detach() for site in sites]
         return _reading(live, ids, found, logits, (gradient, wanted))
 
 
 def _reading(
-    live: LiveRun,
+    live: "Host",
     ids: list[int],
     found: "list[Tensor]",
     logits: "Tensor",
@@ -104,11 +106,11 @@ def _reading(
     import torch
 
     gradient, wanted = about
-    table = live.model.tokenizer.table
+    table = live.lm.tokenizer.table
     with torch.no_grad():
         tokens = torch.tensor(ids, device=found[0].device)
         unread = _unread(live, tokens, *found)
-        codes, _ = live.dictionary("").encode(tokens[None], *(part[None] for part in found))
+        codes, _ = live.encode(tokens[None], *(part[None] for part in found))
         active = codes.active
         position, latent = codes.rows()[active], codes.indices[active]
         value = codes.values[active].float()
@@ -135,8 +137,8 @@ def _reading(
     )
 
 
-def _unread(live: LiveRun, ids: "Tensor", x: "Tensor", target: "Tensor") -> tuple[str, ...]:
-    domain = live.run.domain
+def _unread(live: "Host", ids: "Tensor", x: "Tensor", target: "Tensor") -> tuple[str, ...]:
+    domain = live.domain
     limits = (domain.max_norm, domain.max_target_norm)
     sizes = [part.float().norm(dim=-1).tolist() for part in (x, target)]
     reasons = []
@@ -159,7 +161,7 @@ def _unread(live: LiveRun, ids: "Tensor", x: "Tensor", target: "Tensor") -> tupl
 
 
 def _pull(
-    live: LiveRun, gradient: "Tensor | None", position: "Tensor", latent: "Tensor"
+    live: "Host", gradient: "Tensor | None", position: "Tensor", latent: "Tensor"
 ) -> "Tensor":
     """W_dec[latent] . gradient[position] of each firing, a few rows at a time."""
     import torch

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import streamlit as st
-
 from feature_browser.data.address import AbstractAddress, parameter
 from feature_browser.data.catalogue import FOUND, Catalogue, RunCard
 from feature_browser.data.known import plain
@@ -13,9 +11,8 @@ from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import percent, real
 from feature_browser.draw.tables import Column, anchor, cell, metered, table
-from feature_browser.shell.canvas import show
-from feature_browser.shell.page import Page
-from feature_browser.shell.theme import palette
+from feature_browser.pages import Page
+from feature_browser.shell.canvas import palette, plot, show
 from saelab.figures.evaluation import recovery_figure
 
 PARTLY, PRESENT = 0.5, 0.9
@@ -39,9 +36,7 @@ def known_view(_: Catalogue, card: RunCard, address: KnownAddress) -> None:
         return
     ordered = sorted(known.features, key=lambda feature: -feature["f1"])
     show(_summary(ordered, known.too_rare, _texts(texts, text, address)), "known-summary")
-    with st.container(key="figure"):
-        figure = recovery_figure(ordered, palette())
-        st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="recovery")
+    plot(recovery_figure(ordered, palette()), "recovery")
     show(_table(ordered, address), "known-table")
 
 

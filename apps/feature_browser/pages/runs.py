@@ -7,8 +7,8 @@ from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.draw.boxes import bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
+from feature_browser.pages import Page
 from feature_browser.shell.canvas import show
-from feature_browser.shell.page import Page
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import streamlit as st
-
 from feature_browser.data.address import AbstractAddress, one_of
 from feature_browser.data.catalogue import Catalogue, RunCard, flat
 from feature_browser.data.reading import curves, metrics, stamp
@@ -14,9 +12,8 @@ from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import count
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.draw.training_curves import Columns, column, logged, multiples
-from feature_browser.shell.canvas import show
-from feature_browser.shell.page import Page
-from feature_browser.shell.theme import palette
+from feature_browser.pages import Page
+from feature_browser.shell.canvas import palette, plot, show
 from saelab.figures.training import training_figure
 
 ZOOM = "zoom"
@@ -69,9 +66,7 @@ def _figure(lines: list[dict[str, Any]]) -> None:
     if not told:
         show(alone(message("No such figure", "The log has neither FVU nor dead latents.")), "zoom")
         return
-    with st.container(key="figure"):
-        figure = training_figure(told, palette())
-        st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key="zoomed")
+    plot(training_figure(told, palette()), "zoomed")
 
 
 def _configuration(config: dict[str, Any]) -> Html:

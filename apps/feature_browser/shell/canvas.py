@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from streamlit.components.v2 import component
@@ -11,6 +12,10 @@ from streamlit.components.v2.types import ComponentRenderer
 from feature_browser.data.address import A, AbstractAddress, parsed
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import Html, html
+from saelab.figures.style import DARK, LIGHT, Palette
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 STATIC = Path(__file__).parents[1] / "static"
 OnEdit = Callable[[object], None]
@@ -21,7 +26,7 @@ def show(
 ) -> None:
     """Draw `content`. A followed link `?...` becomes the address, and the app runs again.
 
-    On the page of a latent the canvas turns to other latents by itself, see `pages.latent.routes`;
+    On the page of a latent the canvas turns to other latents by itself, see `latent_page`;
     `on_edit` is given what the reader has written there.
     """
 
@@ -34,6 +39,17 @@ def show(
 
     data = {"html": content, "latent": latent, "noted": st.session_state.get("noted", 0)}
     _component()(key=key, data=data, on_go_change=follow, on_notes_change=take)
+
+
+def palette() -> Palette:
+    """The colours of figures for the theme in use."""
+    return DARK if st.context.theme.type == "dark" else LIGHT
+
+
+def plot(figure: "Figure", key: str) -> None:
+    """Draw a figure of saelab's, for pages that need not turn at once."""
+    with st.container(key="figure"):
+        st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, key=key)
 
 
 def tell(problem: str, key: str) -> None:

@@ -69,7 +69,7 @@ def streamlit_arguments(
         **{f"theme.dark.{name}": value for name, value in DARK.items()},
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    app = Path(__file__).parents[1] / "asgi.py"
+    app = Path(__file__).parents[1] / "server" / "asgi.py"
     return ["streamlit", "run", str(app), *flags, "--", str(runs), *names]
 
 

@@ -111,7 +111,7 @@ def _posted(
 def _written(
     active: Active, position: int, W_O: Float[Tensor, "d_in d_model"] | None
 ) -> list[tuple[Node, Tensor]]:
-    """A dictionary's latents, error and b_dec at a position, as they enter the stream."""
+    """An SAE's latents, error and b_dec at a position, as they enter the stream."""
     span, layer = active.at[position], active.place.layer
     codes = active.codes
     vectors = [

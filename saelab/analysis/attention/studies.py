@@ -16,8 +16,8 @@ from torch import Tensor
 from saelab import drawing
 from saelab.analysis.attention.dfa import dfa
 from saelab.analysis.attention.heads import HeadAttribution
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.internals import model_weights
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import record_forward
@@ -178,7 +178,7 @@ class LatentFamily:
 @torch.no_grad()
 def latent_families(
     lm: LanguageModel,
-    dictionary: Dictionary,
+    host: Host,
     tokens: Int[Tensor, "batch pos"],
     *,
     window: int = 3,
@@ -192,17 +192,17 @@ def latent_families(
     Raises:
         UsageError: the SAE does not read hook_z.
     """
-    if dictionary.place.kind != "heads":
-        raise UsageError(f"{dictionary.name} reads {dictionary.site}; families need attn.hook_z.")
-    weights, d_sae = model_weights(lm, torch.float32), dictionary.sae.d_sae
+    if host.place.kind != "heads":
+        raise UsageError(f"{host.name} reads {host.reads}; families need attn.hook_z.")
+    weights, d_sae = model_weights(lm, torch.float32), host.sae.d_sae
     total = torch.zeros(3, d_sae, dtype=torch.float64)
     fired = torch.zeros(d_sae, dtype=torch.long)
     for part in tokens.split(BATCH):
-        layer = record_forward(lm, weights, part).layers[dictionary.place.layer]
+        layer = record_forward(lm, weights, part).layers[host.place.layer]
         kinds = _source_kinds(part.cpu(), window)
         for context in range(len(part)):
             z = layer.z_cat[context]
-            codes = linearize(dictionary.sae, z, dictionary.domain.covers(part[context], z))
+            codes = linearize(host.sae, z, host.domain.covers(part[context], z))
             for entries in torch.arange(len(codes)).split_with_sizes(
                 torch.bincount(codes.row.cpu(), minlength=part.shape[1]).tolist()
             ):

@@ -1,6 +1,5 @@
 """Circuits of a prompt: exact graphs of latents, and whether they hold in the live model.
 
-dictionaries.py   where an SAE stands in a model
 frozen.py         a prompt's linear model: SAEs in, patterns and norm scales held
 backward_walk.py  gradients and contributions in it, from targets down to leaves
 targets.py        what is explained: a logit, a difference, a latent

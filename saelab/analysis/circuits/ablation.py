@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.kernels import sparse_decode
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.types import SparseCodes
@@ -27,7 +27,7 @@ LITTLE = 0.05
 """Where all latents together change the metric by less than this share of it, ratios of such
 changes mean little."""
 Members = dict[str, Bool[Tensor, "#pos d_sae"]]
-"""By dictionary name, which latents are in the circuit: at each position, or at all of them."""
+"""By SAE name, which latents are in the circuit: at each position, or at all of them."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class LatentMetric:
     """A latent's value, read in the live model: what a local circuit is about.
 
     Attributes:
-        dictionary: the latent's.
-        weights: what the latent reads of each position at the dictionary's site.
+        host: the latent's.
+        weights: what the latent reads of each position at the SAE's site.
         constant: what is added.
     """
 
-    dictionary: Dictionary
+    host: Host
     weights: Float[Tensor, "pos d_in"]
     constant: float
 
@@ -48,7 +48,7 @@ class LatentMetric:
         self, lm: LanguageModel, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit]
     ) -> float:
         """Its mean over the contexts, with the model edited upstream."""
-        site = self.dictionary.site
+        site = self.host.reads
         x = lm.run(tokens, edits=edits, hooks=[site]).activations[site]
         return float((x.to(self.weights.dtype) * self.weights).sum((1, 2)).mean()) + self.constant
 
@@ -113,7 +113,7 @@ class Faithfulness:
 @torch.no_grad()
 def faithfulness(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, "batch pos"],
     members: Members,
     metric: Metric | LatentMetric,
@@ -123,19 +123,19 @@ def faithfulness(
 
     Args:
         lm: the model.
-        dictionaries: its SAEs.
+        hosts: its SAEs.
         tokens: prompts of one length.
-        members: the circuit; a dictionary that is not named has no members.
-        metric: of the logits, or a latent's value; then only dictionaries before it are ablated.
-        means: by dictionary name, what ablated latents are set to; default: zero.
+        members: the circuit; an SAE that is not named has no members.
+        metric: of the logits, or a latent's value; then only SAEs before it are ablated.
+        means: by SAE name, what ablated latents are set to; default: zero.
 
     Raises:
-        UsageError: `members` names a dictionary that is not there.
+        UsageError: `members` names an SAE that is not there.
     """
-    every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in dictionaries}
+    every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
 
     def kept(chosen: Members) -> float:
-        return metric_with(lm, dictionaries, tokens, chosen, metric, means)
+        return metric_with(lm, hosts, tokens, chosen, metric, means)
 
     return Faithfulness(
         whole=kept(every),
@@ -149,31 +149,29 @@ def faithfulness(
 @torch.no_grad()
 def metric_with(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, "batch pos"],
     members: Members,
     metric: Metric | LatentMetric,
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
 ) -> float:
     """The metric with no latents but `members`; arguments and errors as for `faithfulness`."""
-    if unknown := set(members) - {d.name for d in dictionaries}:
+    if unknown := set(members) - {d.name for d in hosts}:
         raise UsageError(
             f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
         )
     if isinstance(metric, LatentMetric):
-        depth = metric.dictionary.place.depth
-        dictionaries = [d for d in dictionaries if d.place.depth < depth]
-    nothing = {
-        d.name: d.sae.W_dec.new_zeros(1, d.sae.d_sae, dtype=torch.bool) for d in dictionaries
-    }
-    edits = ablation_edits(dictionaries, tokens, nothing | members, means)
+        depth = metric.host.place.depth
+        hosts = [d for d in hosts if d.place.depth < depth]
+    nothing = {d.name: d.sae.W_dec.new_zeros(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
+    edits = ablation_edits(hosts, tokens, nothing | members, means)
     if isinstance(metric, LatentMetric):
         return metric.value(lm, tokens, edits)
     return float(metric(lm.logits(tokens, edits)))
 
 
 def ablation_edits(
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, "batch pos"],
     keep: Members,
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
@@ -185,21 +183,21 @@ def ablation_edits(
     applied.
 
     Args:
-        dictionaries: the SAEs.
+        hosts: the SAEs.
         tokens: what the edited model reads.
         keep: latents that stay as they are.
-        means: by dictionary name, what the others are set to; default: zero.
+        means: by SAE name, what the others are set to; default: zero.
         factor: how much of the others is left of what they are beyond that; 2 doubles it.
     """
     edits: dict[str, Edit] = {}
-    for dictionary in dictionaries:
-        mean = None if means is None else means[dictionary.name]
+    for host in hosts:
+        mean = None if means is None else means[host.name]
         inputs: list[Tensor] = []
-        change = _ablation(dictionary, tokens, (keep[dictionary.name], 1.0 - factor), mean, inputs)
-        if dictionary.site != dictionary.target_site:
+        change = _ablation(host, tokens, (keep[host.name], 1.0 - factor), mean, inputs)
+        if host.is_transcoder:
             # A transcoder's output is changed by what was seen at its input in the same pass.
-            edits[dictionary.site] = _seen(inputs)
-        edits[dictionary.target_site] = change
+            edits[host.reads] = _seen(inputs)
+        edits[host.writes] = change
     return edits
 
 
@@ -212,19 +210,19 @@ def _seen(inputs: list[Tensor]) -> Edit:
 
 
 def _ablation(
-    dictionary: Dictionary,
+    host: Host,
     tokens: Int[Tensor, "batch pos"],
     kept: tuple[Bool[Tensor, "#pos d_sae"], float],
     mean: Float[Tensor, " d_sae"] | None,
     inputs: list[Tensor],
 ) -> Edit:
-    sae = dictionary.sae
+    sae = host.sae
     keep, share_lost = kept
 
     def edit(value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         x = inputs[0] if inputs else value
         mask = keep.expand(value.shape[1], -1).repeat(len(value), 1)
-        codes, applies = dictionary.encode(tokens, x, value)
+        codes, applies = host.encode(tokens, x, value)
         gone = ~mask[codes.rows(), codes.indices]
         away = SparseCodes(codes.values * gone, codes.indices, codes.d_sae, codes.offsets)
         change = -sparse_decode(away, sae.W_dec)
@@ -243,7 +241,7 @@ def members_at(
     Args:
         frozen: the prompt.
         chosen: which of its active latents.
-        sizes: d_sae by dictionary name.
+        sizes: d_sae by SAE name.
     """
     members: Members = {}
     for number, active in enumerate(frozen.actives):
@@ -261,17 +259,17 @@ def everywhere(members: Members) -> Members:
 
 @torch.no_grad()
 def mean_codes(
-    lm: LanguageModel, dictionaries: Sequence[Dictionary], tokens: Int[Tensor, "batch pos"]
+    lm: LanguageModel, hosts: Sequence[Host], tokens: Int[Tensor, "batch pos"]
 ) -> dict[str, Float[Tensor, " d_sae"]]:
-    """Each latent's mean activation over reference contexts, by dictionary name.
+    """Each latent's mean activation over reference contexts, by SAE name.
 
     Over the tokens where its SAE is applied.
     """
-    sites = {site for d in dictionaries for site in (d.site, d.target_site)}
+    sites = {site for d in hosts for site in d.sites}
     seen = lm.capture(tokens, list(sites))
     out = {}
-    for dictionary in dictionaries:
-        x, target = seen[dictionary.site], seen[dictionary.target_site]
-        codes, applies = dictionary.encode(tokens, x, target)
-        out[dictionary.name] = codes.dense().sum(0) / applies.sum().clamp_min(1)
+    for host in hosts:
+        x, target = seen[host.reads], seen[host.writes]
+        codes, applies = host.encode(tokens, x, target)
+        out[host.name] = codes.dense().sum(0) / applies.sum().clamp_min(1)
     return out

@@ -61,7 +61,7 @@ class Contributions:
 
 
 def latent_reading(frozen: Frozen, number: int, entries: Int[Tensor, " target"]) -> Reading:
-    """The values of latents of dictionary `number`; `entries` counts within it."""
+    """The values of latents of SAE `number`; `entries` counts within it."""
     active = frozen.actives[number]
     codes = active.codes
     weights = codes.values.new_zeros(len(entries), frozen.n_pos, codes.encoder.shape[1])

@@ -17,7 +17,6 @@ from saelab.analysis.circuits.ablation import (
     faithfulness,
     members_at,
 )
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
 from saelab.analysis.circuits.graph_file import save_graph_hdf5
@@ -38,6 +37,7 @@ from saelab.analysis.circuits.targets import (
 )
 from saelab.analysis.plans import circuit_plan
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
@@ -90,36 +90,34 @@ class Circuit:
 
 def explain(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     prompt: str,
     options: CircuitOptions | None = None,
 ) -> Circuit:
     """The circuit behind the next token after a prompt, or behind a latent's value on it.
 
     Raises:
-        UsageError: the prompt or a token is not the model's, or a dictionary's site, variant or
+        UsageError: the prompt or a token is not the model's, or an SAE's site, variant or
             model has no exact rule.
     """
     options = options or CircuitOptions()
     tokens = encode_prompt(lm, prompt)
-    frozen = freeze(lm, dictionaries, tokens)
+    frozen = freeze(lm, hosts, tokens)
     target, facts = _target(lm, frozen, options)
     circuit_plan(lm, tokens, options.max_nodes).announce()
     texts = tuple(lm.tokenizer.token(token) for token in tokens.tolist())
     facts |= {"prompt": prompt, "model": lm.info.name}
     graph = attribution_graph(frozen, target, texts, options, facts)
     pruned = prune(graph, options)
-    sizes = {d.name: d.sae.d_sae for d in dictionaries}
+    sizes = {d.name: d.sae.d_sae for d in hosts}
     members = members_at(frozen, _chosen(frozen, target, pruned, options), sizes)
-    metric = live_metric(frozen, dictionaries, target)
-    judged = faithfulness(lm, dictionaries, tokens[None], members, metric)
+    metric = live_metric(frozen, hosts, target)
+    judged = faithfulness(lm, hosts, tokens[None], members, metric)
     other = None
     if options.n_members:
-        other = gradient_circuit(
-            lm, dictionaries, frozen, target, options.n_members, curve=options.curve
-        )
+        other = gradient_circuit(lm, hosts, frozen, target, options.n_members, curve=options.curve)
     scores = graph_scores(graph)
-    chance = by_chance(lm, dictionaries, frozen, metric, judged)
+    chance = by_chance(lm, hosts, frozen, metric, judged)
     circuit = Circuit(graph, pruned, scores, judged, members, chance, other)
     for found in (graph, pruned):
         found.facts.update(_judgements(circuit))
@@ -157,7 +155,7 @@ def explain_runs(
     Raises:
         UsageError: as `explain`, or a run was trained on another model.
     """
-    return explain(lm, [Dictionary.of_run(run, lm) for run in runs], prompt, options)
+    return explain(lm, [Host.of_run(run, lm) for run in runs], prompt, options)
 
 
 def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageModel) -> Path:

@@ -18,15 +18,15 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.dictionaries import Dictionary, by_depth
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.internals import model_weights
 from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
 from saelab.sae.affine import LinearCodes, TakenRows
 from saelab.sae.linear import linearize
-from saelab.sites import Place
+from saelab.sites import Place, Site
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class Skip:
 
 @dataclass(frozen=True)
 class Active:
-    """The active latents of one dictionary on the prompt.
+    """The active latents of one SAE on the prompt.
 
     Attributes:
         codes: one entry an active latent; `row` is the position.
         decoder: the row of W_dec of each entry.
         b_dec: what is added whatever fires and whatever is read, by position; zero where the
-            dictionary is not applied.
+            SAE is not applied.
         error: what latents, b_dec and skip leave of the activations, by position; where the
-            dictionary is not applied, all of it.
-        applies: the positions where the dictionary was trained, and so is applied.
+            SAE is not applied, all of it.
+        applies: the positions where the SAE was trained, and so is applied.
         skip: a transcoder's linear map past the latents, and what it gave; none without one.
         before_post: what it stands for passes its block's post-norm or multiplier on its way into
             the stream, as the heads' output always does.
@@ -79,7 +79,7 @@ class Active:
         return tuple(slice(a, b) for a, b in pairwise(ends))
 
     def written(self) -> Float[Tensor, "pos d_out"]:
-        """What the dictionary stands for: latents, skip connection, b_dec and error."""
+        """What the SAE stands for: latents, skip connection, b_dec and error."""
         latents = torch.stack([self.codes.values[span] @ self.decoder[span] for span in self.at])
         given = 0 if self.skip is None else self.skip.written
         return latents + given + self.b_dec + self.error
@@ -91,7 +91,7 @@ class Frozen:
 
     Attributes:
         record: the forward pass, a batch of one.
-        actives: the dictionaries' active latents, by depth.
+        actives: the SAEs' active latents, by depth.
     """
 
     weights: ModelWeights
@@ -118,19 +118,19 @@ class Frozen:
 
     @cached_property
     def spans(self) -> tuple[slice, ...]:
-        """Where each dictionary's latents are among all latents."""
+        """Where each SAE's latents are among all latents."""
         ends = torch.tensor([0, *(len(active.codes) for active in self.actives)]).cumsum(0)
         return tuple(slice(a, b) for a, b in pairwise(ends.tolist()))
 
     @cached_property
     def values(self) -> Float[Tensor, " latent"]:
-        """The activations of all active latents, by dictionary, position and number."""
+        """The activations of all active latents, by SAE, position and number."""
         parts = [active.codes.values for active in self.actives]
         return torch.cat([self.record.embed.new_zeros(0), *parts])
 
     @cached_property
     def owner(self) -> Int[Tensor, " latent"]:
-        """The dictionary of each of them."""
+        """The SAE of each of them."""
         sizes = torch.tensor([len(active.codes) for active in self.actives], dtype=torch.long)
         owner = torch.arange(len(sizes)).repeat_interleave(sizes)
         return owner.to(self.values.device)
@@ -160,39 +160,37 @@ class Frozen:
         """Leaves in all."""
         return max(part.stop for part in self.leaves.values())
 
-    def latent_index(self, dictionary: int, latent: int, position: int) -> int:
+    def latent_index(self, sae: int, latent: int, position: int) -> int:
         """Where an active latent is among all latents.
 
         Raises:
             UsageError: it is not active there.
         """
-        codes, applies = self.actives[dictionary].codes, self.actives[dictionary].applies
+        codes, applies = self.actives[sae].codes, self.actives[sae].applies
         found = ((codes.latent == latent) & (codes.row == position)).nonzero()
         if not len(found) and position < self.n_pos and not applies[position]:
             raise UsageError(
-                f"{self.actives[dictionary].name} is not applied at position {position}: its "
+                f"{self.actives[sae].name} is not applied at position {position}: its "
                 "training left out such tokens; choose another position."
             )
         if not len(found):
             active = codes.latent[codes.row == position].tolist()
             raise UsageError(
-                f"Latent {latent} of {self.actives[dictionary].name} does not fire at position "
+                f"Latent {latent} of {self.actives[sae].name} does not fire at position "
                 f"{position}; those that do are {', '.join(map(str, active)) or 'none'}."
             )
-        return self.spans[dictionary].start + int(found[0, 0])
+        return self.spans[sae].start + int(found[0, 0])
 
 
 @torch.no_grad()
-def freeze(
-    lm: LanguageModel, dictionaries: Sequence[Dictionary], tokens: Int[Tensor, " pos"]
-) -> Frozen:
+def freeze(lm: LanguageModel, hosts: Sequence[Host], tokens: Int[Tensor, " pos"]) -> Frozen:
     """The linear model of one prompt, in float64 on the model's device.
 
     Raises:
-        UsageError: the architecture, a dictionary's site or variant has no exact rule; the prompt
-            is too long; or two dictionaries share a name or a place.
+        UsageError: the architecture, an SAE's site or variant has no exact rule; the prompt
+            is too long; or two SAEs share a name or a place.
     """
-    ordered = by_depth(dictionaries, lm.info.n_layers)
+    ordered = _by_depth(hosts, lm.info.n_layers)
     if len({d.name for d in ordered}) < len(ordered):
         raise UsageError("Two of the SAEs have the same name; give runs with different names.")
     weights = model_weights(lm)
@@ -201,15 +199,37 @@ def freeze(
     return Frozen(weights, record, tuple(_active(d, record) for d in ordered))
 
 
-def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
-    x, target = _read_and_written(dictionary, record)
-    sae = dictionary.sae
+def _by_depth(hosts: Sequence[Host], n_layers: int) -> list[Host]:
+    """The SAEs in the order in which the model computes them.
+
+    Raises:
+        UsageError: two stand at one place, or one in a layer that the model does not have.
+    """
+    found: dict[Place, Host] = {}
+    for host in hosts:
+        place = host.place
+        if place.layer > n_layers - (place.kind != "residual"):
+            raise UsageError(
+                f"{host.name} reads {host.reads}, but the model has layers 0 to {n_layers - 1}."
+            )
+        if place in found:
+            raise UsageError(
+                f"{found[place].name} and {host.name} stand at the same place, "
+                f"{host.reads}; give one of them."
+            )
+        found[place] = host
+    return [found[place] for place in sorted(found, key=lambda place: place.depth)]
+
+
+def _active(host: Host, record: ForwardRecord) -> Active:
+    x, target = _read_and_written(host, record)
+    sae = host.sae
     if sae.W_dec.shape[1] != target.shape[-1]:
         raise UsageError(
-            f"{dictionary.name} reconstructs rows of width {sae.W_dec.shape[1]}, but "
-            f"{dictionary.target_site} has {target.shape[-1]}; it is of another model."
+            f"{host.name} reconstructs rows of width {sae.W_dec.shape[1]}, but "
+            f"{host.writes} has {target.shape[-1]}; it is of another model."
         )
-    applies = dictionary.domain.covers(record.tokens[0], x, target=target)
+    applies = host.domain.covers(record.tokens[0], x, target=target)
     codes = linearize(sae, x, applies)
     decoder = TakenRows(sae.W_dec, codes.latent, x.dtype)
     b_dec, skip = sae.b_dec.to(x.dtype), None
@@ -218,15 +238,15 @@ def _active(dictionary: Dictionary, record: ForwardRecord) -> Active:
         b_dec = b_dec - sae.input_bias.to(x.dtype) @ W
         skip = Skip(W, (x @ W) * applies[:, None], applies)
     b_dec, error = b_dec * applies[:, None], torch.zeros_like(target)
-    facts = dictionary.name, dictionary.place, codes, decoder, b_dec
-    empty = Active(*facts, error, applies, skip, dictionary.before_post)
+    facts = host.name, host.place, codes, decoder, b_dec
+    empty = Active(*facts, error, applies, skip, _before_post(host))
     return replace(empty, error=target - empty.written())
 
 
 def _read_and_written(
-    dictionary: Dictionary, record: ForwardRecord
+    host: Host, record: ForwardRecord
 ) -> tuple[Float[Tensor, "pos d_in"], Float[Tensor, "pos d_out"]]:
-    place = dictionary.place
+    place = host.place
     if place.kind == "residual":
         last = place.layer == len(record.layers)
         x = record.resid_final if last else record.layers[place.layer].resid_pre
@@ -235,4 +255,13 @@ def _read_and_written(
     if place.kind == "heads":
         z = rearrange(layer.z[0], "pos head d_head -> pos (head d_head)")
         return z, z
-    return layer.mlp_in[0], (layer.mlp_raw if dictionary.before_post else layer.mlp_out)[0]
+    return layer.mlp_in[0], (layer.mlp_raw if _before_post(host) else layer.mlp_out)[0]
+
+
+def _before_post(host: Host) -> bool:
+    """Whether it writes what an MLP returns and not what of that is added to the stream.
+
+    They differ where a norm or a multiplier stands behind the MLP (Gemma 2 and 3, OLMo 2, Granite):
+    `mlp.hook_out` lies before it, `hook_mlp_out` behind.
+    """
+    return Site.of(host.writes).part == "mlp.hook_out"

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.analysis.circuits.ablation import Members, ablation_edits
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.protocol import Edit, LanguageModel
 
 Mode = Literal["ablate", "keep only", "scale"]
 LatentPlace = tuple[str, int, int]
-"""A dictionary's name, a latent of it, and the position where it acts."""
+"""An SAE's name, a latent of it, and the position where it acts."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Intervened:
 @torch.no_grad()
 def intervene(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, " pos"],
     change: Change,
     *,
@@ -64,7 +64,7 @@ def intervene(
 
     Args:
         lm: the model.
-        dictionaries: its SAEs.
+        hosts: its SAEs.
         tokens: the prompt.
         change: what is done to which latents.
         position: whose logits are read.
@@ -73,33 +73,32 @@ def intervene(
     Raises:
         UsageError: a latent is of none of the SAEs or not in the prompt.
     """
-    members = _members(dictionaries, tokens, change.latents)
+    members = _members(hosts, tokens, change.latents)
     alone = change.mode == "keep only"
     keep = members if alone else {name: ~mask for name, mask in members.items()}
     left = change.factor if change.mode == "scale" else 0.0
 
-    def edits(of: Sequence[Dictionary]) -> dict[str, Edit]:
+    def edits(of: Sequence[Host]) -> dict[str, Edit]:
         return ablation_edits(of, tokens[None], keep, factor=left)
 
     before, after = (
-        lm.run(tokens[None], edits=each).behind(position).logits()[0]
-        for each in ({}, edits(dictionaries))
+        lm.run(tokens[None], edits=each).behind(position).logits()[0] for each in ({}, edits(hosts))
     )
     if watched is None:
         return Intervened(before, after)
-    _members(dictionaries, tokens, [watched])
-    own = next(d for d in dictionaries if d.name == watched[0])
-    earlier = edits([d for d in dictionaries if d.place.depth < own.place.depth])
+    _members(hosts, tokens, [watched])
+    own = next(d for d in hosts if d.name == watched[0])
+    earlier = edits([d for d in hosts if d.place.depth < own.place.depth])
     value, changed = (_value(lm, own, tokens, watched, done) for done in ({}, earlier))
     return Intervened(before, after, (value, changed))
 
 
 def _members(
-    dictionaries: Sequence[Dictionary], tokens: Int[Tensor, " pos"], chosen: Sequence[LatentPlace]
+    hosts: Sequence[Host], tokens: Int[Tensor, " pos"], chosen: Sequence[LatentPlace]
 ) -> Members:
     members = {
         d.name: torch.zeros(len(tokens), d.sae.d_sae, dtype=torch.bool, device=tokens.device)
-        for d in dictionaries
+        for d in hosts
     }
     for name, latent, position in chosen:
         if name not in members:
@@ -119,13 +118,13 @@ def _members(
 
 def _value(
     lm: LanguageModel,
-    dictionary: Dictionary,
+    host: Host,
     tokens: Int[Tensor, " pos"],
     watched: LatentPlace,
     edits: Mapping[str, Edit],
 ) -> float:
     _, latent, position = watched
-    sites = [dictionary.site, dictionary.target_site]
+    sites = [host.reads, host.writes]
     seen = lm.run(tokens[None], edits=edits, hooks=sites).activations
-    codes, _ = dictionary.encode(tokens[None], *(seen[site] for site in sites))
+    codes, _ = host.encode(tokens[None], *(seen[site] for site in sites))
     return float(codes.dense()[position, latent])

@@ -17,11 +17,11 @@ from saelab.analysis.circuits.ablation import (
     members_at,
     metric_with,
 )
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.patching import LatentEffects, latent_effects
 from saelab.analysis.circuits.targets import Target
+from saelab.host.host import Host
 from saelab.lm.protocol import LanguageModel
 
 N_DRAWS = 5
@@ -29,7 +29,7 @@ N_DRAWS = 5
 CURVE_SIZES = (5, 10, 20, 40, 80, 160, 320, 640)
 
 Support = Mapping[str, Float[Tensor, "pos d_sae"]]
-"""By dictionary name, what each latent gives a metric at each position, in its units."""
+"""By SAE name, what each latent gives a metric at each position, in its units."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GradientCircuit:
     """The latents that support the target most in the live model.
 
     Attributes:
-        gaps: by dictionary name, how far what its latents give is from summing to what the model
+        gaps: by SAE name, how far what its latents give is from summing to what the model
             loses without them, as a share of that.
         agreement: correlation of the graph's attributions with what latents give here, over all
             active latents; they differ by what attention, norms and MLPs do in response. None
@@ -54,13 +54,11 @@ class GradientCircuit:
     curve: tuple[Faithfulness, ...] = ()
 
 
-def live_metric(
-    frozen: Frozen, dictionaries: Sequence[Dictionary], target: Target
-) -> Metric | LatentMetric:
+def live_metric(frozen: Frozen, hosts: Sequence[Host], target: Target) -> Metric | LatentMetric:
     """What a target is in the live model."""
     if target.latent is not None:
         name = frozen.actives[int(frozen.owner[target.latent])].name
-        own = next(d for d in dictionaries if d.name == name)
+        own = next(d for d in hosts if d.name == name)
         reading = target.reading
         return LatentMetric(own, reading.weights[0], float(reading.constant[0]))
     assert target.coefficients is not None
@@ -74,27 +72,25 @@ def live_metric(
 
 def support(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, " pos"],
     metric: Metric,
 ) -> Support:
     """What each latent gives the metric: minus what taking it away does, by integrated gradients.
 
-    Each dictionary's latents are taken away together, the other dictionaries' stay.
+    Each SAE's latents are taken away together, the other SAEs' stay.
     """
-    return {
-        name: -found.latents for name, found in effects(lm, dictionaries, tokens, metric).items()
-    }
+    return {name: -found.latents for name, found in effects(lm, hosts, tokens, metric).items()}
 
 
 def effects(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, " pos"],
     metric: Metric,
 ) -> dict[str, LatentEffects]:
-    """By dictionary name, what taking its latents away does, by integrated gradients."""
-    return {d.name: latent_effects(lm, d, tokens, metric) for d in dictionaries}
+    """By SAE name, what taking its latents away does, by integrated gradients."""
+    return {d.name: latent_effects(lm, d, tokens, metric) for d in hosts}
 
 
 def strongest(given: Support, n: int) -> Members:
@@ -115,7 +111,7 @@ def strongest(given: Support, n: int) -> Members:
 
 def faithfulness_curve(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     tokens: Int[Tensor, " pos"],
     metric: Metric,
     given: Support,
@@ -125,14 +121,13 @@ def faithfulness_curve(
     limit = sum(int((values > 0).sum()) for values in given.values())
     wanted = [size for size in sizes if size <= limit]
     return tuple(
-        faithfulness(lm, dictionaries, tokens[None], strongest(given, size), metric)
-        for size in wanted
+        faithfulness(lm, hosts, tokens[None], strongest(given, size), metric) for size in wanted
     )
 
 
 def gradient_circuit(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     frozen: Frozen,
     target: Target,
     n_members: int,
@@ -143,11 +138,11 @@ def gradient_circuit(
 
     None where none gives it anything, or the target is a latent.
     """
-    metric = live_metric(frozen, dictionaries, target)
+    metric = live_metric(frozen, hosts, target)
     if isinstance(metric, LatentMetric):
         return None
     tokens = frozen.record.tokens[0]
-    found = effects(lm, dictionaries, tokens, metric)
+    found = effects(lm, hosts, tokens, metric)
     given = {name: -one.latents for name, one in found.items()}
     members = strongest(given, n_members)
     if not any(bool(chosen.any()) for chosen in members.values()):
@@ -156,20 +151,20 @@ def gradient_circuit(
     live = torch.cat(
         [given[active.name][active.codes.row, active.codes.latent] for active in frozen.actives]
     )
-    judged = faithfulness(lm, dictionaries, tokens[None], members, metric)
+    judged = faithfulness(lm, hosts, tokens[None], members, metric)
     return GradientCircuit(
         members,
         judged,
         _correlation(plain, live.to(plain.dtype)),
         {name: one.gap for name, one in found.items()},
-        by_chance(lm, dictionaries, frozen, metric, judged),
-        faithfulness_curve(lm, dictionaries, tokens, metric, given) if curve else (),
+        by_chance(lm, hosts, frozen, metric, judged),
+        faithfulness_curve(lm, hosts, tokens, metric, given) if curve else (),
     )
 
 
 def by_chance(
     lm: LanguageModel,
-    dictionaries: Sequence[Dictionary],
+    hosts: Sequence[Host],
     frozen: Frozen,
     metric: Metric | LatentMetric,
     judged: Faithfulness,
@@ -185,9 +180,9 @@ def by_chance(
     generator = torch.Generator().manual_seed(0)
     depths = torch.tensor([active.place.depth for active in frozen.actives])
     owner = frozen.owner.cpu()
-    limit = metric.dictionary.place.depth if isinstance(metric, LatentMetric) else inf
+    limit = metric.host.place.depth if isinstance(metric, LatentMetric) else inf
     candidates = (depths[owner] < limit).nonzero()[:, 0]
-    sizes = {d.name: d.sae.d_sae for d in dictionaries}
+    sizes = {d.name: d.sae.d_sae for d in hosts}
     tokens, found = frozen.record.tokens, []
     for _ in range(n_draws):
         drawn = candidates[torch.randperm(len(candidates), generator=generator)]
@@ -196,7 +191,7 @@ def by_chance(
         members = members_at(frozen, chosen.to(frozen.values.device), sizes)
         others = {name: ~mask for name, mask in members.items()}
         circuit, complement = (
-            metric_with(lm, dictionaries, tokens, kept, metric) for kept in (members, others)
+            metric_with(lm, hosts, tokens, kept, metric) for kept in (members, others)
         )
         n = int(chosen.sum())
         found.append(replace(judged, circuit=circuit, complement=complement, n_members=n))

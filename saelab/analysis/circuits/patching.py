@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.analysis.circuits.ablation import Metric
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.protocol import Edit, LanguageModel
 
 FEWEST_STEPS, MOST_STEPS = 8, 128
@@ -66,7 +66,7 @@ class _State:
 
 def latent_effects(
     lm: LanguageModel,
-    dictionary: Dictionary,
+    host: Host,
     clean: Int[Tensor, " pos"],
     metric: Metric,
     *,
@@ -77,7 +77,7 @@ def latent_effects(
 
     Args:
         lm: the model.
-        dictionary: the SAE of the site.
+        host: the SAE of the site.
         clean: the prompt.
         metric: of the logits of one context, differentiable.
         patch: another prompt of the same length; without one, latents go to zero and the error
@@ -93,13 +93,13 @@ def latent_effects(
             f"The clean prompt has {len(clean)} tokens and the patch {len(patch)}; give prompts of "
             "one length."
         )
-    start = _state(lm, dictionary, clean)
+    start = _state(lm, host, clean)
     zero = _State(torch.zeros_like(start.codes), start.error)
-    end = zero if patch is None else _state(lm, dictionary, patch)
-    before, after = (_metric_at(lm, dictionary, clean, metric, state) for state in (start, end))
+    end = zero if patch is None else _state(lm, host, patch)
+    before, after = (_metric_at(lm, host, clean, metric, state) for state in (start, end))
     steps = FEWEST_STEPS if n_steps is None else n_steps
     while True:
-        codes, error = _mean_gradients(lm, dictionary, clean, metric, (start, end, steps))
+        codes, error = _mean_gradients(lm, host, clean, metric, (start, end, steps))
         found = LatentEffects(
             (end.codes - start.codes) * codes,
             ((end.error - start.error) * error).sum(-1),
@@ -121,18 +121,18 @@ def _points(n_steps: int | str) -> tuple[list[float], list[float]]:
 
 
 @torch.no_grad()
-def _state(lm: LanguageModel, dictionary: Dictionary, tokens: Int[Tensor, " pos"]) -> _State:
-    sae = dictionary.sae
-    seen = lm.capture(tokens[None], list({dictionary.site, dictionary.target_site}))
-    x, target = seen[dictionary.site], seen[dictionary.target_site]
-    dense = dictionary.encode(tokens[None], x, target)[0].dense()
+def _state(lm: LanguageModel, host: Host, tokens: Int[Tensor, " pos"]) -> _State:
+    sae = host.sae
+    seen = lm.capture(tokens[None], host.sites)
+    x, target = seen[host.reads], seen[host.writes]
+    dense = host.encode(tokens[None], x, target)[0].dense()
     target = target[0].to(sae.W_dec.dtype)
     return _State(dense, target - dense @ sae.W_dec)
 
 
 def _mean_gradients(
     lm: LanguageModel,
-    dictionary: Dictionary,
+    host: Host,
     tokens: Int[Tensor, " pos"],
     metric: Metric,
     way: tuple[_State, _State, int | str],
@@ -149,7 +149,7 @@ def _mean_gradients(
                 torch.lerp(a, b, place[:, None, None]).requires_grad_()
                 for a, b in ((start.codes, end.codes), (start.error, end.error))
             ]
-            edits = {dictionary.target_site: _splice(dictionary, *points)}
+            edits = {host.writes: _splice(host, *points)}
             logits = lm.run(tokens.repeat(len(place), 1), edits=edits).logits
             value = torch.stack([metric(one[None]) for one in logits])
             found = torch.autograd.grad(value @ weight.to(value.dtype), points)
@@ -160,21 +160,21 @@ def _mean_gradients(
 @torch.no_grad()
 def _metric_at(
     lm: LanguageModel,
-    dictionary: Dictionary,
+    host: Host,
     tokens: Int[Tensor, " pos"],
     metric: Metric,
     state: _State,
 ) -> float:
-    edits = {dictionary.target_site: _splice(dictionary, state.codes[None], state.error[None])}
+    edits = {host.writes: _splice(host, state.codes[None], state.error[None])}
     return float(metric(lm.logits(tokens[None], edits)))
 
 
 def _splice(
-    dictionary: Dictionary,
+    host: Host,
     codes: Float[Tensor, "batch pos d_sae"],
     error: Float[Tensor, "batch pos d_out"],
 ) -> Edit:
-    sae = dictionary.sae
+    sae = host.sae
 
     def edit(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
         return (codes @ sae.W_dec + error).to(value.dtype)

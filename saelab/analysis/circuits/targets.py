@@ -75,16 +75,16 @@ def logit_target(
 
 
 @torch.no_grad()
-def latent_target(frozen: Frozen, dictionary: int, latent: int, position: int) -> Target:
-    """The value of an active latent; `dictionary` counts the frozen model's.
+def latent_target(frozen: Frozen, sae: int, latent: int, position: int) -> Target:
+    """The value of an active latent; `sae` counts the frozen model's.
 
     Raises:
         UsageError: the latent does not fire there.
     """
-    index = frozen.latent_index(dictionary, latent, position)
-    entry = torch.tensor([index - frozen.spans[dictionary].start], device=frozen.values.device)
-    reading = latent_reading(frozen, dictionary, entry)
-    label = f"{frozen.actives[dictionary].name} {latent} @{position}"
+    index = frozen.latent_index(sae, latent, position)
+    entry = torch.tensor([index - frozen.spans[sae].start], device=frozen.values.device)
+    reading = latent_reading(frozen, sae, entry)
+    label = f"{frozen.actives[sae].name} {latent} @{position}"
     return Target(label, reading, evaluate(frozen, reading), position, latent=index)
 
 

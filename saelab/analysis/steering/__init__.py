@@ -1,7 +1,7 @@
 """Steering: what a latent does to what the model says, after arXiv 2505.20063.
 
 interventions.py   a change of latents as a value
-steerable.py       the one splice: a model, an SAE at one of its sites, and edits made of changes
+edits.py           the one splice: changes of latents, or a direction, as edits of a site
 self_test.py       whether a change took effect
 lens.py            which tokens a direction promises along the direct path
 measures.py        input and output score as formulas

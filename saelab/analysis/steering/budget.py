@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.analysis.steering.concepts import ConceptPrompts
-from saelab.analysis.steering.steerable import Steerable
+from saelab.analysis.steering.edits import direction_edit
+from saelab.host.host import Host
 
 FIRST_LENGTH, TRIES, TOLERANCE = 0.5, 12, 0.01
 """Of the search for the length whose KL is the budget."""
@@ -34,7 +35,7 @@ class Steered:
 class Trial:
     """The prompts of a concept, what the plain model says after them, and the budget."""
 
-    model: Steerable
+    host: Host
     prompts: ConceptPrompts
     base: Float[Tensor, "prompt d_vocab"]
     budget: float
@@ -42,12 +43,10 @@ class Trial:
 
     @classmethod
     @torch.no_grad()
-    def of(
-        cls, model: Steerable, prompts: ConceptPrompts, budget: float, rms_norm: float
-    ) -> "Trial":
+    def of(cls, host: Host, prompts: ConceptPrompts, budget: float, rms_norm: float) -> "Trial":
         """With the plain model run once."""
-        base = model.lm.run(prompts.tokens).at(prompts.mask).logits().float().log_softmax(-1)
-        return cls(model, prompts, base, budget, rms_norm)
+        base = host.lm.run(prompts.tokens).at(prompts.mask).logits().float().log_softmax(-1)
+        return cls(host, prompts, base, budget, rms_norm)
 
     @property
     def plain_mass(self) -> Float[Tensor, " prompt"]:
@@ -59,8 +58,8 @@ class Trial:
         """What adding `direction` at a length of so many root mean square norms does."""
         mask = self.prompts.mask
         lengths = torch.full((len(mask),), length * self.rms_norm, device=mask.device)
-        edit = self.model.push(direction, lengths, mask)
-        out = self.model.lm.run(self.prompts.tokens, edits={self.model.site: edit})
+        edit = direction_edit(self.host, direction, lengths, mask)
+        out = self.host.lm.run(self.prompts.tokens, edits={self.host.writes: edit})
         found = out.at(mask).logits().float().log_softmax(-1)
         kl = (self.base.exp() * (self.base - found)).sum(dim=1)
         mass = found.exp()[:, self.prompts.says].sum(dim=1)

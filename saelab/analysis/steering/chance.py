@@ -10,38 +10,39 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from saelab.analysis.steering.edits import latent_edits
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.measures import ScoreOptions, confidence
 from saelab.analysis.steering.records import SteeringScores
-from saelab.analysis.steering.steerable import Steerable
+from saelab.host.host import Host
 
 N_DIRECTIONS = 256
 
 
 @torch.no_grad()
 def chance_scores(
-    model: Steerable, scores: SteeringScores, *, n: int = N_DIRECTIONS, seed: int = 0
+    host: Host, scores: SteeringScores, *, n: int = N_DIRECTIONS, seed: int = 0
 ) -> Float[ndarray, " direction"]:
     """S_out of random directions as long as decoder rows, on the prompt and options of `scores`."""
     options = ScoreOptions.model_validate(scores.facts["options"])
-    tokens = torch.tensor(scores.facts["prompt_tokens"], device=model.lm.device)[None]
-    directions = _directions(model, n, seed)
-    lens = lens_tokens(model.lm, model.site, directions, options.n_lens)
+    tokens = torch.tensor(scores.facts["prompt_tokens"], device=host.lm.device)[None]
+    directions = _directions(host, n, seed)
+    lens = lens_tokens(host.lm, host.writes, directions, options.n_lens)
     batch = tokens.expand(n, -1)
     # The splice of the scores themselves, told to change no latent.
     nothing = Intervention(latents=(0,), error="drop" if options.form == "paper" else "keep")
-    mask = position_mask(model.lm, batch, "last", tokens.shape[1], model.domain)
-    edits = model.edits([nothing], mask)
-    splice = edits[model.site]
+    mask = position_mask(host.lm, batch, "last", tokens.shape[1], host.domain)
+    edits = latent_edits(host, [nothing], mask)
+    splice = edits[host.writes]
 
     def push(value: Float[Tensor, "direction pos d_in"]) -> Float[Tensor, "direction pos d_in"]:
         value = splice(value).clone()
         value[:, -1] += options.strength * scores.facts["a_max"] * directions
         return value
 
-    steered = model.lm.run(batch, edits={**edits, model.site: push}).behind()
-    plain = model.lm.run(tokens).behind().logits().float().softmax(-1)
+    steered = host.lm.run(batch, edits={**edits, host.writes: push}).behind()
+    plain = host.lm.run(tokens).behind().logits().float().softmax(-1)
     parts = []
     for part in steered.pieces():
         p = steered.logits(part).float().softmax(-1)
@@ -52,8 +53,8 @@ def chance_scores(
     return torch.cat(parts).cpu().double().numpy()
 
 
-def _directions(model: Steerable, n: int, seed: int) -> Float[Tensor, "direction d_in"]:
-    W_dec = model.sae.W_dec
+def _directions(host: Host, n: int, seed: int) -> Float[Tensor, "direction d_in"]:
+    W_dec = host.sae.W_dec
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(n, W_dec.shape[1], generator=generator).to(W_dec)
     rows = np.random.default_rng(seed).integers(len(W_dec), size=n)

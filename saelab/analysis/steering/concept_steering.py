@@ -18,8 +18,8 @@ from torch import Tensor
 
 from saelab.analysis.steering.budget import Steered, Trial
 from saelab.analysis.steering.concepts import CONCEPTS, Concept, concept_prompts
+from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.records import HIGH_OUTPUT, SteeringScores
-from saelab.analysis.steering.steerable import Steerable
 from saelab.config import Config
 from saelab.console import progress
 from saelab.evaluation.detectors import DetectorFirings, Scores, score_label, sort_events
@@ -116,12 +116,12 @@ def concept_steering(
     """
     options = options or ConceptOptions()
     prompts = concept_prompts(lm, options.n_prompts, seed=options.seed, concepts=concepts)
-    model = Steerable.of_run(run, lm)
-    evidence = _read(run, lm, model, options)
+    host = with_maxima(Host.of_run(run, lm))
+    evidence = _read(run, lm, host, options)
     result = ConceptSteering([], [], {}, {})
     with progress("Concepts", len(concepts), "concepts") as bar:
         for concept in concepts:
-            trial = Trial.of(model, prompts[concept.name], options.budget, evidence.rms_norm)
+            trial = Trial.of(host, prompts[concept.name], options.budget, evidence.rms_norm)
             pool, rows = _run_concept(trial, concept, evidence, scores, options)
             result.candidates.extend(pool)
             result.rows.extend(rows)
@@ -152,14 +152,12 @@ class _Evidence:
         return self.x[holds].mean(dim=0) - self.x[opposite].mean(dim=0)
 
 
-def _read(run: Run, lm: LanguageModel, model: Steerable, options: ConceptOptions) -> _Evidence:
+def _read(run: Run, lm: LanguageModel, host: Host, options: ConceptOptions) -> _Evidence:
     corpus = corpus_of(run, lm, "train")
     x, codes, labels = [], [], []
-    for batch in stream(
-        Host.of_run(run, lm, model.sae), corpus, n_tokens=options.n_tokens, batch_size=32
-    ):
+    for batch in stream(host, corpus, n_tokens=options.n_tokens, batch_size=32):
         x.append(batch.wanted)
-        codes.append(model.sae.encode(batch.x))
+        codes.append(host.sae.encode(batch.x))
         labels.append(batch.labels())
     table = np.concatenate(labels)
     return _Evidence(
@@ -191,7 +189,7 @@ class _Chooser:
             auroc=float(self.found.auroc[position]),
             input=None if np.isnan(self.scores.input[row]) else float(self.scores.input[row]),
             output=float(self.scores.output[row]),
-            steered=self.trial.at_budget(sign * self.trial.model.sae.W_dec[latent]),
+            steered=self.trial.at_budget(sign * self.trial.host.sae.W_dec[latent]),
         )
 
     def pool(self, n: int) -> list[Candidate]:
@@ -252,6 +250,6 @@ def _random(trial: Trial, evidence: _Evidence, options: ConceptOptions) -> Steer
     effects = []
     for position in drawn.tolist():
         latent, sign = evidence.events.latent(position)
-        effects.append(trial.at_budget(sign * trial.model.sae.W_dec[latent]))
+        effects.append(trial.at_budget(sign * trial.host.sae.W_dec[latent]))
     columns = ([e.length for e in effects], [e.kl for e in effects], [e.gain for e in effects])
     return Steered(*(float(np.mean(column)) for column in columns))

@@ -14,8 +14,8 @@ from saelab.analysis.steering.generate import plain_log_probs, repetition
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.self_test import verify
-from saelab.analysis.steering.steerable import Steerable
 from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, generate, plain
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
 
@@ -62,7 +62,7 @@ class DoseResponse:
 
 @torch.no_grad()
 def dose_response(
-    model: Steerable,
+    host: Host,
     change: Intervention,
     prompt: str,
     strengths: Sequence[float | int] = STRENGTHS,
@@ -82,16 +82,16 @@ def dose_response(
     """
     sampling = sampling or Sampling(temperature=0.7, n_samples=4)
     n_samples = sampling.n_samples
-    lm, tokens = model.lm, encode_prompt(model.lm, prompt)
-    target_id = _target(model, change, strengths, target)
+    lm, tokens = host.lm, encode_prompt(host.lm, prompt)
+    target_id = _target(host, change, strengths, target)
     changes = [change.with_amount(s) for s in strengths]
     batch = tokens.expand(len(strengths), -1)
-    mask = position_mask(lm, batch, change.positions, len(tokens), model.domain)
-    verify(model, batch, changes, mask)
-    steered = _next_log_probs(lm, batch, edits_for(model, changes, len(tokens)))
+    mask = position_mask(lm, batch, change.positions, len(tokens), host.domain)
+    verify(host, batch, changes, mask)
+    steered = _next_log_probs(lm, batch, edits_for(host, changes, len(tokens)))
     base = _next_log_probs(lm, tokens[None], plain)
     rows, samples = np.divmod(np.arange(len(strengths) * n_samples), n_samples)
-    repeated = edits_for(model, [changes[row] for row in rows], len(tokens))
+    repeated = edits_for(host, [changes[row] for row in rows], len(tokens))
     prompts = tokens.expand(len(rows), -1)
     new = generate(lm, prompts, sampling, repeated, samples.tolist())
     log_probs = plain_log_probs(lm, prompts, new)
@@ -118,11 +118,11 @@ def _next_log_probs(
 
 
 def _target(
-    model: Steerable, change: Intervention, strengths: Sequence[float | int], target: str | None
+    host: Host, change: Intervention, strengths: Sequence[float | int], target: str | None
 ) -> int:
     """The token id of `target`, or of what the change promises most."""
     if target is not None:
-        return token_id(model.lm, target)
+        return token_id(host.lm, target)
     sign = next((1 if s > 0 else -1 for s in strengths if s), 1)
-    direction = sign * model.sae.W_dec[list(change.latents)].sum(dim=0, keepdim=True)
-    return int(lens_tokens(model.lm, model.site, direction, 1))
+    direction = sign * host.sae.W_dec[list(change.latents)].sum(dim=0, keepdim=True)
+    return int(lens_tokens(host.lm, host.writes, direction, 1))

@@ -12,8 +12,8 @@ from torch import Tensor
 from saelab.analysis.plans import steering_plan
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import Effect, verify
-from saelab.analysis.steering.steerable import Steerable
 from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, generate, plain
+from saelab.host.host import Host
 from saelab.lm.predictions import Predictions, exact
 from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
@@ -102,7 +102,7 @@ class Comparison:
 
 @torch.no_grad()
 def steer(
-    model: Steerable,
+    host: Host,
     change: Intervention,
     prompt: str,
     sampling: Sampling | None = None,
@@ -116,16 +116,16 @@ def steer(
         RuntimeError: the change did not take effect.
     """
     sampling = sampling or Sampling()
-    tokens = encode_prompt(model.lm, prompt).expand(sampling.n_samples, -1)
+    tokens = encode_prompt(host.lm, prompt).expand(sampling.n_samples, -1)
     n_prompt = tokens.shape[1]
-    mask = position_mask(model.lm, tokens, change.positions, n_prompt, model.domain)
-    effect = verify(model, tokens, [change], mask)
+    mask = position_mask(host.lm, tokens, change.positions, n_prompt, host.domain)
+    effect = verify(host, tokens, [change], mask)
     # A plain text and a steered one, written token by token and then read.
     passes = 2.0 * (sampling.n_tokens + 3)
-    steering_plan(model.lm, tokens, passes, n_prompt + sampling.n_tokens).announce()
+    steering_plan(host.lm, tokens, passes, n_prompt + sampling.n_tokens).announce()
     unsteered, steered = (
-        _with_evidence(model.lm, tokens, generate(model.lm, tokens, sampling, edits), edits)
-        for edits in (plain, edits_for(model, [change], n_prompt))
+        _with_evidence(host.lm, tokens, generate(host.lm, tokens, sampling, edits), edits)
+        for edits in (plain, edits_for(host, [change], n_prompt))
     )
     return Comparison(prompt, change, effect, unsteered, steered)
 

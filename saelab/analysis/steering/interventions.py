@@ -76,7 +76,7 @@ def position_mask(
     """Where `positions` are in contexts whose first `n_prompt` tokens are the prompt.
 
     Special tokens are never among them, nor what else the SAE's `domain` leaves out by token or
-    position. What it leaves out by norm is known only when the model runs: `Steerable.edits` leaves
+    position. What it leaves out by norm is known only when the model runs: `latent_edits` leaves
     that alone.
 
     Raises:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.plans import steering_plan
+from saelab.analysis.steering.edits import a_max, latent_edits
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import verify
-from saelab.analysis.steering.steerable import Steerable, a_max
 from saelab.config import Config, UsageError
 from saelab.console import progress
+from saelab.host.host import Host
 from saelab.lm.protocol import LanguageModel
 
 PAPER_PROMPT = "In my experience,"
@@ -87,7 +88,7 @@ class OutputScores:
 
 @torch.no_grad()
 def output_scores(
-    model: Steerable,
+    host: Host,
     tokens: Int[Tensor, " pos"],
     rows: Rows,
     lens: Int[Tensor, "row k"],
@@ -99,15 +100,15 @@ def output_scores(
         UsageError: no latent fires at the end of the prompt, or the SAE is not applied there.
         RuntimeError: the steered activations of the first batch are not what was asked.
     """
-    out = model.lm.run(tokens[None], hooks=list({model.read_site, model.site}))
+    out = host.lm.run(tokens[None], hooks=host.sites)
     plain = out.behind().logits()[0].float().softmax(-1)
-    x = out.activations[model.read_site]
-    if not model.domain.covers(tokens[None], x, target=out.activations[model.site])[0, -1]:
+    x = out.activations[host.reads]
+    if not host.domain.covers(tokens[None], x, target=out.activations[host.writes])[0, -1]:
         raise UsageError(
             "The SAE is not applied at the last token of the prompt, since its training left such "
             "tokens out; choose another --prompt."
         )
-    scale = float(a_max(model.sae.encode(x[:, -1].to(model.sae.W_dec.dtype)))[0])
+    scale = float(a_max(host.sae.encode(x[:, -1].to(host.sae.W_dec.dtype)))[0])
     if scale == 0:
         raise UsageError(
             "No latent fires at the last token of the prompt, so nothing would be added; choose "
@@ -115,13 +116,13 @@ def output_scores(
         )
     batch = tokens.expand(min(options.batch_size, len(rows[0])), -1)
     n_batches = len(rows[0]) / len(batch)
-    steering_plan(model.lm, batch, n_batches, len(tokens)).announce()
+    steering_plan(host.lm, batch, n_batches, len(tokens)).announce()
     parts: list[tuple[Tensor, Confidence]] = []
     with progress("Output scores", len(rows[0]), "latents") as bar:
         for first in range(0, len(rows[0]), options.batch_size):
             part = slice(first, first + options.batch_size)
             changes = _changes(rows[0][part], rows[1][part], options)
-            steered = _last_probabilities(model, tokens, changes, check=first == 0)
+            steered = _last_probabilities(host, tokens, changes, check=first == 0)
             found = confidence(steered, lens[part])
             clean = confidence(plain.expand_as(steered), lens[part]).value
             score = found.value if options.form == "repository" else found.value - clean
@@ -146,13 +147,13 @@ def _changes(
 
 
 def _last_probabilities(
-    model: Steerable, tokens: Int[Tensor, " pos"], changes: list[Intervention], *, check: bool
+    host: Host, tokens: Int[Tensor, " pos"], changes: list[Intervention], *, check: bool
 ) -> Float[Tensor, "n d_vocab"]:
     batch = tokens.expand(len(changes), -1)
-    mask = position_mask(model.lm, batch, "last", len(tokens), model.domain)
+    mask = position_mask(host.lm, batch, "last", len(tokens), host.domain)
     if check:
-        verify(model, batch, changes, mask)
-    out = model.lm.run(batch, edits=model.edits(changes, mask))
+        verify(host, batch, changes, mask)
+    out = host.lm.run(batch, edits=latent_edits(host, changes, mask))
     return out.behind().logits().float().softmax(-1)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.steering.edits import features_of, with_maxima
 from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.measures import (
     ScoreOptions,
@@ -21,10 +22,10 @@ from saelab.analysis.steering.measures import (
     peak_tokens,
 )
 from saelab.analysis.steering.records import ARRAYS, SteeringScores, steering_path
-from saelab.analysis.steering.steerable import Steerable, features_of
 from saelab.analysis.steering.steering_file import write_arrays
 from saelab.config import UsageError
 from saelab.files import sha256_file
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
@@ -49,18 +50,18 @@ def score_latents(
             site does not write to the residual stream, or the prompt has unknown words.
     """
     options = options or ScoreOptions()
-    model, features = Steerable.of_run(run, lm), features_of(run)
+    host, features = with_maxima(Host.of_run(run, lm)), features_of(run)
     prompt = options.prompt or neutral_prompt(lm)
     tokens = encode_prompt(lm, prompt)
-    chosen = np.arange(model.sae.d_sae) if latents is None else np.asarray(latents, dtype=np.int64)
+    chosen = np.arange(host.sae.d_sae) if latents is None else np.asarray(latents, dtype=np.int64)
     poles = (1, -1) if "negative" in features.kinds else (1,)
     latent, sign = np.tile(chosen, len(poles)), np.repeat(poles, len(chosen))
     rows = torch.from_numpy(latent).to(lm.device)
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < model.sae.d_sae:
-        raise UsageError(f"Latents go from 0 to {model.sae.d_sae - 1}; got {latents}.")
-    directions = model.sae.W_dec[rows] * torch.from_numpy(sign).to(lm.device)[:, None]
-    lens = lens_tokens(lm, model.site, directions, options.n_lens)
-    out = output_scores(model, tokens, (latent, sign), lens, options)
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < host.sae.d_sae:
+        raise UsageError(f"Latents go from 0 to {host.sae.d_sae - 1}; got {latents}.")
+    directions = host.sae.W_dec[rows] * torch.from_numpy(sign).to(lm.device)[:, None]
+    lens = lens_tokens(lm, host.writes, directions, options.n_lens)
+    out = output_scores(host, tokens, (latent, sign), lens, options)
     found, n_examples = input_scores(features, (latent, sign), lens.cpu().numpy(), options)
     return SteeringScores(
         latent=latent,

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.analysis.steering.edits import latent_edits
 from saelab.analysis.steering.interventions import Intervention
-from saelab.analysis.steering.steerable import Steerable
+from saelab.host.host import Host
 
 NOTICEABLE = 1e-3
 """Relative length of a change that must show in the logits."""
@@ -38,7 +39,7 @@ class Effect:
 
 @torch.no_grad()
 def verify(
-    model: Steerable,
+    host: Host,
     tokens: Int[Tensor, "batch pos"],
     changes: Sequence[Intervention],
     mask: Bool[Tensor, "batch pos"],
@@ -48,30 +49,29 @@ def verify(
     Raises:
         RuntimeError: the site's activations are not as asked, or the logits did not notice.
     """
-    sites = list(dict.fromkeys((model.site, model.read_site)))
-    plain = model.lm.run(tokens, hooks=sites)
-    changed = model.lm.run(tokens, edits=model.edits(changes, mask), hooks=[model.site])
-    before, after = plain.activations[model.site], changed.activations[model.site]
+    plain = host.lm.run(tokens, hooks=host.sites)
+    changed = host.lm.run(tokens, edits=latent_edits(host, changes, mask), hooks=[host.writes])
+    before, after = plain.activations[host.writes], changed.activations[host.writes]
     asked_for = int(mask.sum())
-    mask = model.applied(mask, plain.activations[model.read_site], before)
+    mask = host.applied(mask, plain.activations[host.reads], before)
     if not bool(mask.any()):
-        _check_untouched(before, after, mask, model.site)
+        _check_untouched(before, after, mask, host.writes)
         return Effect(0, 0, 0.0, asked_for)
-    _check_untouched(before, after, mask, model.site)
+    _check_untouched(before, after, mask, host.writes)
     x, found = before[mask].float(), after[mask].float()
-    read = plain.activations[model.read_site][mask].float()
-    asked = _asked(model, read, x, mask.nonzero()[:, 0], changes)
+    read = plain.activations[host.reads][mask].float()
+    asked = _asked(host, read, x, mask.nonzero()[:, 0], changes)
     # Rounding is relative to the largest coordinates, in the model's precision and in float32's.
     close = torch.finfo(before.dtype).eps + 256 * torch.finfo(torch.float32).eps
     if (worst := float((found - asked).abs().max())) > close * float(asked.abs().max()):
-        raise RuntimeError(f"Steering at {model.site} missed what was asked by {worst:.3g}.")
+        raise RuntimeError(f"Steering at {host.writes} missed what was asked by {worst:.3g}.")
     shift = (found - x).norm(dim=1) / x.norm(dim=1).clamp_min(1e-12)
     before, after = plain.at(mask), changed.at(mask)
     noticed = torch.cat(
         [(before.logits(part) != after.logits(part)).any(dim=1) for part in before.pieces()]
     )
     if bool(((shift > NOTICEABLE) & ~noticed).any()):
-        raise RuntimeError(f"The logits did not notice the change at {model.site}.")
+        raise RuntimeError(f"The logits did not notice the change at {host.writes}.")
     n_changed = int((found != x).any(dim=1).sum())
     return Effect(len(x), n_changed, float(shift.mean()), asked_for - len(x))
 
@@ -87,27 +87,27 @@ def _check_untouched(
 
 
 def _asked(
-    model: Steerable,
+    host: Host,
     read: Float[Tensor, "row d_in"],
     written: Float[Tensor, "row d_out"],
     context: Int[Tensor, " row"],
     changes: Sequence[Intervention],
 ) -> Float[Tensor, "row d_out"]:
     """The same by another way: every code written out, changed in place, and decoded."""
-    sae = model.sae
+    sae = host.sae
     read = read.to(sae.W_dec.dtype)
     codes = sae.encode(read).dense()
     wanted = codes.clone()
     for row, number in enumerate(context.tolist()):
         change = changes[number if len(changes) > 1 else 0]
         for latent in change.latents:
-            wanted[row, latent] = _wanted(model, change, codes[row], latent)
+            wanted[row, latent] = _wanted(host, change, codes[row], latent)
     before, after = (part @ sae.W_dec + sae.offset(read) for part in (codes, wanted))
     return after if changes[0].error == "drop" else written + (after - before)
 
 
 def _wanted(
-    model: Steerable, change: Intervention, codes: Float[Tensor, " d_sae"], latent: int
+    host: Host, change: Intervention, codes: Float[Tensor, " d_sae"], latent: int
 ) -> Tensor:
     """What the latent's code is to become, given all codes of its row."""
     if change.op == "ablate":
@@ -116,6 +116,6 @@ def _wanted(
         return codes[latent] * change.amount
     unit = {"a_max": codes.abs().max(), "absolute": torch.ones(())}.get(change.unit)
     if unit is None:
-        assert model.maxima is not None
-        unit = model.maxima[latent]
+        assert host.maxima is not None
+        unit = host.maxima[latent]
     return change.amount * unit + (codes[latent] if change.op == "add" else 0)

@@ -19,14 +19,15 @@ from torch import Tensor
 from saelab import drawing
 from saelab.analysis.steering.chance import chance_scores
 from saelab.analysis.steering.dose import STRENGTHS
+from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.interventions import Intervention
 from saelab.analysis.steering.likelihood import log_likelihoods
 from saelab.analysis.steering.records import SteeringScores
-from saelab.analysis.steering.steerable import Steerable
 from saelab.analysis.steering.success_table import FilterRow, LatentSuccess, filter_table
 from saelab.analysis.steering.writing import Sampling, edits_for, generate
 from saelab.config import Config, UsageError
 from saelab.console import progress
+from saelab.host.host import Host
 from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
 from saelab.training.run import Run
@@ -82,8 +83,8 @@ def steering_success(
             is not one token, or prefix and continuation exceed the model's context.
     """
     options = options or SuccessOptions()
-    model = Steerable.of_run(run, lm)
-    trial = _Trial(model, _prefixes(run, lm, options), _stop(lm, options.stop), options)
+    host = with_maxima(Host.of_run(run, lm))
+    trial = _Trial(host, _prefixes(run, lm, options), _stop(lm, options.stop), options)
     drawn = _drawn(scores, options)
     found: list[LatentSuccess] = []
     at_once = max(1, ROWS_AT_ONCE // (len(FACTORS) * len(trial.prefixes)))
@@ -93,7 +94,7 @@ def steering_success(
             some = drawn[first : first + at_once]
             found += _measure(trial, scores, some, unsteered)
             bar.advance(len(some))
-    return Success(found, filter_table(found, chance_scores(model, scores)))
+    return Success(found, filter_table(found, chance_scores(host, scores)))
 
 
 def count_promised(
@@ -113,7 +114,7 @@ def before_stop(new: Int[Tensor, "text new"], stop: int) -> Bool[Tensor, "text n
 class _Trial:
     """The prefixes and how they are continued."""
 
-    model: Steerable
+    host: Host
     prefixes: Int[Tensor, "prefix pos"]
     stop: int
     options: SuccessOptions
@@ -123,14 +124,14 @@ class _Trial:
         times, n = max(1, len(changes)), len(self.prefixes)
         prompts = self.prefixes.repeat(times, 1)
         repeated = [change for change in changes for _ in range(n)]
-        edits = edits_for(self.model, repeated, prompts.shape[1])
+        edits = edits_for(self.host, repeated, prompts.shape[1])
         sampling = Sampling(
             n_tokens=self.options.n_tokens,
             temperature=self.options.temperature,
             seed=self.options.seed,
         )
         samples = list(range(n)) * times
-        return generate(self.model.lm, prompts, sampling, edits, samples, stop=self.stop)
+        return generate(self.host.lm, prompts, sampling, edits, samples, stop=self.stop)
 
     def perplexities(
         self, new: Int[Tensor, "change prefix new"], wanted: Bool[Tensor, " change"]
@@ -139,7 +140,7 @@ class _Trial:
         texts = new[wanted].flatten(0, 1)
         lengths = before_stop(texts, self.stop).sum(dim=1)
         prefixes = self.prefixes.repeat(int(wanted.sum()), 1)
-        found = log_likelihoods(self.model.lm, prefixes, texts, lengths)
+        found = log_likelihoods(self.host.lm, prefixes, texts, lengths)
         sums = (part.reshape(-1, len(self.prefixes)).sum(dim=1) for part in (found, lengths))
         out = torch.full(wanted.shape, torch.inf, dtype=torch.float64, device=new.device)
         log_likelihood, n = sums

@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from saelab.analysis.steering.edits import latent_edits
 from saelab.analysis.steering.interventions import Intervention, position_mask
-from saelab.analysis.steering.steerable import Steerable
 from saelab.config import Config, UsageError
+from saelab.host.host import Host
 from saelab.lm.predictions import Predictions
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.lm.reading import Past, ReadsOn
@@ -42,7 +43,7 @@ class EditsFor:
         n_prompt: tokens of each context that are its prompt.
     """
 
-    model: Steerable | None = None
+    host: Host | None = None
     changes: tuple[Intervention, ...] = ()
     n_prompt: int = 0
 
@@ -54,20 +55,20 @@ class EditsFor:
         self, contexts: Int[Tensor, "batch pos"], first: int, rows: Int[Tensor, " batch"] | None
     ) -> Mapping[str, Edit]:
         """The edits of the positions from `first` on, of those rows (None: all) of the batch."""
-        if self.model is None:
+        if self.host is None:
             return {}
         changes = list(self.changes)
         if len(changes) > 1 and rows is not None:
             changes = [changes[row] for row in rows.tolist()]
         mask = position_mask(
-            self.model.lm, contexts, changes[0].positions, self.n_prompt, self.model.domain
+            self.host.lm, contexts, changes[0].positions, self.n_prompt, self.host.domain
         )
-        return self.model.edits(changes, mask[:, first:])
+        return latent_edits(self.host, changes, mask[:, first:])
 
     @property
     def untouched(self) -> int | None:
         """How many tokens at the prompt's start are never edited; None: all."""
-        if self.model is None:
+        if self.host is None:
             return None
         positions = self.changes[0].positions
         if isinstance(positions, int):
@@ -79,9 +80,9 @@ plain = EditsFor()
 """No edits."""
 
 
-def edits_for(model: Steerable, changes: Sequence[Intervention], n_prompt: int) -> EditsFor:
+def edits_for(host: Host, changes: Sequence[Intervention], n_prompt: int) -> EditsFor:
     """The edits that make `changes` (one for all contexts, or one each) as contexts grow."""
-    return EditsFor(model, tuple(changes), n_prompt) if changes else plain
+    return EditsFor(host, tuple(changes), n_prompt) if changes else plain
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The backward pass of an affine encoder of which few outputs are kept: sparse, on any device."""
+"""The sparse backward pass of an affine encoder that keeps few outputs, on any device."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ def affine_codes(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"] | None = None,
 ) -> SparseCodes:
-    """The same codes, differentiable: their values came from `(x - b_dec) @ W_enc + b_enc`.
+    """The same codes, made differentiable: their values came from `(x - b_dec) @ W_enc + b_enc`.
 
-    They may have been rectified since: an entry of zero has no gradient. The dense product need not
-    keep a graph then, and the backward pass costs what the kept entries need: no tensor of
-    `batch * d_sae` gradients, and no product with one. `b_dec` None: nothing is subtracted.
+    They may have been rectified since: an entry of zero has no gradient. So the dense product needs
+    no graph, and the backward pass costs only as much as the kept entries: no tensor of `batch *
+    d_sae` gradients, and no dense product. If `b_dec` is None, nothing is subtracted.
     """
     shape = codes.values.shape
     values = _Affine.apply(
@@ -41,9 +41,9 @@ def affine_codes(
 
 
 class LatentSums:
-    """`z^T @ rows` for codes z, any number of `rows` from one sort of the entries by latent.
+    """`z^T @ rows` for codes z and any `rows`, with one sort of the entries by latent.
 
-    Sums go in the order of the tokens, without atomics.
+    Sums follow the order of the tokens, without atomics.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LatentSums:
         self._tokens, self._weights = tokens[order], weights[order]
 
     def __call__(self, rows: Float[Tensor, "batch d"]) -> Float[Tensor, "d_sae d"]:
-        """The sums of each latent's weights times their tokens' rows."""
+        """For each latent, the sum of its weights times its tokens' rows."""
         if self._pairs is not None:
             from saelab.kernels.triton.decode.sums import sum_by_latent
 
@@ -115,7 +115,7 @@ class _Affine(torch.autograd.Function):
             centred = x if b_dec is None else x - b_dec
             to_W = sums(centred).T.to(W_enc.dtype)
         if b_dec is not None and ctx.needs_input_grad[6]:
-            # Every row has the same b_dec, so the sum over rows goes through the product once.
+            # Every row has the same b_dec, so the sum over rows is multiplied once.
             to_b_dec = -(W_enc @ to_b_enc.to(W_enc.dtype)).to(b_dec.dtype)
         if ctx.needs_input_grad[3]:
             starts = torch.searchsorted(tokens, torch.arange(len(x), device=tokens.device))

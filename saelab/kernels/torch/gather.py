@@ -1,4 +1,4 @@
-"""The sparse decode by gathering rows: exact on any device, no `batch x d_sae` tensor."""
+"""Sparse decode by gathering rows: exact on any device, without a `batch x d_sae` tensor."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +11,7 @@ from saelab.types import SparseCodes
 def sparse_decode(
     codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
-    """`z @ W_dec`, reading only the rows that each code selects; differentiable in both."""
+    """`z @ W_dec`, reading only the rows that the codes select; differentiable in both."""
     if not codes.values.numel():
         return W_dec.new_zeros(len(codes), W_dec.shape[1])
     if runs_triton(W_dec):

@@ -1,4 +1,4 @@
-"""The error of every budget from one set of sorted codes, without a reconstruction for each."""
+"""The error of every budget from one set of sorted codes, without one reconstruction each."""
 
 from itertools import pairwise
 from typing import Any
@@ -25,16 +25,17 @@ def nested_errors(
     """||x - x_hat_j||^2 for each budget j, summed over d_out, mean over the batch.
 
     `x_hat_j` is `b_dec` plus the first j entries of each row, in the order given: sort them by
-    falling value to nest TopK reconstructions (arXiv 2505.24473). The bias alone is no budget.
+    falling value to nest TopK reconstructions (arXiv 2505.24473). A budget of 0, the bias alone, is
+    not allowed.
 
-    Differentiable in everything but `indices`. The backward pass keeps the last residual and walks
-    back from it, so memory does not grow with the number of budgets. Works in float32, or float64
-    if an input has it, also under autocast.
+    It is differentiable in everything except `indices`. The backward pass starts from the last
+    residual and adds entries back, so memory does not grow with the number of budgets. It works in
+    float32, or in float64 if an input is float64, also under autocast.
 
     Args:
         x: what to reconstruct.
-        values: of the entries.
-        indices: of the entries; an index may repeat.
+        values: values of the entries.
+        indices: latents of the entries; an index may repeat.
         W_dec: the decoder.
         b_dec: its bias.
         budgets: strictly increasing, within 1..k; None means all of 1..k.
@@ -59,7 +60,7 @@ def nested_errors(
 
 
 class _NestedErrors(torch.autograd.Function):
-    """Residuals shrink entry by entry on the way out; on the way back each entry is put back."""
+    """The forward pass subtracts entry by entry from the residual; the backward one adds them."""
 
     @staticmethod
     @override

@@ -1,4 +1,4 @@
-"""The (token, latent) pairs of a batch of codes in the latents' order: any device, no atomics."""
+"""The (token, latent) pairs of a batch of codes sorted by latent: any device, no atomics."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 SLICE = 256
-"""Pairs of a piece of a latent's work; a latent that has more is split."""
+"""Pairs in one slice of work; a latent with more is split."""
 
 
 @dataclass(frozen=True)
 class LatentPairs:
-    """Which pairs each latent has.
+    """The pairs of each latent.
 
     Attributes:
         order: `[pair]`, positions in the flattened codes, sorted by latent and then by position.
         offsets: `[d_sae + 1]`, int32; latent j has `order[offsets[j]:offsets[j + 1]]`.
-        both: `[2 d_sae + 1]`, the same where codes may be off, which come after all others; latent
-            j's that are off are at `both[d_sae + j : d_sae + j + 2]`.
+        both: `[2 d_sae + 1]`, the same for codes that may be off. Codes that are off come after all
+            others; those of latent j are at `both[d_sae + j : d_sae + j + 2]`.
     """
 
     order: Int[Tensor, " pair"]
@@ -33,13 +33,13 @@ class LatentPairs:
 
 @dataclass(frozen=True)
 class Slices:
-    """The pieces of the latents that have more than `size` pairs.
+    """The slices of the latents that have more than `size` pairs.
 
     Attributes:
-        size: the most pairs of a piece.
-        first: `[d_sae + 1]`, int32; latent j has the pieces `first[j]` to `first[j + 1]`, none if
+        size: largest number of pairs in a slice.
+        first: `[d_sae + 1]`, int32; latent j has the slices `first[j]` to `first[j + 1]`, none if
             it is not split.
-        latent: `[capacity]`, int32, whose piece each is; meaningless beyond `first[-1]`.
+        latent: `[capacity]`, int32, the latent of each slice; undefined beyond `first[-1]`.
     """
 
     size: int
@@ -48,12 +48,12 @@ class Slices:
 
 
 def pairs_by_latent(indices: Int[Tensor, "*entry"], d_sae: int) -> LatentPairs:
-    """The inversion of codes: a stable sort, so two calls agree to the bit.
+    """The pairs of codes by latent; the sort is stable, so two calls are bit-equal.
 
-    Never waits for the device, so it can be part of a CUDA graph.
+    It never waits for the device, so it can be part of a CUDA graph.
     """
     small = d_sae <= 2**16
-    # Radix sorts take time by the bits of a key: 16 suffice for most dictionaries.
+    # The time of a radix sort grows with the bits of a key: 16 are enough for most dictionaries.
     shift, dtype = (2**15, torch.int16) if small else (0, torch.int32)
     keys, order = torch.sort((indices.flatten() - shift).to(dtype), stable=True)
     latents = torch.arange(d_sae, device=indices.device, dtype=torch.int32)
@@ -64,12 +64,12 @@ def pairs_by_latent(indices: Int[Tensor, "*entry"], d_sae: int) -> LatentPairs:
 
 
 def heavy_slices(pairs: LatentPairs, size: int = SLICE) -> Slices:
-    """Pieces of at most `size` pairs of every latent that has more; their number is static."""
+    """Slices of at most `size` pairs for every latent that has more; their capacity is static."""
     counts = pairs.offsets.diff()
     n = torch.where(counts > size, (counts + size - 1) // size, 0)
     first = torch.zeros_like(pairs.offsets)
     first[1:] = n.cumsum(0)
-    # A split latent has more than `size` pairs, so there are fewer than pairs / size of them.
+    # A split latent has more than `size` pairs, so there are fewer than pairs / size such latents.
     capacity = max(1, 2 * len(pairs.order) // size)
     pieces = torch.arange(capacity, device=first.device, dtype=first.dtype)
     latent = torch.searchsorted(first, pieces, right=True, out_int32=True) - 1

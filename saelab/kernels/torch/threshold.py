@@ -1,4 +1,4 @@
-"""The threshold that follows a selection over whole batches while it trains."""
+"""The threshold that follows a batch-level selection during training."""
 
 import torch
 from jaxtyping import Float
@@ -8,9 +8,9 @@ EMA = 0.999
 
 
 def follow_smallest_(threshold: Float[Tensor, ""], values: Float[Tensor, "*entry"]) -> None:
-    """Move `threshold` towards the smallest magnitude that fires: a running mean, NaN at first.
+    """Move `threshold` towards the smallest active magnitude: a running mean, NaN at first.
 
-    A batch in which nothing fires leaves it. Never waits for the device.
+    A batch without active codes does not change it. It never waits for the device.
     """
     size = values.abs()
     smallest = torch.where(size > 0, size, torch.inf).min()

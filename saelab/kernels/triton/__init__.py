@@ -1,1 +1,1 @@
-"""The same in Triton, and whole optimizer steps; needs `triton` and a CUDA device."""
+"""The operations in Triton, and whole optimizer steps; needs `triton` and a CUDA device."""

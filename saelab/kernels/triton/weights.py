@@ -1,4 +1,4 @@
-"""What a fused step changes: the weights, Adam's moments, and where the training stands."""
+"""What a fused step changes: weights, Adam's moments, and the training's progress."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter in float32 with Adam's moments, and its copy in the type of the products."""
+    """A parameter in float32 with Adam's moments, and its copy in the products' dtype."""
 
     value: Float[Tensor, "*shape"]
     m: Float[Tensor, "*shape"]
@@ -19,15 +19,15 @@ class Parameter:
 
     @classmethod
     def of(cls, value: Float[Tensor, "*shape"], dtype: torch.dtype) -> "Parameter":
-        """Without any step behind it; owns its memory."""
+        """The parameter before the first step, in memory of its own."""
         value = value.detach().float().clone(memory_format=torch.contiguous_format)
-        # A copy of its own also where the types agree: the kernels write both.
+        # A copy even if the dtypes agree, since the kernels write both.
         copy = value.to(dtype, copy=True)
         return cls(value, torch.zeros_like(value), torch.zeros_like(value), copy)
 
     @property
     def all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As the kernels take it."""
+        """The tensors in the order of the kernels' arguments."""
         return self.value, self.m, self.v, self.copy
 
 
@@ -41,7 +41,7 @@ class Decoder(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """The SAE, latent-major, and where its training stands.
+    """The SAE's weights, latent-major, and the training's progress.
 
     Attributes:
         dec: `[d_sae d_in]`; the atoms are `scale * dec`, which are unit vectors.
@@ -50,10 +50,10 @@ class Weights:
         b_dec: `[d_in]`.
         scale: `[d_sae]`.
         since_fired: `[d_sae]`, tokens since each latent last fired.
-        lr: Adam's learning rate, to be set between steps.
-        step: steps done.
-        threshold: above which codes of the whole batch fire, on average so far; NaN at first.
-        thresholds: `[d_sae]`, JumpReLU's.
+        lr: Adam's learning rate; set it between steps.
+        step: number of steps done.
+        threshold: running mean of the threshold above which the batch's codes fire; NaN at first.
+        thresholds: `[d_sae]`, JumpReLU's thresholds.
     """
 
     dec: Parameter
@@ -80,12 +80,12 @@ class Weights:
 
     @property
     def dictionary(self) -> Decoder:
-        """The decoder, in the type of the products."""
+        """The decoder in the products' dtype."""
         return Decoder(self.dec.copy, self.scale, self.b_dec.value)
 
     @property
     def learned(self) -> Parameter:
-        """The thresholds of an SAE that has them."""
+        """The thresholds, of an SAE that has its own."""
         assert self.thresholds is not None
         return self.thresholds
 
@@ -99,7 +99,7 @@ class Weights:
         dtype: torch.dtype,
         thresholds: Float[Tensor, " d_sae"] | None = None,
     ) -> "Weights":
-        """These weights before the first step; the copies have type `dtype`."""
+        """These weights before the first step; copies have dtype `dtype`."""
         one = torch.zeros(1, dtype=torch.float64, device=W_dec.device)
         return cls(
             Parameter.of(W_dec, dtype),

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, frozen_of, prompt_of
+from analysis.circuits.cases import frozen_of, hosts, prompt_of
 
 from saelab.analysis.attention.dfa import dfa, direct_feature_attribution
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.sae.topk import TopKConfig
 
 LAYERS = {0: "topk", 1: "abs-topk", 2: "jumprelu"}
@@ -27,8 +27,8 @@ def test_contributions_and_constant_sum_to_the_activation(frozen, layer, positio
 
 
 def test_the_sum_is_the_pre_activation_without_its_biases(lm64, frozen):
-    (dictionary,) = dictionaries(lm64, {"blocks.0.attn.hook_z": "topk"})
-    sae: Any = dictionary.sae
+    (host,) = hosts(lm64, {"blocks.0.attn.hook_z": "topk"})
+    sae: Any = host.sae
     z = frozen.record.layers[0].z_cat[0, 5]
     for one in direct_feature_attribution(frozen, 0, 5):
         read = z @ sae.W_enc[:, one.latent].double()
@@ -96,7 +96,7 @@ def test_an_identity_sae_attributes_each_coordinate_to_its_head(lm64):
         sae.W_enc.copy_(torch.eye(16))
     site = "blocks.1.attn.hook_z"
     frozen = freeze(
-        lm64, [Dictionary.at(sae.requires_grad_(requires_grad=False), site)], prompt_of(lm64)
+        lm64, [Host.at(lm64, sae.requires_grad_(requires_grad=False), site)], prompt_of(lm64)
     )
     for one in direct_feature_attribution(frozen, 1, 5):
         assert one.by_head.nonzero()[:, 0].tolist() == [one.latent // 4]

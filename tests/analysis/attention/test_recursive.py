@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, frozen_of, prompt_of, random_transcoder
+from analysis.circuits.cases import frozen_of, hosts, prompt_of, random_transcoder
 
 from saelab.analysis.attention.components import residual_components
 from saelab.analysis.attention.dfa import direct_feature_attribution
@@ -29,7 +29,7 @@ def heads(lm64):
 def skipping(lm64):
     """The same with transcoders that skip, in blocks 0 and 1."""
     skips = [random_transcoder(lm64, layer, skip=True) for layer in (0, 1)]
-    return freeze(lm64, [*dictionaries(lm64, HEADS), *skips], prompt_of(lm64))
+    return freeze(lm64, [*hosts(lm64, HEADS), *skips], prompt_of(lm64))
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])

@@ -15,10 +15,10 @@ from saelab.analysis.attention.studies import (
     polysemantic_share,
     prefix_induction,
 )
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.config import UsageError
 from saelab.figures.attention import families_figure, themes_figure
 from saelab.formats.json_file import read_config
+from saelab.host.host import Host
 from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tiny.vocabulary import ids
 from saelab.sae.topk import TopKConfig
@@ -84,14 +84,14 @@ def test_a_pool_that_is_too_small_is_refused(tiny_lm):
         prefix_induction(tiny_lm, torch.arange(10, 30))
 
 
-def coordinates(site: str) -> Dictionary:
+def coordinates(lm, site: str) -> Host:
     """An SAE whose latents are a head's coordinates, of both signs."""
     sae = TopKConfig(d_sae=256, k=256).build(128)
     with torch.no_grad():
         both = torch.cat([torch.eye(128), -torch.eye(128)])
         sae.W_dec.copy_(both)
         sae.W_enc.copy_(both.T)
-    return Dictionary.at(sae.requires_grad_(requires_grad=False), site)
+    return Host.at(lm, sae.requires_grad_(requires_grad=False), site)
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +118,8 @@ def by_head(families) -> list[LatentFamily]:
 
 
 def test_families_of_heads_are_what_the_heads_do(tiny_lm, roles, spans):
-    layer0 = by_head(latent_families(tiny_lm, coordinates("blocks.0.attn.hook_z"), spans))
-    layer2 = by_head(latent_families(tiny_lm, coordinates("blocks.2.attn.hook_z"), spans))
+    layer0 = by_head(latent_families(tiny_lm, coordinates(tiny_lm, "blocks.0.attn.hook_z"), spans))
+    layer2 = by_head(latent_families(tiny_lm, coordinates(tiny_lm, "blocks.2.attn.hook_z"), spans))
     (previous,) = [head for layer, head in roles["previous-token"] if layer == 0]
     assert max(layer0, key=lambda f: f.local).latent == previous
     assert layer0[previous].family == "local"
@@ -130,7 +130,7 @@ def test_families_of_heads_are_what_the_heads_do(tiny_lm, roles, spans):
 
 
 def test_shares_sum_to_one_and_the_busiest_latents_come_first(tiny_lm, spans):
-    sae = Dictionary.at(random_sae("topk", d_in=128), "blocks.1.attn.hook_z")
+    sae = Host.at(tiny_lm, random_sae("topk", d_in=128), "blocks.1.attn.hook_z")
     found = latent_families(tiny_lm, sae, spans[:2])
     assert sum(f.n_fired for f in found) == 2 * 47 * 4
     counts = [f.n_fired for f in found]
@@ -142,7 +142,7 @@ def test_shares_sum_to_one_and_the_busiest_latents_come_first(tiny_lm, spans):
 
 
 def test_families_need_an_attention_sae(tiny_lm, spans):
-    sae = Dictionary.at(random_sae("topk", d_in=128), "blocks.1.hook_resid_pre")
+    sae = Host.at(tiny_lm, random_sae("topk", d_in=128), "blocks.1.hook_resid_pre")
     with pytest.raises(UsageError, match=r"families need attn.hook_z"):
         latent_families(tiny_lm, sae, spans)
 

@@ -9,8 +9,8 @@ from analysis.steering.cases import WORDS, perturbed, random_sae
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.utils import logging
 
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
+from saelab.host.host import Host
 from saelab.sae.transcoder import make_transcoder
 from saelab.sae.variants import SAE_CONFIG
 
@@ -51,18 +51,18 @@ def save_random(directory: Path, kind: str) -> str:
     return str(directory)
 
 
-def dictionaries(lm, sites=None, *, transcoder: int | None = None) -> list[Dictionary]:
+def hosts(lm, sites=None, *, transcoder: int | None = None) -> list[Host]:
     """Random SAEs at some sites, and perhaps a random transcoder for one MLP."""
     sites = SITES if sites is None else sites
-    found = [Dictionary.at(random_sae(v, d_in=lm.width(s)), s) for s, v in sites.items()]
+    found = [Host.at(lm, random_sae(v, d_in=lm.width(s)), s) for s, v in sites.items()]
     if transcoder is not None:
         into, out = (f"blocks.{transcoder}.{part}" for part in ("ln2.hook_out", "hook_mlp_out"))
         sae = random_sae("topk", d_in=lm.info.d_model)
-        found.append(Dictionary(sae, into, out, "transcoder"))
+        found.append(Host(lm, sae, into, out, "transcoder"))
     return found
 
 
-def random_transcoder(lm, layer: int, variant: str = "topk", *, skip: bool = False) -> Dictionary:
+def random_transcoder(lm, layer: int, variant: str = "topk", *, skip: bool = False) -> Host:
     """A random transcoder for an MLP, no parameter zero; its name says which."""
     width, generator = lm.info.d_model, torch.Generator().manual_seed(layer)
     options = {"variant": variant, "d_sae": 24, "k": 4}
@@ -73,7 +73,7 @@ def random_transcoder(lm, layer: int, variant: str = "topk", *, skip: bool = Fal
             value = sae.get_parameter(name)
             value.copy_(0.3 * torch.randn(value.shape, generator=generator))
     into, out = (f"blocks.{layer}.{part}" for part in ("ln2.hook_out", "hook_mlp_out"))
-    return Dictionary(sae.eval().requires_grad_(requires_grad=False), into, out, f"mlp {layer}")
+    return Host(lm, sae.eval().requires_grad_(requires_grad=False), into, out, f"mlp {layer}")
 
 
 def prompt_of(lm, text: str = PROMPT) -> torch.Tensor:
@@ -81,7 +81,7 @@ def prompt_of(lm, text: str = PROMPT) -> torch.Tensor:
 
 
 def frozen_of(lm, sites=None, *, transcoder: int | None = None) -> Frozen:
-    return freeze(lm, dictionaries(lm, sites, transcoder=transcoder), prompt_of(lm))
+    return freeze(lm, hosts(lm, sites, transcoder=transcoder), prompt_of(lm))
 
 
 def one_hot(lm, token: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The random models of the circuit tests, in float64."""
 
 import pytest
-from analysis.circuits.cases import dictionaries, frozen_of, prompt_of, save_random
+from analysis.circuits.cases import frozen_of, hosts, prompt_of, save_random
 
 
 @pytest.fixture(scope="session", params=["gpt2", "llama"])
@@ -35,7 +35,7 @@ def gpt64(tmp_path_factory):
 @pytest.fixture(scope="session")
 def saes(gpt64):
     """SAEs of four variants for it, and a transcoder for the last MLP."""
-    return dictionaries(gpt64, transcoder=2)
+    return hosts(gpt64, transcoder=2)
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,11 @@ import sys
 import torch
 from analysis.circuits.cases import save_random
 
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import GraphOptions, attribution_graph
 from saelab.analysis.circuits.influence import prune
 from saelab.analysis.circuits.targets import logit_target
+from saelab.host.host import Host
 from saelab.lm.load import load_language_model
 from saelab.sae.topk import TopKConfig
 
@@ -35,7 +35,7 @@ def counts_of(lm, k):
     saes = []
     for seed, site in enumerate(sites):
         sae = TopKConfig(d_sae=D_SAE, k=k).build(16, torch.Generator().manual_seed(seed))
-        saes.append(Dictionary.at(sae.eval().requires_grad_(requires_grad=False), site))
+        saes.append(Host.at(lm, sae.eval().requires_grad_(requires_grad=False), site))
     tokens = torch.arange(N_TOKENS) % lm.info.d_vocab
     frozen = freeze(lm, saes, tokens)
     words = tuple(map(str, tokens.tolist()))

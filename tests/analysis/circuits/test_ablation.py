@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, frozen_of, prompt_of
+from analysis.circuits.cases import frozen_of, hosts, prompt_of
 
 from saelab.analysis.circuits.ablation import (
     Faithfulness,
@@ -19,7 +19,7 @@ from saelab.config import UsageError
 
 @pytest.fixture(scope="module")
 def saes(gpt64):
-    return dictionaries(gpt64, transcoder=2)
+    return hosts(gpt64, transcoder=2)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,12 @@ def test_an_ablated_latent_is_gone_from_its_site(gpt64, saes, prompt, tokens):
     number, entry = 1, 9
     active = prompt.actives[number]
     latent, position = int(active.codes.latent[entry]), int(active.codes.row[entry])
-    dictionary = next(d for d in saes if d.name == active.name)
+    host = next(d for d in saes if d.name == active.name)
     keep = {d.name: torch.ones(8, d.sae.d_sae, dtype=torch.bool) for d in saes}
     keep[active.name][position, latent] = False
     edits = ablation_edits(saes, tokens, keep)
-    seen = gpt64.run(tokens, edits=edits, hooks=[dictionary.site]).activations[dictionary.site][0]
-    x = gpt64.capture(tokens, [dictionary.site])[dictionary.site][0]
+    seen = gpt64.run(tokens, edits=edits, hooks=[host.reads]).activations[host.reads][0]
+    x = gpt64.capture(tokens, [host.reads])[host.reads][0]
     expected = x.clone()
     expected[position] -= active.codes.values[entry] * active.decoder[entry]
     torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
@@ -109,8 +109,8 @@ def test_ablated_latents_may_go_to_their_means(gpt64, saes, tokens):
     keep = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
     keep[first.name][:] = False
     edits = ablation_edits(saes, tokens, keep, means)
-    seen = gpt64.run(tokens, edits=edits, hooks=[first.site]).activations[first.site][0]
-    x = gpt64.capture(tokens, [first.site])[first.site][0]
+    seen = gpt64.run(tokens, edits=edits, hooks=[first.reads]).activations[first.reads][0]
+    x = gpt64.capture(tokens, [first.reads])[first.reads][0]
     codes = first.sae.encode(x.to(first.sae.W_dec.dtype)).dense()
     change = (codes.mean(0) - codes) @ first.sae.W_dec
     torch.testing.assert_close(seen, x + change, rtol=1e-4, atol=1e-4)

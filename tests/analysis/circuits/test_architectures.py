@@ -26,11 +26,11 @@ from saelab.analysis.circuits.backward_walk import (
     through,
     walk_back,
 )
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import GraphOptions, attribution_graph
 from saelab.analysis.circuits.patching import latent_effects
 from saelab.analysis.circuits.targets import logit_target
+from saelab.host.host import Host
 from saelab.lm.linear.paths import soft_capped
 from saelab.lm.load import load_language_model
 
@@ -94,9 +94,9 @@ def saes(lm):
     for layer, variant, written in ((0, "topk", "mlp.hook_out"), (1, "abs-topk", "hook_mlp_out")):
         block = f"blocks.{layer}"
         site = f"{block}.attn.hook_z"
-        found.append(Dictionary.at(random_sae(variant, d_in=lm.width(site)), site))
+        found.append(Host.at(lm, random_sae(variant, d_in=lm.width(site)), site))
         sae = random_transcoder(lm, layer, variant, skip=True).sae
-        found.append(Dictionary(sae, f"{block}.mlp.hook_in", f"{block}.{written}", f"mlp {layer}"))
+        found.append(Host(lm, sae, f"{block}.mlp.hook_in", f"{block}.{written}", f"mlp {layer}"))
     return found
 
 

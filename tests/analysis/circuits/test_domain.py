@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, one_hot, prompt_of, random_transcoder
+from analysis.circuits.cases import hosts, one_hot, prompt_of, random_transcoder
 from analysis.circuits.replay import Replay
 from conftest import SINK
 
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
 from saelab.analysis.circuits.backward_walk import logit_reading, stop, walk_back
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import (
     CircuitOptions,
     explain,
@@ -25,16 +24,17 @@ from saelab.analysis.circuits.intervene import Change, intervene
 from saelab.analysis.circuits.patching import latent_effects
 from saelab.analysis.circuits.targets import logit_target, read_at
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.training.domain import Domain
 
 BOS, CLOSE = 0, {"rtol": 0, "atol": 1e-10}
 
 
-def limited(lm, saes: list[Dictionary]) -> list[Dictionary]:
+def limited(lm, saes: list[Host]) -> list[Host]:
     """SAEs whose training left out <bos>, and every row above the prompt's middle norm."""
     tokens, found = prompt_of(lm), []
     for sae in saes:
-        norms = lm.capture(tokens[None], [sae.site])[sae.site][0, 1:].norm(dim=-1)
+        norms = lm.capture(tokens[None], [sae.reads])[sae.reads][0, 1:].norm(dim=-1)
         # Between two rows, so that rounding does not matter.
         limit = float(norms.sort().values[3:5].mean())
         found.append(replace(sae, domain=Domain((BOS,), limit)))
@@ -44,7 +44,7 @@ def limited(lm, saes: list[Dictionary]) -> list[Dictionary]:
 @pytest.fixture(scope="module")
 def limits(lm64):
     skip = random_transcoder(lm64, 2, skip=True)
-    return limited(lm64, [*dictionaries(lm64), skip])
+    return limited(lm64, [*hosts(lm64), skip])
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +126,13 @@ def test_ablation_leaves_those_positions_their_bits(lm64, limits):
     for sae in limits:
         nothing = {sae.name: torch.zeros(1, sae.sae.d_sae, dtype=torch.bool)}
         means = mean_codes(lm64, [sae], tokens)
-        plain = lm64.capture(tokens, [sae.site, sae.target_site])
-        applies = sae.domain.covers(tokens, plain[sae.site])
+        plain = lm64.capture(tokens, [sae.reads, sae.writes])
+        applies = sae.domain.covers(tokens, plain[sae.reads])
         for edits in (
             ablation_edits([sae], tokens, nothing),
             ablation_edits([sae], tokens, nothing, means),
         ):
-            site = sae.target_site
+            site = sae.writes
             done = lm64.run(tokens, edits=edits, hooks=[site]).activations[site]
             changed = (done != plain[site]).any(-1)
             assert not bool(changed[~applies].any())
@@ -141,7 +141,7 @@ def test_ablation_leaves_those_positions_their_bits(lm64, limits):
 
 def test_means_are_over_the_tokens_where_it_applies(lm64, limits):
     tokens, sae = prompt_of(lm64)[None], limits[0]
-    x = lm64.capture(tokens, [sae.site])[sae.site]
+    x = lm64.capture(tokens, [sae.reads])[sae.reads]
     rows = x[sae.domain.covers(tokens, x)].to(sae.sae.W_dec.dtype)
     expected = sae.sae.encode(rows).dense().mean(0)
     torch.testing.assert_close(mean_codes(lm64, [sae], tokens)[sae.name], expected)
@@ -149,7 +149,7 @@ def test_means_are_over_the_tokens_where_it_applies(lm64, limits):
 
 def test_effects_of_latents_are_none_elsewhere_and_sum_to_the_whole(lm64, limits):
     tokens, sae = prompt_of(lm64), limits[-1]
-    plain = lm64.capture(tokens[None], [sae.site])[sae.site][0]
+    plain = lm64.capture(tokens[None], [sae.reads])[sae.reads][0]
     applies = sae.domain.covers(tokens, plain)
     found = latent_effects(lm64, sae, tokens, metric)
     assert not bool(found.latents[~applies].any())
@@ -171,7 +171,7 @@ def test_latents_that_are_not_there_can_be_neither_explained_nor_changed(lm64, p
 
 
 def test_an_sae_that_applies_nowhere_leaves_the_model_as_it_is(lm64, texts):
-    saes = [replace(d, domain=Domain((), 1e-6)) for d in dictionaries(lm64, transcoder=2)]
+    saes = [replace(d, domain=Domain((), 1e-6)) for d in hosts(lm64, transcoder=2)]
     tokens = prompt_of(lm64)
     frozen = freeze(lm64, saes, tokens)
     assert not len(frozen.values)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from analysis.circuits.cases import PROMPT, dictionaries
+from analysis.circuits.cases import PROMPT, hosts
 
 from saelab.analysis.circuits.explain import (
     CircuitOptions,
@@ -24,7 +24,7 @@ from saelab.lm.prompt import token_id
 
 @pytest.fixture(scope="module")
 def saes(gpt64):
-    return dictionaries(gpt64, transcoder=2)
+    return hosts(gpt64, transcoder=2)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, prompt_of
+from analysis.circuits.cases import hosts, prompt_of
 from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import freeze
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.sites import Place
 
 
@@ -48,13 +48,13 @@ def test_latents_are_found_by_dictionary_number_and_position(frozen):
 )
 def test_sites_without_an_exact_rule_are_refused(gpt64, site, target, message):
     with pytest.raises(UsageError, match=message):
-        freeze(gpt64, [Dictionary.at(random_sae(), site, target)], prompt_of(gpt64))
+        freeze(gpt64, [Host.at(gpt64, random_sae(), site, target)], prompt_of(gpt64))
 
 
 def test_two_saes_at_one_place_are_refused(gpt64):
     pair = [
-        Dictionary(random_sae(), "blocks.0.hook_resid_post", "blocks.0.hook_resid_post", "a"),
-        Dictionary(random_sae(), "blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre", "b"),
+        Host(gpt64, random_sae(), "blocks.0.hook_resid_post", "blocks.0.hook_resid_post", "a"),
+        Host(gpt64, random_sae(), "blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre", "b"),
     ]
     with pytest.raises(UsageError, match="a and b stand at the same place"):
         freeze(gpt64, pair, prompt_of(gpt64))
@@ -62,7 +62,7 @@ def test_two_saes_at_one_place_are_refused(gpt64):
 
 def test_two_saes_of_one_name_are_refused(gpt64):
     pair = [
-        Dictionary(random_sae(), site, site, "run")
+        Host(gpt64, random_sae(), site, site, "run")
         for site in ("blocks.0.attn.hook_z", "blocks.1.attn.hook_z")
     ]
     with pytest.raises(UsageError, match="same name"):
@@ -70,20 +70,12 @@ def test_two_saes_of_one_name_are_refused(gpt64):
 
 
 def test_an_sae_of_another_width_is_refused(gpt64):
-    wide = Dictionary.at(random_sae(d_in=20), "blocks.1.attn.hook_z")
+    wide = Host.at(gpt64, random_sae(d_in=20), "blocks.1.attn.hook_z")
     with pytest.raises(UsageError, match=r"rows of width 20, but blocks.1.attn.hook_z has 16"):
         freeze(gpt64, [wide], prompt_of(gpt64))
 
 
-def test_a_run_is_placed_where_it_was_trained(small_run, random_lm, tiny_lm):
-    dictionary = Dictionary.of_run(small_run, random_lm)
-    assert dictionary.place == Place(1, "residual")
-    assert dictionary.name == small_run.name
-    with pytest.raises(UsageError, match=r"was trained on .* not on tiny"):
-        Dictionary.of_run(small_run, tiny_lm)
-
-
 def test_a_prompt_without_saes_has_no_latents(gpt64):
-    frozen = freeze(gpt64, dictionaries(gpt64, {}), prompt_of(gpt64))
+    frozen = freeze(gpt64, hosts(gpt64, {}), prompt_of(gpt64))
     assert len(frozen.values) == 0
     assert frozen.n_leaves == 8 * 5 + 3 * 4 + 2

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, prompt_of
+from analysis.circuits.cases import hosts, prompt_of
 
 from saelab.analysis.circuits import graph as graphs
 from saelab.analysis.circuits.frozen import Frozen, freeze
@@ -155,7 +155,7 @@ def test_targets_that_do_not_exist_are_refused(frozen):
 
 
 def test_a_model_without_saes_has_a_graph_of_leaves(gpt64):
-    frozen = freeze(gpt64, dictionaries(gpt64, {}), prompt_of(gpt64))
+    frozen = freeze(gpt64, hosts(gpt64, {}), prompt_of(gpt64))
     graph = graph_of(frozen)
     assert set(kinds(graph)) == {"embedding", "position", "mlp", "bias", "target"}
     assert graph.row_sums()[-1] == pytest.approx(graph.values[-1], abs=1e-10)

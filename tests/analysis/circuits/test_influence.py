@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, prompt_of
+from analysis.circuits.cases import hosts, prompt_of
 from analysis.circuits.test_graph import graph_of
 
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import (
@@ -18,6 +17,7 @@ from saelab.analysis.circuits.influence import (
     prune,
 )
 from saelab.analysis.circuits.nodes import Node
+from saelab.host.host import Host
 from saelab.sae.topk import TopKConfig
 
 
@@ -88,7 +88,7 @@ def test_scores_lie_between_zero_and_one_and_fall_with_errors():
 
 
 def test_scores_are_one_where_latents_explain_everything(gpt64):
-    # P7.8: identity dictionaries and transcoders without an error.
+    # P7.8: identity SAEs and transcoders without an error.
     frozen = freeze(gpt64, lossless(gpt64), prompt_of(gpt64))
     explained = tuple(
         replace(a, error=torch.zeros_like(a.error)) if a.place.kind == "mlp" else a
@@ -101,7 +101,7 @@ def test_scores_are_one_where_latents_explain_everything(gpt64):
     assert scores.completeness == pytest.approx(1.0, abs=1e-5)
 
 
-def lossless(lm) -> list[Dictionary]:
+def lossless(lm) -> list[Host]:
     """Dictionaries whose latents are the coordinates, of both signs; MLPs get some transcoder."""
     sae = TopKConfig(d_sae=32, k=32).build(16)
     with torch.no_grad():
@@ -109,9 +109,9 @@ def lossless(lm) -> list[Dictionary]:
         sae.W_dec.copy_(both)
         sae.W_enc.copy_(both.T)
     sae.requires_grad_(requires_grad=False)
-    found = [Dictionary.at(sae, f"blocks.{layer}.attn.hook_z") for layer in range(3)]
+    found = [Host.at(lm, sae, f"blocks.{layer}.attn.hook_z") for layer in range(3)]
     found += [
-        Dictionary(sae, f"blocks.{i}.ln2.hook_out", f"blocks.{i}.hook_mlp_out", f"mlp {i}")
+        Host(lm, sae, f"blocks.{i}.ln2.hook_out", f"blocks.{i}.hook_mlp_out", f"mlp {i}")
         for i in range(3)
     ]
     return found
@@ -126,5 +126,5 @@ def test_budgeted_graphs_count_what_was_left_out_as_unexplained(frozen):
 
 
 def test_random_dictionaries_have_errors(gpt64):
-    frozen = freeze(gpt64, dictionaries(gpt64), prompt_of(gpt64))
+    frozen = freeze(gpt64, hosts(gpt64), prompt_of(gpt64))
     assert graph_scores(graph_of(frozen)).error_influence > 0.05

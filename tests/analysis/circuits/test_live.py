@@ -68,7 +68,7 @@ def test_a_curve_ends_with_all_that_support_the_metric(gpt64, saes, tokens, give
 
 
 def test_without_support_there_is_no_circuit(gpt64):
-    # No dictionary, no latent, nothing to judge.
+    # No SAE, no latent, nothing to judge.
     frozen = frozen_of(gpt64, {})
     assert gradient_circuit(gpt64, [], frozen, logit_target(frozen, 3), 40) is None
 

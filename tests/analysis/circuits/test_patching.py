@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, prompt_of
+from analysis.circuits.cases import hosts, prompt_of
 from analysis.steering.cases import random_sae
 
 from saelab.analysis.circuits import patching
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.patching import latent_effects
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.protocol import ModelOutput
 
 SITE = "blocks.1.hook_resid_post"
@@ -21,8 +21,8 @@ def metric(logits):
 
 
 @pytest.fixture(scope="module")
-def sae():
-    return Dictionary.at(random_sae("abs-topk"), SITE)
+def sae(gpt64):
+    return Host.at(gpt64, random_sae("abs-topk"), SITE)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def midpoints(n):
 
 def test_the_total_is_what_the_other_prompt_does(gpt64, prompts):
     clean, patch = prompts
-    last = Dictionary.at(random_sae(), "blocks.2.hook_resid_post")
+    last = Host.at(gpt64, random_sae(), "blocks.2.hook_resid_post")
     found = latent_effects(gpt64, last, clean, metric, patch=patch, n_steps=1)
     logits = [metric(gpt64.logits(p[None])) for p in (clean, patch)]
     assert found.total == pytest.approx(float(logits[1] - logits[0]), abs=1e-4)
@@ -142,7 +142,7 @@ def test_attribution_patching_is_the_gradient_at_the_clean_prompt(gpt64, sae, pr
 
 
 def test_a_transcoders_latents_have_effects(gpt64, prompts):
-    transcoder = dictionaries(gpt64, {}, transcoder=1)[0]
+    transcoder = hosts(gpt64, {}, transcoder=1)[0]
     found = latent_effects(gpt64, transcoder, prompts[0], metric, n_steps=16)
     assert found.accounted == pytest.approx(found.total, rel=0.05, abs=1e-3)
 

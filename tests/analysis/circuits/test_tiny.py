@@ -7,11 +7,11 @@ from analysis.steering.cases import random_sae
 from saelab.analysis.attention.dfa import direct_feature_attribution
 from saelab.analysis.attention.qk import score_pairs
 from saelab.analysis.attention.recursive import source_attribution
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import CircuitOptions, explain
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.targets import logit_target
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt
 
 PROMPT = "when tina and vera went to the garden , tina sent a lamp to"
@@ -19,8 +19,8 @@ HEADS = [f"blocks.{layer}.attn.hook_z" for layer in range(4)]
 
 
 @pytest.fixture(scope="module")
-def saes():
-    return [Dictionary.at(random_sae("topk", d_in=128), site) for site in HEADS]
+def saes(tiny_lm):
+    return [Host.at(tiny_lm, random_sae("topk", d_in=128), site) for site in HEADS]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analysis.circuits.cases import dictionaries, one_hot, prompt_of, random_transcoder
+from analysis.circuits.cases import hosts, one_hot, prompt_of, random_transcoder
 from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
@@ -16,13 +16,13 @@ from saelab.analysis.circuits.backward_walk import (
     through,
     walk_back,
 )
-from saelab.analysis.circuits.dictionaries import Dictionary
 from saelab.analysis.circuits.explain import CircuitOptions, explain, explain_runs
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.patching import latent_effects
 from saelab.analysis.circuits.targets import logit_target
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt
 from saelab.sites import Place
 from saelab.training.loop import train
@@ -33,9 +33,9 @@ HEADS = {f"blocks.{layer}.attn.hook_z": "topk" for layer in range(3)}
 MLPS = (("topk", True), ("jumprelu", False), ("abs-topk", True))
 
 
-def all_of(lm) -> list[Dictionary]:
+def all_of(lm) -> list[Host]:
     transcoders = [random_transcoder(lm, n, v, skip=skip) for n, (v, skip) in enumerate(MLPS)]
-    return [*dictionaries(lm, HEADS), *transcoders]
+    return [*hosts(lm, HEADS), *transcoders]
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +113,19 @@ def test_hierarchical_attribution_recovers_the_target(linear):
 
 def test_a_transcoder_in_the_live_model_reads_its_source(gpt64):
     """One latent taken away at the target is one decoder row less, by its code of the source."""
-    dictionary = random_transcoder(gpt64, 1, skip=True)
+    host = random_transcoder(gpt64, 1, skip=True)
     tokens = prompt_of(gpt64)[None]
-    seen = gpt64.capture(tokens, [dictionary.site, dictionary.target_site])
-    sae = dictionary.sae
-    codes = sae.encode(seen[dictionary.site][0].to(sae.W_dec.dtype))
+    seen = gpt64.capture(tokens, [host.reads, host.writes])
+    sae = host.sae
+    codes = sae.encode(seen[host.reads][0].to(sae.W_dec.dtype))
     latent = int(codes.indices[4, 0])
     keep = torch.ones(1, sae.d_sae, dtype=torch.bool)
     keep[0, latent] = False
-    edits = ablation_edits([dictionary], tokens, {dictionary.name: keep})
-    found = gpt64.run(tokens, edits=edits, hooks=[dictionary.target_site])
+    edits = ablation_edits([host], tokens, {host.name: keep})
+    found = gpt64.run(tokens, edits=edits, hooks=[host.writes])
     given = codes.dense()[:, latent, None] * sae.W_dec[latent]
-    expected = seen[dictionary.target_site][0] - given
-    torch.testing.assert_close(
-        found.activations[dictionary.target_site][0], expected, rtol=0, atol=1e-5
-    )
+    expected = seen[host.writes][0] - given
+    torch.testing.assert_close(found.activations[host.writes][0], expected, rtol=0, atol=1e-5)
 
 
 def test_with_every_latent_kept_the_live_model_is_the_plain_one(gpt64):
@@ -141,11 +139,11 @@ def test_with_every_latent_kept_the_live_model_is_the_plain_one(gpt64):
 
 @pytest.mark.parametrize("patched", [False, True])
 def test_effects_through_a_transcoder_add_up_to_the_whole_patch(gpt64, patched):
-    dictionary = random_transcoder(gpt64, 1, skip=True)
+    host = random_transcoder(gpt64, 1, skip=True)
     clean = prompt_of(gpt64)
     patch = prompt_of(gpt64, "the dog sat on a big mat") if patched else None
     found = latent_effects(
-        gpt64, dictionary, clean, lambda logits: logits[0, -1, 3], patch=patch, n_steps=60
+        gpt64, host, clean, lambda logits: logits[0, -1, 3], patch=patch, n_steps=60
     )
     assert found.total != 0
     assert found.accounted == pytest.approx(found.total, rel=0.02, abs=0.02)
@@ -153,13 +151,13 @@ def test_effects_through_a_transcoder_add_up_to_the_whole_patch(gpt64, patched):
 
 def test_effects_of_latents_are_those_of_their_decoder_rows(gpt64):
     """Attribution patching: the gradient at the target along each row, times minus the code."""
-    dictionary = random_transcoder(gpt64, 2, skip=True)
-    clean, sae = prompt_of(gpt64), dictionary.sae
+    host = random_transcoder(gpt64, 2, skip=True)
+    clean, sae = prompt_of(gpt64), host.sae
     found = latent_effects(
-        gpt64, dictionary, clean, lambda logits: logits[0, -1, 3], n_steps="attribution patching"
+        gpt64, host, clean, lambda logits: logits[0, -1, 3], n_steps="attribution patching"
     )
-    seen = gpt64.capture(clean[None], [dictionary.site, dictionary.target_site])
-    codes: SparseCodes = sae.encode(seen[dictionary.site][0].to(sae.W_dec.dtype))
+    seen = gpt64.capture(clean[None], [host.reads, host.writes])
+    codes: SparseCodes = sae.encode(seen[host.reads][0].to(sae.W_dec.dtype))
     latent = int(codes.indices[-1, 0])
 
     def edit(value):
@@ -167,7 +165,7 @@ def test_effects_of_latents_are_those_of_their_decoder_rows(gpt64):
         value[0, -1] += 1e-3 * sae.W_dec[latent]
         return value
 
-    up = gpt64.logits(clean[None], {dictionary.target_site: edit})[0, -1, 3]
+    up = gpt64.logits(clean[None], {host.writes: edit})[0, -1, 3]
     slope = float(up - gpt64.logits(clean[None])[0, -1, 3]) / 1e-3
     expected = -float(codes.values[-1, 0]) * slope
     assert float(found.latents[-1, latent]) == pytest.approx(expected, rel=2e-2, abs=1e-4)
@@ -175,7 +173,7 @@ def test_effects_of_latents_are_those_of_their_decoder_rows(gpt64):
 
 def test_on_the_shipped_model_leaves_sum_to_the_live_logit_difference(tiny_lm):
     heads = [f"blocks.{layer}.attn.hook_z" for layer in range(4)]
-    saes = [Dictionary.at(random_sae("topk", d_in=128), site) for site in heads]
+    saes = [Host.at(tiny_lm, random_sae("topk", d_in=128), site) for site in heads]
     saes += [random_transcoder(tiny_lm, layer, skip=layer % 2 == 0) for layer in range(4)]
     prompt = "when tina and vera went to the garden , tina sent a lamp to"
     options = CircuitOptions(target="vera", against="tina", max_nodes=10_000)
@@ -195,7 +193,7 @@ def test_on_the_shipped_model_leaves_sum_to_the_live_logit_difference(tiny_lm):
 def test_a_trained_transcoder_takes_its_place_in_a_circuit(mlp_store, random_lm, tmp_path):
     config = _config(mlp_store, "blocks.1.hook_mlp_out")
     run = train(config, out=tmp_path / "run")
-    assert Dictionary.of_run(run, random_lm).place == Place(1, "mlp")
+    assert Host.of_run(run, random_lm).place == Place(1, "mlp")
     graph = explain_runs(random_lm, [run], "the big cat sat").graph
     assert graph.row_sums()[-1] == pytest.approx(graph.facts["value"], abs=1e-6)
     assert {node.name for node in graph.nodes if node.kind == "mlp"} == {"mlp 0"}

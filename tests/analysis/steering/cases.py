@@ -1,5 +1,6 @@
 """Small models and SAEs whose numbers a test can know."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,7 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from saelab.analysis.steering.steerable import Steerable
+from saelab.analysis.steering import self_test
+from saelab.analysis.steering.edits import latent_edits
+from saelab.host.host import Host
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.base import AbstractSAE
 from saelab.sae.jumprelu import JumpReLUConfig
@@ -73,18 +76,18 @@ def random_sae(variant: str = "topk", *, d_in: int = 16) -> AbstractSAE:
     return sae.eval().requires_grad_(requires_grad=False)
 
 
-def steerable(lm, variant: str = "topk", site: str = MIDDLE) -> Steerable:
+def steerable(lm, variant: str = "topk", site: str = MIDDLE) -> Host:
     """A random SAE at a site, with made-up maxima."""
     d_in = lm.width(site)
     sae = random_sae(variant, d_in=d_in)
-    return Steerable(lm, sae, site, maxima=torch.linspace(1.0, 3.0, sae.d_sae))
+    return replace(Host.at(lm, sae, site), maxima=torch.linspace(1.0, 3.0, sae.d_sae))
 
 
-class Broken(Steerable):
-    """Steers in a way that `damage` decides, whatever is asked."""
+def break_edits(monkeypatch, damage=lambda value, edited, mask: value):
+    """Let the self-test steer in a way that `damage` decides, whatever is asked."""
 
-    damage = staticmethod(lambda value, edited, mask: value)
+    def edits(host, changes, mask):
+        asked = latent_edits(host, changes, mask)[host.writes]
+        return {host.writes: lambda value: damage(value, asked(value), mask)}
 
-    def edits(self, changes, mask):  # pyright: ignore[reportImplicitOverride]
-        asked = super().edits(changes, mask)[self.site]
-        return {self.site: lambda value: self.damage(value, asked(value), mask)}
+    monkeypatch.setattr(self_test, "latent_edits", edits)

@@ -84,7 +84,7 @@ def test_the_effect_is_that_of_the_direction_at_each_prompt_s_own_end(trial):
 
         base, steered = (
             model.lm.logits(tokens, edits)[0, -1].double().log_softmax(-1)
-            for edits in ({}, {model.site: steer})
+            for edits in ({}, {model.writes: steer})
         )
         kls.append(float((base.exp() * (base - steered)).sum()))
         gains.append(float((steered.exp() - base.exp())[[3, 8]].sum()))

@@ -20,7 +20,7 @@ def scores_of(model, options) -> SteeringScores:
     """Only what chance is taken from: the prompt, the scale, the options."""
     tokens = encode_prompt(model.lm, PROMPT)
     rows = (np.arange(N), np.ones(N, dtype=np.int64))
-    lens = lens_tokens(model.lm, model.site, model.sae.W_dec, options.n_lens)
+    lens = lens_tokens(model.lm, model.writes, model.sae.W_dec, options.n_lens)
     found = output_scores(model, tokens, rows, lens, options)
     none = np.zeros(0)
     empty = dict.fromkeys(("input", "output", "probability"), none)
@@ -44,8 +44,8 @@ def test_they_score_what_latents_that_write_them_would(perturbed_lm, form, kind)
     found = chance_scores(model, scores_of(model, options), n=N)
     directions = _directions(model, N, 0)
     tokens = encode_prompt(perturbed_lm, PROMPT)
-    lens = lens_tokens(perturbed_lm, model.site, directions, 2)
-    seen = perturbed_lm.capture(tokens[None], [model.read_site])[model.read_site][:, -1]
+    lens = lens_tokens(perturbed_lm, model.writes, directions, 2)
+    seen = perturbed_lm.capture(tokens[None], [model.reads])[model.reads][:, -1]
     codes = model.sae.encode(seen)
     expected = []
     for direction, promised in zip(directions, lens, strict=True):
@@ -56,7 +56,7 @@ def test_they_score_what_latents_that_write_them_would(perturbed_lm, form, kind)
             value[:, -1] = base + 10 * codes.dense().abs().max() * direction
             return value
 
-        logits = [perturbed_lm.logits(tokens[None], e)[0, -1] for e in ({model.site: write}, {})]
+        logits = [perturbed_lm.logits(tokens[None], e)[0, -1] for e in ({model.writes: write}, {})]
         p = []
         for probabilities in (each.softmax(-1) for each in logits):
             best = probabilities[promised].max()

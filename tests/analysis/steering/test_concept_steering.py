@@ -15,9 +15,9 @@ from saelab.analysis.steering.concept_steering import (
     concept_steering,
 )
 from saelab.analysis.steering.concepts import CONCEPTS
+from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.records import HIGH_OUTPUT
 from saelab.analysis.steering.scores import steering_scores
-from saelab.analysis.steering.steerable import Steerable
 from saelab.evaluation.detectors import sort_events
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, stream
@@ -92,7 +92,7 @@ def test_each_method_takes_the_candidate_it_says(result, scores):
 
 
 def test_difference_in_means_is_the_difference_of_the_means(run, tiny_lm):
-    evidence = _read(run, tiny_lm, Steerable.of_run(run, tiny_lm), OPTIONS)
+    evidence = _read(run, tiny_lm, with_maxima(Host.of_run(run, tiny_lm)), OPTIONS)
     found = {c.name: evidence.difference_in_means(c).numpy() for c in CONCEPTS}
     x, labels = [], []
     corpus = corpus_of(run, tiny_lm, "train")

@@ -7,13 +7,14 @@ import pytest
 import torch
 from analysis.steering.cases import PROMPT, steerable
 
+from saelab.analysis.steering.edits import direction_edit, latent_edits
 from saelab.analysis.steering.generate import generate
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.measures import ScoreOptions, output_scores
 from saelab.analysis.steering.self_test import verify
-from saelab.analysis.steering.steerable import Steerable
 from saelab.analysis.steering.writing import Sampling, edits_for
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt
 from saelab.training.domain import Domain
 
@@ -26,15 +27,16 @@ def tokens(perturbed_lm):
 
 
 @pytest.fixture
-def model(perturbed_lm, tokens) -> Steerable:
+def model(perturbed_lm, tokens) -> Host:
     """Two of the prompt's five words have a norm that training left out."""
     free = steerable(perturbed_lm)
-    norms = perturbed_lm.capture(tokens, [free.site])[free.site][0, 1:].norm(dim=-1).sort().values
+    x = perturbed_lm.capture(tokens, free.sites)[free.writes]
+    norms = x[0, 1:].norm(dim=-1).sort().values
     return replace(free, domain=Domain((0,), float(norms[2:4].mean())))
 
 
 def covered(model, tokens):
-    return model.domain.covers(tokens, model.lm.capture(tokens, [model.site])[model.site])
+    return model.domain.covers(tokens, model.lm.capture(tokens, [model.writes])[model.writes])
 
 
 @pytest.mark.parametrize("op", ["add", "scale", "clamp", "ablate"])
@@ -42,9 +44,9 @@ def covered(model, tokens):
 def test_massive_rows_keep_their_bits_and_the_self_test_counts_them(model, tokens, op, error):
     change = Intervention(latents=(3, 8), op=op, amount=2.5, error=error, positions="all")
     mask = position_mask(model.lm, tokens, "all", tokens.shape[1], model.domain)
-    plain = model.lm.capture(tokens, [model.site])[model.site]
-    edits = model.edits([change], mask)
-    done = model.lm.run(tokens, edits=edits, hooks=[model.site]).activations[model.site]
+    plain = model.lm.capture(tokens, [model.writes])[model.writes]
+    edits = latent_edits(model, [change], mask)
+    done = model.lm.run(tokens, edits=edits, hooks=[model.writes]).activations[model.writes]
     left = ~covered(model, tokens)
     assert int(left.sum()) == 3
     assert torch.equal(done[left], plain[left])
@@ -57,8 +59,8 @@ def test_massive_rows_keep_their_bits_and_the_self_test_counts_them(model, token
 
 def test_a_direction_is_added_at_the_same_rows(model, tokens):
     mask = position_mask(model.lm, tokens, "all", tokens.shape[1], model.domain)
-    edit = model.push(model.sae.W_dec[3], torch.ones(1), mask)
-    plain = model.lm.capture(tokens, [model.site])[model.site]
+    edit = direction_edit(model, model.sae.W_dec[3], torch.ones(1), mask)
+    plain = model.lm.capture(tokens, [model.writes])[model.writes]
     assert torch.equal((edit(plain) != plain).any(-1), covered(model, tokens))
 
 

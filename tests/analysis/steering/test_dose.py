@@ -69,7 +69,7 @@ def test_the_default_target_is_what_the_latents_promise_together(model):
     for sign in (1, -1):
         found = dose_response(model, CHANGE, PROMPT, (0, sign * 4), sampling=SAMPLING)
         direction = sign * (model.sae.W_dec[2] + model.sae.W_dec[11])
-        promised = int(lens_tokens(model.lm, model.site, direction[None], 1))
+        promised = int(lens_tokens(model.lm, model.writes, direction[None], 1))
         assert found.target == model.lm.tokenizer.token(promised)
 
 

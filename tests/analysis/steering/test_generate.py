@@ -47,7 +47,7 @@ def test_greedy_is_the_argmax_step_by_step(model, tokens):
                 x[0, p] += 6 * scale * model.sae.W_dec[3]
             return x
 
-        logits = model.lm.logits(steered, {model.site: edit})
+        logits = model.lm.logits(steered, {model.writes: edit})
         assert token == int(logits[0, -1].argmax())
         context.append(token)
     assert found != generate(model.lm, tokens[None], Sampling(n_tokens=5))[0].tolist()
@@ -55,7 +55,7 @@ def test_greedy_is_the_argmax_step_by_step(model, tokens):
 
 def test_every_generated_token_is_steered_and_the_prompt_only_at_its_end(model, tokens):
     contexts = torch.cat([tokens, torch.tensor([5, 6])])[None]
-    edit = edits_for(model, [CHANGE], len(tokens))(contexts)[model.site]
+    edit = edits_for(model, [CHANGE], len(tokens))(contexts)[model.writes]
     value = torch.randn(1, contexts.shape[1], 16)
     changed = (edit(value) != value).any(dim=2)[0].tolist()
     assert changed == [False] * (len(tokens) - 1) + [True] * 3

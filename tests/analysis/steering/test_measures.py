@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from analysis.steering.cases import LAST, MIDDLE, PROMPT, Broken, steerable
+from analysis.steering.cases import LAST, MIDDLE, PROMPT, break_edits, steerable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ def scored(model, rows=ROWS, **options):
     tokens = encode_prompt(model.lm, PROMPT)
     directions = torch.from_numpy(rows[1])[:, None] * model.sae.W_dec[rows[0]]
     options = ScoreOptions(prompt=PROMPT, n_lens=3, **options)
-    lens = lens_tokens(model.lm, model.site, directions, options.n_lens)
+    lens = lens_tokens(model.lm, model.writes, directions, options.n_lens)
     return output_scores(model, tokens, rows, lens, options), lens
 
 
@@ -51,7 +51,7 @@ def one_at_a_time(model, row, lens, *, strength=10.0, error="keep", subtract=Tru
         best = min(ranks, key=lambda token: ranks[token])
         return (1 - ranks[best] / len(probabilities)) * probabilities[best]
 
-    steered = p(model.lm.logits(tokens, {model.site: steer}))
+    steered = p(model.lm.logits(tokens, {model.writes: steer}))
     return steered - (p(model.lm.logits(tokens)) if subtract else 0)
 
 
@@ -146,10 +146,10 @@ def test_far_out_in_the_last_layer_the_lens_comes_true(perturbed_lm):
     assert (found.rank == 0).all()
 
 
-def test_scores_of_an_edit_that_does_nothing_are_not_believed(perturbed_lm):
-    whole = steerable(perturbed_lm)
+def test_scores_of_an_edit_that_does_nothing_are_not_believed(perturbed_lm, monkeypatch):
+    break_edits(monkeypatch)
     with pytest.raises(RuntimeError, match="missed what was asked"):
-        scored(Broken(whole.lm, whole.sae, whole.site))
+        scored(steerable(perturbed_lm))
 
 
 def test_a_prompt_at_whose_end_nothing_fires_is_refused(perturbed_lm):
@@ -163,7 +163,7 @@ def test_a_prompt_at_whose_end_nothing_fires_is_refused(perturbed_lm):
 def test_the_scale_is_the_largest_activation_at_the_prompt_s_last_position(perturbed_lm):
     model = steerable(perturbed_lm, "abs-topk")
     tokens = encode_prompt(perturbed_lm, PROMPT)[None]
-    x = perturbed_lm.capture(tokens, [model.site])[model.site][:, -1]
+    x = perturbed_lm.capture(tokens, [model.writes])[model.writes][:, -1]
     expected = float(model.sae.encode(x).dense().abs().max())
     assert scored(model)[0].a_max == pytest.approx(expected, rel=1e-5)
 

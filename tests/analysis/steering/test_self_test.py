@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analysis.steering.cases import PROMPT, Broken, steerable
+from analysis.steering.cases import PROMPT, break_edits, steerable
 
 from saelab.analysis.steering.interventions import Intervention, position_mask
 from saelab.analysis.steering.self_test import verify
@@ -40,7 +40,7 @@ def test_the_effect_counts_changed_rows_and_their_relative_length(perturbed_lm, 
     mask = position_mask(perturbed_lm, tokens, "last", tokens.shape[1])
     change = Intervention(latents=(3,), amount=2.0, unit="absolute")
     effect = verify(model, tokens, [change], mask)
-    x = perturbed_lm.capture(tokens, [model.site])[model.site][0, -1]
+    x = perturbed_lm.capture(tokens, [model.writes])[model.writes][0, -1]
     assert (effect.n_rows, effect.n_changed) == (1, 1)
     assert effect.shift == pytest.approx(2 / float(x.norm()), rel=1e-4)
     nothing = verify(model, tokens, [change.with_amount(0)], mask)
@@ -57,10 +57,9 @@ def test_the_effect_counts_changed_rows_and_their_relative_length(perturbed_lm, 
     ids=["does nothing", "writes something else", "writes elsewhere too"],
 )
 def test_a_broken_edit_is_found(perturbed_lm, tokens, damage, message, monkeypatch):
-    whole = steerable(perturbed_lm)
-    model = Broken(whole.lm, whole.sae, whole.site)
+    model = steerable(perturbed_lm)
+    break_edits(monkeypatch, damage)
     mask = position_mask(perturbed_lm, tokens, "last", tokens.shape[1])
-    monkeypatch.setattr(Broken, "damage", staticmethod(damage))
     with pytest.raises(RuntimeError, match=message):
         verify(model, tokens, [Intervention(latents=(3,), amount=2.0)], mask)
 

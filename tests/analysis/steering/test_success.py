@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SENTENCE
 
+from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.measures import ScoreOptions
 from saelab.analysis.steering.scores import steering_scores
 from saelab.analysis.steering.success import (
@@ -64,12 +65,12 @@ def test_a_run_s_latents_are_steered_at_the_paper_s_factors(featured_run, random
 def test_success_equals_steering_the_latent_by_hand(featured_run, random_lm, scores, pole):
     from saelab.analysis.steering.generate import Sampling, edits_for, generate, plain_log_probs
     from saelab.analysis.steering.interventions import Intervention
-    from saelab.analysis.steering.steerable import Steerable
+    from saelab.host.host import Host
     from saelab.host.text import corpus_of
 
     scores = replace(scores, sign=np.full_like(scores.sign, pole))
     one = steering_success(featured_run, random_lm, scores, OPTIONS).latents[0]
-    model = Steerable.of_run(featured_run, random_lm)
+    model = with_maxima(Host.of_run(featured_run, random_lm))
     corpus = corpus_of(featured_run, random_lm, "held-out")
     prefixes = torch.from_numpy(corpus.read(0, 2).tokens[:, :4]).long()
     change = Intervention(latents=(one.latent,), amount=one.sign * one.factor)

@@ -1,5 +1,7 @@
 """Steering a transcoder's latents: changed where it writes, measured where it reads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analysis.circuits.cases import random_transcoder
@@ -7,21 +9,21 @@ from conftest import SENTENCE
 
 from saelab.analysis.features.collect import collect_features
 from saelab.analysis.features.options import FeatureOptions
+from saelab.analysis.steering.edits import a_max, latent_edits
 from saelab.analysis.steering.interventions import Intervention
 from saelab.analysis.steering.measures import ScoreOptions
 from saelab.analysis.steering.scores import score_latents
 from saelab.analysis.steering.self_test import verify
-from saelab.analysis.steering.steerable import Steerable, a_max
-from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.training.run import Run
 
 READS, WRITES = "blocks.1.ln2.hook_out", "blocks.1.hook_mlp_out"
 
 
 @pytest.fixture(scope="module")
-def model(perturbed_lm) -> Steerable:
+def model(perturbed_lm) -> Host:
     sae = random_transcoder(perturbed_lm, 1, skip=True).sae
-    return Steerable(perturbed_lm, sae, WRITES, torch.ones(sae.d_sae), READS)
+    return replace(Host.at(perturbed_lm, sae, READS, WRITES), maxima=torch.ones(sae.d_sae))
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def tokens():
 def activations(model, tokens, change=None):
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     mask[:, -1] = True
-    edits = model.edits([change], mask) if change else {}
+    edits = latent_edits(model, [change], mask) if change else {}
     found = model.lm.run(tokens, edits=edits, hooks=[READS, WRITES]).activations
     return found[READS][0], found[WRITES][0]
 
@@ -66,11 +68,6 @@ def test_every_change_is_what_the_dense_codes_ask_for(model, tokens, op, error):
     assert effect.n_changed > 0
 
 
-def test_one_edit_is_not_enough(model, tokens):
-    with pytest.raises(UsageError, match=f"A transcoder reads {READS} too"):
-        model.edit([Intervention(latents=(1,), amount=1.0)], tokens > 3)
-
-
 @pytest.fixture(scope="module")
 def featured(mlp_run, random_lm, tmp_path_factory):
     """The transcoder into the MLP's hidden units, with its features."""
@@ -95,8 +92,8 @@ def test_a_runs_logits_are_those_of_its_decoder_where_it_writes(featured, random
 
 
 def test_a_run_is_steered_and_scored_where_it_writes(featured, random_lm):
-    model = Steerable.of_run(featured, random_lm)
-    assert (model.read_site, model.site) == ("blocks.1.ln2.hook_out", "blocks.1.mlp.hook_post")
+    model = Host.of_run(featured, random_lm)
+    assert (model.reads, model.writes) == ("blocks.1.ln2.hook_out", "blocks.1.mlp.hook_post")
     scores = score_latents(featured, random_lm, [0, 1], ScoreOptions(prompt=SENTENCE, n_lens=4))
     assert len(scores.output) == 2
     assert scores.facts["hook"] == "blocks.1.mlp.hook_post"

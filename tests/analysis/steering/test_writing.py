@@ -65,7 +65,7 @@ def test_reading_on_writes_what_reading_anew_writes(perturbed_lm, prompts, posit
 def test_a_transcoder_steers_alike_when_the_model_reads_on(perturbed_lm, prompts):
     from dataclasses import replace
 
-    model = replace(steerable(perturbed_lm), source=MIDDLE, site="blocks.1.hook_mlp_out")
+    model = replace(steerable(perturbed_lm), reads=MIDDLE, writes="blocks.1.hook_mlp_out")
     edits = edits_for(model, changes("last"), prompts.shape[1])
     found = generate(perturbed_lm, prompts, SAMPLING, edits)
     assert found.tolist() == generate(rereading(perturbed_lm), prompts, SAMPLING, edits).tolist()

@@ -12,7 +12,7 @@ from numpy import ndarray
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import stamp
 from feature_browser.live.chat import prompted
-from feature_browser.live.model import live_run
+from feature_browser.live.model import live_run, lock_of
 from feature_browser.pages.attention.trail import TrailStep
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
@@ -111,8 +111,8 @@ def prompt_ids(card: RunCard, prompt: str, *, chat: bool = False) -> tuple[int, 
         UsageError: the model cannot be loaded, or does not read the prompt.
     """
     live = live_run(card)
-    with live.lock:
-        return tuple(prompt_tokens(live.model, prompted(live, prompt, chat=chat)))
+    with lock_of(live.lm):
+        return tuple(prompt_tokens(live.lm, prompted(live, prompt, chat=chat)))
 
 
 def strongest(cards: Sequence[RunCard], ids: tuple[int, ...], sae: str, latent: int) -> int | None:
@@ -161,16 +161,16 @@ def _frozen(
 
     lives = [(card.name, live_run(card)) for card in _cards]
     first = lives[0][1]
-    if any(live.model is not first.model for _, live in lives):
+    if any(live.lm is not first.lm for _, live in lives):
         raise UsageError("These runs are of several language models; choose others beside it.")
-    if not ids or max(ids) >= first.model.info.d_vocab or len(ids) > first.model.info.n_ctx:
+    if not ids or max(ids) >= first.lm.info.d_vocab or len(ids) > first.lm.info.n_ctx:
         raise UsageError(
-            f"The text of {len(ids)} tokens is not one that {first.model.info.name} reads; collect "
+            f"The text of {len(ids)} tokens is not one that {first.lm.info.name} reads; collect "
             "the features again."
         )
-    dictionaries = [x.dictionary(name) for name, x in lives]
-    with first.lock:
-        return freeze(first.model, dictionaries, torch.tensor(ids, device=first.model.device))
+    hosts = [replace(live, name=name) for name, live in lives]
+    with lock_of(first.lm):
+        return freeze(first.lm, hosts, torch.tensor(ids, device=first.lm.device))
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
@@ -185,7 +185,7 @@ def _study(
 ) -> Study:
     frozen = _frozen(key, ids, _cards=_cards)
     live = live_run(_cards[0])
-    table = live.model.tokenizer.table
+    table = live.lm.tokenizer.table
     tokens, pieces = tuple(map(table.name, ids)), tuple(table.pieces(ids))
     if not step.position < len(ids):
         raise UsageError(

@@ -10,12 +10,12 @@ from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw.boxes import alone, boxed, message, no_such_latent
-from feature_browser.draw.left_out import left_out_line
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import activation, count
-from feature_browser.draw.tokens import TextStyle, example_text
+from feature_browser.draw.tokens import TextStyle, example_text, left_out_line
 from feature_browser.live.chat import noted, switch
 from feature_browser.live.model import live_run
+from feature_browser.pages import Page
 from feature_browser.pages.attention import part_cards as parts_of
 from feature_browser.pages.attention import source_cards as cards
 from feature_browser.pages.attention.address import AttentionAddress
@@ -283,3 +283,6 @@ def _study(scene: AttentionScene, run: OpenRun | None, number: int) -> Study | s
 def _whole(text: str) -> int | None:
     """The number that the address says, if it says one."""
     return int(text) if text else None
+
+
+PAGE = Page("Attention", AttentionAddress, attention_view)

@@ -1,8 +1,8 @@
 """Pinned latents changed in the live model: what it says then, beside what the graph says."""
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -12,12 +12,15 @@ from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.model import live_run, lock_of
 from feature_browser.pages.circuit.graphs import OpenGraph
 from feature_browser.pages.circuit.node_cards import GraphScene
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 from saelab.console import visible
+
+if TYPE_CHECKING:
+    from saelab.host.host import Host
 
 MODES = {"ablate": "without them", "keep only": "with them alone", "scale": "scaled"}
 MODE, FACTOR, ASKED = "circuit-mode", "circuit-factor", "circuit-asked"
@@ -193,7 +196,7 @@ def _effect(
 
 def measure(
     found: OpenGraph,
-    lives: list[tuple[str, LiveRun]],
+    lives: list[tuple[str, "Host"]],
     places: tuple[tuple[str, int, int], ...],
     change: tuple[str, float],
 ) -> LiveEffect:
@@ -206,16 +209,16 @@ def measure(
     from saelab.analysis.circuits.intervene import Change, intervene
 
     first = lives[0][1]
-    if any(live.model is not first.model for _, live in lives):
+    if any(live.lm is not first.lm for _, live in lives):
         raise UsageError("The graph's SAEs are of runs of several language models by now.")
     facts = found.graph.facts
     tokens = _tokens(found, first)
-    dictionaries = [x.dictionary(name) for name, x in lives]
+    hosts = [replace(live, name=name) for name, live in lives]
     watched = _LATENT.fullmatch(str(facts.get("target"))) if facts.get("token") is None else None
-    with first.lock:
+    with lock_of(first.lm):
         result = intervene(
-            first.model,
-            dictionaries,
+            first.lm,
+            hosts,
             tokens,
             Change(places, change[0], change[1]),  # pyright: ignore[reportArgumentType]
             position=found.graph.nodes[-1].position or 0,
@@ -227,22 +230,22 @@ def measure(
     return LiveEffect(next(ends), next(ends), _likeliest(first, result.before, result.after))
 
 
-def _tokens(found: OpenGraph, live: LiveRun) -> Any:  # noqa: ANN401 - torch is imported late
+def _tokens(found: OpenGraph, live: "Host") -> Any:  # noqa: ANN401 - torch is imported late
     import torch
 
     ids = found.graph.facts.get("token_ids")
     texts = found.graph.tokens
-    vocabulary = live.model.info.d_vocab
+    vocabulary = live.lm.info.d_vocab
     whole = isinstance(ids, list) and all(
         isinstance(i, int) and 0 <= i < vocabulary for i in ids
     )  # fmt: skip
-    names = [live.model.tokenizer.token(i) for i in ids or []] if whole else []
+    names = [live.lm.tokenizer.token(i) for i in ids or []] if whole else []
     if not whole or len(names) != len(texts) or not all(map(_same, names, texts)):
         raise UsageError(
-            f"The tokens of {found.path} are not those of {live.model.info.name}; run "
+            f"The tokens of {found.path} are not those of {live.lm.info.name}; run "
             "`saelab circuit` again."
         )
-    return torch.tensor(ids, device=live.model.device)
+    return torch.tensor(ids, device=live.lm.device)
 
 
 def _same(name: str, text: str) -> bool:
@@ -261,7 +264,7 @@ def _logit_value(facts: dict[str, Any], logits: Any) -> float:  # noqa: ANN401
 
 
 def _likeliest(
-    live: LiveRun,
+    live: "Host",
     before: Any,  # noqa: ANN401
     after: Any,  # noqa: ANN401
 ) -> list[tuple[str, float, float, float, float]]:
@@ -269,7 +272,7 @@ def _likeliest(
     best = p.maximum(q).topk(min(N_TOKENS, len(p))).indices.tolist()
     return [
         (
-            live.model.tokenizer.token(i),
+            live.lm.tokenizer.token(i),
             float(p[i]),
             float(q[i]),
             float(before[i]),

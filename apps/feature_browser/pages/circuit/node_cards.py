@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 from feature_browser.draw.boxes import boxed, pairs
-from feature_browser.draw.left_out import left_out_line
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
 from feature_browser.draw.numbers import UNKNOWN, activation, count, flow_text, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, table
+from feature_browser.draw.tokens import left_out_line
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import Kept, OpenGraph, pins_text
 from feature_browser.pages.circuit.groups import Groups

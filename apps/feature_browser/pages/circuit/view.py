@@ -10,6 +10,7 @@ import streamlit as st
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html
+from feature_browser.pages import Page
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graph_list import graph_list, nothing
 from feature_browser.pages.circuit.graphs import (
@@ -31,7 +32,7 @@ from feature_browser.pages.circuit.node_cards import (
 from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
-from feature_browser.shell.canvas import STATIC, go_to, here, show
+from feature_browser.shell.canvas import STATIC, go_to, here, show, tell
 from saelab.analysis.circuits.graph_json import graph_json
 from saelab.config import UsageError
 
@@ -136,10 +137,7 @@ def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
             )  # fmt: skip
         st.space("stretch")
         _downloads(card, scene)
-    if text := st.session_state.pop(PROBLEM, problem):
-        show(
-            html('<div class="page wide"><p class="notice">{t}</p></div>', t=text), "group-problem"
-        )
+    tell(st.session_state.pop(PROBLEM, problem), "group-problem")
 
 
 def _naming(scene: GraphScene) -> None:
@@ -232,3 +230,6 @@ def exported_circuit_tracer(scene: GraphScene, card: RunCard) -> str:
         supernodes={label: [nodes[n] for n in members] for label, (members, _) in groups.items()},
     )
     return json.dumps(values)
+
+
+PAGE = Page("Circuit", CircuitAddress, circuit_view)

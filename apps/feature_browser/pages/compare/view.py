@@ -16,6 +16,7 @@ from feature_browser.draw.charts import cosine_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, UNKNOWN, count, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
+from feature_browser.pages import Page
 from feature_browser.pages.compare.address import SIDES, CompareAddress
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
@@ -281,3 +282,6 @@ def _feature(known: Known, latent: int) -> Html:
     if match is None or match.f1 < TELLING:
         return html('<span class="sub">{u}</span>', u=UNKNOWN)
     return html('{t} <span class="sub">F1 {f}</span>', t=match.title, f=real(match.f1))
+
+
+PAGE = Page("Compare", CompareAddress, compare_view)

@@ -21,6 +21,7 @@ from feature_browser.draw.charts import density_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
 from feature_browser.draw.training_curves import CURVES, column, multiples
+from feature_browser.pages import Page
 from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
@@ -32,6 +33,7 @@ from feature_browser.pages.health.densities import (
     twins,
 )
 from feature_browser.pages.health.latent_lists import lists, massive_latents
+from feature_browser.pages.health.measured import measured
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 
@@ -55,7 +57,7 @@ def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     )
     if found is not None:
         parts += [_massive(run), lists(found, pairs_found, run, address)]
-    parts.append(_training(card, problems))
+    parts += [_training(card, problems), _evaluation(card, address)]
     show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
 
 
@@ -177,6 +179,23 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
+def _evaluation(card: RunCard, address: HealthAddress) -> Html:
+    """A link to the tables of the evaluation, or these."""
+    if not next(card.path.glob("evaluation/*.json"), None):
+        return EMPTY
+    opened = address.part == "measured"
+    link = html(
+        '<p><a href="{h}">{text}</a></p>',
+        h=address.to(part="" if opened else "measured").href,
+        text="close what was measured" if opened else "show everything that was measured",
+    )
+    if not opened:
+        return link
+    problems: list[str] = []
+    tables = _tried(lambda: measured(card), problems)
+    return joined([link, *map(_problem, problems), tables or EMPTY])
+
+
 def _training(card: RunCard, problems: list[str]) -> Html:
     log = card.path / "metrics.jsonl"
     before = len(problems)
@@ -190,3 +209,6 @@ def _training(card: RunCard, problems: list[str]) -> Html:
         seen += f", {short_count(int(tokens[-1]))} tokens"
     note = html('<span class="hint">{seen}</span>', seen=seen)
     return boxed("Training", multiples(found, list(CURVES)), note=note)
+
+
+PAGE = Page("Health", HealthAddress, health_view)

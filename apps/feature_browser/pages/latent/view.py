@@ -3,20 +3,25 @@
 from functools import partial
 
 import streamlit as st
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
 from feature_browser.data.labels import LatentNames, labels_of
-from feature_browser.data.reading import OpenRun, open_run
+from feature_browser.data.reading import OpenRun, list_runs, open_run
 from feature_browser.draw import annotate
 from feature_browser.draw.boxes import alone, boxed, message, no_such_latent
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count
 from feature_browser.draw.pictures import histogram, logit_effects
+from feature_browser.pages import Page
 from feature_browser.pages.latent import cards
 from feature_browser.pages.latent.address import LatentAddress
 from feature_browser.pages.latent.cards import LatentScene
 from feature_browser.pages.latent.steering_card import steering
 from feature_browser.shell.canvas import go_to, here, show, tell
+from feature_browser.shell.launch import runs_directory
+from saelab.config import UsageError
 
 GO_TO = "go-to-latent"
 
@@ -42,6 +47,30 @@ def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
 def draw(run: OpenRun, address: LatentAddress) -> Html:
     """The page of the latent that `address` names, which must exist."""
     return page(LatentScene(run, run.features[int(address.latent or 0)], address))
+
+
+def latent_page(request: Request) -> PlainTextResponse:
+    """The HTML of the latent that the query string names; 404 with a sentence if there is none.
+
+    The canvas turns to it without a pass of the whole script, which takes ten times as long. It is
+    sent as plain text: it is shown by the canvas, and by nothing else.
+    """
+    address = LatentAddress.of(request.query_params)
+    # Runs are looked up among those that were found, so no path is made of what was asked.
+    catalogue = list_runs(runs_directory())
+    card = catalogue.runs.get(address.run or "")
+    if card is None:
+        missing = f"There is no run {address.run}."
+        return PlainTextResponse(catalogue.damaged.get(address.run or "", missing), 404)
+    try:
+        run = open_run(card)
+        number = latent_number(address.latent, len(run.features))
+        if number is None:
+            return PlainTextResponse(f"There is no latent {address.latent}.", 404)
+        content = run.page(address.to(latent=number), draw)
+    except UsageError as error:
+        return PlainTextResponse(str(error), 404)
+    return PlainTextResponse(content, headers={"Cache-Control": "no-store"})
 
 
 def _title(run: OpenRun, latent: int) -> str:
@@ -180,3 +209,8 @@ def _dead(scene: LatentScene) -> Html:
     )
     effects = boxed("What it would write to the logits", logit_effects(record), note=EMPTY)
     return joined([note, effects])
+
+
+PAGE = Page(
+    "Latent", LatentAddress, latent_view, needs_features=True, routes={"/latent": latent_page}
+)

@@ -16,6 +16,7 @@ from feature_browser.draw import annotate
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent
 from feature_browser.draw.tables import Column, anchor, cell, choice, matched, page_of, table
+from feature_browser.pages import Page
 from feature_browser.pages.latents import latents_scatter
 from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
@@ -254,3 +255,6 @@ def _raised(run: OpenRun, latent: int) -> Html:
         return cell(UNKNOWN)
     tokens = file["logits/top_tokens"][latent][:4]
     return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)
+
+
+PAGE = Page("All latents", LatentsAddress, latents_view, needs_features=True)

@@ -3,7 +3,6 @@
 torch is imported where an experiment is run, so that a page can draw one without it.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
@@ -11,7 +10,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 
 from feature_browser.data.reading import stamp
 from feature_browser.live.chat import prompted
-from feature_browser.live.model import LiveRun
+from feature_browser.live.model import lock_of
 from saelab.config import Config, UsageError, first_problem
 from saelab.lm.prompt import LONGEST, prompt_tokens
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
     from saelab.analysis.steering.generate import Comparison, Sampling
     from saelab.analysis.steering.interventions import Intervention
-    from saelab.analysis.steering.steerable import Steerable
+    from saelab.host.host import Host
 
 OPS = {
     "add": "add to its value",
@@ -85,7 +84,7 @@ def experiment_of(text: str) -> Experiment:
         raise UsageError(f"This is not an experiment ({first_problem(error)}).") from None
 
 
-def run_experiment(live: LiveRun, experiment: Experiment) -> "Comparison":
+def run_experiment(live: "Host", experiment: Experiment) -> "Comparison":
     """The prompt continued with and without the change, checked to have taken effect.
 
     Raises:
@@ -94,13 +93,13 @@ def run_experiment(live: LiveRun, experiment: Experiment) -> "Comparison":
     """
     from saelab.analysis.steering.generate import steer
 
-    with live.lock:
+    with lock_of(live.lm):
         _check_length(live, experiment, experiment.n_tokens)
         prompt = prompted(live, experiment.prompt, chat=experiment.chat)
-        return steer(_steerable(live), _change(experiment), prompt, _sampling(experiment))
+        return steer(_with_maxima(live), _change(experiment), prompt, _sampling(experiment))
 
 
-def run_doses(live: LiveRun, experiment: Experiment) -> "DoseResponse | None":
+def run_doses(live: "Host", experiment: Experiment) -> "DoseResponse | None":
     """The experiment at multiples of its strength; None where it has none.
 
     Raises:
@@ -116,35 +115,35 @@ def run_doses(live: LiveRun, experiment: Experiment) -> "DoseResponse | None":
     sampling = Sampling(
         n_tokens=n_tokens, temperature=0.7, n_samples=DOSE_SAMPLES, seed=experiment.seed
     )
-    with live.lock:
+    with lock_of(live.lm):
         _check_length(live, experiment, n_tokens)
-        model, change = _steerable(live), _change(experiment)
+        host, change = _with_maxima(live), _change(experiment)
         prompt = prompted(live, experiment.prompt, chat=experiment.chat)
-        return dose_response(model, change, prompt, strengths, sampling=sampling)
+        return dose_response(host, change, prompt, strengths, sampling=sampling)
 
 
-def _check_length(live: LiveRun, experiment: Experiment, n_tokens: int) -> None:
+def _check_length(live: "Host", experiment: Experiment, n_tokens: int) -> None:
     prompt = prompted(live, experiment.prompt, chat=experiment.chat)
-    n_prompt, n_ctx = len(prompt_tokens(live.model, prompt)), live.model.info.n_ctx
+    n_prompt, n_ctx = len(prompt_tokens(live.lm, prompt)), live.lm.info.n_ctx
     if n_prompt + n_tokens > n_ctx:
         raise UsageError(
             f"{n_prompt} tokens of prompt and {n_tokens} more exceed the {n_ctx} that "
-            f"{live.model.info.name} reads; generate fewer, or shorten the prompt."
+            f"{live.lm.info.name} reads; generate fewer, or shorten the prompt."
         )
 
 
-def _steerable(live: LiveRun) -> "Steerable":
+def _with_maxima(live: "Host") -> "Host":
+    assert live.run is not None
     stamps = (stamp(live.run.weights), stamp(live.run.features_path))
-    return _kept_steerable(live, str(live.run.path), stamps)
+    return _kept_with_maxima(live, str(live.run.path), stamps)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _kept_steerable(_live: LiveRun, path: str, stamps: tuple[int, int]) -> "Steerable":
+def _kept_with_maxima(_live: "Host", path: str, stamps: tuple[int, int]) -> "Host":
     del path, stamps  # part of the cache's key only
-    from saelab.analysis.steering.steerable import Steerable
+    from saelab.analysis.steering.edits import with_maxima
 
-    # It loads the SAE again; one copy is enough.
-    return replace(Steerable.of_run(_live.run, _live.model), sae=_live.sae)
+    return with_maxima(_live)
 
 
 def _change(experiment: Experiment) -> "Intervention":

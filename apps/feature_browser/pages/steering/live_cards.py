@@ -9,7 +9,6 @@ from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined, running
 from feature_browser.draw.numbers import activation, count, percent, real, short_count
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.pages.steering.dose import Response, response_chart
 from feature_browser.pages.steering.experiment import UNITS, Experiment
 from saelab.console import isolated, visible
 
@@ -144,22 +143,9 @@ def _by_token(plain: "Continuation", steered: "Continuation") -> Html:
 
 
 def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
-    """Four measures over the strength, and what is said at each."""
+    """What is said at each strength."""
     unit = "as a factor" if experiment.op == "scale" else f"in units {UNITS[experiment.unit]}"
     target = visible(dose.target).strip()
-    measures = [
-        (f"log-probability of “{target}” next", dose.target_log_prob, False),
-        ("KL of the next token, nats", dose.kl, False),
-        ("perplexity, log scale", dose.perplexity, True),
-        ("repeated bigrams", dose.repetition, False),
-    ]
-    charts = joined(
-        response_chart(
-            Response(title, dose.strengths, values, _tips(dose, values), experiment.strength, log)
-        )
-        for title, values, log in measures
-    )
-    hint = html('<span class="hint">strength {unit} · dashed: the one above</span>', unit=unit)
     said = [
         [cell(real(s)), cell(real(p)), cell(_large(x)), html("<code>{t}</code>", t=visible(t))]
         for s, p, x, t in zip(
@@ -172,16 +158,7 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
         Column("Perplexity", "of samples at temperature 0.7, unsteered model", numeric=True),
         Column("Says"),
     ]
-    body = html('<div class="multiples four">{charts}</div>{said}', charts=charts,
-                said=table(columns, said, "What is said at each strength"))  # fmt: skip
-    return boxed("Dose and response", body, note=hint)
-
-
-def _tips(dose: "DoseResponse", values: tuple[float, ...]) -> list[str]:
-    return [
-        f"strength {real(strength)}: {_large(value)}\n{visible(text)}"
-        for strength, value, text in zip(dose.strengths, values, dose.said, strict=True)
-    ]
+    return boxed("Dose and response", table(columns, said, "What is said at each strength"))
 
 
 def _large(value: float) -> str:

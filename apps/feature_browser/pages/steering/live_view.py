@@ -12,7 +12,7 @@ from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.live.chat import noted
-from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.model import live_run
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.experiment import (
     Experiment,
@@ -23,13 +23,15 @@ from feature_browser.pages.steering.experiment import (
 from feature_browser.pages.steering.form import form
 from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
 from feature_browser.pages.steering.saved import Saved, read, save, shelf
-from feature_browser.shell.canvas import go_to, here, show, tell
+from feature_browser.shell.canvas import go_to, here, palette, plot, show, tell
 from saelab.config import UsageError
 from saelab.console import visible
+from saelab.figures.steering import dose_figure
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
     from saelab.analysis.steering.generate import Comparison
+    from saelab.host.host import Host
 
 NAME, PROBLEM = "experiment-name", "experiment-problem"
 N_SUGGESTED = 6
@@ -58,6 +60,8 @@ def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
     show(_page(_results(card, address, experiment, comparison)), "steering")
     _save_box(card, experiment, comparison)
     after = [doses(dose, experiment)] if dose else []
+    if dose is not None:
+        plot(dose_figure(dose, palette()), "doses")
     if experiment.dose and dose is None:
         after.append(html('<p class="sub">{t}</p>', t=_NO_DOSE))
     show(_page([*after, _shelf(card, address)]), "steering-more")
@@ -94,7 +98,7 @@ def _run(card: RunCard, experiment: Experiment) -> "tuple[Comparison, DoseRespon
 
 
 @st.cache_resource(max_entries=64, show_spinner="Steering …")
-def _compared(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> "Comparison":
+def _compared(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "Comparison":
     del path, stamps  # part of the cache's key only
     try:
         return run_experiment(_live, experiment_of(text))
@@ -103,7 +107,7 @@ def _compared(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> 
 
 
 @st.cache_resource(max_entries=64, show_spinner="Trying a range of strengths …")
-def _dosed(_live: LiveRun, path: str, stamps: tuple[int, int], text: str) -> "DoseResponse | None":
+def _dosed(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "DoseResponse | None":
     del path, stamps  # part of the cache's key only
     try:
         return run_doses(_live, experiment_of(text))

@@ -13,6 +13,7 @@ from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, real
 from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
+from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.live_view import live_steering_view, parts
 from feature_browser.pages.steering.results import concepts, success
@@ -293,3 +294,6 @@ def _row(scores: SteeringScores, address: SteeringAddress, row: int) -> list[Htm
 def _words(scores: SteeringScores, tokens: ndarray) -> Html:
     words = scores.words(tokens[:N_WORDS])
     return joined(html("<code>{w}</code> ", w=visible(word)) for word in words)
+
+
+PAGE = Page("Steering", SteeringAddress, steering_view)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from jaxtyping import Float
@@ -11,10 +12,13 @@ from feature_browser.data.catalogue import RunCard, latent_number
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run, stamp
 from feature_browser.live.chat import noted, prompted
-from feature_browser.live.model import LiveRun, live_run
+from feature_browser.live.model import live_run
 from feature_browser.live.prompt import PromptReading, read_prompt
 from feature_browser.pages.try_it.address import TryAddress
 from saelab.config import UsageError
+
+if TYPE_CHECKING:
+    from saelab.host.host import Host
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Bench:
     """
 
     card: RunCard
-    live: LiveRun
+    live: "Host"
     address: TryAddress
     run: OpenRun | None
     lit: int | None
@@ -86,7 +90,7 @@ def read(bench: Bench, text: str, target: str) -> PromptReading:
 
 
 @st.cache_resource(max_entries=64, show_spinner="Reading the prompt …")
-def _read(_live: LiveRun, path: str, stamp: int, text: str, target: str) -> PromptReading:
+def _read(_live: "Host", path: str, stamp: int, text: str, target: str) -> PromptReading:
     del path, stamp  # part of the cache's key only
     try:
         return read_prompt(_live, text, target)

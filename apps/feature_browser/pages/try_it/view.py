@@ -12,6 +12,7 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real
 from feature_browser.live.chat import switch
 from feature_browser.live.prompt import PromptReading
+from feature_browser.pages import Page
 from feature_browser.pages.try_it.address import TryAddress
 from feature_browser.pages.try_it.bench import Bench, open_bench, read
 from feature_browser.pages.try_it.lists import Found, found
@@ -229,3 +230,6 @@ def _next(reading: PromptReading) -> Html:
         "one's logit</span>{chips}</div>",
         chips=chips,
     )
+
+
+PAGE = Page("Try it", TryAddress, try_view)

@@ -1,1 +1,1 @@
-"""The codes of a fused step, one file for each shape."""
+"""The codes of a fused step, one file per shape of codes."""

@@ -1,9 +1,9 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""JumpReLU's codes: what is above its latent's threshold, and the window around it.
+"""JumpReLU's codes: entries above their latent's threshold, and entries in the window around it.
 
-An entry that is off but in the window has the value zero; it is kept for the slope that its
-threshold learns from.
+An entry that is off but in the window has value zero. It is kept because its threshold learns from
+its slope.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ LEAST_ROOM = 4096
 def _window_kernel(
     order, offsets, values, gradient, thresholds, half, sums, m, BLOCK: tl.constexpr
 ):
-    """Over a latent's entries in the window: the sum of their gradients, and how many they are."""
+    """For each latent: the sum of the gradients of its entries in the window, and their number."""
     latent = tl.program_id(0)
     threshold = tl.load(thresholds + latent)
     total = tl.zeros([BLOCK], tl.float32)
@@ -44,7 +44,7 @@ def _window_kernel(
             at = start + tl.arange(0, BLOCK)
             pair = tl.load(order + at, mask=at < stop, other=0)
             value = tl.load(values + pair, mask=at < stop, other=0.0)
-            # What is off would not have been kept outside the window.
+            # Entries that are off and outside the window are not stored.
             near = (at < stop) & ((off == 1) | (tl.abs(value - threshold) < half))
             total += tl.load(gradient + pair, mask=near, other=0.0)
             number += near.to(tl.float32)
@@ -55,16 +55,16 @@ def _window_kernel(
 
 @dataclass(frozen=True)
 class JumpCodes:
-    """Room for a number of entries, which the scan must not exceed. See `step.codes`.
+    """Memory for a number of entries, which the scan must not exceed. See `step.codes`.
 
     Attributes:
-        values: of all rows, one after the other; 0 for what is off.
-        indices: which latents.
+        values: values of all rows, one after the other; 0 for entries that are off.
+        indices: latents of the entries.
         error_rows: the row of each entry.
-        keys: the latent of each, d_sae more where it is off, less `shift`.
-        shift: makes most dictionaries' keys numbers of 16 bits, which sort faster.
-        residual: of the decode.
-        scan: what found the entries.
+        keys: latent of each entry, plus d_sae if it is off, minus `shift`.
+        shift: makes keys of most dictionaries fit in 16 bits, which sort faster.
+        residual: result of the decode.
+        scan: the scan that found the entries.
     """
 
     values: Float[Tensor, " entry"]
@@ -77,7 +77,7 @@ class JumpCodes:
 
     @classmethod
     def empty(cls, x: Float[Tensor, "batch d_in"], d_sae: int, rules: JumpRules) -> "JumpCodes":
-        """The least room for codes of these rows."""
+        """The smallest memory for codes of these rows."""
         scan = Scan.empty(len(x), d_sae, rules.width, x.device)
         small = 2 * d_sae <= 2**16
         keys = torch.zeros(0, dtype=torch.int16 if small else torch.int32, device=x.device)
@@ -87,7 +87,7 @@ class JumpCodes:
         return bare.with_room(LEAST_ROOM)
 
     def with_room(self, n: int) -> "JumpCodes":
-        """Room for n entries of the same batch; the errors have the same place."""
+        """Memory for n entries of the same batch; the errors keep their memory."""
         indices = self.indices.new_zeros(n)
         out = self.residual
         dots = out.dots.new_empty(len(out.dots), n)
@@ -102,18 +102,18 @@ class JumpCodes:
         return 0
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
-        """Write what the scan of the same pre-activations found."""
+        """Write the entries found by the scan of the same pre-activations."""
         out = Entries(self.values, self.indices, self.error_rows, self.keys)
         self.scan.write(pre_acts, weights.learned.value, out, self.shift)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
-        """See `Codes.decode`; what is off in the window has a gradient too."""
+        """See `Codes.decode`; entries that are off but in the window have a gradient too."""
         out, starts = self.residual, self.scan.starts
         ragged_errors((self.values, self.indices, starts), x, dictionary, out, share=1.0)
         code_gradients(self.values, self.indices, dictionary.scale, out, factor=factor, signed=True)
 
     def invert(self, d_sae: int) -> LatentPairs:
-        """The entries in the latents' order, those that are on first; a stable sort."""
+        """The entries by latent, those that are on first; a stable sort."""
         keys, order = torch.sort(self.keys, stable=True)
         wanted = torch.arange(2 * d_sae, device=keys.device, dtype=torch.int32) - self.shift
         both = keys.new_empty(2 * d_sae + 1, dtype=torch.int32)
@@ -128,7 +128,7 @@ class JumpCodes:
     def window_sums(
         self, pairs: LatentPairs, thresholds: Float[Tensor, " d_sae"]
     ) -> Float[Tensor, "2 d_sae"]:
-        """Over each latent's entries in the window: the sum of their gradients, their number."""
+        """For each latent: the sum of its gradients in the window, and their number."""
         assert pairs.both is not None
         m = len(thresholds)
         sums = thresholds.new_empty(2, m)

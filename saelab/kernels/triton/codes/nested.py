@@ -18,7 +18,7 @@ from saelab.kernels.triton.select.rows import select_top_k
 from saelab.kernels.triton.weights import Decoder, Weights
 
 UNROLL = 8
-"""Ranks whose atoms can be on their way at a time."""
+"""Ranks whose atoms may be loaded at a time."""
 
 
 @triton.jit
@@ -52,10 +52,10 @@ def _nested_kernel(
     EVEN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """One chunk of one token: the errors of all budgets, and what the loss makes of them.
+    """One chunk of one token: the errors of all budgets, and their gradients in the loss.
 
-    The error shrinks atom by atom on the way out; on the way back each atom is put back, and the
-    errors of the budgets from a rank on are summed.
+    The forward loop subtracts atom by atom from the error. The backward loop adds them back, and
+    sums the errors of all budgets from each rank on.
     """
     chunks = (d + COLUMNS - 1) // COLUMNS
     token = (tl.program_id(0) % batch).to(tl.int64)
@@ -68,7 +68,7 @@ def _nested_kernel(
     for rank in tl.range(0, k, loop_unroll_factor=UNROLL):
         value, atom = _rank(values, indices, scale, W, token * k + rank, column, inside, d)
         error += value * atom
-        # Groups of ranks end at the budgets; what is stored before the end is overwritten.
+        # Groups of ranks end at the budgets; values stored before a group's end are overwritten.
         group = rank if k == GROUPS else tl.load(group_of + rank)
         tl.store(to_errors + group, tl.sum(error * error))
     slope = tl.zeros([COLUMNS], tl.float32)
@@ -92,9 +92,10 @@ class NestedCodes:
     The loss counts every budget's error (arXiv 2505.24473). See `step.codes`.
 
     Attributes:
-        group_of: `[k]`, which budget is the first to hold each rank.
-        shares: of the budgets in the loss.
-        n_kept: how many codes of a row are the SAE's own; Multi-TopK's others only train it.
+        group_of: `[k]`, the first budget that includes each rank.
+        shares: weights of the budgets' errors in the loss.
+        n_kept: number of codes per row that are the SAE's own; Multi-TopK uses the others only for
+            training.
     """
 
     values: Float[Tensor, "batch k"]
@@ -114,7 +115,7 @@ class NestedCodes:
         *,
         n_kept: int,
     ) -> "NestedCodes":
-        """Room for the codes of these rows, as many as the last budget."""
+        """Memory for the codes of these rows, as many per row as the last budget."""
         batch, d = x.shape
         k, groups = budgets[-1], len(budgets)
         ranks = torch.arange(k, device=x.device)
@@ -133,7 +134,7 @@ class NestedCodes:
         return 0
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
-        """The largest of each row, ranked."""
+        """The largest codes of each row, ranked."""
         out = self.values, self.indices
         select_top_k(pre_acts, self.values.shape[1], rectify=True, ordered=True, out=out)
 

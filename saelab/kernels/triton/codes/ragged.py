@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Codes of rows that differ in length: chosen over the batch, decoded, and differentiated."""
+"""Codes in rows of different lengths: selected over the batch, decoded, and differentiated."""
 
 from dataclasses import dataclass
 from typing import no_type_check
@@ -20,13 +20,13 @@ from saelab.kernels.triton.weights import Decoder, Weights
 
 ENTRIES = 16
 ENTRIES_OF_GROUP = 4
-"""Codes of a row, or of one of its several groups, whose atoms are in registers at a time."""
+"""Codes of a row, or of one of its groups, whose atoms are in registers at a time."""
 
 
 @triton.jit
 @no_type_check
 def _entries(codes, entry, stop, column, inside, d, ENTRIES: tl.constexpr):
-    """The next entries of a row: which there are, their values, and a chunk of their atoms."""
+    """The next entries of a row: which exist, their values, and a chunk of their atoms."""
     values, indices, scale, W = codes
     at = entry + tl.arange(0, ENTRIES)
     kept = at < stop
@@ -60,11 +60,11 @@ def _residual_kernel(
     ENTRIES: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """One chunk of one token: what the loss makes of each group of latents' errors.
+    """One chunk of one token: the errors after each group of latents, and their gradients.
 
-    The error after each group, x_hat - x, is squared. On the way back the groups are put back one
-    by one; the sum of the errors from a group on, times `share`, goes to `residual`, and its
-    product with the group's atoms to `dots`.
+    The error after each group, x_hat - x, is squared. Then the groups are added back one by one.
+    The sum of the errors from a group on, times `share`, goes to `residual`, and its product with
+    the group's atoms to `dots`.
     """
     chunks = (d + COLUMNS - 1) // COLUMNS
     token = (tl.program_id(0) % batch).to(tl.int64)
@@ -107,14 +107,15 @@ def ragged_errors(
     out: Residual,
     share: float,
 ) -> None:
-    """All of `out` but the gradient.
+    """Fill `out`, except for the gradient.
 
     Args:
-        codes: values, indices, and where each row's groups begin; those beyond the end are ignored.
-        x: what is reconstructed.
-        dictionary: of atoms.
-        out: where to.
-        share: of each prefix in the loss.
+        codes: values, indices, and the start of each row's groups; entries beyond the end are
+            ignored.
+        x: rows to reconstruct.
+        dictionary: the atoms.
+        out: receives the results.
+        share: weight of each prefix's error in the loss.
     """
     (batch, d), columns, groups = x.shape, chunk_columns(x.shape[1]), out.errors.shape[2]
     _residual_kernel[(batch * ceil_div(d, columns),)](
@@ -126,21 +127,21 @@ def ragged_errors(
 
 @dataclass(frozen=True)
 class Ragged:
-    """The largest codes of a whole batch, their number in all fixed. See `step.codes`.
+    """The largest codes of a whole batch, in a fixed total number. See `step.codes`.
 
     With groups of latents, the loss counts the error of every prefix of the groups
     (arXiv 2503.17547).
 
     Attributes:
-        values: of all rows, one after the other.
-        indices: which latents.
-        starts: where each row's groups begin, one after the other, and the end.
+        values: values of all rows, one after the other.
+        indices: latents of the entries.
+        starts: starts of all rows' groups in order, and the end.
         error_rows: the group of each entry, counted over all rows.
         lows: the first latent of each group of latents.
-        group_numbers: 0, 1, ... of the groups of all rows.
-        residual: of the decode.
-        signed: whether they are chosen by magnitude and keep their signs, or rectified.
-        share: of each prefix in the loss.
+        group_numbers: numbers 0, 1, ... of the groups of all rows.
+        residual: result of the decode.
+        signed: whether codes are selected by magnitude with their signs, or rectified.
+        share: weight of each prefix's error in the loss.
     """
 
     values: Float[Tensor, " entry"]
@@ -157,7 +158,7 @@ class Ragged:
     def empty(
         cls, x: Float[Tensor, "batch d_in"], n: int, groups: int, *, signed: bool, share: float
     ) -> "Ragged":
-        """Room for n codes of these rows."""
+        """Memory for n codes of these rows."""
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
         indices = values.new_zeros(n, dtype=torch.int32)
         starts = indices.new_full((len(x) * groups + 1,), n)
@@ -173,10 +174,10 @@ class Ragged:
         return 0
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
-        """See `Codes.select`; the weights' threshold follows the smallest of them that fires."""
+        """See `Codes.select`; the weights' threshold follows the smallest active code."""
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
         select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
-        # A row's entries are in the order of the latents, so its groups are stretches of it.
+        # A row's entries are sorted by latent, so its groups are consecutive.
         self.starts[:-1] = torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True)
         follow_smallest_(weights.threshold, self.values)
 

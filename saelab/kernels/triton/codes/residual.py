@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""What a fused step's decode leaves behind: the errors, and the gradient of the codes."""
+"""What a fused step's decode computes: the errors, and the gradient of the codes."""
 
 from typing import NamedTuple, no_type_check
 
@@ -17,14 +17,14 @@ TILE = 4096
 
 
 class Residual(NamedTuple):
-    """Errors x_hat - x after each group of a row's codes, and what the loss makes of them.
+    """Errors x_hat - x after each group of a row's codes, and their gradients in the loss.
 
     Attributes:
-        residual: `[batch * group d_in]`, the errors from each group on, summed as they are weighed
+        residual: `[batch * group d_in]`, sums of the errors from each group on, with their weights
             in the loss.
-        errors: `[batch chunk group]`, the squared norm of each group's error in pieces.
-        dots: `[chunk entry]`, products of the residual's and W's rows in pieces.
-        gradient: `[entry]`, of the codes.
+        errors: `[batch chunk group]`, squared norm of each group's error, in parts.
+        dots: `[chunk entry]`, products of the residual's and W's rows, in parts.
+        gradient: `[entry]`, gradient of the codes.
     """
 
     residual: Float[Tensor, "batch_group d_in"]
@@ -36,7 +36,7 @@ class Residual(NamedTuple):
     def empty(
         cls, x: Float[Tensor, "batch d_in"], n: int, *, columns: int, groups: int = 1
     ) -> "Residual":
-        """Room for n codes of the rows x, in x's type, and float32 for the rest."""
+        """Memory for n codes of the rows x; the residual has x's dtype, the rest is float32."""
         batch, d = x.shape
         chunks = ceil_div(d, columns)
         errors = x.new_empty(batch, chunks, groups, dtype=torch.float32)
@@ -55,9 +55,9 @@ def tile_columns(d: int, k: int) -> int:
 
 
 def tile_warps(k: int, columns: int) -> int:
-    """Warps for k atoms of a chunk.
+    """Number of warps for k atoms of a chunk.
 
-    One warp needs no barrier, and does not load an index once for each of several warps.
+    A single warp needs no barrier, and loads each index only once.
     """
     return max(1, power_of_two(k) * columns // TILE)
 
@@ -76,7 +76,7 @@ def _gradient_kernel(
     SIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The sum of the chunks' products, with the atom's scale; none where the rectifier is off."""
+    """The sum of the chunks' products, times the atom's scale; 0 where the rectifier is off."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     kept = at < n
     total = tl.zeros([BLOCK], tl.float32)
@@ -97,14 +97,14 @@ def code_gradients(
     factor: float,
     signed: bool,
 ) -> None:
-    """Make the gradient of the codes from their dots.
+    """Compute the gradient of the codes from their dots.
 
     Args:
-        values: of the codes.
-        indices: of the codes.
-        scale: of each atom.
-        out: has the dots, and receives the gradient.
-        factor: of the loss, whose residual is its gradient by x_hat over this.
+        values: values of the codes.
+        indices: latents of the codes.
+        scale: scale of each atom.
+        out: contains the dots, and receives the gradient.
+        factor: the loss's gradient by x_hat is `factor` times the residual.
         signed: whether codes have a gradient everywhere, or only where positive.
     """
     n, block = values.numel(), 256

@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Codes of k latents a row: chosen, decoded, and differentiated."""
+"""Codes with k latents per row: selected, decoded, and differentiated."""
 
 from dataclasses import dataclass
 from typing import no_type_check
@@ -44,7 +44,7 @@ def _residual_kernel(
     token = (tl.program_id(0) % batch).to(tl.int64)
     chunk = tl.program_id(0) // batch
     slot = tl.arange(0, K)
-    # Masks that are known to be true cost nothing.
+    # Masks known to be true at compile time cost nothing.
     kept = (slot < k) | (k == K)
     latent = tl.load(indices + token * k + slot, mask=kept, other=0).to(tl.int64)
     value = tl.load(values + token * k + slot, mask=kept, other=0.0)
@@ -67,9 +67,9 @@ class RowCodes:
     """The k largest codes of each row. See `step.codes`.
 
     Attributes:
-        signed: whether they are chosen by magnitude and keep their signs, or rectified.
-        effects: what they are chosen by besides their value, if anything.
-        ties: the factors of the pre-activations, where they tell rounded ones apart.
+        signed: whether codes are selected by magnitude with their signs, or rectified.
+        effects: effects that also decide the selection; None if only values do.
+        ties: the factors of the pre-activations, if they resolve ties between rounded ones.
     """
 
     values: Float[Tensor, "batch k"]
@@ -89,7 +89,7 @@ class RowCodes:
         effects: Effects | None = None,
         ties: TieFactors | None = None,
     ) -> "RowCodes":
-        """Room for the codes of these rows."""
+        """Memory for the codes of these rows."""
         values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
         residual = Residual.empty(x, len(x) * k, columns=tile_columns(x.shape[1], k))
         return cls(values, values.to(torch.int32), residual, signed, effects, ties)
@@ -101,7 +101,7 @@ class RowCodes:
 
     @property
     def error_rows(self) -> Int[Tensor, "batch k"]:
-        """Not read: a pair's row is its place over k."""
+        """Not used: a pair's row is its index divided by k."""
         return self.indices
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
@@ -124,7 +124,7 @@ class RowCodes:
             settle_ties(pre_acts, *maxima, self.ties, out, by_magnitude=signed)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
-        """See `Codes.decode`. Gathers each atom once."""
+        """See `Codes.decode`. Each atom is gathered once."""
         (batch, d), k = x.shape, self.k
         columns = tile_columns(d, k)
         _residual_kernel[(batch * ceil_div(d, columns),)](

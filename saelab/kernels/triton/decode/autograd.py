@@ -1,4 +1,4 @@
-"""The sparse decode as a differentiable function: any loss, any optimizer."""
+"""Sparse decode as a differentiable function, for any loss and any optimizer."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ from saelab.types import SparseCodes
 def sparse_decode(
     codes: SparseCodes, W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
-    """`z @ W_dec`, differentiable in both, without atomics; float32 sums for any type of W_dec."""
+    """`z @ W_dec`, differentiable in both, without atomics; sums are always float32."""
     starts, tokens = _rows(codes)
     indices = codes.indices.flatten().to(torch.int32)
-    # A column of wider codes stays a view with gaps when it is flattened; kernels know no strides.
+    # A column of wider codes stays a view with gaps when flattened; kernels ignore strides.
     values = codes.values.flatten().contiguous()
     return _Decode.apply(values, indices.contiguous(), starts, tokens, W_dec.contiguous())
 
 
 def _rows(codes: SparseCodes) -> tuple[Int[Tensor, " batch_1"], Int[Tensor, " entry"]]:
-    """Where each row begins (and the end), and the row of each entry, as int32."""
+    """The start of each row (and the end), and the row of each entry, as int32."""
     n = codes.values.numel()
     if codes.offsets is None:
         width = codes.values.shape[1]

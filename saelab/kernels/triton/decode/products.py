@@ -2,8 +2,8 @@
 # pyright: reportMissingParameterType=false, reportCallIssue=false
 """Token-major kernels: the sparse decode, and the gradient of its codes.
 
-Columns are cut into chunks and all tokens of a chunk are done before the next, so that the part of
-the dictionary that is gathered from stays in the cache.
+Columns are cut into chunks, and all tokens of a chunk are done before the next chunk, so the
+gathered part of the dictionary stays in cache.
 """
 
 from typing import no_type_check
@@ -82,7 +82,7 @@ def decode(
     starts: Int[Tensor, " batch_1"],
     W: Float[Tensor, "d_sae d_out"],
 ) -> Float[Tensor, "batch d_out"]:
-    """`z @ W` in float32 sums and W's type; `starts` has where each row begins, and the end."""
+    """`z @ W`, summed in float32, in W's dtype; `starts` are the rows' starts, and the end."""
     batch, d = len(starts) - 1, W.shape[1]
     out = W.new_empty(batch, d)
     columns = min(256, power_of_two(d))

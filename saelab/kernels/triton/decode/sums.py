@@ -1,10 +1,10 @@
 # ruff: noqa: ANN001, ANN202, PLR0913, SIM108 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Latent-major sums: the gradient of a weight matrix from the few pairs that have one.
+"""Latent-major sums: the gradient of a weight matrix from the few active pairs.
 
 One warp does one latent on one chunk of columns. All latents of a chunk come before the next chunk,
-so the part of the batch that is gathered from stays in the cache. A latent with many pairs is done
-in slices first, whose sums are then added in order: nothing depends on which program is fast.
+so the gathered part of the batch stays in cache. A latent with many pairs is first done in slices,
+and the slices' sums are added in order, so the result does not depend on timing.
 """
 
 from typing import no_type_check
@@ -70,7 +70,7 @@ def _sum_kernel(
     COLUMNS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """Sums over a latent's pairs, or, if `SLICED`, over those of a piece into `sums`."""
+    """Sums over a latent's pairs, or, if `SLICED`, over those of a slice into `sums`."""
     if SLICED:
         blocks = tl.num_programs(0) // tl.cdiv(d, COLUMNS)
     else:
@@ -110,11 +110,11 @@ def sum_by_latent(
     """`z^T @ rows` for codes z with these weights, in float32.
 
     Args:
-        pairs: the codes' inversion.
-        slices: of the same.
-        tokens: the row of each entry of the codes, in the codes' order.
-        weights: the entries, in the codes' order.
-        rows: contiguous.
+        pairs: the codes' pairs by latent.
+        slices: slices of the same codes.
+        tokens: row of each entry, in the codes' order.
+        weights: weight of each entry, in the codes' order.
+        rows: the rows to sum; contiguous.
     """
     m, d = pairs.d_sae, rows.shape[1]
     out = rows.new_empty(m, d, dtype=torch.float32)

@@ -1,11 +1,11 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""All steps of a row's matching pursuit at once, its correlations held on the chip.
+"""All steps of a row's matching pursuit in one kernel, with its correlations on the chip.
 
-Where the atoms' cosines fit in memory (a Gram matrix, arXiv 2506.03093 section 3), a step changes a
-row's correlations by its value times one row of them. A program keeps the correlations of one row
-of the batch from the first step to the last, in float32, and reads one row of cosines a step: no
-step writes `batch x d_sae` numbers, nor multiplies by all atoms again.
+If the atoms' cosines fit in memory (a Gram matrix, arXiv 2506.03093 section 3), a step changes a
+row's correlations by its value times one row of cosines. A program keeps the correlations of one
+row of the batch, in float32, from the first step to the last, and reads one row of cosines per
+step. So no step writes `batch x d_sae` numbers or multiplies by all atoms again.
 """
 
 from typing import no_type_check
@@ -20,13 +20,14 @@ from saelab.kernels.sizes import power_of_two
 from saelab.kernels.triton.step.aux_k import product_
 
 MAX_LATENTS = 2**15
-"""Correlations that the registers of one program hold: 128 KiB in float32."""
+"""Number of correlations that the registers of one program hold: 128 KiB in float32."""
 PER_WARP = 512
-"""Correlations of a warp, where there may be as many warps: a program has at most 32."""
+"""Correlations per warp, if the number of warps allows: a program has at most 32."""
 MAX_REGISTERS = 64
-"""Of a thread, so that a multiprocessor holds 32 warps: one program of the widest."""
+"""Largest number of registers per thread, so that a multiprocessor holds 32 warps: one program of
+the widest kind."""
 CHUNK_BYTES = 2**28
-"""First correlations that are in memory at a time."""
+"""Bytes of first correlations in memory at a time."""
 
 
 @triton.jit
@@ -35,7 +36,7 @@ def _steps_kernel(
     correlations, scales, cosines, atoms, residual, values, indices, threshold, n_steps, m, d,
     M: tl.constexpr, D: tl.constexpr, STOPS: tl.constexpr,
 ):  # fmt: skip
-    """The steps of one row, until it stops; entries after that stay as they are."""
+    """The steps of one row, until it stops; later entries are not changed."""
     token = tl.program_id(0).to(tl.int64)
     latent = tl.arange(0, M)
     column = tl.arange(0, D)
@@ -43,12 +44,12 @@ def _steps_kernel(
     left = tl.load(residual + token * d + column, mask=inside, other=0.0)
     c = tl.load(correlations + token * m + latent, mask=latent < m, other=float("-inf"))
     c = c.to(tl.float32) * tl.load(scales + token)
-    # A row that holds NaN takes one step, which leaves it NaN.
+    # A row with NaN takes one step, which leaves it NaN.
     c = tl.where(c == c, c, float("-inf"))
     step = 0
     while step < n_steps:
         chosen = tl.min(tl.where(c == tl.max(c), latent, M))
-        # Asked for first: it is on its way while the value is computed.
+        # Requested first, so that it is loaded while the value is computed.
         row = tl.load(cosines + chosen.to(tl.int64) * m + latent, mask=latent < m, other=0.0)
         w = tl.load(atoms + chosen.to(tl.int64) * d + column, mask=inside, other=0.0)
         value = tl.sum(left * w)
@@ -59,7 +60,7 @@ def _steps_kernel(
         tl.store(indices + token * n_steps + step, chosen.to(tl.int64))
         left -= value * w
         c -= value * row.to(tl.float32)
-        # What has stopped would choose the same again.
+        # A stopped row would choose the same atom again.
         step = tl.where(value > 0, step + 1, n_steps)
     tl.store(residual + token * d + column, left, mask=inside)
 
@@ -71,18 +72,18 @@ def pursue_rows(
     codes: tuple[Float[Tensor, "batch n_steps"], Int[Tensor, "batch n_steps"]],
     threshold: float | int,
 ) -> None:
-    """All steps of every row, in place; entries of a row that stops before keep what they hold.
+    """All steps of every row, in place; entries after a row stops are not changed.
 
-    Atoms are chosen by correlations that start from a product in `coarse`'s type and are kept in
-    float32 from then on; rows are scaled before it, so that float16 does for any row. Values are
-    exact for the atoms chosen.
+    Atoms are chosen by correlations. They start from a product in `coarse`'s dtype and are then
+    updated in float32; rows are scaled before the product, so float16 suffices for any row. Values
+    are exact for the chosen atoms.
 
     Args:
-        residual: float32, the rows; what the steps take leaves it.
+        residual: float32, the rows; the steps subtract from it.
         atoms: float32, at most `MAX_LATENTS`.
-        coarse: the same in the type of the products.
+        coarse: the same atoms in the dtype of the products.
         codes: values and indices (int64), zeros.
-        threshold: rows of at most this norm take nothing; 0 for no limit.
+        threshold: rows of at most this norm take no step; 0 for no limit.
     """
     m, d = atoms.shape
     cosines = coarse @ coarse.T

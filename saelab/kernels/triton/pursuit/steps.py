@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Matching pursuit's steps: the best atom of each row, its share taken out, and the way back."""
+"""Matching pursuit's steps: find each row's best atom, subtract it; and the backward pass."""
 
 from typing import no_type_check
 
@@ -15,15 +15,15 @@ from saelab.kernels.torch.affine import LatentSums
 from saelab.kernels.triton.select.rows import read, segment_maxima
 
 WIDTH = 1024
-"""Numbers of a row that a warp holds, so a row is read once."""
+"""Numbers of a row that a warp holds, so that the row is read once."""
 ROWS_BYTES = 2**28
-"""What the way back holds at a time of what each step sends to its atom."""
+"""Bytes that the backward pass holds, at a time, of each step's gradient for its atom."""
 
 
 @triton.jit
 @no_type_check
 def _first_of_largest(x, position, valid):
-    """The position of the largest entry; of equal ones the first."""
+    """The position of the largest entry; of equal entries the first."""
     x = tl.where(valid, x, float("-inf"))
     at_best = valid & (x == tl.max(x))
     return tl.min(tl.where(at_best, position, 0x7FFFFFFF))
@@ -50,7 +50,7 @@ def _step_kernel(
     D: tl.constexpr,
     STOPS: tl.constexpr,
 ):
-    """One step of one row: the atom of the largest correlation, and what is left without it."""
+    """One step of one row: the atom with the largest correlation, and the residual without it."""
     token = tl.program_id(0).to(tl.int64)
     segment = tl.arange(0, N)
     best = tl.load(maxima + token * n + segment, mask=segment < n, other=0.0).to(tl.float32)
@@ -58,7 +58,7 @@ def _step_kernel(
     at = chosen * W + tl.arange(0, W)
     inside = at < m
     chosen = _first_of_largest(read(correlations + token * m, at, inside, False), at, inside)  # noqa: FBT003
-    # A row that holds NaN has no largest entry.
+    # A row with NaN has no largest entry.
     chosen = tl.minimum(chosen, m - 1)
     column = tl.arange(0, D)
     inside = column < d
@@ -89,7 +89,7 @@ def _back_kernel(
     d,
     D: tl.constexpr,
 ):
-    """All steps of one row backwards: what each sends to its atom, and all of them to the row."""
+    """All steps of one row backwards: the gradient of each step's atom, and that of the row."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, D)
     inside = column < d
@@ -100,7 +100,7 @@ def _back_kernel(
         value = tl.load(values + token * n_steps + step)
         atom = tl.load(indices + token * n_steps + step)
         w = tl.load(atoms + atom * d + column, mask=inside, other=0.0)
-        # What the value is worth itself, less what subtracting it from the residual costs.
+        # The gradient of the value itself, minus that of subtracting it from the residual.
         slope = tl.load(grad_values + token * n_steps + step) - tl.sum(back * w)
         slope = tl.where(value > 0, slope, 0.0)
         left += value * w
@@ -128,13 +128,13 @@ def take_step(
     """One greedy step of every row, in place.
 
     Args:
-        correlations: by which atoms are chosen; of equal ones the first is.
-        atoms: float32, by which values are measured.
-        residual: float32; what a step takes leaves it.
-        coarse: a copy of what remains, in the type of the correlations.
-        codes: values and indices (int64), whose column `step` is written.
-        step: from 0.
-        threshold: rows of at most this norm take nothing; 0 for no limit.
+        correlations: correlations by which atoms are chosen; of equal ones the first.
+        atoms: float32 atoms, which give the values.
+        residual: float32; the step subtracts from it.
+        coarse: receives a copy of the residual, in the dtype of the correlations.
+        codes: values and indices (int64); column `step` is written.
+        step: number of the step, from 0.
+        threshold: rows of at most this norm take no step; 0 for no limit.
     """
     (batch, m), d = correlations.shape, atoms.shape[1]
     maxima, W = segment_maxima(correlations, by_magnitude=False)
@@ -152,9 +152,9 @@ def pursue_back(
     grad_values: Float[Tensor, "batch n_steps"],
     atoms: Float[Tensor, "d_sae d_in"],
 ) -> Float[Tensor, "d_sae d_in"]:
-    """The gradient of the atoms; `adjoint`, that of the last residual, becomes that of x.
+    """The atoms' gradient; `adjoint` is the last residual's gradient and becomes that of x.
 
-    Rows are done some at a time, so memory does not grow with batch times steps.
+    Rows are processed in parts, so memory does not grow with batch times steps.
     """
     n_steps, d = codes[0].shape[1], atoms.shape[1]
     total = torch.zeros_like(atoms)

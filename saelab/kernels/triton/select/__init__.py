@@ -1,1 +1,1 @@
-"""Which latents a token keeps."""
+"""Selection: which latents a token keeps."""

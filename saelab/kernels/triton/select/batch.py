@@ -3,11 +3,11 @@
 """Exact selection of the n largest entries of a whole batch, with one read of all of it.
 
 Rows are cut into segments, and the n segments with the largest maxima hold the n largest entries:
-see `batch_list`. They are read once more, and the few of their entries that reach the n-th
-of these maxima are listed. Among those the n-th largest is found digit by digit, from integer
-counts, which do not depend on the order in which programs run. If there are fewer segments than n,
-nothing is listed, and all entries take part. The launches never depend on the data, and nothing
-waits for the device.
+see `batch_list`. These segments are read once more, and the few entries that reach the n-th of
+their maxima are listed. The n-th largest listed entry is found digit by digit from integer counts,
+which do not depend on the order in which programs run. With fewer than n segments nothing is
+listed, and all entries are counted. The launches never depend on the data, and nothing waits for
+the device.
 """
 
 from typing import NamedTuple, no_type_check
@@ -30,7 +30,7 @@ from saelab.kernels.triton.select.digits import (
 from saelab.kernels.triton.select.rows import segment_maxima
 
 ROWS = 32
-"""Rows of a program, of most kernels."""
+"""Rows per program in most kernels."""
 COLUMNS = 64
 """Listed entries of a row that are read at a time."""
 TILE = 2048
@@ -46,7 +46,7 @@ def _write_kernel(
     lows, batch, blocks, m, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MAGNITUDE: tl.constexpr,
     BITS: tl.constexpr, GROUPS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
-    """The rows' chosen entries in order of position; of those equal to the limit the first ones."""
+    """Write the rows' selected entries by position; of those equal to the limit, the first."""
     block = tl.program_id(0)
     row = block * ROWS + tl.arange(0, ROWS)
     limit = tl.load(state)
@@ -79,13 +79,13 @@ def _write_kernel(
 
 
 class FlatPlace(NamedTuple):
-    """Where chosen entries are written, row after row.
+    """Where selected entries are written, row after row.
 
     Attributes:
-        values: of the entries.
-        indices: of the entries.
+        values: values of the entries.
+        indices: latents of the entries.
         rows: the number of each entry's group, counted over all rows.
-        lows: the first latent of each group of latents; all are one group if there is one.
+        lows: the first latent of each group of latents.
     """
 
     values: Float[Tensor, " entry"]
@@ -95,14 +95,14 @@ class FlatPlace(NamedTuple):
 
     @classmethod
     def empty(cls, n: int, device: torch.device) -> "FlatPlace":
-        """Room for n entries of one group of latents."""
+        """Memory for n entries of one group of latents."""
         values = torch.empty(n, dtype=torch.float32, device=device)
         indices, rows = (torch.empty_like(values, dtype=torch.int32) for _ in range(2))
         return cls(values, indices, rows, indices.new_zeros(1))
 
 
 class FlatCodes(NamedTuple):
-    """Chosen entries, row after row, and where each row starts (int64)."""
+    """Selected entries, row after row, and the start of each row (int64)."""
 
     values: Float[Tensor, " entry"]
     indices: Int[Tensor, " entry"]
@@ -110,7 +110,7 @@ class FlatCodes(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """The entries that can be among the n largest: positions in a row, from the row's start on."""
+    """The entries that may be among the n largest: positions, stored from each row's start."""
 
     positions: Int[Tensor, " room"] | UInt16[Tensor, " room"]
     starts: Int[Tensor, " batch"]
@@ -118,7 +118,7 @@ class _Listed(NamedTuple):
 
 
 class _Ranked(NamedTuple):
-    """The n-th largest key and how many equal to it are wanted; each row's share of the n."""
+    """The n-th largest key, how many equal keys are selected, and each row's share of the n."""
 
     state: Int[Tensor, " 2"]
     rows: Int[Tensor, "2 batch"]
@@ -133,19 +133,19 @@ def _rank(
     *,
     by_magnitude: bool,
 ) -> _Ranked:
-    """Find the n-th largest number of a table, or of what is listed of it.
+    """Find the n-th largest number of a table, or of its listed numbers.
 
     Args:
         table: the numbers.
-        listed: those that take part; else all.
+        listed: the numbers that take part; None for all.
         n: the rank.
-        counts: zeros, for each digit of a key.
+        counts: zeros, one table per digit of a key.
         by_magnitude: rank by |x|.
     """
     batch, width = table.shape
     bits = _key_bits(table)
     shape = {"MAGNITUDE": by_magnitude, "BITS": bits, "LISTED": listed is not None}
-    # What is not listed is not read.
+    # Numbers that are not listed are not read.
     numbers = (table, *(listed or (counts, counts, counts)))
     columns = COLUMNS if listed else min(256, max(16, power_of_two(width)))
     rows = TILE // columns
@@ -163,7 +163,7 @@ def _rank(
 
 
 def _key_bits(table: Float[Tensor, "batch width"]) -> int:
-    """Bits that tell a key from others."""
+    """Number of bits that distinguish keys."""
     return 16 if table.dtype == torch.bfloat16 else 32
 
 
@@ -180,7 +180,7 @@ def _list_entries(
     batch, m = pre_acts.shape
     n_segments = maxima.shape[1]
     scratch = segments.state.new_empty(n)
-    # Two bytes hold every position there is in most dictionaries.
+    # Two bytes are enough for the positions in most dictionaries.
     narrow = torch.uint16 if m <= 2**16 else torch.int32
     found = scratch.new_empty(batch)
     listed = _Listed(
@@ -201,16 +201,16 @@ def select_batch_top_k(
     by_magnitude: bool = False,
     out: FlatPlace | None = None,
 ) -> FlatCodes:
-    """The n largest entries of the whole batch as they are stored, in float32, rectified.
+    """The n largest stored entries of the whole batch, in float32, rectified.
 
-    Among equal entries those of the first rows, and in a row of the lowest index, are kept. The
-    batch may hold anything but NaN.
+    Of equal entries, those of the first rows are kept, and within a row those of lowest index. The
+    batch may hold anything except NaN.
 
     Args:
         pre_acts: contiguous, fewer than 2^31 entries.
         n: from 1 to their number.
         by_magnitude: rank by |x|; values keep their signs.
-        out: where to write n entries.
+        out: memory for n entries.
     """
     batch, m = pre_acts.shape
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out

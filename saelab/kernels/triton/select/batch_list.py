@@ -2,15 +2,14 @@
 # pyright: reportMissingParameterType=false, reportCallIssue=false
 """The entries of a batch that can be among its n largest, from the maxima of its segments.
 
-Rank segments by (largest entry, then order of rows and positions). Take an entry of a segment that
-is not among the first n. Each of those n holds an entry that is larger than it, or equal to it and
-in front of it, so that n entries go before it under the tie rule. So the first n segments hold the
-n largest entries, and as each of the n holds an entry of at least the n-th segment's maximum, no
-smaller entry is one of them.
+Proof: rank segments by (largest entry, then order of rows and positions). Take an entry whose
+segment is not among the first n. Each of the first n segments has an entry that is larger, or equal
+and earlier, so n entries come before it under the tie rule. Hence the first n segments contain the
+n largest entries. Each of these segments has an entry that is at least the n-th segment's maximum,
+so no smaller entry is among the n largest.
 
-That cuts the list at n segments however many share the last maximum, which bounds the memory: a
-listed segment has room for all of its entries. Each row packs those that it keeps to the front of
-its room.
+The list ends at n segments, however many share the last maximum. This limits the memory: a listed
+segment has room for all its entries. Each row stores its kept entries at the front of its room.
 """
 
 from typing import no_type_check
@@ -27,7 +26,7 @@ from saelab.kernels.triton.select.rows import read
 def _list_segments(
     maxima, n_segments, limit, quota, listed, N: tl.constexpr, BITS: tl.constexpr
 ):  # fmt: skip
-    """Write a row's segments above the limit and the first `quota` equal to it; how many."""
+    """Write a row's segments above the limit and the first `quota` equal to it; return how many."""
     total, done = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
     while done < n_segments:
         segment = done + tl.arange(0, N)
@@ -52,7 +51,7 @@ def list_entries_kernel(
     n_segments, W: tl.constexpr, SEGMENTS: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr,
     MAGNITUDE: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip
-    """The positions of a row's entries that can be among the n largest, in order."""
+    """The positions of a row's entries that may be among the n largest, in order."""
     token = tl.program_id(0)
     block = token // ROWS
     start, quota = share_of_rows(rows, totals, state, block, blocks, batch, ROWS)

@@ -1,8 +1,8 @@
 # ruff: noqa: ANN001, ANN201, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""The n-th largest of very many numbers, digit by digit, from counts that no order can change.
+"""The n-th largest of very many numbers, digit by digit, from counts that are exact in any order.
 
-The numbers are those of a table of rows: whole rows, or the columns listed for each row.
+The numbers are a table's rows: whole rows, or the columns listed for each row.
 """
 
 from typing import no_type_check
@@ -16,7 +16,7 @@ from saelab.kernels.triton.select.rows import order_key, read
 @triton.jit
 @no_type_check
 def order_bits(values, valid, BITS: tl.constexpr):
-    """Integers that sort as the values do; the upper half says it all for bfloat16."""
+    """Integers that sort like the values; for bfloat16 the upper half is sufficient."""
     key = order_key(values, valid)
     return key >> (32 - BITS)
 
@@ -24,7 +24,7 @@ def order_bits(values, valid, BITS: tl.constexpr):
 @triton.jit
 @no_type_check
 def listed_counts(found, row, batch, width, LISTED: tl.constexpr):
-    """How many numbers rows have, and the most that any of them has; a whole row has `width`."""
+    """The number of numbers in each row, and the maximum; a whole row has `width`."""
     if LISTED:
         count = tl.load(found + row, mask=row < batch, other=0)
         most = tl.max(count, 0)
@@ -40,14 +40,14 @@ def next_numbers(
     values, positions, starts, count, done, row, batch, width, COLUMNS: tl.constexpr,
     MAGNITUDE: tl.constexpr, BITS: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
-    """Columns and keys of the next numbers of some rows, and which of them there are."""
+    """Columns and keys of the next numbers of some rows, and which of them exist."""
     column = done + tl.arange(0, COLUMNS)[None, :]
     if LISTED:
         there = column < count[:, None]
         start = tl.load(starts + row, mask=row < batch, other=0)
         at = tl.load(positions + start[:, None] + column, mask=there, other=0).to(tl.int32)
     else:
-        # Not by the counts: the compiler would not see that neighbours may be read together.
+        # Not by the counts: the compiler would not see that neighbours can be read together.
         there = (column < width) & (row < batch)[:, None]
         at = column + tl.zeros_like(row)[:, None]
     first = values + row.to(tl.int64)[:, None] * width
@@ -78,7 +78,7 @@ def count_digits_kernel(
     BITS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, MAGNITUDE: tl.constexpr,
     LISTED: tl.constexpr,
 ):  # fmt: skip
-    """How often each value of digit ROUND occurs among the keys that share the digits before it."""
+    """Count each value of digit ROUND among the keys that share the digits before it."""
     SHIFT: tl.constexpr = BITS - 8 - 8 * ROUND
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     prefix, _rank = leading_digits(counts, n, ROUND)
@@ -94,7 +94,7 @@ def count_digits_kernel(
         if ROUND > 0:
             digit = (key >> SHIFT) & 255
             there = there & ((key >> (SHIFT + 8)) == prefix)
-        # With a mask of its own the histogram drops entries on a GPU (Triton 3.6).
+        # With a mask the histogram drops entries on a GPU (Triton 3.6).
         digit = tl.where(there, digit, 256)
         seen += tl.histogram(tl.reshape(digit, ROWS * COLUMNS), 512)
         done += COLUMNS
@@ -109,9 +109,9 @@ def count_rows_kernel(
     ROUNDS: tl.constexpr, BITS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     MAGNITUDE: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
-    """Each row's numbers above the n-th largest, those equal to it, and both for all rows at once.
+    """Per row: numbers above the n-th largest, and numbers equal to it; and both over all rows.
 
-    The n-th largest key, and how many that equal it belong to the n largest, go to `state`.
+    The n-th largest key, and the number of equal keys among the n largest, go to `state`.
     """
     block = tl.program_id(0)
     row = block * ROWS + tl.arange(0, ROWS)
@@ -138,9 +138,10 @@ def count_rows_kernel(
 @triton.jit
 @no_type_check
 def share_of_rows(rows, totals, state, block, blocks, batch, ROWS: tl.constexpr):
-    """Where each row of a block starts among the n largest, and how many equal to the n-th it has.
+    """For each row of a block: its start among the n largest, and its number of ties with the n-th.
 
-    The n largest are in order of rows, and the first rows' numbers that equal the n-th come first.
+    The n largest are in order of rows. Of the numbers equal to the n-th, those of the first rows
+    are selected.
     """
     above_before, same_before = tl.zeros([256], tl.int32), tl.zeros([256], tl.int32)
     done = tl.full([], 0, tl.int32)

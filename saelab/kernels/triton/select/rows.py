@@ -1,15 +1,15 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Exact top-k of each row with one read of it, and no fallback for any row.
+"""Exact top-k of each row with one read of the row, and no fallback for any row.
 
 A row is cut into segments, and segments into parts. Rank segments by (largest entry, then lowest
-index). If an entry's segment is not among the first k, each of those k holds an entry that goes
-before it, so it is not among the row's top k. So the k best segments hold the top k; the same
-argument picks the k best parts of those, and then the k best entries. How much is done never
+index). If an entry's segment is not among the first k, each of these k segments has an entry that
+comes before it, so it is not in the row's top k. Hence the k best segments contain the top k. The
+same argument selects their k best parts, and then the k best entries. The amount of work never
 depends on the data.
 
-Each of the three choices finds the k-th largest key bit by bit, by counting how many keys are at
-least as large, and then writes the chosen positions in ascending order.
+Each of these three selections finds the k-th largest key bit by bit, by counting how many keys are
+at least as large, and then writes the selected positions in ascending order.
 """
 
 from typing import no_type_check
@@ -33,7 +33,7 @@ CHUNK = 4096
 @triton.jit
 @no_type_check
 def order_key(values, valid):
-    """Integers that sort as the values do, +0 equal to -0; the least one where not valid."""
+    """Integers that sort like the values, with +0 equal to -0; the least integer if not valid."""
     bits = (values + 0.0).to(tl.int32, bitcast=True)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return tl.where(valid, bits, -0x80000000)
@@ -42,7 +42,7 @@ def order_key(values, valid):
 @triton.jit
 @no_type_check
 def read(row, at, valid, MAGNITUDE: tl.constexpr):
-    """The entries by which a row is ranked, as float32; -inf where there is none."""
+    """The entries by which a row is ranked, as float32; -inf beyond its end."""
     x = tl.load(row + at, mask=valid, other=float("-inf")).to(tl.float32)
     if MAGNITUDE:
         x = tl.where(valid, tl.abs(x), float("-inf"))
@@ -52,7 +52,7 @@ def read(row, at, valid, MAGNITUDE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _ranks(row, effects, at, valid, MAGNITUDE: tl.constexpr, SCORED: tl.constexpr):
-    """What a row's entries are ranked by: their values, or scores."""
+    """The numbers that rank a row's entries: their values, or scores."""
     x = read(row, at, valid, MAGNITUDE)
     if SCORED:
         products, base, beta = effects
@@ -65,12 +65,12 @@ def _ranks(row, effects, at, valid, MAGNITUDE: tl.constexpr, SCORED: tl.constexp
 @triton.jit
 @no_type_check
 def _write_best(keys, labels, to, K: tl.constexpr, BITS: tl.constexpr):
-    """Write the labels of the K largest keys in order of position; of equal keys, the first ones.
+    """Write the labels of the K largest keys by position; of equal keys, the first ones.
 
-    Only the upper BITS bits of the keys tell them apart.
+    Only the upper BITS bits of the keys differ.
     """
     if BITS == 16:
-        # The lower half of a bfloat16's key is all ones where it is negative.
+        # The lower half of a bfloat16's key is all ones if the number is negative.
         keys = keys & -0x10000
     limit = tl.full([], -0x80000000, tl.int32)
     for done in range(BITS):
@@ -79,7 +79,7 @@ def _write_best(keys, labels, to, K: tl.constexpr, BITS: tl.constexpr):
     greater = (keys > limit).to(tl.int32)
     equal = (keys == limit).to(tl.int32)
     missing = K - tl.sum(greater)
-    # Both running counts in one: they stay below 2^16.
+    # Both running counts in one integer: they stay below 2^16.
     counts = tl.cumsum((greater << 16) + equal)
     n_equal = counts & 0xFFFF
     slot = (counts >> 16) + tl.minimum(n_equal, missing) - 1
@@ -137,7 +137,7 @@ def _select_kernel(
     SORT: tl.constexpr,
     SCORED: tl.constexpr,
 ):
-    """The k best entries of a row, from its segments' maxima."""
+    """The k best entries of a row, given its segments' maxima."""
     WIDTH: tl.constexpr = W // PARTS
     token = tl.program_id(0).to(tl.int64)
     row = pre_acts + token * m
@@ -156,7 +156,7 @@ def _select_kernel(
     entry = tl.arange(0, K * WIDTH)
     entry = tl.load(chosen + K + entry // WIDTH) * WIDTH + entry % WIDTH
     key = order_key(_ranks(row, effects, entry, entry < m, MAGNITUDE, SCORED), entry < m)
-    # The first k are written in front of the next ones, which only fill up to a power of two.
+    # The first k are written before the others, which only fill up to a power of two.
     _write_best(key, entry, chosen + 2 * K, k, BITS)
 
     slot = tl.arange(0, K)
@@ -174,14 +174,14 @@ def _select_kernel(
 
 
 def _segment_width(m: int) -> int:
-    """Entries of a segment: wide ones are fewer, but more of them is read again."""
+    """Entries per segment: wider segments are fewer, but more of them is read again."""
     return 64 if m <= 2**16 else 128
 
 
 def segment_maxima(
     pre_acts: Float[Tensor, "batch d_sae"], *, by_magnitude: bool, effects: Effects | None = None
 ) -> tuple[Float[Tensor, "batch segment"], int]:
-    """The largest entry, |entry| or score of each segment of each row, and a segment's width."""
+    """The largest entry, |entry| or score of each segment of each row; and a segment's width."""
     batch, m = pre_acts.shape
     W = _segment_width(m)
     n = ceil_div(m, W)
@@ -198,7 +198,7 @@ def segment_maxima(
 def _arguments(
     pre_acts: Float[Tensor, "batch d_sae"], effects: Effects | None
 ) -> tuple[Tensor, Tensor, float]:
-    """What the kernels take of the effects; without them anything, which is not read."""
+    """The kernels' arguments from the effects; without effects, placeholders that are not read."""
     if effects is None:
         return pre_acts, pre_acts, 0.0
     return effects.products, effects.base, float(effects.beta)
@@ -215,23 +215,23 @@ def select_top_k(
     maxima: tuple[Float[Tensor, "batch segment"], int] | None = None,
     out: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]] | None = None,
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """The k largest entries of each row as they are stored, and where (int32).
+    """The k largest stored entries of each row, and their positions (int32).
 
-    Among equal entries those with the lowest index are kept. Rows may hold anything but NaN. Reads
-    each row once, and at most `64 k` to `128 k` of its entries a second time.
+    Of equal entries, those with the lowest index are kept. Rows may hold anything except NaN. Each
+    row is read once, and `64 k` to `128 k` of its entries at most a second time.
 
     Args:
         pre_acts: contiguous.
         k: at most `MAX_K` and d_sae.
         by_magnitude: rank by |x|; values keep their signs.
         rectify: return max(0, value).
-        ordered: by falling rank, equal entries by index; else all by index.
+        ordered: whether entries are sorted by falling rank, equal ones by index; else by index.
         effects: rank by max(0, entry) * (base + beta * |product|), in float32.
-        maxima: what `segment_maxima` finds, where the caller has it.
-        out: where to write; the values in any float type.
+        maxima: the result of `segment_maxima`, if already computed.
+        out: memory for the result; values of any float dtype.
 
     Raises:
-        UsageError: k does not fit.
+        UsageError: k is out of range.
     """
     batch, m = pre_acts.shape
     if not 0 < k <= min(MAX_K, m):

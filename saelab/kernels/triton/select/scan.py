@@ -1,9 +1,9 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Finding every entry above its latent's threshold, and those in a window below it.
+"""Finding every entry above its latent's threshold, and the entries in a window below it.
 
-One read of the pre-activations counts the entries and writes a bit for each. Their number is then
-known, and room for them all can be chosen before they are written.
+One read of the pre-activations counts the entries and writes a bit for each. Then their number is
+known, and memory for all of them is chosen before they are written.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ BITS = 32
 WORDS = 32
 """Words of bits that a warp makes at a time."""
 ROWS = 16
-"""Rows that a program does with the same thresholds in its registers."""
+"""Rows that a program processes with the same thresholds in its registers."""
 BLOCK = 256
 """Entries that a program writes."""
 
@@ -29,7 +29,7 @@ BLOCK = 256
 @triton.jit
 @no_type_check
 def _ones(x):
-    """How many bits of 32-bit integers are set."""
+    """The number of set bits in 32-bit integers."""
     x = x - ((x >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F
@@ -52,9 +52,9 @@ def _mark_kernel(
     ROWS: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """WORDS words of bits of each of ROWS rows, and how many bits are set before and in all.
+    """WORDS words of bits for each of ROWS rows; the set bits before them, and in total.
 
-    An entry is on, or off in the window, where a - threshold > -half.
+    An entry is marked (on, or off in the window) if a - threshold > -half.
     """
     n = tl.cdiv(m, 32)
     blocks = tl.cdiv(n, WORDS)
@@ -80,7 +80,7 @@ def _mark_kernel(
 @triton.jit
 @no_type_check
 def _place_of(place, there, scan, m, WORDS: tl.constexpr, STEPS: tl.constexpr):
-    """The row and the latent of the entries that come `place`-th of all, by bisection."""
+    """The row and the latent of the entries with the running numbers `place`, by bisection."""
     marks, before, starts, n_blocks = scan
     n = tl.cdiv(m, 32)
     blocks = tl.cdiv(n, WORDS)
@@ -131,7 +131,7 @@ def _write_kernel(
     SHIFT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The next BLOCK entries; beyond the last, zeros, and keys that go after all others."""
+    """The next BLOCK entries; beyond the last entry, zeros, with keys that sort last."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = place < tl.minimum(tl.load(starts + n_blocks), size)
     row, at = _place_of(place, there, (marks, before, starts, n_blocks), m, WORDS, STEPS)
@@ -148,10 +148,10 @@ class Entries(NamedTuple):
     """Where entries are written, row after row.
 
     Attributes:
-        values: what is on; 0 for what is off.
-        indices: the latent of each.
-        rows: the row of each.
-        keys: the latent again, d_sae more where it is off.
+        values: values of entries that are on; 0 for entries that are off.
+        indices: latent of each entry.
+        rows: row of each entry.
+        keys: the latent, plus d_sae if the entry is off.
     """
 
     values: Float[Tensor, " entry"]
@@ -166,10 +166,10 @@ class Scan:
 
     Attributes:
         marks: a bit for each pre-activation.
-        before: how many go before each word of bits, in its block of words.
+        before: number of marks before each word, within its block of words.
         counts: of each block of words.
-        block_starts: how many go before each block, and the number of all.
-        starts: the same of each row, right where there are fewer than 2^31.
+        block_starts: number of marks before each block, and the total.
+        starts: number of marks before each row; valid below 2^31.
         width: of the window.
     """
 
@@ -182,7 +182,7 @@ class Scan:
 
     @classmethod
     def empty(cls, batch: int, d_sae: int, width: float, device: torch.device) -> "Scan":
-        """For so many rows."""
+        """Memory for this many rows."""
         n = ceil_div(d_sae, BITS)
         marks = torch.zeros(batch, n, dtype=torch.int32, device=device)
         counts = marks.new_zeros(batch, ceil_div(n, WORDS))
@@ -198,7 +198,7 @@ class Scan:
     def count(
         self, pre_acts: Float[Tensor, "batch d_sae"], thresholds: Float[Tensor, " d_sae"]
     ) -> None:
-        """Mark and count."""
+        """Mark and count the entries."""
         (batch, m), blocks = pre_acts.shape, self.counts.shape[1]
         _mark_kernel[(ceil_div(batch, ROWS) * blocks,)](
             pre_acts, thresholds, self.width / 2, self.marks, self.before, self.counts, batch, m,
@@ -214,13 +214,13 @@ class Scan:
         out: Entries,
         shift: int,
     ) -> None:
-        """Write what was marked, for which there must be room.
+        """Write the marked entries; `out` must have room for them.
 
         Args:
             pre_acts: the same as in `count`.
             thresholds: the same.
-            out: where to.
-            shift: is taken from the keys, of which those left over go last.
+            out: receives the entries.
+            shift: subtracted from the keys; keys of unused places sort last.
         """
         m, size, n_blocks = pre_acts.shape[1], len(out.values), self.counts.numel()
         _write_kernel[(ceil_div(size, BLOCK),)](

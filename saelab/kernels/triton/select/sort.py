@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201, ANN202, SIM108 - Triton functions take tensors of any shape, which have no type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""A bitonic network inside a kernel: a small sort."""
+"""A bitonic sorting network inside a kernel, for small sorts."""
 
 from typing import no_type_check
 
@@ -28,15 +28,15 @@ def _one_axis(n_axes, bit):
 @triton.jit
 @no_type_check
 def _merge(cube, bits: tl.constexpr):
-    """Sort bitonic runs of 2^bits keys: alternately up and down, a single one down."""
+    """Sort bitonic runs of 2^bits keys: alternately up and down; a single run down."""
     n_axes: tl.constexpr = len(cube.shape)
     if bits < n_axes:
         down = tl.reshape(tl.arange(0, 2), _one_axis(n_axes, bits))
     else:
         down = 1
     for done in tl.static_range(bits):
-        # Of two keys whose indices differ in one bit, the later takes the larger in a run that
-        # goes up.
+        # Of two keys whose indices differ in one bit, the later takes the larger in an ascending
+        # run.
         later = tl.reshape(tl.arange(0, 2), _one_axis(n_axes, bits - 1 - done))
         partner = tl.sum(cube, n_axes - bits + done, keep_dims=True) - cube
         takes_larger = (later ^ down) == 1

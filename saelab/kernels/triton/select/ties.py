@@ -1,10 +1,10 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""Ties at the edge of a row's top k, told apart by their products before they were rounded.
+"""Ties at the edge of a row's top k, resolved by the products before rounding.
 
-Rounding keeps order, so what is stored above the k-th largest entry is among the top k before
-rounding too; only entries equal to the k-th are in doubt. In bfloat16 a row of 32,768 has about
-three for two places. Their products are done again in float32, one dot product each.
+Rounding keeps order, so entries stored above the k-th largest are in the top k before rounding too;
+only entries equal to the k-th are in doubt. In bfloat16 a row of 32,768 has about three candidates
+for two places. Their products are computed again in float32, one dot product each.
 """
 
 from typing import NamedTuple, no_type_check
@@ -18,7 +18,7 @@ from saelab.kernels.sizes import power_of_two
 from saelab.kernels.triton.select.rows import order_key, read
 
 ENTRIES = 1024
-"""That a program looks through at a time."""
+"""Entries that a program examines at a time."""
 COLUMNS = 256
 
 
@@ -33,7 +33,7 @@ class TieFactors(NamedTuple):
 @triton.jit
 @no_type_check
 def _product(factors, token, latent, d, MAGNITUDE: tl.constexpr, COLUMNS: tl.constexpr):
-    """One pre-activation in float32, or its size."""
+    """One pre-activation in float32, or its magnitude."""
     inputs, W, bias = factors
     total = tl.zeros([COLUMNS], tl.float32)
     start = 0
@@ -72,7 +72,7 @@ def _tied(
 @triton.jit
 @no_type_check
 def _segments_at_limit(maxima, to, limit, n, N: tl.constexpr):
-    """Write which segments may hold entries equal to the limit, in order; and how many."""
+    """Write the segments that may have entries equal to the limit, in order; and their number."""
     segment = tl.arange(0, N)
     there = segment < n
     best = tl.load(maxima + segment, mask=there, other=0.0).to(tl.float32)
@@ -85,9 +85,10 @@ def _segments_at_limit(maxima, to, limit, n, N: tl.constexpr):
 @triton.jit
 @no_type_check
 def _keep_better(best, latents, slot, room, latent, product):
-    """Let a latent take the place of the worst kept one, if it is better.
+    """Replace the worst kept latent by a better one.
 
-    Latents come in ascending order; of equally bad ones the last leaves, and none for its equal.
+    Latents come in ascending order. Of equally bad latents the last one is replaced, and none by an
+    equal one.
     """
     kept = slot < room
     worst = tl.min(tl.where(kept, best, float("inf")))
@@ -131,7 +132,7 @@ def _settle_kernel(
     limit = tl.min(tl.where(kept, key, 0x7FFFFFFF))
     edge = kept & (key == limit)
     room = tl.sum(edge.to(tl.int32))
-    # Below zero nothing fires, whichever is kept.
+    # Below zero nothing fires, so the choice has no effect.
     if limit > 0:
         n_segments = _segments_at_limit(maxima + token * n, ours, limit, n, N)
         n_tied = 0
@@ -154,7 +155,7 @@ def _settle_kernel(
                     tied = tied & (at != latent)
                     latent = tl.min(tl.where(tied, at, 0x7FFFFFFF))
                 start += STEP
-            # The places of the tied codes take the chosen latents one by one.
+            # The places of the tied codes receive the chosen latents one by one.
             tl.debug_barrier()
             tl.store(ours + slot, latents, mask=slot < room)
             tl.debug_barrier()
@@ -172,16 +173,16 @@ def settle_ties(
     *,
     by_magnitude: bool,
 ) -> None:
-    """Make codes the top k of the pre-activations before they were rounded, where positive.
+    """Make codes the top k of the pre-activations before rounding, where these are positive.
 
     Args:
-        pre_acts: as they are stored.
-        maxima: of their segments, see `segment_maxima`.
-        width: of a segment.
-        factors: their products are summed in float32; equal sums are kept by lowest index.
-        codes: the top k of `pre_acts`, rectified or by magnitude; changed in place, and then in no
-            order.
-        by_magnitude: how they were chosen.
+        pre_acts: the stored pre-activations.
+        maxima: maxima of their segments, see `segment_maxima`.
+        width: width of a segment.
+        factors: the factors of the pre-activations; products are summed in float32, and of equal
+            sums the lowest index is kept.
+        codes: the top k of `pre_acts`, rectified or by magnitude; changed in place, in no order.
+        by_magnitude: whether they were selected by magnitude.
     """
     (batch, m), n, k = pre_acts.shape, maxima.shape[1], codes[0].shape[1]
     d = factors.inputs.shape[1]

@@ -3,9 +3,9 @@
 """The optimizer's step inside the latent-major pass: no weight gradient is ever in memory.
 
 One visit to a latent sums both gradients of a chunk of its two rows over its tokens, removes the
-radial part, moves the rows by Adam and writes them with their copies. The decoder's row is left a
-little off the unit sphere; the squares of its chunks' norms are written beside it, and the next
-step reads it as `scale * row`, so the row never has to be read again to be renormalised.
+radial part, updates the rows by Adam, and writes them with their copies. The decoder's row is then
+slightly off the unit sphere. The squared norms of its chunks are written beside it, and the next
+step reads it as `scale * row`, so the row is not read again to be renormalised.
 """
 
 from typing import no_type_check
@@ -46,7 +46,7 @@ def _store_row(p, copy, at, value, mask):
 def _step_scalars(
     state, at, m, g, fired, batch, rates, B1: tl.constexpr, B2: tl.constexpr, EPS: tl.constexpr
 ):
-    """A latent's bias, and the tokens since it fired."""
+    """A latent's bias, and the number of tokens since it fired."""
     bias, bias_m, bias_v, copy, since_fired = state
     b = _adam(tl.load(bias + at), g, (bias_m, bias_v), at, at < m, rates, B1, B2, EPS)
     tl.store(bias + at, b)
@@ -110,7 +110,8 @@ def step_kernel(
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
-    `to_input` receives what the encoder's bias gradients send to its input, summed over them.
+    `to_input` receives the gradients that the encoder's biases send to its input, summed over
+    latents.
     """
     groups = tl.cdiv(m, LATENTS)
     chunks = tl.cdiv(d, COLUMNS)
@@ -157,7 +158,7 @@ def step_kernel(
 @triton.jit
 @no_type_check
 def scale_kernel(norms, scale, m, CHUNKS: tl.constexpr, BLOCK: tl.constexpr):
-    """What makes each row of the decoder a unit vector."""
+    """The factor that makes each row of the decoder a unit vector."""
     latent = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for chunk in range(CHUNKS):
@@ -183,7 +184,7 @@ def vector_kernel(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adam on a vector whose gradient is `factor * gradient - minus`, times `clip` if asked."""
+    """Adam on a vector with gradient `factor * gradient - minus`, times `clip` if given."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     g = factor * tl.load(gradient + at, mask=inside, other=0.0)
@@ -198,7 +199,7 @@ def vector_kernel(
 @triton.jit
 @no_type_check
 def centre_kernel(x, bias, centred, n, d, BLOCK: tl.constexpr):
-    """The input to the encoder, rounded once."""
+    """The encoder's input, rounded once."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
     value -= tl.load(bias + at % d, mask=at < n, other=0.0)

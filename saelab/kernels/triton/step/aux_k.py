@@ -1,10 +1,10 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""AuxK inside the fused step: the dead latents alone, in dense products over their few rows.
+"""AuxK inside the fused step: dense products over the few rows of dead latents.
 
-The dead are gathered into a fixed number of places, so that a CUDA graph can hold the work; how
-many of them are filled stays on the device. With k_aux near d_in / 2 the dead latents' codes
-are too dense to gather by entry.
+Dead latents are gathered into a fixed number of slots, so that a CUDA graph can hold the work; the
+number of filled slots stays on the device. With k_aux near d_in / 2 the dead latents' codes are too
+dense to gather by entry.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from saelab.kernels.triton.weights import Weights
 
 CHUNK = 8192
 KEYS = 2048
-"""Of a chunk, in the registers of a warp."""
+"""Keys of a chunk in the registers of a warp."""
 ROWS, COLUMNS = 64, 64
 
 
@@ -31,7 +31,7 @@ ROWS, COLUMNS = 64, 64
 def _keys(row, at, valid, BITS: tl.constexpr, SIGNED: tl.constexpr):
     key = order_key(read(row, at, valid, SIGNED), valid)
     if BITS == 16:
-        # The lower half of a bfloat16's key is all ones where it is negative.
+        # The lower half of a bfloat16's key is all ones if the number is negative.
         key = key & -0x10000
     return key
 
@@ -47,9 +47,9 @@ def _keep_kernel(
     CHUNK: tl.constexpr,
     SIGNED: tl.constexpr,
 ):
-    """Put zeros in the place of all but a row's top k of its first `n_valid` entries.
+    """Write zeros over all entries except a row's top k of its first `n_valid`.
 
-    The k-th largest key is found bit by bit, by counting how many keys are at least as large. A row
+    The k-th largest key is found bit by bit, by counting the keys that are at least as large. A row
     of one chunk is read once.
     """
     row = pre_acts + tl.program_id(0).to(tl.int64) * n
@@ -119,9 +119,10 @@ def keep_top_k_(
     *,
     signed: bool,
 ) -> None:
-    """Make codes of pre-activations in place, dense: the top k of the first `n_valid` of each row.
+    """Turn pre-activations into dense codes in place: the top k of each row's first `n_valid`.
 
-    Any k, equal entries by lowest index. By magnitude with signs if `signed`, else rectified.
+    Any k; of equal entries the lowest index. With `signed`, by magnitude with signs, else
+    rectified.
     """
     batch, n = pre_acts.shape
     chunk = min(CHUNK, max(16, power_of_two(n)))
@@ -133,11 +134,11 @@ def keep_top_k_(
 
 @dataclass(frozen=True)
 class AuxRules:
-    """What of AuxK stays the same over a run.
+    """What stays the same about AuxK during a run.
 
     Attributes:
-        k: dead latents of a row.
-        coefficient: weight in the loss.
+        k: dead latents per row.
+        coefficient: AuxK's weight in the loss.
         dead_after: tokens of silence after which a latent is dead.
     """
 
@@ -147,7 +148,7 @@ class AuxRules:
 
 
 class Extra(NamedTuple):
-    """What AuxK adds to the gradients, as the latent-major kernels read it; see `AuxStep`."""
+    """AuxK's gradients, as the latent-major kernels read them; see `AuxStep`."""
 
     slots: Tensor
     to_dec: Tensor
@@ -157,7 +158,7 @@ class Extra(NamedTuple):
 
     @classmethod
     def nothing(cls, any_: Tensor) -> "Extra":
-        """Where there is none, and nothing of it is read."""
+        """Placeholders for a step without AuxK; they are not read."""
         return cls(any_, any_, any_, any_, any_)
 
 
@@ -165,11 +166,11 @@ class AuxStep:
     """AuxK's gradients for at most `capacity` dead latents; every tensor has a fixed address.
 
     Attributes:
-        slots: `[d_sae]`, the place of each dead latent, -1 for the others.
+        slots: `[d_sae]`, slot of each dead latent, -1 for living ones.
         to_dec, to_enc: `[capacity d_in]`, gradients of the decoder's and the encoder's rows.
         scalars: `[capacity 2]`, gradient of the bias, and the decoder's radial part.
-        slope: what the gradients are still to be multiplied by.
-        loss: AuxK of the last step, before its coefficient; 0 if nothing was dead.
+        slope: factor by which the gradients must still be multiplied.
+        loss: AuxK's loss in the last step, before its coefficient; 0 if no latent was dead.
     """
 
     def __init__(self, weights: Weights, rules: AuxRules, capacity: int, *, signed: bool) -> None:
@@ -185,7 +186,7 @@ class AuxStep:
 
     @property
     def extra(self) -> Extra:
-        """What the last step adds."""
+        """The gradients of the last step."""
         return Extra(self.slots, self.to_dec, self.to_enc, self.scalars, self.slope)
 
     def run(
@@ -195,7 +196,7 @@ class AuxStep:
         centred: Float[Tensor, "batch d_in"],
         variance: Float[Tensor, ""],
     ) -> None:
-        """Do one step's part.
+        """Do AuxK's part of one step.
 
         Args:
             codes: values and indices of the main reconstruction.
@@ -220,18 +221,18 @@ class AuxStep:
     def _dead(
         self, codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]
     ) -> Bool[Tensor, " d_sae"]:
-        """Silent for long, and in this batch too."""
+        """Which latents were silent for long, this batch included."""
         values, indices = (t.flatten() for t in codes)
         m = len(self.slots)
         fired = torch.zeros(m + 1, dtype=torch.bool, device=values.device)
-        # Entries of value zero go to a place of their own: all that is written elsewhere is True.
+        # Entries of value zero go to a slot of their own, so every other write is True.
         fired.scatter_(0, torch.where(values != 0, indices.long(), m), True)  # noqa: FBT003
         return (self.weights.since_fired >= self.rules.dead_after) & ~fired[:m]
 
     def _gather(
         self, dead: Bool[Tensor, " d_sae"]
     ) -> tuple[Int[Tensor, ""], Int[Tensor, " capacity"]]:
-        """How many are dead, and which; the places beyond hold any latent."""
+        """The number of dead latents, and which they are; slots beyond hold arbitrary latents."""
         place = dead.cumsum(0) - 1
         self.slots.copy_(torch.where(dead, place, -1))
         self._places.zero_()
@@ -251,7 +252,7 @@ class AuxStep:
 
 
 def product_(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"], out: Float[Tensor, "i k"]) -> None:
-    """`a @ b` with the sums as they are, in float32."""
+    """`a @ b` with float32 sums, returned in float32."""
     if a.is_cuda and a.dtype != torch.float32:
         torch.mm(a, b, out_dtype=torch.float32, out=out)
     else:
@@ -259,5 +260,5 @@ def product_(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"], out: Float[Tensor
 
 
 def squared_norm(rows: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-    """The squares of all entries summed in float32, in one read."""
+    """The sum of all entries' squares in float32, in one read."""
     return torch.linalg.vector_norm(rows, dtype=torch.float32).square()

@@ -1,11 +1,11 @@
-"""The codes of a fused step, of whatever shape the SAE gives them.
+"""The codes of a fused step, one kind for each shape.
 
 Each kind has `values` and `indices`, row after row; `residual`, which `decode` writes;
-`error_rows`, the row of the residual by which each code's atom is moved; and `k`, the codes of a
-row where each row of codes has one row of errors, else 0. `select` chooses the codes from
-pre-activations, `decode` finds the errors and the gradient of the codes, of a loss that is
-`factor / 2` times what counts of the squared errors, and `invert` sorts the codes by latent. `kept`
-are values and indices of the SAE's own codes.
+`error_rows`, the row of the residual that moves each code's atom; and `k`, the number of codes per
+row if each row of codes has one row of errors, else 0. `select` chooses the codes from
+pre-activations. `decode` computes the errors, and the codes' gradient of a loss that is `factor /
+2` times the weighted squared errors. `invert` sorts the codes by latent. `kept` are values and
+indices of the SAE's own codes.
 """
 
 from jaxtyping import Float
@@ -23,7 +23,7 @@ Codes = RowCodes | NestedCodes | Ragged | JumpCodes
 
 
 def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rules) -> Codes:
-    """Room for the codes that these rules ask for; `factors` will make the pre-activations."""
+    """Memory for the codes of these rules; `factors` will make the pre-activations."""
     d_sae = len(factors.W)
     rule = rules.sae
     if rules.ties == "float32":

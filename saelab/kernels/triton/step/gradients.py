@@ -1,9 +1,9 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
-"""A latent's gradients: the sums over its tokens, and the norm of all of them together.
+"""A latent's gradients: sums over its tokens, and the norm of all latents' gradients.
 
-What the two passes over the latents share. A latent that has more tokens than a slice is summed in
-slices first; a dead latent receives what AuxK adds. Nothing depends on which program is fast.
+Both passes over the latents use this. A latent with more tokens than a slice is first summed in
+slices; a dead latent receives AuxK's gradients. The result does not depend on timing.
 """
 
 from typing import NamedTuple, no_type_check
@@ -15,19 +15,19 @@ from torch import Tensor
 
 
 class Sums(NamedTuple):
-    """What both latent-major kernels read, in their order.
+    """The arguments of both latent-major kernels, in their order.
 
     Attributes:
-        order: of the pairs by latent.
-        offsets: where each latent's pairs begin.
-        values: of the codes.
-        gradient: of the codes.
-        error_rows: of each entry, where rows differ in length; else anything.
+        order: order of the pairs by latent.
+        offsets: start of each latent's pairs.
+        values: values of the codes.
+        gradient: gradient of the codes.
+        error_rows: row of errors of each entry, if rows differ in length; else not read.
         errors: x_hat - x.
         inputs: x - b_dec.
-        first: the first piece of each latent that is split.
-        pieces: `[capacity 2 d_in]`, the sums of the pieces.
-        scalars: `[capacity 3]`, their sums of gradient, value * gradient, and firings.
+        first: the first slice of each latent that is split.
+        pieces: `[capacity 2 d_in]`, sums of the slices.
+        scalars: `[capacity 3]`, sums of gradient, value * gradient, and firings of the slices.
     """
 
     order: Int[Tensor, " pair"]
@@ -59,8 +59,9 @@ def _sum_both(
 ):
     """Sums over the pairs `start` to `stop`.
 
-    Of value * error, gradient * input, gradient, value * gradient, and of how often it fired. With
-    k 0 rows differ in length, each has GROUPS rows of errors, and `error_rows` has each pair's.
+    The sums of value * error, gradient * input, gradient, value * gradient, and of firings. If k is
+    0, rows differ in length, each has GROUPS rows of errors, and `error_rows` gives each pair's
+    row.
     """
     values, gradient, error_rows = codes
     errors, inputs = rows
@@ -166,8 +167,8 @@ def latent_gradients(
 ):
     """A chunk of the gradients of both rows of a latent, and its scalars.
 
-    Of the decoder's row with the radial part still in it, the encoder's row, the bias; the radial
-    part; and how often the latent fired.
+    The gradients of the decoder's row (radial part included), of the encoder's row, and of the
+    bias; the radial part; and the number of firings.
     """
     order, offsets = pairs
     first, sums, scalars = pieces
@@ -231,10 +232,10 @@ def norm_kernel(
     EVEN: tl.constexpr,
     EXTRA: tl.constexpr,
 ):
-    """The squared norm of LATENTS latents' gradients on one chunk; the bias gradients in full.
+    """The squared norm of LATENTS latents' gradients on one chunk; bias gradients are complete.
 
-    The decoder's gradient counts without its radial part, which a unit row has by its product with
-    the row alone.
+    The decoder's gradient counts without its radial part. For a unit row this part is its product
+    with the row.
     """
     groups = tl.cdiv(m, LATENTS)
     chunks = tl.cdiv(d, COLUMNS)

@@ -1,4 +1,4 @@
-"""JumpReLU's gradients by dense products, for batches in which very many entries fire."""
+"""JumpReLU's gradients by dense products, for batches with very many active entries."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,20 @@ from saelab.kernels.triton.step.step import Step
 from saelab.kernels.triton.weights import Weights
 
 ROWS = 1024
-"""Rows of which float32 copies are in memory at a time."""
+"""Rows whose float32 copies are in memory at a time."""
 
 
 @dataclass(frozen=True)
 class DenseGradients:
-    """What all entries of a batch have to say.
+    """Results of all entries of a batch.
 
     Attributes:
         z: the codes.
-        extra: the gradients, as the latent-major kernels read those that were summed elsewhere.
-        window: over each latent's entries in the window, the sum of their gradients, their number.
-        n_on: entries that are on.
-        fired: latents that have a code.
+        extra: the gradients, in the form that the latent-major kernels add to theirs.
+        window: for each latent's entries in the window, the sum of their gradients, and their
+            number.
+        n_on: number of entries that are on.
+        fired: latents with an active code.
     """
 
     z: Float[Tensor, "batch d_sae"]
@@ -36,7 +37,7 @@ class DenseGradients:
 
 
 def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
-    """`Step.finish` without room for the entries, with thresholds; all latents' codes."""
+    """`Step.finish` without memory for the entries, for thresholds; returns all latents' codes."""
     thresholds, codes, x = step.thresholds, step.codes, step.x
     assert thresholds is not None
     done = dense_gradients(
@@ -60,7 +61,7 @@ def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"
 
 
 def _add(extra: Extra, more: Extra) -> None:
-    """Let the gradients of all latents contain those of some, which have another slope."""
+    """Add the gradients of some latents, which have another slope, to those of all."""
     (some,) = (more.slots >= 0).nonzero(as_tuple=True)
     places, ratio = more.slots[some].long(), more.slope / extra.slope
     for whole, part in (
@@ -80,15 +81,15 @@ def dense_gradients(
     width: float,
     factor: float,
 ) -> DenseGradients:
-    """The same as the kernels find, from five dense products.
+    """The same as the kernels compute, from five dense products.
 
     Args:
-        pre_acts: of the batch.
-        rows: what is reconstructed, and what the encoder reads.
-        weights: before the step.
+        pre_acts: the batch's pre-activations.
+        rows: the rows to reconstruct, and the rows that the encoder reads.
+        weights: the weights before the step.
         out: receives the residual and the errors.
-        width: of the window.
-        factor: of the loss, whose residual is its gradient by x_hat over this.
+        width: width of the window.
+        factor: the loss's gradient by x_hat is `factor` times the residual.
     """
     x, inputs = rows
     (m, d), thresholds = weights.dec.value.shape, weights.learned.value

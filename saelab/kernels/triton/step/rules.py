@@ -1,4 +1,4 @@
-"""What decides a fused training step: its mathematics, and the shapes of its launches."""
+"""The definition of a fused training step: its mathematics, and the shapes of its launches."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ class AdamRules:
     """Adam with decoupled weight decay (AdamW, arXiv 1711.05101).
 
     Attributes:
-        betas: how long gradients and their squares are remembered.
+        betas: decay rates of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: times the learning rate, the share that both matrices lose in a step; biases
-            and thresholds lose nothing.
+        weight_decay: this times the learning rate is the share that both matrices lose per step;
+            biases and thresholds lose nothing.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -26,14 +26,15 @@ class AdamRules:
 
 @dataclass(frozen=True)
 class Rules:
-    """What stays the same over a run.
+    """What stays the same during a run.
 
     Attributes:
-        sae: what the variant says of itself.
-        total_variance: what the squared error is divided by.
-        adam: how gradients move the weights.
-        clip_norm: the largest norm of all gradients together; None: no limit, and no norm.
-        aux: how dead latents are revived, if they are.
+        sae: the variant's rule.
+        total_variance: divisor of the squared error.
+        adam: options of Adam.
+        clip_norm: largest global gradient norm; None for no limit, and then the norm is not
+            computed.
+        aux: AuxK's rules, if there is AuxK.
         ties: what tells entries apart that are equal as stored; "float32" only where the SAE's
             rule has one edge.
     """
@@ -48,15 +49,15 @@ class Rules:
 
 @dataclass(frozen=True)
 class Launch:
-    """Shapes of the latent-major pass, which change its speed and the order of sums.
+    """Shapes of the latent-major pass. They affect its speed and the order of sums.
 
     The defaults were the fastest of those tried on an H100.
 
     Attributes:
-        columns: of a chunk.
-        pairs: whose rows are loaded at a time.
-        latents: that a program does one after the other.
-        slice: the most pairs of a latent that are not split.
+        columns: columns per chunk.
+        pairs: pairs whose rows are loaded at a time.
+        latents: latents that a program does one after the other.
+        slice: largest number of pairs of a latent that is not split.
     """
 
     columns: int = 256

@@ -1,4 +1,4 @@
-"""A whole training step of an SAE with unit atoms, from kernels alone."""
+"""A whole training step of an SAE with unit atoms, by kernels alone."""
 
 from collections.abc import Callable
 
@@ -30,11 +30,11 @@ class Step:
     """One step's memory and launches; every tensor is allocated once and has a fixed address.
 
     Attributes:
-        mse_sum: squared error a row of the last step.
-        errors: `[group]`, the same of each group.
-        error: what of them the loss counts: their sum, weighed by the groups' shares.
-        gradient_norm: of the last step, before clipping; 0 without a limit.
-        thresholds: how the latents' own thresholds learn, where they have some.
+        mse_sum: squared error per row of the last step.
+        errors: `[group]`, the same for each group.
+        error: the loss's error: their sum, weighted by the groups' shares.
+        gradient_norm: norm of all gradients in the last step, before clipping; 0 without a limit.
+        thresholds: learns the latents' own thresholds, if they have some.
     """
 
     def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
@@ -62,13 +62,13 @@ class Step:
     def run(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
         """Do one step on `x`, with AuxK if given.
 
-        With a second stream, what does not wait for each other overlaps.
+        With a second stream, independent parts overlap.
         """
         self.begin(side)
         self.finish(side, aux)
 
     def begin(self, side: torch.cuda.Stream | None = None) -> None:
-        """Up to the pre-activations."""
+        """The step up to the pre-activations."""
         on_side = on(side)
         wait(side, None)
         with on_side:
@@ -78,7 +78,7 @@ class Step:
         wait(None, side)
 
     def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
-        """From the pre-activations on."""
+        """The step after the pre-activations."""
         on_side = on(side)
         self.select()
         wait(side, None)
@@ -92,7 +92,7 @@ class Step:
                 self._sum_window(pairs)
                 columns = self.sum_errors()
         else:
-            # On this stream: AuxK needs the errors, and runs while the other one sorts.
+            # On this stream: AuxK needs the errors, and runs while the other stream sorts.
             columns = self.sum_errors()
             self.run_aux(aux, self.codes.kept())
         if sorted_ is not None:
@@ -108,16 +108,16 @@ class Step:
         self.move_vectors(columns)
 
     def run_aux(self, aux: AuxStep, codes: tuple[Tensor, Tensor]) -> None:
-        """AuxK's part; `codes` are values and indices of what fires."""
+        """AuxK's part; `codes` are values and indices of the active codes."""
         missed = self._missed()
         mean = missed.sum(0, dtype=torch.float32) / len(missed)
         variance = (self.mse_sum - mean.square().sum()) * len(self.x)
         aux.run(codes, missed, self.centred, variance)
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        """The parts of a step without AuxK and clipping, each of which can be repeated by itself.
+        """The parts of a step without AuxK and clipping; each can be repeated alone.
 
-        They work on what the last step left; the last of them moves the weights.
+        They work on the results of the last step. The last part changes the weights.
         """
         pairs, slices = self.invert()
         sums = self.sum_slices(pairs, slices)
@@ -138,7 +138,7 @@ class Step:
         )
 
     def encode(self) -> None:
-        """The one dense product: every pre-activation."""
+        """The only dense product: every pre-activation."""
         w = self.weights
         torch.addmm(w.b_enc.copy, self.centred, w.enc.copy.T, out=self.pre_acts)
 
@@ -152,7 +152,7 @@ class Step:
         return pairs, heavy_slices(pairs, self.launch.slice)
 
     def decode(self) -> None:
-        """The error and the gradient of the codes."""
+        """The errors, and the gradient of the codes."""
         self.codes.decode(self.x, self.weights.dictionary, factor=self.factor)
 
     def _sum_window(self, pairs: LatentPairs) -> None:
@@ -161,7 +161,7 @@ class Step:
             self.thresholds.sum_window(self.codes, pairs)
 
     def sum_errors(self) -> Float[Tensor, " d_in"]:
-        """The errors of the batch; the sum of what the loss makes of them, for the bias."""
+        """The errors of the batch, and the gradient of the bias."""
         residual = self.codes.residual
         torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
         self.mse_sum.copy_(self.errors[0 if self.rule.wider else -1])
@@ -169,7 +169,7 @@ class Step:
         return torch.sum(residual.residual[:: self.rule.groups], 0, dtype=torch.float32)
 
     def _missed(self) -> Float[Tensor, "batch d_in"]:
-        """The error of the SAE's own reconstruction, of what the loss makes of all of them."""
+        """The error of the SAE's own reconstruction, among all errors in the loss."""
         groups, residual = self.rule.groups, self.codes.residual.residual
         if self.rule.wider:
             return residual[::2] - residual[1::2]
@@ -177,7 +177,7 @@ class Step:
         return last if self.rule.share == 1 else last / self.rule.share
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
-        """The pairs of the latents that are split, summed piece by piece."""
+        """Sum the pairs of the split latents, slice by slice."""
         capacity, d = len(slices.latent), self.x.shape[1]
         sums = self.norms.new_empty(capacity, 2, d)
         scalars = self.norms.new_empty(capacity, 3)
@@ -190,9 +190,9 @@ class Step:
         return Sums(pairs.order, pairs.offsets, *codes, slices.first, sums, scalars)
 
     def clip(self, sums: Sums, columns: Float[Tensor, " d_in"], extra: Extra | None) -> None:
-        """The norm of all gradients, as they are after the projection, and what it lets through.
+        """The norm of all gradients after the projection, and the clipping factor.
 
-        Costs a second visit to every pair, since Adam may move nothing before the norm is known.
+        It visits every pair a second time, since Adam needs the norm first.
         """
         assert self.rules.clip_norm is not None
         w, n = self.weights, self.launch
@@ -212,7 +212,7 @@ class Step:
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
     def update(self, sums: Sums, extra: Extra | None) -> None:
-        """Both matrices, the encoder's bias and the dead counts, in one visit to each latent."""
+        """Update both matrices, the encoder's bias and the dead counts, one visit per latent."""
         w, n = self.weights, self.launch
         m, d = w.dec.value.shape
         kept, wider = self.codes.kept(), self.rule.wider
@@ -224,14 +224,14 @@ class Step:
             DECAY=self.rules.adam.weight_decay > 0, **self._adam, **self._shape, **self._options,
         )  # fmt: skip
         if since is not None:
-            # The kernel has also counted the codes that are not the SAE's own.
+            # The kernel also counted the codes that are not the SAE's own.
             w.since_fired.copy_(since)
 
     def _extra(self, extra: Extra | None) -> Extra:
         return Extra.nothing(self.norms) if extra is None else extra
 
     def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
-        """The decoder's bias, whose gradient comes from all tokens, new scales, thresholds."""
+        """Update the decoder's bias, whose gradient comes from all tokens, scales, thresholds."""
         w, m = self.weights, len(self.norms)
         minus = self.to_input.sum(0) if self.rule.centres else torch.zeros_like(columns)
         self.move(w.b_dec, columns, minus, self.factor)
@@ -248,7 +248,7 @@ class Step:
         minus: Float[Tensor, " n"],
         factor: float | int,
     ) -> None:
-        """A vector by Adam, whose gradient is `factor * gradient - minus`; not its copy."""
+        """Update a vector, not its copy, by Adam with gradient `factor * gradient - minus`."""
         n = len(gradient)
         vector_kernel[(ceil_div(n, 256),)](
             p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
@@ -265,7 +265,7 @@ class Step:
 
     @property
     def factor(self) -> float:
-        """Of the residual: the gradient of the loss by x_hat over it."""
+        """The factor by which the residual becomes the loss's gradient by x_hat."""
         return 2 / (len(self.x) * self.rules.total_variance)
 
     @property

@@ -1,4 +1,4 @@
-"""A second stream of a device's work, where there is one."""
+"""A second CUDA stream, if there is one."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,12 +6,12 @@ import torch
 
 
 def on(side: torch.cuda.Stream | None) -> AbstractContextManager[object]:
-    """Where work goes to the second stream, if there is one."""
+    """A context in which work goes to the second stream, if there is one."""
     return nullcontext() if side is None else torch.cuda.stream(side)
 
 
 def wait(waiting: torch.cuda.Stream | None, done: torch.cuda.Stream | None) -> None:
-    """Let one stream wait for what the other has been given; None stands for the current one."""
+    """Make one stream wait for the other's queued work; None is the current stream."""
     if waiting is not done:
         current = torch.cuda.current_stream()
         (waiting or current).wait_stream(done or current)

@@ -1,4 +1,4 @@
-"""How JumpReLU's thresholds learn in a fused step."""
+"""How a fused step learns JumpReLU's thresholds."""
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,9 @@ class Thresholds:
     """The thresholds' gradient, and the penalty on L0 that it comes from.
 
     Attributes:
-        penalty_weight: of the penalty in the loss, to be set between steps.
-        penalty: of the last step, before its weight.
-        gradient: of the last step.
+        penalty_weight: weight of the penalty in the loss; set it between steps.
+        penalty: the last step's penalty, before its weight.
+        gradient: the last step's gradient.
     """
 
     def __init__(self, learned: Parameter, rules: JumpRules, batch: int) -> None:
@@ -25,16 +25,16 @@ class Thresholds:
         self.gradient = torch.zeros_like(learned.value)
 
     def sum_window(self, codes: JumpCodes, pairs: LatentPairs) -> None:
-        """Find the gradient from the codes of a batch."""
+        """Compute the gradient from the codes of a batch."""
         window = codes.window_sums(pairs, self.learned)
         self.slope(window, pairs.offsets[-1].float())
 
     def slope(self, window: Float[Tensor, "2 d_sae"], n_on: Float[Tensor, ""]) -> None:
-        """Find the gradient (arXiv 2407.14435, eqs. 11 and 12) from sums over the window.
+        """Compute the gradient (arXiv 2407.14435, eqs. 11 and 12) from sums over the window.
 
         Args:
-            window: of the gradients of the codes, and of ones.
-            n_on: entries of the batch that are on.
+            window: per latent, the sum of the codes' gradients in the window, and their number.
+            n_on: number of the batch's entries that are on.
         """
         l0 = n_on / self.batch
         if self.rules.target is None:

@@ -1,25 +1,34 @@
 """Every change of latents writes exactly what it says, where it says, and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analysis.steering.cases import LAST, MIDDLE, PROMPT, random_sae, steerable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saelab.analysis.steering.edits import (
+    a_max,
+    codes_at,
+    direction_edit,
+    latent_edits,
+    with_maxima,
+)
 from saelab.analysis.steering.interventions import (
     Intervention,
     Op,
     Unit,
     position_mask,
 )
-from saelab.analysis.steering.steerable import Steerable, a_max, codes_at
 from saelab.config import UsageError
+from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt
 from saelab.types import SparseCodes
 
 
 @pytest.fixture(params=["topk", "abs-topk", "matching-pursuit", "jumprelu"])
-def model(request, perturbed_lm) -> Steerable:
+def model(request, perturbed_lm) -> Host:
     return steerable(perturbed_lm, request.param)
 
 
@@ -28,12 +37,18 @@ def tokens(perturbed_lm):
     return encode_prompt(perturbed_lm, PROMPT)[None]
 
 
-def run(model: Steerable, tokens, change: Intervention):
+def edit_of(model: Host, changes, mask):
+    """The one edit of an SAE that writes where it reads."""
+    (edit,) = latent_edits(model, changes, mask).values()
+    return edit
+
+
+def run(model: Host, tokens, change: Intervention):
     """The site before and after, the codes before, and where it was changed."""
     mask = position_mask(model.lm, tokens, change.positions, tokens.shape[1])
-    plain = model.lm.run(tokens, hooks=[model.site]).activations[model.site]
-    edits = {model.site: model.edit([change], mask)}
-    done = model.lm.run(tokens, edits=edits, hooks=[model.site]).activations[model.site]
+    plain = model.lm.run(tokens, hooks=[model.writes]).activations[model.writes]
+    edits = latent_edits(model, [change], mask)
+    done = model.lm.run(tokens, edits=edits, hooks=[model.writes]).activations[model.writes]
     return plain, done, model.sae.encode(plain[mask]), mask
 
 
@@ -97,7 +112,7 @@ def test_strength_zero_leaves_activations_and_logits_bit_for_bit(model, tokens):
         change = Intervention(latents=(3, 4), op=op, amount=amount, positions="all")
         x, steered, _, mask = run(model, tokens, change)
         assert torch.equal(x, steered)
-        edits = {model.site: model.edit([change], mask)}
+        edits = latent_edits(model, [change], mask)
         assert torch.equal(model.lm.logits(tokens), model.lm.logits(tokens, edits))
 
 
@@ -130,18 +145,18 @@ def test_a_change_per_context_equals_one_context_at_a_time(model, tokens):
     changes = [Intervention(latents=(i,), amount=i - 3.0, positions="all") for i in range(6)]
     batch = tokens.expand(len(changes), -1)
     mask = position_mask(model.lm, batch, "all", tokens.shape[1])
-    together = model.lm.logits(batch, {model.site: model.edit(changes, mask)})
+    together = model.lm.logits(batch, latent_edits(model, changes, mask))
     for row, change in enumerate(changes):
-        alone = model.lm.logits(tokens, {model.site: model.edit([change], mask[:1])})
+        alone = model.lm.logits(tokens, latent_edits(model, [change], mask[:1]))
         assert torch.allclose(together[row], alone[0], atol=1e-4)
 
 
 def test_pushing_along_a_decoder_row_equals_adding_the_latent(model, tokens):
     mask = position_mask(model.lm, tokens, "all", tokens.shape[1])
     row = model.sae.W_dec[4]
-    pushed = model.push(3 * row, torch.tensor([2.5]), mask)
-    added = model.edit([Intervention(latents=(4,), amount=2.5, unit="absolute")], mask)
-    logits = [model.lm.logits(tokens, {model.site: edit}) for edit in (pushed, added)]
+    pushed = direction_edit(model, 3 * row, torch.tensor([2.5]), mask)
+    added = edit_of(model, [Intervention(latents=(4,), amount=2.5, unit="absolute")], mask)
+    logits = [model.lm.logits(tokens, {model.writes: edit}) for edit in (pushed, added)]
     assert torch.allclose(logits[0], logits[1], atol=1e-4)
 
 
@@ -161,7 +176,7 @@ def test_positions_are_all_but_special_the_last_or_from_one_on(perturbed_lm):
 
 def test_an_edit_whose_positions_do_not_exist_yet_changes_nothing(model, tokens):
     mask = torch.zeros_like(tokens, dtype=torch.bool)
-    edit = model.edit([Intervention(latents=(1,), amount=9.0)], mask)
+    edit = edit_of(model, [Intervention(latents=(1,), amount=9.0)], mask)
     value = torch.randn(1, tokens.shape[1], 16)
     assert torch.equal(edit(value), value)
 
@@ -178,7 +193,7 @@ def test_the_sum_is_rounded_once_to_the_model_s_own_number_type(perturbed_lm, dt
     model = steerable(perturbed_lm)
     value = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
     mask = torch.tensor([[False, True, True]])
-    edit = model.edit([Intervention(latents=(1,), amount=0.37, unit="absolute")], mask)
+    edit = edit_of(model, [Intervention(latents=(1,), amount=0.37, unit="absolute")], mask)
     exact = value.double() + mask[..., None] * (0.37 * model.sae.W_dec[1].double())
     found = edit(value)
     assert found.dtype == dtype
@@ -211,19 +226,19 @@ def test_codes_at_are_the_entries_of_the_dense_codes(rows, k, seed):
 def test_a_run_brings_its_maxima_where_features_were_collected(featured_run, random_lm):
     from saelab.analysis.records import Features
 
-    model = Steerable.of_run(featured_run, random_lm)
+    model = with_maxima(Host.of_run(featured_run, random_lm))
     assert model.maxima is not None
     assert model.maxima.tolist() == pytest.approx([f.max for f in Features(featured_run.path)])
 
 
 def test_mistakes_are_refused_in_one_sentence(perturbed_lm, tokens):
     sae = random_sae()
-    bare = Steerable(perturbed_lm, sae, MIDDLE)
-    silent = Steerable(perturbed_lm, sae, MIDDLE, maxima=torch.zeros(24))
+    bare = Host.at(perturbed_lm, sae, MIDDLE)
+    silent = replace(bare, maxima=torch.zeros(24))
     mask = tokens > 2
 
-    def edit(model: Steerable, *changes: Intervention):
-        return lambda: model.edit(changes, mask)
+    def edit(model: Host, *changes: Intervention):
+        return lambda: edit_of(model, changes, mask)
 
     own = Intervention(latents=(2,), unit="latent_max")
     refused = {
@@ -243,8 +258,8 @@ def test_mistakes_are_refused_in_one_sentence(perturbed_lm, tokens):
 
 
 def test_a_site_whose_value_the_skip_connection_goes_past_is_refused(perturbed_lm, tokens):
-    model = Steerable(perturbed_lm, random_sae(), "blocks.0.hook_resid_mid")
-    edits = {model.site: model.edit([Intervention(latents=(1,), amount=1.0)], tokens > 2)}
+    model = Host.at(perturbed_lm, random_sae(), "blocks.0.hook_resid_mid")
+    edits = latent_edits(model, [Intervention(latents=(1,), amount=1.0)], tokens > 2)
     with pytest.raises(UsageError, match="skip connection"):
         model.lm.logits(tokens, edits)
 
@@ -255,7 +270,7 @@ def test_the_last_layer_far_out_says_what_the_lens_promises(perturbed_lm, tokens
     model = steerable(perturbed_lm, site=LAST)
     change = Intervention(latents=(8,), amount=1e6)
     mask = position_mask(perturbed_lm, tokens, "last", tokens.shape[1])
-    far = perturbed_lm.logits(tokens, {LAST: model.edit([change], mask)})[0, -1]
+    far = perturbed_lm.logits(tokens, {LAST: edit_of(model, [change], mask)})[0, -1]
     # Far out the norm's epsilon vanishes, so the row is taken at a length where it does too.
     assert torch.allclose(
         far, logit_lens(perturbed_lm, LAST, 1e3 * model.sae.W_dec[8:9])[0], atol=1e-3

@@ -10,16 +10,14 @@ from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import list_runs
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import Html
-from feature_browser.pages import pages
+from feature_browser.pages import Page, pages
 from feature_browser.shell.canvas import go_to, show, style_page
 from feature_browser.shell.chrome import top_bar
 from feature_browser.shell.launch import runs_directory
-from feature_browser.shell.page import Page
 from saelab.config import UsageError
 
 _LOG = logging.getLogger(__name__)
-LIST = "runs"
-"""The page that is shown where there is no run to show."""
+LIST = "runs"  # shown where there is no run to show; a string here would be printed
 
 
 def main(root: Path) -> None:

@@ -1,0 +1,49 @@
+"""Everything that was measured of a run, in the tables that `saelab evaluate` prints.
+
+torch is imported where the tables are made, so that the page can be drawn without it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.reading import stamp
+from feature_browser.draw.boxes import boxed
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.tables import Column, cell, table
+
+if TYPE_CHECKING:
+    from saelab.evaluation.report import Section
+
+
+def measured(card: RunCard) -> Html:
+    """The tables, and what could not be measured.
+
+    Raises:
+        UsageError: a file of the evaluation is damaged.
+    """
+    stamps = tuple(stamp(path) for path in sorted(card.path.glob("evaluation/*.json")))
+    return joined(_table(section) for section in _sections(card.path, card.name, stamps))
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading what was measured …")
+def _sections(path: Path, name: str, stamps: tuple[int, ...]) -> "list[Section]":
+    from saelab.evaluation.report import not_measured, report
+    from saelab.evaluation.results import load_evaluation
+    from saelab.training.run import Run
+
+    del stamps  # part of the cache's key only
+    found = load_evaluation(Run(path))
+    return [*report({name: found}), not_measured(found)]
+
+
+def _table(section: "Section") -> Html:
+    if not section.rows:
+        return EMPTY
+    columns = [Column(c.name.replace("\n", " ").strip(), numeric=c.number) for c in section.columns]
+    rows = [[cell(text) for text in row] for row in section.rows]
+    warnings = joined(html('<p class="notice">{w}</p>', w=text) for text in section.warnings)
+    about = html('<p class="sub">{text}</p>', text=section.about) if section.about else EMPTY
+    return boxed(section.title, joined([about, table(columns, rows, section.title), warnings]))
