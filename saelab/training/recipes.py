@@ -257,6 +257,6 @@ def noisy_rows(activations: Path) -> Recipe:
     noise of norm 1. FILL
     """
     run = planted_run(activations, MatchingPursuitConfig(d_sae=400, k=4)).model_copy(
-        update={"n_tokens": 300_000, "batch_size": 200, "lr": 1e-3}
+        update={"n_tokens": 400_000, "batch_size": 200, "lr": 3e-3}
     )
     return {"local": run, "masked": run.model_copy(update={"objective": "masked"})}
