@@ -48,6 +48,11 @@ def figure(x: object, /, *given: object, **options: Any) -> "go.Figure":  # noqa
     return getattr(import_module(f"saelab.figures.{module}"), function)(x, *given, **options)
 
 
+def drawn(x: object) -> bool:
+    """Whether `figure` draws `x`."""
+    return _type(x) in FIGURES
+
+
 def _type(x: object) -> str:
     """The full name of the type of `x`, or of the first thing in it."""
     while isinstance(x, Mapping | list | tuple) and x:

@@ -12,12 +12,12 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 from interpreted import prepare_once_for_each_kernel
-from shape_checks import keep_compiled_what_is_not_checked
+from shape_checks import begin_test, keep_compiled_what_is_not_checked
 
 keep_compiled_what_is_not_checked()
 
 # Machines are shared: an example's time says nothing about the code.
-settings.register_profile("saelab", deadline=None)
+settings.register_profile("saelab", deadline=None, max_examples=50)
 settings.load_profile("saelab")
 
 
@@ -94,6 +94,7 @@ def pytest_runtest_protocol(item):
     """Checks would be half the time of a long training, whose steps other tests have checked."""
     unchecked = item.get_closest_marker("unchecked") is not None
     jaxtyping.config.update("jaxtyping_disable", unchecked)
+    begin_test()
     try:
         return (yield)
     finally:

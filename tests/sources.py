@@ -1,4 +1,4 @@
-"""The modules of the package and of the app, each parsed once."""
+"""The modules of the package, the app and the tools, each parsed once."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
     for root in (ROOT, ROOT / "apps")
-    for package in ("saelab", "feature_browser")
+    for package in ("saelab", "tools", "feature_browser")
     for path in sorted((root / package).rglob("*.py"))
 }
 """Paths by the modules' names."""

@@ -9,7 +9,7 @@ from saelab.evaluation.evaluate import evaluate
 from saelab.training.loop import train
 from saelab.training.recipes import TINY_RESIDUAL, tiny_topk
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unchecked]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import pytest
 
 import saelab
 from saelab.cli import VERBS
+from saelab.evaluation.measurement import BUILT_IN as MEASUREMENTS
+from saelab.evaluation.measurement import Measurement, measurements
 from saelab.sae.variants import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +24,16 @@ def test_readme_names_every_variant_and_no_other():
     section = (ROOT / "README.md").read_text().partition("## The SAEs")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `([a-z][a-z-]*)` \|", section, re.MULTILINE)
     assert sorted(named) == sorted(BUILT_IN)
+
+
+def line(m: Measurement) -> str:
+    needs = [(need.__doc__ or "").partition(".")[0].lower() for need in m.needs]
+    return f"| `{m.name}` | {m.title} | {m.suite} | {', '.join(needs)} |"
+
+
+def test_readme_has_the_table_of_measurements():
+    table = "\n".join(line(measurements()[name]) for name in MEASUREMENTS)
+    assert f"| --- | --- | --- | --- |\n{table}\n\n" in (ROOT / "README.md").read_text(), table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

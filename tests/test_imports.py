@@ -1,8 +1,11 @@
 """No module needs itself by way of others, and none uses what another keeps to itself."""
 
 import ast
+from functools import cache
 
 from sources import FILES, imports, tree
+
+from saelab.sae.variants import BUILT_IN
 
 OF_OTHERS = {
     "_model": "of a back end, whose weights saelab.lm.internals reads for all",
@@ -14,6 +17,7 @@ OF_OTHERS = {
 """Private names that a module uses of another, and why."""
 
 
+@cache
 def needs(name: str) -> set[str]:
     """The modules that a module imports, wherever in its text."""
     found = set()
@@ -43,6 +47,21 @@ def test_a_circle_would_be_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"c"}, "e": set()}
     assert circle(graph) == ["b", "c", "b"]
     assert circle({"a": {"b"}, "b": set()}) == []
+
+
+def reached(name: str) -> set[str]:
+    """The modules that a module needs, itself or by way of others."""
+    found, new = set(), {name}
+    while new:
+        found |= new
+        new = set().union(*map(needs, new)) - found
+    return found
+
+
+def test_variants_do_not_know_each_other():
+    own = {place.split(":")[0] for place in BUILT_IN.values()}
+    assert own <= FILES.keys()
+    assert {name: reached(name) & own for name in own} == {name: {name} for name in own}
 
 
 def is_private(name: str) -> bool:

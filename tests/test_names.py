@@ -1,27 +1,28 @@
-"""A name means one thing: no class of the package shares its name with another."""
+"""A name means one thing: no class of a package shares its name with another."""
 
 import ast
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Mapping
 
-ROOT = Path(__file__).resolve().parents[1]
+import pytest
+from sources import FILES, tree
 
 
-def classes_by_name(folder: Path) -> dict[str, list[str]]:
+def repeated(modules: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+    """Class names that more than one class has, and where."""
     found = defaultdict(list)
-    for path in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for name, module in modules.items():
+        for node in ast.walk(module):
             if isinstance(node, ast.ClassDef):
-                found[node.name].append(str(path.relative_to(folder)))
-    return found
+                found[node.name].append(name)
+    return {name: at for name, at in found.items() if len(at) > 1}
 
 
-def test_no_class_name_means_two_things():
-    twice = {name: at for name, at in classes_by_name(ROOT / "saelab").items() if len(at) > 1}
-    assert twice == {}
+@pytest.mark.parametrize("package", ["saelab", "feature_browser"])
+def test_no_class_name_means_two_things(package):
+    assert repeated({name: tree(name) for name in FILES if name.startswith(package)}) == {}
 
 
-def test_a_second_class_of_a_name_would_be_found(tmp_path):
-    (tmp_path / "a.py").write_text("class Step:\n    pass\n")
-    (tmp_path / "b.py").write_text("if True:\n    class Step:\n        pass\n")
-    assert classes_by_name(tmp_path)["Step"] == ["a.py", "b.py"]
+def test_a_second_class_of_a_name_would_be_found():
+    one, two = ast.parse("class Step: pass"), ast.parse("if True:\n    class Step: pass")
+    assert repeated({"a": one, "b": two}) == {"Step": ["a", "b"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from jaxtyping import Float, TypeCheckError, _import_hook, jaxtyped
-from shape_checks import checked
+from shape_checks import CALLS, begin_test, checked
 from torch import Tensor
 
 strict = jaxtyped(typechecker=checked)
@@ -50,6 +50,15 @@ def test_a_result_that_contradicts_the_axes_of_the_parameters_is_refused():
 def test_fields_of_a_dataclass_must_agree_with_each_other():
     with pytest.raises(TypeCheckError):
         Pair(torch.ones(2), torch.ones(3))
+
+
+def test_in_each_test_the_first_calls_are_checked():
+    for _ in range(CALLS):
+        doubled(torch.ones(1, 2))
+    assert doubled(torch.ones(3, 2)).shape == (6, 2)
+    begin_test()
+    with pytest.raises(TypeCheckError):
+        doubled(torch.ones(3, 2))
 
 
 def test_the_package_is_checked():

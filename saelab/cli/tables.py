@@ -24,7 +24,8 @@ def print_section(console: Console, section: Section, ends: int | None = None) -
     table = Table(title=title, title_justify="left", box=None)
     for column in section.columns:
         name = Text("\n".join(map(shown, column.name.split("\n"))))
-        table.add_column(name, justify="right" if column.number else "left", style=column.style)
+        side = "right" if column.number else "left"
+        table.add_column(name, justify=side, style=column.style, overflow="fold")
     n = len(section.rows)
     for i, row in enumerate(section.rows):
         if ends is None or i < ends or i >= n - ends:

@@ -106,19 +106,22 @@ Need = Callable[[Inputs], str | None]
 
 
 def language_model(inputs: Inputs) -> str | None:
-    """The run's language model and a text for it."""
+    """A language model."""
     if inputs.host is not None:
         return None
     return "The run was trained on arrays, and this needs a language model."
 
 
 def labels(inputs: Inputs) -> str | None:
-    """Ground-truth labels of the rows."""
+    """Ground-truth labels."""
     return None if inputs.label_names else NO_LABELS
 
 
 def replaceable_site(inputs: Inputs) -> str | None:
-    """A site whose whole effect on the model goes through what the SAE writes there."""
+    """A site that can be replaced.
+
+    All of its effect on the model goes through what the SAE writes there.
+    """
     if Site.of(inputs.site).replaceable:
         return None
     return f"The skip connection goes past {inputs.site}, so a change there is only half of one."

@@ -6,7 +6,7 @@ scored on the same halves: what is linearly there, and so what a latent could ha
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from saelab.evaluation.detectors import DetectorFirings, Scores, score_label, sort_events
-from saelab.evaluation.inputs import Batch, Inputs, labels
+from saelab.evaluation.inputs import Inputs, labels
 from saelab.evaluation.measurement import Column, Measurement, Streamed
 from saelab.evaluation.probe import fit_probes, score_probe
-from saelab.types import SparseCodes
+from saelab.evaluation.rows import Rows, RowSample, chosen_rows
 
 MIN_POSITIVES = 20
 """Labels with fewer positive rows in either half are reported as too rare to score."""
@@ -61,29 +61,6 @@ class Recovery:
     description: str = ""
 
 
-@dataclass
-class RecoveryData:
-    """Rows collected for the comparison: activations, codes and labels, split by context."""
-
-    x: list[Float[Tensor, "row d_in"]] = field(default_factory=list)
-    codes: list[SparseCodes] = field(default_factory=list)
-    labels: list[Bool[ndarray, "row label"]] = field(default_factory=list)
-    fit: list[Bool[ndarray, " row"]] = field(default_factory=list)
-
-    def add(
-        self,
-        x: Float[Tensor, "row d_in"],
-        codes: SparseCodes,
-        labels: Bool[ndarray, "row label"],
-        fit: Bool[ndarray, " row"],
-    ) -> None:
-        """Add a batch; `fit` marks the rows on which latents are chosen and probes fitted."""
-        self.x.append(x.cpu())
-        self.codes.append(SparseCodes.stack([codes]))
-        self.labels.append(labels)
-        self.fit.append(fit)
-
-
 @dataclass(frozen=True)
 class LatentMatches:
     """For each latent, the label it finds best: chosen on one half, scored on the other.
@@ -107,13 +84,14 @@ class RecoveryResult:
     latents: LatentMatches
 
 
-def recover(data: RecoveryData, names: tuple[str, ...]) -> RecoveryResult:
-    """Score every label frequent enough, and match every latent with one."""
-    labels, fit = np.concatenate(data.labels), np.concatenate(data.fit)
+def recover(rows: Rows) -> RecoveryResult:
+    """Score every label of the rows that is frequent enough, and match every latent with one."""
+    assert rows.labels is not None
+    names, labels, fit = rows.label_names, rows.labels.numpy(), rows.fit.numpy()
     common = common_labels(labels, fit)
     rare = [name for i, name in enumerate(names) if i not in set(common.tolist())]
-    probes = _probe_scores(torch.cat(data.x), labels[:, common], fit)
-    halves = _halves(data, fit)
+    probes = _probe_scores(rows.x, labels[:, common], fit)
+    halves = _halves(rows)
     features, matcher = [], _Matcher(halves[1])
     for label, probe in zip(common, probes, strict=True):
         truth = labels[fit, label], labels[~fit, label]
@@ -165,14 +143,8 @@ class _Matcher:
         return LatentMatches(self.label, self.f1.tolist(), self.auroc.tolist())
 
 
-def _halves(
-    data: RecoveryData, fit: Bool[ndarray, " row"]
-) -> tuple[DetectorFirings, DetectorFirings]:
-    codes = SparseCodes.stack(data.codes)
-    chosen, scored = (
-        sort_events(SparseCodes(codes.values[half], codes.indices[half], codes.d_sae))
-        for half in (torch.from_numpy(fit), torch.from_numpy(~fit))
-    )
+def _halves(rows: Rows) -> tuple[DetectorFirings, DetectorFirings]:
+    chosen, scored = (sort_events(chosen_rows(rows.codes, half)) for half in (rows.fit, ~rows.fit))
     return chosen, scored
 
 
@@ -253,28 +225,23 @@ def _left_out(found: RecoveryResult) -> Iterator[tuple[str, str]]:
         yield "recovery", f"{few}: {named}"
 
 
-def _data(inputs: Inputs) -> Streamed:
-    data = RecoveryData()
-
-    def update(batch: Batch) -> None:
-        rows = batch.rows
-        if rows.labels is not None:
-            data.add(rows.x, rows.codes, rows.labels.numpy(), rows.fit.numpy())
+def _streamed(inputs: Inputs) -> Streamed:
+    every = RowSample()
 
     def results() -> RecoveryResult:
-        found = recover(data, inputs.label_names)
+        found = recover(every.rows())
         told = {} if inputs.corpus is None else inputs.corpus.label_descriptions
         features = [replace(f, description=told.get(f.label, "")) for f in found.features]
         return replace(found, features=features)
 
-    return Streamed(update, results)
+    return Streamed(lambda batch: every.add(replace(batch.rows, target=None)), results)
 
 
 RECOVERY = Measurement(
     "recovery",
     "Known features",
     _lines,
-    stream=_data,
+    stream=_streamed,
     result=RecoveryResult,
     needs=(labels,),
     suite="core",

@@ -72,7 +72,11 @@ def _section(m: Measurement, results: Mapping[str, object]) -> Section:
         for key in tables[0]
         if all(key in table for table in tables)
     ]
-    warnings = [sentence for result in results.values() for sentence in m.warnings(result)]
+    warnings = [
+        sentence if len(results) == 1 else f"{run}: {sentence}"
+        for run, result in results.items()
+        for sentence in m.warnings(result)
+    ]
     return Section(m.title, _heads(m.columns, layout, list(results)), rows, m.about, warnings)
 
 

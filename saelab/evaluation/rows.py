@@ -1,5 +1,6 @@
 """Held-out rows with their codes: what is measured without the language model."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -76,9 +77,9 @@ def rows_of_text(text: TextBatch, codes: SparseCodes, corpus: Corpus) -> Rows:
 
 @dataclass
 class RowSample:
-    """Collects the first `n` rows of a stream, on the CPU."""
+    """Collects the first `n` rows of a stream, on the CPU; by default all."""
 
-    n: int
+    n: int = sys.maxsize
     _parts: list[Rows] = field(default_factory=list)
 
     def add(self, rows: Rows) -> None:

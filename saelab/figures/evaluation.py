@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from saelab.config import UsageError
+from saelab.drawing import drawn, figure
 from saelab.figures.style import NEUTRAL, Palette, dressed
 
 if TYPE_CHECKING:
@@ -22,27 +24,31 @@ DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 
 
 def evaluation_figure(evaluation: "Evaluation", palette: Palette = NEUTRAL) -> go.Figure:
-    """All figures of an evaluation that its measurements allow, two per row."""
-    parts = [density_figure(evaluation.density, palette), l0_figure(evaluation.density, palette)]
-    if evaluation.recovery is not None:
-        parts.append(recovery_figure(evaluation.recovery, palette))
-    if evaluation.description_length is not None:
-        parts.append(description_length_figure(evaluation.description_length, palette))
-    if evaluation.absorption is not None and evaluation.absorption.tasks:
-        parts.append(absorption_figure(evaluation.absorption, palette))
+    """All figures of an evaluation that its measurements allow, two per row.
+
+    Raises:
+        UsageError: there is none.
+    """
+    parts = [
+        figure(found, palette=palette) for found in evaluation.results.values() if drawn(found)
+    ]
+    if evaluation.density is not None:
+        parts.insert(1, l0_figure(evaluation.density, palette))
+    if not parts:
+        raise UsageError("Nothing that was measured has a figure.")
     n_rows = -(-len(parts) // 2)
     layouts: list[Any] = [part.layout for part in parts]
     titles = [layout.title.text or "" for layout in layouts]
-    figure = make_subplots(n_rows, 2, subplot_titles=titles, vertical_spacing=0.3 / n_rows)
+    whole = make_subplots(n_rows, 2, subplot_titles=titles, vertical_spacing=0.3 / n_rows)
     for place, (part, layout) in enumerate(zip(parts, layouts, strict=True)):
         row, col = place // 2 + 1, place % 2 + 1
-        figure.add_traces(part.data, row, col)
-        figure.update_xaxes(layout.xaxis.to_plotly_json(), row=row, col=col)
-        figure.update_yaxes(layout.yaxis.to_plotly_json(), row=row, col=col)
+        whole.add_traces(part.data, row, col)
+        whole.update_xaxes(layout.xaxis.to_plotly_json(), row=row, col=col)
+        whole.update_yaxes(layout.yaxis.to_plotly_json(), row=row, col=col)
         for shape in layout.shapes:
-            figure.add_shape(shape, row=row, col=col)
-    figure.update_layout(showlegend=False)
-    return dressed(figure, palette, height=330 * n_rows, top=40)
+            whole.add_shape(shape, row=row, col=col)
+    whole.update_layout(showlegend=False)
+    return dressed(whole, palette, height=330 * n_rows, top=40)
 
 
 def density_figure(density: "Density", palette: Palette = NEUTRAL) -> go.Figure:

@@ -1,15 +1,34 @@
 """The picture of a training."""
 
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from jaxtyping import Float, Int
+from numpy import ndarray
 
 from saelab.figures.style import NEUTRAL, Palette, dressed
 
 if TYPE_CHECKING:
     from saelab.training.run import Run
+
+TITLES = {
+    "loss": "loss",
+    "fvu": "FVU",
+    "l0": "L0, active latents per token",
+    "dead": "dead latents",
+    "lr": "learning rate",
+    "tokens_per_second": "tokens per second",
+}
+"""What every run logs."""
+LOG = {"loss", "fvu", "gradient_norm"}
+AXES = {"step", "tokens"}
+MOST_POINTS = 400
+PANEL = 138
+"""The height of a curve, in pixels."""
 
 
 def run_figure(run: "Run", palette: Palette = NEUTRAL) -> go.Figure:
@@ -17,24 +36,62 @@ def run_figure(run: "Run", palette: Palette = NEUTRAL) -> go.Figure:
     return training_figure(run.metrics(), palette)
 
 
-def training_figure(metrics: list[dict[str, Any]], palette: Palette = NEUTRAL) -> go.Figure:
-    """FVU (left, log scale) and dead latents (right) over tokens seen."""
-    # Arrays, since Plotly checks every element of a list.
-    tokens = np.array([line["tokens"] for line in metrics])
-    figure = make_subplots(specs=[[{"secondary_y": True}]])
-    curves = (
-        ("fvu", "FVU", palette.positive, "solid", False),
-        ("dead", "dead latents", palette.negative, "dot", True),
-    )
-    for key, name, colour, dash, secondary in curves:
-        line = {"color": colour, "dash": dash, "width": 2}
-        values = np.array([entry[key] for entry in metrics])
-        curve = go.Scatter(x=tokens, y=values, name=name, mode="lines", line=line)
-        figure.add_trace(curve, secondary_y=secondary)
-    figure.update_xaxes(title="tokens")
-    ticks = [m * 10.0**power for power in range(-5, 3) for m in (1, 2, 5)]
-    figure.update_yaxes(title="FVU", type="log", tickvals=ticks, secondary_y=False)
-    right = {"title": "dead latents", "rangemode": "tozero", "tickmode": "auto", "showgrid": False}
-    figure.update_yaxes(**right, secondary_y=True)
-    figure.update_layout(hovermode="x unified", legend={"orientation": "h", "y": 1.12})
-    return dressed(figure, palette, height=340, top=36)
+def training_figure(lines: Sequence[Mapping[str, Any]], palette: Palette = NEUTRAL) -> go.Figure:
+    """Every figure that the lines of a log have, over the tokens seen; the pointer reads all.
+
+    Those of every run come first. Losses and FVU have a log axis where they span a decade.
+    """
+    tokens = _column(lines, "tokens")
+    names = dict.fromkeys([*TITLES, *sorted({name for line in lines for name in line} - AXES)])
+    values = {name: _column(lines, name) for name in names}
+    curves = {n: y for n, y in values.items() if (np.isfinite(y) & np.isfinite(tokens)).any()}
+    figure = go.Figure()
+    for place, (name, y) in enumerate(curves.items()):
+        known = np.flatnonzero(np.isfinite(y) & np.isfinite(tokens))
+        kept = known[telling(y[known])]
+        title = TITLES.get(name) or escape(name.replace("_", " "))
+        axis = f"y{place + 1}" if place else "y"
+        figure.add_scatter(
+            x=tokens[kept],
+            y=y[kept],
+            yaxis=axis,
+            name=title,
+            mode="lines" if len(kept) > 1 else "markers",
+            line={"color": palette.positive, "width": 1.6},
+            hovertemplate="%{y:,.0f}" if float(y[known].max()) >= 1000 else "%{y:.3~g}",
+        )
+        top = 1 - place / len(curves)
+        domain = [top - 0.84 / len(curves), top - 0.14 / len(curves)]
+        look = {"domain": domain, "fixedrange": True, **_scale(name, y[known])}
+        figure.update_layout({f"yaxis{axis[1:]}": look})
+        at = {"x": 0, "y": domain[1], "xref": "paper", "yref": "paper"}
+        last = float(y[known[-1]])
+        said = f"{title} <b>{last:,.0f}</b>" if abs(last) >= 1000 else f"{title} <b>{last:.3g}</b>"
+        figure.add_annotation(text=said, showarrow=False, yanchor="bottom", xanchor="left", **at)
+    spike = {"spikethickness": 1, "spikecolor": palette.mute, "hoverformat": ".3~s"}
+    figure.update_xaxes(title="tokens", tickformat="~s", anchor=f"y{max(1, len(curves))}", **spike)
+    figure.update_layout(hovermode="x unified", hoversubplots="axis", showlegend=False)
+    figure = dressed(figure, palette, height=70 + PANEL * len(curves))
+    return figure.update_layout(dragmode="zoom", hoverlabel={"bgcolor": palette.line})
+
+
+def telling(y: Float[ndarray, " step"]) -> Int[ndarray, " kept"]:
+    """Which steps to draw of many: the ends, and the least and the largest of each stretch."""
+    if len(y) <= MOST_POINTS:
+        return np.arange(len(y))
+    bounds = np.linspace(0, len(y), MOST_POINTS // 2).astype(np.int64)
+    low = [a + int(y[a:b].argmin()) for a, b in pairwise(bounds)]
+    high = [a + int(y[a:b].argmax()) for a, b in pairwise(bounds)]
+    return np.unique([0, *low, *high, len(y) - 1])
+
+
+def _column(lines: Sequence[Mapping[str, Any]], name: str) -> Float[ndarray, " step"]:
+    """A logged figure; NaN where a line has no number."""
+    values = (line.get(name) for line in lines)
+    return np.array([v if isinstance(v, int | float) else np.nan for v in values], dtype=float)
+
+
+def _scale(name: str, y: Float[ndarray, " step"]) -> dict[str, Any]:
+    if name in LOG and 0 < 10 * y.min() <= y.max():
+        return {"type": "log", "dtick": "D2" if y.max() < 300 * y.min() else 1}
+    return {"rangemode": "tozero", "nticks": 5, "tickformat": "~s" if y.max() >= 1000 else ""}

@@ -19,6 +19,7 @@ from saelab.lm.checkpoint import read_checkpoint
 from saelab.lm.direct_check import added_by, direct_path_error, direct_path_tolerance, is_half
 from saelab.lm.load import load_language_model, resolve_device
 from saelab.lm.protocol import Edit
+from saelab.sites import Site
 
 SITES = (
     "hook_resid_pre",
@@ -172,7 +173,7 @@ def _parts_error(lm: BridgeLanguageModel, tokens: Tensor) -> float:
     errors = []
     for layer in range(lm.info.n_layers):
         at = f"blocks.{layer}."
-        parts = [seen[hook] for hook in added if hook.startswith(at) and hook in seen]
+        parts = [seen[hook] for hook in added if Site.of(hook).layer == layer and hook in seen]
         total = sum(parts, start=seen[f"{at}hook_resid_pre"])
         errors.append(_off(total, seen[f"{at}hook_resid_post"]))
     return max(errors)

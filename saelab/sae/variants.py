@@ -14,6 +14,7 @@ from saelab.config import UsageError
 from saelab.registry import Registry
 from saelab.sae.base import AbstractSAEConfig
 
+GROUP = "saelab.variants"
 BUILT_IN = {
     "topk": "saelab.sae.topk:TopKConfig",
     "batch-topk": "saelab.sae.batch_topk:BatchTopKConfig",
@@ -125,5 +126,5 @@ def _own_name(config: object) -> str:
 
 
 REGISTRY: Registry[type[AbstractSAEConfig]] = Registry(
-    "variant", "saelab.variants", BUILT_IN, _own_name, lambda c: f"{c.__module__}.{c.__qualname__}"
+    "variant", GROUP, BUILT_IN, _own_name, lambda c: f"{c.__module__}.{c.__qualname__}"
 )

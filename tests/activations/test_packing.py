@@ -299,7 +299,11 @@ def test_an_interrupted_harvest_of_a_long_text_goes_on_where_it_was(
     assert again.manifest == store.manifest
 
 
-def test_processes_find_out_the_end_of_a_long_text_each(random_lm, long_text, tmp_path):
+def test_processes_find_out_the_end_of_a_long_text_each(
+    random_lm, long_text, tmp_path, monkeypatch
+):
+    # They run one after the other here, so that each would wait in vain for the next.
+    monkeypatch.setattr("saelab.activations.shards.PATIENCE", 0.1)
     out = tmp_path / "s"
     for rank in (1, 0, 2):
         corpus = text_corpus(str(long_text), random_lm, context_length=8)

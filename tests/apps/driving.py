@@ -8,8 +8,10 @@ from pathlib import Path
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-# Each AppTest would look through all installed packages for components, for most of its time.
-manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
+# Each AppTest would look through all installed packages for components, for most of its time:
+# see test_patches.
+looked_for = cache(manifest_scanner.scan_component_manifests)
+manifest_scanner.scan_component_manifests = looked_for
 
 APP = Path(__file__).parents[2] / "apps" / "feature_browser" / "server" / "app.py"
 Open = Callable[..., AppTest]
@@ -20,6 +22,12 @@ def drawn(app: AppTest) -> str:
     assert not app.exception
     canvases = app.get("bidi_component")
     return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
+
+
+def curves(app: AppTest) -> list[str]:
+    """The names of what the page's figures draw."""
+    charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    return [trace.get("name", "") for chart in charts for trace in chart["data"]]
 
 
 def address(app: AppTest) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
+from feature_browser.data.address import parsed
 from feature_browser.data.catalogue import read_catalogue
 from feature_browser.pages.attention.address import AttentionAddress
 from feature_browser.pages.attention.study import Parts, prompt_ids, strongest, study
@@ -214,7 +215,7 @@ def test_an_example_is_followed_to_its_sources_and_on(open_app: Open, circuit_ru
     app = open_app(circuit_runs, view="attention", run="heads")
     href = re.search(r'class="value" href="([^"]+)"', drawn(app))
     assert href is not None
-    there = AttentionAddress.at(href[1].replace("&amp;", "&"))
+    there = AttentionAddress.of(parsed(href[1].replace("&amp;", "&")))
     page = drawn(open_app(circuit_runs, **there.params()))
     assert "Which source tokens, through which heads?" in page
     assert "example current" in page
@@ -224,7 +225,7 @@ def test_an_example_is_followed_to_its_sources_and_on(open_app: Open, circuit_ru
     assert 'class="column"' in page
     follow = re.search(r'class="amount \w+" href="([^"]+)"', page)
     assert follow is not None
-    onward = AttentionAddress.at(follow[1].replace("&amp;", "&"))
+    onward = AttentionAddress.of(parsed(follow[1].replace("&amp;", "&")))
     assert onward.trail.startswith("topk:")
     page = drawn(open_app(circuit_runs, **onward.params()))
     assert "What gives it its value directly?" in page

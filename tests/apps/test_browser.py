@@ -90,6 +90,7 @@ def test_every_view_opens_without_a_complaint_fits_the_window_and_is_accessible(
     if view == "known":
         expect(page.locator(".js-plotly-plot").first).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
+    expect(page.get_by_test_id("stSidebar")).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     bar = page.locator("nav.top").bounding_box()
     assert bar is not None

@@ -4,25 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_browser.data.weights import Decoder, read_decoder
+from feature_browser.data.weights import DecoderRows, read_decoder
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, correspond
 
 from saelab.config import UsageError
 
 
-def decoder(rows, *, signed: bool = False) -> Decoder:
+def decoder(rows, *, signed: bool = False) -> DecoderRows:
     rows = np.asarray(rows, dtype=np.float32)
     norms = np.linalg.norm(rows, axis=1)
-    return Decoder(rows / norms[:, None], norms, signed)
+    return DecoderRows(rows / norms[:, None], norms, signed)
 
 
-def random_decoder(n: int, seed: int, *, signed: bool = False) -> Decoder:
+def random_decoder(n: int, seed: int, *, signed: bool = False) -> DecoderRows:
     return decoder(np.random.default_rng(seed).normal(size=(n, 6)), signed=signed)
 
 
 def test_a_shuffled_copy_is_matched_whole():
     one, order = random_decoder(16, 3), np.random.default_rng(0).permutation(16)
-    found = correspond(one, Decoder(one.rows[order], one.norms[order], signed=False))
+    found = correspond(one, DecoderRows(one.rows[order], one.norms[order], signed=False))
     # Rows of few dimensions may be alike by chance; each one's own copy is nearer than that.
     assert np.array_equal(order[found.this.nearest.row], np.arange(16))
     assert found.this.counts()["unique"] == 0

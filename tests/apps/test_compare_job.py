@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_browser.data.weights import Decoder, read_decoder, width
+from feature_browser.data.weights import DecoderRows, read_decoder, width
 from feature_browser.pages.compare import job as compare_job
 from feature_browser.pages.compare import nearest
 from feature_browser.pages.compare.correspondence import Correspondence, correspond
@@ -65,7 +65,7 @@ def test_until_it_is_done_it_says_how_far_it_is(pair, monkeypatch):
     assert matching(other, this) == Progress(0.5, 3.0)
 
 
-def unreadable() -> Decoder:
+def unreadable() -> DecoderRows:
     raise AssertionError("the decoder was read again")
 
 
@@ -142,7 +142,7 @@ def test_weights_that_cannot_be_read_are_said_to_be(pair):
     this, other = pair
     compare_job._jobs.clear()
 
-    def damaged() -> Decoder:
+    def damaged() -> DecoderRows:
         raise UsageError("The decoder is damaged.")
 
     broken = WeightsFile(this.path, this.stamp, damaged)

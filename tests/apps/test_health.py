@@ -3,14 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feature_browser.draw.charts import (
-    MOST_POINTS,
-    Curve,
-    cosine_chart,
-    density_chart,
-    line_chart,
-    telling,
-)
+from feature_browser.draw.charts import cosine_chart, density_chart
 from feature_browser.pages.health.densities import ALIKE, Densities, evaluated_densities, twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,53 +49,6 @@ def test_a_pair_is_listed_once_even_if_only_one_list_has_it():
     assert (found.cosine > ALIKE).all()
     both = twins(file, signed=True)  # pyright: ignore[reportArgumentType]
     assert (1, 3) in set(zip(both.latent.tolist(), both.other.tolist(), strict=True))
-
-
-def test_a_curve_leaves_out_what_is_not_finite_and_names_its_ends():
-    x = np.array([100.0, 200.0, 300.0, 400.0])
-    drawn = line_chart(Curve("FVU", x, np.array([1.0, np.nan, 0.5, 0.02]), log=True))
-    assert 'data-says="100|1.00;300|0.500;400|0.0200"' in drawn
-    assert drawn.split('<polyline points="')[1].split('"')[0].count(",") == 3
-    assert "FVU from 1.00 to 0.0200 over 400 tokens" in drawn
-
-
-@pytest.mark.parametrize("y", [[0.0] * 3, [5.0] * 3, [1e-9, 2e-9, 3e-9], [-3.0, 0.0, 2.0]])
-def test_flat_tiny_and_negative_curves_are_drawn(y: list[float]):
-    drawn = line_chart(Curve("x", np.arange(3.0), np.array(y), log=True))
-    assert "<polyline" in drawn
-    assert "nan" not in drawn
-
-
-def test_a_single_step_is_drawn_and_nothing_logged_is_said():
-    assert "<polyline" in line_chart(Curve("x", np.array([1.0]), np.array([2.0])))
-    assert "nothing logged" in line_chart(Curve("x", np.zeros(0), np.zeros(0)))
-
-
-@settings(max_examples=30, deadline=None)
-@given(n=st.integers(1, 3000), at=st.floats(0, 1))
-def test_a_long_curve_is_thinned_to_few_points_that_keep_its_ends_and_spikes(n: int, at: float):
-    y = np.linspace(1.0, 2.0, n)
-    spike = round(at * (n - 1))
-    y[spike] = 9.0
-    kept = telling(y)
-    assert len(kept) <= MOST_POINTS + 2
-    assert {0, spike, n - 1} <= set(kept.tolist())
-    assert (np.diff(kept) > 0).all()
-
-
-def test_a_curve_that_was_logged_late_has_the_axis_of_the_others():
-    x = np.array([100.0, 200.0, 300.0])
-    drawn = line_chart(Curve("late", x, np.array([np.nan, 1.0, 2.0])))
-    whole = line_chart(Curve("whole", x, x))
-    points = [c.split('<polyline points="')[1].split('"')[0].split(" ") for c in (drawn, whole)]
-    assert [p.split(",")[0] for p in points[0]] == [p.split(",")[0] for p in points[1][1:]]
-
-
-def test_a_long_curve_says_what_was_logged():
-    x = np.arange(50_000.0)
-    drawn = line_chart(Curve("x", x, x))
-    assert len(drawn) < 30_000
-    assert drawn.split('data-says="')[1].startswith("0|0.00;")
 
 
 def test_bars_are_one_for_each_filled_bin():

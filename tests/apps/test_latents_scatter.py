@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from apps.driving import Open, drawn
+from feature_browser.data.address import parsed
 from feature_browser.data.catalogue import read_card
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.pages.latents.address import LatentsAddress
@@ -49,7 +50,7 @@ def test_each_mark_that_stands_for_several_lists_exactly_those(open_app: Open, r
     marks = re.findall(r'<a href="(\?[^"]*box=[^"]*)"[^>]*data-tip="(\d+) here', page)
     assert marks
     for href, n in marks:
-        place = LatentsAddress.at(unescape(href))
+        place = LatentsAddress.of(parsed(unescape(href)))
         found = inside(run, place)
         assert found is not None
         assert int(found.sum()) >= int(n)

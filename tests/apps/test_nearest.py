@@ -3,7 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 from apps.test_compare import random_decoder
-from feature_browser.data.weights import Decoder
+from feature_browser.data.weights import DecoderRows
 from feature_browser.pages.compare import nearest as searching
 from feature_browser.pages.compare.nearest import begin, nearest, search
 from hypothesis import given, settings
@@ -33,7 +33,7 @@ def test_tiles_find_what_all_cosines_at_once_find(n: int, m: int, signed: bool):
 def test_of_equally_near_rows_the_first_is_taken():
     # Whole numbers: every order of summing gives the same cosines.
     rows = np.tile(np.eye(3, dtype=np.float32), (12, 1))
-    one = Decoder(rows, np.ones(36, np.float32), signed=False)
+    one = DecoderRows(rows, np.ones(36, np.float32), signed=False)
     across, back = nearest(one, one)
     assert across.row.tolist() == back.row.tolist() == [0, 1, 2] * 12
 
@@ -59,5 +59,5 @@ def test_the_share_that_is_done_rises_to_one():
 def test_what_goes_wrong_in_a_worker_is_raised():
     with pytest.raises(ValueError, match="mismatch"):
         nearest(
-            random_decoder(5, 0), Decoder(np.eye(3, dtype=np.float32), np.ones(3), signed=False)
+            random_decoder(5, 0), DecoderRows(np.eye(3, dtype=np.float32), np.ones(3), signed=False)
         )

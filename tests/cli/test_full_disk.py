@@ -42,8 +42,9 @@ def start(small_run, random_lm, tmp_path_factory):
 def test_a_disk_that_fills_ends_in_a_sentence_and_once_it_is_free_the_work_goes_on(
     verb, count, start, small_store, checkpoint, text_file, tmp_path
 ):
-    exported = run_killed(["export", str(start / "run"), "--out", "lens"], None, tmp_path)
-    assert exported.code == 0, exported.err
+    if verb == "import":
+        exported = run_killed(["export", str(start / "run"), "--out", "lens"], None, tmp_path)
+        assert exported.code == 0, exported.err
     places = {"store": small_store.path, "model": checkpoint, "text": text_file}
     argv = [p.format(**places, lens=tmp_path / "lens") for p in COMMANDS[verb].split()]
     argv += [] if verb in ANYWHERE else ["--device", "cpu"]

@@ -195,7 +195,7 @@ def test_several_saes_stand_beside_each_other():
     (section,) = report(both)
     assert [column.name for column in section.columns] == ["\nwhich", "a\nrows", "b\nrows"]
     assert section.rows == [("all", "10", "12")]
-    assert section.warnings == ["Only 10 rows.", "Only 12 rows."]
+    assert section.warnings == ["a: Only 10 rows.", "b: Only 12 rows."]
     assert report(both, ["largest"]) == []
 
 

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from evaluation.cases import rows_of
 
 from saelab.evaluation.probe import auroc, fit_probes
-from saelab.evaluation.recovery import RecoveryData, recover
+from saelab.evaluation.recovery import recover
+from saelab.evaluation.rows import Rows
 from saelab.types import SparseCodes
 
 
-def planted(noise: float, rows: int = 2000) -> tuple[RecoveryData, np.ndarray]:
+def planted(noise: float, rows: int = 2000) -> tuple[Rows, np.ndarray]:
     """Latent 3 fires on label 0; latent 5, negatively, on label 1; latent 7 at random."""
     draw = np.random.default_rng(0)
     labels = draw.random((rows, 3)) < [0.2, 0.1, 0.001]
@@ -18,9 +20,7 @@ def planted(noise: float, rows: int = 2000) -> tuple[RecoveryData, np.ndarray]:
     x = np.concatenate([signal, draw.normal(size=(rows, 2))], axis=1)
     indices = torch.tensor([[3, 5, 7]]).expand(rows, 3)
     codes = SparseCodes(torch.from_numpy(signal).float(), indices, 16)
-    data = RecoveryData()
-    data.add(torch.from_numpy(x).float(), codes, labels, np.arange(rows) % 2 == 0)
-    return data, labels
+    return rows_of(torch.from_numpy(x).float(), codes, torch.from_numpy(labels), NAMES), labels
 
 
 NAMES = ("first", "second", "rare")
@@ -28,7 +28,7 @@ NAMES = ("first", "second", "rare")
 
 def test_planted_latents_are_found_with_their_sign_and_perfect_scores():
     data, _ = planted(noise=0.0)
-    first, second = recover(data, NAMES).features
+    first, second = recover(data).features
     assert (first.latent, first.sign, first.f1, first.auroc) == (3, 1, 1.0, 1.0)
     assert (second.latent, second.sign, second.f1) == (5, -1, 1.0)
     assert first.probe_auroc == 1.0
@@ -36,14 +36,14 @@ def test_planted_latents_are_found_with_their_sign_and_perfect_scores():
 
 def test_a_label_too_rare_to_score_is_reported_not_scored():
     data, _ = planted(noise=0.0)
-    result = recover(data, NAMES)
+    result = recover(data)
     assert result.too_rare == ["rare"]
     assert [f.label for f in result.features] == ["first", "second"]
 
 
 def test_each_latent_is_matched_with_its_label():
     data, _ = planted(noise=0.0)
-    latents = recover(data, NAMES).latents
+    latents = recover(data).latents
     assert (latents.label[3], latents.label[5]) == ("first", "second")
     assert latents.label[0] is None
     assert latents.f1[7] < 0.5
@@ -51,9 +51,9 @@ def test_each_latent_is_matched_with_its_label():
 
 def test_scores_are_those_of_the_half_the_latent_was_not_chosen_on():
     data, labels = planted(noise=1.0)
-    first = recover(data, NAMES).features[0]
+    first = recover(data).features[0]
     test = np.arange(len(labels)) % 2 == 1
-    value = torch.cat([c.values for c in data.codes])[:, 0].numpy()
+    value = data.codes.values[:, 0].numpy()
     answers, truth = value[test] >= first.threshold, labels[test, 0]
     expected = 2 * (answers & truth).sum() / (answers.sum() + truth.sum())
     assert first.f1 == pytest.approx(expected)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from evaluation.cases import measured, random_dense, rows_of, sae_with, sparse
 
+from saelab.config import UsageError
 from saelab.evaluation.absorption import Rate
 from saelab.evaluation.density import DensityCounts
 from saelab.evaluation.mdl import description_length
+from saelab.evaluation.results import Evaluation
 from saelab.figures.evaluation import (
     absorption_figure,
     density_figure,
@@ -85,15 +87,13 @@ def test_recovery_sets_the_probe_against_the_best_latent():
 
 
 def test_an_evaluation_shows_the_figures_of_what_it_has(density, length):
-    # The other parts have no figure.
-    missing: dict[str, Any] = {"reconstruction": {}, "downstream": {}, "dictionary": None}
-    core = SimpleNamespace(density=density, recovery=None, **missing)
-    core.description_length = core.absorption = None
-    for found in (core, SimpleNamespace(**vars(core) | {"description_length": length})):
-        drawn: Any = found
-        alone = [density_figure(density), l0_figure(density)]
-        if found.description_length:
-            alone.append(description_length_figure(length))
-        together, layout = parts(evaluation_figure(drawn))
-        assert [trace.y for trace in together] == [figure.data[0]["y"] for figure in alone]
-        assert layout.yaxis2.tickformat == ".0%"
+    results = {"reconstruction": {"fvu": 0.5}, "density": density, "description_length": length}
+    together, layout = parts(evaluation_figure(Evaluation(results)))
+    alone = density_figure(density), l0_figure(density), description_length_figure(length)
+    assert [trace.y for trace in together] == [figure.data[0]["y"] for figure in alone]
+    assert layout.yaxis2.tickformat == ".0%"
+
+
+def test_an_evaluation_without_a_figure_says_so():
+    with pytest.raises(UsageError, match="Nothing that was measured has a figure"):
+        evaluation_figure(Evaluation({"reconstruction": {"fvu": 0.5}}))

@@ -1,14 +1,54 @@
 from typing import Any
 
-from saelab.figures.training import training_figure
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelab.figures.training import MOST_POINTS, telling, training_figure
 
 
-def test_training_shows_fvu_and_dead_latents_over_tokens():
-    metrics = [
-        {"tokens": 100, "fvu": 0.5, "dead": 3},
-        {"tokens": 200, "fvu": 0.1, "dead": 1},
-    ]
-    traces: Any = training_figure(metrics).data
-    fvu, dead = traces
-    assert (list(fvu.x), list(fvu.y)) == ([100, 200], [0.5, 0.1])
-    assert (list(dead.x), list(dead.y)) == ([100, 200], [3, 1])
+def drawn(lines: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
+    """Each curve's points by its name, and the layout."""
+    figure: Any = training_figure(lines)
+    return {c.name: (list(c.x), list(c.y)) for c in figure.data}, figure.layout
+
+
+def test_every_logged_figure_is_a_curve_over_the_tokens_and_those_of_every_run_come_first():
+    lines = [{"step": s, "tokens": 9 * s, "aux_k": s, "dead": 3, "fvu": 1 / s} for s in (1, 2)]
+    curves, layout = drawn(lines)
+    assert list(curves) == ["FVU", "dead latents", "aux k"]
+    assert curves["FVU"] == ([9, 18], [1, 0.5])
+    # One pointer reads them all.
+    assert (layout.hovermode, layout.hoversubplots) == ("x unified", "axis")
+
+
+def test_what_is_no_number_is_left_out_of_its_curve_alone():
+    lines = [{"tokens": 9 * s, "fvu": y, "odd": "x", "l0": s, "lr": None}
+             for s, y in enumerate([1.0, float("nan"), None, 0.5])]  # fmt: skip
+    curves, _ = drawn([*lines, {"fvu": 0.1}])
+    assert curves["FVU"] == ([0, 27], [1.0, 0.5])
+    assert len(curves["L0, active latents per token"][0]) == 4
+    assert len(curves) == 2
+    assert drawn([])[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("y", "kind"),
+    [([1.0, 0.5, 0.1], "log"), ([1.0, 0.5, 0.2], None), ([0.0] * 3, None), ([-3.0, 0, 2], None)],
+)
+def test_an_axis_is_logarithmic_where_all_values_span_a_decade(y: list[float], kind: str | None):
+    _, layout = drawn([{"tokens": s, "fvu": value} for s, value in enumerate(y)])
+    assert layout.yaxis.type == kind
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 3000), at=st.floats(0, 1))
+def test_a_long_curve_is_thinned_to_few_points_that_keep_its_ends_and_spikes(n: int, at: float):
+    y = np.linspace(1.0, 2.0, n)
+    spike = round(at * (n - 1))
+    y[spike] = 9.0
+    kept = telling(y)
+    assert len(kept) <= MOST_POINTS + 2
+    assert {0, spike, n - 1} <= set(kept.tolist())
+    assert (np.diff(kept) > 0).all()

@@ -18,12 +18,9 @@ A = TypeVar("A", bound="AbstractAddress")
 def parameter(
     default: str | None, fits: Callable[[str], bool] = lambda _: True, *, stays: bool = False
 ) -> Any:  # noqa: ANN401 - as `dataclasses.field`
-    """A parameter of a page.
+    """A parameter of a page: `default` where the address says nothing, or nothing that `fits`.
 
-    Args:
-        default: its value where the address says nothing, or what does not fit.
-        fits: whether a text is a value.
-        stays: whether it stays in the address when the reader visits other pages.
+    One that `stays` is in the address of the other pages, too, for when the reader is back.
     """
     return field(default=default, metadata={"fits": fits, "stays": stays})
 
@@ -68,11 +65,6 @@ class AbstractAddress:
         others = {name: text for name, text in params.items() if name not in {*own, "view"}}
         fitting = {n: text for n, text in given.items() if (fits := own[n]) is None or fits(text)}
         return cls(carried=tuple(sorted(others.items())), **fitting)
-
-    @classmethod
-    def at(cls: type[A], href: str) -> A:
-        """The address that `href` (a query string) leads to."""
-        return cls.of(parsed(href))
 
     def to(self: A, **changes: object) -> A:
         """The same page with some parameters changed."""

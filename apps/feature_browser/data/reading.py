@@ -1,6 +1,5 @@
 """Files, read once: every cache is keyed by the file's path and modification time."""
 
-import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from feature_browser.data.address import A, AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.data.known import NOTHING, Known, plain, read_known
 from feature_browser.data.notes import notes_version
-from feature_browser.data.weights import Decoder, read_decoder
+from feature_browser.data.weights import DecoderRows, read_decoder
 from saelab.analysis.records import Features
 from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
 from saelab.config import UsageError
@@ -165,7 +164,7 @@ def evaluation(card: RunCard, name: str) -> dict[str, Any] | None:
     return _json(path, stamp(path)) if path.is_file() else None
 
 
-def decoder(card: RunCard) -> Decoder:
+def decoder(card: RunCard) -> DecoderRows:
     """The run's decoder, read anew: it may hold hundreds of megabytes.
 
     Raises:
@@ -215,22 +214,6 @@ def metrics(path: Path, stamp: int) -> list[dict[str, Any]]:
         return [line for line in Run(path).metrics() if isinstance(line, dict)]
     except ValueError as error:
         raise UsageError(f"{path / 'metrics.jsonl'} cannot be read: {error}.") from error
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def curves(path: Path, stamp: int) -> dict[str, Float[ndarray, " step"]]:
-    """The logged figures of the run at `path` by name; NaN where a step has no number.
-
-    Raises:
-        UsageError: a line is damaged.
-    """
-    lines = metrics(path, stamp)
-    names = dict.fromkeys(name for line in lines for name in line)
-    return {name: np.array([_number(line.get(name)) for line in lines]) for name in names}
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _recovery(card: RunCard, text: str = "") -> Path:

@@ -11,7 +11,7 @@ from saelab.formats.tensor_header import read_matrix, read_tensor_header
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecoderRows:
     """Decoder rows of unit length, and the lengths they had; a zero row stays zero.
 
     Attributes:
@@ -23,7 +23,7 @@ class Decoder:
     signed: bool
 
 
-def read_decoder(path: Path, *, signed: bool) -> Decoder:
+def read_decoder(path: Path, *, signed: bool) -> DecoderRows:
     """`W_dec` of the weights file at `path`.
 
     Raises:
@@ -31,7 +31,7 @@ def read_decoder(path: Path, *, signed: bool) -> Decoder:
     """
     W_dec = read_matrix(read_tensor_header(path), "W_dec")
     norms = np.linalg.norm(W_dec, axis=1)
-    return Decoder(W_dec / np.maximum(norms, 1e-12)[:, None], norms, signed)
+    return DecoderRows(W_dec / np.maximum(norms, 1e-12)[:, None], norms, signed)
 
 
 def width(path: Path) -> tuple[int, int]:

@@ -4,8 +4,10 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count
 
 
-def boxed(title: str, body: Html, *, note: Html = EMPTY) -> Html:
-    """A titled box."""
+def boxed(title: str, body: Html, *, hint: str = "", note: Html = EMPTY) -> Html:
+    """A titled box, with a hint or something else beside the title."""
+    if hint:
+        note = html('<span class="hint">{t}</span>', t=hint)
     return html(
         '<section class="card"><h2>{title}{note}</h2>{body}</section>',
         title=title, note=note, body=body,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from feature_browser.draw.markup import Html, html, joined
+from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import activation, count, real, short_count, signed
 from saelab.analysis.records import LatentRecord
 from saelab.console import visible
@@ -74,18 +74,18 @@ def _count_lines(largest: int, top: float) -> Html:
             y=f"{y:.1f}",
         )
         name = short_count(10**power) if power < 4 else f"10{_raised(power)}"
-        lines += [line, _text(LEFT - 5, y + 3.5, name, anchor="end")]
+        lines += [line, words(LEFT - 5, y + 3.5, name, "end")]
     return joined(lines)
 
 
-def _text(x: float, y: float, text: str, *, anchor: str) -> Html:
+def words(x: float, y: float, text: str, anchor: str) -> Html:
+    """Text in a picture; `anchor` says which end of it is at x."""
+    if not text:
+        return EMPTY
     return html(
         '<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>',
-        x=f"{x:.1f}",
-        y=f"{y:.1f}",
-        anchor=anchor,
-        text=text,
-    )
+        x=f"{x:.1f}", y=f"{y:.1f}", anchor=anchor, text=text,
+    )  # fmt: skip
 
 
 def _raised(power: int) -> str:
@@ -108,7 +108,7 @@ def _value_ticks(low: float, high: float) -> Html:
         x = _place(value, low, high)
         anchor = "start" if x < LEFT + 8 else "end" if x > WIDTH - 12 else "middle"
         shown = real(value, digits) if value else "0"
-        parts.append(_text(x, BASE + 17, shown, anchor=anchor))
+        parts.append(words(x, BASE + 17, shown, anchor))
     return joined(parts)
 
 

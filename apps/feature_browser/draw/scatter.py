@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, real
-from feature_browser.draw.pictures import round_ticks
+from feature_browser.draw.pictures import round_ticks, words
 
 WIDTH, HEIGHT, LEFT, BASE, TOP = 760, 400, 44, 356, 8
 CELLS_X, CELLS_Y = 96, 48
@@ -149,13 +149,13 @@ def _grid(axes: Axes) -> Html:
     for value in round_ticks(*axes.y_range):
         y = f"{place_y(value, axes):.1f}"
         parts.append(_line(LEFT, WIDTH - 8, y, y))
-        parts.append(_text(LEFT - 7, place_y(value, axes) + 3.5, real(value, 1), "end"))
+        parts.append(words(LEFT - 7, place_y(value, axes) + 3.5, real(value, 1), "end"))
     for value in round_ticks(*axes.x_range):
         x = place_x(value, axes)
         parts.append(_line(f"{x:.1f}", f"{x:.1f}", TOP, BASE))
-        parts.append(_text(x, BASE + 16, real(value, 1), "middle"))
+        parts.append(words(x, BASE + 16, real(value, 1), "middle"))
     middle = (LEFT + WIDTH) / 2
-    parts.append(_text(middle, HEIGHT - 6, axes.x_title, "middle"))
+    parts.append(words(middle, HEIGHT - 6, axes.x_title, "middle"))
     turned = html(
         '<text x="{x}" y="{y}" text-anchor="middle" transform="rotate(-90 {x} {y})">{t}</text>',
         x=11, y=f"{(BASE + TOP) / 2:.0f}", t=axes.y_title,
@@ -167,10 +167,3 @@ def _line(x1: object, x2: object, y1: object, y2: object) -> Html:
     return html(
         '<line class="grid" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>', x1=x1, x2=x2, y1=y1, y2=y2
     )
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Html:
-    return html(
-        '<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>',
-        x=f"{x:.1f}", y=f"{y:.1f}", anchor=anchor, text=text,
-    )  # fmt: skip

@@ -102,8 +102,7 @@ def _table(features: list[dict[str, Any]], address: KnownAddress) -> Html:
         Column("Probe F1", "the same probe", numeric=True),
         Column("In words", f"{FOUND}, {PARTLY} of F1; {PRESENT} of probe AUROC"),
     ]
-    rows = table(columns, (_row(f, address) for f in features), "Known features")
-    return html('<div class="page wide">{rows}</div>', rows=rows)
+    return alone(table(columns, (_row(f, address) for f in features), "Known features"))
 
 
 def _row(feature: dict[str, Any], address: KnownAddress) -> list[Html]:

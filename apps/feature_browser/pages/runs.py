@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, link
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.draw.boxes import bar, message
+from feature_browser.draw.boxes import alone, bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
 from feature_browser.pages import Page
@@ -33,7 +33,7 @@ def runs_view(catalogue: Catalogue, card: RunCard | None, address: RunsAddress) 
         if not notice or name != address.run
     ]
     parts += [message("Not all was searched", problem) for problem in catalogue.problems]
-    show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "runs")
+    show(alone(joined(parts)), "runs")
 
 
 def no_such_run(catalogue: Catalogue, name: str) -> Html:

@@ -18,7 +18,6 @@ export default function (component) {
   followLinks(canvas, on)
   noticeTouch(canvas, on)
   showTips(canvas, on)
-  readCurves(canvas, on)
   brush(canvas, on)
   lightEdges(canvas, on)
   annotate(canvas, on, component)

@@ -62,7 +62,7 @@ def dfa(
     return read * pattern.T
 
 
-def attention_dictionary(frozen: Frozen, layer: int) -> Active:
+def attention_sae(frozen: Frozen, layer: int) -> Active:
     """The attention-output SAE of a layer.
 
     Raises:
@@ -88,7 +88,7 @@ def direct_feature_attribution(
         UsageError: no SAE reads the layer's heads, the position is not in the prompt, or the latent
             does not fire there.
     """
-    active = attention_dictionary(frozen, layer)
+    active = attention_sae(frozen, layer)
     if not 0 <= position < frozen.n_pos:
         raise UsageError(
             f"Position {position} is not in the prompt, which has 0 to {frozen.n_pos - 1}."

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.attention.components import residual_components
-from saelab.analysis.attention.dfa import attention_dictionary, direct_feature_attribution
+from saelab.analysis.attention.dfa import attention_sae, direct_feature_attribution
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import Config
@@ -81,7 +81,7 @@ def source_attribution(
     Raises:
         UsageError: no SAE reads the layer's heads, or the latent does not fire at `dest`.
     """
-    active = attention_dictionary(frozen, layer)
+    active = attention_sae(frozen, layer)
     number = frozen.at_place[Place(layer, "heads")]
     entry = frozen.latent_index(number, latent, dest) - frozen.spans[number].start
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]

@@ -10,6 +10,7 @@ from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.write import write_new
+from saelab.sites import Site
 
 WRITTEN_VERSION = "6.0.0"
 """From this version on, `metadata` holds the facts about the language model."""
@@ -62,7 +63,8 @@ def _config(foreign: ForeignSAE) -> dict[str, Any]:
             parts = ("" if plain else "jumprelu", "" if foreign.W_skip is None else "skip")
             architecture = "_".join([*filter(None, parts), "transcoder"])
             selection = {"d_out": foreign.d_out}
-    is_hook_z = foreign.hook is not None and foreign.hook.endswith("hook_z")
+    site = Site.find(foreign.hook or "")
+    is_hook_z = site is not None and site.part == "attn.hook_z"
     return {
         "architecture": architecture,
         "d_in": foreign.d_in,

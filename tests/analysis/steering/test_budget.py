@@ -73,7 +73,7 @@ def trial(perturbed_lm) -> Trial:
 def test_the_effect_is_that_of_the_direction_at_each_prompt_s_own_end(trial):
     direction = torch.randn(16, generator=torch.Generator().manual_seed(2))
     found = trial.effect(direction, 0.7)
-    model, kls, gains = trial.model, [], []
+    model, kls, gains = trial.host, [], []
     for row, last in enumerate(trial.prompts.last.tolist()):
         tokens = trial.prompts.tokens[row : row + 1, : last + 1]
 

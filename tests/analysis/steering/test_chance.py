@@ -39,7 +39,7 @@ def scores_of(model, options) -> SteeringScores:
 def test_they_score_what_latents_that_write_them_would(perturbed_lm, form, kind):
     model = steerable(perturbed_lm)
     if kind == "transcoder":
-        model = replace(model, source=MIDDLE, site="blocks.1.hook_mlp_out")
+        model = replace(model, reads=MIDDLE, writes="blocks.1.hook_mlp_out")
     options = ScoreOptions(prompt=PROMPT, n_lens=2, form=form)
     found = chance_scores(model, scores_of(model, options), n=N)
     directions = _directions(model, N, 0)

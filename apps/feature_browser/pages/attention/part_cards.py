@@ -18,8 +18,7 @@ def parts_card(scene: AttentionScene, study: Study) -> Html:
     source = int(scene.address.source)
     given = float(study.sources.table[source].sum())
     title = f"What “{word(study.tokens[source])}” @{source} holds that does it"
-    hint = html('<span class="hint">sums to {v}</span>', v=signed(given))
-    return boxed(title, amounts(scene, study, study.parts), note=hint)
+    return boxed(title, amounts(scene, study, study.parts), hint=f"sums to {signed(given)}")
 
 
 def inputs_card(scene: AttentionScene, study: Study) -> Html:

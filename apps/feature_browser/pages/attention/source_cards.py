@@ -88,12 +88,12 @@ def sources_card(scene: AttentionScene, study: Study) -> Html:
         f"{signed(study.sources.constant)} constant. Head {study.sources.layer}.{best} gives "
         f"{signed(float(by_head[best]))}."
     )
-    hint = html('<span class="hint">exact: all parts sum to the activation</span>')
     return html(
-        '<section class="card">{crumbs}<h2>Which source tokens, through which heads?{hint}</h2>'
+        '<section class="card">{crumbs}<h2>Which source tokens, through which heads?'
+        '<span class="hint">exact: all parts sum to the activation</span></h2>'
         '<p>{sentence}</p>{text}{strip}<div class="numbers largest">{largest}</div>{fires}'
         "</section>",
-        crumbs=breadcrumb(scene, study), hint=hint, sentence=sentence,
+        crumbs=breadcrumb(scene, study), sentence=sentence,
         text=source_text(study, scene.address), strip=heat_strip(study, scene.address),
         largest=_largest(scene, study), fires=fires_line(scene, study),
     )  # fmt: skip

@@ -109,12 +109,9 @@ def flows(scene: GraphScene) -> Html:
     pairs = [(i, j) for i, j in pairs if {labels[i], labels[j]} != {REST, "target"}]
     pairs.sort(key=lambda pair: -abs(found[pair]))
     rows = [[cell(labels[i]), cell(labels[j]), _amount(found[i, j])] for i, j in pairs[:MOST_FLOWS]]
-    note = html(
-        '<span class="hint">tokens from left to right · a node of several groups counts in the '
-        "first</span>"
-    )
+    hint = "tokens from left to right · a node of several groups counts in the first"
     body = [supernode_picture(scene.found, groups, found), table(columns, rows, "Supernodes")]
-    return boxed("What the supernodes give each other", joined(body), note=note)
+    return boxed("What the supernodes give each other", joined(body), hint=hint)
 
 
 def _amount(value: float) -> Html:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from feature_browser.data.weights import Decoder
+from feature_browser.data.weights import DecoderRows
 from feature_browser.pages.compare.nearest import Nearest, nearest
 
 ALIKE = 0.7
@@ -64,7 +64,7 @@ class Correspondence:
         return edges.tolist(), counts.tolist()
 
 
-def correspond(this: Decoder, other: Decoder) -> Correspondence:
+def correspond(this: DecoderRows, other: DecoderRows) -> Correspondence:
     """Match two decoders of the same inputs."""
     return of_nearest(*nearest(this, other))
 

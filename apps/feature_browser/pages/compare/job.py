@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_browser.data.weights import Decoder, width
+from feature_browser.data.weights import DecoderRows, width
 from feature_browser.pages.compare.correspondence import Correspondence, correspond, of_nearest
 from feature_browser.pages.compare.nearest import Nearest, Search, begin, search
 from saelab.config import UsageError
@@ -30,7 +30,7 @@ class WeightsFile:
 
     path: Path
     stamp: int
-    read: Callable[[], Decoder] = field(compare=False)
+    read: Callable[[], DecoderRows] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _run(
 
 
 def _searched(
-    job: Job, kept: Path, first: Decoder, second: Decoder, begun: Search | None
+    job: Job, kept: Path, first: DecoderRows, second: DecoderRows, begun: Search | None
 ) -> Correspondence:
     found = begun = begun or begin(first, second)
     started = written = time.monotonic()

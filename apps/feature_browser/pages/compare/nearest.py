@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from feature_browser.data.weights import Decoder
+from feature_browser.data.weights import DecoderRows
 
 ROWS, COLUMNS = 512, 1024
 """Cosines held at a time: 2 MiB, which stay in the processor's cache."""
@@ -52,7 +52,7 @@ class Search:
 
 
 def nearest(
-    this: Decoder, other: Decoder, *, report: Callable[[float], None] = lambda share: None
+    this: DecoderRows, other: DecoderRows, *, report: Callable[[float], None] = lambda share: None
 ) -> tuple[Nearest, Nearest]:
     """Each row's nearest in the other decoder, both ways; `report` is told the share done."""
     found = begun = begin(this, other)
@@ -61,12 +61,12 @@ def nearest(
     return found.across, found.back
 
 
-def begin(this: Decoder, other: Decoder) -> Search:
+def begin(this: DecoderRows, other: DecoderRows) -> Search:
     """A search that has compared nothing yet."""
     return Search(Nearest.unknown(len(this.rows)), Nearest.unknown(len(other.rows)))
 
 
-def search(this: Decoder, other: Decoder, begun: Search) -> Iterator[Search]:
+def search(this: DecoderRows, other: DecoderRows, begun: Search) -> Iterator[Search]:
     """Go on from `begun` to the end, a stretch of rows at a time."""
     while begun.done < len(this.rows):
         stop = min(len(this.rows), begun.done + STRETCH)
@@ -105,7 +105,7 @@ def _joined(begun: Search, parts: list[tuple[Nearest, Nearest]], bounds: list[in
 
 
 def _stretch(
-    this: Decoder, other: Decoder, back: Nearest, rows_of_this: tuple[int, int]
+    this: DecoderRows, other: DecoderRows, back: Nearest, rows_of_this: tuple[int, int]
 ) -> tuple[Nearest, Nearest]:
     """Compare a range of rows of this decoder with all of the other; `back`: what is known."""
     start, stop = rows_of_this

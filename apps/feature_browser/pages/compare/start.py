@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import stamp
-from feature_browser.data.weights import Decoder, read_decoder, width
+from feature_browser.data.weights import DecoderRows, read_decoder, width
 from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import count, real
 from feature_browser.pages.compare.correspondence import (
@@ -126,7 +126,7 @@ def beginning(found: Correspondence, start: Start | None, card: RunCard, other: 
     )  # fmt: skip
 
 
-def _alike(own: Decoder, other: Decoder, side: Side) -> Bool[ndarray, " latent"]:
+def _alike(own: DecoderRows, other: DecoderRows, side: Side) -> Bool[ndarray, " latent"]:
     cosine: Float32[ndarray, " latent"] = (own.rows * other.rows[side.nearest.row]).sum(axis=1)
     if own.signed or other.signed:
         cosine = np.abs(cosine)
@@ -135,7 +135,7 @@ def _alike(own: Decoder, other: Decoder, side: Side) -> Bool[ndarray, " latent"]
 
 @st.cache_resource(max_entries=4, show_spinner="Drawing the initial weights …",
                    hash_funcs={RunCard: repr})  # fmt: skip
-def initial_decoder(card: RunCard, stamp: int) -> Decoder:
+def initial_decoder(card: RunCard, stamp: int) -> DecoderRows:
     """The decoder that the run's training began with."""
     del stamp  # part of the cache's key only
     import torch
@@ -150,4 +150,4 @@ def initial_decoder(card: RunCard, stamp: int) -> Decoder:
     if rows.shape != (d_sae, d_out):
         raise UsageError(f"{card.weights_path} is not of the size that its config.json says.")
     norms = np.linalg.norm(rows, axis=1)
-    return Decoder(rows / np.maximum(norms, 1e-12)[:, None], norms, card.signed)
+    return DecoderRows(rows / np.maximum(norms, 1e-12)[:, None], norms, card.signed)

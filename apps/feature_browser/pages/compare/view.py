@@ -39,7 +39,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
         return
     other = catalogue.runs.get(address.other or "")
     if other is None or other.name == card.name:
-        show(_page([_choose(card, others, address)]), "compare")
+        show(alone(joined([_choose(card, others, address)])), "compare")
         return
     parts = [_title(card, other, address), *_caveats(card, other), figures(card, other)]
     try:
@@ -51,7 +51,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
         parts.append(html('<p class="notice" role="status">{text}</p>', text=problem))
     if isinstance(found, Correspondence):
         parts += _latents(found, card, other, address)
-    show(_page(parts), "compare")
+    show(alone(joined(parts)), "compare")
     if isinstance(found, Progress):
         _waiting(card, other)
 
@@ -91,7 +91,7 @@ def _waiting(card: RunCard, other: RunCard) -> None:
         st.rerun()
     if isinstance(found, Correspondence):
         st.rerun()
-    show(_page([_progress(found)]), "comparing")
+    show(alone(joined([_progress(found)])), "comparing")
 
 
 def _progress(found: Progress) -> Html:
@@ -104,10 +104,6 @@ def _progress(found: Progress) -> Html:
         left = f", about {count(max(1, math.ceil(found.seconds_left)))}{THIN}s left"
     title = f"Comparing decoders: {100 * found.share:.0f}{THIN}%{left}"
     return message(title, text, after=bar(found.share))
-
-
-def _page(parts: list[Html]) -> Html:
-    return html('<div class="page wide">{parts}</div>', parts=joined(parts))
 
 
 def _alone_here(catalogue: Catalogue) -> Html:
@@ -217,10 +213,10 @@ def _kinds(found: Correspondence, card: RunCard, other: RunCard, address: Compar
                  on=EMPTY if address.keep else Html(' aria-current="true"'))  # fmt: skip
     sums = [cell(count(sum(counts.values()))) for counts in sides]
     rows.append([every, *sums, cell("")])
-    note = html('<span class="hint">decoder cosine, alike from {a}</span>', a=ALIKE)
+    hint = f"decoder cosine, alike from {ALIKE}"
     return html(
         '<div class="two wide-left"><div>{kinds}</div><div>{chart}</div></div>',
-        kinds=boxed("Which latents do they share?", table(columns, rows, "Kinds"), note=note),
+        kinds=boxed("Which latents do they share?", table(columns, rows, "Kinds"), hint=hint),
         chart=boxed(
             f"Nearest latent of {other.name}", cosine_chart(*found.histogram(), limit=ALIKE)
         ),

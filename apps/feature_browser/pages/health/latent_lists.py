@@ -1,9 +1,12 @@
 """The latents that a run's health turns on: dead, dense, duplicate and massive ones, with links."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
+from feature_browser.data.address import AbstractAddress, one_of, page_number
 from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real
@@ -17,12 +20,25 @@ from feature_browser.draw.tables import (
     page_of,
     table,
 )
-from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import Densities, Twins
 from saelab.analysis.records import MASSIVE
 
 ROWS = 20
 DEAD_ROWS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthAddress(AbstractAddress):
+    """Which latents are listed: those of a kind, else of the first kind that has some.
+
+    Attributes:
+        part: whether all that was measured is shown, too.
+    """
+
+    view = "health"
+    keep: str = one_of("", "dead", "dense", "duplicate", "massive")
+    page: str = page_number()
+    part: str = one_of("", "measured")
 
 
 def lists(

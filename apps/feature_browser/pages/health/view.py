@@ -8,21 +8,19 @@ import numpy as np
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import (
     OpenRun,
-    curves,
     decoder_norms,
     evaluation,
     facts,
+    metrics,
     open_run,
     stamp,
 )
 from feature_browser.data.weights import width
-from feature_browser.draw.boxes import boxed, pairs
+from feature_browser.draw.boxes import alone, boxed, pairs
 from feature_browser.draw.charts import density_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import THIN, activation, count, percent, real, short_count
-from feature_browser.draw.training_curves import CURVES, column, multiples
+from feature_browser.draw.numbers import THIN, activation, count, percent, real
 from feature_browser.pages import Page
-from feature_browser.pages.health.address import HealthAddress
 from feature_browser.pages.health.densities import (
     ALIKE,
     DENSE,
@@ -32,10 +30,11 @@ from feature_browser.pages.health.densities import (
     feature_densities,
     twins,
 )
-from feature_browser.pages.health.latent_lists import lists, massive_latents
+from feature_browser.pages.health.latent_lists import HealthAddress, lists, massive_latents
 from feature_browser.pages.health.measured import measured
-from feature_browser.shell.canvas import show
+from feature_browser.shell.canvas import palette, plot, show
 from saelab.config import UsageError
+from saelab.figures.training import training_figure
 
 
 def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
@@ -57,8 +56,9 @@ def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
     )
     if found is not None:
         parts += [_massive(run), lists(found, pairs_found, run, address)]
-    parts += [_training(card, problems), _evaluation(card, address)]
-    show(html('<div class="page wide">{parts}</div>', parts=joined(parts)), "health")
+    parts.append(_evaluation(card, address))
+    show(alone(joined(parts)), "health")
+    _training(card)
 
 
 def _tried(read: Callable[[], Any], problems: list[str]) -> Any:  # noqa: ANN401 - what read gives
@@ -123,11 +123,10 @@ def _densities(card: RunCard, found: Densities | None) -> Html:
     chart = density_chart(edges, counts, DENSE)
     alive = found.density[found.density > 0]
     hint = f"dashed: dense · {count(len(found.dead))} dead ones not drawn"
-    note = html('<span class="hint">{hint}</span>', hint=hint)
     if len(alive):
         middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
         chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
-    return boxed(title, chart, note=note)
+    return boxed(title, chart, hint=hint)
 
 
 def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any]) -> Html:
@@ -196,19 +195,16 @@ def _evaluation(card: RunCard, address: HealthAddress) -> Html:
     return joined([link, *map(_problem, problems), tables or EMPTY])
 
 
-def _training(card: RunCard, problems: list[str]) -> Html:
+def _training(card: RunCard) -> None:
     log = card.path / "metrics.jsonl"
-    before = len(problems)
-    found = _tried(lambda: curves(card.path, stamp(log)) if log.is_file() else {}, problems)
-    if not found:
-        text = problems[-1] if len(problems) > before else f"{log} is missing or empty."
-        return boxed("Training", html('<p class="sub">{text}</p>', text=text))
-    tokens = column(found, "tokens")
-    seen = f"{count(len(tokens))} logged steps"
-    if np.isfinite(tokens[-1]):
-        seen += f", {short_count(int(tokens[-1]))} tokens"
-    note = html('<span class="hint">{seen}</span>', seen=seen)
-    return boxed("Training", multiples(found, list(CURVES)), note=note)
+    try:
+        lines = metrics(card.path, stamp(log)) if log.is_file() else []
+        said = f"{count(len(lines))} logged steps" if lines else f"{log} is missing or empty."
+    except UsageError as error:
+        lines, said = [], str(error)
+    show(alone(html('<h2>Training</h2><p class="sub">{said}</p>', said=said)), "training")
+    if lines:
+        plot(training_figure(lines, palette()), "curves")
 
 
 PAGE = Page("Health", HealthAddress, health_view)

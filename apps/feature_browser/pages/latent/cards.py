@@ -92,11 +92,9 @@ def firing(scene: LatentScene) -> Html:
     ]
     if record.n_negative:
         rows.append(("negative side", f"{percent(record.n_negative / record.n_fired)} of firings"))
-    note = EMPTY
     if record.massive:
         rows.append(("massive activations", f"{record.massive} on them"))
-        note = html('<span class="hint">{t}</span>', t="see Health")
-    return boxed("How it fires", pairs(rows), note=note)
+    return boxed("How it fires", pairs(rows), hint="see Health" if record.massive else "")
 
 
 def neighbours(scene: LatentScene) -> Html:

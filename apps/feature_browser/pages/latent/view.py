@@ -143,14 +143,15 @@ def _evidence(scene: LatentScene) -> Html:
 
 def _pictures(scene: LatentScene) -> Html:
     title = "Activations, both signs" if scene.record.n_negative else "Activations"
-    hint = html('<span class="hint">tokens, log scale · drag to filter the examples</span>')
-    effects_hint = html('<span class="hint">direct path, per unit of activation</span>')
+    hints = (
+        "tokens, log scale · drag to filter the examples",
+        "direct path, per unit of activation",
+    )
+    effects = logit_effects(scene.record)
     return html(
         '<div class="two">{activations}{effects}</div>',
-        activations=boxed(title, histogram(scene.record), note=hint),
-        effects=boxed(
-            "What it writes to the logits", logit_effects(scene.record), note=effects_hint
-        ),
+        activations=boxed(title, histogram(scene.record), hint=hints[0]),
+        effects=boxed("What it writes to the logits", effects, hint=hints[1]),
     )
 
 

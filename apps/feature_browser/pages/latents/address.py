@@ -4,25 +4,18 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, box, one_of, page_number, parameter
 
-SORTS = ("f1", "latent", "density", "max", "mean", "negative")
-PARTS = ("", "labelled", "bookmarked", "firing", "ordinary", "massive")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsAddress(AbstractAddress):
-    """What the table lists.
+    """What the table lists: those `keep` leaves of what `q` finds, or of a cell of the picture.
 
-    Attributes:
-        sort, q, page: its order, the text that is searched for, and its page.
-        keep: which latents; all if empty.
-        axes: the two figures of the picture, with a comma between; no picture if empty.
-        box: the cell of the picture whose latents are listed.
+    `axes` are the two figures of the picture, with a comma between; no picture if empty.
     """
 
     view = "latents"
-    sort: str = one_of(*SORTS)
+    sort: str = one_of("f1", "latent", "density", "max", "mean", "negative")
     q: str = parameter("")
     page: str = page_number()
-    keep: str = one_of(*PARTS)
+    keep: str = one_of("", "labelled", "bookmarked", "firing", "ordinary", "massive")
     box: str = box()
     axes: str = parameter("")

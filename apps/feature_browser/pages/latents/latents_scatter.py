@@ -66,13 +66,12 @@ def picture(run: OpenRun, address: LatentsAddress, listed: Bool[ndarray, " laten
     else:
         body = _drawn(run, address, (x, y), (finite, listed))
     missing = int((~finite).sum())
-    note = html(
-        '<span class="hint">{n} latents; {missing} lack one of the figures · larger marks stand '
-        "for several</span>",
-        n=count(int(finite.sum())), missing=count(missing),
-    )  # fmt: skip
+    hint = (
+        f"{count(int(finite.sum()))} latents; {count(missing)} lack one of the figures · larger "
+        "marks stand for several"
+    )
     content = html('{a}{b}<div class="medium">{c}</div>', a=pick[0], b=pick[1], c=body)
-    return boxed("Two figures of every latent", content, note=note)
+    return boxed("Two figures of every latent", content, hint=hint)
 
 
 def toggle(address: LatentsAddress) -> tuple[str, LatentsAddress, bool]:

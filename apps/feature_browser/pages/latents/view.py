@@ -13,6 +13,7 @@ from feature_browser.data.labels import Labels, LatentNames, labels_of
 from feature_browser.data.notes import LONGEST, Note, Notes
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
+from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent
 from feature_browser.draw.tables import Column, anchor, cell, choice, matched, page_of, table
@@ -51,9 +52,12 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
         _table(run, names, address, rows) if len(rows) else _nothing(address),
         links,
     ]
-    page_html = html('<div class="page wide">{content}</div>', content=joined(content))
     tell(annotate.problem(), "note-problem")
-    show(page_html, "latents", on_edit=partial(annotate.keep, run.card, len(run.features)))
+    show(
+        alone(joined(content)),
+        "latents",
+        on_edit=partial(annotate.keep, run.card, len(run.features)),
+    )
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,10 @@ def effect_line(comparison: "Comparison") -> Html:
 def texts(comparison: "Comparison", kept: Html = EMPTY) -> Html:
     """Baseline and steered text side by side; `kept` says how it compares with what was saved."""
     plain, steered = comparison.plain[0], comparison.steered[0]
-    note = html('<span class="hint">{t}</span>', t="darker: less likely to the model unsteered")
+    hint = "darker: less likely to the model unsteered"
     both = joined(
         [
-            boxed("Baseline", joined([_text(comparison, plain), _figures(plain)]), note=note),
+            boxed("Baseline", joined([_text(comparison, plain), _figures(plain)]), hint=hint),
             boxed("Steered", joined([_text(comparison, steered), _figures(steered), kept])),
         ]
     )
@@ -158,7 +158,7 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
         Column("Perplexity", "of samples at temperature 0.7, unsteered model", numeric=True),
         Column("Says"),
     ]
-    return boxed("Dose and response", table(columns, said, "What is said at each strength"))
+    return boxed("What is said at each strength", table(columns, said, "Doses"))
 
 
 def _large(value: float) -> str:

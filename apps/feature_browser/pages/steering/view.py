@@ -54,7 +54,7 @@ def steering_view(_: Catalogue, card: RunCard, address: SteeringAddress) -> None
         _table(scores, address, ordered[part]),
         links,
     ]
-    show(html('<div class="page wide">{content}</div>', content=joined(content)), "steering")
+    show(alone(joined(content)), "steering")
 
 
 def keep(scores: SteeringScores, address: SteeringAddress) -> Bool[ndarray, " row"]:
@@ -200,8 +200,8 @@ def _picture(scores: SteeringScores, address: SteeringAddress, kept: Bool[ndarra
 
     picture = scatter.scatter(points, axes, lead, _thresholds(axes))
     signs = " · ◆ negative poles" if (scores.sign < 0).any() else ""
-    note = html('<span class="hint">larger marks stand for several{signs}</span>', signs=signs)
-    return boxed("Input against output score", picture, note=note)
+    hint = f"larger marks stand for several{signs}"
+    return boxed("Input against output score", picture, hint=hint)
 
 
 def _thresholds(axes: scatter.Axes) -> Html:

@@ -8,15 +8,13 @@ from feature_browser.pages.try_it.lists import PAIR_SORTS, SORTS
 
 @dataclass(frozen=True, kw_only=True)
 class TryAddress(AbstractAddress):
-    """The prompts that are tried.
+    """The prompts that are tried; the second is compared with the first.
 
     Attributes:
         latent: the latent that shades them, if the reader picked one.
-        prompt, second: the texts; the second is compared with the first.
         chat: "1" where they go through the model's chat template.
         pos: the token that was picked.
         target: the token whose logit is asked about; the likeliest if empty.
-        sort, page: order and page of the table; its own order if empty.
     """
 
     view = "try"
