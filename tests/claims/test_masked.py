@@ -1,4 +1,4 @@
-"""Hiding data helps (arXiv 2302.12715): with noise and too many latents, reconstruction overfits."""
+"""Hiding data helps (arXiv 2302.12715): with noise and many latents, reconstruction overfits."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from saelab.training.recipes import noisy_rows
 def test_a_wide_dictionary_loses_the_truth_in_noise_and_keeps_more_of_it_when_data_is_hidden(
     tmp_path,
 ):
-    """Measured, FILL"""
+    """Measured, seeds 0 and 1: a distance of 0.230 against 0.172."""
     generator = torch.Generator().manual_seed(0)
     atoms = F.normalize(torch.randn(100, 50, generator=generator), dim=1)
     on = torch.rand(1000, 100, generator=generator).argsort(dim=1) < 4
@@ -25,5 +25,4 @@ def test_a_wide_dictionary_loses_the_truth_in_noise_and_keeps_more_of_it_when_da
         name: mean([float(1 - cosines(s, atoms).amax(dim=0).mean()) for s in each])
         for name, each in saes.items()
     }
-    print(error)
-    assert error["masked"] < 0.8 * error["local"]
+    assert error["masked"] < 0.85 * error["local"]
