@@ -63,9 +63,15 @@ class AbstractSAEConfig(Config, abc.ABC):
         return False
 
     @property
+    def several_reconstructions(self) -> str | None:
+        """How training compares more than one reconstruction, as half a sentence; None if not."""
+        return None
+
+    @property
     def end_to_end_problem(self) -> str | None:
         """Why this SAE cannot be trained end to end, as half a sentence; None if it can."""
-        return None
+        several = self.several_reconstructions
+        return several and f"{several}, and the model can run on one"
 
     @property
     def transcoder_problem(self) -> str | None:

@@ -52,8 +52,8 @@ class HierarchicalTopKConfig(AuxKConfig):
 
     @property
     @override
-    def end_to_end_problem(self) -> str | None:
-        return "HierarchicalTopK compares a reconstruction per budget, and the model can run on one"
+    def several_reconstructions(self) -> str | None:
+        return "HierarchicalTopK compares a reconstruction per budget"
 
 
 class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):

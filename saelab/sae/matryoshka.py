@@ -73,8 +73,8 @@ class MatryoshkaConfig(AuxKConfig):
 
     @property
     @override
-    def end_to_end_problem(self) -> str | None:
-        return "a Matryoshka SAE compares several reconstructions, and the model can run on one"
+    def several_reconstructions(self) -> str | None:
+        return "a Matryoshka SAE compares several reconstructions"
 
 
 class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):

@@ -56,9 +56,9 @@ class TopKConfig(AuxKConfig):
 
     @property
     @override
-    def end_to_end_problem(self) -> str | None:
+    def several_reconstructions(self) -> str | None:
         if self.multi_k_coefficient:
-            return "Multi-TopK compares two reconstructions, and the model can run on one"
+            return "Multi-TopK compares two reconstructions"
         return None
 
 

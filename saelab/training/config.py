@@ -42,11 +42,16 @@ class TrainConfig(Config):
     several epochs."""
     batch_size: int = Field(default=4096, gt=0)
     """Tokens per step."""
-    objective: Literal["local", "e2e", "e2e-ds"] = "local"
-    """What the loss measures: the squared error of the reconstruction (local); the KL divergence of
-    the model's output when it runs on the reconstruction (e2e, arXiv 2405.12241); or the KL
-    divergence and the error at later layers (e2e-ds). e2e and e2e-ds run the model at every
-    step."""
+    objective: Literal["local", "masked", "e2e", "e2e-ds"] = "local"
+    """What the loss measures: the squared error of the reconstruction (local); the squared error at
+    numbers that are hidden from the encoder (masked, arXiv 2302.12715), which noise cannot lower;
+    the KL divergence of the model's output when it runs on the reconstruction (e2e, arXiv
+    2405.12241); or the KL divergence and the error at later layers (e2e-ds). e2e and e2e-ds run the
+    model at every step."""
+    hidden_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the numbers that masked hides, anew in every step; at least one, never all."""
+    hide: Literal["dimensions", "entries"] = "dimensions"
+    """What masked hides: the same dimensions of all rows of a batch, or entries row by row."""
     kl_coefficient: float = Field(default=1.0, ge=0)
     """Weight of the KL divergence in nats per token (paper: 1 for e2e, 0.5 for e2e-ds)."""
     downstream_coefficient: float = Field(default=1.0, ge=0)
@@ -150,10 +155,10 @@ class TrainConfig(Config):
         if not self.n_tokens:
             raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
-        if self.live and (self.objective != "local" or self.sae.needs_gradient):
+        if self.live and (self.runs_model or self.sae.needs_gradient):
             raise UsageError(
-                "--live trains with --objective local on activations alone: training end to end "
-                "runs the model anyway, and gradient SAEs read stored gradients."
+                "--live trains with --objective local or masked on activations alone: training end "
+                "to end runs the model anyway, and gradient SAEs read stored gradients."
             )
         self._check_transcoder()
         self._check_optimizer()
@@ -162,8 +167,10 @@ class TrainConfig(Config):
                 f"--keep-at {outside[0]} is no point of a training on {self.n_tokens} tokens; give "
                 "numbers from 1 to --n-tokens."
             )
-        problem = self.sae.end_to_end_problem
-        if self.objective != "local" and problem:
+        problem = self.sae.end_to_end_problem if self.runs_model else None
+        if self.objective == "masked" and (several := self.sae.several_reconstructions):
+            problem = f"{several}, and what is hidden is compared with one"
+        if problem:
             raise UsageError(
                 f"--objective {self.objective} cannot train this {self.sae.variant} SAE: {problem}."
             )
@@ -185,8 +192,8 @@ class TrainConfig(Config):
         if self.live or self.objective != "local":
             given = "--live" if self.live else f"--objective {self.objective}"
             raise UsageError(
-                f"{given} runs the model at one site; a transcoder trains with --objective local "
-                "on a store that holds both sites."
+                f"{given} is for an SAE that reconstructs what it reads; a transcoder trains with "
+                "--objective local on a store that holds both sites."
             )
 
     def _check_optimizer(self) -> None:
@@ -215,6 +222,11 @@ class TrainConfig(Config):
     def with_every_row(self) -> "TrainConfig":
         """The same training, massive activations included."""
         return self.model_copy(update={"outliers": "keep"})
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether the loss runs the language model on the reconstruction at every step."""
+        return self.objective in ("e2e", "e2e-ds")
 
     @property
     def written_site(self) -> str:

@@ -128,7 +128,8 @@ def _shared(config: TrainConfig) -> tuple[object, ...]:
     sites = (config.activations, config.site, config.target_site)
     order = (config.batch_size, config.order_seed, config.live)
     rows = (config.outliers, config.first_position)
-    return (*sites, *order, *rows, config.objective, live if config.objective != "local" else None)
+    masks = (config.hidden_share, config.hide) if config.objective == "masked" else None
+    return (*sites, *order, *rows, config.objective, live if config.runs_model else None, masks)
 
 
 def _train_group(

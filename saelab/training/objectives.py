@@ -1,10 +1,10 @@
-"""What training minimises: the error of the reconstruction, or its effect on the model."""
+"""What training minimises: the error of the reconstruction, seen or hidden, or its effect."""
 
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,6 +46,47 @@ class Local:
         assert isinstance(batch, ActivationBatch)
         scaled = batch if scale == 1.0 else replace(batch, x=batch.x * scale)
         return scaled.wanted, local_loss(sae, scaled, context)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The squared error at numbers that the encoder did not see (arXiv 2302.12715, section 3).
+
+    What is hidden is replaced by the encoder's bias, and what remains is scaled up, so that the
+    pre-activations are right on average. Noise in what is hidden cannot be known from the rest, so
+    latents that model noise do not lower the loss. A variant's further terms (AuxK, penalties) see
+    the whole rows.
+
+    Attributes:
+        share: of the numbers, how many are hidden; at least one and not all.
+        by_row: whether each row hides other numbers.
+    """
+
+    share: float
+    by_row: bool
+
+    def loss(
+        self, sae: AbstractSAE, batch: Batch, context: LossContext, scale: float
+    ) -> tuple[Float[Tensor, "batch d_in"], LossTerms]:
+        """See `Objective.loss`."""
+        assert isinstance(batch, ActivationBatch)
+        x = batch.x * scale
+        hidden = self.hidden(x, context)
+        bias = sae.input_bias.detach()
+        seen_share = 1 - hidden.float().mean(dim=-1, keepdim=True)
+        seen = torch.where(hidden, bias, bias + (x - bias) / seen_share)
+        done = sae.training_pass(replace(batch, x=seen, target=x), context)
+        error = torch.where(hidden, x - done.x_hat, 0.0).pow(2).sum(dim=1) / (1 - seen_share)
+        return x, total_loss(error.mean() / context.total_variance, x, done)
+
+    def hidden(
+        self, x: Float[Tensor, "batch d_in"], context: LossContext
+    ) -> Bool[Tensor, "rows d_in"]:
+        """Which numbers this step hides: `[1 d_in]`, or by row `[batch d_in]`."""
+        rows, d = (len(x) if self.by_row else 1), x.shape[1]
+        n = min(max(1, round(self.share * d)), d - 1)
+        order = torch.rand(rows, d, generator=context.generator()).argsort(dim=1).argsort(dim=1)
+        return (order < n).to(x.device)
 
 
 @dataclass(frozen=True)
@@ -124,6 +165,10 @@ def make_objective(source: Source) -> Objective:
     config = source.config
     if config.objective == "local":
         return Local()
+    if config.objective == "masked":
+        if source.site.d_in < 2:
+            raise UsageError(f"{config.site} has one dimension; masked needs two or more.")
+        return Masked(config.hidden_share, config.hide == "entries")
     lm = source.model()
     later = _later_sites(config, lm) if config.objective == "e2e-ds" else ()
     for hook in later:

@@ -248,3 +248,16 @@ def rare_features(activations: Path) -> Recipe:
     }
     longer = {"n_tokens": 300_000}
     return {n: planted_run(activations, sae).model_copy(update=longer) for n, sae in saes.items()}
+
+
+def noisy_rows(activations: Path) -> Recipe:
+    """Matching pursuit with a dictionary four times too wide, on few rows that are half noise.
+
+    The rows: 1,000, each of 4 among 100 unit atoms in 50 dimensions, and noise as large as that.
+    Mean distance (1 - cosine) from an atom to the nearest latent: 0.230 when trained locally, 0.172
+    masked. Seeds 0 and 1.
+    """
+    run = planted_run(activations, MatchingPursuitConfig(d_sae=400, k=4)).model_copy(
+        update={"n_tokens": 400_000, "batch_size": 200, "lr": 3e-3}
+    )
+    return {"local": run, "masked": run.model_copy(update={"objective": "masked"})}

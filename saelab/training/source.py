@@ -119,7 +119,7 @@ class Source:
     @property
     def end_to_end(self) -> bool:
         """Whether batches are tokens for the model instead of activations."""
-        return self.config.objective != "local"
+        return self.config.runs_model
 
     def model(self) -> LanguageModel:
         """The model whose activations are in the store; loaded at first use.
@@ -131,7 +131,7 @@ class Source:
         if facts is None:
             raise UsageError(
                 f"{self.store.path} holds arrays without a language model, which this training "
-                "runs; train with --objective local and without --live."
+                "runs; train with --objective local or masked and without --live."
             )
         if self._lm is None:
             from saelab.lm.load import load_recorded_model
