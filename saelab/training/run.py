@@ -35,7 +35,8 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
-from saelab.lock import check_held
+from saelab.lock import RUN_LOCK, check_held
+from saelab.owner import named, read_owner, runs
 
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
@@ -132,6 +133,9 @@ class Run:
         if os.path.lexists(self.weights):
             raise UsageError(f"{self.weights} is not a file.")
         made = self.made_with_weights
+        owner = read_owner(self.path / RUN_LOCK)
+        if not made and owner and runs(owner) is not False:
+            raise UsageError(f"{self.path} is being trained by {named(owner)}.")
         if not made:
             raise UsageError(f"{self.path} has no weights yet; run its `saelab train` again.")
         raise UsageError(

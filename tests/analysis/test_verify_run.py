@@ -1,6 +1,7 @@
 """`saelab verify RUN` names each damaged file, what belongs to another SAE, and what is old."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from saelab.cli import main
 from saelab.config import UsageError
 from saelab.files import sha256_file
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
+from saelab.lock import writing
+from saelab.owner import host
 from saelab.sae.storage import FORMAT, load_sae, save_sae
 from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
@@ -216,6 +219,9 @@ def test_an_unfinished_run_is_told_as_such_and_a_language_model_is_no_run(
     (problem,) = found.problems
     assert problem == f"{path} has no weights yet; run its `saelab train` again."
     assert verify_run(path).damages == []
+    with writing(path):
+        (problem,) = find_runs(tmp_path).problems
+    assert problem == f"{path} is being trained by process {os.getpid()} on {host()}."
 
 
 def test_a_store_with_a_damaged_token_file_is_not_trained_on(small_store, small_run, tmp_path):

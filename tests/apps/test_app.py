@@ -294,3 +294,5 @@ def test_a_listing_reads_only_what_has_changed(runs: Path, tmp_path: Path, monke
     os.utime(changed, ns=(1, 1))
     assert read_catalogue(root).runs["plain"].fvu == 0.5
     assert read == ["plain"]
+    (root / "plain" / "weights.safetensors").unlink()
+    assert "plain" in read_catalogue(root).damaged

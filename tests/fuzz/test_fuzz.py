@@ -15,7 +15,7 @@ from fuzz.campaign import Campaign
 from fuzz.mutations import damage
 from fuzz.workers import Case, run_cases
 
-N, SEED = 130, 0
+N, SEED = 300, 0
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),

@@ -112,7 +112,8 @@ def _name(path: Path, root: Path) -> str:
 
 def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
     """When the files behind a card were last changed."""
-    files = [path / "config.json", path / "provenance.json", *path.glob("evaluation/*.json")]
+    own = (path / name for name in ("config.json", "provenance.json", "weights.safetensors"))
+    files = [*own, *path.glob("evaluation/*.json")]
     return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
