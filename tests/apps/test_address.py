@@ -6,9 +6,11 @@ from pathlib import Path
 
 import feature_browser
 import pytest
+import streamlit as st
 from apps.driving import Open, address, drawn
 from feature_browser.data.address import AbstractAddress, is_number, link, numbers_of, parsed
 from feature_browser.pages import pages
+from feature_browser.shell.canvas import change
 
 PAGES = pages()
 
@@ -148,3 +150,15 @@ def test_links_lead_to_pages_and_name_parameters_that_these_have():
 
 def test_a_kept_link_to_a_page_of_another_run_opens_that_run(open_app: Open):
     assert 'data-latent="3"' in drawn(open_app(**parsed(link("latent", run="plain", latent=3))))
+
+
+def test_a_widget_of_a_page_that_the_reader_has_left_changes_nothing(monkeypatch):
+    class Params(dict[str, str]):
+        to_dict, from_dict = dict[str, str].copy, dict[str, str].__init__
+
+    monkeypatch.setattr(st, "query_params", Params(view="known", run="a"))
+    change(PAGES["latents"].address, lambda now: now.to(q="typed"))
+    assert st.query_params == {"view": "known", "run": "a"}
+    monkeypatch.setattr(st, "query_params", Params(view="latents", run="a"))
+    change(PAGES["latents"].address, lambda now: now.to(q="typed"))
+    assert st.query_params["q"] == "typed"

@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.components.v2 import component
 from streamlit.components.v2.types import ComponentRenderer
 
-from feature_browser.data.address import A, AbstractAddress, parsed
+from feature_browser.data.address import HOME, A, AbstractAddress, parsed
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import Html, html
 from saelab.figures.style import DARK, LIGHT, Palette
@@ -58,14 +58,19 @@ def tell(problem: str, key: str) -> None:
         show(alone(html('<p class="notice">{p}</p>', p=problem)), key)
 
 
-def here(page: type[A]) -> A:
-    """The current address, as the page has it."""
-    return page.of(st.query_params.to_dict())
-
-
 def go_to(address: AbstractAddress) -> None:
     """Set the address; the current or next run of the app shows it."""
     st.query_params.from_dict(address.params())
+
+
+def change(page: type[A], change_of: Callable[[A], A]) -> None:
+    """Change the page's address, as its widgets do.
+
+    A widget may report a value while the reader follows a link to another page; that link counts.
+    """
+    params = st.query_params.to_dict()
+    if params.get("view", HOME) == page.view:
+        go_to(change_of(page.of(params)))
 
 
 def style_page() -> None:

@@ -28,11 +28,13 @@ from feature_browser.pages.attention.trail import (
     runs_before,
     trail_of,
 )
-from feature_browser.shell.canvas import STATIC, go_to, here, show
+from feature_browser.shell.canvas import STATIC, change, go_to, show
 from saelab.analysis.records import Example
 from saelab.config import UsageError
 
 GO_TO, PROMPT = "attention-latent", "attention-prompt"
+UNPICKED = {"pos": "", "trail": "", "source": "", "head": ""}
+"""The address of a text in which nothing is picked."""
 N_EXAMPLES = 6
 
 
@@ -106,18 +108,17 @@ def _controls(card: RunCard, address: AttentionAddress) -> None:
 
 def _typed_latent() -> None:
     if wanted := st.session_state[GO_TO].strip():
-        go_to(_same_text(here(AttentionAddress)).to(latent=wanted))
+        change(AttentionAddress, lambda now: _same_text(now).to(latent=wanted))
     st.session_state[GO_TO] = ""
 
 
 def _typed_prompt() -> None:
-    now, prompt = here(AttentionAddress), st.session_state[PROMPT]
-    go_to(now.to(prompt=prompt, pos="", trail="", source="", head=""))
+    prompt = st.session_state[PROMPT]
+    change(AttentionAddress, lambda now: now.to(prompt=prompt, **UNPICKED))
 
 
 def _switched(chat: str) -> None:
-    now = here(AttentionAddress)
-    go_to(now.to(chat=chat, pos="", trail="", source="", head=""))
+    change(AttentionAddress, lambda now: now.to(chat=chat, **UNPICKED))
 
 
 def _same_text(address: AttentionAddress) -> AttentionAddress:

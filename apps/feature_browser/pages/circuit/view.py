@@ -32,7 +32,7 @@ from feature_browser.pages.circuit.node_cards import (
 from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
-from feature_browser.shell.canvas import STATIC, go_to, here, show, tell
+from feature_browser.shell.canvas import STATIC, change, go_to, show, tell
 from saelab.analysis.circuits.graph_json import graph_json
 from saelab.config import UsageError
 
@@ -116,7 +116,8 @@ def _sliders(address: CircuitAddress) -> None:
 
 
 def _slid(name: str) -> None:
-    go_to(here(CircuitAddress).to(**{name: st.session_state[f"circuit-{name}"]}))
+    value = st.session_state[f"circuit-{name}"]
+    change(CircuitAddress, lambda now: now.to(**{name: value}))
 
 
 def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:

@@ -19,7 +19,7 @@ from feature_browser.pages.latent import cards
 from feature_browser.pages.latent.address import LatentAddress
 from feature_browser.pages.latent.cards import LatentScene
 from feature_browser.pages.latent.steering_card import steering
-from feature_browser.shell.canvas import go_to, here, show, tell
+from feature_browser.shell.canvas import change, go_to, show, tell
 from feature_browser.shell.launch import runs_directory
 from saelab.config import UsageError
 
@@ -107,17 +107,16 @@ def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
 
 
 def _step(by: int) -> None:
-    address = here(LatentAddress)
-    go_to(address.to(latent=int(address.latent or 0) + by))
+    change(LatentAddress, lambda now: now.to(latent=int(now.latent or 0) + by))
 
 
 def _random(run: OpenRun) -> None:
-    go_to(here(LatentAddress).to(latent=run.random_latent()))
+    change(LatentAddress, lambda now: now.to(latent=run.random_latent()))
 
 
 def _typed() -> None:
     if wanted := st.session_state[GO_TO].strip():
-        go_to(here(LatentAddress).to(latent=wanted))
+        change(LatentAddress, lambda now: now.to(latent=wanted))
     st.session_state[GO_TO] = ""
 
 

@@ -22,7 +22,7 @@ from feature_browser.pages.latents import latents_scatter
 from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
 from feature_browser.pages.latents.search import FIRING, search
-from feature_browser.shell.canvas import go_to, here, show, tell
+from feature_browser.shell.canvas import change, show, tell
 from saelab.console import visible
 
 ROWS = 50
@@ -150,9 +150,13 @@ def _search_box(run: OpenRun, address: LatentsAddress) -> None:
 
 
 def _searched() -> None:
-    address, text = here(LatentsAddress), st.session_state[SEARCH]
-    keep = "" if address.keep == "firing" and not text.strip() else address.keep
-    go_to(address.to(q=text, keep=keep, page=1))
+    text = st.session_state[SEARCH]
+
+    def found(now: LatentsAddress) -> LatentsAddress:
+        keep = "" if now.keep == "firing" and not text.strip() else now.keep
+        return now.to(q=text, keep=keep, page=1)
+
+    change(LatentsAddress, found)
 
 
 def _summary(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:

@@ -11,7 +11,7 @@ from feature_browser.data.suggestions import suggestions
 from feature_browser.live.chat import HELP, LABEL, chats
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.experiment import ERRORS, OPS, UNITS, Experiment, experiment_of
-from feature_browser.shell.canvas import STATIC, go_to, here, tell
+from feature_browser.shell.canvas import STATIC, change, tell
 from saelab.config import UsageError
 
 SHOWN, PROBLEM = "steer-shown", "steer-problem"
@@ -105,5 +105,5 @@ def _submitted() -> None:
     except UsageError as error:
         st.session_state[PROBLEM] = str(error)
         return
-    now = here(SteeringAddress)
-    go_to(now.to(experiment=experiment.text, latent=None, prompt="", chat="", saved=""))
+    asked = {"latent": None, "prompt": "", "chat": "", "saved": "", "experiment": experiment.text}
+    change(SteeringAddress, lambda now: now.to(**asked))

@@ -23,7 +23,7 @@ from feature_browser.pages.steering.experiment import (
 from feature_browser.pages.steering.form import form
 from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
 from feature_browser.pages.steering.saved import Saved, read, save, shelf
-from feature_browser.shell.canvas import go_to, here, palette, plot, show, tell
+from feature_browser.shell.canvas import change, palette, plot, show, tell
 from saelab.config import UsageError
 from saelab.console import visible
 from saelab.figures.steering import dose_figure
@@ -205,7 +205,7 @@ def _save_box(card: RunCard, experiment: Experiment, comparison: "Comparison") -
         except UsageError as error:
             st.session_state[PROBLEM] = str(error)
         else:
-            go_to(here(SteeringAddress).to(saved=name))
+            change(SteeringAddress, lambda now: now.to(saved=name))
             st.session_state[NAME] = ""
 
     with st.container(key="steer-save", horizontal=True, vertical_alignment="bottom"):

@@ -17,7 +17,7 @@ from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.live_view import live_steering_view, parts
 from feature_browser.pages.steering.results import concepts, success
-from feature_browser.shell.canvas import go_to, here, show
+from feature_browser.shell.canvas import change, show
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
 from saelab.console import visible
 
@@ -131,7 +131,7 @@ def _search_box(address: SteeringAddress) -> None:
 
 
 def _searched() -> None:
-    go_to(here(SteeringAddress).to(q=st.session_state[SEARCH], page=1))
+    change(SteeringAddress, lambda now: now.to(q=st.session_state[SEARCH], page=1))
 
 
 def _filters(address: SteeringAddress) -> Html:

@@ -18,7 +18,7 @@ from feature_browser.pages.try_it.bench import Bench, open_bench, read
 from feature_browser.pages.try_it.lists import Found, found
 from feature_browser.pages.try_it.strip import strip, token_tip
 from feature_browser.pages.try_it.tables import latents_table, pair_table
-from feature_browser.shell.canvas import go_to, here, show
+from feature_browser.shell.canvas import change, go_to, show
 from saelab.config import UsageError
 from saelab.console import visible
 
@@ -74,11 +74,11 @@ def _typed() -> None:
     for key in [key for key in st.session_state if str(key).startswith(LAST)]:
         # An emptied field stays empty.
         del st.session_state[key]
-    go_to(here(TryAddress).to(prompt=prompt, second=second, pos="", page=1))
+    change(TryAddress, lambda now: now.to(prompt=prompt, second=second, pos="", page=1))
 
 
 def _switched(chat: str) -> None:
-    go_to(here(TryAddress).to(chat=chat, pos="", page=1))
+    change(TryAddress, lambda now: now.to(chat=chat, pos="", page=1))
 
 
 def _no_model(card: RunCard) -> Html:
