@@ -23,7 +23,7 @@ endif
 test: $(STAMP)  ## every test; browser tests are skipped where no Chromium is found
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --nbmake tests notebooks
 
-exhaustive: $(STAMP)  ## kills and full disks at every system call, a quarter of an hour or more
+exhaustive: $(STAMP)  ## what CI tries at a few places, at all; the papers' claims on the tiny model: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m exhaustive tests
 
 check: $(STAMP)  ## format, lint, types, import contracts

@@ -26,9 +26,10 @@ def start(small_run, random_lm, tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
 @pytest.mark.parametrize(
-    "count", [IN_CI, pytest.param(FULL, marks=pytest.mark.exhaustive)], ids=["some", "all"]
+    ("verb", "count"),
+    [("features", IN_CI), ("circuit", IN_CI)]
+    + [pytest.param(verb, FULL, marks=pytest.mark.exhaustive) for verb in COMMANDS],
 )
 def test_what_was_killed_at_any_call_ends_as_if_never_stopped(verb, count, start, tmp_path):
     argv = [verb, "run", *COMMANDS[verb], "--device", "cpu"]

@@ -13,7 +13,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.sync.client import ClientConnection, connect
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 SESSIONS, ROUNDS, STEPS = 10, 6, 3
 # Rounds that fill the caches do not count; after them, a leak of a page's 100 kB at each of the

@@ -38,7 +38,7 @@ def test_with_signed_features_it_does_with_half_the_latents_what_topk_does(tmp_p
         assert float(cosines(sae, atoms).abs().max(dim=0).values.mean()) > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_where_latents_are_few_it_leaves_less_of_the_tiny_models_activations(
     store, held_out, tmp_path
 ):
@@ -51,7 +51,7 @@ def test_where_latents_are_few_it_leaves_less_of_the_tiny_models_activations(
     assert max(error["abs-topk"]) < 0.96 * min(error["topk"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_some_latents_are_opposite_features_of_the_grammar_by_their_sign(store, held_out, tmp_path):
     """Of the firings of either sign most are on tokens of one of two opposite labels.
 

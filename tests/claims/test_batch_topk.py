@@ -25,7 +25,7 @@ def test_both_beat_topk_where_rows_differ_in_how_much_there_is_to_say(tmp_path):
     assert mean(l0s(saes["jumprelu"], test)) == pytest.approx(4, rel=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_both_beat_topk_on_the_tiny_models_heads_and_are_about_equal(on_heads, held_out):
     """Measured, seeds 0 to 3: FVU 0.148 to 0.150 (TopK, L0 8), 0.078 to 0.081 (BatchTopK, 7.7),
     0.080 to 0.083 (JumpReLU, 7.4).
@@ -38,7 +38,7 @@ def test_both_beat_topk_on_the_tiny_models_heads_and_are_about_equal(on_heads, h
         assert on_heads[name].encode(x).mean_l0() == pytest.approx(8, rel=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_aux_k_wakes_the_silent_latents_of_jumprelu_where_features_are_rare(tmp_path):
     """Measured, seeds 0 and 1: 5 and 12 % silent at FVU 0.142 and 0.143, without 20 and 24 % at
     0.146 and 0.151; BatchTopK 9 and 8 % at 0.133. L0 4.07 to 4.10 for the 4 that were asked for.

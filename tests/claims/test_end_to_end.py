@@ -6,7 +6,7 @@ from claims.measure import trained
 from saelab.training.recipes import TINY_RESIDUAL, end_to_end
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_end_to_end_does_with_two_latents_what_local_training_does_with_four(
     budgets, store, held_out, tiny_lm, tmp_path
 ):

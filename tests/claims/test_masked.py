@@ -9,7 +9,7 @@ from saelab.testing.planted import rows
 from saelab.training.recipes import noisy_rows
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_wide_dictionary_loses_the_truth_in_noise_and_keeps_more_of_it_when_data_is_hidden(
     tmp_path,
 ):

@@ -45,7 +45,7 @@ def success(run, scores, tiny_lm):
     return steering_success(run, tiny_lm, replace(scores, n_examples=n_examples), OPTIONS)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_paper_s_threshold_is_passed_by_random_directions_and_gains_nothing(
     run, scores, success, tiny_lm
 ):
@@ -61,7 +61,7 @@ def test_the_paper_s_threshold_is_passed_by_random_directions_and_gains_nothing(
     assert row.low > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_high_input_and_high_output_scores_rarely_meet_and_high_input_scores_steer_little(
     scores, success
 ):

@@ -33,7 +33,7 @@ def written(saes, held_out):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_transcoder_is_about_as_faithful_as_an_sae_on_the_mlps_output(saes, held_out, written):
     """Measured, seeds 0 to 3, at L0 8: FVU 0.075 to 0.077 against 0.069 to 0.070; of the 7.1 nats
     that the MLP is worth 97.3 to 98.3 % are recovered, against 98.0 to 98.2 %.
@@ -51,7 +51,7 @@ def test_a_transcoder_is_about_as_faithful_as_an_sae_on_the_mlps_output(saes, he
     assert recovered["skip transcoder"] > max(recovered["sae"], recovered["transcoder"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_skip_connection_halves_what_a_transcoder_misses(saes, held_out, written):
     """Measured, seeds 0 to 3: FVU 0.038 to 0.040 against 0.075 to 0.077, at L0 7.9 and 8."""
     out = held_out.x[TINY_MLP_OUT]

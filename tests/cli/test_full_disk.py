@@ -36,7 +36,7 @@ def start(small_run, random_lm, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("verb", "count"),
-    [("train", IN_CI), ("features", IN_CI), ("harvest", IN_CI)]
+    [("train", IN_CI), ("harvest", IN_CI)]
     + [pytest.param(verb, FULL, marks=pytest.mark.exhaustive) for verb in COMMANDS],
 )
 def test_a_disk_that_fills_ends_in_a_sentence_and_once_it_is_free_the_work_goes_on(

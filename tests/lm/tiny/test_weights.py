@@ -50,26 +50,26 @@ def test_finding_the_model_imports_neither_torch_nor_transformers():
     assert found.stdout.strip() == "set()"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("of", TASKS, ids=lambda of: of.name)
 def test_shipped_weights_master(scores, of):
     assert scores[of.name] >= of.required
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_heads_do_what_the_shipped_table_says(measured, shipped):
     for role, (best, *_) in shipped.roles.items():
         assert best in measured.roles[role], role
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("score", ["previous_token", "duplicate_token", "induction"])
 def test_attention_of_every_head_is_as_in_the_shipped_table(measured, shipped, score):
     for here, there in zip(measured.heads, shipped.heads, strict=True):
         assert getattr(here, score) == pytest.approx(getattr(there, score), abs=0.15)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_removing_the_heads_of_a_role_together_breaks_its_behaviour(measured, shipped):
     for report in (measured, shipped):
         assert report.accuracy_without_induction_heads < report.induction_accuracy - 0.3
