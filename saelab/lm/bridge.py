@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ class BridgeLanguageModel:
 
     def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
         self._bridge = bridge.eval().requires_grad_(requires_grad=False)
+        self._direct = cache(lambda: DirectPaths(self._bridge))
         self._info = info
         self._head = OutputHead(bridge.original_model)
         self._tokenizer = HuggingFaceTokenizer(bridge.tokenizer)
@@ -219,10 +220,10 @@ class BridgeLanguageModel:
         _check_applied(edits, applied)
         return out, KeyValuePast(cache)
 
-    @cached_property
+    @property
     def direct(self) -> DirectPaths:
         """The linear maps between sites and logits, derived from the running model."""
-        return DirectPaths(self._bridge)
+        return self._direct()
 
     def why_no_logits(self, hook: str) -> str | None:
         """Why directions at `hook` have no logit effects, as one sentence; None if they have.
