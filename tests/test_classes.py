@@ -96,3 +96,16 @@ def test_nothing_but_a_variant_itself_asks_for_its_class():
     assert {"TopK", "TopKConfig", "JumpReLU", "BatchAbsTopK"} <= classes
     found = {m: asked(m) & classes for m in MODULES if m not in own}
     assert {m: names for m, names in found.items() if names} == {}
+
+
+def test_no_protocol_is_checked_for_tensors():
+    """Since Python 3.12 such a check sees no parameter and no buffer of a module."""
+    found = {
+        f"{name}.{node.name}": [ast.unparse(line.target) for line in data]
+        for name, module in MODULES.items()
+        for node in module.classes.values()
+        if "runtime_checkable" in {base_name(d) for d in node.decorator_list}
+        and (data := [line for line in node.body if isinstance(line, ast.AnnAssign)])
+        and any("Tensor" in ast.unparse(line.annotation) for line in data)
+    }
+    assert found == {}

@@ -23,13 +23,6 @@ class Preselecting(Protocol):
         ...
 
 
-@runtime_checkable
-class Thresholded(Protocol):
-    """An SAE that keeps values above a threshold, common to all latents or one per latent."""
-
-    threshold: Tensor
-
-
 @dataclass(frozen=True)
 class NearMisses:
     """Some latents of each row that did not fire.
@@ -70,8 +63,9 @@ def near_misses(
 
 def _bar(sae: AbstractSAE, codes: SparseCodes) -> Tensor:
     """The size that must be exceeded: `[batch, 1]`, `[d_sae]` or a number."""
-    if isinstance(sae, Thresholded):
-        return sae.threshold.float()
+    # A protocol's check sees no parameters and buffers since Python 3.12.
+    if isinstance(threshold := getattr(sae, "threshold", None), Tensor):
+        return threshold.float()
     codes = codes.rectangular()
     size = torch.where(codes.active, codes.values.abs(), torch.inf)
     # A row without firings has an infinite limit, and so no near miss.

@@ -1,7 +1,5 @@
 """What the weights alone say about each latent: logits, neighbours, heads."""
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from jaxtyping import Float, Float32
 from numpy import ndarray
@@ -17,21 +15,15 @@ N_NEIGHBOURS = 8
 COSINES_AT_ONCE = 2**25
 
 
-@runtime_checkable
-class Encoding(Protocol):
-    """An SAE with a linear encoder."""
-
-    W_enc: Tensor
-
-
 def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
     """Logits, decoder and encoder neighbours, and head weights if the site has heads.
 
     `hook` is the site that the SAE writes.
     """
     arrays = logit_arrays(sae, lm, hook) | neighbour_arrays(sae.W_dec, "neighbours")
-    if isinstance(sae, Encoding):
-        arrays |= neighbour_arrays(sae.W_enc.T, "encoder")
+    # A protocol's check sees no parameters since Python 3.12.
+    if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
+        arrays |= neighbour_arrays(encoder.T, "encoder")
     if Site.of(hook).kind == "heads":
         arrays["heads/weights"] = head_weights(sae.W_dec, lm.info.n_heads)
     return arrays

@@ -6,6 +6,7 @@ import pytest
 import torch
 from analysis.circuits.cases import hosts, prompt_of
 from analysis.steering.cases import random_sae
+from stand_in import answer_as
 
 from saelab.analysis.circuits import patching
 from saelab.analysis.circuits.patching import latent_effects
@@ -94,9 +95,7 @@ class Linear:
 
     def __init__(self, lm):
         self.lm, self.W = lm, torch.randn(16, 15, generator=torch.Generator().manual_seed(0))
-
-    def __getattr__(self, name):
-        return getattr(self.lm, name)
+        answer_as(self, lm)
 
     def run(self, tokens, *, edits=None, hooks=()):
         x = self.lm.capture(tokens, [SITE])[SITE].float()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from analysis.steering.cases import MIDDLE, PROMPT, steerable
+from stand_in import answer_as
 
 from saelab.analysis.steering.interventions import Intervention
 from saelab.analysis.steering.writing import Sampling, edits_for, generate, plain
@@ -22,9 +23,7 @@ class Rereads:
     def __init__(self, lm):
         self.lm = lm
         self.n_read = 0
-
-    def __getattr__(self, name):
-        return getattr(self.lm, name)
+        answer_as(self, lm)
 
     def run(self, tokens, *, edits=None, hooks=()):
         self.n_read += tokens.numel()
