@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 # Kernels run under Triton's interpreter where there is no GPU; it must be told before its import.
@@ -15,6 +16,10 @@ from interpreted import prepare_once_for_each_kernel
 from shape_checks import begin_test, keep_compiled_what_is_not_checked
 
 keep_compiled_what_is_not_checked()
+
+# A shell's background job ignores Ctrl-C, and so would all processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines are shared: an example's time says nothing about the code.
 settings.register_profile("saelab", deadline=None, max_examples=50)

@@ -162,6 +162,10 @@ def test_latents_are_labelled_one_after_the_other_in_the_list(page: Page, url: s
     expect(page.get_by_label("Label of latent 12", exact=True)).to_be_focused()
     page.keyboard.type("twelve\n")
     expect(page.get_by_label("Label of latent 12", exact=True)).to_have_value("twelve")
+    for _ in range(100):  # Another pass may still be under way.
+        if Notes(root / "signed").all().get(12, Note()).label == "twelve":
+            break
+        page.wait_for_timeout(100)
     page.reload()
     expect(page.get_by_label("Label of latent 11", exact=True)).to_have_value("eleven")
     expect(page.get_by_label("Label of latent 12", exact=True)).to_have_value("twelve")

@@ -299,7 +299,9 @@ def test_a_run_that_is_removed_meanwhile_is_not_made_again_by_halves(
 
 def test_a_file_may_be_as_large_as_the_limit_says(small_run, tmp_path):
     """The limit's signal is ignored, so that the write fails and can be told."""
-    code = "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+    # Python would leave cut bytecode of saelab behind, which no later process could import.
+    code = "import resource, sys\nsys.dont_write_bytecode = True\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
     code += "from saelab.cli import main\nsys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "export", str(small_run.path), "--out", str(tmp_path / "x")],
