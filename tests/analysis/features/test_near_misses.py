@@ -24,6 +24,7 @@ def pre_activations(sae, x):
 
 
 def threshold(sae):
+    assert isinstance(sae.threshold, torch.Tensor)
     return sae.threshold
 
 
