@@ -1,4 +1,4 @@
-"""Which runs there are below a directory."""
+"""The runs below a directory."""
 
 import os
 from pathlib import Path
@@ -27,10 +27,10 @@ class FoundRuns(NamedTuple):
 
 
 def find_runs(root: Path) -> FoundRuns:
-    """Every finished run at or below `root`; any other is told, and hides none.
+    """Every finished run at or below `root`; unfinished and damaged ones are reported.
 
-    Links to directories are not followed, what lies inside a run's own directories is no run, and
-    the search ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
+    Links to directories are not followed, and a run's own directories are not searched. The search
+    ends at `MAX_DEPTH` levels or `MAX_DIRECTORIES` directories.
     """
     found = FoundRuns([], [])
     for path in run_directories(root, found.problems):
@@ -44,11 +44,11 @@ def find_runs(root: Path) -> FoundRuns:
 
 
 def run_directories(root: Path, problems: list[str]) -> list[Path]:
-    """The directories at or below `root` that hold a run, sorted; none of them is read.
+    """The directories at or below `root` that hold a run, sorted; no file is read.
 
-    Either file of a finished run tells one, so that a run whose other file is gone is not passed
-    over; as language models have a config.json too, that of a run is one beside a provenance.json.
-    What was not searched is added to `problems`, one sentence each.
+    Weights mark a run, so a run that lost its config.json is found. So does a config.json beside a
+    provenance.json; language models have a config.json alone. For what was not searched, one
+    sentence each is added to `problems`.
     """
     found: list[Path] = []
     places = [(Path(root), 0)]

@@ -73,6 +73,25 @@ def change(page: type[A], change_of: Callable[[A], A]) -> None:
         go_to(change_of(page.of(params)))
 
 
+def search_field(
+    key: str, text: str, *, label: str, hint: str, width: int, on_change: Callable[[], None]
+) -> None:
+    """The field of a page's search, with the text of the address in it.
+
+    What the reader has typed stays as typed, if it differs in spaces alone.
+    """
+    if st.session_state.get(key, "").strip() != text.strip():
+        st.session_state[key] = text
+    st.text_input(
+        label,
+        key=key,
+        placeholder=hint,
+        on_change=on_change,
+        label_visibility="collapsed",
+        width=width,
+    )
+
+
 def style_page() -> None:
     """Apply the style sheet for Streamlit's own elements."""
     st.html(STATIC / "page.css")

@@ -22,7 +22,7 @@ from feature_browser.pages.latents import latents_scatter
 from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
 from feature_browser.pages.latents.search import FIRING, search
-from feature_browser.shell.canvas import change, show, tell
+from feature_browser.shell.canvas import change, search_field, show, tell
 from saelab.console import visible
 
 ROWS = 50
@@ -125,16 +125,14 @@ def order(run: OpenRun, latents: Int[ndarray, " found"], sort: str) -> Int[ndarr
 
 
 def _search_box(run: OpenRun, address: LatentsAddress) -> None:
-    if st.session_state.get(SEARCH, "").strip() != address.q.strip():
-        st.session_state[SEARCH] = address.q
     with st.container(key="controls", horizontal=True):
-        st.text_input(
-            "Search numbers, labels, known features, tokens and example text",
-            key=SEARCH,
-            placeholder="Search a number, label, token or example text",
-            on_change=_searched,
-            label_visibility="collapsed",
+        search_field(
+            SEARCH,
+            address.q,
+            label="Search numbers, labels, known features, tokens and example text",
+            hint="Search a number, label, token or example text",
             width=340,
+            on_change=_searched,
         )
         parts = {"": "all", "labelled": "labelled", "bookmarked": "★ bookmarked"}
         n_massive = 0 if run.features.massive is None else int((run.features.massive > 0).sum())

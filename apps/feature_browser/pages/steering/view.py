@@ -17,7 +17,7 @@ from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.live_view import live_steering_view, parts
 from feature_browser.pages.steering.results import concepts, success
-from feature_browser.shell.canvas import change, show
+from feature_browser.shell.canvas import change, search_field, show
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
 from saelab.console import visible
 
@@ -116,16 +116,14 @@ def _nothing(card: RunCard) -> Html:
 
 
 def _search_box(address: SteeringAddress) -> None:
-    if st.session_state.get(SEARCH, "").strip() != address.q.strip():
-        st.session_state[SEARCH] = address.q
     with st.container(key="controls", horizontal=True):
-        st.text_input(
-            "Search latents by number or token",
-            key=SEARCH,
-            placeholder="Search a number or a token",
-            on_change=_searched,
-            label_visibility="collapsed",
+        search_field(
+            SEARCH,
+            address.q,
+            label="Search latents by number or token",
+            hint="Search a number or a token",
             width=260,
+            on_change=_searched,
         )
         show(_filters(address), "context")
 
