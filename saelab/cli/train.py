@@ -1,6 +1,7 @@
 """`saelab train`: train a sparse autoencoder."""
 
 import inspect
+import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -15,8 +16,10 @@ from saelab.cli.options import Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
 from saelab.config import Config, Heading
 from saelab.files import check_directory
+from saelab.ranks import Ranks
 
 if TYPE_CHECKING:
+    from saelab.training.config import TrainConfig
     from saelab.training.run import Run
 
 ABOUT = """\
@@ -79,6 +82,8 @@ def main(arguments: list[str]) -> int:
         text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
         command = Command(f"saelab train {name}", text, _options(variants[name]))
         runs = [_train(name, read(command, arguments[1:]))]
+    if not Ranks.from_environment().leads:
+        return 0
     for run in runs:
         last = run.metrics()[-1]
         figures = f"FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}"
@@ -107,19 +112,34 @@ def _options(variant: type[BaseModel] | None) -> list[Option]:
 
 def _train(variant: str, values: dict[str, object]) -> "Run":
     from saelab.training.config import TrainConfig
-    from saelab.training.loop import train
 
     own = {key: values.pop(key) for key in list(values) if key not in TrainConfig.model_fields}
     args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
     check_directory(args.out, "--out")
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
-    return train(config, out=args.out, device=args.device)
+    return _trained({args.out: config}, args.device)[0]
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
-    from saelab.training.loop import train_many
     from saelab.training.sweep import read_sweep
 
     check_directory(args.out, "--out")
     configs = {args.out / name: config for name, config in read_sweep(args.file).items()}
-    return train_many(configs, device=args.device)
+    return _trained(configs, args.device)
+
+
+def _trained(configs: "dict[Path, TrainConfig]", device: str) -> "list[Run]":
+    """The trained runs; several processes that torchrun started train each SAE together."""
+    from saelab.training.loop import train_many
+
+    ranks = Ranks.from_environment()
+    if ranks.world == 1:
+        return train_many(configs, device=device)
+    from saelab.lm.load import own_device
+    from saelab.training.together import together
+
+    where = own_device(device)
+    with together(ranks, where) as all_of_us:
+        said = {str(out): config.model_dump_json() for out, config in configs.items()}
+        all_of_us.check_same({"options": json.dumps(said), "device": where.type})
+        return train_many(configs, device=where, together=all_of_us)

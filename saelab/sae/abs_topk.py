@@ -1,5 +1,6 @@
 """AbsTopK SAE: the k latents of largest magnitude, signs kept (arXiv 2510.00404)."""
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,8 @@ from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
+SIGNED = partial(batch_top_k, signed=True)
+
 
 class AbsTopKConfig(AuxKConfig):
     """AbsTopK: the k pre-activations of largest magnitude (arXiv 2510.00404)."""
@@ -28,6 +31,11 @@ class AbsTopKConfig(AuxKConfig):
     """Latents active per token, of either sign."""
     selection: Literal["row", "batch"] = "row"
     """Choose k in each row (the paper's text) or k per row on average in the batch (its code)."""
+
+    @property
+    @override
+    def spread_problem(self) -> str | None:
+        return None
 
     @property
     @override
@@ -70,7 +78,7 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, lambda a: abs_top_k(a, self.config.k))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(abs_top_k, a, self.config.k))
         return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)
 
     @override
@@ -93,5 +101,5 @@ class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k, signed=True))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(SIGNED, a, self.k))
         return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)

@@ -17,6 +17,7 @@ from saelab.sae.context import LossContext
 from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
+from saelab.shard import Shard
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
@@ -74,6 +75,14 @@ class AbstractSAEConfig(Config, abc.ABC):
         return several and f"{several}, and the model can run on one"
 
     @property
+    def spread_problem(self) -> str | None:
+        """Why several processes cannot train this SAE, as half a sentence; None if they can.
+
+        They can where the variant's selection and sums go through `AbstractSAE.shard`.
+        """
+        return "its selection is not made over several processes"
+
+    @property
     def transcoder_problem(self) -> str | None:
         """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
         return None
@@ -97,6 +106,12 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     b_dec: nn.Parameter  # [d_out]
     b_in: nn.Parameter | None  # [d_in], of transcoders
     W_skip: nn.Parameter | None  # [d_in d_out], of transcoders with a skip connection
+    shard: Shard | None = None
+    """The latents that are here, while several processes train the SAE; None: all of them. What
+    such a module reconstructs is what all processes' latents reconstruct together."""
+    own_bias: Tensor | None = None
+    """A copy of `input_bias` in a training step of several processes, whose gradient is the part
+    of it that comes from this process's latents; else None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,6 +127,11 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     def input_bias(self) -> Float[Tensor, " d_in"]:
         """The bias that a centring encoder subtracts: b_in of a transcoder, else b_dec."""
         return self.b_dec if self.b_in is None else self.b_in
+
+    @property
+    def encoder_bias(self) -> Float[Tensor, " d_in"]:
+        """`input_bias`, as the encoder's training pass reads it: see `own_bias`."""
+        return self.input_bias if self.own_bias is None else self.own_bias
 
     @property
     def d_in(self) -> int:
@@ -183,7 +203,12 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
             UsageError: the SAE has a skip connection and `x`, the rows that were encoded, is
                 missing.
         """
-        return sparse_decode(codes, self.W_dec) + self.offset(x)
+        return self.written(codes) + self.offset(x)
+
+    def written(self, codes: SparseCodes) -> Float[Tensor, "batch d_out"]:
+        """The latents' part of the reconstruction, z @ W_dec."""
+        part = sparse_decode(codes, self.W_dec)
+        return part if self.shard is None else self.shard.sum_all(part)
 
     def offset(
         self, x: Float[Tensor, "batch d_in"] | None

@@ -62,7 +62,9 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     @override
     @torch.no_grad()
     def observe(self, codes: SparseCodes) -> None:
-        follow_smallest_(self.threshold, codes.values)
+        shard = self.shard
+        values = codes.values if shard is None else shard.smallest_of_all(codes.values)
+        follow_smallest_(self.threshold, values)
 
     @override
     @torch.no_grad()

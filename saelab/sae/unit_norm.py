@@ -55,6 +55,14 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
             codes = select(pre_acts)
         return pre_acts, self.differentiable(codes, x)
 
+    def kept(
+        self, rule: Rule, pre_acts: Float[Tensor, "batch d_sae"], k: float | int
+    ) -> SparseCodes:
+        """The codes that `rule` keeps with k per row, among all processes' latents."""
+        if self.shard is None:
+            return rule(pre_acts, k)
+        return self.shard.largest_of_all(rule(pre_acts, min(k, pre_acts.shape[1])), k)
+
     def selected_pass(
         self,
         batch: ActivationBatch,
@@ -68,14 +76,14 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         done = TrainingPass(codes, x_hat, squared_error(batch.wanted, x_hat))
 
         def dead_codes(dead: Bool[Tensor, " d_sae"], n: int) -> SparseCodes:
-            return self.differentiable(among(rule, pre_acts, dead, n), batch.x)
+            return self.differentiable(among(rule, pre_acts, dead, n, self.shard), batch.x)
 
         add_aux_k(done, self, batch.wanted, context, dead_codes)
         return done
 
     def differentiable(self, codes: SparseCodes, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         """Codes chosen without a graph, now with gradients to the encoder and the input bias."""
-        return affine_codes(codes, x, self.W_enc, self.b_enc, self.input_bias)
+        return affine_codes(codes, x, self.W_enc, self.b_enc, self.encoder_bias)
 
     def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
         """The fused rule of `selected_pass` with k latents per row; `rest` are its other fields."""

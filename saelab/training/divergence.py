@@ -97,7 +97,8 @@ class Watch:
         A step's own figures describe the weights before it. This checks the weights after it,
         before they are written.
         """
-        if not all(bool(p.isfinite().all()) for p in sae.parameters()):
+        bad = torch.stack([~p.isfinite().all() for p in sae.parameters()]).any()
+        if bool(bad) if sae.shard is None else sae.shard.any_all(bad):
             return "weights that are not finite"
         fvu = self.fvu(sae)
         return f"FVU {fvu:.3g}" if self.finds_wrong(fvu) else None

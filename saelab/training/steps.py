@@ -1,11 +1,13 @@
 """Two kinds of optimizer step: autograd for everything, kernels alone where possible."""
 
 import os
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
@@ -18,6 +20,7 @@ from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.source import Batch
+from saelab.training.spread import Spread
 from saelab.types import ActivationBatch, LossTerms
 
 
@@ -29,11 +32,13 @@ class StepResult:
         x: the rows that the SAE reconstructs.
         terms: its loss terms; the codes are valid until the next step.
         gradient_norm: before clipping; None if nothing needed it.
+        n_active: active latents of all rows.
     """
 
     x: Float[Tensor, "batch d_in"]
     terms: LossTerms
     gradient_norm: Float[Tensor, ""] | None
+    n_active: Int[Tensor, ""]
 
 
 @runtime_checkable
@@ -59,7 +64,15 @@ class Steps(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step changes, by name."""
+        """Everything that a step changes, by name.
+
+        Where several processes hold the SAE, all call this; the first gets whole tensors, the
+        others nothing.
+        """
+        ...
+
+    def expected(self) -> Mapping[str, Tensor]:
+        """Tensors of the names, shapes and types of `tensors`."""
         ...
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -67,13 +80,17 @@ class Steps(Protocol):
         ...
 
     def trained(self) -> AbstractSAE:
-        """The SAE with its current weights."""
+        """The SAE with its current weights, or this process's shard of it."""
         ...
 
-    def averaged(self) -> AbstractSAE:
+    def whole(self) -> AbstractSAE | None:
+        """The whole SAE; None in all but the first of several processes, which all call this."""
+        ...
+
+    def averaged(self) -> AbstractSAE | None:
         """A copy of the SAE with averaged weights; atoms are made unit if training keeps them unit.
 
-        Only parameters are averaged; other state is as it is now.
+        Only parameters are averaged; other state is as it is now. Processes: see `whole`.
         """
         ...
 
@@ -94,7 +111,8 @@ class AutogradSteps:
             weight_decay=0.0,
             fused=device.type == "cuda",
         )
-        self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
+        self.spread = sae.shard and Spread(sae, sae.shard, self.optimizer)
+        self.dead = DeadLatents(sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
 
     def optimizer_step(
@@ -109,34 +127,51 @@ class AutogradSteps:
             group["lr"] = lr
         device = self.dead.since_fired.device.type
         half = self.config.precision == "bfloat16"
-        context = replace(context, dead=self.dead.mask())
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-            x, terms = objective.loss(self.sae, batch, context, scale)
+        context = replace(context, dead=self.dead.mask(self.sae.shard))
+        self.optimizer.zero_grad(set_to_none=True)
+        with nullcontext() if self.spread is None else self.spread.backward():
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+                x, terms = objective.loss(self.sae, batch, context, scale)
+            terms.total.backward()
         self.dead.update(terms.codes)
         self.sae.observe(terms.codes)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
         self.sae.before_optimizer_step()
         limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
+        if self.spread is None:
+            norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
+        else:
+            norm = self.spread.clip(limit)
         self.optimizer.step()
         self.sae.after_optimizer_step()
         if self.average is not None:
             self.average.update(dict(self.sae.named_parameters()), context.step + 1)
-        return StepResult(x, terms, norm)
+        return StepResult(x, terms, norm, self._in_all(terms.codes.active))
 
     def n_dead(self) -> int:
         """See `Steps.n_dead`."""
-        return int(self.dead.dead.sum())
+        return int(self._in_all(self.dead.dead))
+
+    def _in_all(self, marks: Tensor) -> Tensor:
+        shard, n = self.sae.shard, marks.sum()
+        return n if shard is None else shard.sum_all(n)
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
+        return self._own() if self.spread is None else self.spread.whole(self._own())
+
+    def expected(self) -> Mapping[str, Tensor]:
+        """See `Steps.expected`."""
+        return self._own() if self.spread is None else self.spread.expected(self._own())
+
+    def _own(self) -> dict[str, Tensor]:
         tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
         tensors |= optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
         return tensors | (self.average.tensors() if self.average else {})
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
+        if self.spread is not None:
+            tensors = self.spread.own(tensors, self.dead.since_fired.device)
         prefix = "sae."
         weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         self.sae.load_state_dict(weights)
@@ -149,9 +184,15 @@ class AutogradSteps:
         """See `Steps.trained`."""
         return self.sae
 
-    def averaged(self) -> AbstractSAE:
+    def whole(self) -> AbstractSAE | None:
+        """See `Steps.whole`."""
+        return self.sae if self.spread is None else self.spread.sae()
+
+    def averaged(self) -> AbstractSAE | None:
         """See `Steps.averaged`."""
         assert self.average is not None
+        if self.spread is not None:
+            return self.spread.sae(self.average.means)
         return with_mean_weights(self.sae, self.average.means)
 
 
@@ -214,7 +255,8 @@ class FusedSteps:
             parts["multi_k"] = step.wider_error / context.total_variance
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
-        return StepResult(step.x, terms, step.gradient_norm if clips else None)
+        norm = step.gradient_norm if clips else None
+        return StepResult(step.x, terms, norm, step.codes.active.sum())
 
     def n_dead(self) -> int:
         """See `Steps.n_dead`."""
@@ -223,6 +265,10 @@ class FusedSteps:
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
         return self.step.tensors() | (self.average.tensors() if self.average else {})
+
+    def expected(self) -> Mapping[str, Tensor]:
+        """See `Steps.expected`."""
+        return self.tensors()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
@@ -234,6 +280,10 @@ class FusedSteps:
         """See `Steps.trained`."""
         self.step.write_back()
         return self.step.sae
+
+    def whole(self) -> AbstractSAE:
+        """See `Steps.whole`."""
+        return self.trained()
 
     def averaged(self) -> AbstractSAE:
         """See `Steps.averaged`."""
@@ -281,6 +331,8 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
+    if sae.shard is not None:
+        return "it trains in one process"
     from saelab.training.fused import fused_rule
 
     rule = fused_rule(sae)
