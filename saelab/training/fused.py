@@ -112,7 +112,7 @@ class FusedStep:
         Args:
             x: `batch_size` rows.
             scale: factor of the rows.
-            grad: dL/dx at the rows, for a gradient SAE; only its direction is used.
+            grad: dL/dx at the rows, for a gradient SAE; not scaled.
 
         Raises:
             UsageError: there are not `batch_size` rows, or a gradient SAE got no gradients.

@@ -201,7 +201,7 @@ def _arguments(
     """The kernels' arguments from the effects; without effects, placeholders that are not read."""
     if effects is None:
         return pre_acts, pre_acts, 0.0
-    return effects.products, effects.base, float(effects.beta)
+    return effects.products, effects.base, float(effects.rules.beta)
 
 
 def select_top_k(

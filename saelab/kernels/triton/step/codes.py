@@ -35,8 +35,5 @@ def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rule
     if rule.over_batch:
         n = int(rule.k * len(x))
         return Ragged.empty(x, n, rule.groups, signed=rule.signed, share=rule.share)
-    effects = None
-    if rule.effect is not None:
-        beta, alone = rule.effect
-        effects = Effects.empty(x, d_sae, beta=beta, product_alone=alone)
+    effects = None if rule.effect is None else Effects.empty(x, d_sae, rule.effect)
     return RowCodes.empty(x, int(rule.k), signed=rule.signed, effects=effects)
