@@ -15,6 +15,20 @@ from saelab.registry import Registry
 
 BUILT_IN = {
     "abs-topk-signed": "saelab.claims.abs_topk:SIGNED",
+    "abs-topk-error": "saelab.claims.abs_topk:ERROR",
+    "abs-topk-poles": "saelab.claims.abs_topk:POLES",
+    "batch-topk-planted": "saelab.claims.adaptive_counts:PLANTED",
+    "batch-topk-heads": "saelab.claims.adaptive_counts:HEADS",
+    "aux-k": "saelab.claims.adaptive_counts:AUX_K",
+    "matryoshka": "saelab.claims.matryoshka:ABSORPTION",
+    "hierarchical-topk": "saelab.claims.hierarchical_topk:EVERY_BUDGET",
+    "matching-pursuit": "saelab.claims.matching_pursuit:COHERENT",
+    "masked": "saelab.claims.masked:NOISY",
+    "gradient-selection": "saelab.claims.gradient_topk:SELECTION",
+    "gradient-training": "saelab.claims.gradient_topk:TRAINING",
+    "end-to-end": "saelab.claims.end_to_end:FEWER_LATENTS",
+    "transcoder": "saelab.claims.transcoders:FAITHFUL",
+    "skip-transcoder": "saelab.claims.transcoders:SKIP",
 }
 """Where each claim is defined, in the order of measuring and of the table."""
 

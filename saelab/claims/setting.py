@@ -1,6 +1,5 @@
 """What a claim is measured with: seeds, a device, a directory of its own, a language model."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,35 +43,36 @@ class Setting:
         """The seeds to measure with."""
         return range(self.n_seeds)
 
-    def runs(
-        self, recipe: Mapping[str, TrainConfig], *, within: str = "runs", model: bool = False
-    ) -> dict[str, list[Run]]:
+    def runs(self, recipe: Mapping[str, TrainConfig]) -> dict[str, list[Run]]:
         """Every configuration of the recipe trained with every seed, from shared reads.
 
-        Args:
-            recipe: configurations by name.
-            within: the directory of the runs, below the claim's.
-            model: whether a training runs the language model (end-to-end objectives).
+        A run is in the subject's directory, under the digest of its configuration, so claims that
+        need the same run train it once.
         """
-        out, n = self.directory / within, self.n_seeds
         configs = {
-            out / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}-{seed}": config.model_copy(
-                update={"seed": seed}
-            )
+            (name, seed): config.model_copy(update={"seed": seed})
             for name, config in recipe.items()
             for seed in self.seeds
         }
-        lm = self.subject.lm if model else None
-        runs = train_many(configs, device=self.device, lm=lm)
-        return {name: runs[i * n : (i + 1) * n] for i, name in enumerate(recipe)}
+        out = {key: self.subject.directory / "runs" / _name(c) for key, c in configs.items()}
+        ends = any(config.objective.startswith("e2e") for config in recipe.values())
+        found = train_many(
+            {out[key]: config for key, config in configs.items()},
+            device=self.device,
+            lm=self.subject.lm if ends else None,
+        )
+        runs = {run.path: run for run in found}
+        return {name: [runs[out[name, seed]] for seed in self.seeds] for name in recipe}
 
-    def trained(
-        self, recipe: Mapping[str, TrainConfig], *, within: str = "runs", model: bool = False
-    ) -> SAEs:
+    def trained(self, recipe: Mapping[str, TrainConfig]) -> SAEs:
         """The SAEs of `runs`, on the device."""
-        runs = self.runs(recipe, within=within, model=model)
+        runs = self.runs(recipe)
         return {name: [run.load_sae(self.device) for run in each] for name, each in runs.items()}
 
     def planted(self, x: Float[Tensor, "row d_in"]) -> Path:
         """A store of these rows, at the site `PLANTED`."""
         return write_arrays(self.directory / "planted", {PLANTED: x})
+
+
+def _name(config: TrainConfig) -> str:
+    return f"{config.sae.variant}-{config.seed}-{config.digest()[:12]}"

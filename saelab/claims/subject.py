@@ -24,6 +24,7 @@ from saelab.training.recipes import (
 )
 
 TINY = "tiny"
+TEXT = "tiny"
 N_TOKENS = 150_000
 """Tokens of the store; the recipes train on as many."""
 N_CONTEXTS = 150
@@ -72,12 +73,15 @@ class Subject:
         directory: Path,
         *,
         model: str = TINY,
-        text: str = TINY,
+        text: str = TEXT,
         n_tokens: int = N_TOKENS,
         device: str = "auto",
     ) -> None:
-        if (model == TINY) != (text == TINY):
-            raise UsageError(f"The model {model!r} does not read the text {text!r}; give both.")
+        if (model == TINY) != (text == TEXT):
+            raise UsageError(
+                "The tiny model reads the text tiny, and no other model does; give --model and "
+                f"--text, not {model} with {text}."
+            )
         self.directory, self.model, self.text = directory, model, text
         self.n_tokens, self.device = n_tokens, device
         self._held_out: dict[tuple[tuple[str, ...], int], HeldOut] = {}
