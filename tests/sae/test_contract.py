@@ -14,6 +14,7 @@ FORMS = [
     {"variant": "abs-topk", "selection": "batch", "subtract_b_dec": False},
     {"variant": "gradient-topk", "normalise_gradient": False},
     {"variant": "matryoshka", "random_prefixes": 3},
+    {"variant": "feature-choice", "mutual_share": 0.0},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
 ]
