@@ -27,6 +27,7 @@ BUILT_IN = {
     "gated": "saelab.sae.gated:GatedConfig",
     "jumprelu": "saelab.sae.jumprelu:JumpReLUConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
+    "bilinear": "saelab.sae.bilinear:BilinearConfig",
 }
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""

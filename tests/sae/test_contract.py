@@ -14,6 +14,8 @@ FORMS = [
     {"variant": "matryoshka", "random_prefixes": 3},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
+    {"variant": "bilinear", "k": None},
+    {"variant": "bilinear", "bottleneck": 20, "ordered": True, "k": None},
 ]
 PLAIN = ("topk", "batch-topk", "abs-topk", "gradient-topk")
 
