@@ -17,6 +17,8 @@ FORMS = [
     {"variant": "feature-choice", "mutual_share": 0.0},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
+    {"variant": "bilinear", "k": None},
+    {"variant": "bilinear", "bottleneck": 20, "ordered": True, "k": None},
 ]
 PLAIN = ("topk", "batch-topk", "abs-topk", "gradient-topk")
 
