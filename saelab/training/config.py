@@ -155,6 +155,7 @@ class TrainConfig(Config):
         if not self.n_tokens:
             raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
+        self.sae.check_batch(self.batch_size)
         if self.live and (self.runs_model or self.sae.needs_gradient):
             raise UsageError(
                 "--live trains with --objective local or masked on activations alone: training end "
@@ -170,6 +171,8 @@ class TrainConfig(Config):
         problem = self.sae.end_to_end_problem if self.runs_model else None
         if self.objective == "masked" and (several := self.sae.several_reconstructions):
             problem = f"{several}, and what is hidden is compared with one"
+        if self.objective != "local":
+            problem = self.sae.decoder_problem or problem
         if problem:
             raise UsageError(
                 f"--objective {self.objective} cannot train this {self.sae.variant} SAE: {problem}."
