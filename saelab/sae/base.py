@@ -16,6 +16,7 @@ from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.own_step import OwnStep
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -61,6 +62,15 @@ class AbstractSAEConfig(Config, abc.ABC):
     def needs_gradient(self) -> bool:
         """Whether training reads `ActivationBatch.grad`."""
         return False
+
+    @property
+    def fitted_by(self) -> str | None:
+        """What fits the weights in place of a gradient, see `AbstractSAE.own_step`; None: none."""
+        return None
+
+    def own_step_bytes(self, d_in: int) -> int:
+        """Memory that the variant's own step needs beside the weights and a batch; 0 if none."""
+        return 0
 
     @property
     def several_reconstructions(self) -> str | None:
@@ -138,6 +148,13 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
         The SAE is not changed. `observe` records what training must remember.
         """
+
+    def own_step(self) -> OwnStep | None:
+        """The training step of a variant that no gradient fits; None if a gradient does.
+
+        It begins a training of this SAE, which must be on its device already.
+        """
+        return None
 
     def fused_rule(self) -> FusedRule | str:
         """The rule by which kernels alone train it, or why there is none, as half a sentence."""

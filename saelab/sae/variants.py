@@ -27,6 +27,9 @@ BUILT_IN = {
     "gated": "saelab.sae.gated:GatedConfig",
     "jumprelu": "saelab.sae.jumprelu:JumpReLUConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
+    "bsc": "saelab.sae.bsc:BSCConfig",
+    "tsc": "saelab.sae.tsc:TSCConfig",
+    "gsc": "saelab.sae.gsc:GSCConfig",
 }
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""
