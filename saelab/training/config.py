@@ -163,6 +163,7 @@ class TrainConfig(Config):
             raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
         self._check_fitted_by()
+        self.sae.check_batch(self.batch_size)
         if self.live and (self.runs_model or self.sae.needs_gradient):
             raise UsageError(
                 "--live trains with --objective local or masked on activations alone: training end "
