@@ -28,6 +28,7 @@ VERBS = {
     "verify": "check that every byte of a store or of a run is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
+    "claims": "measure the papers' claims again, in one table",
     "completion": "print what makes a shell complete verbs and options",
 }
 

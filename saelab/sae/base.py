@@ -47,6 +47,14 @@ class AbstractSAEConfig(Config, abc.ABC):
         """
         return
 
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse training batches of this size, if they are too small for the training rule.
+
+        Raises:
+            UsageError: the message names the size that is enough.
+        """
+        return
+
     @property
     @abc.abstractmethod
     def sparsity(self) -> Sparsity:

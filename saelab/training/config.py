@@ -155,6 +155,7 @@ class TrainConfig(Config):
         if not self.n_tokens:
             raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
+        self.sae.check_batch(self.batch_size)
         if self.live and (self.runs_model or self.sae.needs_gradient):
             raise UsageError(
                 "--live trains with --objective local or masked on activations alone: training end "

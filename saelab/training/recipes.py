@@ -65,15 +65,15 @@ def planted_run(activations: Path, sae: SAEConfig) -> TrainConfig:
     return short_run(activations, PLANTED, sae).model_copy(update=changes)
 
 
-def few_latents(activations: Path, site: str) -> Recipe:
+def few_latents(activations: Path, site: str, *, d_sae: int = 64) -> Recipe:
     """AbsTopK against TopK with 64 latents for rows of 128 dimensions, 16 of them active.
 
     FVU 0.109 (TopK) and 0.096 (AbsTopK) at blocks.1.hook_resid_post. With 256 latents or more, TopK
     has the lower FVU on this model, since most of its features are one-sided.
     """
     return {
-        "topk": short_run(activations, site, TopKConfig(d_sae=64, k=16)),
-        "abs-topk": short_run(activations, site, AbsTopKConfig(d_sae=64, k=16)),
+        "topk": short_run(activations, site, TopKConfig(d_sae=d_sae, k=16)),
+        "abs-topk": short_run(activations, site, AbsTopKConfig(d_sae=d_sae, k=16)),
     }
 
 
@@ -202,7 +202,7 @@ def adaptive_counts(activations: Path, site: str) -> Recipe:
     return {name: short_run(activations, site, sae) for name, sae in saes.items()}
 
 
-def transcoders(activations: Path) -> Recipe:
+def transcoders(activations: Path, inside: str = TINY_MLP_IN, out: str = TINY_MLP_OUT) -> Recipe:
     """A transcoder of the first MLP, one with a skip connection, and an SAE on the MLP's output.
 
     FVU 0.076, 0.039 and 0.069 at L0 8; 98, 100 and 98 % of the MLP's 7.1 nats are recovered. FVU
@@ -210,11 +210,9 @@ def transcoders(activations: Path) -> Recipe:
     blocks are worth 0.4 nats or less here.
     """
     sae = TopKConfig(d_sae=256, k=8)
-    plain = short_run(activations, TINY_MLP_IN, sae).model_copy(
-        update={"target_site": TINY_MLP_OUT}
-    )
+    plain = short_run(activations, inside, sae).model_copy(update={"target_site": out})
     return {
-        "sae": short_run(activations, TINY_MLP_OUT, sae),
+        "sae": short_run(activations, out, sae),
         "transcoder": plain,
         "skip transcoder": plain.model_copy(update={"skip": True}),
     }

@@ -50,3 +50,21 @@ def on_heads(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("heads")
     saes = trained(adaptive_counts(store, TINY_ATTENTION), out, seeds=1)
     return {name: each[0] for name, each in saes.items()}
+
+
+@pytest.fixture(scope="session")
+def subject(tmp_path_factory, tiny_lm):
+    """The tiny model; its stores and held-out texts are made once for all claims."""
+    from saelab.claims.subject import Subject
+
+    subject = Subject(tmp_path_factory.mktemp("subject"), device="cpu")
+    subject.lm = tiny_lm
+    return subject
+
+
+@pytest.fixture
+def setting(subject, tmp_path):
+    """One seed, in a directory of its own. `saelab claims` measures with more."""
+    from saelab.claims.setting import Setting
+
+    return Setting(tmp_path, subject, n_seeds=1)

@@ -11,6 +11,8 @@ from saelab.testing.variant_contract import loss_of
 FORMS = [
     *({"variant": name} for name in BUILT_IN),
     {"variant": "abs-topk", "selection": "batch"},
+    {"variant": "abs-topk", "selection": "batch", "subtract_b_dec": False},
+    {"variant": "gradient-topk", "normalise_gradient": False},
     {"variant": "matryoshka", "random_prefixes": 3},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
@@ -27,7 +29,8 @@ def test_gradients_are_those_of_the_plain_formula(sae, x):
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
     W_enc, b_enc, W_dec, b_dec = (getattr(sae, n).detach().clone() for n in names)
     plain = [p.requires_grad_() for p in (W_enc, b_enc, W_dec, b_dec, x.clone())]
-    z = ((plain[4] - b_dec) @ W_enc + b_enc) * (terms.codes.dense() != 0)
+    centre = b_dec if sae.affine_encoder().centre is not None else 0
+    z = ((plain[4] - centre) @ W_enc + b_enc) * (terms.codes.dense() != 0)
     (plain[4] - z @ W_dec - b_dec).pow(2).sum(-1).mean().backward()
     for mine, expected in zip(
         [*(getattr(sae, n).grad for n in names), given.grad], plain, strict=True

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
-from saelab.kernels.torch.threshold import follow_smallest_
+from saelab.kernels.torch.threshold import follow_smallest_, follow_smallest_of_each_
+from saelab.kernels.torch.zipf import ColumnBudgets
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
+from saelab.kernels.triton.select.columns import select_column_top_k
 from saelab.kernels.triton.weights import Decoder, Weights
 
 ENTRIES = 16
@@ -142,6 +144,8 @@ class Ragged:
         residual: result of the decode.
         signed: whether codes are selected by magnitude with their signs, or rectified.
         share: weight of each prefix's error in the loss.
+        columns: the latents' budgets by rank, and the same on the device, if each latent chooses
+            its rows.
     """
 
     values: Float[Tensor, " entry"]
@@ -153,10 +157,18 @@ class Ragged:
     residual: Residual
     signed: bool
     share: float
+    columns: tuple[ColumnBudgets, Int[Tensor, " d_sae"]] | None = None
 
     @classmethod
     def empty(
-        cls, x: Float[Tensor, "batch d_in"], n: int, groups: int, *, signed: bool, share: float
+        cls,
+        x: Float[Tensor, "batch d_in"],
+        n: int,
+        groups: int,
+        *,
+        signed: bool,
+        share: float,
+        columns: ColumnBudgets | None = None,
     ) -> "Ragged":
         """Memory for n codes of these rows."""
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
@@ -166,7 +178,8 @@ class Ragged:
         numbers = torch.arange(len(starts) - 1, dtype=torch.int32, device=x.device)
         residual = Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups)
         rows = indices.clone()
-        return cls(values, indices, starts, rows, lows, numbers, residual, signed, share)
+        budgets = columns and (columns, columns.counts.to(x.device))
+        return cls(values, indices, starts, rows, lows, numbers, residual, signed, share, budgets)
 
     @property
     def k(self) -> int:
@@ -176,10 +189,16 @@ class Ragged:
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """See `Codes.select`; the weights' threshold follows the smallest active code."""
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
-        select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
+        if self.columns is None:
+            select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
+            follow_smallest_(weights.threshold, self.values)
+        else:
+            assert weights.usage is not None
+            (budgets, counts), ranked = self.columns, weights.usage.ranked()
+            select_column_top_k(pre_acts, ranked, budgets, counts=counts, out=place)
+            follow_smallest_of_each_(weights.threshold, self.values, self.indices)
         # A row's entries are sorted by latent, so its groups are consecutive.
         self.starts[:-1] = torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True)
-        follow_smallest_(weights.threshold, self.values)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`."""
