@@ -15,6 +15,7 @@ FIGURES = {
     "saelab.evaluation.density.Density": "evaluation.density_figure",
     "saelab.evaluation.recovery.RecoveryResult": "evaluation.recovery_figure",
     "saelab.evaluation.mdl.DescriptionLength": "evaluation.description_length_figure",
+    "saelab.evaluation.mdl_sweep.LengthCurve": "evaluation.length_curve_figure",
     "saelab.evaluation.absorption_tasks.Absorption": "evaluation.absorption_figure",
     "saelab.analysis.records.LatentRecord": "latent.latent_figure",
     "saelab.analysis.steering.records.SteeringScores": "steering.score_figure",

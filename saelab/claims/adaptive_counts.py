@@ -63,17 +63,18 @@ def _silent_latents(setting: Setting) -> Outcome:
     saes = setting.trained(rare_features(setting.planted(train)))
     error = {name: fvus(each, test) for name, each in saes.items()}
     silent = {name: [_silent(sae, test) for sae in each] for name, each in saes.items()}
-    ratio = over_seeds(ratios(silent["jumprelu"], silent["without AuxK"]))
+    less = [a - b for a, b in zip(silent["jumprelu"], silent["without AuxK"], strict=True)]
+    fewer = over_seeds(less)
     to_plain = over_seeds(ratios(error["jumprelu"], error["without AuxK"]))
     shares: dict[str, Estimate] = {
-        f"silent latents, {name}": over_seeds(each) for name, each in silent.items()
+        f"share of silent latents, {name}": over_seeds(each) for name, each in silent.items()
     }
     return Outcome(
-        figures={"silent latents, with AuxK / without": ratio}
+        figures={"share of silent latents, with AuxK - without": fewer}
         | {"FVU, with AuxK / without": to_plain}
         | shares,
         holds={
-            "fewer silent latents with AuxK": ratio.below(1),
+            "fewer silent latents with AuxK": fewer.below(0),
             "no larger error": to_plain.value < 1.0,
         },
     )

@@ -29,6 +29,11 @@ BUILT_IN = {
     "end-to-end": "saelab.claims.end_to_end:FEWER_LATENTS",
     "transcoder": "saelab.claims.transcoders:FAITHFUL",
     "skip-transcoder": "saelab.claims.transcoders:SKIP",
+    "mdl-planted": "saelab.claims.description_length:PLANTED",
+    "mdl-activations": "saelab.claims.description_length:ACTIVATIONS",
+    "steering-filter": "saelab.claims.steering:FILTER",
+    "steering-input": "saelab.claims.steering:INPUT",
+    "circuit-latents": "saelab.claims.circuits:FEW_LATENTS",
 }
 """Where each claim is defined, in the order of measuring and of the table."""
 
