@@ -112,6 +112,7 @@ def main(arguments: list[str]) -> int:
     from saelab.training.run import Run
 
     run = Run(args.run)
+    run.config.sae.check_decoder()
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
     # All modes except --latents write into the run.
     with nullcontext() if args.latents else writing(run.path):

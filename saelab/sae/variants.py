@@ -29,6 +29,7 @@ BUILT_IN = {
     "mutual-choice": "saelab.sae.mutual_choice:MutualChoiceConfig",
     "feature-choice": "saelab.sae.feature_choice:FeatureChoiceConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
+    "bilinear": "saelab.sae.bilinear:BilinearConfig",
     "bsc": "saelab.sae.bsc:BSCConfig",
     "tsc": "saelab.sae.tsc:TSCConfig",
     "gsc": "saelab.sae.gsc:GSCConfig",

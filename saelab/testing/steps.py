@@ -55,8 +55,18 @@ def train_step(
 
 
 def encoder_gradient(sae: AbstractSAE) -> Float[Tensor, "d_in d_sae"]:
-    """The gradient of W_enc, or of the atoms where they encode too."""
-    own = dict(sae.named_parameters()).get("W_enc")
-    found = sae.W_dec.grad.T if own is None else own.grad
+    """The gradient of W_enc, or of the atoms or left factors where these encode."""
+    named = dict(sae.named_parameters())
+    if (own := named.get("W_enc")) is not None:
+        found = own.grad
+    else:
+        found = named.get("W_left", named.get("W_dec")).grad.T
     assert found is not None
     return found
+
+
+def made_of(sae: AbstractSAE, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch _"]:
+    """The reconstruction of rows, or how well it fits u u^T where it is no activation."""
+    codes = sae.encode(x)
+    fit = sae.outer_fit(x, codes)
+    return sae.decode(codes, x) if fit is None else torch.stack([fit.inner, fit.square], dim=1)

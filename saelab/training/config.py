@@ -179,6 +179,8 @@ class TrainConfig(Config):
         problem = self.sae.end_to_end_problem if self.runs_model else None
         if self.objective == "masked" and (several := self.sae.several_reconstructions):
             problem = f"{several}, and what is hidden is compared with one"
+        if self.objective != "local":
+            problem = self.sae.decoder_problem or problem
         if problem:
             raise UsageError(
                 f"--objective {self.objective} cannot train this {self.sae.variant} SAE: {problem}."

@@ -10,6 +10,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.sae.losses import squared_error
 from saelab.types import ActivationBatch
 
 LIMIT = 1_000
@@ -81,11 +82,13 @@ class Watch:
     @torch.no_grad()
     def fvu(self, sae: AbstractSAE) -> float:
         """FVU of `sae` on these rows by its training rule; waits for the device."""
-        x, wanted = (rows.to(sae.W_dec.device) for rows in (self.x, self.wanted))
+        x, wanted = (rows.to(sae.device) for rows in (self.x, self.wanted))
         # Inference thresholds may not be calibrated yet. Any gradient will do here.
         batch = ActivationBatch(x, target=wanted, grad=wanted)
-        x_hat = sae.training_pass(batch, LossContext(self.variance)).x_hat
-        return float((wanted - x_hat).pow(2).sum(1).mean()) / self.variance
+        done = sae.training_pass(batch, LossContext(self.variance))
+        if done.outer is not None:
+            return float(done.outer.error / done.outer.variance)
+        return float(squared_error(wanted, done.activations)) / self.variance
 
     def finds_wrong(self, fvu: float) -> bool:
         """Whether this FVU means that the training has diverged."""

@@ -170,7 +170,7 @@ class TrainingState:
 
         `sae` is changed in place and returned.
         """
-        sae.calibrate(rows.to(sae.W_dec.device) * self.scale)
+        sae.calibrate(rows.to(sae.device) * self.scale)
         sae.rescale(self.scale, self.target_scale)
         return sae
 

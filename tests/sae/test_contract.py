@@ -15,8 +15,11 @@ FORMS = [
     {"variant": "abs-topk", "selection": "batch", "subtract_b_dec": False},
     {"variant": "gradient-topk", "normalise_gradient": False},
     {"variant": "matryoshka", "random_prefixes": 3},
+    {"variant": "feature-choice", "mutual_share": 0.0},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
+    {"variant": "bilinear", "k": None},
+    {"variant": "bilinear", "bottleneck": 20, "ordered": True, "k": None},
 ]
 PLAIN = ("topk", "batch-topk", "abs-topk", "gradient-topk")
 
