@@ -20,6 +20,8 @@ BUILT_IN = {
     "batch-topk-planted": "saelab.claims.adaptive_counts:PLANTED",
     "batch-topk-heads": "saelab.claims.adaptive_counts:HEADS",
     "aux-k": "saelab.claims.adaptive_counts:AUX_K",
+    "choices-planted": "saelab.claims.choices:PLANTED",
+    "choices-heads": "saelab.claims.choices:HEADS",
     "matryoshka": "saelab.claims.matryoshka:ABSORPTION",
     "hierarchical-topk": "saelab.claims.hierarchical_topk:EVERY_BUDGET",
     "matching-pursuit": "saelab.claims.matching_pursuit:COHERENT",
