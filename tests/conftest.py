@@ -267,4 +267,5 @@ def small_config(store, **changes):
         "log_every": 10,
         "dead_after": 1000,
     }
-    return TrainConfig.model_validate(values | changes)
+    config = TrainConfig.model_validate(values | changes)
+    return config.of(config.sae)  # Without a rate, if none is used.

@@ -12,9 +12,10 @@ from saelab.files import check_writable
 class ExportArguments(Config):
     """Write a run's SAE in the form that SAELens 6 or dictionary_learning loads.
 
-    TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard and
-    gated SAEs can be exported. SAELens also gets transcoders of BatchTopK, Matryoshka, JumpReLU and
-    standard; it reads SAEs with batch-level selection as JumpReLU with their threshold.
+    TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard,
+    gated and (to SAELens) matching-pursuit SAEs can be exported. SAELens also gets transcoders of
+    BatchTopK, Matryoshka, JumpReLU and standard; it reads SAEs with batch-level selection as
+    JumpReLU with their threshold.
 
         saelab export runs/topk --out exported/topk
     """

@@ -65,7 +65,7 @@ def _evaluate_arrays(run: Run, options: EvaluateOptions, device: torch.device | 
                 label_names=names,
                 target=None if target is None else target[chosen[part]].float().to(inputs.device),
             )
-            yield Batch(rows, sae.decode(rows.codes, here))
+            yield Batch.of(sae, rows)
 
     result = measure_all(inputs, batches())
     if not source.held_back:

@@ -77,6 +77,5 @@ def _batches(inputs: Inputs, corpus: Corpus) -> Iterator[Batch]:
     for text in inputs.batches(with_predictions=inputs.with_predictions):
         inputs.n_left_out += text.left_out
         if len(text.x):
-            codes = inputs.sae.encode(text.x)
-            x_hat = inputs.sae.decode(codes, text.x)
-            yield Batch(rows_of_text(text, codes, corpus), x_hat, text)
+            rows = rows_of_text(text, inputs.sae.encode(text.x), corpus)
+            yield Batch.of(inputs.sae, rows, text)

@@ -82,8 +82,10 @@ class Evaluated:
             out = self.lm.run(tokens).at(...)
             for part in out.pieces():
                 out.logits(part).float().log_softmax(-1)
-            rows = torch.randn(tokens.numel(), width, device=tokens.device)
-            self.sae.reconstruct(rows.to(self.sae.W_dec.dtype))
+            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(self.sae.dtype)
+            codes = self.sae.encode(rows)
+            if self.sae.outer_fit(rows, codes) is None:
+                self.sae.decode(codes, rows)
             if tokens.device.type == "cuda":
                 torch.cuda.synchronize(tokens.device)
         return (time.perf_counter() - started) / tokens.numel()

@@ -5,7 +5,7 @@ sum_{j<k} c_j w_j), so with the chosen atoms as rows of D, c = (I + tril(D D^T, 
 b_dec), a triangular solve; an atom chosen twice is the sum of its two steps.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, normalise_rows, random_unit_rows
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
@@ -35,6 +36,11 @@ class MatchingPursuitConfig(AuxKConfig):
     residual_threshold: float = Field(default=0.0, ge=0)
     """At inference a row's pursuit stops when its residual is shorter than this (in the
     activations' own units); 0: always k steps. Training always takes k steps."""
+
+    @classmethod
+    @override
+    def of_foreign(cls, foreign: ForeignSAE) -> "MatchingPursuitConfig | None":
+        return None if foreign.steps is None else cls(d_sae=foreign.d_sae, k=foreign.steps)
 
     @property
     @override
@@ -134,6 +140,21 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         row, latent, encoder = torch.cat(rows), torch.cat(latents), torch.cat(encoders)
         constant = -encoder @ b_dec
         return LinearCodes(row, latent, (encoder * x[row]).sum(-1) + constant, encoder, constant)
+
+    @override
+    def foreign_rule(self) -> dict[str, Any] | None:
+        # Other tools' thresholds are compared after a step, so that no row takes none.
+        if self.config.residual_threshold:
+            return None
+        return {
+            "steps": self.config.k,
+            "W_enc": self.W_enc.contiguous(),
+            "b_enc": self.W_dec.new_zeros(self.d_sae),
+        }
+
+    @override
+    def foreign_weights(self, foreign: ForeignSAE) -> dict[str, Tensor]:
+        return {}
 
     @override
     def restore_norms(self) -> None:

@@ -36,6 +36,7 @@ VERBS = {
     "export": "export {run} --out",
     "demo": "demo --out",
     "bench": "bench variants --out",
+    "claims": "claims --device cpu --out",
     "circuit figure": "circuit {run} --prompt the --device cpu --figure",
     "circuit tracer": "circuit {run} --prompt the --device cpu --circuit-tracer",
 }

@@ -81,18 +81,21 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
         UsageError: no other tool has its inference rule.
     """
     rule, encoder = sae.foreign_rule(), sae.affine_encoder()
-    if rule is None or encoder is None:
+    if rule is None:
         raise UsageError(
             f"Other tools have no architecture for this {sae.config.variant} SAE; only TopK (also "
             "hierarchical and gradient), row-level AbsTopK, BatchTopK, Matryoshka, JumpReLU, "
-            "standard and gated SAEs can be exported."
+            "standard, gated and (without --residual-threshold) matching-pursuit SAEs can be "
+            "exported."
         )
-    fields: dict[str, Any] = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc}
+    fields: dict[str, Any] = {"subtract_b_dec": True}
+    if encoder is not None:
+        centred = encoder.centre is not None and not sae.is_transcoder
+        fields = {"W_enc": encoder.W_enc, "b_enc": encoder.b_enc, "subtract_b_dec": centred}
     fields |= {"W_dec": sae.W_dec, "b_dec": sae.b_dec, **rule}
     fields = {n: _plain(v) if isinstance(v, Tensor) else v for n, v in fields.items()}
     foreign = ForeignSAE(
         **fields,
-        subtract_b_dec=encoder.centre is not None and not sae.is_transcoder,
         transcoder=sae.is_transcoder,
         W_skip=None if sae.W_skip is None else _plain(sae.W_skip),
         source="saelab",
@@ -101,7 +104,7 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
         return foreign
     # Other tools' transcoders subtract nothing from what they read.
     b_in = _plain(sae.b_in)
-    if encoder.centre is not None:
+    if encoder is not None and encoder.centre is not None:
         foreign = foreign.with_products_plus(-b_in @ foreign.W_enc)
     if foreign.W_skip is not None:
         foreign = replace(foreign, b_dec=foreign.b_dec - b_in @ foreign.W_skip)

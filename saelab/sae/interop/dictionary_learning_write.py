@@ -26,8 +26,12 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
         UsageError: `directory` already holds another SAE or cannot be written to, or no class has
             these codes.
     """
-    if foreign.transcoder or foreign.signed:
-        kind = "transcoders" if foreign.transcoder else "SAEs with signed codes"
+    unknown = {
+        "transcoders": foreign.transcoder,
+        "SAEs with signed codes": foreign.signed,
+        "matching pursuit": foreign.steps is not None,
+    }
+    if kind := next((name for name, has in unknown.items() if has), None):
         raise UsageError(f"dictionary_learning has no {kind}; export to SAELens.")
     kind, tensors = _stored(foreign)
     packed = io.BytesIO()

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError, shortened
+from saelab.pursuit.matching_pursuit import matching_pursuit, merged
 
 HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 
@@ -32,8 +33,9 @@ class ForeignSAE:
     a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false. With
     `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
     entries of each row of a, rectified; or, where `signed`, the k of largest magnitude, signs kept.
-    With `gate`, z is as `Gate` says. Exactly one of the three is given. x_hat = z @ W_dec + b_dec,
-    plus x @ W_skip if `W_skip` is given.
+    With `gate`, z is as `Gate` says. With `steps`, z is what so many steps of matching pursuit in
+    the decoder's atoms find (arXiv 2506.03093), and W_enc is W_dec^T. Exactly one of the four is
+    given. x_hat = z @ W_dec + b_dec, plus x @ W_skip if `W_skip` is given.
 
     Raises:
         UsageError: shapes disagree, a number is not finite, or the fields contradict each other.
@@ -46,6 +48,7 @@ class ForeignSAE:
         threshold: `[d_sae]`, JumpReLU's (arXiv 2407.14435), >= 0; zeros for a plain ReLU.
         k: latents kept in each row.
         gate: the gate of a gated SAE.
+        steps: steps of a matching pursuit.
         signed: whether codes keep their signs (arXiv 2510.00404).
         subtract_b_dec: whether the encoder reads x - b_dec.
         prefixes: Matryoshka widths, increasing, the last d_sae (arXiv 2503.17547).
@@ -67,6 +70,7 @@ class ForeignSAE:
     threshold: Float[Tensor, "..."] | None = None
     k: int | None = None
     gate: Gate | None = None
+    steps: int | None = None
     signed: bool = False
     subtract_b_dec: bool
     prefixes: tuple[int, ...] | None = None
@@ -103,7 +107,10 @@ class ForeignSAE:
 
     def encode_dense(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """The codes of each row as a dense tensor."""
-        products = (x - self.b_dec if self.subtract_b_dec else x) @ self.W_enc
+        x = x - self.b_dec if self.subtract_b_dec else x
+        if self.steps is not None:
+            return merged(matching_pursuit(x, self.W_dec, self.steps), self.d_sae).dense()
+        products = x @ self.W_enc
         pre_acts = products * self._rise + self.b_enc
         if self.gate is not None:
             return pre_acts.relu() * (products + self.gate.b_gate > 0)
@@ -248,15 +255,16 @@ def _check_transcoder(sae: ForeignSAE) -> None:
 
 
 def _check_selection(sae: ForeignSAE) -> None:
-    rules = {"k": sae.k, "threshold": sae.threshold, "gate": sae.gate}
+    rules = {"k": sae.k, "threshold": sae.threshold, "gate": sae.gate, "steps": sae.steps}
     given = [name for name, rule in rules.items() if rule is not None]
     if len(given) != 1:
         raise UsageError(
-            f"{sae.source}: {' and '.join(given) or 'none'} of k, threshold and gate given, but "
-            "exactly one selects the latents."
+            f"{sae.source}: {' and '.join(given) or 'none'} of k, threshold, gate and steps given, "
+            "but exactly one selects the latents."
         )
-    if sae.k is not None and not 1 <= sae.k <= sae.d_sae:
-        raise UsageError(f"{sae.source}: k={sae.k} is not within 1 and d_sae={sae.d_sae}.")
+    for name, k in {"k": sae.k, "steps": sae.steps}.items():
+        if k is not None and not 1 <= k <= sae.d_sae:
+            raise UsageError(f"{sae.source}: {name}={k} is not within 1 and d_sae={sae.d_sae}.")
     if sae.signed and sae.k is None:
         raise UsageError(f"{sae.source}: signed codes are selected by k, but none is given.")
     if sae.batch_k is not None and not 0 < sae.batch_k <= sae.d_sae:

@@ -16,6 +16,13 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE, Gate
+from saelab.sae.interop.pursuit import (
+    PURSUIT,
+    STORED,
+    refuse_other_inputs,
+    steps_of,
+    with_encoder,
+)
 from saelab.sae.interop.restricted import load_json, load_safetensors
 from saelab.sites import Site
 
@@ -46,6 +53,7 @@ TENSORS = {
     "gated": {"W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"},
     "topk": PLAIN,
     "abstopk": PLAIN,
+    PURSUIT: STORED,
     "batchtopk": PLAIN | {"topk_threshold"},
     "matryoshka_batchtopk": PLAIN | {"topk_threshold"},
     "transcoder": PLAIN,
@@ -66,18 +74,20 @@ def read_sae_lens(path: Path) -> ForeignSAE:
     rescales codes by decoder norms, both are folded into the weights.
 
     Raises:
-        UsageError: a file is missing, damaged or contradicts the other, or neither thresholds nor k
-            express the SAE's rule (a pursuit, normalised rows).
+        UsageError: a file is missing, damaged or contradicts the other, or no field of `ForeignSAE`
+            expresses the SAE's rule (a pursuit that stops early, normalised rows).
     """
     cfg = load_json(path / CONFIG_FILE)
     architecture = _architecture(cfg)
     _refuse_what_weights_cannot_hold(cfg)
     weights = _weights(path / WEIGHTS_FILE, architecture)
     sae = _as_stored(cfg, weights, architecture)
-    scale = _input_scale(path, cfg)
+    scale, centred = _input_scale(path, cfg), _on_centred_rows(cfg, sae)
+    if sae.steps is not None:
+        refuse_other_inputs(cfg, scale, centred=centred)
     if scale is not None:
         sae = sae.for_inputs_times(scale)
-    if _on_centred_rows(cfg, sae):
+    if centred:
         sae = replace(sae.for_inputs_centred(), note=CENTRED)
     by_default = architecture in TRAINED_ON_BATCHES
     if architecture in RESCALED and cfg.flag("rescale_acts_by_decoder_norm", default=by_default):
@@ -187,6 +197,10 @@ def _weights(path: Path, architecture: str) -> NamedTensors:
 
 
 def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> ForeignSAE:
+    steps = None
+    if architecture == PURSUIT:
+        weights = with_encoder(cfg, weights)
+        steps = steps_of(cfg, weights.matrix("W_dec").shape[1])
     W_enc = weights.matrix("W_enc")
     d_in, d_sae = W_enc.shape
     transcoder, W_dec = _is_transcoder(architecture), weights.matrix("W_dec")
@@ -211,7 +225,8 @@ def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> Foreign
         b_dec=weights.vector("b_dec"),
         threshold=threshold,
         gate=Gate(weights.vector("r_mag"), weights.vector("b_gate")) if gated else None,
-        k=_k(cfg) if threshold is None and not gated else None,
+        k=_k(cfg) if threshold is None and not gated and steps is None else None,
+        steps=steps,
         signed=architecture == "abstopk",
         subtract_b_dec=cfg.flag("apply_b_dec_to_input", default=not transcoder),
         prefixes=_prefixes(training, d_sae),

@@ -8,6 +8,7 @@ from safetensors.torch import save
 from saelab.config import UsageError
 from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.interop.pursuit import PURSUIT
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.write import write_new
 from saelab.sites import Site
@@ -20,10 +21,10 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
     """Save `foreign` in a new directory that `SAE.load_from_disk` of SAELens 6 reads.
 
     The architecture is `standard` if every threshold is zero, `jumprelu` with other thresholds,
-    `gated` with a gate, `topk` with k, and `abstopk` with k and signed codes (only the latest
-    SAELens versions read it). A transcoder's is `transcoder`, with the prefixes `skip_` and
-    `jumprelu_` where they apply. Matryoshka prefixes and the k of BatchTopK training go into the
-    metadata, as SAELens does it.
+    `gated` with a gate, `topk` with k, and, which only the latest SAELens versions read, `abstopk`
+    with k and signed codes and `matching_pursuit` with steps. A transcoder's is `transcoder`, with
+    the prefixes `skip_` and `jumprelu_` where they apply. Matryoshka prefixes and the k of
+    BatchTopK training go into the metadata, as SAELens does it.
 
     Raises:
         UsageError: `directory` already holds another SAE or cannot be written to, or the SAE is a
@@ -35,11 +36,12 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
             f"SAELens has no transcoder that selects its latents by {rule}; JumpReLU, BatchTopK, "
             "Matryoshka and standard transcoders can be exported."
         )
-    tensors = {"W_enc": foreign.W_enc, "W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
-    if foreign.gate is None:
+    tensors = {"W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
+    if foreign.steps is None:
+        tensors["W_enc"] = foreign.W_enc
+    if foreign.gate is None and foreign.steps is None:
         tensors["b_enc"] = foreign.b_enc
-    else:
-        gate = foreign.gate
+    elif (gate := foreign.gate) is not None:
         tensors |= {"b_mag": foreign.b_enc, "b_gate": gate.b_gate, "r_mag": gate.r_mag}
     cfg = _config(foreign)
     if cfg["architecture"].startswith("jumprelu") and foreign.threshold is not None:
@@ -53,6 +55,10 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
     if foreign.gate is not None:
         architecture, selection = "gated", {}
+    elif foreign.steps is not None:
+        architecture = PURSUIT
+        selection = {"max_iterations": foreign.steps, "residual_threshold": 0.0}
+        selection["stop_on_duplicate_support"] = False
     elif foreign.k is not None:
         architecture = "abstopk" if foreign.signed else "topk"
         selection = {"k": foreign.k, "rescale_acts_by_decoder_norm": False}

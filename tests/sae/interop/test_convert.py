@@ -124,7 +124,7 @@ def test_a_loaded_sae_saves_in_saelabs_own_form(tmp_path):
     "options",
     [
         {"variant": "k-sparse"},
-        {"variant": "matching-pursuit"},
+        {"variant": "matching-pursuit", "residual_threshold": 0.5},
         {"variant": "abs-topk", "selection": "batch"},
     ],
 )

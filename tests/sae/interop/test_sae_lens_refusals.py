@@ -13,6 +13,7 @@ from sae.interop.cases import (
 
 from saelab.sae.interop.sae_lens import read_sae_lens
 
+CENTRED = {"center_writing_weights": True}
 METADATA = {"sae_lens_version": "6.0.0"}
 SCALED = {"normalize_activations": "expected_average_only_in"}
 
@@ -20,7 +21,6 @@ SCALED = {"normalize_activations": "expected_average_only_in"}
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        ({"architecture": "matching_pursuit"}, "'matching_pursuit' has no counterpart"),
         ({"architecture": "crosscoder"}, "'crosscoder' has no counterpart"),
         ({"architecture": "x" * 1000}, "has no counterpart"),
         ({"architecture": 3}, "architecture is 3"),
@@ -70,6 +70,28 @@ def test_what_cannot_be_meant_is_refused(cfg, words, tmp_path):
 )
 def test_weights_that_do_not_fit_are_refused(changes, words, tmp_path):
     sae_lens_directory(tmp_path, pick(weights(), *PLAIN) | changes)
+    assert words in refusal(lambda: read_sae_lens(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        ({"stop_on_duplicate_support": True}, "stop_on_duplicate_support stops a row"),
+        ({"stop_on_duplicate_support": None}, "stop_on_duplicate_support stops a row"),
+        ({"residual_threshold": 0.5}, "residual_threshold=0.5 is compared after each step"),
+        ({"residual_threshold": None}, "residual_threshold=0.01 is compared"),
+        ({"max_iterations": 11}, "steps=11 is not within 1 and d_sae=10"),
+        ({"max_iterations": 0}, "steps=0 is not within"),
+        ({"metadata": METADATA | {"model_from_pretrained_kwargs": CENTRED}},
+         "centred over the coordinates first"),
+        (SCALED, "scaled by a constant first"),
+    ],
+)  # fmt: skip
+def test_settings_of_a_pursuit_that_no_steps_express_are_refused(cfg, words, tmp_path):
+    as_here = {"stop_on_duplicate_support": False, "residual_threshold": 0.0, "max_iterations": 3}
+    tensors, cfg = pick(weights(), "W_dec", "b_dec"), as_here | cfg
+    sae_lens_directory(tmp_path, tensors, "matching_pursuit", **cfg)
+    write_json(tmp_path / "activation_scaler.json", {"scaling_factor": 2.0})
     assert words in refusal(lambda: read_sae_lens(tmp_path))
 
 
