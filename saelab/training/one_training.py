@@ -69,14 +69,14 @@ class Training:
     def _step(self, batch: Batch, objective: Objective) -> Figures | None:
         state = self.state
         done = state.train_on(batch, objective)
-        self.metrics.update(done.x, done.terms, done.n_active)
+        self.metrics.update(done.x, done.terms, state.in_all(done.terms.codes.active.sum()))
         if state.step % state.config.log_every and not state.finished:
             return None
         values = self.metrics.summary()
         if not all(map(math.isfinite, values.values())) or self.watch.finds_wrong(values["fvu"]):
             raise self._diverged(f"loss {values['loss']:.3g}, FVU {values['fvu']:.3g}")
         if state.finished and state.config.objective == "local":
-            worse = worse_than_constant(self.directory, values["fvu"], state.config.peak_lr)
+            worse = worse_than_constant(self.directory, values["fvu"], state.remedy)
             if worse is not None:
                 say(worse)
         line = _log_line(state, values, done.gradient_norm)
@@ -96,7 +96,7 @@ class Training:
 
     def _diverged(self, found: str) -> DivergedError:
         state = self.state
-        return diverged(self.directory, state.step, found, self.saved, state.config.peak_lr)
+        return diverged(self.directory, state.step, found, self.saved, state.remedy)
 
     def save(self, stream: Stream) -> None:
         """Write a checkpoint of this step."""
@@ -197,7 +197,7 @@ def _log_line(state: TrainingState, values: Figures, norm: Float[Tensor, ""] | N
         "step": state.step,
         "tokens": state.step * state.config.batch_size,
         **values,
-        "dead": state.steps.n_dead(),
-        "lr": state.rate(state.step - 1),
+        "dead": int(state.in_all(state.steps.n_dead())),
+        **({"lr": state.rate(state.step - 1)} if state.steps.uses_rate else {}),
         **({} if norm is None else {"gradient_norm": float(norm)}),
     }

@@ -84,7 +84,7 @@ class Spread:
         return out
 
     @contextmanager
-    def backward(self) -> Iterator[None]:
+    def gradients(self) -> Iterator[None]:
         """A context for the loss and its gradients, which all processes enter.
 
         What their latents' encoders say about the common bias is summed at the end, once: a process

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.activations.statistics import ColumnSums
@@ -110,6 +110,13 @@ class TrainingState:
         return self.total_variance * self.target_scale**2
 
     @property
+    def remedy(self) -> str:
+        """What to change if the training fails, as a sentence without its end."""
+        if self.steps.uses_rate:
+            return f"lower --lr ({self.config.peak_lr:g}) or warm up for longer"
+        return f"raise --batch-size ({self.config.batch_size})"
+
+    @property
     def finished(self) -> bool:
         """Whether the last step is done."""
         return self.step >= self.config.n_steps
@@ -158,18 +165,30 @@ class TrainingState:
 
         Several processes call this together; only the first gets the SAE, the others None.
         """
-        sae = self.steps.whole()
+        sae = self._whole()
         return sae and self.in_own_units(sae, rows)
 
     def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The result of `finish` at this step, without a change of the training."""
-        sae = self.steps.whole()
+        sae = self._whole()
         return sae and self.in_own_units(copy.deepcopy(sae), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
-        sae = None if self.steps.average is None else self.steps.averaged()
+        if self.steps.average is None:
+            return None
+        spread = self.steps.spread
+        sae = self.steps.averaged() if spread is None else spread.sae(self.steps.average.means)
         return sae and self.in_own_units(sae, rows)
+
+    def _whole(self) -> AbstractSAE | None:
+        spread = self.steps.spread
+        return self.steps.trained() if spread is None else spread.sae()
+
+    def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
+        """The sum of what each of several processes counts."""
+        spread = self.steps.spread
+        return n if spread is None else spread.shard.sum_all(n)
 
     def in_own_units(self, sae: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read raw ones.
@@ -188,14 +207,16 @@ class TrainingState:
             by=self.steps.name,
             options=self.config.model_dump(mode="json"),
             n_steps=self.config.n_steps,
-            rate=self.rate(max(0, self.step - 1)),
+            rate=self.rate(max(0, self.step - 1)) if self.steps.uses_rate else None,
             rise=self.rise,
             interval=self.report and self.report.interval,
         )
         log = self.report and self.report.log
-        tensors = self.steps.tensors()
-        if not tensors:
-            return  # Another process writes it.
+        tensors, spread = self.steps.tensors(), self.steps.spread
+        if spread is not None:
+            tensors = spread.whole(tensors)
+        if not self.ranks.leads:
+            return
         self.checkpoint = save_checkpoint(directory, tensors, state, log, before=self.checkpoint)
 
     def restore(self, directory: Path, start: Place | None = None) -> Place | None:
@@ -225,9 +246,12 @@ class TrainingState:
             )
         if state.step > self.config.n_steps or (start and not _alike(state.batches, start)):
             raise DamagedCheckpointError(f"{found.path} names no place in this training")
-        # A whole checkpoint may be more than the device of one of several processes holds.
-        device = self.device if self.ranks.world == 1 else torch.device("cpu")
-        tensors, log = found.tensors(device, self.steps.expected())
+        own, spread = self.steps.tensors(), self.steps.spread
+        if spread is None:
+            tensors, log = found.tensors(self.device, own)
+        else:  # The whole may be more than one device holds.
+            tensors, log = found.tensors(torch.device("cpu"), spread.expected(own))
+            tensors = spread.own(tensors, self.device)
         self.steps.load(tensors)
         self.step, self.checkpoint = state.step, found.path
         if state.interval is not None and log is not None:

@@ -1,13 +1,12 @@
-"""Two kinds of optimizer step: autograd for everything, kernels alone where possible."""
+"""Kinds of step: kernels alone where possible, autograd, or what a variant brings itself."""
 
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from saelab.config import UsageError
@@ -19,26 +18,11 @@ from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
+from saelab.training.own_steps import OwnSteps
 from saelab.training.source import Batch
 from saelab.training.spread import Spread
+from saelab.training.step_parts import StepResult, load_module, module_tensors
 from saelab.types import ActivationBatch, LossTerms
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Result of one step.
-
-    Attributes:
-        x: the rows that the SAE reconstructs.
-        terms: its loss terms; the codes are valid until the next step.
-        gradient_norm: before clipping; None if nothing needed it.
-        n_active: active latents of all rows.
-    """
-
-    x: Float[Tensor, "batch d_in"]
-    terms: LossTerms
-    gradient_norm: Float[Tensor, ""] | None
-    n_active: Int[Tensor, ""]
 
 
 @runtime_checkable
@@ -47,11 +31,15 @@ class Steps(Protocol):
 
     Attributes:
         name: the kind of step, for the record.
+        uses_rate: whether a learning rate matters.
         average: average of the weights so far, if asked for.
+        spread: the other processes' part in it; None for one process.
     """
 
     name: str
+    uses_rate: bool
     average: WeightAverage | None
+    spread: Spread | None
 
     def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -59,20 +47,12 @@ class Steps(Protocol):
         """Do one optimizer step on activations times `scale`; `context.dead` need not be set."""
         ...
 
-    def n_dead(self) -> int:
-        """How many latents are dead."""
+    def n_dead(self) -> Int[Tensor, ""]:
+        """How many latents are dead, of those that this process holds."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step changes, by name.
-
-        Where several processes hold the SAE, all call this; the first gets whole tensors, the
-        others nothing.
-        """
-        ...
-
-    def expected(self) -> Mapping[str, Tensor]:
-        """Tensors of the names, shapes and types of `tensors`."""
+        """Everything that a step changes, by name."""
         ...
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -80,17 +60,13 @@ class Steps(Protocol):
         ...
 
     def trained(self) -> AbstractSAE:
-        """The SAE with its current weights, or this process's shard of it."""
+        """The SAE with its current weights."""
         ...
 
-    def whole(self) -> AbstractSAE | None:
-        """The whole SAE; None in all but the first of several processes, which all call this."""
-        ...
-
-    def averaged(self) -> AbstractSAE | None:
+    def averaged(self) -> AbstractSAE:
         """A copy of the SAE with averaged weights; atoms are made unit if training keeps them unit.
 
-        Only parameters are averaged; other state is as it is now. Processes: see `whole`.
+        Only parameters are averaged; other state is as it is now.
         """
         ...
 
@@ -99,6 +75,7 @@ class AutogradSteps:
     """Any SAE and objective: torch differentiates, and torch's Adam updates the weights."""
 
     name = "autograd"
+    uses_rate = True
 
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
         self.config = config
@@ -129,7 +106,7 @@ class AutogradSteps:
         half = self.config.precision == "bfloat16"
         context = replace(context, dead=self.dead.mask(self.sae.shard))
         self.optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if self.spread is None else self.spread.backward():
+        with nullcontext() if self.spread is None else self.spread.gradients():
             with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
                 x, terms = objective.loss(self.sae, batch, context, scale)
             terms.total.backward()
@@ -145,54 +122,29 @@ class AutogradSteps:
         self.sae.after_optimizer_step()
         if self.average is not None:
             self.average.update(dict(self.sae.named_parameters()), context.step + 1)
-        return StepResult(x, terms, norm, self._in_all(terms.codes.active))
+        return StepResult(x, terms, norm)
 
-    def n_dead(self) -> int:
+    def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
-        return int(self._in_all(self.dead.dead))
-
-    def _in_all(self, marks: Tensor) -> Tensor:
-        shard, n = self.sae.shard, marks.sum()
-        return n if shard is None else shard.sum_all(n)
+        return self.dead.dead.sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
-        return self._own() if self.spread is None else self.spread.whole(self._own())
-
-    def expected(self) -> Mapping[str, Tensor]:
-        """See `Steps.expected`."""
-        return self._own() if self.spread is None else self.spread.expected(self._own())
-
-    def _own(self) -> dict[str, Tensor]:
-        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
-        return tensors | (self.average.tensors() if self.average else {})
+        held = module_tensors(self.sae, self.dead, self.average)
+        return held | optimizer_tensors(self.optimizer)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
-        if self.spread is not None:
-            tensors = self.spread.own(tensors, self.dead.since_fired.device)
-        prefix = "sae."
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        self.sae.load_state_dict(weights)
+        load_module(tensors, self.sae, self.dead, self.average)
         restore_optimizer(self.optimizer, tensors)
-        self.dead.since_fired = tensors["since_fired"]
-        if self.average is not None:
-            self.average.load(tensors)
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
         return self.sae
 
-    def whole(self) -> AbstractSAE | None:
-        """See `Steps.whole`."""
-        return self.sae if self.spread is None else self.spread.sae()
-
-    def averaged(self) -> AbstractSAE | None:
+    def averaged(self) -> AbstractSAE:
         """See `Steps.averaged`."""
         assert self.average is not None
-        if self.spread is not None:
-            return self.spread.sae(self.average.means)
         return with_mean_weights(self.sae, self.average.means)
 
 
@@ -209,6 +161,8 @@ class FusedSteps:
     """SAEs whose variant has a fused rule, trained by kernels alone, as CUDA graphs."""
 
     name = "fused"
+    spread: Spread | None = None
+    uses_rate = True
 
     def __init__(
         self,
@@ -255,20 +209,15 @@ class FusedSteps:
             parts["multi_k"] = step.wider_error / context.total_variance
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
-        norm = step.gradient_norm if clips else None
-        return StepResult(step.x, terms, norm, step.codes.active.sum())
+        return StepResult(step.x, terms, step.gradient_norm if clips else None)
 
-    def n_dead(self) -> int:
+    def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
-        return int((self.step.since_fired >= self._dead_after).sum())
+        return (self.step.since_fired >= self._dead_after).sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
         return self.step.tensors() | (self.average.tensors() if self.average else {})
-
-    def expected(self) -> Mapping[str, Tensor]:
-        """See `Steps.expected`."""
-        return self.tensors()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
@@ -280,10 +229,6 @@ class FusedSteps:
         """See `Steps.trained`."""
         self.step.write_back()
         return self.step.sae
-
-    def whole(self) -> AbstractSAE:
-        """See `Steps.whole`."""
-        return self.trained()
 
     def averaged(self) -> AbstractSAE:
         """See `Steps.averaged`."""
@@ -302,12 +247,14 @@ class FusedSteps:
 
 def choose_steps(
     config: TrainConfig, sae: AbstractSAE, device: torch.device, total_variance: float
-) -> AutogradSteps | FusedSteps:
-    """The fused step if it exists and is exact for this configuration, else autograd.
+) -> AutogradSteps | FusedSteps | OwnSteps:
+    """The variant's own step if it has one; the fused step where it is exact; else autograd.
 
     Raises:
         UsageError: the fused step, or an option that only it has, was asked for, and there is none.
     """
+    if config.sae.fitted_by is not None:
+        return OwnSteps(config, sae, device)
     problem = "--step autograd was asked for" if config.step == "autograd" else None
     problem = problem or _problem(config, sae, device)
     if problem is None:

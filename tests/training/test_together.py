@@ -9,6 +9,7 @@ import torch
 from activations.forked import Command, processes
 from conftest import small_config
 from safetensors.torch import load_file, save_file
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from saelab.shard import Shard
 from saelab.training.loop import train
@@ -39,7 +40,7 @@ class Launch:
 
     def __init__(self, arguments, n, other=()):
         # torchrun keeps the store in a process of its own.
-        self.store = torch.distributed.TCPStore("localhost", 0, is_master=True)
+        self.store = TCPStore("localhost", 0, is_master=True)
         found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
         found |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n)}
         own = [[*arguments, *(other if rank == n - 1 else ())] for rank in range(n)]
@@ -106,7 +107,7 @@ def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n):
 
 def select(rank, store_at, flat, out):
     """What one process of four keeps of integers, among which many are equal."""
-    store = torch.distributed.TCPStore("localhost", store_at)
+    store = TCPStore("localhost", store_at)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=4)
     shard = Shard(rank, 4, 10)
     own = shard.of(integers(), 1)
@@ -127,7 +128,7 @@ def integers():
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_of_equal_values_the_first_latent_of_all_processes_wins(flat, tmp_path):
-    store = torch.distributed.TCPStore("localhost", 0, is_master=True)
+    store = TCPStore("localhost", 0, is_master=True)
     started = [
         processes().Process(target=select, args=(rank, store.port, flat, tmp_path / "kept"))
         for rank in range(4)
@@ -207,3 +208,10 @@ def test_what_cannot_be_done_together_is_refused_by_all_in_one_sentence(
     assert said.count("saelab train:") == 1
     assert says in said
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_verb_of_one_process_is_refused_in_several(small_run):
+    command = Command(["evaluate", str(small_run.path)], {"RANK": "0", "WORLD_SIZE": "2"})
+    said = command.communicate()[1]
+    assert command.returncode == 2
+    assert "saelab evaluate: it runs in one process, and WORLD_SIZE says 2" in said
