@@ -3,10 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
-from torch.nn import functional as F
 
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.analysis.steering.chance import chance_scores
@@ -19,7 +17,6 @@ from saelab.claims.claim import Claim
 from saelab.claims.outcome import RANDOM_DIRECTIONS, RANDOM_LATENTS, Outcome, over_seeds
 from saelab.claims.setting import Setting
 from saelab.host.host import Host
-from saelab.training.adopt import adopt
 from saelab.training.recipes import steering_filter
 from saelab.training.run import Run
 
@@ -28,8 +25,12 @@ PAPERS_FACTOR = 1.4
 """The least factor that the paper's filter gains in late layers: success 0.8 to 1.1 or 1.4."""
 N_STEERED = 40
 """Random latents that are steered, and as many random directions."""
-OPTIONS = SuccessOptions(n_latents=1000, n_prefixes=5)
+OPTIONS = SuccessOptions(n_latents=1000, n_prefixes=5, n_directions=N_STEERED)
 N_DRAWS = 20
+REASON = (
+    "Ten times the largest activation makes the model write one of almost any 20 of its 784 words, "
+    "so 0.01 sorts out nothing."
+)
 
 Latents = list[LatentSuccess]
 
@@ -43,7 +44,7 @@ class _Steered:
         chance: output scores of random directions.
         sample: random latents.
         high_input: every latent with a high input score.
-        directions: random directions of the same number and norm as `sample`.
+        directions: as many random directions with decoder rows' norms.
     """
 
     scores: SteeringScores
@@ -72,45 +73,14 @@ def _steer(setting: Setting, run: Run, seed: int) -> _Steered:
     n = min(N_STEERED, len(fires))
     sample = np.isin(np.arange(len(scores)), random.choice(fires, n, replace=False))
     high = (np.nan_to_num(scores.input) >= HIGH_INPUT) & (scores.n_examples > 0)
-    found = _success(setting, run, scores, sample | high)
-    directions = _random_directions(setting, run, seed)
-    collect_features(directions, lm, FeatureOptions(n_tokens=20_000))
-    theirs = score_latents(directions, lm)
-    drawn = random.choice(np.flatnonzero(theirs.n_examples > 0), n, replace=False)
-    chosen = np.isin(np.arange(len(theirs)), drawn)
+    few = replace(scores, n_examples=np.where(sample | high, scores.n_examples, 0))
+    found = steering_success(run, lm, few, OPTIONS)
     return _Steered(
         scores,
         chance_scores(with_maxima(Host.of_run(run, lm)), scores, seed=seed),
-        [one for one in found if sample[scores.row(one.latent, one.sign)]],
-        [one for one in found if high[scores.row(one.latent, one.sign)]],
-        _success(setting, directions, theirs, chosen),
-    )
-
-
-def _success(
-    setting: Setting, run: Run, scores: SteeringScores, chosen: Bool[ndarray, " row"]
-) -> Latents:
-    few = replace(scores, n_examples=np.where(chosen, scores.n_examples, 0))
-    return steering_success(run, setting.subject.lm, few, OPTIONS).latents
-
-
-def _random_directions(setting: Setting, run: Run, seed: int) -> Run:
-    """The run with random directions of the same norms as its decoder's rows.
-
-    Its latents fire as before, so the directions are added with the latents' own strengths.
-    """
-    sae = run.load_sae()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        norms = sae.W_dec.norm(dim=1, keepdim=True)
-        drawn = torch.randn(sae.W_dec.shape, generator=generator)
-        sae.W_dec.copy_(F.normalize(drawn, dim=1) * norms)
-    return adopt(
-        sae,
-        activations=run.config.activations,
-        site=run.config.site,
-        out=setting.subject.directory / "runs" / f"{run.path.name}-random",
-        origin=f"random directions in the place of the atoms of {run.path.name}",
+        [one for one in found.latents if sample[scores.row(one.latent, one.sign)]],
+        [one for one in found.latents if high[scores.row(one.latent, one.sign)]],
+        found.directions,
     )
 
 
@@ -161,12 +131,7 @@ def _filter(setting: Setting) -> Outcome:
             f"by a factor of {PAPERS_FACTOR} or more": ratio.above(PAPERS_FACTOR),
             "few random directions pass": chance.below(0.4),
         },
-        reason=(
-            "Ten times the largest activation makes the model write one of almost any 20 of its "
-            "784 words, so 0.01 sorts out nothing."
-            if setting.subject.is_tiny
-            else ""
-        ),
+        reason=REASON if setting.subject.is_tiny else "",
         controls={
             RANDOM_DIRECTIONS: over_seeds(directions),
             RANDOM_LATENTS: over_seeds(drawn),

@@ -73,10 +73,14 @@ def few_latents(activations: Path, site: str, *, d_sae: int = 64) -> Recipe:
     FVU 0.109 (TopK) and 0.096 (AbsTopK) at blocks.1.hook_resid_post. With 256 latents or more, TopK
     has the lower FVU on this model, since most of its features are one-sided.
     """
-    return {
-        "topk": short_run(activations, site, TopKConfig(d_sae=d_sae, k=16)),
-        "abs-topk": short_run(activations, site, AbsTopKConfig(d_sae=d_sae, k=16)),
+    saes: dict[str, SAEConfig] = {
+        "topk": TopKConfig(d_sae=d_sae, k=16),
+        "abs-topk": AbsTopKConfig(d_sae=d_sae, k=16),
+        "abs-topk of x": AbsTopKConfig(d_sae=d_sae, k=16, subtract_b_dec=False),
+        "batch-topk": BatchTopKConfig(d_sae=d_sae, k=16),
+        "batch abs-topk": AbsTopKConfig(d_sae=d_sae, k=16, selection="batch"),
     }
+    return {name: short_run(activations, site, sae) for name, sae in saes.items()}
 
 
 def signed_features(activations: Path) -> Recipe:
@@ -134,8 +138,12 @@ def coherent_groups(activations: Path) -> Recipe:
     return {name: planted_run(activations, sae) for name, sae in saes.items()}
 
 
-def gradient_selection(activations: Path, site: str = TINY_ATTENTION) -> Recipe:
+def gradient_selection(
+    activations: Path, site: str = TINY_ATTENTION, *, raw_beta: float | None = None
+) -> Recipe:
     """Gradient SAEs of both readings against TopK; the store needs --gradients.
+
+    With `raw_beta` a third one multiplies it with raw gradients, as the paper's formula reads.
 
     The paper's claim, a lower CE increase at equal k, did not show here: 0.0143 nats (TopK), 0.0148
     (augmented) and 0.0149 (product) at blocks.2.attn.hook_z, with seeds 0.001 apart; 0.020, 0.015
@@ -148,6 +156,9 @@ def gradient_selection(activations: Path, site: str = TINY_ATTENTION) -> Recipe:
         "augmented": GradientTopKConfig(d_sae=256, k=8),
         "product": GradientTopKConfig(d_sae=256, k=8, reading="product"),
     }
+    if raw_beta is not None:
+        raw = GradientTopKConfig(d_sae=256, k=8, beta=raw_beta, normalise_gradient=False)
+        saes["raw gradients"] = raw
     return {name: short_run(activations, site, sae) for name, sae in saes.items()}
 
 

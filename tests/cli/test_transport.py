@@ -6,10 +6,14 @@ import shutil
 import pytest
 import torch
 
-import saelab
+from saelab.activations.arrays import write_arrays
+from saelab.analysis.transport.measure import measure_transport
+from saelab.analysis.transport.options import TransportOptions
 from saelab.analysis.transport.records import load_transport, transport_files
 from saelab.analysis.verify_run import verify_run
 from saelab.cli import main
+from saelab.config import UsageError
+from saelab.drawing import figure
 from saelab.formats.hdf5_file import read_hdf5, write_hdf5
 from saelab.sae.topk import TopKConfig
 from saelab.training.adopt import adopt
@@ -25,7 +29,7 @@ def store(tmp_path_factory):
     y = torch.cat([x[:, :4], torch.randn(N, 4, generator=draw)], dim=1)
     wide = torch.randn(N, 2 * D, generator=draw)
     arrays = {"early": x, "late": y, "later": y + 1, "wide": wide}
-    return saelab.write_arrays(tmp_path_factory.mktemp("store") / "arrays", arrays)
+    return write_arrays(tmp_path_factory.mktemp("store") / "arrays", arrays)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +105,9 @@ def test_bad_input_is_one_sentence_before_anything_is_written(run, words, said, 
 def test_stores_that_do_not_fit_are_refused(run, tmp_path, small_store, capsys):
     rows = torch.randn(30, D, generator=torch.Generator().manual_seed(2))
     other = {"late": torch.randn(30, 5), "early": rows}
-    narrow = saelab.write_arrays(tmp_path / "narrow", other)
-    few = saelab.write_arrays(tmp_path / "few", {"late": rows[:4], "early": rows[:4]})
-    short = saelab.write_arrays(tmp_path / "short", {"late": rows[:9], "early": rows[:9]})
+    narrow = write_arrays(tmp_path / "narrow", other)
+    few = write_arrays(tmp_path / "few", {"late": rows[:4], "early": rows[:4]})
+    short = write_arrays(tmp_path / "short", {"late": rows[:9], "early": rows[:9]})
     for store, said in (
         (narrow, f"late has 5 numbers in {narrow}, and the SAE of {run.path} takes 8"),
         (few, f"The rows of {few} are of 4 documents, and 5 folds keep documents whole"),
@@ -127,8 +131,8 @@ def test_sites_in_the_wrong_order_and_single_documents_are_refused(small_run, ca
 
 
 DAMAGES = {
-    "ranks": ("rank", lambda a: a[::-1].copy(), "ranks do not rise"),
-    "too large": ("rank", lambda a: a * 100, "larger than its map's"),
+    "ranks": ("map/rank", lambda a: a[::-1].copy(), "ranks do not rise"),
+    "too large": ("map/rank", lambda a: a * 100, "larger than its map's"),
     "kind": ("latent/low", lambda a: a.astype("int64"), "another kind of numbers"),
     "axis": ("latent/high", lambda a: a[1:], "unlike the others"),
     "curve": ("canonical/rho", lambda a: a[1:], "unlike the others"),
@@ -139,9 +143,7 @@ DAMAGES = {
 @pytest.fixture(scope="module")
 def measured(run, store, tmp_path_factory):
     path = shutil.copytree(run.path, tmp_path_factory.mktemp("measured") / "run")
-    saelab.measure_transport(
-        Run(path), saelab.TransportOptions(from_=("early",), rank=(2, 4)), device="cpu"
-    )
+    measure_transport(Run(path), TransportOptions(from_=("early",), rank=(2, 4)), device="cpu")
     return path
 
 
@@ -154,7 +156,7 @@ def test_a_damaged_file_is_told_by_the_reader_and_by_verify(measured, name, tmp_
     where, change, said = DAMAGES[name]
     arrays[where] = change(arrays[where])
     write_hdf5(path, arrays, stored.facts, facts_in="dataset")
-    with pytest.raises(saelab.UsageError, match=said):
+    with pytest.raises(UsageError, match=said):
         load_transport(copy)
     assert [damage.file for damage in verify_run(copy).damages] == [f"transport/{path.name}"]
 
@@ -172,7 +174,7 @@ def test_facts_are_untrusted_and_other_weights_are_named(measured, tmp_path):
         ({"format": "saelab-transport/9"}, "this saelab reads 'saelab-transport/1'"),
     ):
         write_hdf5(path, arrays, {**stored.facts, **change}, facts_in="dataset")
-        with pytest.raises(saelab.UsageError, match=said):
+        with pytest.raises(UsageError, match=said):
             load_transport(copy)
     write_hdf5(path, arrays, {**stored.facts, "sae_sha256": "0"}, facts_in="dataset")
     assert "other weights" in verify_run(copy).damages[0].problem
@@ -180,8 +182,11 @@ def test_facts_are_untrusted_and_other_weights_are_named(measured, tmp_path):
 
 def test_the_figure_draws_one_pair_and_several(measured):
     found = load_transport(measured)
-    alone, several = saelab.figure(found[0]), saelab.figure([found[0], found[0]])
-    assert len(alone.data[0].x) + len(alone.data[1].x) + len(alone.data[2].x) <= D_SAE
-    assert len(several.data) > len(found)
-    with pytest.raises(saelab.UsageError, match="run `saelab transport` first"):
+    alone, several = (
+        figure(given).to_plotly_json()["data"] for given in (found[0], [found[0], found[0]])
+    )
+    assert sum(len(trace["x"]) for trace in alone[:3]) <= D_SAE
+    assert {trace["type"] for trace in several} == {"violin", "scatter"}
+    assert len([trace for trace in several if trace["type"] == "violin"]) == 2
+    with pytest.raises(UsageError, match="run `saelab transport` first"):
         load_transport(measured / "circuits")

@@ -8,6 +8,7 @@ import torch
 
 from saelab.activations.arrays import write_arrays
 from saelab.cli import main
+from saelab.drawing import figure
 from saelab.evaluation.mdl_sweep import gaussian_bits, length_curve
 from saelab.sae.topk import TopKConfig
 from saelab.testing.planted import orthonormal_atoms, rows
@@ -26,12 +27,12 @@ def test_white_noise_costs_half_a_bit_for_every_factor_of_two():
 def test_the_rate_is_the_cheapest_split_of_the_error_over_two_channels():
     variances, allowed = (9.0, 1.0), 1.5
     grid = torch.linspace(1e-6, allowed - 1e-6, 200_001, dtype=torch.float64)
-    bits = sum(
+    first, second = (
         (variance / part).log2().clamp_min(0) / 2
         for variance, part in zip(variances, (grid, allowed - grid), strict=True)
     )
     found = gaussian_bits(torch.diag(torch.tensor(variances)).double(), allowed)
-    assert found == pytest.approx(float(bits.min()), abs=1e-6)
+    assert found == pytest.approx(float((first + second).min()), abs=1e-6)
 
 
 def test_the_rate_does_not_depend_on_the_basis_and_falls_with_the_error():
@@ -92,8 +93,6 @@ def test_only_saes_on_the_same_rows_are_compared(sweep, small_store, tmp_path, c
 
 
 def test_a_curve_draws_itself(sweep):
-    import saelab
-
     store = sweep / "store"
     configs = {
         sweep / "few" / str(d): planted_run(store, TopKConfig(d_sae=d, k=2)).model_copy(
@@ -102,6 +101,10 @@ def test_a_curve_draws_itself(sweep):
         for d in (8, 16)
     }
     curve = length_curve(train_many(configs, device="cpu"), device="cpu")
-    picture = saelab.figure(curve)
-    assert [trace.name for trace in picture.data] == ["8 latents", "16 latents", "shortest"]
+    picture = figure(curve)
+    assert [trace["name"] for trace in picture.to_dict()["data"]] == [
+        "8 latents",
+        "16 latents",
+        "shortest",
+    ]
     assert curve.best.bits == min(run.bits for run in curve.runs)

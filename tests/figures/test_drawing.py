@@ -51,7 +51,8 @@ import json, sys
 import saelab.analysis.records, saelab.analysis.steering.records
 import saelab.analysis.transport.records
 without_plotly = "plotly" not in sys.modules
-for name in ("latent", "training", "evaluation", "steering", "attention", "circuits", "bench", "transport"):
+names = "latent training evaluation steering attention circuits bench transport"
+for name in names.split():
     __import__(f"saelab.figures.{name}")
 print(json.dumps([without_plotly, "torch" not in sys.modules]))
 """

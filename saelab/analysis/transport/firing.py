@@ -99,39 +99,34 @@ class FiringSums:
         group: Int[Tensor, " n"],
     ) -> None:
         """Count the firings of rows of the two sites."""
-        on = codes.active
-        row, latent = codes.rows()[on], codes.indices[on]
-        errors, centred = self._errors(x, y, group % len(self.maps)), y - self.mean
-        turned = centred @ self.random.T, errors[self.n_ranks - 1] @ self.random.T
-        step = max(1, NUMBERS_AT_ONCE // y.shape[1])
-        for part in range(0, len(row), step):
-            r, i = row[part : part + step], latent[part : part + step]
-            place, turn = group[r] * self.d_sae + i, i % len(self.random)
-            columns = self._columns(r, i, centred, errors)
-            columns[3:6] = turned[0][r, turn], turned[0][r, turn], turned[1][r, turn]
-            for k, column in enumerate(columns):
-                squared = k >= len(SUMS) or len(SUMS[k]) > 1
-                value = column.double()
-                self.sums[k].index_add_(0, place, value.square() if squared else value)
+        codes = codes.rectangular()
+        errors = self._errors(x, y, group % len(self.maps))
+        rows = torch.stack([y - self.mean, *errors], dim=1)
+        # Of a random direction and of another latent, the activation and the last rank's error.
+        turned = rows[:, [0, self.n_ranks]] @ self.random.T
+        width = max(1, codes.indices.shape[1]) * y.shape[1]
+        for part in torch.arange(len(y), device=y.device).split(max(1, NUMBERS_AT_ONCE // width)):
+            latent, on = codes.indices[part], codes.active[part]
+            own = self.atoms[latent] @ rows[part].mT
+            beside = self.atoms[self.others[latent]] @ rows[part][:, [0, self.n_ranks]].mT
+            turn = (latent % len(self.random))[:, None].expand(-1, 2, -1)
+            aside = turned[part].gather(2, turn).mT
+            place = (group[part][:, None] * self.d_sae + latent)[on]
+            self._count(place, own[on].double(), aside[on].double(), beside[on].double())
 
-    def _columns(
+    def _count(
         self,
-        row: Int[Tensor, " event"],
-        latent: Int[Tensor, " event"],
-        centred: Float[Tensor, "n d_out"],
-        errors: list[Float[Tensor, "n d_out"]],
-    ) -> list[Float[Tensor, " event"]]:
-        """The values of `SUMS` before they are squared, and the latent's own errors.
-
-        The values of a random direction are ones, to be replaced.
-        """
-        atom, other = self.atoms[latent], self.atoms[self.others[latent]]
-        here = centred[row]
-        own, beside = (here * atom).sum(1), (here * other).sum(1)
-        missed = [(error[row] * atom).sum(1) for error in errors]
-        missed_beside = (errors[self.n_ranks - 1][row] * other).sum(1)
-        one = torch.ones_like(own)
-        return [one, own, own, one, one, one, beside, beside, missed_beside, *missed]
+        place: Int[Tensor, " event"],
+        own: Float[Tensor, "event _"],
+        aside: Float[Tensor, "event 2"],
+        beside: Float[Tensor, "event 2"],
+    ) -> None:
+        """Add what each firing's directions read of the row and of the errors: see `SUMS`."""
+        a, c, o = own[:, 0], aside[:, 0], beside[:, 0]
+        sums = [torch.ones_like(a), a, a.square()]
+        sums += [c, c.square(), aside[:, 1].square(), o, o.square(), beside[:, 1].square()]
+        for total, column in zip(self.sums, [*sums, *own[:, 1:].square().T], strict=True):
+            total.index_add_(0, place, column)
 
     def _errors(
         self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], fold: Int[Tensor, " n"]

@@ -7,21 +7,24 @@ import pytest
 import torch
 from analysis.transport.cases import D_IN, N_CARRIED, N_FEATURES, NOISE, N
 
-import saelab
+from saelab.activations.arrays import write_arrays
 from saelab.activations.order import permutation
 from saelab.activations.store import ActivationStore
 from saelab.analysis.transport import firing, measure
+from saelab.analysis.transport.measure import measure_transport
 from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.options import TransportOptions
 from saelab.analysis.transport.ranked import Spectrum
 from saelab.analysis.transport.records import VERDICTS, load_transport
 from saelab.analysis.transport.rows import choose_rows
+from saelab.config import UsageError
 
-OPTIONS = saelab.TransportOptions(from_=("early",))
+OPTIONS = TransportOptions(from_=("early",))
 
 
 @pytest.fixture(scope="module")
 def found(known):
-    (one,) = saelab.measure_transport(known.run, OPTIONS, device="cpu")
+    (one,) = measure_transport(known.run, OPTIONS, device="cpu")
     return one
 
 
@@ -77,15 +80,15 @@ def test_the_kept_map_is_the_planted_one(known, found):
     carried = known.run.load_sae().W_dec[1:N_CARRIED].detach().double()
     wanted = known.y.double() @ carried.T
     torch.testing.assert_close(predicted @ carried.T, wanted, atol=0.05, rtol=0)
-    with pytest.raises(saelab.UsageError, match="keeps maps of ranks 1 to 10; got 11"):
+    with pytest.raises(UsageError, match="keeps maps of ranks 1 to 10; got 11"):
         found.operator(11)
 
 
 def test_widths_that_differ_have_no_identity_and_equal_ones_have(known, found, tmp_path):
     assert np.isnan(found.identity).all()
     both = {"early": known.y + 1, "late": known.y}
-    store = saelab.ActivationStore(saelab.write_arrays(tmp_path / "store", both))
-    (same,) = saelab.measure_transport(known.run, OPTIONS, store=store, device="cpu")
+    store = ActivationStore(write_arrays(tmp_path / "store", both))
+    (same,) = measure_transport(known.run, OPTIONS, store=store, device="cpu")
     # P4.7: what is only shifted is carried whole, by the identity too.
     for column in (same.best, same.identity, same.everywhere, same.other, same.direction):
         np.testing.assert_allclose(column, 1, atol=1e-4)
@@ -98,39 +101,39 @@ def test_latents_of_the_earlier_site_are_followed_to_the_later_one(known, tmp_pa
     later -= (known.y - 1) @ atoms[:4].T @ atoms[:4]
     later += torch.randn(N, 4, generator=torch.Generator().manual_seed(0)) @ atoms[:4]
     arrays = {"late": known.y, "later": later}
-    store = saelab.ActivationStore(saelab.write_arrays(tmp_path / "store", arrays))
-    options = saelab.TransportOptions(from_=("late",), to=("later",))
-    (found,) = saelab.measure_transport(known.run, options, store=store, device="cpu")
+    store = ActivationStore(write_arrays(tmp_path / "store", arrays))
+    options = TransportOptions(from_=("late",), to=("later",))
+    (found,) = measure_transport(known.run, options, store=store, device="cpu")
     assert found.facts["latents_at"] == "from"
     assert [VERDICTS[i] for i in found.verdict()] == ["computed"] * 4 + ["carried"] * 4
 
 
 def test_what_is_there_is_not_measured_again_and_other_options_are(known, monkeypatch):
     calls = []
-    (first,) = saelab.measure_transport(known.run, OPTIONS, device="cpu")
+    (first,) = measure_transport(known.run, OPTIONS, device="cpu")
     monkeypatch.setattr(
         measure, "cross_validated", lambda *_: calls.append(1) or (_ for _ in ()).throw(KeyError)
     )
-    (again,) = saelab.measure_transport(known.run, OPTIONS, device="cpu")
+    (again,) = measure_transport(known.run, OPTIONS, device="cpu")
     assert not calls
     assert again.facts == first.facts
     with pytest.raises(KeyError):
-        saelab.measure_transport(known.run, OPTIONS.model_copy(update={"seed": 1}), device="cpu")
+        measure_transport(known.run, OPTIONS.model_copy(update={"seed": 1}), device="cpu")
     assert [one.earlier for one in load_transport(known.run.path)] == ["early", "late"]
 
 
 def test_rare_latents_have_no_r2(known, monkeypatch):
     monkeypatch.setattr(firing, "LEAST_FIRINGS", N)
     options = OPTIONS.model_copy(update={"seed": 2})
-    (found,) = saelab.measure_transport(known.run, options, device="cpu")
+    (found,) = measure_transport(known.run, options, device="cpu")
     assert found.count("rare") == N_FEATURES
     assert found.summary()["median_r2"]["latents"] is None
     assert found.record(3)["r2"] is None
 
 
 def test_no_document_is_in_two_folds_and_all_are_used(spoken):
-    store = saelab.ActivationStore(spoken.config.activations)
-    options = saelab.TransportOptions(from_=("blocks.0.hook_resid_post",))
+    store = ActivationStore(spoken.config.activations)
+    options = TransportOptions(from_=("blocks.0.hook_resid_post",))
     rows = choose_rows(store, spoken, store.sites, options)
     document = np.concatenate([store.tokens(unit).document for unit in store.units])
     owners: dict[int, set[int]] = {int(name): set() for name in document}
@@ -148,12 +151,12 @@ def test_maps_do_not_learn_documents_by_heart(tmp_path, known, monkeypatch):
     draw = torch.Generator().manual_seed(0)
     x, y = (torch.randn(30, d, generator=draw).repeat(100, 1) for d in (40, 12))
     arrays = {"early": x, "late": y}
-    store = saelab.ActivationStore(saelab.write_arrays(tmp_path / "store", arrays))
+    store = ActivationStore(write_arrays(tmp_path / "store", arrays))
     own = ActivationStore.tokens
     apart = lambda self, unit: replace(own(self, unit), document=own(self, unit).document % 30)  # noqa: E731
-    (known_by_heart,) = saelab.measure_transport(known.run, OPTIONS, store=store, device="cpu")
+    (known_by_heart,) = measure_transport(known.run, OPTIONS, store=store, device="cpu")
     monkeypatch.setattr(ActivationStore, "tokens", apart)
     options = OPTIONS.model_copy(update={"seed": 3})
-    (honest,) = saelab.measure_transport(known.run, options, store=store, device="cpu")
+    (honest,) = measure_transport(known.run, options, store=store, device="cpu")
     assert known_by_heart.curves["r2"][-1] > 0.99
     assert honest.curves["r2"][-1] < 0.05

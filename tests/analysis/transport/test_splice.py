@@ -6,10 +6,12 @@ import pytest
 import torch
 from analysis.transport.conftest import LAYERS
 
-import saelab
+from saelab.analysis.transport.measure import measure_transport
 from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.options import TransportOptions
 from saelab.analysis.transport.ranked import Spectrum
 from saelab.analysis.transport.splice import Splicer, splice
+from saelab.config import UsageError
 from saelab.evaluation.downstream import Downstream
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, stream
@@ -73,13 +75,13 @@ def test_rows_beyond_a_limit_pass_unchanged(host, corpus):
     maps = maps_between(host, corpus, pair)
     limits = {LAYERS[0]: 1e-9}
     splicer = Splicer(host, pair, maps, (1,), limits)
-    with pytest.raises(saelab.UsageError, match="no two tokens in a row to splice into"):
+    with pytest.raises(UsageError, match="no two tokens in a row to splice into"):
         splice(splicer, corpus, n_tokens=100, batch_size=5)
 
 
 def test_a_pair_of_a_model_is_measured_and_spliced(spoken, random_lm):
-    options = saelab.TransportOptions(from_=(LAYERS[0],), rank=(2, 16), n_splice=100)
-    (found,) = saelab.measure_transport(spoken, options, lm=random_lm)
+    options = TransportOptions(from_=(LAYERS[0],), rank=(2, 16), n_splice=100)
+    (found,) = measure_transport(spoken, options, lm=random_lm)
     names = [(s.name, s.rank) for s in found.splices]
     assert names == [
         ("plain", None), ("mean", None), ("identity", None), ("transported", 2),
@@ -89,7 +91,7 @@ def test_a_pair_of_a_model_is_measured_and_spliced(spoken, random_lm):
     assert found.curves["r2"][-1] > 0.5
     assert all(math.isfinite(s.ce) for s in found.splices)
     quick = options.model_copy(update={"n_splice": 0})
-    (found,) = saelab.measure_transport(spoken, quick)
+    (found,) = measure_transport(spoken, quick)
     assert not found.splices
     assert found.spliced("plain") is None
     assert "not asked for" in found.facts["no_splice"]
