@@ -7,8 +7,9 @@ from saelab.claims.claim import Claim
 from saelab.claims.measures import fvus, l0s, share_silent
 from saelab.claims.outcome import Outcome, over_seeds, ratios
 from saelab.claims.setting import SAEs, Setting
+from saelab.sae.topk import TopKConfig
 from saelab.testing.planted import rows, zipf_values
-from saelab.training.recipes import choices, rare_choices
+from saelab.training.recipes import choices, planted_run, short_run
 
 CHOICES = ("mutual-choice", "feature-choice")
 
@@ -19,14 +20,17 @@ def _planted(setting: Setting) -> Outcome:
     train, test = (
         rows(zipf_values(n, 128, mean_active=4.0, seed=n), atoms, seed=n) for n in (40_000, 5000)
     )
-    return _compared(setting.trained(rare_choices(setting.planted(train))), test, 4)
+    base = planted_run(setting.planted(train), TopKConfig(d_sae=128, k=4))
+    base = base.model_copy(update={"n_tokens": 200_000})
+    return _compared(setting.trained(choices(base)), test, 4)
 
 
 def _heads(setting: Setting) -> Outcome:
     """The outputs of an attention layer's heads."""
     subject = setting.subject
     site = subject.sites.heads
-    saes = setting.trained(subject.fitted(choices(subject.store(), site)))
+    base = short_run(subject.store(), site, TopKConfig(d_sae=512, k=8))
+    saes = setting.trained(subject.fitted(choices(base)))
     return _compared(saes, subject.held_out(site).x[site], 8)
 
 
