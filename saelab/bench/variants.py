@@ -58,8 +58,8 @@ def variant_configs(
     configs, k = {}, base.sae.sparsity.k or 32
     for name, seed in product(variants, range(seeds)):
         sae = sized(name, base.sae.d_sae, k)
-        changes = {"sae": sae, "seed": base.seed + seed, "data_seed": base.order_seed}
-        configs[out / f"{name}-{seed}"] = base.model_copy(update=changes)
+        changes = {"seed": base.seed + seed, "data_seed": base.order_seed}
+        configs[out / f"{name}-{seed}"] = base.of(sae).model_copy(update=changes)
     return configs
 
 

@@ -20,6 +20,8 @@ BUILT_IN = {
     "batch-topk-planted": "saelab.claims.adaptive_counts:PLANTED",
     "batch-topk-heads": "saelab.claims.adaptive_counts:HEADS",
     "aux-k": "saelab.claims.adaptive_counts:AUX_K",
+    "choices-planted": "saelab.claims.choices:PLANTED",
+    "choices-heads": "saelab.claims.choices:HEADS",
     "matryoshka": "saelab.claims.matryoshka:ABSORPTION",
     "hierarchical-topk": "saelab.claims.hierarchical_topk:EVERY_BUDGET",
     "matching-pursuit": "saelab.claims.matching_pursuit:COHERENT",
@@ -29,6 +31,12 @@ BUILT_IN = {
     "end-to-end": "saelab.claims.end_to_end:FEWER_LATENTS",
     "transcoder": "saelab.claims.transcoders:FAITHFUL",
     "skip-transcoder": "saelab.claims.transcoders:SKIP",
+    "mdl-planted": "saelab.claims.description_length:PLANTED",
+    "mdl-activations": "saelab.claims.description_length:ACTIVATIONS",
+    "steering-filter": "saelab.claims.steering:FILTER",
+    "steering-input": "saelab.claims.steering:INPUT",
+    "circuit-latents": "saelab.claims.circuits:FEW_LATENTS",
+    "transport": "saelab.claims.transport:TRANSPORT",
 }
 """Where each claim is defined, in the order of measuring and of the table."""
 

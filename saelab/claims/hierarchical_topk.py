@@ -1,12 +1,14 @@
 """HierarchicalTopK (arXiv 2505.24473): one SAE for every budget."""
 
+import torch
+from torch import Tensor
+
 from saelab.claims.claim import Claim
 from saelab.claims.measures import fvu, fvus
-from saelab.claims.outcome import Outcome, over_seeds
+from saelab.claims.outcome import Outcome, over_seeds, ratios
 from saelab.claims.setting import Setting
 from saelab.pursuit.select import top_k
-from saelab.sae.hierarchical_topk import HierarchicalTopK
-from saelab.sae.topk import TopK
+from saelab.sae.base import AbstractSAE
 from saelab.training.recipes import every_budget
 
 BUDGETS = (2, 4, 8, 12)
@@ -19,17 +21,12 @@ def _measure(setting: Setting) -> Outcome:
     x = subject.held_out(site).x[site]
     saes = setting.trained(subject.fitted(every_budget(subject.store(), site)))
     own = {k: fvus(saes[f"topk {k}"], x) for k in BUDGETS}
+    pairs = list(zip(saes["hierarchical-topk"], saes["topk 12"], strict=True))
     to_own, cut = {}, {}
     for k in BUDGETS:
-        one, short = [], []
-        for seed in setting.seeds:
-            every, widest = saes["hierarchical-topk"][seed], saes["topk 12"][seed]
-            assert isinstance(every, HierarchicalTopK)
-            assert isinstance(widest, TopK)
-            one.append(fvu(x, every.decode(every.encode(x, budget=k))) / own[k][seed])
-            coded = widest.decode(top_k(widest.pre_activations(x), k))
-            short.append(fvu(x, coded) / own[k][seed])
-        to_own[k], cut[k] = over_seeds(one), over_seeds(short)
+        one = [fvu(x, _with(every, x, k)) for every, _ in pairs]
+        short = [fvu(x, _with(widest, x, k)) for _, widest in pairs]
+        to_own[k], cut[k] = (over_seeds(ratios(each, own[k])) for each in (one, short))
     worst = max(to_own.values(), key=lambda ratio: ratio.value)
     return Outcome(
         figures={"FVU at the worst budget, one SAE / TopK trained for it": worst}
@@ -42,6 +39,14 @@ def _measure(setting: Setting) -> Outcome:
             ),
         },
     )
+
+
+@torch.no_grad()
+def _with(sae: AbstractSAE, x: Tensor, k: int) -> Tensor:
+    """The reconstruction from the k largest latents."""
+    encoder = sae.affine_encoder()
+    assert encoder is not None
+    return sae.decode(top_k(encoder.pre_activations(x), k))
 
 
 EVERY_BUDGET = Claim(

@@ -35,7 +35,7 @@ NOISY = Claim(
     "masked",
     "2302.12715",
     "With noise and too many latents, hiding data keeps more of the true dictionary.",
-    "a figure without values (planted, 1,000 atoms, noise as large as the signal)",
+    "distance 0.38 against 0.45 (200 atoms, 400 latents; read from a plot)",
     "1,000 planted rows, 100 atoms, 400 latents; matching pursuit",
     _measure,
 )

@@ -46,6 +46,11 @@ def share_found(sae: AbstractSAE, atoms: Float[Tensor, "feature d_in"]) -> float
     return float((cosines(sae, atoms).amax(dim=0) > FOUND).float().mean())
 
 
+def share_silent(sae: AbstractSAE, x: Float[Tensor, "row d_in"]) -> float:
+    """The share of latents that fire on none of the rows."""
+    return float((sae.encode(on(sae, x)).firing_counts() == 0).double().mean())
+
+
 def precision(
     codes: SparseCodes, sign: int, label: Bool[Tensor, " row"]
 ) -> tuple[Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:

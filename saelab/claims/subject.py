@@ -1,8 +1,10 @@
 """The language model that claims are measured on, with its store and its held-out text."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +24,8 @@ from saelab.training.recipes import (
     TINY_RESIDUAL,
     Recipe,
 )
+
+T = TypeVar("T")
 
 TINY = "tiny"
 TEXT = "tiny"
@@ -84,7 +88,7 @@ class Subject:
             )
         self.directory, self.model, self.text = directory, model, text
         self.n_tokens, self.device = n_tokens, device
-        self._held_out: dict[tuple[tuple[str, ...], int], HeldOut] = {}
+        self._made: dict[Hashable, Any] = {}
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -106,28 +110,39 @@ class Subject:
         """The sites to measure at."""
         return TINY_SITES if self.is_tiny else Sites.of(self.lm.info.n_layers)
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made at the first call with this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def store(self, *sites: str, gradients: bool = False) -> Path:
         """The store of these sites' activations on `n_tokens` tokens, harvested at the first call.
 
         Without names it has the early, the residual and the heads' site, which most claims use.
         """
         asked = sites or (self.sites.early, self.sites.residual, self.sites.heads)
-        facts = [self.model, self.text, self.n_tokens, gradients, *asked]
+        return self.once(
+            ("store", asked, gradients), lambda: self._store(asked, gradients=gradients)
+        )
+
+    def _store(self, sites: tuple[str, ...], *, gradients: bool) -> Path:
+        facts = [self.model, self.text, self.n_tokens, gradients, *sites]
         out = self.directory / f"store-{canonical_digest(facts)[:12]}"
         options = HarvestOptions(self.n_tokens, gradients=gradients)
         corpus = load_corpus(self.text, self.lm)
-        return harvest(self.lm, list(asked), corpus, out=out, options=options).path
+        return harvest(self.lm, list(sites), corpus, out=out, options=options).path
 
     def held_out(self, *sites: str, n_contexts: int = N_CONTEXTS) -> HeldOut:
         """The model's activations at these sites on text that no store has."""
-        key = sites, n_contexts
-        if key not in self._held_out:
+
+        def read() -> HeldOut:
             corpus = load_corpus(self.text, self.lm, split="held-out")
-            found = HeldOut.read(
+            return HeldOut.read(
                 self.lm, corpus, sites, min(n_contexts, corpus.available(n_contexts))
             )
-            self._held_out[key] = found
-        return self._held_out[key]
+
+        return self.once(("held out", sites, n_contexts), read)
 
     def fitted(self, recipe: Recipe) -> Recipe:
         """A recipe for the tiny model, for this model: as many latents per dimension.

@@ -12,6 +12,10 @@ Values = dict[str, list[float]]
 
 
 def _written(setting: Setting) -> tuple[Values, Values]:
+    return setting.subject.once(("transcoders", setting.n_seeds), lambda: _write(setting))
+
+
+def _write(setting: Setting) -> tuple[Values, Values]:
     """FVU, and the share of the MLP's nats recovered, of each kind in the place of its output."""
     subject = setting.subject
     inside, out = subject.sites.mlp_in, subject.sites.mlp_out

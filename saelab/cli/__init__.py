@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
     "steer": "steer the model with latents, and measure which of them steer",
+    "transport": "say which latents an earlier site carries, and which are computed between",
     "circuit": "explain a prediction by the latents that make it, and test them",
     "browse": "open the feature browser",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",

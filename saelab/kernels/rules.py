@@ -75,8 +75,9 @@ class FusedRule:
         centres: whether the encoder reads x - b_dec instead of x.
         usage: how often latents should fire, if training counts it; AuxK then revives under-used
             latents as well as dead ones.
-        by_column: whether each latent keeps the rows that its rank's budget allows (Feature
-            Choice), rather than the batch its largest entries; needs `usage` and `over_batch`.
+        by_column: whether at some step each latent begins to keep as many rows as its rank's budget
+            allows (Feature Choice), rather than the batch its largest entries; each latent then has
+            a threshold. Needs `usage` and `over_batch`.
     """
 
     k: float | int = 0
@@ -117,7 +118,9 @@ class StepValues:
         prefixes: ascending prefix lengths that each reconstruct alone, one per group of the rule
             (Matryoshka).
         penalty_weight: weight of the penalty on L0 in the loss (JumpReLU).
+        by_column: whether a rule of that name is in force already (Feature Choice).
     """
 
     prefixes: tuple[int, ...] = ()
     penalty_weight: float = 0.0
+    by_column: bool = False

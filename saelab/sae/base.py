@@ -18,6 +18,7 @@ from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.own_step import OwnStep
 from saelab.sae.quadratic_form import QuadraticForm
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
@@ -72,6 +73,15 @@ class AbstractSAEConfig(Config, abc.ABC):
     def needs_gradient(self) -> bool:
         """Whether training reads `ActivationBatch.grad`."""
         return False
+
+    @property
+    def fitted_by(self) -> str | None:
+        """What fits the weights in place of a gradient, see `AbstractSAE.own_step`; None: none."""
+        return None
+
+    def own_step_bytes(self, d_in: int) -> int:
+        """Memory that the variant's own step needs beside the weights and a batch; 0 if none."""
+        return 0
 
     @property
     def several_reconstructions(self) -> str | None:
@@ -182,6 +192,13 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
 
     encoder_products: ClassVar[int] = 1
     """How many products of the rows with a `[d_in d_sae]` matrix its encoder takes."""
+
+    def own_step(self) -> OwnStep | None:
+        """The training step of a variant that no gradient fits; None if a gradient does.
+
+        It begins a training of this SAE, which must be on its device already.
+        """
+        return None
 
     def fused_rule(self) -> FusedRule | str:
         """The rule by which kernels alone train it, or why there is none, as half a sentence."""

@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
 from saelab.config import UsageError
-from saelab.kernels.rules import FusedRule
+from saelab.kernels.rules import FusedRule, StepValues
 from saelab.kernels.torch.threshold import follow_smallest_of_each_
 from saelab.kernels.torch.zipf import zipf_budgets
-from saelab.pursuit.select import column_top_k, top_k
+from saelab.pursuit.select import batch_top_k, column_top_k, top_k
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import move_norms
@@ -22,12 +24,13 @@ from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
 class FeatureChoiceConfig(ZipfConfig):
-    """Feature Choice: each latent's largest pre-activations, by a budget (arXiv 2411.02124).
-
-    The paper trains Mutual Choice first: give its run as --init-from.
-    """
+    """Feature Choice: each latent's largest pre-activations, by a budget (arXiv 2411.02124)."""
 
     variant: Literal["feature-choice"] = "feature-choice"
+    mutual_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the run that is Mutual Choice, after which latents keep the ranks that they have by
+    density; 0 for a run that starts from a trained SAE. That Mutual Choice comes first is the
+    paper's, the share is a choice of saelab."""
 
     @override
     def check_batch(self, batch_size: int) -> None:
@@ -55,6 +58,9 @@ class FeatureChoice(AbstractZipfSAE[FeatureChoiceConfig]):
     The constants of the paper's law, fitted to a Mutual Choice SAE, are not public; `saelab
     evaluate` fits one to any SAE.
 
+    A latent's rank decides how often it fires, so a rank that it does not deserve stays with it.
+    Training therefore begins as Mutual Choice, in which densities are free.
+
     `choose_by_latent` is the paper's rule, which needs a whole batch. `encode` does not depend on
     the batch: latent j fires above its own threshold (our inference; the paper's rule for single
     tokens is not known to us). In training this is a running mean of the smallest value kept;
@@ -78,7 +84,9 @@ class FeatureChoice(AbstractZipfSAE[FeatureChoiceConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, self.choose_by_latent)
+        by_latent = self.step_values(context).by_column
+        select = self.choose_by_latent if by_latent else partial(batch_top_k, k=self.k)
+        pre_acts, codes = self.choose(batch.x, select)
         return self.selected_pass(batch, pre_acts, codes, context, top_k)
 
     @override
@@ -114,6 +122,10 @@ class FeatureChoice(AbstractZipfSAE[FeatureChoiceConfig]):
     @override
     def fused_rule(self) -> FusedRule:
         return replace(super().fused_rule(), by_column=True)
+
+    @override
+    def step_values(self, context: LossContext) -> StepValues:
+        return StepValues(by_column=context.progress >= self.config.mutual_share)
 
     @override
     def foreign_rule(self) -> dict[str, Any]:

@@ -30,6 +30,9 @@ BUILT_IN = {
     "feature-choice": "saelab.sae.feature_choice:FeatureChoiceConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
     "bilinear": "saelab.sae.bilinear:BilinearConfig",
+    "bsc": "saelab.sae.bsc:BSCConfig",
+    "tsc": "saelab.sae.tsc:TSCConfig",
+    "gsc": "saelab.sae.gsc:GSCConfig",
 }
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""

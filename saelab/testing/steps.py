@@ -9,6 +9,7 @@ from torch import Tensor
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
+from saelab.sae.own_step import OwnStep
 from saelab.types import ActivationBatch, LossTerms
 
 
@@ -24,13 +25,25 @@ def loss_of(
     return local_loss(sae, ActivationBatch(x, grad=grad), context)
 
 
+def optimizer_of(sae: AbstractSAE, lr: float) -> torch.optim.Optimizer | OwnStep:
+    """What changes the weights: the variant's own step, or Adam."""
+    return sae.own_step() or torch.optim.Adam(sae.parameters(), lr=lr)
+
+
 def train_step(
     sae: AbstractSAE,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | OwnStep,
     x: Float[Tensor, "batch d_in"],
     context: LossContext,
 ) -> float:
-    """One step as the training loop makes it; returns the loss."""
+    """One step as the training loop makes it; returns the loss before it.
+
+    `optimizer` is the variant's own step, or what follows the gradient.
+    """
+    if isinstance(optimizer, OwnStep):
+        before = float(loss_of(sae, x, context).total.detach())
+        sae.observe(optimizer(ActivationBatch(x), context).codes)
+        return before
     optimizer.zero_grad()
     terms = loss_of(sae, x, context)
     sae.observe(terms.codes)

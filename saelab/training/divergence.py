@@ -29,24 +29,24 @@ class DivergedError(UsageError):
     exit_code = 1
 
 
-def diverged(where: Path, step: int, found: str, saved: int | None, lr: float) -> DivergedError:
+def diverged(where: Path, step: int, found: str, saved: int | None, remedy: str) -> DivergedError:
     """The error to raise; `saved` is the step of the last checkpoint, which is whole."""
     kept = "no checkpoint had been written"
     if saved is not None:
         kept = f"the checkpoint of step {saved}, from before, is kept"
     return DivergedError(
-        f"The training at {where} diverged at step {step} ({found}) and was stopped; {kept}. Lower "
-        f"--lr ({lr:g}), or warm up for longer, with another --out."
+        f"The training at {where} diverged at step {step} ({found}) and was stopped; {kept}. "
+        f"{remedy[0].upper()}{remedy[1:]}, with another --out."
     )
 
 
-def worse_than_constant(where: Path, fvu: float, lr: float) -> str | None:
+def worse_than_constant(where: Path, fvu: float, remedy: str) -> str | None:
     """The warning for a training that ends at this FVU, if it learned nothing; else None."""
     if fvu < 1:
         return None
     return (
-        f"{where} ends at FVU {fvu:.3g}, and a constant has 1: nothing was learned; lower --lr "
-        f"({lr:g}), or train for longer."
+        f"{where} ends at FVU {fvu:.3g}, and a constant has 1: nothing was learned; {remedy}, or "
+        "train for longer."
     )
 
 

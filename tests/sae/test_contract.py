@@ -8,12 +8,14 @@ from saelab.sae.variants import BUILT_IN
 from saelab.testing.variant_contract import *  # noqa: F403 - the tests themselves
 from saelab.testing.variant_contract import loss_of
 
+FEW_STATES = {name: {"candidates": 4, "max_active": 2} for name in ("bsc", "tsc", "gsc")}
 FORMS = [
-    *({"variant": name} for name in BUILT_IN),
+    *({"variant": name, **FEW_STATES.get(name, {})} for name in BUILT_IN),
     {"variant": "abs-topk", "selection": "batch"},
     {"variant": "abs-topk", "selection": "batch", "subtract_b_dec": False},
     {"variant": "gradient-topk", "normalise_gradient": False},
     {"variant": "matryoshka", "random_prefixes": 3},
+    {"variant": "feature-choice", "mutual_share": 0.0},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
     {"variant": "bilinear", "k": None},

@@ -16,7 +16,9 @@ D_IN, D_SAE, K, BATCH = 8, 24, 3, 64
 
 
 def build(**options):
-    config = FeatureChoiceConfig.model_validate({"d_sae": D_SAE, "k": K} | options)
+    config = FeatureChoiceConfig.model_validate(
+        {"d_sae": D_SAE, "k": K, "mutual_share": 0.0} | options
+    )
     return config.build(D_IN, torch.Generator().manual_seed(0))
 
 
@@ -103,6 +105,15 @@ def test_at_inference_each_latent_is_about_as_frequent_as_in_training():
     density = codes.firing_counts() / 10_000
     assert codes.mean_l0() == pytest.approx(K, rel=0.02)
     assert float((density / sae.density).log().abs().max()) < 0.3
+
+
+def test_the_first_part_of_a_run_is_mutual_choice():
+    sae, mutual = build(mutual_share=0.5), MutualChoiceConfig(d_sae=D_SAE, k=K)
+    same = mutual.build(D_IN, torch.Generator().manual_seed(0))
+    for step, equal in [(0, True), (4, True), (5, False)]:
+        context = LossContext(1.0, step=step, n_steps=10)
+        ours, theirs = (loss_of(each, rows(), context).codes for each in (sae, same))
+        assert torch.equal(ours.dense(), theirs.dense()) == equal
 
 
 def test_it_starts_from_mutual_choice_with_its_densities_and_thresholds():

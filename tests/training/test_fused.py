@@ -7,6 +7,7 @@ from kernels.triton_device import DEVICE
 from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
+from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.batch_topk import BatchTopKConfig
@@ -42,7 +43,7 @@ FORMS = {
     "raw-gradient": (GradientTopKConfig, {"beta": 2e3, "normalise_gradient": False}),
     "matryoshka": (MatryoshkaConfig, {"fractions": (0.2, 0.2, 0.6)}),
     "mutual-choice": (MutualChoiceConfig, {}),
-    "feature-choice": (FeatureChoiceConfig, {"k": 1.5}),
+    "feature-choice": (FeatureChoiceConfig, {"k": 1.5, "mutual_share": 0.0}),
     "matryoshka-sum": (MatryoshkaConfig, {"fractions": (0.4, 0.6), "prefix_loss": "sum"}),
 }
 
@@ -172,6 +173,22 @@ def test_under_used_latents_are_revived_as_by_autograd(form):
         torch.testing.assert_close(
             ours.state_dict()[name], tensor, atol=3e-6, rtol=1e-4, equal_nan=True, msg=name
         )
+
+
+def test_feature_choice_begins_as_mutual_choice_also_in_the_fused_step():
+    ours, theirs = (build("feature-choice", mutual_share=0.5, k=1.6) for _ in range(2))
+    step = FusedStep(ours, FusedOptions(BATCH, V, torch.float32, launch=SMALL))
+    chosen = []
+    for i, x in enumerate(batches(2)):
+        context = LossContext(V, step=i, n_steps=2)
+        codes = local_loss(theirs, ActivationBatch(x), context).codes
+        step.prepare(context)
+        step(x)
+        assert torch.equal(step.codes.dense() != 0, codes.dense() != 0)
+        theirs.observe(codes)
+        chosen.append(torch.bincount(step.codes.indices.long(), minlength=D_SAE).tolist())
+    budgets = zipf_budgets(D_SAE, FeatureChoiceConfig(d_sae=D_SAE, k=1.6).usage_rules(), BATCH)
+    assert sorted(chosen[0]) != sorted(budgets.counts.tolist()) == sorted(chosen[1])
 
 
 def test_room_for_dead_latents_is_made_before_there_are_any():

@@ -127,6 +127,21 @@ def ragged_errors(
     )  # fmt: skip
 
 
+@dataclass
+class ColumnChoice:
+    """How latents choose their rows.
+
+    Attributes:
+        budgets: how many rows each rank keeps.
+        counts: the same on the device.
+        on: whether they choose already, or the batch keeps its largest entries.
+    """
+
+    budgets: ColumnBudgets
+    counts: Int[Tensor, " d_sae"]
+    on: bool = False
+
+
 @dataclass(frozen=True)
 class Ragged:
     """The largest codes of a whole batch, in a fixed total number. See `step.codes`.
@@ -144,8 +159,7 @@ class Ragged:
         residual: result of the decode.
         signed: whether codes are selected by magnitude with their signs, or rectified.
         share: weight of each prefix's error in the loss.
-        columns: the latents' budgets by rank, and the same on the device, if each latent chooses
-            its rows.
+        columns: how latents choose their rows, if they ever do.
     """
 
     values: Float[Tensor, " entry"]
@@ -157,7 +171,7 @@ class Ragged:
     residual: Residual
     signed: bool
     share: float
-    columns: tuple[ColumnBudgets, Int[Tensor, " d_sae"]] | None = None
+    columns: ColumnChoice | None = None
 
     @classmethod
     def empty(
@@ -178,8 +192,8 @@ class Ragged:
         numbers = torch.arange(len(starts) - 1, dtype=torch.int32, device=x.device)
         residual = Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups)
         rows = indices.clone()
-        budgets = columns and (columns, columns.counts.to(x.device))
-        return cls(values, indices, starts, rows, lows, numbers, residual, signed, share, budgets)
+        choice = columns and ColumnChoice(columns, columns.counts.to(x.device))
+        return cls(values, indices, starts, rows, lows, numbers, residual, signed, share, choice)
 
     @property
     def k(self) -> int:
@@ -189,13 +203,16 @@ class Ragged:
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """See `Codes.select`; the weights' threshold follows the smallest active code."""
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
-        if self.columns is None:
+        columns = self.columns
+        if columns is not None and columns.on:
+            assert weights.usage is not None
+            ranked = weights.usage.ranked()
+            select_column_top_k(pre_acts, ranked, columns.budgets, counts=columns.counts, out=place)
+        else:
             select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
+        if columns is None:
             follow_smallest_(weights.threshold, self.values)
         else:
-            assert weights.usage is not None
-            (budgets, counts), ranked = self.columns, weights.usage.ranked()
-            select_column_top_k(pre_acts, ranked, budgets, counts=counts, out=place)
             follow_smallest_of_each_(weights.threshold, self.values, self.indices)
         # A row's entries are sorted by latent, so its groups are consecutive.
         self.starts[:-1] = torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.analysis.transport.moments import Moments
 from saelab.config import UsageError
 
 FLOOR = 1e-12
@@ -85,9 +86,19 @@ class Canonical:
         Raises:
             UsageError: the rows do not pair up, are too few, or y does not vary.
         """
-        x, y = _centred(x, y)
-        W_x, W_y = (_inverse_root(rows.T @ rows / len(rows)) for rows in (x, y))
-        U, rho, Vt = torch.linalg.svd(W_y @ (y.T @ x / len(x)) @ W_x, full_matrices=False)
+        _check_pairs(x, y)
+        return cls.of_moments(Moments.of(x - x.double().mean(0), y - y.double().mean(0)))
+
+    @classmethod
+    def of_moments(cls, rows: Moments) -> "Canonical":
+        """Of rows of which only these sums are known.
+
+        Raises:
+            UsageError: y does not vary.
+        """
+        xx, xy, yy = (product / rows.n for product in rows.centred())
+        W_x, W_y = _inverse_root(xx), _inverse_root(yy)
+        U, rho, Vt = torch.linalg.svd(W_y @ xy.T @ W_x, full_matrices=False)
         n_directions = int(torch.linalg.matrix_rank(W_y, hermitian=True))
         if n_directions == 0:
             raise UsageError("The later layer's rows are all alike, so nothing is transported.")
@@ -169,12 +180,16 @@ def _with_offset(
 def _centred(
     x: Float[Tensor, "n d_in"], y: Float[Tensor, "rows d_out"]
 ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+    _check_pairs(x, y)
+    x, y = x.double(), y.double()
+    return x - x.mean(0), y - y.mean(0)
+
+
+def _check_pairs(x: Float[Tensor, "n d_in"], y: Float[Tensor, "rows d_out"]) -> None:
     if len(x) != len(y) or len(x) < 2:
         raise UsageError(
             f"Transport pairs rows of two layers, at least 2; got {len(x)} and {len(y)}."
         )
-    x, y = x.double(), y.double()
-    return x - x.mean(0), y - y.mean(0)
 
 
 def _inverse_root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.analysis.transport import (
+from saelab.analysis.transport.operators import (
     Canonical,
     Transport,
     best_transport,
