@@ -106,7 +106,7 @@ def test_linear_latents_and_missing_ones_are_refused(run, small_run):
 
 def test_the_figure_has_the_points_and_the_eigenvalues(run):
     found = latent_manifold(run, 5, n_rows=200, n_points=60)
-    points, bars = figure(found).data
-    assert sorted(points.x) == pytest.approx(sorted(found.points[:, 0].tolist()))
-    assert list(points.marker.color) == sorted(found.strength.tolist(), key=abs)
-    assert list(bars.y) == pytest.approx(found.values)
+    points, bars = figure(found).to_dict()["data"]
+    assert sorted(points["x"]) == pytest.approx(sorted(found.points[:, 0].tolist()))
+    assert list(points["marker"]["color"]) == sorted(found.strength.tolist(), key=abs)
+    assert list(bars["y"]) == pytest.approx(found.values)
