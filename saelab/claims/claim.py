@@ -26,6 +26,7 @@ BUILT_IN = {
     "hierarchical-topk": "saelab.claims.hierarchical_topk:EVERY_BUDGET",
     "matching-pursuit": "saelab.claims.matching_pursuit:COHERENT",
     "masked": "saelab.claims.masked:NOISY",
+    "bars": "saelab.claims.bars:FOUND",
     "gradient-selection": "saelab.claims.gradient_topk:SELECTION",
     "gradient-training": "saelab.claims.gradient_topk:TRAINING",
     "end-to-end": "saelab.claims.end_to_end:FEWER_LATENTS",
