@@ -7,7 +7,7 @@ from saelab.claims.measures import fvu
 from saelab.claims.outcome import Outcome, over_seeds, ratios
 from saelab.claims.setting import Setting
 from saelab.sae.base import AbstractSAE
-from saelab.sae.gradient_topk import GradientTopK, GradientTopKConfig
+from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.training.recipes import adaptive_counts, gradient_selection
 
 PAPERS_FIGURE = "a figure without values (GPT-2 small, block 7)"
@@ -43,12 +43,12 @@ def _selection(setting: Setting) -> Outcome:
 @torch.no_grad()
 def _by_effect(sae: AbstractSAE, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """The reconstruction by latents that the gradient helped to choose."""
-    if isinstance(sae, GradientTopK):
-        return sae.decode(sae.select(sae.pre_activations(x), grad))
-    k = sae.config.sparsity.k
-    rule = GradientTopKConfig(d_sae=sae.d_sae, k=int(k or 8)).build(sae.d_in).to(x.device)
+    config = GradientTopKConfig(d_sae=sae.d_sae, k=int(sae.config.sparsity.k or 8))
+    if sae.config.variant == config.variant:
+        config = GradientTopKConfig.model_validate(sae.config.model_dump())
+    rule = config.build(sae.d_in).to(x.device)
     rule.load_state_dict(sae.state_dict())
-    return _by_effect(rule, x, grad)
+    return rule.decode(rule.select(rule.pre_activations(x), grad))
 
 
 def _training(setting: Setting) -> Outcome:

@@ -62,7 +62,13 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
-    """One ratio per seed."""
+    """One ratio per seed.
+
+    Raises:
+        ValueError: a denominator is not positive, so a ratio would say nothing.
+    """
+    if min(under) <= 0:
+        raise ValueError(f"There is no ratio to {min(under):.3g}.")
     return [a / b for a, b in zip(over, under, strict=True)]
 
 

@@ -27,6 +27,10 @@ N_STEERED = 40
 """Random latents that are steered, and as many random directions."""
 OPTIONS = SuccessOptions(n_latents=1000, n_prefixes=5, n_directions=N_STEERED)
 N_DRAWS = 20
+REASON = (
+    "Ten times the largest activation makes the model write one of almost any 20 of its 784 words, "
+    "so 0.01 sorts out nothing."
+)
 
 Latents = list[LatentSuccess]
 
@@ -127,12 +131,7 @@ def _filter(setting: Setting) -> Outcome:
             f"by a factor of {PAPERS_FACTOR} or more": ratio.above(PAPERS_FACTOR),
             "few random directions pass": chance.below(0.4),
         },
-        reason=(
-            "Ten times the largest activation makes the model write one of almost any 20 of its "
-            "784 words, so 0.01 sorts out nothing."
-            if setting.subject.is_tiny
-            else ""
-        ),
+        reason=REASON if setting.subject.is_tiny else "",
         controls={
             RANDOM_DIRECTIONS: over_seeds(directions),
             RANDOM_LATENTS: over_seeds(drawn),

@@ -10,6 +10,7 @@ from saelab.claims.outcome import (
     Estimate,
     Outcome,
     over_seeds,
+    ratios,
 )
 
 
@@ -48,6 +49,12 @@ def test_the_verdict_follows_the_parts_and_names_those_that_do_not_hold():
 def test_no_figure_is_nan():
     with pytest.raises(ValueError, match="not finite"):
         over_seeds([float("nan"), 1.0])
+
+
+def test_there_is_no_ratio_to_what_is_not_positive():
+    assert ratios([1.0, -1.0], [2.0, 4.0]) == [0.5, -0.25]
+    with pytest.raises(ValueError, match="There is no ratio"):
+        ratios([1.0, 1.0], [2.0, -0.1])
 
 
 def test_a_claim_that_intervenes_needs_both_controls(setting):

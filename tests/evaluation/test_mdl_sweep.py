@@ -102,5 +102,9 @@ def test_a_curve_draws_itself(sweep):
     }
     curve = length_curve(train_many(configs, device="cpu"), device="cpu")
     picture = figure(curve)
-    assert [trace.name for trace in picture.data] == ["8 latents", "16 latents", "shortest"]
+    assert [trace["name"] for trace in picture.to_dict()["data"]] == [
+        "8 latents",
+        "16 latents",
+        "shortest",
+    ]
     assert curve.best.bits == min(run.bits for run in curve.runs)
