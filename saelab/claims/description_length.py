@@ -9,8 +9,9 @@ from saelab.evaluation.mdl import DescriptionLength, description_length
 from saelab.evaluation.mdl_sweep import LengthCurve, length_curve
 from saelab.evaluation.rows import Rows, RowSample
 from saelab.sae.base import AbstractSAE
+from saelab.sae.topk import TopKConfig
 from saelab.testing.planted import orthonormal_atoms, rows
-from saelab.training.recipes import description_lengths, steering_filter
+from saelab.training.recipes import planted_run, steering_filter
 
 WIDTH, ACTIVE = 32, 4
 TOLERANCE = 0.005
@@ -22,7 +23,12 @@ def _planted(setting: Setting) -> Outcome:
     generator = torch.Generator().manual_seed(0)
     on = torch.rand(40_000, WIDTH, generator=generator).argsort(dim=1) < ACTIVE
     x = rows(on * (0.5 + torch.rand(on.shape, generator=generator)), atoms)
-    recipe = description_lengths(setting.planted(x))
+    store = setting.planted(x)
+    recipe = {
+        f"{d_sae}, {k}": planted_run(store, TopKConfig(d_sae=d_sae, k=k))
+        for d_sae in (16, 32, 64, 128)
+        for k in (2, 4, 8)
+    }
     runs = setting.runs(recipe)
     curves = [
         length_curve([runs[name][seed] for name in recipe], device=setting.device)

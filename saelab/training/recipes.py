@@ -297,15 +297,3 @@ def noisy_rows(activations: Path) -> Recipe:
         update={"n_tokens": 400_000, "batch_size": 200, "lr": 3e-3}
     )
     return {"local": run, "masked": run.model_copy(update={"objective": "masked"})}
-
-
-def description_lengths(activations: Path) -> Recipe:
-    """TopK SAEs of four widths and three k, to see which describes the rows in the fewest bits.
-
-    The rows: 4 of 32 orthogonal atoms. 32 latents with k 4 should be shortest.
-    """
-    return {
-        f"{d_sae}, {k}": planted_run(activations, TopKConfig(d_sae=d_sae, k=k))
-        for d_sae in (16, 32, 64, 128)
-        for k in (2, 4, 8)
-    }
