@@ -36,6 +36,7 @@ BUILT_IN = {
     "steering-filter": "saelab.claims.steering:FILTER",
     "steering-input": "saelab.claims.steering:INPUT",
     "circuit-latents": "saelab.claims.circuits:FEW_LATENTS",
+    "transport": "saelab.claims.transport:TRANSPORT",
 }
 """Where each claim is defined, in the order of measuring and of the table."""
 

@@ -131,8 +131,8 @@ def test_sites_in_the_wrong_order_and_single_documents_are_refused(small_run, ca
 
 
 DAMAGES = {
-    "ranks": ("rank", lambda a: a[::-1].copy(), "ranks do not rise"),
-    "too large": ("rank", lambda a: a * 100, "larger than its map's"),
+    "ranks": ("map/rank", lambda a: a[::-1].copy(), "ranks do not rise"),
+    "too large": ("map/rank", lambda a: a * 100, "larger than its map's"),
     "kind": ("latent/low", lambda a: a.astype("int64"), "another kind of numbers"),
     "axis": ("latent/high", lambda a: a[1:], "unlike the others"),
     "curve": ("canonical/rho", lambda a: a[1:], "unlike the others"),

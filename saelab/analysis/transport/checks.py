@@ -33,7 +33,7 @@ def check_store(run: Run, store: ActivationStore) -> None:
 def pairs_of(
     run: Run, sae: AbstractSAE, store: ActivationStore, options: TransportOptions
 ) -> list[Pair]:
-    """The pairs of sites to measure: each earlier one with each later one.
+    """The pairs of sites to measure: each earlier one with each one that is computed after it.
 
     Raises:
         UsageError: a site is unknown, the SAE's sites have other widths in this store, no pair is
@@ -52,9 +52,10 @@ def pairs_of(
     pairs = [(a, b) for a in dict.fromkeys(options.from_) for b in dict.fromkeys(later) if a != b]
     if not pairs:
         raise UsageError(f"--from and --to are both {later[0]}; name two sites.")
-    for a, b in pairs:
-        if _behind(a, b):
-            raise UsageError(f"--from {a} is computed after --to {b}; swap them.")
+    (a, b), *_ = pairs
+    pairs = [pair for pair in pairs if not _behind(*pair)]
+    if not pairs:
+        raise UsageError(f"--from {a} is computed after --to {b}; swap them.")
     if not any(latents_at(run, store, pair) for pair in pairs):
         raise UsageError(_no_latents(run, pairs))
     return pairs

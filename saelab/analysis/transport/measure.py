@@ -41,6 +41,8 @@ from saelab.sae.base import AbstractSAE
 from saelab.sites import Site
 from saelab.training.run import Run
 
+MOST_CONTEXTS = 8
+"""Contexts per forward pass if no size was given; each passes the model once for every rank."""
 FEW_ROWS = 10
 """Rows per number of a site below which correlations by chance are told."""
 
@@ -152,7 +154,7 @@ class _Work:
         whole = fit.whole.moved(*origins)
         most = ranks[-1]
         arrays |= {
-            "rank": np.array(ranks, np.int64),
+            "map/rank": np.array(ranks, np.int64),
             **{f"curve/{name}": _array(values) for name, values in vars(fit.curves).items()},
             "canonical/rho": _array(fit.canonical.rho),
             "canonical/held_out": _array(fit.held_out_rho),
@@ -203,7 +205,9 @@ class _Work:
             found = {site: self.store.outliers(site).max_norm for site in pair}
             limits = {site: limit for site, limit in found.items() if limit is not None}
         corpus = corpus_of(self.run, self.lm, "held-out")
-        batch = self.options.batch_size or contexts_at_once(self.lm, corpus.context_length)
+        length = corpus.context_length
+        fit = contexts_at_once(self.lm, length, most=MOST_CONTEXTS)
+        batch = self.options.batch_size or min(fit, -(-self.options.n_splice // length))
         splicer = Splicer(host, pair, whole, ranks, limits)
         spliced = splice(splicer, corpus, n_tokens=self.options.n_splice, batch_size=batch)
         return None, [each.model_dump() for each in spliced]

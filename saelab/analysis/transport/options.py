@@ -11,7 +11,7 @@ class TransportOptions(Config):
     """Which sites, on how much, and how maps between them are fitted."""
 
     from_: Annotated[tuple[str, ...], Heading("Sites")] = Field(min_length=1)
-    """The earlier sites; each is paired with each of the later ones."""
+    """The earlier sites; each is paired with each later site that is computed after it."""
     to: tuple[str, ...] = ()
     """The later sites; default: the site that the run's SAE writes. Latents are measured in pairs
     with this site, everything else in all pairs."""
@@ -32,7 +32,7 @@ class TransportOptions(Config):
     n_splice: Annotated[int, Heading("Live model")] = Field(default=4096, ge=0)
     """Held-out tokens on which the model runs on transported activations; 0: leave it out."""
     batch_size: int | None = Field(default=None, gt=0)
-    """Contexts per forward pass; default: 32, or fewer if 32 would not fit in memory."""
+    """Contexts per forward pass; default: 8, or fewer if 8 would not fit in memory."""
     seed: Annotated[int, Heading("Maps")] = Field(default=0, ge=0)
     """Decides which parts of the store are read, which documents are together in a fold, and the
     random directions."""

@@ -244,7 +244,7 @@ def read_transport(path: Path) -> SiteTransport:
         earlier=earlier,
         later=later,
         n_fired=stored["latent/n_fired"],
-        ranks=stored["rank"],
+        ranks=stored["map/rank"],
         r2=stored["latent/r2"],
         **{name: stored[f"latent/{name}"] for name in LATENT},
         curves={name: stored[f"curve/{name}"] for name in CURVES},

@@ -11,7 +11,7 @@ float64.
     latent/direction, other     [F]            R² of the map along a random direction, or another
                                                latent, on the latent's tokens
     latent/everywhere           [F]            R² of the map on all tokens
-    rank                        int64 [R]      the ranks
+    map/rank                    int64 [R]      the ranks
     curve/r2, whitened, whitened_ceiling, fitted, fitted_svd, ceiling
                                 [k + 1]        by rank from 0 on, see `Curves` in fit.py
     canonical/rho, held_out     [k]            canonical correlations
@@ -42,7 +42,7 @@ AXES = {
     "latent/n_fired": ("F",),
     "latent/r2": ("R", "F"),
     **{f"latent/{name}": ("F",) for name in LATENT},
-    "rank": ("R",),
+    "map/rank": ("R",),
     **{f"curve/{name}": ("k + 1",) for name in CURVES},
     "canonical/rho": ("k",),
     "canonical/held_out": ("k",),
@@ -52,7 +52,7 @@ AXES = {
     "map/mean_y": ("d_out",),
 }
 """The axes of every array; those of one name are equally long."""
-WHOLE = ("latent/n_fired", "rank")
+WHOLE = ("latent/n_fired", "map/rank")
 
 
 def transport_path(run: str | Path, earlier: str, later: str) -> Path:
@@ -92,7 +92,7 @@ def read_arrays(path: Path) -> Hdf5Arrays:
 
 
 def _check(stored: Hdf5Arrays, sizes: dict[str, int]) -> None:
-    ranks = stored["rank"]
+    ranks = stored["map/rank"]
     if sizes["k + 1"] != sizes["k"] + 1:
         raise ValueError("its curves are not as long as its correlations")
     if not len(ranks) or (np.diff(ranks) <= 0).any() or not 0 < ranks[0] <= ranks[-1]:
