@@ -96,18 +96,6 @@ class AbstractSAEConfig(Config, abc.ABC):
         """
         return None
 
-    def check_decoder(self) -> None:
-        """Refuse what needs decoder rows.
-
-        Raises:
-            UsageError: the SAE has none.
-        """
-        if problem := self.decoder_problem:
-            raise UsageError(
-                f"A {self.variant} SAE has no decoder rows, so its latents cannot be steered, "
-                f"patched, or read as logits: {problem}; use another variant."
-            )
-
     @property
     def end_to_end_problem(self) -> str | None:
         """Why this SAE cannot be trained end to end, as half a sentence; None if it can."""
@@ -153,16 +141,6 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     def input_bias(self) -> Float[Tensor, " d_in"]:
         """The bias that a centring encoder subtracts: b_in of a transcoder, else b_dec."""
         return self.b_dec if self.b_in is None else self.b_in
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of its weights, and of the rows that it reads."""
-        return next(self.parameters()).dtype
 
     @property
     def d_in(self) -> int:
