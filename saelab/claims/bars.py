@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from saelab.activations.arrays import write_arrays
 from saelab.claims.claim import Claim
-from saelab.claims.measures import share_found
+from saelab.claims.measures import FOUND, cosines
 from saelab.claims.outcome import Outcome, over_seeds
 from saelab.claims.setting import Setting
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
@@ -54,7 +55,7 @@ def _measure(setting: Setting) -> Outcome:
     saes = setting.trained(recipe(write_arrays(setting.directory / "bars", x)))
     unit = atoms / atoms[0].norm()
     found = {
-        f"bars found, {name}": over_seeds([share_found(sae, unit) for sae in each])
+        f"bars found, {name}": over_seeds([_share_found(sae, unit) for sae in each])
         for name, each in saes.items()
     }
     rate, noise = (over_seeds([_number(s, name) for s in saes["bsc"]]) for name in ("pi", "sigma"))
@@ -72,11 +73,16 @@ def _measure(setting: Setting) -> Outcome:
     )
 
 
+def _share_found(sae: AbstractSAE, atoms: Tensor) -> float:
+    """Share of the bars that some atom equals up to its sign, which TSC and GSC leave open."""
+    return float((cosines(sae, atoms).abs().amax(dim=0) > FOUND).float().mean())
+
+
 def _number(sae: AbstractSAE, name: str) -> float:
     return float(sae.get_parameter(name).detach().mean())
 
 
-FOUND = Claim(
+BARS_TEST = Claim(
     "bars",
     "1908.06843",
     "Truncated EM finds the bars that made the rows, how often they are on, and the noise.",
