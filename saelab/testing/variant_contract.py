@@ -14,7 +14,6 @@ and anybody for all installed variants, one of them by `-k`:
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,43 +22,24 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.sae.aux_k import AuxKConfig
-from saelab.sae.base import AbstractSAE, AbstractSAEConfig
+from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.interop.convert import to_foreign
 from saelab.sae.linear import linearize
 from saelab.sae.storage import load_sae, save_sae
-from saelab.sae.variants import SAE_CONFIG, check_variant, variant, variants
+from saelab.sae.variants import SAE_CONFIG, check_variant
 from saelab.testing.steps import encoder_gradient, loss_of, made_of, optimizer_of, train_step
+from saelab.testing.variant_forms import (  # noqa: F401 - for those who import the contract
+    D_IN,
+    D_SAE,
+    FORMS,
+    PLANTED,
+    K,
+    config_of,
+    pytest_generate_tests,
+    rows,
+)
 from saelab.types import ActivationBatch
-
-D_IN, D_SAE, K = 12, 40, 4
-FORMS: list[dict[str, Any]] = [{"variant": name} for name in variants()]
-"""Options of the SAEs that are tested, beside the width and k."""
-PLANTED: dict[str, dict[str, Any]] = {
-    "matryoshka": {"fractions": (0.5, 0.5)},
-    "gated": {"l1_coefficient": 0.5},  # As many latents fire then as there are atoms in a row.
-}
-"""Options by variant that an SAE of 32 latents needs to find two planted atoms a row."""
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test for every form of the module that imports them."""
-    if "sae" in metafunc.fixturenames:
-        forms = metafunc.module.FORMS
-        ids = ["-".join(map(str, form.values())) for form in forms]
-        metafunc.parametrize("sae", forms, ids=ids, indirect=True)
-
-
-def rows(n: int = 64, seed: int = 1) -> Float[Tensor, "n d_in"]:
-    """Rows of noise."""
-    return torch.randn(n, D_IN, generator=torch.Generator().manual_seed(seed))
-
-
-def config_of(form: dict[str, Any], **changes: object) -> AbstractSAEConfig:
-    """The options of a form, small."""
-    sized: dict[str, Any] = {"d_sae": D_SAE}
-    sized |= {"k": K} if "k" in variant(form["variant"]).model_fields else {}
-    return SAE_CONFIG.validate_python(sized | form | changes)
 
 
 @pytest.fixture
