@@ -1,4 +1,10 @@
-"""Steering (arXiv 2505.20063): which latents steer, by their input and output scores."""
+"""Steering (arXiv 2505.20063): which latents steer, by their input and output scores.
+
+With the 1,024 latents of `tiny_topk` (480 to 600 steered behind 10 prefixes) an output score of 0.5
+gains a factor of 1.31 [1.15, 1.45] at blocks.2.hook_resid_post and 1.29 [1.21, 1.37] at
+blocks.3.hook_resid_post; counting only what exceeds the plain model's words, 1.47 [1.22, 1.74] and
+1.49 [1.36, 1.63]. At blocks.1.hook_resid_post this second factor is 0.63 [0.30, 1.03].
+"""
 
 from dataclasses import dataclass, replace
 
