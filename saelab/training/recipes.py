@@ -266,7 +266,7 @@ def noisy_rows(activations: Path) -> Recipe:
 
     The rows: 1,000, each of 4 among 100 unit atoms in 50 dimensions, and noise as large as that.
     Mean distance (1 - cosine) from an atom to the nearest latent: 0.43 when trained locally, 0.29
-    masked, means over seeds 0 to 2. The atoms' seed must not be a training's, which would start there.
+    masked (seeds 0 to 2). The atoms' seed must be no training's, which would start at them.
     """
     run = planted_run(activations, MatchingPursuitConfig(d_sae=400, k=4)).model_copy(
         update={"n_tokens": 400_000, "batch_size": 200, "lr": 3e-3}
