@@ -18,6 +18,7 @@ FIGURES = {
     "saelab.evaluation.mdl_sweep.LengthCurve": "evaluation.length_curve_figure",
     "saelab.evaluation.absorption_tasks.Absorption": "evaluation.absorption_figure",
     "saelab.analysis.records.LatentRecord": "latent.latent_figure",
+    "saelab.analysis.manifold.Manifold": "manifold.manifold_figure",
     "saelab.analysis.steering.records.SteeringScores": "steering.score_figure",
     "saelab.analysis.steering.success.Success": "steering.success_figure",
     "saelab.analysis.steering.dose.DoseResponse": "steering.dose_figure",

@@ -12,6 +12,7 @@ from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logi
 from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 
 BACKWARD = 3
 """Cost of a pass with gradients, in passes without."""
@@ -82,7 +83,7 @@ class Evaluated:
             out = self.lm.run(tokens).at(...)
             for part in out.pieces():
                 out.logits(part).float().log_softmax(-1)
-            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(self.sae.dtype)
+            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(dtype_of(self.sae))
             codes = self.sae.encode(rows)
             if self.sae.outer_fit(rows, codes) is None:
                 self.sae.decode(codes, rows)
