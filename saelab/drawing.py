@@ -16,6 +16,7 @@ FIGURES = {
     "saelab.evaluation.recovery.RecoveryResult": "evaluation.recovery_figure",
     "saelab.evaluation.mdl.DescriptionLength": "evaluation.description_length_figure",
     "saelab.evaluation.absorption_tasks.Absorption": "evaluation.absorption_figure",
+    "saelab.evaluation.encoder_curves.EncoderCurves": "encoders.encoder_figure",
     "saelab.analysis.records.LatentRecord": "latent.latent_figure",
     "saelab.analysis.steering.records.SteeringScores": "steering.score_figure",
     "saelab.analysis.steering.success.Success": "steering.success_figure",

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
@@ -36,6 +37,8 @@ class Evaluated:
     sae: AbstractSAE
     corpus: Corpus
     options: EvaluateOptions
+    sample: tuple[Tensor, Tensor | None] | None = None
+    """Rows, and what a transcoder makes of them, to time another encoder; None: any rows."""
 
     def plan(self) -> Plan:
         """The plan: memory from shapes, time from a few positions through the model and the SAE."""
@@ -83,7 +86,9 @@ class Evaluated:
             for part in out.pieces():
                 out.logits(part).float().log_softmax(-1)
             rows = torch.randn(tokens.numel(), width, device=tokens.device)
-            self.sae.reconstruct(rows.to(self.sae.W_dec.dtype))
+            x, target = self.sample or (rows.to(self.sae.W_dec.dtype), None)
+            target = None if target is None else target[: len(rows)]
+            self.sae.decode(self.sae.encode_for(x[: len(rows)], target), x[: len(rows)])
             if tokens.device.type == "cuda":
                 torch.cuda.synchronize(tokens.device)
         return (time.perf_counter() - started) / tokens.numel()
