@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test exhaustive coverage check format models screenshots bench-browser fuzz clean
+.PHONY: demo test exhaustive coverage check format models claims screenshots bench-browser fuzz clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -42,6 +42,10 @@ format: $(STAMP)
 
 models: $(STAMP)  ## README's table of language models, as the checks find it
 	PYTHONPATH=tests $(BIN)/python tests/lm/table.py
+
+claims: $(STAMP)  ## measure the papers' claims that have changed, and write README's table of them
+	$(BIN)/saelab claims --device cpu --out runs/claims
+	PYTHONPATH=tests $(BIN)/python -m claims.table runs/claims/claims.json
 
 screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/screenshots
 	test -d runs/demo || $(BIN)/saelab demo --out runs/demo

@@ -104,21 +104,58 @@ class SparseCodes:
 
 
 @dataclass(frozen=True)
+class OuterError:
+    """The error of a batch whose SAE reconstructs u u^T of unit rows u, not the activations.
+
+    Attributes:
+        error: ||u u^T - X_hat||_F^2, mean over the batch; 1 if X_hat is zero.
+        variance: E||u u^T - E u u^T||_F^2 over sampled rows; their quotient is an FVU.
+    """
+
+    error: Float[Tensor, ""]
+    variance: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class OuterFit:
+    """How well codes reconstruct u u^T of unit rows u, row by row; no matrix u u^T is formed.
+
+    Attributes:
+        u: the unit rows (a zero row stays zero).
+        inner: <u u^T, X_hat>.
+        square: ||X_hat||_F^2.
+    """
+
+    u: Float[Tensor, "batch d"]
+    inner: Float[Tensor, " batch"]
+    square: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
 class TrainingPass:
     """One pass of an SAE over a batch by its training rule, from which an objective makes a loss.
 
     Attributes:
         codes: the codes of the main reconstruction (never those of an auxiliary term).
-        x_hat: `[batch d_out]`, the main reconstruction.
+        x_hat: `[batch d_out]`, the main reconstruction; None if it is no activation.
         error: what the variant minimises, in squared activation units; for most variants
             ||x - x_hat||^2 summed over d_out, mean over the batch, x being what is reconstructed.
+            With `outer` it is dimensionless.
         parts: further dimensionless terms by name, each with its weight in the loss.
+        outer: the main reconstruction's error if it is no activation.
     """
 
     codes: SparseCodes
-    x_hat: Float[Tensor, "batch d_out"]
+    x_hat: Float[Tensor, "batch d_out"] | None
     error: Float[Tensor, ""]
     parts: dict[str, tuple[float, Float[Tensor, ""]]] = field(default_factory=dict)
+    outer: OuterError | None = None
+
+    @property
+    def activations(self) -> Float[Tensor, "batch d_out"]:
+        """`x_hat`, of a variant that reconstructs activations."""
+        assert self.x_hat is not None, "decoder_problem says that it reconstructs none"
+        return self.x_hat
 
 
 @dataclass(frozen=True)
@@ -130,9 +167,11 @@ class LossTerms:
         mse_sum: squared error summed over d_out, mean over the batch, in squared activation units.
         parts: the other terms by name, as they enter `total` before their weights.
         codes: the codes of the main reconstruction (never those of an auxiliary term).
+        variance: the variance to which `mse_sum` is compared; None: that of the rows.
     """
 
     total: Float[Tensor, ""]
     mse_sum: Float[Tensor, ""]
     codes: SparseCodes
     parts: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    variance: Float[Tensor, ""] | None = None

@@ -1,6 +1,7 @@
 """Classes are abstract or final, and nothing asks which variant an SAE is of."""
 
 import ast
+from functools import cache
 
 import pytest
 from sources import FILES, tree
@@ -10,7 +11,7 @@ from saelab.sae.variants import BUILT_IN
 BASES_BY_DESIGN = {
     "Config": "a record of no options, which every configuration adds its own to",
     **dict.fromkeys(
-        ("GraphOptions", "PruneOptions", "EvaluateOptions"),
+        ("GraphOptions", "PruneOptions", "EvaluateOptions", "TransportOptions"),
         "options of a function, which those of a verb join; nothing is overridden",
     ),
     "UsageError": "an exception, whose kinds are told apart by the class alone",
@@ -31,7 +32,10 @@ class Module:
         }
 
 
-MODULES = {name: Module(name) for name in FILES}
+@cache
+def modules() -> dict[str, Module]:
+    """All modules by name; not read while tests are collected, which every worker does."""
+    return {name: Module(name) for name in FILES}
 
 
 def base_name(node: ast.expr) -> str:
@@ -49,11 +53,11 @@ def is_abstract(node: ast.ClassDef) -> bool:
 
 def concrete_bases(module: str) -> list[str]:
     """`Class(Base)` for every class of the module whose base could be made."""
-    here, found = MODULES[module], []
+    here, found = modules()[module], []
     for node in here.classes.values():
         for base in map(base_name, node.bases):
             where, name = here.imported.get(base, (module, base))
-            owner = MODULES.get(where or "")
+            owner = modules().get(where or "")
             theirs = None if owner is None else owner.classes.get(name)
             if theirs is not None and not is_abstract(theirs) and name not in BASES_BY_DESIGN:
                 found.append(f"{node.name}({name})")
@@ -62,7 +66,7 @@ def concrete_bases(module: str) -> list[str]:
 
 @pytest.mark.parametrize("package", ["saelab", "feature_browser"])
 def test_no_concrete_class_is_subclassed(package):
-    found = {m: concrete_bases(m) for m in MODULES if m.startswith(package)}
+    found = {m: concrete_bases(m) for m in modules() if m.startswith(package)}
     assert {m: pairs for m, pairs in found.items() if pairs} == {}
 
 
@@ -71,7 +75,7 @@ def test_a_subclass_of_a_concrete_class_would_be_found(monkeypatch, tmp_path):
     (tmp_path / "b.py").write_text("from a import Made as M\n\nclass More(M):\n    pass\n")
     for name in ("a", "b"):
         monkeypatch.setitem(FILES, name, tmp_path / f"{name}.py")
-        monkeypatch.setitem(MODULES, name, Module(name))
+        monkeypatch.setitem(modules(), name, Module(name))
     assert concrete_bases("b") == ["More(Made)"]
 
 
@@ -92,9 +96,9 @@ def asked(name: str) -> set[str]:
 
 def test_nothing_but_a_variant_itself_asks_for_its_class():
     own = {place.split(":")[0] for place in BUILT_IN.values()}
-    classes = {name for module in own for name in MODULES[module].classes}
+    classes = {name for module in own for name in modules()[module].classes}
     assert {"TopK", "TopKConfig", "JumpReLU", "BatchAbsTopK"} <= classes
-    found = {m: asked(m) & classes for m in MODULES if m not in own}
+    found = {m: asked(m) & classes for m in modules() if m not in own}
     assert {m: names for m, names in found.items() if names} == {}
 
 
@@ -102,7 +106,7 @@ def test_no_protocol_is_checked_for_tensors():
     """Since Python 3.12 such a check sees no parameter and no buffer of a module."""
     found = {
         f"{name}.{node.name}": [ast.unparse(line.target) for line in data]
-        for name, module in MODULES.items()
+        for name, module in modules().items()
         for node in module.classes.values()
         if "runtime_checkable" in {base_name(d) for d in node.decorator_list}
         and (data := [line for line in node.body if isinstance(line, ast.AnnAssign)])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from beartype import beartype
 from jaxtyping import Float, TypeCheckError, _import_hook, jaxtyped
 from shape_checks import CALLS, begin_test, checked
 from torch import Tensor
@@ -59,6 +60,28 @@ def test_in_each_test_the_first_calls_are_checked():
     begin_test()
     with pytest.raises(TypeCheckError):
         doubled(torch.ones(3, 2))
+
+
+def inner(n: int):
+    @strict
+    def repeated(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        return x.repeat(n, 1)
+
+    return repeated
+
+
+def test_a_function_in_a_function_is_decorated_once_and_each_is_checked(monkeypatch):
+    decorated = []
+    monkeypatch.setattr(
+        "shape_checks.beartype", lambda f: (decorated.append(f.__name__), beartype(f))[1]
+    )
+    for _ in range(3):
+        assert inner(1)(torch.ones(1, 2)).shape == (1, 2)
+    assert decorated == ["repeated", "repeated"]
+    with pytest.raises(TypeCheckError, match="the return value of"):
+        inner(2)(torch.ones(1, 2))
+    with pytest.raises(TypeCheckError, match="the parameters of"):
+        inner(1)(torch.ones(2))
 
 
 def test_the_package_is_checked():

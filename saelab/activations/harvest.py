@@ -156,7 +156,7 @@ def _tokens_kept(corpus: Corpus, out: str | Path, ranks: Ranks) -> Iterator[None
 
 
 def _warn_of_the_end(packing: Packing, n_tokens: int) -> None:
-    if packing.n_rows < n_tokens:
+    if packing.complete and packing.n_rows < n_tokens:
         say(
             f"warning: the text ended after {packing.n_rows} of {n_tokens} tokens; the store holds "
             "all of it."

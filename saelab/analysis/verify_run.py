@@ -12,6 +12,8 @@ from saelab.analysis.circuits.graph_file import load_graph_hdf5
 from saelab.analysis.circuits.graph_json import load_graph
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.steering.records import load_steering_scores
+from saelab.analysis.transport.records import read_transport, transport_files
+from saelab.analysis.transport.transport_file import DIRECTORY
 from saelab.config import UsageError
 from saelab.files import sha256_file
 from saelab.formats.hdf5_file import check_hdf5, read_hdf5
@@ -62,10 +64,10 @@ def verify_run(path: Path | str) -> RunCheck:
     """Everything wrong with the run at `path`, and with those inside it.
 
     It checks the seal and every byte of each file that saelab writes: configuration, provenance,
-    weights (also for finite values), checkpoints, metrics, evaluations, features, steering scores
-    and circuits. It also checks that they belong to one SAE: the weights have the configuration's
-    shape, and everything was measured on these weights. If the store exists, it must be the one
-    that the run was trained on.
+    weights (also for finite values), checkpoints, metrics, evaluations, features, steering scores,
+    transport and circuits. It also checks that they belong to one SAE: the weights have the
+    configuration's shape, and everything was measured on these weights. If the store exists, it
+    must be the one that the run was trained on.
 
     Raises:
         UsageError: there is no run at `path`.
@@ -135,6 +137,8 @@ def _read_known(path: Path) -> None:
         len(file.vocabulary)
     elif path.name == "steering.h5":
         load_steering_scores(path.parent)
+    elif path.parent.name == DIRECTORY:
+        read_transport(path)
     elif path.parent.name == "circuits":
         load_graph_hdf5(path)
 
@@ -179,9 +183,9 @@ def _check_weights(run: Run, check: RunCheck) -> None:
 
 def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files made from the weights, and the digest that each records."""
-    for name in ("features.h5", "steering.h5"):
-        if whole(run.path / name):
-            yield run.path / name, read_hdf5(run.path / name).facts
+    made = (run.path / "features.h5", run.path / "steering.h5", *transport_files(run.path))
+    for path in filter(whole, made):
+        yield path, read_hdf5(path).facts
     for path in sorted((run.path / "evaluation").rglob("*.json")):
         if whole(path):
             made = read_sealed_json(path).get("made")

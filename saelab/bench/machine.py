@@ -41,14 +41,14 @@ class Rates:
     matmul: float
     copy: float
 
-    def floor(self, shape: StepShape) -> float:
-        """Seconds that a step with a dense encoder and Adam needs at these rates.
+    def floor(self, shape: StepShape, products: int = 1) -> float:
+        """Seconds that a step with a dense encoder of `products` products and Adam needs.
 
-        It counts the encoder's product, bfloat16 pre-activations written and read once, and 26
-        bytes per weight of the two matrices: float32 weight and moments read and written, and a
-        bfloat16 copy.
+        It counts the encoder's products, bfloat16 pre-activations of each written and read once,
+        and 26 bytes per weight of the two matrices: float32 weight and moments read and written,
+        and a bfloat16 copy.
         """
-        pre_acts = shape.batch * shape.d_sae
+        pre_acts = products * shape.batch * shape.d_sae
         weights = 2 * shape.d_in * shape.d_sae
         return 2 * pre_acts * shape.d_in / self.matmul + (4 * pre_acts + 26 * weights) / self.copy
 

@@ -30,7 +30,7 @@ class StepTimes:
         way: the kind of step that `saelab train` uses: fused or autograd.
         seconds: median duration of a step.
         peak_bytes: peak of allocated device memory, weights included; 0 if unknown.
-        floor: least seconds for a dense encoder and Adam at the machine's measured rates.
+        floor: least seconds for its dense encoder and Adam at the machine's measured rates.
         dense: median seconds and peak bytes of a TopK step in plain torch, if measured.
         stages: seconds of each part of a fused step by itself.
     """
@@ -75,7 +75,7 @@ def time_step(
         way.optimizer_step(batch, objective, context, lr=LR, scale=1.0)
 
     seconds, peak = _measure(run, steps, device)
-    floor = rates.floor(shape)
+    floor = rates.floor(shape, sae.encoder_products)
     stages = _stages(way, device, steps)
     return StepTimes(shape, config.sae.variant, way.name, seconds, peak, floor, stages=stages)
 

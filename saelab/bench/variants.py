@@ -26,6 +26,7 @@ class VariantFigures:
     """The figures of one trained SAE on text that no training saw.
 
     Attributes:
+        ce_recovered, kl: None if the SAE reconstructs no activations.
         found: known features that some latent finds with F1 of 0.8 or more; None without labels.
         features: known features that are frequent enough to score; None without labels.
         tokens_per_second: speed of training this SAE alone on this device.
@@ -35,8 +36,8 @@ class VariantFigures:
     seed: int
     fvu: float
     l0: float
-    ce_recovered: float
-    kl: float
+    ce_recovered: float | None
+    kl: float | None
     found: int | None
     features: int | None
     dead: int
@@ -57,8 +58,8 @@ def variant_configs(
     configs, k = {}, base.sae.sparsity.k or 32
     for name, seed in product(variants, range(seeds)):
         sae = sized(name, base.sae.d_sae, k)
-        changes = {"sae": sae, "seed": base.seed + seed, "data_seed": base.order_seed}
-        configs[out / f"{name}-{seed}"] = base.model_copy(update=changes)
+        changes = {"seed": base.seed + seed, "data_seed": base.order_seed}
+        configs[out / f"{name}-{seed}"] = base.of(sae).model_copy(update=changes)
     return configs
 
 
@@ -82,7 +83,8 @@ def compare_variants(
 
 
 def _figures(run: Run, result: Evaluation, speed: float) -> VariantFigures:
-    if not result.downstream:
+    spliced = run.config.sae.decoder_problem is None
+    if spliced and not result.downstream:
         raise UsageError(f"{run.path}: {result.skipped['downstream']} Compare at another site.")
     known = None if result.recovery is None else result.recovery.features
     return VariantFigures(
@@ -90,8 +92,8 @@ def _figures(run: Run, result: Evaluation, speed: float) -> VariantFigures:
         seed=run.config.seed,
         fvu=float(result.reconstruction["fvu"]),
         l0=float(result.reconstruction["l0"]),
-        ce_recovered=float(result.downstream["ce_recovered"]),
-        kl=float(result.downstream["kl"]),
+        ce_recovered=float(result.downstream["ce_recovered"]) if spliced else None,
+        kl=float(result.downstream["kl"]) if spliced else None,
         found=None if known is None else sum(feature.f1 >= FOUND for feature in known),
         features=None if known is None else len(known),
         dead=int(result.reconstruction["dead"]),

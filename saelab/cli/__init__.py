@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
     "steer": "steer the model with latents, and measure which of them steer",
+    "transport": "say which latents an earlier site carries, and which are computed between",
     "circuit": "explain a prediction by the latents that make it, and test them",
     "browse": "open the feature browser",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
@@ -27,6 +28,7 @@ VERBS = {
     "verify": "check that every byte of a store or of a run is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
+    "claims": "measure the papers' claims again, in one table",
     "completion": "print what makes a shell complete verbs and options",
 }
 

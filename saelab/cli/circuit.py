@@ -115,6 +115,8 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
     from saelab.training.run import Run
 
     runs = [Run(path) for path in args.runs]
+    for run in runs:
+        run.config.sae.check_decoder()
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("A run was given twice; give each once.")
     with writing(runs[0].path):

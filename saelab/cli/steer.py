@@ -33,8 +33,8 @@ class SteerArguments(Config):
 
     --concepts (shipped model) compares latents with difference-in-means on known concepts at equal
     KL. --success N steers with N random latents. It shows by what factor filtering by score raises
-    the success, with a 95 % interval, and how many random directions would pass the filter. Both
-    need --all first and write evaluation/steering_*.json.
+    the success, with a 95 % interval, beside as many random latents and random directions, and how
+    many of these would pass the filter. Both need --all first and write evaluation/steering_*.json.
 
         saelab steer runs/topk --all
         saelab steer runs/topk --latents 12 99 --strength 4 --prompt "anna met john"
@@ -112,6 +112,7 @@ def main(arguments: list[str]) -> int:
     from saelab.training.run import Run
 
     run = Run(args.run)
+    run.config.sae.check_decoder()
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
     # All modes except --latents write into the run.
     with nullcontext() if args.latents else writing(run.path):

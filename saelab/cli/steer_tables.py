@@ -139,14 +139,18 @@ def print_concepts(result: ConceptSteering) -> None:
 def print_success(result: Success) -> None:
     """For each filter: what it keeps, how well that steers, and how much noise passes."""
     table = Table(title="Steering success, by filter", title_justify="left", box=None)
-    columns = ("filter", "latents", "success", "factor", "gain", "factor", "random")
+    columns = ("filter", "n", "success", "factor", "as many", "gain", "factor", "random")
     for name in columns:
         table.add_column(name, justify="left" if name == "filter" else "right")
     for row in result.filters:
         best = "" if row.share is None else f" (best {row.share:.0%})"
-        kept = "none" if row.threshold is None else f"{row.score} ≥ {row.threshold:.3g}{best}"
+        score = "random directions, output" if row.score == "random" else row.score
+        kept = f"{score} ≥ {row.threshold or 0:.3g}{best}"
+        if row.threshold is None:
+            kept = "random directions" if row.score == "random" else "none"
         table.add_row(
             *(kept, str(row.n), f"{row.success:.2f}", _interval(row.ratio, row.low, row.high)),
+            f"[{row.equal_low:.2f}, {row.equal_high:.2f}]",
             *(f"{row.gain:+.2f}", _interval(row.gain_ratio, row.gain_low, row.gain_high)),
             "" if row.chance is None else f"{row.chance:.0%}",
         )
@@ -155,7 +159,9 @@ def print_success(result: Success) -> None:
     console.print(
         "Success: promised tokens a text (GenSucc, arXiv 2505.20063, Eq. 7) at each latent's best "
         "strength; gain: beyond what the plain model says of them; factor: to that of all latents, "
-        "with its 95 % interval (bootstrap over latents); random: random directions that pass.",
+        "with its 95 % interval (bootstrap over latents); as many: the factors that as many random "
+        "latents have in 95 % of the cases; random: random directions that pass. The last lines "
+        "steer with random directions instead of latents, with the same protocol.",
         style="dim",
     )
 

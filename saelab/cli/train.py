@@ -7,13 +7,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from saelab.cli.declared import declared, declared_variants
+from saelab.cli.describe import describe
 from saelab.cli.help_text import Command
 from saelab.cli.options import Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
-from saelab.config import Config, Heading
+from saelab.config import Config, Heading, UsageError
 from saelab.files import check_directory
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class SweepArguments(Config):
     "data_seed". The same command continues an interrupted sweep.
 
         saelab train sweep sweep.json --out runs/sweep
+
+    A grid of "sae.d_sae" and "sae.k" with --description-length says which width and k describe the
+    activations in the fewest bits (2410.11179).
     """
 
     file: Annotated[Path, Positional("FILE")]
@@ -63,6 +67,11 @@ class SweepArguments(Config):
     """The directory of the runs."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    description_length: bool = False
+    """Compare the SAEs' description lengths on rows held back from training: bits per token of the
+    codes, and of what each SAE misses. Written to description_length.json and .html in --out."""
+    fvu: float | None = Field(default=None, gt=0, lt=1)
+    """With --description-length: the FVU at which they are compared; default: the lowest of all."""
 
 
 def main(arguments: list[str]) -> int:
@@ -74,8 +83,10 @@ def main(arguments: list[str]) -> int:
     text = ABOUT + EXAMPLE.format(variant="topk") + MORE
     name = choose(Command("saelab train", text, _options(None), choices, "VARIANT"), arguments)
     if name == "sweep":
-        runs = _sweep(parse(SweepArguments, "train sweep", arguments[1:]))
+        sweep = parse(SweepArguments, "train sweep", arguments[1:])
+        runs = _sweep(sweep)
     else:
+        sweep = None
         text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
         command = Command(f"saelab train {name}", text, _options(variants[name]))
         runs = [_train(name, read(command, arguments[1:]))]
@@ -83,6 +94,8 @@ def main(arguments: list[str]) -> int:
         last = run.metrics()[-1]
         figures = f"FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}"
         print(figures if len(runs) == 1 else f"{run.name:<32} {figures}")
+    if sweep is not None and sweep.description_length:
+        describe(runs, sweep.out, fvu=sweep.fvu, device=sweep.device)
     print(runs[0].path if len(runs) == 1 else runs[0].path.parent)
     return 0
 
@@ -122,4 +135,10 @@ def _sweep(args: SweepArguments) -> "list[Run]":
 
     check_directory(args.out, "--out")
     configs = {args.out / name: config for name, config in read_sweep(args.file).items()}
+    if args.fvu is not None and not args.description_length:
+        raise UsageError("--fvu belongs to --description-length; give both.")
+    if args.description_length:
+        from saelab.evaluation.mdl_sweep import check_comparable
+
+        check_comparable({path.name: config for path, config in configs.items()})
     return train_many(configs, device=args.device)

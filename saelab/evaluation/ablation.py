@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.evaluation.inputs import Inputs, language_model, replaceable_site
+from saelab.evaluation.inputs import Inputs, decoder, language_model, replaceable_site
 from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Skipped
 from saelab.host.text import TextBatch
@@ -206,5 +206,5 @@ ABLATION = Measurement(
     _lines,
     measure=_measure,
     result=AblationSparsity,
-    needs=(language_model, replaceable_site),
+    needs=(language_model, replaceable_site, decoder),
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saelab.activations.labels import value_groups
 from saelab.evaluation.absorption import LabelInParts, TaskAbsorption, fit_task_probes, measure_task
-from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.inputs import Inputs, decoder
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.recovery import MIN_POSITIVES
 from saelab.evaluation.rows import NO_LABELS, Rows, Skipped, chosen_rows
@@ -284,4 +284,5 @@ ABSORPTION = Measurement(
         Column("worst probe\nF1", style="dim"),
     ),
     left_out=_left_out,
+    needs=(decoder,),
 )

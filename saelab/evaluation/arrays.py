@@ -67,7 +67,7 @@ def _evaluate_arrays(run: Run, options: EvaluateOptions, device: torch.device | 
                 label_names=names,
                 target=wanted,
             )
-            yield Batch(rows, sae.decode(rows.codes, here))
+            yield Batch.of(sae, rows)
 
     result = measure_all(inputs, batches())
     if not source.held_back:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saelab.evaluation.inputs import Inputs
 from saelab.evaluation.measurement import Line, Measurement, Streamed
+from saelab.evaluation.zipf import fit_zipf
 from saelab.types import SparseCodes
 
 BINS_PER_DECADE = 4
@@ -122,6 +123,10 @@ def _lines(d: Density) -> Iterator[Line]:
     yield "L0", f"{middle:g}", f"median over tokens; 90 % of them between {low:g} and {high:g}"
     yield "dead", f"{d.dead:.2%}", f"latents silent on {d.n_tokens} tokens"
     yield "dense", f"{d.dense:.2%}", "latents that fire on more than 10 % of the tokens"
+    law = fit_zipf(d.frequency)
+    if law is not None:
+        found = f"(rank + {law.shift:.3g})^-{law.exponent:.2f}"
+        yield "density", found, f"the Zipf-Mandelbrot law that fits best, R² {law.r_squared:.2f}"
     if d.signed:
         both = sum(0 < share < 1 for share in d.negative)
         yield "both signs", f"{both} of {len(d.negative)}", "latents that fire with either sign"

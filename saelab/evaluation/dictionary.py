@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.inputs import Inputs, decoder
 from saelab.evaluation.measurement import Line, Measurement
 from saelab.sae.base import AbstractSAE
 
@@ -163,4 +163,5 @@ DICTIONARY = Measurement(
     measure=_measure,
     result=DictionaryFigures,
     suite="core",
+    needs=(decoder,),
 )

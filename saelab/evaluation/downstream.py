@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saelab.config import UsageError
-from saelab.evaluation.inputs import Batch, Inputs, language_model, replaceable_site
+from saelab.evaluation.inputs import Batch, Inputs, decoder, language_model, replaceable_site
 from saelab.evaluation.measurement import Line, Measurement, Streamed
 from saelab.host.text import Text
 from saelab.lm.edits import replace_rows
@@ -136,6 +136,7 @@ def _spliced(inputs: Inputs) -> Streamed:
     def update(batch: Batch) -> None:
         text = batch.text
         assert text is not None
+        assert batch.x_hat is not None, "say needs=(decoder,)"
         total.add_(batch.rows.wanted.double().sum(dim=0))
         counts.update(inputs.lm, site, text.tokens, text.mask, batch.x_hat, plain=text.out)
 
@@ -154,6 +155,6 @@ DOWNSTREAM = Measurement(
     "How faithful is it?",
     _lines,
     stream=_spliced,
-    needs=(language_model, replaceable_site),
+    needs=(language_model, replaceable_site, decoder),
     suite="core",
 )

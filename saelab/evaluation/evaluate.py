@@ -86,5 +86,4 @@ def _batches(inputs: Inputs, corpus: Corpus) -> Iterator[Batch]:
         inputs.n_left_out += text.left_out
         if len(text.x):
             codes = inputs.sae.encode_for(text.x, text.target)
-            x_hat = inputs.sae.decode(codes, text.x)
-            yield Batch(rows_of_text(text, codes, corpus), x_hat, text)
+            yield Batch.of(inputs.sae, rows_of_text(text, codes, corpus), text)

@@ -18,6 +18,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sites import Site
 from saelab.training.run import Run
+from saelab.types import OuterFit
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,22 @@ class Batch:
     """A batch of held-out rows, on the SAE's device.
 
     Attributes:
-        x_hat: the rows' reconstruction.
+        x_hat: the rows' reconstruction; None if the SAE reconstructs no activations.
         text: the contexts of the rows; None for rows of arrays.
+        fit: how well u u^T is reconstructed, if the SAE reconstructs this instead.
     """
 
     rows: Rows
-    x_hat: Float[Tensor, "row d_out"]
+    x_hat: Float[Tensor, "row d_out"] | None
     text: TextBatch | None = None
+    fit: OuterFit | None = None
+
+    @classmethod
+    def of(cls, sae: AbstractSAE, rows: Rows, text: TextBatch | None = None) -> "Batch":
+        """The rows with what `sae` makes of their codes."""
+        fit = sae.outer_fit(rows.x, rows.codes)
+        x_hat = sae.decode(rows.codes, rows.x) if fit is None else None
+        return cls(rows, x_hat, text, fit)
 
 
 @dataclass
@@ -64,7 +74,7 @@ class Inputs:
     @property
     def device(self) -> torch.device:
         """The SAE's device."""
-        return self.sae.W_dec.device
+        return self.sae.device
 
     @property
     def lm(self) -> LanguageModel:
@@ -139,3 +149,9 @@ def replaceable_site(inputs: Inputs) -> str | None:
     if Site.of(inputs.site).replaceable:
         return None
     return f"The skip connection goes past {inputs.site}, so a change there is only half of one."
+
+
+def decoder(inputs: Inputs) -> str | None:
+    """Decoder rows."""
+    problem = inputs.sae.config.decoder_problem
+    return problem and f"The SAE has no decoder rows: {problem}."

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.inputs import Inputs, decoder
 from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Rows, Skipped, active_entries
 from saelab.sae.base import AbstractSAE
@@ -207,4 +207,5 @@ DESCRIPTION_LENGTH = Measurement(
     _lines,
     measure=_measure,
     result=DescriptionLength,
+    needs=(decoder,),
 )

@@ -85,10 +85,12 @@ class Evaluated:
             out = self.lm.run(tokens).at(...)
             for part in out.pieces():
                 out.logits(part).float().log_softmax(-1)
-            rows = torch.randn(tokens.numel(), width, device=tokens.device)
-            x, target = self.sample or (rows.to(self.sae.W_dec.dtype), None)
-            target = None if target is None else target[: len(rows)]
-            self.sae.decode(self.sae.encode_for(x[: len(rows)], target), x[: len(rows)])
+            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(self.sae.dtype)
+            x, target = self.sample or (rows, None)
+            x, target = x[: len(rows)], None if target is None else target[: len(rows)]
+            codes = self.sae.encode_for(x, target)
+            if self.sae.outer_fit(x, codes) is None:
+                self.sae.decode(codes, x)
             if tokens.device.type == "cuda":
                 torch.cuda.synchronize(tokens.device)
         return (time.perf_counter() - started) / tokens.numel()

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saelab.evaluation.inputs import Inputs
+from saelab.evaluation.inputs import Batch, Inputs
 from saelab.evaluation.measurement import Line, Measurement, Streamed
-from saelab.types import Figures, SparseCodes
+from saelab.types import Figures, OuterFit, SparseCodes
 
 CENTRE_ROWS = 4096
 """Number of rows whose mean replaces the mean of all rows in each row's own error."""
@@ -27,17 +27,21 @@ class Reconstruction:
     norms can decide it. Therefore two more figures count every row equally: the mean and the median
     over rows of ||x - x_hat||^2 / ||x - m||^2, where m is the mean of the first 4,096 rows. A last
     figure is the share of sum ||x - m||^2 in the largest thousandth of the rows.
+
+    An SAE that reconstructs u u^T of unit rows u (`outer`) has the same figures of these matrices,
+    with Frobenius norms and inner products. Only their mean, one matrix, is formed.
     """
 
-    def __init__(self, d_in: int, d_sae: int, device: torch.device) -> None:
-        self.n = 0
-        self.sum = torch.zeros(d_in, dtype=torch.float64, device=device)
+    def __init__(self, d_in: int, d_sae: int, device: torch.device, *, outer: bool = False) -> None:
+        self.n, self.outer = 0, outer
+        shape = (d_in, d_in) if outer else (d_in,)
+        self.sum = torch.zeros(shape, dtype=torch.float64, device=device)
         self.sum_sq, self.error, self.cosine = (
             torch.zeros((), dtype=torch.float64, device=device) for _ in range(3)
         )
         self.fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self._first: list[Float[Tensor, "batch d_in"]] = []
-        self._centre: Float64[Tensor, " d_in"] | None = None
+        self._centre: Float64[Tensor, "*d_in"] | None = None
         self._errors: list[Float64[Tensor, " batch"]] = []
         self._spreads: list[Float64[Tensor, " batch"]] = []
 
@@ -45,32 +49,61 @@ class Reconstruction:
         self, x: Float[Tensor, "batch d_in"], x_hat: Float[Tensor, "batch d_in"], codes: SparseCodes
     ) -> None:
         """Add a batch."""
-        self.n += len(x)
-        wide = x.double()
-        errors = (wide - x_hat.double()).pow(2).sum(1)
-        self.sum += wide.sum(dim=0)
+        wide, made = x.double(), x_hat.double()
         self.sum_sq += wide.pow(2).sum()
+        cosine = torch.cosine_similarity(wide, made, dim=1)
+        self._add(wide, (wide - made).pow(2).sum(1), cosine, codes)
+
+    def update_outer(self, fit: OuterFit, codes: SparseCodes) -> None:
+        """Add a batch of an SAE that reconstructs u u^T."""
+        u, inner, square = fit.u.double(), fit.inner.double(), fit.square.double()
+        whole = u.pow(2).sum(1).pow(2)
+        self.sum_sq += whole.sum()
+        cosine = inner / (whole * square).sqrt().clamp_min(1e-30)
+        # Rounding may leave a perfect reconstruction below zero.
+        self._add(u, (whole - 2 * inner + square).clamp_min(0), cosine, codes)
+
+    def _add(
+        self,
+        rows: Float64[Tensor, "batch d_in"],
+        errors: Float64[Tensor, " batch"],
+        cosine: Float64[Tensor, " batch"],
+        codes: SparseCodes,
+    ) -> None:
+        self.n += len(rows)
+        self.sum += rows.T @ rows if self.outer else rows.sum(dim=0)
         self.error += errors.sum()
-        self.cosine += torch.cosine_similarity(wide, x_hat.double(), dim=1).sum()
+        self.cosine += cosine.sum()
         self.fired += codes.firing_counts()
         self._errors.append(errors)
         if self._centre is None:
-            self._first.append(x)
+            self._first.append(rows)
             if self.n >= CENTRE_ROWS:
                 self._fix_centre()
         else:
-            self._spreads.append((wide - self._centre).pow(2).sum(1))
+            self._spreads.append(self._spread(rows, self._centre))
 
     def _fix_centre(self) -> None:
-        first = torch.cat(self._first).double()
-        self._centre = first[:CENTRE_ROWS].mean(0)
-        self._spreads, self._first = [(first - self._centre).pow(2).sum(1)], []
+        rows = torch.cat(self._first)
+        first = rows[:CENTRE_ROWS]
+        self._centre = first.T @ first / len(first) if self.outer else first.mean(0)
+        self._spreads, self._first = [self._spread(rows, self._centre)], []
+
+    def _spread(
+        self, rows: Float64[Tensor, "batch d_in"], centre: Float64[Tensor, "*d_in"]
+    ) -> Float64[Tensor, " batch"]:
+        """The squared distance of each row, or of its outer product, from the centre."""
+        if not self.outer:
+            return (rows - centre).pow(2).sum(1)
+        along = ((rows @ centre) * rows).sum(1)
+        return rows.pow(2).sum(1).pow(2) - 2 * along + centre.pow(2).sum()
 
     def results(self) -> Figures:
         """The figures, by name.
 
         fvu, fvu_row_mean, fvu_row_median, top_share (of the largest thousandth of the rows),
-        mse_sum (squared units of the activations), cosine, l0, dead, dense, d_sae, n_tokens.
+        mse_sum (squared units of the activations), cosine, l0, dead, dense, d_sae, n_tokens; and
+        outer, 1 if they are those of u u^T.
         """
         if self._centre is None:
             self._fix_centre()
@@ -93,6 +126,7 @@ class Reconstruction:
             "dense": int((frequency > 0.1).sum()),
             "d_sae": len(self.fired),
             "n_tokens": self.n,
+            **({"outer": 1} if self.outer else {}),
         }
 
 
@@ -115,7 +149,8 @@ def fvu_warning(figures: Mapping[str, float]) -> str | None:
 
 def _lines(r: Figures) -> Iterator[Line]:
     """Older figures without row-wise errors have fewer lines."""
-    yield "FVU", f"{r['fvu']:.4f}", "variance of the activations that it misses (0 is perfect)"
+    what = "u u^T, u = x / ||x||," if r.get("outer") else "the activations"
+    yield "FVU", f"{r['fvu']:.4f}", f"variance of {what} that it misses (0 is perfect)"
     if "top_share" in r:
         rows = f"{r['fvu_row_mean']:.4f}, {r['fvu_row_median']:.4f}"
         yield "FVU, token by token", rows, "mean and median over tokens, each of which counts alike"
@@ -126,11 +161,17 @@ def _lines(r: Figures) -> Iterator[Line]:
 
 
 def _sums(inputs: Inputs) -> Streamed:
-    sums = Reconstruction(inputs.sae.d_out, inputs.sae.d_sae, inputs.device)
-    return Streamed(
-        lambda batch: sums.update(batch.rows.wanted, batch.x_hat, batch.rows.codes),
-        lambda: sums.results() | {"left_out": inputs.n_left_out},
-    )
+    sae = inputs.sae
+    outer = sae.config.decoder_problem is not None
+    sums = Reconstruction(sae.d_out, sae.d_sae, inputs.device, outer=outer)
+
+    def update(batch: Batch) -> None:
+        if batch.fit is not None:
+            sums.update_outer(batch.fit, batch.rows.codes)
+        elif batch.x_hat is not None:
+            sums.update(batch.rows.wanted, batch.x_hat, batch.rows.codes)
+
+    return Streamed(update, lambda: sums.results() | {"left_out": inputs.n_left_out})
 
 
 def _warnings(r: Figures) -> list[str]:

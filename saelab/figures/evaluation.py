@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from saelab.evaluation.absorption_tasks import Absorption
     from saelab.evaluation.density import Density
     from saelab.evaluation.mdl import DescriptionLength
+    from saelab.evaluation.mdl_sweep import LengthCurve
     from saelab.evaluation.recovery import RecoveryResult
     from saelab.evaluation.results import Evaluation
 
@@ -147,6 +148,45 @@ def description_length_figure(
     figure.update_yaxes(title="bits per token", rangemode="tozero")
     figure.update_layout(legend={"orientation": "h", "y": 1.12})
     return dressed(figure, palette, height=300, top=40)
+
+
+def length_curve_figure(curve: "LengthCurve", palette: Palette = NEUTRAL) -> go.Figure:
+    """Bits per token against k, one line per width, with the shortest description marked.
+
+    Variants without k stand at their L0.
+    """
+    figure = go.Figure()
+    for i, d_sae in enumerate(sorted({run.d_sae for run in curve.runs})):
+        runs = [run for run in curve.runs if run.d_sae == d_sae]
+        runs.sort(key=lambda run: run.k or run.l0)
+        colour, dash = (palette.positive, palette.negative)[i % 2], DASHES[i // 2 % len(DASHES)]
+        figure.add_scatter(
+            x=[run.k or run.l0 for run in runs],
+            y=[run.bits for run in runs],
+            text=[
+                f"{escape(run.name)}<br>codes {run.code_bits:.1f}, rest {run.rest_bits:.1f}<br>"
+                f"{run.n_bins} values a sign, FVU {run.fvu:.4f}, {run.dead} dead"
+                for run in runs
+            ],
+            name=f"{d_sae} latents",
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            hovertemplate="%{text}<br>%{y:.1f} bits<extra></extra>",
+        )
+    best = curve.best
+    mark = {"symbol": "circle-open", "size": 18, "color": palette.mute, "line": {"width": 3}}
+    figure.add_scatter(
+        x=[best.k or best.l0],
+        y=[best.bits],
+        name="shortest",
+        mode="markers",
+        marker=mark,
+        hoverinfo="skip",
+    )
+    figure.update_xaxes(title="k", type="log")
+    figure.update_yaxes(title=f"bits per token at FVU {curve.fvu:.3g}")
+    figure.update_layout(legend={"orientation": "h", "y": 1.12})
+    return dressed(figure, palette, height=420, top=40)
 
 
 def absorption_figure(absorption: "Absorption", palette: Palette = NEUTRAL) -> go.Figure:

@@ -98,7 +98,7 @@ class Host:
         Elsewhere no latent fires. `target` is what a transcoder reconstructs; by default it is `x`.
         """
         applies = self.domain.covers(tokens.to(x.device), x, target=target)
-        rows = rearrange(x, "b p d -> (b p) d").to(self.sae.W_dec.dtype)
+        rows = rearrange(x, "b p d -> (b p) d").to(self.sae.dtype)
         where = applies.flatten()
         if bool(where.all()):
             return self.sae.encode(rows), applies

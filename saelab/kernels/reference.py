@@ -29,6 +29,16 @@ def select_top_k(
     return values.relu() if rectify else values, order.to(torch.int32)
 
 
+def select_column_top_k(
+    pre_acts: Float[Tensor, "batch d_sae"], counts: Int[Tensor, " d_sae"]
+) -> Float[Tensor, "batch d_sae"]:
+    """Each column's first `counts[j]` of a stable sort by falling value, rectified; zeros else."""
+    order = torch.sort(pre_acts.float() + 0.0, dim=0, descending=True, stable=True).indices
+    places = torch.arange(len(pre_acts), device=order.device)[:, None].expand_as(order)
+    rank = torch.empty_like(order).scatter_(0, order, places)
+    return torch.where(rank < counts, pre_acts, 0.0).relu()
+
+
 def decode_residual(
     x: Float[Tensor, "batch d_in"],
     codes: SparseCodes,

@@ -21,6 +21,40 @@ class JumpRules:
 
 
 @dataclass(frozen=True)
+class UsageRules:
+    """How often latents should fire: k a row in total, shared by rank (see `zipf`).
+
+    Attributes:
+        k: active latents per row on average.
+        exponent: s in Zipf-Mandelbrot's law, (rank + shift)^-s.
+        shift: the law's shift.
+        share: a latent is under-used below this share of its rank's density.
+        window: tokens over which densities are averaged.
+    """
+
+    k: float | int
+    exponent: float
+    shift: float
+    share: float
+    window: int
+
+
+@dataclass(frozen=True)
+class EffectRules:
+    """How gradients of the model's loss help to choose codes; see `GradientTopK.select`.
+
+    Attributes:
+        beta: weight of the effect.
+        alone: whether the product of value and effect counts alone.
+        normalised: whether each row's gradient is first scaled to norm sqrt(d_in).
+    """
+
+    beta: float
+    alone: bool
+    normalised: bool
+
+
+@dataclass(frozen=True)
 class FusedRule:
     """The mathematics of an SAE's step by kernels alone; it stays the same during a run.
 
@@ -35,11 +69,15 @@ class FusedRule:
         budgets: numbers of ranked codes whose errors are in the loss; the last is k, with `wider`
             the first.
         wider: the weight of a second reconstruction by more codes than the SAE has (Multi-TopK).
-        effect: beta, and whether the product alone counts, if gradients of the model's loss choose
-            the codes (see `Effects`).
+        effect: if gradients of the model's loss help to choose the codes, how.
         aux: number of dead latents per row in AuxK, and its weight in the loss; None for no AuxK.
         jump: how thresholds are learned, if each latent has its own.
         centres: whether the encoder reads x - b_dec instead of x.
+        usage: how often latents should fire, if training counts it; AuxK then revives under-used
+            latents as well as dead ones.
+        by_column: whether at some step each latent begins to keep as many rows as its rank's budget
+            allows (Feature Choice), rather than the batch its largest entries; each latent then has
+            a threshold. Needs `usage` and `over_batch`.
     """
 
     k: float | int = 0
@@ -49,10 +87,12 @@ class FusedRule:
     share: float = 1.0
     budgets: tuple[int, ...] = ()
     wider: float = 0.0
-    effect: tuple[float, bool] | None = None
+    effect: EffectRules | None = None
     aux: tuple[int, float] | None = None
     jump: JumpRules | None = None
     centres: bool = True
+    usage: UsageRules | None = None
+    by_column: bool = False
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -78,7 +118,9 @@ class StepValues:
         prefixes: ascending prefix lengths that each reconstruct alone, one per group of the rule
             (Matryoshka).
         penalty_weight: weight of the penalty on L0 in the loss (JumpReLU).
+        by_column: whether a rule of that name is in force already (Feature Choice).
     """
 
     prefixes: tuple[int, ...] = ()
     penalty_weight: float = 0.0
+    by_column: bool = False

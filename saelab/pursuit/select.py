@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.kernels.cuda import runs_batch_select, runs_select
+from saelab.kernels.torch.zipf import ColumnBudgets
 from saelab.types import SparseCodes
 
 Rule = Callable[[Tensor, int], SparseCodes]
@@ -59,6 +60,33 @@ def batch_top_k(
     chosen = (flat.abs() if signed else flat).topk(n, sorted=False).indices.sort().values
     values = flat[chosen] if signed else flat[chosen].relu()
     starts = torch.arange(batch, device=flat.device) * d_sae
+    return SparseCodes(values, chosen % d_sae, d_sae, torch.searchsorted(chosen, starts))
+
+
+def column_top_k(
+    pre_acts: Float[Tensor, "batch d_sae"], ranked: Int[Tensor, " d_sae"], budgets: ColumnBudgets
+) -> SparseCodes:
+    """The budget's largest pre-activations of each latent, rectified (arXiv 2411.02124).
+
+    The latent `ranked[r]` keeps `budgets.counts[r]` rows, those where it is largest; a row may have
+    any number of latents, or none. Entries are sorted by row, then by latent. This is a rule for
+    training only: the latents that a row keeps depend on the other rows.
+    """
+    batch, d_sae = pre_acts.shape
+    if runs_batch_select(pre_acts, int(budgets.counts.sum())):
+        from saelab.kernels.triton.select.columns import select_column_top_k
+
+        found = select_column_top_k(pre_acts.contiguous(), ranked, budgets)
+        return SparseCodes(found.values, found.indices.long(), d_sae, found.offsets)
+    counts, places = budgets.counts.to(ranked.device), []
+    for first, stop, most in budgets.classes:
+        latents = ranked[first:stop]
+        rows = pre_acts[:, latents].T.topk(most, dim=1).indices
+        kept = torch.arange(most, device=rows.device) < counts[first:stop, None]
+        places.append((rows * d_sae + latents[:, None])[kept])
+    chosen = torch.cat(places).sort().values
+    starts = torch.arange(batch, device=chosen.device) * d_sae
+    values = pre_acts.flatten()[chosen].relu()
     return SparseCodes(values, chosen % d_sae, d_sae, torch.searchsorted(chosen, starts))
 
 

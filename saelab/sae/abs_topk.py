@@ -27,7 +27,11 @@ class AbsTopKConfig(AuxKConfig):
     k: int = Field(default=32, gt=0)
     """Latents active per token, of either sign."""
     selection: Literal["row", "batch"] = "row"
-    """Choose k in each row (the paper's text) or k per row on average in the batch (its code)."""
+    """Choose k in each row (the paper's text) or k per row on average in the batch (its code, whose
+    baseline is BatchTopK)."""
+    subtract_b_dec: bool = True
+    """Whether the encoder reads x - b_dec (the authors' code: yes) or x (the paper's formula). A
+    transcoder's always reads x - b_in."""
 
     @property
     @override
@@ -63,6 +67,11 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
         super().__init__(d_in, config.d_sae, generator)
         self.config = config
 
+    @property
+    @override
+    def centres(self) -> bool:
+        return self.config.subtract_b_dec or self.is_transcoder
+
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
@@ -90,6 +99,11 @@ class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
     ) -> None:
         super().__init__(d_in, config.d_sae, config.k, generator)
         self.config = config
+
+    @property
+    @override
+    def centres(self) -> bool:
+        return self.config.subtract_b_dec or self.is_transcoder
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

@@ -1,12 +1,14 @@
 """What every variant has: a configuration that builds it, an encoder, a loss, usually a decoder."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import TypeVar
 
 from saelab.config import Config, UsageError
@@ -16,8 +18,10 @@ from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.own_step import OwnStep
+from saelab.sae.quadratic_form import QuadraticForm
 from saelab.sae.sparsity import Sparsity
-from saelab.types import ActivationBatch, SparseCodes, TrainingPass
+from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
 
 class AbstractSAEConfig(Config, abc.ABC):
@@ -47,6 +51,14 @@ class AbstractSAEConfig(Config, abc.ABC):
         """
         return
 
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse training batches of this size, if they are too small for the training rule.
+
+        Raises:
+            UsageError: the message names the size that is enough.
+        """
+        return
+
     @property
     @abc.abstractmethod
     def sparsity(self) -> Sparsity:
@@ -63,9 +75,38 @@ class AbstractSAEConfig(Config, abc.ABC):
         return False
 
     @property
+    def fitted_by(self) -> str | None:
+        """What fits the weights in place of a gradient, see `AbstractSAE.own_step`; None: none."""
+        return None
+
+    def own_step_bytes(self, d_in: int) -> int:
+        """Memory that the variant's own step needs beside the weights and a batch; 0 if none."""
+        return 0
+
+    @property
     def several_reconstructions(self) -> str | None:
         """How training compares more than one reconstruction, as half a sentence; None if not."""
         return None
+
+    @property
+    def decoder_problem(self) -> str | None:
+        """Why the SAE reconstructs no activation, as half a sentence; None if it does.
+
+        Such an SAE has no `W_dec`, and its `outer_fit` says how well it reconstructs.
+        """
+        return None
+
+    def check_decoder(self) -> None:
+        """Refuse what needs decoder rows.
+
+        Raises:
+            UsageError: the SAE has none.
+        """
+        if problem := self.decoder_problem:
+            raise UsageError(
+                f"A {self.variant} SAE has no decoder rows, so its latents cannot be steered, "
+                f"patched, or read as logits: {problem}; use another variant."
+            )
 
     @property
     def end_to_end_problem(self) -> str | None:
@@ -114,6 +155,16 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         return self.b_dec if self.b_in is None else self.b_in
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights, and of the rows that it reads."""
+        return next(self.parameters()).dtype
+
+    @property
     def d_in(self) -> int:
         """Width of the activations that the SAE reads."""
         return len(self.input_bias)
@@ -139,6 +190,16 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         The SAE is not changed. `observe` records what training must remember.
         """
 
+    encoder_products: ClassVar[int] = 1
+    """How many products of the rows with a `[d_in d_sae]` matrix its encoder takes."""
+
+    def own_step(self) -> OwnStep | None:
+        """The training step of a variant that no gradient fits; None if a gradient does.
+
+        It begins a training of this SAE, which must be on its device already.
+        """
+        return None
+
     def fused_rule(self) -> FusedRule | str:
         """The rule by which kernels alone train it, or why there is none, as half a sentence."""
         return f"{type(self).__name__} has no rule for one"
@@ -150,6 +211,19 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     def affine_encoder(self) -> AffineEncoder | None:
         """The affine map from x to the values of active latents; None if there is no such map."""
         return None
+
+    def outer_fit(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> OuterFit | None:
+        """How well `codes` of the rows `x` reconstruct u u^T; None if they reconstruct x."""
+        return None
+
+    def quadratic_form(self, latent: int) -> QuadraticForm | None:
+        """The latent as a quadratic form of the unit row; None if it is no such form."""
+        return None
+
+    def cosines(self) -> Callable[[slice], Float[Tensor, "i d_sae"]]:
+        """A function that gives the cosines of some latents' atoms with all latents' atoms."""
+        unit = F.normalize(self.W_dec.float(), dim=1)
+        return lambda rows: unit[rows] @ unit.T
 
     def linear_codes(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
         """The active latents of `codes` as affine functions of `x`, the rows that were encoded.

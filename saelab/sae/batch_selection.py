@@ -53,7 +53,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        if bool(self.threshold.isnan()):
+        if bool(self.threshold.isnan().all()):
             raise UsageError(
                 "This SAE has no threshold yet: train it, or call calibrate(rows) on some rows."
             )
@@ -62,12 +62,16 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     @override
     @torch.no_grad()
     def observe(self, codes: SparseCodes) -> None:
+        self.follow(codes)
+
+    def follow(self, codes: SparseCodes) -> None:
+        """Move the threshold after the codes of a training step."""
         follow_smallest_(self.threshold, codes.values)
 
     @override
     @torch.no_grad()
     def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
-        sizes = (self._sizes(part) for part in rows.split(CHUNK))
+        sizes = (self.sizes(part) for part in rows.split(CHUNK))
         self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows))))
 
     @override
@@ -96,7 +100,8 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         assert foreign.threshold is not None
         return super().foreign_weights(foreign) | {"threshold": foreign.threshold[0].clone()}
 
-    def _sizes(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+    def sizes(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """What `calibrate` compares: a row's entries as the threshold sees them, at least 0."""
         pre_acts = self.pre_activations(x)
         return pre_acts.abs() if self.signed else pre_acts.relu()
 

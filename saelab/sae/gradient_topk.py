@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.config import UsageError
-from saelab.kernels.rules import FusedRule
+from saelab.kernels.rules import EffectRules, FusedRule
 from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.checks import check_k, check_rows
@@ -33,7 +33,12 @@ class GradientTopKConfig(AuxKConfig):
     """The score that latents are selected by: z * (1 + beta * effect) (`augmented`), or z * effect
     (`product`, which ignores beta). The paper's text allows both."""
     beta: float = Field(default=1.0, ge=0)
-    """Weight of the effect |<dL/dx, atom>|, divided by its own root mean square; 0 is TopK."""
+    """Weight of the effect |<dL/dx, atom>|; 0 is TopK."""
+    normalise_gradient: bool = True
+    """Whether each token's effects are divided by their root mean square, so that beta means the
+    same for every model, layer and token. Otherwise beta multiplies raw gradients of the summed
+    loss (as the paper's formula reads), which are larger where the loss is; the product chooses the
+    same latents either way."""
 
     @property
     @override
@@ -88,7 +93,7 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
         """The k latents of the largest scores, with their values z = ReLU(a)."""
         z = pre_acts.relu()
         with torch.no_grad():
-            effect = relative_effects(grad, self.W_dec)
+            effect = effects(grad, self.W_dec, relative=self.config.normalise_gradient)
             augmented = self.config.reading == "augmented"
             score = z * (1 + self.config.beta * effect if augmented else effect)
             # Where there is no gradient (a context's last token) every product is zero.
@@ -98,8 +103,8 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
 
     @override
     def fused_rule(self) -> FusedRule:
-        alone = self.config.reading == "product"
-        effect = (1.0 if alone else self.config.beta), alone
+        alone, normalised = self.config.reading == "product", self.config.normalise_gradient
+        effect = EffectRules(1.0 if alone else self.config.beta, alone, normalised)
         return self.selected_rule(self.config.k, effect=effect)
 
     @override
@@ -107,15 +112,17 @@ class GradientTopK(AbstractUnitNormSAE[GradientTopKConfig]):
         return {"k": self.config.k}
 
 
-def relative_effects(
-    grad: Float[Tensor, "batch d_out"], W_dec: Float[Tensor, "d_sae d_out"]
+def effects(
+    grad: Float[Tensor, "batch d_out"], W_dec: Float[Tensor, "d_sae d_out"], *, relative: bool
 ) -> Float[Tensor, "batch d_sae"]:
-    """|<dL/dx, w_j>|, the first-order effect of latent j per unit, over its root mean square.
+    """|<dL/dx, w_j>|, the first-order effect of latent j per unit of x.
 
     x is what is reconstructed: for a transcoder its target, and the gradient is the target's too.
-    For unit atoms in random directions the mean is ||dL/dx|| / sqrt(d_out). Without the division,
-    beta would depend on the model, the layer, and the size of the token's loss.
+    `relative` divides by the root mean square over unit atoms in random directions, ||dL/dx|| /
+    sqrt(d_out). Training scales rows by a constant, but not gradients, and a constant factor of all
+    z changes no ranking: beta refers to dL/dx of the model's own activations.
     """
-    size = grad.norm(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
-    direction = grad / size * grad.shape[1] ** 0.5
-    return (direction @ W_dec.T).abs().float()
+    if relative:
+        size = grad.norm(dim=1, keepdim=True).clamp_min(torch.finfo(grad.dtype).tiny)
+        grad = grad / size * grad.shape[1] ** 0.5
+    return (grad @ W_dec.T).abs().float()

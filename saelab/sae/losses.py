@@ -41,9 +41,13 @@ def aux_k_loss(
 
 
 def local_loss(sae: AbstractSAE, batch: ActivationBatch, context: LossContext) -> LossTerms:
-    """The usual training loss: the pass's error / V plus each further term times its weight."""
+    """The usual training loss: the pass's error / V plus each further term times its weight.
+
+    An error that is dimensionless already, of u u^T, is not divided.
+    """
     done = sae.training_pass(batch, context)
-    return total_loss(done.error / context.total_variance, batch.wanted, done)
+    scale = context.total_variance if done.outer is None else 1.0
+    return total_loss(done.error / scale, batch.wanted, done)
 
 
 def total_loss(
@@ -61,4 +65,7 @@ def total_loss(
     total = main
     for weight, part in done.parts.values():
         total = total + weight * part
-    return LossTerms(total, squared_error(wanted, done.x_hat).detach(), done.codes, parts)
+    if done.outer is not None:
+        return LossTerms(total, done.outer.error, done.codes, parts, done.outer.variance)
+    mse_sum = squared_error(wanted, done.activations).detach()
+    return LossTerms(total, mse_sum, done.codes, parts)

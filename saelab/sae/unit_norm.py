@@ -29,7 +29,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     The encoder starts as the decoder's transpose and b_dec at the data's geometric median (arXiv
     2406.04093, appendix A.1); each variant has its own rule from a to z. Transcoders subtract b_in
-    instead of b_dec.
+    instead of b_dec; with `centres` false nothing is subtracted.
     """
 
     unit_atoms = True
@@ -41,6 +41,11 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         self.W_enc = nn.Parameter(atoms.T.contiguous().clone())
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @property
+    def centres(self) -> bool:
+        """Whether the encoder subtracts the input bias."""
+        return True
 
     def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Pre-activations (x - b_dec) @ W_enc + b_enc, in float32, for the selection."""
@@ -75,15 +80,15 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def differentiable(self, codes: SparseCodes, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         """Codes chosen without a graph, now with gradients to the encoder and the input bias."""
-        return affine_codes(codes, x, self.W_enc, self.b_enc, self.input_bias)
+        return affine_codes(codes, x, self.W_enc, self.b_enc, self.affine_encoder().centre)
 
     def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
         """The fused rule of `selected_pass` with k latents per row; `rest` are its other fields."""
-        return FusedRule(k=k, aux=self.config.aux_rule(self.d_in), **rest)
+        return FusedRule(k=k, aux=self.config.aux_rule(self.d_in), centres=self.centres, **rest)
 
     @override
     def affine_encoder(self) -> AffineEncoder:
-        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias)
+        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if self.centres else None)
 
     @override
     @torch.no_grad()
@@ -93,7 +98,10 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
     @override
     @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "n d_in"]) -> None:
-        self.input_bias.copy_(geometric_median(rows))
+        center = geometric_median(rows)
+        self.input_bias.copy_(center)
+        if not self.centres:
+            self.b_enc.copy_(-center @ self.W_enc)
 
     @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:

@@ -26,7 +26,13 @@ BUILT_IN = {
     "standard": "saelab.sae.standard:StandardConfig",
     "gated": "saelab.sae.gated:GatedConfig",
     "jumprelu": "saelab.sae.jumprelu:JumpReLUConfig",
+    "mutual-choice": "saelab.sae.mutual_choice:MutualChoiceConfig",
+    "feature-choice": "saelab.sae.feature_choice:FeatureChoiceConfig",
     "k-sparse": "saelab.sae.k_sparse:KSparseConfig",
+    "bilinear": "saelab.sae.bilinear:BilinearConfig",
+    "bsc": "saelab.sae.bsc:BSCConfig",
+    "tsc": "saelab.sae.tsc:TSCConfig",
+    "gsc": "saelab.sae.gsc:GSCConfig",
 }
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""

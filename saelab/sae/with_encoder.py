@@ -157,10 +157,11 @@ def with_encoder(
 
 
 def _check(sae: AbstractSAE, target: Tensor | None) -> None:
-    if type(sae).decode is not AbstractSAE.decode:
-        raise UsageError(
-            f"A {sae.config.variant} SAE is not decoded by a matrix, so no pursuit encodes for it."
-        )
+    problem = sae.config.decoder_problem
+    if problem is None and type(sae).decode is not AbstractSAE.decode:
+        problem = "it is not decoded by z @ W_dec + b_dec"
+    if problem is not None:
+        raise UsageError(f"A {sae.config.variant} SAE has no other encoder: {problem}.")
     if sae.is_transcoder != (target is not None):
         kind = "a transcoder; give" if sae.is_transcoder else "no transcoder; leave out"
         raise UsageError(f"The SAE is {kind} the rows that it should reconstruct.")

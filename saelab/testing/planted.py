@@ -20,6 +20,21 @@ def orthonormal_atoms(n: int, d_in: int, *, seed: int = 0) -> Float[Tensor, "fea
     return torch.linalg.qr(square).Q[:n].contiguous()
 
 
+def bar_atoms(size: int) -> Float[Tensor, "feature d_in"]:
+    """The bars test's atoms: the rows and the columns of an image of size x size, each pixel 1."""
+    lines = torch.eye(size).repeat_interleave(size, dim=1)
+    return torch.cat([lines, torch.eye(size).repeat(1, size)])
+
+
+def switches(
+    n_rows: int, n_features: int, *, rate: float, signed: bool = False, seed: int = 0
+) -> Float[Tensor, "row feature"]:
+    """Independent features that are on (1) at this rate; with `signed`, half of them -1."""
+    generator = torch.Generator().manual_seed(seed)
+    on = (torch.rand(n_rows, n_features, generator=generator) < rate).float()
+    return on * (1 - 2 * torch.randint(2, on.shape, generator=generator)) if signed else on
+
+
 def group_atoms(
     n_groups: int, per_group: int, *, space: int, seed: int = 0
 ) -> Float[Tensor, "feature d_in"]:

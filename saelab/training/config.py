@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from saelab.config import Config, Heading, UsageError
+from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
 
@@ -13,6 +14,12 @@ REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
 ADAM_EPS = 6.25e-10  # arXiv 2406.04093, appendix A.3
 DECAY_FRACTION = 0.2
+BY_GRADIENT = (
+    *("objective", "precision", "ties", "step", "lr", "warmup_steps", "warmup_shape"),
+    *("initial_lr_fraction", "schedule", "decay_fraction", "final_lr_fraction", "clip_norm"),
+    *("adam_beta1", "adam_beta2", "adam_eps", "weight_decay"),
+)
+"""Options that only an SAE which a gradient fits has a use for."""
 LEAST_EPS = 1e-30
 """About the square root of float32's least number: with a smaller eps, moments of zero divide zero
 by zero."""
@@ -155,6 +162,8 @@ class TrainConfig(Config):
         if not self.n_tokens:
             raise UsageError("n_tokens=0 trains nothing; give the tokens to train on.")
         self.sae.check()
+        self._check_fitted_by()
+        self.sae.check_batch(self.batch_size)
         if self.live and (self.runs_model or self.sae.needs_gradient):
             raise UsageError(
                 "--live trains with --objective local or masked on activations alone: training end "
@@ -170,10 +179,23 @@ class TrainConfig(Config):
         problem = self.sae.end_to_end_problem if self.runs_model else None
         if self.objective == "masked" and (several := self.sae.several_reconstructions):
             problem = f"{several}, and what is hidden is compared with one"
+        if self.objective != "local":
+            problem = self.sae.decoder_problem or problem
         if problem:
             raise UsageError(
                 f"--objective {self.objective} cannot train this {self.sae.variant} SAE: {problem}."
             )
+
+    def _check_fitted_by(self) -> None:
+        """Refuse options of training by gradient where no gradient fits the SAE."""
+        if (how := self.sae.fitted_by) is None:
+            return
+        for name in BY_GRADIENT:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise UsageError(
+                    f"{name}={value} is for training by gradient, and a {self.sae.variant} SAE is "
+                    f"fitted by {how}; leave it out."
+                )
 
     def _check_transcoder(self) -> None:
         if self.target_site is None:
@@ -218,6 +240,12 @@ class TrainConfig(Config):
                 f"warmup_steps={self.n_warmup} leaves none of the run's {self.n_steps} steps for "
                 f"--schedule {self.schedule} to fall over; lower it."
             )
+
+    def of(self, sae: AbstractSAEConfig) -> "TrainConfig":
+        """The same training of another SAE, without options that this one has no use for."""
+        unused = () if sae.fitted_by is None else BY_GRADIENT
+        changes = {name: type(self).model_fields[name].default for name in unused}
+        return self.model_copy(update={**changes, "sae": sae})
 
     def with_every_row(self) -> "TrainConfig":
         """The same training, massive activations included."""

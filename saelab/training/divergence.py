@@ -10,6 +10,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.sae.losses import squared_error
 from saelab.types import ActivationBatch
 
 LIMIT = 1_000
@@ -28,24 +29,24 @@ class DivergedError(UsageError):
     exit_code = 1
 
 
-def diverged(where: Path, step: int, found: str, saved: int | None, lr: float) -> DivergedError:
+def diverged(where: Path, step: int, found: str, saved: int | None, remedy: str) -> DivergedError:
     """The error to raise; `saved` is the step of the last checkpoint, which is whole."""
     kept = "no checkpoint had been written"
     if saved is not None:
         kept = f"the checkpoint of step {saved}, from before, is kept"
     return DivergedError(
-        f"The training at {where} diverged at step {step} ({found}) and was stopped; {kept}. Lower "
-        f"--lr ({lr:g}), or warm up for longer, with another --out."
+        f"The training at {where} diverged at step {step} ({found}) and was stopped; {kept}. "
+        f"{remedy[0].upper()}{remedy[1:]}, with another --out."
     )
 
 
-def worse_than_constant(where: Path, fvu: float, lr: float) -> str | None:
+def worse_than_constant(where: Path, fvu: float, remedy: str) -> str | None:
     """The warning for a training that ends at this FVU, if it learned nothing; else None."""
     if fvu < 1:
         return None
     return (
-        f"{where} ends at FVU {fvu:.3g}, and a constant has 1: nothing was learned; lower --lr "
-        f"({lr:g}), or train for longer."
+        f"{where} ends at FVU {fvu:.3g}, and a constant has 1: nothing was learned; {remedy}, or "
+        "train for longer."
     )
 
 
@@ -81,11 +82,13 @@ class Watch:
     @torch.no_grad()
     def fvu(self, sae: AbstractSAE) -> float:
         """FVU of `sae` on these rows by its training rule; waits for the device."""
-        x, wanted = (rows.to(sae.W_dec.device) for rows in (self.x, self.wanted))
+        x, wanted = (rows.to(sae.device) for rows in (self.x, self.wanted))
         # Inference thresholds may not be calibrated yet. Any gradient will do here.
         batch = ActivationBatch(x, target=wanted, grad=wanted)
-        x_hat = sae.training_pass(batch, LossContext(self.variance)).x_hat
-        return float((wanted - x_hat).pow(2).sum(1).mean()) / self.variance
+        done = sae.training_pass(batch, LossContext(self.variance))
+        if done.outer is not None:
+            return float(done.outer.error / done.outer.variance)
+        return float(squared_error(wanted, done.activations)) / self.variance
 
     def finds_wrong(self, fvu: float) -> bool:
         """Whether this FVU means that the training has diverged."""

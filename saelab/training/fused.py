@@ -1,7 +1,7 @@
 """The fused training step: an SAE trained by kernels alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
 from saelab.kernels.rules import FusedRule, Ties
+from saelab.kernels.torch.zipf import Usage
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.step.aux_k import AuxRules
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
@@ -84,8 +85,14 @@ class FusedStep:
         device = sae.W_dec.device if device is None else device
         held = {name: value.to(device) for name, value in sae.state_dict().items()}
         W_enc, b_enc, W_dec, b_dec = (held[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec"))
-        learned = held["threshold"] if self.rules.sae.jump else None
-        self.weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision, learned)
+        rule = self.rules.sae
+        learned = held["threshold"] if rule.jump else None
+        weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision, learned)
+        if rule.over_batch:
+            weights = replace(weights, threshold=held["threshold"].clone())
+        if rule.usage is not None:
+            weights = replace(weights, usage=Usage.of(rule.usage, held["density"].clone()))
+        self.weights = weights
         step = Step(self.weights, self.rules, options.batch_size, options.launch)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
         self.n_steps = 0
@@ -112,7 +119,7 @@ class FusedStep:
         Args:
             x: `batch_size` rows.
             scale: factor of the rows.
-            grad: dL/dx at the rows, for a gradient SAE; only its direction is used.
+            grad: dL/dx at the rows, for a gradient SAE; not scaled.
 
         Raises:
             UsageError: there are not `batch_size` rows, or a gradient SAE got no gradients.
@@ -167,6 +174,8 @@ class FusedStep:
             held["threshold"].copy_(w.thresholds.value)
         elif self.rules.sae.over_batch:
             held["threshold"].copy_(w.threshold)
+        if w.usage is not None:
+            held["density"].copy_(w.usage.density)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name; see `load`."""

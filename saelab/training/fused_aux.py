@@ -48,13 +48,17 @@ class AuxRoom:
         return {"aux_k": (rules.coefficient, loss)}
 
     def room_for_dead(self, rules: AuxRules) -> int:
-        """Room for all latents that can be dead before the next count, in steps of an eighth.
+        """Room for all latents that can be dead or under-used before the next count.
 
-        It depends only on the state at this step, so a resumed run chooses the same.
+        It grows in steps of an eighth. It depends only on the state at this step, so a resumed run
+        chooses the same.
         """
         since_fired = self.step.weights.since_fired
         soon = rules.dead_after - LOOK_EVERY * len(self.step.x)
         n = int((since_fired >= soon).sum())
+        usage = self.step.weights.usage
+        if usage is not None:
+            n = min(len(since_fired), n + usage.most_underused(len(self.step.x), LOOK_EVERY))
         if n == 0:
             return 0
         step = max(LEAST_CAPACITY, power_of_two(n) // 8)

@@ -41,6 +41,9 @@ class OneGraph:
         if values.prefixes:
             assert isinstance(self.step.codes, Ragged)
             self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
+        columns = self.step.codes.columns if isinstance(self.step.codes, Ragged) else None
+        if columns is not None and columns.on != values.by_column:
+            columns.on, self._graphs = values.by_column, _Graphs()
 
     def run_step(self, number: int) -> None:
         """Run step `number` of the run on the rows in `step.x`."""

@@ -84,7 +84,8 @@ class IntervalMetrics:
         self.rows += n
         self.steps += 1
         self.error += terms.mse_sum * n
-        self.variance += (x - self.mean).pow(2).sum()
+        within = terms.variance
+        self.variance += (x - self.mean).pow(2).sum() if within is None else within * n
         self.active += terms.codes.active.sum()
         self.loss += terms.total.detach()
         for name, part in terms.parts.items():

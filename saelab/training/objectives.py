@@ -76,7 +76,7 @@ class Masked:
         seen_share = 1 - hidden.float().mean(dim=-1, keepdim=True)
         seen = torch.where(hidden, bias, bias + (x - bias) / seen_share)
         done = sae.training_pass(replace(batch, x=seen, target=x), context)
-        error = torch.where(hidden, x - done.x_hat, 0.0).pow(2).sum(dim=1) / (1 - seen_share)
+        error = torch.where(hidden, x - done.activations, 0.0).pow(2).sum(dim=1) / (1 - seen_share)
         return x, total_loss(error.mean() / context.total_variance, x, done)
 
     def hidden(
@@ -124,7 +124,7 @@ class EndToEnd:
         mask = mask & self.domain.covers(tokens, plain.activations[self.site])
         x = plain.activations[self.site][mask].float() * scale
         done = sae.training_pass(ActivationBatch(x), context)
-        edits = {self.site: replace_rows(mask, done.x_hat / scale)}
+        edits = {self.site: replace_rows(mask, done.activations / scale)}
         spliced = self.lm.run(tokens, edits=edits, hooks=self.later)
         kl = kl_plain_spliced(plain.at(mask), spliced.at(mask))
         main, reported = self.kl_coefficient * kl, {"kl": kl}

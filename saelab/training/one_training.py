@@ -73,7 +73,7 @@ class Training:
         if not all(map(math.isfinite, values.values())) or self.watch.finds_wrong(values["fvu"]):
             raise self._diverged(f"loss {values['loss']:.3g}, FVU {values['fvu']:.3g}")
         if state.finished and state.config.objective == "local":
-            worse = worse_than_constant(self.directory, values["fvu"], state.config.peak_lr)
+            worse = worse_than_constant(self.directory, values["fvu"], state.remedy)
             if worse is not None:
                 say(worse)
         line = _log_line(state, values, done.gradient_norm)
@@ -92,7 +92,7 @@ class Training:
 
     def _diverged(self, found: str) -> DivergedError:
         state = self.state
-        return diverged(self.directory, state.step, found, self.saved, state.config.peak_lr)
+        return diverged(self.directory, state.step, found, self.saved, state.remedy)
 
     def save(self, stream: Stream) -> None:
         """Write a checkpoint of this step."""
@@ -185,6 +185,6 @@ def _log_line(state: TrainingState, values: Figures, norm: Float[Tensor, ""] | N
         "tokens": state.step * state.config.batch_size,
         **values,
         "dead": state.steps.n_dead(),
-        "lr": state.rate(state.step - 1),
+        **({"lr": state.rate(state.step - 1)} if state.steps.uses_rate else {}),
         **({} if norm is None else {"gradient_norm": float(norm)}),
     }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -41,7 +42,9 @@ def training_plan(source: Source, configs: Sequence[TrainConfig]) -> Plan:
 def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     width = source.site.d_in + source.target.d_in
     weights = sum(
-        4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae for config in configs
+        4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae
+        + config.sae.own_step_bytes(source.site.d_in)
+        for config in configs
     )
     step = max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
@@ -67,6 +70,12 @@ def _seconds(source: Source, config: TrainConfig) -> float | None:
     sae = config.sae.build(source.site.d_in, torch.Generator().manual_seed(0)).to(source.device)
     rows = torch.randn(min(TRIED_ROWS, config.batch_size), source.site.d_in, device=source.device)
     context = LossContext(float(source.site.d_in))
+    if (own := sae.own_step()) is not None:
+        batch, single = ActivationBatch(rows), ActivationBatch(rows[:1])
+        every = _timed(partial(own, batch, context), source.device)
+        one = _timed(partial(own, single, context), source.device)
+        a_row = max(0.0, every - one) / max(1, len(rows) - 1)
+        return config.n_steps * (config.batch_size * a_row + one)
     optimizer = torch.optim.Adam(sae.parameters())
 
     def step() -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.feature_choice import FeatureChoiceConfig
 from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.sae.matching_pursuit import MatchingPursuitConfig
 from saelab.sae.matryoshka import MatryoshkaConfig
+from saelab.sae.mutual_choice import MutualChoiceConfig
 from saelab.sae.topk import TopKConfig
 from saelab.sae.variants import SAEConfig
 from saelab.training.config import TrainConfig
@@ -65,16 +67,20 @@ def planted_run(activations: Path, sae: SAEConfig) -> TrainConfig:
     return short_run(activations, PLANTED, sae).model_copy(update=changes)
 
 
-def few_latents(activations: Path, site: str) -> Recipe:
+def few_latents(activations: Path, site: str, *, d_sae: int = 64) -> Recipe:
     """AbsTopK against TopK with 64 latents for rows of 128 dimensions, 16 of them active.
 
     FVU 0.109 (TopK) and 0.096 (AbsTopK) at blocks.1.hook_resid_post. With 256 latents or more, TopK
     has the lower FVU on this model, since most of its features are one-sided.
     """
-    return {
-        "topk": short_run(activations, site, TopKConfig(d_sae=64, k=16)),
-        "abs-topk": short_run(activations, site, AbsTopKConfig(d_sae=64, k=16)),
+    saes: dict[str, SAEConfig] = {
+        "topk": TopKConfig(d_sae=d_sae, k=16),
+        "abs-topk": AbsTopKConfig(d_sae=d_sae, k=16),
+        "abs-topk of x": AbsTopKConfig(d_sae=d_sae, k=16, subtract_b_dec=False),
+        "batch-topk": BatchTopKConfig(d_sae=d_sae, k=16),
+        "batch abs-topk": AbsTopKConfig(d_sae=d_sae, k=16, selection="batch"),
     }
+    return {name: short_run(activations, site, sae) for name, sae in saes.items()}
 
 
 def signed_features(activations: Path) -> Recipe:
@@ -132,8 +138,12 @@ def coherent_groups(activations: Path) -> Recipe:
     return {name: planted_run(activations, sae) for name, sae in saes.items()}
 
 
-def gradient_selection(activations: Path, site: str = TINY_ATTENTION) -> Recipe:
+def gradient_selection(
+    activations: Path, site: str = TINY_ATTENTION, *, raw_beta: float | None = None
+) -> Recipe:
     """Gradient SAEs of both readings against TopK; the store needs --gradients.
+
+    With `raw_beta` a third one multiplies it with raw gradients, as the paper's formula reads.
 
     The paper's claim, a lower CE increase at equal k, did not show here: 0.0143 nats (TopK), 0.0148
     (augmented) and 0.0149 (product) at blocks.2.attn.hook_z, with seeds 0.001 apart; 0.020, 0.015
@@ -146,6 +156,9 @@ def gradient_selection(activations: Path, site: str = TINY_ATTENTION) -> Recipe:
         "augmented": GradientTopKConfig(d_sae=256, k=8),
         "product": GradientTopKConfig(d_sae=256, k=8, reading="product"),
     }
+    if raw_beta is not None:
+        raw = GradientTopKConfig(d_sae=256, k=8, beta=raw_beta, normalise_gradient=False)
+        saes["raw gradients"] = raw
     return {name: short_run(activations, site, sae) for name, sae in saes.items()}
 
 
@@ -202,7 +215,7 @@ def adaptive_counts(activations: Path, site: str) -> Recipe:
     return {name: short_run(activations, site, sae) for name, sae in saes.items()}
 
 
-def transcoders(activations: Path) -> Recipe:
+def transcoders(activations: Path, inside: str = TINY_MLP_IN, out: str = TINY_MLP_OUT) -> Recipe:
     """A transcoder of the first MLP, one with a skip connection, and an SAE on the MLP's output.
 
     FVU 0.076, 0.039 and 0.069 at L0 8; 98, 100 and 98 % of the MLP's 7.1 nats are recovered. FVU
@@ -210,11 +223,9 @@ def transcoders(activations: Path) -> Recipe:
     blocks are worth 0.4 nats or less here.
     """
     sae = TopKConfig(d_sae=256, k=8)
-    plain = short_run(activations, TINY_MLP_IN, sae).model_copy(
-        update={"target_site": TINY_MLP_OUT}
-    )
+    plain = short_run(activations, inside, sae).model_copy(update={"target_site": out})
     return {
-        "sae": short_run(activations, TINY_MLP_OUT, sae),
+        "sae": short_run(activations, out, sae),
         "transcoder": plain,
         "skip transcoder": plain.model_copy(update={"skip": True}),
     }
@@ -250,6 +261,31 @@ def rare_features(activations: Path) -> Recipe:
     return {n: planted_run(activations, sae).model_copy(update=longer) for n, sae in saes.items()}
 
 
+def rare_choices(activations: Path) -> Recipe:
+    """Mutual Choice and Feature Choice against TopK and BatchTopK, where most features are rare.
+
+    The rows are those of `rare_features`. FVU 0.168, 0.145, 0.139 and 0.144 (TopK, BatchTopK,
+    Mutual, Feature Choice), 0.181 if Feature Choice does not begin as Mutual Choice; 4, 9, 6 and 0
+    % of the latents are silent. Seeds 0 and 1.
+    """
+    runs = {name: planted_run(activations, sae) for name, sae in _choices(128, 4).items()}
+    return {name: run.model_copy(update={"n_tokens": 200_000}) for name, run in runs.items()}
+
+
+def choices(activations: Path, site: str = TINY_ATTENTION) -> Recipe:
+    """The same four variants on a model's activations, with 512 latents and 8 active."""
+    return {name: short_run(activations, site, sae) for name, sae in _choices(512, 8).items()}
+
+
+def _choices(d_sae: int, k: int) -> dict[str, SAEConfig]:
+    return {
+        "topk": TopKConfig(d_sae=d_sae, k=k),
+        "batch-topk": BatchTopKConfig(d_sae=d_sae, k=k),
+        "mutual-choice": MutualChoiceConfig(d_sae=d_sae, k=k),
+        "feature-choice": FeatureChoiceConfig(d_sae=d_sae, k=k),
+    }
+
+
 def noisy_rows(activations: Path) -> Recipe:
     """Matching pursuit with a dictionary four times too wide, on few rows that are half noise.
 
@@ -261,3 +297,15 @@ def noisy_rows(activations: Path) -> Recipe:
         update={"n_tokens": 400_000, "batch_size": 200, "lr": 3e-3}
     )
     return {"local": run, "masked": run.model_copy(update={"objective": "masked"})}
+
+
+def description_lengths(activations: Path) -> Recipe:
+    """TopK SAEs of four widths and three k, to see which describes the rows in the fewest bits.
+
+    The rows: 4 of 32 orthogonal atoms. 32 latents with k 4 should be shortest.
+    """
+    return {
+        f"{d_sae}, {k}": planted_run(activations, TopKConfig(d_sae=d_sae, k=k))
+        for d_sae in (16, 32, 64, 128)
+        for k in (2, 4, 8)
+    }

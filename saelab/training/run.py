@@ -9,6 +9,7 @@ evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
+transport/           what `saelab transport` measured, a file for each pair of sites
 circuits/            graphs that `saelab circuit` wrote
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
@@ -56,6 +57,7 @@ RESULTS = (
     "features.h5",
     "features.partial",
     "steering.h5",
+    "transport",
     "circuits",
     "experiments",
 )

@@ -101,6 +101,13 @@ class TrainingState:
         return self.total_variance * self.target_scale**2
 
     @property
+    def remedy(self) -> str:
+        """What to change if the training fails, as a sentence without its end."""
+        if self.steps.uses_rate:
+            return f"lower --lr ({self.config.peak_lr:g}) or warm up for longer"
+        return f"raise --batch-size ({self.config.batch_size})"
+
+    @property
     def finished(self) -> bool:
         """Whether the last step is done."""
         return self.step >= self.config.n_steps
@@ -163,7 +170,7 @@ class TrainingState:
 
         `sae` is changed in place and returned.
         """
-        sae.calibrate(rows.to(sae.W_dec.device) * self.scale)
+        sae.calibrate(rows.to(sae.device) * self.scale)
         sae.rescale(self.scale, self.target_scale)
         return sae
 
@@ -175,7 +182,7 @@ class TrainingState:
             by=self.steps.name,
             options=self.config.model_dump(mode="json"),
             n_steps=self.config.n_steps,
-            rate=self.rate(max(0, self.step - 1)),
+            rate=self.rate(max(0, self.step - 1)) if self.steps.uses_rate else None,
             rise=self.rise,
             interval=self.report and self.report.interval,
         )

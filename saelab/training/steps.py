@@ -1,11 +1,10 @@
-"""Two kinds of optimizer step: autograd for everything, kernels alone where possible."""
+"""Kinds of step: kernels alone where possible, autograd, or what a variant brings itself."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
@@ -17,23 +16,10 @@ from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
+from saelab.training.own_steps import OwnSteps
 from saelab.training.source import Batch
+from saelab.training.step_parts import StepResult, load_module, module_tensors
 from saelab.types import ActivationBatch, LossTerms
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Result of one step.
-
-    Attributes:
-        x: the rows that the SAE reconstructs.
-        terms: its loss terms; the codes are valid until the next step.
-        gradient_norm: before clipping; None if nothing needed it.
-    """
-
-    x: Float[Tensor, "batch d_in"]
-    terms: LossTerms
-    gradient_norm: Float[Tensor, ""] | None
 
 
 @runtime_checkable
@@ -42,10 +28,12 @@ class Steps(Protocol):
 
     Attributes:
         name: the kind of step, for the record.
+        uses_rate: whether a learning rate matters.
         average: average of the weights so far, if asked for.
     """
 
     name: str
+    uses_rate: bool
     average: WeightAverage | None
 
     def optimizer_step(
@@ -82,6 +70,7 @@ class AutogradSteps:
     """Any SAE and objective: torch differentiates, and torch's Adam updates the weights."""
 
     name = "autograd"
+    uses_rate = True
 
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
         self.config = config
@@ -131,19 +120,13 @@ class AutogradSteps:
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
-        tensors = {f"sae.{name}": value for name, value in self.sae.state_dict().items()}
-        tensors |= optimizer_tensors(self.optimizer) | {"since_fired": self.dead.since_fired}
-        return tensors | (self.average.tensors() if self.average else {})
+        held = module_tensors(self.sae, self.dead, self.average)
+        return held | optimizer_tensors(self.optimizer)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """See `Steps.load`."""
-        prefix = "sae."
-        weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        self.sae.load_state_dict(weights)
+        load_module(tensors, self.sae, self.dead, self.average)
         restore_optimizer(self.optimizer, tensors)
-        self.dead.since_fired = tensors["since_fired"]
-        if self.average is not None:
-            self.average.load(tensors)
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
@@ -168,6 +151,7 @@ class FusedSteps:
     """SAEs whose variant has a fused rule, trained by kernels alone, as CUDA graphs."""
 
     name = "fused"
+    uses_rate = True
 
     def __init__(
         self,
@@ -252,12 +236,14 @@ class FusedSteps:
 
 def choose_steps(
     config: TrainConfig, sae: AbstractSAE, device: torch.device, total_variance: float
-) -> AutogradSteps | FusedSteps:
-    """The fused step if it exists and is exact for this configuration, else autograd.
+) -> AutogradSteps | FusedSteps | OwnSteps:
+    """The variant's own step if it has one; the fused step where it is exact; else autograd.
 
     Raises:
         UsageError: the fused step, or an option that only it has, was asked for, and there is none.
     """
+    if config.sae.fitted_by is not None:
+        return OwnSteps(config, sae, device)
     problem = "--step autograd was asked for" if config.step == "autograd" else None
     problem = problem or _problem(config, sae, device)
     if problem is None:

@@ -11,8 +11,11 @@ from pathlib import Path
 MODULES = [
     "activations.store_cases",
     "saelab.activations.harvest",
-    "saelab.cli.harvest",
-    "saelab.cli.train",
+    *(f"saelab.cli.{verb}" for verb in ("harvest", "train", "features", "evaluate", "circuit")),
+    "saelab.training.loop",
+    "saelab.evaluation.evaluate",
+    "saelab.analysis.features",
+    "saelab.analysis.circuits.explain",
     "saelab.lm.hf",
     "saelab.lm.bridge",
     # What transformers imports lazily.
@@ -25,9 +28,12 @@ MODULES = [
 
 @cache
 def processes():
-    """Makes processes forked from one that has imported the writer and the command line."""
+    """Makes processes forked from one that has imported what the verbs under test import."""
+    from saelab.sae.variants import BUILT_IN
+
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(MODULES)
+    variants = [place.partition(":")[0] for place in BUILT_IN.values()]
+    context.set_forkserver_preload([*MODULES, *variants])
     warm = context.Process(target=time.sleep, args=(0,))
     warm.start()
     warm.join()

@@ -36,6 +36,7 @@ VERBS = {
     "export": "export {run} --out",
     "demo": "demo --out",
     "bench": "bench variants --out",
+    "claims": "claims --device cpu --out",
     "circuit figure": "circuit {run} --prompt the --device cpu --figure",
     "circuit tracer": "circuit {run} --prompt the --device cpu --circuit-tracer",
 }
@@ -107,11 +108,15 @@ def test_a_directory_that_this_user_cannot_write_to_is_refused(
     assert f"{tmp_path} cannot be written to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["features", "evaluate", "steer", "circuit", "export", "show"])
+RUN_VERBS = ["features", "evaluate", "steer", "transport", "circuit", "export", "show"]
+
+
+@pytest.mark.parametrize("verb", RUN_VERBS)
 def test_a_run_that_cannot_be_is_one_sentence(verb, tmp_path, capsys):
     rest = {"steer": ["--all"], "circuit": ["--prompt", "a"], "export": ["--out", tmp_path / "x"]}
     for place, _ in bad_places(tmp_path).values():
-        assert run(verb, place, *rest.get(verb, [])) == 2
+        words = ["--from", "x", "--run", place] if verb == "transport" else [place]
+        assert run(verb, *words, *rest.get(verb, [])) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
 

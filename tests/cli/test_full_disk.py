@@ -16,6 +16,8 @@ COMMANDS = {
     "features": "features run --n-tokens 300 --batch-size 7 --checkpoint-every 90",
     "evaluate": "evaluate run --n-tokens 100 --suite core",
     "steer": "steer run --all --prompt dog",
+    "transport": "transport --run run --from blocks.0.hook_resid_post --to blocks.1.attn.hook_z"
+    " --apart contexts --n-splice 100 --rank 4",
     "circuit": "circuit run --prompt the --n-members 0",
     "export": "export run --out lens",
     "import": "import {lens} --activations {store} --out new",

@@ -234,7 +234,7 @@ def test_nothing_is_near_to_nonsense():
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("saelab tra", "train"),
+        ("saelab trai", "train"),
         ("saelab help eva", "evaluate"),
         ("saelab train top", "topk"),
         ("saelab train topk --n-t", "--n-tokens"),

@@ -72,11 +72,13 @@ def test_success_is_measured_and_saved(run, capsys):
     values = json.loads((run.path / "evaluation" / "steering_success.json").read_text())
     assert len(values["latents"]) == 1
     everything, *filtered = values["filters"]
+    assert len(values["directions"]) == 1
+    assert any(line.lstrip().startswith("random directions") for line in lines)
     assert everything["score"] == "none"
     # The factor stands in the table with its interval, and a filter with what it keeps of noise.
     assert "1.00 [1.00, 1.00]" in next(line for line in lines if line.lstrip().startswith("none"))
     for row in filtered:
-        assert (row["chance"] is None) == (row["score"] == "input")
+        assert (row["chance"] is None) == (row["score"] != "output")
         assert row["low"] <= row["ratio"] <= row["high"]
 
 

@@ -8,7 +8,7 @@ from conftest import small_config
 
 from saelab.cli import main
 from saelab.sae.interop.convert import load_foreign_sae
-from saelab.sae.variants import BUILT_IN, variants
+from saelab.sae.variants import BUILT_IN, sized, variants
 from saelab.training.run import Run
 
 SITE = "blocks.0.hook_resid_post"
@@ -18,10 +18,12 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def options(store):
-    config = small_config(store, n_tokens=300)
+def options(store, variant="topk"):
+    config = small_config(store, n_tokens=300, sae=sized(variant, 48, 4).model_dump())
     names = ("site", "n_tokens", "batch_size", "lr", "activations")
-    return [part for n in names for part in (f"--{n.replace('_', '-')}", getattr(config, n))]
+    given = {name: getattr(config, name) for name in names}
+    pairs = [(f"--{n.replace('_', '-')}", v) for n, v in given.items() if v is not None]
+    return [part for pair in pairs for part in pair]
 
 
 @pytest.mark.parametrize("variant", BUILT_IN)
@@ -40,7 +42,7 @@ def test_every_variant_is_a_subcommand_whose_help_explains_each_option(variant, 
 @pytest.mark.parametrize("variant", BUILT_IN)
 def test_every_variant_trains_from_the_command_line(variant, small_store, tmp_path, capsys):
     out = tmp_path / variant
-    arguments = [*options(small_store), "--d-sae", 48, "--out", out, "--device", "cpu"]
+    arguments = [*options(small_store, variant), "--d-sae", 48, "--out", out, "--device", "cpu"]
     if "k" in variants()[variant].model_fields:
         arguments += ["--k", 4]
     assert run("train", variant, *arguments) == 0

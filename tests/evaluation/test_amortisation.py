@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from evaluation.cases import sae_with
 
 from saelab.activations.arrays import write_arrays
 from saelab.config import UsageError
@@ -16,6 +15,7 @@ from saelab.evaluation.held_out import held_out_rows
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.report import beside, report
 from saelab.evaluation.results import load_encoders, load_evaluation
+from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
 from saelab.training.loop import train
 from saelab.training.run import Run
@@ -125,9 +125,7 @@ def test_a_run_on_arrays_is_measured_without_a_model(tmp_path):
 
 def test_curves_fall_with_l0_and_a_pursuit_lies_below_the_sae():
     g = torch.Generator().manual_seed(0)
-    W = torch.nn.functional.normalize(torch.randn(24, 8, generator=g), dim=1)
-    sae, x = sae_with(W), torch.randn(100, 8, generator=g)
-    sae.config = sae.config.model_copy(update={"k": 3})
+    sae, x = TopKConfig(d_sae=24, k=3).build(8, g), torch.randn(100, 8, generator=g)
     found = encoder_curves(sae, x, encoders=["omp", "cel0"], l0s=[1, 2, 3])
     assert found.n_rows == 100
     for points in found.curves.values():

@@ -49,8 +49,10 @@ def test_reading_and_drawing_need_no_torch_and_data_no_plotly():
     code = """
 import json, sys
 import saelab.analysis.records, saelab.analysis.steering.records
+import saelab.analysis.transport.records
 without_plotly = "plotly" not in sys.modules
-for name in ("latent", "training", "evaluation", "steering", "attention", "circuits", "bench"):
+names = "latent training evaluation steering attention circuits bench transport"
+for name in names.split():
     __import__(f"saelab.figures.{name}")
 print(json.dumps([without_plotly, "torch" not in sys.modules]))
 """

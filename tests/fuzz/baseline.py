@@ -25,6 +25,7 @@ def make_baseline(root: Path) -> Path:
     """Write all of it below `root`."""
     from apps.circuit_cases import write_circuit
     from apps.conftest import D_SAE, VOCABULARY, feature_arrays, write_recovery, write_steering
+    from apps.transport_cases import write_transport
     from feature_browser.data.notes import Notes
     from feature_browser.pages.steering.experiment import Experiment
     from feature_browser.pages.steering.saved import save
@@ -49,6 +50,7 @@ def make_baseline(root: Path) -> Path:
         write_steering(path)
         write_recovery(path)
         write_circuit(path)
+        write_transport(path, "early", "x", D_SAE)
         Notes(path).write(5, "label", "a label")
         Notes(path).write(5, "note", "a note")
         experiment = Experiment(prompt="a prompt", latents=(3,))

@@ -33,8 +33,8 @@ class Campaign:
         """Make the baseline below `directory`, import all that reads it, and read it whole."""
         campaign = cls(directory / "base" / "here", directory / "work", jobs)
         campaign.work.mkdir(parents=True)
-        assert in_child(lambda: make_baseline(campaign.base)) == 0
         begun_from.append(campaign.base / "store")
+        assert in_child(lambda: _prepare(campaign.base, campaign.work)) == 0
         _warm(campaign.base, campaign.work)
         whole = [Case(file, None) for file in campaign.alike().values()]
         for verdict in run_cases(campaign.base, campaign.work, whole, jobs):
@@ -83,15 +83,21 @@ def _readers(file: Path) -> tuple[str, ...]:
     return tuple(readers_of(file)[1])
 
 
+def _prepare(base: Path, work: Path) -> None:
+    """Make the baseline, read of it what starts threads of torch's, and list what that imported."""
+    make_baseline(base)
+    shutil.copytree(base / "half", work / "half")
+    load(base / "runs" / "other")
+    train(work / "half")
+    (work / "modules").write_text(" ".join(sys.modules))
+
+
 def _warm(base: Path, work: Path) -> None:
     """Import what every reader needs, once for all cases, and draw every page once."""
     import apps.driving
 
     assert apps.driving  # without it every page would look through all packages
-    names = work / "modules"
-    shutil.copytree(base / "half", work / "half")
-    in_child(lambda: (load(base / "runs" / "other"), train(work / "half"), _list_modules(names)))
-    for name in names.read_text().split():
+    for name in (work / "modules").read_text().split():
         # Some of torch's can be imported from within alone.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -101,7 +107,3 @@ def _warm(base: Path, work: Path) -> None:
     # What is there now never goes: collecting it in a child would copy every page of memory.
     gc.collect()
     gc.freeze()
-
-
-def _list_modules(path: Path) -> None:
-    path.write_text(" ".join(sys.modules))

@@ -173,6 +173,16 @@ def steering(path: Path) -> None:
         scores.record(row)
 
 
+def transports(path: Path) -> None:
+    from saelab.analysis.transport.records import load_transport
+
+    for one in load_transport(path):
+        one.summary()
+        one.record(3)
+        one.operator(2)
+        one.figure()
+
+
 def circuits(path: Path) -> None:
     from saelab.analysis.circuits.graph_file import load_graph_hdf5, read_graph_summary
 
@@ -253,6 +263,7 @@ def page(view: str, **address: str) -> Reader:
 RUNS, LATENT, LATENTS = page("runs"), page("latent", latent="5"), page("latents")
 KNOWN, HEALTH, TRAINING = page("known"), page("health"), page("training")
 STEERING, COMPARE = page("steering"), page("compare", other="other")
+TRANSPORT = page("transport")
 CIRCUIT = page("circuit", graph="b-to-her")
 
 READERS: dict[str, dict[str, Reader]] = {
@@ -269,6 +280,7 @@ READERS: dict[str, dict[str, Reader]] = {
     "features.h5": {"features": features, "page latent": LATENT, "page latents": LATENTS,
                     "page health": HEALTH, "page known": KNOWN, "route": route},
     "steering.h5": {"steering": steering, "page steering": STEERING, "page latent": LATENT},
+    "transport/*": {"transports": transports, "page transport": TRANSPORT},
     "circuits/*": {"circuits": circuits, "page circuit": CIRCUIT, "page latent": LATENT},
     "notes.sqlite": {"notes": notes, "page latent": LATENT, "page latents": LATENTS},
     "experiments/*": {"experiments": experiments},

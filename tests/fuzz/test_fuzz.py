@@ -17,6 +17,8 @@ from fuzz.workers import Case, run_cases
 
 N, SEED = 300, 0
 pytestmark = [
+    # As `make fuzz`, and as users have it: in each process every check would be prepared anew.
+    pytest.mark.unchecked,
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]

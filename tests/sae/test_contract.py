@@ -8,12 +8,18 @@ from saelab.sae.variants import BUILT_IN
 from saelab.testing.variant_contract import *  # noqa: F403 - the tests themselves
 from saelab.testing.variant_contract import loss_of
 
+FEW_STATES = {name: {"candidates": 4, "max_active": 2} for name in ("bsc", "tsc", "gsc")}
 FORMS = [
-    *({"variant": name} for name in BUILT_IN),
+    *({"variant": name, **FEW_STATES.get(name, {})} for name in BUILT_IN),
     {"variant": "abs-topk", "selection": "batch"},
+    {"variant": "abs-topk", "selection": "batch", "subtract_b_dec": False},
+    {"variant": "gradient-topk", "normalise_gradient": False},
     {"variant": "matryoshka", "random_prefixes": 3},
+    {"variant": "feature-choice", "mutual_share": 0.0},
     {"variant": "jumprelu", "subtract_b_dec": True},
     {"variant": "standard", "subtract_b_dec": True},
+    {"variant": "bilinear", "k": None},
+    {"variant": "bilinear", "bottleneck": 20, "ordered": True, "k": None},
 ]
 PLAIN = ("topk", "batch-topk", "abs-topk", "gradient-topk")
 
@@ -27,7 +33,8 @@ def test_gradients_are_those_of_the_plain_formula(sae, x):
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
     W_enc, b_enc, W_dec, b_dec = (getattr(sae, n).detach().clone() for n in names)
     plain = [p.requires_grad_() for p in (W_enc, b_enc, W_dec, b_dec, x.clone())]
-    z = ((plain[4] - b_dec) @ W_enc + b_enc) * (terms.codes.dense() != 0)
+    centre = b_dec if sae.affine_encoder().centre is not None else 0
+    z = ((plain[4] - centre) @ W_enc + b_enc) * (terms.codes.dense() != 0)
     (plain[4] - z @ W_dec - b_dec).pow(2).sum(-1).mean().backward()
     for mine, expected in zip(
         [*(getattr(sae, n).grad for n in names), given.grad], plain, strict=True

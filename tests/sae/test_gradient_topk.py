@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from saelab.config import UsageError
 from saelab.pursuit.select import top_k
 from saelab.sae.context import LossContext
-from saelab.sae.gradient_topk import GradientTopKConfig, relative_effects
+from saelab.sae.gradient_topk import GradientTopKConfig, effects
 from saelab.sae.losses import local_loss
 from saelab.testing.steps import loss_of
 from saelab.types import ActivationBatch
@@ -47,6 +47,29 @@ def test_the_choice_does_not_depend_on_how_large_a_gradient_is(scale):
         )
 
 
+def test_raw_gradients_choose_by_the_papers_formula_and_weigh_tokens_by_their_loss():
+    """The k largest of z + beta * z o |W_dec grad|, token by token in float64; beta and the
+    gradient's size are then one factor, and with a tiny gradient TopK chooses.
+    """
+    sae, x, grad, beta = build(beta=3.0, normalise_gradient=False), rows(), rows(2), 3.0
+    pre_acts = sae.pre_activations(x)
+    chosen = sae.select(pre_acts, grad)
+    for i, (a, g) in enumerate(zip(pre_acts.double(), grad.double(), strict=True)):
+        z = a.relu()
+        score = z + beta * z * torch.stack([(w.double() @ g).abs() for w in sae.W_dec])
+        best = score.argsort(descending=True)[:3]
+        assert set(chosen.indices[i].tolist()) == set(best.tolist())
+    other = build(beta=1.5, normalise_gradient=False)
+    assert torch.equal(other.select(pre_acts, 2 * grad).dense(), chosen.dense())
+    weak = sae.select(pre_acts, 1e-9 * grad).dense()
+    assert torch.equal(weak, top_k(pre_acts, 3).dense())
+    assert not torch.equal(weak, chosen.dense())
+    assert torch.equal(
+        build(beta=3.0).select(pre_acts, 1e-9 * grad).dense(),
+        build(beta=3.0).select(pre_acts, grad).dense(),
+    )
+
+
 @pytest.mark.parametrize("reading", ["augmented", "product"])
 def test_values_are_those_of_the_encoder_whatever_chose_them(reading):
     sae = build(reading=reading)
@@ -69,8 +92,8 @@ def test_the_product_chooses_by_value_times_effect():
 
 def test_effects_of_random_atoms_have_root_mean_square_one():
     atoms = torch.nn.functional.normalize(rows(3, n=20_000), dim=1)
-    effects = relative_effects(100 * rows(4, n=5), atoms)
-    torch.testing.assert_close(effects.pow(2).mean(1).sqrt(), torch.ones(5), atol=0.03, rtol=0)
+    found = effects(100 * rows(4, n=5), atoms, relative=True)
+    torch.testing.assert_close(found.pow(2).mean(1).sqrt(), torch.ones(5), atol=0.03, rtol=0)
 
 
 def test_an_effect_is_the_losss_derivative_by_the_latents_value():
@@ -86,8 +109,9 @@ def test_an_effect_is_the_losss_derivative_by_the_latents_value():
     expected = grad[3] @ sae.W_dec[7]
     torch.testing.assert_close((moved / step).detach(), expected.detach(), atol=1e-4, rtol=1e-4)
     size = grad[3].norm() / 8**0.5
-    effect = relative_effects(grad, sae.W_dec)[3, 7].double() * size
-    torch.testing.assert_close(effect.detach(), expected.abs().detach(), rtol=1e-5, atol=1e-6)
+    for relative, unit in ((True, size), (False, 1.0)):
+        effect = effects(grad, sae.W_dec, relative=relative)[3, 7].double() * unit
+        torch.testing.assert_close(effect.detach(), expected.abs().detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_score_carries_no_gradient():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.pursuit.encoders import ENCODERS
@@ -120,9 +121,10 @@ def test_what_cannot_be_encoded_is_said(x):
         with_encoder(sae, "omp", x)
 
     class Squared(type(sae)):
+        @override
         def decode(self, codes, x=None):
             return super().decode(codes, x).square()
 
     sae.__class__ = Squared
-    with pytest.raises(UsageError, match="A topk SAE is not decoded by a matrix"):
+    with pytest.raises(UsageError, match="A topk SAE has no other encoder: it is not decoded by"):
         with_encoder(sae, "omp", x, l0=2)

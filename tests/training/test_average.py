@@ -7,7 +7,7 @@ from kernels.triton_device import DEVICE
 
 from saelab.evaluation.evaluate import evaluate
 from saelab.sae.context import LossContext
-from saelab.sae.variants import BUILT_IN, SAE_CONFIG
+from saelab.sae.variants import BUILT_IN, SAE_CONFIG, sized
 from saelab.training import fused_graphs
 from saelab.training.average import WeightAverage
 from saelab.training.find import find_runs
@@ -19,7 +19,7 @@ from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps, FusedSteps
 from saelab.types import ActivationBatch
 
-NAMES = list(BUILT_IN)
+NAMES = [name for name in BUILT_IN if sized(name, 32, 4).fitted_by is None]
 D_IN, D_SAE, BATCH, STEPS, V, DECAY = 6, 5, 4, 4, 6.0, 0.7
 
 

@@ -10,7 +10,7 @@ from conftest import small_config
 from saelab.cli import main
 from saelab.config import UsageError
 from saelab.sae.topk import TopKConfig
-from saelab.sae.variants import BUILT_IN
+from saelab.sae.variants import BUILT_IN, sized
 from saelab.training.divergence import LIMIT, DivergedError, Watch
 from saelab.training.loop import train, train_many
 from saelab.training.one_training import watch_over
@@ -18,7 +18,8 @@ from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 
-NAMES = list(BUILT_IN)
+NAMES = [name for name in BUILT_IN if sized(name, 32, 4).fitted_by is None]
+"""Variants with a learning rate."""
 
 
 def config_of(store, variant="topk", **options):

@@ -7,15 +7,18 @@ from kernels.triton_device import DEVICE
 from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
+from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.batch_topk import BatchTopKConfig
 from saelab.sae.context import LossContext
+from saelab.sae.feature_choice import FeatureChoiceConfig
 from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.k_sparse import KSparseConfig
 from saelab.sae.losses import local_loss
 from saelab.sae.matryoshka import MatryoshkaConfig
+from saelab.sae.mutual_choice import MutualChoiceConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.fused_aux import LOOK_EVERY
@@ -30,13 +33,17 @@ FORMS = {
     "topk": (TopKConfig, {}),
     "multi-topk": (TopKConfig, {"k": 1, "multi_k_coefficient": 0.125}),
     "abs-topk": (AbsTopKConfig, {}),
+    "uncentred-abs-topk": (AbsTopKConfig, {"subtract_b_dec": False}),
     "batch-topk": (BatchTopKConfig, {"k": 1.75}),
     "batch-abs-topk": (AbsTopKConfig, {"selection": "batch"}),
     "hierarchical-topk": (HierarchicalTopKConfig, {"k": 3}),
     "hierarchical-budgets": (HierarchicalTopKConfig, {"k": 4, "budgets": (1, 3, 4)}),
     "gradient-topk": (GradientTopKConfig, {}),
     "gradient-product": (GradientTopKConfig, {"reading": "product"}),
+    "raw-gradient": (GradientTopKConfig, {"beta": 2e3, "normalise_gradient": False}),
     "matryoshka": (MatryoshkaConfig, {"fractions": (0.2, 0.2, 0.6)}),
+    "mutual-choice": (MutualChoiceConfig, {}),
+    "feature-choice": (FeatureChoiceConfig, {"k": 1.5, "mutual_share": 0.0}),
     "matryoshka-sum": (MatryoshkaConfig, {"fractions": (0.4, 0.6), "prefix_loss": "sum"}),
 }
 
@@ -149,6 +156,39 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
         torch.testing.assert_close(
             ours.get_parameter(name), parameter, atol=3e-6, rtol=1e-4, msg=lambda m, n=name: n + m
         )
+
+
+@pytest.mark.parametrize("form", ["mutual-choice", "feature-choice"])
+def test_under_used_latents_are_revived_as_by_autograd(form):
+    """Densities are those of the last batch, of which a rank may have a tenth less."""
+    zipf = {"aux_zipf": 0.9, "density_window": BATCH, "zipf_exponent": 0.5}
+    options = {"d_sae": 20, "k": 2, "aux_coefficient": 0.5, "aux_k": 3, **zipf}
+    ours, theirs = build(form, **options), build(form, **options)
+    xs, lrs = batches(3), (1e-2,) * 3
+    step, errors = fused(ours, xs, lrs)
+    _, expected = by_autograd(theirs, xs, lrs)
+    assert float(step.penalties["aux_k"][1]) > 0
+    torch.testing.assert_close(torch.tensor(errors), torch.tensor(expected))
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(
+            ours.state_dict()[name], tensor, atol=3e-6, rtol=1e-4, equal_nan=True, msg=name
+        )
+
+
+def test_feature_choice_begins_as_mutual_choice_also_in_the_fused_step():
+    ours, theirs = (build("feature-choice", mutual_share=0.5, k=1.6) for _ in range(2))
+    step = FusedStep(ours, FusedOptions(BATCH, V, torch.float32, launch=SMALL))
+    chosen = []
+    for i, x in enumerate(batches(2)):
+        context = LossContext(V, step=i, n_steps=2)
+        codes = local_loss(theirs, ActivationBatch(x), context).codes
+        step.prepare(context)
+        step(x)
+        assert torch.equal(step.codes.dense() != 0, codes.dense() != 0)
+        theirs.observe(codes)
+        chosen.append(torch.bincount(step.codes.indices.long(), minlength=D_SAE).tolist())
+    budgets = zipf_budgets(D_SAE, FeatureChoiceConfig(d_sae=D_SAE, k=1.6).usage_rules(), BATCH)
+    assert sorted(chosen[0]) != sorted(budgets.counts.tolist()) == sorted(chosen[1])
 
 
 def test_room_for_dead_latents_is_made_before_there_are_any():

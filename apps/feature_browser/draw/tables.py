@@ -6,8 +6,10 @@ from typing import Protocol
 
 from feature_browser.data.address import AbstractAddress
 from feature_browser.data.known import Known
+from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, real
+from saelab.console import visible
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,15 @@ def matched(known: Known | None, latent: int) -> Html:
         return html('<span class="sub">{none}</span>', none=UNKNOWN)
     f1 = metered(real(match.f1), match.f1)
     return html('<span class="name">{title}</span> {f1}', title=match.title, f1=f1)
+
+
+def raised(run: OpenRun, latent: int) -> Html:
+    """The tokens whose logits a latent raises most."""
+    file = run.features.file
+    if "logits/top_tokens" not in file:
+        return cell(UNKNOWN)
+    tokens = file["logits/top_tokens"][latent][:4]
+    return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)
 
 
 def cell(value: object) -> Html:

@@ -21,6 +21,7 @@ MODULES = [
     "circuit.view",
     "try_it.view",
     "steering.view",
+    "transport.view",
     "compare.view",
     "health.view",
     "training",

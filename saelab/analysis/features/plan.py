@@ -55,5 +55,5 @@ def _tried(run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus) -> tup
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
-        l0 = sae.encode(rows.to(sae.W_dec.dtype)).mean_l0()
+        l0 = sae.encode(rows.to(sae.dtype)).mean_l0()
     return (time.perf_counter() - started) / tokens.numel(), l0

@@ -1,5 +1,7 @@
 """What the weights alone say about each latent: logits, neighbours, heads."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Float32
 from numpy import ndarray
@@ -18,9 +20,12 @@ COSINES_AT_ONCE = 2**25
 def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
     """Logits, decoder and encoder neighbours, and head weights if the site has heads.
 
-    `hook` is the site that the SAE writes.
+    `hook` is the site that the SAE writes. An SAE without decoder rows has neighbours alone.
     """
-    arrays = logit_arrays(sae, lm, hook) | neighbour_arrays(sae.W_dec, "neighbours")
+    arrays = nearest(sae.cosines(), sae.d_sae, "neighbours")
+    if sae.config.decoder_problem is not None:
+        return arrays
+    arrays |= logit_arrays(sae, lm, hook)
     # A protocol's check sees no parameters since Python 3.12.
     if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
         arrays |= neighbour_arrays(encoder.T, "encoder")
@@ -50,19 +55,26 @@ def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, nd
 def neighbour_arrays(directions: Float[Tensor, "d_sae d_in"], group: str) -> dict[str, ndarray]:
     """For each latent, the latents with the largest |cosine| between directions."""
     unit = torch.nn.functional.normalize(directions.float(), dim=1)
-    n = min(N_NEIGHBOURS, len(unit) - 1)
-    rows = max(1, COSINES_AT_ONCE // len(unit))
-    latents, cosines = [], []
-    for first in range(0, len(unit), rows):
-        cosine = unit[first : first + rows] @ unit.T
+    return nearest(lambda rows: unit[rows] @ unit.T, len(unit), group)
+
+
+def nearest(
+    cosines: Callable[[slice], Float[Tensor, "i d_sae"]], d_sae: int, group: str
+) -> dict[str, ndarray]:
+    """For each latent, the latents with the largest |cosine|; `cosines` gives some rows of them."""
+    n = min(N_NEIGHBOURS, d_sae - 1)
+    rows = max(1, COSINES_AT_ONCE // d_sae)
+    latents, values = [], []
+    for first in range(0, d_sae, rows):
+        cosine = cosines(slice(first, min(first + rows, d_sae)))
         own = torch.arange(len(cosine), device=cosine.device)
         cosine[own, own + first] = 0
-        nearest = cosine.abs().topk(n, dim=1).indices
-        latents.append(nearest.int())
-        cosines.append(cosine.gather(1, nearest).float())
+        largest = cosine.abs().topk(n, dim=1).indices
+        latents.append(largest.int())
+        values.append(cosine.gather(1, largest).float())
     return {
         f"{group}/latents": torch.cat(latents).cpu().numpy(),
-        f"{group}/cosine": torch.cat(cosines).cpu().numpy(),
+        f"{group}/cosine": torch.cat(values).cpu().numpy(),
     }
 
 

@@ -4,9 +4,11 @@ Any direction raises k tokens of the vocabulary most, and the model writes one o
 of the direction is added. On a small vocabulary this passes the paper's threshold.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -20,37 +22,68 @@ from saelab.host.host import Host
 N_DIRECTIONS = 256
 
 
-@torch.no_grad()
 def chance_scores(
     host: Host, scores: SteeringScores, *, n: int = N_DIRECTIONS, seed: int = 0
 ) -> Float[ndarray, " direction"]:
     """S_out of random directions with decoder rows' norms, with prompt and options of `scores`."""
+    return random_directions(host, scores, n=n, seed=seed)[1].output
+
+
+@torch.no_grad()
+def random_directions(
+    host: Host, scores: SteeringScores, *, n: int = N_DIRECTIONS, seed: int = 0
+) -> tuple[Float[Tensor, "direction d_in"], SteeringScores]:
+    """Random directions with decoder rows' norms, and their scores as if they were latents.
+
+    Prompt and options are those of `scores`. A direction has no input score.
+    """
+    options = ScoreOptions.model_validate(scores.facts["options"])
+    directions, number = _directions(host, n, seed), np.arange(n)
+    lens = lens_tokens(host.lm, host.writes, directions, options.n_lens)
+    output, rank, probability = _scored(host, scores, directions, lens)
+    none = np.zeros_like(number)
+    as_latents = replace(
+        scores,
+        latent=number,
+        sign=none + 1,
+        input=np.full(n, np.nan),
+        n_examples=none,
+        output=output,
+        rank=rank,
+        probability=probability,
+        lens=lens.cpu().numpy(),
+        peaks=np.full((n, scores.peaks.shape[1]), -1),
+    )
+    return directions, as_latents
+
+
+def _scored(
+    host: Host,
+    scores: SteeringScores,
+    directions: Float[Tensor, "direction d_in"],
+    lens: Int[Tensor, "direction k"],
+) -> list[ndarray]:
+    """S_out, rank and probability of each direction."""
     options = ScoreOptions.model_validate(scores.facts["options"])
     tokens = torch.tensor(scores.facts["prompt_tokens"], device=host.lm.device)[None]
-    directions = _directions(host, n, seed)
-    lens = lens_tokens(host.lm, host.writes, directions, options.n_lens)
-    batch = tokens.expand(n, -1)
-    # The same splice as for scores, without a change of latents.
-    nothing = Intervention(latents=(0,), error="drop" if options.form == "paper" else "keep")
+    batch = tokens.expand(len(directions), -1)
+    error = "drop" if options.form == "paper" else "keep"
+    changes = [
+        Intervention(latents=(i,), amount=options.strength, error=error)
+        for i in range(len(directions))
+    ]
     mask = position_mask(host.lm, batch, "last", tokens.shape[1], host.domain)
-    edits = latent_edits(host, [nothing], mask)
-    splice = edits[host.writes]
-
-    def push(value: Float[Tensor, "direction pos d_in"]) -> Float[Tensor, "direction pos d_in"]:
-        value = splice(value).clone()
-        value[:, -1] += options.strength * scores.facts["a_max"] * directions
-        return value
-
-    steered = host.lm.run(batch, edits={**edits, host.writes: push}).behind()
+    steered = host.lm.run(batch, edits=latent_edits(host, changes, mask, directions)).behind()
     plain = host.lm.run(tokens).behind().logits().float().softmax(-1)
-    parts = []
+    parts: list[tuple[Tensor, ...]] = []
     for part in steered.pieces():
         p = steered.logits(part).float().softmax(-1)
-        found = confidence(p, lens[part]).value
+        found = confidence(p, lens[part])
+        score = found.value
         if options.form != "repository":
-            found = found - confidence(plain.expand_as(p), lens[part]).value
-        parts.append(found)
-    return torch.cat(parts).cpu().double().numpy()
+            score = score - confidence(plain.expand_as(p), lens[part]).value
+        parts.append((score.double(), found.rank, found.probability))
+    return [torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True)]
 
 
 def _directions(host: Host, n: int, seed: int) -> Float[Tensor, "direction d_in"]:

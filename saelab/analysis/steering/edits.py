@@ -34,9 +34,15 @@ def with_maxima(host: Host) -> Host:
 
 
 def latent_edits(
-    host: Host, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"]
+    host: Host,
+    changes: Sequence[Intervention],
+    mask: Bool[Tensor, "batch pos"],
+    atoms: Float[Tensor, "n d_out"] | None = None,
 ) -> dict[str, Edit]:
     """The edits that make `changes` at the masked positions: one for all contexts, or one each.
+
+    `atoms` are what a unit of the latents 0, 1, ... writes (default: the SAE's decoder rows), to
+    steer with other directions as with latents.
 
     Other positions stay bit-equal. So do rows whose change is zero while the error is kept, and
     rows whose norm training left out. Codes are those of what the edited model computes at
@@ -48,15 +54,20 @@ def latent_edits(
     """
     seen: list[Tensor] = []
     if not host.is_transcoder:
-        return {host.writes: _edit(host, changes, mask, seen)}
-    return {host.reads: _noted(seen), host.writes: _edit(host, changes, mask, seen)}
+        return {host.writes: _edit(host, changes, mask, seen, atoms)}
+    return {host.reads: _noted(seen), host.writes: _edit(host, changes, mask, seen, atoms)}
 
 
 def _edit(
-    host: Host, changes: Sequence[Intervention], mask: Bool[Tensor, "batch pos"], seen: list[Tensor]
+    host: Host,
+    changes: Sequence[Intervention],
+    mask: Bool[Tensor, "batch pos"],
+    seen: list[Tensor],
+    atoms: Float[Tensor, "n d_out"] | None,
 ) -> Edit:
     """The edit at the written site; `seen` holds what is read at another site."""
-    latents, amounts = _checked(host, changes)
+    atoms = host.sae.W_dec if atoms is None else atoms
+    latents, amounts = _checked(host, changes, len(atoms))
     first = changes[0]
 
     def edit(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
@@ -69,7 +80,7 @@ def _edit(
         x = read[where].to(host.sae.W_dec.dtype)
         codes = host.sae.encode(x)
         delta = _delta(host, first, codes, latents[row], amounts[row, None])
-        added = einsum(delta, host.sae.W_dec[latents[row]], "row n, row n d_out -> row d_out")
+        added = einsum(delta, atoms[latents[row]], "row n, row n d_out -> row d_out")
         base = written if first.error == "keep" else host.sae.decode(codes, x)
         return replace_rows(where, base + added)(value)
 
@@ -98,12 +109,12 @@ def direction_edit(
 
 
 def _checked(
-    host: Host, changes: Sequence[Intervention]
+    host: Host, changes: Sequence[Intervention], n: int
 ) -> tuple[Int[Tensor, "n latent"], Float[Tensor, " n"]]:
     check_alike(changes)
     latents = torch.tensor([c.latents for c in changes], device=host.lm.device)
-    if (top := int(latents.max())) >= host.sae.d_sae:
-        raise UsageError(f"There is no latent {top}; the SAE has 0 to {host.sae.d_sae - 1}.")
+    if (top := int(latents.max())) >= n:
+        raise UsageError(f"There is no latent {top}; the SAE has 0 to {n - 1}.")
     if changes[0].unit == "latent_max" and changes[0].op in ("add", "clamp"):
         _check_maxima(host, latents)
     amounts = torch.tensor([c.amount for c in changes], dtype=host.sae.W_dec.dtype)

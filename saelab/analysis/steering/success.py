@@ -6,7 +6,7 @@ perplexity. The paper claims far higher success among latents with high output s
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab import drawing
-from saelab.analysis.steering.chance import chance_scores
+from saelab.analysis.steering.chance import N_DIRECTIONS, random_directions
 from saelab.analysis.steering.dose import STRENGTHS
 from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.interventions import Intervention
@@ -45,6 +45,9 @@ class SuccessOptions(Config):
 
     n_latents: int = Field(default=100, gt=0)
     """Number of latents to steer, drawn at random among active ones."""
+    n_directions: int | None = Field(default=None, ge=0, le=N_DIRECTIONS)
+    """Number of random directions to steer with in the same way, as a control; default: as many as
+    latents, at most 256."""
     n_prefixes: int = Field(default=20, gt=0)
     """Beginnings of held-out contexts to continue (the paper: 50 fixed phrases)."""
     prefix_length: int = Field(default=8, gt=1)
@@ -61,10 +64,11 @@ class SuccessOptions(Config):
 
 @dataclass(frozen=True)
 class Success:
-    """Every measured latent, and the effect of filters."""
+    """Every measured latent, the effect of filters, and random directions as a control."""
 
     latents: list[LatentSuccess]
     filters: list[FilterRow]
+    directions: list[LatentSuccess]
 
     def values(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -85,17 +89,13 @@ def steering_success(
     """
     options = options or SuccessOptions()
     host = with_maxima(Host.of_run(run, lm))
+    atoms, random = random_directions(host, scores)
     trial = _Trial(host, _prefixes(run, lm, options), _stop(lm, options.stop), options)
-    drawn = _drawn(scores, options)
-    found: list[LatentSuccess] = []
-    at_once = max(1, ROWS_AT_ONCE // (len(FACTORS) * len(trial.prefixes)))
-    with progress("Steering success", len(drawn), "latents") as bar:
-        unsteered = trial.continuations(())
-        for first in range(0, len(drawn), at_once):
-            some = drawn[first : first + at_once]
-            found += _measure(trial, scores, some, unsteered)
-            bar.advance(len(some))
-    return Success(found, filter_table(found, chance_scores(host, scores)))
+    latents = _steered(trial, scores, _drawn(scores, options), "latents")
+    trial = replace(trial, atoms=atoms)
+    n = min(len(latents), N_DIRECTIONS) if options.n_directions is None else options.n_directions
+    directions = _steered(trial, random, list(range(n)), "directions")
+    return Success(latents, filter_table(latents, random.output, directions), directions)
 
 
 def count_promised(
@@ -119,13 +119,14 @@ class _Trial:
     prefixes: Int[Tensor, "prefix pos"]
     stop: int
     options: SuccessOptions
+    atoms: Float[Tensor, "n d_out"] | None = None
 
     def continuations(self, changes: Sequence[Intervention]) -> Int[Tensor, "text new"]:
         """Every prefix continued under each change, change by change; plain without changes."""
         times, n = max(1, len(changes)), len(self.prefixes)
         prompts = self.prefixes.repeat(times, 1)
         repeated = [change for change in changes for _ in range(n)]
-        edits = edits_for(self.host, repeated, prompts.shape[1])
+        edits = edits_for(self.host, repeated, prompts.shape[1], self.atoms)
         sampling = Sampling(
             n_tokens=self.options.n_tokens,
             temperature=self.options.temperature,
@@ -147,6 +148,21 @@ class _Trial:
         log_likelihood, n = sums
         out[wanted] = (-log_likelihood / n).exp()
         return out
+
+
+def _steered(
+    trial: _Trial, scores: SteeringScores, rows: list[int], what: str
+) -> list[LatentSuccess]:
+    """The success of these rows of the scores, as many at a time as fit into a batch."""
+    found: list[LatentSuccess] = []
+    at_once = max(1, ROWS_AT_ONCE // (len(FACTORS) * len(trial.prefixes)))
+    with progress("Steering success", len(rows), what) as bar:
+        unsteered = trial.continuations(())
+        for first in range(0, len(rows), at_once):
+            some = rows[first : first + at_once]
+            found += _measure(trial, scores, some, unsteered)
+            bar.advance(len(some))
+    return found
 
 
 def _measure(

@@ -37,7 +37,8 @@ class FilterRow:
     """The latents that a filter keeps.
 
     Attributes:
-        score: the score of the filter; "none" for all latents.
+        score: the score of the filter; "none" for all latents, "random" for random directions
+            instead of latents, filtered by output score.
         threshold: the lowest score kept.
         share: for a filter that keeps the best latents, their share; used because thresholds mean
             little if most latents pass.
@@ -45,6 +46,8 @@ class FilterRow:
         ratio: success divided by that of all latents: the filter's factor.
         low: the lower end of the factor's 95 % interval (bootstrap over latents).
         high: its upper end.
+        equal_low: the lower end of the factor's 95 % range over as many random latents.
+        equal_high: its upper end.
         gain_ratio: gain divided by that of all latents, so that words of the plain model do not
             count; 0 if all latents together gain nothing.
         gain_low: the lower end of its interval.
@@ -61,6 +64,8 @@ class FilterRow:
     ratio: float
     low: float
     high: float
+    equal_low: float
+    equal_high: float
     gain_ratio: float
     gain_low: float
     gain_high: float
@@ -68,11 +73,13 @@ class FilterRow:
 
 
 def filter_table(
-    latents: Sequence[LatentSuccess], chance: Float[ndarray, " direction"] | None = None
+    latents: Sequence[LatentSuccess],
+    chance: Float[ndarray, " direction"] | None = None,
+    directions: Sequence[LatentSuccess] = (),
 ) -> list[FilterRow]:
     """Mean success of all latents, and of those kept by filters on each score.
 
-    `chance` are output scores of random directions.
+    `chance` are output scores of random directions, and `directions` the success of some of them.
     """
     success = np.array([found.success for found in latents])
     gain = success - np.array([found.plain_success for found in latents])
@@ -92,10 +99,35 @@ def filter_table(
             float(success[which].mean()),
             float(gain[which].mean()),
             *ratio_interval(success, which),
+            *equal_number(success, int(which.sum())),
             *ratio_interval(gain, which),
             _passing(chance, row),
         )
         for row, which in zip(rows, kept, strict=True)
+        if which.any()
+    ] + _random_rows(success, gain, directions)
+
+
+def _random_rows(
+    success: Float[ndarray, " latent"],
+    gain: Float[ndarray, " latent"],
+    directions: Sequence[LatentSuccess],
+) -> list[FilterRow]:
+    """Random directions: all of them, and those whose output scores pass each threshold."""
+    theirs = np.array([found.success for found in directions])
+    more = theirs - np.array([found.plain_success for found in directions])
+    output = np.array([found.output for found in directions])
+    kept = [(None, output > -np.inf), *((t, output >= t) for t in THRESHOLDS)]
+    return [
+        FilterRow(
+            *("random", threshold, None, int(which.sum())),
+            *(float(theirs[which].mean()), float(more[which].mean())),
+            *other_ratio(theirs[which], success),
+            *equal_number(success, int(which.sum())),
+            *other_ratio(more[which], gain),
+            chance=None,
+        )
+        for threshold, which in kept
         if which.any()
     ]
 
@@ -125,3 +157,31 @@ def ratio_interval(
     means = (sample * chosen).sum(axis=1)[whole] / number[whole]
     low, high = np.percentile(means / (total[whole] / len(values)), INTERVAL)
     return float(values[kept].mean() / values.mean()), float(low), float(high)
+
+
+def other_ratio(
+    others: Float[ndarray, " other"], values: Float[ndarray, " latent"]
+) -> tuple[float, float, float]:
+    """The mean of `others` over that of `values`, with a 95 % interval from resampling both.
+
+    All three are 0 if the mean of `values` is not positive.
+    """
+    if values.mean() <= 0:
+        return 0.0, 0.0, 0.0
+    generator = np.random.default_rng(0)
+    mine, theirs = (
+        each[generator.integers(len(each), size=(N_RESAMPLES, len(each)))].mean(axis=1)
+        for each in (values, others)
+    )
+    low, high = np.percentile(theirs[mine > 0] / mine[mine > 0], INTERVAL)
+    return float(others.mean() / values.mean()), float(low), float(high)
+
+
+def equal_number(values: Float[ndarray, " latent"], n: int) -> tuple[float, float]:
+    """The middle 95 % of the mean of `n` random values over the mean of all; 0 if that is none."""
+    if values.mean() <= 0:
+        return 0.0, 0.0
+    n = min(n, len(values))
+    order = np.random.default_rng(0).random((N_RESAMPLES, len(values))).argsort(axis=1)
+    low, high = np.percentile(values[order[:, :n]].mean(axis=1) / values.mean(), INTERVAL)
+    return float(low), float(high)

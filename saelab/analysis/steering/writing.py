@@ -41,11 +41,13 @@ class EditsFor:
     Attributes:
         model: the model; None if nothing is edited.
         n_prompt: number of prompt tokens in each context.
+        atoms: see `latent_edits`.
     """
 
     host: Host | None = None
     changes: tuple[Intervention, ...] = ()
     n_prompt: int = 0
+    atoms: Float[Tensor, "n d_out"] | None = None
 
     def __call__(self, contexts: Int[Tensor, "batch pos"]) -> Mapping[str, Edit]:
         """The edits of whole contexts."""
@@ -63,7 +65,7 @@ class EditsFor:
         mask = position_mask(
             self.host.lm, contexts, changes[0].positions, self.n_prompt, self.host.domain
         )
-        return latent_edits(self.host, changes, mask[:, first:])
+        return latent_edits(self.host, changes, mask[:, first:], self.atoms)
 
     @property
     def untouched(self) -> int | None:
@@ -80,9 +82,14 @@ plain = EditsFor()
 """No edits."""
 
 
-def edits_for(host: Host, changes: Sequence[Intervention], n_prompt: int) -> EditsFor:
+def edits_for(
+    host: Host,
+    changes: Sequence[Intervention],
+    n_prompt: int,
+    atoms: Float[Tensor, "n d_out"] | None = None,
+) -> EditsFor:
     """The edits that make `changes` (one for all contexts, or one each) as contexts grow."""
-    return EditsFor(host, tuple(changes), n_prompt) if changes else plain
+    return EditsFor(host, tuple(changes), n_prompt, atoms) if changes else plain
 
 
 @torch.no_grad()

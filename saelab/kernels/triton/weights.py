@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.kernels.torch.zipf import Usage
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -52,8 +54,10 @@ class Weights:
         since_fired: `[d_sae]`, tokens since each latent last fired.
         lr: Adam's learning rate; set it between steps.
         step: number of steps done.
-        threshold: running mean of the threshold above which the batch's codes fire; NaN at first.
+        threshold: running mean of the threshold above which the batch's codes fire, or one for
+            each latent; NaN at first.
         thresholds: `[d_sae]`, JumpReLU's thresholds.
+        usage: how often each latent fires, if the SAE counts it.
     """
 
     dec: Parameter
@@ -64,14 +68,17 @@ class Weights:
     since_fired: Int[Tensor, " d_sae"]
     lr: Float[Tensor, " 1"]
     step: Float[Tensor, " 1"]
-    threshold: Float[Tensor, ""]
+    threshold: Float[Tensor, "*d_sae"]
     thresholds: Parameter | None = None
+    usage: Usage | None = None
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
         names = {"dec": self.dec, "enc": self.enc, "b_enc": self.b_enc, "b_dec": self.b_dec}
         out = {"scale": self.scale, "since_fired": self.since_fired, "lr": self.lr}
         out |= {"step": self.step, "threshold": self.threshold}
+        if self.usage is not None:
+            out["density"] = self.usage.density
         if self.thresholds is not None:
             names["thresholds"] = self.thresholds
         for name, p in names.items():

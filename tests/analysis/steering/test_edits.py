@@ -151,6 +151,21 @@ def test_a_change_per_context_equals_one_context_at_a_time(model, tokens):
         assert torch.allclose(together[row], alone[0], atol=1e-4)
 
 
+def test_other_directions_are_added_as_latents_that_write_them_would_be(perturbed_lm, tokens):
+    model = steerable(perturbed_lm)
+    atoms = torch.randn(3, 16, generator=torch.Generator().manual_seed(5))
+    mask = position_mask(model.lm, tokens, "last", tokens.shape[1])
+    changes = [Intervention(latents=(2,), amount=4.0)]
+    (edit,) = latent_edits(model, changes, mask, atoms).values()
+    # TopK codes do not depend on the decoder.
+    other = steerable(perturbed_lm)
+    with torch.no_grad():
+        other.sae.W_dec[2] = atoms[2]
+    expected = model.lm.logits(tokens, {other.writes: edit_of(other, changes, mask)})
+    assert torch.equal(model.lm.logits(tokens, {model.writes: edit}), expected)
+    assert not torch.equal(model.lm.logits(tokens, latent_edits(model, changes, mask)), expected)
+
+
 def test_pushing_along_a_decoder_row_equals_adding_the_latent(model, tokens):
     mask = position_mask(model.lm, tokens, "all", tokens.shape[1])
     row = model.sae.W_dec[4]

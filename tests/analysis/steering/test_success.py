@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SENTENCE
 
+from saelab.analysis.steering.chance import chance_scores
 from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.measures import ScoreOptions
 from saelab.analysis.steering.scores import steering_scores
@@ -19,6 +20,7 @@ from saelab.analysis.steering.success import (
     steering_success,
 )
 from saelab.config import UsageError
+from saelab.host.host import Host
 
 STOP = 9
 
@@ -45,7 +47,7 @@ def scores(featured_run, random_lm):
     return steering_scores(featured_run, random_lm, ScoreOptions(prompt=SENTENCE, n_lens=4))
 
 
-OPTIONS = SuccessOptions(n_latents=3, n_prefixes=2, prefix_length=4, n_tokens=4)
+OPTIONS = SuccessOptions(n_latents=3, n_directions=2, n_prefixes=2, prefix_length=4, n_tokens=4)
 
 
 def test_a_run_s_latents_are_steered_at_the_paper_s_factors(featured_run, random_lm, scores):
@@ -57,6 +59,10 @@ def test_a_run_s_latents_are_steered_at_the_paper_s_factors(featured_run, random
         assert one.perplexity >= 1
         assert scores.n_examples[scores.row(one.latent, one.sign)] > 0
         assert one.output == pytest.approx(scores.output[scores.row(one.latent, one.sign)])
+    chance = chance_scores(with_maxima(Host.of_run(featured_run, random_lm)), scores)
+    assert [one.output for one in found.directions] == pytest.approx(chance[:2].tolist())
+    (row,) = (row for row in found.filters if (row.score, row.threshold) == ("random", None))
+    assert row.success == pytest.approx(np.mean([one.success for one in found.directions]))
     again = steering_success(featured_run, random_lm, scores, OPTIONS)
     assert again.values() == found.values()
 

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from saelab.analysis.steering.success_table import LatentSuccess, filter_table, ratio_interval
+from saelab.analysis.steering.success_table import (
+    LatentSuccess,
+    equal_number,
+    filter_table,
+    ratio_interval,
+)
 
 
 def latent(output: float, success: float, found: float | None = None) -> LatentSuccess:
@@ -38,6 +43,27 @@ def test_random_directions_that_pass_stand_beside_the_latents():
     assert [chance["output", t] for t in (0.01, 0.1, 0.5)] == [0.75, 0.5, 0.25]
     assert chance["none", None] is None
     assert chance["input", 0.5] is None
+
+
+def test_random_directions_are_steered_with_and_compared_with_all_latents():
+    latents = [latent(0.6, 2.0), latent(0.0, 4.0)]
+    directions = [latent(0.02, 1.0), latent(0.0, 0.5), latent(0.0, 0.75)]
+    table = filter_table(latents, None, directions)
+    rows = {row.threshold: row for row in table if row.score == "random"}
+    assert (rows[None].n, rows[None].success, rows[None].gain) == (3, 0.75, 0.25)
+    assert (rows[None].ratio, rows[None].gain_ratio) == (0.25, 0.1)
+    assert rows[None].low <= 0.25 <= rows[None].high
+    assert (rows[0.01].n, rows[0.01].ratio) == (1, pytest.approx(1 / 3))
+    assert 0.1 not in rows
+
+
+def test_as_many_random_latents_have_the_factors_that_chance_gives():
+    values = np.random.default_rng(3).exponential(size=400)
+    assert equal_number(values, 400) == (pytest.approx(1), pytest.approx(1))
+    low, high = equal_number(values, 25)
+    # The standard error of a mean of 25 of them, as a share of the mean of all.
+    spread = 1.96 * values.std() / 5 * (375 / 399) ** 0.5 / values.mean()
+    assert (high - low) / 2 == pytest.approx(spread, rel=0.1)
 
 
 def test_filters_that_keep_nothing_are_left_out():

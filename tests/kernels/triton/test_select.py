@@ -8,6 +8,7 @@ from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.kernels import reference
+from saelab.kernels.rules import EffectRules
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.rows import select_top_k
 
@@ -94,7 +95,8 @@ def test_the_choice_by_effect_is_that_of_the_dense_score(product_alone):
     products[1] = 0
     base = torch.tensor([0.0, 1.0, 0.0] if product_alone else [1.0] * 3, device=DEVICE)
     grad, atoms = torch.zeros(3, 2, device=DEVICE), torch.zeros(150, 2, device=DEVICE)
-    effects = Effects(grad, products, base, 0.7, product_alone, atoms)
+    rules = EffectRules(0.7, product_alone, normalised=True)
+    effects = Effects(grad, products, base, rules, atoms)
     values, indices = select_top_k(pre_acts, 4, rectify=True, effects=effects)
     score = pre_acts.relu() * (base[:, None] + 0.7 * products.abs())
     expected = score.topk(4, dim=1)

@@ -15,15 +15,23 @@ from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
-from feature_browser.draw.numbers import UNKNOWN, activation, count, percent
-from feature_browser.draw.tables import Column, anchor, cell, choice, matched, page_of, table
+from feature_browser.draw.numbers import activation, count, percent
+from feature_browser.draw.tables import (
+    Column,
+    anchor,
+    cell,
+    choice,
+    matched,
+    page_of,
+    raised,
+    table,
+)
 from feature_browser.pages import Page
 from feature_browser.pages.latents import latents_scatter
 from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
 from feature_browser.pages.latents.search import FIRING, search
 from feature_browser.shell.canvas import change, search_field, show, tell
-from saelab.console import visible
 
 ROWS = 50
 SEARCH = "search-latents"
@@ -236,7 +244,7 @@ def _row(
         "negative": cell(percent(values.get("negative", 0.0))),
     }
     first, *rest = (shown[name] for name in names)
-    return [first, label, *rest, _raised(run, latent)]
+    return [first, label, *rest, raised(run, latent)]
 
 
 def _label(note: Note, latent: int | None) -> Html:
@@ -253,14 +261,6 @@ def _label(note: Note, latent: int | None) -> Html:
     return html(
         '{star}<span title="{note}">{label}</span>', star=star, label=note.label, note=note.note
     )
-
-
-def _raised(run: OpenRun, latent: int) -> Html:
-    file = run.features.file
-    if "logits/top_tokens" not in file:
-        return cell(UNKNOWN)
-    tokens = file["logits/top_tokens"][latent][:4]
-    return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)
 
 
 PAGE = Page("All latents", LatentsAddress, latents_view, needs_features=True)

@@ -76,12 +76,13 @@ def _telling(filters: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_number = {(r["score"], r["n"]): r for r in filters if r["share"] is None}
     all_of_them = by_number.get(("none", max((n for _, n in by_number), default=0)))
     n = all_of_them["n"] if all_of_them else -1
-    return [row for (score, kept), row in by_number.items() if score == "none" or kept < n]
+    whole = ("none", "random")
+    return [row for (score, kept), row in by_number.items() if score in whole or kept < n]
 
 
 def _filter_name(row: dict[str, Any]) -> str:
     if row["threshold"] is None:
-        return "all"
+        return "random directions" if row["score"] == "random" else "all"
     return f"{row['score']} ≥ {row['threshold']:g}"
 
 

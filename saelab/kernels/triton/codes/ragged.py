@@ -13,9 +13,11 @@ from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
-from saelab.kernels.torch.threshold import follow_smallest_
+from saelab.kernels.torch.threshold import follow_smallest_, follow_smallest_of_each_
+from saelab.kernels.torch.zipf import ColumnBudgets
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
+from saelab.kernels.triton.select.columns import select_column_top_k
 from saelab.kernels.triton.weights import Decoder, Weights
 
 ENTRIES = 16
@@ -125,6 +127,21 @@ def ragged_errors(
     )  # fmt: skip
 
 
+@dataclass
+class ColumnChoice:
+    """How latents choose their rows.
+
+    Attributes:
+        budgets: how many rows each rank keeps.
+        counts: the same on the device.
+        on: whether they choose already, or the batch keeps its largest entries.
+    """
+
+    budgets: ColumnBudgets
+    counts: Int[Tensor, " d_sae"]
+    on: bool = False
+
+
 @dataclass(frozen=True)
 class Ragged:
     """The largest codes of a whole batch, in a fixed total number. See `step.codes`.
@@ -142,6 +159,7 @@ class Ragged:
         residual: result of the decode.
         signed: whether codes are selected by magnitude with their signs, or rectified.
         share: weight of each prefix's error in the loss.
+        columns: how latents choose their rows, if they ever do.
     """
 
     values: Float[Tensor, " entry"]
@@ -153,10 +171,18 @@ class Ragged:
     residual: Residual
     signed: bool
     share: float
+    columns: ColumnChoice | None = None
 
     @classmethod
     def empty(
-        cls, x: Float[Tensor, "batch d_in"], n: int, groups: int, *, signed: bool, share: float
+        cls,
+        x: Float[Tensor, "batch d_in"],
+        n: int,
+        groups: int,
+        *,
+        signed: bool,
+        share: float,
+        columns: ColumnBudgets | None = None,
     ) -> "Ragged":
         """Memory for n codes of these rows."""
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
@@ -166,7 +192,8 @@ class Ragged:
         numbers = torch.arange(len(starts) - 1, dtype=torch.int32, device=x.device)
         residual = Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups)
         rows = indices.clone()
-        return cls(values, indices, starts, rows, lows, numbers, residual, signed, share)
+        choice = columns and ColumnChoice(columns, columns.counts.to(x.device))
+        return cls(values, indices, starts, rows, lows, numbers, residual, signed, share, choice)
 
     @property
     def k(self) -> int:
@@ -176,10 +203,19 @@ class Ragged:
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """See `Codes.select`; the weights' threshold follows the smallest active code."""
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
-        select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
+        columns = self.columns
+        if columns is not None and columns.on:
+            assert weights.usage is not None
+            ranked = weights.usage.ranked()
+            select_column_top_k(pre_acts, ranked, columns.budgets, counts=columns.counts, out=place)
+        else:
+            select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
+        if columns is None:
+            follow_smallest_(weights.threshold, self.values)
+        else:
+            follow_smallest_of_each_(weights.threshold, self.values, self.indices)
         # A row's entries are sorted by latent, so its groups are consecutive.
         self.starts[:-1] = torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True)
-        follow_smallest_(weights.threshold, self.values)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`."""

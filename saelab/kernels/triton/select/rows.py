@@ -64,7 +64,7 @@ def _ranks(row, effects, at, valid, MAGNITUDE: tl.constexpr, SCORED: tl.constexp
 
 @triton.jit
 @no_type_check
-def _write_best(keys, labels, to, K: tl.constexpr, BITS: tl.constexpr):
+def write_best(keys, labels, to, K, BITS: tl.constexpr):
     """Write the labels of the K largest keys by position; of equal keys, the first ones.
 
     Only the upper BITS bits of the keys differ.
@@ -145,19 +145,19 @@ def _select_kernel(
     chosen = scratch + token * 3 * K
     segment = tl.arange(0, N)
     best = tl.load(maxima + token * n + segment, mask=segment < n, other=0.0).to(tl.float32)
-    _write_best(order_key(best, segment < n), segment, chosen, K, BITS)
+    write_best(order_key(best, segment < n), segment, chosen, K, BITS)
 
     part = tl.arange(0, K * PARTS)
     part = tl.load(chosen + part // PARTS) * PARTS + part % PARTS
     at = part[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     best = tl.max(_ranks(row, effects, at, at < m, MAGNITUDE, SCORED), 1)
-    _write_best(order_key(best, part * WIDTH < m), part, chosen + K, K, BITS)
+    write_best(order_key(best, part * WIDTH < m), part, chosen + K, K, BITS)
 
     entry = tl.arange(0, K * WIDTH)
     entry = tl.load(chosen + K + entry // WIDTH) * WIDTH + entry % WIDTH
     key = order_key(_ranks(row, effects, entry, entry < m, MAGNITUDE, SCORED), entry < m)
     # The first k are written before the others, which only fill up to a power of two.
-    _write_best(key, entry, chosen + 2 * K, k, BITS)
+    write_best(key, entry, chosen + 2 * K, k, BITS)
 
     slot = tl.arange(0, K)
     kept = slot < k
@@ -201,7 +201,7 @@ def _arguments(
     """The kernels' arguments from the effects; without effects, placeholders that are not read."""
     if effects is None:
         return pre_acts, pre_acts, 0.0
-    return effects.products, effects.base, float(effects.beta)
+    return effects.products, effects.base, float(effects.rules.beta)
 
 
 def select_top_k(

@@ -221,13 +221,16 @@ class AuxStep:
     def _dead(
         self, codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]
     ) -> Bool[Tensor, " d_sae"]:
-        """Which latents were silent for long, this batch included."""
+        """Which latents were silent for long, or are under-used, and are silent in this batch."""
         values, indices = (t.flatten() for t in codes)
         m = len(self.slots)
         fired = torch.zeros(m + 1, dtype=torch.bool, device=values.device)
         # Entries of value zero go to a slot of their own, so every other write is True.
         fired.scatter_(0, torch.where(values != 0, indices.long(), m), True)  # noqa: FBT003
-        return (self.weights.since_fired >= self.rules.dead_after) & ~fired[:m]
+        dead = self.weights.since_fired >= self.rules.dead_after
+        if self.weights.usage is not None:
+            dead = dead | self.weights.usage.underused()
+        return dead & ~fired[:m]
 
     def _gather(
         self, dead: Bool[Tensor, " d_sae"]

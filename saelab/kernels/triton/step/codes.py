@@ -11,6 +11,7 @@ indices of the SAE's own codes.
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.nested import NestedCodes
 from saelab.kernels.triton.codes.ragged import Ragged
@@ -33,10 +34,12 @@ def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rule
     if rule.jump is not None:
         return JumpCodes.empty(x, d_sae, rule.jump)
     if rule.over_batch:
-        n = int(rule.k * len(x))
-        return Ragged.empty(x, n, rule.groups, signed=rule.signed, share=rule.share)
-    effects = None
-    if rule.effect is not None:
-        beta, alone = rule.effect
-        effects = Effects.empty(x, d_sae, beta=beta, product_alone=alone)
+        n, columns = int(rule.k * len(x)), None
+        if rule.by_column:
+            assert rule.usage is not None
+            columns = zipf_budgets(d_sae, rule.usage, len(x))
+        return Ragged.empty(
+            x, n, rule.groups, signed=rule.signed, share=rule.share, columns=columns
+        )
+    effects = None if rule.effect is None else Effects.empty(x, d_sae, rule.effect)
     return RowCodes.empty(x, int(rule.k), signed=rule.signed, effects=effects)

@@ -106,6 +106,8 @@ class Step:
         self.update(sums, extra)
         wait(None, side)
         self.move_vectors(columns)
+        if self.weights.usage is not None:
+            self.weights.usage.follow_(*self.codes.kept(), len(self.x))
 
     def run_aux(self, aux: AuxStep, codes: tuple[Tensor, Tensor]) -> None:
         """AuxK's part; `codes` are values and indices of the active codes."""

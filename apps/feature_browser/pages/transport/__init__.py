@@ -1,0 +1,1 @@
+"""Which latents an earlier site carries, and which are computed between."""

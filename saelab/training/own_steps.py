@@ -1,0 +1,65 @@
+"""Steps of SAEs whose variant brings its own, because no gradient fits it."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from saelab.sae.base import AbstractSAE
+from saelab.sae.context import LossContext
+from saelab.training.average import WeightAverage, with_mean_weights
+from saelab.training.config import TrainConfig
+from saelab.training.dead import DeadLatents
+from saelab.training.objectives import Objective
+from saelab.training.source import Batch
+from saelab.training.step_parts import StepResult, load_module, module_tensors
+from saelab.types import ActivationBatch
+
+
+class OwnSteps:
+    """An SAE whose variant does its own step, with its dead latents; see `Steps`."""
+
+    name = "own"
+    uses_rate = False
+
+    def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
+        step = sae.to(device).own_step()
+        assert step is not None
+        self.sae, self.step = sae, step
+        self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
+        self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
+
+    def optimizer_step(
+        self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
+    ) -> StepResult:
+        """See `Steps.optimizer_step`; there is no optimizer, and `lr` is not used."""
+        assert isinstance(batch, ActivationBatch)
+        x = batch.x * scale
+        terms = self.step(replace(batch, x=x), replace(context, dead=self.dead.mask()))
+        self.dead.update(terms.codes)
+        self.sae.observe(terms.codes)
+        if self.average is not None:
+            self.average.update(dict(self.sae.named_parameters()), context.step + 1)
+        return StepResult(x, terms, None)
+
+    def n_dead(self) -> int:
+        """See `Steps.n_dead`."""
+        return int(self.dead.dead.sum())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Steps.tensors`."""
+        return self.step.tensors() | module_tensors(self.sae, self.dead, self.average)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """See `Steps.load`."""
+        load_module(tensors, self.sae, self.dead, self.average)
+        self.step.load(tensors)
+
+    def trained(self) -> AbstractSAE:
+        """See `Steps.trained`."""
+        return self.sae
+
+    def averaged(self) -> AbstractSAE:
+        """See `Steps.averaged`."""
+        assert self.average is not None
+        return with_mean_weights(self.sae, self.average.means)
