@@ -54,7 +54,7 @@ class Amortisation:
         return 1 - self.fvu / self.own_fvu
 
 
-class _Pairs:
+class _BothEncoders:
     """Sums over the batches, of both encoders."""
 
     def __init__(self, sae: WithEncoder, wanted_l0: float | None) -> None:
@@ -65,12 +65,13 @@ class _Pairs:
 
     @torch.no_grad()
     def update(self, batch: Batch) -> None:
-        rows, sae = batch.rows, self.sae.trained
+        rows, sae, found = batch.rows, self.sae.trained, batch.x_hat
+        assert found is not None, "with_encoder refuses an SAE without a decoder"
         codes = sae.encode(rows.x)
         x_hat = sae.decode(codes, rows.x)
         self.own.update(rows.wanted, x_hat, codes)
-        self.other.update(rows.wanted, batch.x_hat, rows.codes)
-        own, other = ((made - rows.wanted).square().sum(1) for made in (x_hat, batch.x_hat))
+        self.other.update(rows.wanted, found, rows.codes)
+        own, other = ((made - rows.wanted).square().sum(1) for made in (x_hat, found))
         self.better += int((other < own).sum())
         both = torch.isin(_keys(codes), _keys(rows.codes)).sum()
         self.both += int(both)
@@ -99,7 +100,7 @@ def _keys(codes: SparseCodes) -> Int[Tensor, " event"]:
 
 def _begun(inputs: Inputs) -> Streamed:
     assert isinstance(inputs.sae, WithEncoder), "say needs=(another_encoder,)"
-    pairs = _Pairs(inputs.sae, inputs.options.encoder_l0)
+    pairs = _BothEncoders(inputs.sae, inputs.options.encoder_l0)
     return Streamed(pairs.update, pairs.results)
 
 

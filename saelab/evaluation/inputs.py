@@ -135,7 +135,7 @@ def another_encoder(inputs: Inputs) -> str | None:
 
 
 def codes_from_x(inputs: Inputs) -> str | None:
-    """Codes that depend on what the SAE reads alone."""
+    """Codes of what is read."""
     if inputs.options.encoder is None or not inputs.sae.is_transcoder:
         return None
     return f"{inputs.options.encoder} encodes what the transcoder writes, and only x is known here."

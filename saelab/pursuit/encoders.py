@@ -35,7 +35,7 @@ MOST_BYTES = {"cpu": 2**28, "cuda": 2**32}
 
 
 @dataclass(frozen=True)
-class Encoder:
+class RowEncoder:
     """How rows are encoded in a dictionary.
 
     Attributes:
@@ -153,7 +153,7 @@ def calibrated(
     *,
     nonnegative: bool,
     weights: Float[Tensor, " d_sae"] | None = None,
-) -> Encoder:
+) -> RowEncoder:
     """The encoder whose steps or penalty give these rows a mean L0 of about `l0`.
 
     `omp` and `mp` take `l0` atoms, rounded; `mp`, whose steps may choose an atom again, at most
@@ -175,7 +175,7 @@ def calibrated(
             f"latents need more than 0 and at most {widest}."
         )
     most = min(widest, SPREAD * math.ceil(l0))
-    plain = Encoder(name, max(1, round(l0)), most, nonnegative, weights)
+    plain = RowEncoder(name, max(1, round(l0)), most, nonnegative, weights)
     if plain.counts:
         return plain
 

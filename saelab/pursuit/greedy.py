@@ -96,7 +96,7 @@ def orthogonal_pursuit(  # noqa: PLR0913 - three of them are the objective
     unit, x = (atoms / norms[:, None]).to(dtype), x.to(dtype)
     w = torch.ones_like(norms, dtype=dtype) if weights is None else weights.to(dtype)
     cost = penalty * (w.square() if "l0" in rule else w)
-    fit, residual = _Fit(x, unit, k), x.clone()
+    fit, residual = _ChosenAtoms(x, unit, k), x.clone()
     rows = (limit > 0).nonzero().squeeze(1)
     for _ in range(EXCHANGES * k if nonnegative else k):
         left = residual[rows]
@@ -116,7 +116,7 @@ def orthogonal_pursuit(  # noqa: PLR0913 - three of them are the objective
 
 
 @final
-class _Fit:
+class _ChosenAtoms:
     """The atoms that each row has chosen, and their least-squares coefficients, in float64.
 
     Attributes:

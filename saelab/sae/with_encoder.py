@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from saelab.config import UsageError
 from saelab.pursuit.encoder_names import GREEDY
-from saelab.pursuit.encoders import Encoder, calibrated
+from saelab.pursuit.encoders import RowEncoder, calibrated
 from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_rows
 from saelab.types import SparseCodes
@@ -39,7 +39,7 @@ class WithEncoder(AbstractSAE):
 
     unit_atoms = False
 
-    def __init__(self, trained: AbstractSAE, encoder: Encoder, *, as_many: bool) -> None:
+    def __init__(self, trained: AbstractSAE, encoder: RowEncoder, *, as_many: bool) -> None:
         super().__init__()
         self.as_many = as_many and encoder.counts
         self.config, self.trained, self.encoder = trained.config, trained, encoder
