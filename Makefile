@@ -26,9 +26,8 @@ test: $(STAMP)  ## every test; browser tests are skipped where no Chromium is fo
 exhaustive: $(STAMP)  ## what CI tries at a few places, at all; the papers' claims on the tiny model: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m exhaustive tests
 
-coverage: $(STAMP)  ## how many of saelab's lines the tests run; fails below the floor in pyproject.toml
-	COVERAGE_CORE=$$($(BIN)/python -c "import sys; print('sysmon' if sys.version_info >= (3, 12) else 'ctrace')") \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 16 --cov --cov-report=term:skip-covered tests
+coverage: $(STAMP)  ## `make test`, and how many of saelab's lines it runs; fails below the floor in tests/covered.py
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p covered -n auto --maxprocesses 4 --nbmake tests notebooks
 
 check: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

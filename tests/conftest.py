@@ -80,6 +80,18 @@ def place(nodeid):
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, as many tests wait for a disk, a browser or a process.
+
+    A worker and what its tests start take up to 3 GB.
+    """
+    import psutil
+
+    room = psutil.virtual_memory().available // (3 << 30)
+    return max(1, min((os.cpu_count() or 1) + 1, room))
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """By these groups, in the order of the collection."""
     from typing_extensions import override

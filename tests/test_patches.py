@@ -9,6 +9,8 @@ import pytest
 
 REPLACED = {
     "jaxtyping._import_hook:_optimized_cache_from_source": "tests/shape_checks.py",
+    "jaxtyping._import_hook:_JaxtypingLoader.get_code": "tests/covered.py",
+    "jaxtyping._import_hook:_JaxtypingLoader.exec_module": "tests/covered.py",
     "triton.runtime.interpreter:_LangPatchScope": "tests/interpreted.py",
     "triton.runtime.interpreter:_patch_lang": "tests/interpreted.py",
     "streamlit.components.v2.manifest_scanner:scan_component_manifests": "tests/apps/driving.py",

@@ -135,19 +135,33 @@ class ActivationStore:
         self, rows: Int[np.ndarray, " n"]
     ) -> tuple[Integer[np.ndarray, " n"], Bool[np.ndarray, "n label"] | None]:
         """The context and the labels of the rows at these store-order indices."""
-        first = np.cumsum([0, *self.unit_rows])
-        owner = np.searchsorted(first, rows, side="right") - 1
         context = np.empty(len(rows), dtype=np.int64)
         n_labels = len(self.manifest.label_names)
         labels = np.empty((len(rows), n_labels), dtype=bool) if n_labels else None
-        for number in np.unique(owner):
-            here = np.flatnonzero(owner == number)
-            columns = self.tokens(self.units[number])
-            inside = rows[here] - first[number]
+        for here, columns, inside in self._columns_of(rows):
             context[here] = columns.context[inside]
             if labels is not None and columns.labels is not None:
                 labels[here] = columns.labels[inside]
         return context, labels
+
+    def row_tokens(
+        self, rows: Int[np.ndarray, " n"]
+    ) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
+        """The token id (`NO_TOKEN` if not text) and the position of the rows at these indices."""
+        token, position = (np.empty(len(rows), dtype=np.int64) for _ in range(2))
+        for here, columns, inside in self._columns_of(rows):
+            token[here], position[here] = columns.token[inside], columns.position[inside]
+        return token, position
+
+    def _columns_of(
+        self, rows: Int[np.ndarray, " n"]
+    ) -> Iterator[tuple[Int[np.ndarray, " k"], Columns, Int[np.ndarray, " k"]]]:
+        """For each unit with some of these rows: which, its columns, and the rows' places there."""
+        first = np.cumsum([0, *self.unit_rows])
+        owner = np.searchsorted(first, rows, side="right") - 1
+        for number in np.unique(owner):
+            here = np.flatnonzero(owner == number)
+            yield here, self.tokens(self.units[number]), rows[here] - first[number]
 
     def contexts(self) -> Iterator[tuple[int, Integer[np.ndarray, "context pos"]]]:
         """For each unit: the index of its first context, and its contexts' token ids."""

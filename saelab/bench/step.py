@@ -100,7 +100,7 @@ def step_config(
     variant: str, shape: StepShape, *, precision: str = "bfloat16", clip_norm: float | None = None
 ) -> TrainConfig:
     """What `time_step` trains: this variant with its defaults, mid-run."""
-    return TrainConfig.model_validate(
+    config = TrainConfig.model_validate(
         {
             "sae": sized(variant, shape.d_sae, shape.k),
             "activations": Path(),
@@ -112,6 +112,7 @@ def step_config(
             "dead_after": 10**12,
         }
     )
+    return config.of(config.sae)
 
 
 def _batches(shape: StepShape, device: torch.device) -> list[ActivationBatch]:

@@ -28,11 +28,12 @@ function that measures, and a `Claim`; `saelab/claims/abs_topk.py` is a whole ex
 - `setting.trained(recipe)` and `setting.runs(recipe)` train each configuration of a recipe
   (`saelab/training/recipes.py`) with seeds 0 to n - 1 in the claim's directory, where an
   interrupted claim goes on. Anything else that a claim writes goes below `setting.directory`.
-- Rows are planted (`saelab.testing.planted`, `setting.planted(x)`), or of `setting.subject`: the
-  tiny model, or that of `--model`. `subject.store(*sites)` harvests 150,000 tokens once for all
-  claims; `subject.held_out(*sites)` has rows of text that no store has, with labels, and what
-  splicing costs; `subject.sites` names sites; `subject.fitted(recipe)` makes a recipe fit a wider
-  model. A claim that uses only these says `with_model=True`.
+- Rows are planted (`saelab.testing.planted`, `setting.planted(x)`), with atoms drawn from a seed
+  that no training has: an SAE starts at random directions, which would be the atoms. Or rows are
+  of `setting.subject`: the tiny model, or that of `--model`. `subject.store(*sites)` harvests
+  150,000 tokens once for all claims; `subject.held_out(*sites)` has rows of text that no store has,
+  with labels, and what splicing costs; `subject.sites` names sites; `subject.fitted(recipe)` makes
+  a recipe fit a wider model. A claim that uses only these says `with_model=True`.
 - `figures` are `Estimate`s: `over_seeds(values)` has Student's t interval over the seeds. For
   another interval (a bootstrap over latents) make an `Estimate`. The first figure stands in the
   table, so it is the comparison that the claim makes.

@@ -1,4 +1,13 @@
-"""AbsTopK (arXiv 2510.00404): a lower error at equal k, and two poles in one latent."""
+"""AbsTopK (arXiv 2510.00404): a lower error at equal k, and two poles in one latent.
+
+What was tried beyond the tiny model: SmolLM2-135M, blocks.17.hook_resid_post, 8M tokens. FVU with
+9216 latents, 57 of them active (a tenth of d_in, as in the paper), seeds 0 and 1 0.001 apart: 0.122
+(TopK), 0.134 (AbsTopK), 0.126 (BatchTopK), 0.169 (AbsTopK over batches, as in the authors' code);
+CE increase 0.052, 0.066, 0.042, 0.118 nats. With 16 active, seed 0: 0.179, 0.202, 0.185, 0.254.
+With 1024 latents: 0.175, 0.175, 0.166, 0.166 (57 active) and 0.256, 0.269, 0.248, 0.264 (16). An
+encoder of x, as in the paper's formula, changes FVU by less than 0.002. Of AbsTopK's latents 92 %
+fire with both signs (each in at least a tenth of its firings) at 57 active, 58 % at 16.
+"""
 
 from itertools import product
 
@@ -26,7 +35,10 @@ OPPOSITES = (
     ("referent_female", "referent_male"),
     ("document_positive", "document_negative"),
 )
-REASON = "Most features of the tiny model have one sign, so a sign saves few latents."
+REASON = (
+    "Most features of the tiny model have one sign, so a sign saves few latents; on SmolLM2-135M, "
+    "9216 latents and k 57, the factor is 1.10, and 1.34 over batches."
+)
 FIRINGS = 20
 """A latent counts if it fires so often with either sign."""
 

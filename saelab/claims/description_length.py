@@ -6,52 +6,65 @@ from saelab.claims.claim import Claim
 from saelab.claims.outcome import Outcome, over_seeds, ratios
 from saelab.claims.setting import Setting
 from saelab.evaluation.mdl import DescriptionLength, description_length
-from saelab.evaluation.mdl_sweep import LengthCurve, length_curve
+from saelab.evaluation.mdl_sweep import LengthCurve, RunLength, length_curve
 from saelab.evaluation.rows import Rows, RowSample
 from saelab.sae.base import AbstractSAE
+from saelab.sae.topk import TopKConfig
 from saelab.testing.planted import orthonormal_atoms, rows
-from saelab.training.recipes import description_lengths, steering_filter
+from saelab.training.recipes import planted_run, steering_filter
 
 WIDTH, ACTIVE = 32, 4
 TOLERANCE = 0.005
 
 
 def _planted(setting: Setting) -> Outcome:
-    """SAEs of four widths and three k on rows of 4 among 32 orthogonal atoms."""
+    """SAEs of four widths and three k on rows of 4 among 32 orthogonal atoms.
+
+    Dead latents cost no bits, so a wider SAE with as many living ones may be as short.
+    """
     atoms = orthonormal_atoms(WIDTH, WIDTH)
     generator = torch.Generator().manual_seed(0)
     on = torch.rand(40_000, WIDTH, generator=generator).argsort(dim=1) < ACTIVE
     x = rows(on * (0.5 + torch.rand(on.shape, generator=generator)), atoms)
-    recipe = description_lengths(setting.planted(x))
+    store = setting.planted(x)
+    recipe = {
+        f"{d_sae}, {k}": planted_run(store, TopKConfig(d_sae=d_sae, k=k))
+        for d_sae in (16, 32, 64, 128)
+        for k in (2, 4, 8)
+    }
     runs = setting.runs(recipe)
     curves = [
         length_curve([runs[name][seed] for name in recipe], device=setting.device)
         for seed in setting.seeds
     ]
-    found = over_seeds([_to_truth(curve) for curve in curves])
-    rows_alone = over_seeds([_truth(curve) / curve.row_bits for curve in curves])
     best = [curve.best for curve in curves]
+    living = over_seeds([(run.d_sae - run.dead) / WIDTH for run in best])
+    found_k = over_seeds([float(run.k or 0) / ACTIVE for run in best])
+    narrow, dense = (
+        over_seeds([curve.best.bits / _at(curve, *size).bits for curve in curves])
+        for size in ((WIDTH // 2, ACTIVE), (WIDTH, 2 * ACTIVE))
+    )
+    rows_alone = over_seeds([curve.best.bits / curve.row_bits for curve in curves])
     return Outcome(
         figures={
-            "bits, the true width and k / the best other": found,
-            "bits, the true width and k / rows without an SAE": rows_alone,
+            "living latents of the shortest / true atoms": living,
+            "k of the shortest / true k": found_k,
             "width of the shortest": over_seeds([run.d_sae for run in best]),
-            "k of the shortest": over_seeds([float(run.k or 0) for run in best]),
+            "bits, the shortest / half the width": narrow,
+            "bits, the shortest / twice the k": dense,
+            "bits, the shortest / rows without an SAE": rows_alone,
         },
         holds={
-            "shortest at the true width and k": found.below(1),
+            "as many living latents as true atoms, to a tenth": abs(living.value - 1) < 0.1,
+            "the true k": found_k.value == 1,
+            "half the width and twice the k cost more": narrow.below(1) and dense.below(1),
             "shorter than the rows without an SAE": rows_alone.below(1),
         },
     )
 
 
-def _truth(curve: LengthCurve) -> float:
-    return next(run.bits for run in curve.runs if (run.d_sae, run.k) == (WIDTH, ACTIVE))
-
-
-def _to_truth(curve: LengthCurve) -> float:
-    others = [run.bits for run in curve.runs if (run.d_sae, run.k) != (WIDTH, ACTIVE)]
-    return _truth(curve) / min(others)
+def _at(curve: LengthCurve, d_sae: int, k: int) -> RunLength:
+    return next(run for run in curve.runs if (run.d_sae, run.k) == (d_sae, k))
 
 
 def _activations(setting: Setting) -> Outcome:

@@ -1,4 +1,14 @@
-"""Gradient SAE (arXiv 2411.10397): latents chosen for their effect serve the model better."""
+"""Gradient SAE (arXiv 2411.10397): latents chosen for their effect serve the model better.
+
+What was tried beyond the tiny model: SmolLM2-135M, blocks.17.hook_resid_post, k 32, 8M tokens. CE
+increase with 9216 latents, means of seeds 0 to 2, 0.003 apart: 0.081 nats (TopK), 0.081
+(augmented), 0.085 (raw gradients, beta so that the median token's effects are 1), 0.099 and 0.117
+(4 and 16 times this beta), 0.128 (product); FVU 0.145, 0.150, 0.150, 0.164, 0.181, 0.197. Without
+AuxK all are the same to the last digit, since no latent is silent long enough; 0.08 % (TopK) and
+0.00 to 0.04 % are silent on 35,000 tokens. With 1024 latents, seeds 0 and 1: 0.236 (TopK), 0.236,
+0.230 (raw gradients). With the gradient at inference the increase is larger for all: 0.090, 0.101,
+0.143, 0.183, 0.217; 0.087 for latents that TopK learned.
+"""
 
 import torch
 
@@ -87,7 +97,8 @@ def _training(setting: Setting) -> Outcome:
         },
         reason=(
             "Training selects latents with the gradient, but inference has none, so TopK then "
-            "finds other latents."
+            "finds other latents. On SmolLM2-135M with 9216 latents no beta was better than TopK "
+            "either, of raw or normalised gradients, with or without AuxK."
         ),
     )
 

@@ -31,7 +31,7 @@ def l0s(saes: Sequence[AbstractSAE], x: Float[Tensor, "row d_in"]) -> list[float
 
 def on(sae: AbstractSAE, x: Tensor) -> Tensor:
     """`x` on the SAE's device."""
-    return x.to(sae.W_dec.device)
+    return x.to(sae.device)
 
 
 def cosines(

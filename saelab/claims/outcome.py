@@ -24,6 +24,7 @@ class Estimate:
         low, high: the interval; both equal `value` if there is only one seed.
         n: number of seeds, or of other things that the interval is over.
         over: what these things are.
+        values: one value per seed.
     """
 
     value: float
@@ -31,6 +32,7 @@ class Estimate:
     high: float
     n: int
     over: str = "seeds"
+    values: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.value, self.low, self.high))):
@@ -55,10 +57,10 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     n = len(values)
     mean = sum(values) / n
     if n == 1:
-        return Estimate(mean, mean, mean, 1)
+        return Estimate(mean, mean, mean, 1, values=(mean,))
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
     half = _t(n - 1) * deviation / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
+    return Estimate(mean, mean - half, mean + half, n, values=tuple(values))
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:

@@ -1,4 +1,10 @@
-"""Steering (arXiv 2505.20063): which latents steer, by their input and output scores."""
+"""Steering (arXiv 2505.20063): which latents steer, by their input and output scores.
+
+With the 1,024 latents of `tiny_topk` (480 to 600 steered behind 10 prefixes) an output score of 0.5
+gains a factor of 1.31 [1.15, 1.45] at blocks.2.hook_resid_post and 1.29 [1.21, 1.37] at
+blocks.3.hook_resid_post; counting only what exceeds the plain model's words, 1.47 [1.22, 1.74] and
+1.49 [1.36, 1.63]. At blocks.1.hook_resid_post this second factor is 0.63 [0.30, 1.03].
+"""
 
 from dataclasses import dataclass, replace
 
@@ -12,9 +18,9 @@ from saelab.analysis.steering.edits import with_maxima
 from saelab.analysis.steering.records import SteeringScores
 from saelab.analysis.steering.scores import score_latents
 from saelab.analysis.steering.success import SuccessOptions, steering_success
-from saelab.analysis.steering.success_table import LatentSuccess
+from saelab.analysis.steering.success_table import INTERVAL, N_RESAMPLES, LatentSuccess
 from saelab.claims.claim import Claim
-from saelab.claims.outcome import RANDOM_DIRECTIONS, RANDOM_LATENTS, Outcome, over_seeds
+from saelab.claims.outcome import RANDOM_DIRECTIONS, RANDOM_LATENTS, Estimate, Outcome, over_seeds
 from saelab.claims.setting import Setting
 from saelab.host.host import Host
 from saelab.training.recipes import steering_filter
@@ -88,11 +94,6 @@ def _mean(latents: Latents) -> float:
     return float(np.mean([one.success for one in latents]))
 
 
-def _gain(latents: Latents) -> float:
-    """Success beyond what the plain model writes anyway."""
-    return float(np.mean([one.success - one.plain_success for one in latents]))
-
-
 def _drawn(latents: Latents, n: int, seed: int) -> list[Latents]:
     """Random sets of `n` of these latents."""
     random = np.random.default_rng(seed)
@@ -140,20 +141,21 @@ def _filter(setting: Setting) -> Outcome:
 
 
 def _input(setting: Setting) -> Outcome:
-    """The gain of latents with a high input score over that of random ones."""
-    ratio, directions, drawn, high, both = [], [], [], [], []
-    for seed, found in enumerate(_steered(setting)):
-        whole = _gain(found.sample)
-        ratio.append(_gain(found.high_input) / whole)
-        directions.append(_gain(found.directions) / whole)
-        n = min(len(found.high_input), len(found.sample))
-        drawn.append(
-            float(np.mean([_gain(some) / whole for some in _drawn(found.sample, n, seed)]))
-        )
+    """The gain of latents with a high input score over that of random ones, pooled over seeds."""
+    steered = _steered(setting)
+    sample = [one for found in steered for one in found.sample]
+    high_input = [one for found in steered for one in found.high_input]
+    directions = [one for found in steered for one in found.directions]
+    if not high_input:
+        raise ValueError("No latent has a high input score.")
+    random = np.random.default_rng(0)
+    drawn = [sample[i] for i in random.choice(len(sample), min(len(high_input), len(sample)))]
+    high, both = [], []
+    for found in steered:
         is_high = np.nan_to_num(found.scores.input) >= HIGH_INPUT
         high.append(float(is_high.mean()))
         both.append(float((is_high & (found.scores.output >= STRICT)).mean()))
-    gain, together = over_seeds(ratio), over_seeds(both)
+    gain, together = _gain_ratio(high_input, sample), over_seeds(both)
     return Outcome(
         figures={
             "gain, input score of 0.5 / random latents": gain,
@@ -165,10 +167,23 @@ def _input(setting: Setting) -> Outcome:
             "high input and output scores rarely meet": together.below(0.05),
         },
         controls={
-            RANDOM_DIRECTIONS: over_seeds(directions),
-            RANDOM_LATENTS: over_seeds(drawn),
+            RANDOM_DIRECTIONS: _gain_ratio(directions, sample),
+            RANDOM_LATENTS: _gain_ratio(drawn, sample),
         },
     )
+
+
+def _gain_ratio(some: Latents, whole: Latents) -> Estimate:
+    """The mean gain of some latents over that of others, with an interval from resampled latents.
+
+    A latent's gain is its success beyond what the plain model writes anyway.
+    """
+    gains = [np.array([one.success - one.plain_success for one in each]) for each in (some, whole)]
+    random = np.random.default_rng(0)
+    drawn = [g[random.integers(len(g), size=(N_RESAMPLES, len(g)))].mean(axis=1) for g in gains]
+    low, high = np.percentile(drawn[0] / drawn[1], INTERVAL)
+    value = float(gains[0].mean() / gains[1].mean())
+    return Estimate(value, float(low), float(high), len(some), over="latents")
 
 
 FILTER = Claim(

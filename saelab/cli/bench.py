@@ -86,13 +86,14 @@ class VariantsArguments(Config):
     """Latents of every SAE."""
     k: int = Field(default=8, gt=0)
     """Active latents per token. It is exact, an average or a target, depending on the variant;
-    variants with an L1 penalty ignore it."""
+    variants with an L1 penalty or a prior ignore it."""
     n_tokens: Annotated[int, Heading("Optimisation")] = Field(default=300_000, gt=0)
     """Tokens to train on."""
     batch_size: int = Field(default=512, gt=0)
     """Tokens per step."""
     lr: float = Field(default=8e-3, gt=0)
-    """Peak learning rate of all variants; the high default suits short runs on the tiny model."""
+    """Peak learning rate of all variants that have one; the high default suits short runs on the
+    tiny model."""
     seeds: int = Field(default=1, gt=0)
     """Number of seeds per variant; the table shows means, the JSON every SAE."""
     n_eval_tokens: Annotated[int, Heading("Data")] = Field(default=30_000, gt=0)

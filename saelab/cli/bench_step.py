@@ -35,7 +35,8 @@ class StepArguments(Config):
     variants: tuple[str, ...] = ("topk",)
     """Variants to time, with their defaults; `saelab train --help` lists them."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Dtype of the large products, as for `saelab train`."""
+    """Dtype of the large products, as for `saelab train`; steps that a variant brings itself (bsc,
+    tsc, gsc) are in float32."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest global gradient norm; default: no clipping."""
     steps: int = Field(default=30, gt=0)

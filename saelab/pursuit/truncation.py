@@ -135,7 +135,7 @@ class Evidence:
         nothing, ones = self.one.new_zeros(1), self.one.new_ones(self.one[0].numel())
         return torch.cat([nothing, ones, self.states.used.sum(0)])
 
-    def moments(self, posterior: Float[Tensor, "row all"]) -> "Moments":
+    def moments(self, posterior: Float[Tensor, "row all"]) -> "StateMoments":
         """The moments of the latents' values, 0 if off, under weights of the states."""
         n, states = self.one[0].numel(), self.states
         one = posterior[:, 1 : n + 1].view(self.one.shape)
@@ -149,7 +149,7 @@ class Evidence:
             second = several.T * self.covariance + weighted[:, None] * self.values
             found = (states.slots.flatten(1) @ weighted.flatten(0, 1)).T
             products = (states.slot_pairs @ second.flatten(0, 2)).T
-        return Moments(
+        return StateMoments(
             on.scatter_add(1, self.candidates, several @ states.on.T),
             mean.scatter_add(1, self.candidates, found),
             squares,
@@ -176,8 +176,8 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Moments under a posterior of some rows.
+class StateMoments:
+    """StateMoments under a posterior of some rows.
 
     Attributes:
         on: P(on).

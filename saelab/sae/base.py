@@ -79,7 +79,7 @@ class AbstractSAEConfig(Config, abc.ABC):
         """What fits the weights in place of a gradient, see `AbstractSAE.own_step`; None: none."""
         return None
 
-    def own_step_bytes(self, d_in: int) -> int:
+    def own_step_bytes(self, d_in: int, device: torch.device) -> int:
         """Memory that the variant's own step needs beside the weights and a batch; 0 if none."""
         return 0
 

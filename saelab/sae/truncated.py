@@ -108,10 +108,10 @@ class TruncatedConfig(AbstractSAEConfig, abc.ABC):
         return 1 + left * (self.temperature - 1), left * self.atom_noise
 
     @override
-    def own_step_bytes(self, d_in: int) -> int:
+    def own_step_bytes(self, d_in: int, device: torch.device) -> int:
         # Statistics, the matrix of the M-step and its factor, in float64.
         square = 8 * (self.d_sae + 1) ** 2
-        return 3 * square + 3 * 8 * self.d_sae * d_in + CHUNK_BYTES["cpu"]
+        return 3 * square + 3 * 8 * self.d_sae * d_in + _chunk_bytes(device)
 
     @abc.abstractmethod
     @override
@@ -174,7 +174,8 @@ class AbstractTruncatedSAE(AbstractSAE[TruncatedConfigT]):
     @property
     def states(self) -> States:
         """The states with several latents on."""
-        if self._states is None or self._states.signs.device != self.W_dec.device:
+        like = self.W_dec
+        if self._states is None or self._states.signs.to(like) is not self._states.signs:
             given = self.config
             self._states = States.of(
                 given.candidates, given.max_active, given.signs, self.W_dec.detach()
@@ -187,8 +188,7 @@ class AbstractTruncatedSAE(AbstractSAE[TruncatedConfigT]):
         one = 8 * len(given.signs) * given.d_sae
         several = len(self.states) * (6 + 4 * slots * (1 + slots))
         among = given.candidates * (2 * self.d_in + 4 * given.candidates)
-        budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
-        size = budget // (x.element_size() * (one + several + among))
+        size = _chunk_bytes(x.device) // (x.element_size() * (one + several + among))
         yield from x.split(max(1, size))
 
     def log_odds(self) -> Float[Tensor, " d_sae"]:
@@ -269,3 +269,7 @@ class AbstractTruncatedSAE(AbstractSAE[TruncatedConfigT]):
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
         for value in (self.b_dec, self.sigma, *map(self.get_parameter, self.in_units)):
             value.div_(scale)
+
+
+def _chunk_bytes(device: torch.device) -> int:
+    return CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"])

@@ -2,8 +2,9 @@
 
 It generalises AuxK (arXiv 2411.02124). The formula here is inferred, since the paper's own was not
 at hand and its code is not public: a latent is under-used if its density, averaged over recent
-tokens, is below a share of what Zipf-Mandelbrot's law gives its rank. AuxK then treats dead and
-under-used latents alike: together they model what the others miss.
+tokens, is below a share of what Zipf-Mandelbrot's law gives its rank, and of the mean density. AuxK
+then treats dead and under-used latents alike, where they are silent in the whole batch: together
+they model what the others miss.
 """
 
 import abc
@@ -16,7 +17,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from saelab.kernels.rules import FusedRule, UsageRules
-from saelab.kernels.torch.zipf import Usage, expected_density, zipf_shares
+from saelab.kernels.torch.zipf import LOOK_EVERY, Usage, expected_density, zipf_shares
 from saelab.pursuit.select import Rule
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
@@ -72,9 +73,13 @@ class AbstractZipfSAE(AbstractBatchSelectionSAE[ZipfConfigT], abc.ABC):
     Attributes:
         density: `[d_sae]`, the share of recent rows in which each latent fired; at first what the
             law gives its index.
+        underused: `[d_sae]`, which latents AuxK revives besides dead ones; found every 16 steps.
+        n_observed: steps that were observed.
     """
 
     density: Tensor
+    underused: Tensor
+    n_observed: Tensor
 
     def __init__(
         self, config: ZipfConfigT, d_in: int, generator: torch.Generator | None = None
@@ -82,13 +87,15 @@ class AbstractZipfSAE(AbstractBatchSelectionSAE[ZipfConfigT], abc.ABC):
         super().__init__(d_in, config.d_sae, config.k, generator)
         self.config = config
         self.register_buffer("density", torch.empty(config.d_sae))
+        self.register_buffer("underused", torch.zeros(config.d_sae, dtype=torch.bool))
+        self.register_buffer("n_observed", torch.zeros((), dtype=torch.int64))
         # Nothing is known of the latents yet, so ranks go by index and none is under-used.
         self.density.copy_(expected_density(config.d_sae, config.usage_rules()))
 
     @property
     def usage(self) -> Usage:
         """How often latents fire, and how often they should."""
-        return Usage.of(self.config.usage_rules(), self.density)
+        return Usage(self.config.usage_rules(), self.density, self.underused)
 
     @override
     def selected_pass(
@@ -104,16 +111,18 @@ class AbstractZipfSAE(AbstractBatchSelectionSAE[ZipfConfigT], abc.ABC):
 
     def _revived(self, dead: Bool[Tensor, " d_sae"] | None) -> Bool[Tensor, " d_sae"] | None:
         """Dead and under-used latents; None if there are none."""
-        underused = self.usage.underused()
         if dead is not None:
-            return underused | dead
-        return underused if bool(underused.any()) else None
+            return self.underused | dead
+        return self.underused if bool(self.underused.any()) else None
 
     @override
     @torch.no_grad()
     def observe(self, codes: SparseCodes) -> None:
         super().observe(codes)
         self.usage.follow_(codes.values, codes.indices, len(codes))
+        self.n_observed += 1
+        if int(self.n_observed) % LOOK_EVERY == 0:
+            self.usage.mark_()
 
     @override
     @torch.no_grad()
@@ -124,6 +133,7 @@ class AbstractZipfSAE(AbstractBatchSelectionSAE[ZipfConfigT], abc.ABC):
             counts = [source.encode(part).firing_counts() for part in rows.split(CHUNK)]
             known = torch.stack(counts).sum(0) / len(rows)
         self.density.copy_(known)
+        self.usage.mark_()
 
     @override
     def fused_rule(self) -> FusedRule:

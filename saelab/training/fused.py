@@ -91,7 +91,8 @@ class FusedStep:
         if rule.over_batch:
             weights = replace(weights, threshold=held["threshold"].clone())
         if rule.usage is not None:
-            weights = replace(weights, usage=Usage.of(rule.usage, held["density"].clone()))
+            usage = (held[name].clone() for name in ("density", "underused"))
+            weights = replace(weights, usage=Usage(rule.usage, *usage))
         self.weights = weights
         step = Step(self.weights, self.rules, options.batch_size, options.launch)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
@@ -176,6 +177,7 @@ class FusedStep:
             held["threshold"].copy_(w.threshold)
         if w.usage is not None:
             held["density"].copy_(w.usage.density)
+            held["underused"].copy_(w.usage.underused)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name; see `load`."""

@@ -4,11 +4,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.torch.zipf import LOOK_EVERY
 from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
 from saelab.kernels.triton.step.step import Step
 
-LOOK_EVERY = 16
-"""Steps between two counts of the latents that may be dead; each count waits for the device."""
 LEAST_CAPACITY = 128
 
 
@@ -29,6 +28,8 @@ class AuxRoom:
         if rules is None:
             return None
         if number % LOOK_EVERY == 0:
+            if self.step.weights.usage is not None:
+                self.step.weights.usage.mark_()
             self.capacity = self.room_for_dead(rules)
         if not self.capacity:
             return None
@@ -55,10 +56,8 @@ class AuxRoom:
         """
         since_fired = self.step.weights.since_fired
         soon = rules.dead_after - LOOK_EVERY * len(self.step.x)
-        n = int((since_fired >= soon).sum())
-        usage = self.step.weights.usage
-        if usage is not None:
-            n = min(len(since_fired), n + usage.most_underused(len(self.step.x), LOOK_EVERY))
+        dead, usage = since_fired >= soon, self.step.weights.usage
+        n = int((dead if usage is None else dead | usage.underused).sum())
         if n == 0:
             return 0
         step = max(LEAST_CAPACITY, power_of_two(n) // 8)

@@ -43,7 +43,7 @@ def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     width = source.site.d_in + source.target.d_in
     weights = sum(
         4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae
-        + config.sae.own_step_bytes(source.site.d_in)
+        + config.sae.own_step_bytes(source.site.d_in, source.device)
         for config in configs
     )
     step = max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)

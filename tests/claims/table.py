@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from saelab.claims.claim import BUILT_IN
-from saelab.claims.measured import COLUMNS, SHIPPED, Measured, cells, in_order, read_rows
+from saelab.claims.measured import COLUMNS, SHIPPED, Measured, cells, in_order, read_row, read_rows
 from saelab.files import atomic_write_json
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -28,9 +28,14 @@ def merged(new: list[Measured]) -> list[Measured]:
     return in_order(list(rows.values()), list(BUILT_IN))
 
 
+def found(path: Path) -> list[Measured]:
+    """The rows of a `claims.json`, or of a directory of outcomes that is not complete."""
+    return [read_row(one) for one in path.glob("*.json")] if path.is_dir() else read_rows(path)
+
+
 def main(paths: list[str]) -> int:
     """Add the rows of these files to the shipped ones, and write the table into the README."""
-    rows = merged([row for path in paths for row in read_rows(Path(path))])
+    rows = merged([row for path in paths for row in found(Path(path))])
     atomic_write_json(SHIPPED, {"claims": [row.values() for row in rows]})
     before, mark, rest = README.read_text().partition(START)
     assert mark, "README.md has no place for the table."

@@ -73,38 +73,46 @@ def test_the_classes_of_budgets_are_all_that_have_one_by_power_of_two():
 
 def test_all_latents_are_as_frequent_as_expected_at_first_and_none_is_under_used():
     sae = build()
-    assert not bool(sae.usage.underused().any())
+    sae.usage.mark_()
+    assert not bool(sae.underused.any())
     torch.testing.assert_close(sae.density, expected_density(D_SAE, rules()))
 
 
-def test_a_latent_is_under_used_below_the_share_of_its_own_rank():
-    expected = torch.tensor([0.8, 0.4, 0.2])
+def usage_of(density, **changes):
+    density = torch.tensor(density)
+    return Usage(rules(**changes), density, torch.zeros(len(density), dtype=torch.bool))
+
+
+def test_a_latent_is_under_used_below_the_share_of_its_rank_and_of_the_mean():
+    """By rank 0.75, 0.5 and 0.25 are expected, and half of that, or of the mean, is enough."""
+    law = {"k": 1.5, "exponent": -1.0, "shift": -4.0}
+    assert expected_density(3, rules(**law)).tolist() == pytest.approx([0.75, 0.5, 0.25])
     for density, found in [
-        ((0.1, 0.8, 0.4), [False, False, False]),
-        ((0.09, 0.8, 0.4), [True, False, False]),
-        ((0.2, 0.2, 0.2), [True, False, False]),
-        ((0.15, 0.19, 0.0), [True, True, True]),
+        ((0.13, 0.8, 0.5), [False, False, False]),
+        ((0.12, 0.8, 0.5), [True, False, False]),
+        ((0.26, 0.26, 0.26), [False, False, False]),
+        ((0.24, 0.2, 0.0), [True, True, True]),
     ]:
-        usage = Usage(rules(), torch.tensor(density), expected)
-        assert usage.underused().tolist() == found
+        usage = usage_of(density, **law)
+        usage.mark_()
+        assert usage.underused.tolist() == found
 
 
 def test_the_density_is_a_running_mean_of_the_share_of_rows():
-    usage = Usage.of(rules(window=20), torch.tensor([0.5, 0.5, 0.5]))
+    usage = usage_of([0.5, 0.5, 0.5], window=20)
     codes = SparseCodes(torch.tensor([[1.0, 0.0], [2.0, -3.0]]), torch.tensor([[0, 1], [0, 2]]), 3)
     usage.follow_(codes.values, codes.indices, 2)
     torch.testing.assert_close(usage.density, torch.tensor([0.55, 0.45, 0.5]))
 
 
-@given(seed=st.integers(0, 10**6), steps=st.integers(0, 20))
-def test_no_more_latents_become_under_used_than_there_is_room_for(seed, steps):
-    generator = torch.Generator().manual_seed(seed)
-    usage = Usage.of(rules(window=50), torch.rand(30, generator=generator) * 0.3)
-    most = usage.most_underused(5, steps)
-    for _ in range(steps):
-        fired = (torch.rand(5, 30, generator=generator) < 0.05).float()
-        usage.follow_(fired, torch.arange(30).expand(5, 30), 5)
-    assert int(usage.underused().sum()) <= most
+def test_latents_are_looked_at_every_sixteen_steps():
+    sae = build(density_window=BATCH)
+    nothing = SparseCodes(torch.zeros(BATCH, 1), torch.zeros(BATCH, 1, dtype=torch.int64), D_SAE)
+    for _ in range(15):
+        sae.observe(nothing)
+    assert not bool(sae.underused.any())
+    sae.observe(nothing)
+    assert bool(sae.underused.all())
 
 
 def test_mutual_choice_is_batch_topk_with_the_same_total():
@@ -122,7 +130,7 @@ def test_mutual_choice_is_batch_topk_with_the_same_total():
 def test_aux_zipf_is_aux_k_of_the_dead_and_the_under_used():
     """Half of the latents have hardly fired; two others are dead."""
     sae, plain = build(), batch_topk()
-    sae.density[::2] = 0
+    sae.underused[::2] = True
     dead = torch.zeros(D_SAE, dtype=torch.bool)
     dead[[1, 3]] = True
     ours = loss_of(sae, rows(4), LossContext(1.0, dead))
@@ -134,6 +142,7 @@ def test_aux_zipf_is_aux_k_of_the_dead_and_the_under_used():
 def test_without_aux_zipf_only_dead_latents_are_revived():
     sae = build(aux_zipf=0.0)
     sae.density.zero_()
+    sae.usage.mark_()
     assert "aux_k" not in loss_of(sae, rows(4), LossContext(1.0)).parts
 
 

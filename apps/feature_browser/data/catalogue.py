@@ -62,6 +62,27 @@ class RunCard:
             return False
 
     @property
+    def has_forms(self) -> bool:
+        """Whether latents are quadratic forms without decoder rows; the variant decides this."""
+        try:
+            self.check_decoder()
+        except UsageError:
+            return True
+        return False
+
+    def check_decoder(self) -> None:
+        """Refuse a run whose latents have no decoder rows; unknown variants pass.
+
+        Raises:
+            UsageError: says why.
+        """
+        try:
+            sae = Run(self.path).config.sae
+        except UsageError:
+            return
+        sae.check_decoder()
+
+    @property
     def own_name(self) -> str:
         """The run's own name; unlike `name`, other runs may have it too."""
         return run_name(self.path)

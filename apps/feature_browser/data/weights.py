@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from saelab.formats.tensor_header import read_matrix, read_tensor_header
+from saelab.config import UsageError
+from saelab.formats.tensor_header import TensorHeader, read_matrix, read_tensor_header
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def read_decoder(path: Path, *, signed: bool) -> DecoderRows:
     Raises:
         UsageError: the file is missing, damaged, or holds no decoder that numpy can read.
     """
-    W_dec = read_matrix(read_tensor_header(path), "W_dec")
+    W_dec = read_matrix(_with_decoder(path), "W_dec")
     norms = np.linalg.norm(W_dec, axis=1)
     return DecoderRows(W_dec / np.maximum(norms, 1e-12)[:, None], norms, signed)
 
@@ -41,4 +42,13 @@ def width(path: Path) -> tuple[int, int]:
     Raises:
         UsageError: the file is missing, damaged, or holds no decoder.
     """
-    return read_tensor_header(path).matrix_shape("W_dec")
+    return _with_decoder(path).matrix_shape("W_dec")
+
+
+def _with_decoder(path: Path) -> TensorHeader:
+    header = read_tensor_header(path)
+    if "W_left" in header.tensors:
+        raise UsageError(
+            f"The latents in {path} are quadratic forms, which have no decoder rows to compare."
+        )
+    return header

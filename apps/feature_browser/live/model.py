@@ -73,7 +73,7 @@ def _model(name: str, dtype: str) -> "LanguageModel":
 def _check_fits(run: Run, host: "Host") -> None:
     """Refuse an SAE whose widths differ from those of its sites."""
     sae = host.sae
-    ends = (("reads", sae.d_in, host.reads), ("writes", sae.W_dec.shape[1], host.writes))
+    ends = (("reads", sae.d_in, host.reads), ("writes", sae.d_out, host.writes))
     for does, expected, site in ends:
         if (found := host.lm.width(site)) != expected:
             raise UsageError(

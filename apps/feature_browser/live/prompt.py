@@ -162,10 +162,10 @@ def _unread(live: "Host", ids: "Tensor", x: "Tensor", target: "Tensor") -> tuple
 def _pull(
     live: "Host", gradient: "Tensor | None", position: "Tensor", latent: "Tensor"
 ) -> "Tensor":
-    """W_dec[latent] . gradient[position] of each firing, a few rows at a time."""
+    """W_dec[latent] . gradient[position] of each firing, some rows at a time; NaN without W_dec."""
     import torch
 
-    if gradient is None:
+    if gradient is None or live.sae.config.decoder_problem is not None:
         return torch.full(latent.shape, torch.nan, device=latent.device)
     rows = max(1, CELLS_AT_ONCE // gradient.shape[1])
     parts = [

@@ -38,6 +38,7 @@ class Page:
         address: the record of its parameters; `view` is the page's name.
         draw: draws it, given the catalogue of all runs, the chosen run's card and the address.
         needs_features: whether it needs a run with collected features.
+        needs_decoder: whether it needs latents with decoder rows.
         routes: handlers, by path, that answer without running the script.
     """
 
@@ -45,6 +46,7 @@ class Page:
     address: type[AbstractAddress]
     draw: Callable[..., None]
     needs_features: bool = False
+    needs_decoder: bool = False
     routes: Mapping[str, Callable[[Request], Response]] = field(default_factory=dict)
 
 

@@ -51,6 +51,8 @@ def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: Abstr
         show(_no_features(card), "no-features")
         return
     try:
+        if card and page.needs_decoder:
+            card.check_decoder()
         page.draw(catalogue, card, address)
     except UsageError as error:
         show(alone(message("This cannot be shown", str(error))), "problem")

@@ -10,6 +10,10 @@ from torch import Tensor
 from saelab.kernels.rules import UsageRules
 from saelab.kernels.sizes import power_of_two
 
+LOOK_EVERY = 16
+"""Steps between two looks at which latents are under-used, or may be dead.
+
+A look waits for the device."""
 HALVINGS = 100
 """Bisections of the budgets' common factor; float64 has no more to give."""
 
@@ -81,32 +85,32 @@ def zipf_budgets(d_sae: int, rules: UsageRules, batch: int) -> ColumnBudgets:
 
 @dataclass(frozen=True)
 class Usage:
-    """How often each latent fires, and how often one of its rank should.
+    """How often each latent fires, and which ones fire too seldom.
 
     Attributes:
         rules: the law, and how densities are averaged.
         density: `[d_sae]`, the share of recent rows in which each latent fired.
-        expected: `[d_sae]`, the expected density by rank.
+        underused: `[d_sae]`, which latents fired too seldom when `mark_` looked last.
     """
 
     rules: UsageRules
     density: Float[Tensor, " d_sae"]
-    expected: Float[Tensor, " d_sae"]
-
-    @classmethod
-    def of(cls, rules: UsageRules, density: Float[Tensor, " d_sae"]) -> "Usage":
-        """The usage with these densities, which are shared, not copied."""
-        return cls(rules, density, expected_density(len(density), rules).to(density.device))
+    underused: Bool[Tensor, " d_sae"]
 
     def ranked(self) -> Int[Tensor, " d_sae"]:
         """The latents by falling density, equal ones by index."""
         return self.density.sort(descending=True, stable=True).indices
 
-    def underused(self) -> Bool[Tensor, " d_sae"]:
-        """Latents whose density is below `rules.share` of what is expected of their rank."""
+    def mark_(self) -> None:
+        """Look which latents are under-used now.
+
+        Their density is below `rules.share` of what is expected of their rank, and of the mean
+        density: a latent that fires as often as most is not under-used, whatever its rank.
+        """
         density, latents = self.density.sort(descending=True, stable=True)
-        below = density < self.rules.share * self.expected
-        return torch.zeros_like(below).scatter(0, latents, below)
+        expected = expected_density(len(density), self.rules).to(density.device)
+        limit = self.rules.share * expected.clamp_max(self.rules.k / len(density))
+        self.underused.scatter_(0, latents, density < limit)
 
     def follow_(
         self, values: Float[Tensor, "*entry"], indices: Int[Tensor, "*entry"], batch: int
@@ -118,16 +122,4 @@ class Usage:
         place = torch.where(values != 0, indices.long(), d_sae)
         ones = self.density.new_ones(1).expand(len(place))
         fired = self.density.new_zeros(d_sae + 1).scatter_add(0, place, ones)
-        self.density.lerp_(fired[:d_sae] / batch, self.pace(batch))
-
-    def pace(self, batch: int) -> float:
-        """The weight of a batch in the running mean."""
-        return min(1.0, batch / self.rules.window)
-
-    def most_underused(self, batch: int, steps: int) -> int:
-        """An upper bound of the number of under-used latents within the next steps.
-
-        In a step no density falls by more than a factor, so no ranked density does.
-        """
-        least = (1 - self.pace(batch)) ** steps * self.density.sort(descending=True).values
-        return int((least < self.rules.share * self.expected).sum())
+        self.density.lerp_(fired[:d_sae] / batch, min(1.0, batch / self.rules.window))

@@ -78,7 +78,7 @@ class Weights:
         out = {"scale": self.scale, "since_fired": self.since_fired, "lr": self.lr}
         out |= {"step": self.step, "threshold": self.threshold}
         if self.usage is not None:
-            out["density"] = self.usage.density
+            out |= {"density": self.usage.density, "underused": self.usage.underused}
         if self.thresholds is not None:
             names["thresholds"] = self.thresholds
         for name, p in names.items():

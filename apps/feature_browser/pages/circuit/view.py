@@ -233,4 +233,4 @@ def exported_circuit_tracer(scene: GraphScene, card: RunCard) -> str:
     return json.dumps(values)
 
 
-PAGE = Page("Circuit", CircuitAddress, circuit_view)
+PAGE = Page("Circuit", CircuitAddress, circuit_view, needs_decoder=True)

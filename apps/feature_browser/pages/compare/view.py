@@ -159,10 +159,17 @@ def _title(card: RunCard, other: RunCard, address: CompareAddress) -> Html:
 
 
 def _caveats(card: RunCard, other: RunCard) -> list[Html]:
-    if card.corpus == other.corpus:
-        return []
-    text = "The two runs were trained on different text, so their figures are not of the same data."
-    return [html('<p class="notice" role="status">{text}</p>', text=text)]
+    texts = []
+    if card.corpus != other.corpus:
+        texts.append(
+            "The two runs were trained on different text, so their figures are of different data."
+        )
+    if card.has_forms != other.has_forms:
+        name = (card if card.has_forms else other).name
+        texts.append(
+            f"The FVU of {name} is that of outer products of activations, so the two differ."
+        )
+    return [html('<p class="notice" role="status">{text}</p>', text=text) for text in texts]
 
 
 def _latents(

@@ -148,7 +148,7 @@ def _decoder(card: RunCard, dictionary: dict[str, Any], density: dict[str, Any])
         note = _problem(str(error))
     rows += _measured(dictionary)
     rows += _quantiles(density)
-    if not dictionary:
+    if not dictionary and not card.has_forms:
         command = f"saelab evaluate {card.path.as_posix()}"
         ask = '<p class="sub">Alignment with the encoder was not measured. Run</p>{c}'
         note = joined([note, html(ask, c=html("<pre><code>{c}</code></pre>", c=command))])

@@ -18,6 +18,7 @@ from feature_browser.pages import Page
 from feature_browser.pages.latent import cards
 from feature_browser.pages.latent.address import LatentAddress
 from feature_browser.pages.latent.cards import LatentScene
+from feature_browser.pages.latent.plane_card import plane_card
 from feature_browser.pages.latent.steering_card import steering
 from feature_browser.shell.canvas import change, go_to, show, tell
 from feature_browser.shell.launch import runs_directory
@@ -146,11 +147,15 @@ def _pictures(scene: LatentScene) -> Html:
         "tokens, log scale · drag to filter the examples",
         "direct path, per unit of activation",
     )
-    effects = logit_effects(scene.record)
+    if scene.run.card.has_forms:
+        written = plane_card(scene)
+    else:
+        effects = logit_effects(scene.record)
+        written = boxed("What it writes to the logits", effects, hint=hints[1])
     return html(
-        '<div class="two">{activations}{effects}</div>',
+        '<div class="two">{activations}{written}</div>',
         activations=boxed(title, histogram(scene.record), hint=hints[0]),
-        effects=boxed("What it writes to the logits", effects, hint=hints[1]),
+        written=written,
     )
 
 
@@ -202,10 +207,16 @@ def _silent(scene: LatentScene) -> list[Html]:
 
 def _dead(scene: LatentScene) -> Html:
     record = scene.record
-    note = message(
-        "This latent never fires",
+    silent = (
         f"It was silent on all {count(record.n_tokens)} tokens that were read, so there are no "
-        "activations and no examples. What its decoder row would write is still shown.",
+    )
+    title = "This latent never fires"
+    if scene.run.card.has_forms:
+        note = message(title, f"{silent}activations and no examples.")
+        return joined([note, plane_card(scene)])
+    note = message(
+        title,
+        f"{silent}activations and no examples. What its decoder row would write is still shown.",
     )
     effects = boxed("What it would write to the logits", logit_effects(record), note=EMPTY)
     return joined([note, effects])

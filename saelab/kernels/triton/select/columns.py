@@ -12,6 +12,7 @@ budgets are one launch, and no launch depends on the data. The entries are writt
 then sorted by row.
 """
 
+from itertools import groupby
 from typing import no_type_check
 
 import torch
@@ -27,23 +28,31 @@ from saelab.kernels.triton.select.rows import order_key, read, write_best
 
 W = 32
 """Rows in a segment."""
-COLUMNS = 128
-"""Columns whose segments a program reads together."""
+SEGMENTS, COLUMNS = 8, 32
+"""Segments and columns that a program reads together."""
+LEVELS = (8, 32, 256)
+"""Largest budgets of the columns that are one launch; few launches, since each waits for memory."""
 ENTRIES = 8192
 """Most entries of a column that are in registers at a time."""
 
 
 @triton.jit
 @no_type_check
-def _maxima_kernel(pre_acts, maxima, batch, m, n, W: tl.constexpr, COLUMNS: tl.constexpr):
-    """The largest entry of a segment of W rows in each of COLUMNS columns."""
-    segment = (tl.program_id(0) % n).to(tl.int64)
-    column = (tl.program_id(0) // n) * COLUMNS + tl.arange(0, COLUMNS)
-    row = segment * W + tl.arange(0, W)
-    valid = (row < batch)[:, None] & (column < m)[None, :]
-    tile = tl.load(pre_acts + row[:, None] * m + column[None, :], mask=valid, other=float("-inf"))
+def _maxima_kernel(
+    pre_acts, maxima, batch, m, n, W: tl.constexpr, SEGMENTS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """The largest entries of SEGMENTS segments of W rows in each of COLUMNS columns."""
+    blocks = tl.cdiv(n, SEGMENTS)
+    segment = ((tl.program_id(0) % blocks) * SEGMENTS + tl.arange(0, SEGMENTS)).to(tl.int64)
+    column = (tl.program_id(0) // blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    row = segment[:, None] * W + tl.arange(0, W)[None, :]
+    valid = (row < batch)[:, :, None] & (column < m)[None, None, :]
+    at = row[:, :, None] * m + column[None, None, :]
+    tile = tl.load(pre_acts + at, mask=valid, other=float("-inf"))
     # A column's maxima are neighbours, since they are read together.
-    tl.store(maxima + column.to(tl.int64) * n + segment, tl.max(tile, 0), mask=column < m)
+    to = column.to(tl.int64)[None, :] * n + segment[:, None]
+    there = (segment < n)[:, None] & (column < m)[None, :]
+    tl.store(maxima + to, tl.max(tile, 1), mask=there)
 
 
 @triton.jit
@@ -158,6 +167,12 @@ def select_column_top_k(
     return FlatCodes(out.values, out.indices, torch.searchsorted(out.rows, wanted))
 
 
+def _level(budget: int, n_segments: int) -> int:
+    """The level of a budget; 0 if the column is to be read whole."""
+    level = next((level for level in LEVELS if budget <= level), 0)
+    return level if budget <= n_segments and level * W <= ENTRIES else 0
+
+
 def _choose_rows(
     pre_acts: Float[Tensor, "batch d_sae"],
     ranked: Int[Tensor, " d_sae"],
@@ -170,11 +185,14 @@ def _choose_rows(
     (batch, m), bits = pre_acts.shape, 16 if pre_acts.dtype == torch.bfloat16 else 32
     n = ceil_div(batch, W)
     maxima = pre_acts.new_empty(m, n)
-    _maxima_kernel[(n * ceil_div(m, COLUMNS),)](pre_acts, maxima, batch, m, n, W=W, COLUMNS=COLUMNS)
+    _maxima_kernel[(ceil_div(n, SEGMENTS) * ceil_div(m, COLUMNS),)](
+        pre_acts, maxima, batch, m, n, W=W, SEGMENTS=SEGMENTS, COLUMNS=COLUMNS
+    )
     rows, scratch = (counts.new_empty(n_entries, dtype=torch.int32) for _ in range(2))
-    for first, stop, most in budgets.classes:
-        K = max(2, power_of_two(most))
-        if most <= n and K * W <= ENTRIES:
+    first = 0
+    for K, alike in groupby(budgets.classes, lambda c: _level(c[2], n)):
+        *_, (_, stop, _) = alike
+        if K:
             _short_kernel[(stop - first,)](
                 pre_acts, maxima, ranked, counts, starts, scratch, rows, first, batch, m, n, K=K,
                 N=max(2, power_of_two(n)), W=W, BITS=bits, num_warps=max(1, K * W // 1024),
@@ -185,4 +203,5 @@ def _choose_rows(
                 pre_acts, ranked, counts, starts, rows, first, batch, m, CHUNK=chunk, BITS=bits,
                 num_warps=max(1, chunk // 1024),
             )  # fmt: skip
+        first = stop
     return rows

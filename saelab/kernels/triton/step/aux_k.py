@@ -229,7 +229,7 @@ class AuxStep:
         fired.scatter_(0, torch.where(values != 0, indices.long(), m), True)  # noqa: FBT003
         dead = self.weights.since_fired >= self.rules.dead_after
         if self.weights.usage is not None:
-            dead = dead | self.weights.usage.underused()
+            dead = dead | self.weights.usage.underused
         return dead & ~fired[:m]
 
     def _gather(
