@@ -66,6 +66,7 @@ def main(arguments: list[str]) -> int:
     run, corpus = Run(args.run), None
     with writing(run.path):
         options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
+        options.check()
         if args.text is None and (args.labels or args.roles):
             raise UsageError("--labels and --roles belong to the text that --text names; name one.")
         if run.on_arrays:
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
         return 0
     own = None
     if options.encoder is not None:
-        as_it_is = options.model_copy(update={"encoder": None, "encoder_l0": None})
+        as_it_is = options.model_copy(update={"encoder": None})
         own = load_evaluation(run, text=place(run, corpus, as_it_is))
     print_evaluation(run, result, own)
     print(run.path / "evaluation" / (place(run, corpus, options) or ""))
