@@ -31,7 +31,7 @@ BUILT_IN = {
     "bilinear-mixed": "saelab.claims.bilinear:MIXED",
     "bilinear-circles": "saelab.claims.bilinear:CIRCLES",
     "masked": "saelab.claims.masked:NOISY",
-    "bars": "saelab.claims.bars:FOUND",
+    "bars": "saelab.claims.bars:BARS_TEST",
     "gradient-selection": "saelab.claims.gradient_topk:SELECTION",
     "gradient-training": "saelab.claims.gradient_topk:TRAINING",
     "end-to-end": "saelab.claims.end_to_end:FEWER_LATENTS",

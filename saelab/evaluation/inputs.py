@@ -16,6 +16,7 @@ from saelab.host.host import Host
 from saelab.host.text import Text, TextBatch, read_text, stream
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import device_of
 from saelab.sites import Site
 from saelab.training.run import Run
 from saelab.types import OuterFit
@@ -74,7 +75,7 @@ class Inputs:
     @property
     def device(self) -> torch.device:
         """The SAE's device."""
-        return self.sae.device
+        return device_of(self.sae)
 
     @property
     def lm(self) -> LanguageModel:

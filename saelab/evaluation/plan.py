@@ -13,6 +13,7 @@ from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logi
 from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 
 BACKWARD = 3
 """Cost of a pass with gradients, in passes without."""
@@ -85,7 +86,7 @@ class Evaluated:
             out = self.lm.run(tokens).at(...)
             for part in out.pieces():
                 out.logits(part).float().log_softmax(-1)
-            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(self.sae.dtype)
+            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(dtype_of(self.sae))
             x, target = self.sample or (rows, None)
             x, target = x[: len(rows)], None if target is None else target[: len(rows)]
             codes = self.sae.encode_for(x, target)

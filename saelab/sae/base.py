@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypeVar
 
-from saelab.config import Config, UsageError
+from saelab.config import UsageError
 from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
+from saelab.sae.abilities import AbstractAbilities
 from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
@@ -24,7 +25,7 @@ from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
 
-class AbstractSAEConfig(Config, abc.ABC):
+class AbstractSAEConfig(AbstractAbilities, abc.ABC):
     """The options of one variant; a subclass adds `variant: Literal["its-name"]` and its own."""
 
     variant: Any  # A Literal of each subclass, which no wider type may stand above.
@@ -51,14 +52,6 @@ class AbstractSAEConfig(Config, abc.ABC):
         """
         return
 
-    def check_batch(self, batch_size: int) -> None:
-        """Refuse training batches of this size, if they are too small for the training rule.
-
-        Raises:
-            UsageError: the message names the size that is enough.
-        """
-        return
-
     @property
     @abc.abstractmethod
     def sparsity(self) -> Sparsity:
@@ -67,56 +60,6 @@ class AbstractSAEConfig(Config, abc.ABC):
     @classmethod
     def of_foreign(cls, foreign: ForeignSAE) -> "AbstractSAEConfig | None":
         """The options that give this variant the codes of another tool's SAE; None if none do."""
-        return None
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether training reads `ActivationBatch.grad`."""
-        return False
-
-    @property
-    def fitted_by(self) -> str | None:
-        """What fits the weights in place of a gradient, see `AbstractSAE.own_step`; None: none."""
-        return None
-
-    def own_step_bytes(self, d_in: int, device: torch.device) -> int:
-        """Memory that the variant's own step needs beside the weights and a batch; 0 if none."""
-        return 0
-
-    @property
-    def several_reconstructions(self) -> str | None:
-        """How training compares more than one reconstruction, as half a sentence; None if not."""
-        return None
-
-    @property
-    def decoder_problem(self) -> str | None:
-        """Why the SAE reconstructs no activation, as half a sentence; None if it does.
-
-        Such an SAE has no `W_dec`, and its `outer_fit` says how well it reconstructs.
-        """
-        return None
-
-    def check_decoder(self) -> None:
-        """Refuse what needs decoder rows.
-
-        Raises:
-            UsageError: the SAE has none.
-        """
-        if problem := self.decoder_problem:
-            raise UsageError(
-                f"A {self.variant} SAE has no decoder rows, so its latents cannot be steered, "
-                f"patched, or read as logits: {problem}; use another variant."
-            )
-
-    @property
-    def end_to_end_problem(self) -> str | None:
-        """Why this SAE cannot be trained end to end, as half a sentence; None if it can."""
-        several = self.several_reconstructions
-        return several and f"{several}, and the model can run on one"
-
-    @property
-    def transcoder_problem(self) -> str | None:
-        """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
         return None
 
 
@@ -153,16 +96,6 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     def input_bias(self) -> Float[Tensor, " d_in"]:
         """The bias that a centring encoder subtracts: b_in of a transcoder, else b_dec."""
         return self.b_dec if self.b_in is None else self.b_in
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of its weights, and of the rows that it reads."""
-        return next(self.parameters()).dtype
 
     @property
     def d_in(self) -> int:

@@ -251,7 +251,7 @@ def rare_features(activations: Path) -> Recipe:
 def choices(base: TrainConfig) -> Recipe:
     """`base` as TopK, BatchTopK, Mutual Choice and Feature Choice, with AuxK's weight 1/8.
 
-    On the rows of `rare_features` (200,000 tokens) FVU is 0.146 without aux_zipf and at AuxK's usual
+    On 200,000 rows of `rare_features` FVU is 0.146 without aux_zipf and at AuxK's usual
     1/32, with 7.6 % of the latents silent; 0.138 with it (6.8 %); 0.134 at 1/8 (1.6 %). Feature
     Choice that does not begin as Mutual Choice: 0.181.
     """
@@ -266,7 +266,7 @@ def noisy_rows(activations: Path) -> Recipe:
 
     The rows: 1,000, each of 4 among 100 unit atoms in 50 dimensions, and noise as large as that.
     Mean distance (1 - cosine) from an atom to the nearest latent: 0.43 when trained locally, 0.29
-    masked, means over seeds 0 to 2. The atoms' seed must not be a training's, which would start there.
+    masked (seeds 0 to 2). The atoms' seed must be no training's, which would start at them.
     """
     run = planted_run(activations, MatchingPursuitConfig(d_sae=400, k=4)).model_copy(
         update={"n_tokens": 400_000, "batch_size": 200, "lr": 3e-3}

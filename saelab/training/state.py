@@ -13,6 +13,7 @@ from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.sae.decoder import device_of
 from saelab.sae.start import start_from
 from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import (
@@ -170,7 +171,7 @@ class TrainingState:
 
         `sae` is changed in place and returned.
         """
-        sae.calibrate(rows.to(sae.device) * self.scale)
+        sae.calibrate(rows.to(device_of(sae)) * self.scale)
         sae.rescale(self.scale, self.target_scale)
         return sae
 
