@@ -24,6 +24,8 @@ BUILT_IN = {
     "choices-heads": "saelab.claims.choices:HEADS",
     "matryoshka": "saelab.claims.matryoshka:ABSORPTION",
     "hierarchical-topk": "saelab.claims.hierarchical_topk:EVERY_BUDGET",
+    "penalties-beyond-l1": "saelab.claims.pursuits:PENALTIES",
+    "amortisation-gap": "saelab.claims.pursuits:GAP",
     "matching-pursuit": "saelab.claims.matching_pursuit:COHERENT",
     "bilinear-density": "saelab.claims.bilinear:DENSITY",
     "bilinear-mixed": "saelab.claims.bilinear:MIXED",

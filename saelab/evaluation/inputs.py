@@ -128,6 +128,20 @@ def labels(inputs: Inputs) -> str | None:
     return None if inputs.label_names else NO_LABELS
 
 
+def another_encoder(inputs: Inputs) -> str | None:
+    """Another encoder (`--encoder`)."""
+    if inputs.options.encoder is not None:
+        return None
+    return "No other encoder was named; --encoder omp compares the SAE's own with a pursuit."
+
+
+def codes_from_x(inputs: Inputs) -> str | None:
+    """Codes of what is read."""
+    if inputs.options.encoder is None or not inputs.sae.is_transcoder:
+        return None
+    return f"{inputs.options.encoder} encodes what the transcoder writes, and only x is known here."
+
+
 def replaceable_site(inputs: Inputs) -> str | None:
     """A site that can be replaced.
 

@@ -221,6 +221,15 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
             )
         return (x - self.input_bias) @ self.W_skip + self.b_dec
 
+    def encode_for(
+        self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"] | None = None
+    ) -> SparseCodes:
+        """The codes of each row, for somebody who also has what a transcoder should reconstruct.
+
+        Only encoders that search for codes read `target`, see `saelab.sae.with_encoder`.
+        """
+        return self.encode(x)
+
     def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
         """`decode(encode(x), x)`."""
         return self.decode(self.encode(x), x)
