@@ -28,7 +28,8 @@ def rows(n=32, d=D, seed=1):
 
 
 def made(d=D, **options):
-    sae = BilinearConfig.model_validate({"d_sae": M} | options).build(d, torch.Generator().manual_seed(0))
+    config = BilinearConfig.model_validate({"d_sae": M} | options)
+    sae = config.build(d, torch.Generator().manual_seed(0))
     sae.initialise(rows(d=d))
     return sae
 

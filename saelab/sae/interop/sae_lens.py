@@ -190,23 +190,25 @@ def _weights(path: Path, architecture: str) -> NamedTensors:
     return weights
 
 
+def _check_widths(cfg: Record, W_enc: Tensor, W_dec: Tensor | None) -> None:
+    """Refuse matrices of other widths than the file states; only transcoders state d_out."""
+    widths = {"d_in": ("W_enc", W_enc.shape[0]), "d_sae": ("W_enc", W_enc.shape[1])}
+    if W_dec is not None:
+        widths["d_out"] = "W_dec", W_dec.shape[1]
+    for key, (name, width) in widths.items():
+        stated = cfg.integer(key)
+        if stated not in (None, width):
+            raise UsageError(f"{cfg.path}: {key} is {stated}, but {name} has {width}.")
+
+
 def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> ForeignSAE:
     steps = None
     if architecture == pursuit.PURSUIT:
         weights = pursuit.with_encoder(cfg, weights)
         steps = pursuit.steps_of(cfg, weights.matrix("W_dec").shape[1])
-    W_enc = weights.matrix("W_enc")
-    d_in, d_sae = W_enc.shape
-    transcoder, W_dec = _is_transcoder(architecture), weights.matrix("W_dec")
-    widths = {
-        "d_in": ("W_enc", d_in),
-        "d_sae": ("W_enc", d_sae),
-        "d_out": ("W_dec", W_dec.shape[1]),
-    }
-    for key, (name, width) in widths.items():
-        stated = cfg.integer(key)
-        if stated not in (None, width) and (key != "d_out" or transcoder):
-            raise UsageError(f"{cfg.path}: {key} is {stated}, but {name} has {width}.")
+    W_enc, W_dec = weights.matrix("W_enc"), weights.matrix("W_dec")
+    d_sae, transcoder = W_enc.shape[1], _is_transcoder(architecture)
+    _check_widths(cfg, W_enc, W_dec if transcoder else None)
     gated = architecture == "gated"
     threshold = _threshold(weights, architecture, d_sae)
     training = _training(cfg, architecture)
