@@ -85,6 +85,20 @@ def printable(message: str) -> str:
     return _CONTROLS.sub(lambda found: _visible(found[0]), message)
 
 
+_silent = False
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """A context in which nothing is said: another process says the same."""
+    global _silent  # noqa: PLW0603 - as standard error is, this is of the whole process
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
 class _Told:
     """Standard error at this moment; no work is lost if the terminal, or its disk, is gone."""
 
@@ -97,8 +111,9 @@ class _Told:
         return self._stream.encoding
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
+        if not _silent:
+            with contextlib.suppress(OSError):
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
@@ -106,7 +121,7 @@ class _Told:
             self._stream.flush()
 
     def isatty(self) -> bool:
-        return self._stream.isatty()
+        return not _silent and self._stream.isatty()
 
     def fileno(self) -> int:
         return self._stream.fileno()

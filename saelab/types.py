@@ -82,6 +82,13 @@ class SparseCodes:
         indices = self.indices.new_zeros(len(self), width).index_put((row, slot), self.indices)
         return SparseCodes(values, indices, self.d_sae)
 
+    def where(self, chosen: Bool[Tensor, "*entry"]) -> "SparseCodes":
+        """The chosen entries, as flat codes."""
+        row = self.rows()[chosen]
+        starts = torch.arange(len(self), device=row.device)
+        offsets = torch.searchsorted(row, starts)
+        return SparseCodes(self.values[chosen], self.indices[chosen], self.d_sae, offsets)
+
     def firing_counts(self) -> Int[Tensor, " d_sae"]:
         """In how many rows each latent fires."""
         fired = self.indices[self.active]

@@ -20,7 +20,6 @@ from saelab.activations.format import (
 )
 from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
 from saelab.activations.packing import Packing, pays, require
-from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
 from saelab.activations.tensor_rows import TORCH
 from saelab.activations.windows import KEPT
@@ -29,6 +28,7 @@ from saelab.config import UsageError
 from saelab.console import progress, say
 from saelab.lm.protocol import ActivationSource
 from saelab.provenance import provenance
+from saelab.ranks import Ranks
 
 __all__ = ["HarvestOptions", "harvest", "model_input", "plan", "record", "row_mask"]
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from saelab.activations.ranks import Ranks
 from saelab.activations.windows import Shard, belongs, read_shard, write_shard
 from saelab.files import temporary_directory
+from saelab.ranks import Ranks
 
 WORKERS = 2
 """Number of threads: one reads text and collects ids on one core, while all cores tokenise the

@@ -18,11 +18,11 @@ from pydantic import JsonValue
 
 from saelab.activations.annotate import LABELS, ROW, Annotator
 from saelab.activations.format import JsonObject
-from saelab.activations.ranks import Ranks
 from saelab.activations.shards import Shards
 from saelab.activations.windows import PADDING, Shard
 from saelab.formats.json_file import canonical_digest
 from saelab.lm.protocol import ActivationSource
+from saelab.ranks import Ranks
 
 Split = Literal["train", "held-out", "all"]
 

@@ -23,7 +23,6 @@ from saelab.activations.format import (
 from saelab.activations.hook_file import hook_file
 from saelab.activations.order import permutation
 from saelab.activations.prepare import PreparedRows, RowPreparer, Rows
-from saelab.activations.ranks import LOCKS, Ranks
 from saelab.activations.sealed import write_parts
 from saelab.activations.space import require_space
 from saelab.activations.tensor_rows import as_tensor
@@ -39,6 +38,7 @@ from saelab.files import (
     temporary_name,
 )
 from saelab.lock import Lock, other_writers
+from saelab.ranks import LOCKS, Ranks
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import device_of
 from saelab.types import SparseCodes
 
 FOUND = 0.95
@@ -31,7 +32,7 @@ def l0s(saes: Sequence[AbstractSAE], x: Float[Tensor, "row d_in"]) -> list[float
 
 def on(sae: AbstractSAE, x: Tensor) -> Tensor:
     """`x` on the SAE's device."""
-    return x.to(sae.device)
+    return x.to(device_of(sae))
 
 
 def cosines(

@@ -32,6 +32,8 @@ VERBS = {
     "completion": "print what makes a shell complete verbs and options",
 }
 
+TOGETHER = ("harvest", "train")
+"""Verbs that several processes run together."""
 READERS = ("browse", "show", "verify", "check")
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 AGAIN = "What was written is whole; run the same command again."
@@ -86,6 +88,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     try:
         with stopped_by_signal():
             try:
+                _check_alone(verb)
                 return _main_of(verb)(arguments)
             finally:
                 # Flushed here, since at exit a full disk would be reported with a traceback.
@@ -108,6 +111,16 @@ def _run(verb: str, arguments: list[str]) -> int:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         _fail(f"{who}: stopped by {number.name}." + _again(verb))
         return 128 + number
+
+
+def _check_alone(verb: str) -> None:
+    """Refuse to run a verb of one process in several: they would overwrite each other's files."""
+    n = os.environ.get("WORLD_SIZE", "1")
+    if verb not in (*TOGETHER, *READERS) and n != "1":
+        raise UsageError(
+            f"it runs in one process, and WORLD_SIZE says {n}; start it without torchrun, which "
+            f"is for {' and '.join(TOGETHER)}."
+        )
 
 
 def _again(verb: str) -> str:

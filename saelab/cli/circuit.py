@@ -112,11 +112,12 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
     from saelab.lm.load import load_recorded_model
     from saelab.lm.prompt import chat_prompt
     from saelab.lock import writing
+    from saelab.sae.decoder import check_decoder
     from saelab.training.run import Run
 
     runs = [Run(path) for path in args.runs]
     for run in runs:
-        run.config.sae.check_decoder()
+        check_decoder(run.config.sae)
     if len({run.path.resolve() for run in runs}) < len(runs):
         raise UsageError("A run was given twice; give each once.")
     with writing(runs[0].path):

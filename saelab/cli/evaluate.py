@@ -24,6 +24,7 @@ class EvaluateArguments(EvaluateOptions):
     in the run. For everything that cannot be measured, the reason is given.
 
         saelab evaluate runs/topk
+        saelab evaluate runs/topk --encoder omp --suite core --n-tokens 10000
         saelab evaluate runs/topk --suite core --text my_text.jsonl --labels topic
     """
 
@@ -56,14 +57,16 @@ def main(arguments: list[str]) -> int:
     args = parse(EvaluateArguments, "evaluate", arguments)
     # Imported here, so that --help does not wait for torch.
     from saelab.evaluation.evaluate import evaluate
-    from saelab.evaluation.other_text import TextOptions, other_text, saved_as
+    from saelab.evaluation.other_text import TextOptions, other_text
+    from saelab.evaluation.results import load_evaluation, place
     from saelab.lm.load import load_recorded_model
     from saelab.lock import writing
     from saelab.training.run import Run
 
-    run, text = Run(args.run), None
+    run, corpus = Run(args.run), None
     with writing(run.path):
         options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
+        options.check()
         if args.text is None and (args.labels or args.roles):
             raise UsageError("--labels and --roles belong to the text that --text names; name one.")
         if run.on_arrays:
@@ -73,27 +76,36 @@ def main(arguments: list[str]) -> int:
             result = evaluate(run, options=options, device=args.device)
         else:
             lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-            corpus = None
             if args.text is not None:
                 reading = TextOptions(args.text_field, args.labels, args.roles)
                 corpus = other_text(run, lm, args.text, options=reading, n_tokens=args.n_tokens)
-                text = saved_as(run, corpus)
             result = evaluate(run, lm, options, corpus=corpus)
     if args.json_:
         print(json.dumps(result.values(), indent=2))
         return 0
-    print_evaluation(run, result)
-    print(run.path / "evaluation" / (text or ""))
+    own = None
+    if options.encoder is not None:
+        as_it_is = options.model_copy(update={"encoder": None})
+        own = load_evaluation(run, text=place(run, corpus, as_it_is))
+    print_evaluation(run, result, own)
+    print(run.path / "evaluation" / (place(run, corpus, options) or ""))
     return 0
 
 
-def print_evaluation(run: "Run", result: "Evaluation") -> None:
-    """Every table of figures with what each means, and what is missing."""
+def print_evaluation(run: "Run", result: "Evaluation", own: "Evaluation | None" = None) -> None:
+    """Every table of figures with what each means, and what is missing.
+
+    For the results of another encoder, `own` are those of the SAE's own, to be shown beside them.
+    """
     from saelab.cli.tables import print_section, wide_console
-    from saelab.evaluation.report import not_measured, report
+    from saelab.evaluation.report import beside, not_measured, report
 
     console = wide_console()
-    for section in (*report({run.name: result}), not_measured(result)):
+    encoder = result.amortisation and result.amortisation.encoder
+    tables = report({run.name: result})
+    if own is not None and encoder:
+        tables = beside(run.name, own, {encoder: result})
+    for section in (*tables, not_measured(result)):
         print_section(console, section)
     spent = ", ".join(f"{name.replace('_', ' ')} {s:.1f}" for name, s in result.seconds.items())
     console.print(f"\nSeconds: {spent}.", style="dim")

@@ -1,6 +1,5 @@
 """`saelab harvest`: record a language model's activations."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from saelab.activations.corpus import Corpus
     from saelab.activations.format import Manifest
     from saelab.activations.harvest import HarvestOptions
-    from saelab.activations.ranks import Ranks
     from saelab.lm.protocol import ActivationSource
+    from saelab.ranks import Ranks
 
 
 class HarvestArguments(Config):
@@ -85,7 +84,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions, plan, record
-    from saelab.activations.ranks import Ranks
+    from saelab.ranks import Ranks
 
     ranks = Ranks.from_environment()
     lm = _load(args)
@@ -121,23 +120,14 @@ def _load(args: HarvestArguments) -> "ActivationSource":
     import torch
 
     from saelab.lm.hf import load_hugging_face_model, serves
-    from saelab.lm.load import load_language_model
+    from saelab.lm.load import load_language_model, own_device
 
     plain = args.backend == "hugging-face" or (
         args.backend == "auto" and serves(args.model, args.sites)
     )
     load = load_hugging_face_model if plain else load_language_model
     dtype = getattr(torch, DTYPES[args.compute_dtype])
-    return load(args.model, device=_device(args.device), dtype=dtype)
-
-
-def _device(name: str) -> str:
-    """This process's GPU among those of the machine."""
-    import torch
-
-    if name != "auto" or not torch.cuda.is_available():
-        return name
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return load(args.model, device=own_device(args.device), dtype=dtype)
 
 
 def _seconds(

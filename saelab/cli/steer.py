@@ -109,10 +109,11 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.lm.load import load_recorded_model
     from saelab.lock import writing
+    from saelab.sae.decoder import check_decoder
     from saelab.training.run import Run
 
     run = Run(args.run)
-    run.config.sae.check_decoder()
+    check_decoder(run.config.sae)
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
     # All modes except --latents write into the run.
     with nullcontext() if args.latents else writing(run.path):

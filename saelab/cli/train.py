@@ -1,6 +1,7 @@
 """`saelab train`: train a sparse autoencoder."""
 
 import inspect
+import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -16,8 +17,10 @@ from saelab.cli.options import Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
 from saelab.config import Config, Heading, UsageError
 from saelab.files import check_directory
+from saelab.ranks import Ranks
 
 if TYPE_CHECKING:
+    from saelab.training.config import TrainConfig
     from saelab.training.run import Run
 
 ABOUT = """\
@@ -25,6 +28,9 @@ Train a sparse autoencoder on recorded activations.
 
 VARIANT says which kind. Running the same command again continues an interrupted run. With
 --target-site it is a transcoder, which reconstructs another site of the store than it reads.
+
+Several processes train one SAE together, each with its share of the latents, when torchrun starts
+them: torchrun --nproc-per-node 2 -m saelab.cli train ...
 """
 EXAMPLE = """
     saelab train {variant} --activations activations_cache/tiny
@@ -90,6 +96,8 @@ def main(arguments: list[str]) -> int:
         text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
         command = Command(f"saelab train {name}", text, _options(variants[name]))
         runs = [_train(name, read(command, arguments[1:]))]
+    if not Ranks.from_environment().leads:
+        return 0
     for run in runs:
         last = run.metrics()[-1]
         figures = f"FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead']:.0f}"
@@ -120,17 +128,15 @@ def _options(variant: type[BaseModel] | None) -> list[Option]:
 
 def _train(variant: str, values: dict[str, object]) -> "Run":
     from saelab.training.config import TrainConfig
-    from saelab.training.loop import train
 
     own = {key: values.pop(key) for key in list(values) if key not in TrainConfig.model_fields}
     args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
     check_directory(args.out, "--out")
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
-    return train(config, out=args.out, device=args.device)
+    return _trained({args.out: config}, args.device)[0]
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
-    from saelab.training.loop import train_many
     from saelab.training.sweep import read_sweep
 
     check_directory(args.out, "--out")
@@ -141,4 +147,21 @@ def _sweep(args: SweepArguments) -> "list[Run]":
         from saelab.evaluation.mdl_sweep import check_comparable
 
         check_comparable({path.name: config for path, config in configs.items()})
-    return train_many(configs, device=args.device)
+    return _trained(configs, args.device)
+
+
+def _trained(configs: "dict[Path, TrainConfig]", device: str) -> "list[Run]":
+    """The trained runs; several processes that torchrun started train each SAE together."""
+    from saelab.training.loop import train_many
+
+    ranks = Ranks.from_environment()
+    if ranks.world == 1:
+        return train_many(configs, device=device)
+    from saelab.lm.load import own_device
+    from saelab.training.together import together
+
+    where = own_device(device)
+    with together(ranks, where) as all_of_us:
+        said = {str(out): config.model_dump_json() for out, config in configs.items()}
+        all_of_us.check_same({"options": json.dumps(said), "device": where.type})
+        return train_many(configs, device=where, together=all_of_us)

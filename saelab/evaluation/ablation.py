@@ -103,7 +103,7 @@ class AblationTokens:
         draw: torch.Generator,
     ) -> dict[str, Float[Tensor, "n d_out"]]:
         """What each ablation adds to `wanted`; the codes are those of `x`."""
-        codes = self.sae.encode(x[None]).rectangular()
+        codes = self.sae.encode_for(x[None], wanted[None]).rectangular()
         active = codes.active[0].nonzero()[:, 0].cpu()
         chosen = active[torch.randperm(len(active), generator=draw)[: self.n_latents]]
         chosen = chosen.to(codes.indices.device)

@@ -1,11 +1,13 @@
 """A run's evaluation on held-out text."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
 from saelab.activations.corpus import Corpus
 from saelab.config import UsageError
+from saelab.evaluation.another import sample_rows, with_another
 from saelab.evaluation.arrays import evaluate_arrays
 from saelab.evaluation.inputs import Batch, Inputs
 from saelab.evaluation.options import EvaluateOptions
@@ -42,7 +44,8 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
 
     `options` default to the core suite; `n_tokens` and `batch_size` override theirs. Results on
     another `corpus` than the run's held-out text (see `other_text`) are saved in
-    `evaluation/NAME/*.json`; NAME comes from the text's name and digest.
+    `evaluation/NAME/*.json`; NAME comes from the text's name and digest. So are those with another
+    encoder (`options.encoder`), with NAME `encoder-omp`, ...
 
     Raises:
         UsageError: `lm` is not the run's model, the text is missing, a model or text was given for
@@ -50,6 +53,7 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     """
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
+    options.check()
     if run.on_arrays:
         if lm is not None or corpus is not None:
             raise UsageError(f"{run.path} was trained on arrays, which no model reads; give none.")
@@ -60,7 +64,11 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
         host = Host.of_run(run, lm)
         corpus = corpus_of(run, lm, "held-out") if corpus is None else corpus
         options = sized(options, lm, corpus)
-        Evaluated(lm, host.sae, corpus, options).plan().announce()
+        sample = None
+        if options.encoder is not None:
+            sample = sample_rows(host, corpus, options)
+            host = replace(host, sae=with_another(host.sae, options, *sample))
+        Evaluated(lm, host.sae, corpus, options, sample).plan().announce()
         inputs = Inputs(run, host.sae, options, host, corpus, corpus.label_names)
         result = measure_all(inputs, _batches(inputs, corpus))
         save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
@@ -77,5 +85,5 @@ def _batches(inputs: Inputs, corpus: Corpus) -> Iterator[Batch]:
     for text in inputs.batches(with_predictions=inputs.with_predictions):
         inputs.n_left_out += text.left_out
         if len(text.x):
-            rows = rows_of_text(text, inputs.sae.encode(text.x), corpus)
-            yield Batch.of(inputs.sae, rows, text)
+            codes = inputs.sae.encode_for(text.x, text.target)
+            yield Batch.of(inputs.sae, rows_of_text(text, codes, corpus), text)

@@ -16,6 +16,7 @@ from saelab.host.host import Host
 from saelab.host.text import Text, TextBatch, read_text, stream
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import device_of
 from saelab.sites import Site
 from saelab.training.run import Run
 from saelab.types import OuterFit
@@ -74,7 +75,7 @@ class Inputs:
     @property
     def device(self) -> torch.device:
         """The SAE's device."""
-        return self.sae.device
+        return device_of(self.sae)
 
     @property
     def lm(self) -> LanguageModel:
@@ -125,6 +126,20 @@ def language_model(inputs: Inputs) -> str | None:
 def labels(inputs: Inputs) -> str | None:
     """Ground-truth labels."""
     return None if inputs.label_names else NO_LABELS
+
+
+def another_encoder(inputs: Inputs) -> str | None:
+    """Another encoder (`--encoder`)."""
+    if inputs.options.encoder is not None:
+        return None
+    return "No other encoder was named; --encoder omp compares the SAE's own with a pursuit."
+
+
+def codes_from_x(inputs: Inputs) -> str | None:
+    """Codes of what is read."""
+    if inputs.options.encoder is None or not inputs.sae.is_transcoder:
+        return None
+    return f"{inputs.options.encoder} encodes what the transcoder writes, and only x is known here."
 
 
 def replaceable_site(inputs: Inputs) -> str | None:

@@ -19,6 +19,7 @@ from saelab.types import Figures
 BUILT_IN = {
     "reconstruction": "saelab.evaluation.reconstruction:RECONSTRUCTION",
     "downstream": "saelab.evaluation.downstream:DOWNSTREAM",
+    "amortisation": "saelab.evaluation.amortisation:AMORTISATION",
     "density": "saelab.evaluation.density:DENSITY",
     "dictionary": "saelab.evaluation.dictionary:DICTIONARY",
     "description_length": "saelab.evaluation.mdl:DESCRIPTION_LENGTH",

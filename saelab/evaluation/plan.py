@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
@@ -12,6 +13,7 @@ from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logi
 from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 
 BACKWARD = 3
 """Cost of a pass with gradients, in passes without."""
@@ -36,6 +38,8 @@ class Evaluated:
     sae: AbstractSAE
     corpus: Corpus
     options: EvaluateOptions
+    sample: tuple[Tensor, Tensor | None] | None = None
+    """Rows, and what a transcoder makes of them, to time another encoder; None: any rows."""
 
     def plan(self) -> Plan:
         """The plan: memory from shapes, time from a few positions through the model and the SAE."""
@@ -82,10 +86,12 @@ class Evaluated:
             out = self.lm.run(tokens).at(...)
             for part in out.pieces():
                 out.logits(part).float().log_softmax(-1)
-            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(self.sae.dtype)
-            codes = self.sae.encode(rows)
-            if self.sae.outer_fit(rows, codes) is None:
-                self.sae.decode(codes, rows)
+            rows = torch.randn(tokens.numel(), width, device=tokens.device).to(dtype_of(self.sae))
+            x, target = self.sample or (rows, None)
+            x, target = x[: len(rows)], None if target is None else target[: len(rows)]
+            codes = self.sae.encode_for(x, target)
+            if self.sae.outer_fit(x, codes) is None:
+                self.sae.decode(codes, x)
             if tokens.device.type == "cuda":
                 torch.cuda.synchronize(tokens.device)
         return (time.perf_counter() - started) / tokens.numel()

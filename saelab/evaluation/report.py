@@ -54,6 +54,26 @@ def report(
     return list(found.values())
 
 
+def beside(
+    name: str,
+    own: Evaluation,
+    others: Mapping[str, Evaluation],
+    names: Sequence[str] | None = None,
+) -> list[Section]:
+    """The tables of other encoders: what the SAE's own lacks, then the others beside its own.
+
+    Args:
+        name: the SAE's, for the column of its own encoder.
+        own: what was measured with it.
+        others: what was measured with other encoders, by their names.
+        names: names of the measurements; default: all.
+    """
+    asked = list(measurements()) if names is None else names
+    lacking = [m for m in asked if m not in own.results]
+    shared = [m for m in asked if m in own.results]
+    return report(others, lacking) + report({name: own, **others}, shared)
+
+
 def not_measured(evaluation: Evaluation) -> Section:
     """What could not be measured, and why: first measurements, then parts of them."""
     rows = [(name.replace("_", " "), reason) for name, reason in evaluation.skipped.items()]

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from saelab.activations.corpus import Corpus
 from saelab.config import UsageError
 from saelab.evaluation.measurement import checked, measurements
-from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.options import ENCODED, EvaluateOptions
 from saelab.evaluation.other_text import saved_as
 from saelab.files import sha256_file
 from saelab.provenance import provenance
@@ -78,14 +78,27 @@ def load_evaluation(run: Run, *, text: str | None = None) -> Evaluation:
     return found
 
 
+def place(run: Run, corpus: Corpus | None, options: EvaluateOptions) -> str | None:
+    """Where results are saved below `evaluation/`: by another text, another encoder, or both."""
+    text = None if corpus is None else saved_as(run, corpus)
+    return "-".join(filter(None, (text, options.saved_as))) or None
+
+
+def load_encoders(run: Run) -> dict[str, Evaluation]:
+    """What was measured with other encoders on the run's own text, by their names."""
+    found = sorted((run.path / "evaluation").glob(f"{ENCODED}*/"))
+    return {path.name.removeprefix(ENCODED): load_evaluation(run, text=path.name) for path in found}
+
+
 def save_evaluation(
     run: Run, result: Evaluation, options: EvaluateOptions, *, corpus: Corpus | None, device: str
 ) -> None:
     """Write `evaluation/NAME.json` in the run for everything that was measured.
 
-    For another text than the run's own, the path is `evaluation/TEXT/NAME.json`, see `saved_as`.
-    summary.json says how this evaluation was made, what it skipped and how long it took. A later
-    evaluation may measure less and leave files unchanged; these say themselves how they were made.
+    For another text than the run's own, or another encoder, the path is
+    `evaluation/PLACE/NAME.json`, see `place`. summary.json says how this evaluation was made, what
+    it skipped and how long it took. A later evaluation may measure less and leave files unchanged;
+    these say themselves how they were made.
     """
     made = {
         "options": options.model_dump(mode="json"),
@@ -95,7 +108,7 @@ def save_evaluation(
     }
     values = asdict(result)
     files = values.pop("results")
-    text = None if corpus is None else saved_as(run, corpus)
+    text = place(run, corpus, options)
     for name, figures in files.items():
         told = figures if name in PLAIN and text is None else {"made": made, **figures}
         run.save_evaluation(name, told, text=text)

@@ -8,7 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.evaluation.downstream import counted_positions
-from saelab.evaluation.inputs import Inputs, decoder, language_model, replaceable_site
+from saelab.evaluation.inputs import (
+    Inputs,
+    codes_from_x,
+    decoder,
+    language_model,
+    replaceable_site,
+)
 from saelab.evaluation.measurement import Line, Measurement
 from saelab.evaluation.rows import Skipped
 from saelab.host.text import Text
@@ -189,5 +195,5 @@ UNIFORMITY = Measurement(
     _lines,
     measure=_measure,
     result=Uniformity,
-    needs=(language_model, replaceable_site, decoder),
+    needs=(language_model, replaceable_site, decoder, codes_from_x),
 )

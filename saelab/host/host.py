@@ -9,6 +9,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 from saelab.sites import Place, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
@@ -98,7 +99,7 @@ class Host:
         Elsewhere no latent fires. `target` is what a transcoder reconstructs; by default it is `x`.
         """
         applies = self.domain.covers(tokens.to(x.device), x, target=target)
-        rows = rearrange(x, "b p d -> (b p) d").to(self.sae.dtype)
+        rows = rearrange(x, "b p d -> (b p) d").to(dtype_of(self.sae))
         where = applies.flatten()
         if bool(where.all()):
             return self.sae.encode(rows), applies

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -104,6 +105,18 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"The device {str(device)!r} is not available here.") from error
     return torch.device(device)
+
+
+def own_device(device: str) -> torch.device:
+    """As `resolve_device`; for `auto`, the GPU of this one of the machine's processes.
+
+    Raises:
+        UsageError: the device does not exist here.
+    """
+    if device != "auto" or not torch.cuda.is_available():
+        return resolve_device(device)
+    number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    return torch.device("cuda", number)
 
 
 def weights_digest(model: nn.Module) -> str:

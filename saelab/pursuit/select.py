@@ -1,6 +1,7 @@
 """Selection rules: from pre-activations to the few latents that a row keeps."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,9 +9,11 @@ from torch import Tensor
 
 from saelab.kernels.cuda import runs_batch_select, runs_select
 from saelab.kernels.torch.zipf import ColumnBudgets
+from saelab.shard import Shard
 from saelab.types import SparseCodes
 
-Rule = Callable[[Tensor, int], SparseCodes]
+Rule = Callable[[Tensor, Any], SparseCodes]
+"""From pre-activations and k to codes; k is whole where it counts a row's latents."""
 
 
 def top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
@@ -110,15 +113,23 @@ def above(
 
 
 def among(
-    rule: Rule, pre_acts: Float[Tensor, "batch d_sae"], allowed: Bool[Tensor, " d_sae"], k: int
+    rule: Rule,
+    pre_acts: Float[Tensor, "batch d_sae"],
+    allowed: Bool[Tensor, " d_sae"],
+    k: int,
+    shard: Shard | None = None,
 ) -> SparseCodes:
-    """`rule` restricted to the latents in `allowed`; k is at most their number."""
+    """`rule` restricted to the latents in `allowed`, at most k of each row.
+
+    With `shard`, k of all processes' allowed latents.
+    """
     # Only the allowed columns are read, so a few dead latents cost little.
     candidates = allowed.nonzero().squeeze(1)
     # A kernel would be compiled for every number of candidates.
     rule = _BY_TORCH.get(rule, rule)
     chosen = rule(pre_acts[:, candidates], min(k, len(candidates)))
-    return SparseCodes(chosen.values, candidates[chosen.indices], pre_acts.shape[-1])
+    codes = SparseCodes(chosen.values, candidates[chosen.indices], pre_acts.shape[-1])
+    return codes if shard is None else shard.largest_of_all(codes, k)
 
 
 def nonzero(z: Float[Tensor, "batch d_sae"]) -> SparseCodes:
@@ -130,11 +141,7 @@ def nonzero(z: Float[Tensor, "batch d_sae"]) -> SparseCodes:
 
 def below(codes: SparseCodes, limit: int, start: int = 0) -> SparseCodes:
     """The entries of latents from `start` to `limit` (excluded), as flat codes."""
-    chosen = (codes.indices >= start) & (codes.indices < limit)
-    row = codes.rows()[chosen]
-    starts = torch.arange(len(codes), device=row.device)
-    offsets = torch.searchsorted(row, starts)
-    return SparseCodes(codes.values[chosen], codes.indices[chosen], codes.d_sae, offsets)
+    return codes.where((codes.indices >= start) & (codes.indices < limit))
 
 
 def _top_k(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:

@@ -1,5 +1,6 @@
 """AbsTopK SAE: the k latents of largest magnitude, signs kept (arXiv 2510.00404)."""
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,8 @@ from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
+SIGNED = partial(batch_top_k, signed=True)
+
 
 class AbsTopKConfig(AuxKConfig):
     """AbsTopK: the k pre-activations of largest magnitude (arXiv 2510.00404)."""
@@ -32,6 +35,11 @@ class AbsTopKConfig(AuxKConfig):
     subtract_b_dec: bool = True
     """Whether the encoder reads x - b_dec (the authors' code: yes) or x (the paper's formula). A
     transcoder's always reads x - b_in."""
+
+    @property
+    @override
+    def spread_problem(self) -> str | None:
+        return None
 
     @property
     @override
@@ -79,7 +87,7 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, lambda a: abs_top_k(a, self.config.k))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(abs_top_k, a, self.config.k))
         return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)
 
     @override
@@ -107,5 +115,5 @@ class BatchAbsTopK(AbstractBatchSelectionSAE[AbsTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k, signed=True))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(SIGNED, a, self.k))
         return self.selected_pass(batch, pre_acts, codes, context, abs_top_k)

@@ -58,5 +58,5 @@ def add_aux_k(
         return
     # A latent that fires in this batch is no longer dead.
     dead = context.dead & (done.codes.firing_counts() == 0)
-    aux = aux_k_loss(wanted - done.activations, dead_codes(dead, n), sae.W_dec)
+    aux = aux_k_loss(wanted - done.activations, sae.written(dead_codes(dead, n)))
     done.parts["aux_k"] = (sae.config.aux_coefficient, aux)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypeVar
 
-from saelab.config import Config, UsageError
+from saelab.config import UsageError
 from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
+from saelab.sae.abilities import AbstractAbilities
 from saelab.sae.affine import AffineEncoder, LinearCodes
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import normalise_rows, remove_radial_gradient
@@ -21,10 +22,11 @@ from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.own_step import OwnStep
 from saelab.sae.quadratic_form import QuadraticForm
 from saelab.sae.sparsity import Sparsity
+from saelab.shard import Shard
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
 
-class AbstractSAEConfig(Config, abc.ABC):
+class AbstractSAEConfig(AbstractAbilities, abc.ABC):
     """The options of one variant; a subclass adds `variant: Literal["its-name"]` and its own."""
 
     variant: Any  # A Literal of each subclass, which no wider type may stand above.
@@ -51,14 +53,6 @@ class AbstractSAEConfig(Config, abc.ABC):
         """
         return
 
-    def check_batch(self, batch_size: int) -> None:
-        """Refuse training batches of this size, if they are too small for the training rule.
-
-        Raises:
-            UsageError: the message names the size that is enough.
-        """
-        return
-
     @property
     @abc.abstractmethod
     def sparsity(self) -> Sparsity:
@@ -67,56 +61,6 @@ class AbstractSAEConfig(Config, abc.ABC):
     @classmethod
     def of_foreign(cls, foreign: ForeignSAE) -> "AbstractSAEConfig | None":
         """The options that give this variant the codes of another tool's SAE; None if none do."""
-        return None
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether training reads `ActivationBatch.grad`."""
-        return False
-
-    @property
-    def fitted_by(self) -> str | None:
-        """What fits the weights in place of a gradient, see `AbstractSAE.own_step`; None: none."""
-        return None
-
-    def own_step_bytes(self, d_in: int, device: torch.device) -> int:
-        """Memory that the variant's own step needs beside the weights and a batch; 0 if none."""
-        return 0
-
-    @property
-    def several_reconstructions(self) -> str | None:
-        """How training compares more than one reconstruction, as half a sentence; None if not."""
-        return None
-
-    @property
-    def decoder_problem(self) -> str | None:
-        """Why the SAE reconstructs no activation, as half a sentence; None if it does.
-
-        Such an SAE has no `W_dec`, and its `outer_fit` says how well it reconstructs.
-        """
-        return None
-
-    def check_decoder(self) -> None:
-        """Refuse what needs decoder rows.
-
-        Raises:
-            UsageError: the SAE has none.
-        """
-        if problem := self.decoder_problem:
-            raise UsageError(
-                f"A {self.variant} SAE has no decoder rows, so its latents cannot be steered, "
-                f"patched, or read as logits: {problem}; use another variant."
-            )
-
-    @property
-    def end_to_end_problem(self) -> str | None:
-        """Why this SAE cannot be trained end to end, as half a sentence; None if it can."""
-        several = self.several_reconstructions
-        return several and f"{several}, and the model can run on one"
-
-    @property
-    def transcoder_problem(self) -> str | None:
-        """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
         return None
 
 
@@ -138,6 +82,12 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     b_dec: nn.Parameter  # [d_out]
     b_in: nn.Parameter | None  # [d_in], of transcoders
     W_skip: nn.Parameter | None  # [d_in d_out], of transcoders with a skip connection
+    shard: Shard | None = None
+    """The latents that are here, while several processes train the SAE; None: all of them. What
+    such a module reconstructs is what all processes' latents reconstruct together."""
+    own_bias: Tensor | None = None
+    """A copy of `input_bias` in a training step of several processes, whose gradient is the part
+    of it that comes from this process's latents; else None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,14 +105,9 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
         return self.b_dec if self.b_in is None else self.b_in
 
     @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of its weights, and of the rows that it reads."""
-        return next(self.parameters()).dtype
+    def encoder_bias(self) -> Float[Tensor, " d_in"]:
+        """`input_bias`, as the encoder's training pass reads it: see `own_bias`."""
+        return self.input_bias if self.own_bias is None else self.own_bias
 
     @property
     def d_in(self) -> int:
@@ -257,7 +202,12 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
             UsageError: the SAE has a skip connection and `x`, the rows that were encoded, is
                 missing.
         """
-        return sparse_decode(codes, self.W_dec) + self.offset(x)
+        return self.written(codes) + self.offset(x)
+
+    def written(self, codes: SparseCodes) -> Float[Tensor, "batch d_out"]:
+        """The latents' part of the reconstruction, z @ W_dec."""
+        part = sparse_decode(codes, self.W_dec)
+        return part if self.shard is None else self.shard.sum_all(part)
 
     def offset(
         self, x: Float[Tensor, "batch d_in"] | None
@@ -270,6 +220,15 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
                 "This transcoder has a skip connection; decode(codes, x) needs the rows it read."
             )
         return (x - self.input_bias) @ self.W_skip + self.b_dec
+
+    def encode_for(
+        self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_out"] | None = None
+    ) -> SparseCodes:
+        """The codes of each row, for somebody who also has what a transcoder should reconstruct.
+
+        Only encoders that search for codes read `target`, see `saelab.sae.with_encoder`.
+        """
+        return self.encode(x)
 
     def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
         """`decode(encode(x), x)`."""

@@ -66,7 +66,9 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
     def follow(self, codes: SparseCodes) -> None:
         """Move the threshold after the codes of a training step."""
-        follow_smallest_(self.threshold, codes.values)
+        shard = self.shard
+        values = codes.values if shard is None else shard.smallest_of_all(codes.values)
+        follow_smallest_(self.threshold, values)
 
     @override
     @torch.no_grad()

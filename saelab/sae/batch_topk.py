@@ -25,6 +25,11 @@ class BatchTopKConfig(AuxKConfig):
 
     @property
     @override
+    def spread_problem(self) -> str | None:
+        return None
+
+    @property
+    @override
     def sparsity(self) -> Sparsity:
         return Sparsity("batch", self.k)
 
@@ -57,5 +62,5 @@ class BatchTopK(AbstractBatchSelectionSAE[BatchTopKConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(batch_top_k, a, self.k))
         return self.selected_pass(batch, pre_acts, codes, context, top_k)

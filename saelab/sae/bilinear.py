@@ -35,6 +35,7 @@ from saelab.pursuit.select import above, abs_top_k, nonzero
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
+from saelab.sae.decoder import check_decoder
 from saelab.sae.dictionary import random_unit_rows
 from saelab.sae.quadratic import (
     Forms,
@@ -167,7 +168,7 @@ class Bilinear(AbstractSAE[BilinearConfig]):
     @override
     def W_dec(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Refused, so that no use of decoder rows goes wrong silently."""
-        self.config.check_decoder()
+        check_decoder(self.config)
         raise AssertionError
 
     @property

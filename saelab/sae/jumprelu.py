@@ -61,6 +61,11 @@ class JumpReLUConfig(AuxKConfig):
 
     @property
     @override
+    def spread_problem(self) -> str | None:
+        return None
+
+    @property
+    @override
     def sparsity(self) -> Sparsity:
         return Sparsity("penalty", self.k)
 
@@ -122,15 +127,18 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         pre_acts, width = self.pre_activations(batch.x), self.bandwidth
         z: Tensor = Jump.apply(pre_acts, self.threshold, width)
         # Dense, since about half of all latents fire at the start.
-        x_hat = z @ self.W_dec + self.offset(batch.x)
+        part: Tensor = z @ self.W_dec
         on: Tensor = Heaviside.apply(pre_acts, self.threshold, width)
         l0 = on.sum(dim=1).mean()
+        if self.shard is not None:
+            part, l0 = self.shard.sum_all(part), self.shard.sum_all(l0)
+        x_hat = part + self.offset(batch.x)
         penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
         parts = {"l0_penalty": (self.penalty_weight(context), penalty)}
         done = TrainingPass(nonzero(z), x_hat, squared_error(batch.wanted, x_hat), parts)
 
         def dead_codes(dead: Bool[Tensor, " d_sae"], n: int) -> SparseCodes:
-            return among(top_k, pre_acts, dead, n)
+            return among(top_k, pre_acts, dead, n, self.shard)
 
         add_aux_k(done, self, batch.wanted, context, dead_codes)
         return done
@@ -150,7 +158,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     def affine_encoder(self) -> AffineEncoder:
-        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if self.centres else None)
+        return AffineEncoder(self.W_enc, self.b_enc, self.encoder_bias if self.centres else None)
 
     @override
     def foreign_rule(self) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels import sparse_decode
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
-from saelab.types import ActivationBatch, LossTerms, SparseCodes, TrainingPass
+from saelab.types import ActivationBatch, LossTerms, TrainingPass
 
 
 def squared_error(
@@ -24,9 +23,7 @@ def weighted_l1(
 
 
 def aux_k_loss(
-    residual: Float[Tensor, "batch d_in"],
-    dead_codes: SparseCodes,
-    W_dec: Float[Tensor, "d_sae d_in"],
+    residual: Float[Tensor, "batch d_in"], residual_hat: Float[Tensor, "batch d_in"]
 ) -> Float[Tensor, ""]:
     """The error of dead latents alone at modelling the residual (arXiv 2406.04093, appendix A.2).
 
@@ -35,7 +32,6 @@ def aux_k_loss(
     that the dead latents explain nothing. The loss is zero if the residual has no variance.
     """
     residual = residual.detach()
-    residual_hat = sparse_decode(dead_codes, W_dec)
     variance = (residual - residual.mean(dim=0)).pow(2).sum()
     return ((residual_hat - residual).pow(2).sum() / variance).nan_to_num(0.0, 0.0, 0.0)
 

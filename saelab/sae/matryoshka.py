@@ -12,7 +12,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.config import UsageError
-from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.pursuit.select import batch_top_k, below, top_k
 from saelab.sae.aux_k import AuxKConfig
@@ -40,6 +39,11 @@ class MatryoshkaConfig(AuxKConfig):
     prefix_loss: Literal["mean", "sum"] = "mean"
     """How the prefixes' errors are combined. With `sum` AuxK counts less, by the number of
     prefixes."""
+
+    @property
+    @override
+    def spread_problem(self) -> str | None:
+        return None
 
     @property
     @override
@@ -88,7 +92,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
-        pre_acts, codes = self.choose(batch.x, lambda a: batch_top_k(a, self.k))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(batch_top_k, a, self.k))
         done = self.selected_pass(batch, pre_acts, codes, context, top_k)
         errors = self.prefix_errors(batch, codes, self.prefixes(context))
         error = errors.mean() if self.config.prefix_loss == "mean" else errors.sum()
@@ -103,8 +107,10 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
         """
         wanted = batch.wanted
         x_hat, errors = self.offset(batch.x).expand_as(wanted), []
+        if self.shard is not None:
+            prefixes = [self.shard.count(prefix) for prefix in prefixes]
         for start, stop in pairwise((0, *prefixes)):
-            x_hat = x_hat + sparse_decode(below(codes, stop, start), self.W_dec)
+            x_hat = x_hat + self.written(below(codes, stop, start))
             errors.append(squared_error(wanted, x_hat))
         return torch.stack(errors)
 
@@ -112,8 +118,8 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
         """The prefix lengths of a training step, ascending; the last is d_sae."""
         if self.config.random_prefixes:
             drawn = self.config.random_prefixes
-            return sample_prefixes(self.d_sae, drawn, context.generator())
-        return group_prefixes(self.config.fractions, self.d_sae)
+            return sample_prefixes(self.config.d_sae, drawn, context.generator())
+        return group_prefixes(self.config.fractions, self.config.d_sae)
 
     @override
     def fused_rule(self) -> FusedRule:

@@ -35,6 +35,11 @@ class TopKConfig(AuxKConfig):
 
     @property
     @override
+    def spread_problem(self) -> str | None:
+        return None
+
+    @property
+    @override
     def sparsity(self) -> Sparsity:
         return Sparsity("row", self.k)
 
@@ -79,10 +84,10 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         k = self.config.k
-        pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, k))
+        pre_acts, codes = self.choose(batch.x, lambda a: self.kept(top_k, a, k))
         done = self.selected_pass(batch, pre_acts, codes, context, top_k)
         if self.config.multi_k_coefficient:
-            more = top_k(pre_acts, min(WIDER * k, self.d_sae))
+            more = self.kept(top_k, pre_acts, min(WIDER * k, self.config.d_sae))
             wider = self.decode(self.differentiable(more, batch.x), batch.x)
             error = squared_error(batch.wanted, wider) / context.total_variance
             done.parts["multi_k"] = (self.config.multi_k_coefficient, error)

@@ -60,6 +60,14 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
             codes = select(pre_acts)
         return pre_acts, self.differentiable(codes, x)
 
+    def kept(
+        self, rule: Rule, pre_acts: Float[Tensor, "batch d_sae"], k: float | int
+    ) -> SparseCodes:
+        """The codes that `rule` keeps with k per row, among all processes' latents."""
+        if self.shard is None:
+            return rule(pre_acts, k)
+        return self.shard.largest_of_all(rule(pre_acts, min(k, pre_acts.shape[1])), k)
+
     def selected_pass(
         self,
         batch: ActivationBatch,
@@ -73,7 +81,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         done = TrainingPass(codes, x_hat, squared_error(batch.wanted, x_hat))
 
         def dead_codes(dead: Bool[Tensor, " d_sae"], n: int) -> SparseCodes:
-            return self.differentiable(among(rule, pre_acts, dead, n), batch.x)
+            return self.differentiable(among(rule, pre_acts, dead, n, self.shard), batch.x)
 
         add_aux_k(done, self, batch.wanted, context, dead_codes)
         return done
@@ -88,7 +96,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     @override
     def affine_encoder(self) -> AffineEncoder:
-        return AffineEncoder(self.W_enc, self.b_enc, self.input_bias if self.centres else None)
+        return AffineEncoder(self.W_enc, self.b_enc, self.encoder_bias if self.centres else None)
 
     @override
     @torch.no_grad()

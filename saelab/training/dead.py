@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from saelab.shard import Shard
 from saelab.types import SparseCodes
 
 
@@ -26,7 +27,8 @@ class DeadLatents:
         """Latents that have been silent for at least `dead_after` tokens."""
         return self.since_fired >= self.dead_after
 
-    def mask(self) -> Bool[Tensor, " d_sae"] | None:
-        """`dead`, or None while no latent is dead, so that AuxK then costs nothing."""
+    def mask(self, shard: Shard | None = None) -> Bool[Tensor, " d_sae"] | None:
+        """`dead`, or None while no latent of any process is, so that AuxK then costs nothing."""
         dead = self.dead
-        return dead if bool(dead.any()) else None
+        some = bool(dead.any()) if shard is None else shard.any_all(dead.any())
+        return dead if some else None

@@ -10,6 +10,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.sae.decoder import device_of
 from saelab.sae.losses import squared_error
 from saelab.types import ActivationBatch
 
@@ -82,7 +83,7 @@ class Watch:
     @torch.no_grad()
     def fvu(self, sae: AbstractSAE) -> float:
         """FVU of `sae` on these rows by its training rule; waits for the device."""
-        x, wanted = (rows.to(sae.device) for rows in (self.x, self.wanted))
+        x, wanted = (rows.to(device_of(sae)) for rows in (self.x, self.wanted))
         # Inference thresholds may not be calibrated yet. Any gradient will do here.
         batch = ActivationBatch(x, target=wanted, grad=wanted)
         done = sae.training_pass(batch, LossContext(self.variance))
@@ -100,7 +101,8 @@ class Watch:
         A step's own figures describe the weights before it. This checks the weights after it,
         before they are written.
         """
-        if not all(bool(p.isfinite().all()) for p in sae.parameters()):
+        bad = torch.stack([~p.isfinite().all() for p in sae.parameters()]).any()
+        if bool(bad) if sae.shard is None else sae.shard.any_all(bad):
             return "weights that are not finite"
         fvu = self.fvu(sae)
         return f"FVU {fvu:.3g}" if self.finds_wrong(fvu) else None

@@ -5,7 +5,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from saelab.config import UsageError
 from saelab.console import progress, say
 from saelab.files import check_directory, is_temporary
 from saelab.interrupt import Stopped, StopRequest, stop_on_signal
@@ -13,6 +16,8 @@ from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import RUN_LOCK, writing
 from saelab.owner import read_owner, runs
+from saelab.ranks import Ranks
+from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
@@ -25,6 +30,7 @@ from saelab.training.plan import training_plan
 from saelab.training.run import Run
 from saelab.training.source import Source, Stream
 from saelab.training.state import TrainingState
+from saelab.training.together import Together, Vote
 
 
 def train(
@@ -53,8 +59,12 @@ def train_many(
     *,
     device: str | torch.device = "auto",
     lm: LanguageModel | None = None,
+    together: Together | None = None,
 ) -> list[Run]:
     """The trained runs at these directories; SAEs share one read of the store where they can.
+
+    With `together`, several processes call this with equal arguments and train each SAE together,
+    each on a part of its latents; the first writes the runs.
 
     SAEs share a read if activations, site, batch size, order of rows, and kind of objective are
     equal; other SAEs are trained afterwards. Everything is checked before any training starts.
@@ -64,26 +74,58 @@ def train_many(
         DivergedError: as for `train`; the others are finished first.
     """
     where = resolve_device(device)
+    together = together or Together()
+    with ExitStack() as locks:
+        missing = []
+        with together.agreeing():
+            if together.ranks.leads:
+                missing = [str(out) for out in _begin_writing(configs, locks)]
+        begun = {out: c for out, c in configs.items() if str(out) in together.of_first(missing)}
+        _train_all({out: as_begun(c, out) for out, c in begun.items()}, where, lm, together)
+    return [Run(out) for out in configs]
+
+
+def _begin_writing(configs: dict[Path, TrainConfig], locks: ExitStack) -> list[Path]:
+    """The runs that are not trained yet, which `locks` now hold; the others are tidied up."""
     for out in configs:
         check_directory(out)
     missing = _missing(configs)
     untidy = [o for o, c in configs.items() if o not in missing and _is_untidy(c, o)]
-    with ExitStack() as locks:
-        for out in (*missing, *untidy):
-            locks.enter_context(writing(out))
-        for out in untidy:
-            settle(configs[out], Run(out))
-        # Another process may have trained them while this one waited for the lock.
-        _train_all(_missing(missing), where, lm)
-    return [Run(out) for out in configs]
+    for out in (*missing, *untidy):
+        locks.enter_context(writing(out))
+    for out in untidy:
+        settle(configs[out], Run(out))
+    # Another process may have trained them while this one waited for the lock.
+    return list(_missing(missing))
 
 
 def _train_all(
-    missing: dict[Path, TrainConfig], where: torch.device, lm: LanguageModel | None
+    missing: dict[Path, TrainConfig],
+    where: torch.device,
+    lm: LanguageModel | None,
+    together: Together,
 ) -> None:
+    with together.agreeing():
+        groups = _checked_groups(missing, where, together.ranks)
+    problems = [e for group in groups for e in _train_group(group, where, lm, together)]
+    if problems:
+        others = len(missing) - len(problems)
+        rest = f" The other {others} are finished." if others else ""
+        raise DivergedError(" ".join(map(str, problems)) + rest)
+
+
+def _checked_groups(
+    missing: dict[Path, TrainConfig], where: torch.device, ranks: Ranks
+) -> list[dict[Path, TrainConfig]]:
+    """The SAEs that share a read each, once what they read is known to be right."""
     groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
     for out, config in missing.items():
         config.check()
+        if ranks.world > 1 and (config.runs_model or config.live):
+            raise UsageError(
+                f"{ranks.world} processes train one SAE on a store's activations alone, and this "
+                "training runs the model; start one process, without torchrun."
+            )
         groups.setdefault(_shared(config), {})[out] = config
     for group in groups.values():
         source = Source(list(group.values()), where)
@@ -91,11 +133,7 @@ def _train_all(
         source.check_varies()
         for out, config in group.items():
             check_start(config, out, source)
-    problems = [error for group in groups.values() for error in _train_group(group, where, lm)]
-    if problems:
-        others = len(missing) - len(problems)
-        rest = f" The other {others} are finished." if others else ""
-        raise DivergedError(" ".join(map(str, problems)) + rest)
+    return list(groups.values())
 
 
 def _missing(configs: dict[Path, TrainConfig]) -> dict[Path, TrainConfig]:
@@ -133,7 +171,10 @@ def _shared(config: TrainConfig) -> tuple[object, ...]:
 
 
 def _train_group(
-    group: dict[Path, TrainConfig], device: torch.device, lm: LanguageModel | None
+    group: dict[Path, TrainConfig],
+    device: torch.device,
+    lm: LanguageModel | None,
+    together: Together,
 ) -> list[DivergedError]:
     """Train a group of SAEs; returns the errors of those that diverged."""
     source = Source(list(group.values()), device, lm)
@@ -146,19 +187,9 @@ def _train_group(
     trainings: list[Training] = []
     places = []
     for out, config in group.items():
-        origin = None if has_begun(out) else StartingRun.of(config)
-        state = TrainingState.start(config, source, rows, origin and origin.sae())
-        watch = watch_over(state, source, rows)
-        places.append(state.restore(out / "checkpoints", stream.state_dict()))
-        start = {} if origin is None else {"init_from": origin.facts()}
-        create(config, out, source, step=state.steps.name, **start)
-        if origin is not None:
-            say(origin.sentence(config, source))
-        go_on(config, out, state.step)
-        if (sentence := state.risen()) is not None:
-            say(f"{out}: {sentence}")
-        mean = torch.from_numpy(source.selection.written.mean).to(device, torch.float32)
-        trainings.append(begin(out, state, mean * state.target_scale, watch))
+        training, place = _begun(config, out, source, stream, rows, together.ranks)
+        trainings.append(training)
+        places.append(place)
     # After a kill between two checkpoints of one step, the SAEs stand at different steps. The
     # stream starts at the earliest step, and SAEs that are ahead wait.
     first = min(range(len(group)), key=lambda i: trainings[i].state.step)
@@ -167,9 +198,37 @@ def _train_group(
     for training in trainings:
         if training.state.finished:  # It was stopped before its weights were written.
             training.finish(source)
-    with stop_on_signal() as stop:
+    with stop_on_signal() as asked:
+        stop = together.vote(asked)
         _run(trainings, source, stream, objective, stop)
     return [t.diverged for t in trainings if t.diverged is not None]
+
+
+def _begun(
+    config: TrainConfig,
+    out: Path,
+    source: Source,
+    stream: Stream,
+    rows: Float[Tensor, "n d_in"],
+    ranks: Ranks,
+) -> tuple[Training, Place | None]:
+    """The training of one SAE where it stands, and its place in the stream; None at the start."""
+    origin = None if has_begun(out) else StartingRun.of(config)
+    state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
+    watch = watch_over(state, source, rows)
+    place = state.restore(out / "checkpoints", stream.state_dict())
+    facts: dict[str, object] = {} if origin is None else {"init_from": origin.facts()}
+    if ranks.world > 1:
+        facts["world_size"] = ranks.world
+    if ranks.leads:
+        create(config, out, source, step=state.steps.name, **facts)
+        go_on(config, out, state.step)
+    if origin is not None:
+        say(origin.sentence(config, source))
+    if (sentence := state.risen()) is not None:
+        say(f"{out}: {sentence}")
+    mean = torch.from_numpy(source.selection.written.mean).to(source.device, torch.float32)
+    return begin(out, state, mean * state.target_scale, watch), place
 
 
 def _run(
@@ -177,7 +236,7 @@ def _run(
     source: Source,
     stream: Stream,
     objective: Objective,
-    stop: StopRequest,
+    stop: StopRequest | Vote,
 ) -> None:
     step = min(t.state.step for t in trainings)
     last = max(t.state.config.n_steps for t in trainings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -78,15 +78,17 @@ class IntervalMetrics:
         )
 
     @torch.no_grad()
-    def update(self, x: Float[Tensor, "batch d_in"], terms: LossTerms) -> None:
-        """Add one step, in which the SAE read the rows `x`."""
+    def update(
+        self, x: Float[Tensor, "batch d_in"], terms: LossTerms, n_active: Int[Tensor, ""]
+    ) -> None:
+        """Add one step, in which the SAE read the rows `x` and so many latents were active."""
         n = len(x)
         self.rows += n
         self.steps += 1
         self.error += terms.mse_sum * n
         within = terms.variance
         self.variance += (x - self.mean).pow(2).sum() if within is None else within * n
-        self.active += terms.codes.active.sum()
+        self.active += n_active
         self.loss += terms.total.detach()
         for name, part in terms.parts.items():
             self.parts[name] = self.parts.get(name, self._sum(0.0)) + part

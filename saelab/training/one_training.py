@@ -28,7 +28,10 @@ from saelab.types import Figures
 class Training:
     """One SAE in a group: its state, its directory, and its reports.
 
+    Where several processes hold the SAE, all do the same, and the first writes the files.
+
     Attributes:
+        log: None in a process that writes no files.
         watch: checks whether the SAE has diverged.
         saved: the step of the last checkpoint; None if there is none.
         diverged: the error if the SAE has diverged.
@@ -36,7 +39,7 @@ class Training:
 
     directory: Path
     state: TrainingState
-    log: MetricsLog
+    log: MetricsLog | None
     metrics: IntervalMetrics
     watch: Watch
     saved: int | None
@@ -66,7 +69,7 @@ class Training:
     def _step(self, batch: Batch, objective: Objective) -> Figures | None:
         state = self.state
         done = state.train_on(batch, objective)
-        self.metrics.update(done.x, done.terms)
+        self.metrics.update(done.x, done.terms, state.in_all(done.terms.codes.active.sum()))
         if state.step % state.config.log_every and not state.finished:
             return None
         values = self.metrics.summary()
@@ -77,7 +80,8 @@ class Training:
             if worse is not None:
                 say(worse)
         line = _log_line(state, values, done.gradient_norm)
-        self.log.write(line)
+        if self.log is not None:
+            self.log.write(line)
         self.metrics.reset()
         return line
 
@@ -96,15 +100,18 @@ class Training:
 
     def save(self, stream: Stream) -> None:
         """Write a checkpoint of this step."""
-        check_held(self.directory)
+        if self.log is not None:
+            check_held(self.directory)
         self.check()
         interval = self.metrics.interval()
         if not interval.finite:
             raise self._diverged(f"loss {interval.loss:.3g}")
-        # The log of a whole run is in its own file: its times would make equal states differ.
-        self.log.sync()
-        done = self.state.finished
-        self.state.report = None if done else Report(bytes(self.log.text), interval)
+        self.state.report = None
+        if self.log is not None:
+            self.log.sync()
+            # The log of a whole run is in its own file: its times would make equal states differ.
+            if not self.state.finished:
+                self.state.report = Report(bytes(self.log.text), interval)
         self.state.save(self.directory / "checkpoints", stream.state_dict())
         self.saved = self.state.step
 
@@ -113,7 +120,9 @@ class Training:
         self.check()
         config = as_kept(self.state.config, self.state.step)
         out = kept_at(self.directory, config.n_tokens)
-        self.write_beside(out, config, self.state.snapshot(source.calibration_rows()), source)
+        sae = self.state.snapshot(source.calibration_rows())
+        if sae is not None:
+            self.write_beside(out, config, sae, source)
         self._write_average(out, config, source)
 
     def write_beside(
@@ -122,9 +131,8 @@ class Training:
         """Make `sae`, which reads raw activations, a run; `facts` are added to its provenance."""
         part = part_of(self.state.config, self.state.step) | facts
         record = Run(self.directory).provenance() | {"part_of": part}
-        return write_run(
-            out, config, sae, record=record, facts=self.facts(source), log=self.log.path
-        )
+        log = None if self.log is None else self.log.path
+        return write_run(out, config, sae, record=record, facts=self.facts(source), log=log)
 
     def _write_average(self, of: Path, config: TrainConfig, source: Source) -> None:
         """Write the SAE of the averaged weights as a run inside `of`, if asked for."""
@@ -150,10 +158,13 @@ class Training:
 
     def finish(self, source: Source) -> None:
         """Write the final SAE; keep the checkpoints that a longer training needs."""
-        check_held(self.directory)
+        if self.log is not None:
+            check_held(self.directory)
         self.check()
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
+        if sae is None or self.log is None:
+            return
         # The weights come last: a run with weights is finished.
         self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
@@ -165,7 +176,9 @@ def begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Wat
     """Begin the training at this state, with the reports up to it."""
     report, metrics = state.report, IntervalMetrics(mean)
     text = None if report is None else report.log
-    log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
+    log = None
+    if state.ranks.leads:
+        log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
     if report is not None:
         metrics.load(report.interval)
     saved = None if state.checkpoint is None else state.step
@@ -184,7 +197,7 @@ def _log_line(state: TrainingState, values: Figures, norm: Float[Tensor, ""] | N
         "step": state.step,
         "tokens": state.step * state.config.batch_size,
         **values,
-        "dead": state.steps.n_dead(),
+        "dead": int(state.in_all(state.steps.n_dead())),
         **({"lr": state.rate(state.step - 1)} if state.steps.uses_rate else {}),
         **({} if norm is None else {"gradient_norm": float(norm)}),
     }

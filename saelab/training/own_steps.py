@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from saelab.sae.base import AbstractSAE
@@ -12,6 +13,7 @@ from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.source import Batch
+from saelab.training.spread import Spread
 from saelab.training.step_parts import StepResult, load_module, module_tensors
 from saelab.types import ActivationBatch
 
@@ -20,6 +22,7 @@ class OwnSteps:
     """An SAE whose variant does its own step, with its dead latents; see `Steps`."""
 
     name = "own"
+    spread: Spread | None = None
     uses_rate = False
 
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
@@ -42,9 +45,9 @@ class OwnSteps:
             self.average.update(dict(self.sae.named_parameters()), context.step + 1)
         return StepResult(x, terms, None)
 
-    def n_dead(self) -> int:
+    def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
-        return int(self.dead.dead.sum())
+        return self.dead.dead.sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""

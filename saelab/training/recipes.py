@@ -251,7 +251,7 @@ def rare_features(activations: Path) -> Recipe:
 def choices(base: TrainConfig) -> Recipe:
     """`base` as TopK, BatchTopK, Mutual Choice and Feature Choice, with AuxK's weight 1/8.
 
-    On the rows of `rare_features` (200,000 tokens) FVU is 0.146 without aux_zipf and at AuxK's usual
+    On 200,000 rows of `rare_features` FVU is 0.146 without aux_zipf and at AuxK's usual
     1/32, with 7.6 % of the latents silent; 0.138 with it (6.8 %); 0.134 at 1/8 (1.6 %). Feature
     Choice that does not begin as Mutual Choice: 0.181.
     """

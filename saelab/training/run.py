@@ -6,7 +6,7 @@ weights.safetensors  the trained SAE
 checkpoints/         the last two of an interrupted training, the last of a finished one
 metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
-evaluation/*/*.json  what it measured on texts that you chose
+evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
 transport/           what `saelab transport` measured, a file for each pair of sites

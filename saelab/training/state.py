@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.activations.statistics import ColumnSums
 from saelab.config import UsageError
+from saelab.ranks import Ranks
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.sae.decoder import device_of
+from saelab.sae.spread import check_spread, keep_shard
 from saelab.sae.start import start_from
 from saelab.sae.transcoder import start_transcoder
 from saelab.training.checkpoint import (
@@ -50,6 +53,7 @@ class TrainingState:
             never was.
         checkpoint: the last checkpoint written or read, which is whole.
         report: the training's reports up to the checkpoint, if known.
+        ranks: the processes that hold the SAE together.
     """
 
     config: TrainConfig
@@ -62,6 +66,7 @@ class TrainingState:
     rise: tuple[int, float] | None = None
     checkpoint: Path | None = None
     report: Report | None = None
+    ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
 
     @classmethod
     def start(
@@ -70,10 +75,12 @@ class TrainingState:
         source: Source,
         start_rows: Float[Tensor, "n d_in"],
         trained: AbstractSAE | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> "TrainingState":
         """The state before the first step, from the weights of `trained` if it is given.
 
-        `trained` is an SAE as it was saved, which reads raw activations. It is changed.
+        `trained` is an SAE as it was saved, which reads raw activations. It is changed. With
+        several `ranks`, each process holds a part of the latents.
 
         Raises:
             UsageError: the options do not fit.
@@ -91,9 +98,12 @@ class TrainingState:
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
             start_from(sae, trained, rows)
+        if ranks.world > 1:
+            check_spread(sae, ranks.world)
+            keep_shard(sae, ranks.rank, ranks.world)
         variance = chosen.written.total_variance
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
-        return cls(config, steps, source.device, variance, scale, target_scale)
+        return cls(config, steps, source.device, variance, scale, target_scale, ranks=ranks)
 
     @property
     def target_variance(self) -> float:
@@ -151,26 +161,42 @@ class TrainingState:
         self.step += 1
         return done
 
-    def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
-        """The SAE for activations in their own units, calibrated on these raw rows."""
-        return self.in_own_units(self.steps.trained(), rows)
+    def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+        """The SAE for activations in their own units, calibrated on these raw rows.
 
-    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
+        Several processes call this together; only the first gets the SAE, the others None.
+        """
+        sae = self._whole()
+        return sae and self.in_own_units(sae, rows)
+
+    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The result of `finish` at this step, without a change of the training."""
-        return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
+        sae = self._whole()
+        return sae and self.in_own_units(copy.deepcopy(sae), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
         if self.steps.average is None:
             return None
-        return self.in_own_units(self.steps.averaged(), rows)
+        spread = self.steps.spread
+        sae = self.steps.averaged() if spread is None else spread.sae(self.steps.average.means)
+        return sae and self.in_own_units(sae, rows)
+
+    def _whole(self) -> AbstractSAE | None:
+        spread = self.steps.spread
+        return self.steps.trained() if spread is None else spread.sae()
+
+    def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
+        """The sum of what each of several processes counts."""
+        spread = self.steps.spread
+        return n if spread is None else spread.shard.sum_all(n)
 
     def in_own_units(self, sae: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """Calibrate `sae`, which reads scaled activations, on raw rows, and make it read raw ones.
 
         `sae` is changed in place and returned.
         """
-        sae.calibrate(rows.to(sae.device) * self.scale)
+        sae.calibrate(rows.to(device_of(sae)) * self.scale)
         sae.rescale(self.scale, self.target_scale)
         return sae
 
@@ -187,7 +213,11 @@ class TrainingState:
             interval=self.report and self.report.interval,
         )
         log = self.report and self.report.log
-        tensors = self.steps.tensors()
+        tensors, spread = self.steps.tensors(), self.steps.spread
+        if spread is not None:
+            tensors = spread.whole(tensors)
+        if not self.ranks.leads:
+            return
         self.checkpoint = save_checkpoint(directory, tensors, state, log, before=self.checkpoint)
 
     def restore(self, directory: Path, start: Place | None = None) -> Place | None:
@@ -217,7 +247,12 @@ class TrainingState:
             )
         if state.step > self.config.n_steps or (start and not _alike(state.batches, start)):
             raise DamagedCheckpointError(f"{found.path} names no place in this training")
-        tensors, log = found.tensors(self.device, self.steps.tensors())
+        own, spread = self.steps.tensors(), self.steps.spread
+        if spread is None:
+            tensors, log = found.tensors(self.device, own)
+        else:  # The whole may be more than one device holds.
+            tensors, log = found.tensors(torch.device("cpu"), spread.expected(own))
+            tensors = spread.own(tensors, self.device)
         self.steps.load(tensors)
         self.step, self.checkpoint = state.step, found.path
         if state.interval is not None and log is not None:

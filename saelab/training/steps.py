@@ -1,10 +1,12 @@
 """Kinds of step: kernels alone where possible, autograd, or what a variant brings itself."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from saelab.config import UsageError
@@ -18,6 +20,7 @@ from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.own_steps import OwnSteps
 from saelab.training.source import Batch
+from saelab.training.spread import Spread
 from saelab.training.step_parts import StepResult, load_module, module_tensors
 from saelab.types import ActivationBatch, LossTerms
 
@@ -30,11 +33,13 @@ class Steps(Protocol):
         name: the kind of step, for the record.
         uses_rate: whether a learning rate matters.
         average: average of the weights so far, if asked for.
+        spread: the other processes' part in it; None for one process.
     """
 
     name: str
     uses_rate: bool
     average: WeightAverage | None
+    spread: Spread | None
 
     def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -42,8 +47,8 @@ class Steps(Protocol):
         """Do one optimizer step on activations times `scale`; `context.dead` need not be set."""
         ...
 
-    def n_dead(self) -> int:
-        """How many latents are dead."""
+    def n_dead(self) -> Int[Tensor, ""]:
+        """How many latents are dead, of those that this process holds."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -83,7 +88,8 @@ class AutogradSteps:
             weight_decay=0.0,
             fused=device.type == "cuda",
         )
-        self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
+        self.spread = sae.shard and Spread(sae, sae.shard, self.optimizer)
+        self.dead = DeadLatents(sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
 
     def optimizer_step(
@@ -98,25 +104,29 @@ class AutogradSteps:
             group["lr"] = lr
         device = self.dead.since_fired.device.type
         half = self.config.precision == "bfloat16"
-        context = replace(context, dead=self.dead.mask())
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-            x, terms = objective.loss(self.sae, batch, context, scale)
+        context = replace(context, dead=self.dead.mask(self.sae.shard))
+        self.optimizer.zero_grad(set_to_none=True)
+        with nullcontext() if self.spread is None else self.spread.gradients():
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+                x, terms = objective.loss(self.sae, batch, context, scale)
+            terms.total.backward()
         self.dead.update(terms.codes)
         self.sae.observe(terms.codes)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
         self.sae.before_optimizer_step()
         limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
+        if self.spread is None:
+            norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), limit)
+        else:
+            norm = self.spread.clip(limit)
         self.optimizer.step()
         self.sae.after_optimizer_step()
         if self.average is not None:
             self.average.update(dict(self.sae.named_parameters()), context.step + 1)
         return StepResult(x, terms, norm)
 
-    def n_dead(self) -> int:
+    def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
-        return int(self.dead.dead.sum())
+        return self.dead.dead.sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
@@ -151,6 +161,7 @@ class FusedSteps:
     """SAEs whose variant has a fused rule, trained by kernels alone, as CUDA graphs."""
 
     name = "fused"
+    spread: Spread | None = None
     uses_rate = True
 
     def __init__(
@@ -200,9 +211,9 @@ class FusedSteps:
         clips = step.rules.clip_norm is not None
         return StepResult(step.x, terms, step.gradient_norm if clips else None)
 
-    def n_dead(self) -> int:
+    def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
-        return int((self.step.since_fired >= self._dead_after).sum())
+        return (self.step.since_fired >= self._dead_after).sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """See `Steps.tensors`."""
@@ -267,6 +278,8 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
+    if sae.shard is not None:
+        return "it trains in one process"
     from saelab.training.fused import fused_rule
 
     rule = fused_rule(sae)

@@ -11,10 +11,10 @@ from activations.store_cases import text_corpus
 from saelab.activations import corpus as corpus_module
 from saelab.activations.corpus import PADDING, TextCorpus, recorded_corpus
 from saelab.activations.harvest import HarvestOptions, harvest
-from saelab.activations.ranks import Ranks
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import verify
 from saelab.config import UsageError
+from saelab.ranks import Ranks
 
 
 def both_splits(source, lm, **options) -> tuple[TextCorpus, TextCorpus]:

@@ -15,13 +15,13 @@ from saelab.activations.contexts import ContextBatches
 from saelab.activations.corpus import PADDING
 from saelab.activations.format import UNTIL, read_manifest
 from saelab.activations.harvest import HarvestOptions, harvest, plan
-from saelab.activations.ranks import Ranks
 from saelab.activations.reforward import reforward
 from saelab.activations.sequences import Sequences, lay
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
+from saelab.ranks import Ranks
 
 HOOKS = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
 LENGTH = 24

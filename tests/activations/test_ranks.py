@@ -9,11 +9,11 @@ import time
 import pytest
 from activations.store_cases import content_of, harvest_process, make_manifest
 
-from saelab.activations.ranks import Ranks
 from saelab.activations.verify import verify
 from saelab.activations.writer import StoreWriter
 from saelab.config import UsageError
 from saelab.files import temporary_name
+from saelab.ranks import Ranks
 
 
 def test_without_variables_a_process_is_alone():

@@ -56,7 +56,7 @@ def test_labels_of_arrays_are_found_by_the_latents_planted_for_them(planted_run)
     probing = {label.label: label for label in result.probing.labels}
     assert [probing[name].latents[0] for name in NAMES[:3]] == [0, 1, 2]
     assert [task.name for task in result.absorption.tasks] in ([], ["colour"])
-    assert set(result.skipped) == {"downstream", "uniformity", "ablation"}
+    assert set(result.skipped) == {"downstream", "uniformity", "ablation", "amortisation"}
     saved = planted_run.evaluation("recovery")["features"]
     assert {feature["label"] for feature in saved} == set(NAMES)
 

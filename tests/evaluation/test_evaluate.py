@@ -47,9 +47,10 @@ def test_the_core_measures_no_more_than_its_one_pass_gives(small_run, random_lm,
     result = evaluate(fresh(small_run, tmp_path), random_lm, n_tokens=20)
     assert result.density.n_tokens == result.reconstruction["n_tokens"] >= 20
     core = {name for name, m in measurements().items() if m.suite == "core"}
-    assert set(result.results) == core - {"recovery"}
+    assert set(result.results) == core - {"recovery", "amortisation"}
     assert set(result.values()) == {*measurements(), "skipped", "seconds"}
-    assert result.skipped == {"recovery": "The text has no ground-truth labels."}
+    assert set(result.skipped) == {"recovery", "amortisation"}
+    assert result.skipped["recovery"] == "The text has no ground-truth labels."
     assert "ce_mean" not in result.downstream
 
 
@@ -58,7 +59,7 @@ def test_every_measurement_is_made_or_skipped_with_a_reason(full):
     for name in measurements():
         assert (name in result.results) != (name in result.skipped)
         assert (name in result.results) == (name in result.seconds) or name == "absorption"
-    assert set(result.skipped) == {"recovery", "probing", "absorption"}
+    assert set(result.skipped) == {"recovery", "probing", "absorption", "amortisation"}
     assert "no ground-truth labels" in result.skipped["absorption"]
     assert no_nan(result.values())
 
@@ -225,6 +226,7 @@ def test_a_run_trained_on_arrays_is_measured_on_rows_held_back(array_run, tmp_pa
     assert result.description_length is not None
     assert set(result.skipped) == {
         *("downstream", "recovery", "uniformity", "probing", "absorption", "ablation"),
+        "amortisation",
     }
     assert run.evaluation("summary")["made"]["corpus"] is None
     core = evaluate(run, n_tokens=100)

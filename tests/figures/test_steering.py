@@ -47,7 +47,7 @@ def test_hovering_tells_what_a_latent_promises_and_fires_on_as_text():
 
 def test_success_is_shown_beyond_the_plain_model_s_with_means_of_fifths():
     latents = [LatentSuccess(i, 1, None, i / 10, 2.0, float(i), 0.5, 3.0) for i in range(10)]
-    drawn: Any = Success(latents, filter_table(latents)).figure().data
+    drawn: Any = Success(latents, filter_table(latents), []).figure().data
     points, means = drawn
     assert list(points.y) == [i - 0.5 for i in range(10)]
     assert list(points.customdata) == list(range(10))
@@ -58,5 +58,5 @@ def test_success_is_shown_beyond_the_plain_model_s_with_means_of_fifths():
 
 def test_a_few_latents_have_a_figure_too():
     latents = [LatentSuccess(0, 1, None, 0.1, 2.0, 1.0, 0.5, 3.0)]
-    drawn: Any = Success(latents, filter_table(latents)).figure().data
+    drawn: Any = Success(latents, filter_table(latents), []).figure().data
     assert len(drawn[1].y) == 1

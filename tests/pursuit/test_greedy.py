@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,46 @@ def test_rows_that_need_no_more_atoms_stop():
     codes = orthogonal_pursuit(torch.tensor([[4.0, 0.0], [0.0, 0.0]]), atoms, 3)
     assert (codes.dense() @ atoms).tolist() == [[4.0, 0.0], [0.0, 0.0]]
     assert codes.active.sum(1).tolist() == [1, 0]
+
+
+def non_negative(x, atoms):
+    """The least squares of one row with coefficients >= 0: the best of all sets of atoms."""
+    best, found = float(x @ x), np.zeros(len(atoms))
+    for size in range(1, len(atoms) + 1):
+        for chosen in map(list, combinations(range(len(atoms)), size)):
+            z = np.linalg.lstsq(atoms[chosen].T, x, rcond=None)[0]
+            error = float(((x - z @ atoms[chosen]) ** 2).sum())
+            if (z > 0).all() and error < best:
+                best, found = error, np.bincount(chosen, z, minlength=len(atoms))
+    return found
+
+
+def test_non_negative_coefficients_are_the_best_of_all_sets_of_atoms():
+    x, atoms = planted(3, batch=20, d_in=7, d_sae=6)
+    codes = orthogonal_pursuit(x, atoms, 6, nonnegative=True)
+    expected = np.stack([non_negative(row, atoms.numpy()) for row in x.numpy()])
+    torch.testing.assert_close(codes.dense(), torch.from_numpy(expected))
+    assert (codes.values >= 0).all()
+
+
+@shapes
+def test_non_negative_coefficients_are_the_best_for_the_atoms_chosen(seed, batch, d_in, d_sae):
+    x, atoms = planted(seed, batch, d_in, d_sae)
+    codes = orthogonal_pursuit(x, atoms, min(3, d_sae), nonnegative=True)
+    for row, values, indices in zip(x, codes.values, codes.indices, strict=True):
+        chosen = indices[values != 0]
+        expected = non_negative(row.numpy(), atoms[chosen].numpy())
+        torch.testing.assert_close(values[values != 0], torch.from_numpy(expected))
+
+
+def test_each_row_may_have_its_own_number_of_atoms():
+    x, atoms = planted(4, batch=4, d_in=8, d_sae=12)
+    counts = torch.tensor([0, 3, 1, 5])
+    codes = orthogonal_pursuit(x, atoms, counts)
+    assert codes.active.sum(1).tolist() == counts.tolist()
+    for row in range(1, 4):
+        alone = orthogonal_pursuit(x[row : row + 1], atoms, int(counts[row]))
+        torch.testing.assert_close(codes.dense()[row], alone.dense()[0])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def rows(n=32, d=D, seed=1):
 
 
 def made(d=D, **options):
-    sae = BilinearConfig(**{"d_sae": M} | options).build(d, torch.Generator().manual_seed(0))
+    sae = BilinearConfig.model_validate({"d_sae": M} | options).build(d, torch.Generator().manual_seed(0))
     sae.initialise(rows(d=d))
     return sae
 
@@ -137,6 +137,7 @@ def test_planted_circles_are_found():
     planes = torch.linalg.qr(torch.randn(12, 8, generator=generator)).Q.T.reshape(4, 2, 12)
     sae = BilinearConfig(d_sae=24, k=3).build(12, generator)
     optimizer, steps = torch.optim.Adam(sae.parameters(), lr=1e-2), 400
+    x = torch.zeros(0, 12)
     for step in range(steps):
         angle = 2 * torch.pi * torch.rand(256, generator=generator)
         point = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -147,6 +148,7 @@ def test_planted_circles_are_found():
         train_step(sae, optimizer, x, LossContext(1.0, step=step, n_steps=steps))
     with torch.no_grad():
         found = loss_of(sae, x, LossContext(1.0))
+        assert found.variance is not None
         assert float(found.mse_sum / found.variance) < 0.02
         atoms = matrices(sae, torch.eye(24), 24)
         for plane in planes:

@@ -1,12 +1,16 @@
 """What every variant promises, for the built-in ones in all their forms."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from saelab.config import UsageError
 from saelab.sae.context import LossContext
 from saelab.sae.variants import BUILT_IN
 from saelab.testing.variant_contract import *  # noqa: F403 - the tests themselves
 from saelab.testing.variant_contract import loss_of
+from saelab.types import ActivationBatch
 
 FEW_STATES = {name: {"candidates": 4, "max_active": 2} for name in ("bsc", "tsc", "gsc")}
 FORMS = [
@@ -40,3 +44,13 @@ def test_gradients_are_those_of_the_plain_formula(sae, x):
         [*(getattr(sae, n).grad for n in names), given.grad], plain, strict=True
     ):
         torch.testing.assert_close(mine, expected.grad)
+
+
+def test_what_makes_no_activation_says_so(sae, x):
+    codes = sae.encode(x)
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    done = sae.training_pass(ActivationBatch(x, grad=grad), LossContext(1.0))
+    says = [sae.outer_fit(x, codes) is not None, done.outer is not None, done.x_hat is None]
+    assert says == [sae.config.decoder_problem is not None] * 3
+    with pytest.raises(UsageError, match="no decoder row") if says[0] else nullcontext():
+        sae.decode(codes, x)

@@ -78,11 +78,11 @@ def test_aux_k_leaves_the_bias_and_the_residual_alone(x):
     sae = build(k=2)
     x_hat = sae.reconstruct(x).detach().requires_grad_()
     codes = SparseCodes(torch.ones(32, 1), torch.zeros(32, 1, dtype=torch.int64), 24)
-    aux_k_loss(x - x_hat, codes, sae.W_dec).backward()
+    aux_k_loss(x - x_hat, sae.written(codes)).backward()
     assert x_hat.grad is None
     assert sae.b_dec.grad is None
 
 
 def test_aux_k_of_a_perfect_reconstruction_is_zero_not_nan(x):
     codes = SparseCodes(torch.zeros(32, 1), torch.zeros(32, 1, dtype=torch.int64), 24)
-    assert float(aux_k_loss(x - x, codes, build(k=2).W_dec.detach())) == 0.0
+    assert float(aux_k_loss(x - x, build(k=2).written(codes).detach())) == 0.0

@@ -19,7 +19,11 @@ from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps, FusedSteps
 from saelab.types import ActivationBatch
 
-NAMES = [name for name in BUILT_IN if sized(name, 32, 4).fitted_by is None]
+NAMES = [
+    name
+    for name, sae in ((name, sized(name, 32, 4)) for name in BUILT_IN)
+    if sae.fitted_by is None and sae.decoder_problem is None
+]
 D_IN, D_SAE, BATCH, STEPS, V, DECAY = 6, 5, 4, 4, 6.0, 0.7
 
 

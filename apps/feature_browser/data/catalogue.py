@@ -80,7 +80,10 @@ class RunCard:
             sae = Run(self.path).config.sae
         except UsageError:
             return
-        sae.check_decoder()
+        # The variant decides this, which needs torch.
+        from saelab.sae.decoder import check_decoder
+
+        check_decoder(sae)
 
     @property
     def own_name(self) -> str:

@@ -13,6 +13,7 @@ from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 from saelab.training.run import Run
 
 TRIED_POSITIONS = 512
@@ -55,5 +56,5 @@ def _tried(run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus) -> tup
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
-        l0 = sae.encode(rows.to(sae.dtype)).mean_l0()
+        l0 = sae.encode(rows.to(dtype_of(sae))).mean_l0()
     return (time.perf_counter() - started) / tokens.numel(), l0

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.moments import PairMoments
 from saelab.analysis.transport.operators import Canonical
 from saelab.analysis.transport.ranked import (
     RankedMaps,
@@ -76,7 +76,7 @@ class Fit:
 
 
 def cross_validated(
-    folds: Sequence[Moments],
+    folds: Sequence[PairMoments],
     ridges: Sequence[float] = RIDGES,
     done: Callable[[], None] = lambda: None,
 ) -> Fit:
@@ -132,7 +132,7 @@ class _HeldOut:
     rho: Float[Tensor, " k"]
 
 
-def _held_out(fold: Moments, rows: Moments, maps: RankedMaps) -> _HeldOut:
+def _held_out(fold: PairMoments, rows: PairMoments, maps: RankedMaps) -> _HeldOut:
     found = Canonical.of_moments(rows)
     turned = whitened(fold, found.W_y)
     best = canonical_maps(found, rows)
@@ -144,7 +144,7 @@ def _held_out(fold: Moments, rows: Moments, maps: RankedMaps) -> _HeldOut:
     )
 
 
-def _correlations(found: Canonical, turned: Moments) -> Float[Tensor, " k"]:
+def _correlations(found: Canonical, turned: PairMoments) -> Float[Tensor, " k"]:
     """The correlation, on other rows, of each pair of canonical directions."""
     xx, xy, yy = turned.centred()
     V, U = found.W_x @ found.Vt.T, found.U
@@ -159,7 +159,7 @@ def _share(missed: Sequence[Float[Tensor, " ranks"]]) -> Float[Tensor, " ranks"]
 
 
 def _best_ridge(
-    spectra: Sequence[Spectrum], folds: Sequence[Moments], ridges: Sequence[float]
+    spectra: Sequence[Spectrum], folds: Sequence[PairMoments], ridges: Sequence[float]
 ) -> float:
     if len(ridges) == 1:
         return ridges[0]

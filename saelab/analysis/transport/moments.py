@@ -16,7 +16,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Moments:
+class PairMoments:
     """Sums over n rows `x` of one site and the rows `y` of another at the same tokens, in float64.
 
     Attributes:
@@ -32,15 +32,15 @@ class Moments:
     yy: Float[Tensor, "d_out d_out"]
 
     @classmethod
-    def of(cls, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"]) -> "Moments":
+    def of(cls, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"]) -> "PairMoments":
         """The sums over these rows."""
         x, y = x.double(), y.double()
         return cls(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y)
 
-    def __add__(self, other: "Moments") -> "Moments":
+    def __add__(self, other: "PairMoments") -> "PairMoments":
         """The sums over the rows of both."""
         sums = (getattr(self, name) + getattr(other, name) for name in ("x", "y", "xx", "xy", "yy"))
-        return Moments(self.n + other.n, *sums)
+        return PairMoments(self.n + other.n, *sums)
 
     @property
     def mean_x(self) -> Float[Tensor, " d_in"]:
@@ -108,11 +108,11 @@ class FoldSums:
             for (a, b), products in self._product.items():
                 products[f].addmm_(here[a].T, here[b])
 
-    def moments(self, pair: Pair) -> list[Moments]:
+    def moments(self, pair: Pair) -> list[PairMoments]:
         """Each fold's moments of a pair, about the origins."""
         a, b = pair
         return [
-            Moments(
+            PairMoments(
                 n,
                 self._sum[a][f],
                 self._sum[b][f],

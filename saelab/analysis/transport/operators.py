@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.moments import PairMoments
 from saelab.config import UsageError
 
 FLOOR = 1e-12
@@ -87,10 +87,10 @@ class Canonical:
             UsageError: the rows do not pair up, are too few, or y does not vary.
         """
         _check_pairs(x, y)
-        return cls.of_moments(Moments.of(x - x.double().mean(0), y - y.double().mean(0)))
+        return cls.of_moments(PairMoments.of(x - x.double().mean(0), y - y.double().mean(0)))
 
     @classmethod
-    def of_moments(cls, rows: Moments) -> "Canonical":
+    def of_moments(cls, rows: PairMoments) -> "Canonical":
         """Of rows of which only these sums are known.
 
         Raises:

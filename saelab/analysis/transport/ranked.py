@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.moments import PairMoments
 from saelab.analysis.transport.operators import FLOOR, Canonical, Transport
 
 
@@ -42,12 +42,12 @@ class RankedMaps:
         """The same maps for rows that are not about the origins `x` and `y`."""
         return RankedMaps(self.U, self.P, self.mean_x + x, self.mean_y + y)
 
-    def missed(self, rows: Moments) -> Float[Tensor, " ranks"]:
+    def missed(self, rows: PairMoments) -> Float[Tensor, " ranks"]:
         """The squared error on these rows of the maps of rank 0, 1, ..., k; rank 0 is the mean."""
         return _missed(self.U, self.P, rows.about(self.mean_x, self.mean_y))
 
     def missed_whitened(
-        self, rows: Moments, W: Float[Tensor, "d_out d_out"]
+        self, rows: PairMoments, W: Float[Tensor, "d_out d_out"]
     ) -> Float[Tensor, " ranks"]:
         """The same in the metric `||(y - y_hat) W||²`."""
         xx, xy, yy = rows.about(self.mean_x, self.mean_y)
@@ -58,7 +58,7 @@ class RankedMaps:
         start = (metric * yy).sum()
         return start - torch.cat([hit.new_zeros(1), 2 * hit - cost])
 
-    def residual(self, rows: Moments) -> Float[Tensor, "d_out d_out"]:
+    def residual(self, rows: PairMoments) -> Float[Tensor, "d_out d_out"]:
         """The sum of `e e^T` over these rows, e being the error of the map of the largest rank."""
         xx, xy, yy = rows.about(self.mean_x, self.mean_y)
         B = self.U @ self.P.T
@@ -82,10 +82,10 @@ class Spectrum:
     values: Float[Tensor, " d_in"]
     axes: Float[Tensor, "d_in d_in"]
     xy: Float[Tensor, "d_in d_out"]
-    rows: Moments
+    rows: PairMoments
 
     @classmethod
-    def of(cls, rows: Moments) -> "Spectrum":
+    def of(cls, rows: PairMoments) -> "Spectrum":
         """Of the rows to fit."""
         xx, xy, _ = rows.centred()
         values, axes = torch.linalg.eigh(xx)
@@ -118,7 +118,7 @@ def cut_by_svd(maps: RankedMaps) -> RankedMaps:
     return RankedMaps(V * S, Wt.T, maps.mean_x, maps.mean_y)
 
 
-def canonical_maps(found: Canonical, rows: Moments) -> RankedMaps:
+def canonical_maps(found: Canonical, rows: PairMoments) -> RankedMaps:
     """The best maps of each rank to `y @ W_y`, in which every direction counts alike.
 
     They attain the bound on the rows that `found` is of: see `Canonical`.
@@ -127,6 +127,6 @@ def canonical_maps(found: Canonical, rows: Moments) -> RankedMaps:
     return RankedMaps(U, found.U, rows.mean_x, found.W_y @ rows.mean_y)
 
 
-def whitened(rows: Moments, W: Float[Tensor, "d_out d_out"]) -> Moments:
+def whitened(rows: PairMoments, W: Float[Tensor, "d_out d_out"]) -> PairMoments:
     """The moments of the same rows with `y @ W` for y; W is symmetric."""
-    return Moments(rows.n, rows.x, W @ rows.y, rows.xx, rows.xy @ W, W @ rows.yy @ W)
+    return PairMoments(rows.n, rows.x, W @ rows.y, rows.xx, rows.xy @ W, W @ rows.yy @ W)

@@ -14,15 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.sae.interop import pursuit
 from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE, Gate
-from saelab.sae.interop.pursuit import (
-    PURSUIT,
-    STORED,
-    refuse_other_inputs,
-    steps_of,
-    with_encoder,
-)
 from saelab.sae.interop.restricted import load_json, load_safetensors
 from saelab.sites import Site
 
@@ -53,7 +47,7 @@ TENSORS = {
     "gated": {"W_enc", "W_dec", "b_dec", "b_gate", "r_mag", "b_mag"},
     "topk": PLAIN,
     "abstopk": PLAIN,
-    PURSUIT: STORED,
+    pursuit.PURSUIT: pursuit.STORED,
     "batchtopk": PLAIN | {"topk_threshold"},
     "matryoshka_batchtopk": PLAIN | {"topk_threshold"},
     "transcoder": PLAIN,
@@ -84,7 +78,7 @@ def read_sae_lens(path: Path) -> ForeignSAE:
     sae = _as_stored(cfg, weights, architecture)
     scale, centred = _input_scale(path, cfg), _on_centred_rows(cfg, sae)
     if sae.steps is not None:
-        refuse_other_inputs(cfg, scale, centred=centred)
+        pursuit.refuse_other_inputs(cfg, scale, centred=centred)
     if scale is not None:
         sae = sae.for_inputs_times(scale)
     if centred:
@@ -198,9 +192,9 @@ def _weights(path: Path, architecture: str) -> NamedTensors:
 
 def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> ForeignSAE:
     steps = None
-    if architecture == PURSUIT:
-        weights = with_encoder(cfg, weights)
-        steps = steps_of(cfg, weights.matrix("W_dec").shape[1])
+    if architecture == pursuit.PURSUIT:
+        weights = pursuit.with_encoder(cfg, weights)
+        steps = pursuit.steps_of(cfg, weights.matrix("W_dec").shape[1])
     W_enc = weights.matrix("W_enc")
     d_in, d_sae = W_enc.shape
     transcoder, W_dec = _is_transcoder(architecture), weights.matrix("W_dec")

@@ -12,7 +12,7 @@ from saelab.activations.order import permutation
 from saelab.activations.store import ActivationStore
 from saelab.analysis.transport import firing, measure
 from saelab.analysis.transport.measure import measure_transport
-from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.moments import PairMoments
 from saelab.analysis.transport.options import TransportOptions
 from saelab.analysis.transport.ranked import Spectrum
 from saelab.analysis.transport.records import VERDICTS, load_transport
@@ -51,7 +51,7 @@ def test_r2_is_that_of_plain_sums_over_the_rows(known, found):
     fold = torch.from_numpy(permutation(N, 0, 1) % rows.n_groups % 5)
     y_hat = torch.zeros_like(y)
     for f in range(5):
-        others = Moments.of(x[fold != f], y[fold != f])
+        others = PairMoments.of(x[fold != f], y[fold != f])
         maps = Spectrum.of(others).reduced_rank(found.facts["ridge"])
         y_hat[fold == f] = maps.transport()(x[fold == f])
     sae = known.run.load_sae()

@@ -5,7 +5,7 @@ import torch
 
 from saelab.analysis.transport.fit import cross_validated
 from saelab.analysis.transport.jackknife import jackknife, student
-from saelab.analysis.transport.moments import FoldSums, Moments
+from saelab.analysis.transport.moments import FoldSums, PairMoments
 from saelab.analysis.transport.operators import Canonical, fit_transport
 from saelab.analysis.transport.ranked import (
     Spectrum,
@@ -47,7 +47,7 @@ def alternating(x, y, ridge, rank, steps=400):
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_the_map_of_each_rank_is_the_best_there_is(rows, share):
     x, y = rows
-    spectrum = Spectrum.of(Moments.of(x, y))
+    spectrum = Spectrum.of(PairMoments.of(x, y))
     maps, ridge = spectrum.reduced_rank(share), share * float(spectrum.values.mean())
     for rank in RANKS[1:]:
         T = maps.transport(rank).T
@@ -61,7 +61,7 @@ def test_the_map_of_each_rank_is_the_best_there_is(rows, share):
 
 def test_errors_from_moments_are_those_of_rows_that_the_fit_never_saw(rows):
     x, y = rows
-    fit, other = Moments.of(x[:200], y[:200]), Moments.of(x[200:], y[200:])
+    fit, other = PairMoments.of(x[:200], y[:200]), PairMoments.of(x[200:], y[200:])
     W = Canonical.of_moments(fit).W_y
     for maps in (
         Spectrum.of(fit).reduced_rank(0.01),
@@ -76,10 +76,10 @@ def test_errors_from_moments_are_those_of_rows_that_the_fit_never_saw(rows):
 
 
 def test_canonical_maps_attain_the_bound_at_every_rank_and_nothing_exceeds_it(rows):
-    moments = Moments.of(*rows)
+    moments = PairMoments.of(*rows)
     found = Canonical.of_moments(moments)
     best = canonical_maps(found, moments).missed(whitened(moments, found.W_y))
-    curves = cross_validated([Moments.of(x, y) for x, y in folds(*rows)]).curves
+    curves = cross_validated([PairMoments.of(x, y) for x, y in folds(*rows)]).curves
     torch.testing.assert_close(1 - best / best[0], curves.ceiling)
     for curve in (curves.fitted, curves.fitted_svd):
         assert bool((curve <= curves.ceiling + 1e-12).all())
@@ -100,18 +100,18 @@ def test_moments_add_up_over_batches_and_folds_whatever_their_origin(rows):
     assert sums.n == [100, 100, 100]
     for f, found in enumerate(sums.moments(("x", "y"))):
         mine = fold == f
-        for a, b in zip(found.centred(), Moments.of(x[mine], y[mine]).centred(), strict=True):
+        for a, b in zip(found.centred(), PairMoments.of(x[mine], y[mine]).centred(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-6)
         torch.testing.assert_close(found.mean_x + origins["x"], x[mine].mean(0))
 
 
 def test_each_fold_is_predicted_by_a_map_of_the_others(rows):
     x, y = rows
-    fit = cross_validated([Moments.of(a, b) for a, b in folds(x, y)], [0.01])
+    fit = cross_validated([PairMoments.of(a, b) for a, b in folds(x, y)], [0.01])
     missed = torch.zeros(2, D_OUT, D_OUT).double()
     for i, (a, b) in enumerate(folds(x, y)):
         others = torch.arange(N) % 5 != i
-        maps = Spectrum.of(Moments.of(x[others], y[others])).reduced_rank(0.01)
+        maps = Spectrum.of(PairMoments.of(x[others], y[others])).reduced_rank(0.01)
         for k, error in enumerate((b - maps.transport()(a), b - y[others].mean(0))):
             missed[k] += error.T @ error
     torch.testing.assert_close(fit.residual, missed[0])
@@ -124,8 +124,8 @@ def test_each_fold_is_predicted_by_a_map_of_the_others(rows):
 def test_the_ridge_is_chosen_by_documents_that_the_fit_did_not_see():
     # More numbers than the folds determine: without a ridge the map is noise.
     x, y = normal(4, 60, 40), normal(5, 60, 3)
-    fit = cross_validated([Moments.of(a, b) for a, b in folds(x, y)])
-    bare = cross_validated([Moments.of(a, b) for a, b in folds(x, y)], [0.0])
+    fit = cross_validated([PairMoments.of(a, b) for a, b in folds(x, y)])
+    bare = cross_validated([PairMoments.of(a, b) for a, b in folds(x, y)], [0.0])
     assert fit.ridge > 0.01
     assert float(fit.curves.r2[-1]) > float(bare.curves.r2[-1]) + 1
 
@@ -134,7 +134,7 @@ def test_an_exact_map_of_low_rank_is_efficient_and_its_size_is_its_rank():
     # P4.5, on documents that no map was fitted on.
     x = normal(6, N, D_IN)
     y = x @ normal(7, D_IN, 2) @ normal(8, 2, D_OUT) + 4
-    fit = cross_validated([Moments.of(a, b) for a, b in folds(x, y)])
+    fit = cross_validated([PairMoments.of(a, b) for a, b in folds(x, y)])
     for curve in (fit.curves.r2, fit.curves.whitened, fit.curves.fitted):
         torch.testing.assert_close(curve[2:], torch.ones(D_OUT - 1).double(), atol=1e-6, rtol=0)
     assert float(fit.curves.fitted[1] / fit.curves.ceiling[1]) == pytest.approx(1, abs=1e-6)

@@ -7,7 +7,7 @@ import torch
 from analysis.transport.conftest import LAYERS
 
 from saelab.analysis.transport.measure import measure_transport
-from saelab.analysis.transport.moments import Moments
+from saelab.analysis.transport.moments import PairMoments
 from saelab.analysis.transport.options import TransportOptions
 from saelab.analysis.transport.ranked import Spectrum
 from saelab.analysis.transport.splice import Splicer, splice
@@ -33,7 +33,7 @@ def maps_between(host, corpus, pair):
         for batch in stream(host, corpus, n_tokens=500, batch_size=8)
     ]
     rows = [torch.cat([each[site].flatten(0, 1) for each in seen]).double() for site in pair]
-    return Spectrum.of(Moments.of(*rows)).reduced_rank(0.0)
+    return Spectrum.of(PairMoments.of(*rows)).reduced_rank(0.0)
 
 
 def test_a_site_transported_to_itself_changes_nothing_and_rank_0_would_be_the_mean(host, corpus):

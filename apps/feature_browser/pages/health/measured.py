@@ -14,6 +14,9 @@ from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.tables import Column, cell, table
 
+FAITHFUL = ("amortisation", "reconstruction", "downstream")
+"""The measurements of other encoders that are shown beside those of the SAE's own."""
+
 if TYPE_CHECKING:
     from saelab.evaluation.report import Section
 
@@ -24,19 +27,21 @@ def measured(card: RunCard) -> Html:
     Raises:
         UsageError: a file of the evaluation is damaged.
     """
-    stamps = tuple(stamp(path) for path in sorted(card.path.glob("evaluation/*.json")))
+    files = sorted(card.path.glob("evaluation/**/*.json"))
+    stamps = tuple(stamp(path) for path in files)
     return joined(_table(section) for section in _sections(card.path, card.name, stamps))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading what was measured …")
 def _sections(path: Path, name: str, stamps: tuple[int, ...]) -> "list[Section]":
-    from saelab.evaluation.report import not_measured, report
-    from saelab.evaluation.results import load_evaluation
+    from saelab.evaluation.report import beside, not_measured, report
+    from saelab.evaluation.results import load_encoders, load_evaluation
     from saelab.training.run import Run
 
     del stamps  # part of the cache's key only
-    found = load_evaluation(Run(path))
-    return [*report({name: found}), not_measured(found)]
+    found, encoders = load_evaluation(Run(path)), load_encoders(Run(path))
+    others = beside(name, found, encoders, FAITHFUL) if encoders else []
+    return [*report({name: found}), *others, not_measured(found)]
 
 
 def _table(section: "Section") -> Html:

@@ -1,4 +1,4 @@
-"""Several processes that write one store together, started by torchrun."""
+"""Which of several processes this is, as torchrun says."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ LOCKS = "writer-*.lock"
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of `world` processes this is; process r writes the units u with u mod world = r.
+    """Which of `world` processes this is.
 
     Attributes:
         launch: identifies the launch that the processes belong to.
@@ -46,8 +46,13 @@ class Ranks:
         names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
         return cls(rank, world, " ".join(environment.get(name, "") for name in names).strip())
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process speaks for all and writes their common files."""
+        return self.rank == 0
+
     def owns(self, unit: int) -> bool:
-        """Whether this process writes the unit."""
+        """Whether this process writes the unit of a store: those with number `rank` mod `world`."""
         return unit % self.world == self.rank
 
     def lock(self, root: Path) -> Lock:

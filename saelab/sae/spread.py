@@ -1,0 +1,60 @@
+"""SAEs that several processes train: cut into shards, and joined again."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from saelab.config import UsageError
+from saelab.sae.base import AbstractSAE
+from saelab.sae.transcoder import make_transcoder
+from saelab.shard import Shard, latent_dims
+
+
+def check_spread(sae: AbstractSAE, size: int) -> None:
+    """Refuse an SAE that so many processes cannot train together.
+
+    Raises:
+        UsageError: gives the reason.
+    """
+    if problem := sae.config.spread_problem:
+        raise UsageError(
+            f"{size} processes cannot train a {sae.config.variant} SAE together: {problem}; start "
+            "one process, without torchrun."
+        )
+    if sae.d_sae < size:
+        raise UsageError(
+            f"{size} processes cannot share {sae.d_sae} latents; start at most {sae.d_sae}."
+        )
+
+
+def dims_of(sae: AbstractSAE) -> dict[str, int]:
+    """For each tensor of the SAE that counts latents, the dimension that does."""
+    return latent_dims(lambda d_sae: empty_like(sae, d_sae).state_dict(), sae.config.d_sae)
+
+
+def empty_like(sae: AbstractSAE, d_sae: int) -> AbstractSAE:
+    """An SAE of the same widths with `d_sae` latents, on the meta device."""
+    with torch.device("meta"):
+        out = sae.config.model_copy(update={"d_sae": d_sae}).build(sae.d_in)
+        if sae.is_transcoder:
+            make_transcoder(out, sae.d_out, skip=sae.W_skip is not None)
+    return out
+
+
+@torch.no_grad()
+def keep_shard(sae: AbstractSAE, rank: int, size: int) -> None:
+    """Keep of the SAE the latents of one of `size` processes. It is changed in place."""
+    shard = Shard(rank, size, sae.d_sae)
+    parameters = dict(sae.named_parameters())
+    for name, dim in dims_of(sae).items():
+        part = shard.of(sae.state_dict()[name], dim).contiguous()
+        setattr(sae, name, nn.Parameter(part) if name in parameters else part)
+    sae.shard = shard
+
+
+def joined(sae: AbstractSAE, tensors: Mapping[str, Tensor]) -> AbstractSAE:
+    """The whole SAE, of these tensors by name, of which `sae` is a shard."""
+    out = empty_like(sae, sae.config.d_sae)
+    out.load_state_dict(tensors, assign=True)
+    return out

@@ -1,0 +1,121 @@
+"""The state of an SAE in training that several processes hold: whole in checkpoints, cut here."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from saelab.sae.base import AbstractSAE
+from saelab.sae.spread import dims_of, joined
+from saelab.shard import Shard
+
+STATE = ("sae.", "ema.")
+
+
+class Spread:
+    """What of a training's tensors counts latents, by the names that checkpoints use.
+
+    A checkpoint holds whole tensors, so a training may continue in any number of processes.
+
+    Attributes:
+        shard: the latents of this process.
+    """
+
+    def __init__(self, sae: AbstractSAE, shard: Shard, optimizer: torch.optim.Optimizer) -> None:
+        self.shard, self._sae, self._dims = shard, sae, dims_of(sae)
+        names = {id(parameter): name for name, parameter in sae.named_parameters()}
+        groups = optimizer.param_groups
+        self._order = [names[id(p)] for group in groups for p in group["params"]]
+
+    def dim(self, name: str, tensor: Tensor) -> int | None:
+        """The dimension of a named tensor that counts latents; None if none does."""
+        kind, _, rest = name.partition(".")
+        if f"{kind}." in STATE:
+            return self._dims.get(rest)
+        if kind != "optimizer":
+            return 0  # since_fired
+        of = self._order[int(rest.partition(".")[0])]
+        return self._dims.get(of) if tensor.ndim else None
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of all processes' tensors, joined, on process 0; nothing elsewhere. By all."""
+        out = {}
+        for name, tensor in tensors.items():
+            dim = self.dim(name, tensor)
+            if dim is None:
+                found = None if self.shard.rank else tensor.detach().cpu().clone()
+            else:
+                found = self.shard.join_all(tensor, dim)
+            if found is not None:
+                out[name] = found
+        return out
+
+    def expected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the shapes of `whole`, on the meta device."""
+        out = {}
+        for name, tensor in tensors.items():
+            shape, dim = list(tensor.shape), self.dim(name, tensor)
+            if dim is not None:
+                shape[dim] = self.shard.d_sae
+            out[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+        return out
+
+    def own(self, tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """This process's part of whole tensors, on `device`."""
+        dims = {name: self.dim(name, tensor) for name, tensor in tensors.items()}
+        return {
+            name: (tensor if (dim := dims[name]) is None else self.shard.of(tensor, dim)).to(device)
+            for name, tensor in tensors.items()
+        }
+
+    def sae(self, means: Mapping[str, Tensor] | None = None) -> AbstractSAE | None:
+        """The whole SAE on process 0, with these averaged weights if given; else None.
+
+        Called by all processes together.
+        """
+        state = self._sae.state_dict() | dict(means or {})
+        whole = self.whole({f"sae.{name}": tensor for name, tensor in state.items()})
+        if self.shard.rank:
+            return None
+        out = joined(self._sae, {name.removeprefix("sae."): t for name, t in whole.items()})
+        if means is not None:
+            out.restore_norms()
+        return out
+
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """A context for the loss and its gradients, which all processes enter.
+
+        What their latents' encoders say about the common bias is summed at the end, once: a process
+        without an active latent has no such gradient, and must not be waited for.
+        """
+        sae = self._sae
+        sae.own_bias = own = sae.input_bias.detach().clone().requires_grad_()
+        try:
+            yield
+        finally:
+            sae.own_bias = None
+        part = torch.zeros_like(own) if own.grad is None else own.grad
+        total, bias = self.shard.sum_all(part), sae.input_bias
+        bias.grad = total if bias.grad is None else bias.grad + total
+
+    @torch.no_grad()
+    def clip(self, limit: float | int) -> Tensor:
+        """Scale the gradients to a global norm of at most `limit`; the norm before. By all."""
+        own, common = _zero(self._sae), _zero(self._sae)
+        for name, parameter in self._sae.named_parameters():
+            if parameter.grad is not None:
+                into = own if name in self._dims else common
+                into += parameter.grad.float().square().sum()
+        norm = (self.shard.sum_all(own) + common).sqrt()
+        nn.utils.clip_grads_with_norm_(_graded(self._sae.parameters()), limit, norm)
+        return norm
+
+
+def _zero(sae: AbstractSAE) -> Tensor:
+    return torch.zeros((), device=sae.W_dec.device)
+
+
+def _graded(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.grad is not None]

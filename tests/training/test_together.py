@@ -1,0 +1,217 @@
+"""One SAE trained by several processes is the SAE that one process trains."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+from activations.forked import Command, processes
+from conftest import small_config
+from safetensors.torch import load_file, save_file
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from saelab.shard import Shard
+from saelab.training.loop import train
+from saelab.training.run import Run
+from saelab.types import SparseCodes
+
+WIDTH = 33
+"""No multiple of the number of processes."""
+SAES = {
+    "topk": {"variant": "topk", "k": 4, "multi_k_coefficient": 0.125},
+    "abs": {"variant": "abs-topk", "k": 4},
+    "batch-abs": {"variant": "abs-topk", "k": 4, "selection": "batch"},
+    "batch": {"variant": "batch-topk", "k": 3.5},
+    "nested": {"variant": "matryoshka", "k": 4, "fractions": [0.1, 0.4, 0.5]},
+    "drawn": {"variant": "matryoshka", "k": 4, "random_prefixes": 3, "prefix_loss": "sum"},
+    "jump": {"variant": "jumprelu", "k": 4},
+    "centred": {"variant": "jumprelu", "k": None, "l0_coefficient": 0.01, "subtract_b_dec": True},
+}
+OPTIONS = {
+    "topk": {"ema": 0.9, "clip_norm": 0.05, "weight_decay": 0.01},
+    "batch": {"objective": "masked"},
+    "jump": {"keep_at": [500], "ema": 0.9},
+}
+
+
+class Launch:
+    """A command in several processes that find each other as torchrun's do."""
+
+    def __init__(self, arguments, n, other=()):
+        # torchrun keeps the store in a process of its own.
+        self.store = TCPStore("localhost", 0, is_master=True)
+        found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
+        found |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n)}
+        own = [[*arguments, *(other if rank == n - 1 else ())] for rank in range(n)]
+        self.commands = [Command(a, found | {"RANK": str(rank)}) for rank, a in enumerate(own)]
+
+    def end(self):
+        """Exit codes, and what all wrote to standard error."""
+        said = "".join(command.communicate()[1] for command in self.commands)
+        return [command.returncode for command in self.commands], said
+
+
+def base(store, **options):
+    config = small_config(store, n_tokens=1000, dead_after=300, log_every=5, **options)
+    return config.model_dump(mode="json", exclude_defaults=True, exclude={"sae"})
+
+
+@pytest.fixture(scope="module")
+def sweep(small_store, mlp_store, tmp_path_factory):
+    """A sweep file of every variant that processes can share, and its runs by one process."""
+    path = tmp_path_factory.mktemp("sweep") / "sweep.json"
+    runs = {
+        name: {"sae": sae | {"d_sae": WIDTH}} | OPTIONS.get(name, {}) for name, sae in SAES.items()
+    }
+    runs["transcoder"] = {
+        "sae": {"variant": "topk", "k": 4, "d_sae": WIDTH},
+        "activations": str(mlp_store.path),
+        "site": "blocks.1.ln2.hook_out",
+        "target_site": "blocks.1.mlp.hook_post",
+        "skip": True,
+    }
+    path.write_text(json.dumps({"base": base(small_store), "runs": runs}))
+    alone = Command([*sweep_of(path), "--out", str(path.parent / "alone")], {})
+    alone.communicate()
+    assert alone.returncode == 0
+    return path
+
+
+def sweep_of(path):
+    return ["train", "sweep", str(path), "--device", "cpu"]
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n):
+    codes, said = Launch([*sweep_of(sweep), "--out", str(tmp_path)], n).end()
+    assert codes == [0] * n, said
+    names = [*SAES, "transcoder"]
+    for name in [*names, "topk/ema", "jump/ema", "jump/kept/tokens_000000000500"]:
+        ours, theirs = Run(tmp_path / name), Run(sweep.parent / "alone" / name)
+        for key, value in load_file(theirs.weights).items():
+            torch.testing.assert_close(
+                load_file(ours.weights)[key], value, atol=2e-4, rtol=1e-3, msg=f"{name} {key}"
+            )
+        last, expected = ours.metrics()[-1], theirs.metrics()[-1]
+        assert last.keys() == expected.keys()
+        for key in last.keys() - {"tokens_per_second"}:
+            assert last[key] == pytest.approx(expected[key], rel=2e-3, abs=1e-6), (name, key)
+        assert ours.provenance()["world_size"] == n
+        assert "world_size" not in theirs.provenance()
+    # Dead latents were revived together, and the limit of the norm was reached.
+    lines = {name: Run(tmp_path / name).metrics() for name in names}
+    assert any("aux_k" in line for line in lines["topk"])
+    assert any(line["gradient_norm"] > OPTIONS["topk"]["clip_norm"] for line in lines["topk"])
+
+
+def select(rank, store_at, flat, out):
+    """What one process of four keeps of integers, among which many are equal."""
+    store = TCPStore("localhost", store_at)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=4)
+    shard = Shard(rank, 4, 10)
+    own = shard.of(integers(), 1)
+    indices = torch.arange(own.shape[1]).expand(own.shape)
+    codes = SparseCodes(own, indices, own.shape[1])
+    if flat:
+        codes = codes.where(torch.ones_like(own, dtype=torch.bool))
+    kept = shard.largest_of_all(codes, 2.5 if flat else 3)
+    dense = shard.join_all(kept.dense(), 1)
+    if dense is not None:
+        save_file({"kept": dense.contiguous()}, out)
+    torch.distributed.destroy_process_group()
+
+
+def integers():
+    return torch.randint(-3, 4, (12, 10), generator=torch.Generator().manual_seed(0)).float()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_of_equal_values_the_first_latent_of_all_processes_wins(flat, tmp_path):
+    store = TCPStore("localhost", 0, is_master=True)
+    started = [
+        processes().Process(target=select, args=(rank, store.port, flat, tmp_path / "kept"))
+        for rank in range(4)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    x = integers()
+    order = (-x.abs().flatten() if flat else -x.abs()).argsort(dim=-1, stable=True)
+    chosen = order[..., : 30 if flat else 3]
+    marks = torch.zeros(x.numel() if flat else x.shape, dtype=torch.bool)
+    expected = x * marks.scatter(-1, chosen, value=True).view_as(x)
+    assert torch.equal(load_file(tmp_path / "kept")["kept"], expected)
+
+
+def arguments(store, out, **options):
+    values = base(store, checkpoint_every=2, **options) | {"n_tokens": 10_000}
+    given = [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
+    return ["train", "batch-topk", "--d-sae=33", "--k=4", *given, "--device=cpu", f"--out={out}"]
+
+
+def wait_for_checkpoint(run):
+    while not any((run / "checkpoints").glob("step_*[0-9].safetensors")):
+        time.sleep(0.01)
+
+
+def test_after_a_kill_all_end_and_the_same_command_continues(small_store, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert Launch(arguments(small_store, whole), 2).end()[0] == [0, 0]
+    launch = Launch(arguments(small_store, out), 2)
+    wait_for_checkpoint(out)
+    launch.commands[1].kill()
+    (first, second), said = launch.end()
+    assert (first, second) == (1, -signal.SIGKILL)
+    assert said.count("has ended") == 1
+    assert "Traceback" not in said
+    assert not (out / "weights.safetensors").exists()
+    assert Launch(arguments(small_store, out), 2).end()[0] == [0, 0]
+    assert (out / "weights.safetensors").read_bytes() == (
+        whole / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_a_signal_to_one_stops_all_and_one_process_can_go_on(small_store, tmp_path):
+    launch = Launch(arguments(small_store, tmp_path / "out"), 2)
+    wait_for_checkpoint(tmp_path / "out")
+    launch.commands[1].process.terminate()
+    codes, said = launch.end()
+    assert codes == [128 + signal.SIGTERM] * 2, said
+    steps = sorted((tmp_path / "out" / "checkpoints").iterdir())
+    alone = Command(arguments(small_store, tmp_path / "out"), {})
+    alone.communicate()
+    assert alone.returncode == 0
+    assert len(steps) <= 2
+    whole = Run(tmp_path / "out")
+    one = train(whole.config, out=tmp_path / "one", device="cpu")
+    assert whole.metrics()[-1]["fvu"] == pytest.approx(one.metrics()[-1]["fvu"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changed", "says"),
+    [
+        (["topk", "--k=4"], ["--seed=3"], "differ in options"),
+        (["k-sparse", "--k=4"], [], "cannot train a k-sparse SAE together"),
+        (["topk", "--k=4", "--live"], [], "this training runs the model"),
+        (["topk", "--k=40"], [], "exceeds"),
+    ],
+)
+def test_what_cannot_be_done_together_is_refused_by_all_in_one_sentence(
+    small_store, tmp_path, variant, changed, says
+):
+    given = [f"--activations={small_store.path}", "--site=blocks.0.hook_resid_post"]
+    given += ["--n-tokens=400", "--batch-size=100", "--device=cpu", f"--out={tmp_path / 'run'}"]
+    codes, said = Launch(["train", *variant, "--d-sae=33", *given], 2, changed).end()
+    assert codes == [2, 2], said
+    assert said.count("saelab train:") == 1
+    assert says in said
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_verb_of_one_process_is_refused_in_several(small_run):
+    command = Command(["evaluate", str(small_run.path)], {"RANK": "0", "WORLD_SIZE": "2"})
+    said = command.communicate()[1]
+    assert command.returncode == 2
+    assert "saelab evaluate: it runs in one process, and WORLD_SIZE says 2" in said
