@@ -4,6 +4,13 @@ With the 1,024 latents of `tiny_topk` (480 to 600 steered behind 10 prefixes) an
 gains a factor of 1.31 [1.15, 1.45] at blocks.2.hook_resid_post and 1.29 [1.21, 1.37] at
 blocks.3.hook_resid_post; counting only what exceeds the plain model's words, 1.47 [1.22, 1.74] and
 1.49 [1.36, 1.63]. At blocks.1.hook_resid_post this second factor is 0.63 [0.30, 1.03].
+
+On SmolLM2-135M the claim shows: TopK SAEs of 9,216 latents, seed 0, 48 random latents steered in
+each of five layers, success of those above 0.01 over success of all 48: 3.13 [1.85, 5.34] at block
+5 (5 latents), 2.65 [1.59, 4.56] at 11 (6), 4.15 [2.79, 6.93] at 17 (7), 1.46 [1.19, 1.80] at 23
+(20), 1.16 [0.99, 1.35] at 27 (29); as many latents drawn at random have 0.1 to 2.3 at 5 to 17, 0.74
+to 1.27 at 23. 48 random directions are as good as random latents (0.6 to 1.1), and those of them
+above 0.01 gain 1.1 to 3.1, so the output score, and not the SAE, finds what steers.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +42,8 @@ OPTIONS = SuccessOptions(n_latents=1000, n_prefixes=5, n_directions=N_STEERED)
 N_DRAWS = 20
 REASON = (
     "Ten times the largest activation makes the model write one of almost any 20 of its 784 words, "
-    "so 0.01 sorts out nothing."
+    "so 0.01 sorts out nothing. On SmolLM2-135M it shows: factors of 2.6 to 4.2 in blocks 5 to 17, "
+    "1.5 in block 23."
 )
 
 Latents = list[LatentSuccess]
