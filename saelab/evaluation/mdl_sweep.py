@@ -189,9 +189,9 @@ def _error(
     total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for first in range(0, len(x), ROWS_AT_ONCE):
         part = slice(first, first + ROWS_AT_ONCE)
-        here = x[part].to(sae.W_dec.device)
-        values, indices = (t[part].to(here.device) for t in (codes.values, codes.indices))
-        some = SparseCodes(values, indices, codes.d_sae)
+        device = sae.W_dec.device
+        values, indices = codes.values[part].to(device), codes.indices[part].to(device)
+        some, here = SparseCodes(values, indices, codes.d_sae), x[part].to(device)
         error = (here - sae.decode(some, here)).double().cpu()
         total += error.T @ error
     return total
