@@ -27,7 +27,7 @@ class ClaimsArguments(Config):
     less than 30 minutes on 2 CPU cores.
 
         saelab claims
-        saelab claims --only abs-topk-signed matryoshka-absorption --seeds 5
+        saelab claims --only abs-topk-signed matryoshka --seeds 5
         saelab claims --model models/smollm2 --text my_text.jsonl --n-tokens 500000
     """
 
