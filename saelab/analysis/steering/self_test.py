@@ -17,6 +17,8 @@ from saelab.host.host import Host
 
 NOTICEABLE = 1e-3
 """Relative length of a change that must be visible in the logits."""
+TF32 = 2**-10
+"""What a GPU's products lose, relatively, where `torch.set_float32_matmul_precision` allows it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def verify(
     asked = _asked(host, read, x, mask.nonzero()[:, 0], changes)
     # Rounding is relative to the largest coordinates, in the model's precision and in float32.
     close = torch.finfo(before.dtype).eps + 256 * torch.finfo(torch.float32).eps
+    if before.is_cuda and torch.get_float32_matmul_precision() != "highest":
+        close += TF32
     if (worst := float((found - asked).abs().max())) > close * float(asked.abs().max()):
         raise RuntimeError(f"Steering at {host.writes} missed what was asked by {worst:.3g}.")
     shift = (found - x).norm(dim=1) / x.norm(dim=1).clamp_min(1e-12)
