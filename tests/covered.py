@@ -28,8 +28,9 @@ def pytest_configure(config):
 
     def get_code(self, fullname):
         code = read(self, fullname)
-        counts = code is not None and SOURCE in Path(self.path).parents
-        return seen.instrument(code) if counts else code
+        if code is None or SOURCE not in Path(self.path).parents:
+            return code
+        return seen.instrument(code)
 
     def exec_module(self, module):
         seen.register_module(module)
