@@ -23,7 +23,7 @@ PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
-class Shard:
+class LatentShard:
     """The latents that this process holds: those with index `rank` modulo `size`.
 
     Every method with the word "all" in its name is called by all processes together.

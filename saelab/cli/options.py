@@ -149,7 +149,8 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     bare = {w.strip("-"): w for w in words}
     given = word.strip("-").lower()
     within = [w for w in bare if len(given) > 1 and (w.startswith(given) or given in w.split("-"))]
-    close = difflib.get_close_matches(given, bare, 1) or within
+    # Two letters in each other's place may leave little in common: oredred, ordered.
+    close = difflib.get_close_matches(given, bare, 1, cutoff=0.55) or within
     return bare[close[0]] if close else None
 
 

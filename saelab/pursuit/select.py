@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saelab.kernels.cuda import runs_batch_select, runs_select
 from saelab.kernels.torch.zipf import ColumnBudgets
-from saelab.shard import Shard
+from saelab.shard import LatentShard
 from saelab.types import SparseCodes
 
 Rule = Callable[[Tensor, Any], SparseCodes]
@@ -117,7 +117,7 @@ def among(
     pre_acts: Float[Tensor, "batch d_sae"],
     allowed: Bool[Tensor, " d_sae"],
     k: int,
-    shard: Shard | None = None,
+    shard: LatentShard | None = None,
 ) -> SparseCodes:
     """`rule` restricted to the latents in `allowed`, at most k of each row.
 

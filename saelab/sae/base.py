@@ -22,7 +22,7 @@ from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.own_step import OwnStep
 from saelab.sae.quadratic_form import QuadraticForm
 from saelab.sae.sparsity import Sparsity
-from saelab.shard import Shard
+from saelab.shard import LatentShard
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
 
@@ -82,7 +82,7 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     b_dec: nn.Parameter  # [d_out]
     b_in: nn.Parameter | None  # [d_in], of transcoders
     W_skip: nn.Parameter | None  # [d_in d_out], of transcoders with a skip connection
-    shard: Shard | None = None
+    shard: LatentShard | None = None
     """The latents that are here, while several processes train the SAE; None: all of them. What
     such a module reconstructs is what all processes' latents reconstruct together."""
     own_bias: Tensor | None = None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
 from saelab.sae.transcoder import make_transcoder
-from saelab.shard import Shard, latent_dims
+from saelab.shard import LatentShard, latent_dims
 
 
 def check_spread(sae: AbstractSAE, size: int) -> None:
@@ -45,7 +45,7 @@ def empty_like(sae: AbstractSAE, d_sae: int) -> AbstractSAE:
 @torch.no_grad()
 def keep_shard(sae: AbstractSAE, rank: int, size: int) -> None:
     """Keep of the SAE the latents of one of `size` processes. It is changed in place."""
-    shard = Shard(rank, size, sae.d_sae)
+    shard = LatentShard(rank, size, sae.d_sae)
     parameters = dict(sae.named_parameters())
     for name, dim in dims_of(sae).items():
         part = shard.of(sae.state_dict()[name], dim).contiguous()

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saelab.shard import Shard
+from saelab.shard import LatentShard
 from saelab.types import SparseCodes
 
 
@@ -27,7 +27,7 @@ class DeadLatents:
         """Latents that have been silent for at least `dead_after` tokens."""
         return self.since_fired >= self.dead_after
 
-    def mask(self, shard: Shard | None = None) -> Bool[Tensor, " d_sae"] | None:
+    def mask(self, shard: LatentShard | None = None) -> Bool[Tensor, " d_sae"] | None:
         """`dead`, or None while no latent of any process is, so that AuxK then costs nothing."""
         dead = self.dead
         some = bool(dead.any()) if shard is None else shard.any_all(dead.any())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from saelab.sae.base import AbstractSAE
 from saelab.sae.spread import dims_of, joined
-from saelab.shard import Shard
+from saelab.shard import LatentShard
 
 STATE = ("sae.", "ema.")
 
@@ -22,7 +22,9 @@ class Spread:
         shard: the latents of this process.
     """
 
-    def __init__(self, sae: AbstractSAE, shard: Shard, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, sae: AbstractSAE, shard: LatentShard, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.shard, self._sae, self._dims = shard, sae, dims_of(sae)
         names = {id(parameter): name for name, parameter in sae.named_parameters()}
         groups = optimizer.param_groups

@@ -13,22 +13,26 @@ from saelab.training.objectives import Local, Masked
 from saelab.types import ActivationBatch
 
 D, M = 10, 24
+
+
+def configured(name: str):
+    config = variants()[name]
+    return config(**{"d_sae": M} | ({"k": 3} if "k" in config.model_fields else {}))
+
+
 ONE_RECONSTRUCTION = [
     name
-    for name, config in variants().items()
-    if not config(
-        **{"d_sae": M} | ({"k": 3} if "k" in config.model_fields else {})
-    ).several_reconstructions
+    for name in variants()
+    if not (configured(name).several_reconstructions or configured(name).decoder_problem)
 ]
 
 
 def made(name: str):
-    config = variants()[name]
-    options = {"d_sae": M} | ({"k": 3} if "k" in config.model_fields else {})
-    sae = config(**options).build(D, torch.Generator().manual_seed(0)).double()
+    config = configured(name)
+    sae = config.build(D, torch.Generator().manual_seed(0)).double()
     rows = torch.randn(40, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     sae.initialise(rows)
-    grad = torch.ones_like(rows[:7]) if config(**options).needs_gradient else None
+    grad = torch.ones_like(rows[:7]) if config.needs_gradient else None
     return sae, ActivationBatch(rows[:7], grad=grad)
 
 

@@ -11,7 +11,7 @@ from conftest import small_config
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from saelab.shard import Shard
+from saelab.shard import LatentShard
 from saelab.training.loop import train
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -109,7 +109,7 @@ def select(rank, store_at, flat, out):
     """What one process of four keeps of integers, among which many are equal."""
     store = TCPStore("localhost", store_at)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=4)
-    shard = Shard(rank, 4, 10)
+    shard = LatentShard(rank, 4, 10)
     own = shard.of(integers(), 1)
     indices = torch.arange(own.shape[1]).expand(own.shape)
     codes = SparseCodes(own, indices, own.shape[1])

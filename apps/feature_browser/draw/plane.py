@@ -1,13 +1,17 @@
 """Unit activations in the plane of a bilinear latent's form, as SVG."""
 
+from typing import TYPE_CHECKING
+
 from feature_browser.draw.markup import Html, html, joined
 from feature_browser.draw.numbers import real
-from saelab.analysis.manifold import Manifold
+
+if TYPE_CHECKING:
+    from saelab.analysis.manifold import Manifold
 
 SIZE, RADIUS = 340, 140
 
 
-def plane(found: Manifold) -> Html:
+def plane(found: "Manifold") -> Html:
     """The points, coloured by sign and the more opaque the stronger; and what the axes are."""
     largest = float(abs(found.strength).max(initial=0)) or 1.0
     # The weakest come first, so that they hide no strong one.
@@ -36,12 +40,12 @@ def plane(found: Manifold) -> Html:
     )
 
 
-def _axis(found: Manifold, number: int) -> str:
+def _axis(found: "Manifold", number: int) -> str:
     value = found.values[number] if number < len(found.values) else 0.0
     return f"eigenvalue {value:+.3g}"
 
 
-def _point(found: Manifold, i: int, share: float) -> Html:
+def _point(found: "Manifold", i: int, share: float) -> Html:
     x, y = (float(v) for v in found.points[i])
     return html(
         '<circle class="point {sign}" cx="{x}" cy="{y}" r="2.6" fill-opacity="{o}" '
