@@ -3,14 +3,10 @@
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.pursuit.evidence import fixed_evidence
-from saelab.pursuit.truncation import Evidence
-from saelab.sae.em import ExpectationMaximisation
-from saelab.sae.truncated import LEAST_PI, AbstractTruncatedSAE, TruncatedConfig
+from saelab.sae.fixed_size import AbstractFixedSizeSAE
+from saelab.sae.truncated import TruncatedConfig
 
 
 class BSCConfig(TruncatedConfig):
@@ -26,53 +22,7 @@ class BSCConfig(TruncatedConfig):
         return BSC(self, d_in, generator)
 
 
-class BSC(AbstractTruncatedSAE[BSCConfig]):
-    """x = b_dec + sum_h s_h size_h w_h + noise with s_h in {0, 1} and one pi for all latents.
+class BSC(AbstractFixedSizeSAE[BSCConfig]):
+    """x = b_dec + sum_h s_h size_h w_h + noise with s_h in {0, 1}."""
 
-    The candidates of a row have the largest cosine with it.
-    """
-
-    in_units = ("size",)
-
-    def __init__(
-        self, config: BSCConfig, d_in: int, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__(config, d_in, generator)
-        self.pi = nn.Parameter(torch.tensor(0.5))
-        self.size = nn.Parameter(torch.ones(config.d_sae))
-
-    @override
-    def own_step(self) -> ExpectationMaximisation:
-        return ExpectationMaximisation(self)
-
-    @override
-    def scales(self) -> Float[Tensor, " d_sae"]:
-        return self.size.detach()
-
-    @override
-    def evidence(self, x: Float[Tensor, "batch d_in"]) -> Evidence:
-        return fixed_evidence(
-            x - self.b_dec,
-            self.W_dec,
-            self.size,
-            self.sigma.square(),
-            self.states,
-            by_cosine=True,
-        )
-
-    @override
-    def take_norms(self, norms: Float[Tensor, " d_sae"]) -> None:
-        self.size.copy_(norms)
-
-    @override
-    def take_moments(
-        self,
-        on: Float[Tensor, " d_sae"],
-        mean: Float[Tensor, " d_sae"],
-        square: Float[Tensor, " d_sae"],
-    ) -> None:
-        self.pi.copy_(on.mean().clamp(LEAST_PI, 1 - LEAST_PI))
-
-    @override
-    def start_values(self, norms: Float[Tensor, " d_sae"]) -> None:
-        self.size.copy_(norms)
+    by_cosine = True
