@@ -162,6 +162,10 @@ def _trained(configs: "dict[Path, TrainConfig]", device: str) -> "list[Run]":
 
     where = own_device(device)
     with together(ranks, where) as all_of_us:
-        said = {str(out): config.model_dump_json() for out, config in configs.items()}
-        all_of_us.check_same({"options": json.dumps(said), "device": where.type})
+        told = {
+            f"{name} of {out}": json.dumps(value)
+            for out, config in configs.items()
+            for name, value in config.model_dump(mode="json").items()
+        }
+        all_of_us.check_same({"device": where.type, **told})
         return train_many(configs, device=where, together=all_of_us)

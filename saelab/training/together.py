@@ -30,7 +30,7 @@ from saelab.ranks import Ranks
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: one may write or calibrate a large SAE."""
-PATIENT = 5.0
+FIRST_SPEAKS = 5.0
 """Seconds that a process waits for the first one to say what is wrong."""
 LOOK = 1.0
 """Seconds between two looks, after a SIGTERM, for processes that have died."""
@@ -105,7 +105,7 @@ class Together:
 
     def let_first_speak(self) -> None:
         """Wait until the first process has ended; torchrun ends all once one has."""
-        last = time.monotonic() + PATIENT
+        last = time.monotonic() + FIRST_SPEAKS
         while runs(dict(self.others[0])) and time.monotonic() < last:
             time.sleep(0.05)
 
