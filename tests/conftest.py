@@ -20,6 +20,8 @@ keep_compiled_what_is_not_checked()
 # A shell's background job ignores Ctrl-C, and so would all processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # By nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Machines are shared: an example's time says nothing about the code.
 settings.register_profile("saelab", deadline=None, max_examples=50)

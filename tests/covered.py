@@ -12,8 +12,8 @@ import pytest
 from jaxtyping._import_hook import _JaxtypingLoader
 from slipcover import Slipcover
 
-FLOOR = 80
-"""Percent of the lines. Before, coverage.py counted 91 % of the statements, without a GPU."""
+FLOOR = 92
+"""Percent of the lines; measured without a GPU: 92.9."""
 SOURCE = Path(__file__).parents[1] / "saelab"
 NOT_COUNTED = ["@abc.abstractmethod", "if TYPE_CHECKING:"]
 
