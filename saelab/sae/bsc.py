@@ -25,4 +25,7 @@ class BSCConfig(TruncatedConfig):
 class BSC(AbstractFixedSizeSAE[BSCConfig]):
     """x = b_dec + sum_h s_h size_h w_h + noise with s_h in {0, 1}."""
 
-    by_cosine = True
+    @property
+    @override
+    def by_cosine(self) -> bool:
+        return True

@@ -1,7 +1,6 @@
 """Probabilistic sparse coding where a latent that is on always has the same size (1908.06843)."""
 
 import abc
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,8 +22,11 @@ class AbstractFixedSizeSAE(AbstractTruncatedSAE[ConfigT], abc.ABC):
     """
 
     in_units = ("size",)
-    by_cosine: ClassVar[bool]
-    """Whether the candidates of a row have the largest cosine with it, or explain it best alone."""
+
+    @property
+    @abc.abstractmethod
+    def by_cosine(self) -> bool:
+        """Whether a row's candidates have the largest cosine with it, or explain it best alone."""
 
     def __init__(
         self, config: ConfigT, d_in: int, generator: torch.Generator | None = None

@@ -25,4 +25,7 @@ class TSCConfig(TruncatedConfig):
 class TSC(AbstractFixedSizeSAE[TSCConfig]):
     """x = b_dec + sum_h s_h size_h w_h + noise with s_h in {-1, 0, 1}."""
 
-    by_cosine = False
+    @property
+    @override
+    def by_cosine(self) -> bool:
+        return False
