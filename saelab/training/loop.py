@@ -80,8 +80,9 @@ def train_many(
         with together.agreeing():
             if together.ranks.leads:
                 missing = [str(out) for out in _begin_writing(configs, locks)]
-        begun = {out: c for out, c in configs.items() if str(out) in together.of_first(missing)}
-        _train_all({out: as_begun(c, out) for out, c in begun.items()}, where, lm, together)
+        missing = together.of_first(missing)
+        begun = {out: as_begun(c, out) for out, c in configs.items() if str(out) in missing}
+        _train_all(begun, where, lm, together)
     return [Run(out) for out in configs]
 
 
