@@ -34,7 +34,7 @@ from saelab.config import UsageError
 from saelab.files import replace_file
 from saelab.formats import hdf5_without_index
 from saelab.formats.json_file import parse_json
-from saelab.formats.regular import open_regular
+from saelab.formats.regular import MissingFileError, open_regular
 
 MAGIC = b"saelab\x00\x02"
 TAIL = struct.Struct("<8sQ32s")
@@ -173,6 +173,20 @@ def read_hdf5(path: Path, kind: str = "HDF5 file") -> Hdf5Arrays:
         raise UsageError(f"{path} is not a whole {kind}: its index does not match its seal.")
     index = parse_json(raw, f"The index of {path}")
     return _described(path, kind, index, size - TAIL.size - n, sealed=True)
+
+
+def read_format(path: Path, kind: str, form: str, command: str) -> Hdf5Arrays:
+    """As `read_hdf5`, of a file whose fact `format` is `form`, which `command` makes."""
+    try:
+        found = read_hdf5(path, kind)
+    except MissingFileError:
+        raise UsageError(f"{path} does not exist; run `{command}` first.") from None
+    if (other := found.facts.get("format")) != form:
+        raise UsageError(
+            f"{path} has the format {str(other)[:60]!r}, this saelab reads {form!r}; run "
+            f"`{command}` again."
+        )
+    return found
 
 
 def check_hdf5(found: Hdf5Arrays) -> None:

@@ -25,8 +25,7 @@ from numpy import ndarray
 
 from saelab.analysis.feature_file import pack_vocabulary, unpack_texts
 from saelab.config import UsageError
-from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
-from saelab.formats.regular import MissingFileError
+from saelab.formats.hdf5_file import Hdf5Arrays, read_format, write_hdf5
 
 FORMAT = "saelab-steering/1"
 TABLES = ("lens", "peaks")
@@ -50,15 +49,7 @@ def read_arrays(
     Raises:
         UsageError: the file is missing, damaged, or of another format.
     """
-    try:
-        stored = read_hdf5(path, "steering file")
-    except MissingFileError:
-        raise UsageError(f"{path} does not exist; run `saelab steer RUN --all` first.") from None
-    if (found := stored.facts.get("format")) != FORMAT:
-        raise UsageError(
-            f"{path} has the format {str(found)[:60]!r}, this saelab reads {FORMAT!r}; run "
-            "`saelab steer RUN --all` again."
-        )
+    stored = read_format(path, "steering file", FORMAT, "saelab steer RUN --all")
     try:
         _check_shapes(stored, names)
         arrays = {name: stored[f"score/{name}"] for name in names}

@@ -31,8 +31,7 @@ import numpy as np
 from numpy import ndarray
 
 from saelab.config import UsageError
-from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
-from saelab.formats.regular import MissingFileError
+from saelab.formats.hdf5_file import Hdf5Arrays, read_format, write_hdf5
 
 FORMAT = "saelab-transport/1"
 DIRECTORY = "transport"
@@ -73,15 +72,7 @@ def read_arrays(path: Path) -> Hdf5Arrays:
     Raises:
         UsageError: the file is missing, damaged, or of another format.
     """
-    try:
-        stored = read_hdf5(path, "file of transport")
-    except MissingFileError:
-        raise UsageError(f"{path} does not exist; run `saelab transport` first.") from None
-    if (found := stored.facts.get("format")) != FORMAT:
-        raise UsageError(
-            f"{path} has the format {str(found)[:60]!r}, this saelab reads {FORMAT!r}; run `saelab "
-            "transport` again."
-        )
+    stored = read_format(path, "file of transport", FORMAT, "saelab transport")
     try:
         _check(stored, _sizes(stored))
     except UsageError:
