@@ -1,6 +1,6 @@
 """Tables of numbers with sortable headings and linked rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,33 @@ class Paged(Protocol):
     def to(self, **changes: object) -> AbstractAddress:
         """The same with some parameters changed."""
         ...
+
+
+class Sorted(Paged, Protocol):
+    """An address that also says by which column the table is sorted."""
+
+    @property
+    def sort(self) -> str:
+        """Its name."""
+        ...
+
+
+def sortable(
+    heads: Mapping[str, tuple[str, str]],
+    address: Sorted,
+    *,
+    words: Collection[str] = ("latent",),
+    rising: Collection[str] = ("latent",),
+) -> list[Column]:
+    """Columns whose headings sort the table, from titles and sentences of help by name.
+
+    Columns in `words` hold no numbers, and those in `rising` are sorted from the least.
+    """
+    links = {name: address.to(sort=name, page=1).href for name in heads}
+    return [
+        Column(title, text, name not in words, links[name], name == address.sort, name in rising)
+        for name, (title, text) in heads.items()
+    ]
 
 
 def page_of(address: Paged, n_rows: int, size: int) -> tuple[slice, Html]:

@@ -24,6 +24,7 @@ from feature_browser.draw.tables import (
     matched,
     page_of,
     raised,
+    sortable,
     table,
 )
 from feature_browser.pages import Page
@@ -208,17 +209,8 @@ def _table(
               "mean": "Mean when on", "negative": "Negative side"}  # fmt: skip
     signed = bool(run.columns["n_negative"].any())
     shown = [name for name in titles if signed or name != "negative"]
-    columns = [
-        Column(
-            titles[name],
-            HELP[name],
-            numeric=name not in {"latent", "f1"},
-            sorted=name == address.sort,
-            href=address.to(sort=name, page=1).href,
-            rising=name == "latent",
-        )
-        for name in shown
-    ]
+    heads = {name: (titles[name], HELP[name]) for name in shown}
+    columns = sortable(heads, address, words=("latent", "f1"))
     editable = not names.labels.problem and Notes(run.card.path).writable
     told = "what its readers call it; ★: bookmarked"
     columns.insert(1, Column("Label", f"{told}; click to write" if editable else told))

@@ -12,7 +12,16 @@ from feature_browser.draw import scatter
 from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, real
-from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
+from feature_browser.draw.tables import (
+    Column,
+    anchor,
+    cell,
+    choice,
+    metered,
+    page_of,
+    sortable,
+    table,
+)
 from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.live_view import live_steering_view, parts
@@ -253,17 +262,7 @@ def _table(scores: SteeringScores, address: SteeringAddress, rows: Int[ndarray, 
         ),
         "rank": ("Rank", "tokens that the steered model finds likelier than that one"),
     }
-    columns = [
-        Column(
-            title,
-            text,
-            numeric=name != "latent",
-            sorted=name == address.sort,
-            href=address.to(sort=name, page=1).href,
-            rising=name in {"latent", "rank"},
-        )
-        for name, (title, text) in heads.items()
-    ]
+    columns = sortable(heads, address, rising=("latent", "rank"))
     columns += [
         Column("Promises", "tokens its decoder row raises most"),
         Column("Fires on", "commonest tokens of its strongest firings"),

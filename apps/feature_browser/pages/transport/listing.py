@@ -9,7 +9,7 @@ from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html
 from feature_browser.draw.numbers import UNKNOWN, count, real
-from feature_browser.draw.tables import Column, anchor, cell, metered, raised, table
+from feature_browser.draw.tables import Column, anchor, cell, metered, raised, sortable, table
 from feature_browser.pages.transport.address import TransportAddress
 from saelab.analysis.transport.records import VERDICTS, SiteTransport
 
@@ -54,17 +54,7 @@ def listing(
     """The table of these latents of a run, with what its features say of them."""
     if not len(latents):
         return html('<p class="sub">No latent passes these filters.</p>')
-    columns = [
-        Column(
-            title,
-            text,
-            numeric=name != "latent",
-            sorted=name == address.sort,
-            href=address.to(sort=name, page=1).href,
-            rising=name == "latent",
-        )
-        for name, (title, text) in HEADS.items()
-    ]
+    columns = sortable(HEADS, address)
     columns.insert(1, Column("Verdict", f"whole interval from {address.limit} on, or below"))
     columns.insert(1, Column("Name", "its label, or the known feature it matches"))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
