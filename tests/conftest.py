@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 from interpreted import prepare_once_for_each_kernel
 from shape_checks import begin_test, keep_compiled_what_is_not_checked
+from unwritten import mark_all
 
 keep_compiled_what_is_not_checked()
 
@@ -130,6 +131,13 @@ def pytest_runtest_protocol(item):
         return (yield)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def _unwritten_memory(request):
+    """Kernels that a test interprets must not read unwritten memory; its module names a DEVICE."""
+    if getattr(request.module, "DEVICE", None) == "cpu":
+        mark_all(request.getfixturevalue("monkeypatch"))
 
 
 SENTENCE = "the big cat sat on a red mat . and the dog ran under the tree ."

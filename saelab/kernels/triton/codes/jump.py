@@ -90,7 +90,8 @@ class JumpCodes:
         """Memory for n entries of the same batch; the errors keep their memory."""
         indices = self.indices.new_zeros(n)
         out = self.residual
-        dots = out.dots.new_empty(len(out.dots), n)
+        # The gradient is computed of all n, also where a step has fewer entries.
+        dots = out.dots.new_zeros(len(out.dots), n)
         out = out._replace(dots=dots, gradient=dots.new_empty(n))
         keys = self.keys.new_empty(n)
         values = indices.float()
