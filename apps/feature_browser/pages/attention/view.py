@@ -84,7 +84,8 @@ def _no_heads(catalogue: Catalogue, card: RunCard) -> Html:
     after = html("<p>Runs that do: {links}</p>", links=links) if others else EMPTY
     return message(
         "This page is about attention heads",
-        f"It needs a run whose SAE reads attention heads (a site blocks.N.attn.hook_z); "
+        f"It needs a run whose SAE reads attention heads (blocks.N.attn.hook_z or "
+        f"blocks.N.hook_attn_out); "
         f"{card.name} reads {card.site}.",
         command="saelab train topk --activations DIR --site blocks.N.attn.hook_z --out RUN",
         after=after,
