@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from saelab.config import Config, UsageError
 from saelab.formats.json_file import read_config, write_sealed_json
-from saelab.sites import Site
-from saelab.training.config import TrainConfig
+from saelab.sites import place_of
 from saelab.training.run import IDENTITY, Run, is_run
+
+if TYPE_CHECKING:
+    from saelab.training.config import TrainConfig
 
 FORMAT = "saelab-set/1"
 SET = "set.json"
@@ -77,6 +79,12 @@ class RunSet:
         self.path = Path(path)
         self.manifest = read_config(SetManifest, self.path / SET)
         check_complete(self.manifest, self.path / SET)
+
+    @property
+    def finished(self) -> tuple[bool, ...]:
+        """Of each run of the manifest, whether it is there and trained to its end."""
+        places = [self.path / member.name for member in self.manifest.members]
+        return tuple(is_run(place) and Run(place).finished for place in places)
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -143,21 +151,14 @@ def part_of(reads: str, writes: str) -> tuple[int, Part] | None:
 
     None: it replaces no part as a whole.
     """
-    read, written = Site.find(reads), Site.find(writes)
-    if read is None or written is None or read.layer is None or read.layer != written.layer:
+    place = place_of(reads, writes)
+    if place is None or place.kind == "residual":
         return None
-    if read == written and read.part in ("attn.hook_z", "attn.hook_out", "hook_attn_out"):
-        return read.layer, "attention"
-    if read.part in ("ln2.hook_out", "mlp.hook_in") and written.part in (
-        "hook_mlp_out",
-        "mlp.hook_out",
-    ):
-        return read.layer, "mlp"
-    return None
+    return place.layer, "mlp" if place.kind == "mlp" else "attention"
 
 
 def write_set(
-    path: Path, recipe: str, model: Mapping[str, Any] | None, configs: Mapping[str, TrainConfig]
+    path: Path, recipe: str, model: Mapping[str, Any] | None, configs: "Mapping[str, TrainConfig]"
 ) -> SetManifest:
     """Write the manifest of the runs `configs`, by name, that are or will be in `path`.
 
@@ -185,7 +186,7 @@ def write_set(
     return manifest
 
 
-def members_of(configs: Mapping[str, TrainConfig]) -> tuple[Member, ...]:
+def members_of(configs: "Mapping[str, TrainConfig]") -> tuple[Member, ...]:
     """The runs as a manifest lists them, in order of depth.
 
     Raises:
