@@ -111,7 +111,8 @@ def _other_text(args: EvaluateArguments, run: "Run", lm: "LanguageModel") -> "Co
 def _set(args: EvaluateArguments, options: EvaluateOptions) -> int:
     """Measure a set, print its tables, and draw them."""
     from saelab.cli.tables import print_section, wide_console
-    from saelab.evaluation.sets import evaluate_set, set_file, set_sections
+    from saelab.evaluation.set_results import set_sections
+    from saelab.evaluation.sets import evaluate_set, set_file
     from saelab.figures.evaluation import set_figure
     from saelab.files import atomic_write
     from saelab.lm.load import load_recorded_model

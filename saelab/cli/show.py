@@ -206,7 +206,7 @@ def _run(path: Path) -> dict[str, Any]:
 
 
 def _set(path: Path) -> dict[str, Any]:
-    from saelab.evaluation.sets import load_set_evaluation
+    from saelab.evaluation.set_results import load_set_evaluation
     from saelab.training.sets import RunSet
 
     runs = RunSet(path)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saelab.evaluation.mdl_sweep import LengthCurve
     from saelab.evaluation.recovery import RecoveryResult
     from saelab.evaluation.results import Evaluation
-    from saelab.evaluation.sets import SetEvaluation
+    from saelab.evaluation.set_results import SetEvaluation
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 

@@ -14,7 +14,8 @@ from saelab.cli import main
 from saelab.config import UsageError
 from saelab.evaluation import sets
 from saelab.evaluation.options import EvaluateOptions
-from saelab.evaluation.sets import evaluate_set, load_set_evaluation
+from saelab.evaluation.set_results import load_set_evaluation
+from saelab.evaluation.sets import evaluate_set
 from saelab.host.host import Host
 from saelab.host.splice import splice_edits
 from saelab.host.text import corpus_of, stream

@@ -78,7 +78,7 @@ def config(root: Path, **changes: Any) -> Any:
 
 def run_set(path: Path) -> None:
     """A set of one layer with figures of it."""
-    from saelab.evaluation.sets import AtOnce, MemberFigures, SetEvaluation
+    from saelab.evaluation.set_results import AtOnce, MemberFigures, SetEvaluation
     from saelab.formats.json_file import write_sealed_json
     from saelab.training.sets import write_set
 

@@ -200,7 +200,7 @@ def store(path: Path) -> None:
 
 
 def set_measured(path: Path) -> None:
-    from saelab.evaluation.sets import load_set_evaluation, set_sections
+    from saelab.evaluation.set_results import load_set_evaluation, set_sections
     from saelab.figures.evaluation import set_figure
     from saelab.training.sets import RunSet
 

@@ -22,7 +22,7 @@ from feature_browser.shell.canvas import palette, plot, show
 from saelab.training.sets import Member, RunSet, is_set
 
 if TYPE_CHECKING:
-    from saelab.evaluation.sets import SetEvaluation
+    from saelab.evaluation.set_results import SetEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def set_view(catalogue: Catalogue, card: RunCard, address: SetAddress) -> None:
 
 
 def _draw_measured(found: "SetEvaluation", links: dict[str, str]) -> None:
-    from saelab.evaluation.sets import set_sections
+    from saelab.evaluation.set_results import set_sections
     from saelab.figures.evaluation import set_figure
 
     layers, together = set_sections(found)
@@ -63,7 +63,7 @@ def _draw_measured(found: "SetEvaluation", links: dict[str, str]) -> None:
 
 @st.cache_resource(max_entries=8, show_spinner="Reading what was measured …")
 def _read(file: Path, at: int) -> "SetEvaluation":
-    from saelab.evaluation.sets import read_set_evaluation
+    from saelab.evaluation.set_results import read_set_evaluation
 
     del at  # part of the cache's key only
     return read_set_evaluation(file)
