@@ -1,4 +1,4 @@
-"""Rows that processes send each other: each runs the model on other contexts, for the SAEs of all."""
+"""Rows that processes send each other: each runs the model on a share of the contexts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
 
 Rows = Mapping[str, Float[Tensor, "row _"]]
@@ -25,6 +26,16 @@ class Exchange:
     ranks: Ranks
     wanted: tuple[tuple[str, ...], ...]
     widths: Mapping[str, int]
+
+    @classmethod
+    def of(cls, lm: ActivationSource, wanted: Sequence[Sequence[str]], ranks: Ranks) -> "Exchange":
+        """The exchange of these hooks, each once, by process.
+
+        Raises:
+            UsageError: a hook does not exist.
+        """
+        once = tuple(tuple(dict.fromkeys(hooks)) for hooks in wanted)
+        return cls(ranks, once, {hook: lm.width(hook) for hooks in once for hook in hooks})
 
     @property
     def own(self) -> tuple[str, ...]:

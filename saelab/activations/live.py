@@ -1,6 +1,7 @@
 """Activations of the running model, served like those of a store, but never written."""
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,15 +35,17 @@ class LiveOptions:
     """Options of live activations.
 
     Attributes:
+        seed: decides the order.
         first: index of the first context that is used, e.g. because a store has those before.
         forward_contexts: contexts per forward pass.
-        pool_contexts: contexts whose rows are shuffled together; default: about 65,536 rows.
+        pool_rows: about how many rows are shuffled together: those of this many positions.
         first_position: rows at earlier positions of their contexts are not served.
     """
 
+    seed: int = 0
     first: int = 0
     forward_contexts: int = 32
-    pool_contexts: int | None = None
+    pool_rows: int = POOL_ROWS
     first_position: int = 0
 
 
@@ -54,15 +57,15 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
     same order, which depends only on (seed, epoch): not on the other SAEs. In the place of a row
     that is too large at an SAE's own site, this SAE gets the next one that is not.
 
-    With several `ranks`, each process runs the model on its share of a pool's contexts and gets, of
-    all of them, the rows at the sites of its own SAEs; `next` is called by all together. The
-    batches are those of one process. Memory: one pool of rows at these sites, in the model's dtype.
+    Each of several processes runs the model on its share of a pool's contexts and gets, of all of
+    them, the rows at the sites of its own SAEs; `next` is called by all together. The batches are
+    those of one process. Memory: one pool of rows at these sites, in the model's dtype.
 
-        batches = LiveBatches(lm, corpus, [LiveSite("blocks.1.hook_resid_post")], 4096, seed=0)
+        batches = LiveBatches(lm, corpus, [LiveSite("blocks.1.hook_resid_post")], 4096)
         x = next(batches)[0].x
 
     Args:
-        wanted: the hooks that each process wants; default: of `sites`, for one process.
+        exchange: which hooks each process wants; default: those of `sites`, in one process.
 
     Raises:
         UsageError: a hook does not exist, or the corpus has no context from `options.first` on.
@@ -74,23 +77,18 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         corpus: Corpus,
         sites: Sequence[LiveSite],
         batch_size: int,
-        *,
-        seed: int = 0,
         options: LiveOptions | None = None,
-        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
-        wanted: tuple[tuple[str, ...], ...] | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self._options = options = options or LiveOptions()
         self._limit = None if corpus.endless else corpus.available(sys.maxsize)
         if self._limit is not None and self._limit <= options.first:
             raise UsageError(f"The text has {self._limit} contexts, none from {options.first} on.")
-        own = tuple(dict.fromkeys(hook for site in sites for hook in site.hooks))
-        wanted = wanted or (own,)
-        widths = {hook: lm.width(hook) for hooks in wanted for hook in hooks}
-        self._exchange = Exchange(ranks, wanted, widths)
+        own = [hook for site in sites for hook in site.hooks]
+        self._exchange = exchange or Exchange.of(lm, [own], Ranks())
         self._lm, self._corpus, self.sites = lm, corpus, tuple(sites)
-        self.batch_size, self._seed = batch_size, seed
-        given = options.pool_contexts or POOL_ROWS // corpus.context_length
+        self.batch_size, self._seed = batch_size, options.seed
+        given = options.pool_rows // corpus.context_length
         self._pool_runs = max(1, given // RUN_CONTEXTS)
         self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
         self._pool, self._offset = 0, 0
@@ -117,9 +115,9 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
                 self._pool, self._offset, self._rows = self._pool + 1, 0, None
         return [joined(parts) for parts in zip(*pieces, strict=True)]
 
-    def place(self, site: int) -> "LivePlace":
+    def position_of(self, site: LiveSite) -> "LivePosition":
         """The position of the next batch, as the checkpoints of this site's SAEs keep it."""
-        return LivePlace(self, self.sites[site])
+        return LivePosition(self, site)
 
     def order(self, site: LiveSite) -> dict[str, int | str]:
         """What decides the rows that an SAE of this site gets."""
@@ -161,17 +159,38 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
             f"{WINDOW_BATCHES}_batches": design_effect(rows, WINDOW_BATCHES * self.batch_size),
         }
 
+    @property
+    def pool_bytes(self) -> int:
+        """Bytes of the rows that are shuffled together."""
+        width = self._exchange.width(self._exchange.own)
+        return self.pool_contexts * self._corpus.context_length * width * self._empty().itemsize
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model and of the batches."""
+        return self._lm.device
+
+    def seconds_per_row(self) -> float:
+        """Seconds of the model's passes per row, judged by one pass after a smaller one."""
+        one, like = self._read(self._passes(0)[0]), self._empty()
+        self._captured(_Pass(one.contexts[:1], one.tokens[:1], one.mask[:1]), like)
+        start = time.perf_counter()
+        self._captured(one, like)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        every = max(1, int(one.mask.sum())) * self._exchange.ranks.world
+        return (time.perf_counter() - start) / every
+
     def memory(self) -> int:
         """Bytes at the peak, beside the model's weights: a pool, a pass and a batch."""
         length, passed = self._corpus.context_length, self._options.forward_contexts
         size, every = self._empty().itemsize, self._exchange.hooks
-        pool = self.pool_contexts * length * self._exchange.width(self._exchange.own) * size
         # What was captured, its rows, and with several processes what is sent and received.
         copies = 2 if self._exchange.ranks.world == 1 else 4
         captured = copies * passed * length * self._exchange.width(every) * size
         served = self._exchange.width([hook for site in self.sites for hook in site.hooks])
         batch = 2 * self.batch_size * served * 4
-        return pool + max(captured + forward_bytes(self._lm, passed, length), batch)
+        return self.pool_bytes + max(captured + forward_bytes(self._lm, passed, length), batch)
 
     def _empty(self) -> Float[Tensor, " 0"]:
         return torch.empty(0, dtype=getattr(torch, self._lm.info.dtype), device=self._lm.device)
@@ -230,7 +249,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         return {hook: values[mask].to(like.dtype) for hook, values in found.items()}
 
 
-class LivePlace:
+class LivePosition:
     """The position of live batches, as an SAE of one site keeps it.
 
     It names the SAE's own site and no other: the SAE may go on alone, or beside others.

@@ -49,7 +49,7 @@ def test_named_runs_may_change_everything(sweep):
     ("parts", "message"),
     [
         ({"base": BASE}, "describes no run"),
-        ({"base": BASE, "gird": {}}, "base, grid and runs, and no more"),
+        ({"base": BASE, "gird": {}}, "base, grid, runs and harvest, and no more"),
         ({"base": BASE, "grid": {"lr": 0.1}}, r"grid\.lr must be a list"),
         ({"base": BASE, "grid": {"lr": []}}, r"grid\.lr must be a list"),
         ({"base": BASE, "grid": {"lr": [0.1, 0.1]}}, "the same name"),
