@@ -211,7 +211,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
             here = counts[first : first + world] + [0] * (world - len(some))
             for found, n in zip(exchange.rows(mine, here, like), here, strict=True):
                 for hook in exchange.own if n else ():
-                    rows[hook][where[start : start + n]] = found[hook]
+                    rows[hook].index_copy_(0, where[start : start + n], found[hook])
                 start += n
         return Pool(sum(counts), rows, {s: served(s, rows) for s in self.sites if s.limits})
 
@@ -244,9 +244,10 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
 
     def _captured(self, one: "_Pass", like: Tensor) -> dict[str, Float[Tensor, "row _"]]:
         """The rows of a forward pass at every hook that any process wants."""
-        mask = torch.from_numpy(one.mask).to(like.device)
+        # Indices, as a GPU would be waited for at every hook to count the rows of a mask.
+        rows = torch.from_numpy(np.flatnonzero(one.mask)).to(like.device)
         found = self._lm.capture(model_input(one.tokens), self._exchange.hooks)
-        return {hook: values[mask].to(like.dtype) for hook, values in found.items()}
+        return {h: v.flatten(0, 1).index_select(0, rows).to(like.dtype) for h, v in found.items()}
 
 
 class LivePosition:

@@ -51,7 +51,7 @@ def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: Li
         if key not in alike:
             alike[key] = _seconds(source, config)
         steps.append(alike[key])
-    passes = [batches.seconds_per_row() * config.n_tokens for _, cs in parts for config in cs]
+    rows = max((config.n_tokens for _, configs in parts for config in configs), default=0)
     known = [seconds for seconds in steps if seconds is not None]
     weights = sum(_weights(source, configs) for source, configs in parts)
     step = max((_step(source, configs) for source, configs in parts), default=0)
@@ -62,7 +62,7 @@ def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: Li
         device,
         weights + max(step + batches.memory(), sample) + AT_REST,
         "lower --buffer-rows, --batch-size or --d-sae, or train fewer at once",
-        sum(known) + max(passes, default=0.0) if len(known) == len(steps) else None,
+        sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None,
     )
 
 

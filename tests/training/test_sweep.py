@@ -56,7 +56,7 @@ def layered(tmp_path):
     names = ("ln2.hook_out", "hook_mlp_out", "attn.hook_z")
     sites = [f"blocks.{layer}.{name}" for layer in (11, 0, 3) for name in names]
     store = write_arrays(tmp_path / "store", {name: torch.randn(8, 4) for name in sites})
-    return BASE | {"activations": str(store.path)}
+    return BASE | {"activations": str(store)}
 
 
 def test_a_star_is_every_layer_of_which_the_store_has_the_sites(sweep, layered):
