@@ -20,9 +20,13 @@ from saelab.files import check_directory
 from saelab.ranks import Ranks
 
 if TYPE_CHECKING:
+    from saelab.lm.protocol import LanguageModel
     from saelab.training.config import TrainConfig
     from saelab.training.run import Run
     from saelab.training.together import Together
+
+    Asked = tuple[dict[Path, TrainConfig], LanguageModel | None]
+    """The runs to train, and the language model if it is loaded already."""
 
 ABOUT = """\
 Train a sparse autoencoder on recorded activations.
@@ -152,7 +156,7 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
     args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
     check_directory(args.out, "--out")
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
-    return _trained(lambda _: {args.out: config}, args.device)[0]
+    return _trained(lambda _: ({args.out: config}, None), args.device)[0]
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
@@ -165,55 +169,61 @@ def _sweep(args: SweepArguments) -> "list[Run]":
     given: dict[str, object] = {"live": True} if args.live else {}
     own = read_harvest(args.file)
 
-    def configs(all_of_us: Together) -> "dict[Path, TrainConfig]":
+    def asked(all_of_us: Together) -> "Asked":
+        lm = None
         if own is not None:
             given["activations"] = str(args.out / STORE)
             with all_of_us.agreeing():
                 if all_of_us.ranks.leads:
-                    _make_store(args, own)
+                    lm = _make_store(args, own)
         found = read_sweep(args.file, **given)
+        if own is not None and STORE in found:
+            raise UsageError(f"{args.file}: {STORE} is the sweep's store; rename this run.")
         if args.description_length:
             from saelab.evaluation.mdl_sweep import check_comparable
 
             check_comparable(found)
-        return {args.out / name: config for name, config in found.items()}
+        return {args.out / name: config for name, config in found.items()}, lm
 
-    return _trained(configs, args.device)
+    return _trained(asked, args.device)
 
 
-def _make_store(args: SweepArguments, own: dict[str, Any]) -> None:
-    """The store that a sweep makes for itself, of the sites of its runs."""
+def _make_store(args: SweepArguments, own: dict[str, Any]) -> "LanguageModel | None":
+    """Make the store of the sites of a sweep's runs; returns the model, if runs can train on it."""
     from saelab.cli.harvest import HarvestArguments, harvested, load_model
+    from saelab.lm.protocol import LanguageModel
     from saelab.training.sweep import sites_of
 
     out, every = args.out / STORE, ("site",)
     try:
-        options = {"device": args.device, **own}
-        asked = HarvestArguments.model_validate({**options, "sites": every, "out": out})
+        options = {**own, "device": args.device, "sites": every, "out": out}
+        asked = HarvestArguments.model_validate(options)
     except ValidationError as error:
         raise UsageError(f"{args.file}: harvest: {first_problem(error)}.") from error
     lm = load_model(asked, every)
     sites = tuple(sites_of(args.file, lm.info.n_layers))
     harvested(asked.model_copy(update={"sites": sites}), lm, Ranks())
+    return lm if isinstance(lm, LanguageModel) else None
 
 
-def _trained(configs: "Callable[[Together], dict[Path, TrainConfig]]", device: str) -> "list[Run]":
+def _trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
     """The trained runs; several processes that torchrun started train them together."""
     from saelab.training.loop import train_many
     from saelab.training.together import Together, together
 
     ranks = Ranks.from_environment()
     if ranks.world == 1:
-        return train_many(configs(Together()), device=device)
+        configs, lm = ask(Together())
+        return train_many(configs, device=device, lm=lm)
     from saelab.lm.load import own_device
 
     where = own_device(device)
     with together(ranks, where) as all_of_us:
-        asked = configs(all_of_us)
+        configs, lm = ask(all_of_us)
         told = {
             f"{name} of {out}": json.dumps(value)
-            for out, config in asked.items()
+            for out, config in configs.items()
             for name, value in config.model_dump(mode="json").items()
         }
         all_of_us.check_same({"device": where.type, **told})
-        return train_many(asked, device=where, together=all_of_us)
+        return train_many(configs, device=where, lm=lm, together=all_of_us)

@@ -68,9 +68,8 @@ class TrainConfig(Config):
     downstream_sites: tuple[str, ...] = ()
     """The sites that e2e-ds compares; default: the residual stream after every later block."""
     live: Annotated[bool, Heading("Data")] = False
-    """Take activations from the running model. The text is the one the store was harvested from; an
-    endless text continues where the store ends. n_tokens may then exceed the store by far. The
-    store still gives the scale and the rows for calibration."""
+    """Take activations from the running model, on the store's text; an endless text continues where
+    the store ends. n_tokens may exceed the store by far, which gives scale and calibration rows."""
     buffer_rows: int = Field(default=POOL_ROWS, gt=0)
     """With --live: rows shuffled together; provenance.json has their design effect."""
     normalise: bool = True

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from saelab.activations.exchange import Exchange
 from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
 from saelab.lm.protocol import LanguageModel
 from saelab.ranks import Ranks
@@ -98,13 +99,17 @@ def by_feed(group: Group) -> list[dict[Path, TrainConfig]]:
     return list(found.values())
 
 
-def share_out(group: Group, ranks: Ranks) -> list[dict[Path, TrainConfig]]:
-    """Whole SAEs for each process, so that the widths of each add up to about the same."""
+def share_out(group: Group, store: ActivationStore, ranks: Ranks) -> list[dict[Path, TrainConfig]]:
+    """Whole SAEs for each process, so that the weights of each add up to about the same."""
+    weights = {
+        out: config.sae.d_sae * sum(store.site(s).d_in for s in (config.site, config.written_site))
+        for out, config in group.items()
+    }
     load, parts = [0] * ranks.world, [dict[Path, TrainConfig]() for _ in range(ranks.world)]
-    for out, config in sorted(group.items(), key=lambda item: -item[1].sae.d_sae):
+    for out in sorted(group, key=lambda out: -weights[out]):
         least = load.index(min(load))
-        load[least] += config.sae.d_sae
-        parts[least][out] = config
+        load[least] += weights[out]
+        parts[least][out] = group[out]
     return parts
 
 
@@ -130,10 +135,10 @@ def open_live(group: Group, device: torch.device, lm: LanguageModel | None, rank
     Raises:
         UsageError: a site cannot be read, or all of them do not fit into memory.
     """
-    parts = share_out(group, ranks)
-    own = by_feed(parts[ranks.rank])
     config = next(iter(group.values()))
     common = Source([config], device, lm)
+    parts = share_out(group, common.store, ranks)
+    own = by_feed(parts[ranks.rank])
     sources = [Source(list(part.values()), device, common.model()) for part in own]
     wanted = [[h for c in part.values() for h in (c.site, c.written_site)] for part in parts]
     text, manifest = common.text, common.store.manifest

@@ -110,7 +110,10 @@ def _train_all(
 ) -> None:
     with together.agreeing():
         groups = _checked_groups(missing, where, together.ranks)
-    found = [str(e) for group in groups for e in _train_group(group, where, lm, together)]
+    found = []
+    for number, group in enumerate(groups, 1):
+        which = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
+        found += [str(error) for error in _train_group(group, where, lm, together, which)]
     # Also waits until all have written their runs.
     problems = list(dict.fromkeys(p for told in together.all_say(found) for p in told))
     if problems:
@@ -177,15 +180,16 @@ def _train_group(
     device: torch.device,
     lm: LanguageModel | None,
     together: Together,
+    which: str = "",
 ) -> list[DivergedError]:
-    """Train a group of SAEs; returns the errors of those that diverged."""
+    """Train a group of SAEs; returns the errors of those that diverged. `which` names the group."""
     live, ranks = next(iter(group.values())).live, together.ranks
     with together.agreeing():
         feeds = open_live(group, device, lm, ranks) if live else open_stored(group, device, lm)
     if ranks.world > 1:
         feeds.facts["world_size"] = ranks.world
     trainings: list[Training] = []
-    places: list[Place | None] = []
+    places: list[Place] = []
     for feed, part in feeds.feeds:
         rows = feed.source.start_rows()
         for out, config in part.items():
@@ -202,13 +206,14 @@ def _train_group(
     with stop_on_signal() as asked:
         stop = together.vote(asked)
         helps = live and ranks.world > 1
-        _run(trainings, feeds, stop, range(step, last), helps=helps)
+        title = _title(trainings) + which
+        _run(trainings, feeds, stop, range(step, last), title, helps=helps)
     return [t.diverged for t in trainings if t.diverged is not None]
 
 
 def _set_out(
     trainings: Sequence[Training],
-    places: Sequence[Place | None],
+    places: Sequence[Place],
     feeds: Feeds,
     together: Together,
 ) -> int:
@@ -217,11 +222,10 @@ def _set_out(
     After a kill between two checkpoints of one step, the SAEs stand at different steps; those that
     are ahead then wait.
     """
-    both = zip(trainings, places, strict=True)
-    first = min(both, key=lambda each: each[0].state.step, default=None)
-    if first is not None and first[1] is not None:
-        first[0].feed.position.load_state_dict(first[1])
-    own = [] if first is None else [first[0].state.step, *feeds.position]
+    both = sorted(zip(trainings, places, strict=True), key=lambda each: -each[0].state.step)
+    for training, place in both:  # All, as this checks them; the earliest comes last.
+        training.feed.position.load_state_dict(place)
+    own = [both[-1][0].state.step, *feeds.position] if both else []
     told = [told for told in together.all_say([str(n) for n in own]) if told]
     step, *feeds.position = min([int(n) for n in each] for each in told)
     return step
@@ -234,13 +238,14 @@ def _begun(
     about: dict[str, Any],
     rows: Float[Tensor, "n d_in"],
     ranks: Ranks,
-) -> tuple[Training, Place | None]:
-    """The training of one SAE where it stands, and its place in the stream; None at the start."""
+) -> tuple[Training, Place]:
+    """The training of one SAE where it stands, and its place in the stream."""
     source = feed.source
     origin = None if has_begun(out) else StartingRun.of(config)
     state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
     watch = watch_over(state, source, rows)
-    place = state.restore(out / "checkpoints", feed.position.state_dict())
+    start = feed.position.state_dict()
+    place = state.restore(out / "checkpoints", start) or start
     facts = about if origin is None else about | {"init_from": origin.facts()}
     if ranks.leads:
         create(config, out, source, step=state.steps.name, **facts)
@@ -257,12 +262,13 @@ def _run(
     feeds: Feeds,
     stop: StopRequest | Vote,
     steps: range,
+    title: str,
     *,
     helps: bool,
 ) -> None:
     """Do these steps; a process that `helps` others does not end before them."""
     size = feeds.batch_size
-    with progress(_title(trainings), steps.stop * size, "tokens", steps.start * size) as bar:
+    with progress(title, steps.stop * size, "tokens", steps.start * size) as bar:
         shown = steps.start
         for step in steps:
             if not helps and all(t.diverged is not None for t in trainings):

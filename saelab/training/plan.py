@@ -61,7 +61,8 @@ def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: Li
         f"live train of {n} SAE{'' if n == 1 else 's'}",
         device,
         weights + max(step + batches.memory(), sample) + AT_REST,
-        "lower --buffer-rows, --batch-size or --d-sae, or train fewer at once",
+        "lower --buffer-rows, --batch-size or --d-sae, train fewer at once, or share them out to "
+        "more processes by torchrun",
         sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None,
     )
 
@@ -80,8 +81,15 @@ def _weights(source: Source, configs: Sequence[TrainConfig]) -> int:
     return sum(
         4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae
         + config.sae.own_step_bytes(source.site.d_in, source.device)
+        + _kept(source, config)
         for config in configs
     )
+
+
+def _kept(source: Source, config: TrainConfig) -> int:
+    """Bytes of the pre-activations, which every SAE that kernels train keeps for itself."""
+    fused = source.device.type == "cuda" and config.step != "autograd"
+    return fused * itemsize(config.precision) * config.batch_size * config.sae.d_sae
 
 
 def _step(source: Source, configs: Sequence[TrainConfig]) -> int:

@@ -68,8 +68,11 @@ def read_harvest(path: Path) -> dict[str, Any] | None:
     found = parts.get("harvest")
     if found is not None and "activations" in parts.get("base", {}):
         raise UsageError(f"{path} names activations and a harvest that makes them; leave one out.")
-    if found is not None and found.keys() & {"sites", "out"}:
-        raise UsageError(f"{path}: harvest has the sites of the runs, at --out; leave them out.")
+    if found is not None and (more := sorted(found.keys() & {"sites", "out", "device"})):
+        raise UsageError(
+            f"{path}: harvest takes its sites from the runs, and --out and --device from the "
+            f"command; leave {' and '.join(more)} out of it."
+        )
     return found
 
 

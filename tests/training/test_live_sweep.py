@@ -1,6 +1,7 @@
 """A whole model's SAEs from one pass of it: each is the SAE that trains alone."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import TEXT
 from training.test_together import Launch, wait_for_checkpoint
 
 from saelab import resources
+from saelab.activations.store import ActivationStore
 from saelab.cli import main
 from saelab.config import UsageError
 from saelab.lm.bridge import BridgeLanguageModel
@@ -17,6 +19,7 @@ from saelab.ranks import Ranks
 from saelab.training.feeds import open_live, share_out
 from saelab.training.loop import train, train_many
 from saelab.training.run import Run
+from saelab.training.state import TrainingState
 from saelab.training.sweep import read_sweep
 
 RUNS = {
@@ -26,8 +29,13 @@ RUNS = {
 }
 NAMES = ["mlp-0", "mlp-1", "attn-0", "attn-1", "masked"]
 BASE = {
-    "n_tokens": 3000, "batch_size": 100, "buffer_rows": 256, "lr": 1e-2, "log_every": 10,
-    "checkpoint_every": 4, "sae": {"variant": "topk", "d_sae": 32, "k": 4},
+    "n_tokens": 3000,
+    "batch_size": 100,
+    "buffer_rows": 256,
+    "lr": 1e-2,
+    "log_every": 10,
+    "checkpoint_every": 4,
+    "sae": {"variant": "topk", "d_sae": 32, "k": 4},
 }
 
 
@@ -49,7 +57,8 @@ def sweep(checkpoint, tmp_path_factory):
 
 
 def configs(sweep, out=Path("runs")):
-    store = sweep.parent / "runs" / "activations"
+    own = out / "activations"
+    store = own if own.exists() else sweep.parent / "runs" / "activations"
     found = read_sweep(sweep, live=True, activations=str(store))
     return {out / name: config for name, config in found.items()}
 
@@ -93,11 +102,9 @@ class KilledError(Exception):
     """A kill at a given moment."""
 
 
-def test_a_kill_between_two_checkpoints_of_one_step_changes_nothing(
+def test_two_processes_go_on_after_a_kill_between_two_checkpoints_of_one_step(
     sweep, random_lm, tmp_path, monkeypatch
 ):
-    from saelab.training.state import TrainingState
-
     real, saves = TrainingState.save, []
 
     def save(self, directory, place):
@@ -106,35 +113,41 @@ def test_a_kill_between_two_checkpoints_of_one_step_changes_nothing(
             raise KilledError
         real(self, directory, place)
 
+    shutil.copytree(sweep.parent / "runs" / "activations", tmp_path / "activations")
     monkeypatch.setattr(TrainingState, "save", save)
     with pytest.raises(KilledError):
         train_many(configs(sweep, tmp_path), device="cpu", lm=random_lm)
     assert saves == [4] * 5 + [8] * 3
-    monkeypatch.undo()
-    for run in train_many(configs(sweep, tmp_path), device="cpu", lm=random_lm):
-        assert weights(run.path) == weights(sweep.parent / "runs" / run.name)
+    codes, said = Launch(command(sweep, tmp_path), 2).end()
+    assert codes == [0, 0], said
+    check_all_done(sweep, tmp_path)
 
 
-def test_two_processes_make_the_same_runs_also_after_a_kill(sweep, tmp_path):
+def check_all_done(sweep, out):
+    for name in NAMES:
+        assert weights(out / name) == weights(sweep.parent / "runs" / name)
+        assert Run(out / name).metrics()[-1]["step"] == 30
+
+
+@pytest.mark.exhaustive
+def test_a_dead_process_ends_the_others_and_one_can_go_on(sweep, tmp_path):
     launch = Launch(command(sweep, tmp_path), 2)
     wait_for_checkpoint(tmp_path / "mlp-0")
     launch.commands[1].kill()
-    (first, second), said = launch.end()
-    assert (first, second) == (1, -signal.SIGKILL)
+    codes, said = launch.end()
+    assert codes == [1, -signal.SIGKILL]
     assert said.count("has ended") == 1
     assert "Traceback" not in said
-    codes, said = Launch(command(sweep, tmp_path), 2).end()
-    assert codes == [0, 0], said
-    for name in NAMES:
-        assert weights(tmp_path / name) == weights(sweep.parent / "runs" / name)
-        assert Run(tmp_path / name).metrics()[-1]["step"] == 30
+    assert main(command(sweep, tmp_path)) == 0
+    check_all_done(sweep, tmp_path)
     assert Run(tmp_path / "attn-0").provenance()["world_size"] == 2
 
 
 def test_whole_saes_are_shared_out_evenly(sweep):
-    parts = share_out(configs(sweep), Ranks(0, 2))
-    widths = [sum(config.sae.d_sae for config in part.values()) for part in parts]
+    group = configs(sweep)
+    parts = share_out(group, ActivationStore(sweep.parent / "runs" / "activations"), Ranks(0, 2))
     assert sorted(out.name for part in parts for out in part) == sorted(NAMES)
+    widths = [sum(config.sae.d_sae for config in part.values()) for part in parts]
     assert max(widths) - min(widths) <= 32
 
 

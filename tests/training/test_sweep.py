@@ -76,8 +76,8 @@ def test_a_star_is_every_layer_of_which_the_store_has_the_sites(sweep, layered):
 
 def test_the_sites_of_a_sweep_are_those_of_the_models_layers(tmp_path):
     path = tmp_path / "sweep.json"
-    runs = {"mlp": EVERY, "again": EVERY, "last": {"site": "blocks.*.hook_resid_post"}}
-    runs["last"]["layers"] = [2]
+    last = {"site": "blocks.*.hook_resid_post", "layers": [2]}
+    runs = {"mlp": EVERY, "again": EVERY, "last": last}
     path.write_text(json.dumps({"runs": runs, "harvest": {"model": "tiny"}}))
     assert read_harvest(path) == {"model": "tiny"}
     sites = [f"blocks.{n}.{part}" for n in (0, 1) for part in ("ln2.hook_out", "hook_mlp_out")]
@@ -136,7 +136,8 @@ def test_a_file_that_is_no_json_is_refused(tmp_path):
     ("parts", "message"),
     [
         ({"base": BASE, "harvest": {}}, "names activations and a harvest that makes them"),
-        ({"harvest": {"sites": ["blocks.0.hook_resid_post"]}}, "has the sites of the runs"),
+        ({"harvest": {"sites": ["blocks.0.hook_resid_post"]}}, "takes its sites from the runs"),
+        ({"harvest": {"out": "x", "device": "cpu"}}, "leave device and out out of it"),
     ],
 )
 def test_a_harvest_says_only_what_the_runs_do_not(tmp_path, parts, message):
