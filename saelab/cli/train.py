@@ -160,7 +160,7 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
-    from saelab.training.sweep import read_harvest, read_sweep
+    from saelab.training.sweep import check_runs, read_harvest, read_sweep
     from saelab.training.together import Together
 
     check_directory(args.out, "--out")
@@ -173,6 +173,7 @@ def _sweep(args: SweepArguments) -> "list[Run]":
         lm = None
         if own is not None:
             given["activations"] = str(args.out / STORE)
+            check_runs(args.file, **given)
             with all_of_us.agreeing():
                 if all_of_us.ranks.leads:
                     lm = _make_store(args, own)

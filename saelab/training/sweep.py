@@ -76,6 +76,22 @@ def read_harvest(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def check_runs(path: Path, **given: object) -> None:
+    """Refuse what is wrong with a sweep at any layer, before its store is made.
+
+    Raises:
+        UsageError: as for `read_sweep`.
+    """
+    for name, values in _options(path, given).items():
+        _hooks(path, name, values)
+        _listed(path, name, values)
+        values.pop(LAYERS, None)
+        try:
+            _config(path, name, values).check()
+        except UsageError as error:
+            raise UsageError(f"Run {name}: {error}") from error
+
+
 def sites_of(path: Path, n_layers: int) -> list[str]:
     """The sites of a sweep's runs, for a model of so many layers.
 
@@ -124,7 +140,9 @@ def _by_layer(path: Path, name: str, values: dict[str, Any]) -> dict[str, dict[s
             raise UsageError(f"{path}: run {name} lists layers; write * for the layer in its site.")
         return {name: values}
     if "activations" not in values:
-        raise UsageError(f"{path}: run {name}: activations is missing.")
+        raise UsageError(
+            f"{path}: run {name}: activations is missing; name a store, or give a harvest."
+        )
     store = ActivationStore(str(values["activations"]))
     there = [n for n in range(MOST_LAYERS) if _at(hooks, n) <= set(store.sites)]
     if missing := [n for n in layers or () if n not in there]:

@@ -163,5 +163,5 @@ def test_what_the_pass_cannot_feed_is_refused_by_the_runs_name(sweep, tmp_path, 
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(found))
     assert main(command(file, tmp_path / "runs")) == 2
-    assert "Run attn-0: --live trains with --objective local" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["activations"]
+    assert "Run attn: --live trains with --objective local" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

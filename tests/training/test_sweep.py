@@ -7,7 +7,7 @@ import torch
 
 from saelab.activations.arrays import write_arrays
 from saelab.config import UsageError
-from saelab.training.sweep import read_harvest, read_sweep, sites_of
+from saelab.training.sweep import check_runs, read_harvest, read_sweep, sites_of
 
 BASE = {
     "activations": "cache/tiny",
@@ -116,7 +116,10 @@ def test_layers_that_are_not_there_are_named(sweep, layered, changes, message):
         ({"base": BASE, "runs": {"a": 3}}, "run a must be an object"),
         ({"base": BASE, "runs": {"a": {"site.x": 3}}}, "reaches into what is no object"),
         ({"base": [], "runs": {"a": {}}}, "base must be an object"),
-        ({"base": {"site": "blocks.*.x"}, "runs": {"a": {}}}, "run a: activations is missing"),
+        (
+            {"base": {"site": "blocks.*.x"}, "runs": {"a": {}}},
+            "run a: activations is missing; name",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(sweep, parts, message):
@@ -145,3 +148,11 @@ def test_a_harvest_says_only_what_the_runs_do_not(tmp_path, parts, message):
     path.write_text(json.dumps(parts))
     with pytest.raises(UsageError, match=message):
         read_harvest(path)
+
+
+def test_what_is_wrong_at_every_layer_is_said_before_there_is_a_store(tmp_path):
+    path = tmp_path / "sweep.json"
+    runs = {"a": {"site": "blocks.*.attn.hook_z"}, "b": EVERY | {"sae.variant": "k-sparse"}}
+    path.write_text(json.dumps({"base": BASE, "runs": runs}))
+    with pytest.raises(UsageError, match=r"Run b: .*k-sparse"):
+        check_runs(path)
