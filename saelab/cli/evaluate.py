@@ -112,12 +112,13 @@ def _set(args: EvaluateArguments, options: EvaluateOptions) -> int:
     """Measure a set, print its tables, and draw them."""
     from saelab.cli.tables import print_section, wide_console
     from saelab.evaluation.set_results import set_sections
-    from saelab.evaluation.sets import evaluate_set, set_file
+    from saelab.evaluation.sets import check_options, evaluate_set, set_file
     from saelab.figures.evaluation import set_figure
     from saelab.files import atomic_write
     from saelab.lm.load import load_recorded_model
     from saelab.training.sets import RunSet
 
+    check_options(options)
     runs = RunSet(args.run)
     first = runs.runs[0]
     lm = load_recorded_model(first.model(), name=args.model, device=args.device)

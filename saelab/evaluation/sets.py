@@ -47,8 +47,7 @@ def evaluate_set(
         UsageError: a run is missing, or `lm` is not the model, or the runs have no text in common.
     """
     options = options or EvaluateOptions()
-    if options.encoder is not None:
-        raise UsageError(f"--encoder {options.encoder} is for one SAE; name a run of the set.")
+    check_options(options)
     members = runs.runs
     text = _common_text(members, lm) if corpus is None else corpus
     options = sized(options, lm, text)
@@ -73,6 +72,16 @@ def evaluate_set(
         }
         write_sealed_json(set_file(runs, corpus), {"made": made, **result.values()})
     return result
+
+
+def check_options(options: EvaluateOptions) -> None:
+    """Refuse options that are for a single run.
+
+    Raises:
+        UsageError: the message names the option.
+    """
+    if options.encoder is not None:
+        raise UsageError(f"--encoder {options.encoder} is for one SAE; name a run of the set.")
 
 
 def _kinds(runs: RunSet, hosts: Sequence[Host]) -> dict[str, list[Host]]:

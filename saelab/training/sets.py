@@ -32,6 +32,17 @@ MAX_MEMBERS = 1000
 PARTS = ("attention", "mlp")
 """The parts of a block that a set replaces, in the order in which it computes them."""
 
+RECIPES: dict[str, dict[str, dict[str, str]]] = {
+    "transcoders": {
+        "mlp": {"site": "blocks.*.mlp.hook_in", "target_site": "blocks.*.hook_mlp_out"}
+    },
+    "transcoders+attention": {
+        "mlp": {"site": "blocks.*.mlp.hook_in", "target_site": "blocks.*.hook_mlp_out"},
+        "attention": {"site": "blocks.*.attn.hook_z"},
+    },
+}
+"""The runs of each recipe that a sweep file may name; `*` is the number of every layer."""
+
 Part = Literal["attention", "mlp"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """The name of a run: one level below the set, never outside of it."""

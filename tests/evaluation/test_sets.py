@@ -19,29 +19,35 @@ from saelab.evaluation.sets import evaluate_set
 from saelab.host.host import Host
 from saelab.host.splice import splice_edits
 from saelab.host.text import corpus_of, stream
-from saelab.training.loop import train_many
-from saelab.training.sets import RunSet, write_set
+from saelab.training.sets import RunSet
 
 OPTIONS = EvaluateOptions(n_tokens=20, batch_size=3)
-PARTS = ("attn.hook_z", "ln2.hook_out", "hook_mlp_out")
+PARTS = ("attn.hook_z", "mlp.hook_in", "hook_mlp_out")
 
 
 @pytest.fixture(scope="module")
-def whole(random_lm, tmp_path_factory):
-    """Every attention and MLP of the random checkpoint, trained for a few steps."""
+def store(random_lm, tmp_path_factory):
+    """What every attention and MLP of the random checkpoint reads and writes."""
     directory = tmp_path_factory.mktemp("set")
     (directory / "text.txt").write_text(TEXT)
     corpus = load_corpus(str(directory / "text.txt"), random_lm, context_length=8)
     options = HarvestOptions(n_tokens=400, dtype="float32", batch_size=5)
     hooks = [f"blocks.{layer}.{part}" for layer in range(2) for part in PARTS]
-    store = harvest(random_lm, hooks, corpus, out=directory / "store", options=options)
-    configs = {}
-    for layer in range(2):
-        z, read, written = hooks[3 * layer : 3 * layer + 3]
-        configs[f"attention-{layer}"] = small_config(store, site=z, n_tokens=1000)
-        configs[f"mlp-{layer}"] = small_config(store, site=read, target_site=written, n_tokens=1000)
-    write_set(directory / "whole", "transcoders+attention", store.manifest.model, configs)
-    train_many({directory / "whole" / name: config for name, config in configs.items()})
+    return harvest(random_lm, hooks, corpus, out=directory / "store", options=options)
+
+
+def sweep(directory, store, **parts):
+    """Train the set that a sweep file describes; returns the exit code."""
+    base = small_config(store, n_tokens=1000).model_dump(mode="json", exclude={"site"})
+    file = directory / "sweep.json"
+    file.write_text(json.dumps({"base": base, "recipe": "transcoders+attention", **parts}))
+    return main(["train", "sweep", str(file), "--out", str(directory / "whole")])
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    assert sweep(directory, store, runs={"attention": {"sae.k": 3}}) == 0
     return directory / "whole"
 
 
@@ -149,6 +155,22 @@ def test_verbs_take_a_set_as_one_thing(copied, measured, capsys):
     assert main(["verify", str(copied)]) == 0
     assert main(["show", str(copied), "--json"]) == 0
     assert main(["show", str(copied)]) == 0
+
+
+def test_a_recipe_that_makes_no_set_is_refused_before_a_run_is_trained(store, tmp_path, capsys):
+    told = {
+        "there is no recipe clts; there is transcoders": {"recipe": "clts"},
+        "transcoders has no run heads; it has mlp": {
+            "recipe": "transcoders", "runs": {"heads": {}}},
+        "without layers: a set has all": {"runs": {"mlp": {"layers": [0]}}},
+        "one SAE per place": {"grid": {"seed": [0, 1]}},
+        "writes blocks.0.attn.hook_z: a set takes": {
+            "runs": {"mlp": {"target_site": "blocks.*.attn.hook_z"}}},
+    }  # fmt: skip
+    for sentence, parts in told.items():
+        assert sweep(tmp_path, store, **parts) == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "whole").exists()
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(copied, tmp_path, capsys):
