@@ -19,6 +19,8 @@ from saelab.types import ActivationBatch
 STATES = 4
 """Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
 weights adds one."""
+FUSED = 14
+"""Bytes per weight where kernels alone train: no gradient is stored, but a bfloat16 copy is."""
 DENSE = 4
 """Number of `[batch, d_sae]` tensors in memory at once in a step."""
 TRIED_ROWS = 512
@@ -39,14 +41,24 @@ def training_plan(source: Source, configs: Sequence[TrainConfig]) -> Plan:
     )
 
 
+def state_bytes(weights: int, *, fused: bool = False, average: bool = False) -> int:
+    """Memory of an SAE's weights with all that training keeps for each of them."""
+    return weights * ((FUSED if fused else 4 * STATES) + 4 * average)
+
+
+def step_bytes(batch: int, d_sae: int, width: int, *, fused: bool = False) -> int:
+    """Memory of a step: its `[batch, d_sae]` tensors, and rows of `width` numbers, d_in + d_out."""
+    return batch * ((2 if fused else 4 * DENSE) * d_sae + 16 * width)
+
+
 def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     width = source.site.d_in + source.target.d_in
     weights = sum(
-        4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae
+        state_bytes(width * config.sae.d_sae, average=config.ema is not None)
         + config.sae.own_step_bytes(source.site.d_in, source.device)
         for config in configs
     )
-    step = max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)
+    step = max(step_bytes(config.batch_size, config.sae.d_sae, width) for config in configs)
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
     # Two groups of rows are in memory, and a sample at the start.
     pool = 2 * min(POOL_ROWS, rows) * stored * width

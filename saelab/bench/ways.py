@@ -1,0 +1,164 @@
+"""The ways from a model to trained and explained SAEs: by a store, or from the running model."""
+
+import math
+
+from saelab.activations.order import POOL_ROWS
+from saelab.bench.road_plan import (
+    EVALUATED,
+    EVIDENCE,
+    Fleet,
+    Way,
+    Work,
+    model_memory,
+    pass_seconds,
+    sae_memory,
+    sharings,
+    step_parts,
+    too_large,
+)
+from saelab.config import UsageError
+from saelab.console import in_bytes
+
+
+def ways(job: Work, fleet: Fleet) -> list[Way]:
+    """Every way, the impossible ones with their problem.
+
+    Raises:
+        UsageError: the work contradicts itself.
+    """
+    if fleet.gpus < 1 or fleet.per_host < 1:
+        raise UsageError(f"--gpus {fleet.gpus} and --per-host {fleet.per_host} must be positive.")
+    return [by_store(job, fleet), site_by_site(job, fleet), one_pass(job, fleet)]
+
+
+def cheapest(found: list[Way]) -> Way | None:
+    """The possible way of the fewest GPU hours; of equal ones, the shortest."""
+    possible = [way for way in found if way.problem is None]
+    return min(possible, key=lambda way: (way.gpu_hours, way.wall), default=None)
+
+
+def by_store(job: Work, fleet: Fleet) -> Way:
+    """Harvest all sites once; then train every SAE from the store, as many at once as fit."""
+    pace, n = fleet.pace, len(job.sites)
+    way = Way("by a store")
+    way.shards = next(
+        (g for g in sharings(fleet.gpus) if _fits(sae_memory(job, pace, g), fleet)), 0
+    )
+    shards = way.shards or max(sharings(fleet.gpus))
+    lanes = min(n, fleet.gpus // shards)
+    way.gpus, way.shards = min(fleet.gpus, max(lanes * shards, 1)), shards
+    way.memory = sae_memory(job, pace, shards)
+    way.disk = job.n_tokens * job.row_bytes
+    way.traffic = {"disk, written": way.disk, "disk, read": _read(job)}
+    way.seconds = {"start": pace.start * (1 + math.ceil(n / lanes))}
+    way.seconds["forward passes"] = _forward(job, fleet, way.gpus, pace.harvest)
+    writing = way.disk / (pace.read * fleet.hosts(way.gpus))
+    way.seconds["writing"] = max(0.0, writing - way.seconds["forward passes"])
+    _steps(job, fleet, way, lanes, pace.train)
+    reading = way.traffic["disk, read"] / (pace.read * fleet.hosts(way.gpus))
+    way.seconds["reading"] = max(0.0, reading - way.seconds["steps"])
+    _afterwards(job, fleet, way, lanes)
+    if not _fits(way.memory, fleet):
+        way.problem = too_large(job, fleet, way.memory)
+    elif fleet.disk is not None and way.disk > fleet.disk:
+        way.problem = f"the store takes {in_bytes(way.disk)}, and {in_bytes(fleet.disk)} is free"
+    return way
+
+
+def site_by_site(job: Work, fleet: Fleet) -> Way:
+    """`train --live` for every SAE: the model runs again for each; one GPU holds it and an SAE."""
+    pace, n = fleet.pace, len(job.sites)
+    way, lanes = Way("live, each SAE alone"), min(n, fleet.gpus)
+    way.gpus = lanes
+    pool = {"shuffled rows": 2 * 4 * POOL_ROWS * max(job.widths)}
+    way.memory = sae_memory(job, pace, 1) | model_memory(job) | pool
+    way.seconds = {"start": pace.start * math.ceil(n / lanes)}
+    each = sum(pass_seconds(job, pace, [site]) for site in job.sites)
+    way.seconds["forward passes"] = pace.harvest * job.n_tokens * each / lanes
+    _steps(job, fleet, way, lanes, 1.0)
+    _afterwards(job, fleet, way, lanes)
+    if job.targets:
+        way.problem = "a transcoder trains from a store; --live reads one site"
+    elif not _fits(way.memory, fleet):
+        way.problem = too_large(job, fleet, way.memory)
+    return way
+
+
+def one_pass(job: Work, fleet: Fleet) -> Way:
+    """One forward pass, spread over the GPUs, feeds the SAEs that they hold; or few passes."""
+    pace, n = fleet.pace, len(job.sites)
+    way = Way("live, all in one pass")
+    pool = {"shuffled rows": 2 * POOL_ROWS * job.row_bytes // fleet.gpus}
+    beside = model_memory(job) | pool
+    shards, held = 1, 0
+    for shards in sharings(fleet.gpus):
+        one = sae_memory(job, pace, shards)
+        left = fleet.usable - sum(beside.values()) - sum(one.values())
+        held = 0 if left < 0 else 1 + int(left // one["weights and moments"])
+        if held:
+            break
+    lanes = min(n, max(1, fleet.gpus // shards))
+    groups = math.ceil(n / (max(1, held) * lanes))
+    way.shards, way.gpus = shards, min(fleet.gpus, lanes * shards)
+    each = math.ceil(n / (groups * lanes))
+    way.memory = sae_memory(job, pace, shards, each) | beside
+    way.seconds = {"start": pace.start * groups}
+    way.seconds["forward passes"] = groups * _forward(job, fleet, way.gpus, pace.harvest)
+    _steps(job, fleet, way, lanes, 1.0)
+    # Each row goes from the GPU that ran the model to those that hold its SAEs.
+    moved = job.n_tokens * job.row_bytes * (way.gpus - 1) // max(1, way.gpus) * shards
+    where = "between GPUs" if fleet.hosts(way.gpus) == 1 else "between hosts"
+    way.traffic[where] = way.traffic.get(where, 0) + moved
+    way.seconds["rows to their GPUs"] = (
+        moved / way.gpus / (pace.link if where == "between GPUs" else min(pace.link, pace.network))
+    )
+    _afterwards(job, fleet, way, lanes)
+    if not held:
+        way.problem = too_large(job, fleet, way.memory)
+    return way
+
+
+def _fits(memory: dict[str, int], fleet: Fleet) -> bool:
+    return sum(memory.values()) <= fleet.usable
+
+
+def _read(job: Work) -> int:
+    """Bytes that all trainings read."""
+    widths = job.widths if job.targets else [width // 2 for width in job.widths]
+    return 2 * job.n_tokens * sum(widths)
+
+
+def _forward(job: Work, fleet: Fleet, gpus: int, factor: float) -> float:
+    sites = [*job.sites, *job.targets]
+    return factor * job.n_tokens * pass_seconds(job, fleet.pace, sites) / gpus
+
+
+def _steps(job: Work, fleet: Fleet, way: Way, lanes: int, factor: float) -> None:
+    """All SAEs' steps, as many at once as there are lanes."""
+    times = sorted((step_parts(job, fleet, way.shards, w) for w in job.widths), key=_sum)
+    longest = max(math.ceil(len(times) / lanes) * _sum(times[-1]), 0.0)
+    even = sum(map(_sum, times)) / lanes
+    # SAEs of unequal widths are spread evenly, but never finer than one.
+    share = max(even, longest if len(set(job.widths)) == 1 else _sum(times[-1]))
+    way.seconds["steps"] = factor * job.n_steps * share
+    way.parts = times[-1]
+    if way.shards > 1:
+        d = max(job.widths) // 2
+        sent = 2 * (way.shards - 1) * job.batch_size * d * 4 * job.n_steps * len(job.sites)
+        where = "between GPUs" if fleet.hosts(way.shards) == 1 else "between hosts"
+        way.traffic[where] = sent
+
+
+def _sum(parts: dict[str, float]) -> float:
+    return sum(parts.values())
+
+
+def _afterwards(job: Work, fleet: Fleet, way: Way, lanes: int) -> None:
+    """Evaluate and features of each SAE, one GPU each."""
+    pace, rounds = fleet.pace, math.ceil(len(job.sites) / lanes)
+    passes = 3 * min(EVALUATED, job.n_tokens) * pass_seconds(job, pace, [])
+    way.seconds["evaluate"] = rounds * (pace.start + pace.evaluate * passes)
+    evidence = min(EVIDENCE, job.n_tokens)
+    token = pace.feature_token + pass_seconds(job, pace, job.sites)
+    found = evidence * token + job.sae.d_sae * pace.feature_latent
+    way.seconds["features"] = rounds * (pace.start + found)
