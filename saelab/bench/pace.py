@@ -1,7 +1,7 @@
-"""How fast a machine is on every part of the road: a kind of GPU by name, or this machine measured.
+"""How fast a machine is on every part of the road: a kind of GPU by name, or a machine measured.
 
-`kinds.json` has the GPUs, by their data sheets; `measured/` has what was measured, with device, command
-and date. A field that neither has is assumed; `Pace.sources` says so.
+`kinds.json` has the GPUs, by their data sheets; `measured/` has what was measured, with device,
+command and date. What neither has is assumed; `Pace.sources` says so.
 """
 
 import statistics

@@ -8,15 +8,18 @@ share an SAE, and an exchange; a pass is `ModelShape.operations`; memory is that
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from saelab.bench.machine import StepShape
 from saelab.bench.pace import USABLE, Pace
+from saelab.config import UsageError
 from saelab.console import in_bytes
 from saelab.lm.cost import pass_bytes
 from saelab.lm.shape import ModelShape
 from saelab.sae.base import AbstractSAEConfig
+from saelab.sae.transcoder import check_transcoder
 from saelab.training.plan import AT_REST, state_bytes, step_bytes
 
 GUESSED_K = 64
@@ -60,7 +63,8 @@ class Work:
     @property
     def row_bytes(self) -> int:
         """Bytes of one token's stored activations."""
-        return STORED * sum(map(self.shape.width, {*self.sites, *self.targets}))
+        kinds = 1 + self.sae.needs_gradient
+        return kinds * STORED * sum(map(self.shape.width, {*self.sites, *self.targets}))
 
     @property
     def n_steps(self) -> int:
@@ -74,14 +78,43 @@ class Work:
 
 
 def work(
-    shape: ModelShape, sites: Sequence[str], sae: AbstractSAEConfig, n_tokens: int, **more: object
+    shape: ModelShape,
+    sites: Sequence[str],
+    sae: AbstractSAEConfig,
+    n_tokens: int,
+    targets: Sequence[str] = (),
+    **more: Any,  # noqa: ANN401 - other fields of Work
 ) -> Work:
-    """The work of training this SAE, with what its variant says of its encoder and its step."""
+    """The work of training this SAE, with what its variant says of its encoder and its step.
+
+    Raises:
+        UsageError: the variant's cost is not known, or it cannot be a transcoder.
+    """
+    if sae.fitted_by is not None:
+        raise UsageError(
+            f"A {sae.variant} SAE is fitted by {sae.fitted_by}, whose time no law here tells; "
+            "`saelab train` says what such a training takes before it starts."
+        )
+    sae.check()
     with torch.device("meta"):
-        built = sae.model_copy(update={"d_sae": max(64, min(sae.d_sae, 4096))}).build(64)
-    kernels = not isinstance(built.fused_rule(), str)
-    facts = {"encoder_products": built.encoder_products, "has_kernels": kernels, **more}
-    return Work(shape, tuple(sites), sae, n_tokens, **facts)  # pyright: ignore[reportArgumentType]
+        built = sae.build(shape.width(sites[0]))
+    if targets and len(targets) != len(sites):
+        raise UsageError(
+            f"{len(sites)} sites and {len(targets)} target sites; a transcoder reads one site and "
+            "reconstructs one."
+        )
+    if targets:
+        check_transcoder(sae)
+    return Work(
+        shape,
+        tuple(sites),
+        sae,
+        n_tokens,
+        targets=tuple(targets),
+        encoder_products=built.encoder_products,
+        has_kernels=not targets and not isinstance(built.fused_rule(), str),
+        **more,
+    )
 
 
 @dataclass(frozen=True)
@@ -174,7 +207,7 @@ def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, fl
 
 
 def pass_seconds(job: Work, pace: Pace, sites: Sequence[str]) -> float:
-    """Seconds per token of a forward pass that stops after the last of these sites; all: no site."""
+    """Seconds per token of a pass that stops after the last of these sites; without any, of all."""
     layers = job.shape.layers_to(sites) if sites else job.shape.n_layers
     rate = pace.forward * pace.rates.matmul * (1.0 if job.half or not pace.fused else 0.25)
     return job.shape.operations(layers, job.length, logits=not sites) / rate

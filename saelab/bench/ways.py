@@ -6,6 +6,7 @@ from saelab.activations.order import POOL_ROWS
 from saelab.bench.road_plan import (
     EVALUATED,
     EVIDENCE,
+    STORED,
     Fleet,
     Way,
     Work,
@@ -77,7 +78,9 @@ def site_by_site(job: Work, fleet: Fleet) -> Way:
     way.seconds["forward passes"] = pace.harvest * job.n_tokens * each / lanes
     _steps(job, fleet, way, lanes, 1.0)
     _afterwards(job, fleet, way, lanes)
-    if job.targets:
+    if job.sae.needs_gradient:
+        way.problem = "a gradient SAE trains on gradients, which a store holds"
+    elif job.targets:
         way.problem = "a transcoder trains from a store; --live reads one site"
     elif not _fits(way.memory, fleet):
         way.problem = too_large(job, fleet, way.memory)
@@ -124,8 +127,8 @@ def _fits(memory: dict[str, int], fleet: Fleet) -> bool:
 
 def _read(job: Work) -> int:
     """Bytes that all trainings read."""
-    widths = job.widths if job.targets else [width // 2 for width in job.widths]
-    return 2 * job.n_tokens * sum(widths)
+    sites = [*job.sites, *job.targets]
+    return STORED * (1 + job.sae.needs_gradient) * job.n_tokens * sum(map(job.shape.width, sites))
 
 
 def _forward(job: Work, fleet: Fleet, gpus: int, factor: float) -> float:

@@ -14,6 +14,7 @@ from saelab.interrupt import Stopped, stopped_by_signal
 
 VERBS = {
     "demo": "the whole pipeline on the shipped language model, in under 3 minutes on 2 cores",
+    "plan": "say what SAEs of a model cost on any number of GPUs, before anything runs",
     "harvest": "record a language model's activations on a text",
     "train": "train a sparse autoencoder on recorded activations",
     "evaluate": "measure a trained SAE on held-out text",
@@ -34,7 +35,7 @@ VERBS = {
 
 TOGETHER = ("harvest", "train")
 """Verbs that several processes run together."""
-READERS = ("browse", "show", "verify", "check")
+READERS = ("plan", "browse", "show", "verify", "check")
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 AGAIN = "What was written is whole; run the same command again."
 

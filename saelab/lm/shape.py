@@ -92,6 +92,18 @@ class ModelShape:
             self.width(name)
         return found
 
+    def check_length(self, length: int) -> None:
+        """Refuse contexts longer than the model's.
+
+        Raises:
+            UsageError: names both.
+        """
+        if length > self.context:
+            raise UsageError(
+                f"--context-length {length} is more than the {self.context} positions of "
+                f"{self.name}; lower it."
+            )
+
     def layers_to(self, hooks: Sequence[str]) -> int:
         """Blocks that a pass runs which stops after the last of these hooks."""
         found = [Site.of(hook) for hook in hooks]
