@@ -29,8 +29,6 @@ CANDIDATE = 12
 FORWARD_CONTEXTS = 32
 STORED = 2
 """Bytes of a stored number."""
-EVALUATED, EVIDENCE = 50_000, 500_000
-"""Tokens that evaluate and features read by default."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class Work:
         targets: the reconstructed sites; empty: the sites themselves.
         length: positions per context.
         half: whether the model and the large products are in bfloat16.
+        n_evaluated, n_features: tokens that evaluate and features read.
     """
 
     shape: ModelShape
@@ -51,6 +50,8 @@ class Work:
     length: int = 128
     targets: tuple[str, ...] = ()
     half: bool = True
+    n_evaluated: int = 50_000
+    n_features: int = 500_000
     encoder_products: int = 1
     has_kernels: bool = True
 

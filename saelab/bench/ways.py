@@ -4,8 +4,6 @@ import math
 
 from saelab.activations.order import POOL_ROWS
 from saelab.bench.road_plan import (
-    EVALUATED,
-    EVIDENCE,
     STORED,
     Fleet,
     Way,
@@ -159,9 +157,8 @@ def _sum(parts: dict[str, float]) -> float:
 def _afterwards(job: Work, fleet: Fleet, way: Way, lanes: int) -> None:
     """Evaluate and features of each SAE, one GPU each."""
     pace, rounds = fleet.pace, math.ceil(len(job.sites) / lanes)
-    passes = 3 * min(EVALUATED, job.n_tokens) * pass_seconds(job, pace, [])
+    passes = 3 * job.n_evaluated * pass_seconds(job, pace, [])
     way.seconds["evaluate"] = rounds * (pace.start + pace.evaluate * passes)
-    evidence = min(EVIDENCE, job.n_tokens)
     token = pace.feature_token + pass_seconds(job, pace, job.sites)
-    found = evidence * token + job.sae.d_sae * pace.feature_latent
+    found = job.n_features * token + job.sae.d_sae * pace.feature_latent
     way.seconds["features"] = rounds * (pace.start + found)

@@ -89,7 +89,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     try:
         with stopped_by_signal():
             try:
-                _check_alone(verb)
+                _check_alone(verb, arguments)
                 return _main_of(verb)(arguments)
             finally:
                 # Flushed here, since at exit a full disk would be reported with a traceback.
@@ -114,13 +114,14 @@ def _run(verb: str, arguments: list[str]) -> int:
         return 128 + number
 
 
-def _check_alone(verb: str) -> None:
+def _check_alone(verb: str, arguments: list[str]) -> None:
     """Refuse to run a verb of one process in several: they would overwrite each other's files."""
     n = os.environ.get("WORLD_SIZE", "1")
-    if verb not in (*TOGETHER, *READERS) and n != "1":
+    scale = [verb, *arguments[:1]] == ["bench", "scale"]
+    if verb not in (*TOGETHER, *READERS) and not scale and n != "1":
         raise UsageError(
             f"it runs in one process, and WORLD_SIZE says {n}; start it without torchrun, which "
-            f"is for {' and '.join(TOGETHER)}."
+            f"is for {', '.join(TOGETHER)} and bench scale."
         )
 
 

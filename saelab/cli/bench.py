@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from saelab.cli.bench_road import RoadArguments, travel
+from saelab.cli.bench_scale import ScaleArguments, scale
 from saelab.cli.bench_step import StepArguments, run, write_json
 from saelab.cli.harvest import DTYPES
 from saelab.cli.help_text import Command
@@ -119,6 +120,7 @@ CHOICES = {
     "road": "Harvest, train, evaluate and features in turn, each beside its floor.",
     "store": "Harvesting, writing and reading, against the plain forward pass and the disk.",
     "step": "One optimizer step of any variant, against what the machine allows.",
+    "scale": "One SAE's step in 1, 2, ... processes: strong and weak scaling.",
     "variants": "Every variant on the same rows: figures of each on the same held-out text.",
 }
 
@@ -131,6 +133,8 @@ def main(arguments: list[str]) -> int:
         return run(parse(StepArguments, verb, own))
     if what == "road":
         return travel(parse(RoadArguments, verb, own))
+    if what == "scale":
+        return scale(parse(ScaleArguments, verb, own), own)
     if what == "store":
         return _store(parse(StoreArguments, verb, own))
     return _variants(parse(VariantsArguments, verb, own))

@@ -60,7 +60,7 @@ def run(args: StepArguments) -> int:
 
     device = resolve_device(args.device)
     cuda = device.type == "cuda"
-    shapes = [_shape(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
+    shapes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
     _check(args, shapes)
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
@@ -85,13 +85,18 @@ def write_json(path: Path | None, values: Mapping[str, object]) -> None:
     print(path)
 
 
-def _shape(text: str) -> "StepShape":
+def shape_of(text: str, option: str = "--configs") -> "StepShape":
+    """The size that a value of this option says.
+
+    Raises:
+        UsageError: it says none.
+    """
     from saelab.bench.machine import StepShape
 
     parts = text.split(":")
     if len(parts) not in (3, 4) or not all(part.isdigit() and int(part) for part in parts):
         raise UsageError(
-            f"--configs {text} is not D:M:K or D:M:K:B in positive numbers, such as "
+            f"{option} {text} is not D:M:K or D:M:K:B in positive numbers, such as "
             "768:32768:32:8192."
         )
     return StepShape(*map(int, parts))

@@ -56,6 +56,10 @@ class PlanArguments(Config):
     """Positions per context of the model."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Dtype of the model and of the large products."""
+    n_eval_tokens: int = Field(default=50_000, gt=0)
+    """Tokens that evaluate reads for each SAE."""
+    n_feature_tokens: int = Field(default=500_000, gt=0)
+    """Tokens that features reads for each SAE."""
     kind: Annotated[str, Heading("Machines"), Metavar("GPU")] = "h100"
     """The GPUs, by name in saelab/bench/kinds.json: h100, h200, a100, rtx-4090, ..."""
     rates: Path | None = None
@@ -97,6 +101,8 @@ def main(arguments: list[str]) -> int:
         shape.sites(args.target_sites),
         batch_size=args.batch_size,
         length=args.context_length,
+        n_evaluated=args.n_eval_tokens,
+        n_features=args.n_feature_tokens,
         half=args.precision == "bfloat16",
     )
     disk = None if args.disk is None else int(args.disk * 1e9)

@@ -38,7 +38,7 @@ def save_random_model(
     logging.disable_progress_bar()
     words = ["<bos>", "<unk>", *(f"w{i}" for i in range(d_vocab - 2))]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", unk_token="<unk>")
     config = GPT2Config(
         vocab_size=d_vocab,
