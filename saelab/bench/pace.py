@@ -191,7 +191,7 @@ def _pace_of_road(found: dict[str, Any], path: Path) -> Pace:
     cuda = setting["device"] != "cpu"
     return Pace(
         name=found["device"],
-        memory=found["memory"],
+        memory=float(found["memory"]),
         rates=rates,
         link=rates.copy / 4 if cuda else rates.copy,
         network=guess["reached"] * 1.25e9,

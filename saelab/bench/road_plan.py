@@ -26,6 +26,8 @@ GUESSED_K = 64
 """Codes per row of variants that have no k."""
 CANDIDATE = 12
 """Bytes of a code that GPUs which share an SAE tell each other: value, latent, row."""
+SHARED_BY_KERNELS = False
+"""Whether several processes that share an SAE train it by the fused step."""
 FORWARD_CONTEXTS = 32
 STORED = 2
 """Bytes of a stored number."""
@@ -187,10 +189,14 @@ class Way:
 
 
 def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, float]:
-    """Seconds of a step of one SAE of `width` = d_in + d_out that so many GPUs share, by part."""
+    """Seconds of a step of one SAE of `width` = d_in + d_out that so many GPUs share, by part.
+
+    Each GPU has its share of the latents and of the codes; the GPUs tell each other their
+    candidates, and sum their parts of the reconstruction in a ring.
+    """
     pace, d, m = fleet.pace, width // 2, -(-job.sae.d_sae // shards)
     size = StepShape(d, m, -(-job.k // shards), job.batch_size)
-    by_kernels = pace.fused and job.has_kernels
+    by_kernels = pace.fused and job.has_kernels and (shards == 1 or SHARED_BY_KERNELS)
     factor = pace.factor(job.sae.variant, fused=by_kernels)
     if not job.half and pace.fused:
         factor *= (
@@ -224,7 +230,7 @@ def model_memory(job: Work) -> dict[str, int]:
 def sae_memory(job: Work, pace: Pace, shards: int, n: int = 1) -> dict[str, int]:
     """Bytes on one GPU of `n` SAEs of the widest site that so many GPUs share each."""
     width, m = max(job.widths), -(-job.sae.d_sae // shards)
-    fused = pace.fused and job.has_kernels
+    fused = pace.fused and job.has_kernels and (shards == 1 or SHARED_BY_KERNELS)
     return {
         "weights and moments": n * state_bytes(width * m, fused=fused),
         "step": step_bytes(job.batch_size, m, width, fused=fused),
@@ -242,20 +248,18 @@ def sharings(gpus: int) -> Iterator[int]:
 
 def fewest(job: Work, pace: Pace, most: int = 2**20) -> int | None:
     """The fewest GPUs that hold one SAE together, from a store; None if `most` do not."""
-    fits = (g for g in sharings(most) if sum(sae_memory(job, pace, g).values()) <= _room(pace))
+    fits = (
+        g for g in sharings(most) if sum(sae_memory(job, pace, g).values()) <= USABLE * pace.memory
+    )
     return next(fits, None)
-
-
-def _room(pace: Pace) -> float:
-    return USABLE * pace.memory
 
 
 def too_large(job: Work, fleet: Fleet, memory: dict[str, int]) -> str:
     """Why this does not fit on a GPU, as a sentence, with the fewest GPUs that would hold it."""
     name = max(memory, key=lambda part: memory[part])
     need = fewest(job, fleet.pace)
-    remedy = f"an SAE needs {need} such GPUs" if need else "no number of such GPUs holds it"
+    shared = f"from a store, {need} such GPUs hold an SAE" if need else "no number of them holds it"
     return (
         f"a GPU needs {in_bytes(sum(memory.values()))} and has "
-        f"{in_bytes(int(fleet.usable))}; the largest part is {name}; {remedy}"
+        f"{in_bytes(int(fleet.usable))}; the largest part is {name}; {shared}"
     )

@@ -83,7 +83,12 @@ def launch(counts: Sequence[int], arguments: Sequence[str]) -> Iterator[dict[str
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
             command += ["--nproc-per-node", str(n), "-m", "saelab.cli", "bench", "scale"]
             own = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-            done = subprocess.run([*command, *arguments, "--json", str(out)], env=own, check=False)
+            done = subprocess.run(
+                [*command, *arguments, "--json", str(out)],
+                env=own,
+                stdout=subprocess.DEVNULL,
+                check=False,
+            )
             if done.returncode or not out.is_file():
                 raise UsageError(
                     f"The launch of {n} processes ended with exit code {done.returncode}; its "

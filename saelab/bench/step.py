@@ -57,7 +57,7 @@ class StepTimes:
         return self.shape.batch / self.seconds
 
 
-def time_step(  # noqa: PLR0913 - one setting
+def time_step(
     config: TrainConfig,
     shape: StepShape,
     rates: Rates,

@@ -18,16 +18,26 @@ from saelab.bench.road_plan import (
 from saelab.config import UsageError
 from saelab.console import in_bytes
 
+GRADIENT = "a gradient SAE trains on gradients, which a store holds"
 
-def ways(job: Work, fleet: Fleet) -> list[Way]:
+
+def ways(job: Work, fleet: Fleet, *, sweeps_live: bool = True) -> list[Way]:
     """Every way, the impossible ones with their problem.
+
+    Args:
+        job: what is to be done.
+        fleet: the machines.
+        sweeps_live: whether `saelab train sweep` has --live, without which there is no single pass.
 
     Raises:
         UsageError: the work contradicts itself.
     """
     if fleet.gpus < 1 or fleet.per_host < 1:
         raise UsageError(f"--gpus {fleet.gpus} and --per-host {fleet.per_host} must be positive.")
-    return [by_store(job, fleet), site_by_site(job, fleet), one_pass(job, fleet)]
+    single = one_pass(job, fleet)
+    if not sweeps_live:
+        single.problem = "`saelab train sweep` of this version has no --live"
+    return [by_store(job, fleet), site_by_site(job, fleet), single]
 
 
 def cheapest(found: list[Way]) -> Way | None:
@@ -77,7 +87,7 @@ def site_by_site(job: Work, fleet: Fleet) -> Way:
     _steps(job, fleet, way, lanes, 1.0)
     _afterwards(job, fleet, way, lanes)
     if job.sae.needs_gradient:
-        way.problem = "a gradient SAE trains on gradients, which a store holds"
+        way.problem = GRADIENT
     elif job.targets:
         way.problem = "a transcoder trains from a store; --live reads one site"
     elif not _fits(way.memory, fleet):
@@ -88,33 +98,29 @@ def site_by_site(job: Work, fleet: Fleet) -> Way:
 def one_pass(job: Work, fleet: Fleet) -> Way:
     """One forward pass, spread over the GPUs, feeds the SAEs that they hold; or few passes."""
     pace, n = fleet.pace, len(job.sites)
-    way = Way("live, all in one pass")
-    pool = {"shuffled rows": 2 * POOL_ROWS * job.row_bytes // fleet.gpus}
-    beside = model_memory(job) | pool
-    shards, held = 1, 0
-    for shards in sharings(fleet.gpus):
-        one = sae_memory(job, pace, shards)
-        left = fleet.usable - sum(beside.values()) - sum(one.values())
-        held = 0 if left < 0 else 1 + int(left // one["weights and moments"])
-        if held:
-            break
-    lanes = min(n, max(1, fleet.gpus // shards))
-    groups = math.ceil(n / (max(1, held) * lanes))
-    way.shards, way.gpus = shards, min(fleet.gpus, lanes * shards)
-    each = math.ceil(n / (groups * lanes))
-    way.memory = sae_memory(job, pace, shards, each) | beside
-    way.seconds = {"start": pace.start * groups}
-    way.seconds["forward passes"] = groups * _forward(job, fleet, way.gpus, pace.harvest)
+    way, lanes = Way("live, all in one pass"), min(n, fleet.gpus)
+    way.gpus = lanes
+    beside, one = model_memory(job), sae_memory(job, pace, 1)
+    pool = 2 * POOL_ROWS * job.row_bytes // n
+    states = one["weights and moments"] + pool
+    left = fleet.usable - sum(beside.values()) - sum(one.values()) - pool
+    held = max(1, 1 + int(left // states))
+    passes = math.ceil(n / (held * lanes))
+    each = math.ceil(n / (passes * lanes))
+    way.memory = sae_memory(job, pace, 1, each) | beside | {"shuffled rows": each * pool}
+    way.seconds = {"start": pace.start * passes}
+    way.seconds["forward passes"] = passes * _forward(job, fleet, lanes, pace.harvest)
     _steps(job, fleet, way, lanes, 1.0)
-    # Each row goes from the GPU that ran the model to those that hold its SAEs.
-    moved = job.n_tokens * job.row_bytes * (way.gpus - 1) // max(1, way.gpus) * shards
-    where = "between GPUs" if fleet.hosts(way.gpus) == 1 else "between hosts"
-    way.traffic[where] = way.traffic.get(where, 0) + moved
-    way.seconds["rows to their GPUs"] = (
-        moved / way.gpus / (pace.link if where == "between GPUs" else min(pace.link, pace.network))
-    )
+    # A row goes from the GPU that ran the model to the one that holds its SAE.
+    moved = job.n_tokens * job.row_bytes * (lanes - 1) // lanes
+    hosts = fleet.hosts(lanes)
+    way.traffic = {"between GPUs" if hosts == 1 else "between hosts": moved}
+    rate = pace.link if hosts == 1 else min(pace.link, pace.network)
+    way.seconds["rows to their GPUs"] = moved / lanes / rate
     _afterwards(job, fleet, way, lanes)
-    if not held:
+    if job.sae.needs_gradient:
+        way.problem = GRADIENT
+    elif left < 0:
         way.problem = too_large(job, fleet, way.memory)
     return way
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
+from saelab.cli.train import SweepArguments
 from saelab.config import Config, Heading
 from saelab.files import check_file
 
@@ -107,7 +108,7 @@ def main(arguments: list[str]) -> int:
     )
     disk = None if args.disk is None else int(args.disk * 1e9)
     fleet = Fleet(pace, args.gpus, args.per_host, disk)
-    found = ways(job, fleet)
+    found = ways(job, fleet, sweeps_live="live" in SweepArguments.model_fields)
     _print(job, fleet, found)
     if args.json_ is not None:
         from saelab.files import atomic_write_json
