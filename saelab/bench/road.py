@@ -66,7 +66,7 @@ class RoadSize:
 
 
 @dataclass
-class Stage:
+class RoadStage:
     """A stage of the road.
 
     Attributes:
@@ -118,10 +118,10 @@ class Road:
             n_words=int(SPARE * max(size.n_tokens, size.n_features, 20 * size.n_evaluated)),
         )
 
-    def travel(self) -> Iterator[Stage]:
+    def travel(self) -> Iterator[RoadStage]:
         """Each stage as soon as it is measured."""
         lm, seconds = self._timed(self._load)
-        yield Stage("start", 0, seconds)
+        yield RoadStage("start", 0, seconds)
         corpus = load_corpus(str(self._text), lm, context_length=self.size.length)
         plain = load_hugging_face_model(self._model, device=self.device, dtype=self._dtype)
         store, stage = self._harvest(plain, corpus)
@@ -138,7 +138,7 @@ class Road:
     def _load(self) -> LanguageModel:
         return load_language_model(self._model, device=self.device, dtype=self._dtype)
 
-    def _harvest(self, lm: ActivationSource, corpus: Corpus) -> tuple[ActivationStore, Stage]:
+    def _harvest(self, lm: ActivationSource, corpus: Corpus) -> tuple[ActivationStore, RoadStage]:
         size, site = self.size, self.size.site
         options = HarvestOptions(size.n_tokens)
         tokens = model_input(corpus.read(0, -(-size.n_tokens // size.length)).tokens)
@@ -155,11 +155,11 @@ class Road:
         operations = shape.operations(shape.layers_to([site]), size.length) * tokens.numel()
         floor = self._timed(passes)[1]
         more = {"operations": operations}
-        return store, Stage(
+        return store, RoadStage(
             "harvest", size.n_tokens, seconds, floor, "the plain forward passes", more
         )
 
-    def _train(self, store: ActivationStore) -> tuple[Run, Stage]:
+    def _train(self, store: ActivationStore) -> tuple[Run, RoadStage]:
         size = self.size
         precision = "bfloat16" if self.half else "float32"
         shape = StepShape(size.d_model, size.d_sae, size.k, size.batch_size)
@@ -180,7 +180,7 @@ class Road:
         }
         self.read = self._reading(store, config)
         floor = step.seconds * config.n_steps
-        return run, Stage("train", n_tokens, seconds, floor, "its steps alone, rows in memory")
+        return run, RoadStage("train", n_tokens, seconds, floor, "its steps alone, rows in memory")
 
     def _reading(self, store: ActivationStore, config: TrainConfig) -> float:
         """Bytes per second of the store, served as shuffled batches."""
@@ -194,7 +194,7 @@ class Road:
         seconds = self._timed(epoch)[1]
         return 2 * n * config.batch_size * self.size.d_model / seconds
 
-    def _evaluate(self, run: Run, lm: LanguageModel, corpus: Corpus) -> Stage:
+    def _evaluate(self, run: Run, lm: LanguageModel, corpus: Corpus) -> RoadStage:
         size = self.size
         n = size.n_evaluated
         tokens = model_input(corpus.read(0, -(-n // size.length)).tokens)
@@ -210,9 +210,9 @@ class Road:
             floor = self._timed(passes)[1]
         _, seconds = self._timed(lambda: evaluate(run, lm, n_tokens=n))
         of = "three passes with log-probabilities: plain, spliced, zeros"
-        return Stage("evaluate", n, seconds, floor, of)
+        return RoadStage("evaluate", n, seconds, floor, of)
 
-    def _features(self, run: Run, lm: LanguageModel, corpus: Corpus) -> Stage:
+    def _features(self, run: Run, lm: LanguageModel, corpus: Corpus) -> RoadStage:
         size, sae = self.size, run.load_sae().to(self.device)
         few = max(size.length, size.n_features // 4)
         tokens = model_input(corpus.read(0, -(-size.n_features // size.length)).tokens)
@@ -233,7 +233,9 @@ class Road:
             "per_token": max(0.0, slope - floor / size.n_features),
             "per_latent": max(0.0, seconds - slope * size.n_features) / size.d_sae,
         }
-        return Stage("features", size.n_features, seconds, floor, "passes and codes alone", more)
+        return RoadStage(
+            "features", size.n_features, seconds, floor, "passes and codes alone", more
+        )
 
     def _timed(self, work: Callable[[], Result]) -> tuple[Result, float]:
         started = time.perf_counter()
@@ -242,7 +244,7 @@ class Road:
             torch.cuda.synchronize(self.device)
         return out, time.perf_counter() - started
 
-    def values(self, stages: Sequence[Stage]) -> dict[str, Any]:
+    def values(self, stages: Sequence[RoadStage]) -> dict[str, Any]:
         """What was measured, for a file that `pace_of_road` reads."""
         cuda = self.device.type == "cuda"
         return {

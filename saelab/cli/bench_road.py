@@ -12,7 +12,7 @@ from saelab.config import Config, Heading
 from saelab.files import check_file, check_writable
 
 if TYPE_CHECKING:
-    from saelab.bench.road import Stage
+    from saelab.bench.road import RoadStage
     from saelab.lm.protocol import LanguageModel
     from saelab.training.run import Run
 
@@ -100,7 +100,7 @@ def travel(args: RoadArguments) -> int:
         n_evaluated=chosen["n_eval_tokens"],
         n_features=chosen["n_feature_tokens"],
     )
-    stages: list[Stage] = []
+    stages: list[RoadStage] = []
     with tempfile.TemporaryDirectory(prefix="saelab-bench-", dir=args.directory) as directory:
         road = Road(size, device, Path(directory), _collect)
         for stage in road.travel():
@@ -118,11 +118,11 @@ def _collect(run: "Run", lm: "LanguageModel", n_tokens: int) -> None:
     collect_features(run, lm, FeatureOptions(n_tokens=n_tokens))
 
 
-def _line(stage: "Stage") -> str:
+def _line(stage: "RoadStage") -> str:
     return f"{stage.name} {stage.seconds:.3g} s"
 
 
-def _print(stages: "list[Stage]") -> None:
+def _print(stages: "list[RoadStage]") -> None:
     from saelab.console import si
 
     print(f"{'stage':<10} {'tokens':>8} {'seconds':>8} {'floor':>8} {'ratio':>6} {'tokens/s':>9}")

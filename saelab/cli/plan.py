@@ -1,5 +1,6 @@
 """`saelab plan`: what SAEs of a model cost, on any number of GPUs, before anything runs."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -158,39 +159,53 @@ def _print(job: "Work", fleet: "Fleet", found: "list[Way]") -> None:
 
     from saelab.bench.ways import cheapest
     from saelab.cli.tables import wide_console
-    from saelab.console import duration, in_bytes, si
+    from saelab.console import si
 
-    shape, console = job.shape, wide_console()
-    kind = "SAEs" if not job.targets else "transcoders"
-    what = f"{len(job.sites)} {kind} ({job.sae.variant}, {job.sae.d_sae} latents, k {job.k})"
-    say = f"{shape.name}: {shape.n_layers} layers, d_model {shape.d_model}, {si(shape.weights)} "
-    console.print(say + "weights", soft_wrap=True, markup=False, highlight=False)
-    machines = f"{fleet.gpus} x {fleet.pace.name} on {fleet.hosts(fleet.gpus)} host(s)"
-    line = f"{what}, {si(job.n_tokens)} tokens each, {job.n_steps} steps, on {machines}\n"
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    shape, console, n = job.shape, wide_console(), len(job.sites)
+    kind = "transcoder" if job.targets else "SAE"
+    best = cheapest(found)
+    before = [
+        f"{shape.name}: {shape.n_layers} layers, d_model {shape.d_model}, {si(shape.weights)} weights",
+        f"{n} {kind}{'s' * (n > 1)} ({job.sae.variant}, {job.sae.d_sae} latents, k {job.k}), "
+        f"{si(job.n_tokens)} tokens each, {job.n_steps} steps; {fleet.gpus} x {fleet.pace.name}, "
+        f"up to {fleet.per_host} a host\n",
+    ]
+    after = [
+        "",
+        *(f"Impossible: {way.name}: {way.problem}." for way in found if way.problem),
+        "No way fits." if best is None else f"Cheapest that fits: {best.name}.",
+        *fleet.pace.sources,
+    ]
     table = Table(box=None)
     for i, name in enumerate(["", *(way.name for way in found)]):
         table.add_column(name, justify="right" if i else "left", overflow="fold")
-
-    def add(name: str, cells: list[str]) -> None:
-        table.add_row(*map(Text, [name, *cells]))
-
-    add("GPUs used", [str(way.gpus) for way in found])
-    add("GPUs that share an SAE", [str(way.shards) for way in found])
-    add("memory of a GPU", [in_bytes(sum(way.memory.values())) for way in found])
-    for part in dict.fromkeys(name for way in found for name in way.memory):
-        add(f"  {part}", [in_bytes(w.memory[part]) if part in w.memory else "-" for w in found])
-    add("disk", [in_bytes(way.disk) if way.disk else "-" for way in found])
-    for part in dict.fromkeys(name for way in found for name in way.traffic):
-        add(f"  {part}", [in_bytes(n) if (n := w.traffic.get(part, 0)) else "-" for w in found])
-    add("time", [duration(way.wall) for way in found])
-    for part in dict.fromkeys(name for way in found for name in way.seconds):
-        add(f"  {part}", [duration(t) if (t := w.seconds.get(part, 0)) else "-" for w in found])
-    add("GPU hours", [f"{way.gpu_hours:.3g}" for way in found])
-    add("takes longest", [way.limit for way in found])
-    console.print(table)
-    lines = [f"{way.name}: impossible: {way.problem}." for way in found if way.problem]
-    best = cheapest(found)
-    lines.append("No way fits." if best is None else f"Cheapest that fits: {best.name}.")
-    for text in (*lines, *fleet.pace.sources):
+    for line in _lines(found):
+        table.add_row(*map(Text, line))
+    for text in before:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(table)
+    for text in after:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _lines(found: "list[Way]") -> Iterator[list[str]]:
+    """The lines of the table, a cell for each way; parts stand below their sum."""
+    from saelab.console import duration, in_bytes
+
+    def parts(
+        of: "Callable[[Way], dict[str, Any]]", show: Callable[[Any], str]
+    ) -> Iterator[list[str]]:
+        for name in dict.fromkeys(part for way in found for part in of(way)):
+            values = [of(way).get(name) for way in found]
+            yield [f"  {name}", *(show(value) if value else "-" for value in values)]
+
+    yield ["GPUs used", *(str(way.gpus) for way in found)]
+    yield ["GPUs that share an SAE", *(str(way.shards) for way in found)]
+    yield ["memory of a GPU", *(in_bytes(sum(way.memory.values())) for way in found)]
+    yield from parts(lambda way: way.memory, in_bytes)
+    yield ["disk", *(in_bytes(way.disk) if way.disk else "-" for way in found)]
+    yield from parts(lambda way: way.traffic, in_bytes)
+    yield ["time", *(duration(way.wall) for way in found)]
+    yield from parts(lambda way: way.seconds, duration)
+    yield ["GPU hours", *(f"{way.gpu_hours:.3g}" for way in found)]
+    yield ["takes longest", *(way.limit for way in found)]

@@ -8,7 +8,17 @@ from saelab.lm.shape import ModelShape
 from saelab.sae.variants import sized
 
 NINE_B = ModelShape(
-    "a 9B model", 42, 3584, 16, 256, 256_000, 14336, *[8_324_198_400] * 2, 917_507_584, 8192
+    name="a 9B model",
+    n_layers=42,
+    d_model=3584,
+    n_heads=16,
+    d_head=256,
+    d_vocab=256_000,
+    mlp=14336,
+    block=8_324_198_400,
+    used=8_324_198_400,
+    rest=917_507_584,
+    context=8192,
 )
 """Sizes of Gemma 2 9B, written by hand from its config.json; no file of it is here."""
 EVERY_LAYER = ("blocks.*.hook_resid_post",)
