@@ -165,7 +165,8 @@ def _print(job: "Work", fleet: "Fleet", found: "list[Way]") -> None:
     kind = "transcoder" if job.targets else "SAE"
     best = cheapest(found)
     before = [
-        f"{shape.name}: {shape.n_layers} layers, d_model {shape.d_model}, {si(shape.weights)} weights",
+        f"{shape.name}: {shape.n_layers} layers, d_model {shape.d_model}, "
+        f"{si(shape.weights)} weights",
         f"{n} {kind}{'s' * (n > 1)} ({job.sae.variant}, {job.sae.d_sae} latents, k {job.k}), "
         f"{si(job.n_tokens)} tokens each, {job.n_steps} steps; {fleet.gpus} x {fleet.pace.name}, "
         f"up to {fleet.per_host} a host\n",
