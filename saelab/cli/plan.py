@@ -8,20 +8,21 @@ from pydantic import Field
 
 from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
-from saelab.cli.train import SweepArguments
 from saelab.config import Config, Heading
 from saelab.files import check_file
 
 if TYPE_CHECKING:
+    from saelab.bench.costs import Fleet, Work
     from saelab.bench.pace import Pace
-    from saelab.bench.road_plan import Fleet, Way, Work
+    from saelab.bench.ways import Way
 
 
 class PlanArguments(Config):
     """Say what SAEs of a model cost: memory, disk, traffic, time and GPU hours of every way.
 
     Nothing is downloaded and no weight is read: a config.json is enough. The ways are a store that
-    all SAEs train from, the running model for each SAE alone, and one pass of the model for all.
+    all SAEs train from, each on as few GPUs as hold it or on all; the running model for each SAE
+    alone (`train --live`); and one pass of the model for all (`train sweep --live`).
 
         saelab plan --model checkpoints/gpt2 --sites blocks.6.hook_resid_post --d-sae 32768
             --n-tokens 500000000 --kind h100
@@ -65,7 +66,7 @@ class PlanArguments(Config):
     kind: Annotated[str, Heading("Machines"), Metavar("GPU")] = "h100"
     """The GPUs, by name in saelab/bench/kinds.json: h100, h200, a100, rtx-4090, ..."""
     rates: Path | None = None
-    """Rates that `saelab bench road --json` measured, instead of those of --kind."""
+    """Rates that `saelab bench road --json` measured; --kind still says how fast links are."""
     gpus: int = Field(default=1, gt=0)
     """Number of GPUs in all."""
     per_host: int = Field(default=8, gt=0)
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> int:
     args = parse(PlanArguments, "plan", arguments)
     if args.json_ is not None:
         check_file(args.json_, "--json")
-    from saelab.bench.road_plan import Fleet, work
+    from saelab.bench.costs import Fleet, work
     from saelab.bench.ways import ways
     from saelab.lm.shape import model_shape
     from saelab.sae.variants import sized
@@ -109,7 +110,7 @@ def main(arguments: list[str]) -> int:
     )
     disk = None if args.disk is None else int(args.disk * 1e9)
     fleet = Fleet(pace, args.gpus, args.per_host, disk)
-    found = ways(job, fleet, sweeps_live="live" in SweepArguments.model_fields)
+    found = ways(job, fleet)
     _print(job, fleet, found)
     if args.json_ is not None:
         from saelab.files import atomic_write_json
@@ -124,7 +125,9 @@ def _pace(args: PlanArguments) -> "Pace":
 
     from saelab.bench.pace import pace_of_kind, pace_of_road
 
-    pace = pace_of_kind(args.kind) if args.rates is None else pace_of_road(args.rates)
+    pace = pace_of_kind(args.kind)
+    if args.rates is not None:
+        pace = pace_of_road(args.rates, pace)
     given = {"memory": args.memory, "read": args.disk_rate, "network": args.network}
     return replace(pace, **{name: 1e9 * value for name, value in given.items() if value})
 
@@ -174,6 +177,7 @@ def _print(job: "Work", fleet: "Fleet", found: "list[Way]") -> None:
     after = [
         "",
         *(f"Impossible: {way.name}: {way.problem}." for way in found if way.problem),
+        *dict.fromkeys(f"Beside: {way.note}." for way in found if way.note),
         "No way fits." if best is None else f"Cheapest that fits: {best.name}.",
         *fleet.pace.sources,
     ]

@@ -1,8 +1,12 @@
-"""The plans of docs/planning.md: work beyond any machine that saelab was measured on."""
+"""The plans of docs/planning.md: runs that were measured, and work beyond any machine of ours."""
 
-from saelab.bench.pace import pace_of_kind
-from saelab.bench.road_plan import Fleet, Work, work
-from saelab.bench.ways import cheapest, ways
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from saelab.bench.costs import Fleet, Work, work
+from saelab.bench.pace import MEASURED, Pace, measured, pace_of_kind, pace_of_road
+from saelab.bench.ways import by_store, cheapest, ways
 from saelab.console import duration, in_bytes
 from saelab.lm.shape import ModelShape
 from saelab.sae.variants import sized
@@ -67,11 +71,11 @@ def _line(name: str, kind: str, fleet: Fleet, one: Work) -> str:
     best = cheapest(found)
     start = f"| {name} | {fleet.gpus} x {kind} | "
     if best is None:
-        return f"{start}none; by a store, {found[0].problem} | | | | | |\n"
-    shared = f", {best.shards} GPUs an SAE" if best.shards > 1 else ""
+        said = "; ".join(f"{way.name}: {way.problem}" for way in (found[0], found[-1]))
+        return f"{start}none; {said} | | | | | |\n"
     moved = max([best.disk, *best.traffic.values()])
     cells = [
-        best.name + shared,
+        best.name,
         in_bytes(sum(best.memory.values())),
         in_bytes(moved) if moved else "-",
         duration(best.wall),
@@ -79,3 +83,63 @@ def _line(name: str, kind: str, fleet: Fleet, one: Work) -> str:
         best.limit,
     ]
     return f"{start}{' | '.join(cells)} |\n"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A stage that was measured, beside its plan, in seconds."""
+
+    stage: str
+    of: str
+    measured: float
+    planned: float
+
+    @property
+    def ratio(self) -> float:
+        """Planned over measured."""
+        return self.planned / self.measured
+
+
+def checked() -> Iterator[Checked]:
+    """Roads of other sizes than the one from whose rates they are planned, stage by stage."""
+    for first in sorted(MEASURED.glob("road-*-1.json")):
+        pace = pace_of_road(first, pace_of_kind("h200"))
+        for path in sorted(MEASURED.glob(first.name.replace("-1.", "-[2-9]."))):
+            yield from _road(measured(path.name), pace)
+
+
+def _road(found: dict[str, Any], pace: Pace) -> Iterator[Checked]:
+    size = found["setting"]
+    d, layers, vocabulary = size["d_model"], size["n_layers"], size["d_vocab"]
+    block = layers * (12 * d * d + 13 * d)  # GPT-2.
+    rest = d * (vocabulary + size["length"] + 2)
+    shape = ModelShape(
+        "", layers, d, d // 64, 64, vocabulary, 4 * d, block, block, rest, size["length"]
+    )
+    sae = sized(size["variant"], size["d_sae"], size["k"])
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    of = f"{found['device']}, {layers} layers of {d}, {d} / {size['d_sae']} / {size['k']}"
+    for name, part in (
+        ("harvest", "forward passes"),
+        ("train", "steps"),
+        ("evaluate", "evaluate"),
+        ("features", "features"),
+    ):
+        stage = stages[name]
+        n = stage["tokens"]
+        one = work(
+            shape,
+            [f"blocks.{layers // 2}.hook_resid_post"],
+            sae,
+            n,
+            batch_size=size["batch_size"],
+            length=size["length"],
+            half=size["half"],
+            n_evaluated=n,
+            n_features=n,
+        )
+        planned = by_store(one, Fleet(pace), 1).seconds[part]
+        if part in ("evaluate", "features"):
+            planned -= pace.start
+        took = stage["seconds"] - (0.0 if part == "features" else stage["fixed"])
+        yield Checked(name, of, took, planned)

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.planned import planned
+from benchmarks.planned import checked, planned
 
-from saelab.bench.pace import MEASURED
+from saelab.bench.pace import MEASURED, shares
 from saelab.formats.json_file import read_object
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,31 +40,29 @@ def steps() -> str:
     return _table(lines)
 
 
-def road() -> str:
-    """What else was measured: a line for each figure."""
-    lines = [["measured", "value", "on", "of"], ["---", "--:", "---", "---"]]
-    for path in sorted(MEASURED.glob("*.json")):
-        found = read_object(path)
-        device = found["device"].removeprefix("NVIDIA ")
-        lines += [
-            [figure["name"], _value(figure), f"{device}, {found['date']}", figure["of"]]
-            for figure in found.get("figures", ())
-        ]
+def figures() -> str:
+    """What every kind is planned with beside its rates: a line for each figure."""
+    lines = [["value", "of", "measured"], ["--:", "---", "---"]]
+    lines += [
+        [f"{share['value']:.3g}", share["of"], share["measured"] or "no, assumed"]
+        for share in shares().values()
+    ]
+    return _table(lines)
+
+
+def check() -> str:
+    """Measured runs beside their plans: a line for each stage of each."""
+    lines = [["stage", "on", "measured, s", "planned, s", "ratio"]]
+    lines.append(["---", "---", "--:", "--:", "--:"])
+    lines += [
+        [one.stage, one.of, f"{one.measured:.3g}", f"{one.planned:.3g}", f"{one.ratio:.2f}"]
+        for one in checked()
+    ]
     return _table(lines)
 
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{float(f'{1e3 * seconds:.3g}'):g}"
-
-
-def _value(figure: dict[str, Any]) -> str:
-    value, unit = figure["value"], figure["unit"]
-    if unit == "s":
-        return f"{1e3 * value:.3g} ms"
-    for factor, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {name if unit[0] == 'B' else name + ' '}{unit}"
-    return f"{value:.3g}" if unit == "share" else f"{value:.3g} {unit}"
 
 
 def _table(lines: list[list[str]]) -> str:
@@ -73,7 +71,8 @@ def _table(lines: list[list[str]]) -> str:
 
 TABLES = {
     "steps": (ROOT / "README.md", steps),
-    "figures": (ROOT / "docs" / "planning.md", road),
+    "figures": (ROOT / "docs" / "planning.md", figures),
+    "check": (ROOT / "docs" / "planning.md", check),
     "plans": (ROOT / "docs" / "planning.md", planned),
 }
 """The tables by the names of their marks: the page, and what makes the table."""

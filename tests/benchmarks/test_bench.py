@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from benchmarks.planned import checked
 from benchmarks.table import TABLES, written
 from training.test_together import Launch
 
@@ -65,6 +66,7 @@ def test_the_road_is_measured_stage_by_stage_and_a_plan_can_use_it(tmp_path, cap
     directory.mkdir()
     arguments = ["bench", "road", "--layers", 2, "--d-model", 64, "--vocabulary", 100]
     arguments += ["--d-sae", 32, "--k", 4, "--batch-size", 128, "--n-tokens", 600]
+    arguments += ["--n-train-tokens", 512]
     arguments += ["--context-length", 16, "--n-eval-tokens", 100, "--n-feature-tokens", 400]
     arguments += ["--directory", directory, "--device", "cpu", "--json", file]
     assert main([str(argument) for argument in arguments]) == 0
@@ -127,3 +129,10 @@ def test_the_scaling_table_starts_its_processes_itself(tmp_path, capsys):
 def test_the_pages_hold_what_the_measurements_say():
     for name, (page, make) in TABLES.items():
         assert written(name) == make(), f"{name} in {page.name}: run `make benchmarks`."
+
+
+def test_plans_are_within_half_of_what_was_measured_on_a_road_of_another_size():
+    found = list(checked())
+    assert len(found) >= 8
+    for one in found:
+        assert 1 / 1.5 < one.ratio < 1.5, one
