@@ -51,7 +51,7 @@ def evaluate_set(
     members = runs.runs
     text = _common_text(members, lm) if corpus is None else corpus
     options = sized(options, lm, text)
-    with writing(runs.path):
+    with writing(runs.path) as lock:
         alone = [_alone(run, lm, options, corpus) for run in members]
         weights = sum(run.weights.stat().st_size for run in members)
         _plan(lm, text, options, weights).announce()
@@ -70,6 +70,7 @@ def evaluate_set(
             "sae_sha256": {run.name: sha256_file(run.weights) for run in members},
             "provenance": provenance(device=str(lm.device)),
         }
+        lock.check()
         write_sealed_json(set_file(runs, corpus), {"made": made, **result.values()})
     return result
 
