@@ -58,9 +58,11 @@ class LatentShard:
         own = own.detach().movedim(dim, 0)
         whole = own.new_empty((self.d_sae, *own.shape[1:]), device="cpu") if not self.rank else None
         rows = max(1, PIECE // max(1, own[0].numel() * self.size))
+        # NCCL moves what is on a GPU alone.
+        device = "cuda" if dist.get_backend() == "nccl" else own.device
         for start in range(0, self.most, rows):
             n = min(rows, self.most - start)
-            piece = own.new_zeros((n, *own.shape[1:]))
+            piece = own.new_zeros((n, *own.shape[1:]), device=device)
             piece[: len(own[start : start + n])] = own[start : start + n]
             parts = self._gather(piece)
             for rank in range(self.size if whole is not None else 0):

@@ -1,6 +1,6 @@
 """The state of an SAE in training that several processes hold: whole in checkpoints, cut here."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,34 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.spread import dims_of, joined
 from saelab.shard import LatentShard
 
-STATE = ("sae.", "ema.")
+STATE = ("sae", "ema")
+WHOLE = ("b_dec", "W_skip", "lr", "step", "counts")
+"""Tensors of a fused step that count no latents."""
+Dim = Callable[[str, Tensor], int | None]
+"""The dimension of a named tensor that counts latents; None if none does."""
+
+
+def dims_by_autograd(sae: AbstractSAE, optimizer: torch.optim.Optimizer) -> Dim:
+    """The dimensions of the tensors of a module with an optimizer."""
+    dims = dims_of(sae)
+    names = {id(parameter): name for name, parameter in sae.named_parameters()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+    def dim(name: str, tensor: Tensor) -> int | None:
+        kind, _, rest = name.partition(".")
+        if kind in STATE:
+            return dims.get(rest)
+        if kind != "optimizer":
+            return 0  # since_fired
+        return dims.get(order[int(rest.partition(".")[0])]) if tensor.ndim else None
+
+    return dim
+
+
+def dim_in_fused(name: str, tensor: Tensor) -> int | None:
+    """The dimension of a tensor of a fused step, which keeps both matrices latent by latent."""
+    of = name.removeprefix("ema.").partition(".")[0]
+    return None if of in WHOLE or not tensor.ndim else 0
 
 
 class Spread:
@@ -22,29 +49,14 @@ class Spread:
         shard: the latents of this process.
     """
 
-    def __init__(
-        self, sae: AbstractSAE, shard: LatentShard, optimizer: torch.optim.Optimizer
-    ) -> None:
-        self.shard, self._sae, self._dims = shard, sae, dims_of(sae)
-        names = {id(parameter): name for name, parameter in sae.named_parameters()}
-        groups = optimizer.param_groups
-        self._order = [names[id(p)] for group in groups for p in group["params"]]
+    def __init__(self, sae: AbstractSAE, shard: LatentShard, dim: Dim) -> None:
+        self.shard, self.dim, self._sae, self._dims = shard, dim, sae, dims_of(sae)
 
-    def dim(self, name: str, tensor: Tensor) -> int | None:
-        """The dimension of a named tensor that counts latents; None if none does."""
-        kind, _, rest = name.partition(".")
-        if f"{kind}." in STATE:
-            return self._dims.get(rest)
-        if kind != "optimizer":
-            return 0  # since_fired
-        of = self._order[int(rest.partition(".")[0])]
-        return self._dims.get(of) if tensor.ndim else None
-
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def whole(self, tensors: Mapping[str, Tensor], dim_of: Dim | None = None) -> dict[str, Tensor]:
         """Copies of all processes' tensors, joined, on process 0; nothing elsewhere. By all."""
         out = {}
         for name, tensor in tensors.items():
-            dim = self.dim(name, tensor)
+            dim = (dim_of or self.dim)(name, tensor)
             if dim is None:
                 found = None if self.shard.rank else tensor.detach().cpu().clone()
             else:
@@ -71,19 +83,13 @@ class Spread:
             for name, tensor in tensors.items()
         }
 
-    def sae(self, means: Mapping[str, Tensor] | None = None) -> AbstractSAE | None:
-        """The whole SAE on process 0, with these averaged weights if given; else None.
+    def sae(self, own: AbstractSAE) -> AbstractSAE | None:
+        """The whole SAE, of which each process has its `own` part, on process 0; else None.
 
         Called by all processes together.
         """
-        state = self._sae.state_dict() | dict(means or {})
-        whole = self.whole({f"sae.{name}": tensor for name, tensor in state.items()})
-        if self.shard.rank:
-            return None
-        out = joined(self._sae, {name.removeprefix("sae."): t for name, t in whole.items()})
-        if means is not None:
-            out.restore_norms()
-        return out
+        whole = self.whole(own.state_dict(), lambda name, _: self._dims.get(name))
+        return None if self.shard.rank else joined(own, whole)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:

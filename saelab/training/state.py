@@ -166,25 +166,24 @@ class TrainingState:
 
         Several processes call this together; only the first gets the SAE, the others None.
         """
-        sae = self._whole()
+        sae = self._whole(self.steps.trained())
         return sae and self.in_own_units(sae, rows)
 
     def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The result of `finish` at this step, without a change of the training."""
-        sae = self._whole()
+        sae = self._whole(self.steps.trained())
         return sae and self.in_own_units(copy.deepcopy(sae), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
         if self.steps.average is None:
             return None
-        spread = self.steps.spread
-        sae = self.steps.averaged() if spread is None else spread.sae(self.steps.average.means)
+        sae = self._whole(self.steps.averaged())
         return sae and self.in_own_units(sae, rows)
 
-    def _whole(self) -> AbstractSAE | None:
+    def _whole(self, sae: AbstractSAE) -> AbstractSAE | None:
         spread = self.steps.spread
-        return self.steps.trained() if spread is None else spread.sae()
+        return sae if spread is None else spread.sae(sae)
 
     def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
         """The sum of what each of several processes counts."""

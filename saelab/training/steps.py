@@ -20,7 +20,7 @@ from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.own_steps import OwnSteps
 from saelab.training.source import Batch
-from saelab.training.spread import Spread
+from saelab.training.spread import Spread, dim_in_fused, dims_by_autograd
 from saelab.training.step_parts import StepResult, load_module, module_tensors
 from saelab.types import ActivationBatch, LossTerms
 
@@ -88,7 +88,8 @@ class AutogradSteps:
             weight_decay=0.0,
             fused=device.type == "cuda",
         )
-        self.spread = sae.shard and Spread(sae, sae.shard, self.optimizer)
+        shard = sae.shard
+        self.spread = shard and Spread(sae, shard, dims_by_autograd(sae, self.optimizer))
         self.dead = DeadLatents(sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
 
@@ -161,7 +162,6 @@ class FusedSteps:
     """SAEs whose variant has a fused rule, trained by kernels alone, as CUDA graphs."""
 
     name = "fused"
-    spread: Spread | None = None
     uses_rate = True
 
     def __init__(
@@ -187,6 +187,7 @@ class FusedSteps:
             ),
         )
         self.step = FusedStep(sae, options, device)
+        self.spread = sae.shard and Spread(sae, sae.shard, dim_in_fused)
         self._dead_after = config.silence
         self.average = WeightAverage.of(config.ema, self._weights())
 
@@ -278,9 +279,7 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    if sae.shard is not None:
-        return "it trains in one process"
-    from saelab.training.fused import fused_rule
+    from saelab.training.fused import fused_rule, shared_problem
 
     rule = fused_rule(sae)
-    return rule if isinstance(rule, str) else None
+    return rule if isinstance(rule, str) else shared_problem(config, sae)

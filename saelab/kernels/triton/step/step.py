@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
+    advance_rates,
     centre_kernel,
     scale_kernel,
     step_kernel,
@@ -34,19 +36,27 @@ class Step:
         errors: `[group]`, the same for each group.
         error: the loss's error: their sum, weighted by the groups' shares.
         gradient_norm: norm of all gradients in the last step, before clipping; 0 without a limit.
+        exchange: reaches the processes that hold the other latents, if there are some.
         thresholds: learns the latents' own thresholds, if they have some.
     """
 
-    def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        rules: Rules,
+        batch: int,
+        launch: Launch,
+        exchange: Exchange,
+    ) -> None:
         m, d = weights.dec.value.shape
         dtype, device = weights.dec.copy.dtype, weights.scale.device
         self.weights, self.rules, self.launch = weights, rules, launch.fit(d)
-        self.rule = rules.sae
+        self.rule, self.exchange = rules.sae, exchange
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
         self.centred = torch.empty_like(self.x) if self.rule.centres else self.x
         self.pre_acts = self.x.new_empty(batch, m)
         factors = TieFactors(self.centred, weights.enc.copy, weights.b_enc.copy)
-        self.codes = empty_codes(self.x, factors, rules)
+        self.codes = empty_codes(self.x, factors, rules, exchange)
         self.mse_sum = weights.scale.new_zeros(())
         self.shares = weights.scale.new_tensor(self.rule.shares)
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
@@ -72,7 +82,7 @@ class Step:
         on_side = on(side)
         wait(side, None)
         with on_side:
-            self._advance_rates()
+            advance_rates(self.weights, self.rules.adam, self.rates)
         self._centre()
         self.encode()
         wait(None, side)
@@ -160,7 +170,7 @@ class Step:
     def _sum_window(self, pairs: LatentPairs) -> None:
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
-            self.thresholds.sum_window(self.codes, pairs)
+            self.thresholds.sum_window(self.codes, pairs, self.exchange)
 
     def sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch, and the gradient of the bias."""
@@ -205,11 +215,12 @@ class Step:
             *sums, *self._extra(extra), squares, to_bias, self.factor, m, d,
             LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
-        vector = self.factor * columns
+        own, vector = squares.sum(), self.factor * columns
+        if self.thresholds is not None:
+            own = own + self.thresholds.gradient.square().sum()
         if self.rule.centres:
-            vector = vector - w.enc.value.T @ to_bias
-        further = () if self.thresholds is None else (self.thresholds.gradient,)
-        total = squares.sum() + sum(g.square().sum() for g in (vector, *further))
+            vector = vector - self.exchange.sum(w.enc.value.T @ to_bias)
+        total = self.exchange.sum(own) + vector.square().sum()
         self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
@@ -235,7 +246,8 @@ class Step:
     def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
         """Update the decoder's bias, whose gradient comes from all tokens, scales, thresholds."""
         w, m = self.weights, len(self.norms)
-        minus = self.to_input.sum(0) if self.rule.centres else torch.zeros_like(columns)
+        through = self.exchange.sum(self.to_input.sum(0)) if self.rule.centres else None
+        minus = torch.zeros_like(columns) if through is None else through
         self.move(w.b_dec, columns, minus, self.factor)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
         if self.thresholds is not None:
@@ -256,14 +268,6 @@ class Step:
             p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
             CLIP=self._clips, BLOCK=256, **self._adam,
         )  # fmt: skip
-
-    def _advance_rates(self) -> None:
-        # In float64: in float32, 1 - 0.999 has five digits.
-        w, (b1, b2) = self.weights, self.rules.adam.betas
-        w.step.add_(1)
-        self.rates[:1] = w.lr / (1 - b1**w.step)
-        self.rates[1:2] = (1 - b2**w.step).sqrt()
-        self.rates[2:] = 1 - w.lr * self.rules.adam.weight_decay
 
     @property
     def factor(self) -> float:

@@ -1,0 +1,154 @@
+"""A fused step of several processes is that of one process, under the interpreter."""
+
+import pytest
+import torch
+from activations.forked import processes
+from interpreted import prepare_once_for_each_kernel
+from kernels.triton_device import DEVICE
+from safetensors.torch import load_file, save_file
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from saelab.kernels.triton.codes import jump
+from saelab.kernels.triton.step.rules import Launch
+from saelab.sae.abs_topk import AbsTopKConfig
+from saelab.sae.batch_topk import BatchTopKConfig
+from saelab.sae.context import LossContext
+from saelab.sae.jumprelu import JumpReLUConfig
+from saelab.sae.matryoshka import MatryoshkaConfig
+from saelab.sae.spread import keep_shard
+from saelab.sae.topk import TopKConfig
+from saelab.training import fused_graphs
+from saelab.training.fused import FusedOptions, FusedStep
+from saelab.training.spread import Spread, dim_in_fused
+
+# Two chunks of columns, the second not full; processes that hold different numbers of latents.
+D_IN, D_SAE, BATCH, V, STEPS = 20, 13, 3, 5.0, 2
+SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
+AUX = {"aux_coefficient": 0.5, "aux_k": 3}
+FORMS = {
+    "topk": (TopKConfig, {"k": 3, **AUX}),
+    "wide": (TopKConfig, {"k": 9, "aux_coefficient": 0}),
+    "multi": (TopKConfig, {"k": 2, "multi_k_coefficient": 0.125, "aux_coefficient": 0}),
+    "abs": (AbsTopKConfig, {"k": 3, **AUX}),
+    "batch": (BatchTopKConfig, {"k": 2.75, **AUX}),
+    "batch-abs": (AbsTopKConfig, {"k": 3, "selection": "batch", "subtract_b_dec": False}),
+    "nested": (MatryoshkaConfig, {"k": 3, "fractions": (0.1, 0.3, 0.6), **AUX}),
+    "jump": (JumpReLUConfig, {"k": 3, "bandwidth": 0.5, **AUX}),
+}
+QUICK = ("topk", "multi", "nested", "jump")
+CASES = [f if f in QUICK else pytest.param(f, marks=pytest.mark.exhaustive) for f in FORMS]
+
+
+def build(form):
+    cls, given = FORMS[form]
+    sae = cls(d_sae=D_SAE, **given).build(D_IN, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        # Else a row's only code would have a residual at right angles, and a gradient of noise.
+        sae.b_enc.normal_(std=0.1, generator=generator)
+        if form == "jump":
+            sae.threshold.uniform_(0, 1.5, generator=generator)
+    return sae
+
+
+def trained(form, precision, rank=0, world=1):
+    """Tensors of a few steps, whole, and which codes each step chose; None beside process 0."""
+    sae = build(form)
+    integers = precision == torch.bfloat16
+    generator = torch.Generator().manual_seed(3)
+    if integers:  # Many pre-activations are equal.
+        with torch.no_grad():
+            sae.W_enc.copy_(torch.randint(-1, 2, sae.W_enc.shape, generator=generator))
+            sae.b_enc.zero_()
+    xs = torch.randn(STEPS, BATCH, D_IN, generator=generator)
+    if integers:
+        xs = xs.round().clamp(-2, 2)
+    if world > 1:
+        keep_shard(sae, rank, world)
+    clip = 0.05 if form in {"topk", "nested", "jump"} else None
+    options = FusedOptions(BATCH, V, precision, dead_after=BATCH, clip_norm=clip, launch=SMALL)
+    step = FusedStep(sae.to(DEVICE), options)
+    spread = Spread(sae, sae.shard, dim_in_fused) if sae.shard else None
+    out = {}
+    for number, x in enumerate(xs[:1] if integers else xs):
+        step.set_lr(1e-2)
+        step.prepare(LossContext(V, step=number, n_steps=STEPS))
+        step(x.to(DEVICE))
+        codes = step.codes.dense()
+        whole = codes if sae.shard is None else sae.shard.join_all(codes, 1)
+        if whole is not None:
+            out[f"codes {number}"] = whole.contiguous()
+        out[f"error {number}"] = step.error.clone()
+        if "aux_k" in step.penalties:
+            out[f"aux {number}"] = step.penalties["aux_k"][1].clone()
+    tensors = {name: t for name, t in step.tensors().items() if name != "counts"}
+    out |= tensors if spread is None else spread.whole(tensors)
+    return {name: t.cpu().contiguous() for name, t in out.items()}
+
+
+def few_rooms():
+    """Few entries would else have room for thousands, each of which the interpreter visits."""
+    fused_graphs.LEAST_ROOM = jump.LEAST_ROOM = 32
+
+
+def process(rank, world, port, forms, out):
+    prepare_once_for_each_kernel()
+    few_rooms()
+    store = TCPStore("localhost", port)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    for form in forms:
+        for precision in (torch.float32, torch.bfloat16):
+            found = trained(form, precision, rank, world)
+            if rank == 0:
+                save_file(found, out / f"{form} {precision}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_rooms():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (fused_graphs, jump):
+            patch.setattr(module, "LEAST_ROOM", 32)
+        yield
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """What two processes train, by form and precision; each group is trained once."""
+    out, done = tmp_path_factory.mktemp("together"), set()
+
+    def found(form, precision):
+        forms = tuple(f for f in FORMS if (f in QUICK) == (form in QUICK))
+        if forms not in done:
+            done.add(forms)
+            store = TCPStore("localhost", 0, is_master=True)
+            started = [
+                processes().Process(target=process, args=(rank, 2, store.port, forms, out))
+                for rank in range(2)
+            ]
+            for each in started:
+                each.start()
+            for each in started:
+                each.join()
+            assert [each.exitcode for each in started] == [0, 0]
+        return load_file(out / f"{form} {precision}")
+
+    return found
+
+
+@pytest.mark.parametrize("form", CASES)
+def test_two_processes_train_as_one_does(form, of_two):
+    expected, found = trained(form, torch.float32), of_two(form, torch.float32)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, atol=3e-6, rtol=1e-4, equal_nan=True, msg=lambda m, n=name: n + m
+        )
+    if FORMS[form][1].get("aux_coefficient"):
+        assert any(float(found[name]) > 0 for name in found if name.startswith("aux"))
+
+
+@pytest.mark.parametrize("form", CASES)
+def test_of_equal_entries_two_processes_choose_the_same(form, of_two):
+    expected = trained(form, torch.bfloat16)["codes 0"]
+    assert torch.equal(of_two(form, torch.bfloat16)["codes 0"], expected)
