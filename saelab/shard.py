@@ -129,6 +129,11 @@ class LatentShard:
         marks = torch.zeros_like(every, dtype=torch.bool).scatter_(1, chosen, value=True)
         return marks[:, self.rank * width : self.rank * width + own]
 
+    def tell_all(self, text: str, device: torch.device) -> list[str]:
+        """What every process says, in ASCII and of equal length."""
+        own = torch.tensor(list(text.encode("ascii")), dtype=torch.uint8, device=device)
+        return [bytes(each.tolist()).decode("ascii") for each in self._gather_all(own)]
+
     def _gather_all(self, own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own.contiguous())

@@ -1,6 +1,7 @@
 """The state of an SAE in training that several processes hold: whole in checkpoints, cut here."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,33 +12,9 @@ from saelab.sae.spread import dims_of, joined
 from saelab.shard import LatentShard
 
 STATE = ("sae", "ema")
+MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
 WHOLE = ("b_dec", "W_skip", "lr", "step", "counts")
 """Tensors of a fused step that count no latents."""
-Dim = Callable[[str, Tensor], int | None]
-"""The dimension of a named tensor that counts latents; None if none does."""
-
-
-def dims_by_autograd(sae: AbstractSAE, optimizer: torch.optim.Optimizer) -> Dim:
-    """The dimensions of the tensors of a module with an optimizer."""
-    dims = dims_of(sae)
-    names = {id(parameter): name for name, parameter in sae.named_parameters()}
-    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-    def dim(name: str, tensor: Tensor) -> int | None:
-        kind, _, rest = name.partition(".")
-        if kind in STATE:
-            return dims.get(rest)
-        if kind != "optimizer":
-            return 0  # since_fired
-        return dims.get(order[int(rest.partition(".")[0])]) if tensor.ndim else None
-
-    return dim
-
-
-def dim_in_fused(name: str, tensor: Tensor) -> int | None:
-    """The dimension of a tensor of a fused step, which keeps both matrices latent by latent."""
-    of = name.removeprefix("ema.").partition(".")[0]
-    return None if of in WHOLE or not tensor.ndim else 0
 
 
 class Spread:
@@ -49,14 +26,39 @@ class Spread:
         shard: the latents of this process.
     """
 
-    def __init__(self, sae: AbstractSAE, shard: LatentShard, dim: Dim) -> None:
-        self.shard, self.dim, self._sae, self._dims = shard, dim, sae, dims_of(sae)
+    def __init__(
+        self, sae: AbstractSAE, shard: LatentShard, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Name the tensors of a module with its optimizer; without one, of a fused step."""
+        self.shard, self._sae, self._dims = shard, sae, dims_of(sae)
+        self._fused, groups = optimizer is None, optimizer.param_groups if optimizer else []
+        names = {id(parameter): name for name, parameter in sae.named_parameters()}
+        self._order = [names[id(p)] for group in groups for p in group["params"]]
 
-    def whole(self, tensors: Mapping[str, Tensor], dim_of: Dim | None = None) -> dict[str, Tensor]:
-        """Copies of all processes' tensors, joined, on process 0; nothing elsewhere. By all."""
+    def dim(self, name: str, tensor: Tensor) -> int | None:
+        """The dimension of a named tensor that counts latents; None if none does."""
+        kind, _, rest = name.partition(".")
+        if self._fused:  # It keeps both matrices latent by latent.
+            of = rest if kind == "ema" else kind
+            return None if of in WHOLE or not tensor.ndim else 0
+        if kind in STATE:
+            return self._dims.get(rest)
+        if kind != "optimizer":
+            return 0  # since_fired
+        return self._dims.get(self._order[int(rest.partition(".")[0])]) if tensor.ndim else None
+
+    def parameter_of(self, moment: str) -> Tensor | None:
+        """The parameter that a moment of the optimizer has that name for, if one does."""
+        match = MOMENT.fullmatch(moment)
+        if match is None or int(match[1]) >= len(self._order):
+            return None
+        return self._sae.get_parameter(self._order[int(match[1])])
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of the SAE's tensors, joined, on process 0; nothing elsewhere. By all."""
         out = {}
         for name, tensor in tensors.items():
-            dim = (dim_of or self.dim)(name, tensor)
+            dim = self._dims.get(name)
             if dim is None:
                 found = None if self.shard.rank else tensor.detach().cpu().clone()
             else:
@@ -88,7 +90,7 @@ class Spread:
 
         Called by all processes together.
         """
-        whole = self.whole(own.state_dict(), lambda name, _: self._dims.get(name))
+        whole = self.whole(own.state_dict())
         return None if self.shard.rank else joined(own, whole)
 
     @contextmanager

@@ -13,6 +13,7 @@ from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.shard import LatentShard
 from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
@@ -20,7 +21,7 @@ from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.own_steps import OwnSteps
 from saelab.training.source import Batch
-from saelab.training.spread import Spread, dim_in_fused, dims_by_autograd
+from saelab.training.spread import Spread
 from saelab.training.step_parts import StepResult, load_module, module_tensors
 from saelab.types import ActivationBatch, LossTerms
 
@@ -59,6 +60,10 @@ class Steps(Protocol):
         """Continue from these `tensors`."""
         ...
 
+    def alone(self) -> Spread:
+        """Which tensors count latents, where this process holds all latents."""
+        ...
+
     def trained(self) -> AbstractSAE:
         """The SAE with its current weights."""
         ...
@@ -88,8 +93,7 @@ class AutogradSteps:
             weight_decay=0.0,
             fused=device.type == "cuda",
         )
-        shard = sae.shard
-        self.spread = shard and Spread(sae, shard, dims_by_autograd(sae, self.optimizer))
+        self.spread = sae.shard and Spread(sae, sae.shard, self.optimizer)
         self.dead = DeadLatents(sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
 
@@ -139,6 +143,10 @@ class AutogradSteps:
         load_module(tensors, self.sae, self.dead, self.average)
         restore_optimizer(self.optimizer, tensors)
 
+    def alone(self) -> Spread:
+        """See `Steps.alone`."""
+        return Spread(self.sae, LatentShard(0, 1, self.sae.d_sae), self.optimizer)
+
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
         return self.sae
@@ -187,7 +195,7 @@ class FusedSteps:
             ),
         )
         self.step = FusedStep(sae, options, device)
-        self.spread = sae.shard and Spread(sae, sae.shard, dim_in_fused)
+        self.spread = sae.shard and Spread(sae, sae.shard)
         self._dead_after = config.silence
         self.average = WeightAverage.of(config.ema, self._weights())
 
@@ -225,6 +233,10 @@ class FusedSteps:
         self.step.load(tensors)
         if self.average is not None:
             self.average.load(tensors)
+
+    def alone(self) -> Spread:
+        """See `Steps.alone`."""
+        return Spread(self.step.sae, LatentShard(0, 1, self.step.sae.d_sae))
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""

@@ -19,7 +19,7 @@ from saelab.sae.spread import keep_shard
 from saelab.sae.topk import TopKConfig
 from saelab.training import fused_graphs
 from saelab.training.fused import FusedOptions, FusedStep
-from saelab.training.spread import Spread, dim_in_fused
+from saelab.training.spread import Spread
 
 # Two chunks of columns, the second not full; processes that hold different numbers of latents.
 D_IN, D_SAE, BATCH, V, STEPS = 20, 13, 3, 5.0, 2
@@ -68,7 +68,7 @@ def trained(form, precision, rank=0, world=1):
     clip = 0.05 if form in {"topk", "nested", "jump"} else None
     options = FusedOptions(BATCH, V, precision, dead_after=BATCH, clip_norm=clip, launch=SMALL)
     step = FusedStep(sae.to(DEVICE), options)
-    spread = Spread(sae, sae.shard, dim_in_fused) if sae.shard else None
+    spread = Spread(sae, sae.shard) if sae.shard else None
     out = {}
     for number, x in enumerate(xs[:1] if integers else xs):
         step.set_lr(1e-2)
@@ -81,9 +81,19 @@ def trained(form, precision, rank=0, world=1):
         out[f"error {number}"] = step.error.clone()
         if "aux_k" in step.penalties:
             out[f"aux {number}"] = step.penalties["aux_k"][1].clone()
-    tensors = {name: t for name, t in step.tensors().items() if name != "counts"}
-    out |= tensors if spread is None else spread.whole(tensors)
+    out |= joined(step, spread)
     return {name: t.cpu().contiguous() for name, t in out.items()}
+
+
+def joined(step, spread):
+    """The tensors that a step changes, whole; of several processes, in the first."""
+    out = {}
+    for name, tensor in step.tensors().items():
+        dim = None if spread is None else spread.dim(name, tensor)
+        whole = tensor if dim is None else spread.shard.join_all(tensor, dim)
+        if whole is not None and name != "counts":
+            out[name] = whole
+    return out
 
 
 def few_rooms():
