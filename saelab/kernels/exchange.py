@@ -67,3 +67,7 @@ class Exchange:
 
 def _now(action: Action) -> object:
     return action()
+
+
+ALONE = Exchange()
+"""That of one process."""

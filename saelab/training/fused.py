@@ -13,14 +13,12 @@ from saelab.kernels.exchange import Exchange
 from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.torch.zipf import Usage
 from saelab.kernels.triton.codes.rows import RowCodes
-from saelab.kernels.triton.select.shared import most_places
 from saelab.kernels.triton.step.aux_k import AuxRules
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
 from saelab.kernels.triton.step.step import Step
 from saelab.kernels.triton.weights import Weights
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
-from saelab.training.config import TrainConfig
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
 from saelab.types import SparseCodes
 
@@ -205,18 +203,6 @@ def fused_rule(sae: AbstractSAE) -> FusedRule | str:
     if isinstance(rule, FusedRule) and rule.by_row and rule.k > MAX_K:
         return f"k={rule.k} is above {MAX_K}, the most that it can select"
     return rule
-
-
-def shared_problem(config: TrainConfig, sae: AbstractSAE) -> str | None:
-    """Why several processes cannot take the fused step together, as half a sentence."""
-    if sae.shard is None:
-        return None
-    if config.ties == "float32":
-        return "--ties float32 is for one process"
-    n = config.batch_size * sae.shard.d_sae
-    if n > most_places(getattr(torch, config.precision)):
-        return f"{n:,} entries of a batch cannot be told apart; lower --batch-size"
-    return None
 
 
 def _rules(sae: AbstractSAE, options: FusedOptions) -> Rules:

@@ -291,7 +291,9 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    from saelab.training.fused import fused_rule, shared_problem
+    if sae.shard is not None and config.ties == "float32":
+        return "--ties float32 is for one process"
+    from saelab.training.fused import fused_rule
 
     rule = fused_rule(sae)
-    return rule if isinstance(rule, str) else shared_problem(config, sae)
+    return rule if isinstance(rule, str) else None

@@ -8,7 +8,9 @@ from kernels.triton_device import DEVICE
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.triton.codes import jump
+from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.batch_topk import BatchTopKConfig
@@ -17,6 +19,7 @@ from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.spread import keep_shard
 from saelab.sae.topk import TopKConfig
+from saelab.shard import LatentShard
 from saelab.training import fused_graphs
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.spread import Spread
@@ -40,6 +43,36 @@ QUICK = ("topk", "nested", "jump")
 REST = [pytest.param(form, marks=pytest.mark.exhaustive) for form in FORMS if form not in QUICK]
 PRECISIONS = {torch.float32: QUICK, torch.bfloat16: ("topk",)}
 """What is trained in each precision before the others are asked for."""
+
+
+SELECTIONS = {
+    "a row is cut": (20, torch.float32, False),
+    "every entry is counted": (400, torch.float32, True),
+    "one": (1, torch.bfloat16, False),
+    "zeros are ties too": (900, torch.bfloat16, False),
+    "more than a process has": (1100, torch.float32, True),
+}
+"""How many of a batch's integers are selected, their type, and whether by magnitude."""
+
+
+def integers(dtype):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randint(-2, 3, (9, 151), generator=generator)
+    x[:, :5] = 0  # -0.0 is no smaller.
+    return torch.where(x == 0, -0.0, x).to(dtype)
+
+
+def selected(case, rank, world):
+    """Which entries of a batch two processes select together; None beside process 0."""
+    (n, dtype, signed), shard = SELECTIONS[case], LatentShard(rank, world, 151)
+    own = shard.of(integers(dtype), 1).contiguous()
+    out = FlatPlace.empty(min(n, own.numel()), torch.device(DEVICE))
+    out.rows.fill_(-1)
+    select_batch_top_k(own.to(DEVICE), n, by_magnitude=signed, out=out, exchange=Exchange(shard))
+    rows, latents = out.rows.cpu().long(), out.indices.cpu().long()
+    marks = torch.zeros(own.shape)
+    marks[rows[rows >= 0], latents[rows >= 0]] = 1
+    return shard.join_all(marks, 1)
 
 
 def build(form):
@@ -109,6 +142,9 @@ def process(rank, world, port, forms, out):
     few_rooms()
     store = TCPStore("localhost", port)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
+    chosen = {case: selected(case, rank, world) for case in SELECTIONS}
+    if rank == 0:
+        save_file({case: marks.contiguous() for case, marks in chosen.items()}, out / "selected")
     for precision in PRECISIONS:
         for form in forms[precision]:
             found = trained(form, precision, rank, world)
@@ -130,8 +166,8 @@ def of_two(tmp_path_factory):
     """What two processes train, by form and precision; each group is trained once."""
     out, done = tmp_path_factory.mktemp("together"), set()
 
-    def found(form, precision):
-        quick = form in PRECISIONS[precision]
+    def found(form=None, precision=torch.float32):
+        quick = form is None or form in PRECISIONS[precision]
         if quick not in done:
             done.add(quick)
             forms = {p: [f for f in FORMS if (f in PRECISIONS[p]) == quick] for p in PRECISIONS}
@@ -145,7 +181,7 @@ def of_two(tmp_path_factory):
             for each in started:
                 each.join()
             assert [each.exitcode for each in started] == [0, 0]
-        return load_file(out / f"{form} {precision}")
+        return load_file(out / ("selected" if form is None else f"{form} {precision}"))
 
     return found
 
@@ -168,3 +204,12 @@ def test_two_processes_train_as_one_does(form, of_two):
 def test_of_equal_entries_two_processes_choose_the_same(form, of_two):
     expected = trained(form, torch.bfloat16)["codes 0"]
     assert torch.equal(of_two(form, torch.bfloat16)["codes 0"], expected)
+
+
+def test_of_a_batch_of_integers_two_processes_select_what_a_sort_puts_first(of_two):
+    for case, marks in of_two().items():
+        n, dtype, signed = SELECTIONS[case]
+        x = integers(dtype).float().flatten()
+        first = (x.abs() if signed else x).sort(descending=True, stable=True).indices[:n]
+        expected = torch.zeros(len(x)).index_fill(0, first, 1).view(9, 151)
+        assert torch.equal(marks, expected), case

@@ -4,7 +4,6 @@ The processes' parts of the reconstruction are summed while each sorts its codes
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,22 +17,8 @@ from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_g
 from saelab.kernels.triton.codes.shared_errors import Chosen, SharedErrors
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.select.rows import select_top_k
-from saelab.kernels.triton.select.shared import (
-    NOTHING,
-    limit_of_all,
-    limit_of_rows,
-    selection_keys,
-    sizes_of,
-)
+from saelab.kernels.triton.select.shared import NOTHING, limit_of_rows, row_keys
 from saelab.kernels.triton.weights import Decoder, Weights
-
-
-class Candidates(NamedTuple):
-    """This process's largest entries, by row and latent, and their groups counted over all rows."""
-
-    values: Float[Tensor, " entry"]
-    indices: Int[Tensor, " entry"]
-    groups: Int[Tensor, " entry"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class SharedCodes:
         starts: starts of all rows' groups in order, and the end.
         error_rows: the group of each entry, counted over all rows.
         lows: the first own latent of each group of latents.
-        group_numbers: numbers 0, 1, ... of the groups of all rows.
+        group_numbers: numbers 0, 1, ... of the groups of all rows, and of the end.
         residual: result of the decode.
     """
 
@@ -61,7 +46,7 @@ class SharedCodes:
     starts: Int[Tensor, " batch_group_1"]
     error_rows: Int[Tensor, " entry"]
     lows: Int[Tensor, " group"]
-    group_numbers: Int[Tensor, " batch_group"]
+    group_numbers: Int[Tensor, " batch_group_1"]
     residual: Residual
 
     @classmethod
@@ -73,10 +58,10 @@ class SharedCodes:
         n = min(most, _widest(rule) * len(x) if rule.by_row else int(rule.k * len(x)))
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
         indices = torch.zeros_like(values, dtype=torch.int32)
-        numbers = torch.arange(len(x) * groups, dtype=torch.int32, device=x.device)
+        numbers = torch.arange(len(x) * groups + 1, dtype=torch.int32, device=x.device)
         return cls(
             rule, exchange, SharedErrors.empty(x, rule, exchange), values, indices,
-            indices.new_zeros(len(numbers) + 1), indices.clone(), indices.new_zeros(groups),
+            torch.zeros_like(numbers), indices.clone(), indices.new_zeros(groups),
             numbers, Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups),
         )  # fmt: skip
 
@@ -87,8 +72,11 @@ class SharedCodes:
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """See `Codes.select`; the sum of all processes' reconstructions begins here too."""
-        found = self._of_rows(pre_acts) if self.rule.by_row else self._of_batch(pre_acts, weights)
-        self._keep(*found, pre_acts.shape[1] - 1)
+        if self.rule.by_row:
+            self._select_of_rows(pre_acts)
+        else:
+            self._select_of_batch(pre_acts, weights)
+        self.starts.copy_(torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True))
         self.errors.begin(self._chosen, weights.dictionary)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
@@ -115,16 +103,15 @@ class SharedCodes:
     def _chosen(self) -> Chosen:
         return self.values, self.indices, self.starts
 
-    def _of_rows(
-        self, pre_acts: Float[Tensor, "batch d_sae"]
-    ) -> tuple[Candidates, Bool[Tensor, " entry"]]:
-        """This process's largest entries of each row, and which are among the largest of all."""
-        (batch, m), signed = pre_acts.shape, self.rule.signed
+    def _select_of_rows(self, pre_acts: Float[Tensor, "batch d_sae"]) -> None:
+        """This process's of the largest of each row, which are among its own largest."""
+        (batch, m), signed, shard = pre_acts.shape, self.rule.signed, self.exchange.shard
+        assert shard is not None
         budgets = self.rule.budgets or (int(self.rule.k),)
         values, indices = select_top_k(
             pre_acts, min(budgets[-1], m), by_magnitude=signed, rectify=not signed, ordered=False
         )
-        own = self._keys(values, self._latents(indices), pre_acts.dtype)
+        own = row_keys(values.abs(), indices.long() * shard.size + shard.rank)
         keys = own.new_full((batch, budgets[-1]), NOTHING)
         keys[:, : own.shape[1]] = own
         every = self.exchange.gather(keys)
@@ -134,55 +121,40 @@ class SharedCodes:
             group = torch.where(own >= limit_of_rows(every, k), number, group)
         stacked = torch.arange(len(budgets), device=group.device, dtype=group.dtype)[:, None]
         kept = group[:, None] == stacked
-        rows = self.group_numbers.view(batch, -1, 1).expand(kept.shape)
-        each = (t[:, None].expand(kept.shape) for t in (values.float(), indices))
-        return Candidates(*(t.flatten() for t in (*each, rows))), kept.flatten()
-
-    def _of_batch(
-        self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights
-    ) -> tuple[Candidates, Bool[Tensor, " entry"]]:
-        """The same over the batch; the weights' threshold follows the smallest of all."""
-        shard = self.exchange.shard
-        assert shard is not None
-        batch, n = len(pre_acts), len(self.values)
-        place = FlatPlace(torch.empty_like(self.values), *self._places())
-        select_batch_top_k(pre_acts, n, by_magnitude=self.rule.signed, out=place)
-        rows = (place.rows // self.rule.groups).long()
-        own = self._keys(
-            place.values, rows * shard.d_sae + self._latents(place.indices), pre_acts.dtype
+        rows = self.group_numbers[:-1].view(batch, -1, 1)
+        found = (
+            each.expand(kept.shape).flatten() for each in (values[:, None], indices[:, None], rows)
         )
-        total = int(self.rule.k * batch)
-        keys = own.new_full((total,), NOTHING)
-        keys[:n] = own
-        every = self.exchange.gather(keys)
-        limit = limit_of_all(every, total)
-        sizes = sizes_of(torch.where(every >= limit, every, NOTHING), pre_acts.dtype)
-        follow_smallest_(weights.threshold, sizes)
-        return Candidates(*place[:3]), own >= limit
+        self._keep(kept.flatten(), *found, last=m - 1)
 
-    def _places(self) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.empty_like(self.indices), torch.empty_like(self.error_rows), self.lows
+    def _keep(
+        self,
+        kept: Bool[Tensor, " entry"],
+        values: Float[Tensor, " entry"],
+        indices: Int[Tensor, " entry"],
+        rows: Int[Tensor, " entry"],
+        last: int,
+    ) -> None:
+        """Write the kept entries one after the other, and the `last` latent beyond their end."""
+        to = torch.where(kept, kept.cumsum(0) - 1, len(self.values))
+        _write(self.values, to, values, 0)
+        _write(self.indices, to, indices, last)
+        _write(self.error_rows, to, rows, len(self.group_numbers) - 1)
 
-    def _latents(self, own: Int[Tensor, "*entry"]) -> Int[Tensor, "*entry"]:
-        """The numbers of this process's latents among all."""
-        shard = self.exchange.shard
-        assert shard is not None
-        return own.long() * shard.size + shard.rank
-
-    def _keys(
-        self, values: Tensor, places: Int[Tensor, "*entry"], dtype: torch.dtype
-    ) -> Int[Tensor, "*entry"]:
-        return selection_keys(values.abs(), places, dtype)
-
-    def _keep(self, found: Candidates, kept: Bool[Tensor, " entry"], last: int) -> None:
-        """Write the kept candidates one after the other, then the `last` latent."""
-        n = len(self.values)
-        to = torch.where(kept, kept.cumsum(0) - 1, n)
-        _write(self.values, to, found.values, 0)
-        _write(self.indices, to, found.indices, last)
-        _write(self.error_rows, to, found.groups, len(self.group_numbers))
-        self.starts[:-1] = torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True)
-        self.starts[-1:] = kept.sum()
+    def _select_of_batch(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+        """This process's of the largest of the batch; the threshold follows the smallest of all."""
+        batch, m = pre_acts.shape
+        self.values.zero_()
+        self.indices.fill_(m - 1)
+        self.error_rows.fill_(len(self.group_numbers) - 1)
+        place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
+        select_batch_top_k(
+            pre_acts, int(self.rule.k * batch), by_magnitude=self.rule.signed, out=place,
+            exchange=self.exchange,
+        )  # fmt: skip
+        sizes = self.values.abs()
+        smallest = torch.where(sizes > 0, sizes, torch.inf).amin(0, keepdim=True)
+        follow_smallest_(weights.threshold, self.exchange.gather(smallest))
 
 
 def _write(out: Tensor, to: Int[Tensor, " entry"], given: Tensor, rest: int) -> None:

@@ -57,14 +57,12 @@ class Step:
         self.pre_acts = self.x.new_empty(batch, m)
         factors = TieFactors(self.centred, weights.enc.copy, weights.b_enc.copy)
         self.codes = empty_codes(self.x, factors, rules, exchange)
-        self.mse_sum = weights.scale.new_zeros(())
+        self.mse_sum, self.gradient_norm = (weights.scale.new_zeros(()) for _ in range(2))
         self.shares = weights.scale.new_tensor(self.rule.shares)
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
-        self.gradient_norm = weights.scale.new_zeros(())
         jump = self.rule.jump
         self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
-        self.share = weights.scale.new_ones(1)
-        self.rates = weights.scale.new_empty(3)
+        self.share, self.rates = weights.scale.new_ones(1), weights.scale.new_empty(3)
         self.chunks = ceil_div(d, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
@@ -215,12 +213,13 @@ class Step:
             *sums, *self._extra(extra), squares, to_bias, self.factor, m, d,
             LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
-        own, vector = squares.sum(), self.factor * columns
-        if self.thresholds is not None:
-            own = own + self.thresholds.gradient.square().sum()
+        vector = self.factor * columns
         if self.rule.centres:
             vector = vector - self.exchange.sum(w.enc.value.T @ to_bias)
-        total = self.exchange.sum(own) + vector.square().sum()
+        further = vector.square().sum()
+        if self.thresholds is not None:
+            further = further + self.exchange.sum(self.thresholds.gradient.square().sum())
+        total = self.exchange.sum(squares.sum()) + further
         self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
@@ -246,8 +245,8 @@ class Step:
     def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
         """Update the decoder's bias, whose gradient comes from all tokens, scales, thresholds."""
         w, m = self.weights, len(self.norms)
-        through = self.exchange.sum(self.to_input.sum(0)) if self.rule.centres else None
-        minus = torch.zeros_like(columns) if through is None else through
+        centres = self.rule.centres
+        minus = self.exchange.sum(self.to_input.sum(0)) if centres else torch.zeros_like(columns)
         self.move(w.b_dec, columns, minus, self.factor)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
         if self.thresholds is not None:
