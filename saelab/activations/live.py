@@ -13,12 +13,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations.corpus import Corpus
-from saelab.activations.exchange import Exchange
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live_pool import LiveSite, Pool, joined, served
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.order import POOL_ROWS, permutation
 from saelab.activations.resume import check_same_order
+from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
 from saelab.lm.cost import forward_bytes
@@ -78,14 +78,14 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         sites: Sequence[LiveSite],
         batch_size: int,
         options: LiveOptions | None = None,
-        exchange: Exchange | None = None,
+        exchange: RowExchange | None = None,
     ) -> None:
         self._options = options = options or LiveOptions()
         self._limit = None if corpus.endless else corpus.available(sys.maxsize)
         if self._limit is not None and self._limit <= options.first:
             raise UsageError(f"The text has {self._limit} contexts, none from {options.first} on.")
         own = [hook for site in sites for hook in site.hooks]
-        self._exchange = exchange or Exchange.of(lm, [own], Ranks())
+        self._exchange = exchange or RowExchange.of(lm, [own], Ranks())
         self._lm, self._corpus, self.sites = lm, corpus, tuple(sites)
         self.batch_size, self._seed = batch_size, options.seed
         given = options.pool_rows // corpus.context_length

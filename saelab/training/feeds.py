@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from saelab.activations.exchange import Exchange
 from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.row_exchange import RowExchange
 from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
 from saelab.lm.protocol import LanguageModel
@@ -154,7 +154,7 @@ def open_live(group: Group, device: torch.device, lm: LanguageModel | None, rank
             pool_rows=config.buffer_rows,
             first_position=config.first_position,
         ),
-        Exchange.of(common.model(), wanted, ranks),
+        RowExchange.of(common.model(), wanted, ranks),
     )
     for sentence in (s for source in sources for s in source.selection.sentences()):
         say(sentence)
