@@ -77,9 +77,18 @@ class SweepArguments(Config):
     without sites, makes the small store that gives scales, first rows and calibration:
 
         {"harvest": {"model": "tiny", "text": "tiny", "n_tokens": 40000},
-        "base": {"n_tokens": 2000000, "sae": {"variant": "topk", "d_sae": 512, "k": 16}},
-        "runs": {"mlp": {"site": "blocks.*.ln2.hook_out", "target_site": "blocks.*.hook_mlp_out"},
-        "attn": {"site": "blocks.*.attn.hook_z"}}}
+        "base": {"n_tokens": 2000000,
+        "sae": {"variant": "topk", "d_sae": 512, "k": 16}},
+        "runs": {"attn": {"site": "blocks.*.attn.hook_z"},
+        "mlp": {"site": "blocks.*.ln2.hook_out",
+        "target_site": "blocks.*.hook_mlp_out"}}}
+
+    A "recipe" makes the runs of a set, which evaluate, features, circuit and browse take as one
+    thing: "transcoders" (of every MLP, from mlp.hook_in to hook_mlp_out) or "transcoders+attention"
+    (also an SAE of every attn.hook_z). "runs" may change them by name, "mlp" and "attention":
+
+        {"recipe": "transcoders+attention", "base": {...},
+        "runs": {"attention": {"sae.k": 24}}}
 
     Of a live sweep, each of several processes that torchrun starts runs the model on a share of the
     text and trains some of the SAEs; the runs are those of one process.
@@ -184,9 +193,26 @@ def _sweep(args: SweepArguments) -> "list[Run]":
             from saelab.evaluation.mdl_sweep import check_comparable
 
             check_comparable(found)
+        _write_set(args, found, all_of_us)
         return {args.out / name: config for name, config in found.items()}, lm
 
     return _trained(asked, args.device)
+
+
+def _write_set(
+    args: SweepArguments, configs: "dict[str, TrainConfig]", all_of_us: "Together"
+) -> None:
+    """Write the manifest of the set, if the sweep has a recipe."""
+    from saelab.activations.store import ActivationStore
+    from saelab.training.sets import write_set
+    from saelab.training.sweep import read_recipe
+
+    if (recipe := read_recipe(args.file)) is None:
+        return
+    with all_of_us.agreeing():
+        if all_of_us.ranks.leads:
+            store = ActivationStore(next(iter(configs.values())).activations)
+            write_set(args.out, recipe, store.manifest.model, configs)
 
 
 def _make_store(args: SweepArguments, own: dict[str, Any]) -> "ActivationSource | None":

@@ -293,6 +293,8 @@ def _title(trainings: Sequence[Training]) -> str:
         return "Run the model for other processes"
     variants = {t.state.config.sae.variant for t in trainings}
     name = variants.pop() if len(variants) == 1 else "SAEs"
-    ways = {t.state.steps.name for t in trainings} - {"autograd"}
+    ways = {t.state.steps.name for t in trainings}
+    if trainings[0].state.ranks.world == 1:
+        ways -= {"autograd"}
     way = f" ({'/'.join(ways)} step)" if ways else ""
     return f"Train {name}{way}" if len(trainings) == 1 else f"Train {len(trainings)} {name}{way}"
