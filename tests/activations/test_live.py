@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TEXT
+from saelab.activations.exchange import Exchange
 
 from saelab.activations.corpus import GrammarCorpus, load_corpus
-from saelab.activations.exchange import Exchange
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.live_pool import LiveSite
