@@ -1,7 +1,7 @@
 """The evidence about every latent in recorded codes, a few latents at a time."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -52,24 +52,33 @@ def evidence_arrays(
             part |= on_massive_rows(firings, massive, options.n_examples)
         return part, index.postings(firings)
 
-    ranges = list(codes.ranges(min(FIRINGS_AT_ONCE, max(1, int(codes.counts.sum()) // WORKERS))))
-    # numpy sorts and gathers without Python's lock.
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evidence")
-    try:
-        with progress("Evidence", codes.d_sae, "latents") as bar:
-            done = pool.map(of_range, *zip(*ranges, strict=True)) if ranges else ()
-            for (first, last), (part, postings) in zip(ranges, done, strict=True):
-                index.add(postings)
-                parts.append(part)
-                bar.advance(last - first)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    most = min(FIRINGS_AT_ONCE, max(1, int(codes.counts.sum()) // WORKERS))
+    with progress("Evidence", codes.d_sae, "latents") as bar:
+        for n, part, postings in _on_all_cores(of_range, list(codes.ranges(most))):
+            index.add(postings)
+            parts.append(part)
+            bar.advance(n)
     arrays = joined(parts, codes.text.length, options.reach)
     if not arrays["latent/n_negative"].any():
         arrays = {name: v for name, v in arrays.items() if not name.startswith("negative/")}
     arrays["histogram/counts"] = one_sided(arrays["histogram/counts"])
     corpus = {"corpus/tokens": codes.tokens, "corpus/document": codes.document}
     return arrays | index.arrays() | corpus
+
+
+def _on_all_cores(
+    of_range: Callable[[int, int], tuple[dict[str, ndarray], Postings]],
+    ranges: Sequence[tuple[int, int]],
+) -> Iterator[tuple[int, dict[str, ndarray], Postings]]:
+    """What every range of latents gives, in order, and how many latents it has."""
+    # numpy sorts and gathers without Python's lock.
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evidence")
+    try:
+        waiting = [(last - first, pool.submit(of_range, first, last)) for first, last in ranges]
+        for n, future in waiting:
+            yield n, *future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _of_range(
