@@ -228,9 +228,11 @@ def live_memory(job: Work, own: int, every: int, gpus: int) -> Bytes:
 def sae_memory(job: Work, pace: Pace, shards: int, n: int = 1) -> Bytes:
     """Bytes on one GPU of `n` SAEs of the widest site that so many GPUs share each."""
     width, m, fused = max(job.widths), -(-job.sae.d_sae // shards), pace.kernels and job.kernels
+    # Every SAE that kernels train keeps its pre-activations for itself.
+    kept = (n - 1) * fused * job.number * job.batch_size * m
     return {
         "weights and moments": n * state_bytes(width * m, fused=fused),
-        "step": step_bytes(job.batch_size, m, width, fused=fused),
+        "step": kept + step_bytes(job.batch_size, m, width, fused=fused),
         "code and kept memory": AT_REST,
     }
 

@@ -113,8 +113,10 @@ def share_out(group: Group, store: ActivationStore, ranks: Ranks) -> list[dict[P
     return parts
 
 
-def open_stored(group: Group, device: torch.device, lm: ActivationSource | None) -> Feeds:
-    """The one feed of a group that reads a store; says what it needs.
+def open_stored(
+    group: Group, device: torch.device, lm: ActivationSource | None, ranks: Ranks
+) -> Feeds:
+    """The one feed of a group that reads a store; says what each process needs.
 
     Raises:
         UsageError: it cannot be read, or does not fit into memory.
@@ -123,7 +125,7 @@ def open_stored(group: Group, device: torch.device, lm: ActivationSource | None)
     source = Source(configs, device, lm)
     for sentence in source.selection.sentences():
         say(sentence)
-    training_plan(source, configs).announce()
+    training_plan(source, configs, ranks.world).announce()
     stream = source.stream()
     feed = Feed(0, source, make_objective(source), stream)
     return Feeds(stream, [(feed, group)], source.config.batch_size)

@@ -185,7 +185,7 @@ def _train_group(
     """Train a group of SAEs; returns the errors of those that diverged. `which` names the group."""
     live, ranks = next(iter(group.values())).live, together.ranks
     with together.agreeing():
-        feeds = open_live(group, device, lm, ranks) if live else open_stored(group, device, lm)
+        feeds = (open_live if live else open_stored)(group, device, lm, ranks)
     if ranks.world > 1:
         feeds.facts["world_size"] = ranks.world
     trainings: list[Training] = []

@@ -13,8 +13,10 @@ from saelab.lm.cost import backward_bytes, logits_bytes
 from saelab.resources import Plan
 from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
+from saelab.sae.transcoder import make_transcoder
 from saelab.training.config import TrainConfig
 from saelab.training.source import START_ROWS, Source
+from saelab.training.steps import fused_problem
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
@@ -30,14 +32,17 @@ AT_REST = 200 * 2**20
 """Bytes for code that is loaded during training, and for memory that the allocator keeps."""
 
 
-def training_plan(source: Source, configs: Sequence[TrainConfig]) -> Plan:
-    """The plan for SAEs that share one read: memory from shapes, time from a step on a few rows."""
+def training_plan(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> Plan:
+    """The plan for SAEs that share one read: memory from shapes, time from a step on a few rows.
+
+    The memory is that of one of `shards` processes which hold each SAE together.
+    """
     times = [_seconds(source, config) for config in configs]
     known = [seconds for seconds in times if seconds is not None]
     return Plan(
         "train" if len(configs) == 1 else f"train of {len(configs)} SAEs",
         source.device,
-        _memory(source, configs),
+        _memory(source, configs, shards),
         "lower --batch-size or --d-sae, or train fewer at once",
         sum(known) if len(known) == len(times) else None,
     )
@@ -79,35 +84,42 @@ def step_bytes(batch: int, d_sae: int, width: int, *, fused: bool = False) -> in
     return batch * ((2 if fused else 4 * DENSE) * d_sae + 16 * width)
 
 
-def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
+def _memory(source: Source, configs: Sequence[TrainConfig], shards: int) -> int:
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
     # Two groups of rows are in memory, and a sample at the start.
     pool = 2 * min(POOL_ROWS, rows) * stored * (source.site.d_in + source.target.d_in)
-    held = max(_step(source, configs) + pool, _sample(source))
-    return _weights(source, configs) + held + _model(source) + AT_REST
+    held = max(_step(source, configs, shards) + pool, _sample(source))
+    return _weights(source, configs, shards) + held + _model(source) + AT_REST
 
 
-def _weights(source: Source, configs: Sequence[TrainConfig]) -> int:
+def _weights(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> int:
     """Bytes of what the SAEs keep between two steps."""
     width = source.site.d_in + source.target.d_in
-    return sum(
-        state_bytes(width * config.sae.d_sae, average=config.ema is not None)
-        + config.sae.own_step_bytes(source.site.d_in, source.device)
-        + _kept(source, config)
-        for config in configs
-    )
+    total = 0
+    for config in configs:
+        m, fused = -(-config.sae.d_sae // shards), _fused(source, config)
+        total += state_bytes(width * m, fused=fused, average=config.ema is not None)
+        total += config.sae.own_step_bytes(source.site.d_in, source.device)
+        # Every SAE that kernels train keeps its pre-activations for itself.
+        total += fused * itemsize(config.precision) * config.batch_size * m
+    return total
 
 
-def _kept(source: Source, config: TrainConfig) -> int:
-    """Bytes of the pre-activations, which every SAE that kernels train keeps for itself."""
-    fused = source.device.type == "cuda" and config.step != "autograd"
-    return fused * itemsize(config.precision) * config.batch_size * config.sae.d_sae
-
-
-def _step(source: Source, configs: Sequence[TrainConfig]) -> int:
-    """Bytes of the largest step."""
+def _step(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> int:
+    """Bytes of the largest step, beside the pre-activations that are kept."""
     width = source.site.d_in + source.target.d_in
-    return max(step_bytes(config.batch_size, config.sae.d_sae, width) for config in configs)
+    sizes = (0 if _fused(source, c) else -(-c.sae.d_sae // shards) for c in configs)
+    steps = zip(configs, sizes, strict=True)
+    return max(step_bytes(config.batch_size, m, width) for config, m in steps)
+
+
+def _fused(source: Source, config: TrainConfig) -> bool:
+    """Whether kernels alone train it."""
+    with torch.device("meta"):
+        sae = config.sae.build(source.site.d_in)
+        if config.target_site is not None:
+            make_transcoder(sae, source.target.d_in)
+    return config.step != "autograd" and fused_problem(config, sae, source.device) is None
 
 
 def _sample(source: Source) -> int:

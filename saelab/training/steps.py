@@ -269,7 +269,7 @@ def choose_steps(
     if config.sae.fitted_by is not None:
         return OwnSteps(config, sae, device)
     problem = "--step autograd was asked for" if config.step == "autograd" else None
-    problem = problem or _problem(config, sae, device)
+    problem = problem or fused_problem(config, sae, device)
     if problem is None:
         return FusedSteps(config, sae, device, total_variance)
     if config.step == "fused":
@@ -282,7 +282,7 @@ def choose_steps(
     return AutogradSteps(config, sae, device)
 
 
-def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str | None:
+def fused_problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str | None:
     """Why there is no fused step here, as half a sentence."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1" and config.step == "fused"
     if device.type != "cuda" and not interpreted:
