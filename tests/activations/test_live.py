@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TEXT
-from saelab.activations.exchange import Exchange
 
 from saelab.activations.corpus import GrammarCorpus, load_corpus
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.live_pool import LiveSite
+from saelab.activations.row_exchange import Exchange
 from saelab.config import UsageError
 from saelab.ranks import Ranks
 
