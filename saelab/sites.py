@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from saelab.config import UsageError
 
 Kind = Literal["residual", "heads", "mlp"]
+PlaceKind = Literal["residual", "heads", "attention", "mlp"]
+"""Points of a block in the order of the computation; `attention` is its output, after W_O."""
 
 _HOOK = re.compile(
     r"(?:blocks\.(0|[1-9][0-9]{0,5})\.)?((?!blocks\.)(?:[A-Za-z0-9_]+\.)*hook_[a-z0-9_]+)"
@@ -28,6 +30,7 @@ _KINDS: dict[str, Kind] = {
 }
 _MLP_IN = ("ln2.hook_out", "mlp.hook_in")
 _MLP_OUT = ("hook_mlp_out", "mlp.hook_out")
+_ATTENTION_OUT = ("hook_attn_out", "attn.hook_out")
 
 
 class Output(NamedTuple):
@@ -147,26 +150,27 @@ def outputs_of(layer: int) -> tuple[Output, Output]:
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """A point in a model: the residual stream before a block, its heads' output, or its MLP.
+    """A point in a model: the stream before a block, its heads, its attention's output, its MLP.
 
     Attributes:
         layer: of the block; `residual` of layer n_layers is the stream before the final norm.
     """
 
     layer: int
-    kind: Kind
+    kind: PlaceKind
 
     @property
     def depth(self) -> int:
-        """Places are computed in this order: stream, heads and MLP of block 0, of block 1, ..."""
-        return 3 * self.layer + ("residual", "heads", "mlp").index(self.kind)
+        """Places are computed in this order: stream, heads, attention, MLP of block 0, of 1, ..."""
+        kinds = get_args(PlaceKind)
+        return len(kinds) * self.layer + kinds.index(self.kind)
 
 
 def place_of(reads: str, writes: str) -> Place | None:
     """Where an SAE stands that reads one hook and writes another, or the same.
 
     None: attribution knows no exact rule for it. It has one for the residual stream at either end
-    of a block, for heads, and for transcoders of one MLP.
+    of a block, for heads before and after W_O, and for transcoders of one MLP.
     """
     read, written = Site.find(reads), Site.find(writes)
     if read is None or written is None or read.layer is None or read.layer != written.layer:
@@ -177,6 +181,8 @@ def place_of(reads: str, writes: str) -> Place | None:
         return None
     if read.part == "attn.hook_z":
         return Place(read.layer, "heads")
+    if read.part in _ATTENTION_OUT:
+        return Place(read.layer, "attention")
     if read.part in ("hook_resid_pre", "hook_resid_post"):
         return Place(read.layer + (read.part == "hook_resid_post"), "residual")
     return None

@@ -134,10 +134,10 @@ def pytest_runtest_protocol(item):
 
 
 @pytest.fixture(autouse=True)
-def _unwritten_memory(request, monkeypatch):
+def _unwritten_memory(request):
     """Kernels that a test interprets must not read unwritten memory; its module names a DEVICE."""
     if getattr(request.module, "DEVICE", None) == "cpu":
-        mark_all(monkeypatch)
+        mark_all(request.getfixturevalue("monkeypatch"))
 
 
 SENTENCE = "the big cat sat on a red mat . and the dog ran under the tree ."

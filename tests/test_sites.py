@@ -36,8 +36,10 @@ def test_what_is_no_hook_is_told_in_one_sentence(name):
 
 def test_places_are_in_the_order_of_the_computation():
     hooks = [
-        *("blocks.0.hook_resid_pre", "blocks.0.attn.hook_z", "blocks.0.hook_mlp_out"),
-        *("blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.hook_mlp_out"),
+        *("blocks.0.hook_resid_pre", "blocks.0.attn.hook_z"),
+        *("blocks.0.hook_attn_out", "blocks.0.hook_mlp_out"),
+        *("blocks.0.hook_resid_post", "blocks.1.attn.hook_z"),
+        *("blocks.1.attn.hook_out", "blocks.1.hook_mlp_out"),
     ]
     found = []
     for hook in hooks:
@@ -45,7 +47,7 @@ def test_places_are_in_the_order_of_the_computation():
         place = place_of(reads, hook)
         assert place is not None
         found.append(place.depth)
-    assert found == list(range(6))
+    assert found == list(range(8))
     assert place_of("blocks.0.hook_resid_post", "blocks.0.hook_resid_post") == place_of(
         "blocks.1.hook_resid_pre", "blocks.1.hook_resid_pre"
     )

@@ -150,6 +150,13 @@ class FeatureFile:
             odd = self["written/tokens"].tolist()
             return TokenTable(names, dict(zip(odd, self._texts("written"), strict=True)), gap)
 
+    @cached_property
+    def token_counts(self) -> ndarray:
+        """How often each token stands in the contexts that were read, `[vocabulary]`."""
+        with self.reading():
+            tokens = self["corpus/tokens"].ravel()
+            return np.bincount(tokens[tokens >= 0], minlength=len(self["vocabulary/offsets"]) - 1)
+
     @property
     def vocabulary(self) -> Sequence[str]:
         """Every token's name."""

@@ -13,6 +13,7 @@ from numpy import ndarray
 from saelab import drawing
 from saelab.analysis.examples import Example, Examples, Stratum, Token
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.fires_on import fires_on
 from saelab.analysis.histogram import edges
 from saelab.config import UsageError
 
@@ -99,10 +100,13 @@ class Features:
         return (self[latent] for latent in range(len(self)))
 
     def __getitem__(self, latent: int) -> LatentRecord:
-        if not 0 <= latent < len(self):
-            raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
+        self._check(latent)
         with self.file.reading():
             return self._record(latent)
+
+    def _check(self, latent: int) -> None:
+        if not 0 <= latent < len(self):
+            raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
 
     def _record(self, latent: int) -> LatentRecord:
         file = self.file
@@ -161,6 +165,15 @@ class Features:
             "n_fired": fired,
             "n_negative": np.asarray(self.file["latent/n_negative"]),
         }
+
+    def fires_on(self, latent: int) -> str:
+        """One line on what the latent fires on, from its examples alone; empty if it never fires.
+
+        Raises:
+            UsageError: there is no such latent, or the file is damaged.
+        """
+        self._check(latent)
+        return fires_on(self.file, latent)
 
     def latents_on(self, token: int | str) -> list[TokenLatent]:
         """The best detectors of a token among the latents, the best first.

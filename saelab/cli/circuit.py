@@ -74,6 +74,9 @@ class CircuitArguments(Config):
     gradients in the live model; they include latents that direct attention. 0 for none."""
     curve: bool = False
     """Also judge the best 5, 10, 20, 40, ... latents, which shows how many the prediction needs."""
+    n_attention: Annotated[int, Heading("Attention")] = Field(default=5, ge=0)
+    """Say why a head looked where it did, by pairs of latents, for this number of attention
+    weights: those that carry most of the target's value between tokens. 0 for none."""
     figure: Annotated[Path | None, Heading("Output")] = None
     """Write a picture of the pruned graph to this HTML file."""
     circuit_tracer: Path | None = None
@@ -132,6 +135,7 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
             threshold=args.threshold,
             n_members=args.n_members,
             curve=args.curve,
+            n_attention=args.n_attention,
         )
         prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
         found = explain_runs(lm, runs, prompt, options)
@@ -183,6 +187,7 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
     from rich.table import Table
 
     from saelab.analysis.circuits.explain import largest_inputs
+    from saelab.cli.circuit_tables import attention_table
     from saelab.cli.tables import wide_console
     from saelab.console import cells, shown
 
@@ -203,6 +208,8 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
     console.print(table)
     if (outside := _outside(found)) is not None:
         console.print(outside)
+    if found.loadings:
+        console.print(attention_table(found))
     console.print(_summary(args, found), markup=False)
 
 

@@ -101,8 +101,7 @@ def _rows(graph: AttributionGraph) -> list[str]:
             return -2.0
         if node.kind in ("embedding", "position"):
             return -1.0
-        place = graph.facts.get("saes", {}).get(node.name)
-        return float(place["depth"]) if place else 3.0 * node.layer + 2
+        return float(graph.rank(node))
 
     found = {(depth(node), _row(node)) for node in graph.nodes}
     return [name for _, name in sorted(found)]

@@ -84,7 +84,8 @@ class Host:
         raise UsageError(
             f"{self.name} reads {self.reads}"
             + (f" and writes {self.writes}" if self.is_transcoder else "")
-            + "; circuits take SAEs at attn.hook_z, hook_resid_pre or hook_resid_post, and "
+            + "; circuits take SAEs at attn.hook_z, hook_attn_out (or attn.hook_out), "
+            "hook_resid_pre or hook_resid_post, and "
             "transcoders from mlp.hook_in (or ln2.hook_out) to hook_mlp_out or mlp.hook_out."
         )
 

@@ -32,6 +32,7 @@ class LayerRecord:
         pattern: attention after the softmax, `[batch head dest src]`.
         attn_post_scale, mlp_post_scale: scales that norms after attention and MLP divide by; 1
             without norms.
+        attn_raw: attention's output, `z W_O + b_O`.
         attn_out: what attention adds to the stream, after its post-norm or multiplier.
         resid_mid: the stream after attention's addition, whether or not the MLP reads it.
         mlp_in: the MLP's input: the second norm's output, bias included.
@@ -49,6 +50,7 @@ class LayerRecord:
     pattern: Float[Tensor, "batch head pos pos"]
     z: Float[Tensor, "batch pos head d_head"]
     attn_post_scale: Float[Tensor, "batch pos 1"]
+    attn_raw: Float[Tensor, "batch pos d_model"]
     attn_out: Float[Tensor, "batch pos d_model"]
     resid_mid: Float[Tensor, "batch pos d_model"]
     ln2_scale: Float[Tensor, "batch pos 1"]
@@ -175,7 +177,7 @@ def layer_record(
     mlp_in = weights.ln2.linear(read, scale2) + weights.ln2.bias
     mlp_out = weights.mlp_post.linear(mlp_raw, mlp_scale)
     return LayerRecord(
-        *(resid, scale, q_scale, k_scale, q, k, v, pattern, z, attn_scale, attn_out, mid),
+        *(resid, scale, q_scale, k_scale, q, k, v, pattern, z, attn_scale, raw, attn_out, mid),
         *(scale2, mlp_in, mlp_raw, mlp_scale, mlp_out),
     )
 

@@ -108,6 +108,10 @@ def _table(tokenizer: Any) -> TokenTable:  # noqa: ANN401
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        for i in added.keys() - special:
+            # What the tokenizer finds in a text and writes: an added token is normalized too.
+            contents[i] = backend.id_to_token(i)
     words = backend is not None and backend.decoder is None
     read = str.encode if words else _reader(tokenizer)
     written = [b"" if content is None else read(content) for content in contents]

@@ -34,10 +34,14 @@ def test_a_circuit_is_printed_and_written_under_the_first_run(runs, capsys):
     path = runs[0] / "circuits" / "big-cat-sat-on-a-red-to-dog.json"
     assert lines[-1] == str(path)
     assert lines[0].startswith("logit 'dog' - mean logit = ")
+    assert sum("other pairs" in line for line in lines) == 5
     pruned, whole = load_graph(path), load_graph_hdf5(path.with_suffix(".h5"))
     assert len(pruned.nodes) < len(whole.nodes)
     assert pruned.facts["runs"] == [str(run) for run in runs]
     assert set(pruned.facts["saes"]) == {"stream", "heads"}
+    assert whole.facts["attention"] == pruned.facts["attention"]
+    for found in pruned.facts["attention"]:
+        assert sum(found["by_kind"].values()) == pytest.approx(found["score"], abs=1e-9)
     value = pruned.facts["value"]
     assert whole.row_sums()[-1] == pytest.approx(value, abs=1e-4 * max(1.0, abs(value)))
 

@@ -31,6 +31,7 @@ def tokenizer(kind: str) -> HuggingFaceTokenizer:
 @given(text=TEXTS)
 @example(text="the  cat\n\n日本 😀😀 \tsings")
 @example(text="<0x41><0xF0>")
+@example(text="  ")
 @settings(max_examples=60, deadline=None)
 def test_the_pieces_of_a_text_are_the_text(kind, text):
     ids = tokenizer(kind).encode(text)

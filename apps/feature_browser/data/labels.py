@@ -1,4 +1,4 @@
-"""Names of latents: their readers' labels, else the known features that they match."""
+"""Names of latents: readers' labels, else known features, else what their examples share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,9 @@ import streamlit as st
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.known import Known
 from feature_browser.data.notes import Note, Notes
-from feature_browser.data.reading import readable_known
+from feature_browser.data.reading import readable_features, readable_known
+from saelab.analysis.fires_on import PREFIX
+from saelab.analysis.records import Features
 from saelab.config import UsageError
 
 TELLING = 0.1
@@ -48,17 +50,35 @@ def _labels(run: Path, version: int) -> Labels:
 
 @dataclass(frozen=True)
 class LatentNames:
-    """Short names of latents."""
+    """Short names of latents; without features, only labels and known features."""
 
     labels: Labels
     known: Known
+    features: Features | None = None
 
     @classmethod
     def of(cls, card: RunCard) -> "LatentNames":
-        """The current names; a damaged evaluation gives none."""
-        return cls(labels_of(card), readable_known(card))
+        """The current names; a damaged evaluation or features file gives none."""
+        return cls(labels_of(card), readable_known(card), readable_features(card))
 
     def name(self, latent: int) -> str:
+        """The latent's given name, else "fires on: ..."; empty if it never fires either."""
+        return self.given(latent) or self.fires_on(latent)
+
+    def fires_on(self, latent: int) -> str:
+        """What the latent's examples have in common, as `Features.fires_on`."""
+        if self.features is None or latent >= len(self.features):
+            return ""
+        try:
+            return self.features.fires_on(latent)
+        except UsageError:
+            return ""
+
+    def shared(self, latent: int) -> str:
+        """`fires_on` without its first words, for a column that is called so."""
+        return self.fires_on(latent).removeprefix(PREFIX)
+
+    def given(self, latent: int) -> str:
         """The latent's label, else its known feature; empty if it has neither."""
         if label := self.labels.of(latent).label:
             return label

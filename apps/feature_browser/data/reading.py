@@ -123,6 +123,14 @@ def readable_known(card: RunCard) -> Known:
         return NOTHING
 
 
+def readable_features(card: RunCard) -> Features | None:
+    """The run's features; None if they were not collected, or a file is damaged."""
+    try:
+        return open_run(card).features
+    except UsageError:
+        return None
+
+
 def texts_with_known(card: RunCard) -> list[str]:
     """The labelled texts that the run was evaluated on: its own (""), then others by name."""
     paths = [card.path / "evaluation", *sorted(card.path.glob("evaluation/*/"))]

@@ -33,9 +33,9 @@ def residual_components(
 
     If an SAE reads the stream further down, its latents, error and b_dec replace everything below;
     otherwise the components go down to the embeddings. Above that: attention latents, errors and
-    biases where an SAE reads hook_z, else heads; a transcoder's latents, else MLP outputs. As in
-    the graph, the part that a skip connection carries past a transcoder's latents belongs to the
-    components that it read.
+    biases where an SAE reads hook_attn_out or hook_z, else heads; a transcoder's latents, else MLP
+    outputs. As in the graph, the part that a skip connection carries past a transcoder's latents
+    belongs to the components that it read.
 
     Args:
         frozen: the prompt.
@@ -88,8 +88,12 @@ def _past_block(
 
 def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
-    number = frozen.at_place.get(Place(layer, "heads"))
-    if number is not None:
+    post = (weights.attn_post, record.attn_post_scale[0, position])
+    if (number := frozen.at_place.get(Place(layer, "attention"))) is not None:
+        active = frozen.actives[number]
+        written = _written(active, position, None)
+        return _posted(post if active.before_post else None, written)
+    if (number := frozen.at_place.get(Place(layer, "heads"))) is not None:
         found = _written(frozen.actives[number], position, weights.W_O.flatten(0, 1))
     else:
         by_head = einsum(record.z[0, position], weights.W_O, "h e, h e m -> h m")
@@ -98,7 +102,6 @@ def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor
             for head, vector in enumerate(by_head)
         ]
     bias = (Node("bias", f"b_O {layer}", layer, position), weights.b_O)
-    post = (weights.attn_post, record.attn_post_scale[0, position])
     return _posted(post, [*found, bias])
 
 

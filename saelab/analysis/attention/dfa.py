@@ -2,7 +2,10 @@
 
 A latent of an SAE on hook_z is affine in z, and z is attention times values:
 f = sum over heads h and sources s of pattern[h, d, s] * v[s, h] . a[h], plus a constant, where a
-is the latent's encoder row (arXiv 2406.17759).
+is the latent's encoder row (arXiv 2406.17759). A latent of an SAE on hook_attn_out reads z through
+W_O, and through the norm after it if there is one: a[h] = W_O[h] times its encoder row. So an edge
+from an earlier latent j is W_dec[j] W_V[h] W_O[h] W_enc[:, i] (arXiv 2405.13868; the place of W_O
+is inferred).
 """
 
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from torch import Tensor
 from saelab import drawing
 from saelab.analysis.circuits.frozen import Active, Frozen
 from saelab.config import UsageError
-from saelab.sites import Place
+from saelab.sites import Place, PlaceKind
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class DirectAttribution:
     Attributes:
         name, layer, latent, position: the latent and its destination token.
         by_source_head: contributions in the latent's units; zero for later sources.
-        constant: the encoder's constant (b_enc, and b_dec if it is subtracted).
+        constant: the encoder's constant (b_enc, and b_dec if it is subtracted), and what it reads
+            of b_O.
         value: the latent's activation: all contributions plus the constant.
     """
 
@@ -62,33 +66,54 @@ def dfa(
     return read * pattern.T
 
 
-def attention_sae(frozen: Frozen, layer: int) -> Active:
-    """The attention-output SAE of a layer.
+OF_ATTENTION: tuple[PlaceKind, ...] = ("heads", "attention")
+"""Places whose latents are sums over heads and source tokens."""
+
+
+def attention_sae(frozen: Frozen, layer: int, name: str | None = None) -> Active:
+    """The attention SAE of a layer: the one of this name, else on hook_z, else on hook_attn_out.
 
     Raises:
-        UsageError: no SAE reads this layer's heads.
+        UsageError: no such SAE reads this layer's attention.
     """
-    number = frozen.at_place.get(Place(layer, "heads"))
-    if number is None:
-        have = [a.place.layer for a in frozen.actives if a.place.kind == "heads"]
+    places = [Place(layer, kind) for kind in OF_ATTENTION]
+    found = [frozen.actives[frozen.at_place[p]] for p in places if p in frozen.at_place]
+    found = [active for active in found if name in (None, active.name)]
+    if not found:
+        have = [a.place.layer for a in frozen.actives if a.place.kind in OF_ATTENTION]
         raise UsageError(
-            f"No SAE reads blocks.{layer}.attn.hook_z; layers with one: "
-            f"{', '.join(map(str, have)) or 'none'}."
+            f"No SAE{'' if name is None else f' {name}'} reads blocks.{layer}.attn.hook_z or "
+            f"hook_attn_out; layers with one: {', '.join(map(str, have)) or 'none'}."
         )
-    return frozen.actives[number]
+    return found[0]
+
+
+def read_of_heads(
+    frozen: Frozen, active: Active, entries: list[int]
+) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, " n"]]:
+    """What latents read of the heads' outputs (hook_z, flattened), and their constants."""
+    codes, layer = active.codes, active.place.layer
+    encoder, constant = codes.encoder[entries], codes.constant[entries]
+    if active.place.kind == "heads":
+        return encoder, constant
+    weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
+    if not active.before_post:
+        scale = record.attn_post_scale[0, codes.row[entries]]
+        encoder = weights.attn_post.transpose(encoder, scale)
+    return encoder @ weights.W_O.flatten(0, 1).T, constant + encoder @ weights.b_O
 
 
 @torch.no_grad()
 def direct_feature_attribution(
-    frozen: Frozen, layer: int, position: int, latent: int | None = None
+    frozen: Frozen, layer: int, position: int, latent: int | None = None, name: str | None = None
 ) -> tuple[DirectAttribution, ...]:
     """The attributions of one latent, or of all that fire at a position, strongest first.
 
     Raises:
-        UsageError: no SAE reads the layer's heads, the position is outside the prompt, or the
-            latent does not fire there.
+        UsageError: no SAE (of this name) reads the layer's attention, the position is outside the
+            prompt, or the latent does not fire there.
     """
-    active = attention_sae(frozen, layer)
+    active = attention_sae(frozen, layer, name)
     if not 0 <= position < frozen.n_pos:
         raise UsageError(
             f"Position {position} is not in the prompt, which has 0 to {frozen.n_pos - 1}."
@@ -100,7 +125,8 @@ def direct_feature_attribution(
         number = frozen.at_place[active.place]
         entries = [frozen.latent_index(number, latent, position) - frozen.spans[number].start]
     entries.sort(key=lambda entry: -abs(float(codes.values[entry])))
-    found = dfa(record.pattern[0, :, position], record.v[0], codes.encoder[entries])
+    read, constants = read_of_heads(frozen, active, entries)
+    found = dfa(record.pattern[0, :, position], record.v[0], read)
     return tuple(
         DirectAttribution(
             active.name,
@@ -108,8 +134,8 @@ def direct_feature_attribution(
             int(codes.latent[entry]),
             position,
             part,
-            float(codes.constant[entry]),
+            float(constant),
             float(codes.values[entry]),
         )
-        for entry, part in zip(entries, found, strict=True)
+        for entry, part, constant in zip(entries, found, constants, strict=True)
     )

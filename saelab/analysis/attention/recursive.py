@@ -16,11 +16,15 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.attention.components import residual_components
-from saelab.analysis.attention.dfa import attention_sae, direct_feature_attribution
+from saelab.analysis.attention.dfa import (
+    OF_ATTENTION,
+    attention_sae,
+    direct_feature_attribution,
+    read_of_heads,
+)
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import Config
-from saelab.sites import Place
 
 
 class RecursionOptions(Config):
@@ -74,19 +78,21 @@ class FollowedEdge:
 
 @torch.no_grad()
 def source_attribution(
-    frozen: Frozen, layer: int, dest: int, latent: int, source: int
+    frozen: Frozen, layer: int, dest: int, latent: int, source: int, name: str | None = None
 ) -> SourceAttribution:
     """The contributions of the residual stream at token `source` to the latent at token `dest`.
 
     Raises:
-        UsageError: no SAE reads the layer's heads, or the latent does not fire at `dest`.
+        UsageError: no SAE (of this name) reads the layer's attention, or the latent does not fire
+            at `dest`.
     """
-    active = attention_sae(frozen, layer)
-    number = frozen.at_place[Place(layer, "heads")]
+    active = attention_sae(frozen, layer, name)
+    number = frozen.at_place[active.place]
     entry = frozen.latent_index(number, latent, dest) - frozen.spans[number].start
     weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
     pattern = record.pattern[0, :, dest, source]
-    a = rearrange(active.codes.encoder[entry], "(h e) -> h e", h=len(pattern))
+    whole, _ = read_of_heads(frozen, active, [entry])
+    a = rearrange(whole[0], "(h e) -> h e", h=len(pattern))
     read = einsum(pattern, weights.W_V, a, "h, h m e, h e -> m h")
     parts = residual_components(frozen, layer, source)
     linear = weights.ln1.linear(parts.vectors, record.ln1_scale[0, source])
@@ -103,6 +109,7 @@ def recursive_attribution(
     position: int,
     latent: int,
     options: RecursionOptions | None = None,
+    name: str | None = None,
 ) -> tuple[FollowedEdge, ...]:
     """The contributions to an attention latent, to the attention latents among them, and so on.
 
@@ -112,12 +119,13 @@ def recursive_attribution(
         position: position where the latent fires.
         latent: its number.
         options: how far to follow.
+        name: of its SAE, if two read the layer's attention.
 
     Raises:
-        UsageError: no SAE reads the layer's heads, or the latent does not fire there.
+        UsageError: no SAE reads the layer's attention, or the latent does not fire there.
     """
     options = options or RecursionOptions()
-    (top,) = direct_feature_attribution(frozen, layer, position, latent)
+    (top,) = direct_feature_attribution(frozen, layer, position, latent, name)
     target = Node("latent", top.name, layer, position, latent, top.value)
     steps: list[FollowedEdge] = []
     waiting, seen = [(target, 0)], {target}
@@ -136,18 +144,19 @@ def _inputs(frozen: Frozen, node: Node, options: RecursionOptions) -> list[tuple
     """The large contributions to one latent, from its strongest sources."""
     assert node.latent is not None
     assert node.position is not None
-    (direct,) = direct_feature_attribution(frozen, node.layer, node.position, node.latent)
+    at = node.layer, node.position, node.latent
+    (direct,) = direct_feature_attribution(frozen, *at, node.name)
     sources: Sequence[int] = (
         direct.by_source.abs().topk(min(options.n_sources, frozen.n_pos)).indices.tolist()
     )
     found = []
     for source in sources:
-        given = source_attribution(frozen, node.layer, node.position, node.latent, source)
+        given = source_attribution(frozen, *at, source, node.name)
         pairs = zip(given.nodes, given.by_node.tolist(), strict=True)
         found += [(n, w) for n, w in pairs if abs(w) >= options.threshold * abs(node.value)]
     return sorted(found, key=lambda pair: -abs(pair[1]))
 
 
 def _is_attention(frozen: Frozen, node: Node) -> bool:
-    number = frozen.at_place.get(Place(node.layer, "heads"))
-    return node.kind == "latent" and number is not None and frozen.actives[number].name == node.name
+    places = {active.name: active.place for active in frozen.actives}
+    return node.kind == "latent" and places[node.name].kind in OF_ATTENTION

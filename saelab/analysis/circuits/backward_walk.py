@@ -14,6 +14,8 @@ from saelab.sites import Place
 
 Gate = Callable[[Float[Tensor, "target n"], Float[Tensor, " n"]], Float[Tensor, "target n"]]
 """Maps the gradients at latents, and their values, to the gradients passed on upstream."""
+Watch = Callable[[int, Float[Tensor, "target pos d_in"]], None]
+"""Told a layer, and the targets' gradient there."""
 
 
 def stop(
@@ -97,13 +99,16 @@ def logit_reading(
 
 
 @torch.no_grad()
-def walk_back(frozen: Frozen, reading: Reading, gate: Gate = through) -> Contributions:
+def walk_back(
+    frozen: Frozen, reading: Reading, gate: Gate = through, at_heads: Watch | None = None
+) -> Contributions:
     """Each target's gradient by every upstream latent, and the contribution of every leaf.
 
     With `stop`, gradients are direct effects: all other latents are fixed. With `through`, they are
-    total effects, and the leaves alone sum to the target.
+    total effects, and the leaves alone sum to the target. `at_heads` is told the targets' gradient
+    at each layer's hook_z, below an SAE that reads it.
     """
-    return _Walk(frozen, reading, gate).done()
+    return _Walk(frozen, reading, gate, at_heads).done()
 
 
 class _Walk:
@@ -112,8 +117,10 @@ class _Walk:
     The gradient at a parallel MLP's input is kept separately until its block's heads are done.
     """
 
-    def __init__(self, frozen: Frozen, reading: Reading, gate: Gate) -> None:
-        self._frozen, self._gate = frozen, gate
+    def __init__(
+        self, frozen: Frozen, reading: Reading, gate: Gate, at_heads: Watch | None
+    ) -> None:
+        self._frozen, self._gate, self._at_heads = frozen, gate, at_heads
         n = len(reading.weights)
         like = frozen.record.embed
         self._gradient = like.new_zeros(n, len(frozen.values))
@@ -143,6 +150,12 @@ class _Walk:
             self._stream = reading.weights
         elif place.kind == "heads":
             self._stream = self._heads_input(place.layer, reading.weights)
+        elif place.kind == "attention":
+            active, at_out = frozen.actives[frozen.at_place[place]], reading.weights
+            if not active.before_post:
+                at_out = self._before_post(place.layer, at_out)
+            self._stream = self._attention_input(place.layer, at_out)
+            return Place(place.layer, "heads").depth
         else:
             self._stream = self._mlp_input(place.layer, reading.weights)
             if frozen.weights.layers[place.layer].parallel:
@@ -173,19 +186,42 @@ class _Walk:
             else:
                 self._stream = self._stream + given
             return
-        at_out = weights.attn_post.transpose(self._stream, record.attn_post_scale[0])
-        self._add(f"bias b_O {place.layer}", (at_out @ weights.b_O).sum(-1))
-        at_z = einsum(at_out, weights.W_O, "t p m, h e m -> t p h e").flatten(2)
-        if number is not None:
-            at_z = self._dictionary(number, at_z)
-        given = self._heads_input(place.layer, at_z)
+        given = self._attention_input(place.layer, self._at_attention(place.layer))
         self._stream, self._beside = self._stream + given + self._beside, 0.0
+
+    def _at_attention(self, layer: int) -> Float[Tensor, "target pos d_model"]:
+        """The gradient at `z W_O + b_O`, from the stream's and past an SAE on the output."""
+        number = self._frozen.at_place.get(Place(layer, "attention"))
+        if number is None:
+            return self._before_post(layer, self._stream)
+        if self._frozen.actives[number].before_post:
+            return self._dictionary(number, self._before_post(layer, self._stream))
+        return self._before_post(layer, self._dictionary(number, self._stream))
+
+    def _before_post(
+        self, layer: int, at_out: Float[Tensor, "target pos d_model"]
+    ) -> Float[Tensor, "target pos d_model"]:
+        weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
+        return weights.attn_post.transpose(at_out, record.attn_post_scale[0])
+
+    def _attention_input(
+        self, layer: int, at_out: Float[Tensor, "target pos d_model"]
+    ) -> Float[Tensor, "target pos d_model"]:
+        """From `z W_O + b_O` through the heads, and their SAE if there is one, to the stream."""
+        weights = self._frozen.weights.layers[layer]
+        self._add(f"bias b_O {layer}", (at_out @ weights.b_O).sum(-1))
+        at_z = einsum(at_out, weights.W_O, "t p m, h e m -> t p h e").flatten(2)
+        if (number := self._frozen.at_place.get(Place(layer, "heads"))) is not None:
+            at_z = self._dictionary(number, at_z)
+        return self._heads_input(layer, at_z)
 
     def _heads_input(
         self, layer: int, at_z: Float[Tensor, "target pos d_in"]
     ) -> Float[Tensor, "target pos d_model"]:
         """From the heads' outputs through values and the first norm to the stream."""
         weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
+        if self._at_heads is not None:
+            self._at_heads(layer, at_z)
         by_head = rearrange(at_z, "t p (h e) -> t p h e", h=len(weights.W_O))
         at_v = einsum(record.pattern[0], by_head, "h d s, t d h e -> t s h e")
         self._add(f"bias b_V {layer}", einsum(at_v, weights.b_V, "t s h e, h e -> t"))

@@ -117,13 +117,12 @@ def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] |
         made = _made(f"E_{token}_{place}", place, "E", place, "embedding", f"E_{token}-{place}")
         return made | {"clerp": graph.tokens[place], "influence": share}
     if node.kind == "latent":
-        layer, latent = graph.facts["saes"][node.name]["depth"], node.latent or 0
+        layer, latent = graph.rank(node), node.latent or 0
         kind, pair = "cross layer transcoder", _paired(layer, latent)
         made = _made(f"{layer}_{latent}_{place}", pair, layer, place, kind, f"{layer}_{latent}-0")
         label = f"{node.name} {node.latent}"
         return made | {"clerp": label, "influence": share, "activation": node.value}
-    sae = graph.facts["saes"].get(node.name)
-    layer = sae["depth"] if sae else Place(node.layer, "mlp").depth
+    layer = graph.rank(node)
     kind = "mlp reconstruction error"
     made = _made(f"{layer}_-1_{place}", -1, layer, place, kind, f"{layer}_-1-{place}")
     return made | {"clerp": node.label(), "influence": share}

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
 
+from saelab.analysis.attention.loadings import HeadLoading, head_loadings
 from saelab.analysis.circuits.ablation import (
     Faithfulness,
     Members,
@@ -63,6 +64,9 @@ class CircuitOptions(GraphOptions, PruneOptions):
     none."""
     curve: bool = False
     """Also judge the best 5, 10, 20, 40, ... of them, up to all that support the target."""
+    n_attention: int = Field(default=5, ge=0)
+    """Say why a head looked where it did, for this number of attention weights: those that carry
+    most of the target's value between tokens. 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Circuit:
         members: indices of these active latents.
         by_chance: the same for random sets of the same number of active latents.
         by_gradients: the same for the latents that support it most by integrated gradients.
+        loadings: the attention weights that carry most of the target's value.
     """
 
     graph: AttributionGraph
@@ -86,6 +91,7 @@ class Circuit:
     members: Members
     by_chance: tuple[Faithfulness, ...]
     by_gradients: GradientCircuit | None
+    loadings: tuple[HeadLoading, ...]
 
 
 def explain(
@@ -118,7 +124,8 @@ def explain(
         other = gradient_circuit(lm, hosts, frozen, target, options.n_members, curve=options.curve)
     scores = graph_scores(graph)
     chance = by_chance(lm, hosts, frozen, metric, judged)
-    circuit = Circuit(graph, pruned, scores, judged, members, chance, other)
+    loadings = head_loadings(frozen, target, options.n_attention)
+    circuit = Circuit(graph, pruned, scores, judged, members, chance, other, loadings)
     for found in (graph, pruned):
         found.facts.update(_judgements(circuit))
     return circuit
@@ -127,6 +134,7 @@ def explain(
 def _judgements(found: Circuit) -> dict[str, Any]:
     """The live model's judgement of a circuit and its scores, as plain values."""
     values: dict[str, Any] = {"scores": vars(found.scores)}
+    values["attention"] = [loading.values() for loading in found.loadings]
     values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
     if (other := found.by_gradients) is not None:
         values["by_gradients"] = other.faithfulness.values() | chance_values(other.by_chance)

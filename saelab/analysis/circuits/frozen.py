@@ -14,7 +14,6 @@ from functools import cached_property
 from itertools import pairwise
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -252,15 +251,17 @@ def _read_and_written(
         return x[0], x[0]
     layer = record.layers[place.layer]
     if place.kind == "heads":
-        z = rearrange(layer.z[0], "pos head d_head -> pos (head d_head)")
-        return z, z
+        return layer.z_cat[0], layer.z_cat[0]
+    if place.kind == "attention":
+        x = (layer.attn_raw if _before_post(host) else layer.attn_out)[0]
+        return x, x
     return layer.mlp_in[0], (layer.mlp_raw if _before_post(host) else layer.mlp_out)[0]
 
 
 def _before_post(host: Host) -> bool:
-    """Whether the site is an MLP's output before it is scaled or normed for the stream.
+    """Whether the site is an MLP's or attention's output before it is scaled or normed.
 
-    The two differ if a norm or a multiplier follows the MLP (Gemma 2 and 3, OLMo 2, Granite):
-    `mlp.hook_out` is before it, `hook_mlp_out` after it.
+    The two differ if a norm or a multiplier follows (Gemma 2 and 3, OLMo 2, Granite):
+    `mlp.hook_out` and `attn.hook_out` are before it, `hook_mlp_out` and `hook_attn_out` after it.
     """
-    return Site.of(host.writes).part == "mlp.hook_out"
+    return Site.of(host.writes).part in ("mlp.hook_out", "attn.hook_out")

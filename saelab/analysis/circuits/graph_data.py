@@ -8,6 +8,7 @@ from jaxtyping import Float, Float64, Int64
 
 from saelab import drawing
 from saelab.analysis.circuits.nodes import Node
+from saelab.sites import Place
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class AttributionGraph:
             return False
         own = [places[node.name]] if node.kind in ("latent", "error") else places.values()
         return all(node.position in where for where in own)
+
+    def rank(self, node: Node) -> int:
+        """The node's place in the order of computation; for nodes at a position but the target."""
+        sae = self.facts.get("saes", {}).get(node.name)
+        if node.kind in ("latent", "error") and sae is not None:
+            return Place(sae["layer"], sae["kind"]).depth
+        kind = node.kind if node.kind in ("mlp", "heads") else "residual"
+        return Place(node.layer, kind).depth
 
     def row_sums(self) -> Float64[np.ndarray, " node"]:
         """The sum of each node's incoming edges: for latents and the target their value."""

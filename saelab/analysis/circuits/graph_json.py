@@ -2,7 +2,12 @@
 
     format    "saelab-circuit/1"
     facts     target (text), value, position, token_ids; saes: by name the block (layer), what is
-              read there (kind: residual, heads or mlp) and the rank in the computation (depth);
+              read there (kind: residual, heads, attention or mlp) and the rank in the computation
+              (depth; readers take it from layer and kind);
+              attention: the attention weights that carry most of the target's value (layer, head,
+              dest and source position; gives, in the target's units; pattern, score before the
+              softmax and soft cap, its advantage over the mean source; the largest pairs of a query
+              and a key node with their part of the score; by_kind, four parts that sum to it);
               whatever else the writer knew (prompt, model, runs, scores, faithfulness)
     tokens    the prompt, one text a position
     counts    latents active, in the graph, left out; edges; what pruning dropped
@@ -24,7 +29,7 @@ Influence and attribution follow from the edges; they are written for other read
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -36,6 +41,7 @@ from saelab.analysis.circuits.nodes import Node, NodeKind
 from saelab.config import UsageError, first_problem
 from saelab.files import atomic_write
 from saelab.formats.json_file import read_sealed_json, sealed
+from saelab.sites import PlaceKind
 
 FORMAT = "saelab-circuit/1"
 MAX_BYTES, MAX_VALUES = 2**28, 10_000_000
@@ -155,6 +161,9 @@ def _check_left_out(graph: AttributionGraph, path: Path) -> None:
     saes = graph.facts.get("saes", {})
     whole = isinstance(saes, dict) and all(
         isinstance(sae, dict)
+        and isinstance(layer := sae.get("layer"), int)
+        and 0 <= layer < 10**6
+        and sae.get("kind") in get_args(PlaceKind)
         and isinstance(places := sae.get("left_out", []), list)
         and all(isinstance(place, int) and 0 <= place < len(graph.tokens) for place in places)
         for sae in saes.values()

@@ -94,7 +94,7 @@ def evaluate(frozen: Frozen, reading: Reading) -> float:
 
 
 def read_at(frozen: Frozen, place: Place | None) -> Float[Tensor, "pos d"]:
-    """The recorded activations at a place; the final norm's output for None."""
+    """What an SAE at a place reads, as recorded; the final norm's output for None."""
     record, layers = frozen.record, frozen.record.layers
     if place is None:
         return record.final(frozen.weights)[0]
@@ -102,6 +102,9 @@ def read_at(frozen: Frozen, place: Place | None) -> Float[Tensor, "pos d"]:
         last = place.layer == len(layers)
         return (record.resid_final if last else layers[place.layer].resid_pre)[0]
     layer = layers[place.layer]
+    if place.kind == "attention":
+        before_post = frozen.actives[frozen.at_place[place]].before_post
+        return (layer.attn_raw if before_post else layer.attn_out)[0]
     return layer.z_cat[0] if place.kind == "heads" else layer.mlp_in[0]
 
 

@@ -116,7 +116,8 @@ def test_latents_that_do_not_fire_and_places_that_do_not_exist_are_refused(froze
     with pytest.raises(UsageError, match="Position 40 is not in the prompt, which has 0 to 7"):
         direct_feature_attribution(frozen, 0, 40)
     with pytest.raises(
-        UsageError, match=r"No SAE reads blocks.9.attn.hook_z; layers with one: 0, 1, 2"
+        UsageError,
+        match=r"No SAE reads blocks.9.attn.hook_z or hook_attn_out; layers with one: 0, 1, 2",
     ):
         direct_feature_attribution(frozen, 9, 2)
 

@@ -31,8 +31,14 @@ class Replay:
                 v = x @ weights.W_V[head] + weights.b_V[head]
                 z[:, head] = seen.pattern[0, head] @ v
             z = self.through(Place(layer, "heads"), z.flatten(1), z.flatten(1))
-            raw = z @ weights.W_O.flatten(0, 1) + weights.b_O
-            attn = self.norm(weights.attn_post, raw, seen.attn_post_scale[0])
+            attn = z @ weights.W_O.flatten(0, 1) + weights.b_O
+            place = Place(layer, "attention")
+            number = frozen.at_place.get(place)
+            if number is not None and frozen.actives[number].before_post:
+                attn = self.through(place, attn, attn)
+            attn = self.norm(weights.attn_post, attn, seen.attn_post_scale[0])
+            if number is not None and not frozen.actives[number].before_post:
+                attn = self.through(place, attn, attn)
             read = stream if weights.parallel else stream + attn
             place, x = Place(layer, "mlp"), self.norm(weights.ln2, read, seen.ln2_scale[0])
             number = frozen.at_place.get(place)

@@ -1,7 +1,7 @@
 """Attribution is exact on every architecture that it knows, by second methods.
 
-Two layers of random weights, no gain, bias or multiplier at its default, in float64; an SAE on the
-heads and a transcoder with a skip connection in each block.
+Two layers of random weights, no gain, bias or multiplier at its default, in float64; in each block
+an SAE on the heads, one on attention's output, and a transcoder with a skip connection.
 """
 
 from typing import Any
@@ -33,6 +33,7 @@ from saelab.analysis.circuits.targets import logit_target
 from saelab.host.host import Host
 from saelab.lm.linear.paths import soft_capped
 from saelab.lm.load import load_language_model
+from saelab.sites import Place
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 TOKENS, LAST, TOKEN = torch.tensor([0, 3, 4, 5, 6, 7, 8, 9]), 7, 3
@@ -89,12 +90,17 @@ def lm(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def saes(lm):
-    """The first transcoder writes what the MLP returns, the second what is added to the stream."""
+    """Those of block 0 write what attention and MLP return, the others what the stream gets."""
     found = []
-    for layer, variant, written in ((0, "topk", "mlp.hook_out"), (1, "abs-topk", "hook_mlp_out")):
+    for layer, variant, outer, written in (
+        (0, "topk", "attn.hook_out", "mlp.hook_out"),
+        (1, "abs-topk", "hook_attn_out", "hook_mlp_out"),
+    ):
         block = f"blocks.{layer}"
         site = f"{block}.attn.hook_z"
         found.append(Host.at(lm, random_sae(variant, d_in=lm.width(site)), site))
+        site = f"{block}.{outer}"
+        found.append(Host.at(lm, random_sae(variant, d_in=lm.info.d_model), site))
         sae = random_transcoder(lm, layer, variant, skip=True).sae
         found.append(Host(lm, sae, f"{block}.mlp.hook_in", f"{block}.{written}", f"mlp {layer}"))
     return found
@@ -164,12 +170,19 @@ def test_gradients_are_those_of_the_frozen_model_by_autograd(lm, frozen, hold, g
         assert bool(expected.any())
 
 
+def read_by_attention(layer):
+    return Place(layer, "heads"), Place(layer, "attention")
+
+
 @pytest.mark.parametrize("layer", [0, 1])
 def test_direct_attributions_sum_to_latents_and_sources_to_them(frozen, layer):
-    for one in direct_feature_attribution(frozen, layer, LAST)[:2]:
-        assert float(one.by_source_head.sum()) + one.constant == pytest.approx(one.value, abs=1e-10)
+    names = [a.name for a in frozen.actives if a.place in read_by_attention(layer)]
+    found = [direct_feature_attribution(frozen, layer, LAST, name=name)[:2] for name in names]
+    assert len(found) == 2
+    for one in (one for some in found for one in some):
+        assert float(one.by_source_head.sum()) + one.constant == pytest.approx(one.value, abs=1e-9)
         for source in (0, 4, LAST):
-            given = source_attribution(frozen, layer, LAST, one.latent, source)
+            given = source_attribution(frozen, layer, LAST, one.latent, source, one.name)
             torch.testing.assert_close(
                 given.by_node_head.sum(0), one.by_source_head[source], **CLOSE
             )
@@ -187,10 +200,13 @@ def test_pairs_of_components_give_the_live_models_attention(lm, frozen, layer, h
         TOKENS[None], fwd_hooks=[(hook, lambda value, hook: seen.append(value))]
     )
     pattern, weights = seen[0][0, head, LAST].double(), frozen.weights.layers[layer]
+    record = frozen.record.layers[layer]
+    expected = weights.scores(record.q, record.k)[0, head, LAST]
     scores = torch.tensor(
         [score_pairs(frozen, layer, head, LAST, source).score for source in range(LAST + 1)],
         dtype=torch.float64,
     )
+    torch.testing.assert_close(scores, expected, **CLOSE)
     mine = soft_capped(scores, weights.soft_cap)
     visible = pattern > 0
     assert int(visible.sum()) == min(weights.window or LAST + 1, LAST + 1)
@@ -200,19 +216,19 @@ def test_pairs_of_components_give_the_live_models_attention(lm, frozen, layer, h
 def test_edits_of_heads_and_mlps_do_in_the_live_model_what_the_weights_say(lm, frozen, saes):
     """Its last block is computed anew from what its latents' ablation leaves."""
     weights, record = frozen.weights.layers[1], frozen.record.layers[1]
-    heads, mlp = saes[2:]
+    heads, _, mlp = saes[3:]
     nothing = {d.name: torch.zeros(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
     tokens = TOKENS[None]
 
     edits = ablation_edits([heads], tokens, nothing)
-    z, active = frozen.record.layers[1].z_cat[0], frozen.actives[2]
+    z, active = frozen.record.layers[1].z_cat[0], frozen.actives[3]
     z = z - (active.written() - active.b_dec - active.error)
     raw = z @ weights.W_O.flatten(0, 1) + weights.b_O
     expected = weights.attn_post.linear(raw, weights.attn_post.scale(raw))
     given = live(lm, "blocks.1.hook_attn_out", edits).double()
     torch.testing.assert_close(given, expected, **rounding(lm))
 
-    edits, active = ablation_edits([mlp], tokens, nothing), frozen.actives[3]
+    edits, active = ablation_edits([mlp], tokens, nothing), frozen.actives[5]
     assert active.skip is not None
     expected = active.b_dec + active.error + active.skip.written + record.resid_mid[0]
     given = live(lm, "blocks.1.hook_resid_post", edits).double()
@@ -228,6 +244,6 @@ def test_the_live_model_with_every_latent_is_itself_and_effects_sum_to_their_los
     assert found.circuit == found.whole
     assert found.empty != found.whole
     # Where a router before its experts changes its mind, the way to zero has a jump.
-    sae = saes[3] if lm.info.dtype == "float32" else saes[1]
+    sae = saes[5] if lm.info.dtype == "float32" else saes[2]
     effects = latent_effects(lm, sae, TOKENS, metric)
     assert effects.accounted == pytest.approx(effects.total, rel=0.05, abs=0.02)

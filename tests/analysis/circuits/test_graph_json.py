@@ -38,7 +38,7 @@ def test_the_file_says_what_each_node_gives_the_target(graph):
     assert found["facts"]["saes"]["blocks.1.hook_resid_pre"] == {
         "layer": 1,
         "kind": "residual",
-        "depth": 3,
+        "depth": 4,
         "left_out": [],
     }
 

@@ -183,6 +183,8 @@ def _study(
     *,
     _cards: tuple[RunCard, ...],
 ) -> Study:
+    from saelab.analysis.attention.dfa import OF_ATTENTION
+
     frozen = _frozen(key, ids, _cards=_cards)
     live = live_run(_cards[0])
     table = live.lm.tokenizer.table
@@ -196,7 +198,7 @@ def _study(
     number = _number(frozen, step.sae)
     value = float(frozen.values[frozen.latent_index(number, step.latent, step.position)])
     active = frozen.actives[number]
-    if active.place.kind != "heads":
+    if active.place.kind not in OF_ATTENTION:
         inputs = _inputs(frozen, number, step)
         return Study(
             tokens, step, value, fires, left_out, inputs=inputs, pieces=pieces, gap=table.gap
@@ -225,14 +227,14 @@ def _fires(frozen: "Frozen", sae: str, latent: int) -> list[tuple[int, float]]:
 def _sources(frozen: "Frozen", layer: int, step: TrailStep) -> Sources:
     from saelab.analysis.attention.dfa import direct_feature_attribution
 
-    (found,) = direct_feature_attribution(frozen, layer, step.position, step.latent)
+    (found,) = direct_feature_attribution(frozen, layer, step.position, step.latent, step.sae)
     return Sources(layer, found.by_source_head.cpu().double().numpy(), found.constant)
 
 
 def _parts(frozen: "Frozen", layer: int, step: TrailStep, source: int) -> Parts:
     from saelab.analysis.attention.recursive import source_attribution
 
-    found = source_attribution(frozen, layer, step.position, step.latent, source)
+    found = source_attribution(frozen, layer, step.position, step.latent, source, step.sae)
     return Parts.of(list(zip(found.nodes, found.by_node.tolist(), strict=True)))
 
 

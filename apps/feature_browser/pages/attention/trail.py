@@ -55,9 +55,9 @@ def depth(card: RunCard) -> int | None:
 
 
 def reads_heads(card: RunCard) -> bool:
-    """Whether the run's SAE reads attention heads."""
+    """Whether the run's SAE reads attention heads, before W_O or after it."""
     place = _place(card)
-    return place is not None and place.kind == "heads"
+    return place is not None and place.kind in ("heads", "attention")
 
 
 def _place(card: RunCard) -> sites.Place | None:

@@ -31,6 +31,7 @@ from feature_browser.pages.attention.trail import (
 from feature_browser.shell.canvas import STATIC, change, go_to, show
 from saelab.analysis.records import Example
 from saelab.config import UsageError
+from saelab.sites import Site
 
 GO_TO, PROMPT = "attention-latent", "attention-prompt"
 UNPICKED = {"pos": "", "trail": "", "source": "", "head": ""}
@@ -61,7 +62,8 @@ def attention_view(catalogue: Catalogue, card: RunCard, address: AttentionAddres
     shares = run.features[number].head_weights if run else []
     aside = [
         _identity(scene, number),
-        cards.heads_card(shares, scene),
+        # Behind W_O a decoder row has no part for each head.
+        cards.heads_card(shares, scene) if Site.of(card.site).kind == "heads" else EMPTY,
         cards.beside_card(scene, before),
     ]
     show(
@@ -84,7 +86,8 @@ def _no_heads(catalogue: Catalogue, card: RunCard) -> Html:
     after = html("<p>Runs that do: {links}</p>", links=links) if others else EMPTY
     return message(
         "This page is about attention heads",
-        f"It needs a run whose SAE reads attention heads (a site blocks.N.attn.hook_z); "
+        f"It needs a run whose SAE reads attention heads (blocks.N.attn.hook_z or "
+        f"blocks.N.hook_attn_out); "
         f"{card.name} reads {card.site}.",
         command="saelab train topk --activations DIR --site blocks.N.attn.hook_z --out RUN",
         after=after,

@@ -82,9 +82,7 @@ def row_names(found: OpenGraph, nodes: Sequence[Node]) -> list[str]:
         fixed |= {"embedding": -1.0, "position": -1.0}
         if node.kind in fixed:
             return fixed[node.kind]
-        place = found.saes.get(node.name)
-        part = {"mlp": 2, "heads": 1}.get(node.kind, 0)
-        return float(place["depth"]) if place else 3.0 * node.layer + part
+        return float(found.graph.rank(node))
 
     return [name for _, name in sorted({(depth(node), row_name(node)) for node in nodes})]
 

@@ -164,6 +164,7 @@ def node_card(scene: GraphScene) -> Html:
 def _kind_words(scene: GraphScene, number: int) -> str:
     node = scene.found.graph.nodes[number]
     reads = {"residual": "the residual stream", "heads": "attention heads", "mlp": "an MLP"}
+    reads["attention"] = "attention's output"
     own = reads.get(scene.found.reads(node), "the model")
     words = {
         "latent": f"latent {node.latent} of {node.name}, which reads {own}",
@@ -198,7 +199,7 @@ def _actions(scene: GraphScene, number: int) -> Html:
 def attention_link(scene: GraphScene, number: int) -> str:
     """The link to the Attention page of an attention latent; empty for other nodes."""
     node, prompt = scene.found.graph.nodes[number], scene.found.graph.facts.get("prompt")
-    if scene.found.reads(node) != "heads":
+    if scene.found.reads(node) not in ("heads", "attention"):
         return ""
     text = {"prompt": prompt, "pos": node.position} if isinstance(prompt, str) else {}
     return scene.names.href(node, "attention", **text)

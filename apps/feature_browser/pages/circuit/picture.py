@@ -26,7 +26,7 @@ KINDS = {
     "bias": "bias, or all latents left out",
 }
 """What each kind of mark stands for, in the legend's words. Hollow: not explained by latents."""
-READS = {"residual": "stream", "heads": "heads", "mlp": "mlp"}
+READS = {"residual": "stream", "heads": "heads", "attention": "heads", "mlp": "mlp"}
 
 
 def mark_kind(node: Node, reads: str) -> str:

@@ -8,8 +8,8 @@ import streamlit as st
 
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.known import Known
-from feature_browser.data.reading import decoder, readable_known, stamp
+from feature_browser.data.labels import TELLING, LatentNames
+from feature_browser.data.reading import decoder, stamp
 from feature_browser.data.weights import width
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.charts import cosine_chart
@@ -27,8 +27,6 @@ from saelab.config import UsageError
 
 ROWS = 25
 SECONDS_BETWEEN_LOOKS = 1.0
-TELLING = 0.1
-"""Below this F1 the best-matching known feature does not describe a latent."""
 
 
 def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -> None:
@@ -253,14 +251,14 @@ def _table(
         return html('<p class="sub">No latent is of this kind.</p>')
     columns = [
         Column("Latent"),
-        Column("Known feature", "the one it matches best"),
+        Column("Name", "its label, the known feature it matches, or what its examples share"),
         Column("Kind"),
         Column("Cosine", "to its nearest in the other run", numeric=True),
         Column("Nearest"),
-        Column("Its known feature"),
+        Column("Its name"),
         Column("Followers", "latents of the other run that have it as their nearest", numeric=True),
     ]
-    ours, theirs = readable_known(here), readable_known(there)
+    ours, theirs = LatentNames.of(here), LatentNames.of(there)
     names = list(KINDS)
     rows = []
     for latent in map(int, latents):
@@ -269,21 +267,24 @@ def _table(
         rows.append(
             [
                 anchor(link("latent", run=here.name, latent=latent), latent),
-                _feature(ours, latent),
+                _named(ours, latent),
                 cell(names[side.kind[latent]] + began),
                 metered(real(cosine, 3), cosine),
                 anchor(link("latent", run=there.name, latent=nearest), nearest),
-                _feature(theirs, nearest),
+                _named(theirs, nearest),
                 cell(count(int(side.followers[latent]))),
             ]
         )
     return table(columns, rows, "Latents and their nearest")
 
 
-def _feature(known: Known, latent: int) -> Html:
-    match = known.matches.get(latent)
+def _named(names: LatentNames, latent: int) -> Html:
+    """Its name; a known feature with its F1, and no other name looks as certain as a label."""
+    if label := names.labels.of(latent).label:
+        return html('<span class="name">{t}</span>', t=label)
+    match = names.known.matches.get(latent)
     if match is None or match.f1 < TELLING:
-        return html('<span class="sub">{u}</span>', u=UNKNOWN)
+        return html('<span class="sub">{t}</span>', t=names.fires_on(latent) or UNKNOWN)
     return html('{t} <span class="sub">F1 {f}</span>', t=match.title, f=real(match.f1))
 
 

@@ -32,16 +32,18 @@ class LatentScene:
     @cached_property
     def names(self) -> LatentNames:
         """The current names of latents."""
-        return LatentNames(labels_of(self.run.card), self.run.known)
+        return LatentNames(labels_of(self.run.card), self.run.known, self.run.features)
 
 
 def identity(scene: LatentScene) -> Html:
     """The latent's number, its notes, and the known feature that it matches best."""
     match = scene.run.known.matches.get(scene.record.latent)
     return html(
-        '<section class="card identity">{head}{matched}</section>',
+        '<section class="card identity">{head}{matched}'
+        '<p class="sub fires-on">{fires}</p></section>',
         head=headline(scene.run.card, scene.names.labels, scene.record.latent),
         matched=_matched(match, scene) if match else _unmatched(scene),
+        fires=scene.names.fires_on(scene.record.latent),
     )
 
 

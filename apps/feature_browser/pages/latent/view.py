@@ -75,7 +75,7 @@ def latent_page(request: Request) -> PlainTextResponse:
 
 
 def _title(run: OpenRun, latent: int) -> str:
-    name = LatentNames(labels_of(run.card), run.known).name(latent)
+    name = LatentNames(labels_of(run.card), run.known, run.features).name(latent)
     return f"{latent} · {name}" if name else str(latent)
 
 

@@ -15,7 +15,7 @@ from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
-from feature_browser.draw.numbers import activation, count, percent
+from feature_browser.draw.numbers import UNKNOWN, activation, count, percent
 from feature_browser.draw.tables import (
     Column,
     anchor,
@@ -50,7 +50,7 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
     """Draw the table that `address` asks for."""
     run = open_run(card)
     _search_box(run, address)
-    names = LatentNames(labels_of(run.card), run.known)
+    names = LatentNames(labels_of(run.card), run.known, run.features)
     hits = _found(run, names.labels, address)
     ordered = order(run, hits.latents, address.sort)
     part, links = page_of(address, len(ordered), ROWS)
@@ -214,12 +214,17 @@ def _table(
     editable = not names.labels.problem and Notes(run.card.path).writable
     told = "what its readers call it; ★: bookmarked"
     columns.insert(1, Column("Label", f"{told}; click to write" if editable else told))
+    columns.append(Column("Fires on", "what its strongest examples share; no model has named it"))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
     notes = names.labels
     rows = (
-        _row(run, _label(notes.of(int(i)), int(i) if editable else None), address, int(i), shown)
-        for i in latents
-    )  # fmt: skip
+        [
+            *_row(run, _label(notes.of(i), i if editable else None), address, i, shown),
+            html('<span class="sub">{t}</span>', t=names.shared(i) or UNKNOWN),
+            raised(run, i),
+        ]
+        for i in latents.tolist()
+    )
     return table(columns, rows, "Latents")
 
 
@@ -236,7 +241,7 @@ def _row(
         "negative": cell(percent(values.get("negative", 0.0))),
     }
     first, *rest = (shown[name] for name in names)
-    return [first, label, *rest, raised(run, latent)]
+    return [first, label, *rest]
 
 
 def _label(note: Note, latent: int | None) -> Html:

@@ -25,7 +25,7 @@ def latents_table(bench: Bench, reading: PromptReading, latents: Found, at: int 
     ]
     columns = [
         _column(bench, "latent", "Latent", "its number; the circle lights up the prompt", sort),
-        Column("Name", "its label, or the known feature it matches"),
+        Column("Name", "its label, the known feature it matches, or what its examples share"),
         _column(bench, "value", "Value", "largest activation on these tokens", sort),
         Column("Of its maximum", "share of its largest activation on the corpus", numeric=True),
         *(where if at is None else []),
@@ -83,7 +83,7 @@ def pair_table(bench: Bench, readings: list[PromptReading], latents: tuple[Found
     pair = compare(*latents)
     columns = [
         _column(bench, "latent", "Latent", "its number; the circle lights up both", sort),
-        Column("Name", "its label, or the known feature it matches"),
+        Column("Name", "its label, the known feature it matches, or what its examples share"),
         _column(bench, "first", "In the first", "largest activation there", sort),
         Column("At", "the token of that value"),
         _column(bench, "second", "In the second", "largest activation there", sort),
