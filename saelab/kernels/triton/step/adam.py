@@ -95,7 +95,6 @@ def step_kernel(
     batch,
     m,
     d,
-    d_in,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     B1: tl.constexpr,
@@ -108,7 +107,6 @@ def step_kernel(
     EXTRA: tl.constexpr,
     CLIP: tl.constexpr,
     DECAY: tl.constexpr,
-    SQUARE: tl.constexpr,
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
@@ -116,26 +114,24 @@ def step_kernel(
     latents.
     """
     groups = tl.cdiv(m, LATENTS)
-    chunks = tl.cdiv(tl.maximum(d, d_in), COLUMNS)
+    chunks = tl.cdiv(d, COLUMNS)
     group = tl.program_id(0) % groups
     chunk = tl.program_id(0) // groups
     column = chunk * COLUMNS + tl.arange(0, COLUMNS)
     inside = (column < d) | EVEN
-    reads = inside if SQUARE else column < d_in
     through = tl.zeros([COLUMNS], tl.float32)
     latent = group * LATENTS
     while latent < tl.minimum((group + 1) * LATENTS, m):
         at = latent.to(tl.int64) * d + column
         w = tl.load(dec + at, mask=inside, other=0.0, eviction_policy="evict_first")
         w *= tl.load(scale + latent)
-        to = at if SQUARE else latent.to(tl.int64) * d_in + column
-        u = tl.load(enc + to, mask=reads, other=0.0, eviction_policy="evict_first")
+        u = tl.load(enc + at, mask=inside, other=0.0, eviction_policy="evict_first")
         pairs, codes = (order, offsets), (values, gradient, error_rows)
         pieces = (first, sums, scalars)
         extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
-            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, reads, factor,
-            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE,
+            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
+            k, GROUPS, PAIRS, EXTRA,
         )  # fmt: skip
         through += to_bias * u
         to_dec -= radial * w
@@ -148,15 +144,15 @@ def step_kernel(
             w *= tl.load(rates + 2)
             u *= tl.load(rates + 2)
         w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
-        u = _adam(u, to_enc, (enc_m, enc_v), to, reads, rates, B1, B2, EPS)
+        u = _adam(u, to_enc, (enc_m, enc_v), at, inside, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)
-        _store_row(enc, enc_copy, to, u, reads)
+        _store_row(enc, enc_copy, at, u, inside)
         tl.store(norms + latent * chunks + chunk, tl.sum(tl.where(inside, w * w, 0.0)))
         if chunk == 0:
             state = (bias, bias_m, bias_v, bias_copy, since_fired)
             _step_scalars(state, latent, m, to_bias, fired, batch, rates, B1, B2, EPS)
         latent += 1
-    tl.store(to_input + group.to(tl.int64) * d_in + column, through, mask=reads)
+    tl.store(to_input + group.to(tl.int64) * d + column, through, mask=inside)
 
 
 @triton.jit
