@@ -38,10 +38,10 @@ class DenseGradients:
 
 def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
     """`Step.finish` without memory for the entries, for thresholds; returns all latents' codes."""
-    thresholds, codes, x = step.thresholds, step.codes, step.x
+    thresholds, codes, x = step.thresholds, step.codes, step.offset.wanted
     assert thresholds is not None
     done = dense_gradients(
-        step.pre_acts, (x, step.centred), step.weights, codes.residual,
+        step.pre_acts, (x, step.offset.centred), step.weights, codes.residual,
         width=thresholds.rules.width, factor=step.factor,
     )  # fmt: skip
     thresholds.slope(done.window, done.n_on)
@@ -74,7 +74,7 @@ def _add(extra: Extra, more: Extra) -> None:
 
 def dense_gradients(
     pre_acts: Float[Tensor, "batch d_sae"],
-    rows: tuple[Float[Tensor, "batch d_in"], Float[Tensor, "batch d_in"]],
+    rows: tuple[Float[Tensor, "batch d_out"], Float[Tensor, "batch d_in"]],
     weights: Weights,
     out: Residual,
     *,
@@ -91,9 +91,9 @@ def dense_gradients(
         width: width of the window.
         factor: the loss's gradient by x_hat is `factor` times the residual.
     """
-    x, inputs = rows
-    (m, d), thresholds = weights.dec.value.shape, weights.learned.value
-    atoms = (weights.scale[:, None] * weights.dec.value).to(x.dtype)
+    (x, inputs), thresholds = rows, weights.learned.value
+    m, d = weights.dec.value.shape
+    atoms = (weights.scale[:, None] * weights.dec.value).to(inputs.dtype)
     z = torch.where(pre_acts > thresholds, pre_acts, 0.0)
     error = weights.scale.new_empty(x.shape)
     product_(z, atoms, error)
@@ -117,7 +117,7 @@ def dense_gradients(
         n_on += on.sum()
         fired |= (z[part] != 0).any(0)
     window[0] *= factor
-    to_dec, to_enc = (error.new_empty(m, d) for _ in range(2))
+    to_dec, to_enc = (error.new_empty(m, n) for n in (d, inputs.shape[1]))
     product_(z.T, out.residual, to_dec)
     product_(slopes.T, inputs, to_enc)
     slots = torch.arange(m, dtype=torch.int32, device=x.device)
