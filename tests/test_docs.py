@@ -12,7 +12,13 @@ from saelab.evaluation.measurement import Measurement, measurements
 from saelab.sae.variants import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "activations_cache" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(
+        ROOT / folder / name
+        for folder, name in [("activations_cache", "README.md"), ("docs", "planning.md")]
+    ),
+]
 
 
 def test_readme_names_every_verb_and_no_other():

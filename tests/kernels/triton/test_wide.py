@@ -10,6 +10,7 @@ from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
+from saelab.kernels.exchange import ALONE
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.sizes import ceil_div, fits_batch_select, segment_width
 from saelab.kernels.triton.codes.residual import _gradient_kernel
@@ -48,7 +49,7 @@ def test_a_batch_of_more_than_32_bits_is_selected_from_unless_too_much_is_chosen
     rules = Rules(FusedRule(k=2048, over_batch=True), total_variance=1.0)
     x, W = (torch.empty(n, 1, device="meta") for n in (8192, 2**18))
     with pytest.raises(UsageError, match=r"Selecting 16777216 of 8192 x 262144 .* lower the batch"):
-        empty_codes(x, TieFactors(x, W, W[:, 0]), rules)
+        empty_codes(x, TieFactors(x, W, W[:, 0]), rules, ALONE)
 
 
 @pytest.mark.parametrize("bits", range(4, 27))

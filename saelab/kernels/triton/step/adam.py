@@ -16,9 +16,10 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.step.gradients import columns_of, latent_gradients, program_part
 from saelab.kernels.triton.step.rules import AdamRules
-from saelab.kernels.triton.weights import Weights
+from saelab.kernels.triton.weights import Parameter, Weights
 
 
 @triton.jit
@@ -217,3 +218,25 @@ def advance_rates(weights: Weights, adam: AdamRules, rates: Float[Tensor, " 3"])
     rates[:1] = weights.lr / (1 - b1**weights.step)
     rates[1:2] = (1 - b2**weights.step).sqrt()
     rates[2:] = 1 - weights.lr * adam.weight_decay
+
+
+def move_parameter(
+    p: Parameter,
+    gradient: Float[Tensor, "*shape"],
+    minus: Float[Tensor, "*shape"],
+    factor: float | int,
+    rates: Float[Tensor, " 3"],
+    share: Float[Tensor, " 1"] | None,
+    adam: AdamRules,
+) -> None:
+    """Update a parameter outside of the latents, not its copy, by Adam; a matrix decays.
+
+    Its gradient is `factor * gradient - minus`, times `share` if given.
+    """
+    n, (b1, b2) = gradient.numel(), adam.betas
+    if adam.weight_decay and gradient.ndim > 1:
+        p.value.mul_(rates[2])
+    vector_kernel[(ceil_div(n, 256),)](
+        p.value, p.m, p.v, gradient, minus, rates, rates if share is None else share, factor, n,
+        B1=b1, B2=b2, EPS=adam.eps, CLIP=share is not None, BLOCK=256,
+    )  # fmt: skip

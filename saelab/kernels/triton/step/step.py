@@ -6,16 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
     advance_rates,
+    move_parameter,
     scale_kernel,
     step_kernel,
     tokens_since,
-    vector_kernel,
 )
 from saelab.kernels.triton.step.aux_k import AuxStep, Extra
 from saelab.kernels.triton.step.codes import empty_codes
@@ -24,7 +25,7 @@ from saelab.kernels.triton.step.offset import Offset
 from saelab.kernels.triton.step.rules import Launch, Rules
 from saelab.kernels.triton.step.streams import on, wait
 from saelab.kernels.triton.step.thresholds import Thresholds
-from saelab.kernels.triton.weights import Parameter, Weights
+from saelab.kernels.triton.weights import Weights
 
 
 class Step:
@@ -36,27 +37,33 @@ class Step:
         errors: `[group]`, the same for each group.
         error: the loss's error: their sum, weighted by the groups' shares.
         gradient_norm: norm of all gradients in the last step, before clipping; 0 without a limit.
+        exchange: reaches the processes that hold the other latents, if there are some.
         thresholds: learns the latents' own thresholds, if they have some.
     """
 
-    def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        rules: Rules,
+        batch: int,
+        launch: Launch,
+        exchange: Exchange,
+    ) -> None:
         m, d_in = weights.enc.value.shape
         widest = max(d_in, weights.dec.value.shape[1])
         self.weights, self.rules, self.launch = weights, rules, launch.fit(widest)
-        self.rule = rules.sae
+        self.rule, self.exchange = rules.sae, exchange
         self.offset = Offset(weights, batch, centres=self.rule.centres)
         self.x, self.target = self.offset.x, self.offset.target
         self.pre_acts = self.x.new_empty(batch, m)
         factors = TieFactors(self.offset.centred, weights.enc.copy, weights.b_enc.copy)
-        self.codes = empty_codes(self.target, factors, rules)
-        self.mse_sum = weights.scale.new_zeros(())
+        self.codes = empty_codes(self.target, factors, rules, exchange)
+        self.mse_sum, self.gradient_norm = (weights.scale.new_zeros(()) for _ in range(2))
         self.shares = weights.scale.new_tensor(self.rule.shares)
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
-        self.gradient_norm = weights.scale.new_zeros(())
         jump = self.rule.jump
         self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
-        self.share = weights.scale.new_ones(1)
-        self.rates = weights.scale.new_empty(3)
+        self.share, self.rates = weights.scale.new_ones(1), weights.scale.new_empty(3)
         self.chunks = ceil_div(widest, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d_in)
@@ -154,7 +161,7 @@ class Step:
     def _sum_window(self, pairs: LatentPairs) -> None:
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
-            self.thresholds.sum_window(self.codes, pairs)
+            self.thresholds.sum_window(self.codes, pairs, self.exchange)
 
     def sum_errors(self) -> Float[Tensor, " d_out"]:
         """The errors of the batch, and the gradient of the decoder's bias."""
@@ -199,12 +206,13 @@ class Step:
             *sums, *self._extra(extra), squares, to_bias, self.factor, m, *self._widths,
             LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
-        through = w.enc.value.T @ to_bias if self.rule.centres else None
+        through = self.exchange.sum(w.enc.value.T @ to_bias) if self.rule.centres else None
         moved = self.offset.gradients(columns, through)
         vectors = [self.factor * found.residual - found.minus for found in moved]
+        further = sum(vector.square().sum() for vector in vectors)
         if self.thresholds is not None:
-            vectors.append(self.thresholds.gradient)
-        total = squares.sum() + sum(g.square().sum() for g in vectors)
+            further = further + self.exchange.sum(self.thresholds.gradient.square().sum())
+        total = self.exchange.sum(squares.sum()) + further
         self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
@@ -229,32 +237,17 @@ class Step:
     def move_vectors(self, columns: Float[Tensor, " d_out"]) -> None:
         """Update what is outside of the latents, the atoms' scales, and thresholds."""
         w, m = self.weights, len(self.norms)
-        through = self.to_input.sum(0) if self.rule.centres else None
+        through = self.exchange.sum(self.to_input.sum(0)) if self.rule.centres else None
+        options = self.rates, self.share if self._clips else None, self.rules.adam
         for found in self.offset.gradients(columns, through):
-            self.move(*found, self.factor)
+            move_parameter(*found, self.factor, *options)
         if w.W_skip is not None:
             w.W_skip.copy.copy_(w.W_skip.value)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
         if self.thresholds is not None:
             gradient, learned = self.thresholds.gradient, w.learned
-            self.move(learned, gradient, torch.zeros_like(gradient), 1.0)
+            move_parameter(learned, gradient, torch.zeros_like(gradient), 1.0, *options)
             learned.value.clamp_min_(0)
-
-    def move(
-        self,
-        p: Parameter,
-        gradient: Float[Tensor, "*shape"],
-        minus: Float[Tensor, "*shape"],
-        factor: float | int,
-    ) -> None:
-        """Update a parameter, not its copy, by Adam with gradient `factor * gradient - minus`."""
-        n = gradient.numel()
-        if self._decays and gradient.ndim > 1:
-            p.value.mul_(self.rates[2])
-        vector_kernel[(ceil_div(n, 256),)](
-            p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
-            CLIP=self._clips, BLOCK=256, **self._adam,
-        )  # fmt: skip
 
     @property
     def factor(self) -> float:
