@@ -31,7 +31,7 @@ def _centre_kernel(x, bias, centred, n, d, BLOCK: tl.constexpr):
     tl.store(centred + at, value, mask=at < n)
 
 
-class Gradient(NamedTuple):
+class OffsetGradient(NamedTuple):
     """The gradient of a parameter outside of the latents: `factor * residual - minus`.
 
     The factor is that by which x_hat - target becomes the loss's gradient by x_hat.
@@ -85,7 +85,7 @@ class Offset:
 
     def gradients(
         self, columns: Float[Tensor, " d_out"], through: Float[Tensor, " d_in"] | None
-    ) -> list[Gradient]:
+    ) -> list[OffsetGradient]:
         """The gradients of a step.
 
         Args:
@@ -95,10 +95,10 @@ class Offset:
         """
         w, nothing = self.weights, torch.zeros_like(columns)
         if w.b_in is None:
-            return [Gradient(w.b_dec, columns, nothing if through is None else through)]
+            return [OffsetGradient(w.b_dec, columns, nothing if through is None else through)]
         assert through is not None
-        found = [Gradient(w.b_dec, columns, nothing)]
+        found = [OffsetGradient(w.b_dec, columns, nothing)]
         if w.W_skip is None:
-            return [*found, Gradient(w.b_in, torch.zeros_like(through), through)]
-        found.append(Gradient(w.b_in, -(w.W_skip.value @ columns), through))
-        return [*found, Gradient(w.W_skip, self._slope, torch.zeros_like(self._slope))]
+            return [*found, OffsetGradient(w.b_in, torch.zeros_like(through), through)]
+        found.append(OffsetGradient(w.b_in, -(w.W_skip.value @ columns), through))
+        return [*found, OffsetGradient(w.W_skip, self._slope, torch.zeros_like(self._slope))]
