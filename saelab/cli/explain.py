@@ -30,6 +30,7 @@ class ExplainArguments(Config):
     --llm NAME asks a server with OpenAI's chat interface: OpenAI, or the one at --base-url. The key
     is read from the environment, and written nowhere. What is asked, and the most that it may cost,
     is said first. After an interruption the same command continues; no answer is paid for twice.
+    --llm DIRECTORY runs a local Hugging Face checkpoint of a causal model here.
     --llm tokens asks no model: it says which tokens the strongest examples share.
 
     With another system: --export-prompts writes the questions, --import reads the answers. Both are
@@ -46,7 +47,8 @@ class ExplainArguments(Config):
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     llm: Annotated[str | None, Heading("Who explains")] = None
-    """The model: its name at the server, or `tokens` for token statistics."""
+    """The model: its name at the server, a checkpoint's directory, or `tokens` for token
+    statistics."""
     name: str | None = None
     """Name of the set of explanations; default: the last part of the model's name."""
     base_url: str | None = None
@@ -71,6 +73,8 @@ class ExplainArguments(Config):
     """Seconds before the second of them; each later one waits twice as long."""
     timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """Seconds that a request may take."""
+    device: Annotated[str, Heading("Who explains")] = "auto"
+    """Where a local model runs: cpu, cuda, ...; auto takes the GPU if there is one."""
     export_prompts: Annotated[Path | None, Heading("With another system")] = None
     """Write the questions to this file, and ask nobody."""
     import_: Path | None = None
@@ -149,9 +153,13 @@ def _explain(args: ExplainArguments, run: "Run") -> int:
 
 
 def client_of(args: ExplainArguments, model: str) -> "Client":
-    """The client of a model."""
+    """The client of a model: a directory is a local checkpoint, any other name a server's."""
     from saelab.clients.endpoint import EndpointClient
+    from saelab.clients.local import LocalClient
+    from saelab.lm.checkpoint import location
 
+    if args.base_url is None and Path(model).exists():
+        return LocalClient(Path(location(model)), device=args.device)
     return EndpointClient(
         model,
         base_url=args.base_url,
@@ -165,11 +173,11 @@ def answered(
     args: ExplainArguments, questions: "Sequence[Question]", client: "Client", ledger: "Ledger"
 ) -> str:
     """Have the client answer, after its budget was announced; why it ended before its end."""
-    from saelab.clients.asking import Budget, Pace, announce, ask
+    from saelab.clients.asking import Budget, Pacing, announce, ask
 
     budget = Budget.of(questions, args.max_requests, args.max_tokens)
     announce(questions, client, ledger, budget)
-    pace = Pace(args.per_minute, args.attempts, args.backoff)
+    pace = Pacing(args.per_minute, args.attempts, args.backoff)
     return ask(questions, client, ledger, budget, pace)
 
 

@@ -45,7 +45,8 @@ def reply(number, body):
 
 def words(run, script, first=FEW, most=FEW + 20):
     return ["explain", str(run.path), "--llm", "m", "--base-url", script.url,
-            "--first", str(first), "--parallel", str(PARALLEL), "--backoff", "0.01", "--max-requests", str(most)]  # fmt: skip
+            "--first", str(first), "--parallel", str(PARALLEL), "--backoff", "0.01",
+            "--max-requests", str(most)]  # fmt: skip
 
 
 def test_200_latents_are_explained_once_through_failures_and_a_kill(wide, tmp_path, capfd):
