@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
@@ -46,7 +46,7 @@ class Step:
         rules: Rules,
         batch: int,
         launch: Launch,
-        exchange: Exchange,
+        exchange: LatentExchange,
     ) -> None:
         m, d = weights.dec.value.shape
         dtype, device = weights.dec.copy.dtype, weights.scale.device
