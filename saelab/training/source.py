@@ -12,6 +12,7 @@ from torch import Tensor
 from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
+from saelab.activations.format import JsonObject
 from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
 from saelab.activations.reforward import ROUNDING
@@ -19,7 +20,9 @@ from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
 from saelab.config import UsageError
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.hf import load_source
+from saelab.lm.load import load_recorded_model, recorded_dtype
+from saelab.lm.protocol import ActivationSource, LanguageModel
 from saelab.training.config import TrainConfig
 from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
@@ -76,7 +79,7 @@ class Source:
         self,
         configs: Sequence[TrainConfig],
         device: torch.device,
-        lm: LanguageModel | None = None,
+        lm: ActivationSource | None = None,
     ) -> None:
         self.config = config = configs[0]
         self.device = device
@@ -132,22 +135,41 @@ class Source:
         Raises:
             UsageError: the store names no model, or the given model is another one.
         """
+        if not isinstance(self._lm, LanguageModel):
+            self._lm = load_recorded_model(self._facts, device=self.device)
+        self._check_model(self._lm)
+        return self._lm
+
+    def reader(self, hooks: Sequence[str] = ()) -> ActivationSource:
+        """The model, by the faster back end that has these hooks if it is not loaded yet.
+
+        Raises:
+            UsageError: as for `model`.
+        """
+        if self._lm is None:
+            name, dtype = str(self._facts["name"]), recorded_dtype(self._facts)
+            every = hooks or self.live_site.hooks
+            self._lm = load_source(name, every, device=self.device, dtype=dtype)
+        self._check_model(self._lm)
+        return self._lm
+
+    @property
+    def _facts(self) -> JsonObject:
+        """The facts of the store's model."""
         facts = self.store.manifest.model
         if facts is None:
             raise UsageError(
                 f"{self.store.path} holds arrays without a language model, which this training "
                 "runs; train with --objective local or masked and without --live."
             )
-        if self._lm is None:
-            from saelab.lm.load import load_recorded_model
+        return facts
 
-            self._lm = load_recorded_model(facts, device=self.device)
-        if self._lm.info.weights_digest != facts["weights_digest"]:
+    def _check_model(self, lm: ActivationSource) -> None:
+        if lm.info.weights_digest != self._facts["weights_digest"]:
             raise UsageError(
-                f"{self.store.path} was harvested from {facts['name']} with other weights than "
-                f"{self._lm.info.name} has; harvest again, or give the model it came from."
+                f"{self.store.path} was harvested from {self._facts['name']} with other weights "
+                f"than {lm.info.name} has; harvest again, or give the model it came from."
             )
-        return self._lm
 
     @cached_property
     def selection(self) -> Selection:
@@ -244,8 +266,7 @@ class Source:
     @cached_property
     def text(self) -> Corpus:
         """The text that the model runs on for live training."""
-        manifest = self.store.manifest
-        lm = self.model()
+        manifest, lm = self.store.manifest, self.reader()
         if manifest.corpus is None:
             raise UsageError(f"{self.store.path} has no text, which --live runs the model on.")
         return recorded_corpus(
