@@ -16,6 +16,7 @@ from saelab.activations.format import JsonObject
 from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
 from saelab.activations.reforward import ROUNDING
+from saelab.activations.resume import Position
 from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
@@ -38,19 +39,6 @@ NOISE = 1e-5
 """Relative difference per channel between equal rows, in float32, from two forward passes."""
 
 Batch = ActivationBatch | TokenBatch
-
-
-@runtime_checkable
-class Position(Protocol):
-    """A position in batches of a fixed order, which can be resumed exactly."""
-
-    def state_dict(self) -> dict[str, int | str]:
-        """The position of the next batch."""
-        ...
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue at a saved position."""
-        ...
 
 
 @runtime_checkable
