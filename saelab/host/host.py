@@ -10,7 +10,7 @@ from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
-from saelab.sites import Place, place_of
+from saelab.sites import Place, Site, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -71,6 +71,15 @@ class Host:
     def is_transcoder(self) -> bool:
         """Whether the SAE writes another site than it reads."""
         return self.reads != self.writes
+
+    @property
+    def before_post(self) -> bool:
+        """Whether the written site is an MLP's or attention's output before it is scaled or normed.
+
+        The two differ if a norm or a multiplier follows (Gemma 2 and 3, OLMo 2, Granite):
+        `mlp.hook_out` and `attn.hook_out` are before it, `hook_mlp_out`, `hook_attn_out` after it.
+        """
+        return Site.of(self.writes).part in ("mlp.hook_out", "attn.hook_out")
 
     @property
     def place(self) -> Place:
