@@ -9,6 +9,7 @@ from saelab.config import Config, Heading, UsageError
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
+from saelab.sites import parts_of
 
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
@@ -36,7 +37,11 @@ class TrainConfig(Config):
     activations: Annotated[Path, Heading("Data")]
     """The activation store that `saelab harvest` wrote."""
     site: str
-    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post."""
+    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post; for a
+    crosscoder several, joined by +."""
+    beside: tuple[Path, ...] = ()
+    """Further stores of the same tokens, of other models: a crosscoder then reads --site in all of
+    them, and tells what the models share (model diffing)."""
     target_site: str | None = None
     """Train a transcoder: read --site and reconstruct this site of the same store, e.g.
     blocks.2.hook_mlp_out from blocks.2.ln2.hook_out (arXiv 2406.11944); default: --site itself."""
@@ -170,6 +175,7 @@ class TrainConfig(Config):
                 "to end runs the model anyway, and gradient SAEs read stored gradients."
             )
         self._check_transcoder()
+        self._check_joint()
         self._check_optimizer()
         if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
             raise UsageError(
@@ -217,6 +223,28 @@ class TrainConfig(Config):
                 f"{given} is for an SAE that reconstructs what it reads; a transcoder trains with "
                 "--objective local on a store that holds both sites."
             )
+
+    def _check_joint(self) -> None:
+        """Refuse what an SAE of several sites cannot do."""
+        sites = f"{self.n_sites} sites"
+        if self.n_sites == 1:
+            return
+        if problem := self.sae.joint_problem:
+            raise UsageError(
+                f"A {self.sae.variant} SAE cannot read {sites}: {problem}; take crosscoder, or "
+                "name one --site and no --beside."
+            )
+        if self.target_site is not None or self.live or self.runs_model:
+            given = "--live" if self.live else f"--objective {self.objective}"
+            given = given if self.target_site is None else "--target-site"
+            raise UsageError(
+                f"{given} is for an SAE of one site, and this one reads {sites}; leave it out."
+            )
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites that are read side by side, over all stores."""
+        return len(parts_of(self.site)) * (1 + len(self.beside))
 
     def _check_optimizer(self) -> None:
         """Refuse a decay that is too long, and options that the schedule does not use."""

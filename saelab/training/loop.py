@@ -164,7 +164,7 @@ def _is_untidy(config: TrainConfig, out: Path) -> bool:
 def _shared(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to share batches and an objective."""
     live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
-    sites = (config.activations, config.site, config.target_site)
+    sites = (config.activations, config.beside, config.site, config.target_site)
     order = (config.batch_size, config.order_seed, config.live)
     rows = (config.outliers, config.first_position)
     masks = (config.hidden_share, config.hide) if config.objective == "masked" else None

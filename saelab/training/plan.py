@@ -14,6 +14,7 @@ from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
 from saelab.training.config import TrainConfig
 from saelab.training.source import START_ROWS, Source
+from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
 STATES = 4
@@ -67,7 +68,8 @@ def _seconds(source: Source, config: TrainConfig) -> float | None:
     """Seconds of the training; None if a step needs more than rows of the site."""
     if source.end_to_end or config.live or config.target_site or config.sae.needs_gradient:
         return None
-    sae = config.sae.build(source.site.d_in, torch.Generator().manual_seed(0)).to(source.device)
+    width = source.site.d_in
+    sae = untrained_sae(config, width, width, source.widths).to(source.device)
     rows = torch.randn(min(TRIED_ROWS, config.batch_size), source.site.d_in, device=source.device)
     context = LossContext(float(source.site.d_in))
     if (own := sae.own_step()) is not None:
