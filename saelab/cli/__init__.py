@@ -18,6 +18,7 @@ VERBS = {
     "train": "train a sparse autoencoder on recorded activations",
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
+    "explain": "say what latents mean, in a language model's words",
     "steer": "steer the model with latents, and measure which of them steer",
     "transport": "say which latents an earlier site carries, and which are computed between",
     "circuit": "explain a prediction by the latents that make it, and test them",

@@ -11,6 +11,7 @@ features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
 transport/           what `saelab transport` measured, a file for each pair of sites
 circuits/            graphs that `saelab circuit` wrote
+explanations/        what language models say of latents, a directory for each set, and its scores
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
@@ -59,6 +60,7 @@ RESULTS = (
     "steering.h5",
     "transport",
     "circuits",
+    "explanations",
     "experiments",
 )
 """Results about one set of weights; they do not hold for other weights."""

@@ -13,7 +13,7 @@ from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
 from saelab.activations.joint import AnySite, JointSite
-from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
 from saelab.activations.reforward import ROUNDING
 from saelab.activations.store import ActivationStore
@@ -39,12 +39,8 @@ Batch = ActivationBatch | TokenBatch
 
 
 @runtime_checkable
-class Stream(Protocol):
-    """Batches in a fixed order that can be resumed exactly."""
-
-    def __next__(self) -> Batch:
-        """The next batch."""
-        ...
+class Position(Protocol):
+    """A position in batches of a fixed order, which can be resumed exactly."""
 
     def state_dict(self) -> dict[str, int | str]:
         """The position of the next batch."""
@@ -52,6 +48,15 @@ class Stream(Protocol):
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Continue at a saved position."""
+        ...
+
+
+@runtime_checkable
+class Stream(Position, Protocol):
+    """Such batches."""
+
+    def __next__(self) -> Batch:
+        """The next batch."""
         ...
 
 
@@ -162,14 +167,12 @@ class Source:
     def held_back(self) -> bool:
         """Whether training does not read `calibration_rows`."""
         if self.config.live:
-            return self._text.endless
+            return self.text.endless
         return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
     def stream(self) -> Stream:
-        """The batches, from the first on."""
+        """The batches of the store, from the first on."""
         config = self.config
-        if config.live:
-            return self._live_stream()
         if not self.end_to_end:
             return ShuffledBatches(
                 self.store,
@@ -196,7 +199,7 @@ class Source:
         """Sampled rows that initialise biases; the same for every SAE of this source."""
         return self.site.take(self._sample)
 
-    @cached_property
+    @property
     def start_targets(self) -> Float[Tensor, "n d_out"]:
         """The reconstruction targets at `start_rows`, for transcoders."""
         return self.target.take(self._sample)
@@ -241,25 +244,15 @@ class Source:
         order = permutation(n, self.config.order_seed, 0, HOLD_BACK)
         return tuple(sorted(order[: min(share, HELD_BACK_BLOCKS)].tolist()))
 
-    def _live_stream(self) -> LiveBatches:
-        """The running model's activations; an endless text continues where the store's ends."""
-        corpus, config = self._text, self.config
-        first = self.store.manifest.n_contexts if corpus.endless else 0
-        return LiveBatches(
-            self.model(),
-            corpus,
-            config.site,
-            config.batch_size,
-            seed=config.order_seed,
-            options=LiveOptions(
-                first=first,
-                max_norm=self.selection.domain.max_norm,
-                first_position=config.first_position,
-            ),
-        )
+    @property
+    def live_site(self) -> LiveSite:
+        """What an SAE of this source reads of the running model."""
+        config, domain = self.config, self.selection.domain
+        return LiveSite(config.site, config.target_site, domain.max_norm, domain.max_target_norm)
 
     @cached_property
-    def _text(self) -> Corpus:
+    def text(self) -> Corpus:
+        """The text that the model runs on for live training."""
         manifest = self.store.manifest
         lm = self.model()
         if manifest.corpus is None:

@@ -15,6 +15,7 @@ COMMANDS = {
     " --n-tokens 2000 --batch-size 100 --log-every 5 --checkpoint-every 5 --lr 1e-2 --out new",
     "features": "features run --n-tokens 300 --batch-size 7 --checkpoint-every 90",
     "evaluate": "evaluate run --n-tokens 100 --suite core",
+    "explain": "explain run --llm tokens",
     "steer": "steer run --all --prompt dog",
     "transport": "transport --run run --from blocks.0.hook_resid_post --to blocks.1.attn.hook_z"
     " --apart contexts --n-splice 100 --rank 4",
@@ -23,7 +24,7 @@ COMMANDS = {
     "import": "import {lens} --activations {store} --out new",
     "harvest": "harvest --model {model} --sites hook_embed --text {text} --n-tokens 200 --out new",
 }
-ANYWHERE = ("export", "import")
+ANYWHERE = ("export", "import", "explain")
 """Verbs that take no --device."""
 
 

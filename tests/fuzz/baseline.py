@@ -51,6 +51,7 @@ def make_baseline(root: Path) -> Path:
         write_recovery(path)
         write_circuit(path)
         write_transport(path, "early", "x", D_SAE)
+        write_explanations(path)
         Notes(path).write(5, "label", "a label")
         Notes(path).write(5, "note", "a note")
         experiment = Experiment(prompt="a prompt", latents=(3,))
@@ -60,6 +61,18 @@ def make_baseline(root: Path) -> Path:
     unsealed(root / "runs" / "one", root / "runs" / "old")
     half(root)
     return root
+
+
+def write_explanations(run: Path) -> None:
+    """A set of two explanations, with what is left of an unfinished part."""
+    from saelab.analysis.explain.records import Explanation, ExplanationSet
+    from saelab.clients.ledger import Ledger
+    from saelab.clients.question import Answer
+
+    found = ExplanationSet(run / "explanations" / "m", "m", "file", "explain/1", "ab" * 32, 2, 90)
+    found.by_latent = {5: Explanation("words", "2024-07-26", 40, 5), 7: Explanation("more", "x")}
+    found.write()
+    Ledger(found.path / "asked.jsonl").add([("explain/9/ab", Answer("names", 3, 1, (0.5, 0.5)))])
 
 
 def config(root: Path, **changes: Any) -> Any:

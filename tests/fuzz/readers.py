@@ -191,6 +191,14 @@ def circuits(path: Path) -> None:
         load_graph_hdf5(file).row_sums()
 
 
+def explanations(path: Path) -> None:
+    from saelab.analysis.explain.records import explanation_sets
+    from saelab.clients.ledger import Ledger
+
+    assert [list(found.by_latent) for found in explanation_sets(path)]
+    Ledger(path / "explanations" / "m" / "asked.jsonl")
+
+
 def store(path: Path) -> None:
     from saelab.activations.store import ActivationStore
 
@@ -282,6 +290,8 @@ READERS: dict[str, dict[str, Reader]] = {
     "steering.h5": {"steering": steering, "page steering": STEERING, "page latent": LATENT},
     "transport/*": {"transports": transports, "page transport": TRANSPORT},
     "circuits/*": {"circuits": circuits, "page circuit": CIRCUIT, "page latent": LATENT},
+    "explanations/*": {"explanations": explanations, "page latent": LATENT,
+                       "page latents": LATENTS},
     "notes.sqlite": {"notes": notes, "page latent": LATENT, "page latents": LATENTS},
     "experiments/*": {"experiments": experiments},
     "checkpoints/*": {"train": train, "show": show},

@@ -194,7 +194,7 @@ def test_a_signal_to_one_stops_all_and_one_process_can_go_on(small_store, tmp_pa
     [
         (["topk", "--k=4"], ["--seed=3"], "Process 1 and process 0 differ in seed of "),
         (["k-sparse", "--k=4"], [], "cannot train a k-sparse SAE together"),
-        (["topk", "--k=4", "--live"], [], "this training runs the model"),
+        (["topk", "--k=4", "--objective=e2e"], [], "--objective e2e runs the model"),
         (["topk", "--k=40"], [], "exceeds"),
     ],
 )

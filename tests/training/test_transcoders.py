@@ -152,7 +152,7 @@ def test_a_gradient_transcoder_reads_the_targets_gradients(mlp_store):
         ({"target_site": READS}, "is what the SAE reads; leave it out"),
         ({"target_site": None, "skip": True}, "--skip needs --target-site"),
         ({"objective": "e2e"}, "--objective e2e is for an SAE that reconstructs what it reads"),
-        ({"live": True}, "--live is for an SAE that reconstructs what it reads"),
+        ({"buffer_rows": 100}, "buffer_rows=100 needs --live"),
         ({"step": "fused"}, "--step fused cannot train this"),
         ({"sae": {"variant": "k-sparse", "d_sae": 8, "k": 2}}, "A k-sparse SAE cannot have anoth"),
         ({"sae": {"variant": "matching-pursuit", "d_sae": 8, "k": 2}}, "A matching-pursuit SAE ca"),
