@@ -8,9 +8,9 @@ from pydantic import Field
 from saelab.activations.order import POOL_ROWS
 from saelab.config import Config, Heading, UsageError
 from saelab.sae.base import AbstractSAEConfig
-from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
 from saelab.sites import parts_of
+from saelab.training.sites_asked import check_sites
 
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
@@ -178,8 +178,7 @@ class TrainConfig(Config):
             )
         if not self.live and self.buffer_rows != POOL_ROWS:
             raise UsageError(f"buffer_rows={self.buffer_rows} needs --live; give both or neither.")
-        self._check_transcoder()
-        self._check_joint()
+        check_sites(self)
         self._check_optimizer()
         if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
             raise UsageError(
@@ -206,48 +205,6 @@ class TrainConfig(Config):
                     f"{name}={value} is for training by gradient, and a {self.sae.variant} SAE is "
                     f"fitted by {how}; leave it out."
                 )
-
-    def _check_transcoder(self) -> None:
-        if self.target_site is None:
-            if self.skip:
-                raise UsageError(
-                    "--skip needs --target-site: past an SAE that reconstructs what it reads, a "
-                    "skip connection would carry everything."
-                )
-            return
-        if self.target_site == self.site:
-            raise UsageError(
-                f"--target-site {self.target_site} is what the SAE reads; leave it out, or name "
-                "another site."
-            )
-        check_transcoder(self.sae)
-        if self.objective != "local":
-            raise UsageError(
-                f"--objective {self.objective} is for an SAE that reconstructs what it reads; a "
-                "transcoder trains with --objective local."
-            )
-
-    def _check_joint(self) -> None:
-        """Refuse what an SAE of several sites cannot do."""
-        sites = f"{self.n_sites} sites"
-        if self.n_sites == 1:
-            return
-        if problem := self.sae.joint_problem:
-            raise UsageError(
-                f"A {self.sae.variant} SAE cannot read {sites}: {problem}; take crosscoder, or "
-                "name one --site and no --beside."
-            )
-        if self.target_site is not None or self.live or self.runs_model:
-            given = "--live" if self.live else f"--objective {self.objective}"
-            given = given if self.target_site is None else "--target-site"
-            raise UsageError(
-                f"{given} is for an SAE of one site, and this one reads {sites}; leave it out."
-            )
-
-    @property
-    def n_sites(self) -> int:
-        """Number of sites that are read side by side, over all stores."""
-        return len(parts_of(self.site)) * (1 + len(self.beside))
 
     def _check_optimizer(self) -> None:
         """Refuse a decay that is too long, and options that the schedule does not use."""
@@ -291,6 +248,11 @@ class TrainConfig(Config):
     def written_site(self) -> str:
         """The site that is reconstructed: `target_site` if given, else `site`."""
         return self.target_site or self.site
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites that are read side by side, over all stores."""
+        return len(parts_of(self.site)) * (1 + len(self.beside))
 
     @property
     def n_steps(self) -> int:

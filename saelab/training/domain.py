@@ -93,7 +93,16 @@ class Domain:
 
     def facts(self) -> dict[str, Any]:
         """The domain as JSON values; `read_domain` reads them."""
-        parts = {"parts": [part._asdict() for part in self.parts]} if self.parts else {}
+        parts = (
+            {
+                "parts": [
+                    dict(zip(("width", "factor", "max_norm"), part, strict=True))
+                    for part in self.parts
+                ]
+            }
+            if self.parts
+            else {}
+        )
         values = asdict(self) | {"special_token_ids": list(self.special_token_ids)}
         return {name: value for name, value in values.items() if name != "parts"} | parts
 
