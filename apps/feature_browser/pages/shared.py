@@ -38,12 +38,12 @@ class SharedAddress(AbstractAddress):
     """Which latents are listed.
 
     Attributes:
-        of: `shared`, `between`, or the number of the site to which they are specific.
+        kind: `shared`, `between`, or the number of the site to which they are specific.
         sort: the column by which they are sorted.
     """
 
     view = "shared"
-    of: str = parameter("0", lambda text: text in ("shared", "between") or is_number(text, 3))
+    kind: str = parameter("0", lambda text: text in ("shared", "between") or is_number(text, 3))
     sort: str = parameter("fires", lambda text: text in HEADS and text not in UNSORTED)
     page: str = parameter("1", lambda text: is_number(text, 6) and int(text) > 0)
 
@@ -110,7 +110,7 @@ def _chosen(found: Sharing, of: str) -> Int[ndarray, " n"]:
 
 
 def _list(card: RunCard, found: Sharing, address: SharedAddress) -> Html:
-    latents = _chosen(found, address.of)
+    latents = _chosen(found, address.kind)
     keys = {
         "latent": latents,
         "fires": -found.n_fired[latents],
@@ -120,7 +120,7 @@ def _list(card: RunCard, found: Sharing, address: SharedAddress) -> Html:
     latents = latents[np.argsort(keys[address.sort], kind="stable")]
     kinds = [(f"only {site}", str(i)) for i, site in enumerate(found.sites)]
     kinds += [("shared", "shared"), ("between", "between")]
-    options = [(name, address.to(of=of, page=1), of == address.of) for name, of in kinds]
+    options = [(name, address.to(kind=of, page=1), of == address.kind) for name, of in kinds]
     span, links = page_of(address, len(latents), ROWS)
     names = LatentNames.of(card)
     rows = [_row(found, names, address, latent) for latent in latents[span].tolist()]
