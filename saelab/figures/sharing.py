@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from saelab.analysis.sharing.records import Sharing
 
 BINS = 40
+DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def sharing_figure(found: "Sharing", palette: Palette = NEUTRAL) -> go.Figure:
@@ -21,13 +22,17 @@ def sharing_figure(found: "Sharing", palette: Palette = NEUTRAL) -> go.Figure:
     figure, alive = go.Figure(), found.n_fired > 0
     edges = np.linspace(0, 1, BINS + 1)
     shown = range(len(found.sites)) if len(found.sites) > 2 else (1,)
+    middles = (edges[:-1] + edges[1:]) / 2
     for number, site in enumerate(shown):
         counts, _ = np.histogram(found.norm[alive, site], edges)
-        figure.add_bar(
-            x=(edges[:-1] + edges[1:]) / 2,
+        figure.add_scatter(
+            x=middles,
             y=counts,
             name=found.sites[site],
-            marker={"color": palette.positive, "opacity": 1 / (1 + number), "line": {"width": 0}},
+            mode="lines",
+            line={"shape": "hvh", "width": 2, "dash": DASHES[number % len(DASHES)]},
+            line_color=palette.positive,
+            fill="tozeroy" if len(found.sites) == 2 else None,
             hovertemplate="%{y} latents around %{x:.2f}<extra></extra>",
         )
     title = "share of the decoder norm at the site"
@@ -35,5 +40,5 @@ def sharing_figure(found: "Sharing", palette: Palette = NEUTRAL) -> go.Figure:
         title = f"share of the decoder norm: 0 is {found.sites[0]} alone, 1 {found.sites[1]} alone"
     figure.update_xaxes(title=title, range=[0, 1])
     figure.update_yaxes(title="latents")
-    figure.update_layout(bargap=0.05, barmode="overlay", legend={"orientation": "h", "y": 1.15})
+    figure.update_layout(legend={"orientation": "h", "y": 1.15})
     return dressed(figure, palette, height=260, top=40)
