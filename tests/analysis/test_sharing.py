@@ -16,6 +16,7 @@ from saelab.analysis.sharing.records import FILE, Sharing, load_sharing, save_sh
 from saelab.cli import main
 from saelab.config import UsageError
 from saelab.figures.sharing import sharing_figure
+from saelab.formats.hdf5_file import read_hdf5, write_hdf5
 from saelab.host.host import Host
 from saelab.sae.crosscoder import CrosscoderConfig
 from saelab.training.loop import train
@@ -169,12 +170,16 @@ def test_kinds_follow_from_norms_and_genuine_from_the_data(tmp_path: Path):
 
 
 def test_a_damaged_file_is_named(tmp_path: Path):
-    found = sharing()
-    for wrong, problem in (
-        ({"norm": found.norm[:, :1]}, "norm has the shape"),
-        ({"norm": -found.norm}, "a norm is no norm"),
-        ({"sites": ("one",)}, "its sites have no names"),
+    path = save_sharing(sharing(), tmp_path, {})
+    whole = read_hdf5(path)
+    arrays, facts = {name: whole[name].copy() for name in whole}, whole.facts
+    norm = arrays["latent/norm"]
+    for changed, said, problem in (
+        ({"latent/norm": norm[:, :1]}, {}, "norm has the shape"),
+        ({"latent/norm": -norm}, {}, "a norm is no norm"),
+        ({}, {"sites": ["one"]}, "its sites have no names"),
+        ({}, {"n_rows": "many"}, "its figures are no numbers"),
     ):
-        save_sharing(Sharing(**{**vars(found), **wrong}), tmp_path, {})
+        write_hdf5(path, arrays | changed, facts | said)
         with pytest.raises(UsageError, match=f"not a whole file of shared latents: .*{problem}"):
             load_sharing(tmp_path)
