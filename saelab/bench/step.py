@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
+from saelab.ranks import Ranks
 from saelab.sae.context import LossContext
+from saelab.sae.spread import check_spread, keep_shard
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Local
@@ -56,15 +58,28 @@ class StepTimes:
 
 
 def time_step(
-    config: TrainConfig, shape: StepShape, rates: Rates, device: torch.device, *, steps: int = 30
+    config: TrainConfig,
+    shape: StepShape,
+    rates: Rates,
+    device: torch.device,
+    *,
+    steps: int = 30,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> StepTimes:
     """Time what `saelab train` does with a batch, on random activations in device memory.
 
-    No latent is dead. The first steps, which compile kernels, are not counted.
+    No latent is dead. The first steps, which compile kernels, are not counted. Several `ranks`,
+    which must be connected, hold the SAE together.
+
+    Raises:
+        UsageError: so many processes cannot train such an SAE together.
     """
     sae = config.sae.build(shape.d_in, torch.Generator().manual_seed(0))
     batches = _batches(shape, device)
     sae.initialise(batches[0].x[:2048].cpu())
+    if ranks.world > 1:
+        check_spread(sae, ranks.world)
+        keep_shard(sae, ranks.rank, ranks.world)
     way = choose_steps(config, sae, device, float(shape.d_in))
     context = LossContext(float(shape.d_in), None, config.n_steps // 2, config.n_steps)
     objective, taken = Local(), [0]

@@ -1,7 +1,6 @@
 """`saelab bench step`: the time of one optimizer step, beside the machine's limit."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from saelab.cli.options import Metavar
 from saelab.config import Config, UsageError
+from saelab.files import check_file
 
 if TYPE_CHECKING:
     from saelab.bench.machine import Rates, StepShape
@@ -47,18 +47,20 @@ class StepArguments(Config):
     """Write the picture to this HTML file."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
-    json_: bool = False
-    """Print JSON instead of the table."""
+    json_: Annotated[Path | None, Metavar("FILE")] = None
+    """Also write the figures to this file, as JSON."""
 
 
 def run(args: StepArguments) -> int:
     """Time every variant at every size."""
+    if args.json_ is not None:
+        check_file(args.json_, "--json")
     from saelab.bench.machine import measure_rates
     from saelab.lm.load import resolve_device
 
     device = resolve_device(args.device)
     cuda = device.type == "cuda"
-    shapes = [_shape(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
+    shapes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
     _check(args, shapes)
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
@@ -66,22 +68,35 @@ def run(args: StepArguments) -> int:
         from saelab.figures.bench import step_figure
 
         step_figure(results).write_html(args.figure)
-    if args.json_:
-        print(json.dumps(_values(args, rates, results, device.type), indent=2))
-        return 0
     _print(rates, results)
     if args.figure is not None:
         print(args.figure)
+    write_json(args.json_, _values(args, rates, results, device.type))
     return 0
 
 
-def _shape(text: str) -> "StepShape":
+def write_json(path: Path | None, values: Mapping[str, object]) -> None:
+    """Write what a benchmark measured, and print the path, if one was given."""
+    if path is None:
+        return
+    from saelab.files import atomic_write_json
+
+    atomic_write_json(path, values)
+    print(path)
+
+
+def shape_of(text: str, option: str = "--configs") -> "StepShape":
+    """The size that a value of this option says.
+
+    Raises:
+        UsageError: it says none.
+    """
     from saelab.bench.machine import StepShape
 
     parts = text.split(":")
     if len(parts) not in (3, 4) or not all(part.isdigit() and int(part) for part in parts):
         raise UsageError(
-            f"--configs {text} is not D:M:K or D:M:K:B in positive numbers, such as "
+            f"{option} {text} is not D:M:K or D:M:K:B in positive numbers, such as "
             "768:32768:32:8192."
         )
     return StepShape(*map(int, parts))
@@ -132,6 +147,7 @@ def _values(
 
     name = torch.cuda.get_device_name() if kind == "cuda" else kind
     return {
+        "benchmark": "step",
         "device": name,
         "precision": args.precision,
         "clip_norm": args.clip_norm,

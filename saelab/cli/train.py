@@ -20,12 +20,12 @@ from saelab.files import check_directory
 from saelab.ranks import Ranks
 
 if TYPE_CHECKING:
-    from saelab.lm.protocol import LanguageModel
+    from saelab.lm.protocol import ActivationSource
     from saelab.training.config import TrainConfig
     from saelab.training.run import Run
     from saelab.training.together import Together
 
-    Asked = tuple[dict[Path, TrainConfig], LanguageModel | None]
+    Asked = tuple[dict[Path, TrainConfig], ActivationSource | None]
     """The runs to train, and the language model if it is loaded already."""
 
 ABOUT = """\
@@ -77,9 +77,18 @@ class SweepArguments(Config):
     without sites, makes the small store that gives scales, first rows and calibration:
 
         {"harvest": {"model": "tiny", "text": "tiny", "n_tokens": 40000},
-        "base": {"n_tokens": 2000000, "sae": {"variant": "topk", "d_sae": 512, "k": 16}},
-        "runs": {"mlp": {"site": "blocks.*.ln2.hook_out", "target_site": "blocks.*.hook_mlp_out"},
-        "attn": {"site": "blocks.*.attn.hook_z"}}}
+        "base": {"n_tokens": 2000000,
+        "sae": {"variant": "topk", "d_sae": 512, "k": 16}},
+        "runs": {"attn": {"site": "blocks.*.attn.hook_z"},
+        "mlp": {"site": "blocks.*.ln2.hook_out",
+        "target_site": "blocks.*.hook_mlp_out"}}}
+
+    A "recipe" makes the runs of a set, which evaluate, features, circuit and browse take as one
+    thing: "transcoders" (of every MLP, from mlp.hook_in to hook_mlp_out) or "transcoders+attention"
+    (also an SAE of every attn.hook_z). "runs" may change them by name, "mlp" and "attention":
+
+        {"recipe": "transcoders+attention", "base": {...},
+        "runs": {"attention": {"sae.k": 24}}}
 
     Of a live sweep, each of several processes that torchrun starts runs the model on a share of the
     text and trains some of the SAEs; the runs are those of one process.
@@ -184,18 +193,37 @@ def _sweep(args: SweepArguments) -> "list[Run]":
             from saelab.evaluation.mdl_sweep import check_comparable
 
             check_comparable(found)
+        _write_set(args, found, all_of_us)
         return {args.out / name: config for name, config in found.items()}, lm
 
     return _trained(asked, args.device)
 
 
-def _make_store(args: SweepArguments, own: dict[str, Any]) -> "LanguageModel | None":
-    """Make the store of the sites of a sweep's runs; returns the model, if runs can train on it."""
+def _write_set(
+    args: SweepArguments, configs: "dict[str, TrainConfig]", all_of_us: "Together"
+) -> None:
+    """Write the manifest of the set, if the sweep has a recipe."""
+    from saelab.activations.store import ActivationStore
+    from saelab.training.sets import write_set
+    from saelab.training.sweep import read_recipe
+
+    if (recipe := read_recipe(args.file)) is None:
+        return
+    with all_of_us.agreeing():
+        if all_of_us.ranks.leads:
+            store = ActivationStore(next(iter(configs.values())).activations)
+            write_set(args.out, recipe, store.manifest.model, configs)
+
+
+def _make_store(args: SweepArguments, own: dict[str, Any]) -> "ActivationSource | None":
+    """Make the store of the sites of a sweep's runs; returns the model, if training may run it.
+
+    If the file names a back end, each process takes the model's faster one for training.
+    """
     from saelab.cli.harvest import HarvestArguments, harvested, load_model
-    from saelab.lm.protocol import LanguageModel
     from saelab.training.sweep import sites_of
 
-    out, every = args.out / STORE, ("site",)
+    out, every = args.out / STORE, sites_of(args.file, 1)
     try:
         options = {**own, "device": args.device, "sites": every, "out": out}
         asked = HarvestArguments.model_validate(options)
@@ -204,7 +232,7 @@ def _make_store(args: SweepArguments, own: dict[str, Any]) -> "LanguageModel | N
     lm = load_model(asked, every)
     sites = tuple(sites_of(args.file, lm.info.n_layers))
     harvested(asked.model_copy(update={"sites": sites}), lm, Ranks())
-    return lm if isinstance(lm, LanguageModel) else None
+    return lm if asked.backend == "auto" else None
 
 
 def _trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":

@@ -1,5 +1,7 @@
 """Memory of a language model's passes, estimated from its shape."""
 
+from typing import Protocol, runtime_checkable
+
 from saelab.lm.predictions import NUMBERS_AT_ONCE
 from saelab.lm.protocol import ActivationSource
 from saelab.resources import batch_budget
@@ -15,10 +17,29 @@ BYTES = 4
 """Bytes per number: norms, softmax and logits are float32 even in half precision."""
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """What the memory of a pass follows from."""
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        ...
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads per layer."""
+        ...
+
+
 def forward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
     """Memory of a pass without gradients, beside the weights, in bytes."""
-    info = lm.info
-    return n_contexts * length * BYTES * (WIDE * info.d_model + HEADS * info.n_heads * length)
+    return pass_bytes(lm.info, n_contexts, length)
+
+
+def pass_bytes(shape: Shaped, n_contexts: int, length: int) -> int:
+    """`forward_bytes` of any model of this shape."""
+    return n_contexts * length * BYTES * (WIDE * shape.d_model + HEADS * shape.n_heads * length)
 
 
 def backward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:

@@ -21,6 +21,8 @@ from saelab.types import ActivationBatch
 STATES = 4
 """Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
 weights adds one."""
+FUSED = 14
+"""Bytes per weight where kernels alone train: no gradient is stored, but a bfloat16 copy is."""
 DENSE = 4
 """Number of `[batch, d_sae]` tensors in memory at once in a step."""
 TRIED_ROWS = 512
@@ -67,6 +69,16 @@ def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: Li
     )
 
 
+def state_bytes(weights: int, *, fused: bool = False, average: bool = False) -> int:
+    """Memory of an SAE's weights with all that training keeps for each of them."""
+    return weights * ((FUSED if fused else 4 * STATES) + 4 * average)
+
+
+def step_bytes(batch: int, d_sae: int, width: int, *, fused: bool = False) -> int:
+    """Memory of a step: its `[batch, d_sae]` tensors, and rows of `width` numbers, d_in + d_out."""
+    return batch * ((2 if fused else 4 * DENSE) * d_sae + 16 * width)
+
+
 def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
     # Two groups of rows are in memory, and a sample at the start.
@@ -79,7 +91,7 @@ def _weights(source: Source, configs: Sequence[TrainConfig]) -> int:
     """Bytes of what the SAEs keep between two steps."""
     width = source.site.d_in + source.target.d_in
     return sum(
-        4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae
+        state_bytes(width * config.sae.d_sae, average=config.ema is not None)
         + config.sae.own_step_bytes(source.site.d_in, source.device)
         + _kept(source, config)
         for config in configs
@@ -95,7 +107,7 @@ def _kept(source: Source, config: TrainConfig) -> int:
 def _step(source: Source, configs: Sequence[TrainConfig]) -> int:
     """Bytes of the largest step."""
     width = source.site.d_in + source.target.d_in
-    return max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)
+    return max(step_bytes(config.batch_size, config.sae.d_sae, width) for config in configs)
 
 
 def _sample(source: Source) -> int:

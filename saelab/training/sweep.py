@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from saelab.activations.store import ActivationStore
-from saelab.config import UsageError, first_problem
+from saelab.config import UsageError, first_problem, shortened
 from saelab.formats.json_file import read_object
 from saelab.training.config import TrainConfig
+from saelab.training.sets import RECIPES
 
 MAX_RUNS = 1000
-KEYS = {"base", "grid", "runs", "harvest"}
+KEYS = {"base", "grid", "runs", "harvest", "recipe"}
 SITES = ("site", "target_site")
 LAYER, LAYERS = "*", "layers"
 MOST_LAYERS = 1000
@@ -42,6 +43,10 @@ def read_sweep(path: Path, **given: object) -> dict[str, TrainConfig]:
           "mlp": {"site": "blocks.*.ln2.hook_out", "target_site": "blocks.*.hook_mlp_out"},
           "attn": {"site": "blocks.*.attn.hook_z", "layers": [0, 5, 11]}
         }
+
+    A `recipe` names the runs of a set (see `saelab.training.sets`), which `runs` may change.
+
+        "recipe": "transcoders+attention", "runs": {"attention": {"sae.k": 24}}
 
     Raises:
         UsageError: the file is no sweep, or an option is wrong; the message names the run.
@@ -106,16 +111,47 @@ def sites_of(path: Path, n_layers: int) -> list[str]:
     return list(found)
 
 
+def read_recipe(path: Path) -> str | None:
+    """The recipe that a sweep file names; None without one.
+
+    Raises:
+        UsageError: the file is no sweep, or there is no such recipe.
+    """
+    recipe = read_object(path).get("recipe")
+    if recipe is not None and (not isinstance(recipe, str) or recipe not in RECIPES):
+        known = ", ".join(RECIPES)
+        raise UsageError(f"{path}: there is no recipe {shortened(recipe)}; there is {known}.")
+    return recipe
+
+
 def _parts(path: Path) -> dict[str, dict[str, Any]]:
     found = read_object(path)
     if not found.keys() <= KEYS:
         raise UsageError(
-            f"{path} must be a JSON object with base, grid, runs and harvest, and no more."
+            f"{path} must be a JSON object with base, grid, runs, recipe and harvest, and no more."
         )
+    recipe = read_recipe(path)
+    found.pop("recipe", None)
     for name, part in found.items():
         if not isinstance(part, dict):
             raise UsageError(f"{path}: {name} must be an object.")
-    return found
+    return found if recipe is None else found | {"runs": _of_recipe(path, recipe, found)}
+
+
+def _of_recipe(path: Path, recipe: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The runs of a recipe with the file's changes."""
+    runs, changes = RECIPES[recipe], found.get("runs", {})
+    if found.get("grid"):
+        raise UsageError(f"{path}: a set has one SAE per place; leave out grid or recipe.")
+    if unknown := sorted(changes.keys() - runs.keys()):
+        raise UsageError(
+            f"{path}: the recipe {recipe} has no run {shortened(unknown[0])}; it has "
+            f"{', '.join(runs)}."
+        )
+    for name, change in changes.items():
+        if not isinstance(change, dict) or LAYERS in change:
+            raise UsageError(f"{path}: run {name} must be an object without layers: a set has all.")
+    return {name: {**sites, **changes.get(name, {})} for name, sites in runs.items()}
 
 
 def _options(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:

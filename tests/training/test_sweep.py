@@ -105,7 +105,7 @@ def test_layers_that_are_not_there_are_named(sweep, layered, changes, message):
     ("parts", "message"),
     [
         ({"base": BASE}, "describes no run"),
-        ({"base": BASE, "gird": {}}, "base, grid, runs and harvest, and no more"),
+        ({"base": BASE, "gird": {}}, "base, grid, runs, recipe and harvest, and no more"),
         ({"base": BASE, "grid": {"lr": 0.1}}, r"grid\.lr must be a list"),
         ({"base": BASE, "grid": {"lr": []}}, r"grid\.lr must be a list"),
         ({"base": BASE, "grid": {"lr": [0.1, 0.1]}}, "the same name"),

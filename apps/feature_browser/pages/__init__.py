@@ -25,6 +25,7 @@ MODULES = [
     "shared",
     "compare.view",
     "health.view",
+    "sets",
     "training",
 ]
 """The files that draw a page, in the order of the top bar."""
