@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.resume import Position
 from saelab.activations.row_exchange import RowExchange
 from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
@@ -17,7 +18,7 @@ from saelab.ranks import Ranks
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.plan import live_plan, training_plan
-from saelab.training.source import Batch, Position, Source, Stream
+from saelab.training.source import Batch, Source, Stream
 
 Group = Mapping[Path, TrainConfig]
 
@@ -84,7 +85,7 @@ def shared_pass(config: TrainConfig) -> tuple[object, ...]:
 def shared_feed(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to share batches and an objective."""
     kl = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
-    sites = (config.activations, config.site, config.target_site)
+    sites = (config.activations, config.beside, config.site, config.target_site)
     order = (config.batch_size, config.order_seed, config.live, config.buffer_rows)
     rows = (config.outliers, config.first_position)
     masks = (config.hidden_share, config.hide) if config.objective == "masked" else None

@@ -54,6 +54,8 @@ def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys
         (["--configs", "8:16:0:4"], "8:16:0:4 is not"),
         (["--configs", "8:16:17"], "k=17 exceeds d_sae=16"),
         (["--variants", "nope"], "no variant 'nope'"),
+        (["--skip"], "--skip is for transcoders"),
+        (["--transcoder", "--variants", "k-sparse"], "A k-sparse SAE cannot have another"),
     ],
 )
 def test_a_step_that_cannot_be_is_refused(options, named, capsys):

@@ -53,6 +53,7 @@ def make_baseline(root: Path) -> Path:
         write_circuit(path)
         write_transport(path, "early", "x", D_SAE)
         write_explanations(path)
+        write_sharing(path, D_SAE)
         Notes(path).write(5, "label", "a label")
         Notes(path).write(5, "note", "a note")
         experiment = Experiment(prompt="a prompt", latents=(3,))
@@ -65,15 +66,32 @@ def make_baseline(root: Path) -> Path:
     return root
 
 
+def write_sharing(run: Path, n_latents: int) -> None:
+    """The shares of two sites, from the first alone to the second alone."""
+    from saelab.analysis.sharing.records import Sharing, save_sharing
+
+    second = np.linspace(0, 1, n_latents, dtype=np.float32)
+    norm = np.stack([1 - second, second], axis=1)
+    fired = np.arange(n_latents)
+    save_sharing(Sharing(("a", "b"), (0.1, 0.2), 90, fired, norm, norm + 0.5, norm + 0.5), run, {})
+
+
 def write_explanations(run: Path) -> None:
     """A set of two explanations, with what is left of an unfinished part."""
+    from saelab.analysis.explain.judging import Merit
     from saelab.analysis.explain.records import Explanation, ExplanationSet
+    from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
     from saelab.clients.ledger import Ledger
     from saelab.clients.question import Answer
 
     found = ExplanationSet(run / "explanations" / "m", "m", "file", "explain/1", "ab" * 32, 2, 90)
     found.by_latent = {5: Explanation("words", "2024-07-26", 40, 5), 7: Explanation("more", "x")}
     found.write()
+    merit = {"detection": Merit(0.75, 0.8, 8), "fuzzing": Merit(0.5, None, 8)}
+    scores = ExplanationScores(
+        "j", by_source={OWN: {5: merit, 7: merit}, "empty": {5: merit}}, n_unread=1
+    )
+    write_scores(found, scores)
     Ledger(found.path / "asked.jsonl").add([("explain/9/ab", Answer("names", 3, 1, (0.5, 0.5)))])
 
 

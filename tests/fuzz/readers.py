@@ -164,6 +164,12 @@ def features(path: Path) -> None:
     read.latents_on(5)
 
 
+def sharing(path: Path) -> None:
+    from saelab.analysis.sharing.records import load_sharing
+
+    load_sharing(path).summary()
+
+
 def steering(path: Path) -> None:
     from saelab.analysis.steering.records import load_steering_scores
 
@@ -193,9 +199,12 @@ def circuits(path: Path) -> None:
 
 def explanations(path: Path) -> None:
     from saelab.analysis.explain.records import explanation_sets
+    from saelab.analysis.explain.scores import read_scores
     from saelab.clients.ledger import Ledger
 
     assert [list(found.by_latent) for found in explanation_sets(path)]
+    for file in path.glob("explanations/*/scores_*.json"):
+        read_scores(file).summary()
     Ledger(path / "explanations" / "m" / "asked.jsonl")
 
 
@@ -300,6 +309,7 @@ READERS: dict[str, dict[str, Reader]] = {
                     "page health": HEALTH, "page known": KNOWN, "route": route},
     "steering.h5": {"steering": steering, "page steering": STEERING, "page latent": LATENT},
     "transport/*": {"transports": transports, "page transport": TRANSPORT},
+    "sharing.h5": {"sharing": sharing, "page shared": page("shared")},
     "circuits/*": {"circuits": circuits, "page circuit": CIRCUIT, "page latent": LATENT},
     "explanations/*": {"explanations": explanations, "page latent": LATENT,
                        "page latents": LATENTS},
