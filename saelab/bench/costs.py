@@ -129,7 +129,7 @@ def work(
         built = sae.build(shape.width(sites[0]))
         if targets:
             make_transcoder(built, shape.width(targets[0]))
-    kernels = not targets and not isinstance(built.fused_rule(), str)
+    kernels = not isinstance(built.fused_rule(), str)
     return Work(
         shape,
         tuple(sites),
