@@ -119,6 +119,11 @@ def work(
             f"A {sae.variant} SAE is fitted by {sae.fitted_by}, whose time no law here tells; "
             "`saelab train` says what such a training takes before it starts."
         )
+    if sae.joint_problem is None:
+        raise UsageError(
+            f"A {sae.variant} SAE reads several sites at once, whose cost no law here tells; "
+            "`saelab train` says what such a training takes before it starts."
+        )
     sae.check()
     if targets and len(targets) != len(sites):
         raise UsageError(

@@ -200,8 +200,9 @@ def test_what_a_variant_needs_decides_its_ways():
     assert "gradients" in str(site_by_site(gradient, fleet).problem)
     gated = by_store(job(variant="gated"), fleet, 1)
     assert gated.seconds["steps"] > 3 * by_store(plain, fleet, 1).seconds["steps"]
-    with pytest.raises(UsageError, match="whose time no law here tells"):
-        job(variant="bsc", d_sae=64)
+    for variant, said in (("bsc", "whose time no law"), ("crosscoder", "whose cost no law")):
+        with pytest.raises(UsageError, match=said):
+            job(variant=variant, d_sae=64)
     transcoder = work(SHAPE, [SITE], sized("topk", 64, 4), 1000, ["blocks.6.hook_mlp_out"])
     assert isinstance(transcoder, Work)
     assert by_store(transcoder, fleet, 1).disk == 1000 * 2 * 2 * 768
