@@ -22,7 +22,7 @@ from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
 from saelab.kernels.sizes import ceil_div
-from saelab.lm.cost import forward_bytes
+from saelab.lm.cost import forward_bytes, pass_contexts
 from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
 from saelab.types import ActivationBatch
@@ -31,10 +31,6 @@ RUN_CONTEXTS = 8
 """Contexts read together: neighbours in the text, far from the pool's other contexts."""
 PASSES = 8
 """Forward passes of a pool, at least, so that as many processes share them and round alike."""
-POSITIONS = {"cpu": 2**12, "cuda": 2**14}
-"""Positions of a forward pass, at most: fewer leave a GPU waiting for Python."""
-PASS_BYTES = 2**32
-"""Memory of a forward pass, at most."""
 
 
 @dataclass(frozen=True)
@@ -262,18 +258,6 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         tokens = sent(model_input(one.tokens), self._lm)
         found = self._lm.capture(tokens, self._exchange.hooks)
         return {h: v.flatten(0, 1).index_select(0, rows).to(like.dtype) for h, v in found.items()}
-
-
-def pass_contexts(lm: ActivationSource, length: int) -> int:
-    """Contexts per forward pass, at most.
-
-    Free memory does not matter: another number rounds otherwise, and a run could not continue bit
-    for bit.
-    """
-    n = max(1, POSITIONS.get(lm.device.type, POSITIONS["cpu"]) // length)
-    while n > 1 and forward_bytes(lm, n, length) > PASS_BYTES:
-        n //= 2
-    return n
 
 
 class LivePosition:

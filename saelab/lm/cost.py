@@ -15,6 +15,10 @@ PIECES = 6
 """Copies of a piece of logits in memory at once."""
 BYTES = 4
 """Bytes per number: norms, softmax and logits are float32 even in half precision."""
+POSITIONS = {"cpu": 2**12, "cuda": 2**14}
+"""Positions of a forward pass, at most: fewer leave a GPU waiting for Python."""
+PASS_BYTES = 2**32
+"""Memory of a forward pass, at most."""
 
 
 @runtime_checkable
@@ -63,5 +67,17 @@ def contexts_at_once(
     n, cost = most, backward_bytes if backward else forward_bytes
     budget = batch_budget(lm.device)
     while n > 1 and cost(lm, n, length) > budget:
+        n //= 2
+    return n
+
+
+def pass_contexts(lm: ActivationSource, length: int) -> int:
+    """Contexts per forward pass, at most.
+
+    Free memory does not matter: another number rounds otherwise, and a run could not continue bit
+    for bit.
+    """
+    n = max(1, POSITIONS.get(lm.device.type, POSITIONS["cpu"]) // length)
+    while n > 1 and forward_bytes(lm, n, length) > PASS_BYTES:
         n //= 2
     return n

@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.resume import Position
 from saelab.activations.row_exchange import RowExchange
 from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
@@ -17,7 +18,7 @@ from saelab.ranks import Ranks
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.plan import live_plan, training_plan
-from saelab.training.source import Batch, Position, Source, Stream
+from saelab.training.source import Batch, Source, Stream
 
 Group = Mapping[Path, TrainConfig]
 

@@ -19,7 +19,6 @@ from saelab.training.fused_aux import AuxRoom
 from saelab.training.recorded import Recorded, record
 from saelab.types import SparseCodes
 
-WARM_UP = 3
 DENSE_SHARE = 1 / 64
 """If a larger share of all entries is active, the step uses dense products."""
 ROOMS = 3
@@ -52,10 +51,13 @@ class OneGraph:
     def run_step(self, number: int) -> None:
         """Run step `number` of the run on the rows in `step.x`."""
         aux = self.aux.look(number)
-        if not self.step.x.is_cuda:
-            self.step.run(aux=aux)
-            return
-        self._graphs.replay(aux, lambda: self._capture(aux))
+        step = self.step
+        if step.x.is_cuda and self._graphs.ready(aux):
+            self._graphs.replay(
+                aux, lambda: record(lambda side: step.run(side, aux), step.exchange)
+            )
+        else:
+            step.run(aux=aux)
 
     def codes(self) -> SparseCodes:
         """The codes of the last step; valid until the next step."""
@@ -73,28 +75,25 @@ class OneGraph:
         """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
         return self.step.stages()
 
-    def _capture(self, aux: AuxStep | None) -> Recorded:
-        """Record the step as a graph, after a run that compiles the kernels and is undone."""
-        state = self.step.weights.state()
-        saved = [tensor.clone() for tensor in state.values()]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self.step.run(aux=aux)
-        torch.cuda.synchronize()
-        for tensor, before in zip(state.values(), saved, strict=True):
-            tensor.copy_(before)
-        del saved
-        return record(lambda side: self.step.run(side, aux), self.step.exchange)
-
 
 class _Graphs:
     """Graphs of the same work: without AuxK, and with AuxK of one size."""
 
     def __init__(self) -> None:
+        self._done: list[AuxStep | None] = []
         self._plain: Recorded | None = None
         self._with: tuple[AuxStep, Recorded] | None = None
+
+    def ready(self, aux: AuxStep | None) -> bool:
+        """Whether work with this AuxK can be recorded; if not, it is to be done now.
+
+        The first step compiles kernels, so it is done without a graph. No step is done only to
+        compile them, and undone: a copy of all weights and moments may not fit beside them.
+        """
+        known = any(aux is done for done in self._done)
+        if not known:
+            self._done = [None, aux] if None in self._done else [aux]
+        return known
 
     def replay(self, aux: AuxStep | None, make: Callable[[], Recorded]) -> None:
         """Replay the graph for this AuxK; `make` it first if there is none."""
@@ -110,15 +109,10 @@ class _Graphs:
 
 @dataclass
 class Room:
-    """Memory for a number of entries, and the second half of a step that uses it.
-
-    Attributes:
-        used: the AuxK sizes whose kernels are compiled, so that the half can be recorded.
-    """
+    """Memory for a number of entries, and the second half of a step that uses it."""
 
     codes: JumpCodes
     graphs: _Graphs
-    used: list[AuxStep | None]
 
 
 class TwoGraphs:
@@ -173,12 +167,10 @@ class TwoGraphs:
             return
         room = self.room(n)
         step.codes = room.codes
-        if step.x.is_cuda and any(aux is known for known in room.used):
+        if step.x.is_cuda and room.graphs.ready(aux):
             room.graphs.replay(aux, lambda: record(lambda side: step.finish(side, aux), exchange))
-            return
-        # The first step compiles kernels, so it cannot be recorded.
-        step.finish(aux=aux)
-        room.used = [None, aux] if None in room.used else [aux]
+        else:
+            step.finish(aux=aux)
 
     def codes(self) -> SparseCodes:
         """See `OneGraph.codes`."""
@@ -216,7 +208,7 @@ class TwoGraphs:
             step = max(LEAST_ROOM, power_of_two(n) // 8)
             size = ceil_div(n + n // 8, step) * step
             codes = self._codes.with_room(max(size, LEAST_ROOM))
-            self.rooms[size] = Room(codes, _Graphs(), [])
+            self.rooms[size] = Room(codes, _Graphs())
         # The last in order is the last used.
         self.rooms[size] = self.rooms.pop(size)
         for old in list(self.rooms)[:-ROOMS]:

@@ -16,6 +16,7 @@ from saelab.activations.format import JsonObject
 from saelab.activations.joint import AnySite, JointSite
 from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
+from saelab.activations.resume import Position
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
 from saelab.config import UsageError
@@ -35,19 +36,6 @@ HELD_BACK_SHARE = 0.05
 HOLD_BACK = 1  # Keeps this permutation apart from the others of the same seed.
 
 Batch = ActivationBatch | TokenBatch
-
-
-@runtime_checkable
-class Position(Protocol):
-    """A position in batches of a fixed order, which can be resumed exactly."""
-
-    def state_dict(self) -> dict[str, int | str]:
-        """The position of the next batch."""
-        ...
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue at a saved position."""
-        ...
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from saelab.shard import LatentShard
 
 STATE = ("sae", "ema")
 MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
-WHOLE = ("b_dec", "W_skip", "lr", "step", "counts")
+WHOLE = ("b_dec", "b_in", "W_skip", "lr", "step", "counts")
 """Tensors of a fused step that count no latents."""
 
 

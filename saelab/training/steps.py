@@ -207,7 +207,7 @@ class FusedSteps:
         step = self.step
         step.set_lr(lr)
         step.prepare(context)
-        step(batch.x, scale, batch.grad)
+        step(batch.x, scale, batch.grad, batch.target)
         if self.average is not None:
             self.average.update(self._weights(), context.step + 1, step.weights.scale)
         total, parts = step.error / context.total_variance, {}
@@ -218,7 +218,7 @@ class FusedSteps:
             parts["multi_k"] = step.wider_error / context.total_variance
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
-        return StepResult(step.x, terms, step.gradient_norm if clips else None)
+        return StepResult(step.target, terms, step.gradient_norm if clips else None)
 
     def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
@@ -253,9 +253,8 @@ class FusedSteps:
         """The weights by the SAE's names; W_enc is transposed, W_dec's rows are not yet scaled."""
         w = self.step.weights
         out = {"W_dec": w.dec, "W_enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
-        if w.thresholds is not None:
-            out["threshold"] = w.thresholds
-        return {name: parameter.value for name, parameter in out.items()}
+        out |= {"threshold": w.thresholds, "b_in": w.b_in, "W_skip": w.W_skip}
+        return {name: parameter.value for name, parameter in out.items() if parameter is not None}
 
 
 def choose_steps(

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TEXT
-from saelab.activations.exchange import Exchange
 
 from saelab.activations.corpus import GrammarCorpus, load_corpus
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.live_pool import LiveSite
+from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.ranks import Ranks
 
@@ -99,7 +99,7 @@ def test_an_unknown_hook_is_refused_at_once(random_lm, corpus):
 
 def test_up_to_eight_processes_run_the_passes_of_one(random_lm, corpus):
     def passes(world):
-        exchange = Exchange.of(random_lm, [[HOOK]] * world, Ranks(0, world))
+        exchange = RowExchange.of(random_lm, [[HOOK]] * world, Ranks(0, world))
         options = LiveOptions(pool_rows=96 * corpus.context_length)
         return LiveBatches(random_lm, corpus, SITES, 50, options, exchange)._passes(0)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from typing_extensions import override
+
 KEY = "sk-secret-0123456789"
 
 
@@ -63,14 +65,14 @@ class _Handler(BaseHTTPRequestHandler):
             with script.turn:
                 script.answered[text] += 1
 
-    def _send(self, status, values, headers):
+    def _send(self, status, values: Any, headers):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         if callable(values):
             self.send_header("Connection", "close")
             self.end_headers()
-            for part in values():
+            for part in values():  # pyright: ignore[reportGeneralTypeIssues]
                 self.wfile.write(part)
             self.close_connection = True
             return
@@ -79,7 +81,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    def log_message(self, *_):
+    @override
+    def log_message(self, format, *args):
         pass
 
 

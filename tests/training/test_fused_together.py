@@ -8,7 +8,7 @@ from kernels.triton_device import DEVICE
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.triton.codes import jump
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.step.rules import Launch
@@ -19,13 +19,14 @@ from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.spread import keep_shard
 from saelab.sae.topk import TopKConfig
+from saelab.sae.transcoder import make_transcoder
 from saelab.shard import LatentShard
 from saelab.training import fused_graphs
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.spread import Spread
 
 # Two chunks of columns, the second not full; processes that hold different numbers of latents.
-D_IN, D_SAE, BATCH, V, STEPS = 20, 13, 3, 5.0, 2
+D_IN, D_OUT, D_SAE, BATCH, V, STEPS = 20, 10, 13, 3, 5.0, 2
 SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
 AUX = {"aux_coefficient": 0.5, "aux_k": 3}
 FORMS = {
@@ -38,6 +39,7 @@ FORMS = {
     "batch-abs": (AbsTopKConfig, {"k": 3, "selection": "batch", "subtract_b_dec": False}),
     "nested": (MatryoshkaConfig, {"k": 3, "fractions": (0.1, 0.3, 0.6), **AUX}),
     "jump": (JumpReLUConfig, {"k": 3, "bandwidth": 0.5, **AUX}),
+    "transcoder": (TopKConfig, {"k": 3, **AUX}),
 }
 QUICK = ("topk", "nested", "jump")
 REST = [pytest.param(form, marks=pytest.mark.exhaustive) for form in FORMS if form not in QUICK]
@@ -68,7 +70,9 @@ def selected(case, rank, world):
     own = shard.of(integers(dtype), 1).contiguous()
     out = FlatPlace.empty(min(n, own.numel()), torch.device(DEVICE))
     out.rows.fill_(-1)
-    select_batch_top_k(own.to(DEVICE), n, by_magnitude=signed, out=out, exchange=Exchange(shard))
+    select_batch_top_k(
+        own.to(DEVICE), n, by_magnitude=signed, out=out, exchange=LatentExchange(shard)
+    )
     rows, latents = out.rows.cpu().long(), out.indices.cpu().long()
     marks = torch.zeros(own.shape)
     marks[rows[rows >= 0], latents[rows >= 0]] = 1
@@ -79,6 +83,8 @@ def build(form):
     cls, given = FORMS[form]
     sae = cls(d_sae=D_SAE, **given).build(D_IN, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
+    if form == "transcoder":
+        make_transcoder(sae, D_OUT, skip=True, generator=generator)
     with torch.no_grad():
         # Else a row's only code would have a residual at right angles, and a gradient of noise.
         sae.b_enc.normal_(std=0.1, generator=generator)
@@ -101,7 +107,7 @@ def trained(form, precision, rank=0, world=1):
         xs = xs.round().clamp(-2, 2)
     if world > 1:
         keep_shard(sae, rank, world)
-    clip = 0.05 if form in {"topk", "nested", "jump"} else None
+    clip = 0.05 if form in {"topk", "nested", "jump", "transcoder"} else None
     options = FusedOptions(BATCH, V, precision, dead_after=BATCH, clip_norm=clip, launch=SMALL)
     step = FusedStep(sae.to(DEVICE), options)
     spread = Spread(sae, sae.shard) if sae.shard else None
@@ -109,7 +115,8 @@ def trained(form, precision, rank=0, world=1):
     for number, x in enumerate(xs[:1] if integers else xs):
         step.set_lr(1e-2)
         step.prepare(LossContext(V, step=number, n_steps=STEPS))
-        step(x.to(DEVICE))
+        target = x[:, :D_OUT].cos().to(DEVICE) if sae.is_transcoder else None
+        step(x.to(DEVICE), target=target)
         codes = step.codes.dense()
         whole = codes if sae.shard is None else sae.shard.join_all(codes, 1)
         if whole is not None:

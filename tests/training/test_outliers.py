@@ -291,6 +291,12 @@ def test_training_and_evaluation_say_the_same_of_the_same_text(sink_run, sink_lm
     assert rows["top_share"] > figures.reconstruction["top_share"]
 
 
+def x_of(feeds):
+    (batch,) = next(feeds)
+    assert isinstance(batch, ActivationBatch)
+    return batch.x
+
+
 def test_a_live_stream_serves_no_massive_row(sink_lm, sink_store):
     def opened(**changes):
         config = small_config(sink_store, live=True, **changes)
@@ -299,7 +305,7 @@ def test_a_live_stream_serves_no_massive_row(sink_lm, sink_store):
     stream, again, resumed, keeps = opened(), opened(), opened(), opened(outliers="keep")
     limit = Source([small_config(sink_store)], CPU, sink_lm).selection.domain.max_norm
     assert limit is not None
-    rows, every = (torch.cat([next(s)[0].x for _ in range(6)]) for s in (stream, keeps))
+    rows, every = (torch.cat([x_of(s) for _ in range(6)]) for s in (stream, keeps))
     massive = every.norm(dim=1) > limit
     assert massive.any()
     assert torch.equal(rows[~massive], every[~massive])
@@ -312,7 +318,7 @@ def test_a_live_stream_serves_no_massive_row(sink_lm, sink_store):
         next(again)
     place = again.feeds[0][0].position.state_dict()
     resumed.feeds[0][0].position.load_state_dict(place)
-    assert torch.equal(next(resumed)[0].x, rows[300:400])
+    assert torch.equal(x_of(resumed), rows[300:400])
     with pytest.raises(UsageError, match="next_above"):
         stream.feeds[0][0].position.load_state_dict(keeps.feeds[0][0].position.state_dict())
 

@@ -18,8 +18,9 @@ import triton.language as tl
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
-from saelab.kernels.exchange import ALONE, Exchange
-from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.config import UsageError
+from saelab.kernels.exchange import ALONE, LatentExchange
+from saelab.kernels.sizes import ceil_div, fits_batch_select, power_of_two
 from saelab.kernels.triton.select.batch_list import list_entries_kernel
 from saelab.kernels.triton.select.digits import (
     count_digits_kernel,
@@ -132,7 +133,7 @@ def _rank(
     listed: _Listed | None,
     n: int,
     counts: Int[Tensor, "round 256"],
-    exchange: Exchange,
+    exchange: LatentExchange,
     *,
     by_magnitude: bool,
 ) -> _Ranked:
@@ -199,13 +200,26 @@ def _list_entries(
     return listed
 
 
+def check_batch_select(batch: int, m: int, n: int) -> None:
+    """Refuse to select n of `batch` rows of m entries if that would count beyond 2^31.
+
+    Raises:
+        UsageError: gives the sizes.
+    """
+    if not fits_batch_select(batch, m, n):
+        raise UsageError(
+            f"Selecting {n} of {batch} x {m} pre-activations counts beyond 2^31; lower the batch "
+            "size or k."
+        )
+
+
 def select_batch_top_k(
     pre_acts: Float[Tensor, "batch d_sae"],
     n: int,
     *,
     by_magnitude: bool = False,
     out: FlatPlace | None = None,
-    exchange: Exchange = ALONE,
+    exchange: LatentExchange = ALONE,
 ) -> FlatCodes:
     """The n largest stored entries of the whole batch, in float32, rectified.
 
@@ -213,14 +227,18 @@ def select_batch_top_k(
     batch may hold anything except NaN.
 
     Args:
-        pre_acts: contiguous, fewer than 2^31 entries.
-        n: from 1 to their number.
+        pre_acts: contiguous, of any number of entries.
+        n: from 1 to their number; see `fits_batch_select`.
         by_magnitude: rank by |x|; values keep their signs.
         out: memory for n entries, or for all that this process can have of them.
         exchange: reaches the processes whose latents' entries are ranked too. Each gets its own of
             the n largest of all; what lies behind them in `out` is not changed.
+
+    Raises:
+        UsageError: the selection would count beyond 2^31.
     """
     batch, m = pre_acts.shape
+    check_batch_select(batch, m if exchange.shard is None else exchange.shard.d_sae, n)
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out
     maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
     counts = out.indices.new_zeros(2, _key_bits(pre_acts) // 8, 256)
@@ -240,7 +258,7 @@ def select_batch_top_k(
     return FlatCodes(out.values, out.indices, offsets)
 
 
-def _fewest_segments(maxima: Float[Tensor, "batch segment"], exchange: Exchange) -> int:
+def _fewest_segments(maxima: Float[Tensor, "batch segment"], exchange: LatentExchange) -> int:
     """No more than all processes' segments, and the same number in each of them."""
     shard = exchange.shard
     if shard is None:

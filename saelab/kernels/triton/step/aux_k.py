@@ -16,7 +16,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.select.keep import keep_top_k_
 from saelab.kernels.triton.weights import Weights
@@ -86,7 +86,8 @@ class AuxStep:
 
     Attributes:
         slots: `[d_sae]`, slot of each dead latent, -1 for living ones.
-        to_dec, to_enc: `[capacity d_in]`, gradients of the decoder's and the encoder's rows.
+        to_dec: `[capacity d_out]`, gradients of the decoder's rows.
+        to_enc: `[capacity d_in]`, gradients of the encoder's rows.
         scalars: `[capacity 2]`, gradient of the bias, and the decoder's radial part.
         slope: factor by which the gradients must still be multiplied.
         loss: AuxK's loss in the last step, before its coefficient; 0 if no latent was dead.
@@ -97,15 +98,15 @@ class AuxStep:
         weights: Weights,
         rules: AuxRules,
         capacity: int,
-        exchange: Exchange,
+        exchange: LatentExchange,
         *,
         signed: bool,
     ) -> None:
-        m, d = weights.dec.value.shape
+        m, d_out = weights.dec.value.shape
         self.weights, self.rules, self.exchange, self.signed = weights, rules, exchange, signed
         self.slots = torch.full((m,), -1, dtype=torch.int32, device=weights.scale.device)
-        self.to_dec = weights.scale.new_zeros(capacity, d)
-        self.to_enc = torch.zeros_like(self.to_dec)
+        self.to_dec = weights.scale.new_zeros(capacity, d_out)
+        self.to_enc = weights.scale.new_zeros(capacity, weights.enc.value.shape[1])
         self.scalars = weights.scale.new_zeros(capacity, 2)
         self.loss, self.slope = weights.scale.new_zeros(()), weights.scale.new_zeros(1)
         self._places = self.slots.new_zeros(capacity + 1, dtype=torch.int64)
@@ -119,7 +120,7 @@ class AuxStep:
     def run(
         self,
         codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]],
-        residual: Float[Tensor, "batch d_in"],
+        residual: Float[Tensor, "batch d_out"],
         centred: Float[Tensor, "batch d_in"],
         variance: Float[Tensor, ""],
     ) -> None:
@@ -127,8 +128,8 @@ class AuxStep:
 
         Args:
             codes: values and indices of the main reconstruction.
-            residual: x_hat - x.
-            centred: x - b_dec.
+            residual: x_hat less what it reconstructs.
+            centred: what the encoder reads.
             variance: the residual's squares about its mean, summed.
         """
         w = self.weights

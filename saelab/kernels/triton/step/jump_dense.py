@@ -36,7 +36,7 @@ class DenseGradients:
 
 def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
     """`Step.finish` without memory for the entries, for thresholds; returns all latents' codes."""
-    thresholds, codes, x = step.thresholds, step.codes, step.x
+    thresholds, codes, x = step.thresholds, step.codes, step.offset.wanted
     assert thresholds is not None
     done = dense_gradients(step)
     thresholds.slope(done.window, step.exchange.sum(done.n_on))
@@ -70,10 +70,11 @@ def _add(extra: Extra, more: Extra) -> None:
 def dense_gradients(step: Step) -> DenseGradients:
     """The same as the kernels compute, from five dense products; fills the step's residual too."""
     assert step.thresholds is not None
-    x, inputs, pre_acts, weights = step.x, step.centred, step.pre_acts, step.weights
+    x, inputs = step.offset.wanted, step.offset.centred
+    pre_acts, weights, thresholds = step.pre_acts, step.weights, step.weights.learned.value
     out, factor, width = step.codes.residual, step.factor, step.thresholds.rules.width
-    (m, d), thresholds = weights.dec.value.shape, weights.learned.value
-    atoms = (weights.scale[:, None] * weights.dec.value).to(x.dtype)
+    m, d = weights.dec.value.shape
+    atoms = (weights.scale[:, None] * weights.dec.value).to(inputs.dtype)
     z = torch.where(pre_acts > thresholds, pre_acts, 0.0)
     error = weights.scale.new_empty(x.shape)
     product_(z, atoms, error)
@@ -98,7 +99,7 @@ def dense_gradients(step: Step) -> DenseGradients:
         n_on += on.sum()
         fired |= (z[part] != 0).any(0)
     window[0] *= factor
-    to_dec, to_enc = (error.new_empty(m, d) for _ in range(2))
+    to_dec, to_enc = (error.new_empty(m, n) for n in (d, inputs.shape[1]))
     product_(z.T, out.residual, to_dec)
     product_(slopes.T, inputs, to_enc)
     slots = torch.arange(m, dtype=torch.int32, device=x.device)
