@@ -89,6 +89,9 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
 
     @override
     def fused_rule(self) -> FusedRule | str:
+        return self._batch_rule()
+
+    def _batch_rule(self) -> FusedRule:
         return self.selected_rule(self.k, signed=self.signed, over_batch=True)
 
     @override
