@@ -191,7 +191,10 @@ def _tell_missing(run: Run, check: RunCheck) -> None:
 
 def _check_weights(run: Run, check: RunCheck) -> None:
     header, sae = read_sae_header(run.weights)
-    if sae.config.model_dump(mode="json") != run.config.sae.model_dump(mode="json"):
+    options = run.config.sae
+    if run.config.n_sites > 1 and options.joint_problem is None:
+        options = options.at_widths(sae.widths)  # Training has taken them from the store.
+    if sae.config.model_dump(mode="json") != options.model_dump(mode="json"):
         check.add(run.weights, f"is another SAE than {CONFIG} says.")
     for name, wanted in (("site", run.config.site), ("target_site", run.config.written_site)):
         if (found := header.metadata.get(name, wanted)) != wanted:

@@ -12,14 +12,15 @@ from torch import Tensor
 from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
+from saelab.activations.joint import AnySite, JointSite
 from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
 from saelab.activations.reforward import ROUNDING
-from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
 from saelab.config import UsageError
 from saelab.lm.protocol import LanguageModel
+from saelab.sites import parts_of
 from saelab.training.config import TrainConfig
 from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
@@ -81,7 +82,7 @@ class Source:
         self.config = config = configs[0]
         self.device = device
         self._lm = lm
-        self.store = ActivationStore(config.activations)
+        self.store = ActivationStore(config.activations, beside=config.beside)
         self.site = self.store.site(config.site)
         self.target = self.site if config.target_site is None else self._target_site()
         self._grad: str | None = None
@@ -101,7 +102,10 @@ class Source:
         Raises:
             DamagedStoreError: the message names the file.
         """
-        check_markers(self.store, {self.site.spec.name, self.target.spec.name})
+        sites = (self.config.site, self.config.written_site)
+        hooks = {hook for site in sites for hook in parts_of(site)}
+        for store in (self.store, *self.store.beside):
+            check_markers(store, hooks)
 
     def check_varies(self) -> None:
         """Refuse a site whose rows are all alike: there is no variance to explain.
@@ -120,6 +124,11 @@ class Source:
                     "rows are all the same but for rounding, so there is no variance to explain; "
                     "harvest another site or text."
                 )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the sites that are read, if they are several; else empty."""
+        return self.site.widths if isinstance(self.site, JointSite) else ()
 
     @property
     def end_to_end(self) -> bool:
@@ -208,7 +217,7 @@ class Source:
         """The reconstruction targets at `calibration_rows`, for transcoders."""
         return self._calibration(self.target) if self.held_back else self.start_targets
 
-    def _calibration(self, site: SiteView) -> Float[Tensor, "n _"]:
+    def _calibration(self, site: AnySite) -> Float[Tensor, "n _"]:
         """The rows held back, without those that training leaves out anyway."""
         table, chosen = self.store.blocks, self._held_back_blocks()
         starts, counts = table.start[chosen], table.count[chosen]
@@ -257,11 +266,11 @@ class Source:
         blocks = np.flatnonzero(self.store.blocks.unit == last)
         return tuple(blocks[:HELD_BACK_BLOCKS].tolist())
 
-    def _target_site(self) -> SiteView:
+    def _target_site(self) -> AnySite:
         """The site that a transcoder reconstructs."""
         name = self.config.target_site
         assert name is not None
-        if name not in self.store.sites:
+        if not {*parts_of(name)} <= {*self.store.sites}:
             raise UsageError(
                 f"{self.store.path} holds no {name} to reconstruct, only "
                 f"{', '.join(self.store.sites)}; harvest both sites into one store."
