@@ -14,7 +14,7 @@ from saelab.config import UsageError
 from saelab.lm.protocol import Edit, LanguageModel, ModelInfo, ModelOutput, Tokenizer
 from saelab.sites import parts_of
 
-Activations = dict[str, Float[Tensor, "batch pos d_in"]]
+Activations = dict[str, Float[Tensor, "batch pos _"]]
 
 
 class JointModel:
