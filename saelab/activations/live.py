@@ -13,14 +13,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations.corpus import Corpus
-from saelab.activations.exchange import Exchange
-from saelab.activations.forward import model_input, row_mask
+from saelab.activations.forward import model_input, row_mask, sent
 from saelab.activations.live_pool import LiveSite, Pool, joined, served
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.order import POOL_ROWS, permutation
 from saelab.activations.resume import check_same_order
+from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
+from saelab.kernels.sizes import ceil_div
 from saelab.lm.cost import forward_bytes
 from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
@@ -28,6 +29,12 @@ from saelab.types import ActivationBatch
 
 RUN_CONTEXTS = 8
 """Contexts read together: neighbours in the text, far from the pool's other contexts."""
+PASSES = 8
+"""Forward passes of a pool, at least, so that as many processes share them and round alike."""
+POSITIONS = {"cpu": 2**12, "cuda": 2**14}
+"""Positions of a forward pass, at most: fewer leave a GPU waiting for Python."""
+PASS_BYTES = 2**32
+"""Memory of a forward pass, at most."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,14 @@ class LiveOptions:
     Attributes:
         seed: decides the order.
         first: index of the first context that is used, e.g. because a store has those before.
-        forward_contexts: contexts per forward pass.
+        forward_contexts: contexts per forward pass, at most; default: `pass_contexts`.
         pool_rows: about how many rows are shuffled together: those of this many positions.
         first_position: rows at earlier positions of their contexts are not served.
     """
 
     seed: int = 0
     first: int = 0
-    forward_contexts: int = 32
+    forward_contexts: int | None = None
     pool_rows: int = POOL_ROWS
     first_position: int = 0
 
@@ -78,18 +85,21 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         sites: Sequence[LiveSite],
         batch_size: int,
         options: LiveOptions | None = None,
-        exchange: Exchange | None = None,
+        exchange: RowExchange | None = None,
     ) -> None:
         self._options = options = options or LiveOptions()
         self._limit = None if corpus.endless else corpus.available(sys.maxsize)
         if self._limit is not None and self._limit <= options.first:
             raise UsageError(f"The text has {self._limit} contexts, none from {options.first} on.")
         own = [hook for site in sites for hook in site.hooks]
-        self._exchange = exchange or Exchange.of(lm, [own], Ranks())
+        self._exchange = exchange or RowExchange.of(lm, [own], Ranks())
         self._lm, self._corpus, self.sites = lm, corpus, tuple(sites)
         self.batch_size, self._seed = batch_size, options.seed
         given = options.pool_rows // corpus.context_length
         self._pool_runs = max(1, given // RUN_CONTEXTS)
+        most = options.forward_contexts or pass_contexts(lm, corpus.context_length)
+        passes = max(PASSES, self._exchange.ranks.world, ceil_div(self.pool_contexts, most))
+        self._n_passes = min(passes, self.pool_contexts)
         self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
         self._pool, self._offset = 0, 0
         self._rows: Pool | None = None
@@ -183,7 +193,10 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
 
     def memory(self) -> int:
         """Bytes at the peak, beside the model's weights: a pool, a pass and a batch."""
-        length, passed = self._corpus.context_length, self._options.forward_contexts
+        length, passed = (
+            self._corpus.context_length,
+            ceil_div(self.pool_contexts, self._n_passes),
+        )
         size, every = self._empty().itemsize, self._exchange.hooks
         # What was captured, its rows, and with several processes what is sent and received.
         copies = 2 if self._exchange.ranks.world == 1 else 4
@@ -202,7 +215,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         # Row i of the reading is served as the `where[i]`-th.
         where = np.argsort(permutation(sum(counts), self._seed, pool), kind="stable")
         exchange, like = self._exchange, self._empty()
-        where = torch.from_numpy(where).to(like.device)
+        where = sent(torch.from_numpy(where), self._lm)
         rows = {h: like.new_empty(sum(counts), exchange.widths[h]) for h in exchange.own}
         start, (rank, world) = 0, (exchange.ranks.rank, exchange.ranks.world)
         for first in range(0, len(passes), world):
@@ -229,7 +242,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         spans = [np.arange(start + r * size, start + (r + 1) * size) for r in runs]
         whole = np.concatenate(spans)
         whole = whole if limit is None else whole[whole < limit]
-        return np.array_split(whole, -(-len(whole) // self._options.forward_contexts))
+        return np.array_split(whole, min(len(whole), self._n_passes))
 
     def _epoch_runs(self, epoch: int, n_runs: int) -> Int[np.ndarray, " run"]:
         return permutation(n_runs, self._seed, epoch, RUN_CONTEXTS)
@@ -245,9 +258,22 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
     def _captured(self, one: "_Pass", like: Tensor) -> dict[str, Float[Tensor, "row _"]]:
         """The rows of a forward pass at every hook that any process wants."""
         # Indices, as a GPU would be waited for at every hook to count the rows of a mask.
-        rows = torch.from_numpy(np.flatnonzero(one.mask)).to(like.device)
-        found = self._lm.capture(model_input(one.tokens), self._exchange.hooks)
+        rows = sent(torch.from_numpy(np.flatnonzero(one.mask)), self._lm)
+        tokens = sent(model_input(one.tokens), self._lm)
+        found = self._lm.capture(tokens, self._exchange.hooks)
         return {h: v.flatten(0, 1).index_select(0, rows).to(like.dtype) for h, v in found.items()}
+
+
+def pass_contexts(lm: ActivationSource, length: int) -> int:
+    """Contexts per forward pass, at most.
+
+    Free memory does not matter: another number rounds otherwise, and a run could not continue bit
+    for bit.
+    """
+    n = max(1, POSITIONS.get(lm.device.type, POSITIONS["cpu"]) // length)
+    while n > 1 and forward_bytes(lm, n, length) > PASS_BYTES:
+        n //= 2
+    return n
 
 
 class LivePosition:

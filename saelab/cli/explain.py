@@ -10,10 +10,11 @@ from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from saelab.analysis.explain.explain import Explaining
-    from saelab.clients.question import Question
+    from saelab.clients.ledger import Ledger
+    from saelab.clients.question import Client, Question
     from saelab.training.run import Run
 
 
@@ -26,6 +27,10 @@ class ExplainArguments(Config):
     (explanations/NAME/ in the run) stands beside others; latents that a set explains already are
     not asked about again.
 
+    --llm NAME asks a server with OpenAI's chat interface: OpenAI, or the one at --base-url. The key
+    is read from the environment, and written nowhere. What is asked, and the most that it may cost,
+    is said first. After an interruption the same command continues; no answer is paid for twice.
+    --llm DIRECTORY runs a local Hugging Face checkpoint of a causal model here.
     --llm tokens asks no model: it says which tokens the strongest examples share.
 
     With another system: --export-prompts writes the questions, --import reads the answers. Both are
@@ -33,20 +38,43 @@ class ExplainArguments(Config):
     {"custom_id": ..., "answer": ...}.
 
         saelab explain runs/topk --llm tokens
-        saelab explain runs/topk --llm gpt-5-mini --export-prompts prompts.jsonl
-        saelab explain runs/topk --llm gpt-5-mini --import answers.jsonl
+        saelab explain runs/topk --llm gpt-5-mini --first 200
+        saelab explain runs/topk --llm qwen3 --base-url http://localhost:8000/v1
+        saelab explain runs/topk --llm mine --export-prompts prompts.jsonl
+        saelab explain runs/topk --llm mine --import answers.jsonl
     """
 
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     llm: Annotated[str | None, Heading("Who explains")] = None
-    """The model: `tokens` for token statistics; with --export-prompts and --import, its name."""
+    """The model: its name at the server, a checkpoint's directory, or `tokens` for token
+    statistics."""
     name: str | None = None
     """Name of the set of explanations; default: the last part of the model's name."""
+    base_url: str | None = None
+    """Address of a server with OpenAI's interface; default: OpenAI's own."""
+    key_name: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
     latents: Annotated[tuple[NonNegativeInt, ...], Heading("What is explained")] = ()
     """Only these latents; default: all that fire."""
     first: int | None = Field(default=None, gt=0)
     """Only this many latents, the first ones."""
+    max_requests: Annotated[int | None, Heading("Budget and pace")] = Field(default=None, gt=0)
+    """The most requests, failed ones included; default: a fifth more than questions."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """The most tokens of prompts and answers; default: enough for all questions."""
+    parallel: int = Field(default=8, gt=0, le=256)
+    """Requests at once."""
+    per_minute: int | None = Field(default=None, gt=0)
+    """Requests begun in a minute, at most; default: no limit."""
+    attempts: int = Field(default=5, gt=0)
+    """Requests for one question, at most."""
+    backoff: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Seconds before the second of them; each later one waits twice as long."""
+    timeout: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Seconds that a request may take."""
+    device: Annotated[str, Heading("Who explains")] = "auto"
+    """Where a local model runs: cpu, cuda, ...; auto takes the GPU if there is one."""
     export_prompts: Annotated[Path | None, Heading("With another system")] = None
     """Write the questions to this file, and ask nobody."""
     import_: Path | None = None
@@ -56,6 +84,19 @@ class ExplainArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(ExplainArguments, "explain", arguments)
+    _check(args)
+    from saelab.lock import writing
+    from saelab.training.run import Run
+
+    run = Run(args.run)
+    if args.export_prompts is not None:
+        return _export(args, run)
+    with writing(run.path):
+        return _explain(args, run)
+
+
+def _check(args: ExplainArguments) -> None:
+    """Refuse what does not fit together, before anything is read."""
     if args.export_prompts is not None and args.import_ is not None:
         raise UsageError("Got --export-prompts and --import; give one.")
     if args.llm is None:
@@ -71,14 +112,6 @@ def main(arguments: list[str]) -> int:
 
         # Refused before the questions are made, which takes minutes for many latents.
         regular_size(args.import_)
-    from saelab.lock import writing
-    from saelab.training.run import Run
-
-    run = Run(args.run)
-    if args.export_prompts is not None:
-        return _export(args, run)
-    with writing(run.path):
-        return _explain(args, run)
 
 
 def _export(args: ExplainArguments, run: "Run") -> int:
@@ -102,15 +135,50 @@ def _explain(args: ExplainArguments, run: "Run") -> int:
     if model == TOKENS:
         explaining = begin(run, model, TOKENS, args.name, COUNTED)
         explain_by_tokens(explaining, chosen(explaining.features, args.latents, args.first))
-        return _tell(explaining, 0)
-    if args.import_ is None:
-        raise UsageError(
-            f"--llm {model} needs --export-prompts or --import; only `tokens` answers by itself."
-        )
-    explaining = begin(run, model, "file", args.name)
-    questions = _questions(args, explaining, again=True)
-    _import(args.import_, explaining, questions)
-    return _tell(explaining, explaining.keep(questions))
+        return _tell(explaining)
+    if args.import_ is not None:
+        explaining = begin(run, model, "file", args.name)
+        questions = _questions(args, explaining, again=True)
+        _import(args.import_, explaining, questions)
+        return _tell(explaining, explaining.keep(questions))
+    client = client_of(args, model)
+    explaining = begin(run, client.model, client.kind, args.name)
+    questions = _questions(args, explaining)
+    try:
+        why = answered(args, list(questions.values()), client, explaining.ledger)
+    finally:
+        # What was answered is shown, whatever has ended the rest.
+        n_left = explaining.keep(questions)
+    return _tell(explaining, n_left, why)
+
+
+def client_of(args: ExplainArguments, model: str) -> "Client":
+    """The client of a model: a directory is a local checkpoint, any other name a server's."""
+    from saelab.clients.endpoint import EndpointClient
+    from saelab.clients.local import LocalClient
+    from saelab.lm.checkpoint import location
+
+    if args.base_url is None and Path(model).exists():
+        return LocalClient(Path(location(model)), device=args.device)
+    return EndpointClient(
+        model,
+        base_url=args.base_url,
+        key_name=args.key_name,
+        timeout=args.timeout,
+        parallel=args.parallel,
+    )
+
+
+def answered(
+    args: ExplainArguments, questions: "Sequence[Question]", client: "Client", ledger: "Ledger"
+) -> str:
+    """Have the client answer, after its budget was announced; why it ended before its end."""
+    from saelab.clients.asking import Budget, Pacing, announce, ask
+
+    budget = Budget.of(questions, args.max_requests, args.max_tokens)
+    announce(questions, client, ledger, budget)
+    pace = Pacing(args.per_minute, args.attempts, args.backoff)
+    return ask(questions, client, ledger, budget, pace)
 
 
 def _questions(
@@ -138,11 +206,12 @@ def _import(path: Path, explaining: "Explaining", questions: "Mapping[int, Quest
         print(f"{n_failed} lines of {path} hold no answer")
 
 
-def _tell(explaining: "Explaining", n_left: int) -> int:
+def _tell(explaining: "Explaining", n_left: int = 0, why: str = "") -> int:
     """Print what there is now; 1 if some latents still lack an explanation."""
     texts = explaining.texts
-    print(f"{len(texts.by_latent)} latents explained by {texts.model}")
+    cost = f", {texts.requests} requests, {texts.tokens} tokens" if texts.requests else ""
+    print(f"{len(texts.by_latent)} latents explained by {texts.model}{cost}")
     if n_left:
-        print(f"{n_left} have no answer yet; the same command goes on")
+        print(f"{n_left} have no answer yet; the same command continues. {why}".rstrip())
     print(texts.path)
     return 1 if n_left else 0

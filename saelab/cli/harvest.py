@@ -130,13 +130,15 @@ def load_model(args: HarvestArguments, sites: "Sequence[str]") -> "ActivationSou
     """The model to harvest, by a backend that has these sites."""
     import torch
 
-    from saelab.lm.hf import load_hugging_face_model, serves
+    from saelab.lm.hf import load_hugging_face_model, load_source
     from saelab.lm.load import load_language_model, own_device
 
-    plain = args.backend == "hugging-face" or (args.backend == "auto" and serves(args.model, sites))
+    device, dtype = own_device(args.device), getattr(torch, DTYPES[args.compute_dtype])
+    if args.backend == "auto":
+        return load_source(args.model, sites, device=device, dtype=dtype)
+    plain = args.backend == "hugging-face"
     load = load_hugging_face_model if plain else load_language_model
-    dtype = getattr(torch, DTYPES[args.compute_dtype])
-    return load(args.model, device=own_device(args.device), dtype=dtype)
+    return load(args.model, device=device, dtype=dtype)
 
 
 def _seconds(

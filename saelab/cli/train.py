@@ -20,12 +20,12 @@ from saelab.files import check_directory
 from saelab.ranks import Ranks
 
 if TYPE_CHECKING:
-    from saelab.lm.protocol import LanguageModel
+    from saelab.lm.protocol import ActivationSource
     from saelab.training.config import TrainConfig
     from saelab.training.run import Run
     from saelab.training.together import Together
 
-    Asked = tuple[dict[Path, TrainConfig], LanguageModel | None]
+    Asked = tuple[dict[Path, TrainConfig], ActivationSource | None]
     """The runs to train, and the language model if it is loaded already."""
 
 ABOUT = """\
@@ -215,13 +215,15 @@ def _write_set(
             write_set(args.out, recipe, store.manifest.model, configs)
 
 
-def _make_store(args: SweepArguments, own: dict[str, Any]) -> "LanguageModel | None":
-    """Make the store of the sites of a sweep's runs; returns the model, if runs can train on it."""
+def _make_store(args: SweepArguments, own: dict[str, Any]) -> "ActivationSource | None":
+    """Make the store of the sites of a sweep's runs; returns the model, if training may run it.
+
+    If the file names a back end, each process takes the model's faster one for training.
+    """
     from saelab.cli.harvest import HarvestArguments, harvested, load_model
-    from saelab.lm.protocol import LanguageModel
     from saelab.training.sweep import sites_of
 
-    out, every = args.out / STORE, ("site",)
+    out, every = args.out / STORE, sites_of(args.file, 1)
     try:
         options = {**own, "device": args.device, "sites": every, "out": out}
         asked = HarvestArguments.model_validate(options)
@@ -230,7 +232,7 @@ def _make_store(args: SweepArguments, own: dict[str, Any]) -> "LanguageModel | N
     lm = load_model(asked, every)
     sites = tuple(sites_of(args.file, lm.info.n_layers))
     harvested(asked.model_copy(update={"sites": sites}), lm, Ranks())
-    return lm if isinstance(lm, LanguageModel) else None
+    return lm if asked.backend == "auto" else None
 
 
 def _trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":

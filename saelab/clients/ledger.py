@@ -64,7 +64,7 @@ class Ledger:
         """Enter an answer, on the disk before this returns."""
         with self._mutex:
             self._append({"answered": question.key, **_values(answer)}, durable=True)
-            self._ended(question.key, answer.n_tokens)
+            self._ended(question.key, answer.n_tokens or None)
             self.answers[question.key] = answer
 
     def failed(self, question: Question, tokens: int) -> None:
@@ -100,10 +100,12 @@ class Ledger:
         self.tokens += most
         self._open.setdefault(key, []).append(most)
 
-    def _ended(self, key: str, tokens: int) -> None:
+    def _ended(self, key: str, tokens: int | None) -> None:
         # A killed process's request stays open; the last one sent is the one that has ended.
         waiting = self._open.get(key)
-        self.tokens += tokens - (waiting.pop() if waiting else 0)
+        most = waiting.pop() if waiting else 0
+        # A server that does not say what an answer cost may have charged the most.
+        self.tokens += (most if tokens is None else tokens) - most
 
     def _append(self, entry: dict[str, Any], *, durable: bool = False) -> None:
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
@@ -144,7 +146,7 @@ class Ledger:
             case {"failed": str(key), "tokens": int(tokens)} if tokens >= 0:
                 self._ended(key, tokens)
             case {"answered": str(key), **values} if (answer := answer_of(values)) is not None:
-                self._ended(key, answer.n_tokens)
+                self._ended(key, answer.n_tokens or None)
                 self.answers[key] = answer
             case _:
                 raise UsageError(f"{where} is no request and no answer; {_REMEDY}.")

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from saelab.console import visible
 
@@ -69,7 +69,7 @@ class Answer:
 
     Attributes:
         text: at most `LONGEST_ANSWER` characters.
-        prompt_tokens, completion_tokens: what it cost; 0 where nobody says.
+        prompt_tokens, completion_tokens: what it cost; both 0 if nobody says.
         chances: the probability of each of the question's choices among them; None if the client
             cannot tell.
     """
@@ -85,6 +85,7 @@ class Answer:
         return self.prompt_tokens + self.completion_tokens
 
 
+@runtime_checkable
 class Client(Protocol):
     """A language model.
 
@@ -104,22 +105,26 @@ class Client(Protocol):
         """Its answer.
 
         Raises:
-            NotNowError: the same question may succeed later.
+            FailedError: this request failed.
             UsageError: no question can succeed (wrong key, model gone).
         """
         ...
 
 
-class NotNowError(Exception):
-    """A request that failed, and may succeed later.
+class FailedError(Exception):
+    """A request that failed.
 
     Attributes:
-        wait: seconds that the other side asks to wait; None if it does not say.
+        again: whether the same question may succeed later.
+        wait: seconds that the other side asks everybody to wait; None if it does not say.
         paid: whether it may have cost tokens.
     """
 
-    def __init__(self, why: str, *, wait: float | None = None, paid: bool = False) -> None:
+    def __init__(
+        self, why: str, *, again: bool = True, wait: float | None = None, paid: bool = False
+    ) -> None:
         super().__init__(why)
+        self.again = again
         self.wait = wait
         self.paid = paid
 

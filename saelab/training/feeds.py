@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from saelab.activations.exchange import Exchange
 from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.row_exchange import RowExchange
 from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective, make_objective
@@ -113,7 +113,7 @@ def share_out(group: Group, store: ActivationStore, ranks: Ranks) -> list[dict[P
     return parts
 
 
-def open_stored(group: Group, device: torch.device, lm: LanguageModel | None) -> Feeds:
+def open_stored(group: Group, device: torch.device, lm: ActivationSource | None) -> Feeds:
     """The one feed of a group that reads a store; says what it needs.
 
     Raises:
@@ -129,7 +129,9 @@ def open_stored(group: Group, device: torch.device, lm: LanguageModel | None) ->
     return Feeds(stream, [(feed, group)], source.config.batch_size)
 
 
-def open_live(group: Group, device: torch.device, lm: LanguageModel | None, ranks: Ranks) -> Feeds:
+def open_live(
+    group: Group, device: torch.device, lm: ActivationSource | None, ranks: Ranks
+) -> Feeds:
     """This process's feeds of a group that reads the running model; says what they need.
 
     Raises:
@@ -139,11 +141,12 @@ def open_live(group: Group, device: torch.device, lm: LanguageModel | None, rank
     common = Source([config], device, lm)
     parts = share_out(group, common.store, ranks)
     own = by_feed(parts[ranks.rank])
-    sources = [Source(list(part.values()), device, common.model()) for part in own]
     wanted = [[h for c in part.values() for h in (c.site, c.written_site)] for part in parts]
+    reader = common.reader([hook for hooks in wanted for hook in hooks])
+    sources = [Source(list(part.values()), device, reader) for part in own]
     text, manifest = common.text, common.store.manifest
     batches = LiveBatches(
-        common.model(),
+        reader,
         text,
         [source.live_site for source in sources],
         config.batch_size,
@@ -154,7 +157,7 @@ def open_live(group: Group, device: torch.device, lm: LanguageModel | None, rank
             pool_rows=config.buffer_rows,
             first_position=config.first_position,
         ),
-        Exchange.of(common.model(), wanted, ranks),
+        RowExchange.of(reader, wanted, ranks),
     )
     for sentence in (s for source in sources for s in source.selection.sentences()):
         say(sentence)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.torch.zipf import Usage
 from saelab.kernels.triton.codes.rows import RowCodes
@@ -94,7 +95,8 @@ class FusedStep:
             usage = (held[name].clone() for name in ("density", "underused"))
             weights = replace(weights, usage=Usage(rule.usage, *usage))
         self.weights = weights
-        step = Step(self.weights, self.rules, options.batch_size, options.launch)
+        exchange = Exchange(sae.shard)
+        step = Step(self.weights, self.rules, options.batch_size, options.launch, exchange)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
         self.n_steps = 0
         self.mse_sum, self.since_fired = step.mse_sum, self.weights.since_fired
@@ -190,6 +192,7 @@ class FusedStep:
         for name, tensor in self.weights.state().items():
             tensor.copy_(tensors[name])
         self.n_steps, self.graphs.aux.capacity = tensors["counts"].tolist()
+        self.graphs.aux.fit(self.n_steps)
 
 
 def fused_rule(sae: AbstractSAE) -> FusedRule | str:

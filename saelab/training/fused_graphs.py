@@ -11,10 +11,12 @@ from saelab.kernels.rules import StepValues
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton.codes.jump import LEAST_ROOM, JumpCodes
 from saelab.kernels.triton.codes.ragged import Ragged
+from saelab.kernels.triton.codes.shared import SharedCodes
 from saelab.kernels.triton.step.aux_k import AuxStep
 from saelab.kernels.triton.step.jump_dense import finish_dense
 from saelab.kernels.triton.step.step import Step
 from saelab.training.fused_aux import AuxRoom
+from saelab.training.recorded import Recorded, record
 from saelab.types import SparseCodes
 
 WARM_UP = 3
@@ -39,8 +41,10 @@ class OneGraph:
     def tell(self, values: StepValues) -> None:
         """Set what the next steps need beside the batch."""
         if values.prefixes:
-            assert isinstance(self.step.codes, Ragged)
-            self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
+            assert isinstance(self.step.codes, Ragged | SharedCodes)
+            shard, lows = self.step.exchange.shard, [0, *values.prefixes[:-1]]
+            lows = lows if shard is None else [shard.count(low) for low in lows]
+            self.step.codes.lows.copy_(torch.tensor(lows))
         columns = self.step.codes.columns if isinstance(self.step.codes, Ragged) else None
         if columns is not None and columns.on != values.by_column:
             columns.on, self._graphs = values.by_column, _Graphs()
@@ -57,7 +61,8 @@ class OneGraph:
         """The codes of the last step; valid until the next step."""
         codes = self.step.codes
         groups = self.step.rule.groups
-        offsets = codes.starts[:-1:groups] if isinstance(codes, Ragged) else None
+        flat = isinstance(codes, Ragged | SharedCodes)
+        offsets = codes.starts[:-1:groups] if flat else None
         return SparseCodes(*codes.kept(), len(self.step.weights.scale), offsets)
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
@@ -68,7 +73,7 @@ class OneGraph:
         """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
         return self.step.stages()
 
-    def _capture(self, aux: AuxStep | None) -> torch.cuda.CUDAGraph:
+    def _capture(self, aux: AuxStep | None) -> Recorded:
         """Record the step as a graph, after a run that compiles the kernels and is undone."""
         state = self.step.weights.state()
         saved = [tensor.clone() for tensor in state.values()]
@@ -81,25 +86,25 @@ class OneGraph:
         for tensor, before in zip(state.values(), saved, strict=True):
             tensor.copy_(before)
         del saved
-        return _record(lambda side: self.step.run(side, aux))
+        return record(lambda side: self.step.run(side, aux), self.step.exchange)
 
 
 class _Graphs:
     """Graphs of the same work: without AuxK, and with AuxK of one size."""
 
     def __init__(self) -> None:
-        self._plain: torch.cuda.CUDAGraph | None = None
-        self._with: tuple[AuxStep, torch.cuda.CUDAGraph] | None = None
+        self._plain: Recorded | None = None
+        self._with: tuple[AuxStep, Recorded] | None = None
 
-    def replay(self, aux: AuxStep | None, record: Callable[[], torch.cuda.CUDAGraph]) -> None:
-        """Replay the graph for this AuxK; `record` it first if there is none."""
+    def replay(self, aux: AuxStep | None, make: Callable[[], Recorded]) -> None:
+        """Replay the graph for this AuxK; `make` it first if there is none."""
         if aux is None:
-            self._plain = self._plain or record()
+            self._plain = self._plain or make()
             self._plain.replay()
             return
         if self._with is None or self._with[0] is not aux:
             self._with = None
-            self._with = aux, record()
+            self._with = aux, make()
         self._with[1].replay()
 
 
@@ -139,7 +144,7 @@ class TwoGraphs:
         self.rooms: dict[int, Room] = {}
         self.dense: Float[Tensor, "batch d_sae"] | None = None
         self._codes, self._thresholds = step.codes, step.thresholds
-        self._begin: torch.cuda.CUDAGraph | None = None
+        self._begin: Recorded | None = None
         self._penalty_weight = 0.0
 
     def tell(self, values: StepValues) -> None:
@@ -157,14 +162,19 @@ class TwoGraphs:
             if self._begin is None:
                 self._begin = self._record_begin()
             self._begin.replay()
-        self.n_entries = int(self._codes.scan.total)
-        if self.n_entries > max(LEAST_ROOM, DENSE_SHARE * step.pre_acts.numel()):
+        total, exchange = self._codes.scan.total, step.exchange
+        self.n_entries = int(total)
+        # Several processes must take the same way.
+        n = self.n_entries if exchange.shard is None else exchange.most(total)
+        if n > max(
+            LEAST_ROOM, DENSE_SHARE * len(step.x) * exchange.latents(step.pre_acts.shape[1])
+        ):
             self.dense = finish_dense(step, aux)
             return
-        room = self.room(self.n_entries)
+        room = self.room(n)
         step.codes = room.codes
         if step.x.is_cuda and any(aux is known for known in room.used):
-            room.graphs.replay(aux, lambda: _record(lambda side: step.finish(side, aux)))
+            room.graphs.replay(aux, lambda: record(lambda side: step.finish(side, aux), exchange))
             return
         # The first step compiles kernels, so it cannot be recorded.
         step.finish(aux=aux)
@@ -220,22 +230,11 @@ class TwoGraphs:
     def _count(self) -> None:
         self._codes.scan.count(self.step.pre_acts, self.step.weights.learned.value)
 
-    def _record_begin(self) -> torch.cuda.CUDAGraph:
+    def _record_begin(self) -> Recorded:
         counted = self.step.weights.step.clone()
         self._first_half()
         self.step.weights.step.copy_(counted)
-        return _record(self._first_half)
+        return record(self._first_half, self.step.exchange)
 
 
 Graphs = OneGraph | TwoGraphs
-
-
-def _record(run: Callable[[torch.cuda.Stream], object]) -> torch.cuda.CUDAGraph:
-    """The graph of what `run` launches; `run` gets a second stream. Kernels must be compiled."""
-    # The few kernels of the second stream should not queue behind a full device.
-    side = torch.cuda.Stream(priority=-1)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may allocate and copy meanwhile: one of them reads the store.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run(side)
-    return graph

@@ -14,7 +14,7 @@ from saelab.console import progress, say
 from saelab.files import check_directory, is_temporary
 from saelab.interrupt import Stopped, StopRequest, stop_on_signal
 from saelab.lm.load import resolve_device
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.protocol import ActivationSource
 from saelab.lock import RUN_LOCK, writing
 from saelab.owner import read_owner, runs
 from saelab.ranks import Ranks
@@ -38,7 +38,7 @@ def train(
     *,
     out: str | Path,
     device: str | torch.device = "auto",
-    lm: LanguageModel | None = None,
+    lm: ActivationSource | None = None,
 ) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
@@ -58,7 +58,7 @@ def train_many(
     configs: dict[Path, TrainConfig],
     *,
     device: str | torch.device = "auto",
-    lm: LanguageModel | None = None,
+    lm: ActivationSource | None = None,
     together: Together | None = None,
 ) -> list[Run]:
     """The trained runs at these directories; SAEs share one read of the store where they can.
@@ -105,7 +105,7 @@ def _begin_writing(configs: dict[Path, TrainConfig], locks: ExitStack) -> list[P
 def _train_all(
     missing: dict[Path, TrainConfig],
     where: torch.device,
-    lm: LanguageModel | None,
+    lm: ActivationSource | None,
     together: Together,
 ) -> None:
     with together.agreeing():
@@ -178,7 +178,7 @@ def _is_untidy(config: TrainConfig, out: Path) -> bool:
 def _train_group(
     group: dict[Path, TrainConfig],
     device: torch.device,
-    lm: LanguageModel | None,
+    lm: ActivationSource | None,
     together: Together,
     which: str = "",
 ) -> list[DivergedError]:
@@ -293,6 +293,8 @@ def _title(trainings: Sequence[Training]) -> str:
         return "Run the model for other processes"
     variants = {t.state.config.sae.variant for t in trainings}
     name = variants.pop() if len(variants) == 1 else "SAEs"
-    ways = {t.state.steps.name for t in trainings} - {"autograd"}
+    ways = {t.state.steps.name for t in trainings}
+    if trainings[0].state.ranks.world == 1:
+        ways -= {"autograd"}
     way = f" ({'/'.join(ways)} step)" if ways else ""
     return f"Train {name}{way}" if len(trainings) == 1 else f"Train {len(trainings)} {name}{way}"

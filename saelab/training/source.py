@@ -12,16 +12,19 @@ from torch import Tensor
 from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
+from saelab.activations.format import JsonObject
 from saelab.activations.joint import AnySite, JointSite
 from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
-from saelab.activations.reforward import ROUNDING
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
 from saelab.config import UsageError
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.hf import load_source
+from saelab.lm.load import load_recorded_model, recorded_dtype
+from saelab.lm.protocol import ActivationSource, LanguageModel
 from saelab.sites import parts_of
 from saelab.training.config import TrainConfig
+from saelab.training.constant import check_varies
 from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
 
@@ -30,10 +33,6 @@ START_ROWS = 32_768
 HELD_BACK_BLOCKS = 32
 HELD_BACK_SHARE = 0.05
 HOLD_BACK = 1  # Keeps this permutation apart from the others of the same seed.
-
-VARYING_ROWS = 4096
-NOISE = 1e-5
-"""Relative difference per channel between equal rows, in float32, from two forward passes."""
 
 Batch = ActivationBatch | TokenBatch
 
@@ -77,7 +76,7 @@ class Source:
         self,
         configs: Sequence[TrainConfig],
         device: torch.device,
-        lm: LanguageModel | None = None,
+        lm: ActivationSource | None = None,
     ) -> None:
         self.config = config = configs[0]
         self.device = device
@@ -117,13 +116,7 @@ class Source:
             self.config.site: self.site,
             self.config.written_site: self.target,
         }.items():
-            rows = site.sample(min(VARYING_ROWS, site.n_rows), seed=self.config.order_seed)
-            if alike(rows, ROUNDING[self.store.manifest.dtype]):
-                raise UsageError(
-                    f"The activations of {name} in {self.store.path} are constant: {len(rows)} "
-                    "rows are all the same but for rounding, so there is no variance to explain; "
-                    "harvest another site or text."
-                )
+            check_varies(name, site, self.store, self.config.order_seed)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -141,22 +134,41 @@ class Source:
         Raises:
             UsageError: the store names no model, or the given model is another one.
         """
+        if not isinstance(self._lm, LanguageModel):
+            self._lm = load_recorded_model(self._facts, device=self.device)
+        self._check_model(self._lm)
+        return self._lm
+
+    def reader(self, hooks: Sequence[str] = ()) -> ActivationSource:
+        """The model, by the faster back end that has these hooks if it is not loaded yet.
+
+        Raises:
+            UsageError: as for `model`.
+        """
+        if self._lm is None:
+            name, dtype = str(self._facts["name"]), recorded_dtype(self._facts)
+            every = hooks or self.live_site.hooks
+            self._lm = load_source(name, every, device=self.device, dtype=dtype)
+        self._check_model(self._lm)
+        return self._lm
+
+    @property
+    def _facts(self) -> JsonObject:
+        """The facts of the store's model."""
         facts = self.store.manifest.model
         if facts is None:
             raise UsageError(
                 f"{self.store.path} holds arrays without a language model, which this training "
                 "runs; train with --objective local or masked and without --live."
             )
-        if self._lm is None:
-            from saelab.lm.load import load_recorded_model
+        return facts
 
-            self._lm = load_recorded_model(facts, device=self.device)
-        if self._lm.info.weights_digest != facts["weights_digest"]:
+    def _check_model(self, lm: ActivationSource) -> None:
+        if lm.info.weights_digest != self._facts["weights_digest"]:
             raise UsageError(
-                f"{self.store.path} was harvested from {facts['name']} with other weights than "
-                f"{self._lm.info.name} has; harvest again, or give the model it came from."
+                f"{self.store.path} was harvested from {self._facts['name']} with other weights "
+                f"than {lm.info.name} has; harvest again, or give the model it came from."
             )
-        return self._lm
 
     @cached_property
     def selection(self) -> Selection:
@@ -253,8 +265,7 @@ class Source:
     @cached_property
     def text(self) -> Corpus:
         """The text that the model runs on for live training."""
-        manifest = self.store.manifest
-        lm = self.model()
+        manifest, lm = self.store.manifest, self.reader()
         if manifest.corpus is None:
             raise UsageError(f"{self.store.path} has no text, which --live runs the model on.")
         return recorded_corpus(
@@ -286,11 +297,3 @@ class Source:
                 "give write_arrays(gradients=...)."
             )
         return name
-
-
-def alike(rows: Float[Tensor, "n d_in"], rounding: float) -> bool:
-    """Whether all rows are one vector, up to a relative error of `rounding`."""
-    mean, deviation = rows.double().mean(dim=0).abs(), rows.double().std(dim=0, correction=0)
-    # Relative to the median, since one channel may be a thousand times the others.
-    size = mean.clamp_min(float(mean.median()))
-    return bool((deviation <= (NOISE + rounding) * size).all())

@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import TEXT
+from saelab.activations.exchange import Exchange
 
 from saelab.activations.corpus import GrammarCorpus, load_corpus
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.live_pool import LiveSite
 from saelab.config import UsageError
+from saelab.ranks import Ranks
 
 HOOK = "blocks.0.hook_resid_post"
 SMALL = LiveOptions(forward_contexts=5, pool_rows=128)
@@ -93,3 +95,14 @@ def test_a_text_without_further_contexts_is_refused(random_lm, corpus):
 def test_an_unknown_hook_is_refused_at_once(random_lm, corpus):
     with pytest.raises(UsageError, match="no hook"):
         LiveBatches(random_lm, corpus, [LiveSite("blocks.7.hook_resid_post")], 50)
+
+
+def test_up_to_eight_processes_run_the_passes_of_one(random_lm, corpus):
+    def passes(world):
+        exchange = Exchange.of(random_lm, [[HOOK]] * world, Ranks(0, world))
+        options = LiveOptions(pool_rows=96 * corpus.context_length)
+        return LiveBatches(random_lm, corpus, SITES, 50, options, exchange)._passes(0)
+
+    one, eight, twelve = passes(1), passes(8), passes(12)
+    assert [part.tolist() for part in one] == [part.tolist() for part in eight]
+    assert (len(one), len(twelve)) == (8, 12)

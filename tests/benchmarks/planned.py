@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saelab.bench.costs import Fleet, Work, work
+from saelab.bench.machine import StepShape
 from saelab.bench.pace import MEASURED, Pace, measured, pace_of_kind, pace_of_road
 from saelab.bench.ways import by_store, cheapest, ways
 from saelab.console import duration, in_bytes
@@ -101,7 +102,15 @@ class Checked:
 
 
 def checked() -> Iterator[Checked]:
-    """Roads of other sizes than the one from whose rates they are planned, stage by stage."""
+    """TopK steps and trainings of GPUs; then roads, planned by the rates of another size's road."""
+    for kind in ("h100", "h200"):
+        pace, found = pace_of_kind(kind), measured(f"step-{kind}.json")
+        for step in found["steps"]:
+            if step["variant"] == "topk" and step["way"] == "fused":
+                size = StepShape(**step["shape"])
+                parts = pace.step_parts(size, "topk", products=1, fused=True, half=True)
+                name = f"{found['device']}, {size.d_in} / {size.d_sae} / {size.k}"
+                yield Checked("a step", name, step["seconds"], sum(parts.values()))
     for first in sorted(MEASURED.glob("road-*-1.json")):
         pace = pace_of_road(first, pace_of_kind("h200"))
         for path in sorted(MEASURED.glob(first.name.replace("-1.", "-[2-9]."))):

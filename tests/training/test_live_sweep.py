@@ -14,7 +14,7 @@ from saelab import resources
 from saelab.activations.store import ActivationStore
 from saelab.cli import main
 from saelab.config import UsageError
-from saelab.lm.bridge import BridgeLanguageModel
+from saelab.lm.hf import HuggingFaceModel
 from saelab.ranks import Ranks
 from saelab.training.feeds import open_live, share_out
 from saelab.training.loop import train, train_many
@@ -67,21 +67,21 @@ def weights(path):
     return (path / "weights.safetensors").read_bytes()
 
 
-def test_one_pass_feeds_all_and_each_comes_out_as_if_alone(sweep, random_lm, tmp_path, monkeypatch):
-    passes, captured = [], BridgeLanguageModel.capture
+def test_one_pass_feeds_all_and_each_comes_out_as_if_alone(sweep, tmp_path, monkeypatch):
+    passes, captured = [], HuggingFaceModel.capture
 
     def capture(self, tokens, hooks):
         if tokens.numel() > 8:  # Smaller ones ask for a width.
             passes.append(len(hooks))
         return captured(self, tokens, hooks)
 
-    monkeypatch.setattr(BridgeLanguageModel, "capture", capture)
-    runs = train_many(configs(sweep, tmp_path), device="cpu", lm=random_lm)
+    monkeypatch.setattr(HuggingFaceModel, "capture", capture)
+    runs = train_many(configs(sweep, tmp_path), device="cpu")
     assert [run.name for run in runs] == NAMES
     together, passes[:] = passes[:], []
     assert set(together) == {7}
     config = configs(sweep)[Path("runs/mlp-1")]
-    alone = train(config, out=tmp_path / "alone", device="cpu", lm=random_lm)
+    alone = train(config, out=tmp_path / "alone", device="cpu")
     assert len(passes) == len(together)
     assert weights(alone.path) == weights(tmp_path / "mlp-1")
     for name in NAMES:
@@ -103,7 +103,7 @@ class KilledError(Exception):
 
 
 def test_two_processes_go_on_after_a_kill_between_two_checkpoints_of_one_step(
-    sweep, random_lm, tmp_path, monkeypatch
+    sweep, tmp_path, monkeypatch
 ):
     real, saves = TrainingState.save, []
 
@@ -116,7 +116,7 @@ def test_two_processes_go_on_after_a_kill_between_two_checkpoints_of_one_step(
     shutil.copytree(sweep.parent / "runs" / "activations", tmp_path / "activations")
     monkeypatch.setattr(TrainingState, "save", save)
     with pytest.raises(KilledError):
-        train_many(configs(sweep, tmp_path), device="cpu", lm=random_lm)
+        train_many(configs(sweep, tmp_path), device="cpu")
     assert saves == [4] * 5 + [8] * 3
     codes, said = Launch(command(sweep, tmp_path), 2).end()
     assert codes == [0, 0], said

@@ -48,9 +48,13 @@ class Explaining:
     ledger: Ledger
 
     def questions(self, latents: Iterable[int], *, again: bool = False) -> dict[int, Question]:
-        """The question about each latent that fires and, unless `again`, is not explained yet."""
+        """The question about each latent that fires and, unless `again`, is not explained yet.
+
+        Those of an unfinished part are among them: the ledger has their answers, and their cost.
+        """
         fired = self.features.file["latent/n_fired"]
-        wanted = [n for n in latents if fired[n] and (again or n not in self.texts.by_latent)]
+        done = self.texts.by_latent.keys() - self._answered()
+        wanted = [n for n in latents if fired[n] and (again or n not in done)]
         found = {}
         with progress("Questions", len(wanted), "latents") as bar:
             for latent in wanted:
@@ -59,7 +63,17 @@ class Explaining:
                 if evidence.shown:
                     found[latent] = explain_question(self.features, record, evidence)
                 bar.advance(1)
+        for question in found.values():
+            # What explains nothing is asked again.
+            answer = self.ledger.answers.get(question.key)
+            if answer is not None and not read_explanation(answer.text):
+                del self.ledger.answers[question.key]
         return found
+
+    def _answered(self) -> set[int]:
+        """The latents of which the ledger has an answer."""
+        parts = (key.split("/") for key in self.ledger.answers)
+        return {int(part[1]) for part in parts if len(part) == 3 and part[1].isdecimal()}
 
     def keep(self, questions: Mapping[int, Question]) -> int:
         """Write the answers into the set; returns how many of the questions have none."""

@@ -178,13 +178,17 @@ def _segment_width(m: int) -> int:
     return 64 if m <= 2**16 else 128
 
 
+def segments(m: int) -> int:
+    """Into how many segments a row of m entries is cut."""
+    return ceil_div(m, _segment_width(m))
+
+
 def segment_maxima(
     pre_acts: Float[Tensor, "batch d_sae"], *, by_magnitude: bool, effects: Effects | None = None
 ) -> tuple[Float[Tensor, "batch segment"], int]:
     """The largest entry, |entry| or score of each segment of each row; and a segment's width."""
     batch, m = pre_acts.shape
-    W = _segment_width(m)
-    n = ceil_div(m, W)
+    W, n = _segment_width(m), segments(m)
     step = min(CHUNK // W, power_of_two(n))
     dtype = pre_acts.dtype if effects is None else torch.float32
     maxima = pre_acts.new_empty(batch, n, dtype=dtype)

@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.triton.step.gradients import latent_gradients
+from saelab.kernels.triton.step.rules import AdamRules
+from saelab.kernels.triton.weights import Weights
 
 
 @triton.jit
@@ -215,3 +217,13 @@ def tokens_since(
     """Tokens since each latent last fired, after a batch with these codes."""
     silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
     return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")
+
+
+def advance_rates(weights: Weights, adam: AdamRules, rates: Float[Tensor, " 3"]) -> None:
+    """Count a step; its size, the root of the second moment's correction, and the decay."""
+    # In float64: in float32, 1 - 0.999 has five digits.
+    b1, b2 = adam.betas
+    weights.step.add_(1)
+    rates[:1] = weights.lr / (1 - b1**weights.step)
+    rates[1:2] = (1 - b2**weights.step).sqrt()
+    rates[2:] = 1 - weights.lr * adam.weight_decay

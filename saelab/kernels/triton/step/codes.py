@@ -11,22 +11,31 @@ indices of the SAE's own codes.
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.nested import NestedCodes
 from saelab.kernels.triton.codes.ragged import Ragged
 from saelab.kernels.triton.codes.rows import RowCodes
+from saelab.kernels.triton.codes.shared import SharedCodes
+from saelab.kernels.triton.codes.shared_errors import SharedErrors
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.rules import Rules
 
-Codes = RowCodes | NestedCodes | Ragged | JumpCodes
+Codes = RowCodes | NestedCodes | Ragged | JumpCodes | SharedCodes
 
 
-def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rules) -> Codes:
+def empty_codes(
+    x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rules, exchange: Exchange
+) -> Codes:
     """Memory for the codes of these rules; `factors` will make the pre-activations."""
     d_sae = len(factors.W)
     rule = rules.sae
+    if exchange.shard is not None:
+        if rule.jump is None:
+            return SharedCodes.empty(x, d_sae, rule, exchange)
+        return JumpCodes.empty(x, d_sae, rule.jump, SharedErrors.empty(x, rule, exchange))
     if rules.ties == "float32":
         return RowCodes.empty(x, int(rule.k), signed=rule.signed, ties=factors)
     if rule.budgets:

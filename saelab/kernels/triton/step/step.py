@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
+    advance_rates,
     centre_kernel,
     scale_kernel,
     step_kernel,
@@ -34,27 +36,33 @@ class Step:
         errors: `[group]`, the same for each group.
         error: the loss's error: their sum, weighted by the groups' shares.
         gradient_norm: norm of all gradients in the last step, before clipping; 0 without a limit.
+        exchange: reaches the processes that hold the other latents, if there are some.
         thresholds: learns the latents' own thresholds, if they have some.
     """
 
-    def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        rules: Rules,
+        batch: int,
+        launch: Launch,
+        exchange: Exchange,
+    ) -> None:
         m, d = weights.dec.value.shape
         dtype, device = weights.dec.copy.dtype, weights.scale.device
         self.weights, self.rules, self.launch = weights, rules, launch.fit(d)
-        self.rule = rules.sae
+        self.rule, self.exchange = rules.sae, exchange
         self.x = torch.zeros(batch, d, dtype=dtype, device=device)
         self.centred = torch.empty_like(self.x) if self.rule.centres else self.x
         self.pre_acts = self.x.new_empty(batch, m)
         factors = TieFactors(self.centred, weights.enc.copy, weights.b_enc.copy)
-        self.codes = empty_codes(self.x, factors, rules)
-        self.mse_sum = weights.scale.new_zeros(())
+        self.codes = empty_codes(self.x, factors, rules, exchange)
+        self.mse_sum, self.gradient_norm = (weights.scale.new_zeros(()) for _ in range(2))
         self.shares = weights.scale.new_tensor(self.rule.shares)
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
-        self.gradient_norm = weights.scale.new_zeros(())
         jump = self.rule.jump
         self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
-        self.share = weights.scale.new_ones(1)
-        self.rates = weights.scale.new_empty(3)
+        self.share, self.rates = weights.scale.new_ones(1), weights.scale.new_empty(3)
         self.chunks = ceil_div(d, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
@@ -72,7 +80,7 @@ class Step:
         on_side = on(side)
         wait(side, None)
         with on_side:
-            self._advance_rates()
+            advance_rates(self.weights, self.rules.adam, self.rates)
         self._centre()
         self.encode()
         wait(None, side)
@@ -160,7 +168,7 @@ class Step:
     def _sum_window(self, pairs: LatentPairs) -> None:
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
-            self.thresholds.sum_window(self.codes, pairs)
+            self.thresholds.sum_window(self.codes, pairs, self.exchange)
 
     def sum_errors(self) -> Float[Tensor, " d_in"]:
         """The errors of the batch, and the gradient of the bias."""
@@ -207,9 +215,11 @@ class Step:
         )  # fmt: skip
         vector = self.factor * columns
         if self.rule.centres:
-            vector = vector - w.enc.value.T @ to_bias
-        further = () if self.thresholds is None else (self.thresholds.gradient,)
-        total = squares.sum() + sum(g.square().sum() for g in (vector, *further))
+            vector = vector - self.exchange.sum(w.enc.value.T @ to_bias)
+        further = vector.square().sum()
+        if self.thresholds is not None:
+            further = further + self.exchange.sum(self.thresholds.gradient.square().sum())
+        total = self.exchange.sum(squares.sum()) + further
         self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
@@ -235,7 +245,8 @@ class Step:
     def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
         """Update the decoder's bias, whose gradient comes from all tokens, scales, thresholds."""
         w, m = self.weights, len(self.norms)
-        minus = self.to_input.sum(0) if self.rule.centres else torch.zeros_like(columns)
+        centres = self.rule.centres
+        minus = self.exchange.sum(self.to_input.sum(0)) if centres else torch.zeros_like(columns)
         self.move(w.b_dec, columns, minus, self.factor)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
         if self.thresholds is not None:
@@ -256,14 +267,6 @@ class Step:
             p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
             CLIP=self._clips, BLOCK=256, **self._adam,
         )  # fmt: skip
-
-    def _advance_rates(self) -> None:
-        # In float64: in float32, 1 - 0.999 has five digits.
-        w, (b1, b2) = self.weights, self.rules.adam.betas
-        w.step.add_(1)
-        self.rates[:1] = w.lr / (1 - b1**w.step)
-        self.rates[1:2] = (1 - b2**w.step).sqrt()
-        self.rates[2:] = 1 - w.lr * self.rules.adam.weight_decay
 
     @property
     def factor(self) -> float:

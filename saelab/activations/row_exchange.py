@@ -15,7 +15,7 @@ Rows = Mapping[str, Float[Tensor, "row _"]]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RowExchange:
     """Which hooks each process wants, of every process's rows.
 
     Attributes:
@@ -28,7 +28,9 @@ class Exchange:
     widths: Mapping[str, int]
 
     @classmethod
-    def of(cls, lm: ActivationSource, wanted: Sequence[Sequence[str]], ranks: Ranks) -> "Exchange":
+    def of(
+        cls, lm: ActivationSource, wanted: Sequence[Sequence[str]], ranks: Ranks
+    ) -> "RowExchange":
         """The exchange of these hooks, each once, by process.
 
         Raises:
