@@ -30,6 +30,7 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
+from saelab.sae.dictionary import site_norms
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -121,9 +122,8 @@ class Crosscoder(AbstractBatchSelectionSAE[CrosscoderConfig]):
         return self.config.widths or (self.d_in,)
 
     def site_norms(self) -> Float[Tensor, "d_sae site"]:
-        """||w_i|| of each latent at each site; they sum to 1 over the sites."""
-        rows = self.W_dec.split(self.widths, dim=1)
-        return torch.stack([part.norm(dim=1) for part in rows], dim=1)
+        """The norm of each latent's decoder row at each site; they sum to 1 over the sites."""
+        return site_norms(self.W_dec, self.widths)
 
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:

@@ -12,12 +12,35 @@ from saelab.sites import parts_of
 class SitesAsked(Protocol):
     """The options of a training that say so; see `TrainConfig`."""
 
-    sae: AbstractSAEConfig
-    site: str
-    target_site: str | None
-    skip: bool
-    objective: str
-    live: bool
+    @property
+    def sae(self) -> AbstractSAEConfig:
+        """The variant and its options."""
+        ...
+
+    @property
+    def site(self) -> str:
+        """What is read."""
+        ...
+
+    @property
+    def target_site(self) -> str | None:
+        """What is reconstructed if not `site`."""
+        ...
+
+    @property
+    def skip(self) -> bool:
+        """Whether it has a skip connection."""
+        ...
+
+    @property
+    def objective(self) -> str:
+        """What the loss measures."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Whether activations come from the running model."""
+        ...
 
     @property
     def n_sites(self) -> int:

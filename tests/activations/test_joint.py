@@ -26,8 +26,8 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
 def paths(tmp_path_factory):
     root = tmp_path_factory.mktemp("joint")
     return [
-        write_arrays(root / name, arrays(seed), rows_per_unit=256, dtype=dtype)
-        for name, seed, dtype in (("one", 0, "bfloat16"), ("two", 1, "float32"))
+        write_arrays(root / "one", arrays(0), rows_per_unit=256, dtype="bfloat16"),
+        write_arrays(root / "two", arrays(1), rows_per_unit=256),
     ]
 
 
@@ -60,8 +60,9 @@ def test_its_rows_are_those_of_its_sites_however_they_are_read(paths, name, n, d
 def test_a_batch_holds_the_same_rows_of_every_site(paths):
     store = ActivationStore(paths[0], beside=paths[1:])
     joint = next(ShuffledBatches(store, "a", 64, seed=3)).x.split(5, dim=1)
-    factors = store.site("a").factors
-    for path, rows, factor in zip(paths, joint, factors, strict=True):
+    site = store.site("a")
+    assert isinstance(site, JointSite)
+    for path, rows, factor in zip(paths, joint, site.factors, strict=True):
         alone = next(ShuffledBatches(ActivationStore(path), "a", 64, seed=3)).x
         torch.testing.assert_close(rows, alone * factor)
 

@@ -16,7 +16,8 @@ from saelab.evaluation.reconstruction import Reconstruction
 from saelab.files import sha256_file
 from saelab.lock import writing
 from saelab.provenance import provenance
-from saelab.sae.crosscoder import Crosscoder
+from saelab.sae.base import AbstractSAE
+from saelab.sae.dictionary import site_norms
 from saelab.training.run import Run
 from saelab.types import SparseCodes
 
@@ -32,9 +33,9 @@ class LatentScaling:
     others, whose part is small, it is inferred). For the whole, y is the site's reconstruction.
     """
 
-    def __init__(self, sae: Crosscoder) -> None:
+    def __init__(self, sae: AbstractSAE) -> None:
         self.rows = sae.W_dec.detach().float().split(sae.widths, dim=1)
-        self.strongest = sae.site_norms().argmax(dim=1)
+        self.strongest = site_norms(sae.W_dec.detach(), sae.widths).argmax(dim=1)
         n, device = (sae.d_sae, len(sae.widths)), sae.W_dec.device
         self.squares = torch.zeros(sae.d_sae, dtype=torch.float64, device=device)
         self.error, self.whole = (
@@ -89,7 +90,7 @@ def measure_sharing(
     run.check_finished()
     with writing(run.path):
         sae = run.load_sae(str(device))
-        if not isinstance(sae, Crosscoder) or len(sae.widths) < 2:
+        if len(sae.widths) < 2:
             raise UsageError(
                 f"{run.path} is a {run.config.sae.variant} SAE of one site; `saelab diff` compares "
                 "the sites of a crosscoder (--site A+B, or --beside STORE)."
@@ -99,7 +100,7 @@ def measure_sharing(
         return found, save_sharing(found, run.path, facts)
 
 
-def _measured(run: Run, sae: Crosscoder, n_tokens: int) -> Sharing:
+def _measured(run: Run, sae: AbstractSAE, n_tokens: int) -> Sharing:
     kept = held_back(run, n_tokens)
     equal = len(set(sae.widths)) == 1
     scaling, device = LatentScaling(sae) if equal else None, sae.W_dec.device
@@ -119,7 +120,7 @@ def _measured(run: Run, sae: Crosscoder, n_tokens: int) -> Sharing:
             bar.advance(len(part))
     unknown = torch.full((sae.d_sae, len(sae.widths)), torch.nan)
     error, whole = (unknown, unknown) if scaling is None else scaling.scales()
-    norm = sae.site_norms()
+    norm = site_norms(sae.W_dec.detach(), sae.widths)
     return Sharing(
         site_names(run, kept.source.store),
         tuple(float(own.results()["fvu"]) for own in each),
