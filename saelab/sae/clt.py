@@ -254,7 +254,9 @@ class CLT(AbstractBatchSelectionSAE[CLTConfig]):
             super().take_threshold(source, rows)
 
     @override
-    def affine_encoder(self) -> None:
+    def affine_encoder(  # pyright: ignore[reportIncompatibleMethodOverride] - of several sites
+        self,
+    ) -> None:
         return None
 
     @override

@@ -19,6 +19,7 @@ from saelab.evaluation.sets import evaluate_set
 from saelab.host.host import Host
 from saelab.host.splice import splice_edits
 from saelab.host.text import corpus_of, stream
+from saelab.sae.clt import CLT
 from saelab.training.sets import RunSet
 
 OPTIONS = EvaluateOptions(n_tokens=20, batch_size=3)
@@ -192,6 +193,7 @@ def test_a_cross_layer_transcoder_replaces_all_mlps_from_what_the_changed_model_
     (run,) = runs.runs
     found = evaluate_set(runs, random_lm, OPTIONS)
     host = Host.of_run(run, random_lm)
+    assert isinstance(host.sae, CLT)
     assert host.sae.widths == (16, 16)
     sae, special = host.sae, torch.tensor(host.domain.special_token_ids)
     plain = replace(host, lm=random_lm, reads=PLACE, writes=PLACE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saelab.config import UsageError
-from saelab.sae.clt import CLTConfig
+from saelab.sae.clt import CLT, CLTConfig
 from saelab.sae.context import LossContext
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.transcoder import make_transcoder, start_transcoder
@@ -23,9 +23,10 @@ def rows(seed):
     return torch.randn(ROWS, N * D, generator=generator)
 
 
-def clt(selection="batch-topk", decoders="free", **changes):
+def clt(selection="batch-topk", decoders="free", **changes) -> CLT:
     options = {"d_sae": N * PER_LAYER, "k": 6, "aux_coefficient": 0, "widths": (D,) * N}
-    config = CLTConfig(selection=selection, decoders=decoders, **(options | changes))
+    options |= {"selection": selection, "decoders": decoders} | changes
+    config = CLTConfig.model_validate(options)
     sae = config.build(N * D, torch.Generator().manual_seed(0))
     make_transcoder(sae, N * D, generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
