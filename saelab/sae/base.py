@@ -1,7 +1,7 @@
 """What every variant has: a configuration that builds it, an encoder, a loss, usually a decoder."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -22,6 +22,7 @@ from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.own_step import OwnStep
 from saelab.sae.quadratic_form import QuadraticForm
 from saelab.sae.sparsity import Sparsity
+from saelab.sae.targets import AbstractTargets
 from saelab.shard import LatentShard
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
@@ -53,6 +54,16 @@ class AbstractSAEConfig(AbstractAbilities, abc.ABC):
         """
         return
 
+    def at_widths(self, widths: Sequence[int]) -> "AbstractSAEConfig":
+        """The options of an SAE that reads several sites of these widths side by side.
+
+        Raises:
+            UsageError: it cannot, for the reason in `joint_problem`.
+        """
+        raise UsageError(
+            f"A {self.variant} SAE cannot read {len(widths)} sites: {self.joint_problem}."
+        )
+
     @property
     @abc.abstractmethod
     def sparsity(self) -> Sparsity:
@@ -67,7 +78,7 @@ class AbstractSAEConfig(AbstractAbilities, abc.ABC):
 ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig, covariant=True, default=AbstractSAEConfig)
 
 
-class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
+class AbstractSAE(AbstractTargets, abc.ABC, Generic[ConfigT]):
     """Activations to sparse codes, and back by a linear decoder: x_hat = z @ W_dec + b_dec.
 
     A transcoder reads one site and reconstructs another. Its encoder subtracts b_in, a bias for the
@@ -113,6 +124,11 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     def d_in(self) -> int:
         """Width of the activations that the SAE reads."""
         return len(self.input_bias)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the sites that the SAE reads side by side; mostly one."""
+        return (self.d_in,)
 
     @property
     def d_out(self) -> int:
