@@ -12,6 +12,10 @@ Decoders are free, or tied per source: a latent then writes one direction to all
 the decoder is as small as that of transcoders of single layers. Either way the codes are inverted
 (sorted by latent) once for all targets: free decoder rows hold all targets side by side, and with
 tied rows the gradients of later targets are summed first.
+
+On the tiny model (4 layers, 2,048 latents, 48 active, 400,000 tokens, one seed) it is hardly better
+than BatchTopK transcoders of single layers: FVU 0.029 against 0.034 and KL 0.21 against 0.23 with
+all MLPs replaced, but 98.6 % of the cross-entropy recovered either way. Tied decoders recover 86 %.
 """
 
 from collections.abc import Iterator, Sequence
