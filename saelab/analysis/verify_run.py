@@ -12,6 +12,7 @@ from saelab.analysis.circuits.graph_file import load_graph_hdf5
 from saelab.analysis.circuits.graph_json import load_graph
 from saelab.analysis.explain.records import DIRECTORY as EXPLANATIONS
 from saelab.analysis.explain.records import TEXTS, read_set
+from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.sharing.records import FILE, load_sharing
 from saelab.analysis.steering.records import load_steering_scores
@@ -145,6 +146,8 @@ def _read_known_json(path: Path) -> None:
         load_graph(path)
     elif path.parent.parent.name == EXPLANATIONS and path.name == TEXTS:
         read_set(path.parent)
+    elif path.parent.parent.name == EXPLANATIONS and path.name.startswith("scores_"):
+        read_scores(path)
     read_sealed_json(path, most=2**29, max_values=10_000_000)
 
 

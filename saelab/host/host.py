@@ -76,6 +76,14 @@ class Host:
         return self.reads != self.writes
 
     @property
+    def replaceable(self) -> bool:
+        """Whether what is written can be replaced in the model; see `Site.replaceable`.
+
+        Several sites cannot: what is read at a later one depends on an earlier one.
+        """
+        return len(self.sae.widths) == 1 and Site.of(self.writes).replaceable
+
+    @property
     def before_post(self) -> bool:
         """Whether the written site is an MLP's or attention's output before it is scaled or normed.
 

@@ -133,6 +133,8 @@ def test_features_and_evaluation_of_several_sites(run, random_lm, tmp_path, caps
     assert main(["verify", str(copy.path)]) == 0
     assert main(["circuit", str(copy.path), "--prompt", "the big"]) == 2
     assert "circuits take SAEs at" in capsys.readouterr().err
+    assert main(["steer", str(copy.path), "--all", "--prompt", "the big"]) == 2
+    assert "reads 2 sites, and steering changes the model at one" in capsys.readouterr().err
 
 
 def test_what_cannot_read_several_sites_is_refused(small_store, small_run, tmp_path):

@@ -10,7 +10,9 @@ from feature_browser.data.explained import explained
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.notes import Notes
 
-from saelab.analysis.explain.records import TEXTS, Explanation, ExplanationSet
+from saelab.analysis.explain.judging import Merit
+from saelab.analysis.explain.records import TEXTS, Explanation, ExplanationSet, read_set
+from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
 
 HOSTILE = "<script>alert(1)</script> \u202eword"
 
@@ -33,6 +35,18 @@ def test_the_latents_page_shows_every_explanation_with_its_source(open_app: Open
     assert "\u202e" not in page
     for source in ("big · explain/1 · 2024-07-26 · not judged", "small · explain/1"):
         assert source in page
+
+
+def test_of_several_judges_the_least_score_is_shown_and_sorts(open_app: Open, copy: Path):
+    path = copy / "explanations" / "small"
+    for judge, share in (("one", 0.9), ("two", 0.6)):
+        merit = {"detection": Merit(share, None, 4)}
+        write_scores(read_set(path), ExplanationScores(judge, by_source={OWN: {5: merit}}))
+    page = drawn(open_app(copy.parent, run="plain", view="latent", latent="5"))
+    assert "small · explain/1 · 2024-07-26 · score 0.60 by two" in page
+    assert page.index("five") < page.index("&lt;script&gt;alert(1)")
+    names = LatentNames.of(read_card(copy, copy.parent))
+    assert names.name(5) == "five (small, score 0.60)"
 
 
 def test_all_latents_lists_and_finds_them(open_app: Open, copy: Path):

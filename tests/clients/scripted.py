@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
             with script.turn:
                 script.answered[text] += 1
 
-    def _send(self, status, values, headers):
+    def _send(self, status, values: Any, headers):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -78,13 +78,20 @@ def write_sharing(run: Path, n_latents: int) -> None:
 
 def write_explanations(run: Path) -> None:
     """A set of two explanations, with what is left of an unfinished part."""
+    from saelab.analysis.explain.judging import Merit
     from saelab.analysis.explain.records import Explanation, ExplanationSet
+    from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
     from saelab.clients.ledger import Ledger
     from saelab.clients.question import Answer
 
     found = ExplanationSet(run / "explanations" / "m", "m", "file", "explain/1", "ab" * 32, 2, 90)
     found.by_latent = {5: Explanation("words", "2024-07-26", 40, 5), 7: Explanation("more", "x")}
     found.write()
+    merit = {"detection": Merit(0.75, 0.8, 8), "fuzzing": Merit(0.5, None, 8)}
+    scores = ExplanationScores(
+        "j", by_source={OWN: {5: merit, 7: merit}, "empty": {5: merit}}, n_unread=1
+    )
+    write_scores(found, scores)
     Ledger(found.path / "asked.jsonl").add([("explain/9/ab", Answer("names", 3, 1, (0.5, 0.5)))])
 
 

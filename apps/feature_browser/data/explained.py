@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from feature_browser.data.catalogue import RunCard
 from saelab.analysis.explain.records import TEXTS, read_set, set_paths
+from saelab.analysis.explain.scores import ExplanationScores, read_scores
 from saelab.config import UsageError
 
 Stamp = tuple[tuple[Path, int], ...]
@@ -23,18 +24,25 @@ class Told:
         source: who said it, by which prompt and when.
         model: who said it.
         score: how well it predicts where the latent fires, 0.5 by chance; None if nobody judged.
+        judge: who judged.
     """
 
     text: str
     model: str
     source: str
     score: float | None = None
+    judge: str = ""
 
     @property
     def line(self) -> str:
         """The text with its model and score: it never looks as certain as a reader's label."""
-        judged = "not judged" if self.score is None else f"{self.score:.2f}"
+        judged = "not judged" if self.score is None else f"score {self.score:.2f}"
         return f"{self.text} ({self.model}, {judged})"
+
+    @property
+    def verdict(self) -> str:
+        """The score and who gave it, in words."""
+        return "not judged" if self.score is None else f"score {self.score:.2f} by {self.judge}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,16 @@ def explained(card: RunCard) -> Explained:
     return _explained(card.path, explained_stamp(card.path))
 
 
+def _scores(path: Path, problems: list[str]) -> list[ExplanationScores]:
+    found = []
+    for file in sorted(path.glob("scores_*.json")):
+        try:
+            found.append(read_scores(file))
+        except UsageError as error:
+            problems.append(str(error))
+    return found
+
+
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _explained(run: Path, stamp: Stamp) -> Explained:
     by_latent: dict[int, list[Told]] = {}
@@ -89,9 +107,16 @@ def _explained(run: Path, stamp: Stamp) -> Explained:
         except UsageError as error:
             problems.append(str(error))
             continue
+        scores = _scores(file.parent, problems)
         for latent, one in texts.by_latent.items():
             source = f"{texts.model} · {texts.prompt} · {one.at[:10]}"
-            by_latent.setdefault(latent, []).append(Told(one.text, texts.model, source))
+            judged = [
+                (s, judge.judge) for judge in scores if (s := judge.score(latent)) is not None
+            ]
+            # Of several judges the one who thinks least of it, so that nothing looks too certain.
+            score, judge = min(judged, default=(None, ""))
+            told = Told(one.text, texts.model, source, score, judge)
+            by_latent.setdefault(latent, []).append(told)
     for told in by_latent.values():
         told.sort(key=lambda one: one.score or 0.0, reverse=True)
     return Explained(by_latent, " ".join(problems))

@@ -73,16 +73,20 @@ def test_several_explanations_of_a_latent_stand_beside_each_other(run, tmp_path)
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "no --llm"), (["--llm", "m"], "needs --export-prompts or --import"),
-     (["--llm", "tokens", "--import", "x"], "asks nobody"),
+    [([], "no --llm"), (["--llm", "m"], "no key in the environment variable OPENAI_API_KEY"),
+     (["--llm", "tokens", "--import", "x"], "No model is asked"),
      (["--llm", "m", "--import", "x", "--export-prompts", "y"], "give one"),
      (["--llm", "m", "--import", "missing"], "missing does not exist"),
      (["--llm", "tokens", "--latents", "99"], "There is no latent 99"),
      (["--llm", "tokens", "--name", "../x"], "is no name"),
      (["--llm", "m", "--latents", str(DEAD), "--export-prompts", "y"], "nothing to ask"),
+     (["--llm", "m", "--judge", "j"], "--judge without"), (["--score", "m"], "need a --judge"),
+     (["--score", "m", "--judge", "words"], "explanations.json does not exist"),
+     (["--calibrate", "x", "--judge", "words"], "or --calibrate without one"),
      (["--llm", "m", "--export-prompts", "pyproject.toml/y"], "is no directory")],
 )  # fmt: skip
-def test_what_cannot_be_done_is_said_in_one_sentence(run, capsys, words, said):
+def test_what_cannot_be_done_is_said_in_one_sentence(run, capsys, words, said, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     before = contents(run.path)
     assert explain(run, *words) == 2
     assert said in capsys.readouterr().err

@@ -54,7 +54,7 @@ def meaning(scene: LatentScene) -> Html:
             '<p>{text}</p><p class="sub">{source} · {score}</p>',
             text=one.text,
             source=one.source,
-            score="not judged" if one.score is None else f"score {real(one.score)}",
+            score=one.verdict,
         )
         for one in told
     ]
