@@ -56,12 +56,16 @@ def _means(
 ) -> dict[str, Float[Tensor, " d_out"]]:
     """The mean of what each SAE reconstructs, where it is applied, in the plain model."""
     lm = hosts[0].lm
-    sites = list(dict.fromkeys(site for host in hosts for site in host.sites))
+    alone = [host for host in hosts if not host.domain.parts]
+    sites = list(dict.fromkeys(site for host in alone for site in host.sites))
     totals, n = dict[str, Tensor](), dict.fromkeys((host.name for host in hosts), 0)
     with progress("Means", options.n_tokens, "tokens") as bar:
         for text in _texts(hosts, corpus, options):
-            seen = lm.capture(text.tokens, sites)
+            seen = lm.capture(text.tokens, sites) if sites else {}
             for host in hosts:
+                if host.domain.parts:
+                    # A joint site is a hook of its own model only.
+                    seen = seen | host.lm.capture(text.tokens, host.sites)
                 target = seen[host.writes]
                 applies = text.mask & host.domain.covers(
                     text.tokens, seen[host.reads], target=target

@@ -29,6 +29,7 @@ class MemberFigures:
     dead: int
     ce_added: float | None
     ce_recovered: float | None
+    n_layers: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def set_sections(found: SetEvaluation) -> list[Section]:
         )
     )
     rows = [
-        (str(m.layer), m.part, m.name, str(m.d_sae), f"{m.l0:.1f}", f"{m.fvu:.4f}", str(m.dead),
+        (_layers(m), m.part, m.name, str(m.d_sae), f"{m.l0:.1f}", f"{m.fvu:.4f}", str(m.dead),
          "-" if m.ce_added is None else f"{m.ce_added:+.4f}",
          "-" if m.ce_recovered is None else f"{m.ce_recovered:.1%}")
         for m in found.members
@@ -133,6 +134,11 @@ def set_sections(found: SetEvaluation) -> list[Section]:
     about = "Costs: cross-entropy that it adds, nats per token; CE recovered: 0 % is zeros there."
     alone = Section("By layer, each alone", columns, rows, about, [])
     return [alone, _together(found)]
+
+
+def _layers(member: MemberFigures) -> str:
+    last = member.layer + member.n_layers - 1
+    return str(member.layer) if member.n_layers == 1 else f"{member.layer} to {last}"
 
 
 def _together(found: SetEvaluation) -> Section:

@@ -24,7 +24,7 @@ from saelab.lock import writing
 from saelab.provenance import provenance
 from saelab.resources import Plan
 from saelab.training.run import Run
-from saelab.training.sets import RunSet
+from saelab.training.sets import Member, RunSet
 
 ALL = "all"
 
@@ -58,8 +58,7 @@ def evaluate_set(
         hosts = [Host.of_run(run, lm) for run in members]
         n_tokens, plain, found = at_once(_kinds(runs, hosts), text, options)
         figures = tuple(
-            _figures(member.name, member.layer, member.part, one)
-            for member, one in zip(runs.manifest.members, alone, strict=True)
+            _figures(member, one) for member, one in zip(runs.manifest.members, alone, strict=True)
         )
         manifest = runs.manifest
         facts = manifest.recipe, manifest.model.name
@@ -127,12 +126,12 @@ def _alone(
     return evaluate(run, lm, options, corpus=corpus)
 
 
-def _figures(name: str, layer: int, part: str, found: Evaluation) -> MemberFigures:
+def _figures(member: Member, found: Evaluation) -> MemberFigures:
     made, cost = found.reconstruction, found.downstream
     added = cost["ce_spliced"] - cost["ce_plain"] if cost else None
     return MemberFigures(
-        name, layer, part, int(made["d_sae"]), made["l0"], made["fvu"], int(made["dead"]),
-        added, cost.get("ce_recovered"),
+        member.name, member.layer, member.part, int(made["d_sae"]), made["l0"], made["fvu"],
+        int(made["dead"]), added, cost.get("ce_recovered"), member.n_layers,
     )  # fmt: skip
 
 

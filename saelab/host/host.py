@@ -161,7 +161,9 @@ def _in_its_models(run: Run, lm: LanguageModel) -> LanguageModel:
                 "harvested; put the old ones back."
             )
         others.append(other)
-    return JointModel(lm, run.config.site, [part.factor for part in parts], others)
+    joint = JointModel(lm, run.config.site, [part.factor for part in parts], others)
+    written = [part.factor for part in run.domain.target_parts]
+    return JointModel(joint, run.config.written_site, written) if written else joint
 
 
 def check_model(lm: LanguageModel, run: Run) -> None:

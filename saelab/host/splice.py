@@ -1,12 +1,16 @@
 """The model with SAEs in place of what they reconstruct."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.host.host import Host
 from saelab.lm.protocol import Edit
+from saelab.sites import parts_of
+from saelab.training.domain import norms
 
 Rows = Callable[[Host, Float[Tensor, "row d_in"]], Float[Tensor, "row d_out"]]
 """What is put at rows of the site that an SAE writes, from what it reads there."""
@@ -32,10 +36,50 @@ def splice_edits(
     """
     edits: dict[str, Edit] = {}
     for host in hosts:
+        if host.domain.parts:
+            edits |= _joint_edits(host, tokens, rows, seen)
+            continue
         inputs: list[Tensor] = []
         if host.is_transcoder:
             edits[host.reads] = keep(inputs)
         edits[host.writes] = _replace(host, tokens, rows, inputs, seen)
+    return edits
+
+
+def _joint_edits(
+    host: Host, tokens: Int[Tensor, "context pos"], rows: Rows, seen: Applied | None
+) -> dict[str, Edit]:
+    """The edits of an SAE of several sites: a site is replaced by what is read up to it.
+
+    What is read later counts as zeros; a cross-layer transcoder does not use it.
+    """
+    domain, widths = host.domain, host.sae.widths
+    read: list[Tensor] = []
+    edits: dict[str, Edit] = {}
+
+    def reading(layer: int, value: Float[Tensor, "context pos d"]) -> Tensor:
+        read[layer:] = [value.float() * domain.parts[layer].factor]
+        return value
+
+    def writing(layer: int, value: Float[Tensor, "context pos d"]) -> Tensor:
+        later = [value.new_zeros(*value.shape[:2], width).float() for width in widths[layer + 1 :]]
+        x = torch.cat([*read[: layer + 1], *later], dim=-1)
+        part = domain.target_parts[layer]
+        applies = domain.places(tokens.to(x.device)).to(x.device) & domain.within(x)
+        if part.max_norm is not None:
+            applies &= norms(value) <= part.max_norm
+        if seen is not None:
+            seen(host, applies)
+        start = sum(each.width for each in domain.target_parts[:layer])
+        made = rows(host, x[applies])[:, start : start + part.width] / part.factor
+        edited = value.clone()
+        edited[applies] = made.to(value.dtype)
+        return edited
+
+    hooks = zip(parts_of(host.reads), parts_of(host.writes), strict=True)
+    for layer, (reads, writes) in enumerate(hooks):
+        edits[reads] = partial(reading, layer)
+        edits[writes] = partial(writing, layer)
     return edits
 
 

@@ -65,6 +65,11 @@ class AbstractAbilities(Config, abc.ABC):
         return "it does not tell them apart"
 
     @property
+    def joint_target(self) -> bool:
+        """Whether an SAE that reads several sites can reconstruct as many others."""
+        return False
+
+    @property
     def transcoder_problem(self) -> str | None:
         """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
         return None

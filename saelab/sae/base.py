@@ -22,6 +22,7 @@ from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.own_step import OwnStep
 from saelab.sae.quadratic_form import QuadraticForm
 from saelab.sae.sparsity import Sparsity
+from saelab.sae.targets import AbstractTargets
 from saelab.shard import LatentShard
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
@@ -77,7 +78,7 @@ class AbstractSAEConfig(AbstractAbilities, abc.ABC):
 ConfigT = TypeVar("ConfigT", bound=AbstractSAEConfig, covariant=True, default=AbstractSAEConfig)
 
 
-class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
+class AbstractSAE(AbstractTargets, abc.ABC, Generic[ConfigT]):
     """Activations to sparse codes, and back by a linear decoder: x_hat = z @ W_dec + b_dec.
 
     A transcoder reads one site and reconstructs another. Its encoder subtracts b_in, a bias for the

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
-from saelab.sae.dictionary import random_unit_rows
 
 RIDGE = 0.01
 """Ridge of the regression that initialises the encoder, relative to the input's mean variance."""
@@ -44,10 +43,9 @@ def make_transcoder(
         UsageError: the variant's encoder has no weights of its own.
     """
     check_transcoder(sae.config)
-    like = sae.W_dec
-    d_sae, d_in = like.shape
+    like, d_in = sae.W_dec, sae.d_in
     sae.b_in = nn.Parameter(like.new_zeros(d_in))
-    sae.W_dec = nn.Parameter(random_unit_rows(d_sae, d_out, generator).to(like))
+    sae.W_dec = nn.Parameter(sae.target_rows(d_out, generator).to(like))
     sae.b_dec = nn.Parameter(like.new_zeros(d_out))
     if skip:
         sae.W_skip = nn.Parameter(like.new_zeros(d_in, d_out))
@@ -66,13 +64,14 @@ def start_transcoder(
     """
     mean = targets.mean(dim=0)
     sae.b_dec.copy_(mean)
-    x, y = (rows - rows.mean(dim=0)).double(), (targets - mean).double()
-    covariance = x.T @ x
-    ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
-    identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
-    linear = torch.linalg.solve(covariance + ridge * identity, x.T @ y)
-    columns = nn.functional.normalize(linear @ sae.W_dec.double().T, dim=0)
-    sae.get_parameter("W_enc").copy_(columns)
+    for block in sae.blocks(rows - rows.mean(dim=0), targets - mean):
+        x, y = block.rows.double(), block.targets.double()
+        covariance = x.T @ x
+        ridge = RIDGE * covariance.diagonal().mean().clamp_min(1e-30)
+        identity = torch.eye(len(covariance), dtype=x.dtype, device=x.device)
+        linear = torch.linalg.solve(covariance + ridge * identity, x.T @ y)
+        columns = nn.functional.normalize(linear @ block.atoms.double().T, dim=0)
+        block.columns.copy_(columns)
 
 
 @torch.no_grad()

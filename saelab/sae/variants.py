@@ -34,6 +34,7 @@ BUILT_IN = {
     "tsc": "saelab.sae.tsc:TSCConfig",
     "gsc": "saelab.sae.gsc:GSCConfig",
     "crosscoder": "saelab.sae.crosscoder:CrosscoderConfig",
+    "clt": "saelab.sae.clt:CLTConfig",
 }
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""

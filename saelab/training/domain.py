@@ -40,6 +40,7 @@ class Domain:
         first_position: training left out rows at earlier positions of a context.
         max_target_norm: the same limit at the site that a transcoder reconstructs.
         parts: the sites of a joint site, which the SAE reads; empty for a single site.
+        target_parts: the same of a joint site that a transcoder reconstructs.
     """
 
     special_token_ids: tuple[int, ...] = ()
@@ -47,6 +48,7 @@ class Domain:
     first_position: int = 0
     max_target_norm: float | None = None
     parts: tuple[Part, ...] = ()
+    target_parts: tuple[Part, ...] = ()
 
     def covers(
         self,
@@ -83,33 +85,32 @@ class Domain:
         target: Float[Tensor, "*shape d_out"] | None = None,
     ) -> Bool[Tensor, "*shape"]:
         """Which activations have norms within the limit; all if there is no limit."""
-        inside = _within(x, self.max_norm)
-        if any(part.max_norm is not None for part in self.parts):
-            pieces = x.split([part.width for part in self.parts], dim=-1)
-            for part, piece in zip(self.parts, pieces, strict=True):
-                limit = None if part.max_norm is None else part.max_norm * part.factor
-                inside &= _within(piece, limit)
-        return inside if target is None else inside & _within(target, self.max_target_norm)
+        inside = _within(x, self.max_norm) & _parts_within(x, self.parts)
+        if target is None:
+            return inside
+        return (
+            inside
+            & _within(target, self.max_target_norm)
+            & _parts_within(target, self.target_parts)
+        )
 
     def facts(self) -> dict[str, Any]:
         """The domain as JSON values; `read_domain` reads them."""
-        parts = (
-            {
-                "parts": [
-                    dict(zip(("width", "factor", "max_norm"), part, strict=True))
-                    for part in self.parts
-                ]
-            }
-            if self.parts
-            else {}
-        )
+        joint = {"parts": self.parts, "target_parts": self.target_parts}
         values = asdict(self) | {"special_token_ids": list(self.special_token_ids)}
-        return {name: value for name, value in values.items() if name != "parts"} | parts
+        plain = {name: value for name, value in values.items() if name not in joint}
+        fields = ("width", "factor", "max_norm")
+        return plain | {
+            name: [dict(zip(fields, part, strict=True)) for part in parts]
+            for name, parts in joint.items()
+            if parts
+        }
 
     @property
     def limited(self) -> bool:
         """Whether it depends on the activations, not only on tokens and positions."""
-        limits = (self.max_norm, self.max_target_norm, *(part.max_norm for part in self.parts))
+        parts = (part.max_norm for part in (*self.parts, *self.target_parts))
+        limits = (self.max_norm, self.max_target_norm, *parts)
         return any(limit is not None for limit in limits)
 
 
@@ -130,6 +131,19 @@ def _within(x: Float[Tensor, "*shape d_in"], limit: float | None) -> Bool[Tensor
     return norms(x) <= limit
 
 
+def _parts_within(
+    x: Float[Tensor, "*shape d_in"], parts: tuple[Part, ...]
+) -> Bool[Tensor, "*shape"]:
+    """Which rows of a joint site have all its sites' norms within their limits."""
+    inside = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+    if any(part.max_norm is not None for part in parts):
+        pieces = x.split([part.width for part in parts], dim=-1)
+        for part, piece in zip(parts, pieces, strict=True):
+            limit = None if part.max_norm is None else part.max_norm * part.factor
+            inside &= _within(piece, limit)
+    return inside
+
+
 def read_domain(record: dict[str, Any]) -> Domain:
     """The domain of the run with this provenance.json.
 
@@ -143,12 +157,16 @@ def read_domain(record: dict[str, Any]) -> Domain:
         found = {"special_token_ids": (record.get("model") or {}).get("special_token_ids", ())}
     try:
         values = _Facts.model_validate(found)
-        parts = tuple(Part(each.width, each.factor, each.max_norm) for each in values.parts)
-        return Domain(**values.model_dump(exclude={"parts"}), parts=parts)
+        plain = values.model_dump(exclude={"parts", "target_parts"})
+        return Domain(**plain, parts=_read(values.parts), target_parts=_read(values.target_parts))
     except ValidationError as error:
         raise UsageError(
             f"The run's provenance.json has no valid domain: {first_problem(error)}."
         ) from error
+
+
+def _read(parts: "tuple[_Part, ...]") -> tuple[Part, ...]:
+    return tuple(Part(each.width, each.factor, each.max_norm) for each in parts)
 
 
 class _Part(Config):
@@ -165,3 +183,4 @@ class _Facts(Config):
     first_position: int = Field(default=0, ge=0)
     max_target_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     parts: tuple[_Part, ...] = ()
+    target_parts: tuple[_Part, ...] = ()

@@ -134,17 +134,24 @@ def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Out
     special = (manifest.model or {}).get("special_token_ids", ())
     limits = {name: outliers.max_norm for name, outliers in found.items()}
     target = None if config.target_site is None else limits.get(config.target_site)
-    site, parts = store.site(config.site), ()
-    if isinstance(site, JointSite):
-        each = zip(store.members(config.site), site.widths, site.factors, strict=True)
-        parts = tuple(
-            Part(width, factor, limits.get(_label(store, *member)))
-            for member, width, factor in each
-        )
     return Domain(
         tuple(special),  # pyright: ignore[reportArgumentType]
         limits.get(config.site),
         config.first_position,
         target,
-        parts,
+        _joint_parts(store, config.site, limits),
+        () if config.target_site is None else _joint_parts(store, config.target_site, limits),
+    )
+
+
+def _joint_parts(
+    store: ActivationStore, name: str, limits: Mapping[str, float | None]
+) -> tuple[Part, ...]:
+    """The sites of a joint site; empty for a single site."""
+    site = store.site(name)
+    if not isinstance(site, JointSite):
+        return ()
+    each = zip(store.members(name), site.widths, site.factors, strict=True)
+    return tuple(
+        Part(width, factor, limits.get(_label(store, *member))) for member, width, factor in each
     )

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from saelab.config import Config, UsageError
+from saelab.config import Config, UsageError, shortened
 from saelab.formats.json_file import read_config, write_sealed_json
-from saelab.sites import place_of
+from saelab.sites import parts_of, place_of
 from saelab.training.run import IDENTITY, Run, is_run
 
 if TYPE_CHECKING:
@@ -40,6 +40,14 @@ RECIPES: dict[str, dict[str, dict[str, str]]] = {
         "mlp": {"site": "blocks.*.mlp.hook_in", "target_site": "blocks.*.hook_mlp_out"},
         "attention": {"site": "blocks.*.attn.hook_z"},
     },
+    "clt": {
+        "mlp": {
+            "site": "blocks.*.mlp.hook_in",
+            "target_site": "blocks.*.hook_mlp_out",
+            "layers": "joined",
+            "sae.variant": "clt",
+        }
+    },
 }
 """The runs of each recipe that a sweep file may name; `*` is the number of every layer."""
 
@@ -47,7 +55,8 @@ Part = Literal["attention", "mlp"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """The name of a run: one level below the set, never outside of it."""
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Hook = Annotated[str, Field(min_length=1, max_length=128)]
+Hooks = Annotated[str, Field(min_length=1, max_length=MAX_LAYERS * 64)]
+"""A hook, or several joined by +."""
 
 
 class SetModel(Config):
@@ -60,13 +69,32 @@ class SetModel(Config):
 
 
 class Member(Config):
-    """One run of a set."""
+    """One run of a set.
+
+    Attributes:
+        layer: the first layer of which it replaces the part.
+        n_layers: how many layers, from this on: several for a cross-layer transcoder.
+    """
 
     name: Name
     layer: int = Field(ge=0, lt=MAX_LAYERS)
+    n_layers: int = Field(default=1, ge=1, le=MAX_LAYERS)
     part: Part
-    reads: Hook
-    writes: Hook
+    reads: Hooks
+    writes: Hooks
+
+    @property
+    def span(self) -> "Span":
+        """What it replaces."""
+        return Span(self.layer, self.n_layers, self.part)
+
+
+class Span(NamedTuple):
+    """The parts that a run replaces: of a layer, or of several one after the other."""
+
+    layer: int
+    n_layers: int
+    part: Part
 
 
 class SetManifest(Config):
@@ -135,37 +163,51 @@ def check_complete(manifest: SetManifest, where: Path) -> None:
         UsageError: a part of a layer is missing or there twice, runs are not in order of depth, or
             sites are not those of the part.
     """
-    have = [(member.layer, member.part) for member in manifest.members]
-    names = {member.name for member in manifest.members}
-    model = f"{manifest.model.name} has {manifest.model.n_layers} layers"
-    if len(set(have)) < len(have) or len(names) < len(have):
-        raise UsageError(f"{where} names a run, or a part of a layer, twice.")
-    if have != sorted(have):
-        raise UsageError(f"{where} does not list its runs in order of depth.")
+    n_layers = manifest.model.n_layers
+    model = f"{manifest.model.name} has {n_layers} layers"
     for member in manifest.members:
-        if part_of(member.reads, member.writes) != (member.layer, member.part):
+        if span_of(member.reads, member.writes) != member.span:
             raise UsageError(
-                f"{where} takes {member.name}, which reads {member.reads} and writes "
-                f"{member.writes}, for the {member.part} of layer {member.layer}."
+                f"{where} takes {member.name}, which reads {shortened(member.reads)} and writes "
+                f"{shortened(member.writes)}, for the {member.part} of layer {member.layer}."
             )
-    if have[-1][0] >= manifest.model.n_layers:
-        raise UsageError(f"{where} has a run at layer {have[-1][0]}, and {model}.")
-    whole = product(range(manifest.model.n_layers), sorted({part for _, part in have}))
+        if (last := member.layer + member.n_layers - 1) >= n_layers:
+            raise UsageError(f"{where} has a run at layer {last}, and {model}.")
+    spans = [member.span for member in manifest.members]
+    have = [(s.layer + i, s.part) for s in spans for i in range(s.n_layers)]
+    names = {member.name for member in manifest.members}
+    if len(set(have)) < len(have) or len(names) < len(spans):
+        raise UsageError(f"{where} names a run, or a part of a layer, twice.")
+    if spans != sorted(spans, key=_depth):
+        raise UsageError(f"{where} does not list its runs in order of depth.")
+    whole = product(range(n_layers), sorted({part for _, part in have}))
     for layer, part in sorted(set(whole) - set(have)):
         raise UsageError(
             f"{where} has nothing for the {part} of layer {layer}; {model}, and a set has all."
         )
 
 
-def part_of(reads: str, writes: str) -> tuple[int, Part] | None:
-    """The layer and part that a run replaces: a transcoder of an MLP, or an SAE of an attention.
+def _depth(span: Span) -> tuple[int, int]:
+    return span.layer, PARTS.index(span.part)
+
+
+def span_of(reads: str, writes: str) -> Span | None:
+    """The parts that a run replaces: transcoders those of MLPs, SAEs those of an attention.
 
     None: it replaces no part as a whole.
     """
-    place = place_of(reads, writes)
-    if place is None or place.kind == "residual":
+    hooks = parts_of(reads), parts_of(writes)
+    if len(hooks[0]) != len(hooks[1]):
         return None
-    return place.layer, "mlp" if place.kind == "mlp" else "attention"
+    places = [place_of(*pair) for pair in zip(*hooks, strict=True)]
+    found = [p for p in places if p is not None and p.kind != "residual"]
+    parts = {"mlp" if place.kind == "mlp" else "attention" for place in found}
+    layers = [place.layer for place in found]
+    if len(found) < len(places) or len(parts) > 1:
+        return None
+    if layers != list(range(layers[0], layers[0] + len(layers))):
+        return None
+    return Span(layers[0], len(layers), "mlp" if parts == {"mlp"} else "attention")
 
 
 def write_set(
@@ -205,16 +247,17 @@ def members_of(configs: "Mapping[str, TrainConfig]") -> tuple[Member, ...]:
     """
     members = []
     for name, config in configs.items():
-        if (place := part_of(config.site, config.written_site)) is None:
+        if (span := span_of(config.site, config.written_site)) is None:
             raise UsageError(
                 f"Run {name} reads {config.site} and writes {config.written_site}: a set takes "
                 "transcoders of MLPs (from mlp.hook_in or ln2.hook_out to hook_mlp_out or "
                 "mlp.hook_out) and SAEs of attention (attn.hook_z, hook_attn_out)."
             )
-        layer, part = place
         sites = {"reads": config.site, "writes": config.written_site}
-        members.append(Member(name=name, layer=layer, part=part, **sites))
-    return tuple(sorted(members, key=lambda member: (member.layer, PARTS.index(member.part))))
+        members.append(
+            Member(name=name, layer=span.layer, n_layers=span.n_layers, part=span.part, **sites)
+        )
+    return tuple(sorted(members, key=lambda member: _depth(member.span)))
 
 
 def is_set(path: Path) -> bool:

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import check_transcoder
+from saelab.sites import parts_of
 
 
 @runtime_checkable
@@ -88,11 +89,18 @@ def _check_joint(asked: SitesAsked) -> None:
             "crosscoder, or name one --site and no --beside."
         )
     given = {
-        "--target-site": asked.target_site is not None,
+        "--target-site": asked.target_site is not None and not asked.sae.joint_target,
+        "--skip": asked.skip,
         "--live": asked.live,
         f"--objective {asked.objective}": asked.runs_model,
     }
     for name in (name for name, is_given in given.items() if is_given):
         raise UsageError(
             f"{name} is for an SAE of one site, and this one reads {asked.n_sites}; leave it out."
+        )
+    n_targets = len(parts_of(asked.target_site or ""))
+    if asked.target_site is not None and n_targets != asked.n_sites:
+        raise UsageError(
+            f"--site has {asked.n_sites} sites and --target-site {n_targets}; name what each of "
+            "the layers reads and writes."
         )

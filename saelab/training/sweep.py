@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError, first_problem, shortened
 from saelab.formats.json_file import read_object
+from saelab.sites import JOIN
 from saelab.training.config import TrainConfig
 from saelab.training.sets import RECIPES
 
 MAX_RUNS = 1000
 KEYS = {"base", "grid", "runs", "harvest", "recipe"}
 SITES = ("site", "target_site")
-LAYER, LAYERS = "*", "layers"
+LAYER, LAYERS, JOINED = "*", "layers", "joined"
 MOST_LAYERS = 1000
 
 
@@ -43,6 +44,8 @@ def read_sweep(path: Path, **given: object) -> dict[str, TrainConfig]:
           "mlp": {"site": "blocks.*.ln2.hook_out", "target_site": "blocks.*.hook_mlp_out"},
           "attn": {"site": "blocks.*.attn.hook_z", "layers": [0, 5, 11]}
         }
+
+    With "layers": "joined" it stands for all of them in one run, which reads the joint site.
 
     A `recipe` names the runs of a set (see `saelab.training.sets`), which `runs` may change.
 
@@ -169,7 +172,7 @@ def _options(path: Path, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _by_layer(path: Path, name: str, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """A run's options; where its sites have a star, those of each layer."""
     hooks = _hooks(path, name, values)
-    layers = _listed(path, name, values)
+    joined, layers = values.get(LAYERS) == JOINED, _listed(path, name, values)
     values.pop(LAYERS, None)
     if not any(LAYER in hook for hook in hooks):
         if layers is not None:
@@ -187,12 +190,20 @@ def _by_layer(path: Path, name: str, values: dict[str, Any]) -> dict[str, dict[s
         )
     if not there:
         raise UsageError(f"{path}: run {name}: {store.path} has {' and '.join(hooks)} of no layer.")
+    if joined:
+        sites = {key: str(values[key]) for key in SITES if values.get(key)}
+        return {name: values | {key: _joined(hook, there) for key, hook in sites.items()}}
     digits = len(str(there[-1]))
     return {
         f"{name}-{n:0{digits}}": values
         | {key: str(values[key]).replace(LAYER, str(n)) for key in SITES if values.get(key)}
         for n in layers or there
     }
+
+
+def _joined(hook: str, layers: Sequence[int]) -> str:
+    """The joint site of these layers."""
+    return JOIN.join(hook.replace(LAYER, str(n)) for n in layers) if LAYER in hook else hook
 
 
 def _at(hooks: Sequence[str], layer: int) -> set[str]:
@@ -209,7 +220,7 @@ def _hooks(path: Path, name: str, values: dict[str, Any]) -> list[str]:
 
 def _listed(path: Path, name: str, values: dict[str, Any]) -> list[int] | None:
     layers = values.get(LAYERS)
-    if layers is None:
+    if layers is None or layers == JOINED:
         return None
     numbers = isinstance(layers, list) and all(type(n) is int and n >= 0 for n in layers)
     if not numbers or not layers or len(set(layers)) < len(layers):

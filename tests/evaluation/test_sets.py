@@ -19,9 +19,12 @@ from saelab.evaluation.sets import evaluate_set
 from saelab.host.host import Host
 from saelab.host.splice import splice_edits
 from saelab.host.text import corpus_of, stream
+from saelab.sae.clt import CLT
 from saelab.training.sets import RunSet
 
 OPTIONS = EvaluateOptions(n_tokens=20, batch_size=3)
+PLACE = "blocks.0.hook_resid_pre"
+"""Any site, to read the text of a model without a joint one."""
 PARTS = ("attn.hook_z", "mlp.hook_in", "hook_mlp_out")
 
 
@@ -171,6 +174,56 @@ def test_a_recipe_that_makes_no_set_is_refused_before_a_run_is_trained(store, tm
         assert sweep(tmp_path, store, **parts) == 2
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "whole").exists()
+
+
+@pytest.fixture(scope="module")
+def across(store, tmp_path_factory):
+    """A cross-layer transcoder of both MLPs of the random checkpoint."""
+    directory = tmp_path_factory.mktemp("across")
+    sae = {"d_sae": 32, "k": 8, "variant": "clt"}
+    base = small_config(store, n_tokens=1000).model_dump(mode="json", exclude={"site", "sae"})
+    assert sweep(directory, store, recipe="clt", base=base | {"sae": sae}) == 0
+    return directory / "whole"
+
+
+def test_a_cross_layer_transcoder_replaces_all_mlps_from_what_the_changed_model_computes(
+    across, random_lm
+):
+    runs = RunSet(across)
+    (run,) = runs.runs
+    found = evaluate_set(runs, random_lm, OPTIONS)
+    host = Host.of_run(run, random_lm)
+    assert isinstance(host.sae, CLT)
+    assert host.sae.widths == (16, 16)
+    sae, special = host.sae, torch.tensor(host.domain.special_token_ids)
+    plain = replace(host, lm=random_lm, reads=PLACE, writes=PLACE)
+
+    def filled(tokens):
+        read, edits = [], {}
+        for layer in range(2):
+
+            def look(value, layer=layer):
+                read[layer:] = [value * host.domain.parts[layer].factor]
+                return value
+
+            def write(value, layer=layer):
+                x = torch.cat([*read, *[torch.zeros_like(read[0])] * (1 - layer)], -1)
+                a = sae.pre_activations(x.flatten(0, 1))
+                dense = torch.where(a > sae.threshold.clamp_min(0), a, 0.0)
+                made = dense @ sae.W_dec[:, 16 * layer : 16 * layer + 16]
+                made = made + sae.b_dec[16 * layer : 16 * layer + 16]
+                made = made / host.domain.target_parts[layer].factor
+                where = torch.isin(tokens, special)[..., None]
+                return torch.where(where, value, made.view_as(value))
+
+            edits |= {f"blocks.{layer}.mlp.hook_in": look}
+            edits |= {f"blocks.{layer}.hook_mlp_out": write}
+        return edits
+
+    ce, n = by_hand(random_lm, [plain], corpus_of(run, random_lm, "held-out"), filled)
+    assert found.n_tokens == n
+    assert found.at_once[0].ce == pytest.approx(ce, rel=1e-5)
+    assert found.members[0].n_layers == 2
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(copied, tmp_path, capsys):

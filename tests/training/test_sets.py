@@ -85,6 +85,18 @@ def test_a_store_without_a_model_makes_no_set(tmp_path):
         write_set(tmp_path, "transcoders", {k: MODEL[k] for k in list(MODEL)[:3]}, both(0))
 
 
+def test_a_run_may_replace_several_layers_that_follow_each_other(tmp_path):
+    reads, writes = (
+        "+".join(f"blocks.{layer}.{part}" for layer in range(2))
+        for part in ("mlp.hook_in", "hook_mlp_out")
+    )
+    (member,) = write_set(tmp_path, "clt", MODEL, {"mlp": config(reads, writes)}).members
+    assert member.span == (0, 2, "mlp")
+    turned = "+".join(reversed(writes.split("+")))
+    with pytest.raises(UsageError, match="a set takes transcoders"):
+        write_set(tmp_path / "other", "clt", MODEL, {"mlp": config(reads, turned)})
+
+
 def test_a_run_of_another_model_is_named(whole):
     train(whole, {"mlp-0": both(0)["mlp-0"]}, name="other", weights_digest="other")
     with pytest.raises(UsageError, match="mlp-0 is of other, and its set of two"):
@@ -111,7 +123,7 @@ def test_a_run_that_is_not_finished_or_missing_is_named(whole):
     [
         ({"name": "../mlp-0"}, "name"),
         ({"name": "mlp-0\n"}, "name"),
-        ({"layer": 1}, "order of depth|twice"),
+        ({"layer": 1}, "takes mlp-0.*for the mlp of layer 1"),
         ({"reads": "blocks.1.ln2.hook_out"}, "takes mlp-0"),
         ({"layer": 10**9}, "layer"),
     ],
