@@ -10,10 +10,15 @@ from saelab.activations.format import read_manifest
 from saelab.activations.verify import Damage
 from saelab.analysis.circuits.graph_file import load_graph_hdf5
 from saelab.analysis.circuits.graph_json import load_graph
+from saelab.analysis.explain.records import DIRECTORY as EXPLANATIONS
+from saelab.analysis.explain.records import TEXTS, read_set
+from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.sharing.records import FILE, load_sharing
 from saelab.analysis.steering.records import load_steering_scores
 from saelab.analysis.transport.records import read_transport, transport_files
 from saelab.analysis.transport.transport_file import DIRECTORY
+from saelab.clients.ledger import Ledger
 from saelab.config import UsageError
 from saelab.files import sha256_file
 from saelab.formats.hdf5_file import check_hdf5, read_hdf5
@@ -65,9 +70,9 @@ def verify_run(path: Path | str) -> RunCheck:
 
     It checks the seal and every byte of each file that saelab writes: configuration, provenance,
     weights (also for finite values), checkpoints, metrics, evaluations, features, steering scores,
-    transport and circuits. It also checks that they belong to one SAE: the weights have the
-    configuration's shape, and everything was measured on these weights. If the store exists, it
-    must be the one that the run was trained on.
+    transport, circuits and explanations. It also checks that they belong to one SAE: the weights
+    have the configuration's shape, and everything was measured on these weights. If the store
+    exists, it must be the one that the run was trained on.
 
     Raises:
         UsageError: there is no run at `path`.
@@ -105,10 +110,8 @@ def _files(root: Path, check: RunCheck) -> Iterator[Path]:
 def _check_file(path: Path, check: RunCheck) -> None:
     name = str(path.relative_to(check.root))
     if path.suffix == ".json":
-        if path.parent.name == "circuits":
-            load_graph(path)
-        read_sealed_json(path, most=2**28, max_values=10_000_000)
-        sealed = SEAL in read_object(path, most=2**28, max_values=10_000_000)
+        _read_known_json(path)
+        sealed = SEAL in read_object(path, most=2**29, max_values=10_000_000)
     elif path.suffix == ".safetensors":
         header = read_tensor_header(path)
         if path.name == WEIGHTS or header.metadata.get("format") == FORMAT:
@@ -120,8 +123,8 @@ def _check_file(path: Path, check: RunCheck) -> None:
         arrays = read_hdf5(path)
         check_hdf5(arrays)
         sealed = arrays.sealed
-    elif path.name == "metrics.jsonl":
-        Run(path.parent).metrics()
+    elif path.suffix == ".jsonl":
+        _read_log(path)
         return
     else:
         check.n_files -= 1
@@ -130,11 +133,31 @@ def _check_file(path: Path, check: RunCheck) -> None:
         check.unsealed.append(name)
 
 
+def _read_log(path: Path) -> None:
+    if path.parent.parent.name == EXPLANATIONS:
+        Ledger(path)
+    elif path.name == "metrics.jsonl":
+        Run(path.parent).metrics()
+
+
+def _read_known_json(path: Path) -> None:
+    """As `_read_known`, of a JSON file."""
+    if path.parent.name == "circuits":
+        load_graph(path)
+    elif path.parent.parent.name == EXPLANATIONS and path.name == TEXTS:
+        read_set(path.parent)
+    elif path.parent.parent.name == EXPLANATIONS and path.name.startswith("scores_"):
+        read_scores(path)
+    read_sealed_json(path, most=2**29, max_values=10_000_000)
+
+
 def _read_known(path: Path) -> None:
     """Read an HDF5 file as the kind that its place in the run implies."""
     if path.name == "features.h5":
         file = FeatureFile(path)
         len(file.vocabulary)
+    elif path.name == FILE:
+        load_sharing(path.parent)
     elif path.name == "steering.h5":
         load_steering_scores(path.parent)
     elif path.parent.name == DIRECTORY:
@@ -174,7 +197,10 @@ def _tell_missing(run: Run, check: RunCheck) -> None:
 
 def _check_weights(run: Run, check: RunCheck) -> None:
     header, sae = read_sae_header(run.weights)
-    if sae.config.model_dump(mode="json") != run.config.sae.model_dump(mode="json"):
+    options = run.config.sae
+    if run.config.n_sites > 1 and options.joint_problem is None:
+        options = options.at_widths(sae.widths)  # Training has taken them from the store.
+    if sae.config.model_dump(mode="json") != options.model_dump(mode="json"):
         check.add(run.weights, f"is another SAE than {CONFIG} says.")
     for name, wanted in (("site", run.config.site), ("target_site", run.config.written_site)):
         if (found := header.metadata.get(name, wanted)) != wanted:
@@ -183,10 +209,16 @@ def _check_weights(run: Run, check: RunCheck) -> None:
 
 def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files made from the weights, and the digest that each records."""
-    made = (run.path / "features.h5", run.path / "steering.h5", *transport_files(run.path))
+    made = (
+        run.path / "features.h5",
+        run.path / "steering.h5",
+        run.path / FILE,
+        *transport_files(run.path),
+    )
     for path in filter(whole, made):
         yield path, read_hdf5(path).facts
-    for path in sorted((run.path / "evaluation").rglob("*.json")):
+    told = [run.path / "evaluation", run.path / EXPLANATIONS]
+    for path in sorted(file for place in told for file in place.rglob("*.json")):
         if whole(path):
             made = read_sealed_json(path).get("made")
             yield path, made if isinstance(made, dict) else {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CircuitArguments(Config):
-    """Explain a next-token prediction by the latents of one or more runs.
+    """Explain a next-token prediction by the latents of one or more runs, or of a set of them.
 
     With attention patterns and norm scales held at their values on the prompt, a logit is a sum
     over paths from tokens, errors, MLPs and biases through the latents of the SAEs (attn.hook_z,
@@ -38,7 +38,8 @@ class CircuitArguments(Config):
     """
 
     runs: Annotated[tuple[Path, ...], Positional("RUN")]
-    """Directories of the runs: all of one model, each at a site of its own."""
+    """Directories of the runs: all of one model, each at a site of its own. A set (see `saelab
+    train sweep`) stands for all of its runs."""
     prompt: Annotated[str, Heading("Prompt")]
     """Text whose next token is explained; it may name special tokens."""
     chat: bool = False
@@ -117,9 +118,9 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
     from saelab.lm.prompt import chat_prompt
     from saelab.lock import writing
     from saelab.sae.decoder import check_decoder
-    from saelab.training.run import Run
+    from saelab.training.sets import runs_of
 
-    runs = [Run(path) for path in args.runs]
+    runs = runs_of(args.runs)
     for run in runs:
         check_decoder(run.config.sae)
     if len({run.path.resolve() for run in runs}) < len(runs):

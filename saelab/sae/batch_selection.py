@@ -88,7 +88,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         self.threshold.div_(scale if target_scale is None else target_scale)
 
     @override
-    def fused_rule(self) -> FusedRule:
+    def fused_rule(self) -> FusedRule | str:
         return self.selected_rule(self.k, signed=self.signed, over_batch=True)
 
     @override

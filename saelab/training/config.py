@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from saelab.activations.order import POOL_ROWS
 from saelab.config import Config, Heading, UsageError
 from saelab.sae.base import AbstractSAEConfig
-from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
+from saelab.sites import parts_of
+from saelab.training.sites_asked import check_sites
 
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
@@ -36,7 +38,11 @@ class TrainConfig(Config):
     activations: Annotated[Path, Heading("Data")]
     """The activation store that `saelab harvest` wrote."""
     site: str
-    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post."""
+    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post; for a
+    crosscoder several, joined by +."""
+    beside: tuple[Path, ...] = ()
+    """Further stores of the same tokens, of other models: a crosscoder then reads --site in all of
+    them, and tells what the models share (model diffing)."""
     target_site: str | None = None
     """Train a transcoder: read --site and reconstruct this site of the same store, e.g.
     blocks.2.hook_mlp_out from blocks.2.ln2.hook_out (arXiv 2406.11944); default: --site itself."""
@@ -67,9 +73,10 @@ class TrainConfig(Config):
     downstream_sites: tuple[str, ...] = ()
     """The sites that e2e-ds compares; default: the residual stream after every later block."""
     live: Annotated[bool, Heading("Data")] = False
-    """Take activations from the running model instead of from the store. The text is the one the
-    store was harvested from; an endless text continues where the store ends. n_tokens may then
-    exceed the store by far. The store still gives the scale and the rows for calibration."""
+    """Take activations from the running model, on the store's text; an endless text continues where
+    the store ends. n_tokens may exceed the store by far, which gives scale and calibration rows."""
+    buffer_rows: int = Field(default=POOL_ROWS, gt=0)
+    """With --live: rows shuffled together; provenance.json has their design effect."""
     normalise: bool = True
     """Whether to train on activations scaled to unit variance per dimension, so that --lr and
     coefficients mean the same at every site. The saved SAE is scaled back and reads raw
@@ -91,8 +98,8 @@ class TrainConfig(Config):
     float32 products choose; a few per cent slower)."""
     step: Literal["auto", "fused", "autograd"] = "auto"
     """How a step is done. auto takes the fused step where there is one (the TopK family and
-    JumpReLU on CUDA, local objective): the same mathematics by kernels alone, several times as
-    fast."""
+    JumpReLU on CUDA, transcoders too, local objective): the same mathematics by kernels alone,
+    several times as fast."""
     lr: Annotated[float | None, Heading("Optimisation")] = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -169,7 +176,9 @@ class TrainConfig(Config):
                 "--live trains with --objective local or masked on activations alone: training end "
                 "to end runs the model anyway, and gradient SAEs read stored gradients."
             )
-        self._check_transcoder()
+        if not self.live and self.buffer_rows != POOL_ROWS:
+            raise UsageError(f"buffer_rows={self.buffer_rows} needs --live; give both or neither.")
+        check_sites(self)
         self._check_optimizer()
         if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
             raise UsageError(
@@ -196,27 +205,6 @@ class TrainConfig(Config):
                     f"{name}={value} is for training by gradient, and a {self.sae.variant} SAE is "
                     f"fitted by {how}; leave it out."
                 )
-
-    def _check_transcoder(self) -> None:
-        if self.target_site is None:
-            if self.skip:
-                raise UsageError(
-                    "--skip needs --target-site: past an SAE that reconstructs what it reads, a "
-                    "skip connection would carry everything."
-                )
-            return
-        if self.target_site == self.site:
-            raise UsageError(
-                f"--target-site {self.target_site} is what the SAE reads; leave it out, or name "
-                "another site."
-            )
-        check_transcoder(self.sae)
-        if self.live or self.objective != "local":
-            given = "--live" if self.live else f"--objective {self.objective}"
-            raise UsageError(
-                f"{given} is for an SAE that reconstructs what it reads; a transcoder trains with "
-                "--objective local on a store that holds both sites."
-            )
 
     def _check_optimizer(self) -> None:
         """Refuse a decay that is too long, and options that the schedule does not use."""
@@ -260,6 +248,11 @@ class TrainConfig(Config):
     def written_site(self) -> str:
         """The site that is reconstructed: `target_site` if given, else `site`."""
         return self.target_site or self.site
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites that are read side by side, over all stores."""
+        return len(parts_of(self.site)) * (1 + len(self.beside))
 
     @property
     def n_steps(self) -> int:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from saelab.config import UsageError
 from saelab.training.run import CONFIG, WEIGHTS, Run
 
-OWN = {"checkpoints", "evaluation", "circuits", "transport", "experiments", "features.partial"}
+OWN = {"checkpoints", "evaluation", "circuits", "transport", "explanations", "experiments"}
+OWN |= {"features.partial"}
 """Directories of a run that hold no other runs."""
 MAX_DEPTH = 16
 """Levels of directories that are searched for runs."""

@@ -9,8 +9,10 @@ evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
+sharing.h5           what `saelab diff` measured of a crosscoder
 transport/           what `saelab transport` measured, a file for each pair of sites
 circuits/            graphs that `saelab circuit` wrote
+explanations/        what language models say of latents, a directory for each set, and its scores
 notes.sqlite         labels, notes and bookmarks from the browser
 experiments/*.json   steering experiments saved in the browser
 features.partial/    where an interrupted collection continues (removed when it ends)
@@ -58,7 +60,9 @@ RESULTS = (
     "features.partial",
     "steering.h5",
     "transport",
+    "sharing.h5",
     "circuits",
+    "explanations",
     "experiments",
 )
 """Results about one set of weights; they do not hold for other weights."""

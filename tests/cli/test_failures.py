@@ -37,10 +37,11 @@ VERBS = {
     "demo": "demo --out",
     "bench": "bench variants --out",
     "claims": "claims --device cpu --out",
+    "explain": "explain {run} --llm m --export-prompts",
     "circuit figure": "circuit {run} --prompt the --device cpu --figure",
     "circuit tracer": "circuit {run} --prompt the --device cpu --circuit-tracer",
 }
-FILES = ("circuit figure", "circuit tracer")
+FILES = ("explain", "circuit figure", "circuit tracer")
 
 
 def bad_places(directory):
@@ -108,12 +109,18 @@ def test_a_directory_that_this_user_cannot_write_to_is_refused(
     assert f"{tmp_path} cannot be written to" in capsys.readouterr().err
 
 
-RUN_VERBS = ["features", "evaluate", "steer", "transport", "circuit", "export", "show"]
+RUN_VERBS = ["features", "explain", "evaluate", "steer", "transport", "diff", "circuit", "export"]
+RUN_VERBS += ["show"]
 
 
 @pytest.mark.parametrize("verb", RUN_VERBS)
 def test_a_run_that_cannot_be_is_one_sentence(verb, tmp_path, capsys):
-    rest = {"steer": ["--all"], "circuit": ["--prompt", "a"], "export": ["--out", tmp_path / "x"]}
+    rest = {
+        "steer": ["--all"],
+        "circuit": ["--prompt", "a"],
+        "explain": ["--llm", "tokens"],
+        "export": ["--out", tmp_path / "x"],
+    }
     for place, _ in bad_places(tmp_path).values():
         words = ["--from", "x", "--run", place] if verb == "transport" else [place]
         assert run(verb, *words, *rest.get(verb, [])) == 2

@@ -4,6 +4,7 @@ store/           two units of arrays with labels
 runs/one/        a finished run with all that verbs and the browser add
 runs/old/        the same as files without seals and indices, as earlier versions wrote them
 runs/other/      a second run, to compare with
+set/             a set whose runs are yet to be trained, and what was measured of them
 half/            a training that was killed between two checkpoints
 """
 
@@ -51,6 +52,8 @@ def make_baseline(root: Path) -> Path:
         write_recovery(path)
         write_circuit(path)
         write_transport(path, "early", "x", D_SAE)
+        write_explanations(path)
+        write_sharing(path, D_SAE)
         Notes(path).write(5, "label", "a label")
         Notes(path).write(5, "note", "a note")
         experiment = Experiment(prompt="a prompt", latents=(3,))
@@ -59,7 +62,37 @@ def make_baseline(root: Path) -> Path:
     assert VOCABULARY
     unsealed(root / "runs" / "one", root / "runs" / "old")
     half(root)
+    run_set(root / "set")
     return root
+
+
+def write_sharing(run: Path, n_latents: int) -> None:
+    """The shares of two sites, from the first alone to the second alone."""
+    from saelab.analysis.sharing.records import Sharing, save_sharing
+
+    second = np.linspace(0, 1, n_latents, dtype=np.float32)
+    norm = np.stack([1 - second, second], axis=1)
+    fired = np.arange(n_latents)
+    save_sharing(Sharing(("a", "b"), (0.1, 0.2), 90, fired, norm, norm + 0.5, norm + 0.5), run, {})
+
+
+def write_explanations(run: Path) -> None:
+    """A set of two explanations, with what is left of an unfinished part."""
+    from saelab.analysis.explain.judging import Merit
+    from saelab.analysis.explain.records import Explanation, ExplanationSet
+    from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
+    from saelab.clients.ledger import Ledger
+    from saelab.clients.question import Answer
+
+    found = ExplanationSet(run / "explanations" / "m", "m", "file", "explain/1", "ab" * 32, 2, 90)
+    found.by_latent = {5: Explanation("words", "2024-07-26", 40, 5), 7: Explanation("more", "x")}
+    found.write()
+    merit = {"detection": Merit(0.75, 0.8, 8), "fuzzing": Merit(0.5, None, 8)}
+    scores = ExplanationScores(
+        "j", by_source={OWN: {5: merit, 7: merit}, "empty": {5: merit}}, n_unread=1
+    )
+    write_scores(found, scores)
+    Ledger(found.path / "asked.jsonl").add([("explain/9/ab", Answer("names", 3, 1, (0.5, 0.5)))])
 
 
 def config(root: Path, **changes: Any) -> Any:
@@ -72,6 +105,21 @@ def config(root: Path, **changes: Any) -> Any:
         "checkpoint_every": 10, "lr": 1e-2,
     }  # fmt: skip
     return TrainConfig.model_validate(values | changes)
+
+
+def run_set(path: Path) -> None:
+    """A set of one layer with figures of it."""
+    from saelab.evaluation.set_results import AtOnce, MemberFigures, SetEvaluation
+    from saelab.formats.json_file import write_sealed_json
+    from saelab.training.sets import write_set
+
+    sites = {"site": "blocks.0.ln2.hook_out", "target_site": "blocks.0.hook_mlp_out"}
+    model = {"name": "m", "weights_digest": "w", "tokenizer_digest": "t", "n_layers": 1}
+    write_set(path, "transcoders", model, {"mlp-0": config(path.parent, **sites)})
+    member = MemberFigures("mlp-0", 0, "mlp", 32, 4.0, 0.1, 1, 0.02, None)
+    whole = AtOnce("all", 1, 2.1, 3.0, 4.0, 0.9, 0.8, None, 0.95, 0.1, 0.8, 0.0)
+    found = SetEvaluation("transcoders", "m", 100, 2.0, (member,), (whole,))
+    write_sealed_json(path / "evaluation.json", {"made": {}, **found.values()})
 
 
 def unsealed(source: Path, target: Path) -> None:

@@ -164,6 +164,12 @@ def features(path: Path) -> None:
     read.latents_on(5)
 
 
+def sharing(path: Path) -> None:
+    from saelab.analysis.sharing.records import load_sharing
+
+    load_sharing(path).summary()
+
+
 def steering(path: Path) -> None:
     from saelab.analysis.steering.records import load_steering_scores
 
@@ -191,12 +197,34 @@ def circuits(path: Path) -> None:
         load_graph_hdf5(file).row_sums()
 
 
+def explanations(path: Path) -> None:
+    from saelab.analysis.explain.records import explanation_sets
+    from saelab.analysis.explain.scores import read_scores
+    from saelab.clients.ledger import Ledger
+
+    assert [list(found.by_latent) for found in explanation_sets(path)]
+    for file in path.glob("explanations/*/scores_*.json"):
+        read_scores(file).summary()
+    Ledger(path / "explanations" / "m" / "asked.jsonl")
+
+
 def store(path: Path) -> None:
     from saelab.activations.store import ActivationStore
 
     read = ActivationStore(path)
     site = read.site("x")
     _ = site.mean, site.total_variance, [read.tokens(unit) for unit in read.units]
+
+
+def set_measured(path: Path) -> None:
+    from saelab.evaluation.set_results import load_set_evaluation, set_sections
+    from saelab.figures.evaluation import set_figure
+    from saelab.training.sets import RunSet
+
+    _ = RunSet(path).finished
+    if (found := load_set_evaluation(path)) is not None:
+        set_sections(found)
+        set_figure(found)
 
 
 # The browser
@@ -281,7 +309,10 @@ READERS: dict[str, dict[str, Reader]] = {
                     "page health": HEALTH, "page known": KNOWN, "route": route},
     "steering.h5": {"steering": steering, "page steering": STEERING, "page latent": LATENT},
     "transport/*": {"transports": transports, "page transport": TRANSPORT},
+    "sharing.h5": {"sharing": sharing, "page shared": page("shared")},
     "circuits/*": {"circuits": circuits, "page circuit": CIRCUIT, "page latent": LATENT},
+    "explanations/*": {"explanations": explanations, "page latent": LATENT,
+                       "page latents": LATENTS},
     "notes.sqlite": {"notes": notes, "page latent": LATENT, "page latents": LATENTS},
     "experiments/*": {"experiments": experiments},
     "checkpoints/*": {"train": train, "show": show},
@@ -293,10 +324,17 @@ OF_A_STORE: dict[str, Reader] = {
 }  # fmt: skip
 
 
+OF_A_SET: dict[str, Reader] = {
+    "verify": verify, "show": show_json, "measured": set_measured,
+}  # fmt: skip
+
+
 def readers_of(file: Path) -> tuple[Path, dict[str, Reader]]:
     """The run or store that a file (below the root) belongs to, and what reads it."""
     if file.parts[0] == "store":
         return Path("store"), OF_A_STORE
+    if file.parts[0] == "set":
+        return Path("set"), OF_A_SET
     owner = Path(*file.parts[: 2 if file.parts[0] == "runs" else 1])
     inside = str(file.relative_to(owner))
     if file.parts[0] == "half":

@@ -1,4 +1,4 @@
-"""Names of latents: readers' labels, else known features, else what their examples share."""
+"""Names of latents: readers' labels, known features, explanations, or what examples share."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
+from feature_browser.data.explained import Explained, explained
 from feature_browser.data.known import Known
 from feature_browser.data.notes import Note, Notes
 from feature_browser.data.reading import readable_features, readable_known
@@ -55,11 +56,12 @@ class LatentNames:
     labels: Labels
     known: Known
     features: Features | None = None
+    explained: Explained = field(default_factory=Explained)
 
     @classmethod
     def of(cls, card: RunCard) -> "LatentNames":
         """The current names; a damaged evaluation or features file gives none."""
-        return cls(labels_of(card), readable_known(card), readable_features(card))
+        return cls(labels_of(card), readable_known(card), readable_features(card), explained(card))
 
     def name(self, latent: int) -> str:
         """The latent's given name, else "fires on: ..."; empty if it never fires either."""
@@ -79,8 +81,11 @@ class LatentNames:
         return self.fires_on(latent).removeprefix(PREFIX)
 
     def given(self, latent: int) -> str:
-        """The latent's label, else its known feature; empty if it has neither."""
+        """Its label, else its known feature, else its best explanation; empty if it has none."""
         if label := self.labels.of(latent).label:
             return label
         match = self.known.matches.get(latent)
-        return match.title if match and match.f1 >= TELLING else ""
+        if match and match.f1 >= TELLING:
+            return match.title
+        told = self.explained.best(latent)
+        return told.line if told else ""

@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from feature_browser.data.address import A, AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
+from feature_browser.data.explained import Stamp, explained_stamp
 from feature_browser.data.known import NOTHING, Known, plain, read_known
 from feature_browser.data.notes import notes_version
 from feature_browser.data.weights import DecoderRows, read_decoder
@@ -41,11 +42,11 @@ class OpenRun:
     known: Known
     columns: dict[str, ndarray]
     spaced: bool
-    drawn: dict[tuple[AbstractAddress, int], Any] = field(default_factory=dict, repr=False)
+    drawn: dict[tuple[AbstractAddress, int, Stamp], Any] = field(default_factory=dict, repr=False)
 
     def page(self, address: A, draw: Callable[["OpenRun", A], Drawn]) -> Drawn:
-        """The result of `draw` for `address`, kept until a note is written."""
-        key = (address, notes_version(self.card.path))
+        """The result of `draw` for `address`, kept until a note or explanation is written."""
+        key = (address, notes_version(self.card.path), explained_stamp(self.card.path))
         if key not in self.drawn:
             if len(self.drawn) >= PAGES_KEPT:
                 self.drawn.pop(next(iter(self.drawn)), None)

@@ -22,8 +22,10 @@ MODULES = [
     "try_it.view",
     "steering.view",
     "transport.view",
+    "shared",
     "compare.view",
     "health.view",
+    "sets",
     "training",
 ]
 """The files that draw a page, in the order of the top bar."""

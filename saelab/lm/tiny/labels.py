@@ -130,3 +130,18 @@ HIERARCHIES: dict[str, tuple[str, ...]] = {
     "sentiment_of_document": ("document_positive", "document_negative"),
 }
 """General labels of the language as unions of special ones."""
+
+UNIONS = {
+    "noun": "This token is an English noun of any kind.",
+    "verb": "This token is an English verb.",
+    "name": "This token is a person's name.",
+    "pronoun": "This token is a pronoun for a person.",
+    "sentiment_word": "This token is an adjective that is pleasant or unpleasant.",
+    "weekday": "This token is the name of a day of the week.",
+    "bracket": "This token is a bracket.",
+    "innermost_bracket": "A bracket is open after this token.",
+    "pending_subject": "The subject of the sentence still waits for its verb.",
+    "referent": "The sentence is about a person to whom no pronoun has referred yet.",
+    "sentiment_of_document": "A pleasant or an unpleasant adjective has occurred in the text.",
+}
+"""When each general label of HIERARCHIES is on."""

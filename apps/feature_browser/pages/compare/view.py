@@ -284,7 +284,7 @@ def _named(names: LatentNames, latent: int) -> Html:
         return html('<span class="name">{t}</span>', t=label)
     match = names.known.matches.get(latent)
     if match is None or match.f1 < TELLING:
-        return html('<span class="sub">{t}</span>', t=names.fires_on(latent) or UNKNOWN)
+        return html('<span class="sub">{t}</span>', t=names.name(latent) or UNKNOWN)
     return html('{t} <span class="sub">F1 {f}</span>', t=match.title, f=real(match.f1))
 
 

@@ -7,7 +7,7 @@ from itertools import count as counting
 from itertools import repeat
 
 from feature_browser.data.known import Match
-from feature_browser.data.labels import LatentNames, labels_of
+from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, facts
 from feature_browser.draw.annotate import headline
 from feature_browser.draw.boxes import bar, boxed, pairs
@@ -32,19 +32,39 @@ class LatentScene:
     @cached_property
     def names(self) -> LatentNames:
         """The current names of latents."""
-        return LatentNames(labels_of(self.run.card), self.run.known, self.run.features)
+        return LatentNames.of(self.run.card)
 
 
 def identity(scene: LatentScene) -> Html:
     """The latent's number, its notes, and the known feature that it matches best."""
     match = scene.run.known.matches.get(scene.record.latent)
     return html(
-        '<section class="card identity">{head}{matched}'
-        '<p class="sub fires-on">{fires}</p></section>',
+        '<section class="card identity">{head}{matched}</section>',
         head=headline(scene.run.card, scene.names.labels, scene.record.latent),
         matched=_matched(match, scene) if match else _unmatched(scene),
-        fires=scene.names.fires_on(scene.record.latent),
     )
+
+
+def meaning(scene: LatentScene) -> Html:
+    """What language models say of it, each with its source and score, and what examples share."""
+    latent = scene.record.latent
+    told = scene.names.explained.by_latent.get(latent, [])
+    rows = [
+        html(
+            '<p>{text}</p><p class="sub">{source} · {score}</p>',
+            text=one.text,
+            source=one.source,
+            score=one.verdict,
+        )
+        for one in told
+    ]
+    if problem := scene.names.explained.problem:
+        rows.append(html('<p class="sub">{t}</p>', t=problem))
+    fires = scene.names.fires_on(latent)
+    if fires and fires not in {one.text for one in told}:
+        rows.append(html('<p class="sub fires-on">{t}</p>', t=fires))
+    hint = "0.5 is chance" if any(one.score is not None for one in told) else ""
+    return boxed("What it means", joined(rows), hint=hint) if rows else EMPTY
 
 
 def _matched(match: Match, scene: LatentScene) -> Html:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
-from feature_browser.data.labels import LatentNames, labels_of
+from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, list_runs, open_run
 from feature_browser.draw import annotate
 from feature_browser.draw.boxes import alone, boxed, message, no_such_latent
@@ -75,7 +75,7 @@ def latent_page(request: Request) -> PlainTextResponse:
 
 
 def _title(run: OpenRun, latent: int) -> str:
-    name = LatentNames(labels_of(run.card), run.known, run.features).name(latent)
+    name = LatentNames.of(run.card).name(latent)
     return f"{latent} · {name}" if name else str(latent)
 
 
@@ -123,7 +123,7 @@ def _typed() -> None:
 
 def page(scene: LatentScene) -> Html:
     """The whole page of one latent."""
-    aside = [cards.identity(scene)]
+    aside = [cards.identity(scene), cards.meaning(scene)]
     if scene.record.n_fired:
         aside.append(cards.firing(scene))
     aside += [steering(scene), cards.heads(scene), cards.neighbours(scene), cards.reproduce(scene)]

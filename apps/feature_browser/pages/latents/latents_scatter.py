@@ -107,7 +107,7 @@ def _drawn(
         if len(found) == 1:
             latent = int(rows[found[0]])
             there = address.visit("latent", latent=latent)
-            return there, f"{latent}  {names.given(latent)}\n{_told(run, latent, chosen)}"
+            return there, f"{latent}  {names.name(latent)}\n{_told(run, latent, chosen)}"
         corners = ",".join(f"{edge:.6g}" for edge in box)
         return address.to(
             box=corners, page=1

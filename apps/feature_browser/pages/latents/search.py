@@ -8,6 +8,7 @@ import streamlit as st
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
+from feature_browser.data.explained import explained
 from feature_browser.data.labels import Labels
 from feature_browser.data.reading import OpenRun, stamp
 from saelab.analysis.feature_file import FeatureFile
@@ -25,7 +26,7 @@ Span = tuple[int, int]
 def search(
     run: OpenRun, labels: Labels, text: str
 ) -> tuple[dict[str, Int[ndarray, " found"]], str]:
-    """The latents found by number, label, known feature, token, or example text.
+    """The latents found by number, label, explanation, known feature, token or example text.
 
     FIRING are those that fire on the text itself in such an example. The second value says what was
     not searched, and why; it is empty if everything was.
@@ -35,6 +36,7 @@ def search(
     found = {
         "number": _by_number(wanted, len(run.features)),
         "label or note": _by_label(labels, wanted),
+        "explanation": explained(run.card).find(wanted),
         "known feature or token": run.find(text),
         "example text": by_example,
         FIRING: by_firing,

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.labels import Labels, LatentNames, labels_of
+from feature_browser.data.labels import Labels, LatentNames
 from feature_browser.data.notes import LONGEST, Note, Notes
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
@@ -50,7 +50,7 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
     """Draw the table that `address` asks for."""
     run = open_run(card)
     _search_box(run, address)
-    names = LatentNames(labels_of(run.card), run.known, run.features)
+    names = LatentNames.of(run.card)
     hits = _found(run, names.labels, address)
     ordered = order(run, hits.latents, address.sort)
     part, links = page_of(address, len(ordered), ROWS)
@@ -138,7 +138,7 @@ def _search_box(run: OpenRun, address: LatentsAddress) -> None:
         search_field(
             SEARCH,
             address.q,
-            label="Search numbers, labels, known features, tokens and example text",
+            label="Search numbers, labels, explanations, known features, tokens and example text",
             hint="Search a number, label, token or example text",
             width=340,
             on_change=_searched,
@@ -214,18 +214,27 @@ def _table(
     editable = not names.labels.problem and Notes(run.card.path).writable
     told = "what its readers call it; ★: bookmarked"
     columns.insert(1, Column("Label", f"{told}; click to write" if editable else told))
+    explained = names.explained.by_latent
+    if explained:
+        columns.append(Column("Explained as", "by a language model, with its score by a judge"))
     columns.append(Column("Fires on", "what its strongest examples share; no model has named it"))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
     notes = names.labels
     rows = (
         [
             *_row(run, _label(notes.of(i), i if editable else None), address, i, shown),
+            *([_explanation(names, i)] if explained else []),
             html('<span class="sub">{t}</span>', t=names.shared(i) or UNKNOWN),
             raised(run, i),
         ]
         for i in latents.tolist()
     )
     return table(columns, rows, "Latents")
+
+
+def _explanation(names: LatentNames, latent: int) -> Html:
+    told = names.explained.best(latent)
+    return html('<span class="sub">{t}</span>', t=told.line if told else UNKNOWN)
 
 
 def _row(

@@ -1,0 +1,163 @@
+"""Explaining a run's latents: the questions, and a set of explanations from the answers."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from saelab.analysis.explain.evidence import evidence_of
+from saelab.analysis.explain.prompts import (
+    LONGEST_EXPLANATION,
+    VERSION,
+    explain_question,
+    read_explanation,
+)
+from saelab.analysis.explain.records import (
+    TEXTS,
+    Explanation,
+    ExplanationSet,
+    name_of,
+    now,
+    read_set,
+    set_path,
+)
+from saelab.analysis.records import Features
+from saelab.clients.ledger import Ledger
+from saelab.clients.question import Answer, Question
+from saelab.config import UsageError
+from saelab.console import progress
+from saelab.files import sha256_file
+from saelab.lock import check_held
+from saelab.training.run import Run
+
+ASKED = "asked.jsonl"
+TOKENS, COUNTED = "tokens", "counting/1"
+"""The model that is none, and the version of what it says."""
+
+
+@dataclass
+class Explaining:
+    """A set of explanations that is being made.
+
+    Attributes:
+        features: the run's features.
+        texts: the set, as far as it is.
+        ledger: what was asked and answered for it since.
+    """
+
+    features: Features
+    texts: ExplanationSet
+    ledger: Ledger
+
+    def questions(self, latents: Iterable[int], *, again: bool = False) -> dict[int, Question]:
+        """The question about each latent that fires and, unless `again`, is not explained yet.
+
+        Those of an unfinished part are among them: the ledger has their answers, and their cost.
+        """
+        fired = self.features.file["latent/n_fired"]
+        done = self.texts.by_latent.keys() - self._answered()
+        wanted = [n for n in latents if fired[n] and (again or n not in done)]
+        found = {}
+        with progress("Questions", len(wanted), "latents") as bar:
+            for latent in wanted:
+                record = self.features[latent]
+                evidence = evidence_of(record)
+                if evidence.shown:
+                    found[latent] = explain_question(self.features, record, evidence)
+                bar.advance(1)
+        for question in found.values():
+            # What explains nothing is asked again.
+            answer = self.ledger.answers.get(question.key)
+            if answer is not None and not read_explanation(answer.text):
+                del self.ledger.answers[question.key]
+        return found
+
+    def _answered(self) -> set[int]:
+        """The latents of which the ledger has an answer."""
+        parts = (key.split("/") for key in self.ledger.answers)
+        return {int(part[1]) for part in parts if len(part) == 3 and part[1].isdecimal()}
+
+    def keep(self, questions: Mapping[int, Question]) -> int:
+        """Write the answers into the set; returns how many of the questions have none."""
+        for latent, question in questions.items():
+            answer = self.ledger.answers.get(question.key)
+            if latent in self.texts.by_latent or answer is None:
+                continue
+            if text := read_explanation(answer.text):
+                self.texts.by_latent[latent] = _explanation(text, answer)
+        left = [n for n in questions if n not in self.texts.by_latent]
+        if not left:
+            # Until then the ledger stays, and has the cost.
+            self.texts.requests += self.ledger.requests
+            self.texts.tokens += self.ledger.tokens
+        if len(left) < len(questions):
+            check_held(self.texts.path.parents[1])
+            self.texts.write()
+        if not left:
+            self.ledger.forget()
+        return len(left)
+
+
+def _explanation(text: str, answer: Answer) -> Explanation:
+    return Explanation(text, now(), answer.prompt_tokens, answer.completion_tokens)
+
+
+def begin(run: Run, model: str, kind: str, name: str | None, prompt: str = VERSION) -> Explaining:
+    """Start a set, or continue it.
+
+    A set has one model, asked by one kind of client. Its name is the model's, if not given.
+
+    Raises:
+        UsageError: the run has no features, or those of other weights; or there is a set of this
+            name by another model, or from another version of the prompt.
+    """
+    features = features_of(run)
+    digest = str(features.file.facts.get("sae_sha256"))
+    path = set_path(run.path, name or name_of(model))
+    if (path / TEXTS).exists():
+        texts = read_set(path)
+        wanted = {"model": model, "prompt": prompt, "sae_sha256": digest}
+        for what, value in wanted.items():
+            if (there := getattr(texts, what)) != value:
+                raise UsageError(
+                    f"{path} holds explanations with the {what} {there!r}, now it is {value!r}; "
+                    "give another --name."
+                )
+    else:
+        texts = ExplanationSet(path, model, kind, prompt, digest)
+    return Explaining(features, texts, Ledger(path / ASKED))
+
+
+def features_of(run: Run) -> Features:
+    """The run's features.
+
+    Raises:
+        UsageError: they were not collected, or are of other weights.
+    """
+    run.check_finished()
+    features = Features(run.path)
+    if features.file.facts.get("sae_sha256") != sha256_file(run.weights):
+        raise UsageError(
+            f"{features.file.path} was made with other weights than {run.weights.name}; run "
+            "`saelab features` again."
+        )
+    return features
+
+
+def chosen(features: Features, latents: Sequence[int], first: int | None) -> Iterator[int]:
+    """The latents that are meant: those given, or the `first` ones, or all.
+
+    Raises:
+        UsageError: there is no such latent.
+    """
+    for latent in latents:
+        if latent >= len(features):
+            raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(features) - 1}.")
+    return iter(dict.fromkeys(latents) or range(min(first or len(features), len(features))))
+
+
+def explain_by_tokens(explaining: Explaining, latents: Iterable[int]) -> None:
+    """Explain by token statistics (`Features.fires_on`); no model is asked."""
+    features, texts = explaining.features, explaining.texts
+    for latent in latents:
+        if latent not in texts.by_latent and (text := features.fires_on(latent)):
+            texts.by_latent[latent] = Explanation(text[:LONGEST_EXPLANATION], now())
+    texts.write()

@@ -1,0 +1,138 @@
+"""`saelab explain`: what latents mean, in a language model's words."""
+
+from typing import TYPE_CHECKING
+
+from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
+from saelab.cli.parse import parse
+from saelab.config import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from saelab.analysis.explain.explain import Explaining
+    from saelab.clients.question import Question
+    from saelab.training.run import Run
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    args = parse(ExplainArguments, "explain", arguments)
+    _check(args)
+    from saelab.lock import writing
+    from saelab.training.run import Run
+
+    if args.calibrate is not None:
+        from saelab.cli.explain_scores import calibrate
+
+        with writing(args.calibrate):
+            return calibrate(args, args.calibrate)
+    assert args.run is not None
+    run = Run(args.run)
+    if args.export_prompts is not None and args.score is None:
+        return _export(args, run)
+    with writing(run.path):
+        if args.score is None:
+            return _explain(args, run)
+        from saelab.cli.explain_scores import score
+
+        return score(args, run)
+
+
+def _check(args: ExplainArguments) -> None:
+    """Refuse what does not fit together, before anything is read."""
+    judges = args.score is not None or args.calibrate is not None
+    problems = {
+        "Give a RUN, or --calibrate without one.": (args.calibrate is None) == (args.run is None),
+        "Got --export-prompts and --import; give one.": bool(args.export_prompts and args.import_),
+        "Scores need a --judge, and no --llm; name the model that judges.": judges
+        and (args.judge is None or args.llm is not None),
+        "Got --judge without --score NAME or --calibrate DIRECTORY; give one.": not judges
+        and args.judge is not None,
+        "Got no --llm; name the model that explains, or `tokens` for none.": not judges
+        and args.llm is None,
+        "No model is asked; leave --export-prompts and --import out.": bool(
+            args.export_prompts or args.import_
+        )
+        and (args.llm == "tokens" or args.judge == "words"),
+    }
+    for sentence, holds in problems.items():
+        if holds:
+            raise UsageError(sentence)
+    _check_files(args)
+
+
+def _check_files(args: ExplainArguments) -> None:
+    if args.export_prompts is not None:
+        from saelab.files import check_file
+
+        check_file(args.export_prompts, "--export-prompts")
+    if args.import_ is not None:
+        from saelab.formats.regular import regular_size
+
+        # Refused before the questions are made, which takes minutes for many latents.
+        regular_size(args.import_)
+
+
+def _export(args: ExplainArguments, run: "Run") -> int:
+    from saelab.analysis.explain.explain import begin
+    from saelab.clients.files import write_questions
+
+    model, path = str(args.llm), args.export_prompts
+    assert path is not None
+    explaining = begin(run, model, "file", args.name)
+    questions = _questions(args, explaining)
+    write_questions(path, list(questions.values()), model)
+    print(f"{len(questions)} questions; their answers are read by --import")
+    print(path)
+    return 0
+
+
+def _explain(args: ExplainArguments, run: "Run") -> int:
+    from saelab.analysis.explain.explain import COUNTED, TOKENS, begin, chosen, explain_by_tokens
+
+    model = str(args.llm)
+    if model == TOKENS:
+        explaining = begin(run, model, TOKENS, args.name, COUNTED)
+        explain_by_tokens(explaining, chosen(explaining.features, args.latents, args.first))
+        return _tell(explaining)
+    if args.import_ is not None:
+        explaining = begin(run, model, "file", args.name)
+        questions = _questions(args, explaining, again=True)
+        import_answers(args.import_, list(questions.values()), explaining.ledger)
+        return _tell(explaining, explaining.keep(questions))
+    client = client_of(args, model)
+    explaining = begin(run, client.model, client.kind, args.name)
+    questions = _questions(args, explaining)
+    try:
+        why = answered(args, list(questions.values()), client, explaining.ledger)
+    finally:
+        # What was answered is shown, whatever has ended the rest.
+        n_left = explaining.keep(questions)
+    return _tell(explaining, n_left, why)
+
+
+def _questions(
+    args: ExplainArguments, explaining: "Explaining", *, again: bool = False
+) -> "Mapping[int, Question]":
+    """The questions about the chosen latents, of which there must be some."""
+    from saelab.analysis.explain.explain import chosen
+
+    latents = chosen(explaining.features, args.latents, args.first)
+    questions = explaining.questions(latents, again=again)
+    if not questions:
+        raise UsageError(
+            f"There is nothing to ask: {explaining.texts.path} explains "
+            f"{len(explaining.texts.by_latent)} latents, and the others chosen never fire."
+        )
+    return questions
+
+
+def _tell(explaining: "Explaining", n_left: int = 0, why: str = "") -> int:
+    """Print what there is now; 1 if some latents still lack an explanation."""
+    texts = explaining.texts
+    cost = f", {texts.requests} requests, {texts.tokens} tokens" if texts.requests else ""
+    print(f"{len(texts.by_latent)} latents explained by {texts.model}{cost}")
+    if n_left:
+        print(f"{n_left} have no answer yet; the same command continues. {why}".rstrip())
+    print(texts.path)
+    return 1 if n_left else 0

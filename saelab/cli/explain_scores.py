@@ -1,0 +1,102 @@
+"""`saelab explain --score` and `--calibrate`: explanations judged, and judges judged."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saelab.analysis.explain.calibrate import (
+    Calibration,
+    calibration,
+    calibration_questions,
+    cases,
+)
+from saelab.analysis.explain.explain import chosen, features_of
+from saelab.analysis.explain.records import name_of, now, read_set, set_path
+from saelab.analysis.explain.scores import WORDS, begin_judging, judged_path, write_scores
+from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
+from saelab.cli.explain_tables import print_calibration, print_scores
+from saelab.clients.files import write_questions
+from saelab.clients.ledger import Ledger
+from saelab.clients.question import Question
+from saelab.formats.json_file import write_sealed_json
+
+if TYPE_CHECKING:
+    from saelab.training.run import Run
+
+
+def score(args: ExplainArguments, run: "Run") -> int:
+    """Score a set of explanations; 1 if some questions have no answer yet."""
+    features = features_of(run)
+    texts = read_set(set_path(run.path, str(args.score)))
+    latents = chosen(features, args.latents, args.first)
+    judging = begin_judging(features, texts, latents, args.examples, args.controls)
+    judge = str(args.judge)
+    if judge == WORDS:
+        found = judging.scores(WORDS, None)
+        path = write_scores(texts, found)
+        print_scores(found)
+        print(path)
+        return 0
+    ledger = Ledger(judged_path(texts.path, judge))
+    questions = list(judging.questions.values())
+    if args.export_prompts is not None:
+        return _export(args.export_prompts, questions, judge)
+    why = _answers(args, questions, judge, ledger)
+    n_left = sum(question.key not in ledger.answers for question in questions)
+    found = judging.scores(judge, ledger)
+    if n_left:
+        return _continue(n_left, why)
+    path = write_scores(texts, found)
+    ledger.forget()
+    print_scores(found)
+    print(path)
+    return 0
+
+
+def calibrate(args: ExplainArguments, directory: Path) -> int:
+    """Calibrate a judge; 1 if some questions have no answer yet."""
+    found, judge = cases(args.first, args.examples), str(args.judge)
+    path = directory / f"calibration_{name_of(judge)}.json"
+    if judge == WORDS:
+        return _calibrated(path, calibration(WORDS, found, None), None)
+    ledger = Ledger(directory / f"asked_{name_of(judge)}.jsonl")
+    questions = list(calibration_questions(found).values())
+    if args.export_prompts is not None:
+        return _export(args.export_prompts, questions, judge)
+    why = _answers(args, questions, judge, ledger)
+    if n_left := sum(question.key not in ledger.answers for question in questions):
+        return _continue(n_left, why)
+    return _calibrated(path, calibration(judge, found, ledger), ledger)
+
+
+def _calibrated(path: Path, found: Calibration, ledger: Ledger | None) -> int:
+    cost = {"requests": ledger.requests, "tokens": ledger.tokens} if ledger else {}
+    values = {"judge": found.judge, "at": now(), "cost": cost, "n_unread": found.n_unread}
+    write_sealed_json(path, {**values, "kinds": found.summary()})
+    if ledger is not None:
+        ledger.forget()
+    print_calibration(found)
+    print(path)
+    return 0
+
+
+def _answers(
+    args: ExplainArguments, questions: Sequence[Question], judge: str, ledger: Ledger
+) -> str:
+    """Have the judge answer, or read its answers from a file; why it ended before its end."""
+    if args.import_ is not None:
+        import_answers(args.import_, questions, ledger)
+        return ""
+    return answered(args, questions, client_of(args, judge), ledger)
+
+
+def _export(path: Path, questions: Sequence[Question], judge: str) -> int:
+    write_questions(path, questions, judge)
+    print(f"{len(questions)} questions; their answers are read by --import")
+    print(path)
+    return 0
+
+
+def _continue(n_left: int, why: str) -> int:
+    print(f"{n_left} questions have no answer yet; the same command continues. {why}".rstrip())
+    return 1
