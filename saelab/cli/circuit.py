@@ -73,6 +73,9 @@ class CircuitArguments(Config):
     gradients in the live model; they include latents that direct attention. 0 for none."""
     curve: bool = False
     """Also judge the best 5, 10, 20, 40, ... latents, which shows how many the prediction needs."""
+    n_interventions: int = Field(default=5, ge=0)
+    """Take this many latents away one by one, those that give most, and print what the graph
+    predicts beside what the live model does. 0 for none."""
     n_attention: Annotated[int, Heading("Attention")] = Field(default=5, ge=0)
     """Say why a head looked where it did, by pairs of latents, for this number of attention
     weights: those that carry most of the target's value between tokens. 0 for none."""
@@ -136,6 +139,7 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
             threshold=args.threshold,
             n_members=args.n_members,
             curve=args.curve,
+            n_interventions=args.n_interventions,
             n_attention=args.n_attention,
         )
         prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
@@ -188,7 +192,12 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
     from rich.table import Table
 
     from saelab.analysis.circuits.explain import largest_inputs
-    from saelab.cli.circuit_tables import attention_table, outside_table, summary
+    from saelab.cli.circuit_tables import (
+        attention_table,
+        interventions_table,
+        outside_table,
+        summary,
+    )
     from saelab.cli.tables import wide_console
     from saelab.console import cells, shown
 
@@ -211,4 +220,6 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
         console.print(outside)
     if found.loadings:
         console.print(attention_table(found))
+    if found.interventions:
+        console.print(interventions_table(found))
     console.print(summary(found, n_members=args.n_members), markup=False)

@@ -39,6 +39,18 @@ def attention_table(found: "Circuit") -> Table:
     return table
 
 
+def interventions_table(found: "Circuit") -> Table:
+    """Single latents taken away: the change of the target as predicted, and in the live model."""
+    title = "Taken away one by one, what changes"
+    table = Table(title=title, title_justify="left", box=None)
+    for name, right in (("latent", False), ("token", False), ("predicted", True), ("live", True)):
+        table.add_column(name, justify="right" if right else "left")
+    for one in found.interventions:
+        label, token = f"{one.name} {one.latent} @{one.position}", found.graph.tokens[one.position]
+        table.add_row(*cells(label, token, f"{one.predicted:+.3f}", f"{one.live:+.3f}"))
+    return table
+
+
 def _rows(loading: "HeadLoading", tokens: tuple[str, ...]) -> list[tuple[str, ...]]:
     pairs = loading.pairs
     ends = [f"{tokens[place]} @{place}" for place in (pairs.dest, pairs.source)]

@@ -26,8 +26,10 @@ from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.influence import GraphScores, PruneOptions, graph_scores, prune
 from saelab.analysis.circuits.live import (
     GradientCircuit,
+    TakenAway,
     by_chance,
     gradient_circuit,
+    interventions,
     live_metric,
 )
 from saelab.analysis.circuits.rows import graph_bytes
@@ -65,6 +67,9 @@ class CircuitOptions(GraphOptions, PruneOptions):
     none."""
     curve: bool = False
     """Also judge the best 5, 10, 20, 40, ... of them, up to all that support the target."""
+    n_interventions: int = Field(default=5, ge=0)
+    """Take this many latents away one by one, those that give the target most, and compare what the
+    graph predicts with what the live model does. 0 for none."""
     n_attention: int = Field(default=5, ge=0)
     """Say why a head looked where it did, for this number of attention weights: those that carry
     most of the target's value between tokens. 0 for none."""
@@ -83,6 +88,7 @@ class Circuit:
         by_chance: the same for random sets of the same number of active latents.
         by_gradients: the same for the latents that support it most by integrated gradients.
         loadings: the attention weights that carry most of the target's value.
+        interventions: predicted and live effects of single latents.
     """
 
     graph: AttributionGraph
@@ -93,6 +99,7 @@ class Circuit:
     by_chance: tuple[Faithfulness, ...]
     by_gradients: GradientCircuit | None
     loadings: tuple[HeadLoading, ...]
+    interventions: tuple[TakenAway, ...] = ()
 
 
 def explain(
@@ -127,7 +134,8 @@ def explain(
     scores = graph_scores(graph)
     chance = by_chance(lm, hosts, frozen, metric, judged)
     loadings = head_loadings(frozen, target, options.n_attention)
-    circuit = Circuit(graph, pruned, scores, judged, members, chance, other, loadings)
+    single = interventions(lm, hosts, frozen, target, options.n_interventions)
+    circuit = Circuit(graph, pruned, scores, judged, members, chance, other, loadings, single)
     for found in (graph, pruned):
         found.facts.update(_judgements(circuit))
     return circuit
@@ -137,6 +145,7 @@ def _judgements(found: Circuit) -> dict[str, Any]:
     """The live model's judgement of a circuit and its scores, as plain values."""
     values: dict[str, Any] = {"scores": vars(found.scores)}
     values["attention"] = [loading.values() for loading in found.loadings]
+    values["interventions"] = [vars(single) for single in found.interventions]
     values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
     if (other := found.by_gradients) is not None:
         values["by_gradients"] = other.faithfulness.values() | chance_values(other.by_chance)

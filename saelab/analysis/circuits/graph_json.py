@@ -8,6 +8,8 @@
               dest and source position; gives, in the target's units; pattern, score before the
               softmax and soft cap, its advantage over the mean source; the largest pairs of a query
               and a key node with their part of the score; by_kind, four parts that sum to it);
+              interventions: single latents taken away (name, latent, position), and the target's
+              change as the graph predicts it and in the live model (predicted, live);
               whatever else the writer knew (prompt, model, runs, scores, faithfulness)
     tokens    the prompt, one text a position
     counts    latents active, in the graph, left out; edges; what pruning dropped

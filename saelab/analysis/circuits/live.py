@@ -162,6 +162,49 @@ def gradient_circuit(
     )
 
 
+@dataclass(frozen=True)
+class TakenAway:
+    """What taking one latent away at its position does to the target.
+
+    Attributes:
+        predicted: minus what it gives over all paths of the frozen model.
+        live: what changes in the live model, where attention, norms and MLPs respond.
+    """
+
+    name: str
+    latent: int
+    position: int
+    predicted: float
+    live: float
+
+
+def interventions(
+    lm: LanguageModel,
+    hosts: Sequence[Host],
+    frozen: Frozen,
+    target: Target,
+    n: int,
+) -> tuple[TakenAway, ...]:
+    """The `n` latents that give the target most, by magnitude, each taken away on its own."""
+    given = hierarchical_attribution(frozen, target).latents
+    largest = given.abs().topk(min(n, len(given))).indices
+    metric, tokens, found = live_metric(frozen, hosts, target), frozen.record.tokens, []
+    sizes = {d.name: d.sae.d_sae for d in hosts}
+    nothing = members_at(frozen, torch.zeros_like(given, dtype=torch.bool), sizes)
+    every = {name: ~mask for name, mask in nothing.items()}
+    whole = metric_with(lm, hosts, tokens, every, metric) if len(largest) else 0.0
+    for index in largest[given[largest] != 0].tolist():
+        number = int(frozen.owner[index])
+        active, entry = frozen.actives[number], index - frozen.spans[number].start
+        latent, position = int(active.codes.latent[entry]), int(active.codes.row[entry])
+        left = every[active.name].clone()
+        left[position, latent] = False
+        without = metric_with(lm, hosts, tokens, every | {active.name: left}, metric)
+        predicted = -float(given[index])
+        found.append(TakenAway(active.name, latent, position, predicted, without - whole))
+    return tuple(found)
+
+
 def by_chance(
     lm: LanguageModel,
     hosts: Sequence[Host],

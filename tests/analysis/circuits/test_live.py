@@ -14,10 +14,13 @@ from saelab.analysis.circuits.ablation import (
 )
 from saelab.analysis.circuits.explain import CircuitOptions, explain
 from saelab.analysis.circuits.frozen import freeze
+from saelab.analysis.circuits.hierarchical import hierarchical_attribution
+from saelab.analysis.circuits.intervene import Change, intervene
 from saelab.analysis.circuits.live import (
     by_chance,
     faithfulness_curve,
     gradient_circuit,
+    interventions,
     live_metric,
     strongest,
     support,
@@ -44,6 +47,25 @@ def test_what_a_site_gives_is_what_taking_all_its_latents_away_loses(gpt64, saes
         assert float(given[sae.name].sum()) == pytest.approx(lost, abs=0.02 * max(1.0, abs(lost)))
         effects = latent_effects(gpt64, sae, tokens, metric).latents
         torch.testing.assert_close(given[sae.name], -effects)
+
+
+def test_single_latents_are_taken_away_as_by_hand_and_predicted_by_the_frozen_model(
+    gpt64, saes, tokens
+):
+    frozen = freeze(gpt64, saes, tokens)
+    target = logit_target(frozen, 3, 5)
+    given = hierarchical_attribution(frozen, target).latents
+    found = interventions(gpt64, saes, frozen, target, 4)
+    assert [-one.predicted for one in found] == [
+        float(given[i]) for i in given.abs().topk(4).indices
+    ]
+    for one in found:
+        place = (one.name, one.latent, one.position)
+        by_hand = intervene(gpt64, saes, tokens, Change([place]))
+        change = (by_hand.after - by_hand.before)[[3, 5]]
+        assert one.live == pytest.approx(float(change[0] - change[1]), abs=1e-9)
+        assert one.live != pytest.approx(one.predicted, abs=1e-6)
+    assert interventions(gpt64, saes, frozen, target, 0) == ()
 
 
 def test_the_strongest_are_the_largest_and_none_works_against_it(given):
