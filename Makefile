@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test exhaustive coverage check format models claims screenshots bench-browser fuzz clean
+.PHONY: demo test exhaustive coverage check format models claims benchmarks screenshots bench-browser fuzz clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -45,6 +45,9 @@ models: $(STAMP)  ## README's table of language models, as the checks find it
 claims: $(STAMP)  ## measure the papers' claims that have changed, and write README's table of them
 	$(BIN)/saelab claims --device cpu --out runs/claims
 	PYTHONPATH=tests $(BIN)/python -m claims.table runs/claims/claims.json
+
+benchmarks: $(STAMP)  ## README's and docs' tables of measured and planned figures, from saelab/bench/measured
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.table
 
 screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/screenshots
 	test -d runs/demo || $(BIN)/saelab demo --out runs/demo

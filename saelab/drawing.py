@@ -17,6 +17,7 @@ FIGURES = {
     "saelab.evaluation.mdl.DescriptionLength": "evaluation.description_length_figure",
     "saelab.evaluation.mdl_sweep.LengthCurve": "evaluation.length_curve_figure",
     "saelab.evaluation.absorption_tasks.Absorption": "evaluation.absorption_figure",
+    "saelab.evaluation.set_results.SetEvaluation": "evaluation.set_figure",
     "saelab.evaluation.encoder_curves.EncoderCurves": "encoders.encoder_figure",
     "saelab.analysis.records.LatentRecord": "latent.latent_figure",
     "saelab.analysis.manifold.Manifold": "manifold.manifold_figure",

@@ -58,9 +58,11 @@ class LatentShard:
         own = own.detach().movedim(dim, 0)
         whole = own.new_empty((self.d_sae, *own.shape[1:]), device="cpu") if not self.rank else None
         rows = max(1, PIECE // max(1, own[0].numel() * self.size))
+        # NCCL moves what is on a GPU alone.
+        device = "cuda" if dist.get_backend() == "nccl" else own.device
         for start in range(0, self.most, rows):
             n = min(rows, self.most - start)
-            piece = own.new_zeros((n, *own.shape[1:]))
+            piece = own.new_zeros((n, *own.shape[1:]), device=device)
             piece[: len(own[start : start + n])] = own[start : start + n]
             parts = self._gather(piece)
             for rank in range(self.size if whole is not None else 0):
@@ -126,6 +128,11 @@ class LatentShard:
         chosen = by_place.gather(1, ranked[:, :n])
         marks = torch.zeros_like(every, dtype=torch.bool).scatter_(1, chosen, value=True)
         return marks[:, self.rank * width : self.rank * width + own]
+
+    def tell_all(self, text: str, device: torch.device) -> list[str]:
+        """What every process says, in ASCII and of equal length."""
+        own = torch.tensor(list(text.encode("ascii")), dtype=torch.uint8, device=device)
+        return [bytes(each.tolist()).decode("ascii") for each in self._gather_all(own)]
 
     def _gather_all(self, own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]

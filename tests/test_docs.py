@@ -12,7 +12,8 @@ from saelab.evaluation.measurement import Measurement, measurements
 from saelab.sae.variants import BUILT_IN
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "activations_cache" / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "planning.md"]
+PAGES.append(ROOT / "activations_cache" / "README.md")
 
 
 def test_readme_names_every_verb_and_no_other():

@@ -51,9 +51,9 @@ def unit_rows(
     """
     mask = row_mask(lm, contexts.tokens, contexts.columns).ravel()
     batches = _batches(contexts.tokens, mask, batch_size)
-    tokens = _sent(_flat([batch.tokens for batch in batches]), lm)
-    own = _sent(_flat([batch.own for batch in batches]), lm)
-    rows = _sent(_flat([batch.rows for batch in batches]), lm)
+    tokens = sent(_flat([batch.tokens for batch in batches]), lm)
+    own = sent(_flat([batch.own for batch in batches]), lm)
+    rows = sent(_flat([batch.rows for batch in batches]), lm)
     out = {
         site.name: torch.empty(int(mask.sum()), site.d_in, dtype=dtype, device=lm.device)
         for site in sites
@@ -113,7 +113,7 @@ def _flat(parts: Iterable[Int[ndarray, "..."]]) -> Int[Tensor, " n"]:
     return torch.from_numpy(np.where(joined == PADDING, 0, joined).astype(np.int64))
 
 
-def _sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*shape"]:
+def sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*shape"]:
     """The tensor on the model's device; a copy to a GPU does not wait for queued work."""
     if lm.device.type != "cuda":
         return tensor.to(lm.device)

@@ -120,7 +120,8 @@ def record(
                     ),
                     unit_columns(lm, contexts, span.start),
                 )
-        _warn_of_the_end(packing, options.n_tokens)
+        if not corpus.endless:
+            _warn_of_the_end(packing, options.n_tokens)
     return ActivationStore(out)
 
 

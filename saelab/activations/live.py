@@ -1,27 +1,36 @@
 """Activations of the running model, served like those of a store, but never written."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations.corpus import Corpus
-from saelab.activations.forward import model_input, row_mask
+from saelab.activations.forward import model_input, row_mask, sent
+from saelab.activations.live_pool import LiveSite, Pool, joined, served
+from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.order import POOL_ROWS, permutation
 from saelab.activations.resume import check_same_order
+from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
+from saelab.kernels.sizes import ceil_div
+from saelab.lm.cost import forward_bytes, pass_contexts
 from saelab.lm.protocol import ActivationSource
+from saelab.ranks import Ranks
 from saelab.types import ActivationBatch
 
 RUN_CONTEXTS = 8
 """Contexts read together: neighbours in the text, far from the pool's other contexts."""
+PASSES = 8
+"""Forward passes of a pool, at least, so that as many processes share them and round alike."""
 
 
 @dataclass(frozen=True)
@@ -29,100 +38,191 @@ class LiveOptions:
     """Options of live activations.
 
     Attributes:
+        seed: decides the order.
         first: index of the first context that is used, e.g. because a store has those before.
-        forward_contexts: contexts per forward pass.
-        pool_contexts: contexts whose rows are shuffled together; default: about 65,536 rows.
-        max_norm: rows with a larger norm are not served; None: all are.
+        forward_contexts: contexts per forward pass, at most; default: `pass_contexts`.
+        pool_rows: about how many rows are shuffled together: those of this many positions.
         first_position: rows at earlier positions of their contexts are not served.
     """
 
+    seed: int = 0
     first: int = 0
-    forward_contexts: int = 32
-    pool_contexts: int | None = None
-    max_norm: float | None = None
+    forward_contexts: int | None = None
+    pool_rows: int = POOL_ROWS
     first_position: int = 0
 
 
-class LiveBatches(Iterator[ActivationBatch]):
-    """An endless iterator of float32 batches; forward passes run when they are needed.
+class LiveBatches(Iterator[list[ActivationBatch]]):
+    """Endless float32 batches for any number of SAEs; one forward pass serves them all.
 
     A pool is filled from runs of contexts all over the text (in order if the text is endless). Its
-    rows are shuffled and served, then the next pool is filled. The order depends only on (seed,
-    epoch). Memory: one pool of rows.
+    rows are shuffled and served, then the next pool is filled. Every SAE gets the same rows in the
+    same order, which depends only on (seed, epoch): not on the other SAEs. In the place of a row
+    that is too large at an SAE's own site, this SAE gets the next one that is not.
 
-        batches = LiveBatches(lm, corpus, "blocks.1.hook_resid_post", 4096, seed=0)
-        x = next(batches).x
+    Each of several processes runs the model on its share of a pool's contexts and gets, of all of
+    them, the rows at the sites of its own SAEs; `next` is called by all together. The batches are
+    those of one process. Memory: one pool of rows at these sites, in the model's dtype.
+
+        batches = LiveBatches(lm, corpus, [LiveSite("blocks.1.hook_resid_post")], 4096)
+        x = next(batches)[0].x
+
+    Args:
+        exchange: which hooks each process wants; default: those of `sites`, in one process.
 
     Raises:
-        UsageError: the hook does not exist, or the corpus has no context from `options.first` on.
+        UsageError: a hook does not exist, or the corpus has no context from `options.first` on.
     """
 
     def __init__(
         self,
         lm: ActivationSource,
         corpus: Corpus,
-        hook: str,
+        sites: Sequence[LiveSite],
         batch_size: int,
-        *,
-        seed: int = 0,
         options: LiveOptions | None = None,
+        exchange: RowExchange | None = None,
     ) -> None:
         self._options = options = options or LiveOptions()
         self._limit = None if corpus.endless else corpus.available(sys.maxsize)
         if self._limit is not None and self._limit <= options.first:
             raise UsageError(f"The text has {self._limit} contexts, none from {options.first} on.")
-        lm.width(hook)
-        self._lm, self._corpus, self._hook = lm, corpus, hook
-        self.batch_size, self._seed = batch_size, seed
-        given = options.pool_contexts or POOL_ROWS // corpus.context_length
+        own = [hook for site in sites for hook in site.hooks]
+        self._exchange = exchange or RowExchange.of(lm, [own], Ranks())
+        self._lm, self._corpus, self.sites = lm, corpus, tuple(sites)
+        self.batch_size, self._seed = batch_size, options.seed
+        given = options.pool_rows // corpus.context_length
         self._pool_runs = max(1, given // RUN_CONTEXTS)
-        self._order = {
-            "seed": seed,
-            "pool_runs": self._pool_runs,
-            "first": options.first,
-            "text": canonical_digest([dict(corpus.facts), corpus.context_length, hook]),
-        }
-        if options.max_norm is not None:
-            self._order["max_norm"] = repr(options.max_norm)
-        if options.first_position:
-            self._order["first_position"] = options.first_position
+        most = options.forward_contexts or pass_contexts(lm, corpus.context_length)
+        passes = max(PASSES, self._exchange.ranks.world, ceil_div(self.pool_contexts, most))
+        self._n_passes = min(passes, self.pool_contexts)
         self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
         self._pool, self._offset = 0, 0
-        self._rows: Float[Tensor, "row d_in"] | None = None
+        self._rows: Pool | None = None
+
+    @property
+    def pool_contexts(self) -> int:
+        """Contexts whose rows are shuffled together."""
+        return self._pool_runs * RUN_CONTEXTS
 
     @override
-    def __next__(self) -> ActivationBatch:
-        pieces, missing = [], self.batch_size
+    def __next__(self) -> list[ActivationBatch]:
+        """A batch for each of `sites`."""
+        pieces: list[list[ActivationBatch]] = []
+        missing = self.batch_size
         while missing:
             if self._rows is None:
                 self._rows = self._fill(self._pool)
-            piece = self._rows[self._offset : self._offset + missing]
-            pieces.append(piece)
-            missing -= len(piece)
-            self._offset += len(piece)
-            if self._offset == len(self._rows):
+            stop = min(self._rows.n, self._offset + missing)
+            pieces.append([self._rows.batch(site, self._offset, stop) for site in self.sites])
+            missing -= stop - self._offset
+            self._offset = stop
+            if stop == self._rows.n:
                 self._pool, self._offset, self._rows = self._pool + 1, 0, None
-        return ActivationBatch(torch.cat(pieces))
+        return [joined(parts) for parts in zip(*pieces, strict=True)]
 
-    def state_dict(self) -> dict[str, int | str]:
-        """The position of the next batch; once loaded, the next batch is bit-equal."""
-        return {"pool": self._pool, "offset": self._offset, **self._order}
+    def position_of(self, site: LiveSite) -> "LivePosition":
+        """The position of the next batch, as the checkpoints of this site's SAEs keep it."""
+        return LivePosition(self, site)
 
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue from a `state_dict`.
+    def order(self, site: LiveSite) -> dict[str, int | str]:
+        """What decides the rows that an SAE of this site gets."""
+        text = [dict(self._corpus.facts), self._corpus.context_length, *site.hooks]
+        order: dict[str, int | str] = {
+            "seed": self._seed,
+            "pool_runs": self._pool_runs,
+            "first": self._options.first,
+            "text": canonical_digest(text),
+        }
+        if site.limits:
+            order["next_above"] = repr(sorted(site.limits.items()))
+        if self._options.first_position:
+            order["first_position"] = self._options.first_position
+        return order
 
-        Raises:
-            UsageError: the state was taken from another text, hook, seed or pool size.
-        """
-        check_same_order(self._order, state)
-        self._pool, self._offset = int(state["pool"]), int(state["offset"])
+    @property
+    def position(self) -> tuple[int, int]:
+        """The pool and the row in it where the next batch starts."""
+        return self._pool, self._offset
+
+    @position.setter
+    def position(self, position: tuple[int, int]) -> None:
+        self._pool, self._offset = position
         self._rows = None
 
-    def _fill(self, pool: int) -> Float[Tensor, "row d_in"]:
+    def mixing(self) -> dict[str, float]:
+        """Design effects of the first batches; see `saelab.activations.mixing`."""
+        found: list[Int[np.ndarray, " row"]] = []
+        missing, pool = WINDOW_BATCHES * self.batch_size, 0
+        while missing > 0:
+            passes = [self._read(contexts) for contexts in self._passes(pool)]
+            contexts = np.concatenate([np.repeat(p.contexts, p.mask.sum(axis=1)) for p in passes])
+            found.append(contexts[permutation(len(contexts), self._seed, pool)][:missing])
+            missing, pool = missing - len(found[-1]), pool + 1
+        rows = np.concatenate(found)
+        return {
+            "batch": design_effect(rows, self.batch_size),
+            f"{WINDOW_BATCHES}_batches": design_effect(rows, WINDOW_BATCHES * self.batch_size),
+        }
+
+    @property
+    def pool_bytes(self) -> int:
+        """Bytes of the rows that are shuffled together."""
+        width = self._exchange.width(self._exchange.own)
+        return self.pool_contexts * self._corpus.context_length * width * self._empty().itemsize
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model and of the batches."""
+        return self._lm.device
+
+    def seconds_per_row(self) -> float:
+        """Seconds of the model's passes per row, judged by one pass after a smaller one."""
+        one, like = self._read(self._passes(0)[0]), self._empty()
+        self._captured(_Pass(one.contexts[:1], one.tokens[:1], one.mask[:1]), like)
+        start = time.perf_counter()
+        self._captured(one, like)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        every = max(1, int(one.mask.sum())) * self._exchange.ranks.world
+        return (time.perf_counter() - start) / every
+
+    def memory(self) -> int:
+        """Bytes at the peak, beside the model's weights: a pool, a pass and a batch."""
+        length, passed = (
+            self._corpus.context_length,
+            ceil_div(self.pool_contexts, self._n_passes),
+        )
+        size, every = self._empty().itemsize, self._exchange.hooks
+        # What was captured, its rows, and with several processes what is sent and received.
+        copies = 2 if self._exchange.ranks.world == 1 else 4
+        captured = copies * passed * length * self._exchange.width(every) * size
+        served = self._exchange.width([hook for site in self.sites for hook in site.hooks])
+        batch = 2 * self.batch_size * served * 4
+        return self.pool_bytes + max(captured + forward_bytes(self._lm, passed, length), batch)
+
+    def _empty(self) -> Float[Tensor, " 0"]:
+        return torch.empty(0, dtype=getattr(torch, self._lm.info.dtype), device=self._lm.device)
+
+    def _fill(self, pool: int) -> Pool:
         """The rows of a pool in the order of serving."""
-        rows = torch.cat([self._forward(contexts) for contexts in self._passes(pool)])
-        order = torch.from_numpy(permutation(len(rows), self._seed, pool))
-        return rows[order.to(rows.device)]
+        passes = [self._read(contexts) for contexts in self._passes(pool)]
+        counts = [int(each.mask.sum()) for each in passes]
+        # Row i of the reading is served as the `where[i]`-th.
+        where = np.argsort(permutation(sum(counts), self._seed, pool), kind="stable")
+        exchange, like = self._exchange, self._empty()
+        where = sent(torch.from_numpy(where), self._lm)
+        rows = {h: like.new_empty(sum(counts), exchange.widths[h]) for h in exchange.own}
+        start, (rank, world) = 0, (exchange.ranks.rank, exchange.ranks.world)
+        for first in range(0, len(passes), world):
+            some = passes[first : first + world]
+            mine = self._captured(some[rank], like) if rank < len(some) else {}
+            here = counts[first : first + world] + [0] * (world - len(some))
+            for found, n in zip(exchange.rows(mine, here, like), here, strict=True):
+                for hook in exchange.own if n else ():
+                    rows[hook].index_copy_(0, where[start : start + n], found[hook])
+                start += n
+        return Pool(sum(counts), rows, {s: served(s, rows) for s in self.sites if s.limits})
 
     def _passes(self, pool: int) -> list[Int[np.ndarray, " context"]]:
         """The contexts of a pool, grouped by forward pass."""
@@ -138,18 +238,56 @@ class LiveBatches(Iterator[ActivationBatch]):
         spans = [np.arange(start + r * size, start + (r + 1) * size) for r in runs]
         whole = np.concatenate(spans)
         whole = whole if limit is None else whole[whole < limit]
-        return np.array_split(whole, -(-len(whole) // self._options.forward_contexts))
+        return np.array_split(whole, min(len(whole), self._n_passes))
 
     def _epoch_runs(self, epoch: int, n_runs: int) -> Int[np.ndarray, " run"]:
         return permutation(n_runs, self._seed, epoch, RUN_CONTEXTS)
 
-    def _forward(self, contexts: Int[np.ndarray, " context"]) -> Float[Tensor, "row d_in"]:
+    def _read(self, contexts: Int[np.ndarray, " context"]) -> "_Pass":
+        """These contexts, and which of their positions are rows."""
         cuts = np.flatnonzero(np.diff(contexts) != 1) + 1
         parts = [self._corpus.read(int(s[0]), int(s[-1]) + 1) for s in np.split(contexts, cuts)]
-        tokens = np.concatenate([part.tokens for part in parts])
-        wanted = np.concatenate([row_mask(self._lm, part.tokens, part.columns) for part in parts])
-        mask = torch.from_numpy(wanted).to(self._lm.device)
+        mask = np.concatenate([row_mask(self._lm, part.tokens, part.columns) for part in parts])
         mask[:, : self._options.first_position] = False
-        rows = self._lm.capture(model_input(tokens), [self._hook])[self._hook][mask].float()
-        limit = self._options.max_norm
-        return rows if limit is None else rows[rows.norm(dim=1) <= limit]
+        return _Pass(contexts, np.concatenate([part.tokens for part in parts]), mask)
+
+    def _captured(self, one: "_Pass", like: Tensor) -> dict[str, Float[Tensor, "row _"]]:
+        """The rows of a forward pass at every hook that any process wants."""
+        # Indices, as a GPU would be waited for at every hook to count the rows of a mask.
+        rows = sent(torch.from_numpy(np.flatnonzero(one.mask)), self._lm)
+        tokens = sent(model_input(one.tokens), self._lm)
+        found = self._lm.capture(tokens, self._exchange.hooks)
+        return {h: v.flatten(0, 1).index_select(0, rows).to(like.dtype) for h, v in found.items()}
+
+
+class LivePosition:
+    """The position of live batches, as an SAE of one site keeps it.
+
+    It names the SAE's own site and no other: the SAE may go on alone, or beside others.
+    """
+
+    def __init__(self, batches: LiveBatches, site: LiveSite) -> None:
+        self._batches, self._site = batches, site
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position of the next batch; once loaded, the next batch is bit-equal."""
+        pool, offset = self._batches.position
+        return {"pool": pool, "offset": offset, **self._batches.order(self._site)}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Continue from a `state_dict`.
+
+        Raises:
+            UsageError: the state was taken from another text, hook, seed or pool size.
+        """
+        check_same_order(self._batches.order(self._site), state)
+        self._batches.position = int(state["pool"]), int(state["offset"])
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Contexts of one forward pass, and which of their positions are rows."""
+
+    contexts: Int[np.ndarray, " context"]
+    tokens: Int[np.ndarray, "context pos"]
+    mask: Bool[np.ndarray, "context pos"]

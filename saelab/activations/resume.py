@@ -1,10 +1,24 @@
 """What fixes the order in which a store is served, and the refusal to resume in another order."""
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
+
+
+@runtime_checkable
+class Position(Protocol):
+    """A position in batches of a fixed order, which can be resumed exactly."""
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position of the next batch."""
+        ...
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Continue at a saved position."""
+        ...
 
 
 def store_digest(store: ActivationStore) -> str:

@@ -10,11 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
+from saelab.ranks import Ranks
 from saelab.sae.context import LossContext
+from saelab.sae.spread import check_spread, keep_shard
+from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Local
 from saelab.training.steps import FusedSteps, Steps, choose_steps
+from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
 BATCHES = 4
@@ -26,7 +30,7 @@ class StepTimes:
     """The times of one step.
 
     Attributes:
-        variant: name of the variant.
+        variant: name of the variant, and whether the SAE is a transcoder.
         way: the kind of step that `saelab train` uses: fused or autograd.
         seconds: median duration of a step.
         peak_bytes: peak of allocated device memory, weights included; 0 if unknown.
@@ -56,15 +60,28 @@ class StepTimes:
 
 
 def time_step(
-    config: TrainConfig, shape: StepShape, rates: Rates, device: torch.device, *, steps: int = 30
+    config: TrainConfig,
+    shape: StepShape,
+    rates: Rates,
+    device: torch.device,
+    *,
+    steps: int = 30,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
 ) -> StepTimes:
     """Time what `saelab train` does with a batch, on random activations in device memory.
 
-    No latent is dead. The first steps, which compile kernels, are not counted.
+    No latent is dead. The first steps, which compile kernels, are not counted. Several `ranks`,
+    which must be connected, hold the SAE together.
+
+    Raises:
+        UsageError: so many processes cannot train such an SAE together.
     """
-    sae = config.sae.build(shape.d_in, torch.Generator().manual_seed(0))
-    batches = _batches(shape, device)
+    sae = untrained_sae(config, shape.d_in, shape.d_in)
+    batches = _batches(shape, device, targets=config.target_site is not None)
     sae.initialise(batches[0].x[:2048].cpu())
+    if ranks.world > 1:
+        check_spread(sae, ranks.world)
+        keep_shard(sae, ranks.rank, ranks.world)
     way = choose_steps(config, sae, device, float(shape.d_in))
     context = LossContext(float(shape.d_in), None, config.n_steps // 2, config.n_steps)
     objective, taken = Local(), [0]
@@ -77,7 +94,9 @@ def time_step(
     seconds, peak = _measure(run, steps, device)
     floor = rates.floor(shape, sae.encoder_products)
     stages = _stages(way, device, steps)
-    return StepTimes(shape, config.sae.variant, way.name, seconds, peak, floor, stages=stages)
+    kind = "skip transcoder" if config.skip else "transcoder"
+    name = config.sae.variant if config.target_site is None else f"{config.sae.variant} {kind}"
+    return StepTimes(shape, name, way.name, seconds, peak, floor, stages=stages)
 
 
 def time_dense(shape: StepShape, device: torch.device, *, steps: int = 20) -> tuple[float, int]:
@@ -97,14 +116,26 @@ def time_dense(shape: StepShape, device: torch.device, *, steps: int = 20) -> tu
 
 
 def step_config(
-    variant: str, shape: StepShape, *, precision: str = "bfloat16", clip_norm: float | None = None
+    variant: str,
+    shape: StepShape,
+    *,
+    precision: str = "bfloat16",
+    clip_norm: float | None = None,
+    transcoder: bool = False,
+    skip: bool = False,
 ) -> TrainConfig:
-    """What `time_step` trains: this variant with its defaults, mid-run."""
+    """What `time_step` trains: this variant with its defaults, mid-run.
+
+    Raises:
+        UsageError: the variant cannot be a transcoder, or `skip` is for transcoders.
+    """
     config = TrainConfig.model_validate(
         {
             "sae": sized(variant, shape.d_sae, shape.k),
             "activations": Path(),
-            "site": "",
+            "site": "reads",
+            "target_site": "writes" if transcoder else None,
+            "skip": skip,
             "n_tokens": 10_000 * shape.batch,
             "batch_size": shape.batch,
             "precision": precision,
@@ -112,17 +143,23 @@ def step_config(
             "dead_after": 10**12,
         }
     )
+    if transcoder:
+        check_transcoder(config.sae)
     return config.of(config.sae)
 
 
-def _batches(shape: StepShape, device: torch.device) -> list[ActivationBatch]:
+def _batches(
+    shape: StepShape, device: torch.device, *, targets: bool = False
+) -> list[ActivationBatch]:
     """Several batches, so that no batch is found in a cache."""
     generator = torch.Generator(device).manual_seed(1)
 
     def draw() -> Float[Tensor, "batch d_in"]:
         return torch.randn(shape.batch, shape.d_in, device=device, generator=generator)
 
-    return [ActivationBatch(draw(), grad=draw()) for _ in range(BATCHES)]
+    return [
+        ActivationBatch(draw(), draw() if targets else None, grad=draw()) for _ in range(BATCHES)
+    ]
 
 
 def _measure(run: Callable[[], None], steps: int, device: torch.device) -> tuple[float, int]:

@@ -14,6 +14,7 @@ from saelab.interrupt import Stopped, stopped_by_signal
 
 VERBS = {
     "demo": "the whole pipeline on the shipped language model, in under 3 minutes on 2 cores",
+    "plan": "say what SAEs of a model cost on any number of GPUs, before anything runs",
     "harvest": "record a language model's activations on a text",
     "train": "train a sparse autoencoder on recorded activations",
     "evaluate": "measure a trained SAE on held-out text",
@@ -35,7 +36,7 @@ VERBS = {
 
 TOGETHER = ("harvest", "train")
 """Verbs that several processes run together."""
-READERS = ("browse", "show", "verify", "check")
+READERS = ("plan", "browse", "show", "verify", "check")
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 AGAIN = "What was written is whole; run the same command again."
 
@@ -89,7 +90,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     try:
         with stopped_by_signal():
             try:
-                _check_alone(verb)
+                _check_alone(verb, arguments)
                 return _main_of(verb)(arguments)
             finally:
                 # Flushed here, since at exit a full disk would be reported with a traceback.
@@ -114,13 +115,14 @@ def _run(verb: str, arguments: list[str]) -> int:
         return 128 + number
 
 
-def _check_alone(verb: str) -> None:
+def _check_alone(verb: str, arguments: list[str]) -> None:
     """Refuse to run a verb of one process in several: they would overwrite each other's files."""
     n = os.environ.get("WORLD_SIZE", "1")
-    if verb not in (*TOGETHER, *READERS) and n != "1":
+    scale = [verb, *arguments[:1]] == ["bench", "scale"]
+    if verb not in (*TOGETHER, *READERS) and not scale and n != "1":
         raise UsageError(
             f"it runs in one process, and WORLD_SIZE says {n}; start it without torchrun, which "
-            f"is for {' and '.join(TOGETHER)}."
+            f"is for {', '.join(TOGETHER)} and bench scale."
         )
 
 

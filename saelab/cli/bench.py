@@ -1,6 +1,5 @@
 """`saelab bench`: the speed of saelab on this machine, and a comparison of the variants."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from saelab.cli.bench_step import StepArguments, run
+from saelab.cli.bench_road import RoadArguments, travel
+from saelab.cli.bench_scale import ScaleArguments, scale
+from saelab.cli.bench_step import StepArguments, run, write_json
 from saelab.cli.harvest import DTYPES
 from saelab.cli.help_text import Command
 from saelab.cli.options import Metavar
 from saelab.cli.parse import choose, parse
 from saelab.config import Config, Heading, UsageError
+from saelab.files import check_file
+from saelab.provenance import provenance
 
 if TYPE_CHECKING:
     from saelab.bench.store import StoreSpeed
@@ -56,8 +59,8 @@ class StoreArguments(Config):
     """Dtype in which the model runs."""
     device: str = "auto"
     """Device of the model and of the batches."""
-    json_: Annotated[bool, Heading("Output")] = False
-    """Print JSON."""
+    json_: Annotated[Path | None, Heading("Output"), Metavar("FILE")] = None
+    """Also write the figures to this file, as JSON."""
 
 
 class VariantsArguments(Config):
@@ -102,19 +105,22 @@ class VariantsArguments(Config):
     """Directory for the activations, the runs, and variants.json."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
-    json_: bool = False
-    """Print JSON instead of the table."""
+    json_: Annotated[Path | None, Metavar("FILE")] = None
+    """Also write the figures to this file, as JSON."""
 
 
 ABOUT = """\
 Measure: the store or a training step against this machine, or the variants side by side.
 
+    saelab bench road --json road.json
     saelab bench step
     saelab bench variants --out runs/variants
 """
 CHOICES = {
+    "road": "Harvest, train, evaluate and features in turn, each beside its floor.",
     "store": "Harvesting, writing and reading, against the plain forward pass and the disk.",
     "step": "One optimizer step of any variant, against what the machine allows.",
+    "scale": "One SAE's step in 1, 2, ... processes: strong and weak scaling.",
     "variants": "Every variant on the same rows: figures of each on the same held-out text.",
 }
 
@@ -125,24 +131,30 @@ def main(arguments: list[str]) -> int:
     verb, own = f"bench {what}", arguments[1:]
     if what == "step":
         return run(parse(StepArguments, verb, own))
+    if what == "road":
+        return travel(parse(RoadArguments, verb, own))
+    if what == "scale":
+        return scale(parse(ScaleArguments, verb, own), own)
     if what == "store":
         return _store(parse(StoreArguments, verb, own))
     return _variants(parse(VariantsArguments, verb, own))
 
 
 def _store(args: StoreArguments) -> int:
+    if args.json_ is not None:
+        check_file(args.json_, "--json")
     with tempfile.TemporaryDirectory(prefix="saelab-bench-", dir=args.directory) as directory:
         results = _measure(args, Path(directory))
-    if args.json_:
-        values = [{**vars(result), "ratio": result.ratio} for result in results]
-        print(json.dumps(values, indent=2))
-        return 0
     from saelab.console import si
 
     print(f"{'':<26} {'saelab':>12} {'limit':>12}   {'':<9} {'ratio':>6} {'goal':>6}")
     for r in results:
         speeds = f"{si(r.ours):>12} {si(r.limit):>12}   {r.unit + '/s':<9}"
         print(f"{r.name:<26} {speeds} {r.ratio:>6.2f} {r.goal:>6.2f}")
+    speeds = [{**vars(result), "ratio": result.ratio} for result in results]
+    setting = args.model_dump(mode="json", exclude={"json_"})
+    facts = {"benchmark": "store", "setting": setting, "provenance": provenance()}
+    write_json(args.json_, {**facts, "speeds": speeds})
     return 0
 
 
@@ -180,8 +192,10 @@ def _measure(args: StoreArguments, directory: Path) -> "list[StoreSpeed]":
 
 
 def _variants(args: VariantsArguments) -> int:
+    if args.json_ is not None:
+        check_file(args.json_, "--json")
     from saelab.bench.variants import compare_variants, variant_configs
-    from saelab.files import atomic_write_json, check_writable
+    from saelab.files import check_writable
     from saelab.sae.variants import variants
 
     check_writable(args.out, "--out")
@@ -192,13 +206,15 @@ def _variants(args: VariantsArguments) -> int:
     results = compare_variants(configs, lm, n_tokens=args.n_eval_tokens, device=args.device)
     setting = args.model_dump(mode="json", exclude={"json_", "out", "variants"})
     setting |= {"activations": str(base.activations), "device": str(lm.device)}
-    values = {"setting": setting, "variants": [asdict(result) for result in results]}
-    atomic_write_json(args.out / "variants.json", values)
-    if args.json_:
-        print(json.dumps(values, indent=2))
-        return 0
+    values = {
+        "benchmark": "variants",
+        "setting": setting,
+        "variants": [asdict(result) for result in results],
+        "provenance": provenance(),
+    }
     _print_variants(args, results)
-    print(args.out / "variants.json")
+    write_json(args.json_, values)
+    write_json(args.out / "variants.json", values)
     return 0
 
 

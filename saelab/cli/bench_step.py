@@ -1,7 +1,6 @@
 """`saelab bench step`: the time of one optimizer step, beside the machine's limit."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,10 +9,12 @@ from pydantic import Field
 
 from saelab.cli.options import Metavar
 from saelab.config import Config, UsageError
+from saelab.files import check_file
 
 if TYPE_CHECKING:
     from saelab.bench.machine import Rates, StepShape
     from saelab.bench.step import StepTimes
+    from saelab.training.config import TrainConfig
 
 ON_CUDA = ("768:32768:32:8192", "2304:65536:64:8192", "4096:131072:64:8192")
 ON_CPU = ("128:2048:16:1024", "768:8192:32:1024")
@@ -34,6 +35,10 @@ class StepArguments(Config):
     elsewhere."""
     variants: tuple[str, ...] = ("topk",)
     """Variants to time, with their defaults; `saelab train --help` lists them."""
+    transcoder: bool = False
+    """Time transcoders: SAEs that reconstruct other rows than they read, of the same width."""
+    skip: bool = False
+    """Give transcoders a skip connection."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Dtype of the large products, as for `saelab train`; steps that a variant brings itself (bsc,
     tsc, gsc) are in float32."""
@@ -47,18 +52,20 @@ class StepArguments(Config):
     """Write the picture to this HTML file."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
-    json_: bool = False
-    """Print JSON instead of the table."""
+    json_: Annotated[Path | None, Metavar("FILE")] = None
+    """Also write the figures to this file, as JSON."""
 
 
 def run(args: StepArguments) -> int:
     """Time every variant at every size."""
+    if args.json_ is not None:
+        check_file(args.json_, "--json")
     from saelab.bench.machine import measure_rates
     from saelab.lm.load import resolve_device
 
     device = resolve_device(args.device)
     cuda = device.type == "cuda"
-    shapes = [_shape(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
+    shapes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
     _check(args, shapes)
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
@@ -66,22 +73,35 @@ def run(args: StepArguments) -> int:
         from saelab.figures.bench import step_figure
 
         step_figure(results).write_html(args.figure)
-    if args.json_:
-        print(json.dumps(_values(args, rates, results, device.type), indent=2))
-        return 0
     _print(rates, results)
     if args.figure is not None:
         print(args.figure)
+    write_json(args.json_, _values(args, rates, results, device.type))
     return 0
 
 
-def _shape(text: str) -> "StepShape":
+def write_json(path: Path | None, values: Mapping[str, object]) -> None:
+    """Write what a benchmark measured, and print the path, if one was given."""
+    if path is None:
+        return
+    from saelab.files import atomic_write_json
+
+    atomic_write_json(path, values)
+    print(path)
+
+
+def shape_of(text: str, option: str = "--configs") -> "StepShape":
+    """The size that a value of this option says.
+
+    Raises:
+        UsageError: it says none.
+    """
     from saelab.bench.machine import StepShape
 
     parts = text.split(":")
     if len(parts) not in (3, 4) or not all(part.isdigit() and int(part) for part in parts):
         raise UsageError(
-            f"--configs {text} is not D:M:K or D:M:K:B in positive numbers, such as "
+            f"{option} {text} is not D:M:K or D:M:K:B in positive numbers, such as "
             "768:32768:32:8192."
         )
     return StepShape(*map(int, parts))
@@ -89,11 +109,20 @@ def _shape(text: str) -> "StepShape":
 
 def _check(args: StepArguments, shapes: "Sequence[StepShape]") -> None:
     """Refuse sizes that cannot be built, before anything is timed."""
-    from saelab.bench.step import step_config
-
+    if args.skip and not args.transcoder:
+        raise UsageError("--skip is for transcoders; add --transcoder.")
     for variant in args.variants:
         for shape in shapes:
-            step_config(variant, shape).sae.check()
+            _config(args, variant, shape).sae.check()
+
+
+def _config(args: StepArguments, variant: str, shape: "StepShape") -> "TrainConfig":
+    from saelab.bench.step import step_config
+
+    return step_config(
+        variant, shape, precision=args.precision, clip_norm=args.clip_norm,
+        transcoder=args.transcoder, skip=args.skip,
+    )  # fmt: skip
 
 
 def _time(
@@ -103,7 +132,7 @@ def _time(
 
     import torch
 
-    from saelab.bench.step import step_config, time_dense, time_step
+    from saelab.bench.step import time_dense, time_step
     from saelab.console import progress
 
     results: list[StepTimes] = []
@@ -112,9 +141,7 @@ def _time(
         for shape in shapes:
             dense = time_dense(shape, device, steps=args.steps) if args.dense else None
             for variant in args.variants:
-                config = step_config(
-                    variant, shape, precision=args.precision, clip_norm=args.clip_norm
-                )
+                config = _config(args, variant, shape)
                 found = time_step(config, shape, rates, device, steps=args.steps)
                 results.append(replace(found, dense=dense))
                 bar.advance(1, f"{variant} {1e3 * found.seconds:.3g} ms")
@@ -132,6 +159,7 @@ def _values(
 
     name = torch.cuda.get_device_name() if kind == "cuda" else kind
     return {
+        "benchmark": "step",
         "device": name,
         "precision": args.precision,
         "clip_norm": args.clip_norm,
@@ -144,8 +172,10 @@ def _values(
 def _print(rates: "Rates", results: "Sequence[StepTimes]") -> None:
     from saelab.console import si
 
+    wide = max(17, *(len(r.variant) for r in results))
+
     print(
-        f"{'d/m/k':<15} {'rows':>6} {'variant':<17} {'way':<8} {'step':>9} {'floor':>9}"
+        f"{'d/m/k':<15} {'rows':>6} {'variant':<{wide}} {'way':<8} {'step':>9} {'floor':>9}"
         f" {'ratio':>6} {'dense':>9} {'tokens/s':>9} {'peak':>9}"
     )
     for r in results:
@@ -153,7 +183,7 @@ def _print(rates: "Rates", results: "Sequence[StepTimes]") -> None:
         dense = "-" if r.dense is None else f"{1e3 * r.dense[0]:.4g} ms"
         peak = f"{r.peak_bytes / 2**30:.2f} GiB" if r.peak_bytes else "-"
         print(
-            f"{shape:<15} {r.shape.batch:>6} {r.variant:<17} {r.way:<8}"
+            f"{shape:<15} {r.shape.batch:>6} {r.variant:<{wide}} {r.way:<8}"
             f" {f'{1e3 * r.seconds:.4g} ms':>9} {f'{1e3 * r.floor:.4g} ms':>9} {r.ratio:>6.2f}"
             f" {dense:>9} {si(r.tokens_per_second):>9} {peak:>9}"
         )

@@ -3,7 +3,7 @@
 import glob
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,17 +13,11 @@ from saelab.config import Config, Heading, UsageError
 from saelab.files import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.table import Table
-
-    from saelab.analysis.circuits.ablation import Faithfulness
     from saelab.analysis.circuits.explain import Circuit
-    from saelab.analysis.circuits.live import GradientCircuit
 
 
 class CircuitArguments(Config):
-    """Explain a next-token prediction by the latents of one or more runs.
+    """Explain a next-token prediction by the latents of one or more runs, or of a set of them.
 
     With attention patterns and norm scales held at their values on the prompt, a logit is a sum
     over paths from tokens, errors, MLPs and biases through the latents of the SAEs (attn.hook_z,
@@ -44,7 +38,8 @@ class CircuitArguments(Config):
     """
 
     runs: Annotated[tuple[Path, ...], Positional("RUN")]
-    """Directories of the runs: all of one model, each at a site of its own."""
+    """Directories of the runs: all of one model, each at a site of its own. A set (see `saelab
+    train sweep`) stands for all of its runs."""
     prompt: Annotated[str, Heading("Prompt")]
     """Text whose next token is explained; it may name special tokens."""
     chat: bool = False
@@ -60,6 +55,10 @@ class CircuitArguments(Config):
     or SAE:NUMBER@POSITION (0 is <bos>). An SAE is named by its run's directory."""
     max_nodes: Annotated[int, Heading("Graph")] = Field(default=256, gt=0)
     """Number of latents, the most influential ones, whose inputs are computed."""
+    stop_share: float = Field(default=1.0, gt=0, le=1)
+    """Stop earlier, once these latents have this share of the influence of all latents."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Precision of the inputs; in float32 they sum to a node's value within 1e-4 of it."""
     node_threshold: float = Field(default=0.8, ge=0, le=1)
     """Share of all influence that the kept nodes have together."""
     edge_threshold: float = Field(default=0.98, ge=0, le=1)
@@ -116,9 +115,9 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
     from saelab.lm.prompt import chat_prompt
     from saelab.lock import writing
     from saelab.sae.decoder import check_decoder
-    from saelab.training.run import Run
+    from saelab.training.sets import runs_of
 
-    runs = [Run(path) for path in args.runs]
+    runs = runs_of(args.runs)
     for run in runs:
         check_decoder(run.config.sae)
     if len({run.path.resolve() for run in runs}) < len(runs):
@@ -130,6 +129,8 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
             against=args.against,
             latent=args.latent,
             max_nodes=args.max_nodes,
+            stop_share=args.stop_share,
+            precision=args.precision,
             node_threshold=args.node_threshold,
             edge_threshold=args.edge_threshold,
             threshold=args.threshold,
@@ -187,7 +188,7 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
     from rich.table import Table
 
     from saelab.analysis.circuits.explain import largest_inputs
-    from saelab.cli.circuit_tables import attention_table
+    from saelab.cli.circuit_tables import attention_table, outside_table, summary
     from saelab.cli.tables import wide_console
     from saelab.console import cells, shown
 
@@ -206,93 +207,8 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
         token = "" if place is None else found.graph.tokens[place]
         table.add_row(*cells(label, token, f"{given:+.3f}"))
     console.print(table)
-    if (outside := _outside(found)) is not None:
+    if (outside := outside_table(found)) is not None:
         console.print(outside)
     if found.loadings:
         console.print(attention_table(found))
-    console.print(_summary(args, found), markup=False)
-
-
-def _outside(found: "Circuit") -> "Table | None":
-    """Where SAEs are not applied, and the effects from there."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from saelab.analysis.circuits.explain import left_out_inputs
-
-    places, n_saes = left_out_inputs(found.graph), len(found.graph.facts["saes"])
-    if not places:
-        return None
-    title = "Where training left tokens out, all is error"
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("token", min_width=12)
-    table.add_column("position", justify="right")
-    table.add_column("not applied")
-    table.add_column("gives", justify="right")
-    for place, saes, given in places:
-        which = "none of the SAEs" if len(saes) == n_saes > 1 else ", ".join(saes)
-        token = Text(found.graph.tokens[place])
-        table.add_row(token, str(place), Text(which), f"{given:+.3f}")
-    return table
-
-
-def _summary(args: CircuitArguments, found: "Circuit") -> str:
-    counts, scores = found.pruned.counts, found.scores
-    lines = [
-        f"\nGraph: {counts['latents']} of {counts['active_latents']} active latents "
-        f"({counts['influence_left_out']:.1%} of the influence left out), {counts['edges']} edges; "
-        f"pruned to {len(found.pruned.nodes)} nodes and {len(found.pruned.weight)} edges "
-        f"({counts['pruned_influence']:.1%} of the influence dropped).",
-        f"Of the leaves' influence: tokens {scores.replacement:.1%}, SAE errors "
-        f"{scores.error_influence:.1%}, MLPs {scores.mlp_influence:.1%}; completeness score "
-        f"{scores.completeness:.2f}.",
-        f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
-    ]
-    if not found.faithfulness.n_members:
-        lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
-    if (other := found.by_gradients) is not None:
-        judged = _judged(other.faithfulness, other.by_chance)
-        lines.append(f"Live model, the latents that support it most: {judged}")
-        lines += _gradients(other)
-    elif args.n_members:
-        why = "none does" if args.latent is None else "this is known for tokens only"
-        lines.append(f"Live model, the latents that support it most by gradients: {why}.")
-    return "\n".join(lines)
-
-
-def _gradients(found: "GradientCircuit") -> list[str]:
-    """How reliable the gradients are, and circuits of other sizes."""
-    gap = max(found.gaps.values())
-    lines = [f"  Integrated gradients sum to what the latents do, but for {gap:.1%} at most."]
-    if found.agreement is not None:
-        lines.append(
-            f"  What they give and the graph's attributions correlate by {found.agreement:.2f}."
-        )
-    return lines + [
-        f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
-        f"completeness {_ratio(judged, 'completeness')}"
-        for judged in found.curve
-    ]
-
-
-def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> str:
-    from saelab.analysis.circuits.explain import chance_values
-
-    if not found.n_members:
-        return found.caveat
-    text = (
-        f"{found.n_members} kept give {found.circuit:.2f} of {found.whole:.2f} (without any latent "
-        f"{found.empty:.2f}), faithfulness {_ratio(found, 'faithfulness')}; without them "
-        f"{found.complement:.2f}, completeness {_ratio(found, 'completeness')}."
-    )
-    if chance := chance_values(draws).get("by_chance"):
-        text += (
-            f" As many by chance: {chance['faithfulness']:.2f} ± {chance['spread']:.2f}, "
-            f"{chance['completeness']:.2f} ({chance['n_draws']} draws)."
-        )
-    return f"{text} {found.caveat}".rstrip()
-
-
-def _ratio(found: "Faithfulness", name: str) -> str:
-    value = found.values()[name]
-    return "undefined" if value is None else f"{value:.2f}"
+    console.print(summary(found, n_members=args.n_members), markup=False)

@@ -1,14 +1,19 @@
-"""Tables of `saelab circuit`: why heads looked where they did."""
+"""What `saelab circuit` prints: where no SAE is applied, why heads looked where, and scores."""
 
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from saelab.console import cells
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from saelab.analysis.attention.loadings import HeadLoading
+    from saelab.analysis.circuits.ablation import Faithfulness
     from saelab.analysis.circuits.explain import Circuit
+    from saelab.analysis.circuits.live import GradientCircuit
 
 N_PAIRS = 3
 
@@ -52,3 +57,87 @@ def _rows(loading: "HeadLoading", tokens: tuple[str, ...]) -> list[tuple[str, ..
         (*(first if number == 0 else ("",) * len(first)), what, f"{part:+.2f}")
         for number, (what, part) in enumerate(shown)
     ]
+
+
+def outside_table(found: "Circuit") -> "Table | None":
+    """Where SAEs are not applied, and the effects from there."""
+    from saelab.analysis.circuits.explain import left_out_inputs
+
+    places, n_saes = left_out_inputs(found.graph), len(found.graph.facts["saes"])
+    if not places:
+        return None
+    title = "Where training left tokens out, all is error"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("token", min_width=12)
+    table.add_column("position", justify="right")
+    table.add_column("not applied")
+    table.add_column("gives", justify="right")
+    for place, saes, given in places:
+        which = "none of the SAEs" if len(saes) == n_saes > 1 else ", ".join(saes)
+        token = Text(found.graph.tokens[place])
+        table.add_row(token, str(place), Text(which), f"{given:+.3f}")
+    return table
+
+
+def summary(found: "Circuit", *, n_members: int) -> str:
+    """The size of a circuit, its scores, and what the live model says of it."""
+    counts, scores = found.pruned.counts, found.scores
+    lines = [
+        f"\nGraph: {counts['latents']} of {counts['active_latents']} active latents "
+        f"({counts['influence_left_out']:.1%} of the influence left out), {counts['edges']} edges; "
+        f"pruned to {len(found.pruned.nodes)} nodes and {len(found.pruned.weight)} edges "
+        f"({counts['pruned_influence']:.1%} of the influence dropped).",
+        f"Of the leaves' influence: tokens {scores.replacement:.1%}, SAE errors "
+        f"{scores.error_influence:.1%}, MLPs {scores.mlp_influence:.1%}; completeness score "
+        f"{scores.completeness:.2f}.",
+        f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
+    ]
+    if not found.faithfulness.n_members:
+        lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
+    if (other := found.by_gradients) is not None:
+        judged = _judged(other.faithfulness, other.by_chance)
+        lines.append(f"Live model, the latents that support it most: {judged}")
+        lines += _gradients(other)
+    elif n_members:
+        latent = "latent" in found.graph.facts
+        why = "this is known for tokens only" if latent else "none does"
+        lines.append(f"Live model, the latents that support it most by gradients: {why}.")
+    return "\n".join(lines)
+
+
+def _gradients(found: "GradientCircuit") -> list[str]:
+    """How reliable the gradients are, and circuits of other sizes."""
+    gap = max(found.gaps.values())
+    lines = [f"  Integrated gradients sum to what the latents do, but for {gap:.1%} at most."]
+    if found.agreement is not None:
+        lines.append(
+            f"  What they give and the graph's attributions correlate by {found.agreement:.2f}."
+        )
+    return lines + [
+        f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
+        f"completeness {_ratio(judged, 'completeness')}"
+        for judged in found.curve
+    ]
+
+
+def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> str:
+    from saelab.analysis.circuits.explain import chance_values
+
+    if not found.n_members:
+        return found.caveat
+    text = (
+        f"{found.n_members} kept give {found.circuit:.2f} of {found.whole:.2f} (without any latent "
+        f"{found.empty:.2f}), faithfulness {_ratio(found, 'faithfulness')}; without them "
+        f"{found.complement:.2f}, completeness {_ratio(found, 'completeness')}."
+    )
+    if chance := chance_values(draws).get("by_chance"):
+        text += (
+            f" As many by chance: {chance['faithfulness']:.2f} ± {chance['spread']:.2f}, "
+            f"{chance['completeness']:.2f} ({chance['n_draws']} draws)."
+        )
+    return f"{text} {found.caveat}".rstrip()
+
+
+def _ratio(found: "Faithfulness", name: str) -> str:
+    value = found.values()[name]
+    return "undefined" if value is None else f"{value:.2f}"

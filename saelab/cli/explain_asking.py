@@ -117,11 +117,11 @@ def answered(
     args: ExplainArguments, questions: "Sequence[Question]", client: "Client", ledger: "Ledger"
 ) -> str:
     """Have the client answer, after its budget was announced; why it ended before its end."""
-    from saelab.clients.asking import Budget, Pace, announce, ask
+    from saelab.clients.asking import Budget, Pacing, announce, ask
 
     budget = Budget.of(questions, args.max_requests, args.max_tokens)
     announce(questions, client, ledger, budget)
-    pace = Pace(args.per_minute, args.attempts, args.backoff)
+    pace = Pacing(args.per_minute, args.attempts, args.backoff)
     return ask(questions, client, ledger, budget, pace)
 
 

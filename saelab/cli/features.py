@@ -1,7 +1,7 @@
 """`saelab features`: collect what each latent fires on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -9,18 +9,22 @@ from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading
 
+if TYPE_CHECKING:
+    from saelab.analysis.records import Features
+
 
 class FeaturesArguments(Config):
     """Collect, for every latent of a run, what it fires on and what it writes to the logits.
 
     Writes features.h5 in the run; `saelab browse` shows it. The text is read once; sparse codes are
     kept on disk meanwhile (12 bytes per firing). After an interruption the same command continues.
+    Of a set (see `saelab train sweep`), it collects for each run that has no such file yet.
 
         saelab features runs/topk
     """
 
     run: Annotated[Path, Positional("RUN")]
-    """The run's directory."""
+    """The directory of the run, or of the set."""
     model: Annotated[str | None, Heading("Text")] = None
     """The language model; default: the one that the run was trained on."""
     n_tokens: Annotated[int, Heading("Text")] = Field(default=500_000, gt=0)
@@ -54,24 +58,35 @@ def main(arguments: list[str]) -> int:
     args = parse(FeaturesArguments, "features", arguments)
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.features import FeatureOptions, collect_features
-    from saelab.analysis.records import MASSIVE
+    from saelab.analysis.features.collect import collected
     from saelab.lm.load import load_recorded_model
     from saelab.lock import writing
-    from saelab.training.run import Run
+    from saelab.training.sets import is_set, runs_of
 
-    run = Run(args.run)
-    with writing(run.path):
-        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
-        chosen = args.model_dump(exclude={"run", "model", "device"})
-        features = collect_features(run, lm, FeatureOptions(**chosen))
+    runs, whole_set = runs_of([args.run]), is_set(args.run)
+    options = FeatureOptions(**args.model_dump(exclude={"run", "model", "device"}))
+    lm = None
+    for run in runs:
+        with writing(run.path):
+            features = collected(run, options) if whole_set else None
+            if features is None:
+                facts = run.model()
+                lm = lm or load_recorded_model(facts, name=args.model, device=args.device)
+                features = collect_features(run, lm, options)
+        _tell(features, f"{run.name}: " if whole_set else "")
+        print(run.features_path)
+    return 0
+
+
+def _tell(features: "Features", name: str) -> None:
+    from saelab.analysis.records import MASSIVE
+
     silent = int((features.table()["n_fired"] == 0).sum())
     n_tokens = features.file.facts["n_tokens"]
-    print(f"{len(features)} latents, {silent} of them silent on {n_tokens} tokens")
+    print(f"{name}{len(features)} latents, {silent} of them silent on {n_tokens} tokens")
     if (kinds := features.massive) is not None and kinds.any():
         n_only = int((kinds == MASSIVE.index("only")).sum())
         print(
             f"{int((kinds > 0).sum())} fire mostly on massive activations, {n_only} of these on "
             "nothing else"
         )
-    print(run.features_path)
-    return 0

@@ -1,5 +1,6 @@
 """`saelab harvest`: record a language model's activations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from saelab.activations.corpus import Corpus
     from saelab.activations.format import Manifest
     from saelab.activations.harvest import HarvestOptions
+    from saelab.activations.store import ActivationStore
     from saelab.lm.protocol import ActivationSource
     from saelab.ranks import Ranks
 
@@ -82,12 +84,24 @@ def main(arguments: list[str]) -> int:
     args = parse(HarvestArguments, "harvest", arguments)
     check_directory(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
-    from saelab.activations.corpus import load_corpus
-    from saelab.activations.harvest import HarvestOptions, plan, record
     from saelab.ranks import Ranks
 
-    ranks = Ranks.from_environment()
-    lm = _load(args)
+    store = harvested(args, load_model(args, args.sites), Ranks.from_environment())
+    if store.complete:
+        print(f"{store.n_rows} rows at {len(store.sites)} sites")
+        print(args.out)
+    return 0
+
+
+def harvested(args: HarvestArguments, lm: "ActivationSource", ranks: "Ranks") -> "ActivationStore":
+    """The store that these options describe.
+
+    Raises:
+        UsageError: as for `saelab.activations.harvest.harvest`.
+    """
+    from saelab.activations.corpus import load_corpus
+    from saelab.activations.harvest import HarvestOptions, plan, record
+
     corpus = load_corpus(
         args.text,
         lm,
@@ -109,25 +123,22 @@ def main(arguments: list[str]) -> int:
     if ranks.rank == 0:
         _print_plan(args.out, manifest)
         _print_time(_seconds(args.out, lm, corpus, manifest, options, ranks))
-    store = record(lm, corpus, manifest, out=args.out, options=options, ranks=ranks)
-    if store.complete:
-        print(f"{store.n_rows} rows at {len(store.sites)} sites")
-        print(args.out)
-    return 0
+    return record(lm, corpus, manifest, out=args.out, options=options, ranks=ranks)
 
 
-def _load(args: HarvestArguments) -> "ActivationSource":
+def load_model(args: HarvestArguments, sites: "Sequence[str]") -> "ActivationSource":
+    """The model to harvest, by a backend that has these sites."""
     import torch
 
-    from saelab.lm.hf import load_hugging_face_model, serves
+    from saelab.lm.hf import load_hugging_face_model, load_source
     from saelab.lm.load import load_language_model, own_device
 
-    plain = args.backend == "hugging-face" or (
-        args.backend == "auto" and serves(args.model, args.sites)
-    )
+    device, dtype = own_device(args.device), getattr(torch, DTYPES[args.compute_dtype])
+    if args.backend == "auto":
+        return load_source(args.model, sites, device=device, dtype=dtype)
+    plain = args.backend == "hugging-face"
     load = load_hugging_face_model if plain else load_language_model
-    dtype = getattr(torch, DTYPES[args.compute_dtype])
-    return load(args.model, device=own_device(args.device), dtype=dtype)
+    return load(args.model, device=device, dtype=dtype)
 
 
 def _seconds(

@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 
 class ShowArguments(Config):
-    """Print the content of an activation store or a run.
+    """Print the content of an activation store, a run, or a set of runs.
 
     For a store: its sites with their widths, variances and massive activations, its rows, labels,
-    model and text. For a run: its configuration, where its SAE applies, and its measurements.
+    model and text. For a run: its configuration, where its SAE applies, and its measurements. For a
+    set: its runs, those that are missing, and what was measured with all at once.
 
         saelab show activations_cache/tiny
         saelab show runs/topk
     """
 
     path: Annotated[Path, Positional("PATH")]
-    """A store's or a run's directory."""
+    """The directory of a store, a run or a set."""
     json_: bool = False
     """Print JSON."""
 
@@ -40,14 +41,17 @@ class ShowArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     from saelab.training.run import is_run
+    from saelab.training.sets import is_set
 
     args = parse(ShowArguments, "show", arguments)
     if (args.path / "manifest.json").is_file():
         values = _store(args.path)
     elif is_run(args.path):
         values = _run(args.path)
+    elif is_set(args.path):
+        values = _set(args.path)
     else:
-        raise UsageError(f"{args.path} is neither an activation store nor a run.")
+        raise UsageError(f"{args.path} is neither an activation store nor a run, nor a set.")
     if args.json_:
         print(json.dumps(values, indent=2))
         return 0
@@ -198,4 +202,24 @@ def _run(path: Path) -> dict[str, Any]:
         "reconstruction": run.evaluation("reconstruction"),
         "downstream": run.evaluation("downstream"),
         "features": run.features_path.is_file(),
+    }
+
+
+def _set(path: Path) -> dict[str, Any]:
+    from saelab.evaluation.set_results import load_set_evaluation
+    from saelab.training.sets import RunSet
+
+    runs = RunSet(path)
+    found = load_set_evaluation(path)
+    measured = {} if found is None else found.values()
+    return {
+        "kind": "set of runs",
+        "path": str(path),
+        "recipe": runs.manifest.recipe,
+        "model": runs.manifest.model.name,
+        "runs": {
+            member.name: f"{member.reads} -> {member.writes}{', missing' * (not there)}"
+            for member, there in zip(runs.manifest.members, runs.finished, strict=True)
+        },
+        "at_once": {one.pop("what"): one for one in measured.get("at_once", ())},
     }

@@ -3,25 +3,30 @@
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from saelab.cli.declared import declared, declared_variants
 from saelab.cli.describe import describe
 from saelab.cli.help_text import Command
 from saelab.cli.options import Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
-from saelab.config import Config, Heading, UsageError
+from saelab.config import Config, Heading, UsageError, first_problem
 from saelab.files import check_directory
 from saelab.ranks import Ranks
 
 if TYPE_CHECKING:
+    from saelab.lm.protocol import ActivationSource
     from saelab.training.config import TrainConfig
     from saelab.training.run import Run
+    from saelab.training.together import Together
+
+    Asked = tuple[dict[Path, TrainConfig], ActivationSource | None]
+    """The runs to train, and the language model if it is loaded already."""
 
 ABOUT = """\
 Train a sparse autoencoder on recorded activations.
@@ -40,6 +45,8 @@ MORE = """
 The options below are those of all variants; `saelab train VARIANT --help` lists also its own, with
 the values of its paper, and `saelab train sweep --help` shows how to train many from one file.
 """
+STORE = "activations"
+"""Where a sweep makes its own store, in --out."""
 HEADINGS = ("Data", "SAE", "Optimisation", "Run")
 
 
@@ -63,6 +70,29 @@ class SweepArguments(Config):
 
         saelab train sweep sweep.json --out runs/sweep
 
+    A * in a site stands for every layer of which the store has that site, or for those of
+    "layers": [0, 5]; each is a run of its own, NAME-LAYER. With --live, one forward pass of the
+    model feeds all SAEs of all sites, and no activation is written. This file trains a transcoder
+    of every MLP and an SAE of every layer's attention; its "harvest", options of `saelab harvest`
+    without sites, makes the small store that gives scales, first rows and calibration:
+
+        {"harvest": {"model": "tiny", "text": "tiny", "n_tokens": 40000},
+        "base": {"n_tokens": 2000000,
+        "sae": {"variant": "topk", "d_sae": 512, "k": 16}},
+        "runs": {"attn": {"site": "blocks.*.attn.hook_z"},
+        "mlp": {"site": "blocks.*.ln2.hook_out",
+        "target_site": "blocks.*.hook_mlp_out"}}}
+
+    A "recipe" makes the runs of a set, which evaluate, features, circuit and browse take as one
+    thing: "transcoders" (of every MLP, from mlp.hook_in to hook_mlp_out) or "transcoders+attention"
+    (also an SAE of every attn.hook_z). "runs" may change them by name, "mlp" and "attention":
+
+        {"recipe": "transcoders+attention", "base": {...},
+        "runs": {"attention": {"sae.k": 24}}}
+
+    Of a live sweep, each of several processes that torchrun starts runs the model on a share of the
+    text and trains some of the SAEs; the runs are those of one process.
+
     A grid of "sae.d_sae" and "sae.k" with --description-length says which width and k describe the
     activations in the fewest bits (2410.11179).
     """
@@ -73,6 +103,8 @@ class SweepArguments(Config):
     """The directory of the runs."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    live: bool = False
+    """Feed all SAEs from one running model, as `saelab train VARIANT --live` feeds one."""
     description_length: bool = False
     """Compare the SAEs' description lengths on rows held back from training: bits per token of the
     codes, and of what each SAE misses. Written to description_length.json and .html in --out."""
@@ -133,39 +165,94 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
     args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
     check_directory(args.out, "--out")
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
-    return _trained({args.out: config}, args.device)[0]
+    return _trained(lambda _: ({args.out: config}, None), args.device)[0]
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
-    from saelab.training.sweep import read_sweep
+    from saelab.training.sweep import check_runs, read_harvest, read_sweep
+    from saelab.training.together import Together
 
     check_directory(args.out, "--out")
-    configs = {args.out / name: config for name, config in read_sweep(args.file).items()}
     if args.fvu is not None and not args.description_length:
         raise UsageError("--fvu belongs to --description-length; give both.")
-    if args.description_length:
-        from saelab.evaluation.mdl_sweep import check_comparable
+    given: dict[str, object] = {"live": True} if args.live else {}
+    own = read_harvest(args.file)
 
-        check_comparable({path.name: config for path, config in configs.items()})
-    return _trained(configs, args.device)
+    def asked(all_of_us: Together) -> "Asked":
+        lm = None
+        if own is not None:
+            given["activations"] = str(args.out / STORE)
+            check_runs(args.file, **given)
+            with all_of_us.agreeing():
+                if all_of_us.ranks.leads:
+                    lm = _make_store(args, own)
+        found = read_sweep(args.file, **given)
+        if own is not None and STORE in found:
+            raise UsageError(f"{args.file}: {STORE} is the sweep's store; rename this run.")
+        if args.description_length:
+            from saelab.evaluation.mdl_sweep import check_comparable
+
+            check_comparable(found)
+        _write_set(args, found, all_of_us)
+        return {args.out / name: config for name, config in found.items()}, lm
+
+    return _trained(asked, args.device)
 
 
-def _trained(configs: "dict[Path, TrainConfig]", device: str) -> "list[Run]":
-    """The trained runs; several processes that torchrun started train each SAE together."""
+def _write_set(
+    args: SweepArguments, configs: "dict[str, TrainConfig]", all_of_us: "Together"
+) -> None:
+    """Write the manifest of the set, if the sweep has a recipe."""
+    from saelab.activations.store import ActivationStore
+    from saelab.training.sets import write_set
+    from saelab.training.sweep import read_recipe
+
+    if (recipe := read_recipe(args.file)) is None:
+        return
+    with all_of_us.agreeing():
+        if all_of_us.ranks.leads:
+            store = ActivationStore(next(iter(configs.values())).activations)
+            write_set(args.out, recipe, store.manifest.model, configs)
+
+
+def _make_store(args: SweepArguments, own: dict[str, Any]) -> "ActivationSource | None":
+    """Make the store of the sites of a sweep's runs; returns the model, if training may run it.
+
+    If the file names a back end, each process takes the model's faster one for training.
+    """
+    from saelab.cli.harvest import HarvestArguments, harvested, load_model
+    from saelab.training.sweep import sites_of
+
+    out, every = args.out / STORE, sites_of(args.file, 1)
+    try:
+        options = {**own, "device": args.device, "sites": every, "out": out}
+        asked = HarvestArguments.model_validate(options)
+    except ValidationError as error:
+        raise UsageError(f"{args.file}: harvest: {first_problem(error)}.") from error
+    lm = load_model(asked, every)
+    sites = tuple(sites_of(args.file, lm.info.n_layers))
+    harvested(asked.model_copy(update={"sites": sites}), lm, Ranks())
+    return lm if asked.backend == "auto" else None
+
+
+def _trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
+    """The trained runs; several processes that torchrun started train them together."""
     from saelab.training.loop import train_many
+    from saelab.training.together import Together, together
 
     ranks = Ranks.from_environment()
     if ranks.world == 1:
-        return train_many(configs, device=device)
+        configs, lm = ask(Together())
+        return train_many(configs, device=device, lm=lm)
     from saelab.lm.load import own_device
-    from saelab.training.together import together
 
     where = own_device(device)
     with together(ranks, where) as all_of_us:
+        configs, lm = ask(all_of_us)
         told = {
             f"{name} of {out}": json.dumps(value)
             for out, config in configs.items()
             for name, value in config.model_dump(mode="json").items()
         }
         all_of_us.check_same({"device": where.type, **told})
-        return train_many(configs, device=where, together=all_of_us)
+        return train_many(configs, device=where, lm=lm, together=all_of_us)

@@ -11,7 +11,7 @@ from saelab.config import Config, UsageError
 
 
 class VerifyArguments(Config):
-    """Check every byte of an activation store or of a run.
+    """Check every byte of an activation store, of a run, or of a set of runs.
 
     Names each damaged file, and exits with 1 if there is one. In a run, all files that saelab
     writes are checked, and that they belong to one SAE: the weights match the configuration, and
@@ -27,7 +27,7 @@ class VerifyArguments(Config):
     """
 
     path: Annotated[Path, Positional("PATH")]
-    """The directory of the store or of the run."""
+    """The directory of the store, of the run, or of the set."""
     reforward: int = Field(default=0, ge=0)
     """Number of contexts of a store to run through the model again."""
     model: str | None = None
@@ -39,9 +39,10 @@ class VerifyArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     from saelab.training.run import is_run
+    from saelab.training.sets import is_set
 
     args = parse(VerifyArguments, "verify", arguments)
-    if is_run(args.path):
+    if is_run(args.path) or is_set(args.path):
         return _run(args)
     from saelab.activations.verify import verify
 
@@ -55,12 +56,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(args: VerifyArguments) -> int:
-    """Print what is wrong with a run; 1 if anything is, else 0."""
+    """Print what is wrong with a run or a set; 1 if anything is, else 0."""
     if args.reforward:
-        raise UsageError(f"{args.path} is a run, and --reforward checks a store; leave it out.")
+        raise UsageError(f"{args.path} is no store, which --reforward checks; leave it out.")
     from saelab.analysis.verify_run import verify_run
+    from saelab.analysis.verify_set import verify_set
+    from saelab.training.sets import is_set
 
-    found = verify_run(args.path)
+    found = verify_set(args.path) if is_set(args.path) else verify_run(args.path)
     for damage in found.damages:
         print(f"{damage.file}: {damage.problem}")
     for note in found.notes:

@@ -46,7 +46,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Pacing:
     """How requests follow each other.
 
     Attributes:
@@ -77,7 +77,7 @@ def ask(
     client: Client,
     ledger: Ledger,
     budget: Budget,
-    pace: Pace | None = None,
+    pace: Pacing | None = None,
 ) -> str:
     """Have the client answer what the ledger has no answer to.
 
@@ -91,7 +91,7 @@ def ask(
     left = deque(question for question in questions if question.key not in ledger.answers)
     done = len(questions) - len(left)
     with progress("Answers", len(questions), "answers", done) as bar:
-        asking = _Asking(left, client, ledger, budget, pace or Pace(), bar)
+        asking = _Asking(left, client, ledger, budget, pace or Pacing(), bar)
         return asking.run()
 
 
@@ -103,7 +103,7 @@ class _Asking:
     client: Client
     ledger: Ledger
     budget: Budget
-    pace: Pace
+    pace: Pacing
     bar: Bar
     turn: threading.Condition = field(default_factory=threading.Condition)
     stopped: threading.Event = field(default_factory=threading.Event)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from saelab.evaluation.mdl_sweep import LengthCurve
     from saelab.evaluation.recovery import RecoveryResult
     from saelab.evaluation.results import Evaluation
+    from saelab.evaluation.set_results import SetEvaluation
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 
@@ -211,3 +212,29 @@ def absorption_figure(absorption: "Absorption", palette: Palette = NEUTRAL) -> g
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12})
     figure = dressed(figure, palette, height=120 + 36 * len(tasks), top=40)
     return figure.update_layout(margin={"l": 150})
+
+
+def set_figure(found: "SetEvaluation", palette: Palette = NEUTRAL) -> go.Figure:
+    """What each run of a set misses and costs alone, by layer; one line per part of the blocks."""
+    figure = make_subplots(1, 2, subplot_titles=("FVU", "CE recovered, alone"))
+    for i, part in enumerate(dict.fromkeys(member.part for member in found.members)):
+        members = [member for member in found.members if member.part == part]
+        line = {"color": (palette.positive, palette.negative)[i % 2], "width": 2}
+        for column, name in ((1, "fvu"), (2, "ce_recovered")):
+            figure.add_scatter(
+                x=[member.layer for member in members],
+                y=[getattr(member, name) for member in members],
+                text=[f"{escape(m.name)}<br>L0 {m.l0:.1f}, {m.dead} dead" for m in members],
+                name=part,
+                showlegend=column == 1,
+                mode="lines+markers",
+                line=line,
+                hovertemplate="%{text}<br>%{y:.4g}<extra></extra>",
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title="layer", dtick=max(1, len(found.members) // 20))
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(tickformat=".0%", row=1, col=2)
+    figure.update_layout(legend={"orientation": "h", "y": 1.2})
+    return dressed(figure, palette, height=320, top=50)

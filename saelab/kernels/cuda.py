@@ -6,6 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from saelab.kernels.sizes import fits_batch_select
+
 MAX_K = 512
 """Largest k of the kernel that selects k entries per row."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,7 +28,9 @@ def runs_select(pre_acts: Tensor, k: int) -> bool:
 def runs_batch_select(pre_acts: Tensor, n: int) -> bool:
     """Whether the kernels that select n of a whole batch can run; the result has no graph."""
     wanted = not (pre_acts.requires_grad and torch.is_grad_enabled())
-    return wanted and 0 < n <= pre_acts.numel() < 2**31 and runs_triton(pre_acts)
+    batch, d_sae = pre_acts.shape
+    fits = 0 < n <= pre_acts.numel() and fits_batch_select(batch, d_sae, n)
+    return wanted and fits and runs_triton(pre_acts)
 
 
 @cache

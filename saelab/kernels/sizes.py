@@ -9,3 +9,23 @@ def ceil_div(a: int, b: int) -> int:
 def power_of_two(n: int) -> int:
     """The smallest power of two >= n, and >= 1."""
     return 1 << max(0, n - 1).bit_length()
+
+
+def segment_width(m: int) -> int:
+    """Entries in a segment of a row of m, as selection cuts it.
+
+    Wider segments are fewer, but more of them is read again. There are at most 2^15, since a
+    program counts all of a row's segments in 16 bits.
+    """
+    return 64 if m <= 2**16 else max(128, power_of_two(m) // 2**15)
+
+
+def fits_batch_select(batch: int, m: int, n: int) -> bool:
+    """Whether the selection of n of `batch` rows of m entries counts to less than 2^31.
+
+    The rows themselves may have more entries. The selection counts their segments, and the entries
+    of the n best ones. With fewer segments than n it counts all entries.
+    """
+    width = segment_width(m)
+    n_segments = batch * ceil_div(m, width)
+    return n_segments < 2**31 and (n * width if n <= n_segments else batch * m) < 2**31

@@ -57,13 +57,7 @@ def read_checkpoint(name: str, *, dtype: torch.dtype, attention: str) -> tuple[A
 
         transformers.utils.logging.disable_progress_bar()
         where = location(name)
-        with _explained(name):
-            config, _ = transformers.PreTrainedConfig.get_config_dict(where)
-            if not isinstance(config, dict):
-                raise ValueError("config.json holds no JSON object")
-        _check_config(name, config)
-        with _explained(name):
-            transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        read_model_config(name)
         _check_files(name, Path(where))
         tokenizer = _tokenizer(name, where)
         with _explained(name):
@@ -81,6 +75,24 @@ def read_checkpoint(name: str, *, dtype: torch.dtype, attention: str) -> tuple[A
         model, found = both
         _check_weights(name, found)
     return model, tokenizer
+
+
+def read_model_config(name: str, *, fetch: bool = True) -> Any:  # noqa: ANN401 - one per architecture
+    """The configuration of the causal language model called `name`; without `fetch`, one at hand.
+
+    Raises:
+        UsageError: as for `read_checkpoint`; or it is not on this machine, and must not be fetched.
+    """
+    import transformers
+
+    where, local = location(name), {"local_files_only": not fetch}
+    with _explained(name):
+        config, _ = transformers.PreTrainedConfig.get_config_dict(where, **local)
+        if not isinstance(config, dict):
+            raise ValueError("config.json holds no JSON object")
+    _check_config(name, config)
+    with _explained(name):
+        return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, **local)
 
 
 def _check_config(name: str, config: Mapping[str, Any]) -> None:

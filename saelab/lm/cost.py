@@ -1,5 +1,7 @@
 """Memory of a language model's passes, estimated from its shape."""
 
+from typing import Protocol, runtime_checkable
+
 from saelab.lm.predictions import NUMBERS_AT_ONCE
 from saelab.lm.protocol import ActivationSource
 from saelab.resources import batch_budget
@@ -13,12 +15,35 @@ PIECES = 6
 """Copies of a piece of logits in memory at once."""
 BYTES = 4
 """Bytes per number: norms, softmax and logits are float32 even in half precision."""
+POSITIONS = {"cpu": 2**12, "cuda": 2**14}
+"""Positions of a forward pass, at most: fewer leave a GPU waiting for Python."""
+PASS_BYTES = 2**32
+"""Memory of a forward pass, at most."""
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """What the memory of a pass follows from."""
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        ...
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads per layer."""
+        ...
 
 
 def forward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
     """Memory of a pass without gradients, beside the weights, in bytes."""
-    info = lm.info
-    return n_contexts * length * BYTES * (WIDE * info.d_model + HEADS * info.n_heads * length)
+    return pass_bytes(lm.info, n_contexts, length)
+
+
+def pass_bytes(shape: Shaped, n_contexts: int, length: int) -> int:
+    """`forward_bytes` of any model of this shape."""
+    return n_contexts * length * BYTES * (WIDE * shape.d_model + HEADS * shape.n_heads * length)
 
 
 def backward_bytes(lm: ActivationSource, n_contexts: int, length: int) -> int:
@@ -42,5 +67,17 @@ def contexts_at_once(
     n, cost = most, backward_bytes if backward else forward_bytes
     budget = batch_budget(lm.device)
     while n > 1 and cost(lm, n, length) > budget:
+        n //= 2
+    return n
+
+
+def pass_contexts(lm: ActivationSource, length: int) -> int:
+    """Contexts per forward pass, at most.
+
+    Free memory does not matter: another number rounds otherwise, and a run could not continue bit
+    for bit.
+    """
+    n = max(1, POSITIONS.get(lm.device.type, POSITIONS["cpu"]) // length)
+    while n > 1 and forward_bytes(lm, n, length) > PASS_BYTES:
         n //= 2
     return n

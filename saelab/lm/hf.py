@@ -18,8 +18,14 @@ from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
 from saelab.lm.hooks import AllCapturedError
-from saelab.lm.load import dtype_name, resolve_device, tokenizer_digest, weights_digest
-from saelab.lm.protocol import ModelInfo
+from saelab.lm.load import (
+    dtype_name,
+    load_language_model,
+    resolve_device,
+    tokenizer_digest,
+    weights_digest,
+)
+from saelab.lm.protocol import ActivationSource, ModelInfo
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 from saelab.sites import Site
 
@@ -28,23 +34,28 @@ Submodule = tuple[str, Side]
 """A module's path inside a block ("" is the block itself), and on which side of it the site is."""
 
 
-def _submodules(attention: str, heads_out: str, mlp_out: str) -> dict[str, Submodule]:
+def _submodules(attention: str, heads_out: str, norm: str, mlp_out: str) -> dict[str, Submodule]:
     return {
         "hook_resid_pre": ("", "input"),
         "hook_resid_post": ("", "output"),
         "attn.hook_z": (f"{attention}.{heads_out}", "input"),
         "attn.hook_out": (attention, "output"),
         "hook_attn_out": (attention, "output"),
+        "ln2.hook_out": (norm, "output"),
+        "mlp.hook_in": ("mlp", "input"),
         "hook_mlp_out": ("mlp", "output"),
         "mlp.hook_out": ("mlp", "output"),
         "mlp.hook_post": (f"mlp.{mlp_out}", "input"),
     }
 
 
-_LLAMA = ("layers", _submodules("self_attn", "o_proj", "down_proj"))
+_LLAMA = ("layers", _submodules("self_attn", "o_proj", "post_attention_layernorm", "down_proj"))
 ARCHITECTURES: dict[str, tuple[str, dict[str, Submodule]]] = {
-    "gpt2": ("h", _submodules("attn", "c_proj", "c_proj")),
-    "gpt_neox": ("layers", _submodules("attention", "dense", "dense_4h_to_h")),
+    "gpt2": ("h", _submodules("attn", "c_proj", "ln_2", "c_proj")),
+    "gpt_neox": (
+        "layers",
+        _submodules("attention", "dense", "post_attention_layernorm", "dense_4h_to_h"),
+    ),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
 }
 """By transformers' `model_type`: the list of blocks inside the base model, and the sites' places.
@@ -210,6 +221,22 @@ def load_hugging_face_model(
         )
     nn.Module.to(model, resolve_device(device))
     return HuggingFaceModel(model, tokenizer, _info(name, model, tokenizer))
+
+
+def load_source(
+    name: str,
+    hooks: Sequence[str],
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> ActivationSource:
+    """The model called `name`, by the faster back end that has these hooks.
+
+    Raises:
+        UsageError: as for `load_language_model`.
+    """
+    load = load_hugging_face_model if serves(name, hooks) else load_language_model
+    return load(name, device=device, dtype=dtype)
 
 
 def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401

@@ -83,8 +83,13 @@ def load_recorded_model(
     Raises:
         UsageError: the model does not exist.
     """
-    dtype = getattr(torch, str(facts.get("dtype", "float32")))
+    dtype = recorded_dtype(facts)
     return load_language_model(name or str(facts["name"]), device=device, dtype=dtype)
+
+
+def recorded_dtype(facts: Mapping[str, Any]) -> torch.dtype:
+    """The dtype of the computation that a store or a run recorded."""
+    return getattr(torch, str(facts.get("dtype", "float32")))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -149,7 +149,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
 
     @override
     def fused_rule(self) -> FusedRule:
-        jump, aux = JumpRules(self.bandwidth, self.config.k), self.config.aux_rule(self.d_in)
+        jump, aux = JumpRules(self.bandwidth, self.config.k), self.config.aux_rule(self.d_out)
         return FusedRule(jump=jump, aux=aux, centres=self.centres)
 
     @override

@@ -98,7 +98,7 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
         k, weight = self.config.k, self.config.multi_k_coefficient
         if not weight:
             return self.selected_rule(k)
-        widest = min(WIDER * k, self.d_sae)
+        widest = min(WIDER * k, self.config.d_sae)
         if k == widest:
             return f"k={k} is all its latents, and Multi-TopK's second reconstruction has no more"
         if widest > MAX_K:

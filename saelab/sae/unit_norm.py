@@ -92,7 +92,7 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
 
     def selected_rule(self, k: float | int, **rest: Any) -> FusedRule:  # noqa: ANN401
         """The fused rule of `selected_pass` with k latents per row; `rest` are its other fields."""
-        return FusedRule(k=k, aux=self.config.aux_rule(self.d_in), centres=self.centres, **rest)
+        return FusedRule(k=k, aux=self.config.aux_rule(self.d_out), centres=self.centres, **rest)
 
     @override
     def affine_encoder(self) -> AffineEncoder:

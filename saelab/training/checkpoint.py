@@ -3,7 +3,8 @@
 A checkpoint is one sealed safetensors file, checkpoints/step_N.safetensors. It holds the tensors
 that a step changes, the log so far, and the rest as JSON in its metadata. It is written under a
 temporary name, fsynced and renamed; the previous checkpoint stays until then. Older versions wrote
-unsealed directories, step_N/ with state.json and state.safetensors; they are still read.
+unsealed directories, step_N/ with state.json and state.safetensors; they are still read. Where
+several processes hold an SAE, the tensors are in parts beside it; see `parts`.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,15 +28,18 @@ from saelab.files import make_directory, temporary_name
 from saelab.formats.json_file import parse_json, read_json
 from saelab.formats.tensors import TensorHeader, read_tensor_header, read_tensors, write_tensors
 from saelab.training.metrics import Interval
+from saelab.training.parts import parts_beside
+from saelab.training.spread import MOMENT
 
 FORMAT = "saelab-checkpoint/2"
+IN_PARTS = "saelab-checkpoint/3"
+MAX_PARTS = 1 << 16
 LOG = "log"
 FREE = {"n_tokens", "log_every", "checkpoint_every", "keep_at", "keep_every", "keep_state"}
 """Options that do not affect the steps already done; a run may continue with other values."""
 PATHS = {"activations", "init_from"}
 """Options that are paths: different spellings may lead to the same thing."""
 _NAME = re.compile(r"step_(\d{1,18})(\.safetensors)?")
-_MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
 
 Place = dict[str, int | str]
 Taken = TypeVar("Taken")
@@ -73,6 +77,16 @@ class Checkpoint:
     path: Path
     state: CheckpointState
     header: TensorHeader
+    parts: list[str]
+    """The seals of its parts; none if the tensors are in its own file."""
+
+    def log(self) -> bytes | None:
+        """The log of a checkpoint in parts, whose own file has no other tensor.
+
+        Raises:
+            DamagedCheckpointError: the file does not match its seal.
+        """
+        return self.tensors(torch.device("cpu"), {})[1]
 
     def tensors(
         self, device: torch.device, expected: Mapping[str, Tensor]
@@ -91,7 +105,7 @@ class Checkpoint:
                 raise DamagedCheckpointError(f"{self.path} is of another SAE: its {name} differs.")
         for name in there.keys() - expected.keys() - {LOG}:
             # Before its first step an optimizer has no moments.
-            if not _MOMENT.fullmatch(name) or there[name].shape not in {(), *shapes}:
+            if not MOMENT.fullmatch(name) or there[name].shape not in {(), *shapes}:
                 raise DamagedCheckpointError(
                     f"{self.path} holds a {name[:60]!r}, which is unknown."
                 )
@@ -111,12 +125,14 @@ def save_checkpoint(
     log: bytes | None,
     *,
     before: Path | None,
+    parts: list[str] | None = None,
 ) -> Path:
     """Write a checkpoint below `directory` and return its path; only it and `before` are kept.
 
-    Equal trainings write equal bytes.
+    Equal trainings write equal bytes. With `parts`, the seals of files that hold the tensors and
+    are there already, this file names them.
     """
-    path = directory / f"step_{state.step:09d}.safetensors"
+    path = checkpoint_path(directory, state.step)
     make_directory(directory)
     if path.is_dir():
         _remove(path)
@@ -124,12 +140,21 @@ def save_checkpoint(
     if log is not None:
         held[LOG] = torch.from_numpy(np.frombuffer(log, np.uint8).copy())
     values = json.dumps(state.model_dump(mode="json"), allow_nan=False)
-    write_tensors(path, held, {"format": FORMAT, "state": values})
+    facts = {"format": FORMAT, "state": values}
+    if parts is not None:
+        facts |= {"format": IN_PARTS, "parts": json.dumps(parts)}
+    write_tensors(path, held, facts)
     # Damaged checkpoints are not counted, so that two whole ones are kept.
     for older in _checkpoints(directory):
         if older not in (path, before):
             _remove(older)
+    _remove_parts(directory, [path] if before is None else [path, before])
     return path
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """The path of the checkpoint of a step."""
+    return directory / f"step_{step:09d}.safetensors"
 
 
 def take_newest(directory: Path, take: Callable[[Checkpoint], Taken]) -> Taken | None:
@@ -166,8 +191,10 @@ def remove_checkpoints(directory: Path, *, keep: bool = False) -> None:
     Other files are not touched.
     """
     with contextlib.suppress(OSError):  # The run is whole with them, too.
-        for path in _checkpoints(directory)[keep:]:
+        found = _checkpoints(directory)
+        for path in found[keep:]:
             _remove(path)
+        _remove_parts(directory, found[:keep])
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
 
@@ -191,7 +218,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if (match := _MOMENT.fullmatch(key)) is None:
+        if (match := MOMENT.fullmatch(key)) is None:
             continue
         index, name = int(match[1]), match[2]
         if index >= len(parameters) or value.shape not in ((), parameters[index].shape):
@@ -223,15 +250,36 @@ def _open(path: Path) -> Checkpoint:
             values = read_json(path / "state.json")
         else:
             header = read_tensor_header(path)
-            if header.metadata.get("format") != FORMAT or not header.sealed:
+            if header.metadata.get("format") not in {FORMAT, IN_PARTS} or not header.sealed:
                 raise DamagedCheckpointError(f"{path} is no checkpoint of this version.")
             values = parse_json(header.metadata.get("state", "").encode(), path)
         state = CheckpointState.model_validate(values)
+        seals = _seals(header)
     except ValidationError as error:
         raise DamagedCheckpointError(f"{path} is damaged: {first_problem(error)}.") from None
     except UsageError as error:
         raise DamagedCheckpointError(str(error)) from None
-    return Checkpoint(path, state, header)
+    return Checkpoint(path, state, header, seals)
+
+
+def _seals(header: TensorHeader) -> list[str]:
+    """The seals of the parts that a checkpoint's file names."""
+    if header.metadata.get("format") != IN_PARTS:
+        return []
+    seals = parse_json(header.metadata.get("parts", "").encode(), header.path)
+    if not isinstance(seals, list) or not all(isinstance(seal, str) for seal in seals):
+        raise DamagedCheckpointError(f"{header.path} does not name its parts.")
+    if not 1 < len(seals) <= MAX_PARTS:
+        raise DamagedCheckpointError(f"{header.path} names {len(seals)} parts.")
+    return seals
+
+
+def _remove_parts(directory: Path, kept: Sequence[Path]) -> None:
+    """Remove the parts of other checkpoints than these."""
+    steps = {path.stem.removeprefix("step_") for path in kept}
+    for step, path in parts_beside(directory):
+        if step not in steps:
+            path.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:

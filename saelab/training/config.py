@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from saelab.activations.order import POOL_ROWS
 from saelab.config import Config, Heading, UsageError
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import check_transcoder
@@ -67,9 +68,10 @@ class TrainConfig(Config):
     downstream_sites: tuple[str, ...] = ()
     """The sites that e2e-ds compares; default: the residual stream after every later block."""
     live: Annotated[bool, Heading("Data")] = False
-    """Take activations from the running model instead of from the store. The text is the one the
-    store was harvested from; an endless text continues where the store ends. n_tokens may then
-    exceed the store by far. The store still gives the scale and the rows for calibration."""
+    """Take activations from the running model, on the store's text; an endless text continues where
+    the store ends. n_tokens may exceed the store by far, which gives scale and calibration rows."""
+    buffer_rows: int = Field(default=POOL_ROWS, gt=0)
+    """With --live: rows shuffled together; provenance.json has their design effect."""
     normalise: bool = True
     """Whether to train on activations scaled to unit variance per dimension, so that --lr and
     coefficients mean the same at every site. The saved SAE is scaled back and reads raw
@@ -91,8 +93,8 @@ class TrainConfig(Config):
     float32 products choose; a few per cent slower)."""
     step: Literal["auto", "fused", "autograd"] = "auto"
     """How a step is done. auto takes the fused step where there is one (the TopK family and
-    JumpReLU on CUDA, local objective): the same mathematics by kernels alone, several times as
-    fast."""
+    JumpReLU on CUDA, transcoders too, local objective): the same mathematics by kernels alone,
+    several times as fast."""
     lr: Annotated[float | None, Heading("Optimisation")] = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -169,6 +171,8 @@ class TrainConfig(Config):
                 "--live trains with --objective local or masked on activations alone: training end "
                 "to end runs the model anyway, and gradient SAEs read stored gradients."
             )
+        if not self.live and self.buffer_rows != POOL_ROWS:
+            raise UsageError(f"buffer_rows={self.buffer_rows} needs --live; give both or neither.")
         self._check_transcoder()
         self._check_optimizer()
         if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
@@ -211,11 +215,10 @@ class TrainConfig(Config):
                 "another site."
             )
         check_transcoder(self.sae)
-        if self.live or self.objective != "local":
-            given = "--live" if self.live else f"--objective {self.objective}"
+        if self.objective != "local":
             raise UsageError(
-                f"{given} is for an SAE that reconstructs what it reads; a transcoder trains with "
-                "--objective local on a store that holds both sites."
+                f"--objective {self.objective} is for an SAE that reconstructs what it reads; a "
+                "transcoder trains with --objective local."
             )
 
     def _check_optimizer(self) -> None:

@@ -9,17 +9,21 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.torch.zipf import Usage
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.step.aux_k import AuxRules
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
 from saelab.kernels.triton.step.step import Step
-from saelab.kernels.triton.weights import Weights
+from saelab.kernels.triton.weights import Parameter, Weights
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
 from saelab.types import SparseCodes
+
+TRANSCODERS = ("b_in", "W_skip")
+"""Parameters that only transcoders have; see `Weights`."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,17 @@ class FusedStep:
         rule = self.rules.sae
         learned = held["threshold"] if rule.jump else None
         weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision, learned)
+        own = {name: held[name] for name in TRANSCODERS if name in held}
+        own = {name: Parameter.of(value, options.precision) for name, value in own.items()}
+        weights = replace(weights, **own)
         if rule.over_batch:
             weights = replace(weights, threshold=held["threshold"].clone())
         if rule.usage is not None:
             usage = (held[name].clone() for name in ("density", "underused"))
             weights = replace(weights, usage=Usage(rule.usage, *usage))
         self.weights = weights
-        step = Step(self.weights, self.rules, options.batch_size, options.launch)
+        exchange = Exchange(sae.shard)
+        step = Step(self.weights, self.rules, options.batch_size, options.launch, exchange)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
         self.n_steps = 0
         self.mse_sum, self.since_fired = step.mse_sum, self.weights.since_fired
@@ -113,7 +121,8 @@ class FusedStep:
         self,
         x: Float[Tensor, "batch d_in"],
         scale: float = 1.0,
-        grad: Float[Tensor, "batch d_in"] | None = None,
+        grad: Float[Tensor, "batch d_out"] | None = None,
+        target: Float[Tensor, "batch d_out"] | None = None,
     ) -> None:
         """Do one step on `scale * x`, rounded to `precision`.
 
@@ -121,17 +130,18 @@ class FusedStep:
             x: `batch_size` rows.
             scale: factor of the rows.
             grad: dL/dx at the rows, for a gradient SAE; not scaled.
+            target: the rows that a transcoder reconstructs; not scaled.
 
         Raises:
             UsageError: there are not `batch_size` rows, or a gradient SAE got no gradients.
         """
         step = self.graphs.step
-        if x.shape != step.x.shape:
-            raise UsageError(
-                f"x has shape {tuple(x.shape)}, but the step was built for "
-                f"{tuple(step.x.shape)}; keep every batch whole."
-            )
+        _check_rows("x", x, step.x)
         torch.mul(x, scale, out=step.x)
+        if step.target is not step.x:
+            assert target is not None
+            _check_rows("target", target, step.target)
+            step.target.copy_(target)
         if isinstance(step.codes, RowCodes) and step.codes.effects is not None:
             if grad is None:
                 raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
@@ -144,9 +154,9 @@ class FusedStep:
         return self.graphs.stages()
 
     @property
-    def x(self) -> Float[Tensor, "batch d_in"]:
-        """The rows of the last step, scaled and rounded."""
-        return self.graphs.step.x
+    def target(self) -> Float[Tensor, "batch d_out"]:
+        """The rows that the last step reconstructed, scaled and rounded."""
+        return self.graphs.step.target
 
     @property
     def codes(self) -> SparseCodes:
@@ -171,6 +181,8 @@ class FusedStep:
         held["W_enc"].copy_(w.enc.value.T)
         held["b_enc"].copy_(w.b_enc.value)
         held["b_dec"].copy_(w.b_dec.value)
+        for name in (name for name in TRANSCODERS if name in held):
+            held[name].copy_(getattr(w, name).value)
         if w.thresholds is not None:
             held["threshold"].copy_(w.thresholds.value)
         elif self.rules.sae.over_batch:
@@ -190,12 +202,19 @@ class FusedStep:
         for name, tensor in self.weights.state().items():
             tensor.copy_(tensors[name])
         self.n_steps, self.graphs.aux.capacity = tensors["counts"].tolist()
+        self.graphs.aux.fit(self.n_steps)
+
+
+def _check_rows(name: str, given: Float[Tensor, "_ _"], memory: Float[Tensor, "batch d"]) -> None:
+    if given.shape != memory.shape:
+        raise UsageError(
+            f"{name} has shape {tuple(given.shape)}, but the step was built for "
+            f"{tuple(memory.shape)}; keep every batch whole."
+        )
 
 
 def fused_rule(sae: AbstractSAE) -> FusedRule | str:
     """The SAE's fused rule, or why there is none, as half a sentence."""
-    if sae.is_transcoder:
-        return "it reconstructs what it reads, and this is a transcoder"
     rule = sae.fused_rule()
     if isinstance(rule, FusedRule) and rule.by_row and rule.k > MAX_K:
         return f"k={rule.k} is above {MAX_K}, the most that it can select"

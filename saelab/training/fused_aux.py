@@ -36,7 +36,8 @@ class AuxRoom:
         # Only one size is used at a time, and sizes rarely change back.
         if self._made is None or self._made[0] != self.capacity:
             signed = self.step.rule.signed
-            made = AuxStep(self.step.weights, rules, self.capacity, signed=signed)
+            exchange = self.step.exchange
+            made = AuxStep(self.step.weights, rules, self.capacity, exchange, signed=signed)
             self._made = self.capacity, made
         return self._made[1]
 
@@ -48,17 +49,26 @@ class AuxRoom:
         loss = self.step.mse_sum.new_zeros(()) if self._made is None else self._made[1].loss
         return {"aux_k": (rules.coefficient, loss)}
 
-    def room_for_dead(self, rules: AuxRules) -> int:
+    def fit(self, number: int) -> None:
+        """Make room after another number of processes had done the steps before this one.
+
+        After as many as now, there is enough, and nothing changes.
+        """
+        if (rules := self.step.rules.aux) is not None:
+            needed = self.room_for_dead(rules, LOOK_EVERY - number % LOOK_EVERY)
+            self.capacity = max(self.capacity, needed)
+
+    def room_for_dead(self, rules: AuxRules, steps: int = LOOK_EVERY) -> int:
         """Room for all latents that can be dead or under-used before the next count.
 
         It grows in steps of an eighth. It depends only on the state at this step, so a resumed run
         chooses the same.
         """
-        since_fired = self.step.weights.since_fired
-        soon = rules.dead_after - LOOK_EVERY * len(self.step.x)
+        since_fired, exchange = self.step.weights.since_fired, self.step.exchange
+        soon = rules.dead_after - steps * len(self.step.x)
         dead, usage = since_fired >= soon, self.step.weights.usage
-        n = int((dead if usage is None else dead | usage.underused).sum())
+        n = exchange.most((dead if usage is None else dead | usage.underused).sum())
         if n == 0:
             return 0
         step = max(LEAST_CAPACITY, power_of_two(n) // 8)
-        return min(len(since_fired), ceil_div(n, step) * step)
+        return min(exchange.latents(len(since_fired)), ceil_div(n, step) * step)

@@ -11,13 +11,14 @@ from saelab.kernels.rules import StepValues
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton.codes.jump import LEAST_ROOM, JumpCodes
 from saelab.kernels.triton.codes.ragged import Ragged
+from saelab.kernels.triton.codes.shared import SharedCodes
 from saelab.kernels.triton.step.aux_k import AuxStep
 from saelab.kernels.triton.step.jump_dense import finish_dense
 from saelab.kernels.triton.step.step import Step
 from saelab.training.fused_aux import AuxRoom
+from saelab.training.recorded import Recorded, record
 from saelab.types import SparseCodes
 
-WARM_UP = 3
 DENSE_SHARE = 1 / 64
 """If a larger share of all entries is active, the step uses dense products."""
 ROOMS = 3
@@ -39,8 +40,10 @@ class OneGraph:
     def tell(self, values: StepValues) -> None:
         """Set what the next steps need beside the batch."""
         if values.prefixes:
-            assert isinstance(self.step.codes, Ragged)
-            self.step.codes.lows.copy_(torch.tensor([0, *values.prefixes[:-1]]))
+            assert isinstance(self.step.codes, Ragged | SharedCodes)
+            shard, lows = self.step.exchange.shard, [0, *values.prefixes[:-1]]
+            lows = lows if shard is None else [shard.count(low) for low in lows]
+            self.step.codes.lows.copy_(torch.tensor(lows))
         columns = self.step.codes.columns if isinstance(self.step.codes, Ragged) else None
         if columns is not None and columns.on != values.by_column:
             columns.on, self._graphs = values.by_column, _Graphs()
@@ -48,16 +51,20 @@ class OneGraph:
     def run_step(self, number: int) -> None:
         """Run step `number` of the run on the rows in `step.x`."""
         aux = self.aux.look(number)
-        if not self.step.x.is_cuda:
-            self.step.run(aux=aux)
-            return
-        self._graphs.replay(aux, lambda: self._capture(aux))
+        step = self.step
+        if step.x.is_cuda and self._graphs.ready(aux):
+            self._graphs.replay(
+                aux, lambda: record(lambda side: step.run(side, aux), step.exchange)
+            )
+        else:
+            step.run(aux=aux)
 
     def codes(self) -> SparseCodes:
         """The codes of the last step; valid until the next step."""
         codes = self.step.codes
         groups = self.step.rule.groups
-        offsets = codes.starts[:-1:groups] if isinstance(codes, Ragged) else None
+        flat = isinstance(codes, Ragged | SharedCodes)
+        offsets = codes.starts[:-1:groups] if flat else None
         return SparseCodes(*codes.kept(), len(self.step.weights.scale), offsets)
 
     def penalties(self) -> dict[str, tuple[float, Float[Tensor, ""]]]:
@@ -68,52 +75,44 @@ class OneGraph:
         """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
         return self.step.stages()
 
-    def _capture(self, aux: AuxStep | None) -> torch.cuda.CUDAGraph:
-        """Record the step as a graph, after a run that compiles the kernels and is undone."""
-        state = self.step.weights.state()
-        saved = [tensor.clone() for tensor in state.values()]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self.step.run(aux=aux)
-        torch.cuda.synchronize()
-        for tensor, before in zip(state.values(), saved, strict=True):
-            tensor.copy_(before)
-        del saved
-        return _record(lambda side: self.step.run(side, aux))
-
 
 class _Graphs:
     """Graphs of the same work: without AuxK, and with AuxK of one size."""
 
     def __init__(self) -> None:
-        self._plain: torch.cuda.CUDAGraph | None = None
-        self._with: tuple[AuxStep, torch.cuda.CUDAGraph] | None = None
+        self._done: list[AuxStep | None] = []
+        self._plain: Recorded | None = None
+        self._with: tuple[AuxStep, Recorded] | None = None
 
-    def replay(self, aux: AuxStep | None, record: Callable[[], torch.cuda.CUDAGraph]) -> None:
-        """Replay the graph for this AuxK; `record` it first if there is none."""
+    def ready(self, aux: AuxStep | None) -> bool:
+        """Whether work with this AuxK can be recorded; if not, it is to be done now.
+
+        The first step compiles kernels, so it is done without a graph. No step is done only to
+        compile them, and undone: a copy of all weights and moments may not fit beside them.
+        """
+        known = any(aux is done for done in self._done)
+        if not known:
+            self._done = [None, aux] if None in self._done else [aux]
+        return known
+
+    def replay(self, aux: AuxStep | None, make: Callable[[], Recorded]) -> None:
+        """Replay the graph for this AuxK; `make` it first if there is none."""
         if aux is None:
-            self._plain = self._plain or record()
+            self._plain = self._plain or make()
             self._plain.replay()
             return
         if self._with is None or self._with[0] is not aux:
             self._with = None
-            self._with = aux, record()
+            self._with = aux, make()
         self._with[1].replay()
 
 
 @dataclass
 class Room:
-    """Memory for a number of entries, and the second half of a step that uses it.
-
-    Attributes:
-        used: the AuxK sizes whose kernels are compiled, so that the half can be recorded.
-    """
+    """Memory for a number of entries, and the second half of a step that uses it."""
 
     codes: JumpCodes
     graphs: _Graphs
-    used: list[AuxStep | None]
 
 
 class TwoGraphs:
@@ -139,7 +138,7 @@ class TwoGraphs:
         self.rooms: dict[int, Room] = {}
         self.dense: Float[Tensor, "batch d_sae"] | None = None
         self._codes, self._thresholds = step.codes, step.thresholds
-        self._begin: torch.cuda.CUDAGraph | None = None
+        self._begin: Recorded | None = None
         self._penalty_weight = 0.0
 
     def tell(self, values: StepValues) -> None:
@@ -157,18 +156,21 @@ class TwoGraphs:
             if self._begin is None:
                 self._begin = self._record_begin()
             self._begin.replay()
-        self.n_entries = int(self._codes.scan.total)
-        if self.n_entries > max(LEAST_ROOM, DENSE_SHARE * step.pre_acts.numel()):
+        total, exchange = self._codes.scan.total, step.exchange
+        self.n_entries = int(total)
+        # Several processes must take the same way.
+        n = self.n_entries if exchange.shard is None else exchange.most(total)
+        if n > max(
+            LEAST_ROOM, DENSE_SHARE * len(step.x) * exchange.latents(step.pre_acts.shape[1])
+        ):
             self.dense = finish_dense(step, aux)
             return
-        room = self.room(self.n_entries)
+        room = self.room(n)
         step.codes = room.codes
-        if step.x.is_cuda and any(aux is known for known in room.used):
-            room.graphs.replay(aux, lambda: _record(lambda side: step.finish(side, aux)))
-            return
-        # The first step compiles kernels, so it cannot be recorded.
-        step.finish(aux=aux)
-        room.used = [None, aux] if None in room.used else [aux]
+        if step.x.is_cuda and room.graphs.ready(aux):
+            room.graphs.replay(aux, lambda: record(lambda side: step.finish(side, aux), exchange))
+        else:
+            step.finish(aux=aux)
 
     def codes(self) -> SparseCodes:
         """See `OneGraph.codes`."""
@@ -206,7 +208,7 @@ class TwoGraphs:
             step = max(LEAST_ROOM, power_of_two(n) // 8)
             size = ceil_div(n + n // 8, step) * step
             codes = self._codes.with_room(max(size, LEAST_ROOM))
-            self.rooms[size] = Room(codes, _Graphs(), [])
+            self.rooms[size] = Room(codes, _Graphs())
         # The last in order is the last used.
         self.rooms[size] = self.rooms.pop(size)
         for old in list(self.rooms)[:-ROOMS]:
@@ -220,22 +222,11 @@ class TwoGraphs:
     def _count(self) -> None:
         self._codes.scan.count(self.step.pre_acts, self.step.weights.learned.value)
 
-    def _record_begin(self) -> torch.cuda.CUDAGraph:
+    def _record_begin(self) -> Recorded:
         counted = self.step.weights.step.clone()
         self._first_half()
         self.step.weights.step.copy_(counted)
-        return _record(self._first_half)
+        return record(self._first_half, self.step.exchange)
 
 
 Graphs = OneGraph | TwoGraphs
-
-
-def _record(run: Callable[[torch.cuda.Stream], object]) -> torch.cuda.CUDAGraph:
-    """The graph of what `run` launches; `run` gets a second stream. Kernels must be compiled."""
-    # The few kernels of the second stream should not queue behind a full device.
-    side = torch.cuda.Stream(priority=-1)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may allocate and copy meanwhile: one of them reads the store.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run(side)
-    return graph

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from saelab.console import progress, say
 from saelab.files import check_directory, is_temporary
 from saelab.interrupt import Stopped, StopRequest, stop_on_signal
 from saelab.lm.load import resolve_device
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.protocol import ActivationSource
 from saelab.lock import RUN_LOCK, writing
 from saelab.owner import read_owner, runs
 from saelab.ranks import Ranks
@@ -21,14 +22,13 @@ from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
+from saelab.training.feeds import Feed, Feeds, by_feed, open_live, open_stored, shared_pass
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
-from saelab.training.metrics import figures
-from saelab.training.objectives import Objective, make_objective
+from saelab.training.metrics import figures_of
 from saelab.training.one_training import Training, begin, watch_over
 from saelab.training.origin import StartingRun, check_start, has_begun
-from saelab.training.plan import training_plan
 from saelab.training.run import Run
-from saelab.training.source import Source, Stream
+from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.together import Together, Vote
 
@@ -38,7 +38,7 @@ def train(
     *,
     out: str | Path,
     device: str | torch.device = "auto",
-    lm: LanguageModel | None = None,
+    lm: ActivationSource | None = None,
 ) -> Run:
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
@@ -58,16 +58,18 @@ def train_many(
     configs: dict[Path, TrainConfig],
     *,
     device: str | torch.device = "auto",
-    lm: LanguageModel | None = None,
+    lm: ActivationSource | None = None,
     together: Together | None = None,
 ) -> list[Run]:
     """The trained runs at these directories; SAEs share one read of the store where they can.
 
     With `together`, several processes call this with equal arguments and train each SAE together,
-    each on a part of its latents; the first writes the runs.
+    each on a part of its latents; the first writes the runs. Of live training, each process takes
+    whole SAEs and a share of the model's passes.
 
     SAEs share a read if activations, site, batch size, order of rows, and kind of objective are
-    equal; other SAEs are trained afterwards. Everything is checked before any training starts.
+    equal, and the passes of a live model at any sites; other SAEs are trained afterwards.
+    Everything is checked before any training starts.
 
     Raises:
         UsageError: as for `train`.
@@ -103,16 +105,21 @@ def _begin_writing(configs: dict[Path, TrainConfig], locks: ExitStack) -> list[P
 def _train_all(
     missing: dict[Path, TrainConfig],
     where: torch.device,
-    lm: LanguageModel | None,
+    lm: ActivationSource | None,
     together: Together,
 ) -> None:
     with together.agreeing():
         groups = _checked_groups(missing, where, together.ranks)
-    problems = [e for group in groups for e in _train_group(group, where, lm, together)]
+    found = []
+    for number, group in enumerate(groups, 1):
+        which = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
+        found += [str(error) for error in _train_group(group, where, lm, together, which)]
+    # Also waits until all have written their runs.
+    problems = list(dict.fromkeys(p for told in together.all_say(found) for p in told))
     if problems:
         others = len(missing) - len(problems)
         rest = f" The other {others} are finished." if others else ""
-        raise DivergedError(" ".join(map(str, problems)) + rest)
+        raise DivergedError(" ".join(problems) + rest)
 
 
 def _checked_groups(
@@ -121,20 +128,27 @@ def _checked_groups(
     """The SAEs that share a read each, once what they read is known to be right."""
     groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
     for out, config in missing.items():
-        config.check()
-        if ranks.world > 1 and (config.runs_model or config.live):
+        try:
+            config.check()
+        except UsageError as error:
+            raise UsageError(f"{_named(out, missing)}{error}") from error
+        if ranks.world > 1 and config.runs_model:
             raise UsageError(
-                f"{ranks.world} processes train one SAE on a store's activations alone, and this "
-                "training runs the model; start one process, without torchrun."
+                f"{ranks.world} processes train SAEs on activations alone, and --objective "
+                f"{config.objective} runs the model; start one process, without torchrun."
             )
-        groups.setdefault(_shared(config), {})[out] = config
-    for group in groups.values():
-        source = Source(list(group.values()), where)
+        groups.setdefault(shared_pass(config), {})[out] = config
+    for feed in (feed for group in groups.values() for feed in by_feed(group)):
+        source = Source(list(feed.values()), where)
         source.check_markers()
         source.check_varies()
-        for out, config in group.items():
+        for out, config in feed.items():
             check_start(config, out, source)
     return list(groups.values())
+
+
+def _named(out: Path, all_of_them: dict[Path, TrainConfig]) -> str:
+    return f"Run {out.name}: " if len(all_of_them) > 1 else ""
 
 
 def _missing(configs: dict[Path, TrainConfig]) -> dict[Path, TrainConfig]:
@@ -161,66 +175,78 @@ def _is_untidy(config: TrainConfig, out: Path) -> bool:
     return bool(owner) or left or is_moved(Run(out), config)
 
 
-def _shared(config: TrainConfig) -> tuple[object, ...]:
-    """What must be equal for two SAEs to share batches and an objective."""
-    live = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
-    sites = (config.activations, config.site, config.target_site)
-    order = (config.batch_size, config.order_seed, config.live)
-    rows = (config.outliers, config.first_position)
-    masks = (config.hidden_share, config.hide) if config.objective == "masked" else None
-    return (*sites, *order, *rows, config.objective, live if config.runs_model else None, masks)
-
-
 def _train_group(
     group: dict[Path, TrainConfig],
     device: torch.device,
-    lm: LanguageModel | None,
+    lm: ActivationSource | None,
     together: Together,
+    which: str = "",
 ) -> list[DivergedError]:
-    """Train a group of SAEs; returns the errors of those that diverged."""
-    source = Source(list(group.values()), device, lm)
-    for sentence in source.selection.sentences():
-        say(sentence)
-    training_plan(source, list(group.values())).announce()
-    objective = make_objective(source)
-    stream = source.stream()
-    rows = source.start_rows()
+    """Train a group of SAEs; returns the errors of those that diverged. `which` names the group."""
+    live, ranks = next(iter(group.values())).live, together.ranks
+    with together.agreeing():
+        feeds = open_live(group, device, lm, ranks) if live else open_stored(group, device, lm)
+    if ranks.world > 1:
+        feeds.facts["world_size"] = ranks.world
     trainings: list[Training] = []
-    places = []
-    for out, config in group.items():
-        training, place = _begun(config, out, source, stream, rows, together.ranks)
-        trainings.append(training)
-        places.append(place)
-    # After a kill between two checkpoints of one step, the SAEs stand at different steps. The
-    # stream starts at the earliest step, and SAEs that are ahead wait.
-    first = min(range(len(group)), key=lambda i: trainings[i].state.step)
-    if (place := places[first]) is not None:
-        stream.load_state_dict(place)
+    places: list[Place] = []
+    for feed, part in feeds.feeds:
+        rows = feed.source.start_rows()
+        for out, config in part.items():
+            # Of live training, each process holds whole SAEs.
+            shard = Ranks() if live else ranks
+            training, place = _begun(config, out, feed, feeds.facts, rows, shard)
+            trainings.append(training)
+            places.append(place)
+    step = _set_out(trainings, places, feeds, together)
     for training in trainings:
         if training.state.finished:  # It was stopped before its weights were written.
-            training.finish(source)
+            training.finish()
+    last = max(config.n_steps for config in group.values())
     with stop_on_signal() as asked:
         stop = together.vote(asked)
-        _run(trainings, source, stream, objective, stop)
+        helps = live and ranks.world > 1
+        title = _title(trainings) + which
+        _run(trainings, feeds, stop, range(step, last), title, helps=helps)
     return [t.diverged for t in trainings if t.diverged is not None]
+
+
+def _set_out(
+    trainings: Sequence[Training],
+    places: Sequence[Place],
+    feeds: Feeds,
+    together: Together,
+) -> int:
+    """Put the stream at the earliest step of all SAEs, also those of other processes.
+
+    After a kill between two checkpoints of one step, the SAEs stand at different steps; those that
+    are ahead then wait.
+    """
+    both = sorted(zip(trainings, places, strict=True), key=lambda each: -each[0].state.step)
+    for training, place in both:  # All, as this checks them; the earliest comes last.
+        training.feed.position.load_state_dict(place)
+    own = [both[-1][0].state.step, *feeds.position] if both else []
+    told = [told for told in together.all_say([str(n) for n in own]) if told]
+    step, *feeds.position = min([int(n) for n in each] for each in told)
+    return step
 
 
 def _begun(
     config: TrainConfig,
     out: Path,
-    source: Source,
-    stream: Stream,
+    feed: Feed,
+    about: dict[str, Any],
     rows: Float[Tensor, "n d_in"],
     ranks: Ranks,
-) -> tuple[Training, Place | None]:
-    """The training of one SAE where it stands, and its place in the stream; None at the start."""
+) -> tuple[Training, Place]:
+    """The training of one SAE where it stands, and its place in the stream."""
+    source = feed.source
     origin = None if has_begun(out) else StartingRun.of(config)
     state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
     watch = watch_over(state, source, rows)
-    place = state.restore(out / "checkpoints", stream.state_dict())
-    facts: dict[str, object] = {} if origin is None else {"init_from": origin.facts()}
-    if ranks.world > 1:
-        facts["world_size"] = ranks.world
+    start = feed.position.state_dict()
+    place = state.restore(out / "checkpoints", start) or start
+    facts = about if origin is None else about | {"init_from": origin.facts()}
     if ranks.leads:
         create(config, out, source, step=state.steps.name, **facts)
         go_on(config, out, state.step)
@@ -228,44 +254,47 @@ def _begun(
         say(origin.sentence(config, source))
     if (sentence := state.risen()) is not None:
         say(f"{out}: {sentence}")
-    mean = torch.from_numpy(source.selection.written.mean).to(source.device, torch.float32)
-    return begin(out, state, mean * state.target_scale, watch), place
+    return begin(out, state, feed, watch), place
 
 
 def _run(
     trainings: Sequence[Training],
-    source: Source,
-    stream: Stream,
-    objective: Objective,
+    feeds: Feeds,
     stop: StopRequest | Vote,
+    steps: range,
+    title: str,
+    *,
+    helps: bool,
 ) -> None:
-    step = min(t.state.step for t in trainings)
-    last = max(t.state.config.n_steps for t in trainings)
-    size = trainings[0].state.config.batch_size
-    with progress(_title(trainings), last * size, "tokens", step * size) as bar:
-        shown = step
-        while step < last and any(t.diverged is None for t in trainings):
-            batch, signal = next(stream), stop.signal
-            running = [t for t in trainings if t.state.step == step and not t.state.finished]
+    """Do these steps; a process that `helps` others does not end before them."""
+    size = feeds.batch_size
+    with progress(title, steps.stop * size, "tokens", steps.start * size) as bar:
+        shown = steps.start
+        for step in steps:
+            if not helps and all(t.diverged is not None for t in trainings):
+                break
+            batches, signal = next(feeds), stop.signal
             lines = [
-                training.step_and_write(
-                    batch, objective, source, stream, stopping=signal is not None
-                )
-                for training in running
-                if training.diverged is None
+                training.step_and_write(batches[training.feed.number], stopping=signal is not None)
+                for training in trainings
+                if training.state.step == step
+                and not training.state.finished
+                and training.diverged is None
             ]
-            step += 1
-            # One progress bar for the group: it shows the first SAE.
-            if line := next((each for each in lines if each is not None), None):
-                bar.advance((step - shown) * size, figures(line))
-                shown = step
-            if signal is not None and step < last:
+            if told := [line for line in lines if line is not None]:
+                bar.advance((step + 1 - shown) * size, figures_of(told))
+                shown = step + 1
+            if signal is not None and step + 1 < steps.stop:
                 raise Stopped(signal)
 
 
 def _title(trainings: Sequence[Training]) -> str:
+    if not trainings:
+        return "Run the model for other processes"
     variants = {t.state.config.sae.variant for t in trainings}
     name = variants.pop() if len(variants) == 1 else "SAEs"
-    ways = {t.state.steps.name for t in trainings} - {"autograd"}
+    ways = {t.state.steps.name for t in trainings}
+    if trainings[0].state.ranks.world == 1:
+        ways -= {"autograd"}
     way = f" ({'/'.join(ways)} step)" if ways else ""
     return f"Train {name}{way}" if len(trainings) == 1 else f"Train {len(trainings)} {name}{way}"

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,9 +131,12 @@ class MetricsLog:
             os.fsync(file.fileno())
 
 
-def figures(values: Figures) -> str:
-    """The figures for the progress bar."""
-    return f"FVU {values['fvu']:.4f}  L0 {values['l0']:.1f}  dead {values['dead']:.0f}"
+def figures_of(lines: Sequence[Figures]) -> str:
+    """The figures of one or more SAEs for the progress bar."""
+    lost = [values["fvu"] for values in lines]
+    fvu = f"{min(lost):.4f}" + (f" to {max(lost):.4f}" if len(lost) > 1 else "")
+    l0 = sum(values["l0"] for values in lines) / len(lines)
+    return f"FVU {fvu}  L0 {l0:.1f}  dead {sum(values['dead'] for values in lines):.0f}"
 
 
 def _lines_until(path: Path, step: int) -> bytes:

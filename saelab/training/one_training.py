@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,11 +16,11 @@ from saelab.training.checkpoint import remove_checkpoints
 from saelab.training.config import TrainConfig
 from saelab.training.directory import write_run
 from saelab.training.divergence import DivergedError, Watch, diverged, worse_than_constant
+from saelab.training.feeds import Feed
 from saelab.training.kept import as_kept, keeps, part_of
 from saelab.training.metrics import IntervalMetrics, MetricsLog, Report
-from saelab.training.objectives import Objective
 from saelab.training.run import AVERAGED, Run, kept_at
-from saelab.training.source import Batch, Source, Stream
+from saelab.training.source import Batch, Source
 from saelab.training.state import TrainingState
 from saelab.types import Figures
 
@@ -31,6 +32,7 @@ class Training:
     Where several processes hold the SAE, all do the same, and the first writes the files.
 
     Attributes:
+        feed: what it reads.
         log: None in a process that writes no files.
         watch: checks whether the SAE has diverged.
         saved: the step of the last checkpoint; None if there is none.
@@ -39,36 +41,35 @@ class Training:
 
     directory: Path
     state: TrainingState
+    feed: Feed
     log: MetricsLog | None
     metrics: IntervalMetrics
     watch: Watch
     saved: int | None
     diverged: DivergedError | None = None
 
-    def step_and_write(
-        self, batch: Batch, objective: Objective, source: Source, stream: Stream, *, stopping: bool
-    ) -> Figures | None:
+    def step_and_write(self, batch: Batch, *, stopping: bool) -> Figures | None:
         """Do one step and write what is due; returns the figures of a log interval that ends here.
 
         A training that diverges stops and keeps what it has written.
         """
         try:
-            line = self._step(batch, objective)
+            line = self._step(batch)
             # Before the checkpoint, since a kill between the two must not lose a kept SAE.
             if keeps(self.state.config, self.state.step):
-                self.keep(source)
+                self.keep()
             if self.is_due() or stopping:
-                self.save(stream)
+                self.save()
             if self.state.finished:
-                self.finish(source)
+                self.finish()
         except DivergedError as error:
             self.diverged = error
             return None
         return line
 
-    def _step(self, batch: Batch, objective: Objective) -> Figures | None:
+    def _step(self, batch: Batch) -> Figures | None:
         state = self.state
-        done = state.train_on(batch, objective)
+        done = state.train_on(batch, self.feed.objective)
         self.metrics.update(done.x, done.terms, state.in_all(done.terms.codes.active.sum()))
         if state.step % state.config.log_every and not state.finished:
             return None
@@ -98,7 +99,7 @@ class Training:
         state = self.state
         return diverged(self.directory, state.step, found, self.saved, state.remedy)
 
-    def save(self, stream: Stream) -> None:
+    def save(self) -> None:
         """Write a checkpoint of this step."""
         if self.log is not None:
             check_held(self.directory)
@@ -112,12 +113,13 @@ class Training:
             # The log of a whole run is in its own file: its times would make equal states differ.
             if not self.state.finished:
                 self.state.report = Report(bytes(self.log.text), interval)
-        self.state.save(self.directory / "checkpoints", stream.state_dict())
+        self.state.save(self.directory / "checkpoints", self.feed.position.state_dict())
         self.saved = self.state.step
 
-    def keep(self, source: Source) -> None:
+    def keep(self) -> None:
         """Save the current SAE as a run inside this run."""
         self.check()
+        source = self.feed.source
         config = as_kept(self.state.config, self.state.step)
         out = kept_at(self.directory, config.n_tokens)
         sae = self.state.snapshot(source.calibration_rows())
@@ -156,8 +158,9 @@ class Training:
             return config.keep_state
         return state.step % config.checkpoint_every == 0
 
-    def finish(self, source: Source) -> None:
+    def finish(self) -> None:
         """Write the final SAE; keep the checkpoints that a longer training needs."""
+        source = self.feed.source
         if self.log is not None:
             check_held(self.directory)
         self.check()
@@ -172,8 +175,10 @@ class Training:
         remove_checkpoints(self.directory / "checkpoints", keep=keep)
 
 
-def begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Watch) -> Training:
+def begin(out: Path, state: TrainingState, feed: Feed, watch: Watch) -> Training:
     """Begin the training at this state, with the reports up to it."""
+    mean = torch.from_numpy(feed.source.selection.written.mean).to(state.device, torch.float32)
+    mean = mean * state.target_scale
     report, metrics = state.report, IntervalMetrics(mean)
     text = None if report is None else report.log
     log = None
@@ -182,7 +187,7 @@ def begin(out: Path, state: TrainingState, mean: Float[Tensor, " d"], watch: Wat
     if report is not None:
         metrics.load(report.interval)
     saved = None if state.checkpoint is None else state.step
-    return Training(out, state, log, metrics, watch, saved)
+    return Training(out, state, feed, log, metrics, watch, saved)
 
 
 def watch_over(state: TrainingState, source: Source, rows: Float[Tensor, "n d_in"]) -> Watch:

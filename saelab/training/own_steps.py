@@ -9,6 +9,7 @@ from torch import Tensor
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.training.average import WeightAverage, with_mean_weights
+from saelab.training.checkpoint import DamagedCheckpointError
 from saelab.training.config import TrainConfig
 from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
@@ -57,6 +58,14 @@ class OwnSteps:
         """See `Steps.load`."""
         load_module(tensors, self.sae, self.dead, self.average)
         self.step.load(tensors)
+
+    def alone(self) -> Spread:
+        """See `Steps.alone`.
+
+        Raises:
+            DamagedCheckpointError: always, since several processes cannot train these SAEs.
+        """
+        raise DamagedCheckpointError("it is in parts, which no training of this variant writes")
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""

@@ -7,18 +7,22 @@ from functools import partial
 import torch
 
 from saelab.activations.dtypes import itemsize
+from saelab.activations.live import LiveBatches
 from saelab.activations.order import POOL_ROWS
-from saelab.lm.cost import backward_bytes, forward_bytes, logits_bytes
+from saelab.lm.cost import backward_bytes, logits_bytes
 from saelab.resources import Plan
 from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
 from saelab.training.config import TrainConfig
 from saelab.training.source import START_ROWS, Source
+from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
 STATES = 4
 """Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
 weights adds one."""
+FUSED = 14
+"""Bytes per weight where kernels alone train: no gradient is stored, but a bfloat16 copy is."""
 DENSE = 4
 """Number of `[batch, d_sae]` tensors in memory at once in a step."""
 TRIED_ROWS = 512
@@ -39,36 +43,97 @@ def training_plan(source: Source, configs: Sequence[TrainConfig]) -> Plan:
     )
 
 
-def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
-    width = source.site.d_in + source.target.d_in
-    weights = sum(
-        4 * (STATES + (config.ema is not None)) * width * config.sae.d_sae
-        + config.sae.own_step_bytes(source.site.d_in, source.device)
-        for config in configs
+def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: LiveBatches) -> Plan:
+    """The plan for SAEs of any sites that share the passes of the running model."""
+    n = sum(len(configs) for _, configs in parts)
+    alike: dict[tuple[object, ...], float | None] = {}
+    steps: list[float | None] = []
+    for source, config in ((source, config) for source, configs in parts for config in configs):
+        key = (repr(config.sae), source.site.d_in, source.target.d_in, config.skip, config.n_tokens)
+        if key not in alike:
+            alike[key] = _seconds(source, config)
+        steps.append(alike[key])
+    rows = max((config.n_tokens for _, configs in parts for config in configs), default=0)
+    known = [seconds for seconds in steps if seconds is not None]
+    weights = sum(_weights(source, configs) for source, configs in parts)
+    step = max((_step(source, configs) for source, configs in parts), default=0)
+    sample = max((_sample(source) for source, _ in parts), default=0)
+    device = batches.device
+    return Plan(
+        f"live train of {n} SAE{'' if n == 1 else 's'}",
+        device,
+        weights + max(step + batches.memory(), sample) + AT_REST,
+        "lower --buffer-rows, --batch-size or --d-sae, train fewer at once, or share them out to "
+        "more processes by torchrun",
+        sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None,
     )
-    step = max(4 * config.batch_size * (DENSE * config.sae.d_sae + 4 * width) for config in configs)
+
+
+def state_bytes(weights: int, *, fused: bool = False, average: bool = False) -> int:
+    """Memory of an SAE's weights with all that training keeps for each of them."""
+    return weights * ((FUSED if fused else 4 * STATES) + 4 * average)
+
+
+def step_bytes(batch: int, d_sae: int, width: int, *, fused: bool = False) -> int:
+    """Memory of a step: its `[batch, d_sae]` tensors, and rows of `width` numbers, d_in + d_out."""
+    return batch * ((2 if fused else 4 * DENSE) * d_sae + 16 * width)
+
+
+def _memory(source: Source, configs: Sequence[TrainConfig]) -> int:
     rows, stored = source.store.n_rows, itemsize(source.store.manifest.dtype)
     # Two groups of rows are in memory, and a sample at the start.
-    pool = 2 * min(POOL_ROWS, rows) * stored * width
-    sample = 3 * 4 * min(START_ROWS, rows) * width
-    return weights + max(step + pool, sample) + _model(source) + AT_REST
+    pool = 2 * min(POOL_ROWS, rows) * stored * (source.site.d_in + source.target.d_in)
+    held = max(_step(source, configs) + pool, _sample(source))
+    return _weights(source, configs) + held + _model(source) + AT_REST
+
+
+def _weights(source: Source, configs: Sequence[TrainConfig]) -> int:
+    """Bytes of what the SAEs keep between two steps."""
+    width = source.site.d_in + source.target.d_in
+    return sum(
+        state_bytes(width * config.sae.d_sae, average=config.ema is not None)
+        + config.sae.own_step_bytes(source.site.d_in, source.device)
+        + _kept(source, config)
+        for config in configs
+    )
+
+
+def _kept(source: Source, config: TrainConfig) -> int:
+    """Bytes of the pre-activations, which every SAE that kernels train keeps for itself."""
+    fused = source.device.type == "cuda" and config.step != "autograd"
+    return fused * itemsize(config.precision) * config.batch_size * config.sae.d_sae
+
+
+def _step(source: Source, configs: Sequence[TrainConfig]) -> int:
+    """Bytes of the largest step."""
+    width = source.site.d_in + source.target.d_in
+    return max(step_bytes(config.batch_size, config.sae.d_sae, width) for config in configs)
+
+
+def _sample(source: Source) -> int:
+    """Bytes of the rows that an SAE starts from."""
+    width = source.site.d_in + source.target.d_in
+    return 3 * 4 * min(START_ROWS, source.store.n_rows) * width
 
 
 def _model(source: Source) -> int:
     """Memory for passes of the language model, in training that runs it."""
-    config, length = source.config, source.store.manifest.context_length
-    if source.end_to_end:
-        lm = source.model()
-        return backward_bytes(lm, config.batch_size // length, length) + logits_bytes(lm)
-    return forward_bytes(source.model(), 32, length) if config.live else 0
+    if not source.end_to_end:
+        return 0
+    lm, length = source.model(), source.store.manifest.context_length
+    return backward_bytes(lm, source.config.batch_size // length, length) + logits_bytes(lm)
 
 
 def _seconds(source: Source, config: TrainConfig) -> float | None:
     """Seconds of the training; None if a step needs more than rows of the site."""
-    if source.end_to_end or config.live or config.target_site or config.sae.needs_gradient:
+    if source.end_to_end or config.sae.needs_gradient:
         return None
-    sae = config.sae.build(source.site.d_in, torch.Generator().manual_seed(0)).to(source.device)
-    rows = torch.randn(min(TRIED_ROWS, config.batch_size), source.site.d_in, device=source.device)
+    sae = untrained_sae(config, source.site.d_in, source.target.d_in).to(source.device)
+    rows, wanted = (
+        torch.randn(min(TRIED_ROWS, config.batch_size), width, device=source.device)
+        for width in (source.site.d_in, source.target.d_in)
+    )
+    target = wanted if sae.is_transcoder else None
     context = LossContext(float(source.site.d_in))
     if (own := sae.own_step()) is not None:
         batch, single = ActivationBatch(rows), ActivationBatch(rows[:1])
@@ -79,7 +144,7 @@ def _seconds(source: Source, config: TrainConfig) -> float | None:
     optimizer = torch.optim.Adam(sae.parameters())
 
     def step() -> None:
-        local_loss(sae, ActivationBatch(rows), context).total.backward()
+        local_loss(sae, ActivationBatch(rows, target), context).total.backward()
 
     a_row = _timed(step, source.device) / len(rows)
     return config.n_steps * (config.batch_size * a_row + _timed(optimizer.step, source.device))

@@ -12,14 +12,18 @@ from torch import Tensor
 from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
-from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.format import JsonObject
+from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
 from saelab.activations.reforward import ROUNDING
+from saelab.activations.resume import Position
 from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
 from saelab.config import UsageError
-from saelab.lm.protocol import LanguageModel
+from saelab.lm.hf import load_source
+from saelab.lm.load import load_recorded_model, recorded_dtype
+from saelab.lm.protocol import ActivationSource, LanguageModel
 from saelab.training.config import TrainConfig
 from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
@@ -38,19 +42,11 @@ Batch = ActivationBatch | TokenBatch
 
 
 @runtime_checkable
-class Stream(Protocol):
-    """Batches in a fixed order that can be resumed exactly."""
+class Stream(Position, Protocol):
+    """Such batches."""
 
     def __next__(self) -> Batch:
         """The next batch."""
-        ...
-
-    def state_dict(self) -> dict[str, int | str]:
-        """The position of the next batch."""
-        ...
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Continue at a saved position."""
         ...
 
 
@@ -71,7 +67,7 @@ class Source:
         self,
         configs: Sequence[TrainConfig],
         device: torch.device,
-        lm: LanguageModel | None = None,
+        lm: ActivationSource | None = None,
     ) -> None:
         self.config = config = configs[0]
         self.device = device
@@ -127,22 +123,41 @@ class Source:
         Raises:
             UsageError: the store names no model, or the given model is another one.
         """
+        if not isinstance(self._lm, LanguageModel):
+            self._lm = load_recorded_model(self._facts, device=self.device)
+        self._check_model(self._lm)
+        return self._lm
+
+    def reader(self, hooks: Sequence[str] = ()) -> ActivationSource:
+        """The model, by the faster back end that has these hooks if it is not loaded yet.
+
+        Raises:
+            UsageError: as for `model`.
+        """
+        if self._lm is None:
+            name, dtype = str(self._facts["name"]), recorded_dtype(self._facts)
+            every = hooks or self.live_site.hooks
+            self._lm = load_source(name, every, device=self.device, dtype=dtype)
+        self._check_model(self._lm)
+        return self._lm
+
+    @property
+    def _facts(self) -> JsonObject:
+        """The facts of the store's model."""
         facts = self.store.manifest.model
         if facts is None:
             raise UsageError(
                 f"{self.store.path} holds arrays without a language model, which this training "
                 "runs; train with --objective local or masked and without --live."
             )
-        if self._lm is None:
-            from saelab.lm.load import load_recorded_model
+        return facts
 
-            self._lm = load_recorded_model(facts, device=self.device)
-        if self._lm.info.weights_digest != facts["weights_digest"]:
+    def _check_model(self, lm: ActivationSource) -> None:
+        if lm.info.weights_digest != self._facts["weights_digest"]:
             raise UsageError(
-                f"{self.store.path} was harvested from {facts['name']} with other weights than "
-                f"{self._lm.info.name} has; harvest again, or give the model it came from."
+                f"{self.store.path} was harvested from {self._facts['name']} with other weights "
+                f"than {lm.info.name} has; harvest again, or give the model it came from."
             )
-        return self._lm
 
     @cached_property
     def selection(self) -> Selection:
@@ -153,14 +168,12 @@ class Source:
     def held_back(self) -> bool:
         """Whether training does not read `calibration_rows`."""
         if self.config.live:
-            return self._text.endless
+            return self.text.endless
         return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
     def stream(self) -> Stream:
-        """The batches, from the first on."""
+        """The batches of the store, from the first on."""
         config = self.config
-        if config.live:
-            return self._live_stream()
         if not self.end_to_end:
             return ShuffledBatches(
                 self.store,
@@ -187,7 +200,7 @@ class Source:
         """Sampled rows that initialise biases; the same for every SAE of this source."""
         return self.site.take(self._sample)
 
-    @cached_property
+    @property
     def start_targets(self) -> Float[Tensor, "n d_out"]:
         """The reconstruction targets at `start_rows`, for transcoders."""
         return self.target.take(self._sample)
@@ -232,27 +245,16 @@ class Source:
         order = permutation(n, self.config.order_seed, 0, HOLD_BACK)
         return tuple(sorted(order[: min(share, HELD_BACK_BLOCKS)].tolist()))
 
-    def _live_stream(self) -> LiveBatches:
-        """The running model's activations; an endless text continues where the store's ends."""
-        corpus, config = self._text, self.config
-        first = self.store.manifest.n_contexts if corpus.endless else 0
-        return LiveBatches(
-            self.model(),
-            corpus,
-            config.site,
-            config.batch_size,
-            seed=config.order_seed,
-            options=LiveOptions(
-                first=first,
-                max_norm=self.selection.domain.max_norm,
-                first_position=config.first_position,
-            ),
-        )
+    @property
+    def live_site(self) -> LiveSite:
+        """What an SAE of this source reads of the running model."""
+        config, domain = self.config, self.selection.domain
+        return LiveSite(config.site, config.target_site, domain.max_norm, domain.max_target_norm)
 
     @cached_property
-    def _text(self) -> Corpus:
-        manifest = self.store.manifest
-        lm = self.model()
+    def text(self) -> Corpus:
+        """The text that the model runs on for live training."""
+        manifest, lm = self.store.manifest, self.reader()
         if manifest.corpus is None:
             raise UsageError(f"{self.store.path} has no text, which --live runs the model on.")
         return recorded_corpus(

@@ -1,5 +1,6 @@
 """The state of an SAE in training that several processes hold: whole in checkpoints, cut here."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -10,7 +11,10 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.spread import dims_of, joined
 from saelab.shard import LatentShard
 
-STATE = ("sae.", "ema.")
+STATE = ("sae", "ema")
+MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
+WHOLE = ("b_dec", "b_in", "W_skip", "lr", "step", "counts")
+"""Tensors of a fused step that count no latents."""
 
 
 class Spread:
@@ -23,28 +27,38 @@ class Spread:
     """
 
     def __init__(
-        self, sae: AbstractSAE, shard: LatentShard, optimizer: torch.optim.Optimizer
+        self, sae: AbstractSAE, shard: LatentShard, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
+        """Name the tensors of a module with its optimizer; without one, of a fused step."""
         self.shard, self._sae, self._dims = shard, sae, dims_of(sae)
+        self._fused, groups = optimizer is None, optimizer.param_groups if optimizer else []
         names = {id(parameter): name for name, parameter in sae.named_parameters()}
-        groups = optimizer.param_groups
         self._order = [names[id(p)] for group in groups for p in group["params"]]
 
     def dim(self, name: str, tensor: Tensor) -> int | None:
         """The dimension of a named tensor that counts latents; None if none does."""
         kind, _, rest = name.partition(".")
-        if f"{kind}." in STATE:
+        if self._fused:  # It keeps both matrices latent by latent.
+            of = rest if kind == "ema" else kind
+            return None if of in WHOLE or not tensor.ndim else 0
+        if kind in STATE:
             return self._dims.get(rest)
         if kind != "optimizer":
             return 0  # since_fired
-        of = self._order[int(rest.partition(".")[0])]
-        return self._dims.get(of) if tensor.ndim else None
+        return self._dims.get(self._order[int(rest.partition(".")[0])]) if tensor.ndim else None
+
+    def parameter_of(self, moment: str) -> Tensor | None:
+        """The parameter that a moment of the optimizer has that name for, if one does."""
+        match = MOMENT.fullmatch(moment)
+        if match is None or int(match[1]) >= len(self._order):
+            return None
+        return self._sae.get_parameter(self._order[int(match[1])])
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of all processes' tensors, joined, on process 0; nothing elsewhere. By all."""
+        """Copies of the SAE's tensors, joined, on process 0; nothing elsewhere. By all."""
         out = {}
         for name, tensor in tensors.items():
-            dim = self.dim(name, tensor)
+            dim = self._dims.get(name)
             if dim is None:
                 found = None if self.shard.rank else tensor.detach().cpu().clone()
             else:
@@ -71,19 +85,13 @@ class Spread:
             for name, tensor in tensors.items()
         }
 
-    def sae(self, means: Mapping[str, Tensor] | None = None) -> AbstractSAE | None:
-        """The whole SAE on process 0, with these averaged weights if given; else None.
+    def sae(self, own: AbstractSAE) -> AbstractSAE | None:
+        """The whole SAE, of which each process has its `own` part, on process 0; else None.
 
         Called by all processes together.
         """
-        state = self._sae.state_dict() | dict(means or {})
-        whole = self.whole({f"sae.{name}": tensor for name, tensor in state.items()})
-        if self.shard.rank:
-            return None
-        out = joined(self._sae, {name.removeprefix("sae."): t for name, t in whole.items()})
-        if means is not None:
-            out.restore_norms()
-        return out
+        whole = self.whole(own.state_dict())
+        return None if self.shard.rank else joined(own, whole)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:

@@ -25,10 +25,12 @@ from saelab.training.checkpoint import (
     CheckpointState,
     DamagedCheckpointError,
     Place,
+    checkpoint_path,
     save_checkpoint,
     take_newest,
 )
 from saelab.training.config import TrainConfig
+from saelab.training.held import read_held, write_held
 from saelab.training.metrics import Report
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
@@ -166,25 +168,24 @@ class TrainingState:
 
         Several processes call this together; only the first gets the SAE, the others None.
         """
-        sae = self._whole()
+        sae = self._whole(self.steps.trained())
         return sae and self.in_own_units(sae, rows)
 
     def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The result of `finish` at this step, without a change of the training."""
-        sae = self._whole()
+        sae = self._whole(self.steps.trained())
         return sae and self.in_own_units(copy.deepcopy(sae), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
         if self.steps.average is None:
             return None
-        spread = self.steps.spread
-        sae = self.steps.averaged() if spread is None else spread.sae(self.steps.average.means)
+        sae = self._whole(self.steps.averaged())
         return sae and self.in_own_units(sae, rows)
 
-    def _whole(self) -> AbstractSAE | None:
+    def _whole(self, sae: AbstractSAE) -> AbstractSAE | None:
         spread = self.steps.spread
-        return self.steps.trained() if spread is None else spread.sae()
+        return sae if spread is None else spread.sae(sae)
 
     def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
         """The sum of what each of several processes counts."""
@@ -213,12 +214,12 @@ class TrainingState:
             interval=self.report and self.report.interval,
         )
         log = self.report and self.report.log
-        tensors, spread = self.steps.tensors(), self.steps.spread
-        if spread is not None:
-            tensors = spread.whole(tensors)
-        if not self.ranks.leads:
-            return
-        self.checkpoint = save_checkpoint(directory, tensors, state, log, before=self.checkpoint)
+        path = checkpoint_path(directory, self.step)
+        tensors, parts = write_held(path, self.steps, self.device)
+        if self.ranks.leads:
+            self.checkpoint = save_checkpoint(
+                directory, tensors, state, log, before=self.checkpoint, parts=parts
+            )
 
     def restore(self, directory: Path, start: Place | None = None) -> Place | None:
         """Continue from the newest whole checkpoint below `directory`; None if there is none.
@@ -247,12 +248,7 @@ class TrainingState:
             )
         if state.step > self.config.n_steps or (start and not _alike(state.batches, start)):
             raise DamagedCheckpointError(f"{found.path} names no place in this training")
-        own, spread = self.steps.tensors(), self.steps.spread
-        if spread is None:
-            tensors, log = found.tensors(self.device, own)
-        else:  # The whole may be more than one device holds.
-            tensors, log = found.tensors(torch.device("cpu"), spread.expected(own))
-            tensors = spread.own(tensors, self.device)
+        tensors, log = read_held(found, self.steps, self.device)
         self.steps.load(tensors)
         self.step, self.checkpoint = state.step, found.path
         if state.interval is not None and log is not None:

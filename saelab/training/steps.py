@@ -13,6 +13,7 @@ from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.shard import LatentShard
 from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
@@ -57,6 +58,10 @@ class Steps(Protocol):
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from these `tensors`."""
+        ...
+
+    def alone(self) -> Spread:
+        """Which tensors count latents, where this process holds all latents."""
         ...
 
     def trained(self) -> AbstractSAE:
@@ -138,6 +143,10 @@ class AutogradSteps:
         load_module(tensors, self.sae, self.dead, self.average)
         restore_optimizer(self.optimizer, tensors)
 
+    def alone(self) -> Spread:
+        """See `Steps.alone`."""
+        return Spread(self.sae, LatentShard(0, 1, self.sae.d_sae), self.optimizer)
+
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
         return self.sae
@@ -161,7 +170,6 @@ class FusedSteps:
     """SAEs whose variant has a fused rule, trained by kernels alone, as CUDA graphs."""
 
     name = "fused"
-    spread: Spread | None = None
     uses_rate = True
 
     def __init__(
@@ -187,6 +195,7 @@ class FusedSteps:
             ),
         )
         self.step = FusedStep(sae, options, device)
+        self.spread = sae.shard and Spread(sae, sae.shard)
         self._dead_after = config.silence
         self.average = WeightAverage.of(config.ema, self._weights())
 
@@ -198,7 +207,7 @@ class FusedSteps:
         step = self.step
         step.set_lr(lr)
         step.prepare(context)
-        step(batch.x, scale, batch.grad)
+        step(batch.x, scale, batch.grad, batch.target)
         if self.average is not None:
             self.average.update(self._weights(), context.step + 1, step.weights.scale)
         total, parts = step.error / context.total_variance, {}
@@ -209,7 +218,7 @@ class FusedSteps:
             parts["multi_k"] = step.wider_error / context.total_variance
         terms = LossTerms(total, step.mse_sum, step.codes, parts)
         clips = step.rules.clip_norm is not None
-        return StepResult(step.x, terms, step.gradient_norm if clips else None)
+        return StepResult(step.target, terms, step.gradient_norm if clips else None)
 
     def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""
@@ -224,6 +233,10 @@ class FusedSteps:
         self.step.load(tensors)
         if self.average is not None:
             self.average.load(tensors)
+
+    def alone(self) -> Spread:
+        """See `Steps.alone`."""
+        return Spread(self.step.sae, LatentShard(0, 1, self.step.sae.d_sae))
 
     def trained(self) -> AbstractSAE:
         """See `Steps.trained`."""
@@ -240,9 +253,8 @@ class FusedSteps:
         """The weights by the SAE's names; W_enc is transposed, W_dec's rows are not yet scaled."""
         w = self.step.weights
         out = {"W_dec": w.dec, "W_enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
-        if w.thresholds is not None:
-            out["threshold"] = w.thresholds
-        return {name: parameter.value for name, parameter in out.items()}
+        out |= {"threshold": w.thresholds, "b_in": w.b_in, "W_skip": w.W_skip}
+        return {name: parameter.value for name, parameter in out.items() if parameter is not None}
 
 
 def choose_steps(
@@ -278,8 +290,8 @@ def _problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    if sae.shard is not None:
-        return "it trains in one process"
+    if sae.shard is not None and config.ties == "float32":
+        return "--ties float32 is for one process"
     from saelab.training.fused import fused_rule
 
     rule = fused_rule(sae)

@@ -101,7 +101,11 @@ class Together:
 
     def of_first(self, own: list[str]) -> list[str]:
         """What the first process says, in all."""
-        return self._told({"says": own})[0]["says"]
+        return self.all_say(own)[0]
+
+    def all_say(self, own: list[str]) -> list[list[str]]:
+        """What each process says, by rank; all say something."""
+        return [told["says"] for told in self._told({"says": own})]
 
     def let_first_speak(self) -> None:
         """Wait until the first process has ended; torchrun ends all once one has."""
@@ -201,7 +205,7 @@ def _loss(own: Together) -> BaseException:
             return SystemExit(1)
     return LostProcessError(
         f"One of the {own.ranks.world} processes of this training has ended, and the others "
-        "cannot go on without its latents; run the same command again: it continues from the last "
+        "cannot go on without it; run the same command again: it continues from the last "
         "checkpoint."
     )
 

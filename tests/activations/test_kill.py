@@ -16,7 +16,7 @@ from saelab.activations.verify import verify
 
 MANIFEST = make_manifest(n_contexts=60)
 KILLS = 12
-KILLS_OF_HARVEST = 20
+KILLS_OF_HARVEST = 8
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_harvest_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_model_harvested_through_twenty_kills_gives_the_uninterrupted_store(
+def test_a_model_harvested_through_many_kills_gives_the_uninterrupted_store(
     checkpoint, text_file, tmp_path, processes
 ):
     def start(out):

@@ -1,5 +1,7 @@
 """Live batches: every row of the text, in an order that can be continued."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TEXT
@@ -7,10 +9,14 @@ from conftest import TEXT
 from saelab.activations.corpus import GrammarCorpus, load_corpus
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.live_pool import LiveSite
+from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
+from saelab.ranks import Ranks
 
 HOOK = "blocks.0.hook_resid_post"
-SMALL = LiveOptions(forward_contexts=5, pool_contexts=16)
+SMALL = LiveOptions(forward_contexts=5, pool_rows=128)
+SITES = [LiveSite(HOOK)]
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +39,17 @@ def ordered(rows):
 @pytest.mark.parametrize("first", [0, 21])
 def test_an_epoch_serves_every_row_of_the_text_once(random_lm, corpus, first):
     rows = all_rows(random_lm, corpus, first)
-    options = LiveOptions(first=first, forward_contexts=5, pool_contexts=16)
-    batches = LiveBatches(random_lm, corpus, HOOK, len(rows), options=options)
-    once, again = next(batches).x, next(batches).x
+    options = LiveOptions(first=first, forward_contexts=5, pool_rows=128)
+    batches = LiveBatches(random_lm, corpus, SITES, len(rows), options=options)
+    once, again = next(batches)[0].x, next(batches)[0].x
     assert ordered(once) == ordered(again) == ordered(rows)
     assert not torch.equal(once, again)
 
 
 def test_the_order_depends_on_the_seed_alone(random_lm, corpus):
     first, same, other = (
-        next(LiveBatches(random_lm, corpus, HOOK, 64, seed=s, options=SMALL)).x for s in (0, 0, 1)
+        next(LiveBatches(random_lm, corpus, SITES, 64, replace(SMALL, seed=s)))[0].x
+        for s in (0, 0, 1)
     )
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
@@ -50,40 +57,52 @@ def test_the_order_depends_on_the_seed_alone(random_lm, corpus):
 
 @pytest.mark.parametrize("before", [0, 1, 3, 9])
 def test_a_continued_stream_serves_the_same_batches(random_lm, corpus, before):
-    whole = LiveBatches(random_lm, corpus, HOOK, 50, options=SMALL)
+    whole = LiveBatches(random_lm, corpus, SITES, 50, options=SMALL)
     for _ in range(before):
         next(whole)
-    resumed = LiveBatches(random_lm, corpus, HOOK, 50, options=SMALL)
-    resumed.load_state_dict(whole.state_dict())
+    resumed = LiveBatches(random_lm, corpus, SITES, 50, options=SMALL)
+    resumed.position_of(SITES[0]).load_state_dict(whole.position_of(SITES[0]).state_dict())
     for _ in range(4):
-        assert torch.equal(next(resumed).x, next(whole).x)
+        assert torch.equal(next(resumed)[0].x, next(whole)[0].x)
 
 
 def test_another_seed_cannot_be_continued(random_lm, corpus):
-    state = LiveBatches(random_lm, corpus, HOOK, 50, seed=1).state_dict()
+    other = LiveBatches(random_lm, corpus, SITES, 50, LiveOptions(seed=1))
+    state = other.position_of(SITES[0]).state_dict()
     with pytest.raises(UsageError, match="seed was 1, is 0"):
-        LiveBatches(random_lm, corpus, HOOK, 50).load_state_dict(state)
+        LiveBatches(random_lm, corpus, SITES, 50).position_of(SITES[0]).load_state_dict(state)
 
 
 def test_an_endless_text_is_served_from_its_first_context_on(tiny_lm):
     corpus = GrammarCorpus("train", 0, 32)
-    options = LiveOptions(first=40, pool_contexts=8)
-    batches = LiveBatches(tiny_lm, corpus, "blocks.0.hook_resid_post", 10, options=options)
+    options = LiveOptions(first=40, pool_rows=256)
+    batches = LiveBatches(tiny_lm, corpus, SITES, 10, options=options)
     tokens = corpus.read(40, 48).tokens
     mask = torch.from_numpy(row_mask(tiny_lm, tokens))
     expected = tiny_lm.capture(model_input(tokens), ["blocks.0.hook_resid_post"])
     rows = expected["blocks.0.hook_resid_post"][mask]
     n = len(rows) // 10
-    served = torch.cat([next(batches).x for _ in range(n)])
+    served = torch.cat([next(batches)[0].x for _ in range(n)])
     assert set(ordered(served)) <= set(ordered(rows))
 
 
 def test_a_text_without_further_contexts_is_refused(random_lm, corpus):
     n = corpus.n_contexts
     with pytest.raises(UsageError, match=f"has {n} contexts, none from {n} on"):
-        LiveBatches(random_lm, corpus, HOOK, 50, options=LiveOptions(first=n))
+        LiveBatches(random_lm, corpus, SITES, 50, options=LiveOptions(first=n))
 
 
 def test_an_unknown_hook_is_refused_at_once(random_lm, corpus):
     with pytest.raises(UsageError, match="no hook"):
-        LiveBatches(random_lm, corpus, "blocks.7.hook_resid_post", 50)
+        LiveBatches(random_lm, corpus, [LiveSite("blocks.7.hook_resid_post")], 50)
+
+
+def test_up_to_eight_processes_run_the_passes_of_one(random_lm, corpus):
+    def passes(world):
+        exchange = RowExchange.of(random_lm, [[HOOK]] * world, Ranks(0, world))
+        options = LiveOptions(pool_rows=96 * corpus.context_length)
+        return LiveBatches(random_lm, corpus, SITES, 50, options, exchange)._passes(0)
+
+    one, eight, twelve = passes(1), passes(8), passes(12)
+    assert [part.tolist() for part in one] == [part.tolist() for part in eight]
+    assert (len(one), len(twelve)) == (8, 12)

@@ -9,9 +9,9 @@ from saelab.config import UsageError
 
 
 def test_a_plan_grows_with_the_prompt_and_the_nodes(random_lm):
-    short, long = (circuit_plan(random_lm, torch.ones(n, dtype=torch.long), 8) for n in (2, 8))
-    more = circuit_plan(random_lm, torch.ones(8, dtype=torch.long), 80)
-    assert short.memory < long.memory < more.memory
+    short, long = (circuit_plan(random_lm, torch.ones(n, dtype=torch.long), 8, 9) for n in (2, 8))
+    more = circuit_plan(random_lm, torch.ones(8, dtype=torch.long), 8000, 90)
+    assert short.memory < long.memory < more.memory == long.memory + 81
     texts = torch.ones(2, 4, dtype=torch.long)
     once, twice = (steering_plan(random_lm, texts, 10, length) for length in (5, 8))
     assert 0 < once.memory < twice.memory
@@ -21,4 +21,4 @@ def test_a_plan_grows_with_the_prompt_and_the_nodes(random_lm):
 def test_what_cannot_fit_is_refused_with_a_remedy(random_lm, monkeypatch):
     monkeypatch.setattr(resources, "free_on", lambda _: 10)
     with pytest.raises(UsageError, match="10 B is free; shorten the prompt, or lower --max-nodes"):
-        circuit_plan(random_lm, torch.ones(4, dtype=torch.long), 8).announce()
+        circuit_plan(random_lm, torch.ones(4, dtype=torch.long), 8, 9).announce()

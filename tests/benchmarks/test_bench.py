@@ -3,44 +3,43 @@
 import json
 
 import pytest
+from benchmarks.planned import checked
+from benchmarks.table import TABLES, written
+from training.test_together import Launch
 
+from saelab.bench.scale import gains
 from saelab.cli import main
 
 NAMES = ["harvest", "write, durably", "read shuffled, from disk", "read shuffled, from memory"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("json_option", [[], ["--json"]])
-def test_the_store_is_compared_with_the_machine(
-    checkpoint, text_file, tmp_path, capsys, json_option
-):
+def test_the_store_is_compared_with_the_machine(checkpoint, text_file, tmp_path, capsys):
     arguments = ["bench", "store", "--directory", tmp_path, "--mib", 1, "--rounds", 1]
     arguments += ["--model", checkpoint, "--text", text_file, "--n-tokens", 300, "--d-in", 64]
-    arguments += ["--sites", "blocks.1.attn.hook_z", "--device", "cpu", *json_option]
+    arguments += ["--sites", "blocks.1.attn.hook_z", "--device", "cpu"]
+    arguments += ["--json", tmp_path / "store.json"]
     assert main([str(argument) for argument in arguments]) == 0
     out = capsys.readouterr().out
-    if json_option:
-        results = json.loads(out)
-        assert [result["name"] for result in results] == NAMES
-        assert all(r["ratio"] == pytest.approx(r["ours"] / r["limit"]) for r in results)
-    else:
-        assert all(name in out for name in NAMES)
+    results = json.loads((tmp_path / "store.json").read_text())["speeds"]
+    assert [result["name"] for result in results] == NAMES
+    assert all(r["ratio"] == pytest.approx(r["ours"] / r["limit"]) for r in results)
+    assert all(name in out for name in NAMES)
     assert list(tmp_path.glob("saelab-bench-*")) == []
 
 
-@pytest.mark.parametrize("json_option", [[], ["--json"]])
-def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys, json_option):
-    page = tmp_path / "steps.html"
+def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys):
+    page, file = tmp_path / "steps.html", tmp_path / "steps.json"
     arguments = ["bench", "step", "--configs", "8:16:2:4", "--variants", "topk", "batch-topk"]
-    arguments += ["--steps", "2", "--device", "cpu", "--figure", str(page), *json_option]
+    arguments += ["--steps", "2", "--device", "cpu", "--figure", str(page)]
+    arguments += ["--json", str(file)]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "plotly" in page.read_text(encoding="utf-8")
-    if not json_option:
-        assert "batch-topk" in out
-        assert "tokens/s" in out
-        return
-    steps = json.loads(out)["steps"]
+    assert "batch-topk" in out
+    assert "tokens/s" in out
+    assert out.splitlines()[-1] == str(file)
+    steps = json.loads(file.read_text())["steps"]
     assert [step["variant"] for step in steps] == ["topk", "batch-topk"]
     for step in steps:
         assert step["ratio"] == pytest.approx(step["seconds"] / step["floor"])
@@ -55,8 +54,87 @@ def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys
         (["--configs", "8:16:0:4"], "8:16:0:4 is not"),
         (["--configs", "8:16:17"], "k=17 exceeds d_sae=16"),
         (["--variants", "nope"], "no variant 'nope'"),
+        (["--skip"], "--skip is for transcoders"),
+        (["--transcoder", "--variants", "k-sparse"], "A k-sparse SAE cannot have another"),
     ],
 )
 def test_a_step_that_cannot_be_is_refused(options, named, capsys):
     assert main(["bench", "step", "--device", "cpu", *options]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_the_road_is_measured_stage_by_stage_and_a_plan_can_use_it(tmp_path, capsys):
+    file, directory = tmp_path / "road.json", tmp_path / "work"
+    directory.mkdir()
+    arguments = ["bench", "road", "--layers", 2, "--d-model", 64, "--vocabulary", 100]
+    arguments += ["--d-sae", 32, "--k", 4, "--batch-size", 128, "--n-tokens", 600]
+    arguments += ["--n-train-tokens", 512]
+    arguments += ["--context-length", 16, "--n-eval-tokens", 100, "--n-feature-tokens", 400]
+    arguments += ["--directory", directory, "--device", "cpu", "--json", file]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert list(directory.iterdir()) == []
+    stages = json.loads(file.read_text())["stages"]
+    names = ["start", "harvest", "train", "evaluate", "features"]
+    assert [stage["name"] for stage in stages] == names
+    assert all(stage["seconds"] > 0 for stage in stages)
+    assert all(stage["floor"] > 0 for stage in stages[1:])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+    plan = ["plan", "--model", "tiny", "--sites", "blocks.1.hook_resid_post", "--d-sae", "64"]
+    assert main([*plan, "--k", "4", "--n-tokens", "10000", "--rates", str(file)]) == 0
+    assert "Cheapest that fits" in capsys.readouterr().out
+
+
+SCALE = ["bench", "scale", "--config", "8:16:2:4", "--steps", "2", "--device", "cpu"]
+
+
+def test_a_process_of_a_launch_measures_the_step_and_reports(tmp_path, monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "scale.json"
+    assert main([*SCALE, "--json", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(file)]
+    found = json.loads(file.read_text())["steps"]
+    assert [(one["kind"], one["d_sae"]) for one in found] == [("strong", 16), ("weak", 16)]
+    assert main(SCALE) == 0
+    assert "of ideal" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_two_processes_are_measured_together_and_the_first_reports(tmp_path):
+    launch = Launch([*SCALE, "--json", str(tmp_path / "scale.json")], 2)
+    codes, said = launch.end()
+    assert codes == [0, 0], said
+    strong, weak = json.loads((tmp_path / "scale.json").read_text())["steps"]
+    assert (strong["kind"], strong["processes"], strong["d_sae"]) == ("strong", 2, 16)
+    assert (weak["kind"], weak["processes"], weak["d_sae"]) == ("weak", 2, 32)
+
+
+def test_speed_ups_are_over_one_process_and_weak_scaling_counts_latents():
+    rows = [
+        {"kind": kind, "processes": n, "seconds": seconds}
+        for kind, times in {"strong": (4.0, 2.5), "weak": (4.0, 5.0)}.items()
+        for n, seconds in zip((1, 2), times, strict=True)
+    ]
+    assert gains(rows) == [(1.0, 1.0), (1.6, 0.8), (1.0, 1.0), (1.6, 0.8)]
+    assert gains(rows[1:2]) == [(None, None)]
+
+
+@pytest.mark.exhaustive
+def test_the_scaling_table_starts_its_processes_itself(tmp_path, capsys):
+    file = tmp_path / "scale.json"
+    assert main([*SCALE, "--processes", "1", "2", "--json", str(file)]) == 0
+    assert [s["processes"] for s in json.loads(file.read_text())["steps"]] == [1, 1, 2, 2]
+    assert "of ideal" in capsys.readouterr().out
+
+
+def test_the_pages_hold_what_the_measurements_say():
+    for name, (page, make) in TABLES.items():
+        assert written(name) == make(), f"{name} in {page.name}: run `make benchmarks`."
+
+
+def test_plans_are_within_half_of_what_was_measured():
+    found = list(checked())
+    assert len(found) >= 6
+    for one in found:
+        assert 1 / 1.5 < one.ratio < 1.5, one

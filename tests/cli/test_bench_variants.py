@@ -28,9 +28,9 @@ def bench(small_store, tmp_path, capsys):
 
 
 def test_every_variant_is_trained_measured_and_timed_and_the_table_says_so(bench, tmp_path):
-    code, printed = bench("--json")
+    code, printed = bench("--json", tmp_path / "same.json")
     assert code == 0
-    values = json.loads(printed.out)
+    values = json.loads((tmp_path / "same.json").read_text())
     assert values == json.loads((tmp_path / "out" / "variants.json").read_text())
     assert [row["variant"] for row in values["variants"]] == list(BUILT_IN)
     for row in values["variants"]:
@@ -53,13 +53,13 @@ def test_every_variant_is_trained_measured_and_timed_and_the_table_says_so(bench
         assert shown[row["variant"]][1:3] == [f"{row['fvu']:.4f}", f"{row['l0']:.2f}"]
 
 
-def test_the_table_shows_the_mean_over_seeds(bench):
-    code, printed = bench("--json", "--variants", "topk", "--seeds", "2", out="seeds")
+def test_the_table_shows_the_mean_over_seeds(bench, tmp_path):
+    code, printed = bench("--variants", "topk", "--seeds", "2", out="seeds")
     assert code == 0
-    first, second = json.loads(printed.out)["variants"]
+    file = tmp_path / "seeds" / "variants.json"
+    first, second = json.loads(file.read_text())["variants"]
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["fvu"] != second["fvu"]
-    _, printed = bench("--variants", "topk", "--seeds", "2", out="seeds")
     assert f"{(first['fvu'] + second['fvu']) / 2:.4f}" in printed.out
 
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from saelab.clients.asking import IN_A_ROW, Budget, Pace, ask
+from saelab.clients.asking import IN_A_ROW, Budget, Pacing, ask
 from saelab.clients.ledger import Ledger
 from saelab.clients.question import Answer, FailedError, Question
 from saelab.config import UsageError
 
 QUESTIONS = [Question(f"explain/{n}", "s", f"text {n}", 8) for n in range(40)]
-QUICK = Pace(attempts=4, backoff=0.001)
+QUICK = Pacing(attempts=4, backoff=0.001)
 PLENTY = Budget.of(QUESTIONS, None, None)
 
 
@@ -153,7 +153,7 @@ def test_a_wait_that_a_server_asks_for_is_waited(ledger, clock):
 
     client = Scripted(reply)
     client.parallel = 1
-    assert ask(QUESTIONS[:3], client, ledger, PLENTY, Pace(backoff=0.0)) == ""
+    assert ask(QUESTIONS[:3], client, ledger, PLENTY, Pacing(backoff=0.0)) == ""
     assert [round(start - starts[0]) for start in starts] == [0, 50, 50, 50]
 
 
@@ -168,7 +168,7 @@ def test_requests_keep_their_distance_and_failed_ones_wait_twice_as_long_each_ti
 
     client = Scripted(reply)
     client.parallel = 1
-    ask(QUESTIONS[:6], client, ledger, PLENTY, Pace(per_minute=30, attempts=5, backoff=8.0))
+    ask(QUESTIONS[:6], client, ledger, PLENTY, Pacing(per_minute=30, attempts=5, backoff=8.0))
     gaps = [b - a for a, b in pairwise(starts)]
     assert gaps[:5] == pytest.approx([2.0] * 5)
     assert [round(gap / 8 / 2**n, 3) for n, gap in enumerate(gaps[5:])] == pytest.approx(

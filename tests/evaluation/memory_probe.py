@@ -1,9 +1,9 @@
-"""What a vocabulary of 150,000 words makes of memory: everything that asks for predictions.
+"""What a vocabulary of 80,000 words makes of memory: everything that asks for predictions.
 
     python memory_probe.py DIRECTORY
 
 Prints as JSON the peak resident MB of the process so far, after each use of a random model with
-hardly any layers. All logits of the batch at once would be 1.2 GB a copy.
+hardly any layers. All logits of the batch at once would be 655 MB a copy.
 """
 
 import json
@@ -24,7 +24,7 @@ from saelab.lm.load import load_language_model
 from saelab.sae.topk import TopKConfig
 from saelab.training.objectives import kl_plain_spliced
 
-N_WORDS, CONTEXTS, LENGTH = 150_000, 32, 64
+N_WORDS, CONTEXTS, LENGTH = 80_000, 32, 64
 HOOK = "blocks.0.hook_resid_post"
 
 

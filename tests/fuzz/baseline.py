@@ -4,6 +4,7 @@ store/           two units of arrays with labels
 runs/one/        a finished run with all that verbs and the browser add
 runs/old/        the same as files without seals and indices, as earlier versions wrote them
 runs/other/      a second run, to compare with
+set/             a set whose runs are yet to be trained, and what was measured of them
 half/            a training that was killed between two checkpoints
 """
 
@@ -60,6 +61,7 @@ def make_baseline(root: Path) -> Path:
     assert VOCABULARY
     unsealed(root / "runs" / "one", root / "runs" / "old")
     half(root)
+    run_set(root / "set")
     return root
 
 
@@ -92,6 +94,21 @@ def config(root: Path, **changes: Any) -> Any:
         "checkpoint_every": 10, "lr": 1e-2,
     }  # fmt: skip
     return TrainConfig.model_validate(values | changes)
+
+
+def run_set(path: Path) -> None:
+    """A set of one layer with figures of it."""
+    from saelab.evaluation.set_results import AtOnce, MemberFigures, SetEvaluation
+    from saelab.formats.json_file import write_sealed_json
+    from saelab.training.sets import write_set
+
+    sites = {"site": "blocks.0.ln2.hook_out", "target_site": "blocks.0.hook_mlp_out"}
+    model = {"name": "m", "weights_digest": "w", "tokenizer_digest": "t", "n_layers": 1}
+    write_set(path, "transcoders", model, {"mlp-0": config(path.parent, **sites)})
+    member = MemberFigures("mlp-0", 0, "mlp", 32, 4.0, 0.1, 1, 0.02, None)
+    whole = AtOnce("all", 1, 2.1, 3.0, 4.0, 0.9, 0.8, None, 0.95, 0.1, 0.8, 0.0)
+    found = SetEvaluation("transcoders", "m", 100, 2.0, (member,), (whole,))
+    write_sealed_json(path / "evaluation.json", {"made": {}, **found.values()})
 
 
 def unsealed(source: Path, target: Path) -> None:

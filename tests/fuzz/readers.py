@@ -210,6 +210,17 @@ def store(path: Path) -> None:
     _ = site.mean, site.total_variance, [read.tokens(unit) for unit in read.units]
 
 
+def set_measured(path: Path) -> None:
+    from saelab.evaluation.set_results import load_set_evaluation, set_sections
+    from saelab.figures.evaluation import set_figure
+    from saelab.training.sets import RunSet
+
+    _ = RunSet(path).finished
+    if (found := load_set_evaluation(path)) is not None:
+        set_sections(found)
+        set_figure(found)
+
+
 # The browser
 
 
@@ -306,10 +317,17 @@ OF_A_STORE: dict[str, Reader] = {
 }  # fmt: skip
 
 
+OF_A_SET: dict[str, Reader] = {
+    "verify": verify, "show": show_json, "measured": set_measured,
+}  # fmt: skip
+
+
 def readers_of(file: Path) -> tuple[Path, dict[str, Reader]]:
     """The run or store that a file (below the root) belongs to, and what reads it."""
     if file.parts[0] == "store":
         return Path("store"), OF_A_STORE
+    if file.parts[0] == "set":
+        return Path("set"), OF_A_SET
     owner = Path(*file.parts[: 2 if file.parts[0] == "runs" else 1])
     inside = str(file.relative_to(owner))
     if file.parts[0] == "half":

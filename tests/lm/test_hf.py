@@ -14,6 +14,8 @@ SITES = [
     "attn.hook_z",
     "attn.hook_out",
     "hook_attn_out",
+    "ln2.hook_out",
+    "mlp.hook_in",
     "hook_mlp_out",
     "mlp.hook_out",
     "mlp.hook_post",

@@ -193,7 +193,7 @@ def wait_for(process, found):
 @pytest.fixture(scope="module")
 def whole(small_store, tmp_path_factory):
     """A training long enough to be stopped, which was not."""
-    return train(small_config(small_store, n_tokens=100_000), out=tmp_path_factory.mktemp("whole"))
+    return train(small_config(small_store, n_tokens=50_000), out=tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def whole(small_store, tmp_path_factory):
 def test_a_stopped_training_continues_to_the_very_same_sae(
     small_store, whole, tmp_path, number, checkpoint_every
 ):
-    config = small_config(small_store, n_tokens=100_000, checkpoint_every=checkpoint_every)
+    config = small_config(small_store, n_tokens=50_000, checkpoint_every=checkpoint_every)
     out = tmp_path / "run"
     process = train_process(config, out)
     if number != signal.SIGKILL:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import TokenBatch
 from saelab.activations.corpus import load_corpus
 from saelab.activations.harvest import HarvestOptions, harvest
-from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.store import ActivationStore
 from saelab.cli import main
 from saelab.config import UsageError
@@ -24,7 +24,9 @@ from saelab.evaluation.options import EvaluateOptions
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, read_text, stream
 from saelab.lm.edits import replace_rows
+from saelab.ranks import Ranks
 from saelab.training.domain import Domain, read_domain
+from saelab.training.feeds import open_live
 from saelab.training.loop import train
 from saelab.training.run import Run
 from saelab.training.source import Source
@@ -289,24 +291,36 @@ def test_training_and_evaluation_say_the_same_of_the_same_text(sink_run, sink_lm
     assert rows["top_share"] > figures.reconstruction["top_share"]
 
 
+def x_of(feeds):
+    (batch,) = next(feeds)
+    assert isinstance(batch, ActivationBatch)
+    return batch.x
+
+
 def test_a_live_stream_serves_no_massive_row(sink_lm, sink_store):
-    source = Source([small_config(sink_store, live=True)], CPU, sink_lm)
-    assert source.selection.domain.max_norm is not None
-    stream = source.stream()
-    rows = torch.cat([rows_of(stream).x for _ in range(6)])
-    assert float(rows.norm(dim=1).max()) <= source.selection.domain.max_norm
-    again = source.stream()
+    def opened(**changes):
+        config = small_config(sink_store, live=True, **changes)
+        return open_live({Path("run"): config}, CPU, sink_lm, Ranks())
+
+    stream, again, resumed, keeps = opened(), opened(), opened(), opened(outliers="keep")
+    limit = Source([small_config(sink_store)], CPU, sink_lm).selection.domain.max_norm
+    assert limit is not None
+    rows, every = (torch.cat([x_of(s) for _ in range(6)]) for s in (stream, keeps))
+    massive = every.norm(dim=1) > limit
+    assert massive.any()
+    assert torch.equal(rows[~massive], every[~massive])
+    # In its place the next row is served that is not massive.
+    wanted = torch.arange(len(every))[~massive]
+    after = torch.searchsorted(wanted, massive.nonzero()[:, 0])
+    known = after < len(wanted)
+    assert torch.equal(rows[massive][known], every[wanted[after[known]]])
     for _ in range(3):
         next(again)
-    resumed = source.stream()
-    resumed.load_state_dict(again.state_dict())
-    assert torch.equal(rows_of(resumed).x, rows[300:400])
-    options = LiveOptions(max_norm=1.0)
-    corpus = corpus_of_store(sink_store, sink_lm)
-    with pytest.raises(UsageError, match="max_norm"):
-        LiveBatches(sink_lm, corpus, SITE, 100, options=options).load_state_dict(
-            LiveBatches(sink_lm, corpus, SITE, 100).state_dict()
-        )
+    place = again.feeds[0][0].position.state_dict()
+    resumed.feeds[0][0].position.load_state_dict(place)
+    assert torch.equal(x_of(resumed), rows[300:400])
+    with pytest.raises(UsageError, match="next_above"):
+        stream.feeds[0][0].position.load_state_dict(keeps.feeds[0][0].position.state_dict())
 
 
 def corpus_of_store(store, lm):

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from shutil import copytree
 
 import pytest
 import torch
@@ -38,11 +39,11 @@ OPTIONS = {
 class Launch:
     """A command in several processes that find each other as torchrun's do."""
 
-    def __init__(self, arguments, n, other=()):
+    def __init__(self, arguments, n, other=(), **variables):
         # torchrun keeps the store in a process of its own.
         self.store = TCPStore("localhost", 0, is_master=True)
         found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
-        found |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n)}
+        found |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n), **variables}
         own = [[*arguments, *(other if rank == n - 1 else ())] for rank in range(n)]
         self.commands = [Command(a, found | {"RANK": str(rank)}) for rank, a in enumerate(own)]
 
@@ -173,13 +174,43 @@ def test_after_a_kill_all_end_and_the_same_command_continues(small_store, tmp_pa
     ).read_bytes()
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("variant", ["topk", "batch-topk", "matryoshka", "jumprelu"])
+def test_the_fused_step_continues_too_in_as_many_processes_or_another_number(
+    small_store, tmp_path, variant
+):
+    interpreted = {"TRITON_INTERPRET": "1"}
+    options = {"n_tokens": 40, "batch_size": 4, "checkpoint_every": 3, "clip_norm": 0.5}
+    given = base(small_store) | options | {"dead_after": 8, "step": "fused"}
+    rest = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    command = ["train", variant, "--d-sae=33", "--k=4", *rest, "--device=cpu"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    codes, said = Launch([*command, f"--out={whole}"], 2, **interpreted).end()
+    assert codes == [0, 0], said
+    launch = Launch([*command, f"--out={out}"], 2, **interpreted)
+    wait_for_checkpoint(out)
+    launch.commands[0].kill()
+    launch.end()
+    assert not (out / "weights.safetensors").exists()
+    copytree(out, tmp_path / "alone")
+    assert Launch([*command, f"--out={out}"], 2, **interpreted).end()[0] == [0, 0]
+    weights = [run / "weights.safetensors" for run in (whole, out, tmp_path / "alone")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    alone = Command([*command, f"--out={tmp_path / 'alone'}"], interpreted)
+    said = alone.communicate()[1]
+    assert alone.returncode == 0, said
+    for name, value in load_file(weights[0]).items():
+        torch.testing.assert_close(load_file(weights[2])[name], value, atol=2e-4, rtol=1e-3)
+    assert Run(out).provenance()["step"] == "fused"
+
+
 def test_a_signal_to_one_stops_all_and_one_process_can_go_on(small_store, tmp_path):
     launch = Launch(arguments(small_store, tmp_path / "out"), 2)
     wait_for_checkpoint(tmp_path / "out")
     launch.commands[1].process.terminate()
     codes, said = launch.end()
     assert codes == [128 + signal.SIGTERM] * 2, said
-    steps = sorted((tmp_path / "out" / "checkpoints").iterdir())
+    steps = sorted((tmp_path / "out" / "checkpoints").glob("step_*"))
     alone = Command(arguments(small_store, tmp_path / "out"), {})
     alone.communicate()
     assert alone.returncode == 0
@@ -194,7 +225,7 @@ def test_a_signal_to_one_stops_all_and_one_process_can_go_on(small_store, tmp_pa
     [
         (["topk", "--k=4"], ["--seed=3"], "Process 1 and process 0 differ in seed of "),
         (["k-sparse", "--k=4"], [], "cannot train a k-sparse SAE together"),
-        (["topk", "--k=4", "--live"], [], "this training runs the model"),
+        (["topk", "--k=4", "--objective=e2e"], [], "--objective e2e runs the model"),
         (["topk", "--k=40"], [], "exceeds"),
     ],
 )

@@ -152,8 +152,8 @@ def test_a_gradient_transcoder_reads_the_targets_gradients(mlp_store):
         ({"target_site": READS}, "is what the SAE reads; leave it out"),
         ({"target_site": None, "skip": True}, "--skip needs --target-site"),
         ({"objective": "e2e"}, "--objective e2e is for an SAE that reconstructs what it reads"),
-        ({"live": True}, "--live is for an SAE that reconstructs what it reads"),
-        ({"step": "fused"}, "--step fused cannot train this"),
+        ({"buffer_rows": 100}, "buffer_rows=100 needs --live"),
+        ({"sae": sized("gated", 48, 4), "step": "fused"}, "--step fused cannot train this"),
         ({"sae": {"variant": "k-sparse", "d_sae": 8, "k": 2}}, "A k-sparse SAE cannot have anoth"),
         ({"sae": {"variant": "matching-pursuit", "d_sae": 8, "k": 2}}, "A matching-pursuit SAE ca"),
     ],
@@ -166,13 +166,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_fused_step_is_not_taken_for_a_transcoder(mlp_store, monkeypatch):
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "gated"])
+def test_the_fused_step_is_taken_for_a_transcoder_on_cuda(mlp_store, monkeypatch, variant):
     from saelab.training import steps
 
-    state, _, _ = started(config_of(mlp_store))
+    state, _, _ = started(config_of(mlp_store, variant, skip=True))
     monkeypatch.setattr(steps, "has_triton", lambda: True)
-    problem = steps._problem(state.config, by_autograd(state).sae, torch.device("cuda"))
-    assert problem == "it reconstructs what it reads, and this is a transcoder"
+    assert steps._problem(state.config, by_autograd(state).sae, torch.device("cuda")) is None
 
 
 def test_a_transcoder_is_adopted_with_both_of_its_sites(mlp_run, mlp_store, tmp_path):

@@ -24,6 +24,7 @@ MODULES = [
     "transport.view",
     "compare.view",
     "health.view",
+    "sets",
     "training",
 ]
 """The files that draw a page, in the order of the top bar."""

@@ -9,6 +9,7 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import show
+from saelab.training.sets import is_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,22 @@ def _cards(catalogue: Catalogue, address: RunsAddress) -> Html:
         root=catalogue.root,
     )
     cards = joined(_card(card, address) for card in catalogue.runs.values())
-    return html('{title}<div class="runs">{cards}</div>', title=title, cards=cards)
+    return html(
+        '{title}{sets}<div class="runs">{cards}</div>',
+        title=title, sets=_sets(catalogue, address), cards=cards,
+    )  # fmt: skip
+
+
+def _sets(catalogue: Catalogue, address: RunsAddress) -> Html:
+    """A link to each set that one of the runs belongs to."""
+    first = {card.path.parent: card for card in reversed(catalogue.runs.values())}
+    links = [
+        html('<a href="{href}">the set {name}</a>', href=_to("set", card, address),
+             name=place.resolve().name)
+        for place, card in sorted(first.items())
+        if is_set(place)
+    ]  # fmt: skip
+    return html('<p class="leads">{links}</p>', links=joined(links)) if links else EMPTY
 
 
 def _card(card: RunCard, address: RunsAddress) -> Html:

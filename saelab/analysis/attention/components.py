@@ -7,7 +7,8 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.circuits.frozen import Active, Frozen
+from saelab.analysis.circuits.active import Active
+from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
 from saelab.lm.linear.paths import Norm
 from saelab.sites import Place

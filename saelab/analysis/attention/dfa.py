@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab import drawing
-from saelab.analysis.circuits.frozen import Active, Frozen
+from saelab.analysis.circuits.active import Active
+from saelab.analysis.circuits.frozen import Frozen
 from saelab.config import UsageError
 from saelab.sites import Place, PlaceKind
 

@@ -1,6 +1,8 @@
 """Circuits of a prompt: exact graphs of latents, and whether they hold in the live model.
 
+active.py         an SAE's active latents, and products with their weights
 frozen.py         a prompt's linear model: SAEs in, patterns and norm scales held
+readings.py       what a walk starts from: a logit, latents' values
 backward_walk.py  gradients and contributions in it, from targets down to leaves
 targets.py        targets: a logit, a difference of logits, a latent's value
 hierarchical.py   attribution over all paths, or over strong ones (arXiv 2405.13868)

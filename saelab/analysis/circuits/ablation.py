@@ -17,6 +17,7 @@ from torch import Tensor
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.config import UsageError
 from saelab.host.host import Host
+from saelab.host.splice import keep as keep_input
 from saelab.kernels import sparse_decode
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.types import SparseCodes
@@ -198,17 +199,9 @@ def ablation_edits(
         change = _ablation(host, tokens, (keep[host.name], 1.0 - factor), mean, inputs)
         if host.is_transcoder:
             # A transcoder's output is edited with what was seen at its input in the same pass.
-            edits[host.reads] = _seen(inputs)
+            edits[host.reads] = keep_input(inputs)
         edits[host.writes] = change
     return edits
-
-
-def _seen(inputs: list[Tensor]) -> Edit:
-    def edit(value: Tensor) -> Tensor:
-        inputs[:] = [value]
-        return value
-
-    return edit
 
 
 def _ablation(

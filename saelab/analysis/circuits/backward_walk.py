@@ -1,15 +1,17 @@
 """Gradients and contributions in the frozen model, in one walk from the targets to the leaves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.circuits.frozen import Active, Frozen
-from saelab.lm.linear.paths import Norm, soft_capped
+from saelab.analysis.circuits.frozen import Frozen
+from saelab.analysis.circuits.readings import Reading
+from saelab.lm.linear.paths import Norm
 from saelab.sites import Place
 
 Gate = Callable[[Float[Tensor, "target n"], Float[Tensor, " n"]], Float[Tensor, "target n"]]
@@ -33,23 +35,6 @@ def through(
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Linear functionals of the frozen model's activations, one per target.
-
-    Attributes:
-        place: the site that they read; None for the output of the final norm.
-        weights: weights of each position.
-        constant: constant that is added.
-        constant_leaf: the leaf that the constant belongs to.
-    """
-
-    place: Place | None
-    weights: Float[Tensor, "target pos d"]
-    constant: Float[Tensor, " target"]
-    constant_leaf: str
-
-
-@dataclass(frozen=True)
 class Contributions:
     """Each target's contributions by source; the walk is exact, so they sum to its value.
 
@@ -62,134 +47,119 @@ class Contributions:
     leaves: Float[Tensor, "target leaf"]
 
 
-def latent_reading(frozen: Frozen, number: int, entries: Int[Tensor, " target"]) -> Reading:
-    """The values of latents of SAE `number`; `entries` are indices in that SAE."""
-    active = frozen.actives[number]
-    codes = active.codes
-    weights = codes.values.new_zeros(len(entries), frozen.n_pos, codes.encoder.shape[1])
-    weights[torch.arange(len(entries), device=weights.device), codes.row[entries]] = codes.encoder[
-        entries
-    ]
-    return Reading(active.place, weights, codes.constant[entries], f"encoder {active.name}")
-
-
-def logit_reading(
-    frozen: Frozen, position: int, coefficients: Float[Tensor, " d_vocab"]
-) -> Reading:
-    """The sum over the vocabulary of coefficient times logit, at one position.
-
-    If logits are soft-capped, l -> c tanh(l / c), each has the cap's slope at its value on the
-    prompt; the remaining difference is part of the constant.
-    """
-    model = frozen.weights
-    final, used = frozen.record.final(model)[0, position], coefficients.nonzero()[:, 0]
-    weights = frozen.record.embed.new_zeros(1, frozen.n_pos, frozen.record.embed.shape[-1])
-    constant = coefficients.new_zeros(1)
-    for part in used.split(4096):
-        columns, given = model.unembedding(part), coefficients[part]
-        slopes = torch.ones_like(given)
-        if model.soft_cap is not None:
-            linear = model.linear_logits(final, part)
-            capped = soft_capped(linear, model.soft_cap)
-            slopes = 1 - (capped / model.soft_cap).square()
-            constant += given @ (capped - slopes * linear)
-        weights[0, position] += (given * slopes) @ columns
-        constant += (given * slopes) @ model.b_U[part]
-    return Reading(None, weights, constant, frozen.logit_constant)
-
-
 @torch.no_grad()
 def walk_back(
-    frozen: Frozen, reading: Reading, gate: Gate = through, at_heads: Watch | None = None
+    frozen: Frozen,
+    readings: Reading | Sequence[Reading],
+    gate: Gate = through,
+    at_heads: Watch | None = None,
 ) -> Contributions:
     """Each target's gradient by every upstream latent, and the contribution of every leaf.
 
     With `stop`, gradients are direct effects: all other latents are fixed. With `through`, they are
-    total effects, and the leaves alone sum to the target. `at_heads` is told the targets' gradient
-    at each layer's hook_z, below an SAE that reads it.
+    total effects, and the leaves alone sum to the target.
+
+    Args:
+        frozen: the prompt.
+        readings: what is read, at one place or at several, the deepest first. All share one walk;
+            each joins it at its own place.
+        gate: what a latent passes on.
+        at_heads: told the gradient at each layer's hook_z, below an SAE that reads it, of the
+            targets that have joined.
     """
-    return _Walk(frozen, reading, gate, at_heads).done()
+    readings = [readings] if isinstance(readings, Reading) else readings
+    return _Walk(frozen, readings, gate, at_heads).done()
 
 
 class _Walk:
     """The state of a walk: the gradient in the residual stream, `[target pos d_model]`.
 
-    The gradient at a parallel MLP's input is kept separately until its block's heads are done.
+    `_rows` are the targets whose gradient the stream holds: those that have joined, without those
+    that a dictionary over the whole stream has finished. The gradient at a parallel MLP's input is
+    kept separately until its block's heads are done.
     """
 
     def __init__(
-        self, frozen: Frozen, reading: Reading, gate: Gate, at_heads: Watch | None
+        self, frozen: Frozen, readings: Sequence[Reading], gate: Gate, at_heads: Watch | None
     ) -> None:
         self._frozen, self._gate, self._at_heads = frozen, gate, at_heads
-        n = len(reading.weights)
-        like = frozen.record.embed
+        n, like = sum(len(r.weights) for r in readings), frozen.record.embed
         self._gradient = like.new_zeros(n, len(frozen.values))
         self._leaves = like.new_zeros(n, frozen.n_leaves)
-        self._stream = like.new_zeros(n, frozen.n_pos, like.shape[-1])
+        self._stream = like.new_zeros(0, frozen.n_pos, like.shape[-1])
+        self._rows = slice(0, 0)
         self._beside: Tensor | float = 0.0
-        self._add(reading.constant_leaf, reading.constant)
-        depth = self._start(reading)
+        waiting = [(_joins_below(frozen, reading), reading) for reading in readings]
+        assert all(above >= below for (above, _), (below, _) in pairwise(waiting))
         for place in reversed(_places(len(frozen.weights.layers))):
-            if place.depth < depth:
+            while waiting and waiting[0][0] > place.depth:
+                self._join(waiting.pop(0)[1])
+            if len(self._stream):
                 self._step(place)
+        for _, reading in waiting:
+            self._join(reading)
         self._add("embedding", (self._stream * like[0]).sum(-1))
         self._add("position", (self._stream * frozen.record.position[0]).sum(-1))
 
     def done(self) -> Contributions:
         return Contributions(self._gradient, self._leaves)
 
-    def _start(self, reading: Reading) -> int:
-        """Carry the reading into the residual stream; everything below that depth follows later."""
+    def _join(self, reading: Reading) -> None:
+        """Carry a reading into the residual stream, beside the targets that are there."""
+        first, joined = self._rows.start, self._rows.stop
+        self._rows = slice(joined, joined + len(reading.weights))
+        self._add(reading.constant_leaf, reading.constant)
+        self._stream = torch.cat([self._stream, self._carried(reading)])
+        self._rows = slice(first, self._rows.stop)
+
+    def _carried(self, reading: Reading) -> Float[Tensor, "target pos d_model"]:
         frozen, place = self._frozen, reading.place
         if place is None:
             norm, scale = frozen.weights.ln_final, frozen.record.ln_final_scale[0]
             self._add("bias ln_final", (reading.weights @ norm.bias).sum(-1))
-            self._stream = norm.transpose(reading.weights, scale)
-            return Place(len(frozen.weights.layers), "residual").depth + 1
+            return norm.transpose(reading.weights, scale)
         if place.kind == "residual":
-            self._stream = reading.weights
-        elif place.kind == "heads":
-            self._stream = self._heads_input(place.layer, reading.weights)
-        elif place.kind == "attention":
-            active, at_out = frozen.actives[frozen.at_place[place]], reading.weights
-            if not active.before_post:
-                at_out = self._before_post(place.layer, at_out)
-            self._stream = self._attention_input(place.layer, at_out)
-            return Place(place.layer, "heads").depth
-        else:
-            self._stream = self._mlp_input(place.layer, reading.weights)
-            if frozen.weights.layers[place.layer].parallel:
-                # It reads the stream before its own block's heads.
-                return Place(place.layer, "heads").depth
-        return place.depth
+            return reading.weights
+        if place.kind == "heads":
+            return self._heads_input(place.layer, reading.weights)
+        if place.kind == "mlp":
+            return self._mlp_input(place.layer, reading.weights)
+        active, at_out = frozen.actives[frozen.at_place[place]], reading.weights
+        if not active.before_post:
+            at_out = self._before_post(place.layer, at_out)
+        return self._attention_input(place.layer, at_out)
 
     def _step(self, place: Place) -> None:
         number = self._frozen.at_place.get(place)
-        if place.kind == "residual":
-            if number is not None:
-                self._stream = self._dictionary(number, self._stream)
-            return
-        weights, record = (
-            self._frozen.weights.layers[place.layer],
-            self._frozen.record.layers[place.layer],
-        )
         if place.kind == "mlp":
-            if number is None:
-                self._add(f"mlp {place.layer}", (self._stream * record.mlp_out[0]).sum(-1))
-                return
-            at_out = self._stream
-            if self._frozen.actives[number].before_post:
-                at_out = weights.mlp_post.transpose(at_out, record.mlp_post_scale[0])
-            given = self._mlp_input(place.layer, self._dictionary(number, at_out))
-            if weights.parallel:
-                self._beside = given
-            else:
-                self._stream = self._stream + given
-            return
-        given = self._attention_input(place.layer, self._at_attention(place.layer))
-        self._stream, self._beside = self._stream + given + self._beside, 0.0
+            self._mlp(place.layer, number)
+        elif place.kind == "heads":
+            at_out = self._at_attention(place.layer)
+            given = self._attention_input(place.layer, at_out) if len(at_out) else 0.0
+            self._stream, self._beside = self._stream + given + self._beside, 0.0
+        elif number is not None:
+            self._stream = self._dictionary(number, self._stream)
+            if not len(self._stream):
+                self._rows = slice(self._rows.stop, self._rows.stop)
 
-    def _at_attention(self, layer: int) -> Float[Tensor, "target pos d_model"]:
+    def _mlp(self, layer: int, number: int | None) -> None:
+        weights, record = self._frozen.weights.layers[layer], self._frozen.record.layers[layer]
+        at_out = self._stream
+        if number is None:
+            self._add(f"mlp {layer}", (at_out * record.mlp_out[0]).sum(-1))
+            return
+        if self._frozen.actives[number].before_post:
+            at_out = weights.mlp_post.transpose(at_out, record.mlp_post_scale[0])
+        at_in = self._dictionary(number, at_out)
+        if not len(at_in):
+            return
+        given = self._mlp_input(layer, at_in)
+        if weights.parallel:
+            self._beside = given
+        else:
+            self._stream = self._stream + given
+
+    def _at_attention(self, layer: int) -> Float[Tensor, "passed pos d_model"]:
         """The gradient at `z W_O + b_O`, from the stream's and past an SAE on the output."""
         number = self._frozen.at_place.get(Place(layer, "attention"))
         if number is None:
@@ -213,7 +183,7 @@ class _Walk:
         at_z = einsum(at_out, weights.W_O, "t p m, h e m -> t p h e").flatten(2)
         if (number := self._frozen.at_place.get(Place(layer, "heads"))) is not None:
             at_z = self._dictionary(number, at_z)
-        return self._heads_input(layer, at_z)
+        return self._heads_input(layer, at_z) if len(at_z) else torch.zeros_like(at_out)
 
     def _heads_input(
         self, layer: int, at_z: Float[Tensor, "target pos d_in"]
@@ -247,34 +217,40 @@ class _Walk:
 
     def _dictionary(
         self, number: int, at_out: Float[Tensor, "target pos d_out"]
-    ) -> Float[Tensor, "target pos d_in"]:
-        """Record contributions of latents, error and b_dec; returns the gradient at the input."""
+    ) -> Float[Tensor, "passed pos d_in"]:
+        """Record contributions of latents, error and b_dec; returns the gradient at the input.
+
+        It has no rows if nothing passes.
+        """
         active = self._frozen.actives[number]
         self._add(f"error {active.name}", (at_out * active.error).sum(-1))
         self._add(f"b_dec {active.name}", (at_out * active.b_dec).sum((-1, -2)))
-        gradient = _decoded(active, at_out)
-        self._gradient[:, self._frozen.spans[number]] = gradient
+        gradient = active.decoder_products(at_out)
+        self._gradient[self._rows, self._frozen.spans[number]] = gradient
+        # No latent is on the path past them, so direct effects go there too.
+        past = None if active.skip is None else active.skip.transpose(at_out)
+        if self._gate is stop:
+            return at_out[:0] if past is None else past
         passed = self._gate(gradient, active.codes.values)
         self._add(f"encoder {active.name}", passed @ active.codes.constant)
-        at_in = _encoded(active, passed)
-        # No latent is on the path past them, so direct effects go there too.
-        return at_in if active.skip is None else at_in + active.skip.transpose(at_out)
+        at_in = active.encoder_sums(passed)
+        return at_in if past is None else at_in + past
 
     def _add(self, leaf: str, contribution: Float[Tensor, "target *pos"]) -> None:
         span = self._frozen.leaves[leaf]
-        self._leaves[:, span] += contribution.reshape(len(contribution), -1)
+        self._leaves[self._rows, span] += contribution.reshape(-1, span.stop - span.start)
 
 
-def _decoded(
-    active: Active, at_out: Float[Tensor, "target pos d_out"]
-) -> Float[Tensor, "target n"]:
-    parts = [at_out[:, p] @ active.decoder[span].T for p, span in enumerate(active.at)]
-    return torch.cat(parts, dim=1)
-
-
-def _encoded(active: Active, passed: Float[Tensor, "target n"]) -> Float[Tensor, "target pos d_in"]:
-    parts = [passed[:, span] @ active.codes.encoder[span] for span in active.at]
-    return torch.stack(parts, dim=1)
+def _joins_below(frozen: Frozen, reading: Reading) -> int:
+    """Places of less depth follow after the reading was carried into the stream."""
+    place, n_layers = reading.place, len(frozen.weights.layers)
+    if place is None:
+        return Place(n_layers, "residual").depth + 1
+    parallel = place.layer < n_layers and frozen.weights.layers[place.layer].parallel
+    if place.kind == "attention" or (place.kind == "mlp" and parallel):
+        # A parallel MLP reads the stream before its own block's heads.
+        return Place(place.layer, "heads").depth
+    return place.depth
 
 
 def _places(n_layers: int) -> list[Place]:

@@ -30,6 +30,7 @@ from saelab.analysis.circuits.live import (
     gradient_circuit,
     live_metric,
 )
+from saelab.analysis.circuits.rows import graph_bytes
 from saelab.analysis.circuits.targets import (
     Target,
     latent_target,
@@ -110,7 +111,8 @@ def explain(
     tokens = encode_prompt(lm, prompt)
     frozen = freeze(lm, hosts, tokens)
     target, facts = _target(lm, frozen, options)
-    circuit_plan(lm, tokens, options.max_nodes).announce()
+    n_nodes = min(options.max_nodes, len(frozen.values))
+    circuit_plan(lm, tokens, n_nodes, graph_bytes(frozen, n_nodes)).announce()
     texts = tuple(lm.tokenizer.token(token) for token in tokens.tolist())
     facts |= {"prompt": prompt, "model": lm.info.name}
     graph = attribution_graph(frozen, target, texts, options, facts)

@@ -9,78 +9,25 @@ the leaves (arXiv 2405.13868, section 3).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.analysis.circuits.active import Active, Skip
 from saelab.config import UsageError
 from saelab.host.host import Host
 from saelab.lm.internals import model_weights
 from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
-from saelab.sae.affine import LinearCodes, TakenRows
+from saelab.sae.affine import TakenRows
 from saelab.sae.linear import linearize
 from saelab.sites import Place, Site
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A skip connection on a prompt: `written = x @ W` where the transcoder is applied."""
-
-    W: Float[Tensor, "d_in d_out"]
-    written: Float[Tensor, "pos d_out"]
-    applies: Bool[Tensor, " pos"]
-
-    def transpose(
-        self, at_out: Float[Tensor, "target pos d_out"]
-    ) -> Float[Tensor, "target pos d_in"]:
-        """Gradients at the input from gradients at the output."""
-        return (at_out * self.applies[:, None]) @ self.W.T
-
-
-@dataclass(frozen=True)
-class Active:
-    """The active latents of one SAE on the prompt.
-
-    Attributes:
-        codes: one entry per active latent; `row` is the position.
-        decoder: the row of W_dec of each entry.
-        b_dec: the constant part by position; zero where the SAE is not applied.
-        error: the activations minus latents, b_dec and skip, by position; the whole activation
-            where the SAE is not applied.
-        applies: the positions where the SAE is applied.
-        skip: a transcoder's skip connection and its output; None without one.
-        before_post: whether its output passes the block's post-norm or multiplier before the
-            stream, as the heads' output always does.
-    """
-
-    name: str
-    place: Place
-    codes: LinearCodes
-    decoder: Float[Tensor, "n d_out"] | TakenRows
-    b_dec: Float[Tensor, "pos d_out"]
-    error: Float[Tensor, "pos d_out"]
-    applies: Bool[Tensor, " pos"]
-    skip: Skip | None = None
-    before_post: bool = False
-
-    @cached_property
-    def at(self) -> tuple[slice, ...]:
-        """The range of entries of each position; entries are sorted by position."""
-        counts = torch.bincount(self.codes.row, minlength=len(self.error)).tolist()
-        ends = torch.tensor([0, *counts]).cumsum(0).tolist()
-        return tuple(slice(a, b) for a, b in pairwise(ends))
-
-    def written(self) -> Float[Tensor, "pos d_out"]:
-        """What the SAE represents: latents, skip connection, b_dec and error."""
-        latents = torch.stack([self.codes.values[span] @ self.decoder[span] for span in self.at])
-        given = 0 if self.skip is None else self.skip.written
-        return latents + given + self.b_dec + self.error
 
 
 @dataclass(frozen=True)
@@ -178,6 +125,20 @@ class Frozen:
                 f"{position}; those that do are {', '.join(map(str, active)) or 'none'}."
             )
         return self.spans[sae].start + int(found[0, 0])
+
+
+def in_dtype(thing: Any, dtype: torch.dtype) -> Any:  # noqa: ANN401 - whatever it is, it stays
+    """A record such as `Frozen` or `Reading` with all its float64 numbers in another dtype."""
+    if isinstance(thing, Tensor):
+        return thing.to(dtype) if thing.dtype == torch.float64 else thing
+    if thing is torch.float64:
+        return dtype
+    if isinstance(thing, tuple):
+        return tuple(in_dtype(part, dtype) for part in thing)
+    if not is_dataclass(thing):
+        return thing
+    changed = {f.name: in_dtype(getattr(thing, f.name), dtype) for f in fields(thing)}
+    return type(thing)(**changed)
 
 
 @torch.no_grad()

@@ -6,27 +6,21 @@ times the target's gradient, with every other latent held fixed. So a node's inc
 its value. Attention patterns and norm scales are constants.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from saelab.analysis.circuits.backward_walk import Reading, latent_reading, stop, walk_back
-from saelab.analysis.circuits.frozen import Frozen
+from saelab.analysis.circuits.backward_walk import stop, walk_back
+from saelab.analysis.circuits.frozen import Frozen, in_dtype
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.nodes import Node
+from saelab.analysis.circuits.rows import InputRows
 from saelab.analysis.circuits.targets import Target
 from saelab.config import Config
-
-CHUNK = 128
-"""Most latents whose inputs are computed together; fewer if the walk would exceed WORKSPACE."""
-WORKSPACE = 2**26
-"""Bytes of one walk's arrays: targets times (active latents, leaves, prompt length times width)."""
-N_INPUTS = 4096
-"""Number of latent inputs that a row keeps separately, the largest ones; the others go into
-`rest`."""
+from saelab.console import progress
 
 
 class GraphOptions(Config):
@@ -34,11 +28,17 @@ class GraphOptions(Config):
 
     max_nodes: int = Field(default=256, gt=0)
     """Number of latents in the graph, the most influential ones. The contributions of the others
-    are summed as `rest` for each node. Memory is 16 bytes times max_nodes times the number of
-    active latents (at most 4,096, the largest inputs of each), plus 8 bytes times max_nodes times
+    are summed as `rest` for each node. Memory is 12 bytes times max_nodes times the number of
+    active latents (at most 4,096, the largest inputs of each), plus 4 bytes times max_nodes times
     the leaves."""
+    stop_share: float = Field(default=1.0, gt=0, le=1)
+    """Stop earlier, once the graph's latents have this share of the influence of all latents."""
     batch_size: int = Field(default=64, gt=0)
-    """Number of latents whose inputs are computed before influence is ranked again."""
+    """Number of latents whose inputs are computed before influence is ranked again; in a large
+    graph, a quarter of those that it has."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Precision of inputs. Activations are always computed in float64; in float32 a node's inputs
+    sum to its value within 1e-4 of it."""
 
 
 def attribution_graph(
@@ -58,15 +58,17 @@ def attribution_graph(
         facts: added to the graph's facts.
     """
     options = options or GraphOptions()
-    rows = _Rows(frozen, target.reading)
+    walked, reading = in_dtype((frozen, target.reading), getattr(torch, options.precision))
+    rows, n = InputRows(walked, reading), min(options.max_nodes, len(frozen.values))
     # If there is room for all, no ranking is needed.
-    at_once = options.batch_size if options.max_nodes < len(frozen.values) else len(frozen.values)
-    while len(rows.latents) < options.max_nodes:
-        missing = min(at_once, options.max_nodes - len(rows.latents))
-        following = rows.most_influential(missing)
-        if not len(following):
-            break
-        rows.expand(following)
+    least = n if options.stop_share == 1 and n == len(frozen.values) else options.batch_size
+    with progress("Trace", n, "latents") as bar:
+        while len(rows.latents) < n:
+            many = max(least, len(rows.latents) // 4)
+            following = rows.following(min(many, n - len(rows.latents)), options.stop_share)
+            if not len(following):
+                break
+            rows.expand(following, bar)
     return _assembled(frozen, target, rows, tokens, facts or {})
 
 
@@ -83,100 +85,14 @@ def direct_inputs(frozen: Frozen, target: Target) -> list[tuple[Node, float]]:
     return [(node, weight) for node, weight in pairs if weight]
 
 
-class _Rows:
-    """The direct inputs of the target and of the latents expanded so far.
-
-    Row 0 is the target's. A row keeps its N_INPUTS largest inputs from latents. Of the others it
-    keeps the sum and the sum of magnitudes, so memory does not grow with the number of active
-    latents.
-    """
-
-    def __init__(self, frozen: Frozen, reading: Reading) -> None:
-        self._frozen = frozen
-        self.latents: list[int] = []
-        self._n_inputs = min(N_INPUTS, len(frozen.values))
-        like, rows = frozen.record.embed, (0, self._n_inputs)
-        self.source = torch.zeros(rows, dtype=torch.long, device=like.device)
-        self.weight = like.new_zeros(rows)
-        self.from_leaves = like.new_zeros(0, frozen.n_leaves)
-        self.others = like.new_zeros(0, 2)
-        self._add(reading)
-
-    def expand(self, latents: Int[Tensor, " n"]) -> None:
-        """Compute the inputs of more latents."""
-        owners, at_once = self._frozen.owner[latents], _targets_at_once(self._frozen)
-        for number in owners.unique().tolist():
-            for mine in latents[owners == number].split(at_once):
-                entries = mine - self._frozen.spans[number].start
-                self._add(latent_reading(self._frozen, number, entries))
-                self.latents += mine.tolist()
-
-    def most_influential(self, n: int) -> Int[Tensor, " n"]:
-        """At most n latents that are not expanded yet, with the largest influence on the target."""
-        influence, _ = self.influence()
-        influence[self.latents] = 0
-        best = influence.topk(min(n, len(influence)))
-        return best.indices[best.values > 0]
-
-    def influence(self) -> tuple[Float[Tensor, " latent"], float]:
-        """Each latent's share of |inputs|, of |inputs| of those, and so on, over expanded rows.
-
-        And the share of the inputs that rows did not keep separately.
-        """
-        size = self.weight.abs()
-        whole = size.sum(1) + self.others[:, 1] + self.from_leaves.abs().sum(1)
-        passing = torch.zeros_like(whole)
-        passing[0] = 1.0
-        total, unkept = torch.zeros_like(self._frozen.values), 0.0
-        while bool(passing.any()):
-            share = passing / whole.clamp_min(1e-300)
-            now = torch.zeros_like(total).index_add(
-                0, self.source.flatten(), (share[:, None] * size).flatten()
-            )
-            unkept += float(share @ self.others[:, 1])
-            total += now
-            passing = torch.cat([passing.new_zeros(1), now[self.latents]])
-        return total, unkept
-
-    def _add(self, reading: Reading) -> None:
-        found = walk_back(self._frozen, reading, stop)
-        given = found.gradient * self._frozen.values
-        kept = given.abs().topk(self._n_inputs, dim=1).indices
-        weight = given.gather(1, kept)
-        others = given.scatter(1, kept, 0.0)
-        sums = torch.stack([others.sum(1), others.abs().sum(1)], dim=1)
-        self.source = torch.cat([self.source, kept])
-        self.weight = torch.cat([self.weight, weight])
-        self.others = torch.cat([self.others, sums])
-        self.from_leaves = torch.cat([self.from_leaves, found.leaves])
-
-
-def _targets_at_once(frozen: Frozen) -> int:
-    """How many targets' walks fit into the workspace together."""
-    widest = max([frozen.record.embed.shape[-1], *(a.error.shape[1] for a in frozen.actives)])
-    # Gradients, contributions, their magnitudes, and those that a row does not keep separately.
-    numbers = 5 * len(frozen.values) + frozen.n_leaves + 6 * frozen.n_pos * widest
-    return max(1, min(CHUNK, WORKSPACE // (8 * numbers)))
-
-
 def _assembled(
-    frozen: Frozen, target: Target, rows: _Rows, tokens: tuple[str, ...], facts: dict[str, Any]
+    frozen: Frozen, target: Target, rows: InputRows, tokens: tuple[str, ...], facts: dict[str, Any]
 ) -> AttributionGraph:
-    kept, order = torch.tensor(rows.latents, dtype=torch.long).sort()
-    row_order = torch.cat([order + 1, torch.zeros(1, dtype=torch.long)])
-    source, weight = rows.source.cpu()[row_order], rows.weight.cpu()[row_order]
-    place = torch.full((len(frozen.values),), -1)
-    place[kept] = torch.arange(len(kept))
-    inside = (place[source] >= 0) & (weight != 0)
-    rest = (weight * (place[source] < 0)).sum(1) + rows.others.cpu()[row_order, 0]
-    left = torch.cat([rows.from_leaves.cpu()[row_order], rest[:, None]], dim=1)
-    first = torch.nonzero(left, as_tuple=True)
-    second = torch.nonzero(inside, as_tuple=True)
-    row = torch.cat([first[0], second[0]])
-    column = torch.cat([first[1], left.shape[1] + place[source[second]]])
-    amount = torch.cat([left[first], weight[second]])
+    kept = rows.latents.sort().values.cpu()
     leaves = [*_leaf_nodes(frozen), Node("rest", "latents left out", -1)]
-    used = torch.cat([(left != 0).any(0), torch.ones(len(kept) + 1, dtype=torch.bool)])
+    source, end, weight = rows.edges(kept)
+    used = torch.ones(len(leaves) + len(kept) + 1, dtype=torch.bool)
+    used[: len(leaves)] = torch.bincount(source, minlength=len(used))[: len(leaves)] > 0
     number = used.cumsum(0) - 1
     last = Node(
         "target", target.label, len(frozen.weights.layers), target.position, None, target.value
@@ -184,26 +100,22 @@ def _assembled(
     nodes = [*leaves, *_latent_nodes(frozen, kept), last]
     return AttributionGraph(
         nodes=tuple(node for node, keep in zip(nodes, used.tolist(), strict=True) if keep),
-        source=number[column].numpy(),
-        target=number[len(leaves) + row].numpy(),
-        weight=amount.numpy(),
+        source=number[source].numpy(),
+        target=number[end].numpy(),
+        weight=weight.double().numpy(),
         tokens=tokens,
-        counts=_counts(frozen, rows, kept, len(row)),
+        counts=_counts(frozen, rows, len(weight)),
         facts={"saes": _places(frozen), **_explained(frozen, target), **facts},
     )
 
 
-def _counts(
-    frozen: Frozen, rows: _Rows, kept: Int[Tensor, " n"], n_edges: int
-) -> dict[str, int | float]:
-    influence, unkept = rows.influence()
-    total = max(1e-300, float(influence.sum()) + unkept)
-    influence[kept] = 0
+def _counts(frozen: Frozen, rows: InputRows, n_edges: int) -> dict[str, int | float]:
+    n, n_left = len(rows.latents), len(frozen.values) - len(rows.latents)
     return {
         "active_latents": len(frozen.values),
-        "latents": len(kept),
-        "latents_left_out": len(frozen.values) - len(kept),
-        "influence_left_out": (float(influence.sum()) + unkept) / total,
+        "latents": n,
+        "latents_left_out": n_left,
+        "influence_left_out": rows.influence().left_out,
         "edges": n_edges,
     }
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.analysis.circuits.backward_walk import Reading, latent_reading, logit_reading
 from saelab.analysis.circuits.frozen import Frozen
+from saelab.analysis.circuits.readings import Reading, latent_reading, logit_reading
 from saelab.config import UsageError
 from saelab.sites import Place
 

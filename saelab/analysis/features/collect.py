@@ -70,6 +70,20 @@ def collect_features(
         return Features(run.path)
 
 
+def collected(run: Run, options: FeatureOptions) -> Features | None:
+    """The run's features, if they were collected from these weights with these options.
+
+    Raises:
+        UsageError: features.h5 is damaged.
+    """
+    if not run.features_path.is_file():
+        return None
+    features = Features(run.path)
+    facts = features.file.facts
+    wanted = {"options": asdict(options), "sae_sha256": sha256_file(run.weights)}
+    return features if all(facts.get(name) == value for name, value in wanted.items()) else None
+
+
 def massive_rows(
     run: Run, codes: RecordedCodes
 ) -> tuple[float | None, Bool[ndarray, " row"] | None]:

@@ -6,7 +6,6 @@ ranked.py       maps of every rank at once, exact: reduced-rank ridge, and the p
 fit.py          the ridge chosen and every rank measured on documents that the fit did not see
 rows.py         the rows of a store, and which documents are kept together
 firing.py       R² of each latent on the tokens where it fires, beside its baselines
-jackknife.py    intervals by leaving out documents
 splice.py       whether the model runs on what was transported
 measure.py      all of it for pairs of sites; transport_file.py keeps it, records.py reads
 """

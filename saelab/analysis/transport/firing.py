@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from saelab.analysis.transport.jackknife import jackknife
 from saelab.analysis.transport.ranked import RankedMaps
+from saelab.evaluation.jackknife import jackknife
 from saelab.sae.base import AbstractSAE
 from saelab.types import SparseCodes
 

@@ -9,23 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from saelab.activations.corpus import Corpus
-from saelab.analysis.transport.jackknife import jackknife
 from saelab.analysis.transport.moments import Pair
 from saelab.analysis.transport.ranked import RankedMaps
 from saelab.analysis.transport.records import Spliced, SpliceName
-from saelab.analysis.transport.rows import MOST_GROUPS
-from saelab.config import UsageError
 from saelab.console import progress
-from saelab.evaluation.downstream import counted_positions
+from saelab.evaluation.document_losses import DocumentLosses
 from saelab.host.host import Host
-from saelab.host.text import Text, read_text
+from saelab.host.text import read_text
 from saelab.lm.edits import replace_rows
-from saelab.lm.protocol import ModelOutput
 from saelab.sae.base import AbstractSAE
 from saelab.training.domain import norms
 
@@ -82,7 +77,8 @@ def splice(
     Raises:
         UsageError: the text has no two tokens in a row.
     """
-    lm, host, totals = splicer.host.lm, splicer.host, _Totals()
+    lm, host = splicer.host.lm, splicer.host
+    losses: DocumentLosses[Condition] = DocumentLosses()
     with progress("Splice", n_tokens, "tokens") as bar:
         for text in read_text(host, corpus, n_tokens=n_tokens, batch_size=batch_size):
             out = lm.run(text.tokens, hooks=list(dict.fromkeys(splicer.pair)))
@@ -91,13 +87,13 @@ def splice(
             if not bool(mask.any()):
                 continue
             x, y = (seen[site][mask].float() for site in splicer.pair)
-            count = _Counted.of(text, mask, totals)
+            count = losses.batch(text, mask)
             count.add(("plain", None), out)
             for condition, rows in splicer.rows(x, y):
                 edit = {splicer.pair[1]: replace_rows(mask, rows)}
                 count.add(condition, lm.run(text.tokens, edits=edit))
             bar.advance(int(mask.sum()))
-    return totals.results()
+    return _results(losses)
 
 
 def _reconstruction(sae: AbstractSAE, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
@@ -105,57 +101,13 @@ def _reconstruction(sae: AbstractSAE, rows: Float[Tensor, "row d"]) -> Float[Ten
     return sae.decode(sae.encode(rows), rows)
 
 
-class _Totals:
-    """Cross-entropies summed by groups of documents; a document is in one group."""
-
-    def __init__(self) -> None:
-        self.groups: dict[int, int] = {}
-        self.n = torch.zeros(MOST_GROUPS, dtype=torch.float64)
-        self.ce: dict[Condition, Tensor] = {}
-
-    def group(self, documents: Sequence[int]) -> list[int]:
-        """The group of each document, dealt as they come."""
-        return [
-            self.groups.setdefault(document, len(self.groups)) % MOST_GROUPS
-            for document in documents
-        ]
-
-    def results(self) -> tuple[Spliced, ...]:
-        if not self.n.sum():
-            raise UsageError("The text has no two tokens in a row to splice into; give more text.")
-        counted = (self.n > 0)[:, None]
-        plain, mean = self.ce["plain", None], self.ce["mean", None]
-        out = []
-        for (name, rank), ce in self.ce.items():
-            sums = torch.stack([mean - ce, mean - plain], dim=1)
-            found = jackknife(sums, lambda s: (s[0] / s[1])[None], counted)
-            value, low, high = (float(end[0]) for end in found)
-            # Without enough documents, and of what the scale is made of, there is no interval.
-            known = low == low and name not in ("plain", "mean")
-            nats = float(ce.sum() / self.n.sum())
-            ends = {"low": low, "high": high} if known else {"low": None, "high": None}
-            out.append(Spliced(name=name, rank=rank, ce=nats, recovered=value, **ends))
-        return tuple(out)
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """The positions of a batch whose predictions count, and the group of each."""
-
-    where: Bool[Tensor, "context pos"]
-    target: Int[Tensor, " n"]
-    group: Int[Tensor, " n"]
-    totals: _Totals
-
-    @classmethod
-    def of(cls, text: Text, mask: Bool[Tensor, "context pos"], totals: _Totals) -> "_Counted":
-        where = F.pad(counted_positions(mask), (0, 1))
-        of_context = torch.tensor(totals.group(text.contexts.document.tolist()))
-        group = of_context[:, None].expand(where.shape)[where.cpu()]
-        totals.n.index_add_(0, group, torch.ones(len(group), dtype=torch.float64))
-        return cls(where, text.tokens[:, 1:][where[:, :-1]], group, totals)
-
-    def add(self, condition: Condition, out: ModelOutput) -> None:
-        losses = -out.at(self.where).log_probs(self.target).double().cpu()
-        total = self.totals.ce.setdefault(condition, torch.zeros_like(self.totals.n))
-        total.index_add_(0, self.group, losses)
+def _results(losses: DocumentLosses[Condition]) -> tuple[Spliced, ...]:
+    losses.check("splice into")
+    out = []
+    for condition in losses.ce:
+        found = losses.recovered(condition, best=("plain", None), worst=("mean", None))
+        ends = {"low": found.low, "high": found.high}
+        name, rank = condition
+        ce = losses.mean(condition)
+        out.append(Spliced(name=name, rank=rank, ce=ce, recovered=found.value, **ends))
+    return tuple(out)

@@ -36,9 +36,9 @@ class Parameter:
 class Decoder(NamedTuple):
     """What a decode reads: the atoms `scale * W`, and the decoder's bias."""
 
-    W: Float[Tensor, "d_sae d_in"]
+    W: Float[Tensor, "d_sae d_out"]
     scale: Float[Tensor, " d_sae"]
-    bias: Float[Tensor, " d_in"]
+    bias: Float[Tensor, " d_out"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Weights:
     """The SAE's weights, latent-major, and the training's progress.
 
     Attributes:
-        dec: `[d_sae d_in]`; the atoms are `scale * dec`, which are unit vectors.
+        dec: `[d_sae d_out]`; the atoms are `scale * dec`, which are unit vectors.
         enc: `[d_sae d_in]`, the encoder's transpose.
         b_enc: `[d_sae]`.
-        b_dec: `[d_in]`.
+        b_dec: `[d_out]`.
         scale: `[d_sae]`.
         since_fired: `[d_sae]`, tokens since each latent last fired.
         lr: Adam's learning rate; set it between steps.
@@ -58,6 +58,8 @@ class Weights:
             each latent; NaN at first.
         thresholds: `[d_sae]`, JumpReLU's thresholds.
         usage: how often each latent fires, if the SAE counts it.
+        b_in: `[d_in]`, a transcoder's bias for what it reads.
+        W_skip: `[d_in d_out]`, a transcoder's skip connection.
     """
 
     dec: Parameter
@@ -71,6 +73,8 @@ class Weights:
     threshold: Float[Tensor, "*d_sae"]
     thresholds: Parameter | None = None
     usage: Usage | None = None
+    b_in: Parameter | None = None
+    W_skip: Parameter | None = None
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
@@ -79,8 +83,8 @@ class Weights:
         out |= {"step": self.step, "threshold": self.threshold}
         if self.usage is not None:
             out |= {"density": self.usage.density, "underused": self.usage.underused}
-        if self.thresholds is not None:
-            names["thresholds"] = self.thresholds
+        further = {"thresholds": self.thresholds, "b_in": self.b_in, "W_skip": self.W_skip}
+        names |= {name: p for name, p in further.items() if p is not None}
         for name, p in names.items():
             out |= {name: p.value, f"{name}.m": p.m, f"{name}.v": p.v, f"{name}.copy": p.copy}
         return out
@@ -101,8 +105,8 @@ class Weights:
         cls,
         W_enc: Float[Tensor, "d_in d_sae"],
         b_enc: Float[Tensor, " d_sae"],
-        W_dec: Float[Tensor, "d_sae d_in"],
-        b_dec: Float[Tensor, " d_in"],
+        W_dec: Float[Tensor, "d_sae d_out"],
+        b_dec: Float[Tensor, " d_out"],
         dtype: torch.dtype,
         thresholds: Float[Tensor, " d_sae"] | None = None,
     ) -> "Weights":

@@ -19,16 +19,11 @@ from saelab.analysis.attention.dfa import direct_feature_attribution
 from saelab.analysis.attention.qk import score_pairs
 from saelab.analysis.attention.recursive import source_attribution
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness
-from saelab.analysis.circuits.backward_walk import (
-    latent_reading,
-    logit_reading,
-    stop,
-    through,
-    walk_back,
-)
+from saelab.analysis.circuits.backward_walk import stop, through, walk_back
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import GraphOptions, attribution_graph
 from saelab.analysis.circuits.patching import latent_effects
+from saelab.analysis.circuits.readings import latent_reading, logit_reading
 from saelab.analysis.circuits.targets import logit_target
 from saelab.host.host import Host
 from saelab.lm.linear.paths import soft_capped
@@ -130,7 +125,9 @@ def test_the_frozen_model_is_the_live_one(lm, frozen):
 
 def test_every_row_of_the_graph_sums_to_its_nodes_value(lm, frozen):
     target = logit_target(frozen, TOKEN, 5)
-    graph = attribution_graph(frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6))
+    graph = attribution_graph(
+        frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6, precision="float64")
+    )
     fed = [n for n, node in enumerate(graph.nodes) if node.kind in ("latent", "target")]
     assert len(fed) > 30
     assert graph.counts["influence_left_out"] == 0

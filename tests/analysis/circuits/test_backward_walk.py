@@ -7,14 +7,9 @@ import torch
 from analysis.circuits.cases import frozen_of, one_hot, prompt_of
 from analysis.circuits.replay import Replay
 
-from saelab.analysis.circuits.backward_walk import (
-    latent_reading,
-    logit_reading,
-    stop,
-    through,
-    walk_back,
-)
+from saelab.analysis.circuits.backward_walk import stop, through, walk_back
 from saelab.analysis.circuits.frozen import Frozen
+from saelab.analysis.circuits.readings import latent_reading, logit_reading
 from saelab.lm.internals import model_weights
 from saelab.lm.record import record_forward
 
@@ -122,3 +117,15 @@ def test_several_logits_are_read_at_once(frozen, lm64):
     found = walk_back(frozen, logit_reading(frozen, 4, both)).leaves
     parts = [walk_back(frozen, logit_reading(frozen, 4, one_hot(lm64, t))).leaves for t in (3, 5)]
     torch.testing.assert_close(found, parts[0] - 2 * parts[1], **CLOSE)
+
+
+@pytest.mark.parametrize("gate", [stop, through])
+def test_one_walk_serves_readings_at_several_places(frozen, lm64, gate):
+    readings = [logit_reading(frozen, 7, one_hot(lm64, 3))]
+    for number in reversed(range(len(frozen.actives))):
+        entries = torch.arange(0, len(frozen.actives[number].codes), 9)
+        readings.append(latent_reading(frozen, number, entries))
+    together = walk_back(frozen, readings, gate)
+    alone = [walk_back(frozen, reading, gate) for reading in readings]
+    torch.testing.assert_close(together.gradient, torch.cat([f.gradient for f in alone]), **CLOSE)
+    torch.testing.assert_close(together.leaves, torch.cat([f.leaves for f in alone]), **CLOSE)

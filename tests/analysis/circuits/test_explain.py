@@ -81,7 +81,7 @@ def test_a_latent_is_explained_where_it_fires_last_or_where_asked(gpt64, saes, c
         found = explain(gpt64, saes, PROMPT, CircuitOptions(latent=text, max_nodes=40))
         assert found.graph.facts["target"] == f"{name} {node.latent} @{node.position}"
         assert found.graph.facts["value"] == pytest.approx(node.value, abs=1e-10)
-        assert found.graph.row_sums()[-1] == pytest.approx(node.value, abs=1e-9)
+        assert found.graph.row_sums()[-1] == pytest.approx(node.value, rel=1e-4)
         # What it reads in the live model, with nothing ablated and with everything upstream.
         assert found.faithfulness.whole == pytest.approx(node.value, abs=1e-9)
         assert found.faithfulness.empty != found.faithfulness.whole

@@ -7,7 +7,7 @@ import pytest
 import torch
 from analysis.circuits.cases import hosts, prompt_of
 
-from saelab.analysis.circuits import graph as graphs
+from saelab.analysis.circuits import active, rows
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import (
     AttributionGraph,
@@ -25,7 +25,8 @@ LEAVES = ("embedding", "position", "error", "mlp", "bias", "rest")
 
 def graph_of(frozen: Frozen, target=None, **options) -> AttributionGraph:
     target = target or logit_target(frozen, 3, 5)
-    return attribution_graph(frozen, target, TOKENS, GraphOptions(**options))
+    exact = GraphOptions.model_validate({"precision": "float64"} | options)
+    return attribution_graph(frozen, target, TOKENS, exact)
 
 
 @pytest.fixture(scope="module", params=[4000, 20], ids=["whole", "budget"])
@@ -104,7 +105,7 @@ def test_rows_that_keep_few_inputs_apart_still_sum_to_values_and_count_the_rest(
     frozen, monkeypatch
 ):
     whole = graph_of(frozen, max_nodes=30)
-    monkeypatch.setattr(graphs, "N_INPUTS", 5)
+    monkeypatch.setattr(rows, "N_INPUTS", 5)
     graph = graph_of(frozen, max_nodes=30)
     fed = np.isin(kinds(graph), ("latent", "target"))
     np.testing.assert_allclose(graph.row_sums()[fed], graph.values[fed], atol=1e-9)
@@ -116,16 +117,44 @@ def test_rows_that_keep_few_inputs_apart_still_sum_to_values_and_count_the_rest(
 
 def test_a_walk_at_a_time_changes_nothing(frozen, monkeypatch):
     expected = graph_of(frozen, max_nodes=30)
-    monkeypatch.setattr(graphs, "WORKSPACE", 1)
+    monkeypatch.setattr(rows, "WORKSPACE", {"cpu": 1})
     found = graph_of(frozen, max_nodes=30)
     assert found.nodes == expected.nodes
     np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-10, atol=1e-12)
 
 
+def test_positions_with_many_latents_do_not_pad_the_others(frozen, monkeypatch):
+    expected = graph_of(frozen, max_nodes=30)
+    monkeypatch.setattr(active, "TABLE", 1)
+    assert len(replace(frozen.actives[0])._tables) == frozen.n_pos
+    parts = tuple(replace(one) for one in frozen.actives)
+    found = graph_of(replace(frozen, actives=parts), max_nodes=30)
+    np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(parts[2].written(), frozen.actives[2].written())
+
+
+def test_float32_is_exact_to_a_ten_thousandth(frozen):
+    exact, found = (graph_of(frozen, max_nodes=40, precision=p) for p in ("float64", "float32"))
+    fed = np.isin(kinds(found), ("latent", "target"))
+    error = np.abs(found.row_sums() - found.values)[fed]
+    assert 0 < error.max() < 1e-4 * np.abs(found.values[fed]).max()
+    assert found.nodes == exact.nodes
+    np.testing.assert_allclose(found.weight, exact.weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_graph_stops_at_the_stated_share_of_influence(frozen):
+    whole = graph_of(frozen, max_nodes=4000, batch_size=1)
+    part = graph_of(frozen, max_nodes=4000, batch_size=1, stop_share=0.6)
+    assert part.counts["influence_left_out"] <= 0.4
+    before = graph_of(frozen, max_nodes=part.counts["latents"] // 2, batch_size=1)
+    assert before.counts["influence_left_out"] > 0.4
+    assert part.counts["latents"] < whole.counts["latents"]
+
+
 def test_a_local_graph_explains_a_latent(frozen):
-    active = frozen.actives[3]
-    target = latent_target(frozen, 3, int(active.codes.latent[-1]), 7)
-    assert target.value == pytest.approx(float(active.codes.values[-1]), abs=1e-10)
+    codes = frozen.actives[3].codes
+    target = latent_target(frozen, 3, int(codes.latent[-1]), 7)
+    assert target.value == pytest.approx(float(codes.values[-1]), abs=1e-10)
     graph = graph_of(frozen, target, max_nodes=50)
     assert graph.row_sums()[-1] == pytest.approx(target.value, abs=1e-9)
     assert all(node.layer <= 2 for node in graph.nodes[:-1])
@@ -163,7 +192,9 @@ def test_a_model_without_saes_has_a_graph_of_leaves(gpt64):
 
 def test_direct_inputs_are_the_targets_row_of_the_graph(frozen):
     target = logit_target(frozen, 3, 5)
-    graph = attribution_graph(frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6))
+    graph = attribution_graph(
+        frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6, precision="float64")
+    )
     last = len(graph.nodes) - 1
     expected = {
         graph.nodes[source]: weight

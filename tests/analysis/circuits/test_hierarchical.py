@@ -6,9 +6,11 @@ from math import inf
 import pytest
 import torch
 
-from saelab.analysis.circuits.backward_walk import logit_reading, stop, walk_back
-from saelab.analysis.circuits.frozen import Active, Frozen
+from saelab.analysis.circuits.active import Active
+from saelab.analysis.circuits.backward_walk import stop, walk_back
+from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
+from saelab.analysis.circuits.readings import logit_reading
 from saelab.analysis.circuits.targets import Target, latent_target, logit_target
 from saelab.lm.linear.paths import LayerWeights, ModelWeights, Norm
 from saelab.lm.record import ForwardRecord, LayerRecord

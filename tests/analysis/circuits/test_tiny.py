@@ -52,7 +52,9 @@ def test_attributions_of_heads_sources_and_scores_add_up(frozen):
 def test_a_circuit_of_the_shipped_model_is_exact_and_keeps_the_logit_with_all_latents(
     tiny_lm, saes
 ):
-    found = explain(tiny_lm, saes, PROMPT, CircuitOptions(target="vera", against="tina"))
+    found = explain(
+        tiny_lm, saes, PROMPT, CircuitOptions(target="vera", against="tina", precision="float64")
+    )
     graph = found.graph
     fed = [i for i, node in enumerate(graph.nodes) if node.kind in ("latent", "target")]
     assert max(abs(graph.row_sums()[fed] - graph.values[fed])) < 1e-10

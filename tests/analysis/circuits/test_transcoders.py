@@ -9,17 +9,12 @@ from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
 from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
-from saelab.analysis.circuits.backward_walk import (
-    latent_reading,
-    logit_reading,
-    stop,
-    through,
-    walk_back,
-)
+from saelab.analysis.circuits.backward_walk import stop, through, walk_back
 from saelab.analysis.circuits.explain import CircuitOptions, explain, explain_runs
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.patching import latent_effects
+from saelab.analysis.circuits.readings import latent_reading, logit_reading
 from saelab.analysis.circuits.targets import logit_target
 from saelab.config import UsageError
 from saelab.host.host import Host
@@ -176,7 +171,7 @@ def test_on_the_shipped_model_leaves_sum_to_the_live_logit_difference(tiny_lm):
     saes = [Host.at(tiny_lm, random_sae("topk", d_in=128), site) for site in heads]
     saes += [random_transcoder(tiny_lm, layer, skip=layer % 2 == 0) for layer in range(4)]
     prompt = "when tina and vera went to the garden , tina sent a lamp to"
-    options = CircuitOptions(target="vera", against="tina", max_nodes=10_000)
+    options = CircuitOptions(target="vera", against="tina", max_nodes=10_000, precision="float64")
     graph = explain(tiny_lm, saes, prompt, options).graph
     assert {node.kind for node in graph.nodes} >= {"latent", "error", "embedding", "bias"}
     assert "mlp" not in {node.kind for node in graph.nodes}

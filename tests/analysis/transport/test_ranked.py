@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from saelab.analysis.transport.fit import cross_validated
-from saelab.analysis.transport.jackknife import jackknife, student
 from saelab.analysis.transport.moments import FoldSums, PairMoments
 from saelab.analysis.transport.operators import Canonical, fit_transport
 from saelab.analysis.transport.ranked import (
@@ -13,6 +12,7 @@ from saelab.analysis.transport.ranked import (
     cut_by_svd,
     whitened,
 )
+from saelab.evaluation.jackknife import jackknife, student
 
 N, D_IN, D_OUT = 300, 6, 5
 RANKS = range(D_OUT + 1)

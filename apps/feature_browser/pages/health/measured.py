@@ -10,9 +10,8 @@ import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import stamp
-from feature_browser.draw.boxes import boxed
-from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.tables import Column, cell, table
+from feature_browser.draw.markup import Html, joined
+from feature_browser.draw.sections import section_table
 
 FAITHFUL = ("amortisation", "reconstruction", "downstream")
 """The measurements of other encoders that are shown beside those of the SAE's own."""
@@ -29,7 +28,7 @@ def measured(card: RunCard) -> Html:
     """
     files = sorted(card.path.glob("evaluation/**/*.json"))
     stamps = tuple(stamp(path) for path in files)
-    return joined(_table(section) for section in _sections(card.path, card.name, stamps))
+    return joined(section_table(section) for section in _sections(card.path, card.name, stamps))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading what was measured …")
@@ -42,13 +41,3 @@ def _sections(path: Path, name: str, stamps: tuple[int, ...]) -> "list[Section]"
     found, encoders = load_evaluation(Run(path)), load_encoders(Run(path))
     others = beside(name, found, encoders, FAITHFUL) if encoders else []
     return [*report({name: found}), *others, not_measured(found)]
-
-
-def _table(section: "Section") -> Html:
-    if not section.rows:
-        return EMPTY
-    columns = [Column(c.name.replace("\n", " ").strip(), numeric=c.number) for c in section.columns]
-    rows = [[cell(text) for text in row] for row in section.rows]
-    warnings = joined(html('<p class="notice">{w}</p>', w=text) for text in section.warnings)
-    about = html('<p class="sub">{text}</p>', text=section.about) if section.about else EMPTY
-    return boxed(section.title, joined([about, table(columns, rows, section.title), warnings]))

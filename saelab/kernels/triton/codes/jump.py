@@ -6,7 +6,7 @@ An entry that is off but in the window has value zero. It is kept because its th
 its slope.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import no_type_check
 
 import torch
@@ -19,6 +19,7 @@ from saelab.kernels.rules import JumpRules
 from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.ragged import ragged_errors
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
+from saelab.kernels.triton.codes.shared_errors import SharedErrors
 from saelab.kernels.triton.select.scan import Entries, Scan
 from saelab.kernels.triton.weights import Decoder, Weights
 
@@ -65,6 +66,7 @@ class JumpCodes:
         shift: makes keys of most dictionaries fit in 16 bits, which sort faster.
         residual: result of the decode.
         scan: the scan that found the entries.
+        errors: computes the errors if other processes hold other latents.
     """
 
     values: Float[Tensor, " entry"]
@@ -74,16 +76,24 @@ class JumpCodes:
     shift: int
     residual: Residual
     scan: Scan
+    errors: SharedErrors | None = None
 
     @classmethod
-    def empty(cls, x: Float[Tensor, "batch d_in"], d_sae: int, rules: JumpRules) -> "JumpCodes":
+    def empty(
+        cls,
+        x: Float[Tensor, "batch d_in"],
+        d_sae: int,
+        rules: JumpRules,
+        errors: SharedErrors | None = None,
+    ) -> "JumpCodes":
         """The smallest memory for codes of these rows."""
         scan = Scan.empty(len(x), d_sae, rules.width, x.device)
         small = 2 * d_sae <= 2**16
         keys = torch.zeros(0, dtype=torch.int16 if small else torch.int32, device=x.device)
         residual = Residual.empty(x, 0, columns=chunk_columns(x.shape[1]))
         none = keys.new_zeros(0, dtype=torch.int32)
-        bare = cls(none.float(), none, none, keys, 2**15 if small else 0, residual, scan)
+        shift = 2**15 if small else 0
+        bare = cls(none.float(), none, none, keys, shift, residual, scan, errors)
         return bare.with_room(LEAST_ROOM)
 
     def with_room(self, n: int) -> "JumpCodes":
@@ -94,8 +104,10 @@ class JumpCodes:
         dots = out.dots.new_zeros(len(out.dots), n)
         out = out._replace(dots=dots, gradient=dots.new_empty(n))
         keys = self.keys.new_empty(n)
-        values = indices.float()
-        return JumpCodes(values, indices, indices.clone(), keys, self.shift, out, self.scan)
+        return replace(
+            self, values=indices.float(), indices=indices, error_rows=indices.clone(), keys=keys,
+            residual=out,
+        )  # fmt: skip
 
     @property
     def k(self) -> int:
@@ -109,8 +121,12 @@ class JumpCodes:
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`; entries that are off but in the window have a gradient too."""
-        out, starts = self.residual, self.scan.starts
-        ragged_errors((self.values, self.indices, starts), x, dictionary, out, share=1.0)
+        out, codes = self.residual, (self.values, self.indices, self.scan.starts)
+        if self.errors is None:
+            ragged_errors(codes, x, dictionary, out, share=1.0)
+        else:
+            self.errors.begin(codes, dictionary)
+            self.errors.end(codes, x, dictionary, out)
         code_gradients(self.values, self.indices, dictionary.scale, out, factor=factor, signed=True)
 
     def invert(self, d_sae: int) -> LatentPairs:

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
 # pyright: reportMissingParameterType=false, reportCallIssue=false
 """Codes in rows of different lengths: selected over the batch, decoded, and differentiated."""
 
@@ -27,7 +27,7 @@ ENTRIES_OF_GROUP = 4
 
 @triton.jit
 @no_type_check
-def _entries(codes, entry, stop, column, inside, d, ENTRIES: tl.constexpr):
+def next_entries(codes, entry, stop, column, inside, d, ENTRIES: tl.constexpr):
     """The next entries of a row: which exist, their values, and a chunk of their atoms."""
     values, indices, scale, W = codes
     at = entry + tl.arange(0, ENTRIES)
@@ -80,7 +80,7 @@ def _residual_kernel(
         entry = tl.load(starts + token * GROUPS + group)
         stop = tl.load(starts + token * GROUPS + group + 1)
         while entry < stop:
-            _, _, value, atoms = _entries(codes, entry, stop, column, inside, d, ENTRIES)
+            _, _, value, atoms = next_entries(codes, entry, stop, column, inside, d, ENTRIES)
             error += tl.sum(value[:, None] * atoms, 0)
             entry += ENTRIES
         square = tl.sum(tl.where(inside, error * error, 0.0))
@@ -94,7 +94,7 @@ def _residual_kernel(
         stop = tl.load(starts + token * GROUPS + group + 1)
         while entry < stop:
             # Read again, from the cache, now that the error is known.
-            at, kept, value, atoms = _entries(codes, entry, stop, column, inside, d, ENTRIES)
+            at, kept, value, atoms = next_entries(codes, entry, stop, column, inside, d, ENTRIES)
             dot = tl.sum(atoms * slope[None, :], 1)
             tl.store(dots + chunk.to(tl.int64) * n + at, dot, mask=kept)
             if GROUPS > 1:

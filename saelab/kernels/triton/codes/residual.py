@@ -81,7 +81,9 @@ def _gradient_kernel(
     kept = at < n
     total = tl.zeros([BLOCK], tl.float32)
     for chunk in range(CHUNKS):
-        total += tl.load(dots + chunk * n + at, mask=kept, other=0.0)
+        # The products of all chunks may be more than 32 bits can number.
+        place = at + tl.cast(chunk, tl.int64) * n
+        total += tl.load(dots + place, mask=kept, other=0.0)
     total *= tl.load(scale + tl.load(indices + at, mask=kept, other=0), mask=kept, other=0.0)
     if not SIGNED:
         total = tl.where(tl.load(values + at, mask=kept, other=0.0) > 0, total, 0.0)

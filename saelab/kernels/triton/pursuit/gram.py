@@ -26,6 +26,12 @@ PER_WARP = 512
 MAX_REGISTERS = 64
 """Largest number of registers per thread, so that a multiprocessor holds 32 warps: one program of
 the widest kind."""
+MIN_COLUMNS = 64
+"""Columns of a program at least, so that all lanes of a warp agree on a value.
+
+With at most one product per lane the compiler joins a lane's own product to the first addition
+between lanes: lanes i and j then compute a * b + round(c * d) and round(a * b) + c * d. Near zero
+one goes on and the other stops, and what they still exchange is of no step."""
 CHUNK_BYTES = 2**28
 """Bytes of first correlations in memory at a time."""
 
@@ -97,6 +103,6 @@ def pursue_rows(
         M = max(16, power_of_two(m))
         _steps_kernel[(len(left),)](
             first, scales, cosines, atoms, left, values, indices, float(threshold),
-            values.shape[1], m, d, M=M, D=max(16, power_of_two(d)), STOPS=threshold > 0,
+            values.shape[1], m, d, M=M, D=max(MIN_COLUMNS, power_of_two(d)), STOPS=threshold > 0,
             num_warps=min(32, max(1, M // PER_WARP)), maxnreg=MAX_REGISTERS,
         )  # fmt: skip

@@ -18,7 +18,9 @@ import triton.language as tl
 from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
-from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.config import UsageError
+from saelab.kernels.exchange import ALONE, Exchange
+from saelab.kernels.sizes import ceil_div, fits_batch_select, power_of_two
 from saelab.kernels.triton.select.batch_list import list_entries_kernel
 from saelab.kernels.triton.select.digits import (
     count_digits_kernel,
@@ -27,7 +29,8 @@ from saelab.kernels.triton.select.digits import (
     next_numbers,
     share_of_rows,
 )
-from saelab.kernels.triton.select.rows import segment_maxima
+from saelab.kernels.triton.select.rows import segment_maxima, segments
+from saelab.kernels.triton.select.shared import keep_own_ties_
 
 ROWS = 32
 """Rows per program in most kernels."""
@@ -130,16 +133,18 @@ def _rank(
     listed: _Listed | None,
     n: int,
     counts: Int[Tensor, "round 256"],
+    exchange: Exchange,
     *,
     by_magnitude: bool,
 ) -> _Ranked:
-    """Find the n-th largest number of a table, or of its listed numbers.
+    """Find the n-th largest number of all processes' tables, or of their listed numbers.
 
     Args:
         table: the numbers.
         listed: the numbers that take part; None for all.
         n: the rank.
         counts: zeros, one table per digit of a key.
+        exchange: reaches the other processes.
         by_magnitude: rank by |x|.
     """
     batch, width = table.shape
@@ -153,6 +158,7 @@ def _rank(
         count_digits_kernel[(ceil_div(batch, rows),)](
             *numbers, counts, n, batch, width, ROUND=round_, ROWS=rows, COLUMNS=columns, **shape
         )
+        exchange.sum(counts[round_])
     blocks = ceil_div(batch, ROWS)
     ranked = _Ranked(*(counts.new_empty(size) for size in ((2,), (2, batch), (2, blocks))))
     count_rows_kernel[(blocks,)](
@@ -194,12 +200,26 @@ def _list_entries(
     return listed
 
 
+def check_batch_select(batch: int, m: int, n: int) -> None:
+    """Refuse to select n of `batch` rows of m entries if that would count beyond 2^31.
+
+    Raises:
+        UsageError: gives the sizes.
+    """
+    if not fits_batch_select(batch, m, n):
+        raise UsageError(
+            f"Selecting {n} of {batch} x {m} pre-activations counts beyond 2^31; lower the batch "
+            "size or k."
+        )
+
+
 def select_batch_top_k(
     pre_acts: Float[Tensor, "batch d_sae"],
     n: int,
     *,
     by_magnitude: bool = False,
     out: FlatPlace | None = None,
+    exchange: Exchange = ALONE,
 ) -> FlatCodes:
     """The n largest stored entries of the whole batch, in float32, rectified.
 
@@ -207,20 +227,27 @@ def select_batch_top_k(
     batch may hold anything except NaN.
 
     Args:
-        pre_acts: contiguous, fewer than 2^31 entries.
-        n: from 1 to their number.
+        pre_acts: contiguous, of any number of entries.
+        n: from 1 to their number; see `fits_batch_select`.
         by_magnitude: rank by |x|; values keep their signs.
-        out: memory for n entries.
+        out: memory for n entries, or for all that this process can have of them.
+        exchange: reaches the processes whose latents' entries are ranked too. Each gets its own of
+            the n largest of all; what lies behind them in `out` is not changed.
+
+    Raises:
+        UsageError: the selection would count beyond 2^31.
     """
     batch, m = pre_acts.shape
+    check_batch_select(batch, m if exchange.shard is None else exchange.shard.d_sae, n)
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out
     maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
     counts = out.indices.new_zeros(2, _key_bits(pre_acts) // 8, 256)
     listed = None
-    if n <= maxima.numel():
-        segments = _rank(maxima, None, n, counts[0], by_magnitude=False)
-        listed = _list_entries(pre_acts, maxima, segments, n, W, by_magnitude=by_magnitude)
-    entries = _rank(pre_acts, listed, n, counts[1], by_magnitude=by_magnitude)
+    if n <= _fewest_segments(maxima, exchange):
+        largest = _rank(maxima, None, n, counts[0], exchange, by_magnitude=False)
+        listed = _list_entries(pre_acts, maxima, largest, n, W, by_magnitude=by_magnitude)
+    entries = _rank(pre_acts, listed, n, counts[1], exchange, by_magnitude=by_magnitude)
+    keep_own_ties_(pre_acts, entries, exchange, by_magnitude=by_magnitude, block=ROWS)
     offsets = counts.new_empty(batch, dtype=torch.int64)
     blocks = ceil_div(batch, ROWS)
     _write_kernel[(blocks,)](
@@ -229,3 +256,13 @@ def select_batch_top_k(
         GROUPS=len(out.lows), LISTED=listed is not None,
     )  # fmt: skip
     return FlatCodes(out.values, out.indices, offsets)
+
+
+def _fewest_segments(maxima: Float[Tensor, "batch segment"], exchange: Exchange) -> int:
+    """No more than all processes' segments, and the same number in each of them."""
+    shard = exchange.shard
+    if shard is None:
+        return maxima.numel()
+    # Processes hold one of two numbers of latents, and more latents may be in fewer segments.
+    fewest = min(segments(shard.most), segments(shard.d_sae // shard.size))
+    return len(maxima) * fewest * shard.size

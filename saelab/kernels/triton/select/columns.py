@@ -142,7 +142,7 @@ def select_column_top_k(
     except NaN.
 
     Args:
-        pre_acts: contiguous, fewer than 2^31 entries.
+        pre_acts: contiguous, of any number of entries.
         ranked: the latents by rank.
         budgets: the number of rows by rank, at most the batch.
         counts: `budgets.counts` on the device of `pre_acts`, as a CUDA graph needs it.

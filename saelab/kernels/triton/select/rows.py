@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
-from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.sizes import ceil_div, power_of_two, segment_width
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.sort import descending
 
@@ -173,9 +173,9 @@ def _select_kernel(
     tl.store(indices + token * k + slot, index, mask=kept)
 
 
-def _segment_width(m: int) -> int:
-    """Entries per segment: wider segments are fewer, but more of them is read again."""
-    return 64 if m <= 2**16 else 128
+def segments(m: int) -> int:
+    """Into how many segments a row of m entries is cut."""
+    return ceil_div(m, segment_width(m))
 
 
 def segment_maxima(
@@ -183,8 +183,7 @@ def segment_maxima(
 ) -> tuple[Float[Tensor, "batch segment"], int]:
     """The largest entry, |entry| or score of each segment of each row; and a segment's width."""
     batch, m = pre_acts.shape
-    W = _segment_width(m)
-    n = ceil_div(m, W)
+    W, n = segment_width(m), segments(m)
     step = min(CHUNK // W, power_of_two(n))
     dtype = pre_acts.dtype if effects is None else torch.float32
     maxima = pre_acts.new_empty(batch, n, dtype=dtype)

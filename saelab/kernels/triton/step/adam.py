@@ -16,7 +16,10 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.triton.step.gradients import latent_gradients
+from saelab.kernels.sizes import ceil_div
+from saelab.kernels.triton.step.gradients import columns_of, latent_gradients, program_part
+from saelab.kernels.triton.step.rules import AdamRules
+from saelab.kernels.triton.weights import Parameter, Weights
 
 
 @triton.jit
@@ -95,6 +98,7 @@ def step_kernel(
     batch,
     m,
     d,
+    d_in,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     B1: tl.constexpr,
@@ -107,31 +111,30 @@ def step_kernel(
     EXTRA: tl.constexpr,
     CLIP: tl.constexpr,
     DECAY: tl.constexpr,
+    SQUARE: tl.constexpr,
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
     `to_input` receives the gradients that the encoder's biases send to its input, summed over
     latents.
     """
-    groups = tl.cdiv(m, LATENTS)
-    chunks = tl.cdiv(d, COLUMNS)
-    group = tl.program_id(0) % groups
-    chunk = tl.program_id(0) // groups
-    column = chunk * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (column < d) | EVEN
+    group, chunk = program_part(m, LATENTS)
+    chunks = tl.cdiv(tl.maximum(d, d_in), COLUMNS)
+    column, inside, reads = columns_of(chunk, d, d_in, COLUMNS, EVEN, SQUARE)
     through = tl.zeros([COLUMNS], tl.float32)
     latent = group * LATENTS
     while latent < tl.minimum((group + 1) * LATENTS, m):
         at = latent.to(tl.int64) * d + column
         w = tl.load(dec + at, mask=inside, other=0.0, eviction_policy="evict_first")
         w *= tl.load(scale + latent)
-        u = tl.load(enc + at, mask=inside, other=0.0, eviction_policy="evict_first")
+        to = at if SQUARE else latent.to(tl.int64) * d_in + column
+        u = tl.load(enc + to, mask=reads, other=0.0, eviction_policy="evict_first")
         pairs, codes = (order, offsets), (values, gradient, error_rows)
         pieces = (first, sums, scalars)
         extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
-            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
-            k, GROUPS, PAIRS, EXTRA,
+            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, reads, factor,
+            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE,
         )  # fmt: skip
         through += to_bias * u
         to_dec -= radial * w
@@ -144,15 +147,15 @@ def step_kernel(
             w *= tl.load(rates + 2)
             u *= tl.load(rates + 2)
         w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
-        u = _adam(u, to_enc, (enc_m, enc_v), at, inside, rates, B1, B2, EPS)
+        u = _adam(u, to_enc, (enc_m, enc_v), to, reads, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)
-        _store_row(enc, enc_copy, at, u, inside)
+        _store_row(enc, enc_copy, to, u, reads)
         tl.store(norms + latent * chunks + chunk, tl.sum(tl.where(inside, w * w, 0.0)))
         if chunk == 0:
             state = (bias, bias_m, bias_v, bias_copy, since_fired)
             _step_scalars(state, latent, m, to_bias, fired, batch, rates, B1, B2, EPS)
         latent += 1
-    tl.store(to_input + group.to(tl.int64) * d + column, through, mask=inside)
+    tl.store(to_input + group.to(tl.int64) * d_in + column, through, mask=reads)
 
 
 @triton.jit
@@ -184,7 +187,7 @@ def vector_kernel(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adam on a vector with gradient `factor * gradient - minus`, times `clip` if given."""
+    """Adam on numbers with gradient `factor * gradient - minus`, times `clip` if given."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     g = factor * tl.load(gradient + at, mask=inside, other=0.0)
@@ -196,16 +199,6 @@ def vector_kernel(
     tl.store(p + at, value, mask=inside)
 
 
-@triton.jit
-@no_type_check
-def centre_kernel(x, bias, centred, n, d, BLOCK: tl.constexpr):
-    """The encoder's input, rounded once."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
-    value -= tl.load(bias + at % d, mask=at < n, other=0.0)
-    tl.store(centred + at, value, mask=at < n)
-
-
 def tokens_since(
     values: Float[Tensor, "*entry"],
     indices: Int[Tensor, "*entry"],
@@ -215,3 +208,35 @@ def tokens_since(
     """Tokens since each latent last fired, after a batch with these codes."""
     silent = torch.where(values > 0, 0, torch.iinfo(before.dtype).max).flatten()
     return (before + batch).scatter_reduce(0, indices.flatten().long(), silent, "amin")
+
+
+def advance_rates(weights: Weights, adam: AdamRules, rates: Float[Tensor, " 3"]) -> None:
+    """Count a step; its size, the root of the second moment's correction, and the decay."""
+    # In float64: in float32, 1 - 0.999 has five digits.
+    b1, b2 = adam.betas
+    weights.step.add_(1)
+    rates[:1] = weights.lr / (1 - b1**weights.step)
+    rates[1:2] = (1 - b2**weights.step).sqrt()
+    rates[2:] = 1 - weights.lr * adam.weight_decay
+
+
+def move_parameter(
+    p: Parameter,
+    gradient: Float[Tensor, "*shape"],
+    minus: Float[Tensor, "*shape"],
+    factor: float | int,
+    rates: Float[Tensor, " 3"],
+    share: Float[Tensor, " 1"] | None,
+    adam: AdamRules,
+) -> None:
+    """Update a parameter outside of the latents, not its copy, by Adam; a matrix decays.
+
+    Its gradient is `factor * gradient - minus`, times `share` if given.
+    """
+    n, (b1, b2) = gradient.numel(), adam.betas
+    if adam.weight_decay and gradient.ndim > 1:
+        p.value.mul_(rates[2])
+    vector_kernel[(ceil_div(n, 256),)](
+        p.value, p.m, p.v, gradient, minus, rates, rates if share is None else share, factor, n,
+        B1=b1, B2=b2, EPS=adam.eps, CLIP=share is not None, BLOCK=256,
+    )  # fmt: skip

@@ -16,73 +16,12 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.triton.select.rows import order_key, read
+from saelab.kernels.exchange import Exchange
+from saelab.kernels.sizes import ceil_div
+from saelab.kernels.triton.select.keep import keep_top_k_
 from saelab.kernels.triton.weights import Weights
 
-CHUNK = 8192
-KEYS = 2048
-"""Keys of a chunk in the registers of a warp."""
 ROWS, COLUMNS = 64, 64
-
-
-@triton.jit
-@no_type_check
-def _keys(row, at, valid, BITS: tl.constexpr, SIGNED: tl.constexpr):
-    key = order_key(read(row, at, valid, SIGNED), valid)
-    if BITS == 16:
-        # The lower half of a bfloat16's key is all ones if the number is negative.
-        key = key & -0x10000
-    return key
-
-
-@triton.jit
-@no_type_check
-def _keep_kernel(
-    pre_acts,
-    n_valid,
-    k,
-    n: tl.constexpr,
-    BITS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    SIGNED: tl.constexpr,
-):
-    """Write zeros over all entries except a row's top k of its first `n_valid`.
-
-    The k-th largest key is found bit by bit, by counting the keys that are at least as large. A row
-    of one chunk is read once.
-    """
-    row = pre_acts + tl.program_id(0).to(tl.int64) * n
-    valid = tl.load(n_valid)
-    wanted = tl.minimum(k, valid)
-    limit = tl.full([], -0x80000000, tl.int32)
-    at = tl.arange(0, CHUNK)
-    first_keys = _keys(row, at, at < valid, BITS, SIGNED)
-    for done in range(BITS):
-        higher = limit + (tl.full([], 1, tl.int32) << (31 - done))
-        count = tl.sum((first_keys >= higher).to(tl.int32))
-        for first in range(CHUNK, n, CHUNK):
-            count += _count_above(row, first + at, valid, higher - 1, BITS, SIGNED)
-        limit = tl.where(count >= wanted, higher, limit)
-    missing = wanted - tl.sum((first_keys > limit).to(tl.int32))
-    for first in range(CHUNK, n, CHUNK):
-        missing -= _count_above(row, first + at, valid, limit, BITS, SIGNED)
-    for first in range(0, n, CHUNK):
-        place = first + at
-        key = _keys(row, place, place < valid, BITS, SIGNED)
-        equal = (key == limit) & (place < valid)
-        kept = (key > limit) | (equal & (tl.cumsum(equal.to(tl.int32)) <= missing))
-        missing -= tl.sum(equal.to(tl.int32))
-        value = tl.load(row + place, mask=place < n, other=0.0)
-        if not SIGNED:
-            kept = kept & (value > 0)
-        tl.store(row + place, tl.where(kept & (place < valid), value, 0.0), mask=place < n)
-
-
-@triton.jit
-@no_type_check
-def _count_above(row, at, valid, limit, BITS: tl.constexpr, SIGNED: tl.constexpr):
-    return tl.sum((_keys(row, at, at < valid, BITS, SIGNED) > limit).to(tl.int32))
 
 
 @triton.jit
@@ -110,26 +49,6 @@ def _slope_kernel(
     to = partial + block.to(tl.int64) * 2 * n + column
     tl.store(to, tl.sum(slope, 0), mask=column < n)
     tl.store(to + n, tl.sum(value * slope, 0), mask=column < n)
-
-
-def keep_top_k_(
-    pre_acts: Float[Tensor, "batch n"],
-    n_valid: Int[Tensor, ""],
-    k: int,
-    *,
-    signed: bool,
-) -> None:
-    """Turn pre-activations into dense codes in place: the top k of each row's first `n_valid`.
-
-    Any k; of equal entries the lowest index. With `signed`, by magnitude with signs, else
-    rectified.
-    """
-    batch, n = pre_acts.shape
-    chunk = min(CHUNK, max(16, power_of_two(n)))
-    _keep_kernel[(batch,)](
-        pre_acts, n_valid, k, n=n, CHUNK=chunk, SIGNED=signed, num_warps=max(1, chunk // KEYS),
-        BITS=16 if pre_acts.dtype == torch.bfloat16 else 32,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,18 +86,27 @@ class AuxStep:
 
     Attributes:
         slots: `[d_sae]`, slot of each dead latent, -1 for living ones.
-        to_dec, to_enc: `[capacity d_in]`, gradients of the decoder's and the encoder's rows.
+        to_dec: `[capacity d_out]`, gradients of the decoder's rows.
+        to_enc: `[capacity d_in]`, gradients of the encoder's rows.
         scalars: `[capacity 2]`, gradient of the bias, and the decoder's radial part.
         slope: factor by which the gradients must still be multiplied.
         loss: AuxK's loss in the last step, before its coefficient; 0 if no latent was dead.
     """
 
-    def __init__(self, weights: Weights, rules: AuxRules, capacity: int, *, signed: bool) -> None:
-        m, d = weights.dec.value.shape
-        self.weights, self.rules, self.signed = weights, rules, signed
+    def __init__(
+        self,
+        weights: Weights,
+        rules: AuxRules,
+        capacity: int,
+        exchange: Exchange,
+        *,
+        signed: bool,
+    ) -> None:
+        m, d_out = weights.dec.value.shape
+        self.weights, self.rules, self.exchange, self.signed = weights, rules, exchange, signed
         self.slots = torch.full((m,), -1, dtype=torch.int32, device=weights.scale.device)
-        self.to_dec = weights.scale.new_zeros(capacity, d)
-        self.to_enc = torch.zeros_like(self.to_dec)
+        self.to_dec = weights.scale.new_zeros(capacity, d_out)
+        self.to_enc = weights.scale.new_zeros(capacity, weights.enc.value.shape[1])
         self.scalars = weights.scale.new_zeros(capacity, 2)
         self.loss, self.slope = weights.scale.new_zeros(()), weights.scale.new_zeros(1)
         self._places = self.slots.new_zeros(capacity + 1, dtype=torch.int64)
@@ -192,7 +120,7 @@ class AuxStep:
     def run(
         self,
         codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]],
-        residual: Float[Tensor, "batch d_in"],
+        residual: Float[Tensor, "batch d_out"],
         centred: Float[Tensor, "batch d_in"],
         variance: Float[Tensor, ""],
     ) -> None:
@@ -200,16 +128,16 @@ class AuxStep:
 
         Args:
             codes: values and indices of the main reconstruction.
-            residual: x_hat - x.
-            centred: x - b_dec.
+            residual: x_hat less what it reconstructs.
+            centred: what the encoder reads.
             variance: the residual's squares about its mean, summed.
         """
         w = self.weights
         n_dead, places = self._gather(self._dead(codes))
         z = torch.addmm(w.b_enc.copy[places], centred, w.enc.copy[places].T)
-        keep_top_k_(z, n_dead, self.rules.k, signed=self.signed)
+        n_dead = self._keep_(z, n_dead, places)
         atoms = (w.scale[places, None] * w.dec.value[places]).to(z.dtype)
-        missed = torch.addmm(residual, z, atoms)
+        missed = self._missed(residual, z, atoms)
         self.loss.copy_(squared_norm(missed) / variance)
         self.loss.copy_(torch.where(n_dead > 0, self.loss, 0.0).nan_to_num(0.0, 0.0, 0.0))
         self.slope.copy_((2 * self.rules.coefficient / variance).nan_to_num(0.0, 0.0, 0.0))
@@ -241,6 +169,43 @@ class AuxStep:
         self._places.zero_()
         self._places.scatter_(0, torch.where(dead, place, len(self.to_dec)), self._latents)
         return dead.sum().int(), self._places[:-1]
+
+    def _keep_(
+        self,
+        z: Float[Tensor, "batch n"],
+        n_dead: Int[Tensor, ""],
+        places: Int[Tensor, " n"],
+    ) -> Int[Tensor, ""]:
+        """Turn the dead latents' pre-activations into codes; the number of all that are dead.
+
+        Of several processes, each selects among all their dead latents, and keeps its own.
+        """
+        shard, n = self.exchange.shard, len(places)
+        if shard is None:
+            keep_top_k_(z, n_dead, self.rules.k, signed=self.signed)
+            return n_dead
+        filled = torch.arange(n, device=z.device) < n_dead
+        own = torch.where(filled, places * shard.size + shard.rank, shard.d_sae)
+        latents = self.exchange.gather(own).flatten()
+        order = latents.argsort(stable=True)
+        total = (latents < shard.d_sae).sum().int()
+        every = self.exchange.gather(z).movedim(0, 1).flatten(1)[:, order].contiguous()
+        keep_top_k_(every, total, self.rules.k, signed=self.signed)
+        z.copy_(every[:, order.argsort()[shard.rank * n : (shard.rank + 1) * n]])
+        return total
+
+    def _missed(
+        self,
+        residual: Float[Tensor, "batch d_in"],
+        z: Float[Tensor, "batch n"],
+        atoms: Float[Tensor, "n d_in"],
+    ) -> Float[Tensor, "batch d_in"]:
+        """The error that is left with these codes of all processes' dead latents."""
+        if self.exchange.shard is None:
+            return torch.addmm(residual, z, atoms)
+        part = self.loss.new_empty(residual.shape)
+        product_(z, atoms, part)
+        return (residual + self.exchange.sum(part)).to(residual.dtype)
 
     def _reduce(
         self, z: Float[Tensor, "batch n"], slopes: Float[Tensor, "batch n"]

@@ -11,22 +11,36 @@ indices of the SAE's own codes.
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.nested import NestedCodes
 from saelab.kernels.triton.codes.ragged import Ragged
 from saelab.kernels.triton.codes.rows import RowCodes
+from saelab.kernels.triton.codes.shared import SharedCodes
+from saelab.kernels.triton.codes.shared_errors import SharedErrors
+from saelab.kernels.triton.select.batch import check_batch_select
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.rules import Rules
 
-Codes = RowCodes | NestedCodes | Ragged | JumpCodes
+Codes = RowCodes | NestedCodes | Ragged | JumpCodes | SharedCodes
 
 
-def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rules) -> Codes:
-    """Memory for the codes of these rules; `factors` will make the pre-activations."""
+def empty_codes(
+    x: Float[Tensor, "batch d_out"], factors: TieFactors, rules: Rules, exchange: Exchange
+) -> Codes:
+    """Memory for the codes of these rules; `factors` will make the pre-activations.
+
+    Raises:
+        UsageError: they are too many, see `check_batch_select`.
+    """
     d_sae = len(factors.W)
     rule = rules.sae
+    if exchange.shard is not None:
+        if rule.jump is None:
+            return SharedCodes.empty(x, d_sae, rule, exchange)
+        return JumpCodes.empty(x, d_sae, rule.jump, SharedErrors.empty(x, rule, exchange))
     if rules.ties == "float32":
         return RowCodes.empty(x, int(rule.k), signed=rule.signed, ties=factors)
     if rule.budgets:
@@ -35,6 +49,7 @@ def empty_codes(x: Float[Tensor, "batch d_in"], factors: TieFactors, rules: Rule
         return JumpCodes.empty(x, d_sae, rule.jump)
     if rule.over_batch:
         n, columns = int(rule.k * len(x)), None
+        check_batch_select(len(x), d_sae, n)
         if rule.by_column:
             assert rule.usage is not None
             columns = zipf_budgets(d_sae, rule.usage, len(x))

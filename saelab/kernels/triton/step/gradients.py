@@ -23,10 +23,10 @@ class Sums(NamedTuple):
         values: values of the codes.
         gradient: gradient of the codes.
         error_rows: row of errors of each entry, if rows differ in length; else not read.
-        errors: x_hat - x.
-        inputs: x - b_dec.
+        errors: x_hat - x; of a transcoder, the error of its target.
+        inputs: what the encoder reads: x less its bias.
         first: the first slice of each latent that is split.
-        pieces: `[capacity 2 d_in]`, sums of the slices.
+        pieces: `[capacity d_out + d_in]`, sums of the slices.
         scalars: `[capacity 3]`, sums of gradient, value * gradient, and firings of the slices.
     """
 
@@ -35,11 +35,28 @@ class Sums(NamedTuple):
     values: Float[Tensor, "*entry"]
     gradient: Float[Tensor, "*entry"]
     error_rows: Int[Tensor, "*entry"]
-    errors: Float[Tensor, "row d_in"]
+    errors: Float[Tensor, "row d_out"]
     inputs: Float[Tensor, "batch d_in"]
     first: Int[Tensor, " d_sae_1"]
-    pieces: Float[Tensor, "capacity 2 d_in"]
+    pieces: Float[Tensor, "capacity d_both"]
     scalars: Float[Tensor, "capacity 3"]
+
+
+@triton.jit
+@no_type_check
+def program_part(m, LATENTS: tl.constexpr):
+    """The group of LATENTS latents, and the chunk of columns, that this program does."""
+    groups = tl.cdiv(m, LATENTS)
+    return tl.program_id(0) % groups, tl.program_id(0) // groups
+
+
+@triton.jit
+@no_type_check
+def columns_of(chunk, d, d_in, COLUMNS: tl.constexpr, EVEN: tl.constexpr, SQUARE: tl.constexpr):
+    """A chunk's columns, and which of them the decoder's and the encoder's rows have."""
+    column = chunk * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (column < d) | EVEN
+    return column, inside, inside if SQUARE else column < d_in
 
 
 @triton.jit
@@ -52,16 +69,19 @@ def _sum_both(
     stop,
     column,
     inside,
+    reads,
     d,
+    d_in,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
+    SQUARE: tl.constexpr,
 ):
     """Sums over the pairs `start` to `stop`.
 
     The sums of value * error, gradient * input, gradient, value * gradient, and of firings. If k is
     0, rows differ in length, each has GROUPS rows of errors, and `error_rows` gives each pair's
-    row.
+    row. If the encoder reads as many columns as the decoder writes, SQUARE holds.
     """
     values, gradient, error_rows = codes
     errors, inputs = rows
@@ -78,8 +98,10 @@ def _sum_both(
         there = kept[:, None] & inside[None, :]
         place = row.to(tl.int64)[:, None] * d + column[None, :]
         error = tl.load(errors + place, mask=there, other=0.0, eviction_policy="evict_last")
-        if GROUPS > 1:
-            place = (row // GROUPS).to(tl.int64)[:, None] * d + column[None, :]
+        if not SQUARE:
+            there = kept[:, None] & reads[None, :]
+        if GROUPS > 1 or not SQUARE:
+            place = (row // GROUPS).to(tl.int64)[:, None] * d_in + column[None, :]
         x = tl.load(inputs + place, mask=there, other=0.0, eviction_policy="evict_last")
         value = tl.load(values + pair, mask=kept, other=0.0)
         grad = tl.load(gradient + pair, mask=kept, other=0.0)
@@ -109,19 +131,20 @@ def slice_kernel(
     capacity,
     m,
     d,
+    d_in,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     SLICE: tl.constexpr,
     COLUMNS: tl.constexpr,
     PAIRS: tl.constexpr,
     EVEN: tl.constexpr,
+    SQUARE: tl.constexpr,
 ):
     """The sums of one slice of a split latent on one chunk."""
     piece = tl.program_id(0) % capacity
     if piece < tl.load(first + m):
         chunk = tl.program_id(0) // capacity
-        column = chunk * COLUMNS + tl.arange(0, COLUMNS)
-        inside = (column < d) | EVEN
+        column, inside, reads = columns_of(chunk, d, d_in, COLUMNS, EVEN, SQUARE)
         latent = tl.load(owner + piece)
         start = tl.load(offsets + latent) + (piece - tl.load(first + latent)) * SLICE
         stop = tl.minimum(start + SLICE, tl.load(offsets + latent + 1))
@@ -133,14 +156,17 @@ def slice_kernel(
             stop,
             column,
             inside,
+            reads,
             d,
+            d_in,
             k,
             GROUPS,
             PAIRS,
+            SQUARE,
         )
-        at = piece.to(tl.int64) * 2 * d + column
+        at = piece.to(tl.int64) * (d + d_in) + column
         tl.store(sums + at, to_dec, mask=inside)
-        tl.store(sums + at + d, to_enc, mask=inside)
+        tl.store(sums + at + d, to_enc, mask=reads)
         if chunk == 0:
             tl.store(scalars + piece * 3, bias)
             tl.store(scalars + piece * 3 + 1, radial)
@@ -158,12 +184,15 @@ def latent_gradients(
     latent,
     column,
     inside,
+    reads,
     factor,
     d,
+    d_in,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
     EXTRA: tl.constexpr,
+    SQUARE: tl.constexpr,
 ):
     """A chunk of the gradients of both rows of a latent, and its scalars.
 
@@ -177,12 +206,12 @@ def latent_gradients(
     start = tl.load(offsets + latent)
     stop = tl.where(end > part, start, tl.load(offsets + latent + 1))
     to_dec, to_enc, bias, radial, fired = _sum_both(
-        order, codes, rows, start, stop, column, inside, d, k, GROUPS, PAIRS
+        order, codes, rows, start, stop, column, inside, reads, d, d_in, k, GROUPS, PAIRS, SQUARE
     )
     while part < end:
-        piece = part.to(tl.int64) * 2 * d + column
+        piece = part.to(tl.int64) * (d + d_in) + column
         to_dec += tl.load(sums + piece, mask=inside, other=0.0)
-        to_enc += tl.load(sums + piece + d, mask=inside, other=0.0)
+        to_enc += tl.load(sums + piece + d, mask=reads, other=0.0)
         bias += tl.load(scalars + part * 3)
         radial += tl.load(scalars + part * 3 + 1)
         fired += tl.load(scalars + part * 3 + 2)
@@ -195,7 +224,9 @@ def latent_gradients(
         at = slot.to(tl.int64) * d + column
         weight = tl.load(slope)
         to_dec += weight * tl.load(more_dec + at, mask=inside & has, other=0.0)
-        to_enc += weight * tl.load(more_enc + at, mask=inside & has, other=0.0)
+        if not SQUARE:
+            at = slot.to(tl.int64) * d_in + column
+        to_enc += weight * tl.load(more_enc + at, mask=reads & has, other=0.0)
         bias += weight * tl.load(more_scalars + slot * 2, mask=has, other=0.0)
         radial += weight * tl.load(more_scalars + slot * 2 + 1, mask=has, other=0.0)
     return to_dec, to_enc, bias, radial, fired
@@ -224,6 +255,7 @@ def norm_kernel(
     factor,
     m,
     d,
+    d_in,
     k: tl.constexpr,
     GROUPS: tl.constexpr,
     LATENTS: tl.constexpr,
@@ -231,18 +263,16 @@ def norm_kernel(
     PAIRS: tl.constexpr,
     EVEN: tl.constexpr,
     EXTRA: tl.constexpr,
+    SQUARE: tl.constexpr,
 ):
     """The squared norm of LATENTS latents' gradients on one chunk; bias gradients are complete.
 
     The decoder's gradient counts without its radial part. For a unit row this part is its product
     with the row.
     """
-    groups = tl.cdiv(m, LATENTS)
-    chunks = tl.cdiv(d, COLUMNS)
-    group = tl.program_id(0) % groups
-    chunk = tl.program_id(0) // groups
-    column = chunk * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (column < d) | EVEN
+    group, chunk = program_part(m, LATENTS)
+    chunks = tl.cdiv(tl.maximum(d, d_in), COLUMNS)
+    column, inside, reads = columns_of(chunk, d, d_in, COLUMNS, EVEN, SQUARE)
     total = tl.zeros([COLUMNS], tl.float32)
     rest = tl.zeros([], tl.float32)
     latent = group * LATENTS
@@ -251,10 +281,11 @@ def norm_kernel(
         pieces = (first, sums, scalars)
         extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, bias, radial, _ = latent_gradients(
-            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, factor, d,
-            k, GROUPS, PAIRS, EXTRA,
+            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, reads, factor,
+            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE,
         )  # fmt: skip
-        total += tl.where(inside, to_dec * to_dec + to_enc * to_enc, 0.0)
+        # What is masked is zero: no number is read there.
+        total += tl.where(inside | reads, to_dec * to_dec + to_enc * to_enc, 0.0)
         if chunk == 0:
             rest += bias * bias - radial * radial
             tl.store(to_bias + latent, bias)

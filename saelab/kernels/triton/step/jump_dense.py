@@ -7,10 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.kernels.torch.pairs import LatentPairs, heavy_slices
-from saelab.kernels.triton.codes.residual import Residual
 from saelab.kernels.triton.step.aux_k import AuxStep, Extra, product_
 from saelab.kernels.triton.step.step import Step
-from saelab.kernels.triton.weights import Weights
 
 ROWS = 1024
 """Rows whose float32 copies are in memory at a time."""
@@ -38,13 +36,10 @@ class DenseGradients:
 
 def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"]:
     """`Step.finish` without memory for the entries, for thresholds; returns all latents' codes."""
-    thresholds, codes, x = step.thresholds, step.codes, step.x
+    thresholds, codes, x = step.thresholds, step.codes, step.offset.wanted
     assert thresholds is not None
-    done = dense_gradients(
-        step.pre_acts, (x, step.centred), step.weights, codes.residual,
-        width=thresholds.rules.width, factor=step.factor,
-    )  # fmt: skip
-    thresholds.slope(done.window, done.n_on)
+    done = dense_gradients(step)
+    thresholds.slope(done.window, step.exchange.sum(done.n_on))
     offsets = torch.zeros(len(done.fired) + 1, dtype=torch.int32, device=x.device)
     pairs = LatentPairs(torch.zeros_like(codes.indices, dtype=torch.int64), offsets)
     sums = step.sum_slices(pairs, heavy_slices(pairs, step.launch.slice))
@@ -72,31 +67,18 @@ def _add(extra: Extra, more: Extra) -> None:
         whole.index_add_(0, some, ratio * part[places])
 
 
-def dense_gradients(
-    pre_acts: Float[Tensor, "batch d_sae"],
-    rows: tuple[Float[Tensor, "batch d_in"], Float[Tensor, "batch d_in"]],
-    weights: Weights,
-    out: Residual,
-    *,
-    width: float,
-    factor: float,
-) -> DenseGradients:
-    """The same as the kernels compute, from five dense products.
-
-    Args:
-        pre_acts: the batch's pre-activations.
-        rows: the rows to reconstruct, and the rows that the encoder reads.
-        weights: the weights before the step.
-        out: receives the residual and the errors.
-        width: width of the window.
-        factor: the loss's gradient by x_hat is `factor` times the residual.
-    """
-    x, inputs = rows
-    (m, d), thresholds = weights.dec.value.shape, weights.learned.value
-    atoms = (weights.scale[:, None] * weights.dec.value).to(x.dtype)
+def dense_gradients(step: Step) -> DenseGradients:
+    """The same as the kernels compute, from five dense products; fills the step's residual too."""
+    assert step.thresholds is not None
+    x, inputs = step.offset.wanted, step.offset.centred
+    pre_acts, weights, thresholds = step.pre_acts, step.weights, step.weights.learned.value
+    out, factor, width = step.codes.residual, step.factor, step.thresholds.rules.width
+    m, d = weights.dec.value.shape
+    atoms = (weights.scale[:, None] * weights.dec.value).to(inputs.dtype)
     z = torch.where(pre_acts > thresholds, pre_acts, 0.0)
     error = weights.scale.new_empty(x.shape)
     product_(z, atoms, error)
+    error = step.exchange.sum(error)
     error += weights.b_dec.value - x.float()
     out.residual.copy_(error)
     out.errors.zero_()
@@ -117,7 +99,7 @@ def dense_gradients(
         n_on += on.sum()
         fired |= (z[part] != 0).any(0)
     window[0] *= factor
-    to_dec, to_enc = (error.new_empty(m, d) for _ in range(2))
+    to_dec, to_enc = (error.new_empty(m, n) for n in (d, inputs.shape[1]))
     product_(z.T, out.residual, to_dec)
     product_(slopes.T, inputs, to_enc)
     slots = torch.arange(m, dtype=torch.int32, device=x.device)

@@ -1,4 +1,4 @@
-"""A whole training step of an SAE with unit atoms, by kernels alone."""
+"""A whole training step of an SAE or a transcoder with unit atoms, by kernels alone."""
 
 from collections.abc import Callable
 
@@ -6,58 +6,67 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
-    centre_kernel,
+    advance_rates,
+    move_parameter,
     scale_kernel,
     step_kernel,
     tokens_since,
-    vector_kernel,
 )
 from saelab.kernels.triton.step.aux_k import AuxStep, Extra
 from saelab.kernels.triton.step.codes import empty_codes
 from saelab.kernels.triton.step.gradients import Sums, norm_kernel, slice_kernel
+from saelab.kernels.triton.step.offset import Offset
 from saelab.kernels.triton.step.rules import Launch, Rules
 from saelab.kernels.triton.step.streams import on, wait
 from saelab.kernels.triton.step.thresholds import Thresholds
-from saelab.kernels.triton.weights import Parameter, Weights
+from saelab.kernels.triton.weights import Weights
 
 
 class Step:
     """One step's memory and launches; every tensor is allocated once and has a fixed address.
 
     Attributes:
+        offset: the rows of the step, and what does not depend on the latents.
         mse_sum: squared error per row of the last step.
         errors: `[group]`, the same for each group.
         error: the loss's error: their sum, weighted by the groups' shares.
         gradient_norm: norm of all gradients in the last step, before clipping; 0 without a limit.
+        exchange: reaches the processes that hold the other latents, if there are some.
         thresholds: learns the latents' own thresholds, if they have some.
     """
 
-    def __init__(self, weights: Weights, rules: Rules, batch: int, launch: Launch) -> None:
-        m, d = weights.dec.value.shape
-        dtype, device = weights.dec.copy.dtype, weights.scale.device
-        self.weights, self.rules, self.launch = weights, rules, launch.fit(d)
-        self.rule = rules.sae
-        self.x = torch.zeros(batch, d, dtype=dtype, device=device)
-        self.centred = torch.empty_like(self.x) if self.rule.centres else self.x
+    def __init__(
+        self,
+        weights: Weights,
+        rules: Rules,
+        batch: int,
+        launch: Launch,
+        exchange: Exchange,
+    ) -> None:
+        m, d_in = weights.enc.value.shape
+        widest = max(d_in, weights.dec.value.shape[1])
+        self.weights, self.rules, self.launch = weights, rules, launch.fit(widest)
+        self.rule, self.exchange = rules.sae, exchange
+        self.offset = Offset(weights, batch, centres=self.rule.centres)
+        self.x, self.target = self.offset.x, self.offset.target
         self.pre_acts = self.x.new_empty(batch, m)
-        factors = TieFactors(self.centred, weights.enc.copy, weights.b_enc.copy)
-        self.codes = empty_codes(self.x, factors, rules)
-        self.mse_sum = weights.scale.new_zeros(())
+        factors = TieFactors(self.offset.centred, weights.enc.copy, weights.b_enc.copy)
+        self.codes = empty_codes(self.target, factors, rules, exchange)
+        self.mse_sum, self.gradient_norm = (weights.scale.new_zeros(()) for _ in range(2))
         self.shares = weights.scale.new_tensor(self.rule.shares)
         self.errors, self.error = torch.zeros_like(self.shares), self.mse_sum.clone()
-        self.gradient_norm = weights.scale.new_zeros(())
         jump = self.rule.jump
         self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
-        self.share = weights.scale.new_ones(1)
-        self.rates = weights.scale.new_empty(3)
-        self.chunks = ceil_div(d, self.launch.columns)
+        self.share, self.rates = weights.scale.new_ones(1), weights.scale.new_empty(3)
+        self.chunks = ceil_div(widest, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
-        self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d)
+        self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d_in)
 
     def run(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
         """Do one step on `x`, with AuxK if given.
@@ -72,8 +81,8 @@ class Step:
         on_side = on(side)
         wait(side, None)
         with on_side:
-            self._advance_rates()
-        self._centre()
+            advance_rates(self.weights, self.rules.adam, self.rates)
+        self.offset.centre()
         self.encode()
         wait(None, side)
 
@@ -114,7 +123,7 @@ class Step:
         missed = self._missed()
         mean = missed.sum(0, dtype=torch.float32) / len(missed)
         variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-        aux.run(codes, missed, self.centred, variance)
+        aux.run(codes, missed, self.offset.centred, variance)
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step without AuxK and clipping; each can be repeated alone.
@@ -124,25 +133,17 @@ class Step:
         pairs, slices = self.invert()
         sums = self.sum_slices(pairs, slices)
         return {
-            "encode": lambda: (self._centre(), self.encode()),
+            "encode": lambda: (self.offset.centre(), self.encode()),
             "select": self.select,
             "sort": self.invert,
             "decode": self.decode,
             "update": lambda: (self.sum_slices(pairs, slices), self.update(sums, None)),
         }
 
-    def _centre(self) -> None:
-        if not self.rule.centres:
-            return
-        n, block = self.x.numel(), 1024
-        centre_kernel[(ceil_div(n, block),)](
-            self.x, self.weights.b_dec.value, self.centred, n, self.x.shape[1], BLOCK=block
-        )
-
     def encode(self) -> None:
         """The only dense product: every pre-activation."""
         w = self.weights
-        torch.addmm(w.b_enc.copy, self.centred, w.enc.copy.T, out=self.pre_acts)
+        torch.addmm(w.b_enc.copy, self.offset.centred, w.enc.copy.T, out=self.pre_acts)
 
     def select(self) -> None:
         """Codes from pre-activations."""
@@ -155,22 +156,22 @@ class Step:
 
     def decode(self) -> None:
         """The errors, and the gradient of the codes."""
-        self.codes.decode(self.x, self.weights.dictionary, factor=self.factor)
+        self.codes.decode(self.offset.wanted, self.weights.dictionary, factor=self.factor)
 
     def _sum_window(self, pairs: LatentPairs) -> None:
         if self.thresholds is not None:
             assert isinstance(self.codes, JumpCodes)
-            self.thresholds.sum_window(self.codes, pairs)
+            self.thresholds.sum_window(self.codes, pairs, self.exchange)
 
-    def sum_errors(self) -> Float[Tensor, " d_in"]:
-        """The errors of the batch, and the gradient of the bias."""
+    def sum_errors(self) -> Float[Tensor, " d_out"]:
+        """The errors of the batch, and the gradient of the decoder's bias."""
         residual = self.codes.residual
         torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
         self.mse_sum.copy_(self.errors[0 if self.rule.wider else -1])
         self.error.copy_(self.errors @ self.shares)
-        return torch.sum(residual.residual[:: self.rule.groups], 0, dtype=torch.float32)
+        return self.offset.learn(residual.residual[:: self.rule.groups])
 
-    def _missed(self) -> Float[Tensor, "batch d_in"]:
+    def _missed(self) -> Float[Tensor, "batch d_out"]:
         """The error of the SAE's own reconstruction, among all errors in the loss."""
         groups, residual = self.rule.groups, self.codes.residual.residual
         if self.rule.wider:
@@ -180,50 +181,51 @@ class Step:
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """Sum the pairs of the split latents, slice by slice."""
-        capacity, d = len(slices.latent), self.x.shape[1]
-        sums = self.norms.new_empty(capacity, 2, d)
+        capacity = len(slices.latent)
+        sums = self.norms.new_empty(capacity, sum(self._widths))
         scalars = self.norms.new_empty(capacity, 3)
         ours, out = self.codes, self.codes.residual
-        codes = (ours.values, out.gradient, ours.error_rows, out.residual, self.centred)
+        codes = (ours.values, out.gradient, ours.error_rows, out.residual, self.offset.centred)
         slice_kernel[(capacity * self.chunks,)](
             pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
-            capacity, len(self.norms), d, SLICE=slices.size, **self._shape, **self._options,
+            capacity, len(self.norms), *self._widths, SLICE=slices.size, **self._shape,
+            **self._options,
         )  # fmt: skip
         return Sums(pairs.order, pairs.offsets, *codes, slices.first, sums, scalars)
 
-    def clip(self, sums: Sums, columns: Float[Tensor, " d_in"], extra: Extra | None) -> None:
+    def clip(self, sums: Sums, columns: Float[Tensor, " d_out"], extra: Extra | None) -> None:
         """The norm of all gradients after the projection, and the clipping factor.
 
         It visits every pair a second time, since Adam needs the norm first.
         """
         assert self.rules.clip_norm is not None
-        w, n = self.weights, self.launch
-        m, d = w.dec.value.shape
+        w, n, m = self.weights, self.launch, len(self.norms)
         squares = self.norms.new_empty(len(self.to_input), self.chunks)
         to_bias = self.norms.new_empty(m)
         norm_kernel[(squares.numel(),)](
-            *sums, *self._extra(extra), squares, to_bias, self.factor, m, d,
+            *sums, *self._extra(extra), squares, to_bias, self.factor, m, *self._widths,
             LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
-        vector = self.factor * columns
-        if self.rule.centres:
-            vector = vector - w.enc.value.T @ to_bias
-        further = () if self.thresholds is None else (self.thresholds.gradient,)
-        total = squares.sum() + sum(g.square().sum() for g in (vector, *further))
+        through = self.exchange.sum(w.enc.value.T @ to_bias) if self.rule.centres else None
+        moved = self.offset.gradients(columns, through)
+        vectors = [self.factor * found.residual - found.minus for found in moved]
+        further = sum(vector.square().sum() for vector in vectors)
+        if self.thresholds is not None:
+            further = further + self.exchange.sum(self.thresholds.gradient.square().sum())
+        total = self.exchange.sum(squares.sum()) + further
         self.gradient_norm.copy_(total.clamp_min(0).sqrt())
         self.share.copy_((self.rules.clip_norm / (self.gradient_norm + 1e-6)).clamp_max(1))
 
     def update(self, sums: Sums, extra: Extra | None) -> None:
         """Update both matrices, the encoder's bias and the dead counts, one visit per latent."""
         w, n = self.weights, self.launch
-        m, d = w.dec.value.shape
         kept, wider = self.codes.kept(), self.rule.wider
         since = tokens_since(*kept, w.since_fired, len(self.x)) if wider else None
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
             self.to_input, *self._extra(extra), self.rates, self.share, self.factor, len(self.x),
-            m, d, LATENTS=n.latents, EXTRA=extra is not None, CLIP=self._clips,
-            DECAY=self.rules.adam.weight_decay > 0, **self._adam, **self._shape, **self._options,
+            len(self.norms), *self._widths, LATENTS=n.latents, EXTRA=extra is not None,
+            CLIP=self._clips, DECAY=self._decays, **self._adam, **self._shape, **self._options,
         )  # fmt: skip
         if since is not None:
             # The kernel also counted the codes that are not the SAE's own.
@@ -232,38 +234,20 @@ class Step:
     def _extra(self, extra: Extra | None) -> Extra:
         return Extra.nothing(self.norms) if extra is None else extra
 
-    def move_vectors(self, columns: Float[Tensor, " d_in"]) -> None:
-        """Update the decoder's bias, whose gradient comes from all tokens, scales, thresholds."""
+    def move_vectors(self, columns: Float[Tensor, " d_out"]) -> None:
+        """Update what is outside of the latents, the atoms' scales, and thresholds."""
         w, m = self.weights, len(self.norms)
-        minus = self.to_input.sum(0) if self.rule.centres else torch.zeros_like(columns)
-        self.move(w.b_dec, columns, minus, self.factor)
+        through = self.exchange.sum(self.to_input.sum(0)) if self.rule.centres else None
+        options = self.rates, self.share if self._clips else None, self.rules.adam
+        for found in self.offset.gradients(columns, through):
+            move_parameter(*found, self.factor, *options)
+        if w.W_skip is not None:
+            w.W_skip.copy.copy_(w.W_skip.value)
         scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
         if self.thresholds is not None:
             gradient, learned = self.thresholds.gradient, w.learned
-            self.move(learned, gradient, torch.zeros_like(gradient), 1.0)
+            move_parameter(learned, gradient, torch.zeros_like(gradient), 1.0, *options)
             learned.value.clamp_min_(0)
-
-    def move(
-        self,
-        p: Parameter,
-        gradient: Float[Tensor, " n"],
-        minus: Float[Tensor, " n"],
-        factor: float | int,
-    ) -> None:
-        """Update a vector, not its copy, by Adam with gradient `factor * gradient - minus`."""
-        n = len(gradient)
-        vector_kernel[(ceil_div(n, 256),)](
-            p.value, p.m, p.v, gradient, minus, self.rates, self.share, factor, n,
-            CLIP=self._clips, BLOCK=256, **self._adam,
-        )  # fmt: skip
-
-    def _advance_rates(self) -> None:
-        # In float64: in float32, 1 - 0.999 has five digits.
-        w, (b1, b2) = self.weights, self.rules.adam.betas
-        w.step.add_(1)
-        self.rates[:1] = w.lr / (1 - b1**w.step)
-        self.rates[1:2] = (1 - b2**w.step).sqrt()
-        self.rates[2:] = 1 - w.lr * self.rules.adam.weight_decay
 
     @property
     def factor(self) -> float:
@@ -275,15 +259,25 @@ class Step:
         return self.rules.clip_norm is not None
 
     @property
+    def _decays(self) -> bool:
+        return self.rules.adam.weight_decay > 0
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """The columns of the decoder's and of the encoder's rows."""
+        return self.target.shape[1], self.x.shape[1]
+
+    @property
     def _shape(self) -> dict[str, int | bool]:
         n = self.launch
-        even = self.x.shape[1] % n.columns == 0
+        d_out, d_in = self._widths
         return {
             "k": self.codes.k,
             "GROUPS": self.rule.groups,
             "COLUMNS": n.columns,
             "PAIRS": n.pairs,
-            "EVEN": even,
+            "EVEN": d_out == d_in and d_out % n.columns == 0,
+            "SQUARE": d_out == d_in,
         }
 
     @property

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.kernels.exchange import Exchange
 from saelab.kernels.rules import JumpRules
 from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.jump import JumpCodes
@@ -24,10 +25,10 @@ class Thresholds:
         self.penalty_weight, self.penalty = (learned.value.new_zeros(()) for _ in range(2))
         self.gradient = torch.zeros_like(learned.value)
 
-    def sum_window(self, codes: JumpCodes, pairs: LatentPairs) -> None:
+    def sum_window(self, codes: JumpCodes, pairs: LatentPairs, exchange: Exchange) -> None:
         """Compute the gradient from the codes of a batch."""
         window = codes.window_sums(pairs, self.learned)
-        self.slope(window, pairs.offsets[-1].float())
+        self.slope(window, exchange.sum(pairs.offsets[-1].float()))
 
     def slope(self, window: Float[Tensor, "2 d_sae"], n_on: Float[Tensor, ""]) -> None:
         """Compute the gradient (arXiv 2407.14435, eqs. 11 and 12) from sums over the window.

@@ -1,0 +1,115 @@
+"""How the step of one SAE gets faster, or larger, with more processes."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from saelab.bench.machine import Rates, StepShape
+from saelab.bench.step import step_config, time_step
+from saelab.config import UsageError
+from saelab.formats.json_file import read_object
+from saelab.ranks import Ranks
+
+Kind = Literal["strong", "weak"]
+NO_RATES = Rates(1.0, 1.0)
+"""Rates for times whose floor is not asked for."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """One measurement.
+
+    Attributes:
+        kind: strong: the same SAE in more processes; weak: with as many latents in each process.
+        way: fused or autograd.
+        seconds: median duration of a step of all processes.
+        peak_bytes: peak of this process's device memory; 0 if unknown.
+    """
+
+    kind: Kind
+    processes: int
+    d_in: int
+    d_sae: int
+    k: int
+    batch: int
+    way: str
+    seconds: float
+    peak_bytes: int
+
+
+def measure_own(
+    variant: str,
+    shape: StepShape,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    precision: str,
+    steps: int,
+) -> list[Scaled]:
+    """The strong and the weak measurement in this launch's processes; all call it together.
+
+    Raises:
+        UsageError: so many processes cannot train such an SAE together.
+    """
+    sizes: dict[Kind, StepShape] = {
+        "strong": shape,
+        "weak": replace(shape, d_sae=shape.d_sae * ranks.world),
+    }
+    found = []
+    for kind, size in sizes.items():
+        config = step_config(variant, size, precision=precision)
+        took = time_step(config, size, NO_RATES, device, steps=steps, ranks=ranks)
+        facts = (size.d_in, size.d_sae, size.k, size.batch)
+        found.append(Scaled(kind, ranks.world, *facts, took.way, took.seconds, took.peak_bytes))
+    return found
+
+
+def launch(counts: Sequence[int], arguments: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What `saelab bench scale` with these arguments writes in each number of processes.
+
+    Raises:
+        UsageError: a launch failed; its own message is printed before.
+    """
+    for n in counts:
+        with tempfile.TemporaryDirectory(prefix="saelab-scale-") as directory:
+            out = Path(directory) / "scale.json"
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += ["--nproc-per-node", str(n), "-m", "saelab.cli", "bench", "scale"]
+            own = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+            done = subprocess.run(
+                [*command, *arguments, "--json", str(out)],
+                env=own,
+                stdout=subprocess.DEVNULL,
+                check=False,
+            )
+            if done.returncode or not out.is_file():
+                raise UsageError(
+                    f"The launch of {n} processes ended with exit code {done.returncode}; its "
+                    "message is above. Give fewer --processes, or a smaller --config."
+                )
+            yield read_object(out)
+
+
+def gains(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float | None, float | None]]:
+    """For each measurement the speed-up over one process, and the share of the ideal one.
+
+    Weak scaling's work grows with the processes, so its speed-up is that of latents per second.
+    Both are None if one process was not measured.
+    """
+    alone = {row["kind"]: row["seconds"] for row in rows if row["processes"] == 1}
+    found: list[tuple[float | None, float | None]] = []
+    for row in rows:
+        n = row["processes"]
+        if (before := alone.get(row["kind"])) is None:
+            found.append((None, None))
+            continue
+        gain = before / row["seconds"] * (n if row["kind"] == "weak" else 1)
+        found.append((gain, gain / n))
+    return found

@@ -1,0 +1,144 @@
+"""`saelab bench scale`: one SAE's step in 1, 2, ... processes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from saelab.cli.bench_step import shape_of, write_json
+from saelab.cli.options import Metavar
+from saelab.config import Config, UsageError
+from saelab.files import check_file
+from saelab.ranks import Ranks
+
+
+class ScaleArguments(Config):
+    """Time one SAE's step in 1, 2, ... processes that share its latents.
+
+    Strong scaling keeps the SAE; weak scaling keeps the latents of a process. The processes are
+    started by torch's launcher, one GPU each; on the CPU they exchange by gloo.
+
+        saelab bench scale --processes 1 2 --config 2304:65536:64:8192 --json scale.json
+
+    On several hosts start it yourself on each; it then measures that number of processes alone:
+
+        torchrun --nnodes 2 --nproc-per-node 8 ... -m saelab.cli bench scale --json scale.json
+    """
+
+    processes: Annotated[tuple[int, ...], Metavar("N")] = ()
+    """Numbers of processes; default: 1, 2, 4, ... up to the number of GPUs, or 1 and 2."""
+    config: Annotated[str | None, Metavar("D:M:K:B")] = None
+    """Size, as d_in:d_sae:k:rows per batch; default: 768:32768:32:8192 on CUDA, 128:2048:16:1024
+    elsewhere."""
+    variant: str = "topk"
+    """The variant; several processes train the TopK family and JumpReLU."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Dtype of the large products."""
+    steps: int = Field(default=20, gt=0)
+    """Number of timed steps, whose median counts; untimed steps come first."""
+    device: str = "auto"
+    """cpu, cuda, ...; auto takes the GPU if there is one."""
+    json_: Annotated[Path | None, Metavar("FILE")] = None
+    """Also write the figures to this file, as JSON."""
+
+
+def scale(args: ScaleArguments, own: list[str]) -> int:
+    """Start the processes and print the table; or measure, as one of torchrun's processes."""
+    if args.json_ is not None:
+        check_file(args.json_, "--json")
+    if "RANK" in os.environ:
+        return _measure(args)
+    from saelab.bench.scale import launch
+
+    if bad := [n for n in args.processes if n < 1]:
+        raise UsageError(f"--processes {bad[0]} is not positive.")
+    found = list(launch(args.processes or _default(args), _passed_on(own)))
+    rows = [row for each in found for row in each["steps"]]
+    _print(rows)
+    write_json(args.json_, {**found[0], "steps": rows})
+    return 0
+
+
+def _default(args: ScaleArguments) -> list[int]:
+    """1, 2, 4, ... processes up to the number of GPUs; without GPUs 1 and 2."""
+    from saelab.lm.load import resolve_device
+
+    if resolve_device(args.device).type != "cuda":
+        return [1, 2]
+    import torch
+
+    n = torch.cuda.device_count()
+    return [2**i for i in range(n.bit_length())]
+
+
+def _passed_on(own: Sequence[str]) -> list[str]:
+    """The command line for each launch: without --json and --processes and their values."""
+    kept, dropped = [], False
+    for word in own:
+        if word.startswith("--"):
+            dropped = word.partition("=")[0] in ("--json", "--processes")
+        if not dropped:
+            kept.append(word)
+    return kept
+
+
+def _measure(args: ScaleArguments) -> int:
+    """Measure in this launch's processes; the first one reports."""
+    from contextlib import nullcontext
+    from dataclasses import asdict
+
+    from saelab.bench.scale import measure_own
+    from saelab.lm.load import own_device
+    from saelab.provenance import provenance
+    from saelab.training.together import together
+
+    ranks, device = Ranks.from_environment(), own_device(args.device)
+    cuda = device.type == "cuda"
+    shape = shape_of(
+        args.config or ("768:32768:32:8192" if cuda else "128:2048:16:1024"), "--config"
+    )
+    with nullcontext() if ranks.world == 1 else together(ranks, device):
+        found = measure_own(
+            args.variant, shape, ranks, device, precision=args.precision, steps=args.steps
+        )
+    if not ranks.leads:
+        return 0
+    rows = [asdict(one) for one in found]
+    if args.json_ is None:
+        _print(rows)
+    setting = args.model_dump(mode="json", exclude={"json_", "processes"})
+    values = {"benchmark": "scale", "device": _name(device.type), "setting": setting}
+    write_json(args.json_, {**values, "steps": rows, "provenance": provenance()})
+    return 0
+
+
+def _name(kind: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if kind == "cuda" else kind
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    from saelab.bench.scale import gains
+    from saelab.console import si
+
+    print(
+        f"{'scaling':<7} {'processes':>9} {'d/m/k':<17} {'way':<8} {'step':>9} {'tokens/s':>9}"
+        f" {'speed-up':>8} {'of ideal':>8} {'peak':>9}"
+    )
+    pairs = zip(rows, gains(rows), strict=True)
+    for row, (gain, share) in sorted(pairs, key=lambda pair: pair[0]["kind"]):
+        shape = f"{row['d_in']}/{row['d_sae']}/{row['k']}"
+        shown = ("-", "-") if gain is None or share is None else (f"{gain:.2f}", f"{share:.0%}")
+        peak = f"{row['peak_bytes'] / 2**30:.2f} GiB" if row["peak_bytes"] else "-"
+        step = f"{1e3 * row['seconds']:.4g} ms"
+        print(
+            f"{row['kind']:<7} {row['processes']:>9} {shape:<17} {row['way']:<8} {step:>9}"
+            f" {si(row['batch'] / row['seconds']):>9} {shown[0]:>8} {shown[1]:>8} {peak:>9}"
+        )
+    print(
+        "\nStrong: the same SAE in more processes. Weak: as many latents in each process; its "
+        "speed-up is\nof latents per second."
+    )

@@ -1,0 +1,85 @@
+"""The exact selection over the latents of several processes.
+
+In a row, each process chooses the k largest of its own latents' entries, among which are all that
+it has of the k largest of all. It tells the others one integer for each: the entry's size, and
+behind it, reversed, its latent. The k-th largest of all these integers is the row's limit.
+
+In a batch the candidates would be too many. The processes add up how often each digit occurs, so
+all find the same limit; of the entries that equal it, the first rows' are selected.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from saelab.kernels.exchange import Exchange
+
+NOTHING = -1
+"""Below the key of every entry."""
+
+
+def row_keys(sizes: Float[Tensor, "*entry"], latents: Int[Tensor, "*entry"]) -> Tensor:
+    """Integers that sort by size, and by falling latent where sizes are equal.
+
+    Args:
+        sizes: what entries are ranked by, at least 0.
+        latents: below 2^32.
+    """
+    bits = (sizes.float() + 0.0).view(torch.int32).long()
+    return (bits << 32) + (2**32 - 1 - latents)
+
+
+def limit_of_rows(every: Int[Tensor, "process batch own"], k: int) -> Int[Tensor, "batch 1"]:
+    """The k-th largest key of each row."""
+    rows = every.movedim(0, 1).flatten(1)
+    return rows.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+
+
+def keep_own_ties_(
+    pre_acts: Float[Tensor, "batch d_sae"],
+    ranked: tuple[Int[Tensor, " 2"], Int[Tensor, "2 batch"], Int[Tensor, "2 block"]],
+    exchange: Exchange,
+    *,
+    by_magnitude: bool,
+    block: int,
+) -> None:
+    """Turn the number of selected ties, over all processes, into this process's own.
+
+    Of the entries equal to the limit, those of the first rows are selected, and within a row those
+    of the lowest latents. So at most one row is cut: some of its ties are selected and some not,
+    and there the processes tell each other which latents tie.
+
+    Args:
+        pre_acts: of this process's latents.
+        ranked: the limit's key, and how many ties are selected; per row, entries above the limit
+            and ties; both summed over each block. The ties' numbers are changed in place.
+        exchange: reaches the other processes; of one process nothing is changed.
+        by_magnitude: whether |x| is ranked.
+        block: rows in a block.
+    """
+    (state, rows, totals), shard = ranked, exchange.shard
+    if shard is None:
+        return
+    same = rows[1]
+    of_row = exchange.gather(same).sum(0)
+    quota = (state[1] - (of_row.cumsum(0) - of_row)).clamp(min=0).minimum(of_row)
+    cut = (quota > 0) & (quota < of_row)
+    row = cut.int().argmax(keepdim=True)
+    entries = pre_acts.index_select(0, row)[0]
+    key = _order_bits(entries.abs() if by_magnitude else entries)
+    ties = torch.zeros(shard.most, dtype=torch.uint8, device=pre_acts.device)
+    ties[: len(key)] = key == state[0]
+    # In the latents' order: the first of every process, then the second of every process.
+    first = exchange.gather(ties).T.flatten().cumsum(0).view(shard.most, shard.size)
+    own = (ties * (first[:, shard.rank] <= quota[row])).sum()
+    same.copy_(torch.where(cut, own, torch.where(quota == of_row, same, 0)))
+    whole = pad(same, (0, totals.shape[1] * block - len(same)))
+    totals[1] = whole.view(-1, block).sum(1)
+    state[1:] = same.sum()
+
+
+def _order_bits(x: Float[Tensor, " entry"]) -> Int[Tensor, " entry"]:
+    """The same as `digits.order_bits`."""
+    bits = (x.float() + 0.0).view(torch.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)) >> (16 if x.dtype == torch.bfloat16 else 0)

@@ -1,0 +1,98 @@
+"""Tables of measured and planned figures, from committed JSON; `make benchmarks` writes them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.planned import checked, planned
+
+from saelab.bench.pace import MEASURED, shares
+from saelab.formats.json_file import read_object
+
+ROOT = Path(__file__).resolve().parents[2]
+START, END = "<!-- {}: written by make benchmarks -->\n", "<!-- end of {} -->\n"
+COLUMNS = {
+    "topk": "TopK",
+    "batch-topk": "BatchTopK",
+    "matryoshka": "Matryoshka",
+    "hierarchical-topk": "Hierarchical",
+    "jumprelu": "JumpReLU",
+    "gradient-topk": "gradient",
+    "dense": "TopK in plain torch, compiled",
+}
+"""Variants, by the names that the table gives them."""
+
+
+def steps() -> str:
+    """Milliseconds of a step: a line for each file of steps and each size."""
+    names = ["GPU", "d_in / d_sae / k", "floor", *COLUMNS.values()]
+    lines = [names, ["---", "---", *["--:"] * (len(names) - 2)]]
+    for path in sorted(MEASURED.glob("step-*.json")):
+        found = read_object(path)
+        sizes: dict[str, dict[str, Any]] = {}
+        for step in found["steps"]:
+            shape = step["shape"]
+            size = f"{shape['d_in']} / {shape['d_sae']} / {shape['k']}"
+            sizes.setdefault(size, {"floor": step["floor"]})[step["variant"]] = step["seconds"]
+        for size, values in sizes.items():
+            cells = [_ms(values.get(key)) for key in ("floor", *COLUMNS)]
+            lines.append([found["device"].removeprefix("NVIDIA "), size, *cells])
+    return _table(lines)
+
+
+def figures() -> str:
+    """What every kind is planned with beside its rates: a line for each figure."""
+    lines = [["value", "of", "measured"], ["--:", "---", "---"]]
+    lines += [
+        [f"{share['value']:.3g}", share["of"], share["measured"] or "no, assumed"]
+        for share in shares().values()
+    ]
+    return _table(lines)
+
+
+def check() -> str:
+    """Measured runs beside their plans: a line for each stage of each."""
+    lines = [["stage", "on", "measured, s", "planned, s", "ratio"]]
+    lines.append(["---", "---", "--:", "--:", "--:"])
+    lines += [
+        [one.stage, one.of, f"{one.measured:.3g}", f"{one.planned:.3g}", f"{one.ratio:.2f}"]
+        for one in checked()
+    ]
+    return _table(lines)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{float(f'{1e3 * seconds:.3g}'):g}"
+
+
+def _table(lines: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+TABLES = {
+    "steps": (ROOT / "README.md", steps),
+    "figures": (ROOT / "docs" / "planning.md", figures),
+    "check": (ROOT / "docs" / "planning.md", check),
+    "plans": (ROOT / "docs" / "planning.md", planned),
+}
+"""The tables by the names of their marks: the page, and what makes the table."""
+
+
+def written(name: str) -> str:
+    """What stands between a table's marks."""
+    text = TABLES[name][0].read_text()
+    return text.partition(START.format(name))[2].partition(END.format(name))[0]
+
+
+def main() -> int:
+    """Write every table into its page."""
+    for name, (page, make) in TABLES.items():
+        before, mark, rest = page.read_text().partition(START.format(name))
+        assert mark, f"{page} has no place for {name}."
+        end = END.format(name)
+        page.write_text(before + mark + make() + end + rest.partition(end)[2])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

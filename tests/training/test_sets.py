@@ -1,0 +1,129 @@
+"""Sets of runs: what a manifest must say, and which runs belong to it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from saelab.config import UsageError
+from saelab.formats.json_file import sealed, write_sealed_json
+from saelab.sae.topk import TopKConfig
+from saelab.training.config import TrainConfig
+from saelab.training.sets import SET, RunSet, is_set, runs_of, write_set
+
+MODEL = {"name": "two", "weights_digest": "w", "tokenizer_digest": "t", "n_layers": 2}
+
+
+def config(site, target=None) -> TrainConfig:
+    sae = TopKConfig(d_sae=8, k=2)
+    return TrainConfig(
+        sae=sae, activations=Path("store"), site=site, target_site=target, n_tokens=1
+    )
+
+
+def both(layer) -> dict[str, TrainConfig]:
+    at = f"blocks.{layer}"
+    return {
+        f"mlp-{layer}": config(f"{at}.ln2.hook_out", f"{at}.hook_mlp_out"),
+        f"attention-{layer}": config(f"{at}.attn.hook_z"),
+    }
+
+
+def train(path, configs, **model):
+    """What a training leaves of these runs, as far as a set reads it."""
+    for name, each in configs.items():
+        options = each.model_dump(mode="json")
+        write_sealed_json(path / name / "config.json", options)
+        facts = {"model": MODEL | model, "corpus": None}
+        write_sealed_json(path / name / "provenance.json", facts)
+        (path / name / "weights.safetensors").write_bytes(b"")
+
+
+@pytest.fixture
+def whole(tmp_path):
+    configs = both(1) | both(0)
+    write_set(tmp_path, "transcoders+attention", MODEL, configs)
+    train(tmp_path, configs)
+    return tmp_path
+
+
+def test_its_runs_come_in_the_order_in_which_the_model_computes_them(whole):
+    order = ["attention-0", "mlp-0", "attention-1", "mlp-1"]
+    assert is_set(whole)
+    assert [run.name for run in RunSet(whole).runs] == order
+    assert [run.name for run in runs_of([whole, whole / "mlp-0"])] == [*order, "mlp-0"]
+
+
+def test_the_same_set_may_be_written_again_and_another_may_not(whole):
+    before = (whole / SET).read_bytes()
+    write_set(whole, "transcoders+attention", MODEL, both(0) | both(1))
+    assert (whole / SET).read_bytes() == before
+    with pytest.raises(UsageError, match="holds another set"):
+        write_set(whole, "transcoders+attention", MODEL | {"name": "other"}, both(0) | both(1))
+
+
+@pytest.mark.parametrize(
+    ("configs", "said"),
+    [
+        (both(0) | {"mlp-1": both(1)["mlp-1"]}, "nothing for the attention of layer 1"),
+        (both(0) | both(1) | both(2), "a run at layer 2, and two has 2 layers"),
+        (both(0) | {"copy": both(0)["mlp-0"]}, "twice"),
+        ({"mlp-0": config("blocks.0.hook_mlp_out")}, "takes transcoders of MLPs"),
+        ({"x": config("blocks.0.ln2.hook_out", "blocks.1.hook_mlp_out")}, "takes transcoders"),
+    ],
+)
+def test_nothing_is_written_for_runs_that_are_no_set(tmp_path, configs, said):
+    with pytest.raises(UsageError, match=said):
+        write_set(tmp_path, "transcoders", MODEL, configs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_without_a_model_makes_no_set(tmp_path):
+    with pytest.raises(UsageError, match="holds arrays"):
+        write_set(tmp_path, "transcoders", None, both(0))
+    with pytest.raises(UsageError, match="model's n_layers"):
+        write_set(tmp_path, "transcoders", {k: MODEL[k] for k in list(MODEL)[:3]}, both(0))
+
+
+def test_a_run_of_another_model_is_named(whole):
+    train(whole, {"mlp-0": both(0)["mlp-0"]}, name="other", weights_digest="other")
+    with pytest.raises(UsageError, match="mlp-0 is of other, and its set of two"):
+        _ = RunSet(whole).runs
+
+
+def test_a_run_of_another_site_is_named(whole):
+    train(whole, {"mlp-1": both(0)["mlp-0"]})
+    with pytest.raises(UsageError, match=r"mlp-1 reads blocks\.0.*its set says blocks\.1"):
+        _ = RunSet(whole).runs
+
+
+def test_a_run_that_is_not_finished_or_missing_is_named(whole):
+    (whole / "mlp-0" / "weights.safetensors").unlink()
+    with pytest.raises(UsageError, match="has no weights"):
+        _ = RunSet(whole).runs
+    (whole / "mlp-0" / "config.json").unlink()
+    with pytest.raises(UsageError, match="lacks its run mlp-0, of the mlp of layer 0"):
+        _ = RunSet(whole).runs
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "../mlp-0"}, "name"),
+        ({"name": "mlp-0\n"}, "name"),
+        ({"layer": 1}, "order of depth|twice"),
+        ({"reads": "blocks.1.ln2.hook_out"}, "takes mlp-0"),
+        ({"layer": 10**9}, "layer"),
+    ],
+)
+def test_a_manifest_that_somebody_changed_is_refused(whole, change, said):
+    values = json.loads((whole / SET).read_text())
+    del values["sha256"]
+    values["members"][1] |= change
+    (whole / SET).write_text(json.dumps(sealed(values)))
+    with pytest.raises(UsageError, match=said):
+        RunSet(whole)
+    values["members"] = []
+    (whole / SET).write_text(json.dumps(sealed(values)))
+    with pytest.raises(UsageError, match="members"):
+        RunSet(whole)
