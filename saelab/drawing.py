@@ -25,6 +25,7 @@ FIGURES = {
     "saelab.analysis.steering.success.Success": "steering.success_figure",
     "saelab.analysis.steering.dose.DoseResponse": "steering.dose_figure",
     "saelab.analysis.transport.records.SiteTransport": "transport.transport_figure",
+    "saelab.analysis.sharing.records.Sharing": "sharing.sharing_figure",
     "saelab.analysis.attention.heads.HeadAttribution": "attention.heads_figure",
     "saelab.analysis.attention.dfa.DirectAttribution": "attention.attribution_figure",
     "saelab.analysis.attention.qk.ScorePairs": "attention.score_figure",

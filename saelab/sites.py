@@ -33,6 +33,14 @@ _MLP_OUT = ("hook_mlp_out", "mlp.hook_out")
 _ATTENTION_OUT = ("hook_attn_out", "attn.hook_out")
 
 
+JOIN = "+"
+
+
+def parts_of(site: str) -> tuple[str, ...]:
+    """The hooks of a site; several for a joint one, which is written `A+B`."""
+    return tuple(site.split(JOIN))
+
+
 class Output(NamedTuple):
     """Two hooks of an attention or MLP: on what it returns, and on what the stream gets of it.
 

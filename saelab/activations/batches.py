@@ -81,7 +81,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         self.batch_size = batch_size
         names = (self.sites.x, self.sites.target, self.sites.grad)
         self._views = {name: store.site(name) for name in names if name is not None}
-        self._check_gradient()
+        self._check_gradient(store)
         self._table = store.blocks
         self._device = torch.device(device)
         self._order = {
@@ -157,12 +157,14 @@ class ShuffledBatches(Iterator[ActivationBatch]):
         self._served = int(state["rows_served"])
         self._group = self._ahead = None
 
-    def _check_gradient(self) -> None:
+    def _check_gradient(self, store: ActivationStore) -> None:
         if self.sites.grad is None:
             return
         # A transcoder's latents act on the loss at its target site.
-        x = self._views[self.sites.target or self.sites.x].spec
-        grad = self._views[self.sites.grad].spec
+        x, grad = (
+            store.one_site(name).spec
+            for name in (self.sites.target or self.sites.x, self.sites.grad)
+        )
         if grad.kind != "gradient" or grad.hook != x.hook:
             raise UsageError(f"{grad.name} does not hold gradients with respect to {x.name}.")
 

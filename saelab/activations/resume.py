@@ -24,7 +24,8 @@ class Position(Protocol):
 def store_digest(store: ActivationStore) -> str:
     """A digest of a store's rows: when a store grows, its order changes."""
     digest = store.manifest.content_digest
-    return canonical_digest([digest, list(store.units), list(store.unit_rows)])
+    others = [store_digest(other) for other in store.beside]
+    return canonical_digest([digest, list(store.units), list(store.unit_rows), *others])
 
 
 def check_same_order(order: Mapping[str, int | str], state: Mapping[str, int | str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor
 
-from saelab.activations.site import SiteView
+from saelab.activations.joint import AnySite
 
 PART_BYTES = 2**24
 """Bytes that are read before the device starts to copy them."""
@@ -29,7 +29,7 @@ class Staging:
 
     def load(
         self,
-        views: Mapping[str, SiteView],
+        views: Mapping[str, AnySite],
         blocks: Integer[np.ndarray, " block"],
         n_rows: int,
     ) -> dict[str, Float[Tensor, "row _"]]:
@@ -69,7 +69,7 @@ class Staging:
             self._copying.used.record(torch.cuda.current_stream(self._device))
 
     def _fetch(
-        self, name: str, view: SiteView, blocks: Integer[np.ndarray, " block"], size: int
+        self, name: str, view: AnySite, blocks: Integer[np.ndarray, " block"], size: int
     ) -> Float[Tensor, "row d_in"]:
         host, there = self._memory(name, size), self._memory_there(name, size)
         done = 0

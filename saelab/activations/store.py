@@ -2,7 +2,7 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from saelab.activations.format import (
     read_manifest,
     tokens_path,
 )
+from saelab.activations.joint import AnySite, JointSite
 from saelab.activations.order import Blocks, permutation
 from saelab.activations.outliers import Outliers, find_outliers
 from saelab.activations.sealed import SealedFile
 from saelab.activations.site import SiteView
 from saelab.activations.tokens_file import read_tokens_file
 from saelab.config import UsageError
+from saelab.sites import parts_of
 
 SAMPLED_BLOCKS = 64
 """Smallest number of blocks that a sample comes from, if there are as many."""
@@ -38,12 +40,13 @@ class ActivationStore:
     end of each commit marker; `site` checks the headers of its files.
 
     Attributes:
+        beside: further stores of the same tokens, whose sites `site` joins to its own.
         units: the committed units, in order.
         unit_rows: number of rows of each unit.
         sites: names of the sites.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, beside: Sequence[Path] = ()) -> None:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         self.sites: tuple[str, ...] = tuple(site.name for site in self.manifest.sites)
@@ -53,8 +56,12 @@ class ActivationStore:
         markers = [self._marker(unit) for unit in self.units]
         self.unit_rows: tuple[int, ...] = tuple(rows for rows, _ in markers)
         self._seals = b"".join(seal for _, seal in markers)
-        self._views: dict[str, SiteView] = {}
+        self._views: dict[str, JointSite] = {}
+        self._alone: dict[str, SiteView] = {}
         self._outliers: dict[str, Outliers] = {}
+        self.beside = tuple(ActivationStore(other) for other in beside)
+        for other in self.beside:
+            _check_same_tokens(self, other)
 
     def _marker(self, unit: int) -> tuple[int, bytes]:
         """A unit's number of rows, and the seal of all its files."""
@@ -84,29 +91,52 @@ class ActivationStore:
             raise UsageError(f"{self.path} has no committed unit yet.")
         return Blocks.of_units(self.unit_rows, BLOCK_ROWS)
 
-    def site(self, name: str) -> SiteView:
-        """The rows of one site.
+    def site(self, name: str) -> AnySite:
+        """The rows of one site, or of several as one: see `saelab.activations.joint`.
 
         Raises:
             UsageError: the store has no such site; the message lists its sites, the most similar
                 first.
             DamagedStoreError: a header of the site is damaged.
         """
+        members = self.members(name)
+        if len(members) == 1:
+            return self.one_site(name)
+        if name not in self._views:
+            parts = [store.one_site(hook) for store, hook in members]
+            # Massive rows would decide a site's scale, and say nothing about its other rows.
+            sums = [store.outliers(hook).kept for store, hook in members]
+            self._views[name] = JointSite(parts, sums, self.blocks, self.sample_rows)
+        return self._views[name]
+
+    def members(self, name: str) -> list[tuple["ActivationStore", str]]:
+        """The stores and hooks whose rows are a site's.
+
+        Raises:
+            UsageError: a hook is named twice.
+        """
+        hooks = parts_of(name)
+        if len(set(hooks)) < len(hooks):
+            raise UsageError(f"The site {name} names a hook twice; name each once.")
+        return [(store, hook) for store in (self, *self.beside) for hook in hooks]
+
+    def one_site(self, name: str) -> SiteView:
+        """The rows of one site of this store alone; raises as `site` does."""
         if name not in self._named:
             nearest = difflib.get_close_matches(name, self.sites, len(self.sites), cutoff=0)
             raise UsageError(f"{self.path} has no site {name!r}; it has {', '.join(nearest)}.")
-        if name not in self._views:
+        if name not in self._alone:
             spec = self.manifest.site(name)
             paths = {unit: hook_path(self.path, spec, unit) for unit in self.units}
-            self._views[name] = SiteView(
+            self._alone[name] = SiteView(
                 self.path, self.manifest, spec, self.blocks, paths, self.sample_rows
             )
-        return self._views[name]
+        return self._alone[name]
 
     def outliers(self, name: str) -> Outliers:
         """The massive rows of one site, computed once; raises as `site` does."""
         if name not in self._outliers:
-            self._outliers[name] = find_outliers(self.site(name))
+            self._outliers[name] = find_outliers(self.one_site(name))
         return self._outliers[name]
 
     def sample_rows(self, n: int, seed: int) -> Int[np.ndarray, " n"]:
@@ -167,6 +197,28 @@ class ActivationStore:
         """For each unit: the index of its first context, and its contexts' token ids."""
         for unit in self.units:
             yield self.manifest.unit_contexts(unit).start, self.tokens(unit).contexts
+
+
+def _check_same_tokens(store: ActivationStore, other: ActivationStore) -> None:
+    """Refuse a second store whose rows are not of the same tokens in the same order.
+
+    Raises:
+        UsageError: names the stores and what differs.
+    """
+    remedy = "harvest both with the same --text, --n-tokens, --context-length and --seed"
+    if (store.units, store.unit_rows) != (other.units, other.unit_rows):
+        raise UsageError(
+            f"{other.path} has {other.n_rows} rows in {len(other.units)} units and {store.path} "
+            f"{store.n_rows} in {len(store.units)}, so they are not of the same tokens; {remedy}."
+        )
+    for unit in store.units:
+        one, two = store.tokens(unit), other.tokens(unit)
+        for name in ("contexts", "token", "position", "context"):
+            if not np.array_equal(getattr(one, name), getattr(two, name)):
+                raise UsageError(
+                    f"Unit {unit} of {other.path} is of other tokens than that of {store.path}; "
+                    f"{remedy}."
+                )
 
 
 def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from saelab.analysis.explain.records import DIRECTORY as EXPLANATIONS
 from saelab.analysis.explain.records import TEXTS, read_set
 from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.sharing.records import FILE, load_sharing
 from saelab.analysis.steering.records import load_steering_scores
 from saelab.analysis.transport.records import read_transport, transport_files
 from saelab.analysis.transport.transport_file import DIRECTORY
@@ -155,6 +156,8 @@ def _read_known(path: Path) -> None:
     if path.name == "features.h5":
         file = FeatureFile(path)
         len(file.vocabulary)
+    elif path.name == FILE:
+        load_sharing(path.parent)
     elif path.name == "steering.h5":
         load_steering_scores(path.parent)
     elif path.parent.name == DIRECTORY:
@@ -194,7 +197,10 @@ def _tell_missing(run: Run, check: RunCheck) -> None:
 
 def _check_weights(run: Run, check: RunCheck) -> None:
     header, sae = read_sae_header(run.weights)
-    if sae.config.model_dump(mode="json") != run.config.sae.model_dump(mode="json"):
+    options = run.config.sae
+    if run.config.n_sites > 1 and options.joint_problem is None:
+        options = options.at_widths(sae.widths)  # Training has taken them from the store.
+    if sae.config.model_dump(mode="json") != options.model_dump(mode="json"):
         check.add(run.weights, f"is another SAE than {CONFIG} says.")
     for name, wanted in (("site", run.config.site), ("target_site", run.config.written_site)):
         if (found := header.metadata.get(name, wanted)) != wanted:
@@ -203,7 +209,12 @@ def _check_weights(run: Run, check: RunCheck) -> None:
 
 def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files made from the weights, and the digest that each records."""
-    made = (run.path / "features.h5", run.path / "steering.h5", *transport_files(run.path))
+    made = (
+        run.path / "features.h5",
+        run.path / "steering.h5",
+        run.path / FILE,
+        *transport_files(run.path),
+    )
     for path in filter(whole, made):
         yield path, read_hdf5(path).facts
     told = [run.path / "evaluation", run.path / EXPLANATIONS]

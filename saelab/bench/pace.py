@@ -42,7 +42,7 @@ class Pace:
         forward: share of `rates.matmul` that a forward pass reaches.
         harvest, train, evaluate: time of each over its passes or its steps alone.
         feature_token, feature_latent: seconds of `features` per token beside its passes, and per
-            latent.
+            latent beside its products.
         start: seconds until a verb works.
         read: bytes of a store per second and host.
         sources: where the figures come from, as sentences.
@@ -79,6 +79,14 @@ class Pace:
         factor = self.variants.get(variant, 1.0) if fused else 1.0
         found = {"encoder's product": product, **{n: beside * t for n, t in parts.items()}}
         return {name: factor * seconds for name, seconds in found.items()}
+
+    def weights_seconds(self, d_sae: int, width: int, d_vocab: int) -> float:
+        """Seconds of the products of `features` with an SAE's weights: logits, and all neighbours.
+
+        They are in float32; `width` is d_in + d_out.
+        """
+        operations = d_sae * width * (d_vocab + 2.0 * d_sae)
+        return operations * self.single / self.rates.matmul
 
     def exchange(self, size: int, *, hosts: int, per_host: int) -> float:
         """Seconds in which every GPU sends and receives so many bytes.
@@ -224,6 +232,8 @@ def _shares(
     beside = sum(parts.values()) - parts["encoder's product"]
     own = max(0.1, (step["seconds"] - parts["encoder's product"]) / beside)
     fixed = sum(stages[name]["fixed"] for name in ("harvest", "train", "evaluate")) / 3
+    d_sae, width = setting["d_sae"], 2 * setting["d_model"]
+    products = pace.weights_seconds(d_sae, width, setting["d_vocab"])
     return {
         "step" if pace.kernels else "autograd": own,
         "harvest": over("harvest"),
@@ -231,6 +241,6 @@ def _shares(
         "evaluate": over("evaluate"),
         "feature_token": max(0.0, features["seconds"] - features["fixed"] - features["floor"])
         / features["tokens"],
-        "feature_latent": features["fixed"] / step["shape"]["d_sae"],
+        "feature_latent": max(0.0, features["fixed"] - products) / d_sae,
         "start": pace.start + fixed,
     }

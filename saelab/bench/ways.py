@@ -227,5 +227,7 @@ def _afterwards(job: Work, fleet: Fleet, way: Way) -> None:
     passes = 3 * job.n_evaluated * pass_seconds(job, pace, [])
     way.seconds["evaluate"] = rounds * (pace.start + pace.evaluate * passes)
     token = pace.feature_token + pass_seconds(job, pace, job.sites)
-    found = job.n_features * token + job.sae.d_sae * pace.feature_latent
+    d_sae, width = job.sae.d_sae, max(job.widths)
+    found = job.n_features * token + d_sae * pace.feature_latent
+    found += pace.weights_seconds(d_sae, width, job.shape.d_vocab)
     way.seconds["features"] = rounds * (pace.start + found)

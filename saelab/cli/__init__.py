@@ -22,6 +22,7 @@ VERBS = {
     "explain": "say what latents mean, in a language model's words",
     "steer": "steer the model with latents, and measure which of them steer",
     "transport": "say which latents an earlier site carries, and which are computed between",
+    "diff": "say which latents of a crosscoder its sites or models share",
     "circuit": "explain a prediction by the latents that make it, and test them",
     "browse": "open the feature browser",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",

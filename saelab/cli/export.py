@@ -10,12 +10,13 @@ from saelab.files import check_writable
 
 
 class ExportArguments(Config):
-    """Write a run's SAE in the form that SAELens 6 or dictionary_learning loads.
+    """Write a run's SAE in the form that SAELens 6, dictionary_learning or circuit-tracer loads.
 
     TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard,
     gated and (to SAELens) matching-pursuit SAEs can be exported. SAELens also gets transcoders of
     BatchTopK, Matryoshka, JumpReLU and standard; it reads SAEs with batch-level selection as
-    JumpReLU with their threshold.
+    JumpReLU with their threshold. circuit-tracer gets transcoders of the same variants: give the
+    runs of all layers the same --out, one after another.
 
         saelab export runs/topk --out exported/topk
     """
@@ -23,10 +24,11 @@ class ExportArguments(Config):
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     out: Path
-    """A new directory for cfg.json and sae_weights.safetensors, or for config.json and ae.pt."""
-    to: Literal["sae-lens", "dictionary-learning"] = "sae-lens"
-    """The tool to write for: SAELens (SAE.load_from_disk), or dictionary_learning
-    (load_dictionary)."""
+    """A new directory for cfg.json and sae_weights.safetensors, for config.json and ae.pt, or for
+    config.yaml and layer_N.safetensors."""
+    to: Literal["sae-lens", "dictionary-learning", "circuit-tracer"] = "sae-lens"
+    """The tool to write for: SAELens (SAE.load_from_disk), dictionary_learning
+    (load_dictionary), or circuit-tracer (a transcoder set)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from dataclasses import replace
 
+    from saelab.sae.interop.circuit_tracer import write_circuit_tracer
     from saelab.sae.interop.convert import to_foreign
     from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
     from saelab.sae.interop.sae_lens_write import write_sae_lens
@@ -49,7 +52,11 @@ def main(arguments: list[str]) -> int:
         hook_out=run.options.get("target_site"),
         model=None if model is None else Path(model["name"]).name,
     )
-    write = write_sae_lens if args.to == "sae-lens" else write_dictionary_learning
-    write(foreign, args.out)
+    writers = {
+        "sae-lens": write_sae_lens,
+        "dictionary-learning": write_dictionary_learning,
+        "circuit-tracer": write_circuit_tracer,
+    }
+    writers[args.to](foreign, args.out)
     print(args.out)
     return 0

@@ -16,8 +16,9 @@ class ImportArguments(Config):
     """Make a run of an SAE that another tool trained, to evaluate, explain and browse it.
 
     Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated, matching pursuit,
-    transcoders), Gemma Scope params.npz, dictionary_learning ae.pt and sparsify directories
-    (transcoders too); the format is detected. Only plain tensors are unpickled. First harvest the
+    transcoders), Gemma Scope params.npz, dictionary_learning ae.pt, sparsify directories
+    (transcoders too) and circuit-tracer's transcoders (give one layer_N.safetensors); the format is
+    detected. Only plain tensors are unpickled. First harvest the
     site that the SAE was trained on: the store says which model and text the run belongs to.
 
         saelab import gemma/params.npz --activations activations_cache/gemma

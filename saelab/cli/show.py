@@ -116,7 +116,7 @@ def _store(path: Path) -> dict[str, Any]:
 
 
 def _site(store: "ActivationStore", name: str) -> dict[str, Any]:
-    view = store.site(name)
+    view = store.one_site(name)
     mean_norm = float((view.mean**2).sum() ** 0.5)
     return {
         "kind": view.spec.kind,
@@ -131,7 +131,7 @@ def _site(store: "ActivationStore", name: str) -> dict[str, Any]:
 
 def _outliers(store: "ActivationStore", name: str) -> dict[str, Any]:
     """The massive rows of a site, their positions, and the statistics of the other rows."""
-    if not store.site(name).norms_known:
+    if not store.one_site(name).norms_known:
         return {"rows": "not recorded in this older store; `saelab train` reads its norms once"}
     found = store.outliers(name)
     if found.max_norm is None:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from saelab.activations.joint import JointSite
 from saelab.config import UsageError
 from saelab.evaluation.another import with_another
 from saelab.evaluation.inputs import Batch, Inputs
@@ -107,10 +108,21 @@ def held_back(run: Run, n_tokens: int) -> HeldBack:
     """
     # The run records what was left out: the store may have grown since, and its limit changed.
     source = Source([run.config.with_every_row()], torch.device("cpu"))
-    x = source.calibration_rows()
+    x = _as_trained(source, run, source.calibration_rows())
     target = None if run.config.target_site is None else source.calibration_targets()
     chosen, n_left_out = _first(run.domain.within(x, target), n_tokens)
     return HeldBack(source, x, target, chosen, n_left_out)
+
+
+def _as_trained(
+    source: Source, run: Run, x: Float[Tensor, "row d_in"]
+) -> Float[Tensor, "row d_in"]:
+    """Rows of a joint site at the scales of the run's training; a store that grew has others."""
+    if not isinstance(source.site, JointSite):
+        return x
+    now = zip(run.domain.parts, source.site.factors, strict=True)
+    ratio = [torch.full((part.width,), part.factor / factor) for part, factor in now]
+    return x * torch.cat(ratio)
 
 
 def _first(covered: Bool[Tensor, " row"], n: int) -> tuple[Int[Tensor, " kept"], int]:

@@ -62,6 +62,7 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
         if lm is None:
             lm = load_recorded_model(run.model(), device=device)
         host = Host.of_run(run, lm)
+        lm = host.lm
         corpus = corpus_of(run, lm, "held-out") if corpus is None else corpus
         options = sized(options, lm, corpus)
         sample = None

@@ -147,6 +147,8 @@ def replaceable_site(inputs: Inputs) -> str | None:
 
     All of its effect on the model goes through what the SAE writes there.
     """
+    if (n := inputs.run.config.n_sites) > 1:
+        return f"The SAE reads {n} sites, which cannot be replaced at once."
     if Site.of(inputs.site).replaceable:
         return None
     return f"The skip connection goes past {inputs.site}, so a change there is only half of one."

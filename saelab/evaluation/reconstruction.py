@@ -15,6 +15,8 @@ CENTRE_ROWS = 4096
 TOP_SHARE = 0.001
 DISAGREE = 2.0
 """Factor by which the mean over rows and the ratio of sums may differ without a warning."""
+OF_SITE = "fvu_site_"
+"""The FVU at one of several sites has this name and its number, from 1 on."""
 MUCH = 0.25
 """A share of the variance that the largest thousandth of the rows should not reach."""
 
@@ -147,10 +149,16 @@ def fvu_warning(figures: Mapping[str, float]) -> str | None:
     )
 
 
+def _number(name: str) -> int:
+    return int(name.removeprefix(OF_SITE))
+
+
 def _lines(r: Figures) -> Iterator[Line]:
     """Older figures without row-wise errors have fewer lines."""
     what = "u u^T, u = x / ||x||," if r.get("outer") else "the activations"
     yield "FVU", f"{r['fvu']:.4f}", f"variance of {what} that it misses (0 is perfect)"
+    for name in sorted((name for name in r if name.startswith(OF_SITE)), key=_number):
+        yield f"FVU, site {_number(name)}", f"{r[name]:.4f}", "of the sites, in training's order"
     if "top_share" in r:
         rows = f"{r['fvu_row_mean']:.4f}, {r['fvu_row_median']:.4f}"
         yield "FVU, token by token", rows, "mean and median over tokens, each of which counts alike"
@@ -164,14 +172,24 @@ def _sums(inputs: Inputs) -> Streamed:
     sae = inputs.sae
     outer = sae.config.decoder_problem is not None
     sums = Reconstruction(sae.d_out, sae.d_sae, inputs.device, outer=outer)
+    widths = sae.widths if len(sae.widths) > 1 else ()
+    each = [Reconstruction(width, sae.d_sae, inputs.device) for width in widths]
 
     def update(batch: Batch) -> None:
+        if each and batch.x_hat is not None:
+            parts = (rows.split(sae.widths, dim=1) for rows in (batch.rows.wanted, batch.x_hat))
+            for own, x, x_hat in zip(each, *parts, strict=True):
+                own.update(x, x_hat, batch.rows.codes)
         if batch.fit is not None:
             sums.update_outer(batch.fit, batch.rows.codes)
         elif batch.x_hat is not None:
             sums.update(batch.rows.wanted, batch.x_hat, batch.rows.codes)
 
-    return Streamed(update, lambda: sums.results() | {"left_out": inputs.n_left_out})
+    def results() -> Figures:
+        sites = {f"{OF_SITE}{i}": own.results()["fvu"] for i, own in enumerate(each, 1)}
+        return sums.results() | {"left_out": inputs.n_left_out} | sites
+
+    return Streamed(update, results)
 
 
 def _warnings(r: Figures) -> list[str]:

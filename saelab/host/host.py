@@ -7,10 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.lm.joint import JointModel
+from saelab.lm.load import load_recorded_model
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
-from saelab.sites import Place, place_of
+from saelab.sites import Place, Site, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -58,6 +60,7 @@ class Host:
             UsageError: `lm` is not the run's model, or the run has no weights.
         """
         check_model(lm, run)
+        lm = _in_its_models(run, lm)
         sae = run.load_sae(str(lm.device)) if sae is None else sae
         config = run.config
         return cls(lm, sae, config.site, config.written_site, run.name, run.domain, run)
@@ -71,6 +74,23 @@ class Host:
     def is_transcoder(self) -> bool:
         """Whether the SAE writes another site than it reads."""
         return self.reads != self.writes
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether what is written can be replaced in the model; see `Site.replaceable`.
+
+        Several sites cannot: what is read at a later one depends on an earlier one.
+        """
+        return len(self.sae.widths) == 1 and Site.of(self.writes).replaceable
+
+    @property
+    def before_post(self) -> bool:
+        """Whether the written site is an MLP's or attention's output before it is scaled or normed.
+
+        The two differ if a norm or a multiplier follows (Gemma 2 and 3, OLMo 2, Granite):
+        `mlp.hook_out` and `attn.hook_out` are before it, `hook_mlp_out`, `hook_attn_out` after it.
+        """
+        return Site.of(self.writes).part in ("mlp.hook_out", "attn.hook_out")
 
     @property
     def place(self) -> Place:
@@ -121,6 +141,27 @@ class Host:
     ) -> Bool[Tensor, "batch pos"]:
         """The masked positions whose activations have no norm that training left out."""
         return mask & self.domain.within(read, written)
+
+
+def _in_its_models(run: Run, lm: LanguageModel) -> LanguageModel:
+    """The model in which the run's site can be read: for a joint site, with all its models.
+
+    Raises:
+        UsageError: another model of the run does not exist, or has other weights than it had.
+    """
+    parts, others = run.domain.parts, []
+    if not parts:
+        return lm
+    for beside in run.provenance().get("beside", ()):
+        facts = beside["model"]
+        other = load_recorded_model(facts, device=lm.device)
+        if other.info.weights_digest != facts["weights_digest"]:
+            raise UsageError(
+                f"{run.path} also reads {facts['name']}, which has other weights than when it was "
+                "harvested; put the old ones back."
+            )
+        others.append(other)
+    return JointModel(lm, run.config.site, [part.factor for part in parts], others)
 
 
 def check_model(lm: LanguageModel, run: Run) -> None:

@@ -88,7 +88,7 @@ def read_text(host: Host, corpus: Corpus, *, n_tokens: int, batch_size: int) -> 
 
     If the SAE's domain depends on activations, each batch costs a forward pass up to the sites.
     """
-    if host.domain.max_norm is None and host.domain.max_target_norm is None:
+    if not host.domain.limited:
         yield from _texts(host, corpus, batch_size=batch_size, n_tokens=n_tokens)
         return
     for batch in stream(host, corpus, n_tokens=n_tokens, batch_size=batch_size):

@@ -11,7 +11,7 @@ from saelab.shard import LatentShard
 Action = Callable[[], object]
 
 
-class Exchange:
+class LatentExchange:
     """The exchange between the processes that hold an SAE; for one process it does nothing.
 
     It happens between the step's CUDA graphs, so that any backend can do it: who records a step
@@ -69,5 +69,5 @@ def _now(action: Action) -> object:
     return action()
 
 
-ALONE = Exchange()
+ALONE = LatentExchange()
 """That of one process."""

@@ -60,6 +60,11 @@ class AbstractAbilities(Config, abc.ABC):
         return "its selection is not made over several processes"
 
     @property
+    def joint_problem(self) -> str | None:
+        """Why this SAE cannot read several sites, as half a sentence; None if it can."""
+        return "it does not tell them apart"
+
+    @property
     def transcoder_problem(self) -> str | None:
         """Why this SAE cannot be a transcoder, as half a sentence; None if it can."""
         return None

@@ -1,7 +1,7 @@
 """What every variant has: a configuration that builds it, an encoder, a loss, usually a decoder."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic
 
 import torch
@@ -52,6 +52,16 @@ class AbstractSAEConfig(AbstractAbilities, abc.ABC):
             UsageError: the message names the options.
         """
         return
+
+    def at_widths(self, widths: Sequence[int]) -> "AbstractSAEConfig":
+        """The options of an SAE that reads several sites of these widths side by side.
+
+        Raises:
+            UsageError: it cannot, for the reason in `joint_problem`.
+        """
+        raise UsageError(
+            f"A {self.variant} SAE cannot read {len(widths)} sites: {self.joint_problem}."
+        )
 
     @property
     @abc.abstractmethod
@@ -113,6 +123,11 @@ class AbstractSAE(nn.Module, abc.ABC, Generic[ConfigT]):
     def d_in(self) -> int:
         """Width of the activations that the SAE reads."""
         return len(self.input_bias)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the sites that the SAE reads side by side; mostly one."""
+        return (self.d_in,)
 
     @property
     def d_out(self) -> int:

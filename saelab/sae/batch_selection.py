@@ -88,7 +88,10 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         self.threshold.div_(scale if target_scale is None else target_scale)
 
     @override
-    def fused_rule(self) -> FusedRule:
+    def fused_rule(self) -> FusedRule | str:
+        return self._batch_rule()
+
+    def _batch_rule(self) -> FusedRule:
         return self.selected_rule(self.k, signed=self.signed, over_batch=True)
 
     @override

@@ -1,5 +1,7 @@
 """Operations on a dictionary of atoms: initialisation, unit norm, and the tangent projection."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -54,6 +56,14 @@ def move_norms(W_dec: Tensor, W_enc: Tensor, *by_latent: Tensor) -> None:
     W_enc.mul_(norms)
     for values in by_latent:
         values.mul_(norms)
+
+
+def site_norms(
+    W_dec: Float[Tensor, "d_sae d"], widths: Sequence[int]
+) -> Float[Tensor, "d_sae site"]:
+    """||w_i|| of each atom at each site; the sites' parts of an atom have these widths."""
+    parts = W_dec.split(list(widths), dim=1)
+    return torch.stack([part.norm(dim=1) for part in parts], dim=1)
 
 
 def default_aux_k(d_in: int, d_sae: int) -> int:

@@ -125,7 +125,7 @@ class Matryoshka(AbstractBatchSelectionSAE[MatryoshkaConfig]):
     def fused_rule(self) -> FusedRule:
         n = self.config.random_prefixes or len(self.config.fractions)
         share = 1 / n if self.config.prefix_loss == "mean" else 1.0
-        return replace(super().fused_rule(), groups=n, share=share)
+        return replace(self._batch_rule(), groups=n, share=share)
 
     @override
     def step_values(self, context: LossContext) -> StepValues:

@@ -33,6 +33,7 @@ BUILT_IN = {
     "bsc": "saelab.sae.bsc:BSCConfig",
     "tsc": "saelab.sae.tsc:TSCConfig",
     "gsc": "saelab.sae.gsc:GSCConfig",
+    "crosscoder": "saelab.sae.crosscoder:CrosscoderConfig",
 }
 """The options of each variant, by its name. If several variants have the codes of a foreign file,
 the first reads it."""

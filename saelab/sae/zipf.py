@@ -137,4 +137,4 @@ class AbstractZipfSAE(AbstractBatchSelectionSAE[ZipfConfigT], abc.ABC):
 
     @override
     def fused_rule(self) -> FusedRule:
-        return replace(super().fused_rule(), usage=self.config.usage_rules())
+        return replace(self._batch_rule(), usage=self.config.usage_rules())

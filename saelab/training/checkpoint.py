@@ -37,7 +37,7 @@ MAX_PARTS = 1 << 16
 LOG = "log"
 FREE = {"n_tokens", "log_every", "checkpoint_every", "keep_at", "keep_every", "keep_state"}
 """Options that do not affect the steps already done; a run may continue with other values."""
-PATHS = {"activations", "init_from"}
+PATHS = {"activations", "beside", "init_from"}
 """Options that are paths: different spellings may lead to the same thing."""
 _NAME = re.compile(r"step_(\d{1,18})(\.safetensors)?")
 

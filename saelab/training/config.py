@@ -8,8 +8,9 @@ from pydantic import Field
 from saelab.activations.order import POOL_ROWS
 from saelab.config import Config, Heading, UsageError
 from saelab.sae.base import AbstractSAEConfig
-from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import SAEConfig
+from saelab.sites import parts_of
+from saelab.training.sites_asked import check_sites
 
 REFERENCE_WIDTH = 2**14
 DEAD_AFTER = 10_000_000  # arXiv 2406.04093, appendix A.2
@@ -37,7 +38,11 @@ class TrainConfig(Config):
     activations: Annotated[Path, Heading("Data")]
     """The activation store that `saelab harvest` wrote."""
     site: str
-    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post."""
+    """The hook to train on, one of the store's sites, e.g. blocks.2.hook_resid_post; for a
+    crosscoder several, joined by +."""
+    beside: tuple[Path, ...] = ()
+    """Further stores of the same tokens, of other models: a crosscoder then reads --site in all of
+    them, and tells what the models share (model diffing)."""
     target_site: str | None = None
     """Train a transcoder: read --site and reconstruct this site of the same store, e.g.
     blocks.2.hook_mlp_out from blocks.2.ln2.hook_out (arXiv 2406.11944); default: --site itself."""
@@ -173,7 +178,7 @@ class TrainConfig(Config):
             )
         if not self.live and self.buffer_rows != POOL_ROWS:
             raise UsageError(f"buffer_rows={self.buffer_rows} needs --live; give both or neither.")
-        self._check_transcoder()
+        check_sites(self)
         self._check_optimizer()
         if outside := [n for n in self.keep_at if not 0 < n <= self.n_tokens]:
             raise UsageError(
@@ -200,26 +205,6 @@ class TrainConfig(Config):
                     f"{name}={value} is for training by gradient, and a {self.sae.variant} SAE is "
                     f"fitted by {how}; leave it out."
                 )
-
-    def _check_transcoder(self) -> None:
-        if self.target_site is None:
-            if self.skip:
-                raise UsageError(
-                    "--skip needs --target-site: past an SAE that reconstructs what it reads, a "
-                    "skip connection would carry everything."
-                )
-            return
-        if self.target_site == self.site:
-            raise UsageError(
-                f"--target-site {self.target_site} is what the SAE reads; leave it out, or name "
-                "another site."
-            )
-        check_transcoder(self.sae)
-        if self.objective != "local":
-            raise UsageError(
-                f"--objective {self.objective} is for an SAE that reconstructs what it reads; a "
-                "transcoder trains with --objective local."
-            )
 
     def _check_optimizer(self) -> None:
         """Refuse a decay that is too long, and options that the schedule does not use."""
@@ -263,6 +248,11 @@ class TrainConfig(Config):
     def written_site(self) -> str:
         """The site that is reconstructed: `target_site` if given, else `site`."""
         return self.target_site or self.site
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites that are read side by side, over all stores."""
+        return len(parts_of(self.site)) * (1 + len(self.beside))
 
     @property
     def n_steps(self) -> int:

@@ -104,6 +104,11 @@ def run_record(source: Source, **facts: object) -> dict[str, Any]:
     manifest = source.store.manifest
     if manifest.model is None:
         facts["rows_digest"] = source.store.rows_digest
+    if source.store.beside:
+        facts["beside"] = [
+            {"activations": other.manifest.content_digest, "model": other.manifest.model}
+            for other in source.store.beside
+        ]
     return provenance(
         device=_device_name(source.device),
         activations=manifest.content_digest,

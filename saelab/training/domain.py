@@ -1,7 +1,7 @@
 """Where an SAE applies: to activations of the kind it was trained on."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +9,20 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from saelab.config import Config, UsageError, first_problem
+
+
+class Part(NamedTuple):
+    """One of the sites that an SAE of several sites reads side by side.
+
+    Attributes:
+        width: of its rows.
+        factor: by which its activations are multiplied before the SAE reads them.
+        max_norm: training left out rows with a larger norm, before that; None for no limit.
+    """
+
+    width: int
+    factor: float
+    max_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -25,12 +39,14 @@ class Domain:
             activations (arXiv 2402.17762). None for no limit.
         first_position: training left out rows at earlier positions of a context.
         max_target_norm: the same limit at the site that a transcoder reconstructs.
+        parts: the sites of a joint site, which the SAE reads; empty for a single site.
     """
 
     special_token_ids: tuple[int, ...] = ()
     max_norm: float | None = None
     first_position: int = 0
     max_target_norm: float | None = None
+    parts: tuple[Part, ...] = ()
 
     def covers(
         self,
@@ -68,11 +84,33 @@ class Domain:
     ) -> Bool[Tensor, "*shape"]:
         """Which activations have norms within the limit; all if there is no limit."""
         inside = _within(x, self.max_norm)
+        if any(part.max_norm is not None for part in self.parts):
+            pieces = x.split([part.width for part in self.parts], dim=-1)
+            for part, piece in zip(self.parts, pieces, strict=True):
+                limit = None if part.max_norm is None else part.max_norm * part.factor
+                inside &= _within(piece, limit)
         return inside if target is None else inside & _within(target, self.max_target_norm)
 
     def facts(self) -> dict[str, Any]:
         """The domain as JSON values; `read_domain` reads them."""
-        return {**asdict(self), "special_token_ids": list(self.special_token_ids)}
+        parts = (
+            {
+                "parts": [
+                    dict(zip(("width", "factor", "max_norm"), part, strict=True))
+                    for part in self.parts
+                ]
+            }
+            if self.parts
+            else {}
+        )
+        values = asdict(self) | {"special_token_ids": list(self.special_token_ids)}
+        return {name: value for name, value in values.items() if name != "parts"} | parts
+
+    @property
+    def limited(self) -> bool:
+        """Whether it depends on the activations, not only on tokens and positions."""
+        limits = (self.max_norm, self.max_target_norm, *(part.max_norm for part in self.parts))
+        return any(limit is not None for limit in limits)
 
 
 EVERYWHERE = Domain()
@@ -104,11 +142,19 @@ def read_domain(record: dict[str, Any]) -> Domain:
     if found is None:
         found = {"special_token_ids": (record.get("model") or {}).get("special_token_ids", ())}
     try:
-        return Domain(**_Facts.model_validate(found).model_dump())
+        values = _Facts.model_validate(found)
+        parts = tuple(Part(each.width, each.factor, each.max_norm) for each in values.parts)
+        return Domain(**values.model_dump(exclude={"parts"}), parts=parts)
     except ValidationError as error:
         raise UsageError(
             f"The run's provenance.json has no valid domain: {first_problem(error)}."
         ) from error
+
+
+class _Part(Config):
+    width: int = Field(gt=0)
+    factor: float = Field(gt=0, allow_inf_nan=False)
+    max_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class _Facts(Config):
@@ -118,3 +164,4 @@ class _Facts(Config):
     max_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     first_position: int = Field(default=0, ge=0)
     max_target_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    parts: tuple[_Part, ...] = ()

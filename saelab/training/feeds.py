@@ -85,7 +85,7 @@ def shared_pass(config: TrainConfig) -> tuple[object, ...]:
 def shared_feed(config: TrainConfig) -> tuple[object, ...]:
     """What must be equal for two SAEs to share batches and an objective."""
     kl = (config.kl_coefficient, config.downstream_coefficient, config.downstream_sites)
-    sites = (config.activations, config.site, config.target_site)
+    sites = (config.activations, config.beside, config.site, config.target_site)
     order = (config.batch_size, config.order_seed, config.live, config.buffer_rows)
     rows = (config.outliers, config.first_position)
     masks = (config.hidden_share, config.hide) if config.objective == "masked" else None

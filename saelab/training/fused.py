@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.torch.zipf import Usage
 from saelab.kernels.triton.codes.rows import RowCodes
@@ -101,7 +101,7 @@ class FusedStep:
             usage = (held[name].clone() for name in ("density", "underused"))
             weights = replace(weights, usage=Usage(rule.usage, *usage))
         self.weights = weights
-        exchange = Exchange(sae.shard)
+        exchange = LatentExchange(sae.shard)
         step = Step(self.weights, self.rules, options.batch_size, options.launch, exchange)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
         self.n_steps = 0

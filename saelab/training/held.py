@@ -6,11 +6,20 @@ import torch
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.files import make_directory
+from saelab.files import failure, make_directory
 from saelab.training.checkpoint import Checkpoint, DamagedCheckpointError
 from saelab.training.parts import read_parts, write_part
 from saelab.training.spread import Spread
 from saelab.training.steps import Steps
+
+TOLD = 500
+"""Characters in which a process tells the others its part's seal, or why there is none."""
+
+
+class UnwrittenPartError(UsageError):
+    """A process could not write its part of a checkpoint."""
+
+    exit_code = 1
 
 
 def write_held(
@@ -19,13 +28,29 @@ def write_held(
     """The tensors for the checkpoint's own file, and the seals of its parts.
 
     Of several processes, each has written its part when the seals are known; called by all.
+
+    Raises:
+        UnwrittenPartError: in all processes, if one could not write its part.
     """
     tensors, spread = steps.tensors(), steps.spread
     if spread is None:
         return tensors, None
-    make_directory(path.parent)
-    seal = write_part(path, tensors, spread.shard)
-    return {}, spread.shard.tell_all(seal, device)
+    seal, problem = "", ""
+    try:
+        make_directory(path.parent)
+        seal = write_part(path, tensors, spread.shard)
+    except OSError as error:
+        problem = failure(error)
+    # Else the others would wait for a process that has stopped, and not know why.
+    own = (seal or f" {problem}").encode("ascii", "replace").decode("ascii")[:TOLD].ljust(TOLD)
+    seals = [each.rstrip() for each in spread.shard.tell_all(own, device)]
+    for rank, each in enumerate(seals):
+        if each.startswith(" "):
+            raise UnwrittenPartError(
+                f"Process {rank} could not write its part of a checkpoint:{each}. The same command "
+                "then continues from the checkpoint before."
+            )
+    return {}, seals
 
 
 def read_held(

@@ -84,6 +84,9 @@ def _is_same(run: Run, config: TrainConfig, name: str) -> bool:
     """Whether two different paths lead to the same thing."""
     if name == "activations":
         return is_same_store(run, config.activations)
+    if name == "beside":
+        begun = [each["activations"] for each in run.provenance().get("beside", ())]
+        return begun == [ActivationStore(p).manifest.content_digest for p in config.beside]
     if name == "init_from" and config.init_from is not None:
         begun = (run.provenance().get("init_from") or {}).get("weights_sha256")
         weights = config.init_from / "weights.safetensors"

@@ -54,7 +54,7 @@ class StartingRun:
         Raises:
             UsageError: widths, numbers of latents, or kinds of weights differ.
         """
-        sae = untrained_sae(config, source.site.d_in, source.target.d_in)
+        sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
         try:
             start_from(sae, self.sae(), source.start_rows()[:1])
         except UsageError as error:

@@ -128,7 +128,8 @@ def _seconds(source: Source, config: TrainConfig) -> float | None:
     """Seconds of the training; None if a step needs more than rows of the site."""
     if source.end_to_end or config.sae.needs_gradient:
         return None
-    sae = untrained_sae(config, source.site.d_in, source.target.d_in).to(source.device)
+    sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
+    sae = sae.to(source.device)
     rows, wanted = (
         torch.randn(min(TRIED_ROWS, config.batch_size), width, device=source.device)
         for width in (source.site.d_in, source.target.d_in)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from saelab.kernels.exchange import Action, Exchange
+from saelab.kernels.exchange import Action, LatentExchange
 
 
 class Recorded:
@@ -40,7 +40,7 @@ class Recorded:
         self.begin()
 
 
-def record(run: Callable[[torch.cuda.Stream | None], object], exchange: Exchange) -> Recorded:
+def record(run: Callable[[torch.cuda.Stream | None], object], exchange: LatentExchange) -> Recorded:
     """The graphs of what `run` launches; `run` may get a second stream. Kernels must be compiled.
 
     With other processes there is no second stream, since no graph may end while it works.

@@ -9,6 +9,7 @@ evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected
 steering.h5          what `saelab steer --all` scored
+sharing.h5           what `saelab diff` measured of a crosscoder
 transport/           what `saelab transport` measured, a file for each pair of sites
 circuits/            graphs that `saelab circuit` wrote
 explanations/        what language models say of latents, a directory for each set, and its scores
@@ -59,6 +60,7 @@ RESULTS = (
     "features.partial",
     "steering.h5",
     "transport",
+    "sharing.h5",
     "circuits",
     "explanations",
     "experiments",

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer
 
+from saelab.activations.joint import JointSite
 from saelab.activations.outliers import RULE, Outliers, left_out_sums
 from saelab.activations.sequences import Sequences
-from saelab.activations.site import SiteView
 from saelab.activations.statistics import ColumnSums, without
 from saelab.activations.store import ActivationStore
 from saelab.config import UsageError
 from saelab.training.config import TrainConfig
-from saelab.training.domain import Domain
+from saelab.training.domain import Domain, Part
 
 
 @dataclass(frozen=True)
 class Selection:
     """The rows to train on, of one site or of a transcoder's two sites.
 
-    A row that is massive at one of a transcoder's sites is left out at both.
+    A row that is massive at one of several sites is left out at all.
 
     Attributes:
         left_out: the rows left out, as sorted indices in store order.
@@ -73,14 +73,16 @@ def select(store: ActivationStore, config: TrainConfig) -> Selection:
         UsageError: no context is as long as `first_position`.
     """
     names = dict.fromkeys((config.site, config.written_site))
-    found = {n: store.outliers(n) for n in names if config.outliers == "leave-out"}
+    members = [member for name in names for member in store.members(name)]
+    found = {
+        _label(store, *member): member[0].outliers(member[1])
+        for member in members
+        if config.outliers == "leave-out"
+    }
     rows = np.unique(
         np.concatenate([_early(store, config.first_position), *(o.rows for o in found.values())])
     )
-    read, written = (
-        _sums(store.site(name), found.get(name), rows)
-        for name in (config.site, config.written_site)
-    )
+    read, written = (_sums(store, name, found, rows) for name in (config.site, config.written_site))
     return Selection(rows, read, written, _domain(store, config, found), found)
 
 
@@ -105,11 +107,26 @@ def _early(store: ActivationStore, first_position: int) -> Int64[np.ndarray, " n
     return np.concatenate(found)
 
 
-def _sums(site: SiteView, own: Outliers | None, rows: Int64[np.ndarray, " n"]) -> ColumnSums:
+def _label(store: ActivationStore, of: ActivationStore, hook: str) -> str:
+    """The name of a site in messages: its hook, and the store if it is another one."""
+    return hook if of is store else f"{hook} of {of.path}"
+
+
+def _sums(
+    store: ActivationStore,
+    name: str,
+    found: Mapping[str, Outliers],
+    rows: Int64[np.ndarray, " n"],
+) -> ColumnSums:
     """The site's sums without `rows`, which include its own massive rows."""
-    others = rows if own is None else np.setdiff1d(rows, own.rows)
-    whole = site.sums if own is None else own.kept
-    return without(whole, left_out_sums(site, others)) if len(others) else whole
+    parts = []
+    for of, hook in store.members(name):
+        site, own = of.one_site(hook), found.get(_label(store, of, hook))
+        others = rows if own is None else np.setdiff1d(rows, own.rows)
+        whole = site.sums if own is None else own.kept
+        parts.append(without(whole, left_out_sums(site, others)) if len(others) else whole)
+    site = store.site(name)
+    return site.joined_sums(parts) if isinstance(site, JointSite) else parts[0]
 
 
 def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Outliers]) -> Domain:
@@ -117,9 +134,17 @@ def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Out
     special = (manifest.model or {}).get("special_token_ids", ())
     limits = {name: outliers.max_norm for name, outliers in found.items()}
     target = None if config.target_site is None else limits.get(config.target_site)
+    site, parts = store.site(config.site), ()
+    if isinstance(site, JointSite):
+        each = zip(store.members(config.site), site.widths, site.factors, strict=True)
+        parts = tuple(
+            Part(width, factor, limits.get(_label(store, *member)))
+            for member, width, factor in each
+        )
     return Domain(
         tuple(special),  # pyright: ignore[reportArgumentType]
         limits.get(config.site),
         config.first_position,
         target,
+        parts,
     )

@@ -13,18 +13,19 @@ from saelab.activations.batches import BatchSites, ShuffledBatches
 from saelab.activations.contexts import ContextBatches, TokenBatch
 from saelab.activations.corpus import Corpus, recorded_corpus
 from saelab.activations.format import JsonObject
+from saelab.activations.joint import AnySite, JointSite
 from saelab.activations.live_pool import LiveSite
 from saelab.activations.order import permutation
-from saelab.activations.reforward import ROUNDING
 from saelab.activations.resume import Position
-from saelab.activations.site import SiteView
 from saelab.activations.store import ActivationStore
 from saelab.activations.verify import check_markers
 from saelab.config import UsageError
 from saelab.lm.hf import load_source
 from saelab.lm.load import load_recorded_model, recorded_dtype
 from saelab.lm.protocol import ActivationSource, LanguageModel
+from saelab.sites import parts_of
 from saelab.training.config import TrainConfig
+from saelab.training.constant import check_varies
 from saelab.training.selection import Selection, select
 from saelab.types import ActivationBatch
 
@@ -33,10 +34,6 @@ START_ROWS = 32_768
 HELD_BACK_BLOCKS = 32
 HELD_BACK_SHARE = 0.05
 HOLD_BACK = 1  # Keeps this permutation apart from the others of the same seed.
-
-VARYING_ROWS = 4096
-NOISE = 1e-5
-"""Relative difference per channel between equal rows, in float32, from two forward passes."""
 
 Batch = ActivationBatch | TokenBatch
 
@@ -72,7 +69,7 @@ class Source:
         self.config = config = configs[0]
         self.device = device
         self._lm = lm
-        self.store = ActivationStore(config.activations)
+        self.store = ActivationStore(config.activations, beside=config.beside)
         self.site = self.store.site(config.site)
         self.target = self.site if config.target_site is None else self._target_site()
         self._grad: str | None = None
@@ -92,7 +89,10 @@ class Source:
         Raises:
             DamagedStoreError: the message names the file.
         """
-        check_markers(self.store, {self.site.spec.name, self.target.spec.name})
+        sites = (self.config.site, self.config.written_site)
+        hooks = {hook for site in sites for hook in parts_of(site)}
+        for store in (self.store, *self.store.beside):
+            check_markers(store, hooks)
 
     def check_varies(self) -> None:
         """Refuse a site whose rows are all alike: there is no variance to explain.
@@ -104,13 +104,12 @@ class Source:
             self.config.site: self.site,
             self.config.written_site: self.target,
         }.items():
-            rows = site.sample(min(VARYING_ROWS, site.n_rows), seed=self.config.order_seed)
-            if alike(rows, ROUNDING[self.store.manifest.dtype]):
-                raise UsageError(
-                    f"The activations of {name} in {self.store.path} are constant: {len(rows)} "
-                    "rows are all the same but for rounding, so there is no variance to explain; "
-                    "harvest another site or text."
-                )
+            check_varies(name, site, self.store, self.config.order_seed)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the sites that are read, if they are several; else empty."""
+        return self.site.widths if isinstance(self.site, JointSite) else ()
 
     @property
     def end_to_end(self) -> bool:
@@ -218,7 +217,7 @@ class Source:
         """The reconstruction targets at `calibration_rows`, for transcoders."""
         return self._calibration(self.target) if self.held_back else self.start_targets
 
-    def _calibration(self, site: SiteView) -> Float[Tensor, "n _"]:
+    def _calibration(self, site: AnySite) -> Float[Tensor, "n _"]:
         """The rows held back, without those that training leaves out anyway."""
         table, chosen = self.store.blocks, self._held_back_blocks()
         starts, counts = table.start[chosen], table.count[chosen]
@@ -266,11 +265,11 @@ class Source:
         blocks = np.flatnonzero(self.store.blocks.unit == last)
         return tuple(blocks[:HELD_BACK_BLOCKS].tolist())
 
-    def _target_site(self) -> SiteView:
+    def _target_site(self) -> AnySite:
         """The site that a transcoder reconstructs."""
         name = self.config.target_site
         assert name is not None
-        if name not in self.store.sites:
+        if not {*parts_of(name)} <= {*self.store.sites}:
             raise UsageError(
                 f"{self.store.path} holds no {name} to reconstruct, only "
                 f"{', '.join(self.store.sites)}; harvest both sites into one store."
@@ -286,11 +285,3 @@ class Source:
                 "give write_arrays(gradients=...)."
             )
         return name
-
-
-def alike(rows: Float[Tensor, "n d_in"], rounding: float) -> bool:
-    """Whether all rows are one vector, up to a relative error of `rounding`."""
-    mean, deviation = rows.double().mean(dim=0).abs(), rows.double().std(dim=0, correction=0)
-    # Relative to the median, since one channel may be a thousand times the others.
-    size = mean.clamp_min(float(mean.median()))
-    return bool((deviation <= (NOISE + rounding) * size).all())

@@ -88,7 +88,7 @@ class TrainingState:
             UsageError: the options do not fit.
         """
         config.check()
-        sae = untrained_sae(config, source.site.d_in, source.target.d_in)
+        sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
         chosen = source.selection
         rows = start_rows * _scale(config, chosen.read)
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))

@@ -182,7 +182,7 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
             raise
         own.let_first_speak()
         raise SystemExit(error.exit_code) from None
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         if not _is_loss(error):
             store.set("saelab failed", "1")
             raise
@@ -192,7 +192,9 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
             dist.destroy_process_group()
 
 
-def _is_loss(error: RuntimeError) -> bool:
+def _is_loss(error: RuntimeError | OSError) -> bool:
+    if isinstance(error, OSError):
+        return False
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 

@@ -185,11 +185,11 @@ def test_an_older_store_is_read_once_and_gives_the_same(tmp_path):
     write_arrays(tmp_path / "new", {"x": x}, rows_per_unit=500)
     old, new = ActivationStore(tmp_path / "old"), ActivationStore(tmp_path / "new")
     assert not old.manifest.records_norms
-    assert not old.site("x").norms_known
-    assert new.site("x").norms_known
+    assert not old.one_site("x").norms_known
+    assert new.one_site("x").norms_known
     assert old.outliers("x").rows.tolist() == new.outliers("x").rows.tolist()
     assert old.outliers("x").max_norm == new.outliers("x").max_norm
-    assert old.site("x").norms_known
+    assert old.one_site("x").norms_known
     assert verify(tmp_path / "old") == []
 
 
@@ -210,8 +210,8 @@ def test_what_an_older_store_keeps_is_used_only_if_it_fits(tmp_path, monkeypatch
         kept.write_bytes(data)
     store = ActivationStore(tmp_path / "old")
     scanned = []
-    read = store.site("x").unit_norms
-    monkeypatch.setattr(store.site("x"), "unit_norms", lambda u: scanned.append(u) or read(u))
+    read = store.one_site("x").unit_norms
+    monkeypatch.setattr(store.one_site("x"), "unit_norms", lambda u: scanned.append(u) or read(u))
     assert store.outliers("x").rows.tolist() == expected
     assert len(scanned) == (0 if harm == "none" else len(store.units))
 

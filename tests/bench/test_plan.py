@@ -85,7 +85,7 @@ def test_a_measured_road_is_planned_as_it_was_measured(tmp_path):
         "device": "cpu",
         "memory": 1e10,
         "rates": vars(Rates(1e11, 1e10)),
-        "setting": {"half": False, "variant": "topk"},
+        "setting": {"half": False, "variant": "topk", "d_model": 768, "d_vocab": 9, "d_sae": 8192},
         "step": {"shape": size, "products": 1, "seconds": 2.5, "way": "autograd"},
         "read": 1e9,
         "forward": 0.5,

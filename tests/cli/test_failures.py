@@ -109,7 +109,8 @@ def test_a_directory_that_this_user_cannot_write_to_is_refused(
     assert f"{tmp_path} cannot be written to" in capsys.readouterr().err
 
 
-RUN_VERBS = ["features", "explain", "evaluate", "steer", "transport", "circuit", "export", "show"]
+RUN_VERBS = ["features", "explain", "evaluate", "steer", "transport", "diff", "circuit", "export"]
+RUN_VERBS += ["show"]
 
 
 @pytest.mark.parametrize("verb", RUN_VERBS)

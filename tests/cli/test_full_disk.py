@@ -3,10 +3,12 @@
 import shutil
 
 import pytest
+from conftest import small_config
 from killed import contents, differing, run_killed, spread
 
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.files import is_temporary
+from saelab.training.loop import train
 from saelab.training.run import Run
 
 FULL, IN_CI = 8, 2
@@ -19,6 +21,7 @@ COMMANDS = {
     "steer": "steer run --all --prompt dog",
     "transport": "transport --run run --from blocks.0.hook_resid_post --to blocks.1.attn.hook_z"
     " --apart contexts --n-splice 100 --rank 4",
+    "diff": "diff layers --n-tokens 100",
     "circuit": "circuit run --prompt the --n-members 0",
     "export": "export run --out lens",
     "import": "import {lens} --activations {store} --out new",
@@ -29,11 +32,14 @@ ANYWHERE = ("export", "import", "explain")
 
 
 @pytest.fixture(scope="module")
-def start(small_run, random_lm, tmp_path_factory):
-    """A directory with a run, and its features, which steering needs."""
+def start(small_run, small_store, random_lm, tmp_path_factory):
+    """A directory with a run, and its features, which steering needs; `layers` is a crosscoder."""
     directory = tmp_path_factory.mktemp("start")
     run = Run(shutil.copytree(small_run.path, directory / "run"))
     collect_features(run, random_lm, FeatureOptions(n_tokens=200, n_examples=12, reach=3))
+    values = {"sae": {"variant": "crosscoder", "d_sae": 32, "k": 4}, "n_tokens": 1000}
+    both = small_config(small_store, site="+".join(small_store.sites[::2]), **values)
+    train(both, out=directory / "layers", device="cpu")
     return directory
 
 

@@ -53,6 +53,7 @@ def make_baseline(root: Path) -> Path:
         write_circuit(path)
         write_transport(path, "early", "x", D_SAE)
         write_explanations(path)
+        write_sharing(path, D_SAE)
         Notes(path).write(5, "label", "a label")
         Notes(path).write(5, "note", "a note")
         experiment = Experiment(prompt="a prompt", latents=(3,))
@@ -63,6 +64,16 @@ def make_baseline(root: Path) -> Path:
     half(root)
     run_set(root / "set")
     return root
+
+
+def write_sharing(run: Path, n_latents: int) -> None:
+    """The shares of two sites, from the first alone to the second alone."""
+    from saelab.analysis.sharing.records import Sharing, save_sharing
+
+    second = np.linspace(0, 1, n_latents, dtype=np.float32)
+    norm = np.stack([1 - second, second], axis=1)
+    fired = np.arange(n_latents)
+    save_sharing(Sharing(("a", "b"), (0.1, 0.2), 90, fired, norm, norm + 0.5, norm + 0.5), run, {})
 
 
 def write_explanations(run: Path) -> None:

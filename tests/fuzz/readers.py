@@ -164,6 +164,12 @@ def features(path: Path) -> None:
     read.latents_on(5)
 
 
+def sharing(path: Path) -> None:
+    from saelab.analysis.sharing.records import load_sharing
+
+    load_sharing(path).summary()
+
+
 def steering(path: Path) -> None:
     from saelab.analysis.steering.records import load_steering_scores
 
@@ -303,6 +309,7 @@ READERS: dict[str, dict[str, Reader]] = {
                     "page health": HEALTH, "page known": KNOWN, "route": route},
     "steering.h5": {"steering": steering, "page steering": STEERING, "page latent": LATENT},
     "transport/*": {"transports": transports, "page transport": TRANSPORT},
+    "sharing.h5": {"sharing": sharing, "page shared": page("shared")},
     "circuits/*": {"circuits": circuits, "page circuit": CIRCUIT, "page latent": LATENT},
     "explanations/*": {"explanations": explanations, "page latent": LATENT,
                        "page latents": LATENTS},

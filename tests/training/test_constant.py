@@ -10,8 +10,8 @@ from saelab.activations.store import ActivationStore
 from saelab.activations.tensor_rows import TORCH
 from saelab.config import UsageError
 from saelab.sae.topk import TopKConfig
+from saelab.training.constant import alike
 from saelab.training.loop import train
-from saelab.training.source import alike
 
 ROWS = 600
 

@@ -8,7 +8,7 @@ from kernels.triton_device import DEVICE
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.triton.codes import jump
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.step.rules import Launch
@@ -70,7 +70,9 @@ def selected(case, rank, world):
     own = shard.of(integers(dtype), 1).contiguous()
     out = FlatPlace.empty(min(n, own.numel()), torch.device(DEVICE))
     out.rows.fill_(-1)
-    select_batch_top_k(own.to(DEVICE), n, by_magnitude=signed, out=out, exchange=Exchange(shard))
+    select_batch_top_k(
+        own.to(DEVICE), n, by_magnitude=signed, out=out, exchange=LatentExchange(shard)
+    )
     rows, latents = out.rows.cpu().long(), out.indices.cpu().long()
     marks = torch.zeros(own.shape)
     marks[rows[rows >= 0], latents[rows >= 0]] = 1

@@ -1,10 +1,14 @@
 """Checkpoints in parts are read by any number of processes, and damage to a part is seen."""
 
+import errno
 import json
 
 import pytest
 import torch
+from typing_extensions import override
 
+from saelab.bench.machine import StepShape
+from saelab.bench.step import step_config
 from saelab.config import UsageError
 from saelab.formats.tensors import write_tensors
 from saelab.sae.spread import keep_shard
@@ -18,8 +22,10 @@ from saelab.training.checkpoint import (
     save_checkpoint,
     take_newest,
 )
+from saelab.training.held import UnwrittenPartError, write_held
 from saelab.training.parts import part_path, read_parts, write_part
 from saelab.training.spread import Spread
+from saelab.training.steps import AutogradSteps
 
 D_SAE = 7
 
@@ -116,3 +122,35 @@ def test_a_checkpoint_that_does_not_name_its_parts_is_damaged(tmp_path, seals):
     write_tensors(checkpoint_path(tmp_path, 1), {}, facts)
     with pytest.raises(UsageError, match="no other checkpoint is whole"):
         take_newest(tmp_path, lambda found: found)
+
+
+class Told(LatentShard):
+    """Process 0 of two, of which the second has written its part."""
+
+    @override
+    def tell_all(self, text, device):
+        return [text, "5ea1".ljust(len(text))]
+
+
+def test_a_part_that_cannot_be_written_is_told_to_all(tmp_path, monkeypatch):
+    config = step_config("topk", StepShape(3, D_SAE, 2))
+    sae = config.sae.build(3, torch.Generator().manual_seed(0))
+    keep_shard(sae, 0, 2)
+    steps = AutogradSteps(config, sae, torch.device("cpu"))
+    steps.spread.shard = Told(0, 2, D_SAE)
+    path, device = checkpoint_path(tmp_path, 3), torch.device("cpu")
+    none, seals = write_held(path, steps, device)
+    assert none == {}
+    assert seals is not None
+    assert seals[1] == "5ea1"
+    spread, _, own = part(0, 1)
+    with pytest.raises(UsageError, match="part_000000003_1_of_2"):
+        read_parts(path, seals, spread, own, device)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "grün")
+
+    monkeypatch.setattr("saelab.training.held.write_part", full)
+    with pytest.raises(UnwrittenPartError, match=r"Process 0 could not write .* gr.n") as caught:
+        write_held(path, steps, device)
+    assert caught.value.exit_code == 1

@@ -71,8 +71,6 @@ def read_prompt(live: "Host", text: str, target: str = "") -> PromptReading:
     """
     import torch
 
-    from saelab.sites import Site
-
     with lock_of(live.lm), torch.enable_grad():
         ids = prompt_tokens(live.lm, text)
         seen: list[Tensor] = []
@@ -82,7 +80,7 @@ def read_prompt(live: "Host", text: str, target: str = "") -> PromptReading:
             return seen[-1]
 
         tokens = torch.tensor([ids], device=live.lm.device)
-        edits = {live.writes: track} if Site.of(live.writes).replaceable else {}
+        edits = {live.writes: track} if live.replaceable else {}
         out = live.lm.run(tokens, edits=edits, hooks=live.sites)
         logits = out.logits[0].float()
         wanted = token_id(live.lm, target) if target else int(logits[-1].argmax())

@@ -22,6 +22,7 @@ MODULES = [
     "try_it.view",
     "steering.view",
     "transport.view",
+    "shared",
     "compare.view",
     "health.view",
     "sets",

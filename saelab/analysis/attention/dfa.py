@@ -19,6 +19,7 @@ from saelab import drawing
 from saelab.analysis.circuits.active import Active
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.config import UsageError
+from saelab.lm.linear.paths import LayerWeights
 from saelab.sites import Place, PlaceKind
 
 
@@ -97,9 +98,19 @@ def read_of_heads(
     encoder, constant = codes.encoder[entries], codes.constant[entries]
     if active.place.kind == "heads":
         return encoder, constant
-    weights, record = frozen.weights.layers[layer], frozen.record.layers[layer]
-    if not active.before_post:
-        scale = record.attn_post_scale[0, codes.row[entries]]
+    scale = frozen.record.layers[layer].attn_post_scale[0, codes.row[entries]]
+    weights = frozen.weights.layers[layer]
+    return read_through_output(weights, encoder, constant, None if active.before_post else scale)
+
+
+def read_through_output(
+    weights: LayerWeights,
+    encoder: Float[Tensor, "n d_model"],
+    constant: Float[Tensor, " n"],
+    scale: Float[Tensor, "n 1"] | None,
+) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, " n"]]:
+    """The same for functionals of attention's output; `scale`: of a post-norm that comes first."""
+    if scale is not None:
         encoder = weights.attn_post.transpose(encoder, scale)
     return encoder @ weights.W_O.flatten(0, 1).T, constant + encoder @ weights.b_O
 

@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab import drawing
-from saelab.analysis.attention.dfa import dfa
+from saelab.analysis.attention.dfa import OF_ATTENTION, dfa, read_through_output
 from saelab.analysis.attention.heads import HeadAttribution
 from saelab.config import UsageError
 from saelab.host.host import Host
 from saelab.lm.internals import model_weights
+from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import LanguageModel
-from saelab.lm.record import record_forward
+from saelab.lm.record import LayerRecord, record_forward
 from saelab.sae.linear import linearize
 
 Family = Literal["local", "long-range", "induction", "mixed"]
@@ -191,10 +192,12 @@ def latent_families(
     source.
 
     Raises:
-        UsageError: the SAE does not read hook_z.
+        UsageError: the SAE reads neither hook_z nor attention's output.
     """
-    if host.place.kind != "heads":
-        raise UsageError(f"{host.name} reads {host.reads}; families need attn.hook_z.")
+    if host.place.kind not in OF_ATTENTION:
+        raise UsageError(
+            f"{host.name} reads {host.reads}; families need attn.hook_z or hook_attn_out."
+        )
     weights, d_sae = model_weights(lm, torch.float32), host.sae.d_sae
     total = torch.zeros(3, d_sae, dtype=torch.float64)
     fired = torch.zeros(d_sae, dtype=torch.long)
@@ -202,24 +205,35 @@ def latent_families(
         layer = record_forward(lm, weights, part).layers[host.place.layer]
         kinds = _source_kinds(part.cpu(), window)
         for context in range(len(part)):
-            z = layer.z_cat[context]
-            codes = linearize(host.sae, z, host.domain.covers(part[context], z))
-            for entries in torch.arange(len(codes)).split_with_sizes(
-                torch.bincount(codes.row.cpu(), minlength=part.shape[1]).tolist()
+            row, latent, read = _readers(host, weights, layer, part, context)
+            for entries in torch.arange(len(row)).split_with_sizes(
+                torch.bincount(row, minlength=part.shape[1]).tolist()
             ):
                 if not len(entries):
                     continue
-                dest = int(codes.row[entries[0]])
-                given = dfa(
-                    layer.pattern[context, :, dest], layer.v[context], codes.encoder[entries]
-                )
+                dest = int(row[entries[0]])
+                given = dfa(layer.pattern[context, :, dest], layer.v[context], read[entries])
                 size = given.sum(-1).abs().cpu().double()
                 shares = size @ kinds[:, context, dest].T
                 shares /= shares.sum(1, keepdim=True).clamp_min(1e-12)
-                latents = codes.latent[entries].cpu()
-                total[:, latents] += shares.T
-                fired[latents] += 1
+                total[:, latent[entries]] += shares.T
+                fired[latent[entries]] += 1
     return _families(total, fired)
+
+
+def _readers(
+    host: Host, weights: ModelWeights, layer: LayerRecord, tokens: Int[Tensor, "b pos"], at: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "n d_in"]]:
+    """Position and number of each latent that fires in a context, and what it reads of z."""
+    heads = host.place.kind == "heads"
+    x = layer.z_cat if heads else layer.attn_raw if host.before_post else layer.attn_out
+    codes = linearize(host.sae, x[at], host.domain.covers(tokens[at], x[at]))
+    read = codes.encoder[: len(codes)]
+    if not heads:
+        scale = None if host.before_post else layer.attn_post_scale[at, codes.row]
+        own = weights.layers[host.place.layer]
+        read, _ = read_through_output(own, read, codes.constant, scale)
+    return codes.row.cpu(), codes.latent.cpu(), read
 
 
 def _families(

@@ -27,7 +27,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
 from saelab.sae.affine import TakenRows
 from saelab.sae.linear import linearize
-from saelab.sites import Place, Site
+from saelab.sites import Place
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _active(host: Host, record: ForwardRecord) -> Active:
         skip = Skip(W, (x @ W) * applies[:, None], applies)
     b_dec, error = b_dec * applies[:, None], torch.zeros_like(target)
     facts = host.name, host.place, codes, decoder, b_dec
-    empty = Active(*facts, error, applies, skip, _before_post(host))
+    empty = Active(*facts, error, applies, skip, host.before_post)
     return replace(empty, error=target - empty.written())
 
 
@@ -214,15 +214,6 @@ def _read_and_written(
     if place.kind == "heads":
         return layer.z_cat[0], layer.z_cat[0]
     if place.kind == "attention":
-        x = (layer.attn_raw if _before_post(host) else layer.attn_out)[0]
+        x = (layer.attn_raw if host.before_post else layer.attn_out)[0]
         return x, x
-    return layer.mlp_in[0], (layer.mlp_raw if _before_post(host) else layer.mlp_out)[0]
-
-
-def _before_post(host: Host) -> bool:
-    """Whether the site is an MLP's or attention's output before it is scaled or normed.
-
-    The two differ if a norm or a multiplier follows (Gemma 2 and 3, OLMo 2, Granite):
-    `mlp.hook_out` and `attn.hook_out` are before it, `hook_mlp_out` and `hook_attn_out` after it.
-    """
-    return Site.of(host.writes).part in ("mlp.hook_out", "attn.hook_out")
+    return layer.mlp_in[0], (layer.mlp_raw if host.before_post else layer.mlp_out)[0]

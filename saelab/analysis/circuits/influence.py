@@ -1,9 +1,11 @@
 """Influence of nodes and edges on the target, pruning by it, and two scores of a graph.
 
-The definitions are circuit-tracer's. Each node's inputs are divided by the sum of their magnitudes,
-which gives shares; a node's influence is the sum, over all paths to the target, of the product of
-shares. Inputs that cancel each other therefore look important, unlike in a graph's signed
-attributions.
+The definitions are circuit-tracer's (version 0.5). Each node's inputs are divided by the sum of
+their magnitudes, which gives shares; a node's influence is the sum, over all paths to the target,
+of the product of shares. Inputs that cancel each other therefore look important, unlike in a
+graph's signed attributions. Biases have no influence: circuit-tracer has no nodes for them.
+Latents that a graph left out, and MLPs as they are, count like errors; circuit-tracer leaves the
+first out of its sums and has no second.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from saelab.analysis.circuits.graph_data import AttributionGraph, propagated
 from saelab.config import Config
 
 TOKENS = ("embedding", "position")
+CONSTANT = ("bias",)
 UNEXPLAINED = ("error", "mlp", "heads", "rest")
 """Kinds of nodes for computation that no latent explains."""
 
@@ -35,7 +38,8 @@ class GraphScores:
 
     Attributes:
         replacement: influence of tokens, divided by that of tokens and unexplained leaves.
-        completeness: explained share of inputs, averaged over nodes weighted by influence.
+        completeness: explained share of inputs, averaged over all nodes weighted by influence;
+            leaves have no inputs and count 1.
         error_influence: errors' share of the influence of all leaves except biases.
         mlp_influence: the same share of MLP outputs without a transcoder.
     """
@@ -48,7 +52,7 @@ class GraphScores:
 
 @dataclass(frozen=True)
 class Influence:
-    """Each node's and edge's share of all paths to the target, by magnitudes."""
+    """Each node's and edge's share of all paths to the target, by magnitudes; 1 for the target."""
 
     nodes: Float64[np.ndarray, " node"]
     edges: Float64[np.ndarray, " edge"]
@@ -61,8 +65,8 @@ class Influence:
 
 
 def edge_shares(graph: AttributionGraph) -> Float64[np.ndarray, " edge"]:
-    """Each edge's magnitude, divided by the sum over all edges into the same node."""
-    size = np.abs(graph.weight)
+    """Each edge's magnitude, divided by the sum over all edges into the same node but biases'."""
+    size = np.abs(graph.weight) * ~_of_kind(graph, CONSTANT)[graph.source]
     total = np.bincount(graph.target, size, len(graph.nodes))
     return size / np.maximum(total[graph.target], 1e-300)
 
@@ -77,10 +81,10 @@ def cumulative_influence(graph: AttributionGraph) -> Float64[np.ndarray, " node"
 
     A viewer's pruning slider keeps the nodes below some share.
     """
-    influence = node_influence(graph)
+    influence = _upstream(node_influence(graph))
     order = np.argsort(-influence, kind="stable")
     out = np.empty(len(influence))
-    out[order] = np.cumsum(influence[order]) / influence.sum()
+    out[order] = np.cumsum(influence[order]) / max(1e-300, influence.sum())
     return out
 
 
@@ -100,14 +104,17 @@ def kept_parts(
 ) -> tuple[Bool[np.ndarray, " node"], Bool[np.ndarray, " edge"]]:
     """The nodes and edges that pruning keeps.
 
-    Giving `influence` saves most of the time if a graph is pruned more than once.
+    Edges are ranked by their influence in the graph of the kept nodes alone. Giving the whole
+    graph's `influence` saves time if it is pruned more than once.
     """
     options = options or PruneOptions()
     influence = influence or Influence.of(graph)
-    kept = _most(influence.nodes, options.node_threshold)
-    kept |= np.array([node.kind in ("target", "embedding") for node in graph.nodes])
+    kept = _most(_upstream(influence.nodes), options.node_threshold)
+    kept |= _of_kind(graph, ("target", "embedding"))
     inside = np.flatnonzero(kept[graph.source] & kept[graph.target])
-    chosen = inside[_most(influence.edges[inside], options.edge_threshold)]
+    ends = {"source": graph.source[inside], "target": graph.target[inside]}
+    part = Influence.of(replace(graph, weight=graph.weight[inside], **ends))
+    chosen = inside[_most(part.edges, options.edge_threshold)]
     return _without_loose_ends(graph, kept, chosen)
 
 
@@ -134,7 +141,7 @@ def part_of(
 
 
 def graph_scores(graph: AttributionGraph) -> GraphScores:
-    """Replacement and completeness of an unpruned graph; biases count on neither side."""
+    """Replacement and completeness of an unpruned graph, as `compute_graph_scores` has them."""
     influence = node_influence(graph)
     by_kind = {
         kinds: float(influence[_of_kind(graph, kinds)].sum())
@@ -147,8 +154,7 @@ def graph_scores(graph: AttributionGraph) -> GraphScores:
         edge_shares(graph) * _of_kind(graph, UNEXPLAINED)[graph.source],
         len(graph.nodes),
     )
-    fed = np.bincount(graph.target, minlength=len(graph.nodes)) > 0
-    explained = float(((1 - missing) * influence)[fed].sum() / influence[fed].sum())
+    explained = float(((1 - missing) * influence).sum() / influence.sum())
     return GraphScores(
         known / leaves, explained, by_kind[("error",)] / leaves, by_kind[("mlp",)] / leaves
     )
@@ -158,13 +164,21 @@ def _of_kind(graph: AttributionGraph, kinds: tuple[str, ...]) -> Bool[np.ndarray
     return np.array([node.kind in kinds for node in graph.nodes])
 
 
+def _upstream(influence: Float64[np.ndarray, " node"]) -> Float64[np.ndarray, " node"]:
+    """Without the target's own: what is ranked is all that leads to it."""
+    out = influence.copy()
+    out[-1] = 0.0
+    return out
+
+
 def _most(amount: Float64[np.ndarray, " n"], share: float) -> Bool[np.ndarray, " n"]:
-    """The fewest entries that together have this share of the sum, without zeros."""
+    """The fewest entries that together have this share of the sum; at a share of 1 all of them."""
+    if share == 1.0:
+        return np.ones(len(amount), dtype=bool)
     order = np.argsort(-amount, kind="stable")
     before = np.cumsum(amount[order]) - amount[order]
     kept = np.zeros(len(amount), dtype=bool)
-    # Rounding must not drop the last entries at a share of 1.
-    kept[order] = (before < share * amount.sum()) | (share == 1.0)
+    kept[order] = before < share * amount.sum()
     return kept & (amount > 0)
 
 

@@ -1,7 +1,5 @@
 """Which latents fire on the same tokens, over all pairs that ever do."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 from numpy import ndarray
@@ -13,14 +11,16 @@ from saelab.analysis.features.firings import (
     chance,
     first_of_each,
     largest_first,
-    new_groups,
     starts,
 )
 
 N_COACTIVE = 8
 MOST_FIRINGS = 256
 """For a latent with more firings, this many random ones are used; up to here counts are exact."""
-FIRINGS_AT_ONCE = 2**17
+CELLS = 2**21
+"""Pairs of latents whose common firings are counted together."""
+MOST_LATENTS = 512
+CLASSES = 128
 
 
 def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, ndarray]:
@@ -34,8 +34,10 @@ def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, nda
     n = firings.n_latents
     latents = np.full((n, N_COACTIVE), -1, dtype=np.int64)
     jaccard = np.zeros((n, N_COACTIVE), dtype=np.float32)
-    for part in _parts(asked):
-        low, high = int(part.latent[0]), int(part.latent[-1]) + 1
+    ends, step = starts(asked.counts), max(1, min(MOST_LATENTS, CELLS // codes.d_sae))
+    for low in range(0, n, step):
+        high = min(n, low + step)
+        part = asked.take(np.arange(ends[low], ends[high]))
         latents[low:high], jaccard[low:high] = _nearest(codes, firings, part, low, high)
     return {"coactive/latents": latents, "coactive/jaccard": jaccard}
 
@@ -52,33 +54,30 @@ def _sampled(firings: Firings, seed: int) -> Bool[ndarray, " event"]:
     return kept
 
 
-def _parts(firings: Firings) -> Iterator[Firings]:
-    """The firings in pieces of limited size, each with all firings of its latents."""
-    ends = starts(firings.counts)
-    first = 0
-    while first < len(firings):
-        last_latent = int(np.searchsorted(ends, first + FIRINGS_AT_ONCE, side="right")) - 1
-        last = max(int(ends[last_latent]), int(ends[firings.latent[first] + 1]))
-        yield firings.take(np.arange(first, last))
-        first = last
-
-
 def _nearest(
     codes: RecordedCodes, firings: Firings, part: Firings, low: int, high: int
 ) -> tuple[Int[ndarray, "latent n"], Float32[ndarray, "latent n"]]:
     """The nearest latents of `low` to `high`, whose firings are `part`."""
     asker, other = codes.latents_of(part.row)
-    pair = np.sort((part.latent - low)[asker] << 32 | other)
-    begins = np.flatnonzero(new_groups(pair))
-    times = np.diff(begins, append=len(pair)).astype(np.float32)
-    pair = pair[begins]
-    latent, other = pair >> 32, pair & 0xFFFFFFFF
-    own = firings.counts[low:high].astype(np.float32)
+    n, d_sae = high - low, codes.d_sae
+    # Counting in a table takes a tenth of the time of sorting the pairs.
+    times = np.bincount((part.latent - low)[asker] * d_sae + other, minlength=n * d_sae)
+    own = firings.counts[low:high, None].astype(np.float32)
     stands_for = own / np.minimum(own, MOST_FIRINGS).clip(1)
-    theirs = codes.counts.astype(np.float32)[other]
-    both = np.minimum(times * stands_for[latent], theirs)
-    jaccard = both / (own[latent] + theirs - both)
-    jaccard[other == latent + (low + firings.first)] = 0
-    best = first_of_each(latent, largest_first(jaccard), high - low, N_COACTIVE)
-    share = np.append(jaccard, np.float32(0))[best]
-    return np.where(share > 0, np.append(other, -1)[best], -1), share
+    theirs = codes.counts.astype(np.float32)
+    both = times.reshape(n, d_sae).astype(np.float32)
+    both *= stands_for
+    np.minimum(both, theirs, out=both)
+    either = own + theirs
+    either -= both
+    jaccard = np.divide(both, np.maximum(either, 1, out=either), out=both)
+    jaccard[np.arange(n), np.arange(low, high) + firings.first] = 0
+    # The largest of each of CLASSES classes of latents: no fewer reach the N-th of them.
+    whole = d_sae // CLASSES * CLASSES
+    peaks = jaccard[:, :whole].reshape(n, -1, CLASSES).max(axis=1, initial=0)
+    limit = np.partition(peaks, -N_COACTIVE, axis=1)[:, -N_COACTIVE, None]
+    latent, other = np.nonzero((jaccard >= limit) & (jaccard > 0))
+    size = jaccard[latent, other]
+    best = first_of_each(latent, largest_first(size), n, N_COACTIVE)
+    share = np.append(size, np.float32(0))[best]
+    return np.append(other, -1)[best], share

@@ -47,6 +47,7 @@ def collect_features(
     options = options or FeatureOptions()
     with writing(run.path):
         host = Host.of_run(run, lm)
+        lm = host.lm
         if (reason := lm.why_no_logits(host.writes)) is not None:
             note(f"features.h5 will tell no logits: {reason}")
         features_plan(run, lm, host.sae, corpus_of(run, lm, "train"), options).announce()
@@ -96,7 +97,10 @@ def massive_rows(
     if run.domain.max_norm is not None:
         return run.domain.max_norm, none
     try:
-        limit = ActivationStore(run.config.activations).outliers(run.config.site).max_norm
+        # At several sites there is no one norm.
+        limit = None
+        if run.config.n_sites == 1:
+            limit = ActivationStore(run.config.activations).outliers(run.config.site).max_norm
     except UsageError:
         return None, None
     if limit is None:

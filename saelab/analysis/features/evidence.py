@@ -1,6 +1,8 @@
 """The evidence about every latent in recorded codes, a few latents at a time."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,13 @@ from saelab.analysis.features.examples import (
 from saelab.analysis.features.firings import Firings, starts
 from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.statistics import figures
-from saelab.analysis.features.token_index import TokenIndex
+from saelab.analysis.features.token_index import Postings, TokenIndex
 from saelab.analysis.histogram import one_sided
 from saelab.console import progress
 
-FIRINGS_AT_ONCE = 2**21
+FIRINGS_AT_ONCE = 2**20
 """Firings processed together; a latent with more firings is processed alone."""
+WORKERS = min(16, os.cpu_count() or 1)
 
 
 def evidence_arrays(
@@ -36,26 +39,46 @@ def evidence_arrays(
 
     `massive` says which rows are massive activations, if known.
 
-    Time grows with the number of firings, not with latents times tokens; memory with the result
-    and FIRINGS_AT_ONCE.
+    Time grows with the number of firings, not with latents times tokens; memory with the result,
+    FIRINGS_AT_ONCE and the number of cores, which share the work.
     """
     index = TokenIndex(codes.tokens.ravel()[codes.text.place], d_vocab)
     parts: list[dict[str, ndarray]] = []
+
+    def of_range(first: int, last: int) -> tuple[dict[str, ndarray], Postings]:
+        firings = codes.firings(first, last)
+        part = _of_range(codes, options, firings)
+        if massive is not None:
+            part |= on_massive_rows(firings, massive, options.n_examples)
+        return part, index.postings(firings)
+
+    most = min(FIRINGS_AT_ONCE, max(1, int(codes.counts.sum()) // WORKERS))
     with progress("Evidence", codes.d_sae, "latents") as bar:
-        for first, last in codes.ranges(FIRINGS_AT_ONCE):
-            firings = codes.firings(first, last)
-            index.update(firings)
-            part = _of_range(codes, options, firings)
-            if massive is not None:
-                part |= on_massive_rows(firings, massive, options.n_examples)
+        for n, part, postings in _on_all_cores(of_range, list(codes.ranges(most))):
+            index.add(postings)
             parts.append(part)
-            bar.advance(last - first)
+            bar.advance(n)
     arrays = joined(parts, codes.text.length, options.reach)
     if not arrays["latent/n_negative"].any():
         arrays = {name: v for name, v in arrays.items() if not name.startswith("negative/")}
     arrays["histogram/counts"] = one_sided(arrays["histogram/counts"])
     corpus = {"corpus/tokens": codes.tokens, "corpus/document": codes.document}
     return arrays | index.arrays() | corpus
+
+
+def _on_all_cores(
+    of_range: Callable[[int, int], tuple[dict[str, ndarray], Postings]],
+    ranges: Sequence[tuple[int, int]],
+) -> Iterator[tuple[int, dict[str, ndarray], Postings]]:
+    """What every range of latents gives, in order, and how many latents it has."""
+    # numpy sorts and gathers without Python's lock.
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="evidence")
+    try:
+        waiting = [(last - first, pool.submit(of_range, first, last)) for first, last in ranges]
+        for n, future in waiting:
+            yield n, *future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _of_range(

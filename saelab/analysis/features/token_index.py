@@ -66,9 +66,8 @@ class TokenIndex:
         nothing = np.zeros(0, dtype=np.float32)
         self.best = Postings(none, none, none, nothing, nothing)
 
-    def update(self, firings: Firings) -> None:
-        """Add all firings of some latents."""
-        new = self._postings(firings)
+    def add(self, new: Postings) -> None:
+        """Add all pairs of some latents."""
         # Pairs that cannot enter their token's list are dropped before sorting.
         worst = np.full(len(self.occurs), -np.inf, dtype=np.float32)
         full = np.bincount(self.best.token, minlength=len(self.occurs)) == N_LATENTS
@@ -79,7 +78,8 @@ class TokenIndex:
         kept = first_of_each(pool.token, largest_first(pool.score), len(self.occurs), N_LATENTS)
         self.best = pool.take(kept[kept >= 0])
 
-    def _postings(self, firings: Firings) -> Postings:
+    def postings(self, firings: Firings) -> Postings:
+        """The pairs of these latents, which are all that these firings have."""
         token = self.row_token[firings.row].astype(np.int64)
         pair = token * firings.n_latents + firings.latent
         order = np.argsort(pair, kind="stable")

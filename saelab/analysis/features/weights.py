@@ -29,7 +29,7 @@ def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, n
     # A protocol's check sees no parameters since Python 3.12.
     if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
         arrays |= neighbour_arrays(encoder.T, "encoder")
-    if Site.of(hook).kind == "heads":
+    if (site := Site.find(hook)) is not None and site.kind == "heads":
         arrays["heads/weights"] = head_weights(sae.W_dec, lm.info.n_heads)
     return arrays
 

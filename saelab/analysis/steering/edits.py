@@ -25,8 +25,13 @@ def with_maxima(host: Host) -> Host:
     Changes in the unit `latent_max` need them.
 
     Raises:
-        UsageError: features.h5 is damaged, or of other weights.
+        UsageError: features.h5 is damaged, or of other weights; or the SAE reads several sites.
     """
+    if (n := len(host.sae.widths)) > 1:
+        raise UsageError(
+            f"{host.name} reads {n} sites, and steering changes the model at one; steer with an "
+            "SAE of one site."
+        )
     if host.run is None or not host.run.features_path.is_file():
         return host
     maxima = torch.tensor(features_of(host.run)["latent/max"], device=host.lm.device)

@@ -18,7 +18,7 @@ from saelab.sae.variants import variants
 
 
 def load_foreign_sae(path: str | Path) -> AbstractSAE:
-    """The SAE that SAELens, Gemma Scope, dictionary_learning or sparsify wrote at `path`.
+    """The SAE that SAELens, Gemma Scope, dictionary_learning, sparsify or circuit-tracer wrote.
 
     It is on the CPU, in float32 and evaluation mode, and gives the codes and reconstructions that
     its own tool gives.

@@ -5,7 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saelab.config import UsageError
-from saelab.sae.interop import dictionary_learning, gemma_scope, sae_lens, sparsify
+from saelab.sae.interop import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    sae_lens,
+    sparsify,
+)
 from saelab.sae.interop.foreign import ForeignSAE
 
 DIRECTORIES: dict[str, tuple[Callable[[Path], ForeignSAE], str]] = {
@@ -44,6 +50,8 @@ def read_foreign(path: Path) -> ForeignSAE:
 
 def _in_directory(directory: Path) -> ForeignSAE:
     found = [name for name in DIRECTORIES if (directory / name).exists()]
+    if not found and circuit_tracer.has_layers(directory):
+        return circuit_tracer.read_circuit_tracer(directory)
     if not found:
         raise _unknown(directory)
     if len(found) > 1:
@@ -58,6 +66,8 @@ def _in_file(path: Path) -> ForeignSAE:
     """A zip archive is recognised by its contents, other files by their names."""
     if zipfile.is_zipfile(path):
         return _in_zip(path)
+    if circuit_tracer.LAYER_FILE.fullmatch(path.name):
+        return circuit_tracer.read_circuit_tracer(path)
     if path.name == gemma_scope.SAFETENSORS_FILE:
         return gemma_scope.read_gemma_scope(path)
     if path.name in (sae_lens.WEIGHTS_FILE, sparsify.WEIGHTS_FILE):
@@ -81,5 +91,6 @@ def _in_zip(path: Path) -> ForeignSAE:
 
 
 def _unknown(path: Path) -> UsageError:
-    known = "; ".join(name for _, name in DIRECTORIES.values() if name)
+    names = [name for _, name in DIRECTORIES.values() if name]
+    known = "; ".join([*names, "circuit-tracer (config.yaml and layer_0.safetensors, ...)"])
     return UsageError(f"{path} is no SAE of a known tool; known are {known}.")

@@ -19,6 +19,7 @@ from saelab.config import UsageError
 from saelab.figures.attention import families_figure, themes_figure
 from saelab.formats.json_file import read_config
 from saelab.host.host import Host
+from saelab.lm.internals import model_weights
 from saelab.lm.tiny import MODEL_DIR
 from saelab.lm.tiny.vocabulary import ids
 from saelab.sae.topk import TopKConfig
@@ -141,9 +142,31 @@ def test_shares_sum_to_one_and_the_busiest_latents_come_first(tiny_lm, spans):
         assert f.local + f.induction + f.distant > 1 - 2.001 / f.n_fired
 
 
+@torch.no_grad()
+def test_latents_of_attentions_output_read_what_they_read_of_the_heads(tiny_lm, spans):
+    weights = model_weights(tiny_lm, torch.float32).layers[1]
+    W_O = weights.W_O.flatten(0, 1)
+    outer, inner = (
+        TopKConfig(d_sae=24, k=4).build(128, torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    outer.b_dec.normal_(generator=torch.Generator().manual_seed(1))
+    inner.W_dec.copy_(outer.W_dec)
+    inner.W_enc.copy_(W_O @ outer.W_enc)
+    inner.b_enc.add_(inner.b_dec @ inner.W_enc + (weights.b_O - outer.b_dec) @ outer.W_enc)
+    found = [
+        latent_families(tiny_lm, Host.at(tiny_lm, sae, f"blocks.1.{site}"), spans[:2])
+        for sae, site in ((outer, "hook_attn_out"), (inner, "attn.hook_z"))
+    ]
+    assert [(f.latent, f.n_fired, f.family) for f in found[0]] == [
+        (f.latent, f.n_fired, f.family) for f in found[1]
+    ]
+    shares = [[(f.local, f.induction) for f in families] for families in found]
+    torch.testing.assert_close(*map(torch.tensor, shares))
+
+
 def test_families_need_an_attention_sae(tiny_lm, spans):
     sae = Host.at(tiny_lm, random_sae("topk", d_in=128), "blocks.1.hook_resid_pre")
-    with pytest.raises(UsageError, match=r"families need attn.hook_z"):
+    with pytest.raises(UsageError, match=r"families need attn.hook_z or hook_attn_out"):
         latent_families(tiny_lm, sae, spans)
 
 

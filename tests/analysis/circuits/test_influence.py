@@ -35,6 +35,10 @@ def small() -> AttributionGraph:
     return AttributionGraph(nodes, source, target, edges[:, 2], ("x",), {"edges": 5}, {})
 
 
+def biases(graph: AttributionGraph) -> np.ndarray:
+    return np.array([node.kind == "bias" for node in graph.nodes])
+
+
 def test_influence_is_the_sum_over_paths_of_products_of_shares():
     assert node_influence(small()).tolist() == [0.75 * 0.5 + 0.25, 0.375, 0.75, 0.25, 1.0]
 
@@ -44,28 +48,38 @@ def test_influence_is_the_matrix_series(frozen):
     n = len(graph.nodes)
     A = np.zeros((n, n))
     np.add.at(A, (graph.target, graph.source), np.abs(graph.weight))
+    A[:, biases(graph)] = 0
     A /= np.maximum(A.sum(1, keepdims=True), 1e-300)
     series = np.linalg.solve(np.eye(n) - A.T, np.eye(n)[-1])
     np.testing.assert_allclose(node_influence(graph), series, atol=1e-12)
 
 
-def test_thresholds_of_one_keep_all_that_has_influence(frozen):
+def test_thresholds_of_one_keep_all_that_leads_to_the_target_and_lower_ones_no_biases(frozen):
     # P7.9
     graph = graph_of(frozen, max_nodes=40)
     whole = prune(graph, PruneOptions(node_threshold=1.0, edge_threshold=1.0))
-    kept = node_influence(graph) > 0
+    kept = (node_influence(graph) > 0) | biases(graph)
     kept |= np.array([node.kind == "embedding" for node in graph.nodes])
     assert len(whole.nodes) == kept.sum()
     assert len(whole.weight) == len(graph.weight)
     assert whole.counts["pruned_influence"] == 0
+    assert biases(whole).any()
+    assert not biases(prune(graph, PruneOptions(node_threshold=0.999, edge_threshold=1.0))).any()
 
 
 def test_pruning_drops_the_weak_and_counts_them():
-    pruned = prune(small(), PruneOptions(node_threshold=0.7, edge_threshold=1.0))
+    pruned = prune(small(), PruneOptions(node_threshold=0.6, edge_threshold=1.0))
     assert [node.label() for node in pruned.nodes] == ["embedding @0", "sae 1 @0", "logit @0"]
     assert (pruned.counts["pruned_nodes"], pruned.counts["pruned_edges"]) == (2, 3)
     lost = (0.375 + 0.25) / (0.625 + 0.375 + 0.75 + 0.25)
     assert pruned.counts["pruned_influence"] == pytest.approx(lost)
+    assert pruned.weight.tolist() == [2.0, 3.0]
+
+
+def test_edges_are_ranked_in_the_graph_of_the_kept_nodes():
+    # Without b and the error, both edges carry all of the influence. In the whole graph the one
+    # from a has 0.75 and that into it 0.375, so 0.6 of both would be the first alone.
+    pruned = prune(small(), PruneOptions(node_threshold=0.6, edge_threshold=0.6))
     assert pruned.weight.tolist() == [2.0, 3.0]
 
 
@@ -81,8 +95,8 @@ def test_latents_that_lead_nowhere_or_come_from_nowhere_go(frozen):
 def test_scores_lie_between_zero_and_one_and_fall_with_errors():
     scores = graph_scores(small())
     assert scores.replacement == pytest.approx(0.625)
-    # Of a's inputs half are errors; a has 0.75 of the 2.0 of influence of nodes with inputs.
-    assert scores.completeness == pytest.approx((0.75 * 0.5 + 0.25 + 1.0) / 2.0)
+    # Of a's inputs half are errors; a has 0.75 of the 3.0 of influence, 1.0 is the target's own.
+    assert scores.completeness == pytest.approx((3.0 - 0.75 * 0.5) / 3.0)
     assert scores.error_influence == pytest.approx(0.375)
     assert scores.mlp_influence == 0
 

@@ -37,7 +37,7 @@ def test_the_pieces_it_works_in_change_nothing(tmp_path, monkeypatch):
     case = random_case(tmp_path, 0, d_sae=14)
     firings = case.codes.firings(0, 14)
     whole = coactive(case.codes, firings, seed=0)
-    monkeypatch.setattr(coactivation, "FIRINGS_AT_ONCE", 7)
+    monkeypatch.setattr(coactivation, "CELLS", 40)
     for name, values in coactive(case.codes, firings, seed=0).items():
         assert np.array_equal(values, whole[name])
 

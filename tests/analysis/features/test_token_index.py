@@ -19,7 +19,7 @@ def test_every_token_has_its_best_detectors(tmp_path_factory, seed, n, cut):
         patch.setattr(token_index, "N_LATENTS", n)
         index = TokenIndex(row_token, D_VOCAB)
         for latents in ((0, cut), (cut, 6)):
-            index.update(case.codes.firings(*latents))
+            index.add(index.postings(case.codes.firings(*latents)))
     arrays = index.arrays()
     size = np.abs(case.rows)
     for token in range(D_VOCAB):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kernels.triton_device import DEVICE
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.triton.select.keep import keep_top_k_
 from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
 from saelab.kernels.triton.weights import Weights
@@ -43,7 +43,9 @@ def started(capacity, *, signed, k=2, silent=(1, 4, 5, 8)):
     b_enc, b_dec = (torch.randn(n, generator=generator).to(DEVICE) / 5 for n in (D_SAE, D_IN))
     weights = Weights.start(W_enc, b_enc, W, b_dec, torch.float32)
     weights.since_fired[list(silent)] = 100
-    return weights, AuxStep(weights, AuxRules(k, 0.5, 100), capacity, Exchange(), signed=signed)
+    return weights, AuxStep(
+        weights, AuxRules(k, 0.5, 100), capacity, LatentExchange(), signed=signed
+    )
 
 
 @pytest.mark.parametrize("signed", [False, True])

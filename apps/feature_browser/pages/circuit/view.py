@@ -22,6 +22,7 @@ from feature_browser.pages.circuit.graphs import (
 )
 from feature_browser.pages.circuit.groups import read_groups, remove_group, save_group
 from feature_browser.pages.circuit.interventions import live_section
+from feature_browser.pages.circuit.looks import looks_card
 from feature_browser.pages.circuit.node_cards import (
     GraphScene,
     filter_line,
@@ -88,8 +89,9 @@ def _graph(catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: 
     live_section(scene)
     show(
         html(
-            '<div class="page wide circuit">{flows}<h2>Nodes that are shown</h2>{table}</div>',
-            flows=flows(scene), table=node_table(scene),
+            '<div class="page wide circuit">{flows}{looks}<h2>Nodes that are shown</h2>{table}'
+            "</div>",
+            flows=flows(scene), looks=looks_card(scene), table=node_table(scene),
         ),
         "circuit-table",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
 from saelab.kernels.torch.threshold import follow_smallest_
@@ -39,7 +39,7 @@ class SharedCodes:
     """
 
     rule: FusedRule
-    exchange: Exchange
+    exchange: LatentExchange
     errors: SharedErrors
     values: Float[Tensor, " entry"]
     indices: Int[Tensor, " entry"]
@@ -51,7 +51,7 @@ class SharedCodes:
 
     @classmethod
     def empty(
-        cls, x: Float[Tensor, "batch d_in"], d_sae: int, rule: FusedRule, exchange: Exchange
+        cls, x: Float[Tensor, "batch d_in"], d_sae: int, rule: FusedRule, exchange: LatentExchange
     ) -> "SharedCodes":
         """Memory for the codes of these rows, of which `d_sae` latents are this process's."""
         most, groups = len(x) * d_sae, rule.groups

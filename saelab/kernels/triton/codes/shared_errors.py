@@ -15,7 +15,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.codes.ragged import ENTRIES, ENTRIES_OF_GROUP, next_entries
@@ -122,13 +122,13 @@ class SharedErrors:
         shares: weights of the groups' errors in the loss.
     """
 
-    exchange: Exchange
+    exchange: LatentExchange
     sums: Float[Tensor, "batch_group d_in"]
     shares: Float[Tensor, " group"]
 
     @classmethod
     def empty(
-        cls, x: Float[Tensor, "batch d_in"], rule: FusedRule, exchange: Exchange
+        cls, x: Float[Tensor, "batch d_in"], rule: FusedRule, exchange: LatentExchange
     ) -> "SharedErrors":
         """Memory for the sums of these rows."""
         shares = x.new_tensor(rule.shares, dtype=torch.float32)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.kernels.exchange import ALONE, Exchange
+from saelab.kernels.exchange import ALONE, LatentExchange
 from saelab.kernels.sizes import ceil_div, fits_batch_select, power_of_two
 from saelab.kernels.triton.select.batch_list import list_entries_kernel
 from saelab.kernels.triton.select.digits import (
@@ -133,7 +133,7 @@ def _rank(
     listed: _Listed | None,
     n: int,
     counts: Int[Tensor, "round 256"],
-    exchange: Exchange,
+    exchange: LatentExchange,
     *,
     by_magnitude: bool,
 ) -> _Ranked:
@@ -219,7 +219,7 @@ def select_batch_top_k(
     *,
     by_magnitude: bool = False,
     out: FlatPlace | None = None,
-    exchange: Exchange = ALONE,
+    exchange: LatentExchange = ALONE,
 ) -> FlatCodes:
     """The n largest stored entries of the whole batch, in float32, rectified.
 
@@ -258,7 +258,7 @@ def select_batch_top_k(
     return FlatCodes(out.values, out.indices, offsets)
 
 
-def _fewest_segments(maxima: Float[Tensor, "batch segment"], exchange: Exchange) -> int:
+def _fewest_segments(maxima: Float[Tensor, "batch segment"], exchange: LatentExchange) -> int:
     """No more than all processes' segments, and the same number in each of them."""
     shard = exchange.shard
     if shard is None:

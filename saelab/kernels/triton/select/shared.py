@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 
 NOTHING = -1
 """Below the key of every entry."""
@@ -39,7 +39,7 @@ def limit_of_rows(every: Int[Tensor, "process batch own"], k: int) -> Int[Tensor
 def keep_own_ties_(
     pre_acts: Float[Tensor, "batch d_sae"],
     ranked: tuple[Int[Tensor, " 2"], Int[Tensor, "2 batch"], Int[Tensor, "2 block"]],
-    exchange: Exchange,
+    exchange: LatentExchange,
     *,
     by_magnitude: bool,
     block: int,

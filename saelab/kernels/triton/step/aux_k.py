@@ -16,7 +16,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.select.keep import keep_top_k_
 from saelab.kernels.triton.weights import Weights
@@ -98,7 +98,7 @@ class AuxStep:
         weights: Weights,
         rules: AuxRules,
         capacity: int,
-        exchange: Exchange,
+        exchange: LatentExchange,
         *,
         signed: bool,
     ) -> None:

@@ -11,7 +11,7 @@ indices of the SAE's own codes.
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.nested import NestedCodes
@@ -28,7 +28,7 @@ Codes = RowCodes | NestedCodes | Ragged | JumpCodes | SharedCodes
 
 
 def empty_codes(
-    x: Float[Tensor, "batch d_out"], factors: TieFactors, rules: Rules, exchange: Exchange
+    x: Float[Tensor, "batch d_out"], factors: TieFactors, rules: Rules, exchange: LatentExchange
 ) -> Codes:
     """Memory for the codes of these rules; `factors` will make the pre-activations.
 

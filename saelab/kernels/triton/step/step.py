@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.codes.jump import JumpCodes
@@ -47,7 +47,7 @@ class Step:
         rules: Rules,
         batch: int,
         launch: Launch,
-        exchange: Exchange,
+        exchange: LatentExchange,
     ) -> None:
         m, d_in = weights.enc.value.shape
         widest = max(d_in, weights.dec.value.shape[1])

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.kernels.exchange import Exchange
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.rules import JumpRules
 from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.jump import JumpCodes
@@ -25,7 +25,7 @@ class Thresholds:
         self.penalty_weight, self.penalty = (learned.value.new_zeros(()) for _ in range(2))
         self.gradient = torch.zeros_like(learned.value)
 
-    def sum_window(self, codes: JumpCodes, pairs: LatentPairs, exchange: Exchange) -> None:
+    def sum_window(self, codes: JumpCodes, pairs: LatentPairs, exchange: LatentExchange) -> None:
         """Compute the gradient from the codes of a batch."""
         window = codes.window_sums(pairs, self.learned)
         self.slope(window, exchange.sum(pairs.offsets[-1].float()))
