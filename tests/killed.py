@@ -25,7 +25,7 @@ CHANGES |= {"os.truncate", "sqlite3.connect"}
 """What Python audits before it does it; os.rename stands for os.replace too, `open` for all opens,
 and sqlite3.connect for a file that C opens."""
 VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-TIMES = {"created", "tokens_per_second", "seconds"}
+TIMES = {"created", "tokens_per_second", "seconds", "at"}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def check_kills(argv: list[str], where: list[int], start: Path, whole: Path, scr
 
 def _without_times(text: str) -> bytes:
     names = "|".join(TIMES)
-    values = r'("[^"]*"|\{[^}]*\}|[-+.0-9a-zA-Z]+)'
+    values = r'("[^"]*"|\{[^}]*\}|\[[^\]]*\]|[-+.0-9a-zA-Z]+)'
     found, n = re.subn(rf'("(?:{names})": ){values}', r"\1null", text)
     # A seal over a time is another at another time.
     return (re.sub(r'("sha256": )"[0-9a-f]{64}"\n', r"\1null\n", found) if n else found).encode()

@@ -43,7 +43,7 @@ def score(args: ExplainArguments, run: "Run") -> int:
         return _export(args.export_prompts, questions, judge)
     why = _answers(args, questions, judge, ledger)
     n_left = sum(question.key not in ledger.answers for question in questions)
-    found = judging.scores(judge, ledger)
+    found = judging.scores(_shown(judge), ledger)
     if n_left:
         return _continue(n_left, why)
     path = write_scores(texts, found)
@@ -66,7 +66,7 @@ def calibrate(args: ExplainArguments, directory: Path) -> int:
     why = _answers(args, questions, judge, ledger)
     if n_left := sum(question.key not in ledger.answers for question in questions):
         return _continue(n_left, why)
-    return _calibrated(path, calibration(judge, found, ledger), ledger)
+    return _calibrated(path, calibration(_shown(judge), found, ledger), ledger)
 
 
 def _calibrated(path: Path, found: Calibration, ledger: Ledger | None) -> int:
@@ -95,6 +95,12 @@ def _export(path: Path, questions: Sequence[Question], judge: str) -> int:
     print(f"{len(questions)} questions; their answers are read by --import")
     print(path)
     return 0
+
+
+def _shown(judge: str) -> str:
+    """The judge's name in results: of a local checkpoint, its directory's."""
+    path = Path(judge)
+    return path.resolve().name if path.exists() else judge
 
 
 def _continue(n_left: int, why: str) -> int:

@@ -202,7 +202,7 @@ def explanations(path: Path) -> None:
     from saelab.analysis.explain.scores import read_scores
     from saelab.clients.ledger import Ledger
 
-    assert [list(found.by_latent) for found in explanation_sets(path)]
+    _ = [list(found.by_latent) for found in explanation_sets(path)]
     for file in path.glob("explanations/*/scores_*.json"):
         read_scores(file).summary()
     Ledger(path / "explanations" / "m" / "asked.jsonl")

@@ -118,5 +118,5 @@ def _explained(run: Path, stamp: Stamp) -> Explained:
             told = Told(one.text, texts.model, source, score, judge)
             by_latent.setdefault(latent, []).append(told)
     for told in by_latent.values():
-        told.sort(key=lambda one: one.score or 0.0, reverse=True)
+        told.sort(key=lambda one: 0.5 if one.score is None else one.score, reverse=True)
     return Explained(by_latent, " ".join(problems))
