@@ -25,7 +25,7 @@ NUMBERS_AT_ONCE = 2**24
 
 
 class LatentScaling:
-    """Sums for the betas of latent scaling (arXiv 2504.02922, section 3), over any batches.
+    """Sums for the betas of latent scaling (arXiv 2504.02922), over any batches.
 
     beta = argmin sum ||beta f w - y||^2 = sum f <w, y> / sum f^2 ||w||^2, for every latent and
     site, with w its decoder row at its strongest site. For the error, y is the site's error plus

@@ -29,9 +29,9 @@ FILE = "sharing.h5"
 SPECIFIC, SHARED = 0.2, 0.8
 """A latent is specific to a site if its norm at every other site is at most this share of it, and
 shared if it is at least that share at every site. With two sites these are relative norms above 0.9
-or below 0.1, and between 0.4 and 0.6 (arXiv 2504.02922, section 2.1)."""
+or below 0.1, and between 0.4 and 0.6 (as in arXiv 2504.02922)."""
 ERROR_LIMIT, WHOLE_LIMIT = 0.2, 0.5
-"""Ratios of latent scaling below which a specific latent is genuine (the same, section 3)."""
+"""Ratios of latent scaling below which a specific latent is genuine (the same)."""
 ARRAYS = {"n_fired": "i", "norm": "f", "error_scale": "f", "whole_scale": "f"}
 
 
