@@ -73,6 +73,11 @@ class Plan:
     disk: int = 0
     path: Path | None = None
 
+    @property
+    def fits(self) -> bool:
+        """Whether it can fit in the memory that is free now."""
+        return self.memory <= free_on(self.device)
+
     def announce(self) -> None:
         """Print it on standard error, if there is room for it.
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -37,20 +38,39 @@ def training_plan(source: Source, configs: Sequence[TrainConfig], shards: int = 
 
     The memory is that of one of `shards` processes which hold each SAE together.
     """
-    times = [_seconds(source, config) for config in configs]
-    known = [seconds for seconds in times if seconds is not None]
-    return Plan(
+    plan = Plan(
         "train" if len(configs) == 1 else f"train of {len(configs)} SAEs",
         source.device,
         _memory(source, configs, shards),
         "lower --batch-size or --d-sae, or train fewer at once",
-        sum(known) if len(known) == len(times) else None,
     )
+    if not plan.fits:  # Nor would the SAE whose step is timed.
+        return plan
+    times = [_seconds(source, config) for config in configs]
+    known = [seconds for seconds in times if seconds is not None]
+    return replace(plan, seconds=sum(known) if len(known) == len(times) else None)
 
 
 def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: LiveBatches) -> Plan:
     """The plan for SAEs of any sites that share the passes of the running model."""
     n = sum(len(configs) for _, configs in parts)
+    weights = sum(_weights(source, configs) for source, configs in parts)
+    step = max((_step(source, configs) for source, configs in parts), default=0)
+    sample = max((_sample(source) for source, _ in parts), default=0)
+    plan = Plan(
+        f"live train of {n} SAE{'' if n == 1 else 's'}",
+        batches.device,
+        weights + max(step + batches.memory(), sample) + AT_REST,
+        "lower --buffer-rows, --batch-size or --d-sae, train fewer at once, or share them out to "
+        "more processes by torchrun",
+    )
+    return replace(plan, seconds=_live_seconds(parts, batches)) if plan.fits else plan
+
+
+def _live_seconds(
+    parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: LiveBatches
+) -> float | None:
+    """Seconds of the SAEs' steps, each kind timed once, and of the model's passes."""
     alike: dict[tuple[object, ...], float | None] = {}
     steps: list[float | None] = []
     for source, config in ((source, config) for source, configs in parts for config in configs):
@@ -60,18 +80,7 @@ def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: Li
         steps.append(alike[key])
     rows = max((config.n_tokens for _, configs in parts for config in configs), default=0)
     known = [seconds for seconds in steps if seconds is not None]
-    weights = sum(_weights(source, configs) for source, configs in parts)
-    step = max((_step(source, configs) for source, configs in parts), default=0)
-    sample = max((_sample(source) for source, _ in parts), default=0)
-    device = batches.device
-    return Plan(
-        f"live train of {n} SAE{'' if n == 1 else 's'}",
-        device,
-        weights + max(step + batches.memory(), sample) + AT_REST,
-        "lower --buffer-rows, --batch-size or --d-sae, train fewer at once, or share them out to "
-        "more processes by torchrun",
-        sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None,
-    )
+    return sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None
 
 
 def state_bytes(weights: int, *, fused: bool = False, average: bool = False) -> int:
