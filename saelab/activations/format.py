@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from typing_extensions import override
 
-from saelab.config import Config, UsageError
+from saelab.config import Config, UsageError, shortened
 from saelab.files import create_file
 from saelab.formats.json_file import canonical_digest, sealed
 
@@ -261,12 +261,24 @@ def _one_line(error: Exception) -> str:
 def differences(stored: Manifest, asked: Manifest) -> list[str]:
     """One sentence per content field in which two manifests differ; empty if they agree."""
     left, right = _flat(stored.content()), _flat(asked.content())
+    told = []
+    if {s.name for s in stored.sites} != {s.name for s in asked.sites}:
+        # The facts of each site would be pages, in which the names are lost.
+        del left["sites"], right["sites"]
+        beyond = _beyond(stored, asked), _beyond(asked, stored)
+        told = [f"sites: {beyond[0]} only in the store, {beyond[1]} only asked"]
     fields = sorted(left.keys() | right.keys())
-    return [
+    return told + [
         f"{field} is {left.get(field, 'absent')} in the store, {right.get(field, 'absent')} asked"
         for field in fields
         if left.get(field) != right.get(field)
     ]
+
+
+def _beyond(one: Manifest, other: Manifest) -> str:
+    """The sites that only the first has."""
+    names = {site.name for site in one.sites} - {site.name for site in other.sites}
+    return shortened(", ".join(sorted(names)) or "none")
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, str]:

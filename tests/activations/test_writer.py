@@ -68,6 +68,16 @@ def test_another_manifest_is_refused_and_the_field_named(store_path):
         StoreWriter.create(store_path, make_manifest(seed=8))
 
 
+def test_other_sites_are_refused_by_their_names_alone(store_path):
+    stored = make_manifest()
+    first = stored.sites[0]
+    sites = (first.model_copy(update={"hook": "blocks.7.hook_resid_post"}), *stored.sites[1:])
+    with pytest.raises(UsageError) as caught:
+        StoreWriter.create(store_path, stored.model_copy(update={"sites": sites}))
+    told = f"sites: {first.name} only in the store, blocks.7.hook_resid_post only asked."
+    assert str(caught.value).endswith(told)
+
+
 def test_a_directory_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match=r"thesis\.tex"):
