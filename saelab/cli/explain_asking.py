@@ -75,7 +75,8 @@ class ExplainArguments(Config):
     first: int | None = Field(default=None, gt=0)
     """Only this many latents, the first ones; with --calibrate, this many features."""
     max_requests: Annotated[int | None, Heading("Budget and pace")] = Field(default=None, gt=0)
-    """The most requests, failed ones included; default: a fifth more than questions."""
+    """The most requests, failed ones included; default: a fifth more than questions, and
+    ten."""
     max_tokens: int | None = Field(default=None, gt=0)
     """The most tokens of prompts and answers; default: enough for all questions."""
     parallel: int = Field(default=8, gt=0, le=256)

@@ -112,8 +112,8 @@ def set_path(run: Path, name: str) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"--name {name!r} is no name: take up to 60 of a-z, 0-9, '.', '_' and '-', the first "
-            "a letter or a digit."
+            f"{name!r} is no name of explanations: take up to 60 of a-z, 0-9, '.', '_' and '-', "
+            "the first a letter or a digit."
         )
     return run / DIRECTORY / name
 

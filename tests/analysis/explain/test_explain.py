@@ -81,6 +81,7 @@ def test_several_explanations_of_a_latent_stand_beside_each_other(run, tmp_path)
      (["--llm", "tokens", "--name", "../x"], "is no name"),
      (["--llm", "m", "--latents", str(DEAD), "--export-prompts", "y"], "nothing to ask"),
      (["--llm", "m", "--judge", "j"], "--judge without"), (["--score", "m"], "need a --judge"),
+     (["--score", "../x", "--judge", "words"], "explain: '../x' is no name"),
      (["--score", "m", "--judge", "words"], "explanations.json does not exist"),
      (["--calibrate", "x", "--judge", "words"], "or --calibrate without one"),
      (["--llm", "m", "--export-prompts", "pyproject.toml/y"], "is no directory")],
