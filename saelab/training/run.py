@@ -54,6 +54,8 @@ AVERAGED = "ema"
 """The place, inside a run, of the run whose weights are averaged over training."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 """The files of a finished run; either of them marks a directory as a run."""
+SET = "set.json"
+"""The manifest of a set, which marks a directory of runs as one."""
 RESULTS = (
     "evaluation",
     "features.h5",
@@ -267,6 +269,8 @@ def check_run(path: Path) -> None:
         return
     if os.path.lexists(path / WEIGHTS):
         raise UsageError(f"{path} has no {CONFIG} beside its {WEIGHTS}; copy it back.")
+    if os.path.lexists(path / SET):
+        raise UsageError(f"{path} is a set of runs; name one of them, a directory in it.")
     raise UsageError(f"{path} is not a run: it has no {CONFIG}.")
 
 

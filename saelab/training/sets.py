@@ -19,14 +19,12 @@ from pydantic import Field
 from saelab.config import Config, UsageError, shortened
 from saelab.formats.json_file import read_config, write_sealed_json
 from saelab.sites import parts_of, place_of
-from saelab.training.run import IDENTITY, Run, is_run
+from saelab.training.run import IDENTITY, SET, Run, is_run
 
 if TYPE_CHECKING:
     from saelab.training.config import TrainConfig
 
 FORMAT = "saelab-set/1"
-SET = "set.json"
-"""The manifest's file, which marks a directory as a set."""
 MAX_LAYERS = 10_000
 MAX_MEMBERS = 1000
 PARTS = ("attention", "mlp")
