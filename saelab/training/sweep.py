@@ -93,7 +93,11 @@ def check_runs(path: Path, **given: object) -> None:
     for name, values in _options(path, given).items():
         _hooks(path, name, values)
         _listed(path, name, values)
-        values.pop(LAYERS, None)
+        if values.pop(LAYERS, None) == JOINED and values.get("live"):
+            raise UsageError(
+                f"{path}: run {name} reads the sites of all layers, and --live feeds SAEs of one "
+                "site; leave --live out."
+            )
         try:
             _config(path, name, values).check()
         except UsageError as error:
@@ -154,6 +158,10 @@ def _of_recipe(path: Path, recipe: str, found: dict[str, Any]) -> dict[str, Any]
     for name, change in changes.items():
         if not isinstance(change, dict) or LAYERS in change:
             raise UsageError(f"{path}: run {name} must be an object without layers: a set has all.")
+        if any(change.get(key) and LAYER not in str(change[key]) for key in SITES):
+            raise UsageError(
+                f"{path}: run {name}: write * for the layer in its sites: a set has all."
+            )
     return {name: {**sites, **changes.get(name, {})} for name, sites in runs.items()}
 
 

@@ -166,6 +166,8 @@ def test_a_recipe_that_makes_no_set_is_refused_before_a_run_is_trained(store, tm
         "transcoders has no run heads; it has mlp": {
             "recipe": "transcoders", "runs": {"heads": {}}},
         "without layers: a set has all": {"runs": {"mlp": {"layers": [0]}}},
+        "write * for the layer in its sites": {
+            "runs": {"mlp": {"site": "blocks.0.mlp.hook_in"}}},
         "one SAE per place": {"grid": {"seed": [0, 1]}},
         "writes blocks.0.attn.hook_z: a set takes": {
             "runs": {"mlp": {"target_site": "blocks.*.attn.hook_z"}}},
@@ -227,6 +229,8 @@ def test_a_cross_layer_transcoder_replaces_all_mlps_from_what_the_changed_model_
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(copied, tmp_path, capsys):
+    assert main(["explain", str(copied), "--llm", "tokens"]) == 2
+    assert "is a set of runs; name one of them" in capsys.readouterr().err
     shutil.rmtree(copied / "mlp-1")
     for verb in (["evaluate"], ["features"], ["circuit", "--prompt", "the"]):
         assert main([verb[0], str(copied), *verb[1:]]) == 2

@@ -157,6 +157,26 @@ def test_what_does_not_fit_into_memory_is_one_sentence(sweep, random_lm, monkeyp
         open_live(configs(sweep), torch.device("cpu"), random_lm, Ranks())
 
 
+def test_an_sae_wider_than_memory_is_refused_before_its_step_is_timed(sweep, random_lm):
+    wide = BASE | {"sae": {"variant": "topk", "d_sae": 10**14, "k": 4}}
+    stored = {key: value for key, value in wide.items() if key != "buffer_rows"}
+    own, file = str(sweep.parent / "runs" / "activations"), sweep.with_name("wide.json")
+    for live, base in ((True, wide), (False, stored)):
+        file.write_text(json.dumps(json.loads(sweep.read_text()) | {"base": base}))
+        found = read_sweep(file, live=live, activations=own)
+        with pytest.raises(UsageError, match=r"^(live )?train .*takes about .*; lower --b"):
+            train_many({file.with_name(f"wide-{n}"): c for n, c in found.items()}, lm=random_lm)
+
+
+def test_one_sae_of_all_layers_is_refused_before_the_store_is_made(sweep, tmp_path, capsys):
+    found = json.loads(sweep.read_text()) | {"recipe": "clt", "runs": {}}
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps(found))
+    assert main(command(file, tmp_path / "runs")) == 2
+    assert "run mlp reads the sites of all layers, and --live" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_what_the_pass_cannot_feed_is_refused_by_the_runs_name(sweep, tmp_path, capsys):
     found = json.loads(sweep.read_text())
     found["runs"]["attn"]["objective"] = "e2e"
