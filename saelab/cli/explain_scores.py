@@ -12,7 +12,13 @@ from saelab.analysis.explain.calibrate import (
 )
 from saelab.analysis.explain.explain import chosen, features_of
 from saelab.analysis.explain.records import name_of, now, read_set, set_path
-from saelab.analysis.explain.scores import WORDS, begin_judging, judged_path, write_scores
+from saelab.analysis.explain.scores import (
+    WORDS,
+    begin_judging,
+    check_none_lost,
+    judged_path,
+    write_scores,
+)
 from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
 from saelab.cli.explain_tables import print_calibration, print_scores
 from saelab.clients.files import write_questions
@@ -37,6 +43,7 @@ def score(args: ExplainArguments, run: "Run") -> int:
         print_scores(found)
         print(path)
         return 0
+    check_none_lost(texts, _shown(judge), judging)
     ledger = Ledger(judged_path(texts.path, judge))
     questions = list(judging.questions.values())
     if args.export_prompts is not None:

@@ -187,6 +187,22 @@ def judged_path(path: Path, judge: str) -> Path:
     return path / f"judged_{name_of(judge)}.jsonl"
 
 
+def check_none_lost(texts: ExplanationSet, judge: str, judging: Judging) -> None:
+    """Refuse to replace a judge's scores, which may have been paid for, by those of fewer latents.
+
+    Raises:
+        UsageError: the set has scores by this judge of latents that are not judged now.
+    """
+    path = scores_path(texts.path, judge)
+    if not path.exists():
+        return
+    if lost := read_scores(path).by_source.get(OWN, {}).keys() - judging.trials.keys():
+        raise UsageError(
+            f"{path} has scores of {len(lost)} latents that are not chosen now, e.g. {min(lost)}, "
+            "which would be lost; choose them too, or move the file away."
+        )
+
+
 def write_scores(texts: ExplanationSet, found: ExplanationScores) -> Path:
     """Write the scores beside the set's texts; returns the file."""
     path = scores_path(texts.path, found.judge)

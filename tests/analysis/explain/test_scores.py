@@ -43,7 +43,7 @@ def test_counting_is_scored_by_words_beside_controls(told, capsys):
     assert verify_run(told.path).damages == []
 
 
-def test_another_system_judges_through_files(told, tmp_path):
+def test_another_system_judges_through_files(told, tmp_path, capsys):
     words = ["--score", "tokens", "--judge", "some-judge", "--controls", "0"]
     assert explain(told, *words, "--export-prompts", tmp_path / "q.jsonl") == 0
     lines = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
@@ -59,6 +59,11 @@ def test_another_system_judges_through_files(told, tmp_path):
         "explanations.json",
         "scores_some-judge.json",
     ]
+    # What was paid for is not replaced by the scores of fewer latents.
+    scores = (texts.path / "scores_some-judge.json").read_bytes()
+    assert explain(told, *words, "--latents", "9", "--export-prompts", tmp_path / "fewer") == 2
+    assert "has scores of 3 latents that are not chosen now, e.g. 10" in capsys.readouterr().err
+    assert (texts.path / "scores_some-judge.json").read_bytes() == scores
 
 
 def test_damaged_scores_are_refused(told):
