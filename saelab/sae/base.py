@@ -26,13 +26,16 @@ from saelab.sae.targets import AbstractTargets
 from saelab.shard import LatentShard
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
 
+MAX_D_SAE = 2**40
+"""Far beyond any memory; the bytes of more latents would overflow 64-bit sizes."""
+
 
 class AbstractSAEConfig(AbstractAbilities, abc.ABC):
     """The options of one variant; a subclass adds `variant: Literal["its-name"]` and its own."""
 
     variant: Any  # A Literal of each subclass, which no wider type may stand above.
     """The variant's name. Files and the command line refer to it by this name."""
-    d_sae: int = Field(gt=0)
+    d_sae: int = Field(gt=0, le=MAX_D_SAE)
     """Number of latents (the width of the dictionary)."""
 
     @abc.abstractmethod

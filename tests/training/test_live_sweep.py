@@ -16,6 +16,7 @@ from saelab.cli import main
 from saelab.config import UsageError
 from saelab.lm.hf import HuggingFaceModel
 from saelab.ranks import Ranks
+from saelab.sae.base import MAX_D_SAE
 from saelab.training.feeds import open_live, share_out
 from saelab.training.loop import train, train_many
 from saelab.training.run import Run
@@ -158,7 +159,7 @@ def test_what_does_not_fit_into_memory_is_one_sentence(sweep, random_lm, monkeyp
 
 
 def test_an_sae_wider_than_memory_is_refused_before_its_step_is_timed(sweep, random_lm):
-    wide = BASE | {"sae": {"variant": "topk", "d_sae": 10**14, "k": 4}}
+    wide = BASE | {"sae": {"variant": "topk", "d_sae": MAX_D_SAE, "k": 4}}
     stored = {key: value for key, value in wide.items() if key != "buffer_rows"}
     own, file = str(sweep.parent / "runs" / "activations"), sweep.with_name("wide.json")
     for live, base in ((True, wide), (False, stored)):
@@ -166,6 +167,9 @@ def test_an_sae_wider_than_memory_is_refused_before_its_step_is_timed(sweep, ran
         found = read_sweep(file, live=live, activations=own)
         with pytest.raises(UsageError, match=r"^(live )?train .*takes about .*; lower --b"):
             train_many({file.with_name(f"wide-{n}"): c for n, c in found.items()}, lm=random_lm)
+    file.write_text(file.read_text().replace(str(MAX_D_SAE), str(MAX_D_SAE + 1)))
+    with pytest.raises(UsageError, match="d_sae: Input should be less than or equal"):
+        read_sweep(file, activations=own)
 
 
 def test_one_sae_of_all_layers_is_refused_before_the_store_is_made(sweep, tmp_path, capsys):
