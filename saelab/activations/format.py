@@ -266,7 +266,7 @@ def differences(stored: Manifest, asked: Manifest) -> list[str]:
         # The facts of each site would be pages, in which the names are lost.
         del left["sites"], right["sites"]
         beyond = _beyond(stored, asked), _beyond(asked, stored)
-        told = [f"sites: {beyond[0]} only in the store, {beyond[1]} only asked"]
+        told = [f"only the store has the sites {beyond[0]}, and only the command {beyond[1]}"]
     fields = sorted(left.keys() | right.keys())
     return told + [
         f"{field} is {left.get(field, 'absent')} in the store, {right.get(field, 'absent')} asked"

@@ -74,7 +74,7 @@ def test_other_sites_are_refused_by_their_names_alone(store_path):
     sites = (first.model_copy(update={"hook": "blocks.7.hook_resid_post"}), *stored.sites[1:])
     with pytest.raises(UsageError) as caught:
         StoreWriter.create(store_path, stored.model_copy(update={"sites": sites}))
-    told = f"sites: {first.name} only in the store, blocks.7.hook_resid_post only asked."
+    told = f"the sites {first.name}, and only the command blocks.7.hook_resid_post."
     assert str(caught.value).endswith(told)
 
 
