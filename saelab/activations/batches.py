@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.activations.order import POOL_ROWS, EpochPlan
+from saelab.activations import POOL_ROWS
+from saelab.activations.order import EpochPlan
 from saelab.activations.resume import check_same_order, store_digest
 from saelab.activations.staging import Staging
 from saelab.activations.store import ActivationStore

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from saelab.activations import POOL_ROWS
 from saelab.activations.corpus import Corpus
 from saelab.activations.forward import model_input, row_mask, sent
 from saelab.activations.live_pool import LiveSite, Pool, joined, served
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
-from saelab.activations.order import POOL_ROWS, permutation
+from saelab.activations.order import permutation
 from saelab.activations.resume import check_same_order
 from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Integer
 
-from saelab.activations.order import POOL_ROWS, EpochPlan
+from saelab.activations import POOL_ROWS
+from saelab.activations.order import EpochPlan
 from saelab.activations.store import ActivationStore
 
 WINDOW_BATCHES = 16

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-POOL_ROWS = 2**16
-"""Rows that an epoch shuffles together."""
-
 
 def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
     """A random permutation of `n` things, fixed by `key`.

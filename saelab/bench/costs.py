@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from saelab.activations.order import POOL_ROWS
+from saelab.activations import POOL_ROWS
 from saelab.bench.machine import StepShape
 from saelab.bench.pace import USABLE, Pace
 from saelab.config import UsageError

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from saelab.activations.order import POOL_ROWS
+from saelab.activations import POOL_ROWS
 from saelab.config import Config, Heading, UsageError
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.variants import SAEConfig

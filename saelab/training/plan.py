@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 
+from saelab.activations import POOL_ROWS
 from saelab.activations.dtypes import itemsize
 from saelab.activations.live import LiveBatches
-from saelab.activations.order import POOL_ROWS
 from saelab.lm.cost import backward_bytes, logits_bytes
 from saelab.resources import Plan
 from saelab.sae.context import LossContext

@@ -293,8 +293,7 @@ def fused_problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -
     if sae.shard is not None and config.ties == "float32":
         return "--ties float32 is for one process"
     if sae.shard is not None and config.step == "auto":
-        # Its graphs with sums between them have run in Triton's interpreter alone.
-        return "several processes take it only if asked, by --step fused"
+        return "several processes take it only if asked, by --step fused"  # Unseen on GPUs so far.
     from saelab.training.fused import fused_rule
 
     rule = fused_rule(sae)

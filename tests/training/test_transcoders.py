@@ -172,7 +172,7 @@ def test_the_fused_step_is_taken_for_a_transcoder_on_cuda(mlp_store, monkeypatch
 
     state, _, _ = started(config_of(mlp_store, variant, skip=True))
     monkeypatch.setattr(steps, "has_triton", lambda: True)
-    assert steps._problem(state.config, by_autograd(state).sae, torch.device("cuda")) is None
+    assert steps.fused_problem(state.config, by_autograd(state).sae, torch.device("cuda")) is None
 
 
 def test_a_transcoder_is_adopted_with_both_of_its_sites(mlp_run, mlp_store, tmp_path):

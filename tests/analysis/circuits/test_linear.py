@@ -29,8 +29,8 @@ def built(variant):
     return sae.requires_grad_(requires_grad=False)
 
 
-AFFINE = [name for name in BUILT_IN if name not in ("bsc", "tsc", "bilinear")]
-"""Codes of the others have one size only, or are quadratic."""
+AFFINE = [name for name in BUILT_IN if name not in ("bsc", "tsc", "bilinear", "clt")]
+"""Codes of the others have one size only, are quadratic, or are of several sites."""
 
 
 def affine_codes(sae, x) -> torch.Tensor:
