@@ -38,6 +38,10 @@ class UsageError(ValueError):
     exit_code = 2
 
 
+MAX_D_SAE = 2**40
+"""Far beyond any memory; the bytes of more latents would overflow 64-bit sizes."""
+
+
 def shortened(value: object) -> str:
     """A value as a sentence shows it; a long one is cut."""
     text = value if isinstance(value, str) else repr(value)

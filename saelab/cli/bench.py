@@ -15,7 +15,7 @@ from saelab.cli.harvest import DTYPES
 from saelab.cli.help_text import Command
 from saelab.cli.options import Metavar
 from saelab.cli.parse import choose, parse
-from saelab.config import Config, Heading, UsageError
+from saelab.config import MAX_D_SAE, Config, Heading, UsageError
 from saelab.files import check_file
 from saelab.provenance import provenance
 
@@ -85,7 +85,7 @@ class VariantsArguments(Config):
     """The store's hook to train on."""
     variants: Annotated[tuple[str, ...], Heading("SAE")] = ()
     """Variants to train; default: all that `saelab train --help` lists."""
-    d_sae: Annotated[int, Heading("SAE")] = Field(default=512, gt=0)
+    d_sae: Annotated[int, Heading("SAE")] = Field(default=512, gt=0, le=MAX_D_SAE)
     """Latents of every SAE."""
     k: int = Field(default=8, gt=0)
     """Active latents per token. It is exact, an average or a target, depending on the variant;

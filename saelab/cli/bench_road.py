@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saelab.cli.bench_step import write_json
 from saelab.cli.options import Metavar
-from saelab.config import Config, Heading
+from saelab.config import MAX_D_SAE, Config, Heading
 from saelab.files import check_file, check_writable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class RoadArguments(Config):
     """Positions per context."""
     variant: Annotated[str, Heading("SAE")] = "topk"
     """The variant; `saelab train --help` lists them."""
-    d_sae: int | None = Field(default=None, gt=0)
+    d_sae: int | None = Field(default=None, gt=0, le=MAX_D_SAE)
     """Latents; default: 32768 on CUDA, 2048 elsewhere."""
     k: int = Field(default=32, gt=0)
     """Active latents per token."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
-from saelab.config import Config, Heading
+from saelab.config import MAX_D_SAE, Config, Heading
 from saelab.files import check_file
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class PlanArguments(Config):
     """Transcoders: the sites that they reconstruct, one for each of --sites."""
     variant: str = "topk"
     """The variant; `saelab train --help` lists them."""
-    d_sae: int = Field(gt=0)
+    d_sae: int = Field(gt=0, le=MAX_D_SAE)
     """Latents of each SAE."""
     k: int = Field(default=64, gt=0)
     """Active latents per token, exact, average or expected."""

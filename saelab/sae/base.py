@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import TypeVar
 
-from saelab.config import UsageError
+from saelab.config import MAX_D_SAE, UsageError
 from saelab.kernels import sparse_decode
 from saelab.kernels.rules import FusedRule, StepValues
 from saelab.sae.abilities import AbstractAbilities
@@ -25,9 +25,6 @@ from saelab.sae.sparsity import Sparsity
 from saelab.sae.targets import AbstractTargets
 from saelab.shard import LatentShard
 from saelab.types import ActivationBatch, OuterFit, SparseCodes, TrainingPass
-
-MAX_D_SAE = 2**40
-"""Far beyond any memory; the bytes of more latents would overflow 64-bit sizes."""
 
 
 class AbstractSAEConfig(AbstractAbilities, abc.ABC):

@@ -231,6 +231,7 @@ def test_the_verb_prints_the_ways_and_writes_them(tmp_path, capsys):
         (["--sites", "blocks.0.attn.hook_pattern"], "does not follow from a config.json"),
         (["--kind", "h300"], "is not in the table"),
         (["--k", "2000"], "k=2000 exceeds d_sae=1024"),
+        (["--d-sae", str(2**40 + 1)], "greater than 0 up to 1.09951e+12"),
         (["--context-length", "4096"], "more than the 128 positions"),
         (["--rates", "none.json"], "none.json"),
         (["--target-sites", "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"], "1 sites and 2"),
@@ -238,5 +239,6 @@ def test_the_verb_prints_the_ways_and_writes_them(tmp_path, capsys):
 )
 def test_what_cannot_be_planned_is_one_sentence(changes, said, capsys):
     arguments = ["plan", "--model", "tiny", "--sites", "blocks.1.hook_resid_post"]
-    assert main([*arguments, "--d-sae", "1024", "--n-tokens", "1000", *changes]) == 2
+    width = [] if "--d-sae" in changes else ["--d-sae", "1024"]
+    assert main([*arguments, *width, "--n-tokens", "1000", *changes]) == 2
     assert said in capsys.readouterr().err

@@ -13,10 +13,9 @@ from training.test_together import Launch, wait_for_checkpoint
 from saelab import resources
 from saelab.activations.store import ActivationStore
 from saelab.cli import main
-from saelab.config import UsageError
+from saelab.config import MAX_D_SAE, UsageError
 from saelab.lm.hf import HuggingFaceModel
 from saelab.ranks import Ranks
-from saelab.sae.base import MAX_D_SAE
 from saelab.training.feeds import open_live, share_out
 from saelab.training.loop import train, train_many
 from saelab.training.run import Run
