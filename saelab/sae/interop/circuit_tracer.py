@@ -7,13 +7,15 @@ hooks after `blocks.N.`: circuit-tracer's `mlp.hook_in` is what the MLP reads, p
 Cross-layer transcoders (`W_enc_0.safetensors`, ...) are refused.
 """
 
+import os
 import re
 from pathlib import Path
 
+import yaml
 from safetensors.torch import save
 
 from saelab.config import UsageError
-from saelab.formats.regular import regular_size
+from saelab.formats.regular import read_regular
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.restricted import load_safetensors
 from saelab.sae.interop.write import write_new
@@ -27,7 +29,7 @@ READS = {"mlp.hook_in": "mlp.hook_in", "ln2.hook_out": "mlp.hook_in"}
 WRITES = ("hook_mlp_out", "mlp.hook_out")
 MAX_CONFIG = 2**20
 NOTE = "circuit-tracer takes no latents at the first position; saelab takes them where a run says."
-_SETTING = re.compile(r"""^(\w+):[ \t]*(['"]?)([^'"#\n]*?)\2[ \t]*(?:#.*)?$""", re.MULTILINE)
+_TEXT = "tag:yaml.org,2002:str"
 
 
 def read_circuit_tracer(path: Path) -> ForeignSAE:
@@ -136,13 +138,24 @@ def _settings(path: Path) -> dict[str, str]:
     """The top-level texts of config.yaml; none where there is no such file.
 
     Lists and nested values are left out: nothing here needs them.
+
+    Raises:
+        UsageError: it cannot be read, or is no YAML, or no mapping.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    if regular_size(path) > MAX_CONFIG:
-        raise UsageError(f"{path} is larger than {MAX_CONFIG} bytes, too large for a config.yaml.")
     try:
-        text = path.read_text(encoding="utf-8")
+        # Nodes alone: making objects of them could take memory without limit ("<<").
+        top = yaml.compose(read_regular(path, most=MAX_CONFIG).decode(), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text: {error}.") from error
-    return {name: value for name, _, value in _SETTING.findall(text) if value}
+    except (yaml.YAMLError, RecursionError) as error:
+        told = " ".join((getattr(error, "problem", None) or str(error)).split())
+        raise UsageError(f"{path} is not valid YAML: {told[:200]}; copy it again.") from error
+    if not isinstance(top, yaml.MappingNode):
+        raise UsageError(f"{path} is no mapping of names to values; copy it again.")
+    return {
+        name.value: value.value
+        for name, value in top.value
+        if isinstance(value, yaml.ScalarNode) and value.tag == _TEXT and value.value
+    }

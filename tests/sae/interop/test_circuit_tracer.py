@@ -116,3 +116,32 @@ def test_directories_of_several_layers_and_cross_layer_transcoders_are_refused(t
     assert "is no text" in refusal(lambda: read_foreign(several / "layer_0.safetensors"))
     (several / "config.yaml").unlink()
     assert read_foreign(several / "layer_0.safetensors").hook is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('model_name: "org/model\n', "is not valid YAML"),
+        ("model_kind: [transcoder_set\n", "is not valid YAML"),
+        ("[" * 20_000, "is not valid YAML"),
+        ("- model_name: m\n", "is no mapping"),
+        ("", "is no mapping"),
+        (" " * (2**20 + 1), "at most 1048576"),
+    ],
+    ids=["quote", "bracket", "deep", "list", "empty", "large"],
+)
+def test_a_config_that_cannot_be_read_is_refused_in_one_sentence(tmp_path, content, said):
+    path = directory(tmp_path / "broken", [0], skip=False, jump=False)
+    (path / "config.yaml").write_text(content)
+    for given in (path, path / "layer_0.safetensors"):
+        told = refusal(lambda given=given: read_foreign(given))
+        assert "config.yaml" in told
+        assert said in told
+        assert "\n" not in told
+
+
+def test_of_a_config_only_texts_are_taken(tmp_path):
+    path = directory(tmp_path / "odd", [0], skip=False, jump=False)
+    (path / "config.yaml").write_text("{model_name: m, feature_input_hook: [a], scan: {model: x}}")
+    foreign = read_foreign(path)
+    assert (foreign.model, foreign.hook) == ("m", None)
