@@ -15,22 +15,22 @@ def verify_set(path: Path | str) -> RunCheck:
     Beside what `verify_run` checks of each run, all runs must be there, of the set's model and at
     the sites that its manifest says.
 
-    Raises:
-        UsageError: set.json cannot be read.
+    Where the manifest cannot be read, the runs of the directory are checked.
     """
-    root = Path(path)
-    runs, check = RunSet(root), RunCheck(root)
-    check.n_files += 1
+    root, found_set = Path(path), list[RunSet]()
+    check = RunCheck(root, n_files=1)
+    whole = check.trying(root / SET, lambda: found_set.append(RunSet(root)))
     for file in sorted(root.glob("evaluation*.json")):
         check.n_files += 1
         check.trying(file, lambda file=file: read_set_evaluation(file))
-    for member in runs.manifest.members:
-        place = root / member.name
-        if is_run(place):
-            found = verify_run(place)
+    members = [member.name for runs in found_set for member in runs.manifest.members]
+    for name in members if whole else sorted(place.name for place in root.iterdir()):
+        if is_run(root / name):
+            found = verify_run(root / name)
             check.n_files += found.n_files
-            check.unsealed += [f"{member.name}/{name}" for name in found.unsealed]
+            check.unsealed += [f"{name}/{file}" for file in found.unsealed]
             check.notes += found.notes
-            check.damages += [Damage(f"{member.name}/{d.file}", d.problem) for d in found.damages]
-    check.trying(root / SET, lambda: runs.runs)
+            check.damages += [Damage(f"{name}/{d.file}", d.problem) for d in found.damages]
+    for runs in found_set:
+        check.trying(root / SET, lambda runs=runs: runs.runs)
     return check

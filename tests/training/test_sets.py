@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from saelab.analysis.verify_set import verify_set
+from saelab.cli import main
 from saelab.config import UsageError
 from saelab.formats.json_file import sealed, write_sealed_json
 from saelab.sae.topk import TopKConfig
@@ -139,3 +141,14 @@ def test_a_manifest_that_somebody_changed_is_refused(whole, change, said):
     (whole / SET).write_text(json.dumps(sealed(values)))
     with pytest.raises(UsageError, match="members"):
         RunSet(whole)
+
+
+def test_a_damaged_manifest_is_damage_as_any_other_and_hides_no_run(whole, capsys):
+    runs = {damage.file for damage in verify_set(whole).damages}
+    (whole / SET).write_bytes((whole / SET).read_bytes()[:50])
+    files = [damage.file for damage in verify_set(whole).damages]
+    assert files[0] == SET
+    assert {*files} == {*runs, SET}
+    assert any(file.startswith("mlp-0/") for file in files)
+    assert main(["verify", str(whole)]) == 1
+    assert "set.json: is not whole JSON" in capsys.readouterr().out
