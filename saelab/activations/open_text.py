@@ -15,6 +15,7 @@ from saelab.activations.sources import (
     hub_documents,
     hub_parts,
 )
+from saelab.config import UsageError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ def open_text(source: str, seed: int, block: int) -> OpenedText:
     Raises:
         UsageError: the source is missing, unreadable or not text.
     """
+    if not source:
+        # As a path it would be the current directory.
+        raise UsageError("The name of the text is empty; give a file or a directory.")
     if not source.startswith("hf:"):
         files = FileSource(source, None, None, seed=seed, block=block)
         return OpenedText(files.facts, files.documents, files.read_as, endless=False)

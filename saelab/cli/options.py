@@ -167,6 +167,9 @@ def _read(word: str, kind: Any) -> object:  # noqa: ANN401 - any annotation
         return _read(word, get_args(kind)[0])
     if get_origin(kind) is Literal:
         return word if word in get_args(kind) else _UNREADABLE
+    if kind is Path and not word:
+        # An unset variable in a shell; Path("") would be the current directory.
+        return _UNREADABLE
     if kind is NONE:
         return None if word.lower() == "none" else _UNREADABLE
     try:
