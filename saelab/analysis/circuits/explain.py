@@ -116,6 +116,8 @@ def explain(
     """
     options = options or CircuitOptions()
     tokens = encode_prompt(lm, prompt)
+    if options.latent is not None:
+        _check_number(hosts, options.latent)
     frozen = freeze(lm, hosts, tokens)
     target, facts = _target(lm, frozen, options)
     n_nodes = min(options.max_nodes, len(frozen.values))
@@ -223,6 +225,17 @@ def _target(
         "probability": float(probabilities[token]),
     }
     return target, facts
+
+
+def _check_number(hosts: Sequence[Host], text: str) -> None:
+    """Refuse SAE:NUMBER with a number that the SAE does not have."""
+    name, _, place = text.rpartition(":")
+    latent = place.partition("@")[0]
+    for d_sae in (host.sae.d_sae for host in hosts if host.name == name):
+        if latent.isdecimal() and int(latent) >= d_sae:
+            raise UsageError(
+                f"{name} has {d_sae} latents, so it has no latent {latent}; give 0 to {d_sae - 1}."
+            )
 
 
 def _latent_target(frozen: Frozen, text: str) -> Target:

@@ -94,8 +94,12 @@ def test_a_latent_is_explained_where_it_fires_last_or_where_asked(gpt64, saes, c
         ({"latent": "other:3"}, "'other:3' names no latent; write SAE:NUMBER"),
         ({"latent": "blocks.2.attn.hook_z:x"}, "names no latent"),
         ({"latent": "blocks.2.attn.hook_z:3@"}, "names no latent"),
-        ({"latent": "blocks.2.attn.hook_z:99"}, "does not fire on the prompt"),
-        ({"latent": "blocks.2.attn.hook_z:99@2"}, "does not fire at position 2"),
+        (
+            {"latent": "blocks.2.attn.hook_z:24@2"},
+            "has 24 latents, so .* no latent 24; give 0 to 23",
+        ),
+        ({"latent": "blocks.2.attn.hook_z:22"}, "does not fire on the prompt"),
+        ({"latent": "blocks.2.attn.hook_z:22@2"}, "does not fire at position 2"),
         ({"latent": "blocks.2.attn.hook_z:3", "target": "cat"}, "a latent and a token"),
     ],
 )
