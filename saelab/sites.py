@@ -37,8 +37,15 @@ JOIN = "+"
 
 
 def parts_of(site: str) -> tuple[str, ...]:
-    """The hooks of a site; several for a joint one, which is written `A+B`."""
-    return tuple(site.split(JOIN))
+    """The hooks of a site; several for a joint one, which is written `A+B`.
+
+    Raises:
+        UsageError: a name is missing beside a +.
+    """
+    parts = tuple(site.split(JOIN))
+    if len(parts) > 1 and "" in parts:
+        raise UsageError(f"In the site {site!r} a name is missing beside a +; write A+B.")
+    return parts
 
 
 class Output(NamedTuple):

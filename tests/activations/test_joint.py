@@ -78,6 +78,9 @@ def test_a_site_named_twice_and_one_that_is_missing_are_refused(paths):
     store = ActivationStore(paths[0])
     with pytest.raises(UsageError, match="names a hook twice"):
         store.site("a+a")
+    for name in ("a+", "+a", "a++b", "+"):
+        with pytest.raises(UsageError, match=r"a name is missing beside a \+; write A\+B"):
+            store.site(name)
     with pytest.raises(UsageError, match="has no site 'c'; it has b, a"):
         store.site("a+c")
 
