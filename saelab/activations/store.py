@@ -60,8 +60,10 @@ class ActivationStore:
         self._alone: dict[str, SiteView] = {}
         self._outliers: dict[str, Outliers] = {}
         self.beside = tuple(ActivationStore(other) for other in beside)
-        for other in self.beside:
+        for number, other in enumerate(self.beside):
             _check_same_tokens(self, other)
+            for before in (self, *self.beside[:number]):
+                _check_differs(before, other)
 
     def _marker(self, unit: int) -> tuple[int, bytes]:
         """A unit's number of rows, and the seal of all its files."""
@@ -219,6 +221,15 @@ def _check_same_tokens(store: ActivationStore, other: ActivationStore) -> None:
                     f"Unit {unit} of {other.path} is of other tokens than that of {store.path}; "
                     f"{remedy}."
                 )
+
+
+def _check_differs(store: ActivationStore, other: ActivationStore) -> None:
+    """Refuse a store beside itself or its copy: it would be compared with itself."""
+    if store.rows_digest == other.rows_digest:
+        raise UsageError(
+            f"{other.path} has the same activations as {store.path}; give each store once, and "
+            "beside it one of another model."
+        )
 
 
 def committed_units(root: Path, manifest: Manifest) -> tuple[int, ...]:

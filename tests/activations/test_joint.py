@@ -1,5 +1,7 @@
 """Several sites as one: the same rows, side by side, each at unit variance per dimension."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,11 @@ def test_stores_of_other_tokens_are_refused(paths, tmp_path):
     mixed = write_arrays(tmp_path / "mixed", {"a": arrays(0)["a"]}, rows_per_unit=256, seed=5)
     with pytest.raises(UsageError, match=r"Unit 0 of .*mixed is of other tokens than"):
         ActivationStore(paths[0], beside=[mixed])
+
+
+def test_a_store_beside_itself_or_its_copy_is_refused(paths, tmp_path):
+    (tmp_path / "link").symlink_to(paths[0])
+    copy = shutil.copytree(paths[0], tmp_path / "copy")
+    for beside in ([paths[0]], [tmp_path / "link"], [copy], [paths[1], copy], [paths[1]] * 2):
+        with pytest.raises(UsageError, match=r"the same activations .* give each store once"):
+            ActivationStore(paths[0], beside=beside)
