@@ -118,15 +118,23 @@ class FailedError(Exception):
         again: whether the same question may succeed later.
         wait: seconds that the other side asks everybody to wait; None if it does not say.
         paid: whether it may have cost tokens.
+        sent: whether it may have reached the other side.
     """
 
     def __init__(
-        self, why: str, *, again: bool = True, wait: float | None = None, paid: bool = False
+        self,
+        why: str,
+        *,
+        again: bool = True,
+        wait: float | None = None,
+        paid: bool = False,
+        sent: bool = True,
     ) -> None:
         super().__init__(why)
         self.again = again
         self.wait = wait
         self.paid = paid
+        self.sent = sent
 
 
 def bounded(text: str) -> str:

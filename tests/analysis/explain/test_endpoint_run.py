@@ -123,4 +123,11 @@ def test_a_server_that_is_not_there_is_one_sentence(wide, capsys):
     there = ["--base-url", "http://127.0.0.1:9/v1", "--backoff", "0"]
     assert main(["explain", str(wide.path), "--llm", "m", "--first", "30", *there]) == 1
     assert "failed in a row; the last one: ConnectError" in capsys.readouterr().out
-    assert [path.name for path in (wide.path / "explanations" / "m").iterdir()] == [ASKED]
+    assert not list((wide.path / "explanations").rglob("*.json*"))
+    few = ["--first", "2", "--attempts", "1"]
+    assert main(["explain", str(wide.path), "--llm", "m", *few, *there]) == 1
+    out = capsys.readouterr().out
+    assert "no answer after 1 attempt; the last one failed: ConnectError" in out
+    assert "refused at http://127.0.0.1:9/v1." in out
+    assert KEY not in out
+    assert not list((wide.path / "explanations").rglob("*.json*"))
