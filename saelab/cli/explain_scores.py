@@ -14,9 +14,12 @@ from saelab.analysis.explain.explain import chosen, features_of
 from saelab.analysis.explain.records import name_of, now, read_set, set_path
 from saelab.analysis.explain.scores import (
     WORDS,
+    ExplanationScores,
     begin_judging,
     check_none_lost,
     judged_path,
+    scores_path,
+    scores_there,
     write_scores,
 )
 from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
@@ -48,6 +51,8 @@ def score(args: ExplainArguments, run: "Run") -> int:
     questions = list(judging.questions.values())
     if args.export_prompts is not None:
         return _export(args.export_prompts, questions, judge)
+    if not args.import_ and (there := scores_there(texts, _shown(judge), judging)):
+        return _there(scores_path(texts.path, there.judge), there)
     why = _answers(args, questions, judge, ledger)
     n_left = sum(question.key not in ledger.answers for question in questions)
     found = judging.scores(_shown(judge), ledger)
@@ -56,6 +61,13 @@ def score(args: ExplainArguments, run: "Run") -> int:
     path = write_scores(texts, found)
     ledger.forget()
     print_scores(found)
+    print(path)
+    return 0
+
+
+def _there(path: Path, found: ExplanationScores) -> int:
+    print_scores(found)
+    print(f"{found.judge} has answered all of this before; move {path.name} away to ask anew.")
     print(path)
     return 0
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -61,6 +62,11 @@ class Question:
     @property
     def _n_bytes(self) -> int:
         return len((self.system + self.user).encode())
+
+
+def digest_of(questions: Iterable[Question]) -> str:
+    """sha256 (hex) of what is asked: equal digests mean the same questions."""
+    return hashlib.sha256("\n".join(question.key for question in questions).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

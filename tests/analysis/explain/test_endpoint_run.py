@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from analysis.explain.conftest import contents
 from clients.scripted import KEY, Script, completion, serving
 
 from saelab.analysis.explain.explain import ASKED
@@ -97,6 +98,26 @@ def test_the_budget_ends_the_work_and_a_higher_one_continues_it(wide, capsys):
     assert found.by_latent.items() >= some.by_latent.items()
     assert found.requests == script.asked.total()
     assert [path.name for path in found.path.iterdir()] == [TEXTS]
+
+
+def test_a_finished_judging_is_shown_and_not_paid_for_again(wide, capsys):
+    assert main(["explain", str(wide.path), "--llm", "tokens", "--first", "3"]) == 0
+    capsys.readouterr()
+    with serving(Script(lambda number, body: (200, completion("yes"), {}))) as script:
+        command = ["explain", str(wide.path), "--score", "tokens", "--judge", "m",
+                   "--base-url", script.url, "--controls", "1"]  # fmt: skip
+        assert main(command) == 0
+        paid, table = script.asked.total(), capsys.readouterr().out
+        scores = contents(wide.path)
+        assert main(command) == 0
+        assert script.asked.total() == paid > 0
+        assert contents(wide.path) == scores
+        out = capsys.readouterr().out
+        assert "m has answered all of this before; move scores_m.json away" in out
+        assert set(table.splitlines()) <= set(out.splitlines())
+        # Other questions are asked.
+        assert main([*command, "--examples", "2"]) == 0
+        assert script.asked.total() > paid
 
 
 @pytest.mark.parametrize(
