@@ -115,6 +115,14 @@ def test_a_finished_judging_is_shown_and_not_paid_for_again(wide, capsys):
         out = capsys.readouterr().out
         assert "m has answered all of this before; move scores_m.json away" in out
         assert set(table.splitlines()) <= set(out.splitlines())
+        # So are calibrations.
+        calibrate = ["explain", "--calibrate", str(wide.path.parent / "judges"), "--judge", "m",
+                     "--base-url", script.url, "--first", "1"]  # fmt: skip
+        assert main(calibrate) == 0
+        paid = script.asked.total()
+        assert main(calibrate) == 0
+        assert script.asked.total() == paid
+        assert "move calibration_m.json away" in capsys.readouterr().out
         # Other questions are asked.
         assert main([*command, "--examples", "2"]) == 0
         assert script.asked.total() > paid
