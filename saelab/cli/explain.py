@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
+from saelab.cli.explain_asking import ASKING, ExplainArguments, answered, client_of, import_answers
 from saelab.cli.parse import parse
 from saelab.config import UsageError
 
@@ -58,7 +58,19 @@ def _check(args: ExplainArguments) -> None:
     for sentence, holds in problems.items():
         if holds:
             raise UsageError(sentence)
+    _check_models(args)
     _check_files(args)
+
+
+def _check_models(args: ExplainArguments) -> None:
+    """Refuse names that are empty, and options of asking where no model is asked."""
+    for option, value in (("llm", args.llm), ("judge", args.judge), ("name", args.name)):
+        if value is not None and not value.strip():
+            raise UsageError(f"Got an empty --{option}; give a name.")
+    ignored = [f"--{name.replace('_', '-')}" for name in ASKING if name in args.model_fields_set]
+    if ignored and (args.llm == "tokens" or args.judge == "words"):
+        what = "--llm tokens" if args.llm == "tokens" else "--judge words"
+        raise UsageError(f"{what} asks no model; leave {', '.join(ignored)} out.")
 
 
 def _check_files(args: ExplainArguments) -> None:

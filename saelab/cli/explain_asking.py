@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from saelab.clients.ledger import Ledger
     from saelab.clients.question import Client, Question
 
+ASKING = (
+    "base_url",
+    "key_name",
+    "max_requests",
+    "max_tokens",
+    "parallel",
+    "per_minute",
+    "attempts",
+    "backoff",
+    "timeout",
+    "device",
+)
+"""The options that say how a model is asked."""
+
 
 class ExplainArguments(Config):
     """Explain a run's latents: a language model says what makes each fire.

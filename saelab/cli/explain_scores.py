@@ -17,14 +17,16 @@ from saelab.analysis.explain.scores import (
     begin_judging,
     check_none_lost,
     judged_path,
+    scores_path,
+    scores_there,
     write_scores,
 )
 from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
 from saelab.cli.explain_tables import print_calibration, print_scores
 from saelab.clients.files import write_questions
 from saelab.clients.ledger import Ledger
-from saelab.clients.question import Question
-from saelab.formats.json_file import write_sealed_json
+from saelab.clients.question import Question, digest_of
+from saelab.formats.json_file import read_sealed_json, write_sealed_json
 
 if TYPE_CHECKING:
     from saelab.training.run import Run
@@ -48,6 +50,9 @@ def score(args: ExplainArguments, run: "Run") -> int:
     questions = list(judging.questions.values())
     if args.export_prompts is not None:
         return _export(args.export_prompts, questions, judge)
+    if not args.import_ and (there := scores_there(texts, _shown(judge), judging)):
+        print_scores(there)
+        return _not_again(scores_path(texts.path, there.judge), there.judge)
     why = _answers(args, questions, judge, ledger)
     n_left = sum(question.key not in ledger.answers for question in questions)
     found = judging.scores(_shown(judge), ledger)
@@ -56,6 +61,12 @@ def score(args: ExplainArguments, run: "Run") -> int:
     path = write_scores(texts, found)
     ledger.forget()
     print_scores(found)
+    print(path)
+    return 0
+
+
+def _not_again(path: Path, judge: str) -> int:
+    print(f"{judge} has answered all of this before; move {path.name} away to ask anew.")
     print(path)
     return 0
 
@@ -70,16 +81,26 @@ def calibrate(args: ExplainArguments, directory: Path) -> int:
     questions = list(calibration_questions(found).values())
     if args.export_prompts is not None:
         return _export(args.export_prompts, questions, judge)
+    if not args.import_ and _is_calibrated(path, _shown(judge), digest_of(questions)):
+        return _not_again(path, _shown(judge))
     why = _answers(args, questions, judge, ledger)
     if n_left := sum(question.key not in ledger.answers for question in questions):
         return _continue(n_left, why)
-    return _calibrated(path, calibration(_shown(judge), found, ledger), ledger)
+    return _calibrated(
+        path, calibration(_shown(judge), found, ledger), ledger, digest_of(questions)
+    )
 
 
-def _calibrated(path: Path, found: Calibration, ledger: Ledger | None) -> int:
+def _is_calibrated(path: Path, judge: str, asked: str) -> bool:
+    """Whether the file has what this judge made of the same questions."""
+    values = read_sealed_json(path) if path.exists() else {}
+    return (values.get("judge"), values.get("asked")) == (judge, asked)
+
+
+def _calibrated(path: Path, found: Calibration, ledger: Ledger | None, asked: str = "") -> int:
     cost = {"requests": ledger.requests, "tokens": ledger.tokens} if ledger else {}
     values = {"judge": found.judge, "at": now(), "cost": cost, "n_unread": found.n_unread}
-    write_sealed_json(path, {**values, "kinds": found.summary()})
+    write_sealed_json(path, {**values, "asked": asked, "kinds": found.summary()})
     if ledger is not None:
         ledger.forget()
     print_calibration(found)

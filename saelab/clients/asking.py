@@ -112,7 +112,9 @@ class _Asking:
     in_flight: int = 0
     in_a_row: int = 0
     n_failed: int = 0
+    n_unsent: int = 0
     given_up: int = 0
+    last: FailedError | None = None
     next_start: float = 0.0
 
     def run(self) -> str:
@@ -129,14 +131,24 @@ class _Asking:
             _join(threads)
             raise
         finally:
-            self.ledger.close()
+            self._close()
         if self.error is not None:
             raise self.error
         if self.why or not self.given_up:
             return self.why
+        n = self.pace.attempts
+        tried = f"up to {n} attempts" if n > 1 else "1 attempt"
         return (
-            f"{self.given_up} questions have no answer after up to {self.pace.attempts} attempts."
+            f"{self.given_up} questions have no answer after {tried}; the last one failed: "
+            f"{self.last}."
         )
+
+    def _close(self) -> None:
+        """Close the ledger, or remove it if it says no more than that nobody was reached."""
+        if self.n_unsent == self.ledger.requests and not self.ledger.answers:
+            self.ledger.forget()
+        else:
+            self.ledger.close()
 
     def _work(self) -> None:
         try:
@@ -205,6 +217,8 @@ class _Asking:
             self.in_flight -= 1
             self.n_failed += 1
             self.in_a_row += 1
+            self.n_unsent += error is not None and not error.sent
+            self.last = error or self.last
             if error is not None and error.wait:
                 pause = time.monotonic() + min(error.wait, LONGEST_WAIT)
                 self.next_start = max(self.next_start, pause)

@@ -132,7 +132,8 @@ class EndpointClient:
             name = type(error).__name__
             late = f"no answer in {self._timeout:g} s ({name})"
             why = late if name.endswith("Timeout") else self._plain(f"{name}: {error}")
-            return FailedError(why, paid=name not in BEFORE_SENDING)
+            sent = name not in BEFORE_SENDING
+            return FailedError(f"{why} at {self._without_key(self.place)}", paid=sent, sent=sent)
         said = self._plain(error.raw.decode("utf-8", errors="replace"))
         told = f"{self.place} answers {error.status}: {said}"
         if error.status in (401, 403):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -63,6 +64,11 @@ class Question:
         return len((self.system + self.user).encode())
 
 
+def digest_of(questions: Iterable[Question]) -> str:
+    """sha256 (hex) of what is asked: equal digests mean the same questions."""
+    return hashlib.sha256("\n".join(question.key for question in questions).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a model answered.
@@ -118,15 +124,23 @@ class FailedError(Exception):
         again: whether the same question may succeed later.
         wait: seconds that the other side asks everybody to wait; None if it does not say.
         paid: whether it may have cost tokens.
+        sent: whether it may have reached the other side.
     """
 
     def __init__(
-        self, why: str, *, again: bool = True, wait: float | None = None, paid: bool = False
+        self,
+        why: str,
+        *,
+        again: bool = True,
+        wait: float | None = None,
+        paid: bool = False,
+        sent: bool = True,
     ) -> None:
         super().__init__(why)
         self.again = again
         self.wait = wait
         self.paid = paid
+        self.sent = sent
 
 
 def bounded(text: str) -> str:

@@ -36,6 +36,11 @@ def test_a_run_of_no_set_says_how_a_set_is_made(open_app: Open):
     assert "saelab train sweep" in page
 
 
+def test_the_bar_names_the_page_for_runs_of_a_set_alone(open_app: Open, whole: Path):
+    assert ">Set</a>" in drawn(open_app(whole, view="training", run="whole/mlp-0"))
+    assert ">Set</a>" not in drawn(open_app(view="training", run="plain"))
+
+
 def test_a_set_lists_its_runs_what_is_missing_and_the_command_that_measures(
     open_app: Open, whole: Path
 ):

@@ -108,6 +108,19 @@ def test_a_server_that_is_down_is_left_soon(ledger):
     why = ask(QUESTIONS, client, ledger, PLENTY, QUICK)
     assert "failed in a row; the last one: down" in why
     assert client.asked.total() <= IN_A_ROW + client.parallel
+    assert Ledger(ledger.path).requests == client.asked.total()
+
+
+def test_a_ledger_stays_unless_nobody_was_ever_reached(ledger):
+    def lost(question, times):
+        raise FailedError("refused", sent=False)
+
+    some = QUESTIONS[:2]
+    assert ask(some, Scripted(lost), ledger, PLENTY, QUICK).endswith("failed: refused.")
+    assert not ledger.path.exists()
+    ask(some[:1], Scripted(fine), Ledger(ledger.path), PLENTY, QUICK)
+    ask(some, Scripted(lost), Ledger(ledger.path), PLENTY, QUICK)
+    assert set(Ledger(ledger.path).answers) == {some[0].key}
 
 
 @pytest.mark.parametrize("error", [UsageError("wrong key"), OSError(28, "full"), KeyError("bug")])

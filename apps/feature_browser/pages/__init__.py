@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from feature_browser.data.address import AbstractAddress
+from feature_browser.data.catalogue import RunCard
 
 MODULES = [
     "runs",
@@ -41,6 +42,7 @@ class Page:
         draw: draws it, given the catalogue of all runs, the chosen run's card and the address.
         needs_features: whether it needs a run with collected features.
         needs_decoder: whether it needs latents with decoder rows.
+        concerns: whether the top bar names it for a run; its address works for every run.
         routes: handlers, by path, that answer without running the script.
     """
 
@@ -49,6 +51,7 @@ class Page:
     draw: Callable[..., None]
     needs_features: bool = False
     needs_decoder: bool = False
+    concerns: Callable[[RunCard], bool] = lambda _: True
     routes: Mapping[str, Callable[[Request], Response]] = field(default_factory=dict)
 
 

@@ -121,4 +121,4 @@ def _no_set(card: RunCard) -> Html:
     )
 
 
-PAGE = Page("Set", SetAddress, set_view)
+PAGE = Page("Set", SetAddress, set_view, concerns=lambda card: is_set(card.path.parent))

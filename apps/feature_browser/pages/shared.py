@@ -154,4 +154,6 @@ def _row(found: Sharing, names: LatentNames, address: SharedAddress, latent: int
     ]
 
 
-PAGE = Page("Shared", SharedAddress, shared_view)
+PAGE = Page(
+    "Shared", SharedAddress, shared_view, concerns=lambda card: card.variant == "crosscoder"
+)

@@ -32,10 +32,19 @@ def main(root: Path) -> None:
     if card and address.run is None and page.address.view != LIST:
         address = address.to(run=card.name)
         go_to(address)
-    show(top_bar({name: one.title for name, one in known.items()}, address, card), "top-bar")
+    show(top_bar(_titles(known, page, card), address, card), "top-bar")
     if card is None:
         page, address = known[LIST], known[LIST].address.of(params)
     _draw(page, catalogue, card, address)
+
+
+def _titles(known: dict[str, Page], page: Page, card: RunCard | None) -> dict[str, str]:
+    """The titles of the pages that concern the run, and of the one that is shown."""
+    return {
+        name: one.title
+        for name, one in known.items()
+        if one is page or card is None or one.concerns(card)
+    }
 
 
 def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:

@@ -34,7 +34,7 @@ from saelab.analysis.explain.records import (
 )
 from saelab.analysis.records import Features
 from saelab.clients.ledger import Ledger
-from saelab.clients.question import Question
+from saelab.clients.question import Question, digest_of
 from saelab.config import UsageError
 from saelab.console import progress
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
@@ -58,6 +58,7 @@ class ExplanationScores:
         requests, tokens: what it cost.
         by_source: for `own` and each of CONTROLS, each latent's merit by test.
         n_unread: answers that were neither yes nor no.
+        asked: digest of the questions (`digest_of`); empty if unknown.
     """
 
     judge: str
@@ -68,6 +69,7 @@ class ExplanationScores:
     at: str = ""
     by_source: dict[str, dict[int, Mapping[str, Merit]]] = field(default_factory=dict)
     n_unread: int = 0
+    asked: str = ""
 
     def score(self, latent: int) -> float | None:
         """The mean balanced accuracy of the latent's own explanation; None if it has none."""
@@ -120,6 +122,7 @@ class Judging:
             found.by_source[source] = each
         if ledger is not None:
             found.requests, found.tokens = ledger.requests, ledger.tokens
+            found.asked = digest_of(self.questions.values())
         return found
 
     def _chance(
@@ -187,6 +190,14 @@ def judged_path(path: Path, judge: str) -> Path:
     return path / f"judged_{name_of(judge)}.jsonl"
 
 
+def scores_there(texts: ExplanationSet, judge: str, judging: Judging) -> ExplanationScores | None:
+    """The judge's scores by the same questions; None if there are none."""
+    path = scores_path(texts.path, judge)
+    found = read_scores(path) if path.exists() else None
+    same = found and (found.judge, found.asked) == (judge, digest_of(judging.questions.values()))
+    return found if same else None
+
+
 def check_none_lost(texts: ExplanationSet, judge: str, judging: Judging) -> None:
     """Refuse to replace a judge's scores, which may have been paid for, by those of fewer latents.
 
@@ -217,6 +228,7 @@ def write_scores(texts: ExplanationSet, found: ExplanationScores) -> Path:
             "at": found.at,
             "cost": {"requests": found.requests, "tokens": found.tokens},
             "n_unread": found.n_unread,
+            "asked": found.asked,
             "sources": {source: _columns(each) for source, each in found.by_source.items()},
         },
     )
@@ -251,6 +263,8 @@ def read_scores(path: Path) -> ExplanationScores:
         tokens=whole(cost, "tokens", path),
         at=fact(values, "at", path),
         n_unread=whole(values, "n_unread", path),
+        # Scores of earlier versions do not say it.
+        asked=fact(values, "asked", path) if "asked" in values else "",
     )
     sources = mapping(values, "sources", path)
     for source in (OWN, *CONTROLS):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from analysis.explain.conftest import contents
 from clients.scripted import KEY, Script, completion, serving
 
 from saelab.analysis.explain.explain import ASKED
@@ -99,6 +100,34 @@ def test_the_budget_ends_the_work_and_a_higher_one_continues_it(wide, capsys):
     assert [path.name for path in found.path.iterdir()] == [TEXTS]
 
 
+def test_a_finished_judging_is_shown_and_not_paid_for_again(wide, capsys):
+    assert main(["explain", str(wide.path), "--llm", "tokens", "--first", "3"]) == 0
+    capsys.readouterr()
+    with serving(Script(lambda number, body: (200, completion("yes"), {}))) as script:
+        command = ["explain", str(wide.path), "--score", "tokens", "--judge", "m",
+                   "--base-url", script.url, "--controls", "1"]  # fmt: skip
+        assert main(command) == 0
+        paid, table = script.asked.total(), capsys.readouterr().out
+        scores = contents(wide.path)
+        assert main(command) == 0
+        assert script.asked.total() == paid > 0
+        assert contents(wide.path) == scores
+        out = capsys.readouterr().out
+        assert "m has answered all of this before; move scores_m.json away" in out
+        assert set(table.splitlines()) <= set(out.splitlines())
+        # So are calibrations.
+        calibrate = ["explain", "--calibrate", str(wide.path.parent / "judges"), "--judge", "m",
+                     "--base-url", script.url, "--first", "1"]  # fmt: skip
+        assert main(calibrate) == 0
+        paid = script.asked.total()
+        assert main(calibrate) == 0
+        assert script.asked.total() == paid
+        assert "move calibration_m.json away" in capsys.readouterr().out
+        # Other questions are asked.
+        assert main([*command, "--examples", "2"]) == 0
+        assert script.asked.total() > paid
+
+
 @pytest.mark.parametrize(
     ("status", "said"), [(401, "refuses the key in OPENAI_API_KEY"), (404, "has no model 'm'")]
 )
@@ -123,4 +152,11 @@ def test_a_server_that_is_not_there_is_one_sentence(wide, capsys):
     there = ["--base-url", "http://127.0.0.1:9/v1", "--backoff", "0"]
     assert main(["explain", str(wide.path), "--llm", "m", "--first", "30", *there]) == 1
     assert "failed in a row; the last one: ConnectError" in capsys.readouterr().out
-    assert [path.name for path in (wide.path / "explanations" / "m").iterdir()] == [ASKED]
+    assert not list((wide.path / "explanations").rglob("*.json*"))
+    few = ["--first", "2", "--attempts", "1"]
+    assert main(["explain", str(wide.path), "--llm", "m", *few, *there]) == 1
+    out = capsys.readouterr().out
+    assert "no answer after 1 attempt; the last one failed: ConnectError" in out
+    assert "refused at http://127.0.0.1:9/v1." in out
+    assert KEY not in out
+    assert not list((wide.path / "explanations").rglob("*.json*"))
