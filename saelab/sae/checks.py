@@ -27,3 +27,13 @@ def check_k(k: float | int, d_sae: int) -> None:
     """
     if k > d_sae:
         raise UsageError(f"k={k} exceeds d_sae={d_sae}; lower --k or widen the SAE with --d-sae.")
+
+
+def check_widths(given: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    """Refuse options that name other widths than those of the sites; none named is no other.
+
+    Raises:
+        UsageError: they differ.
+    """
+    if given not in ((), widths):
+        raise UsageError(f"widths={given} are not those of the sites, {widths}; leave it out.")

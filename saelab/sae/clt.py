@@ -33,7 +33,7 @@ from saelab.pursuit.select import batch_top_k, top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
-from saelab.sae.checks import check_k, check_rows
+from saelab.sae.checks import check_k, check_rows, check_widths
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import random_unit_rows
 from saelab.sae.sparsity import Sparsity
@@ -70,10 +70,7 @@ class CLTConfig(AuxKConfig):
 
     @override
     def at_widths(self, widths: Sequence[int]) -> "CLTConfig":
-        if self.widths not in ((), tuple(widths)):
-            raise UsageError(
-                f"widths={self.widths} are not those of the sites, {tuple(widths)}; leave it out."
-            )
+        check_widths(self.widths, tuple(widths))
         return self.model_copy(update={"widths": tuple(widths)})
 
     @property

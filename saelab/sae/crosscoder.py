@@ -28,7 +28,7 @@ from saelab.pursuit.select import above, batch_top_k, nonzero, top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
-from saelab.sae.checks import check_k, check_rows
+from saelab.sae.checks import check_k, check_rows, check_widths
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import site_norms
 from saelab.sae.losses import squared_error
@@ -63,10 +63,7 @@ class CrosscoderConfig(AuxKConfig):
 
     @override
     def at_widths(self, widths: Sequence[int]) -> "CrosscoderConfig":
-        if self.widths not in ((), tuple(widths)):
-            raise UsageError(
-                f"widths={self.widths} are not those of the sites, {tuple(widths)}; leave it out."
-            )
+        check_widths(self.widths, tuple(widths))
         return self.model_copy(update={"widths": tuple(widths)})
 
     @property
