@@ -285,3 +285,13 @@ def test_the_time_of_a_step_comes_with_its_parts_beside_the_floor():
     assert result.ratio == result.seconds / rates.floor(shape)
     assert set(result.stages) == {"encode", "select", "sort", "decode", "update"}
     assert min(result.stages.values()) > 0
+
+
+def test_the_time_of_aux_k_is_measured_with_dead_latents_that_stay_dead():
+    rates, shape = Rates(matmul=1e9, copy=1e9), StepShape(16, 12, 2, 2, dead=0.25)
+    config = step_config("topk", shape, precision="float32").model_copy(update={"step": "fused"})
+    result = time_step(config, shape, rates, torch.device(DEVICE), steps=1)
+    assert min(result.stages[f"AuxK's {part}"] for part in ("codes", "gradients")) > 0
+    plain = config.model_copy(update={"sae": config.sae.model_copy(update={"aux_coefficient": 0})})
+    with pytest.raises(UsageError, match="latents cannot be dead in a step without"):
+        time_step(plain, shape, rates, torch.device(DEVICE), steps=1)
