@@ -51,9 +51,9 @@ class LatentExchange:
     def gather(self, own: Tensor) -> Tensor:
         """`[process ...]`, all processes' tensors, which have equal shapes."""
         assert self.shard is not None
-        every = own.new_empty(self.shard.size, *own.shape)
-        parts, own = list(every), own.contiguous()
-        self.between(lambda: dist.all_gather(parts, own))
+        every, own = own.new_empty(self.shard.size, *own.shape), own.contiguous()
+        flat = every.flatten(0, 1)
+        self.between(lambda: dist.all_gather_into_tensor(flat, own))
         return every
 
     def latents(self, own: int) -> int:

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -56,7 +57,11 @@ def record(run: Callable[[torch.cuda.Stream | None], object], exchange: LatentEx
         exchange.between = recorded.between
         try:
             run(side)
+        except BaseException:
+            with suppress(RuntimeError):  # What went wrong in `run` is the reason, not this.
+                recorded.end()
+            raise
         finally:
             exchange.between = before
-            recorded.end()
+        recorded.end()
     return recorded
