@@ -61,10 +61,12 @@ class SharedCodes:
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
         indices = torch.zeros_like(values, dtype=torch.int32)
         numbers = torch.arange(len(x) * groups + 1, dtype=torch.int32, device=x.device)
+        residual = Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups)
+        residual.dots.zero_()  # They are added up beyond the end of the entries too.
         return cls(
             rule, exchange, SharedErrors.empty(x, rule, exchange), values, indices,
             torch.zeros_like(numbers), indices.clone(), indices.new_zeros(groups),
-            numbers, Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups),
+            numbers, residual,
             SharedRows.empty(x, _budgets(rule), exchange) if rule.by_row else None,
         )  # fmt: skip
 

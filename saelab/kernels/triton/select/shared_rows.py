@@ -18,7 +18,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import LatentExchange
+from saelab.kernels.exchange import WIDE, LatentExchange, key_bits
 from saelab.kernels.sizes import power_of_two
 from saelab.shard import LatentShard
 
@@ -137,7 +137,7 @@ class SharedRows:
         """Memory for the rows x, whose dtype is that of the entries."""
         shard = _shard(exchange)
         half = x.dtype == torch.bfloat16
-        small = _bits(shard, half=half) < 32  # Then 32 bits hold the sign too.
+        small = key_bits(shard, half=half) < WIDE  # Then 32 bits hold the sign too.
         keys = x.new_empty(len(x), budgets[-1], dtype=torch.int32 if small else torch.int64)
         limits = keys.new_empty(len(x), len(budgets))
         counts = x.new_empty(limits.numel(), dtype=torch.int32)
@@ -165,7 +165,7 @@ class SharedRows:
         budgets = len(self.budgets)
         _limit_kernel[(batch,)](
             every, self.keys, self.budgets, self.limits, self.counts, batch, shard.size, k,
-            BITS=_bits(shard, half=self.half), BUDGETS=budgets, N=n, K=row["K"],
+            BITS=key_bits(shard, half=self.half), BUDGETS=budgets, N=n, K=row["K"],
             num_warps=min(8, max(1, n // MOST_AT_ONCE)),
         )  # fmt: skip
         torch.cumsum(self.counts, 0, dtype=torch.int32, out=out.starts[1:])
@@ -173,11 +173,6 @@ class SharedRows:
             values, indices, self.keys, self.limits, out.starts, out.values, out.indices, out.rows,
             batch, own, k, last, BUDGETS=budgets, **row,
         )  # fmt: skip
-
-
-def _bits(shard: LatentShard, *, half: bool) -> int:
-    """Bits of an entry's size, which has no sign, and of its latent."""
-    return (15 if half else 31) + (shard.d_sae - 1).bit_length()
 
 
 def _shard(exchange: LatentExchange) -> LatentShard:
