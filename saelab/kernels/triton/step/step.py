@@ -87,13 +87,19 @@ class Step:
         wait(None, side)
 
     def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
-        """The step after the pre-activations."""
-        on_side = on(side)
+        """The step after the pre-activations.
+
+        With other processes, the sort lies beside the sum of their parts, which `select` began.
+        """
+        alone = self.exchange.shard is None
+        if not alone and (aux or self._clips or self.thresholds):
+            side = None  # These exchange numbers, while which no other stream may work.
+        on_side, sorting = on(side), side if alone else None
         self.select()
-        wait(side, None)
-        with on_side:
+        wait(sorting, None)
+        with on(sorting):
             pairs, slices = self.invert()
-            sorted_ = None if side is None else side.record_event()
+            sorted_ = None if sorting is None else sorting.record_event()
         self.decode()
         if aux is None:
             wait(side, None)
