@@ -32,7 +32,12 @@ class AuxRoom:
         if number % LOOK_EVERY == 0 and self.step.weights.usage is not None:
             self.step.weights.usage.mark_()
         if number % self.look_every(rules) == 0:
-            self.capacity = self.room_for_dead(rules)
+            needed = self.room_for_dead(rules)
+            # Another size takes a new graph, as long as hundreds of steps: a number near an edge
+            # must not change it at every count.
+            most = needed + max(needed // 4, LEAST_CAPACITY) if needed else 0
+            if not needed <= self.capacity <= most:
+                self.capacity = needed
         if not self.capacity:
             return None
         # Only one size is used at a time, and sizes rarely change back.
