@@ -12,12 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.attention.loadings import HeadLoading, head_loadings
-from saelab.analysis.circuits.ablation import (
-    Faithfulness,
-    Members,
-    faithfulness,
-    members_at,
-)
+from saelab.analysis.circuits.ablation import Faithfulness, faithfulness, members_at
+from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
 from saelab.analysis.circuits.graph_file import save_graph_hdf5
@@ -41,7 +37,7 @@ from saelab.analysis.circuits.targets import (
 )
 from saelab.analysis.plans import circuit_plan
 from saelab.config import UsageError
-from saelab.host.host import Host
+from saelab.host.host import Host, by_layer
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
@@ -114,7 +110,7 @@ def explain(
         UsageError: the prompt or a token is not the model's, or an SAE's site, variant or
             model has no exact rule.
     """
-    options = options or CircuitOptions()
+    options, hosts = options or CircuitOptions(), by_layer(hosts)
     tokens = encode_prompt(lm, prompt)
     if options.latent is not None:
         _check_number(hosts, options.latent)
