@@ -8,11 +8,11 @@ from apps.driving import Open, drawn
 from feature_browser.data.catalogue import read_card
 from feature_browser.data.explained import explained
 from feature_browser.data.labels import LatentNames
-from feature_browser.data.notes import Notes
 
 from saelab.analysis.explain.judging import Merit
 from saelab.analysis.explain.records import TEXTS, Explanation, ExplanationSet, read_set
 from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
+from saelab.analysis.notes import Notes
 
 HOSTILE = "<script>alert(1)</script> \u202eword"
 

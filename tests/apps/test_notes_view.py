@@ -7,10 +7,11 @@ from apps.driving import Open, drawn
 from feature_browser.data.catalogue import RunCard, read_card
 from feature_browser.data.known import NOTHING
 from feature_browser.data.labels import Labels, LatentNames
-from feature_browser.data.notes import Note, Notes
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw.annotate import keep
 from feature_browser.pages.latents.search import search
+
+from saelab.analysis.notes import Note, Notes
 
 
 @pytest.fixture

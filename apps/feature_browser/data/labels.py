@@ -8,9 +8,9 @@ import streamlit as st
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.explained import Explained, explained
 from feature_browser.data.known import Known
-from feature_browser.data.notes import Note, Notes
 from feature_browser.data.reading import readable_features, readable_known
 from saelab.analysis.fires_on import PREFIX
+from saelab.analysis.notes import Note, Notes, Version
 from saelab.analysis.records import Features
 from saelab.config import UsageError
 
@@ -23,11 +23,10 @@ class Labels:
     """The labels of a run's latents.
 
     Attributes:
-        version: version of the notes; -1 if they cannot be read, with the reason in `problem`.
+        problem: why the notes cannot be read; empty if they can.
     """
 
     notes: dict[int, Note] = field(default_factory=dict)
-    version: int = 0
     problem: str = ""
 
     def of(self, latent: int) -> Note:
@@ -41,12 +40,13 @@ def labels_of(card: RunCard) -> Labels:
     try:
         return _labels(card.path, notes.version())
     except UsageError as error:
-        return Labels({}, -1, str(error))
+        return Labels({}, str(error))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _labels(run: Path, version: int) -> Labels:
-    return Labels(Notes(run).all(), version)
+def _labels(run: Path, version: Version) -> Labels:
+    del version  # part of the cache's key only
+    return Labels(Notes(run).all())
 
 
 @dataclass(frozen=True)

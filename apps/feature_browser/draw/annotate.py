@@ -6,8 +6,8 @@ import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.labels import Labels
-from feature_browser.data.notes import LONGEST, Edit, Notes
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
+from saelab.analysis.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
 
 NOTED, PROBLEM = "noted", "note-problem"

@@ -10,7 +10,6 @@ from numpy import ndarray
 
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.labels import Labels, LatentNames
-from feature_browser.data.notes import LONGEST, Note, Notes
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
 from feature_browser.draw.boxes import alone
@@ -33,6 +32,7 @@ from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
 from feature_browser.pages.latents.search import FIRING, search
 from feature_browser.shell.canvas import change, search_field, show, tell
+from saelab.analysis.notes import LONGEST, Note, Notes
 
 ROWS = 50
 SEARCH = "search-latents"
