@@ -126,7 +126,7 @@ def test_a_read_only_directory_is_said_before_anything_is_typed(
 ):
     Notes(copy).write(5, "label", "kept")
     # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr("feature_browser.data.notes.os.access", lambda *_: False)
+    monkeypatch.setattr("saelab.analysis.notes.os.access", lambda *_: False)
     page = drawn(open_app(copy.parent, run="signed", latent="5"))
     assert 'value="kept"' in page
     assert " readonly" in page

@@ -18,6 +18,7 @@ from feature_browser.pages import Page
 from feature_browser.pages.latent import cards
 from feature_browser.pages.latent.address import LatentAddress
 from feature_browser.pages.latent.cards import LatentScene
+from feature_browser.pages.latent.meaning_card import meaning
 from feature_browser.pages.latent.plane_card import plane_card
 from feature_browser.pages.latent.steering_card import steering
 from feature_browser.shell.canvas import change, go_to, show, tell
@@ -123,7 +124,7 @@ def _typed() -> None:
 
 def page(scene: LatentScene) -> Html:
     """The whole page of one latent."""
-    aside = [cards.identity(scene), cards.meaning(scene)]
+    aside = [cards.identity(scene), meaning(scene)]
     if scene.record.n_fired:
         aside.append(cards.firing(scene))
     aside += [steering(scene), cards.heads(scene), cards.neighbours(scene), cards.reproduce(scene)]
