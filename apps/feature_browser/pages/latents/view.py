@@ -196,7 +196,8 @@ def _explanation(names: LatentNames, latent: int) -> list[Html]:
     if told is None:
         return [cell(UNKNOWN), cell(UNKNOWN)]
     text = html(
-        '<span class="{how}" title="{source}">{text}</span> <span class="sub">{model}</span>',
+        '<span class="explained"><span class="{how}" title="{source}">{text}</span> '
+        '<span class="sub">{model}</span></span>',
         how="name" if told.mark in note.accepted else "name guess",
         source=told.source,
         text=told.text,
