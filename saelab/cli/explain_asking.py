@@ -112,19 +112,16 @@ class ExplainArguments(Config):
 
 
 def client_of(args: ExplainArguments, model: str) -> "Client":
-    """The client of a model: a directory is a local checkpoint, any other name a server's."""
-    from saelab.clients.endpoint import EndpointClient
-    from saelab.clients.local import LocalClient
-    from saelab.lm.checkpoint import location
+    """The client of a model, as the options say."""
+    from saelab.clients.choose import client_of
 
-    if args.base_url is None and Path(model).exists():
-        return LocalClient(Path(location(model)), device=args.device)
-    return EndpointClient(
+    return client_of(
         model,
         base_url=args.base_url,
         key_name=args.key_name,
         timeout=args.timeout,
         parallel=args.parallel,
+        device=args.device,
     )
 
 

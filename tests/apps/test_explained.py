@@ -121,3 +121,17 @@ def test_what_a_latent_does_is_shown_apart(open_app: Open, copy: Path):
     assert "five" in fires
     assert "dogs" in does
     assert "dogs" not in fires
+
+
+def test_one_key_explains_the_latent_if_a_model_is_configured(
+    open_app: Open, copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert not [
+        b for b in open_app(copy.parent, run="plain", latent="5").button if b.key == "explain"
+    ]
+    monkeypatch.setenv("SAELAB_LLM", "m")
+    # Nobody listens there.
+    monkeypatch.setenv("SAELAB_BASE_URL", "http://127.0.0.1:9/v1")
+    app = open_app(copy.parent, run="plain", latent="5")
+    app.button("explain").click().run(timeout=60)
+    assert "with other weights" in drawn(app)

@@ -20,15 +20,18 @@ from saelab.analysis.explain.records import (
     set_path,
 )
 from saelab.analysis.records import Features
+from saelab.clients.asking import Budget, Pacing, ask
 from saelab.clients.ledger import Ledger
-from saelab.clients.question import Answer, Question
+from saelab.clients.question import Answer, Client, Question
 from saelab.config import UsageError
 from saelab.console import progress
 from saelab.files import sha256_file
-from saelab.lock import check_held
+from saelab.lock import check_held, writing
 from saelab.training.run import Run
 
 ASKED = "asked.jsonl"
+ATTEMPTS = 3
+"""Requests for one latent, at most (`explain_latent`)."""
 TOKENS, COUNTED = "tokens", "counting/1"
 """The model that is none, and the version of what it says."""
 
@@ -71,8 +74,9 @@ class Explaining:
         return found
 
     def _answered(self) -> set[int]:
-        """The latents of which the ledger has an answer."""
-        parts = (key.split("/") for key in self.ledger.answers)
+        """The latents of which the ledger has an answer that explains something."""
+        answers = self.ledger.answers.items()
+        parts = (key.split("/") for key, answer in answers if read_explanation(answer.text))
         return {int(part[1]) for part in parts if len(part) == 3 and part[1].isdecimal()}
 
     def keep(self, questions: Mapping[int, Question]) -> int:
@@ -84,14 +88,16 @@ class Explaining:
             if text := read_explanation(answer.text):
                 self.texts.by_latent[latent] = _explanation(text, answer)
         left = [n for n in questions if n not in self.texts.by_latent]
-        if not left:
+        # Answers about other latents may be those of a killed process.
+        ended = not left and self._answered() <= self.texts.by_latent.keys()
+        if ended:
             # Until then the ledger stays, and has the cost.
             self.texts.requests += self.ledger.requests
             self.texts.tokens += self.ledger.tokens
         if len(left) < len(questions):
             check_held(self.texts.path.parents[1])
             self.texts.write()
-        if not left:
+        if ended:
             self.ledger.forget()
         return len(left)
 
@@ -152,6 +158,34 @@ def chosen(features: Features, latents: Sequence[int], first: int | None) -> Ite
         if latent >= len(features):
             raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(features) - 1}.")
     return iter(dict.fromkeys(latents) or range(min(first or len(features), len(features))))
+
+
+def explain_latent(run: Run, latent: int, client: Client) -> str:
+    """Have the client explain one latent, in the set of its model; a sentence that says what came.
+
+    At most ATTEMPTS requests are made.
+
+    Raises:
+        UsageError: as `begin`; the latent never fires; or another process writes the run.
+    """
+    with writing(run.path):
+        explaining = begin(run, client.model, client.kind, None)
+        if (told := explaining.texts.by_latent.get(latent)) is not None:
+            return f"{client.model} has explained latent {latent} already: “{told.text}”."
+        questions = explaining.questions([latent])
+        if not questions:
+            raise UsageError(f"Latent {latent} never fires, so there is nothing to explain.")
+        most = ATTEMPTS * questions[latent].most_tokens
+        ledger = explaining.ledger
+        budget = Budget(ledger.requests + ATTEMPTS, ledger.tokens + most)
+        try:
+            why = ask(list(questions.values()), client, ledger, budget, Pacing(attempts=ATTEMPTS))
+        finally:
+            explaining.keep(questions)
+    if (told := explaining.texts.by_latent.get(latent)) is None:
+        return why or f"{client.model} gave no explanation of latent {latent}."
+    spent = told.prompt_tokens + told.completion_tokens
+    return f"{client.model} explains latent {latent}: “{told.text}” ({spent} tokens)."
 
 
 def explain_by_tokens(explaining: Explaining, latents: Iterable[int]) -> None:
