@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from saelab.analysis.explain.evidence import evidence_of
+from saelab.analysis.explain.output_side import VERSION as OUTPUT_VERSION
+from saelab.analysis.explain.output_side import output_question, raises
 from saelab.analysis.explain.prompts import (
     LONGEST_EXPLANATION,
     VERSION,
@@ -19,6 +21,7 @@ from saelab.analysis.explain.records import (
     read_set,
     set_path,
 )
+from saelab.analysis.explain.steered import SteeredTexts
 from saelab.analysis.records import Features
 from saelab.clients.asking import Budget, Pacing, ask
 from saelab.clients.ledger import Ledger
@@ -44,11 +47,13 @@ class Explaining:
         features: the run's features.
         texts: the set, as far as it is.
         ledger: what was asked and answered for it since.
+        steered: what the latents make the model write, if that is what is explained.
     """
 
     features: Features
     texts: ExplanationSet
     ledger: Ledger
+    steered: SteeredTexts | None = None
 
     def questions(self, latents: Iterable[int], *, again: bool = False) -> dict[int, Question]:
         """The question about each latent that fires and, unless `again`, is not explained yet.
@@ -61,10 +66,8 @@ class Explaining:
         found = {}
         with progress("Questions", len(wanted), "latents") as bar:
             for latent in wanted:
-                record = self.features[latent]
-                evidence = evidence_of(record)
-                if evidence.shown:
-                    found[latent] = explain_question(self.features, record, evidence)
+                if (question := self._question(latent)) is not None:
+                    found[latent] = question
                 bar.advance(1)
         for question in found.values():
             # What explains nothing is asked again.
@@ -72,6 +75,13 @@ class Explaining:
             if answer is not None and not read_explanation(answer.text):
                 del self.ledger.answers[question.key]
         return found
+
+    def _question(self, latent: int) -> Question | None:
+        record = self.features[latent]
+        if self.steered is not None:
+            return output_question(record, self.steered)
+        evidence = evidence_of(record)
+        return explain_question(self.features, record, evidence) if evidence.shown else None
 
     def _answered(self) -> set[int]:
         """The latents of which the ledger has an answer that explains something."""
@@ -106,10 +116,19 @@ def _explanation(text: str, answer: Answer) -> Explanation:
     return Explanation(text, now(), answer.prompt_tokens, answer.completion_tokens)
 
 
-def begin(run: Run, model: str, kind: str, name: str | None, prompt: str = VERSION) -> Explaining:
+def begin(
+    run: Run,
+    model: str,
+    kind: str,
+    name: str | None,
+    prompt: str | None = None,
+    side: str = "input",
+) -> Explaining:
     """Start a set, or continue it.
 
-    A set has one model, asked by one kind of client. Its name is the model's, if not given.
+    A set has one model, asked by one kind of client, about one side. Its name is the model's, with
+    the side if it is the output, if not given. For the output side with a model, `steered` must be
+    given before questions are made.
 
     Raises:
         UsageError: the run has no features, or those of other weights; or there is a set of this
@@ -117,10 +136,12 @@ def begin(run: Run, model: str, kind: str, name: str | None, prompt: str = VERSI
     """
     features = features_of(run)
     digest = str(features.file.facts.get("sae_sha256"))
-    path = set_path(run.path, name or name_of(model))
+    outward = side == "output"
+    path = set_path(run.path, name or name_of(model) + ("-output" if outward else ""))
+    prompt = prompt or (OUTPUT_VERSION if outward else VERSION)
     if (path / TEXTS).exists():
         texts = read_set(path)
-        wanted = {"model": model, "prompt": prompt, "sae_sha256": digest}
+        wanted = {"model": model, "side": side, "prompt": prompt, "sae_sha256": digest}
         for what, value in wanted.items():
             if (there := getattr(texts, what)) != value:
                 raise UsageError(
@@ -128,7 +149,7 @@ def begin(run: Run, model: str, kind: str, name: str | None, prompt: str = VERSI
                     "give another --name."
                 )
     else:
-        texts = ExplanationSet(path, model, kind, prompt, digest)
+        texts = ExplanationSet(path, model, kind, prompt, digest, side)
     return Explaining(features, texts, Ledger(path / ASKED))
 
 
@@ -189,9 +210,12 @@ def explain_latent(run: Run, latent: int, client: Client) -> str:
 
 
 def explain_by_tokens(explaining: Explaining, latents: Iterable[int]) -> None:
-    """Explain by token statistics (`Features.fires_on`); no model is asked."""
+    """Explain by token statistics (`Features.fires_on`, `raises`); no model is asked."""
     features, texts = explaining.features, explaining.texts
     for latent in latents:
-        if latent not in texts.by_latent and (text := features.fires_on(latent)):
+        if latent in texts.by_latent:
+            continue
+        inward = texts.side == "input"
+        if text := features.fires_on(latent) if inward else raises(features[latent]):
             texts.by_latent[latent] = Explanation(text[:LONGEST_EXPLANATION], now())
     texts.write()
