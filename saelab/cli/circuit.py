@@ -9,7 +9,7 @@ from pydantic import Field
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config, Heading, UsageError
+from saelab.config import Config, Heading
 from saelab.files import check_file
 
 if TYPE_CHECKING:
@@ -113,20 +113,11 @@ def main(arguments: list[str]) -> int:
 def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
     """The circuit, and where the first run keeps it."""
     # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
-    from saelab.lm.load import load_recorded_model
-    from saelab.lm.prompt import chat_prompt
+    from saelab.analysis.circuits.explain import CircuitOptions
+    from saelab.analysis.circuits.session import Session, usable_runs
     from saelab.lock import writing
-    from saelab.sae.decoder import check_decoder
-    from saelab.training.sets import runs_of
 
-    runs = runs_of(args.runs)
-    for run in runs:
-        check_decoder(run.config.sae)
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise UsageError("A run was given twice; give each once.")
-    with writing(runs[0].path):
-        lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
+    with writing(usable_runs(args.runs)[0].path):
         options = CircuitOptions(
             target=args.target,
             against=args.against,
@@ -142,9 +133,8 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
             n_interventions=args.n_interventions,
             n_attention=args.n_attention,
         )
-        prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
-        found = explain_runs(lm, runs, prompt, options)
-        return found, save_circuit(found, runs, prompt, lm)
+        session = Session(args.device, args.model)
+        return session.explain(args.runs, args.prompt, options, chat=args.chat)
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:

@@ -12,6 +12,8 @@ from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html
 from feature_browser.pages import Page
 from feature_browser.pages.circuit.address import CircuitAddress
+from feature_browser.pages.circuit.explain import can_explain, explain_form, job_section
+from feature_browser.pages.circuit.filters import controls, restricted
 from feature_browser.pages.circuit.graph_list import graph_list, nothing
 from feature_browser.pages.circuit.graphs import (
     OpenGraph,
@@ -33,26 +35,25 @@ from feature_browser.pages.circuit.node_cards import (
 from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
-from feature_browser.shell.canvas import STATIC, change, go_to, show, tell
+from feature_browser.shell.canvas import STATIC, go_to, show, tell
 from saelab.analysis.circuits.graph_json import graph_json
 from saelab.config import UsageError
 
-SLIDERS = {"nodes": "Nodes: % of the influence", "edges": "Edges: % of the influence"}
 LABEL, PROBLEM = "circuit-label", "circuit-problem"
 
 
 def circuit_view(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -> None:
-    """Draw the run's list of graphs, or the graph that `address` names."""
+    """Draw the run's list of graphs with the form for another, or the graph of `address`."""
     st.html(STATIC / "page_circuit.css")
     paths, beside = circuits_of(card), graphs_beside(catalogue, card)
-    if not address.graph:
-        if len(paths) == 1 and not beside:
-            address = address.to(graph=paths[0].stem)
-            go_to(address)
-        else:
-            content = graph_list(card, paths, beside, address) if paths or beside else nothing(card)
-            show(content, "circuits")
-            return
+    if not (address.graph or address.part or address.job) and len(paths) == 1 and not beside:
+        address = address.to(graph=paths[0].stem)
+        go_to(address)
+    if not address.graph or address.part or address.job:
+        _start(catalogue, card, address)
+        content = graph_list(card, paths, beside, address) if paths or beside else nothing(card)
+        show(content, "circuits")
+        return
     found = open_graph(card, address.graph)
     if found is None:
         known = graph_list(card, paths, beside, address) if paths or beside else EMPTY
@@ -61,9 +62,18 @@ def circuit_view(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -
     _graph(catalogue, card, address, found)
 
 
+def _start(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -> None:
+    if can_explain(card):
+        show(alone(html('<h1 class="headline">Explain a prediction</h1>')), "explain-title")
+        explain_form(catalogue, card, address)
+        if (there := job_section(catalogue, address)) is not None:
+            go_to(there)
+            st.rerun()
+
+
 def _no_such_graph(card: RunCard, address: CircuitAddress) -> Html:
     text = f"{card.name} keeps its circuits in {(card.path / 'circuits').as_posix()}."
-    back = html('<p><a href="{h}">All circuits</a></p>', h=address.visit("circuit"))
+    back = html('<p><a href="{h}">All circuits</a></p>', h=_listed(address))
     return alone(message(f"There is no circuit {address.graph}", text, after=back))
 
 
@@ -73,17 +83,18 @@ def _graph(catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: 
     picked = found.numbers.get(address.node)
     always = [*pins, *([] if picked is None else [picked])]
     kept = found.shown(int(address.nodes), int(address.edges), always)
+    kept = restricted(found, kept, address, always)
     groups, problem = _read_groups(found.path)
     scene = GraphScene(names, kept, address, pins, lost, groups)
     show(
         html(
             '<div class="page wide circuit"><p class="sub crumbs"><a href="{h}">All circuits</a> '
-            "of {run}</p>{head}</div>",
-            h=address.visit("circuit"), run=card.name, head=headline(scene),
+            'of {run} · <a href="{e}">explain another prediction</a></p>{head}</div>',
+            h=_listed(address), e=_again(scene), run=card.name, head=headline(scene),
         ),
         "circuit-head",
     )  # fmt: skip
-    _sliders(address)
+    controls(address, found)
     show(_body(scene), "circuit")
     _tools(card, scene, problem)
     live_section(scene)
@@ -97,6 +108,20 @@ def _graph(catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: 
     )  # fmt: skip
 
 
+def _listed(address: CircuitAddress) -> str:
+    """The link to the list of graphs, with the form for another."""
+    return address.fresh(part="explain").href
+
+
+def _again(scene: GraphScene) -> str:
+    """The link to the form, filled with the graph's prompt."""
+    facts = scene.found.graph.facts
+    prompt, latent = (
+        said if isinstance(said := facts.get(name), str) else "" for name in ("prompt", "latent")
+    )
+    return scene.address.fresh(part="explain", prompt=prompt, wanted=latent).href
+
+
 def _body(scene: GraphScene) -> Html:
     return html(
         '<div class="page wide circuit"><div class="two graph-and-node"><section class="card">'
@@ -106,20 +131,6 @@ def _body(scene: GraphScene) -> Html:
         picture=picture(scene.names, scene.kept, scene.address, scene.pins),
         node=node_card(scene), pins=pins_card(scene),
     )  # fmt: skip
-
-
-def _sliders(address: CircuitAddress) -> None:
-    with st.container(key="controls", horizontal=True, vertical_alignment="center", gap="large"):
-        for name, title in SLIDERS.items():
-            key, value = f"circuit-{name}", int(getattr(address, name))
-            if st.session_state.get(key) != value:
-                st.session_state[key] = value
-            st.slider(title, 0, 100, key=key, on_change=_slid, args=(name,), width=300)
-
-
-def _slid(name: str) -> None:
-    value = st.session_state[f"circuit-{name}"]
-    change(CircuitAddress, lambda now: now.to(**{name: value}))
 
 
 def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
