@@ -24,17 +24,10 @@ from feature_browser.pages.circuit.request import (
 from feature_browser.shell.canvas import change, show, tell
 from saelab.config import UsageError
 from saelab.console import duration, si
-from saelab.sites import place_of
 
 FIELDS = ("prompt", "target", "against", "wanted", "limit", "saes", "chat")
 SHOWN, PROBLEM = "explain-shown", "explain-problem"
 SECONDS_BETWEEN_LOOKS = 0.6
-
-
-def can_explain(card: RunCard) -> bool:
-    """Whether circuits can have the run's latents."""
-    writes = str(card.config.get("target_site") or card.site)
-    return card.model != "own arrays" and place_of(card.site, writes) is not None
 
 
 def explain_form(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -> None:

@@ -6,7 +6,6 @@ import streamlit as st
 from feature_browser.pages.circuit.address import CircuitAddress, range_of
 from feature_browser.pages.circuit.graphs import Kept, OpenGraph
 from feature_browser.shell.canvas import change
-from saelab.console import visible
 
 SLIDERS = {"nodes": "Nodes: % of the influence", "edges": "Edges: % of the influence"}
 WIDTH = 230
@@ -49,34 +48,21 @@ def controls(address: CircuitAddress, found: OpenGraph) -> None:
             if st.session_state.get(key) != value:
                 st.session_state[key] = value
             st.slider(title, 0, 100, key=key, on_change=_slid, args=(name,), width=WIDTH)
-        top = max(node.layer for node in found.graph.nodes[:-1]) if len(found.ids) > 1 else BEFORE
-        _range("layers", "Blocks", list(range(BEFORE, top + 1)), _block, address)
-        tokens = found.graph.tokens
-        _range(
-            "positions", "Tokens", list(range(len(tokens))),
-            lambda place: f"{place} {visible(tokens[place]).strip()[:12]}", address,
-        )  # fmt: skip
+        top = max((node.layer for node in found.graph.nodes[:-1]), default=BEFORE)
+        _range("layers", f"Blocks; {BEFORE} is what comes before them", (BEFORE, top), address)
+        _range("positions", "Tokens, by position", (0, len(found.graph.tokens) - 1), address)
         st.session_state["circuit-named"] = address.named == "yes"
         st.toggle("Names", key="circuit-named", on_change=_named)
 
 
-def _block(layer: int) -> str:
-    return "embeddings" if layer == BEFORE else str(layer)
-
-
-def _range(
-    name: str, title: str, options: list[int], shown: object, address: CircuitAddress
-) -> None:
-    if len(options) < 2:
+def _range(name: str, title: str, ends: tuple[int, int], address: CircuitAddress) -> None:
+    if ends[0] == ends[1]:
         return
-    key, wanted = f"circuit-{name}", range_of(getattr(address, name)) or (options[0], options[-1])
-    value = tuple(min(max(end, options[0]), options[-1]) for end in wanted)
-    if st.session_state.get(key) != value:
-        st.session_state[key] = value
-    st.select_slider(
-        title, options, key=key, format_func=shown, on_change=_ranged, args=(name, options),
-        width=WIDTH,
-    )  # fmt: skip
+    key, wanted = f"circuit-{name}", range_of(getattr(address, name)) or ends
+    low, high = (min(max(end, ends[0]), ends[1]) for end in wanted)
+    if st.session_state.get(key) != (low, high):
+        st.session_state[key] = (low, high)
+    st.slider(title, *ends, key=key, on_change=_ranged, args=(name, ends), width=WIDTH)
 
 
 def _slid(name: str) -> None:
@@ -84,9 +70,9 @@ def _slid(name: str) -> None:
     change(CircuitAddress, lambda now: now.to(**{name: value}))
 
 
-def _ranged(name: str, options: list[int]) -> None:
+def _ranged(name: str, ends: tuple[int, int]) -> None:
     low, high = st.session_state[f"circuit-{name}"]
-    text = "" if (low, high) == (options[0], options[-1]) else f"{low}-{high}"
+    text = "" if (low, high) == ends else f"{low}-{high}"
     change(CircuitAddress, lambda now: now.to(**{name: text}))
 
 

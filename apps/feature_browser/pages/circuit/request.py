@@ -11,7 +11,6 @@ from feature_browser.pages.circuit.address import CircuitAddress, range_of
 from saelab.config import UsageError
 from saelab.console import visible
 from saelab.lm.prompt import LONGEST
-from saelab.sites import place_of
 from saelab.training.run import Run
 from saelab.training.sets import is_set
 
@@ -43,14 +42,10 @@ def choices(catalogue: Catalogue, card: RunCard) -> dict[str, Choice]:
     others = [
         other
         for other in catalogue.runs.values()
-        if other.model == card.model and other.name != card.name and _has_place(other)
+        if other.model == card.model and other.name != card.name and other.in_circuits
     ]
     found += [Choice(run.name, f"{run.name} · {run.site}", run.path) for run in [card, *others]]
     return {choice.name: choice for choice in found}
-
-
-def _has_place(card: RunCard) -> bool:
-    return place_of(card.site, str(card.config.get("target_site") or card.site)) is not None
 
 
 def chosen(known: dict[str, Choice], text: str) -> list[str]:
