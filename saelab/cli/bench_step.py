@@ -44,6 +44,9 @@ class StepArguments(Config):
     tsc, gsc) are in float32."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest global gradient norm; default: no clipping."""
+    dead: float = Field(default=0, ge=0, lt=1)
+    """Share of latents that are dead, so that AuxK works; for fused steps of variants with AuxK.
+    The step is also timed without."""
     steps: int = Field(default=30, gt=0)
     """Number of timed steps, whose median counts; untimed steps come first."""
     dense: bool = True
