@@ -100,7 +100,7 @@ def silent() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkStep:
     """Where the work is: `done` of `total` units in `seconds`; a total of 0: unknown."""
 
     title: str
@@ -110,11 +110,11 @@ class Report:
     seconds: float = 0.0
 
 
-_listener: Callable[[Report], None] | None = None
+_listener: Callable[[WorkStep], None] | None = None
 
 
 @contextmanager
-def heard_by(listener: Callable[[Report], None]) -> Iterator[None]:
+def heard_by(listener: Callable[[WorkStep], None]) -> Iterator[None]:
     """A context in which `listener` also gets every step of progress and every `stage`."""
     global _listener  # noqa: PLW0603 - as standard error is, this is of the whole process
     before, _listener = _listener, listener
@@ -126,10 +126,10 @@ def heard_by(listener: Callable[[Report], None]) -> Iterator[None]:
 
 def stage(title: str) -> None:
     """Tell the listener, if there is one, what begins; for work of which no bar is shown."""
-    _report(Report(title))
+    _report(WorkStep(title))
 
 
-def _report(report: Report) -> None:
+def _report(report: WorkStep) -> None:
     if _listener is not None:
         _listener(report)
 
@@ -238,7 +238,7 @@ class Bar:
     def _tell(self) -> None:
         seconds = time.monotonic() - self._started
         _report(
-            Report(
+            WorkStep(
                 self.title, self.done - self.before, self.total - self.before, self.unit, seconds
             )
         )

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from saelab.config import UsageError
-from saelab.console import Report
+from saelab.console import WorkStep
 
 MOST_WAITING = 50
 KEPT = 200
@@ -22,7 +22,7 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
 @dataclass
-class Job:
+class GraphJob:
     """A graph that was asked for.
 
     Attributes:
@@ -39,7 +39,7 @@ class Job:
     title: str
     state: State = "waiting"
     steps: list[tuple[str, float]] = field(default_factory=list)
-    report: Report = field(default_factory=lambda: Report("Wait"))
+    report: WorkStep = field(default_factory=lambda: WorkStep("Wait"))
     path: str = ""
     problem: str = ""
 
@@ -54,12 +54,12 @@ class JobQueue:
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
         self._command = command
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, GraphJob] = {}
         self._lock = threading.RLock()
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
 
-    def submit(self, request: dict[str, Any], title: str) -> Job:
+    def submit(self, request: dict[str, Any], title: str) -> GraphJob:
         """The job of this request: one that waits or runs already, or a new one.
 
         Raises:
@@ -71,7 +71,7 @@ class JobQueue:
                     return job
             if len(self.open_jobs()) >= MOST_WAITING:
                 raise UsageError(f"{MOST_WAITING} graphs are waiting already; try again later.")
-            job = Job(secrets.token_hex(6), request, title)
+            job = GraphJob(secrets.token_hex(6), request, title)
             self._jobs[job.name] = job
             ended = [name for name, old in self._jobs.items() if not old.open]
             for name in ended[: max(0, len(self._jobs) - KEPT)]:
@@ -81,11 +81,11 @@ class JobQueue:
                 self._thread.start()
         return job
 
-    def find(self, name: str) -> Job | None:
+    def find(self, name: str) -> GraphJob | None:
         """The job of this name, also for some time after its end."""
         return self._jobs.get(name)
 
-    def open_jobs(self) -> list[Job]:
+    def open_jobs(self) -> list[GraphJob]:
         """The job that runs, and those that wait, in order."""
         with self._lock:
             return [job for job in self._jobs.values() if job.open]
@@ -130,7 +130,7 @@ class JobQueue:
         pipe = subprocess.PIPE
         return subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
 
-    def _compute(self, job: Job, process: "subprocess.Popen[str]") -> None:
+    def _compute(self, job: GraphJob, process: "subprocess.Popen[str]") -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -141,7 +141,7 @@ class JobQueue:
         for line in process.stdout:
             answer = json.loads(line)
             if "report" in answer:
-                _take(job, Report(**answer["report"]))
+                _take(job, WorkStep(**answer["report"]))
                 continue
             with self._lock:
                 job.path, job.problem = answer.get("path", ""), answer.get("problem", "")
@@ -157,7 +157,7 @@ class JobQueue:
                 job.problem = f"The process that computed the graph ended ({code}){memory}."
 
 
-def _take(job: Job, report: Report) -> None:
+def _take(job: GraphJob, report: WorkStep) -> None:
     if not job.steps or job.steps[-1][0] != report.title:
         job.steps.append((report.title, time.monotonic()))
     job.report = report

@@ -10,6 +10,7 @@ of the same process could draw no page. It ends when the server does, or after a
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from saelab.config import UsageError
-from saelab.console import Report, heard_by
+from saelab.console import WorkStep, heard_by
 
 REST_S = 1800.0
 """Seconds without a request after which the process ends, and frees the model's memory."""
@@ -32,19 +33,19 @@ def main() -> None:
     # What libraries print must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    os.nice(NICE)
     requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
 
     def say(**answer: object) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    def hear(report: Report) -> None:
+    def hear(report: WorkStep) -> None:
         say(report=asdict(report))
 
     with heard_by(hear):
-        hear(Report("Start"))
+        hear(WorkStep("Start the process, once"))
         answered = _answering()
+        os.nice(NICE)
         while True:
             try:
                 request = requests.get(timeout=REST_S)
@@ -63,7 +64,7 @@ def _read(requests: "SimpleQueue[dict[str, Any]]") -> None:
     for line in sys.stdin:
         requests.put(json.loads(line))
     # The server has ended. Files are whole or absent at any moment.
-    os._exit(0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _answering() -> Callable[[dict[str, Any]], Path]:

@@ -10,7 +10,7 @@ from feature_browser.draw.boxes import alone, bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, real
 from feature_browser.live.chat import HELP, LABEL, chats
-from feature_browser.live.jobs import Job, job_queue
+from feature_browser.live.jobs import GraphJob, job_queue
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.request import (
     BETWEEN_SAES,
@@ -124,7 +124,9 @@ def job_section(catalogue: Catalogue, address: CircuitAddress) -> CircuitAddress
     return None
 
 
-def _graph_of(catalogue: Catalogue, address: CircuitAddress, job: Job) -> CircuitAddress | None:
+def _graph_of(
+    catalogue: Catalogue, address: CircuitAddress, job: GraphJob
+) -> CircuitAddress | None:
     path = Path(job.path).resolve()
     for run in catalogue.runs.values():
         if run.path.resolve() == path.parents[1]:
@@ -162,7 +164,7 @@ def _plain(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
 
 
-def _progress(job: Job, jobs: list[Job]) -> Html:
+def _progress(job: GraphJob, jobs: list[GraphJob]) -> Html:
     if job.state == "waiting":
         before = jobs.index(job) if job in jobs else 0
         text = f"{count(before)} before it. You may leave this page and come back to its address."
@@ -184,7 +186,7 @@ def _progress(job: Job, jobs: list[Job]) -> Html:
     )  # fmt: skip
 
 
-def _now(job: Job) -> str:
+def _now(job: GraphJob) -> str:
     """The running step, with its rate and the time left where they are known."""
     report = job.report
     if not report.total or not report.done:
@@ -197,7 +199,7 @@ def _now(job: Job) -> str:
     )
 
 
-def _ended(job: Job | None) -> Html:
+def _ended(job: GraphJob | None) -> Html:
     if job is None:
         return message(
             "This graph is no longer being computed",

@@ -97,6 +97,7 @@ def _fitting_columns(
     tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], style: str
 ) -> dict[int, tuple[str, float, float]]:
     """The columns with as many nodes side by side as fit."""
+    columns: dict[int, tuple[str, float, float]] = {}
     for most in SIDE_BY_SIDE[style]:
         columns = _columns(tokens, cells, SLOTS[style][0], most)
         if max(x + wide for _, x, wide in columns.values()) <= STRETCH[style] * WIDE - RIGHT + 1:

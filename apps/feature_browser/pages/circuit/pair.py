@@ -32,7 +32,7 @@ def beside_field(card: RunCard, address: CircuitAddress) -> None:
     st.session_state["circuit-beside"] = address.beside if address.beside in options else NONE
     st.selectbox(
         "Beside it", list(options), key="circuit-beside", on_change=_chosen, width=360,
-        format_func=lambda name: options.get(name, name),
+        format_func=lambda name: str(options.get(name, name)),
     )  # fmt: skip
 
 
