@@ -1,0 +1,180 @@
+"""First-letter absorption on the words of the model's vocabulary (arXiv 2409.14507, 2503.09532).
+
+What it measures: whether the latent of a letter is silent on some words that begin with it,
+because a latent of the word fires instead and carries the letter along. Each word is read after a
+few solved examples ("tartan has the first letter: T"), at its own token, so it works with every
+tokenizer. The formulas are those of `saelab.evaluation.absorption`: full absorption, and the
+absorbed fraction.
+
+What misleads: letters that the model does not know at this site (its probe's F1 below 0.6 on unseen
+words) are left out, so compare SAEs on the same letters only. An SAE without a latent for a letter
+seems not to absorb: its own latents then find the letter badly, so read their F1 too. Words are
+distinct without case and spaces, so no probe sees a word that is scored; SAEBench's may. Half of
+the words are scored, SAEBench scores a fifth.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Any
+
+import numpy as np
+
+from saelab.config import UsageError
+from saelab.evaluation.absorption import TaskAbsorption, fit_task_probes, measure_task
+from saelab.evaluation.absorption_tasks import first_letter_tasks
+from saelab.evaluation.measurement import Column, Measurement
+from saelab.evaluation.rows import Skipped
+from saelab.evaluation.tasks.options import Cost, Estimate
+from saelab.evaluation.tasks.pooled import Prompt, Reader
+from saelab.evaluation.tasks.probes import mean_over_tasks
+from saelab.evaluation.tasks.sparse_probing import interval
+from saelab.lm.protocol import LanguageModel
+
+TEMPLATE = "{word} has the first letter: {letter}\n"
+PREFIXES = 16
+"""Different sets of solved examples; each word has one of them."""
+
+
+@dataclass(frozen=True)
+class LetterAbsorption:
+    """First-letter absorption; see `saelab.evaluation.tasks.letters`.
+
+    Attributes:
+        setting: how many words, examples, and the seed.
+        n_words: words read.
+        tasks: the letters.
+        left_out: the reason for each other letter.
+        fraction, full: means over letters.
+    """
+
+    setting: dict[str, Any]
+    asked: str
+    n_words: int
+    tasks: list[TaskAbsorption]
+    left_out: dict[str, str]
+    fraction: Estimate
+    full: Estimate
+    cost: Cost
+
+
+def measure_letters(reader: Reader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:
+    """The absorption of every letter that enough words begin with.
+
+    Raises:
+        UsageError: no letter can be measured, or the SAE has no decoder rows.
+    """
+    host = reader.host
+    costs: list[Cost] = []
+    with reader.measured(costs):
+        words = vocabulary_words(host.lm)
+        chosen = _drawn(words, setting["n_words"], setting["seed"])
+        prompts = _prompts(host.lm, words, chosen, setting)
+        rows = reader.pooled(prompts, "last", "Words")
+        names = {ids: word for word, ids in words.items()}
+        here, tasks, left_out = first_letter_tasks(rows, lambda i: names[i], setting["seed"])
+        if isinstance(tasks, Skipped):
+            raise UsageError(f"{host.lm.info.name}: {tasks.reason}")
+        found: list[TaskAbsorption] = []
+        for task, probes in zip(tasks, fit_task_probes(here, tasks), strict=True):
+            result, reasons = measure_task(here, host.sae, task, probes)
+            found += [] if result is None else [result]
+            if reasons:
+                left_out[task.name] = next(iter(reasons.values()))
+    if not found:
+        raise UsageError(
+            f"No letter could be measured at {host.reads} of {host.lm.info.name}, e.g. "
+            + " ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:1])
+        )
+    fraction, full = (
+        mean_over_tasks([getattr(task.rate, key) for task in found]) for key in ("fraction", "full")
+    )
+    return LetterAbsorption(setting, asked, len(prompts), found, left_out, fraction, full, costs[0])
+
+
+def vocabulary_words(lm: LanguageModel) -> dict[str, int]:
+    """The tokens that are words of two or more letters a to z, by the word in lower case.
+
+    Of tokens that differ only in case or a space before them, the first of a space and a lower
+    case counts.
+    """
+    found: dict[str, tuple[tuple[bool, bool], int]] = {}
+    for i in range(len(lm.tokenizer.table.names)):
+        name = lm.tokenizer.token(i)
+        bare = name.strip(" \t\n▁Ġ")
+        if len(bare) < 2 or not (bare.isascii() and bare.isalpha()):
+            continue
+        rank = name == bare, bare != bare.lower()
+        word = bare.lower()
+        if word not in found or rank < found[word][0]:
+            found[word] = rank, i
+    special = set(lm.info.special_token_ids)
+    return {word: i for word, (_, i) in found.items() if i not in special}
+
+
+def _drawn(words: Mapping[str, int], most: int, seed: int) -> list[str]:
+    drawing = random.Random(seed)
+    chosen = []
+    for letter in ascii_lowercase:
+        own = sorted(word for word in words if word[0] == letter)
+        chosen += own if len(own) <= most else drawing.sample(own, most)
+    return chosen
+
+
+def _prompts(
+    lm: LanguageModel, words: Mapping[str, int], chosen: list[str], setting: dict[str, Any]
+) -> list[Prompt]:
+    """Each word after <bos> and solved examples of other words."""
+    drawing = random.Random(setting["seed"])
+    others = sorted(set(words) - set(chosen)) or sorted(words)
+    bos = [] if lm.info.bos_token_id is None else [lm.info.bos_token_id]
+    prefixes = []
+    for _ in range(PREFIXES):
+        examples = drawing.sample(others, min(setting["n_examples"], len(others)))
+        text = "".join(TEMPLATE.format(word=w, letter=w[0].upper()) for w in examples)
+        ids = lm.tokenizer.encode(text) if text else []
+        if lm.tokenizer.unknown_id is not None and lm.tokenizer.unknown_id in ids:
+            raise UsageError(
+                f"The tokenizer of {lm.info.name} does not know the words of the solved examples; "
+                "give --n-examples 0."
+            )
+        prefixes.append([*bos, *ids])
+    return [np.array([*drawing.choice(prefixes), words[word]], dtype=np.int64) for word in chosen]
+
+
+def _lines(found: LetterAbsorption) -> Iterator[tuple[str, ...]]:
+    for task in found.tasks:
+        part = task.parts[""]
+        yield (
+            task.name,
+            f"{task.main_f1:.2f} ({len(task.main)})",
+            f"{task.rate.fraction:.1%}",
+            f"{task.rate.full:.1%}",
+            str(task.rate.n_rows),
+            f"{part.probe_f1:.2f}",
+        )
+    yield f"mean of {len(found.tasks)}", "", interval(found.fraction), interval(found.full), "", ""
+
+
+def _left_out(found: LetterAbsorption) -> Iterator[tuple[str, str]]:
+    for letter, reason in found.left_out.items():
+        yield f"letters, {letter}", reason
+
+
+LETTERS = Measurement(
+    "task_letters",
+    "Do latents of words absorb first letters? (0 % is best)",
+    _lines,
+    result=LetterAbsorption,
+    suite="tasks",
+    columns=(
+        Column("letter", number=False, shared=True),
+        Column("own latents\nF1"),
+        Column("absorbed\nin part, %", style="bold"),
+        Column("fully, %", style="bold"),
+        Column("words"),
+        Column("probe\nF1", style="dim"),
+    ),
+    left_out=_left_out,
+)
