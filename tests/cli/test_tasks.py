@@ -11,7 +11,7 @@ import pytest
 
 from saelab.cli import main
 from saelab.evaluation.results import load_evaluation
-from saelab.evaluation.tasks.pooled import Reader
+from saelab.evaluation.tasks.pooled import TextReader
 from saelab.training.run import Run
 
 WORDS = ("big", "sat", "on", "a", "red", ".", "and", "ran", "tree")
@@ -65,7 +65,7 @@ def test_own_texts_are_probed_perturbed_saved_and_not_measured_twice(
     assert found.task_probing.tasks["animals: cat"].dense.accuracy > 0.75
     assert list(found.task_scr.tasks["pairs"].directions) == ["label", "spurious"]
     before = (run.path / "evaluation" / "task_probing.json").read_bytes()
-    monkeypatch.setattr(Reader, "rows", None)
+    monkeypatch.setattr(TextReader, "rows", None)
     assert tasks(*command) == 0
     assert (run.path / "evaluation" / "task_probing.json").read_bytes() == before
     assert capsys.readouterr().out == said.out

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from string import ascii_lowercase
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from stand_in import answer_as
 
 from saelab.config import UsageError
 from saelab.evaluation.tasks.letters import measure_letters, vocabulary_words
-from saelab.evaluation.tasks.pooled import Reader
+from saelab.evaluation.tasks.pooled import TextReader
+from saelab.host.host import Host
 
 SETTING = {"n_words": 60, "n_examples": 2, "seed": 0}
 MARKS = {"marked": "Ġ", "none": ""}
@@ -49,44 +51,48 @@ class Speaker:
     tokenizer: Vocabulary
 
 
-class PlantedReader(Reader):
+@dataclass
+class Planted:
     """x has a coordinate for each letter; 24 words of `a` each fire a latent of their own alone."""
 
-    def __init__(self, tokenizer: Vocabulary, lm) -> None:
-        sae = sae_with(torch.eye(50) + torch.outer(torch.arange(50) >= 26, torch.eye(50)[0]))
-        with_words = Speaker()
-        answer_as(with_words, lm)
-        with_words.tokenizer = tokenizer
-        self.host, self.n_tokens, self.read = (
-            SimpleNamespace(lm=with_words, sae=sae, reads="x"),
-            0,
-            [],
-        )
+    lm: Any
+    prefixes: list[np.ndarray] = field(default_factory=list)
+    own: set[str] = field(default_factory=set)
 
-    def pooled(self, prompts, pool, title):
-        assert pool == "last"
-        self.read = prompts
-        words = [self.host.lm.tokenizer.token(int(p[-1])).strip(" Ġ▁").lower() for p in prompts]
+    def ends(self, prefixes, ends, title):
+        self.prefixes = prefixes
+        tokens = torch.from_numpy(np.concatenate(ends))
+        words = [self.lm.tokenizer.token(int(i)).strip(" Ġ▁").lower() for i in tokens]
         place = torch.tensor([ascii_lowercase.index(word[0]) for word in words])
         own = (place == 0) & torch.tensor([word[1] in "abc" for word in words])
         self.own = {word for word, fires in zip(words, own.tolist(), strict=True) if fires}
         codes = torch.zeros(len(words), 50)
         latent = torch.where(own, 25 + own.cumsum(0), place)
         codes[torch.arange(len(words)), latent] = 1.0
-        x = codes @ self.host.sae.W_dec.detach()
-        return rows_of(x, sparse(codes), token=torch.tensor([int(p[-1]) for p in prompts]))
+        return rows_of(codes @ ATOMS, sparse(codes), token=tokens)
+
+
+ATOMS = torch.eye(50) + torch.outer(torch.arange(50) >= 26, torch.eye(50)[0])
+
+
+def reader_of(tokenizer: Vocabulary, lm, monkeypatch) -> tuple[TextReader, Planted]:
+    with_words: Any = Speaker()
+    answer_as(with_words, lm)
+    with_words.tokenizer = tokenizer
+    reader, planted = TextReader(Host.at(with_words, sae_with(ATOMS), "x")), Planted(with_words)
+    monkeypatch.setattr(reader, "ends", planted.ends)
+    return reader, planted
 
 
 @pytest.mark.parametrize("kind", MARKS)
-def test_planted_absorption_is_found_with_any_tokenizer(kind, random_lm):
-    reader = PlantedReader(Vocabulary(MARKS[kind]), random_lm)
+def test_planted_absorption_is_found_with_any_tokenizer(kind, random_lm, monkeypatch):
+    reader, planted = reader_of(Vocabulary(MARKS[kind]), random_lm, monkeypatch)
     found = measure_letters(reader, asked="", setting=SETTING)
     assert [task.name for task in found.tasks] == list(ascii_lowercase)
     by_letter = {task.name: task.rate for task in found.tasks}
-    # Each prompt: <bos>, two solved examples of six words, the word.
-    assert {len(prompt) for prompt in reader.read} == {14}
-    assert all(np.all(prompt[1:-1] == 2) for prompt in reader.read)
-    assert len(reader.own) == 24
+    # <bos>, and two solved examples of six words.
+    assert {tuple(prefix) for prefix in planted.prefixes} == {(0, *[2] * 12)}
+    assert len(planted.own) == 24
     # Of the scored half of the 60 words of `a`.
     assert by_letter["a"].full == pytest.approx(24 / 60, abs=0.15)
     assert by_letter["a"].full == pytest.approx(by_letter["a"].fraction)
@@ -94,14 +100,28 @@ def test_planted_absorption_is_found_with_any_tokenizer(kind, random_lm):
     assert found.full.value == pytest.approx(by_letter["a"].full / 26)
 
 
-def test_words_are_counted_once_without_case_and_spaces(random_lm):
-    words = vocabulary_words(PlantedReader(Vocabulary(" "), random_lm).host.lm)
+def test_words_are_counted_once_without_case_and_spaces(random_lm, monkeypatch):
+    words = vocabulary_words(reader_of(Vocabulary(" "), random_lm, monkeypatch)[1].lm)
     assert len(words) == 26 * 60
     # The token with a space before it, not the one in capitals.
     assert words["aai"] == 3
 
 
-def test_a_tokenizer_that_does_not_know_the_examples_says_so(random_lm):
-    reader = PlantedReader(Vocabulary("", unknown_id=2), random_lm)
+def test_a_tokenizer_that_does_not_know_the_examples_says_so(random_lm, monkeypatch):
+    reader, _ = reader_of(Vocabulary("", unknown_id=2), random_lm, monkeypatch)
     with pytest.raises(UsageError, match="--n-examples 0"):
         measure_letters(reader, asked="", setting=SETTING)
+
+
+def test_words_behind_a_shared_prefix_are_read_as_in_a_whole_pass(small_run, random_lm):
+    reader = TextReader(Host.of_run(small_run, random_lm), most=3)
+    prefixes, ends = [np.array([0, 3, 4, 5]), np.array([0, 7])], [np.arange(4, 9), np.arange(5, 7)]
+    rows = reader.ends(prefixes, ends, "Words")
+    behind = [(prefix, token) for prefix, own in zip(prefixes, ends, strict=True) for token in own]
+    assert rows.token.tolist() == [int(token) for _, token in behind]
+    for x, (prefix, token) in zip(rows.x, behind, strict=True):
+        whole = torch.tensor([[*prefix, token]])
+        found = random_lm.capture(whole, [small_run.config.site])[small_run.config.site]
+        torch.testing.assert_close(x, found[0, -1], atol=1e-5, rtol=1e-4)
+    wanted = reader.host.sae.encode(rows.x)
+    torch.testing.assert_close(rows.codes.dense(), wanted.dense())

@@ -13,7 +13,7 @@ from saelab.evaluation.tasks.data import Drawn, draw
 from saelab.evaluation.tasks.options import RULES
 from saelab.evaluation.tasks.pooled import _Parts
 from saelab.evaluation.tasks.probes import few_columns, mean_over_tasks, wilson
-from saelab.evaluation.tasks.removal import N_VALUES, Probe, Removal
+from saelab.evaluation.tasks.removal import N_VALUES, MeanProbe, Removal
 from saelab.evaluation.tasks.scr import scr_of
 from saelab.evaluation.tasks.sparse_probing import KS, balanced, probe_class
 from saelab.evaluation.tasks.tpp import tpp_of
@@ -118,7 +118,7 @@ def test_latents_set_to_zero_in_the_mean_row_are_those_set_to_zero_in_every_toke
     parts.add(text, x, None, codes)
     rows = parts.rows(torch.zeros(8, dtype=torch.long))
     label = torch.arange(8) % 2 == 0
-    probe = Probe(torch.randn(D, generator=generator), 0.3)
+    probe = MeanProbe(torch.randn(D, generator=generator), 0.3)
     removal = Removal(rows, sae)
     effects = removal.effects(probe, label, torch.ones(8, dtype=torch.bool))
     scores = removal.scores([probe], effects)

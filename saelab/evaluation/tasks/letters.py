@@ -26,10 +26,9 @@ from saelab.evaluation.absorption import TaskAbsorption, fit_task_probes, measur
 from saelab.evaluation.absorption_tasks import first_letter_tasks
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.rows import Skipped
-from saelab.evaluation.tasks.options import Cost, Estimate
-from saelab.evaluation.tasks.pooled import Prompt, Reader
-from saelab.evaluation.tasks.probes import mean_over_tasks
-from saelab.evaluation.tasks.sparse_probing import interval
+from saelab.evaluation.tasks.options import Cost, FigureWithInterval
+from saelab.evaluation.tasks.pooled import Prompt, TextReader
+from saelab.evaluation.tasks.probes import interval, mean_over_tasks
 from saelab.lm.protocol import LanguageModel
 
 TEMPLATE = "{word} has the first letter: {letter}\n"
@@ -54,12 +53,12 @@ class LetterAbsorption:
     n_words: int
     tasks: list[TaskAbsorption]
     left_out: dict[str, str]
-    fraction: Estimate
-    full: Estimate
+    fraction: FigureWithInterval
+    full: FigureWithInterval
     cost: Cost
 
 
-def measure_letters(reader: Reader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:
+def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:
     """The absorption of every letter that enough words begin with.
 
     Raises:
@@ -70,8 +69,7 @@ def measure_letters(reader: Reader, *, asked: str, setting: dict[str, Any]) -> L
     with reader.measured(costs):
         words = vocabulary_words(host.lm)
         chosen = _drawn(words, setting["n_words"], setting["seed"])
-        prompts = _prompts(host.lm, words, chosen, setting)
-        rows = reader.pooled(prompts, "last", "Words")
+        rows = reader.ends(*_prompts(host.lm, words, chosen, setting), "Words")
         names = {ids: word for word, ids in words.items()}
         here, tasks, left_out = first_letter_tasks(rows, lambda i: names[i], setting["seed"])
         if isinstance(tasks, Skipped):
@@ -90,7 +88,7 @@ def measure_letters(reader: Reader, *, asked: str, setting: dict[str, Any]) -> L
     fraction, full = (
         mean_over_tasks([getattr(task.rate, key) for task in found]) for key in ("fraction", "full")
     )
-    return LetterAbsorption(setting, asked, len(prompts), found, left_out, fraction, full, costs[0])
+    return LetterAbsorption(setting, asked, len(rows), found, left_out, fraction, full, costs[0])
 
 
 def vocabulary_words(lm: LanguageModel) -> dict[str, int]:
@@ -124,8 +122,8 @@ def _drawn(words: Mapping[str, int], most: int, seed: int) -> list[str]:
 
 def _prompts(
     lm: LanguageModel, words: Mapping[str, int], chosen: list[str], setting: dict[str, Any]
-) -> list[Prompt]:
-    """Each word after <bos> and solved examples of other words."""
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prefixes of <bos> and solved examples of other words, and the words to read behind each."""
     drawing = random.Random(setting["seed"])
     others = sorted(set(words) - set(chosen)) or sorted(words)
     bos = [] if lm.info.bos_token_id is None else [lm.info.bos_token_id]
@@ -139,8 +137,9 @@ def _prompts(
                 f"The tokenizer of {lm.info.name} does not know the words of the solved examples; "
                 "give --n-examples 0."
             )
-        prefixes.append([*bos, *ids])
-    return [np.array([*drawing.choice(prefixes), words[word]], dtype=np.int64) for word in chosen]
+        prefixes.append(np.array([*bos, *ids], dtype=np.int64))
+    tokens = np.array([words[word] for word in drawing.sample(chosen, len(chosen))], dtype=np.int64)
+    return prefixes, np.array_split(tokens, PREFIXES)
 
 
 def _lines(found: LetterAbsorption) -> Iterator[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """Measuring tasks of a run, one after the other; each is saved as soon as it is measured."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from saelab.evaluation.measurement import measurements
 from saelab.evaluation.tasks import sae_probes
 from saelab.evaluation.tasks.data import LabelledTexts, joined, read_labelled
 from saelab.evaluation.tasks.letters import LetterAbsorption, measure_letters
-from saelab.evaluation.tasks.options import Rules, Setting, TaskOptions
-from saelab.evaluation.tasks.pooled import Reader
+from saelab.evaluation.tasks.options import DEFAULT_RULES, TaskOptions, TaskRules, TaskSetting
+from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.scr import Scr, measure_scr
 from saelab.evaluation.tasks.sparse_probing import probe_data, probing_of
 from saelab.evaluation.tasks.tpp import Tpp, measure_tpp
@@ -33,7 +33,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSet:
     """A data set that was asked for.
 
     Attributes:
@@ -49,7 +49,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _TaskKind:
     """One kind of task: how one data set is measured, and how all become a result."""
 
     result: str
@@ -58,13 +58,13 @@ class _Kind:
 
 
 KINDS = {
-    "probe": _Kind("task_probing", probe_data, probing_of),
-    "tpp": _Kind("task_tpp", measure_tpp, Tpp),
-    "scr": _Kind("task_scr", measure_scr, Scr),
+    "probe": _TaskKind("task_probing", probe_data, probing_of),
+    "tpp": _TaskKind("task_tpp", measure_tpp, Tpp),
+    "scr": _TaskKind("task_scr", measure_scr, Scr),
 }
 
 
-Asked = dict[str, list[Source]]
+Asked = dict[str, list[DataSet]]
 """The data sets of each kind of task."""
 
 
@@ -105,7 +105,7 @@ def measure_tasks(
     with writing(run.path):
         if lm is None:
             lm = load_recorded_model(run.model(), device=device)
-        reader = Reader(Host.of_run(run, lm), options.batch_size)
+        reader = TextReader(Host.of_run(run, lm), options.batch_size)
         if options.scr or options.tpp or options.letters:
             _check_decoder(reader.host)
         made = {
@@ -127,13 +127,13 @@ def _check_decoder(host: Host) -> None:
         raise UsageError(f"Only --probe measures this SAE, as it has no decoder rows: {problem}.")
 
 
-def sources(kind: str, options: TaskOptions) -> Iterator[Source]:
+def sources(kind: str, options: TaskOptions) -> Iterator[DataSet]:
     """The data sets of one kind, see `check_data`."""
     for spec in getattr(options, kind):
         if spec == sae_probes.NAME and kind == "probe":
             data = sae_probes.package_data()
             for name in sae_probes.task_names(data)[: options.first]:
-                yield Source(name, partial(sae_probes.read_task, data, name), skips=True)
+                yield DataSet(name, partial(sae_probes.read_task, data, name), skips=True)
             continue
         parts = spec.split("+") if kind == "scr" else [spec]
         texts = [_read(part, kind, options, alone=len(parts) == 1) for part in parts]
@@ -143,7 +143,7 @@ def sources(kind: str, options: TaskOptions) -> Iterator[Source]:
         for label in whole.values:
             whole.classes(label)
         packaged = all(part.startswith(f"{sae_probes.NAME}:") for part in parts)
-        yield Source(whole.name, lambda whole=whole: whole, packaged=packaged)
+        yield DataSet(whole.name, lambda whole=whole: whole, packaged=packaged)
 
 
 def _read(spec: str, kind: str, options: TaskOptions, *, alone: bool) -> LabelledTexts:
@@ -163,9 +163,9 @@ def _read(spec: str, kind: str, options: TaskOptions, *, alone: bool) -> Labelle
 
 def _measure(
     run: Run,
-    reader: Reader,
-    kind: _Kind,
-    of_kind: list[Source],
+    reader: TextReader,
+    kind: _TaskKind,
+    of_kind: list[DataSet],
     options: TaskOptions,
     made: dict[str, Any],
 ) -> Any:  # noqa: ANN401 - the kind's own result
@@ -175,6 +175,9 @@ def _measure(
         setting = _setting(rules_name, rules, options)
         try:
             data = source.read()
+            if rules_name != DEFAULT_RULES[source.packaged]:
+                # Results by other rules than usual stand beside the usual ones.
+                data = replace(data, name=f"{data.name} ({rules_name})")
             asked = canonical_digest({**setting, "data": data.digest, "version": VERSION})
             if any(task.asked == asked and _of(name, data) for name, task in tasks.items()):
                 continue
@@ -198,13 +201,13 @@ def _of(name: str, data: LabelledTexts) -> bool:
     return name == data.name or name.startswith(f"{data.name}: ")
 
 
-def _setting(name: str, rules: Rules, options: TaskOptions) -> dict[str, Any]:
-    setting = Setting(name, rules.length, rules.n_train, rules.n_test, options.seed)
+def _setting(name: str, rules: TaskRules, options: TaskOptions) -> dict[str, Any]:
+    setting = TaskSetting(name, rules.length, rules.n_train, rules.n_test, options.seed)
     return setting.values()
 
 
 def _letters(
-    run: Run, reader: Reader, options: TaskOptions, made: dict[str, Any]
+    run: Run, reader: TextReader, options: TaskOptions, made: dict[str, Any]
 ) -> LetterAbsorption:
     setting = {key: getattr(options, key) for key in ("n_words", "n_examples", "seed")}
     asked = canonical_digest({**setting, "version": VERSION})

@@ -8,7 +8,7 @@ from pydantic import Field
 from saelab.config import Config, Heading, UsageError
 
 
-class Rules(NamedTuple):
+class TaskRules(NamedTuple):
     """How texts become rows, and how latents are ranked.
 
     Attributes:
@@ -29,9 +29,12 @@ class Rules(NamedTuple):
 
 
 RULES = {
-    "saebench": Rules("mean", 128, "start", 4000, 1000, "difference"),
-    "sae-probes": Rules("last", 1024, "end", 1024, 1000, "normalised"),
+    "saebench": TaskRules("mean", 128, "start", 4000, 1000, "difference"),
+    "sae-probes": TaskRules("last", 1024, "end", 1024, 1000, "normalised"),
 }
+
+DEFAULT_RULES = {True: "sae-probes", False: "saebench"}
+"""By whether the data are of sae-probes."""
 
 
 class TaskOptions(Config):
@@ -75,7 +78,8 @@ class TaskOptions(Config):
     seed: int = 0
     """Decides which texts, words and random latents are drawn."""
     batch_size: int | None = Field(default=None, gt=0)
-    """Texts per forward pass; default: 32, or fewer if 32 would not fit in memory."""
+    """Texts per forward pass; default: 4,096 tokens, at least 32 texts, or fewer if these would not
+    fit in memory."""
 
     @property
     def any(self) -> bool:
@@ -93,16 +97,16 @@ class TaskOptions(Config):
         if self.first is not None and "sae-probes" not in self.probe:
             raise UsageError("--first belongs to --probe sae-probes; leave it out.")
 
-    def rules_for(self, *, packaged: bool) -> tuple[str, Rules]:
+    def rules_for(self, *, packaged: bool) -> tuple[str, TaskRules]:
         """The rules for data of sae-probes, or other data, and their name."""
-        name = self.rules or ("sae-probes" if packaged else "saebench")
+        name = self.rules or DEFAULT_RULES[packaged]
         given = {key: getattr(self, key) for key in ("n_train", "n_test", "length")}
         kept = {key: value for key, value in given.items() if value is not None}
         return name, RULES[name]._replace(**kept)
 
 
 @dataclass(frozen=True)
-class Setting:
+class TaskSetting:
     """How a task was measured; results of one setting may be averaged.
 
     Attributes:
@@ -136,7 +140,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FigureWithInterval:
     """A figure and the ends of its 95 % interval, which are None if it has none."""
 
     value: float

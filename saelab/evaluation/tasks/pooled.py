@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,22 +16,28 @@ from saelab.activations.corpus import PADDING
 from saelab.activations.forward import model_input, row_mask
 from saelab.config import UsageError
 from saelab.console import progress
+from saelab.evaluation.options import CONTEXTS
 from saelab.evaluation.plan import AT_REST
-from saelab.evaluation.rows import Rows, active_entries
+from saelab.evaluation.rows import Rows, RowSample, active_entries
 from saelab.evaluation.tasks.data import Drawn
-from saelab.evaluation.tasks.options import Cost, Rules
+from saelab.evaluation.tasks.options import Cost, TaskRules
 from saelab.host.host import Host
+from saelab.host.splice import keep
 from saelab.lm.batches import encode_batch
 from saelab.lm.cost import contexts_at_once, forward_bytes
 from saelab.lm.protocol import LanguageModel
+from saelab.lm.reading import ReadsOn
 from saelab.resources import Plan
 from saelab.types import SparseCodes
 
-Prompt = Int[ndarray, " token"]
+POSITIONS = 4096
+"""Positions of a forward pass, if no number of texts was given."""
+
+Prompt = Int[ndarray, "_"]
 
 
 @dataclass
-class Reader:
+class TextReader:
     """Reads texts with a model and an SAE, and counts what it takes.
 
     Attributes:
@@ -51,7 +57,7 @@ class Reader:
         seconds = time.perf_counter() - started
         costs.append(Cost(seconds, peak_memory(self.host.lm.device), self.n_tokens - before))
 
-    def rows(self, drawn: Drawn, rules: Rules, title: str) -> Rows:
+    def rows(self, drawn: Drawn, rules: TaskRules, title: str) -> Rows:
         """One row for each drawn text; `labels` are its group, one column a group.
 
         Raises:
@@ -66,7 +72,7 @@ class Reader:
     def pooled(self, prompts: Sequence[Prompt], pool: Literal["mean", "last"], title: str) -> Rows:
         """One row for each prompt, on the CPU; `token` is its last one, `fit` is all true."""
         longest = max(map(len, prompts))
-        n = self.most or contexts_at_once(self.host.lm, longest)
+        n = self._at_once(longest)
         self._plan(title, n, longest, len(prompts)).announce()
         parts = _Parts(len(prompts), self.host.sae.d_sae)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -95,6 +101,56 @@ class Reader:
         read, target = x[mask].float(), targets[0][mask].float() if targets else None
         parts.add(text, read, target, host.sae.encode_for(read, target))
         return sum(map(len, prompts))
+
+    @torch.no_grad()
+    def ends(self, prefixes: Sequence[Prompt], ends: Sequence[Prompt], title: str) -> Rows:
+        """The rows of single tokens, each behind a prefix: `ends[i]` are those of `prefixes[i]`.
+
+        Tokens to which the SAE does not apply have no row. A prefix is read once, if the model can
+        read on.
+        """
+        length = 1 + max(map(len, prefixes))
+        n = self._at_once(length)
+        self._plan(title, n, length, sum(map(len, ends))).announce()
+        sample = RowSample()
+        with progress(title, sum(map(len, ends)), "words") as bar:
+            for prefix, tokens in zip(prefixes, ends, strict=True):
+                for some in torch.from_numpy(tokens).split(n) if len(tokens) else ():
+                    if (rows := self._end_rows(torch.from_numpy(prefix), some)) is not None:
+                        sample.add(rows)
+                    bar.advance(len(some))
+        if not sample.n_rows:
+            raise UsageError(f"{self.host.name} applies to no word of the vocabulary.")
+        return sample.rows()
+
+    def _end_rows(self, prefix: Int[Tensor, " pos"], tokens: Int[Tensor, " n"]) -> Rows | None:
+        host, lm = self.host, self.host.lm
+        prefix, tokens = prefix.to(lm.device), tokens.to(lm.device)
+        if isinstance(lm, ReadsOn) and lm.reads_on and len(prefix):
+            seen: dict[str, list[Tensor]] = {site: [] for site in host.sites}
+            past = lm.read_on(prefix[None], None)[1].rows(torch.zeros_like(tokens))
+            edits = {site: keep(values) for site, values in seen.items()}
+            lm.read_on(tokens[:, None], past, edits)
+            found = {site: values[0] for site, values in seen.items()}
+            self.n_tokens += len(prefix) + len(tokens)
+        else:
+            whole = torch.cat([prefix.expand(len(tokens), -1), tokens[:, None]], dim=1)
+            found = lm.capture(whole, host.sites)
+            self.n_tokens += whole.numel()
+        x, *targets = (found[site][:, -1].float() for site in host.sites)
+        target = targets[0] if targets else None
+        at = torch.full_like(tokens, len(prefix))
+        applies = host.domain.covers(tokens, x, target=target, positions=at)
+        if not bool(applies.any()):
+            return None
+        x, target = x[applies], None if target is None else target[applies]
+        rows = Rows(x, host.sae.encode_for(x, target), tokens[applies], applies[applies].cpu())
+        return replace(rows, target=target)
+
+    def _at_once(self, length: int) -> int:
+        """Texts per forward pass: more if they are short, as each pass reads all weights."""
+        most = max(CONTEXTS, 2 ** (POSITIONS // length).bit_length() // 2)
+        return self.most or contexts_at_once(self.host.lm, length, most=most)
 
     def _plan(self, title: str, n: int, length: int, n_texts: int) -> Plan:
         lm, sae = self.host.lm, self.host.sae
@@ -165,7 +221,7 @@ def _last(mask: Bool[Tensor, "text pos"]) -> Bool[Tensor, "text pos"]:
     return mask & (later == 1)
 
 
-def prompts_of(lm: LanguageModel, texts: Sequence[str], rules: Rules) -> list[Prompt]:
+def prompts_of(lm: LanguageModel, texts: Sequence[str], rules: TaskRules) -> list[Prompt]:
     """The tokens of each text, after <bos> if the model has one, cut to the rules' length.
 
     Raises:

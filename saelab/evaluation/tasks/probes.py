@@ -11,7 +11,7 @@ from torch import Tensor
 from saelab.evaluation.jackknife import Z, student
 from saelab.evaluation.logistic import fit_logistic
 from saelab.evaluation.probe import auroc, f1_score, fit_probes
-from saelab.evaluation.tasks.options import Estimate
+from saelab.evaluation.tasks.options import FigureWithInterval
 
 Scores = Float[Tensor, " row"]
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -52,14 +52,14 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean_over_tasks(values: Sequence[float]) -> Estimate:
+def mean_over_tasks(values: Sequence[float]) -> FigureWithInterval:
     """The mean of tasks, with Student's 95 % interval if there are three or more."""
     found = torch.tensor(values, dtype=torch.float64)
     mean = float(found.mean())
     if len(found) < 3:
-        return Estimate(mean)
+        return FigureWithInterval(mean)
     half = float(student(torch.tensor(len(found) - 1)) * found.std() / math.sqrt(len(found)))
-    return Estimate(mean, mean - half, mean + half)
+    return FigureWithInterval(mean, mean - half, mean + half)
 
 
 def few_columns(x: Float[Tensor, "row k"], label: Bool[Tensor, " row"]) -> Callable[..., Scores]:
@@ -95,3 +95,16 @@ def mean_difference(
     one, other = wide[label].mean(dim=0), wide[~label].mean(dim=0)
     weights = one - other
     return weights, float(-(one + other) @ weights / 2)
+
+
+def half(estimate: FigureWithInterval) -> float:
+    """Half of the interval; NaN if there is none."""
+    if estimate.low is None or estimate.high is None:
+        return float("nan")
+    return (estimate.high - estimate.low) / 2
+
+
+def interval(estimate: FigureWithInterval) -> str:
+    """The figure in %, with half its interval."""
+    text = f"{100 * estimate.value:.1f}"
+    return text if estimate.low is None else f"{text} ±{100 * half(estimate):.1f}"

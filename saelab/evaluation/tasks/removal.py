@@ -12,9 +12,8 @@ from saelab.evaluation.jackknife import jackknife
 from saelab.evaluation.measurement import Column
 from saelab.evaluation.probing import code_moments
 from saelab.evaluation.rows import Rows, columns
-from saelab.evaluation.tasks.options import Estimate
-from saelab.evaluation.tasks.probes import dense
-from saelab.evaluation.tasks.sparse_probing import interval
+from saelab.evaluation.tasks.options import FigureWithInterval
+from saelab.evaluation.tasks.probes import dense, interval
 from saelab.sae.base import AbstractSAE
 
 N_VALUES = (2, 5, 10, 20, 50, 100, 500)
@@ -24,7 +23,7 @@ GROUPS = 20
 
 
 @dataclass(frozen=True)
-class Probe:
+class MeanProbe:
     """A linear probe of mean activations."""
 
     weights: Float[Tensor, " d"]
@@ -36,7 +35,7 @@ class Probe:
         rows: Rows,
         train: Int[Tensor, " n"] | Bool[Tensor, " text"],
         label: Bool[Tensor, " text"],
-    ) -> "Probe":
+    ) -> "MeanProbe":
         """A logistic regression on the rows of `train`."""
         return cls(*dense(rows.wanted[train], label[train]))
 
@@ -54,7 +53,7 @@ class Removal:
 
     def effects(
         self,
-        probe: Probe,
+        probe: MeanProbe,
         label: Bool[Tensor, " text"],
         train: Bool[Tensor, " text"],
         *,
@@ -71,7 +70,7 @@ class Removal:
         return difference * (self.W_dec @ probe.weights.float()).double()
 
     def scores(
-        self, probes: Sequence[Probe], effects: Float[Tensor, " d_sae"]
+        self, probes: Sequence[MeanProbe], effects: Float[Tensor, " d_sae"]
     ) -> list[Float[Tensor, "text probe"]]:
         """Each probe's scores: of the rows, then without the first n latents, for each n.
 
@@ -98,7 +97,7 @@ def grouped(
 
 def estimates(
     sums: Float[Tensor, "group *rest"], figure: Callable[..., Float[Tensor, " n"]]
-) -> list[Estimate]:
+) -> list[FigureWithInterval]:
     """`figure` for each of `N_VALUES`, with its 95 % interval over the scored texts (jackknife).
 
     The last of each group's sums is its number of texts.
@@ -107,10 +106,12 @@ def estimates(
     values, low, high = jackknife(sums, figure, counted)
     found = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
     # NaN, where there are too few texts for an interval, cannot be saved.
-    return [Estimate(v, *(None if math.isnan(e) else e for e in ends)) for v, *ends in found]
+    return [
+        FigureWithInterval(v, *(None if math.isnan(e) else e for e in ends)) for v, *ends in found
+    ]
 
 
-def by_number(found: Sequence[Estimate]) -> Iterator[str]:
+def by_number(found: Sequence[FigureWithInterval]) -> Iterator[str]:
     """The score for each of `N_VALUES` in %, that of 10 latents with its interval."""
     for n, one in zip(N_VALUES, found, strict=True):
         yield interval(one) if n == SHOWN else f"{one.value:.1%}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from saelab.config import UsageError
 from saelab.evaluation.measurement import measurements
-from saelab.evaluation.tasks.options import Estimate
+from saelab.evaluation.tasks.options import FigureWithInterval
 from saelab.evaluation.tasks.removal import N_VALUES
 from saelab.evaluation.tasks.sparse_probing import KS, ProbedTask
 from saelab.files import atomic_write_json, make_directory
@@ -112,18 +112,7 @@ def _core(model: str, run: Run, results: Mapping[str, Any]) -> Values | None:
     if rebuilt is None:
         return None
     told = downstream or {}
-    frequency = density.frequency if density else []
-    total = sum(frequency) or 1.0
-
-    def over(share: float) -> tuple[float, float]:
-        high = [f for f in frequency if f > share]
-        if not frequency:
-            return UNKNOWN, UNKNOWN
-        return len(high) / len(frequency), sum(high) / total
-
-    (over_1, part_1), (over_10, part_10) = over(0.01), over(0.1)
     n = int(rebuilt["n_tokens"])
-    unknown = dict.fromkeys(("l2_norm_in", "l2_norm_out", "l2_ratio"), UNKNOWN)
     metrics = {
         "model_behavior_preservation": {
             "kl_div_score": UNKNOWN,
@@ -142,17 +131,14 @@ def _core(model: str, run: Run, results: Mapping[str, Any]) -> Values | None:
             "mse": rebuilt["mse_sum"] / run.load_sae("cpu").d_out,
             "cossim": rebuilt["cosine"],
         },
-        "shrinkage": {**unknown, "relative_reconstruction_bias": UNKNOWN},
+        "shrinkage": dict.fromkeys(SHRINKAGE, UNKNOWN),
         "sparsity": {"l0": rebuilt["l0"], "l1": UNKNOWN},
         "token_stats": {
             "total_tokens_eval_reconstruction": n if told else 0,
             "total_tokens_eval_sparsity_variance": n,
         },
         "misc_metrics": {
-            "freq_over_1_percent": over_1,
-            "freq_over_10_percent": over_10,
-            "normalized_freq_over_1_percent": part_1,
-            "normalized_freq_over_10_percent": part_10,
+            **_frequencies(density.frequency if density else []),
             "average_max_encoder_cosine_sim": UNKNOWN,
             "average_max_decoder_cosine_sim": UNKNOWN,
             "frac_alive": 1 - rebuilt["dead"] / rebuilt["d_sae"],
@@ -160,6 +146,20 @@ def _core(model: str, run: Run, results: Mapping[str, Any]) -> Values | None:
     }
     config = {"model_name": model, "context_size": run.context_length}
     return {"config": config, "metrics": metrics, "details": []}
+
+
+SHRINKAGE = ("l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias")
+
+
+def _frequencies(frequency: list[float]) -> Values:
+    """The shares of latents, and of firings, of those that fire often."""
+    found: Values = {}
+    for percent in (1, 10):
+        often = [f for f in frequency if f > percent / 100]
+        key, known = f"freq_over_{percent}_percent", bool(frequency)
+        found[key] = len(often) / len(frequency) if known else UNKNOWN
+        found[f"normalized_{key}"] = sum(often) / (sum(frequency) or 1.0) if known else UNKNOWN
+    return found
 
 
 FIGURES = {"accuracy": "accuracy"}
@@ -262,7 +262,7 @@ def _scr(model: str, found: Any | None) -> Values | None:  # noqa: ANN401 - Scr
     return _perturbed(model, found.tasks, details, "scr_metrics", scr=True)
 
 
-def _by_n(key: str, scores: list[Estimate]) -> Values:
+def _by_n(key: str, scores: list[FigureWithInterval]) -> Values:
     found = zip(N_VALUES, scores, strict=True)
     return {f"{key}_threshold_{n}": one.value for n, one in found}
 

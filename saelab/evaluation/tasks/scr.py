@@ -24,10 +24,10 @@ from saelab.config import UsageError
 from saelab.evaluation.measurement import Measurement
 from saelab.evaluation.rows import Rows
 from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
-from saelab.evaluation.tasks.options import Cost, Estimate, Rules
-from saelab.evaluation.tasks.pooled import Reader
+from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
+from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
-    Probe,
+    MeanProbe,
     Removal,
     by_number,
     columns_for,
@@ -50,7 +50,7 @@ class ScrDirection:
 
     clean: float
     biased: float
-    score: list[Estimate]
+    score: list[FigureWithInterval]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,12 @@ class Scr:
 
 
 def measure_scr(
-    reader: Reader, data: LabelledTexts, rules: Rules, *, asked: str, setting: dict[str, Any]
+    reader: TextReader,
+    data: LabelledTexts,
+    rules: TaskRules,
+    *,
+    asked: str,
+    setting: dict[str, Any],
 ) -> dict[str, ScrTask]:
     """Spurious correlation removal of one data set, whose texts have two labels of two classes.
 
@@ -110,8 +115,8 @@ def scr_of(
     """Both directions; group 2 a + b has the classes a and b of the two labels."""
     truths = [drawn.group >= 2, drawn.group % 2 == 1]
     agree = truths[0] == truths[1]
-    biased = Probe.on(rows, drawn.fit & agree, truths[0])
-    own = [Probe.on(rows, drawn.fit, truth) for truth in truths]
+    biased = MeanProbe.on(rows, drawn.fit & agree, truths[0])
+    own = [MeanProbe.on(rows, drawn.fit, truth) for truth in truths]
     removal, test = Removal(rows, sae), (~drawn.fit).nonzero()[:, 0]
     found = {}
     for i, label in enumerate(labels):

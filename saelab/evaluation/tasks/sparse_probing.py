@@ -25,12 +25,13 @@ from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.probing import code_moments, moments, rank
 from saelab.evaluation.rows import Rows, active_entries, columns
 from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
-from saelab.evaluation.tasks.options import Cost, Estimate, Rules
-from saelab.evaluation.tasks.pooled import Reader
+from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
+from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.probes import (
     Score,
     dense,
     few_columns,
+    half,
     mean_difference,
     mean_over_tasks,
     score,
@@ -83,8 +84,8 @@ class TaskProbing:
     """
 
     tasks: dict[str, ProbedTask]
-    accuracy: dict[str, dict[str, list[Estimate]]]
-    auroc: dict[str, dict[str, list[Estimate]]]
+    accuracy: dict[str, dict[str, list[FigureWithInterval]]]
+    auroc: dict[str, dict[str, list[FigureWithInterval]]]
 
 
 def probing_of(tasks: dict[str, ProbedTask]) -> TaskProbing:
@@ -99,7 +100,7 @@ def probing_of(tasks: dict[str, ProbedTask]) -> TaskProbing:
     return TaskProbing(tasks, *means)
 
 
-def _means(tasks: list[ProbedTask], figure: str) -> dict[str, list[Estimate]]:
+def _means(tasks: list[ProbedTask], figure: str) -> dict[str, list[FigureWithInterval]]:
     scores = {
         **{kind: [getattr(task, kind) for task in tasks] for kind in KINDS},
         "mean_difference": [[task.mean_difference] for task in tasks],
@@ -115,7 +116,12 @@ def _means(tasks: list[ProbedTask], figure: str) -> dict[str, list[Estimate]]:
 
 
 def probe_data(
-    reader: Reader, data: LabelledTexts, rules: Rules, *, asked: str, setting: dict[str, Any]
+    reader: TextReader,
+    data: LabelledTexts,
+    rules: TaskRules,
+    *,
+    asked: str,
+    setting: dict[str, Any],
 ) -> dict[str, ProbedTask]:
     """The tasks of one data set; a label of two classes makes one, of more one for each class.
 
@@ -141,7 +147,7 @@ def probe_data(
     }
 
 
-def probe_class(rows: Rows, drawn: Drawn, i: int, rules: Rules, *, seed: int) -> dict[str, Any]:
+def probe_class(rows: Rows, drawn: Drawn, i: int, rules: TaskRules, *, seed: int) -> dict[str, Any]:
     """The scores of class `i` against the others: fields of a `ProbedTask`."""
     train, test, label = balanced(drawn, i, seed)
     here = torch.zeros(len(label), dtype=torch.bool)
@@ -154,7 +160,7 @@ def probe_class(rows: Rows, drawn: Drawn, i: int, rules: Rules, *, seed: int) ->
         firing[torch.randperm(len(firing), generator=generator)[: max(KS)]]
         for _ in range(RANDOM_DRAWS)
     ]
-    fit = _Fit(label, train, test)
+    fit = _FitAndScore(label, train, test)
     by_random = [fit.few(columns(rows.codes, latents)) for latents in drawn_latents]
     return {
         "n_train": len(train),
@@ -178,9 +184,9 @@ def balanced(
     label = drawn.group == i
     generator = torch.Generator().manual_seed(seed)
     halves = []
-    for half in (drawn.fit, ~drawn.fit):
-        own = (label & half).nonzero()[:, 0]
-        others = (~label & half).nonzero()[:, 0]
+    for which in (drawn.fit, ~drawn.fit):
+        own = (label & which).nonzero()[:, 0]
+        others = (~label & which).nonzero()[:, 0]
         others = others[torch.randperm(len(others), generator=generator)]
         # The texts' place in their class, so that the first of each class come first.
         turn = torch.stack([drawn.group[others] == j for j in range(int(drawn.group.max()) + 1)])
@@ -194,7 +200,7 @@ def _compared(
     found: tuple[Float[Tensor, "column 1"], Float[Tensor, " column"]],
     rows: Rows,
     here: Bool[Tensor, " text"],
-    rules: Rules,
+    rules: TaskRules,
 ) -> tuple[Float[Tensor, "column 1"], Float[Tensor, " column"]]:
     """Differences of means, and what they are divided by to rank latents."""
     difference, deviation = found
@@ -210,7 +216,7 @@ def _compared(
 
 
 def _channels(
-    rows: Rows, label: Bool[Tensor, " text"], here: Bool[Tensor, " text"], rules: Rules
+    rows: Rows, label: Bool[Tensor, " text"], here: Bool[Tensor, " text"], rules: TaskRules
 ) -> tuple[Float[Tensor, "column 1"], Float[Tensor, " column"]]:
     difference, deviation = moments(rows.x, label[:, None], here)
     if rules.ranking == "difference":
@@ -219,7 +225,7 @@ def _channels(
 
 
 @dataclass(frozen=True)
-class _Fit:
+class _FitAndScore:
     """Fits on some texts and scores others."""
 
     label: Bool[Tensor, " text"]
@@ -267,19 +273,6 @@ def _lines(probing: TaskProbing) -> Iterator[tuple[str, ...]]:
 
 
 LAST = ("channels", "random", "mean_difference", "dense")
-
-
-def half(estimate: Estimate) -> float:
-    """Half of the interval; NaN if there is none."""
-    if estimate.low is None or estimate.high is None:
-        return float("nan")
-    return (estimate.high - estimate.low) / 2
-
-
-def interval(estimate: Estimate) -> str:
-    """The figure in %, with half its interval."""
-    text = f"{100 * estimate.value:.1f}"
-    return text if estimate.low is None else f"{text} ±{100 * half(estimate):.1f}"
 
 
 PROBING = Measurement(

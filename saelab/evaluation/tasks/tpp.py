@@ -25,12 +25,12 @@ from saelab.config import UsageError
 from saelab.evaluation.measurement import Measurement
 from saelab.evaluation.rows import Rows
 from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
-from saelab.evaluation.tasks.options import Cost, Estimate, Rules
-from saelab.evaluation.tasks.pooled import Reader
+from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
+from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
     GROUPS,
     N_VALUES,
-    Probe,
+    MeanProbe,
     Removal,
     by_number,
     columns_for,
@@ -57,7 +57,7 @@ class TppTask:
     setting: dict[str, Any]
     asked: str
     clean: dict[str, float]
-    total: list[Estimate]
+    total: list[FigureWithInterval]
     intended: list[float]
     unintended: list[float]
     by_class: dict[str, list[float]]
@@ -72,7 +72,12 @@ class Tpp:
 
 
 def measure_tpp(
-    reader: Reader, data: LabelledTexts, rules: Rules, *, asked: str, setting: dict[str, Any]
+    reader: TextReader,
+    data: LabelledTexts,
+    rules: TaskRules,
+    *,
+    asked: str,
+    setting: dict[str, Any],
 ) -> dict[str, TppTask]:
     """Targeted probe perturbation of one data set.
 
@@ -102,7 +107,7 @@ def tpp_of(
 ) -> dict[str, Any]:
     """The fields of a `TppTask`."""
     halves = [balanced(drawn, i, seed) for i in range(len(names))]
-    probes = [Probe.on(rows, train, label) for train, _, label in halves]
+    probes = [MeanProbe.on(rows, train, label) for train, _, label in halves]
     removal = Removal(rows, sae)
     # For each class removed and each class scored: right answers before, after each n, and texts.
     sums = torch.zeros(GROUPS, len(names), len(names), len(N_VALUES) + 2, dtype=torch.float64)
