@@ -16,20 +16,20 @@ from saelab.evaluation.tasks.letters import measure_letters, vocabulary_words
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.host.host import Host
 
-SETTING = {"n_words": 60, "n_examples": 2, "seed": 0}
+SETTING = {"n_words": 162, "n_examples": 2, "seed": 0}
 MARKS = {"marked": "Ġ", "none": ""}
 
 
 @dataclass
 class Vocabulary:
-    """A tokenizer of 60 words of each letter, each marked as a word's beginning."""
+    """A tokenizer of 162 words of each letter, each marked as a word's beginning."""
 
     mark: str
     unknown_id: int | None = None
     names: list[str] = field(init=False)
 
     def __post_init__(self):
-        endings = [a + b for a in "abcdefgh" for b in "ijklmnop"][:60]
+        endings = [a + b for a in "abcdefghi" for b in "ijklmnopqrstuvwxyz"]
         words = [letter + ending for letter in ascii_lowercase for ending in endings]
         self.names = ["<bos>", "a", "1x", *(self.mark + word for word in words)]
         self.names += [word.upper() for word in words[:5]]
@@ -64,7 +64,7 @@ class Planted:
         tokens = torch.from_numpy(np.concatenate(ends))
         words = [self.lm.tokenizer.token(int(i)).strip(" Ġ▁").lower() for i in tokens]
         place = torch.tensor([ascii_lowercase.index(word[0]) for word in words])
-        own = (place == 0) & torch.tensor([word[1] in "abc" for word in words])
+        own = (place == 0) & torch.tensor([word[1:] < "bo" for word in words])
         self.own = {word for word, fires in zip(words, own.tolist(), strict=True) if fires}
         codes = torch.zeros(len(words), 50)
         latent = torch.where(own, 25 + own.cumsum(0), place)
@@ -93,8 +93,8 @@ def test_planted_absorption_is_found_with_any_tokenizer(kind, random_lm, monkeyp
     # <bos>, and two solved examples of six words.
     assert {tuple(prefix) for prefix in planted.prefixes} == {(0, *[2] * 12)}
     assert len(planted.own) == 24
-    # Of the scored half of the 60 words of `a`.
-    assert by_letter["a"].full == pytest.approx(24 / 60, abs=0.15)
+    # Of the scored words, a fifth of those of `a`.
+    assert by_letter["a"].full == pytest.approx(24 / 162, abs=0.12)
     assert by_letter["a"].full == pytest.approx(by_letter["a"].fraction)
     assert {by_letter[letter].full for letter in "bcdxyz"} == {0.0}
     assert found.full.value == pytest.approx(by_letter["a"].full / 26)
@@ -102,7 +102,7 @@ def test_planted_absorption_is_found_with_any_tokenizer(kind, random_lm, monkeyp
 
 def test_words_are_counted_once_without_case_and_spaces(random_lm, monkeypatch):
     words = vocabulary_words(reader_of(Vocabulary(" "), random_lm, monkeypatch)[1].lm)
-    assert len(words) == 26 * 60
+    assert len(words) == 26 * 162
     # The token with a space before it, not the one in capitals.
     assert words["aai"] == 3
 

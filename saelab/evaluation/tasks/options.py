@@ -71,8 +71,8 @@ class TaskOptions(Config):
     length: int | None = Field(default=None, ge=2)
     """Most tokens of a text, <bos> included; of a longer one, saebench reads the start, sae-probes
     the end."""
-    n_words: int = Field(default=200, ge=20)
-    """With --letters: most words of a letter, half to fit and half to score."""
+    n_words: int = Field(default=300, ge=100)
+    """With --letters: most words of a letter, four fifths to fit and the others to score."""
     n_examples: int = Field(default=4, ge=0, le=50)
     """With --letters: solved examples before each word."""
     seed: int = 0
