@@ -1,13 +1,14 @@
 """The sites that a transcoder reads and writes: how it starts there, and its parts by layer."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saelab.config import UsageError
 from saelab.sae.dictionary import random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE
 
@@ -59,6 +60,14 @@ class AbstractTargets(nn.Module, abc.ABC):
     ) -> Iterator[TargetBlock]:
         """The sites of a transcoder, each with its weights: one, or several of a joint site."""
         yield TargetBlock(rows, targets, self.W_dec, self.get_parameter("W_enc"))
+
+    def read_sites_times(self, reads: Sequence[float], writes: Sequence[float]) -> None:
+        """Let an SAE of several sites read each times a number, and reconstruct it so.
+
+        Raises:
+            UsageError: it reads a single site.
+        """
+        raise UsageError(f"This {type(self).__name__} reads one site, not {len(reads)}.")
 
     def transcoders(self) -> tuple[LayerTranscoder, ...]:
         """The layers of a cross-layer transcoder, which infer alone; none of any other SAE."""
