@@ -92,7 +92,8 @@ class SweepArguments(Config):
         "runs": {"attention": {"sae.k": 24}}}
 
     Of a live sweep, each of several processes that torchrun starts runs the model on a share of the
-    text and trains some of the SAEs; the runs are those of one process.
+    text and trains some of the SAEs; the runs are those of one process. An SAE that is too wide for
+    one of them is held by all.
 
     A grid of "sae.d_sae" and "sae.k" with --description-length says which width and k describe the
     activations in the fewest bits (2410.11179).

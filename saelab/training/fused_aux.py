@@ -1,5 +1,7 @@
 """AuxK in a fused step: memory for all latents that may be dead."""
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,7 +32,12 @@ class AuxRoom:
         if number % LOOK_EVERY == 0 and self.step.weights.usage is not None:
             self.step.weights.usage.mark_()
         if number % self.look_every(rules) == 0:
-            self.capacity = self.room_for_dead(rules)
+            needed = self.room_for_dead(rules)
+            # Another size takes a new graph, as long as hundreds of steps: a number near an edge
+            # must not change it at every count.
+            most = needed + max(needed // 4, LEAST_CAPACITY) if needed else 0
+            if not needed <= self.capacity <= most:
+                self.capacity = needed
         if not self.capacity:
             return None
         # Only one size is used at a time, and sizes rarely change back.
@@ -48,6 +55,19 @@ class AuxRoom:
             return {}
         loss = self.step.mse_sum.new_zeros(()) if self._made is None else self._made[1].loss
         return {"aux_k": (rules.coefficient, loss)}
+
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """AuxK's parts in the last step, if it ran; each can be repeated alone."""
+        if not self.capacity or self._made is None:
+            return {}
+        step, aux = self.step, self._made[1]
+        codes = aux.choose(step.codes.kept(), step.offset.centred, step.pre_acts)[0]
+        return {
+            "AuxK's codes": lambda: aux.choose(
+                step.codes.kept(), step.offset.centred, step.pre_acts
+            ),
+            "AuxK's gradients": lambda: aux.run(codes, step.missed(), step.offset.centred),
+        }
 
     def fit(self, number: int) -> None:
         """Make room after another number of processes had done the steps before this one.

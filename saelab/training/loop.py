@@ -22,7 +22,7 @@ from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
-from saelab.training.feeds import Feed, Feeds, by_feed, open_live, open_stored, shared_pass
+from saelab.training.feeds import Feed, Feeds, by_feed, held_together, open_feeds, shared_pass
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures_of
 from saelab.training.one_training import Training, begin, watch_over
@@ -184,15 +184,17 @@ def _train_group(
 ) -> list[DivergedError]:
     """Train a group of SAEs; returns the errors of those that diverged. `which` names the group."""
     live, ranks = next(iter(group.values())).live, together.ranks
+    told = together.all_say(held_together(group, device, ranks))
+    common = {out for each in told for out in each}
     with together.agreeing():
-        feeds = (open_live if live else open_stored)(group, device, lm, ranks)
+        feeds = open_feeds(group, device, lm, ranks, common)
     if ranks.world > 1:
         feeds.facts["world_size"] = ranks.world
     begun: list[tuple[Training, Place]] = []
-    holders = Together() if live else together  # Of live training, each process holds whole SAEs.
     for feed, part in feeds.feeds:
         rows = feed.source.start_rows()
         for out, config in part.items():
+            holders = together if str(out) in common else Together()
             begun.append(_begun(config, out, feed, feeds.facts, rows, holders))
     step, trainings = _set_out(begun, feeds, together), [training for training, _ in begun]
     for training in trainings:

@@ -128,7 +128,7 @@ class Step:
         self, aux: AuxStep, codes: tuple[Tensor, Tensor], side: torch.cuda.Stream | None = None
     ) -> None:
         """AuxK's part; `codes` are values and indices of the active codes."""
-        centred, residual = self.offset.centred, self._missed()
+        centred, residual = self.offset.centred, self.missed()
         z, n_dead = aux.choose(codes, centred, self.pre_acts)
         missed = aux.run(z, residual, centred, side)
         with on(side):
@@ -183,7 +183,7 @@ class Step:
         self.error.copy_(self.errors @ self.shares)
         return self.offset.learn(residual.residual[:: self.rule.groups])
 
-    def _missed(self) -> Float[Tensor, "batch d_out"]:
+    def missed(self) -> Float[Tensor, "batch d_out"]:
         """The error of the SAE's own reconstruction, among all errors in the loss."""
         groups, residual = self.rule.groups, self.codes.residual.residual
         if self.rule.wider:
