@@ -1,18 +1,21 @@
 """An SAE in its language model, which everything that studies an SAE starts from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.lm.hf import load_source
 from saelab.lm.joint import JointModel
-from saelab.lm.load import load_recorded_model
+from saelab.lm.load import load_recorded_model, recorded_dtype
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
-from saelab.sites import Place, Site, place_of
+from saelab.sites import Place, Site, parts_of, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -141,6 +144,23 @@ class Host:
     ) -> Bool[Tensor, "batch pos"]:
         """The masked positions whose activations have no norm that training left out."""
         return mask & self.domain.within(read, written)
+
+
+def load_model_of(
+    runs: Sequence[Run], *, name: str | None = None, device: str | torch.device = "auto"
+) -> LanguageModel:
+    """The language model of these runs, by the faster back end that has the sites of all.
+
+    `name` says where the model is now, if not at its old place.
+
+    Raises:
+        UsageError: the model does not exist, or the first run records none.
+    """
+    facts = runs[0].model()
+    sites = [site for run in runs for site in (run.config.site, run.config.written_site)]
+    hooks = list(dict.fromkeys(hook for site in sites for hook in parts_of(site)))
+    dtype = recorded_dtype(facts)
+    return load_source(name or str(facts["name"]), hooks, device=device, dtype=dtype)
 
 
 def _in_its_models(run: Run, lm: LanguageModel) -> LanguageModel:
