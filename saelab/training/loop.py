@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.console import progress, say
@@ -22,11 +20,12 @@ from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
-from saelab.training.feeds import Feed, Feeds, by_feed, open_live, open_stored, shared_pass
+from saelab.training.feeds import Feeds, by_feed, open_live, open_stored, shared_pass
+from saelab.training.first import First, first_saes
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures_of
 from saelab.training.one_training import Training, begin, watch_over
-from saelab.training.origin import StartingRun, check_start, has_begun
+from saelab.training.origin import check_start
 from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
@@ -190,14 +189,12 @@ def _train_group(
         feeds.facts["world_size"] = ranks.world
     trainings: list[Training] = []
     places: list[Place] = []
-    for feed, part in feeds.feeds:
-        rows = feed.source.start_rows()
-        for out, config in part.items():
-            # Of live training, each process holds whole SAEs.
-            shard = Ranks() if live else ranks
-            training, place = _begun(config, out, feed, feeds.facts, rows, shard)
-            trainings.append(training)
-            places.append(place)
+    # Of live training, each process holds whole SAEs.
+    shard = Ranks() if live else ranks
+    for first in first_saes(feeds.feeds):
+        training, place = _begun(first, feeds.facts, shard)
+        trainings.append(training)
+        places.append(place)
     step = _set_out(trainings, places, feeds, together)
     for training in trainings:
         if training.state.finished:  # It was stopped before its weights were written.
@@ -231,18 +228,11 @@ def _set_out(
     return step
 
 
-def _begun(
-    config: TrainConfig,
-    out: Path,
-    feed: Feed,
-    about: dict[str, Any],
-    rows: Float[Tensor, "n d_in"],
-    ranks: Ranks,
-) -> tuple[Training, Place]:
+def _begun(first: First, about: dict[str, Any], ranks: Ranks) -> tuple[Training, Place]:
     """The training of one SAE where it stands, and its place in the stream."""
-    source = feed.source
-    origin = None if has_begun(out) else StartingRun.of(config)
-    state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
+    feed, out, config, origin = first.feed, first.out, first.config, first.origin
+    source, rows = feed.source, first.rows
+    state = TrainingState.start(config, source, rows, ranks=ranks, sae=first.sae)
     watch = watch_over(state, source, rows)
     start = feed.position.state_dict()
     place = state.restore(out / "checkpoints", start) or start
