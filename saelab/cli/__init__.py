@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "measure a trained SAE on held-out text",
     "features": "collect what each latent fires on and what it writes",
     "explain": "say what latents mean, in a language model's words",
+    "names": "write what latents are called to a file, or read it from one",
     "steer": "steer the model with latents, and measure which of them steer",
     "transport": "say which latents an earlier site carries, and which are computed between",
     "diff": "say which latents of a crosscoder its sites or models share",

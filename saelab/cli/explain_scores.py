@@ -12,15 +12,8 @@ from saelab.analysis.explain.calibrate import (
 )
 from saelab.analysis.explain.explain import chosen, features_of
 from saelab.analysis.explain.records import name_of, now, read_set, set_path
-from saelab.analysis.explain.scores import (
-    WORDS,
-    begin_judging,
-    check_none_lost,
-    judged_path,
-    scores_path,
-    scores_there,
-    write_scores,
-)
+from saelab.analysis.explain.scores import WORDS, judged_path, scores_path, write_scores
+from saelab.analysis.explain.trials import begin_judging, check_none_lost, scores_there
 from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
 from saelab.cli.explain_tables import print_calibration, print_scores
 from saelab.clients.files import write_questions
@@ -36,8 +29,13 @@ def score(args: ExplainArguments, run: "Run") -> int:
     """Score a set of explanations; 1 if some questions have no answer yet."""
     features = features_of(run)
     texts = read_set(set_path(run.path, str(args.score)))
-    latents = chosen(features, args.latents, args.first)
-    judging = begin_judging(features, texts, latents, args.examples, args.controls)
+    latents = [n for n in chosen(features, args.latents, args.first) if n in texts.by_latent]
+    steered = None
+    if texts.side == "output":
+        from saelab.analysis.explain.steer_texts import steered_texts
+
+        steered = steered_texts(run, features, latents, model=args.model, device=args.device)
+    judging = begin_judging(features, texts, latents, args.examples, args.controls, steered)
     judge = str(args.judge)
     if judge == WORDS:
         found = judging.scores(WORDS, None)

@@ -86,7 +86,7 @@ class SweepArguments(Config):
     A "recipe" makes the runs of a set, which evaluate, features, circuit and browse take as one
     thing: "transcoders" (of every MLP, from mlp.hook_in to hook_mlp_out), "transcoders+attention"
     (also an SAE of every attn.hook_z) or "clt" (one cross-layer transcoder of all MLPs, without
-    --live). A circuit takes no clt yet. "runs" may change them by name, "mlp" and "attention":
+    --live). "runs" may change them by name, "mlp" and "attention":
 
         {"recipe": "transcoders+attention", "base": {...},
         "runs": {"attention": {"sae.k": 24}}}

@@ -36,8 +36,9 @@ from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k, check_rows, check_widths
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import random_unit_rows
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
-from saelab.sae.targets import TargetBlock
+from saelab.sae.targets import LayerTranscoder, TargetBlock
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
 
@@ -164,6 +165,33 @@ class CLT(AbstractBatchSelectionSAE[CLTConfig]):
         for layer, (x, y) in enumerate(zip(*parts, strict=True)):
             own = atoms[layer] if self.tied else atoms[layer].chunk(n, dim=1)[layer]
             yield TargetBlock(x, y, own, columns[layer])
+
+    @override
+    def transcoders(self) -> tuple[LayerTranscoder, ...]:
+        n, m = self.n_layers, self.d_sae // self.n_layers
+        return tuple(self._transcoder(layer, slice(layer * m, layer * m + m)) for layer in range(n))
+
+    def _transcoder(self, layer: int, own: slice) -> LayerTranscoder:
+        n = self.n_layers
+        plain = self.W_enc[:, own], self.b_enc[own], self.b_dec.chunk(n)[layer]
+        atoms = self.W_dec.detach()[own]
+        written = (atoms,) * (n - layer) if self.tied else atoms.chunk(n, dim=1)[layer:]
+        W_enc, b_enc, b_dec, W_dec = (x.detach().cpu().float() for x in (*plain, written[0]))
+        threshold = self.threshold.cpu().expand(self.d_sae)[own]
+        top_k = self.config.selection == "topk"
+        foreign = ForeignSAE(
+            W_enc=W_enc,
+            W_dec=W_dec,
+            b_enc=b_enc,
+            b_dec=b_dec,
+            k=int(self.k) // n if top_k else None,
+            threshold=None if top_k else threshold,
+            subtract_b_dec=False,
+            transcoder=True,
+            source="clt",
+        )
+        centre = self.input_bias.detach().chunk(n)[layer]
+        return LayerTranscoder(own.start, foreign, centre, written[1:])
 
     def layer_of(self, latents: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
         """The layer, from 0 on, whose site each latent reads."""

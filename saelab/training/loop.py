@@ -187,15 +187,14 @@ def _train_group(
         feeds = (open_live if live else open_stored)(group, device, lm, ranks)
     if ranks.world > 1:
         feeds.facts["world_size"] = ranks.world
-    trainings: list[Training] = []
-    places: list[Place] = []
-    # Of live training, each process holds whole SAEs.
-    shard = Ranks() if live else ranks
-    for first in first_saes(feeds.feeds):
-        training, place = _begun(first, feeds.facts, shard)
-        trainings.append(training)
-        places.append(place)
-    step = _set_out(trainings, places, feeds, together)
+    begun: list[tuple[Training, Place]] = []
+    holders = Together() if live else together  # Of live training, each process holds whole SAEs.
+    firsts = first_saes(feeds.feeds)
+    for _ in range(sum(len(part) for _, part in feeds.feeds)):
+        with holders.agreeing():
+            first = next(firsts)
+        begun.append(_begun(first, feeds.facts, holders))
+    step, trainings = _set_out(begun, feeds, together), [training for training, _ in begun]
     for training in trainings:
         if training.state.finished:  # It was stopped before its weights were written.
             training.finish()
@@ -208,18 +207,13 @@ def _train_group(
     return [t.diverged for t in trainings if t.diverged is not None]
 
 
-def _set_out(
-    trainings: Sequence[Training],
-    places: Sequence[Place],
-    feeds: Feeds,
-    together: Together,
-) -> int:
+def _set_out(begun: Sequence[tuple[Training, Place]], feeds: Feeds, together: Together) -> int:
     """Put the stream at the earliest step of all SAEs, also those of other processes.
 
     After a kill between two checkpoints of one step, the SAEs stand at different steps; those that
     are ahead then wait.
     """
-    both = sorted(zip(trainings, places, strict=True), key=lambda each: -each[0].state.step)
+    both = sorted(begun, key=lambda each: -each[0].state.step)
     for training, place in both:  # All, as this checks them; the earliest comes last.
         training.feed.position.load_state_dict(place)
     own = [both[-1][0].state.step, *feeds.position] if both else []
@@ -228,11 +222,13 @@ def _set_out(
     return step
 
 
-def _begun(first: First, about: dict[str, Any], ranks: Ranks) -> tuple[Training, Place]:
+def _begun(first: First, about: dict[str, Any], holders: Together) -> tuple[Training, Place]:
     """The training of one SAE where it stands, and its place in the stream."""
     feed, out, config, origin = first.feed, first.out, first.config, first.origin
-    source, rows = feed.source, first.rows
-    state = TrainingState.start(config, source, rows, ranks=ranks, sae=first.sae)
+    source, rows, ranks = feed.source, first.rows, holders.ranks
+    with holders.agreeing():
+        state = TrainingState.start(config, source, rows, ranks=ranks, sae=first.sae)
+    holders.check_same_step(state.steps.name)
     watch = watch_over(state, source, rows)
     start = feed.position.state_dict()
     place = state.restore(out / "checkpoints", start) or start

@@ -38,10 +38,11 @@ VERBS = {
     "bench": "bench variants --out",
     "claims": "claims --device cpu --out",
     "explain": "explain {run} --llm m --export-prompts",
+    "names": "names {run} --out",
     "circuit figure": "circuit {run} --prompt the --device cpu --figure",
     "circuit tracer": "circuit {run} --prompt the --device cpu --circuit-tracer",
 }
-FILES = ("explain", "circuit figure", "circuit tracer")
+FILES = ("explain", "names", "circuit figure", "circuit tracer")
 
 
 def bad_places(directory):
@@ -110,7 +111,7 @@ def test_a_directory_that_this_user_cannot_write_to_is_refused(
 
 
 RUN_VERBS = ["features", "explain", "evaluate", "steer", "transport", "diff", "circuit", "export"]
-RUN_VERBS += ["show"]
+RUN_VERBS += ["show", "names"]
 
 
 @pytest.mark.parametrize("verb", RUN_VERBS)
