@@ -182,7 +182,8 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         UsageError: they cannot be connected.
         LostProcessError: one has ended before its work was done.
     """
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # A fused step's module stays on the CPU, where it is judged and calibrated.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
