@@ -176,10 +176,10 @@ def _seconds(source: Source, config: TrainConfig, shards: int = 1) -> float | No
         config = config.model_copy(update={"sae": config.sae.model_copy(update={"d_sae": m})})
     try:
         sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
-    except UsageError:  # So few latents make no SAE of this variant; its time is not told.
-        if shards == 1:
-            raise
-        return None
+    except UsageError:
+        if shards > 1:  # Its groups or choices need more latents than a part has.
+            return None
+        raise
     sae = sae.to(source.device)
     rows, wanted = (
         torch.randn(min(TRIED_ROWS, config.batch_size), width, device=source.device)
