@@ -83,6 +83,11 @@ class TextReader:
                 n_read = self._read(batch, [prompts[i] for i in batch], pool, parts)
                 bar.advance(n_read)
                 self.n_tokens += n_read
+        if silent := int((parts.count == 0).sum()):
+            raise UsageError(
+                f"{title}: {silent} of the {len(prompts)} texts drawn have no token that the SAE "
+                "applies to; leave texts of nothing but special tokens out."
+            )
         last = torch.tensor([int(prompt[-1]) for prompt in prompts])
         return parts.rows(last)
 
@@ -188,12 +193,6 @@ class _Parts:
 
     def rows(self, token: Int[Tensor, " text"]) -> Rows:
         """The means."""
-        if not bool(self.count.all()):
-            i = int((self.count == 0).nonzero()[0])
-            raise UsageError(
-                f"Text {i + 1} of those drawn has no token that the SAE applies to; leave such "
-                "texts out."
-            )
         place = torch.cat([place for place, _ in self.entries])
         order = place.argsort()
         place, value = place[order], torch.cat([sums for _, sums in self.entries])[order]
