@@ -27,7 +27,8 @@ from saelab.lm.batches import encode_batch
 from saelab.lm.cost import contexts_at_once, forward_bytes
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.reading import ReadsOn
-from saelab.resources import Plan
+from saelab.resources import Plan, batch_budget
+from saelab.sites import Site
 from saelab.types import SparseCodes
 
 POSITIONS = 4096
@@ -122,8 +123,10 @@ class TextReader:
         read on.
         """
         length = 1 + max(map(len, prefixes))
-        n = self._at_once(length)
-        self._plan(title, n, length, sum(map(len, ends))).announce()
+        n = self._words_at_once(length) if self._reads_on else self._at_once(length)
+        # Words that are read on take one position each.
+        n_whole = n // length if self._reads_on else n
+        self._plan(title, max(1, n_whole), length, sum(map(len, ends))).announce()
         sample = RowSample()
         with progress(title, sum(map(len, ends)), "words") as bar:
             for prefix, tokens in zip(prefixes, ends, strict=True):
@@ -138,7 +141,7 @@ class TextReader:
     def _end_rows(self, prefix: Int[Tensor, " pos"], tokens: Int[Tensor, " n"]) -> Rows | None:
         host, lm = self.host, self.host.lm
         prefix, tokens = prefix.to(lm.device), tokens.to(lm.device)
-        if isinstance(lm, ReadsOn) and lm.reads_on and len(prefix):
+        if self._reads_on and isinstance(lm, ReadsOn) and len(prefix):
             seen: dict[str, list[Tensor]] = {site: [] for site in host.sites}
             past = lm.read_on(prefix[None], None)[1].rows(torch.zeros_like(tokens))
             edits = {site: keep(values) for site, values in seen.items()}
@@ -158,6 +161,22 @@ class TextReader:
         x, target = x[applies], None if target is None else target[applies]
         rows = Rows(x, host.sae.encode_for(x, target), tokens[applies], applies[applies].cpu())
         return replace(rows, target=target)
+
+    @property
+    def _reads_on(self) -> bool:
+        """Whether words are read behind what the model remembers of a prefix.
+
+        Edits see what is read on, and there are none where a site cannot be replaced.
+        """
+        lm = self.host.lm
+        replaceable = all(Site.of(site).replaceable for site in self.host.sites)
+        return replaceable and isinstance(lm, ReadsOn) and lm.reads_on
+
+    def _words_at_once(self, length: int) -> int:
+        """Words per pass behind a prefix; the copies of its keys and values take the memory."""
+        info = self.host.lm.info
+        of_word = 2 * 4 * info.n_layers * info.d_model * length
+        return self.most or max(CONTEXTS, batch_budget(self.host.lm.device) // of_word)
 
     def _at_once(self, length: int) -> int:
         """Texts per forward pass: more if they are short, as each pass reads all weights."""
