@@ -35,7 +35,7 @@ INTERVALS = ("_interval", "_ci", "_ci95")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FigureEstimate:
     """A figure of a run.
 
     Attributes:
@@ -57,7 +57,7 @@ class Scoreboard:
         problems: what could not be read, and why.
     """
 
-    runs: Mapping[str, Mapping[str, Estimate]]
+    runs: Mapping[str, Mapping[str, FigureEstimate]]
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -66,7 +66,7 @@ class Scoreboard:
         every = {name for figures in self.runs.values() for name in figures}
         return [*(n for n in PREFERRED if n in every), *sorted(every - {*PREFERRED})]
 
-    def column(self, name: str) -> dict[str, Estimate]:
+    def column(self, name: str) -> dict[str, FigureEstimate]:
         """A figure of the runs that have it."""
         return {run: figures[name] for run, figures in self.runs.items() if name in figures}
 
@@ -104,7 +104,7 @@ class Tradeoff:
     """
 
     name: str
-    points: Mapping[str, tuple[Estimate, Estimate]]
+    points: Mapping[str, tuple[FigureEstimate, FigureEstimate]]
     less: bool
 
     @property
@@ -139,8 +139,8 @@ def scoreboard(runs: Mapping[str, Path]) -> Scoreboard:
     return Scoreboard(found, problems)
 
 
-def _figures_of(path: Path, problems: list[str]) -> dict[str, Estimate]:
-    figures: dict[str, Estimate] = {}
+def _figures_of(path: Path, problems: list[str]) -> dict[str, FigureEstimate]:
+    figures: dict[str, FigureEstimate] = {}
     for file in sorted((path / "evaluation").glob("*.json")):
         if file.stem in ABOUT | {"summary"}:
             continue
@@ -155,7 +155,7 @@ def _figures_of(path: Path, problems: list[str]) -> dict[str, Estimate]:
     return figures
 
 
-def _estimates(values: object, depth: int) -> Iterator[tuple[str, Estimate]]:
+def _estimates(values: object, depth: int) -> Iterator[tuple[str, FigureEstimate]]:
     """The figures of a JSON value, by their place below it (beginning with a dot)."""
     if not isinstance(values, dict) or depth > DEEPEST:
         return
@@ -173,7 +173,9 @@ def _estimates(values: object, depth: int) -> Iterator[tuple[str, Estimate]]:
             yield from ((f".{name}{rest}", one) for rest, one in _estimates(value, depth + 1))
 
 
-def _stated(values: Mapping[str, Any], name: str, beside: Mapping[str, Any]) -> Estimate | None:
+def _stated(
+    values: Mapping[str, Any], name: str, beside: Mapping[str, Any]
+) -> FigureEstimate | None:
     """The number of this name with its interval; without a name, a dict that is one number."""
     if not name:
         value = next((values[n] for n in ("mean", "value") if n in values), None)
@@ -183,12 +185,12 @@ def _stated(values: Mapping[str, Any], name: str, beside: Mapping[str, Any]) -> 
     return _estimate(values[name], ends)
 
 
-def _estimate(value: object, ends: object) -> Estimate | None:
+def _estimate(value: object, ends: object) -> FigureEstimate | None:
     if not _is_number(value):
         return None
     if isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends)):
-        return Estimate(float(value), float(ends[0]), float(ends[1]))
-    return Estimate(float(value))
+        return FigureEstimate(float(value), float(ends[0]), float(ends[1]))
+    return FigureEstimate(float(value))
 
 
 def _rows(value: object) -> list[dict[str, Any]] | None:
@@ -201,15 +203,18 @@ def _rows(value: object) -> list[dict[str, Any]] | None:
         return None
     if not rows or len(rows) > MOST_ENTRIES or not all(isinstance(row, dict) for row in rows):
         return None
-    return rows if all(row.keys() == rows[0].keys() for row in rows) else None
+    alike = all(row.keys() == rows[0].keys() for row in rows)
+    # Numbers with their intervals stand for themselves.
+    alike = alike and _stated(rows[0], "", {}) is None
+    return rows if alike and any(map(_is_number, rows[0].values())) else None
 
 
-def _means(rows: list[dict[str, Any]], place: str) -> Iterator[tuple[str, Estimate]]:
+def _means(rows: list[dict[str, Any]], place: str) -> Iterator[tuple[str, FigureEstimate]]:
     for name in rows[0]:
         values = [row[name] for row in rows]
         if name not in ABOUT and all(map(_is_number, values)):
             mean, low, high = interval(map(float, values))
-            yield f"{place}.{name}", Estimate(mean, low, high, len(values))
+            yield f"{place}.{name}", FigureEstimate(mean, low, high, len(values))
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -28,9 +28,18 @@ def main(arguments: list[str]) -> int:
             return calibrate(args, args.calibrate)
     assert args.run is not None
     run = Run(args.run)
-    if args.export_prompts is not None and args.score is None and args.side == "input":
+    if (
+        args.export_prompts is not None
+        and args.score is None
+        and args.side == "input"
+        and (args.axbench is None)
+    ):
         return _export(args, run)
     with writing(run.path):
+        if args.axbench is not None:
+            from saelab.cli.explain_axbench import judge_steering
+
+            return judge_steering(args, run)
         if args.score is None:
             return (_explain if args.export_prompts is None else _export)(args, run)
         from saelab.cli.explain_scores import score
@@ -40,13 +49,19 @@ def main(arguments: list[str]) -> int:
 
 def _check(args: ExplainArguments) -> None:
     """Refuse what does not fit together, before anything is read."""
-    judges = args.score is not None or args.calibrate is not None
+    tasks = (args.score, args.calibrate, args.axbench)
+    judges = any(task is not None for task in tasks)
     problems = {
+        "Got several of --score, --calibrate and --axbench; give one.": (
+            sum(task is not None for task in tasks) > 1
+        ),
+        "Steering is judged by a model, not by `words`; name one.": args.axbench is not None
+        and args.judge == "words",
         "Give a RUN, or --calibrate without one.": (args.calibrate is None) == (args.run is None),
         "Got --export-prompts and --import; give one.": bool(args.export_prompts and args.import_),
         "Scores need a --judge, and no --llm; name the model that judges.": judges
         and (args.judge is None or args.llm is not None),
-        "Got --judge without --score NAME or --calibrate DIRECTORY; give one.": not judges
+        "Got --judge without --score, --calibrate or --axbench; give one.": not judges
         and args.judge is not None,
         "Got no --llm; name the model that explains, or `tokens` for none.": not judges
         and args.llm is None,
@@ -73,6 +88,7 @@ def _check_models(args: ExplainArguments) -> None:
 def _check_ignored(args: ExplainArguments) -> None:
     """Refuse options that have no effect beside others."""
     steers = (args.side == "output" and args.llm != "tokens") or args.score is not None
+    steers = steers or args.axbench is not None
     given = [name for name in ASKING if name in args.model_fields_set]
     # A language model that is steered has a device, too.
     ignored = [name for name in given if name != "device" or not steers]
@@ -84,10 +100,12 @@ def _check_ignored(args: ExplainArguments) -> None:
     }
     if ignored and (what := next((name for name, holds in nobody.items() if holds), None)):
         raise UsageError(f"{what} asks no model; leave {_options(ignored)} out.")
-    asking = args.score is None and args.calibrate is None
+    asking = args.llm is not None
+    tests = args.score is not None or args.calibrate is not None
     unused = {
-        "--score or --calibrate": () if not asking else ("examples", "controls"),
-        "--llm with --side output, or --score": () if steers else ("model",),
+        "--score or --calibrate": () if tests else ("examples", "controls"),
+        "--axbench": () if args.axbench else ("instructions", "factors", "answer_tokens"),
+        "--llm with --side output, --score or --axbench": () if steers else ("model",),
         "--llm": () if asking else ("side", "name"),
         "a RUN": () if args.calibrate is None else ("latents", "controls"),
     }

@@ -54,6 +54,12 @@ class ExplainArguments(Config):
     what a judge makes of true, false, too broad and too narrow descriptions, where the truth is
     known (the tiny model's language): do this before you believe its scores.
 
+    --axbench FILE_OR_SET has --judge rate steered answers from 0 to 2 for the concept, the
+    instruction and fluency, as AxBench does (2501.17148); the score of an answer is their harmonic
+    mean. Beside latents stand difference in means, a probe, ReFT-r1, a prompt, a random direction
+    and no steering. A line of FILE is {"concept": ..., "positive": [texts], "negative": [texts]},
+    with "latent" or without.
+
     With another system: --export-prompts writes the questions, --import reads the answers. Both are
     JSON lines as of OpenAI's batch interface; an answer may also be
     {"custom_id": ..., "answer": ...}.
@@ -66,6 +72,7 @@ class ExplainArguments(Config):
         saelab explain --calibrate judges --judge gpt-5-mini
         saelab explain runs/topk --score gpt-5-mini --judge gpt-5-mini --first 100
         saelab explain runs/topk --llm gpt-5-mini --side output --first 50
+        saelab explain runs/topk --axbench gpt-5-mini --judge gpt-5-mini --first 10
     """
 
     run: Annotated[Path | None, Positional("RUN")] = None
@@ -88,6 +95,15 @@ class ExplainArguments(Config):
     """Score the set of this name."""
     calibrate: Path | None = None
     """Calibrate the judge, and keep the results in this directory."""
+    axbench: str | None = None
+    """Judge steering to the concepts in this file (.jsonl), or to those that the set of this name
+    explains."""
+    instructions: Path | None = None
+    """With --axbench: instructions, one a line; default: ten of saelab's own."""
+    factors: tuple[float, ...] = (0.4, 0.8, 1.2, 1.6, 2.5, 4.0)
+    """With --axbench: strengths, in units of a direction's largest activation."""
+    answer_tokens: int = Field(default=64, gt=0)
+    """With --axbench: tokens of an answer."""
     examples: int = Field(default=5, gt=1)
     """Texts with and as many without a firing, for each test of a latent."""
     controls: int = Field(default=20, ge=0)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from saelab.figures.style import NEUTRAL, Palette, dressed
 
 if TYPE_CHECKING:
-    from saelab.analysis.scoreboard import Estimate, Tradeoff
+    from saelab.analysis.scoreboard import FigureEstimate, Tradeoff
 
 
 def tradeoff_figure(found: "Tradeoff", palette: Palette = NEUTRAL) -> go.Figure:
@@ -56,7 +56,7 @@ NAMED = 12
 """Most runs whose names are written beside their points."""
 
 
-def _whiskers(estimates: "list[Estimate]", palette: Palette) -> dict[str, object]:
+def _whiskers(estimates: "list[FigureEstimate]", palette: Palette) -> dict[str, object]:
     ends = [(e.value if e.low is None else e.low, e.value if e.high is None else e.high)
             for e in estimates]  # fmt: skip
     return {

@@ -7,7 +7,7 @@ import pytest
 
 from saelab.analysis.scoreboard import (
     L0,
-    Estimate,
+    FigureEstimate,
     Scoreboard,
     Tradeoff,
     less_is_better,
@@ -40,10 +40,10 @@ def test_numbers_are_found_with_the_intervals_that_belong_to_them(run):
     mean = figures.pop("probing.tasks.accuracy")
     rate = figures.pop("suite.by_letter.rate")
     assert figures == {
-        "reconstruction.l0": Estimate(12.0),
-        "reconstruction.fvu": Estimate(0.1),
-        "suite.recovered": Estimate(0.8, 0.7, 0.9),
-        "suite.part": Estimate(2.0, 1.0, 3.0),
+        "reconstruction.l0": FigureEstimate(12.0),
+        "reconstruction.fvu": FigureEstimate(0.1),
+        "suite.recovered": FigureEstimate(0.8, 0.7, 0.9),
+        "suite.part": FigureEstimate(2.0, 1.0, 3.0),
     }
     assert (mean.value, mean.low, mean.high, mean.n) == (pytest.approx(0.7), 0.5, 0.9, 2)
     assert (rate.value, rate.n) == (pytest.approx(0.2), 2)
@@ -71,7 +71,9 @@ def test_the_front_is_what_no_other_run_beats(less):
     draw = np.random.default_rng(0)
     points = {str(i): tuple(draw.integers(0, 12, 2).astype(float).tolist()) for i in range(40)}
     sign = 1 if less else -1
-    found = Tradeoff("x", {r: (Estimate(a), Estimate(b)) for r, (a, b) in points.items()}, less)
+    found = Tradeoff(
+        "x", {r: (FigureEstimate(a), FigureEstimate(b)) for r, (a, b) in points.items()}, less
+    )
     best = {
         (a, b)
         for a, b in points.values()

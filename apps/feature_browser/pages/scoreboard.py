@@ -15,7 +15,7 @@ from feature_browser.draw.numbers import UNKNOWN, activation, count
 from feature_browser.draw.tables import Column, anchor, cell, choice, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import change, palette, plot, search_field, show
-from saelab.analysis.scoreboard import L0, Estimate, Scoreboard, less_is_better, scoreboard
+from saelab.analysis.scoreboard import L0, FigureEstimate, Scoreboard, less_is_better, scoreboard
 
 SEARCH = "search-runs"
 AT_FIRST = 5
@@ -160,7 +160,7 @@ def _sorted(found: Scoreboard, sort: str) -> list[str]:
     return [*have, *sorted(found.runs.keys() - column.keys())]
 
 
-def _cell(one: Estimate | None) -> Html:
+def _cell(one: FigureEstimate | None) -> Html:
     if one is None:
         return cell(UNKNOWN)
     if one.low is None or one.high is None:

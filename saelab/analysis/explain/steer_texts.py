@@ -79,8 +79,8 @@ def _write_more(
         host.lm, prompts[:1].expand(rows, -1), passes, n_prompt + SAMPLING.n_tokens
     ).announce()
     if not found.prompts:
-        found.prompts = [_text(host.lm, row) for row in prompts]
-        found.plain = [_text(host.lm, row) for row in generate(host.lm, prompts, SAMPLING, plain)]
+        found.prompts = [text_of(host.lm, row) for row in prompts]
+        found.plain = [text_of(host.lm, row) for row in generate(host.lm, prompts, SAMPLING, plain)]
     base = host.lm.run(prompts).behind().logits().float().log_softmax(-1)
     try:
         with progress("Steered texts", len(latents), "latents") as bar:
@@ -96,7 +96,7 @@ def _write_more(
                     list(range(n)) * len(part),
                 )
                 for i, latent in enumerate(part):
-                    texts = [_text(host.lm, row) for row in new[i * n : (i + 1) * n]]
+                    texts = [text_of(host.lm, row) for row in new[i * n : (i + 1) * n]]
                     change, kl = chosen[i]
                     found.by_latent[latent] = (change.amount, kl, texts)
                 bar.advance(len(part))
@@ -141,7 +141,8 @@ def _change(
     return changes[first], kl[first]
 
 
-def _text(lm: LanguageModel, tokens: Int[Tensor, " pos"]) -> str:
+def text_of(lm: LanguageModel, tokens: Int[Tensor, " pos"]) -> str:
+    """What the model wrote, on one line, without special tokens and what cannot be seen."""
     special = set(lm.info.special_token_ids)
     ids = [token for token in tokens.tolist() if token not in special]
     text = lm.tokenizer.table.text(ids)

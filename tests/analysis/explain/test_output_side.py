@@ -1,7 +1,6 @@
 """What a latent does: texts written with it turned up, explained and judged."""
 
 import json
-import shutil
 
 import pytest
 
@@ -12,13 +11,11 @@ from saelab.analysis.explain.records import read_set
 from saelab.analysis.explain.scores import OWN, read_scores
 from saelab.analysis.explain.steer_texts import SAMPLING
 from saelab.analysis.explain.steered import SteeredTexts, read_steered, write_steered
-from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.analysis.records import Features
 from saelab.analysis.verify_run import verify_run
 from saelab.cli import main
 from saelab.config import UsageError
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
-from saelab.training.run import Run
 
 N = 12
 
@@ -64,14 +61,10 @@ def test_damaged_texts_are_refused(steered, tmp_path):
             read_steered(path)
 
 
-@pytest.fixture(scope="module")
-def run(small_run, random_lm, tmp_path_factory):
-    run = Run(shutil.copytree(small_run.path, tmp_path_factory.mktemp("does") / "topk"))
-    collect_features(run, random_lm, FeatureOptions(n_tokens=300, n_examples=12, reach=3))
-    return run
-
-
-def test_both_sides_of_a_run_are_explained_and_scored_apart(run, capsys, monkeypatch, tmp_path):
+def test_both_sides_of_a_run_are_explained_and_scored_apart(
+    steered_run, capsys, monkeypatch, tmp_path
+):
+    run = steered_run
     monkeypatch.setattr(steer_texts, "SAMPLING", SAMPLING.model_copy(update={"n_tokens": 3}))
     fired = [n for n in range(32) if Features(run.path).file["latent/n_fired"][n]][:3]
     some = ["--latents", *map(str, fired)]
@@ -117,7 +110,9 @@ def test_both_sides_of_a_run_are_explained_and_scored_apart(run, capsys, monkeyp
         (["--score", "x", "--judge", "m", "--side", "output"], "--side without --llm"),
     ],
 )
-def test_options_without_an_effect_are_told(run, words, told, capsys, tmp_path, monkeypatch):
+def test_options_without_an_effect_are_told(
+    steered_run, words, told, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert main(["explain", str(run.path), *words]) == 2
+    assert main(["explain", str(steered_run.path), *words]) == 2
     assert told in capsys.readouterr().err
