@@ -18,6 +18,7 @@ VERBS = {
     "harvest": "record a language model's activations on a text",
     "train": "train a sparse autoencoder on recorded activations",
     "evaluate": "measure a trained SAE on held-out text",
+    "tasks": "measure a trained SAE on tasks that papers report: probing, absorption, TPP, SCR",
     "features": "collect what each latent fires on and what it writes",
     "explain": "say what latents mean, in a language model's words",
     "names": "write what latents are called to a file, or read it from one",

@@ -155,21 +155,11 @@ def _several(args: CircuitArguments, file: Path) -> int:
 def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[Circuit, Path]]":
     """The circuits, and where the first run keeps them."""
     # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions, explain, save_circuit
-    from saelab.host.host import Host
-    from saelab.lm.load import load_recorded_model
-    from saelab.lm.prompt import chat_prompt
+    from saelab.analysis.circuits.explain import CircuitOptions
+    from saelab.analysis.circuits.session import Session, usable_runs
     from saelab.lock import writing
-    from saelab.sae.decoder import check_decoder
-    from saelab.training.sets import runs_of
 
-    runs = runs_of(args.runs)
-    for run in runs:
-        check_decoder(run.config.sae)
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise UsageError("A run was given twice; give each once.")
-    with writing(runs[0].path):
-        lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
+    with writing(usable_runs(args.runs)[0].path):
         options = CircuitOptions(
             latent=args.latent,
             max_nodes=args.max_nodes,
@@ -184,14 +174,16 @@ def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[
             n_interventions=args.n_interventions,
             n_attention=args.n_attention,
         )
-        hosts = [Host.of_run(run, lm) for run in runs]
-        made = []
-        for one in asked:
-            prompt = chat_prompt(lm, one.prompt) if args.chat else one.prompt
-            tokens = {"target": one.target, "against": one.against}
-            found = explain(lm, hosts, prompt, options.model_copy(update=tokens))
-            made.append((found, save_circuit(found, runs, prompt, lm)))
-        return made
+        session = Session(args.device, args.model)
+        return [
+            session.explain(
+                args.runs,
+                one.prompt,
+                options.model_copy(update={"target": one.target, "against": one.against}),
+                chat=args.chat,
+            )
+            for one in asked
+        ]
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:

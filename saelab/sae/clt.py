@@ -36,15 +36,15 @@ from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_k, check_rows, check_widths
 from saelab.sae.clt_codes import top_k_by_layer
-from saelab.sae.clt_layers import AbstractLayers, Decoders
+from saelab.sae.clt_layers import AbstractLayers
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import move_norms
 from saelab.sae.jump import INITIAL_THRESHOLD, WITHOUT_TARGET, Heaviside, jump_codes, start_of
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
 
-L0_COEFFICIENT, L0_WARMUP = 10.0, 0.1
-"""JumpReLU's penalty: its default weight, and the share of the run over which it rises."""
+L0_WARMUP = 0.1
+"""The share of the run over which JumpReLU's penalty rises."""
 
 
 class CLTConfig(AuxKConfig):
@@ -61,10 +61,10 @@ class CLTConfig(AuxKConfig):
     k: float | int = Field(default=32, gt=0)
     """Latents active per token over all layers; on average with batch-topk, as a target with
     jumprelu."""
-    decoders: Decoders = "free"
+    decoders: Literal["free", "tied-source", "tied-target"] = "free"
     """Whether a latent has a decoder row for every later layer, one for all of them, or shares
     those of each layer with the latents of its number in earlier layers."""
-    l0_coefficient: float = Field(default=L0_COEFFICIENT, ge=0)
+    l0_coefficient: float = Field(default=10.0, ge=0)
     """With jumprelu: weight of the penalty (L0 / k - 1)^2, which rises over the first tenth."""
     widths: tuple[int, ...] = ()
     """Widths of the sites; training takes them from the store. Leave it out."""
@@ -103,7 +103,8 @@ class CLTConfig(AuxKConfig):
             raise UsageError(f"widths={self.widths} must be equal: an MLP reads what it adds to.")
         if self.d_sae % n:
             raise UsageError(f"d_sae={self.d_sae} is shared by {n} layers; give a multiple of {n}.")
-        if self.selection != "jumprelu" and self.l0_coefficient != L0_COEFFICIENT:
+        usual = type(self).model_fields["l0_coefficient"].default
+        if self.selection != "jumprelu" and self.l0_coefficient != usual:
             raise UsageError(
                 f"l0_coefficient={self.l0_coefficient:g} is for selection jumprelu, and this one "
                 f"is {self.selection}; leave it out."

@@ -16,7 +16,7 @@ from saelab.analysis.circuits.asked import asked_target, check_number
 from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
-from saelab.analysis.circuits.graph_file import save_graph_hdf5
+from saelab.analysis.circuits.graph_file import own_path, save_graph_hdf5
 from saelab.analysis.circuits.graph_json import save_graph
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.influence import GraphScores, PruneOptions, graph_scores, prune
@@ -32,6 +32,7 @@ from saelab.analysis.circuits.own import graph_curve, graph_latents
 from saelab.analysis.circuits.rows import graph_bytes
 from saelab.analysis.circuits.targets import Target
 from saelab.analysis.plans import circuit_plan
+from saelab.console import stage
 from saelab.host.host import Host, by_layer
 from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
@@ -116,6 +117,7 @@ def explain(
     tokens = encode_prompt(lm, prompt)
     if options.latent is not None:
         check_number(hosts, options.latent)
+    stage("Read the prompt")
     frozen = freeze(lm, hosts, tokens)
     target, facts = asked_target(lm, frozen, (options.target, options.against), options.latent)
     n_nodes = min(options.max_nodes, len(frozen.values))
@@ -127,6 +129,7 @@ def explain(
     sizes = {d.name: d.sae.d_sae for d in hosts}
     members = members_at(frozen, _chosen(frozen, target, (graph, pruned), options), sizes)
     metric = live_metric(frozen, hosts, target)
+    stage("Judge in the live model")
     judged = faithfulness(lm, hosts, tokens[None], members, metric)
     other = None
     if options.n_members:
@@ -192,7 +195,7 @@ def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageM
     found.pruned.facts["runs"] = found.graph.facts["runs"] = [str(run.path) for run in runs]
     token = found.graph.facts.get("token")
     name = found.graph.facts["target"] if token is None else lm.tokenizer.token(token)
-    path = circuit_path(runs[0].path, prompt, name)
+    path = own_path(circuit_path(runs[0].path, prompt, name), found.graph)
     with writing(runs[0].path) as lock:
         lock.check()
         save_graph(found.pruned, path)

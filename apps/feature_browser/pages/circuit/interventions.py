@@ -14,7 +14,7 @@ from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.live.model import live_run, lock_of
 from feature_browser.pages.circuit.graphs import OpenGraph
-from feature_browser.pages.circuit.node_cards import GraphScene
+from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 from saelab.console import visible

@@ -230,8 +230,8 @@ def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
     )
     return html(
         '<div class="example" data-v="{v}"><span class="value">{value}</span>'
-        '<span class="text" dir="auto">{text}</span><span class="source">{source}{heads}</span>'
-        "</div>",
+        '<span class="text" dir="auto">{text}</span><span class="source">{source}{heads}{why}'
+        "</span></div>",
         # The histogram's filter needs activations, and a near miss has none.
         v=f"{0 if example.closeness is not None else example.value:.5g}",
         value=activation(example.value)
@@ -240,7 +240,20 @@ def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
         text=example_text(example, style, scene.run.features.file),
         source=f"doc {count(example.document)} · {count(example.position)}",
         heads=EMPTY if number is None else _heads_of(scene.address, example, number),
+        why=_why(scene, example),
     )
+
+
+def _why(scene: LatentScene, example: Example) -> Html:
+    """The link that asks for the circuit of the latent at the example's peak."""
+    card = scene.run.card
+    if example.closeness is not None or not card.in_circuits:
+        return EMPTY
+    there = scene.address.visit(
+        "circuit", part="explain", example=f"{example.context}-{example.position}",
+        wanted=f"{card.own_name}:{scene.record.latent}",
+    )  # fmt: skip
+    return html('<br><a href="{h}">explain</a>', h=there)
 
 
 def _heads_of(address: LatentAddress, example: Example, number: int) -> Html:
