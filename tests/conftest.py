@@ -13,10 +13,11 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 from interpreted import prepare_once_for_each_kernel
-from shape_checks import begin_test, keep_compiled_what_is_not_checked
+from shape_checks import begin_test, check_first_calls, keep_compiled_what_is_not_checked
 from unwritten import mark_all
 
 keep_compiled_what_is_not_checked()
+check_first_calls()
 
 # A shell's background job ignores Ctrl-C, and so would all processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,7 +48,7 @@ LONGEST = (
     "notebooks/01_quickstart.ipynb",
     "tests/training/test_fused_jump.py",
     "notebooks/03_steering.ipynb",
-    "notebooks/06_circuits.ipynb",
+    "notebooks/07_circuits.ipynb",
     "tests/analysis/test_kill.py",
     "tests/activations/test_packing.py",
     "tests/activations/test_ranks.py",

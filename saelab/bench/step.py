@@ -176,9 +176,8 @@ def _let_die(way: Steps, share: float, silence: int) -> None:
     """
     if not isinstance(way, FusedSteps) or way.step.rules.aux is None:
         raise UsageError(
-            f"--dead {share:g} is for fused steps with AuxK, and this one is "
-            + ("without AuxK" if isinstance(way, FusedSteps) else f"by {way.name}")
-            + "; leave it out."
+            f"{share:.3g} of the latents cannot be dead in a step without AuxK, or by {way.name}: "
+            "take the fused step of a variant with AuxK."
         )
     weights = way.step.weights
     m = len(weights.since_fired)

@@ -17,9 +17,11 @@ class ImportArguments(Config):
 
     Reads SAELens (standard, TopK, BatchTopK, JumpReLU, Matryoshka, gated, matching pursuit,
     transcoders), Gemma Scope params.npz, dictionary_learning ae.pt, sparsify directories
-    (transcoders too) and circuit-tracer's transcoders (give one layer_N.safetensors); the format is
-    detected. Only plain tensors are unpickled. First harvest the
-    site that the SAE was trained on: the store says which model and text the run belongs to.
+    (transcoders too) and circuit-tracer's transcoders (give one layer_N.safetensors, or the
+    directory of a cross-layer transcoder); the format is detected. Only plain tensors are
+    unpickled.
+    First harvest the site that the SAE was trained on: the store says which model and text the run
+    belongs to.
 
         saelab import gemma/params.npz --activations activations_cache/gemma
             --site blocks.12.hook_resid_post --out runs/gemma-scope
@@ -42,10 +44,13 @@ def main(arguments: list[str]) -> int:
     args = parse(ImportArguments, "import", arguments)
     check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
+    from saelab.sae.interop.circuit_tracer_clt import holds_clt
     from saelab.sae.interop.convert import from_foreign
     from saelab.sae.interop.detect import read_foreign
     from saelab.training.adopt import adopt
 
+    if holds_clt(args.path):
+        return _cross_layer(args)
     foreign = read_foreign(args.path)
     site = args.site or foreign.hook
     if site is None:
@@ -61,6 +66,23 @@ def main(arguments: list[str]) -> int:
     print(f"{foreign.source}: {variant}, d_in {sae.d_in}, d_sae {sae.d_sae}, trained on {model}")
     if foreign.note:
         print(foreign.note)
+    print(run.path)
+    return 0
+
+
+def _cross_layer(args: ImportArguments) -> int:
+    from saelab.sae.interop.circuit_tracer import NOTE
+    from saelab.sae.interop.circuit_tracer_clt import from_foreign_clt, read_clt
+    from saelab.training.adopt import adopt
+
+    foreign = read_clt(args.path)
+    sites = {"site": args.site or foreign.reads, "target_site": args.target_site or foreign.writes}
+    sae = from_foreign_clt(foreign)
+    origin = f"circuit-tracer: {args.path}"
+    run = adopt(sae, activations=args.activations, out=args.out, origin=origin, **sites)
+    n, model = len(foreign.layers), foreign.model or "a model it does not name"
+    print(f"circuit-tracer: clt, {n} layers, d_sae {sae.d_sae}, trained on {model}")
+    print(NOTE)
     print(run.path)
     return 0
 

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from saelab.kernels.rules import FusedRule
-from saelab.kernels.sizes import segments
+from saelab.kernels.sizes import ceil_div, segments
 from saelab.shard import LatentShard
 
 Action = Callable[[], object]
@@ -51,8 +51,8 @@ class LatentExchange:
         self.between(begin)
 
     def end_sum(self) -> None:
-        """Let what follows read the sum that was begun."""
-        self.between(lambda: self._work.pop().wait())
+        """Let what follows read the sum that was begun first."""
+        self.between(lambda: self._work.pop(0).wait())
 
     def gather(self, own: Tensor) -> Tensor:
         """`[process ...]`, all processes' tensors, which have equal shapes."""
@@ -78,6 +78,15 @@ def fewest_segments(shard: LatentShard, batch: int) -> int:
     """
     fewest = min(segments(shard.most), segments(shard.d_sae // shard.size))
     return batch * fewest * shard.size
+
+
+def row_pieces(batch: int) -> list[tuple[int, int]]:
+    """The rows whose reconstructions are summed at once: first, and behind the last.
+
+    While one half is summed, the other is decoded, or its errors computed.
+    """
+    half = ceil_div(batch, 2)
+    return [(0, half), (half, batch)] if half < batch else [(0, batch)]
 
 
 def key_bits(shard: LatentShard, *, half: bool) -> int:
@@ -113,7 +122,7 @@ def received(
         listed = int(rule.k * batch) <= fewest_segments(shard, batch)
         found += (1 + listed) * (2 if half else 4) * [summed(DIGITS * 4)]
         found += [others * n for n in (4 * batch, shard.most, 4)]
-    found.append(summed(rule.groups * batch * d_out * 4))
+    found += [summed(rule.groups * (end - row) * d_out * 4) for row, end in row_pieces(batch)]
     if rule.jump is not None:
         found.append(summed(4))
     return [*found, summed(4 * d_in)] if rule.centres else found

@@ -78,20 +78,41 @@ class TrainingState:
         start_rows: Float[Tensor, "n d_in"],
         trained: AbstractSAE | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        *,
+        sae: AbstractSAE | None = None,
     ) -> "TrainingState":
         """The state before the first step, from the weights of `trained` if it is given.
 
         `trained` is an SAE as it was saved, which reads raw activations. It is changed. With
-        several `ranks`, each process holds a part of the latents.
+        several `ranks`, each process holds a part of the latents. `sae` is the result of
+        `first_sae`, if it is known.
 
         Raises:
             UsageError: the options do not fit.
         """
         config.check()
+        sae = cls.first_sae(config, source, start_rows, trained) if sae is None else sae
+        chosen = source.selection
+        scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        if ranks.world > 1:
+            check_spread(sae, ranks.world)
+            keep_shard(sae, ranks.rank, ranks.world)
+        variance = chosen.written.total_variance
+        steps = choose_steps(config, sae, source.device, variance * target_scale**2)
+        return cls(config, steps, source.device, variance, scale, target_scale, ranks=ranks)
+
+    @staticmethod
+    def first_sae(
+        config: TrainConfig,
+        source: Source,
+        start_rows: Float[Tensor, "n d_in"],
+        trained: AbstractSAE | None = None,
+    ) -> AbstractSAE:
+        """The SAE before the first step, on the CPU; see `start`."""
         sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
         chosen = source.selection
-        rows = start_rows * _scale(config, chosen.read)
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        rows = start_rows * scale
         if sae.is_transcoder:
             start_transcoder(sae, rows, source.start_targets * target_scale)
         # Also before trained weights are loaded: what a variant computes from the rows is then the
@@ -100,12 +121,7 @@ class TrainingState:
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
             start_from(sae, trained, rows)
-        if ranks.world > 1:
-            check_spread(sae, ranks.world)
-            keep_shard(sae, ranks.rank, ranks.world)
-        variance = chosen.written.total_variance
-        steps = choose_steps(config, sae, source.device, variance * target_scale**2)
-        return cls(config, steps, source.device, variance, scale, target_scale, ranks=ranks)
+        return sae
 
     @property
     def target_variance(self) -> float:
@@ -163,29 +179,22 @@ class TrainingState:
         self.step += 1
         return done
 
-    def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+    def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """The SAE for activations in their own units, calibrated on these raw rows.
 
-        Several processes call this together; only the first gets the SAE, the others None.
+        Several processes call this together; each gets its latents.
         """
-        sae = self._whole(self.steps.trained())
-        return sae and self.in_own_units(sae, rows)
+        return self.in_own_units(self.steps.trained(), rows)
 
-    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """The result of `finish` at this step, without a change of the training."""
-        sae = self._whole(self.steps.trained())
-        return sae and self.in_own_units(copy.deepcopy(sae), rows)
+        return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
         if self.steps.average is None:
             return None
-        sae = self._whole(self.steps.averaged())
-        return sae and self.in_own_units(sae, rows)
-
-    def _whole(self, sae: AbstractSAE) -> AbstractSAE | None:
-        spread = self.steps.spread
-        return sae if spread is None else spread.sae(sae)
+        return self.in_own_units(self.steps.averaged(), rows)
 
     def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
         """The sum of what each of several processes counts."""

@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from saelab.console import silent
 from saelab.interrupt import Stopped, StopRequest
 from saelab.kernels.cuda import has_triton
 from saelab.owner import runs, this_process
+from saelab.provenance import version_of
 from saelab.ranks import Ranks
 
 PATIENCE = timedelta(hours=2)
@@ -74,7 +74,7 @@ class Together:
             UsageError: names what differs, and in which process.
         """
         own = {
-            "saelab": version("saelab"),
+            "saelab": str(version_of("saelab")),
             "torch": torch.__version__,
             "triton": _triton(),
             **facts,
@@ -182,7 +182,8 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         UsageError: they cannot be connected.
         LostProcessError: one has ended before its work was done.
     """
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # A fused step's module stays on the CPU, where it is judged and calibrated.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
