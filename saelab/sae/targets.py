@@ -1,4 +1,4 @@
-"""How a transcoder starts: its decoder rows, and the sites that it reads and writes."""
+"""What an SAE reconstructs beside its latents' part, and how a transcoder of it starts."""
 
 import abc
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab.sae.dictionary import random_unit_rows
+from saelab.sae.row_norm import RowNorm
 
 
 class TargetBlock(NamedTuple):
@@ -30,6 +31,18 @@ class AbstractTargets(nn.Module, abc.ABC):
     """The answers of an SAE of one site; one of several sites overrides them."""
 
     W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    row_norm: RowNorm | None = None
+    """How rows are normalised before they are read, see `saelab.sae.row_normalised`."""
+
+    def resting(
+        self, x: Float[Tensor, "batch d_in"] | None
+    ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
+        """What is reconstructed where no latent fires, without a skip connection.
+
+        It is b_dec, or depends on the row where rows are normalised; then `x` is needed.
+        """
+        return self.b_dec
 
     def target_rows(
         self, d_out: int, generator: torch.Generator | None = None
