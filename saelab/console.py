@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -97,6 +97,41 @@ def silent() -> Iterator[None]:
         yield
     finally:
         _silent = before
+
+
+@dataclass(frozen=True)
+class WorkStep:
+    """Where the work is: `done` of `total` units in `seconds`; a total of 0: unknown."""
+
+    title: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    seconds: float = 0.0
+
+
+_listener: Callable[[WorkStep], None] | None = None
+
+
+@contextmanager
+def heard_by(listener: Callable[[WorkStep], None]) -> Iterator[None]:
+    """A context in which `listener` also gets every step of progress and every `stage`."""
+    global _listener  # noqa: PLW0603 - as standard error is, this is of the whole process
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+def stage(title: str) -> None:
+    """Tell the listener, if there is one, what begins; for work of which no bar is shown."""
+    _report(WorkStep(title))
+
+
+def _report(report: WorkStep) -> None:
+    if _listener is not None:
+        _listener(report)
 
 
 class _Told:
@@ -192,12 +227,21 @@ class Bar:
     def advance(self, amount: int, figures: str = "") -> None:
         """Count `amount` more units; `figures` (e.g. "FVU 0.031") replaces the figures shown."""
         self.done += amount
+        self._tell()
         if self._progress is not None:
             task = self._progress.task_ids[0]
             self._progress.update(task, advance=amount, figures=figures)
         elif time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             print(self._line(figures), file=_Told(), flush=True)
+
+    def _tell(self) -> None:
+        seconds = time.monotonic() - self._started
+        _report(
+            WorkStep(
+                self.title, self.done - self.before, self.total - self.before, self.unit, seconds
+            )
+        )
 
     def _line(self, figures: str) -> str:
         elapsed = time.monotonic() - self._started
@@ -227,6 +271,7 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     console = Console(file=_Told())  # pyright: ignore[reportArgumentType]
     if not console.is_terminal:
         bar = Bar(title, total, unit, done, before=done)
+        bar._tell()
         yield bar
         elapsed = time.monotonic() - bar._started
         rate = (bar.done - done) / max(elapsed, 1e-9)

@@ -21,6 +21,7 @@ FIGURES = {
     "saelab.evaluation.encoder_curves.EncoderCurves": "encoders.encoder_figure",
     "saelab.analysis.records.LatentRecord": "latent.latent_figure",
     "saelab.analysis.manifold.Manifold": "manifold.manifold_figure",
+    "saelab.analysis.scoreboard.Tradeoff": "scoreboard.tradeoff_figure",
     "saelab.analysis.steering.records.SteeringScores": "steering.score_figure",
     "saelab.analysis.steering.success.Success": "steering.success_figure",
     "saelab.analysis.steering.dose.DoseResponse": "steering.dose_figure",

@@ -6,7 +6,7 @@ reconstruction; the gradients of a latent's weights never leave the process that
 code of arXiv 2406.04093, which shards latents too).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,27 +50,42 @@ class LatentShard:
         index = torch.arange(self.rank, self.d_sae, self.size, device=whole.device)
         return whole.index_select(dim, index)
 
-    def join_all(self, own: Tensor, dim: int) -> Tensor | None:
-        """The whole tensor, on the CPU of process 0, from every process's part; else None.
+    def pieces_all(self, own: Tensor, dim: int) -> Iterator[Tensor]:
+        """The whole tensor from every process's part, row after row, a piece of rows at a time.
 
-        It is gathered in pieces, so that no device holds all of it.
+        The pieces are on the CPU of process 0; there are none elsewhere. No process ever holds more
+        than its part and a piece.
         """
-        own = own.detach().movedim(dim, 0)
-        whole = own.new_empty((self.d_sae, *own.shape[1:]), device="cpu") if not self.rank else None
-        rows = max(1, PIECE // max(1, own[0].numel() * self.size))
-        # NCCL moves what is on a GPU alone.
-        device = "cuda" if dist.get_backend() == "nccl" else own.device
-        for start in range(0, self.most, rows):
-            n = min(rows, self.most - start)
-            piece = own.new_zeros((n, *own.shape[1:]), device=device)
-            piece[: len(own[start : start + n])] = own[start : start + n]
-            parts = self._gather(piece)
-            for rank in range(self.size if whole is not None else 0):
-                place = slice(start * self.size + rank, (start + n) * self.size, self.size)
-                assert whole is not None
-                target = whole[place]
-                target.copy_(parts[rank][: len(target)])
-        return None if whole is None else whole.movedim(0, dim)
+        own, shape = own.detach(), list(own.shape)
+        shape[dim], rows = self.most, max(1, PIECE // max(1, own[0].numel() * self.size))
+        for start in range(0, shape[0], rows):
+            part = own[start : start + rows]
+            sent = own.new_zeros([min(rows, shape[0] - start), *shape[1:]])
+            _corner(sent, part).copy_(part)
+            parts = self._gather(sent)
+            if self.rank:
+                continue
+            sizes = [*sent.shape]
+            sizes[dim] = (
+                self.d_sae if dim else min(rows * self.size, self.d_sae - start * self.size)
+            )
+            whole = own.new_empty(sizes, device="cpu")
+            for rank, given in enumerate(parts):
+                place = whole.movedim(dim, 0)[rank :: self.size].movedim(0, dim)
+                place.copy_(_corner(given, place))
+            yield whole
+
+    def join_all(self, own: Tensor, dim: int) -> Tensor | None:
+        """The whole tensor, on the CPU of process 0, from every process's part; else None."""
+        pieces = [*self.pieces_all(own, dim)]
+        return torch.cat(pieces) if pieces else None
+
+    def numbers_all(self, own: Float[Tensor, " own"], most: int) -> Float[Tensor, " every"]:
+        """All processes' numbers, which are at least 0; each has at most so many."""
+        padded = own.new_full((most,), -1.0)
+        padded[: len(own)] = own
+        every = torch.cat(self._gather_all(padded))
+        return every[every >= 0]
 
     def sum_all(self, part: Tensor) -> Tensor:
         """The sum of the processes' parts. Its gradient is the same for each part."""
@@ -144,6 +159,11 @@ class LatentShard:
         parts = None if self.rank else [torch.empty_like(own) for _ in range(self.size)]
         dist.gather(own.contiguous(), parts)
         return parts or []
+
+
+def _corner(of: Tensor, like: Tensor) -> Tensor:
+    """The first entries of a tensor, as many along each dimension as another has."""
+    return of[tuple(slice(0, n) for n in like.shape)]
 
 
 class _Sum(torch.autograd.Function):

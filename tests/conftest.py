@@ -13,10 +13,11 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 from interpreted import prepare_once_for_each_kernel
-from shape_checks import begin_test, keep_compiled_what_is_not_checked
+from shape_checks import begin_test, check_first_calls, keep_compiled_what_is_not_checked
 from unwritten import mark_all
 
 keep_compiled_what_is_not_checked()
+check_first_calls()
 
 # A shell's background job ignores Ctrl-C, and so would all processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -25,7 +25,7 @@ CHANGES |= {"os.truncate", "sqlite3.connect"}
 """What Python audits before it does it; os.rename stands for os.replace too, `open` for all opens,
 and sqlite3.connect for a file that C opens."""
 VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-TIMES = {"created", "tokens_per_second", "seconds", "at"}
+TIMES = {"created", "tokens_per_second", "seconds", "at", "memory"}
 
 
 @dataclass(frozen=True)

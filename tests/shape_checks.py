@@ -1,5 +1,7 @@
 """The suite's type checker: beartype behind jaxtyping's import hook, without what is done twice."""
 
+import functools
+import inspect
 from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ PACKAGES = {ROOT / "saelab", ROOT / "tools"}
 CALLS = 20
 """Calls of each function that a test has checked; a training makes thousands alike."""
 _tests = [0]
+_left: dict[Any, list[int]] = {}
+_jaxtyped = jaxtyping.jaxtyped
 
 
 def begin_test():
@@ -20,15 +24,50 @@ def begin_test():
     _tests[0] += 1
 
 
+def check_first_calls():
+    """Let jaxtyping's import hook decorate functions with `jaxtyped` of this module."""
+    jaxtyping.jaxtyped = jaxtyped
+
+
+def jaxtyped(function=None, *, typechecker):
+    """`jaxtyping.jaxtyped` for the first CALLS of a function in each test.
+
+    jaxtyping binds the arguments to the signature in each call, whatever the checker does then: a
+    quarter of the suite's time. A function is decorated when it is first called, as most workers
+    call few of the package's functions. A function inside another is a new one in each call of
+    that; all of them share the CALLS.
+    """
+    if function is None:
+        return functools.partial(jaxtyped, typechecker=typechecker)
+    if not inspect.isfunction(function):
+        return _jaxtyped(function, typechecker=typechecker)
+    if not function.__annotations__:
+        return function
+    left = _left.setdefault(function.__code__, [-1, 0])
+    strict = None
+
+    @functools.wraps(function)
+    def checked_at_first(*args, **kwargs):
+        __tracebackhide__ = True
+        nonlocal strict
+        if left[0] != _tests[0]:
+            left[:] = _tests[0], CALLS
+        if not left[1]:
+            return function(*args, **kwargs)
+        left[1] -= 1
+        if strict is None:
+            strict = _jaxtyped(function, typechecker=typechecker)
+        return strict(*args, **kwargs)
+
+    return checked_at_first
+
+
 def checked(stand_in):
     """What jaxtyping calls before and after each function to check its types.
 
     A function has two stand-ins with its signature: one for the parameters, whose return is `Any`,
     and then one for the parameters and the result. The second is left the result alone, since the
-    axes that the first has bound still hold. In each test the first CALLS of a function are
-    checked. Both are decorated when they are first called, as most workers call few of the
-    package's functions. A function inside another is a new one in each call of that: all of them
-    share what the first was decorated with.
+    axes that the first has bound still hold.
     """
     hints = stand_in.__annotations__
     if hints.get("return", Any) is not Any:
@@ -36,9 +75,9 @@ def checked(stand_in):
     if all(hint is Any for hint in hints.values()):
         return _nothing
     if "<locals>" not in stand_in.__qualname__:
-        return _check(stand_in)
+        return beartype(stand_in)
     key = stand_in.__module__, stand_in.__qualname__, stand_in.__code__, repr(hints)
-    return _checks.get(key) or _checks.setdefault(key, _check(stand_in))
+    return _checks.get(key) or _checks.setdefault(key, beartype(stand_in))
 
 
 _checks = {}
@@ -46,23 +85,6 @@ _checks = {}
 
 def _nothing(*args, **kwargs):
     """No annotation says anything."""
-
-
-def _check(stand_in):
-    decorated, test, left = None, None, 0
-
-    def check(*args, **kwargs):
-        nonlocal decorated, test, left
-        if test != _tests[0]:
-            test, left = _tests[0], CALLS
-        if not left:
-            return None
-        left -= 1
-        if decorated is None:
-            decorated = beartype(stand_in)
-        return decorated(*args, **kwargs)
-
-    return check
 
 
 def keep_compiled_what_is_not_checked():

@@ -11,7 +11,7 @@ from saelab.sae.variants import BUILT_IN
 BASES_BY_DESIGN = {
     "Config": "a record of no options, which every configuration adds its own to",
     **dict.fromkeys(
-        ("GraphOptions", "PruneOptions", "EvaluateOptions", "TransportOptions"),
+        ("GraphOptions", "PruneOptions", "EvaluateOptions", "TaskOptions", "TransportOptions"),
         "options of a function, which those of a verb join; nothing is overridden",
     ),
     "UsageError": "an exception, whose kinds are told apart by the class alone",

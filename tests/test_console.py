@@ -9,7 +9,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from saelab import console
-from saelab.console import Bar, cells, duration, isolated, printable, progress, shown, si, visible
+from saelab.console import (
+    Bar,
+    cells,
+    duration,
+    heard_by,
+    isolated,
+    printable,
+    progress,
+    shown,
+    si,
+    stage,
+    visible,
+)
 
 
 @given(st.text(max_size=20))
@@ -102,3 +114,16 @@ def test_only_what_is_slow_is_told(monkeypatch, capsys):
     with console.told_if_slow("loading ..."):
         pass
     assert not told.is_set()
+
+
+def test_a_listener_hears_stages_and_every_step_of_a_bar(capsys):
+    heard = []
+    stage("not yet")
+    with heard_by(heard.append):
+        stage("Load")
+        with progress("Trace", 10, "latents", done=4) as bar:
+            bar.advance(2)
+    stage("no longer")
+    told = [(step.title, step.done, step.total, step.unit) for step in heard]
+    assert told == [("Load", 0, 0, ""), ("Trace", 0, 6, "latents"), ("Trace", 2, 6, "latents")]
+    assert heard[-1].seconds >= 0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from beartype import beartype
-from jaxtyping import Float, TypeCheckError, _import_hook, jaxtyped
-from shape_checks import CALLS, begin_test, checked
+from jaxtyping import Float, TypeCheckError, _import_hook
+from shape_checks import CALLS, begin_test, checked, jaxtyped
 from torch import Tensor
 
 strict = jaxtyped(typechecker=checked)

@@ -17,16 +17,19 @@ from saelab.bench.machine import StepShape
 from saelab.bench.pace import USABLE, Pace
 from saelab.config import UsageError
 from saelab.console import in_bytes
+from saelab.kernels.exchange import received
+from saelab.kernels.rules import FusedRule
 from saelab.lm.cost import pass_bytes
 from saelab.lm.shape import ModelShape
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import make_transcoder
+from saelab.shard import LatentShard
 from saelab.training.plan import AT_REST, state_bytes, step_bytes
 
 GUESSED_K = 64
 """Codes per row of variants that have no k."""
-CANDIDATE = 8
-"""Bytes of a code that GPUs which share an SAE tell each other: size and place, one integer."""
+CANDIDATE = 12
+"""Bytes of a code that GPUs which share an SAE tell each other without kernels: size and place."""
 CONTEXTS = 32
 """Contexts of a forward pass."""
 STORED = 2
@@ -47,7 +50,7 @@ class Work:
         half: whether the model and the large products are in bfloat16.
         n_evaluated, n_features: tokens that evaluate and features read.
         products: products of the encoder with its input.
-        kernels: whether the variant's step is by kernels alone where there are kernels.
+        rule: the variant's step where there are kernels; None if they do not know it.
     """
 
     shape: ModelShape
@@ -61,7 +64,12 @@ class Work:
     n_evaluated: int = 50_000
     n_features: int = 500_000
     products: int = 1
-    kernels: bool = True
+    rule: FusedRule | None = None
+
+    @property
+    def kernels(self) -> bool:
+        """Whether the variant's step is by kernels alone where there are kernels."""
+        return self.rule is not None
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -134,7 +142,7 @@ def work(
         built = sae.build(shape.width(sites[0]))
         if targets:
             make_transcoder(built, shape.width(targets[0]))
-    kernels = not isinstance(built.fused_rule(), str)
+    rule = built.fused_rule()
     return Work(
         shape,
         tuple(sites),
@@ -142,7 +150,7 @@ def work(
         n_tokens,
         targets=tuple(targets),
         products=built.encoder_products,
-        kernels=kernels,
+        rule=None if isinstance(rule, str) else rule,
         **more,
     )
 
@@ -182,8 +190,8 @@ class Fleet:
 def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, float]:
     """Seconds of a step of one SAE of `width` = d_in + d_out that so many GPUs share, by part.
 
-    Each GPU has its share of the latents and of the codes. It tells the others as many candidates
-    as may be chosen, and the GPUs sum their parts of the reconstruction in a ring.
+    Each GPU has its share of the latents and of the codes. What the GPUs tell each other is the law
+    of `saelab.kernels.exchange.received`.
     """
     pace, d, m = fleet.pace, width // 2, -(-job.sae.d_sae // shards)
     size = StepShape(d, m, -(-job.k // shards), job.batch_size)
@@ -192,18 +200,19 @@ def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, fl
         size, job.sae.variant, products=job.products, fused=fused, half=job.half
     )
     if shards > 1:
-        sums, told = exchanged(job, shards, width)
         hosts, per_host = fleet.hosts(shards), fleet.per_host
-        times = (pace.exchange(n, hosts=hosts, per_host=per_host) for n in (sums, told))
-        found["exchange"] = sum(times)
+        told = exchanged(job, shards, width, fused=fused)
+        found["exchange"] = sum(pace.exchange(n, hosts=hosts, per_host=per_host) for n in told)
     return found
 
 
-def exchanged(job: Work, shards: int, width: int) -> tuple[int, int]:
-    """Bytes that each of `shards` GPUs receives in a step: the sum's, and the candidates'."""
-    d = width // 2
-    sums = 2 * (shards - 1) * job.batch_size * d * 4 // shards
-    return sums, (shards - 1) * job.batch_size * min(job.k, job.sae.d_sae // shards) * CANDIDATE
+def exchanged(job: Work, shards: int, width: int, *, fused: bool) -> list[int]:
+    """Bytes that each of `shards` GPUs receives in each exchange of a step."""
+    d, batch, shard = width // 2, job.batch_size, LatentShard(0, shards, job.sae.d_sae)
+    if fused and job.rule is not None:
+        return received(job.rule, shard, batch, d, d, half=job.half)
+    sums = 2 * (shards - 1) * batch * d * 4 // shards
+    return [sums, (shards - 1) * batch * min(job.k, shard.most) * CANDIDATE]
 
 
 def pass_seconds(job: Work, pace: Pace, sites: Sequence[str]) -> float:

@@ -22,16 +22,19 @@ class StepShape:
         d_sae: latents.
         k: active latents per row.
         batch: rows per batch.
+        dead: share of the latents that are dead, which AuxK revives.
     """
 
     d_in: int
     d_sae: int
     k: int
     batch: int = 8192
+    dead: float = 0.0
 
     @override
     def __str__(self) -> str:
-        return f"{self.d_in}/{self.d_sae}/{self.k} batch {self.batch}"
+        dead = f", {self.dead:.3g} dead" if self.dead else ""
+        return f"{self.d_in}/{self.d_sae}/{self.k} batch {self.batch}{dead}"
 
 
 SPARSE = 5

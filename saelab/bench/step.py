@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
+from saelab.config import UsageError
 from saelab.ranks import Ranks
 from saelab.sae.context import LossContext
 from saelab.sae.spread import check_spread, keep_shard
@@ -23,6 +24,8 @@ from saelab.types import ActivationBatch
 
 BATCHES = 4
 LR = 1e-4
+FAINT = 0.1
+"""The share of their norm that dead latents' encoder rows keep."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,12 @@ def time_step(
 ) -> StepTimes:
     """Time what `saelab train` does with a batch, on random activations in device memory.
 
-    No latent is dead. The first steps, which compile kernels, are not counted. Several `ranks`,
-    which must be connected, hold the SAE together.
+    The first steps, which compile kernels, are not counted. Several `ranks`, which must be
+    connected, hold the SAE together.
 
     Raises:
-        UsageError: so many processes cannot train such an SAE together.
+        UsageError: so many processes cannot train such an SAE together, or latents are to be dead
+            in a step that is not fused or has no AuxK.
     """
     sae = untrained_sae(config, shape.d_in, shape.d_in)
     batches = _batches(shape, device, targets=config.target_site is not None)
@@ -83,6 +87,8 @@ def time_step(
         check_spread(sae, ranks.world)
         keep_shard(sae, ranks.rank, ranks.world)
     way = choose_steps(config, sae, device, float(shape.d_in))
+    if shape.dead:
+        _let_die(way, shape.dead, config.silence)
     context = LossContext(float(shape.d_in), None, config.n_steps // 2, config.n_steps)
     objective, taken = Local(), [0]
 
@@ -160,6 +166,26 @@ def _batches(
     return [
         ActivationBatch(draw(), draw() if targets else None, grad=draw()) for _ in range(BATCHES)
     ]
+
+
+def _let_die(way: Steps, share: float, silence: int) -> None:
+    """Let a share of the latents, evenly spread, be silent for so long.
+
+    Their encoder's rows are made so faint that none fires, while half of the pre-activations stay
+    positive, as AuxK needs them.
+    """
+    if not isinstance(way, FusedSteps) or way.step.rules.aux is None:
+        raise UsageError(
+            f"{share:.3g} of the latents cannot be dead in a step without AuxK, or by {way.name}: "
+            "take the fused step of a variant with AuxK."
+        )
+    weights = way.step.weights
+    m = len(weights.since_fired)
+    n = max(1, round(share * m))
+    latents = torch.arange(n, device=weights.since_fired.device) * m // n
+    weights.since_fired[latents] = silence
+    for rows in (weights.enc.value, weights.enc.copy):
+        rows[latents] *= FAINT
 
 
 def _measure(run: Callable[[], None], steps: int, device: torch.device) -> tuple[float, int]:

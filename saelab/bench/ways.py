@@ -209,7 +209,9 @@ def _steps(job: Work, fleet: Fleet, way: Way, lanes: int, factor: float) -> None
     way.seconds["steps"] = factor * job.n_steps * max(busy)
     way.parts = times[-1]
     if way.shards > 1:
-        sent = sum(sum(exchanged(job, way.shards, width)) for width in widths)
+        fused = fleet.pace.kernels and job.kernels
+        told = (exchanged(job, way.shards, width, fused=fused) for width in widths)
+        sent = sum(map(sum, told))
         way.traffic[fleet.place(way.shards)] = way.shards * job.n_steps * sent
 
 

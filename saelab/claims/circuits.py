@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.ablation import Faithfulness, Members
+from saelab.analysis.circuits.ablation import Faithfulness
+from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.live import GradientCircuit, gradient_circuit
 from saelab.analysis.circuits.targets import logit_target

@@ -1,7 +1,7 @@
 """`saelab bench step`: the time of one optimizer step, beside the machine's limit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -44,6 +44,9 @@ class StepArguments(Config):
     tsc, gsc) are in float32."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest global gradient norm; default: no clipping."""
+    dead: float = Field(default=0, ge=0, lt=1)
+    """Share of latents that are dead, so that AuxK works; for fused steps of variants with AuxK.
+    The step is also timed without."""
     steps: int = Field(default=30, gt=0)
     """Number of timed steps, whose median counts; untimed steps come first."""
     dense: bool = True
@@ -66,7 +69,9 @@ def run(args: StepArguments) -> int:
     device = resolve_device(args.device)
     cuda = device.type == "cuda"
     shapes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
-    _check(args, shapes)
+    if args.dead:
+        shapes = [size for shape in shapes for size in (shape, replace(shape, dead=args.dead))]
+    _check(args, shapes, device.type)
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
     if args.figure is not None:
@@ -107,13 +112,24 @@ def shape_of(text: str, option: str = "--configs") -> "StepShape":
     return StepShape(*map(int, parts))
 
 
-def _check(args: StepArguments, shapes: "Sequence[StepShape]") -> None:
+def _check(args: StepArguments, shapes: "Sequence[StepShape]", kind: str) -> None:
     """Refuse sizes that cannot be built, before anything is timed."""
+    from saelab.sae.aux_k import AuxKConfig
+
     if args.skip and not args.transcoder:
         raise UsageError("--skip is for transcoders; add --transcoder.")
     for variant in args.variants:
         for shape in shapes:
-            _config(args, variant, shape).sae.check()
+            config = _config(args, variant, shape).sae
+            config.check()
+            if not args.dead:
+                continue
+            if not isinstance(config, AuxKConfig) or not config.n_aux(shape.d_in):
+                raise UsageError(f"--dead is for variants with AuxK, and {variant} has none.")
+            # What the rule is does not depend on the width.
+            rule = config.build(8).fused_rule() if kind == "cuda" else f"it needs CUDA, not {kind}"
+            if isinstance(rule, str):
+                raise UsageError(f"--dead is for fused steps, and {variant} has none: {rule}.")
 
 
 def _config(args: StepArguments, variant: str, shape: "StepShape") -> "TrainConfig":
@@ -128,8 +144,6 @@ def _config(args: StepArguments, variant: str, shape: "StepShape") -> "TrainConf
 def _time(
     args: StepArguments, shapes: "Sequence[StepShape]", rates: "Rates", kind: str
 ) -> "list[StepTimes]":
-    from dataclasses import replace
-
     import torch
 
     from saelab.bench.step import time_dense, time_step
@@ -139,7 +153,8 @@ def _time(
     device = torch.device(kind)
     with progress("Time", len(shapes) * len(args.variants), "steps") as bar:
         for shape in shapes:
-            dense = time_dense(shape, device, steps=args.steps) if args.dense else None
+            timed = args.dense and not shape.dead
+            dense = time_dense(shape, device, steps=args.steps) if timed else None
             for variant in args.variants:
                 config = _config(args, variant, shape)
                 found = time_step(config, shape, rates, device, steps=args.steps)
@@ -172,25 +187,26 @@ def _values(
 def _print(rates: "Rates", results: "Sequence[StepTimes]") -> None:
     from saelab.console import si
 
-    wide = max(17, *(len(r.variant) for r in results))
+    names = [r.variant + (f", {r.shape.dead:.3g} dead" if r.shape.dead else "") for r in results]
+    wide = max(17, *map(len, names))
 
     print(
         f"{'d/m/k':<15} {'rows':>6} {'variant':<{wide}} {'way':<8} {'step':>9} {'floor':>9}"
         f" {'ratio':>6} {'dense':>9} {'tokens/s':>9} {'peak':>9}"
     )
-    for r in results:
+    for r, name in zip(results, names, strict=True):
         shape = f"{r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}"
         dense = "-" if r.dense is None else f"{1e3 * r.dense[0]:.4g} ms"
         peak = f"{r.peak_bytes / 2**30:.2f} GiB" if r.peak_bytes else "-"
         print(
-            f"{shape:<15} {r.shape.batch:>6} {r.variant:<{wide}} {r.way:<8}"
+            f"{shape:<15} {r.shape.batch:>6} {name:<{wide}} {r.way:<8}"
             f" {f'{1e3 * r.seconds:.4g} ms':>9} {f'{1e3 * r.floor:.4g} ms':>9} {r.ratio:>6.2f}"
             f" {dense:>9} {si(r.tokens_per_second):>9} {peak:>9}"
         )
-    for r in results:
+    for r, name in zip(results, names, strict=True):
         if r.stages:
-            parts = ", ".join(f"{name} {1e3 * t:.3g}" for name, t in r.stages.items())
-            print(f"\n{r.variant} {r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}, parts in ms: {parts}")
+            parts = ", ".join(f"{part} {1e3 * t:.3g}" for part, t in r.stages.items())
+            print(f"\n{name} {r.shape.d_in}/{r.shape.d_sae}/{r.shape.k}, parts in ms: {parts}")
     print(
         f"\nThis machine: {si(rates.matmul)}FLOP/s in bfloat16 products, {si(rates.copy)}B/s "
         "copied. dense: a TopK step in plain torch."

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config, UsageError
+from saelab.config import Config, Heading, UsageError
 
 LOCAL = "127.0.0.1"
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
@@ -25,7 +25,12 @@ class BrowseArguments(Config):
 
     It needs no network, and only this machine can reach it. Ctrl-C ends it.
 
+    With --llm the key E has that model explain the latent on the screen: one question, as `saelab
+    explain` asks it. The environment variables SAELAB_LLM, SAELAB_BASE_URL and SAELAB_KEY_NAME say
+    the same. The key is read from the environment, and written nowhere.
+
         saelab browse runs
+        saelab browse runs --llm qwen3 --base-url http://localhost:8000/v1
     """
 
     runs: Annotated[Path, Positional("RUNS")] = Path("runs")
@@ -39,6 +44,12 @@ class BrowseArguments(Config):
     """A name, beside localhost and the address, under which browsers may call the server, e.g. that
     of a proxy; may be repeated. Requests for other names are refused, since a page of another site
     could make them."""
+    llm: Annotated[str | None, Heading("Who explains")] = None
+    """The model that explains latents: its name at the server, or a checkpoint's directory."""
+    base_url: str | None = None
+    """Address of a server with OpenAI's interface; default: OpenAI's own."""
+    key_name: str | None = None
+    """The environment variable that holds the key; default: OPENAI_API_KEY."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,6 +59,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"{args.runs} is not a directory; `saelab demo` makes runs/demo.")
     address = _checked_address(args.address)
     names = [_checked_name(name) for name in args.allow_host]
+    model = _model(args)
     _check_port(address, args.port)
     if importlib.util.find_spec("feature_browser") is None:
         raise UsageError("The app is not installed beside saelab; install the whole project.")
@@ -57,10 +69,31 @@ def main(arguments: list[str]) -> int:
     else:
         names.append(host)
     if not address.is_loopback:
-        print("Whoever reaches this machine can read the runs and write notes.", file=sys.stderr)
+        asks = ", and ask the model at your cost" if model else ""
+        print(
+            f"Whoever reaches this machine can read the runs and write notes{asks}.",
+            file=sys.stderr,
+        )
     print(f"Open http://{host}:{args.port}", flush=True)
     launch = [sys.executable, "-m", "feature_browser.shell.launch", str(args.port), str(address)]
-    os.execv(sys.executable, [*launch, str(args.runs), *names])
+    command = [*launch, str(args.runs), *names]
+    os.execve(sys.executable, command, {**os.environ, **model})
+
+
+def _model(args: BrowseArguments) -> dict[str, str]:
+    """The environment that configures the model; a bad one is refused before the app starts."""
+    if args.llm is None:
+        if args.base_url is not None or args.key_name is not None:
+            raise UsageError("Got --base-url or --key-name without --llm; name the model.")
+        return {}
+    if not args.llm.strip():
+        raise UsageError("Got an empty --llm; give a name.")
+    from saelab.clients.choose import client_of, environment_of
+    from saelab.clients.endpoint import KEY
+
+    key_name = args.key_name or KEY
+    client_of(args.llm, base_url=args.base_url, key_name=key_name)
+    return environment_of(args.llm, args.base_url, key_name)
 
 
 def _checked_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

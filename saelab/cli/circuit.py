@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from saelab.cli.circuit_prompts import Asked, read_prompts, scores_table
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
 from saelab.files import check_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from saelab.analysis.circuits.explain import Circuit
 
 
@@ -35,13 +38,18 @@ class CircuitArguments(Config):
 
         saelab circuit runs/demo/topk-residual runs/demo/topk-attention
             --prompt "anna met john in the park . john gave a book to"
+        saelab circuit runs/set --prompts tiny --n-latents 40
     """
 
     runs: Annotated[tuple[Path, ...], Positional("RUN")]
     """Directories of the runs: all of one model, each at a site of its own. A set (see `saelab
     train sweep`) stands for all of its runs."""
-    prompt: Annotated[str, Heading("Prompt")]
+    prompt: Annotated[str | None, Heading("Prompt")] = None
     """Text whose next token is explained; it may name special tokens."""
+    prompts: Path | None = None
+    """Explain several prompts and print a table of their scores: a file with a JSON object on each
+    line, {"prompt": "...", "target": "...", "against": "..."}, the last two optional. tiny: an
+    indirect object, an induction and a bracket of the tiny model's language."""
     chat: bool = False
     """Put the prompt through the model's chat template; it is a user's message, or messages as JSON
     (`[{"role": "user", "content": ...}]`)."""
@@ -68,11 +76,15 @@ class CircuitArguments(Config):
     )
     """In the live model, judge the latents that hierarchical attribution keeps at this share of the
     target's value (arXiv 2405.13868), instead of the kept nodes."""
+    n_latents: int | None = Field(default=None, gt=0)
+    """In the live model, judge this number of the graph's latents, the most influential ones,
+    instead of the kept nodes."""
     n_members: int = Field(default=40, ge=0)
     """Also judge this number of latents with the most support for the target by integrated
     gradients in the live model; they include latents that direct attention. 0 for none."""
     curve: bool = False
-    """Also judge the best 5, 10, 20, 40, ... latents, which shows how many the prediction needs."""
+    """Also judge the best 5, 10, 20, 40, ... latents of the graph and by gradients, which shows how
+    many the prediction needs."""
     n_interventions: int = Field(default=5, ge=0)
     """Take this many latents away one by one, those that give most, and print what the graph
     predicts beside what the live model does. 0 for none."""
@@ -100,7 +112,9 @@ def main(arguments: list[str]) -> int:
     for option, path in (("--figure", args.figure), ("--circuit-tracer", args.circuit_tracer)):
         if path is not None:
             check_file(path, option)
-    found, path = _explained(args)
+    if args.prompts is not None:
+        return _several(args, args.prompts)
+    ((found, path),) = _explained(args, [Asked(_one(args), args.target, args.against)])
     _extras(args, found, path.stem)
     if args.json_:
         print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))
@@ -110,26 +124,43 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
-    """The circuit, and where the first run keeps it."""
-    # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions, explain_runs, save_circuit
-    from saelab.lm.load import load_recorded_model
-    from saelab.lm.prompt import chat_prompt
-    from saelab.lock import writing
-    from saelab.sae.decoder import check_decoder
-    from saelab.training.sets import runs_of
+def _one(args: CircuitArguments) -> str:
+    if args.prompt is None:
+        raise UsageError("Nothing is asked: give --prompt TEXT, or --prompts FILE.")
+    return args.prompt
 
-    runs = runs_of(args.runs)
-    for run in runs:
-        check_decoder(run.config.sae)
-    if len({run.path.resolve() for run in runs}) < len(runs):
-        raise UsageError("A run was given twice; give each once.")
-    with writing(runs[0].path):
-        lm = load_recorded_model(runs[0].model(), name=args.model, device=args.device)
+
+def _several(args: CircuitArguments, file: Path) -> int:
+    given = ("prompt", "target", "against", "latent", "figure", "circuit_tracer")
+    if extra := [name for name in given if getattr(args, name) is not None]:
+        raise UsageError(
+            f"--prompts asks for several circuits, and --{extra[0].replace('_', '-')} is of one; "
+            "leave one of them out."
+        )
+    asked = read_prompts(file)
+    found = _explained(args, asked)
+    if args.json_:
+        values = [_values(args, circuit, path) for circuit, path in found]
+        print(json.dumps(values, indent=2, allow_nan=False))
+        return 0
+    from saelab.cli.tables import wide_console
+
+    console = wide_console()
+    console.print(scores_table([circuit for circuit, _ in found]))
+    for _, path in found:
+        print(path)
+    return 0
+
+
+def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[Circuit, Path]]":
+    """The circuits, and where the first run keeps them."""
+    # Imported here, so that --help does not wait for torch.
+    from saelab.analysis.circuits.explain import CircuitOptions
+    from saelab.analysis.circuits.session import Session, usable_runs
+    from saelab.lock import writing
+
+    with writing(usable_runs(args.runs)[0].path):
         options = CircuitOptions(
-            target=args.target,
-            against=args.against,
             latent=args.latent,
             max_nodes=args.max_nodes,
             stop_share=args.stop_share,
@@ -137,14 +168,22 @@ def _explained(args: CircuitArguments) -> "tuple[Circuit, Path]":
             node_threshold=args.node_threshold,
             edge_threshold=args.edge_threshold,
             threshold=args.threshold,
+            n_latents=args.n_latents,
             n_members=args.n_members,
             curve=args.curve,
             n_interventions=args.n_interventions,
             n_attention=args.n_attention,
         )
-        prompt = chat_prompt(lm, args.prompt) if args.chat else args.prompt
-        found = explain_runs(lm, runs, prompt, options)
-        return found, save_circuit(found, runs, prompt, lm)
+        session = Session(args.device, args.model)
+        return [
+            session.explain(
+                args.runs,
+                one.prompt,
+                options.model_copy(update={"target": one.target, "against": one.against}),
+                chat=args.chat,
+            )
+            for one in asked
+        ]
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:

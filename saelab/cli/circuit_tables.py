@@ -104,6 +104,7 @@ def summary(found: "Circuit", *, n_members: int) -> str:
         f"{scores.completeness:.2f}.",
         f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
     ]
+    lines += _curve(found.curve)
     if not found.faithfulness.n_members:
         lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
     if (other := found.by_gradients) is not None:
@@ -125,10 +126,14 @@ def _gradients(found: "GradientCircuit") -> list[str]:
         lines.append(
             f"  What they give and the graph's attributions correlate by {found.agreement:.2f}."
         )
-    return lines + [
+    return lines + _curve(found.curve)
+
+
+def _curve(curve: "Sequence[Faithfulness]") -> list[str]:
+    return [
         f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
         f"completeness {_ratio(judged, 'completeness')}"
-        for judged in found.curve
+        for judged in curve
     ]
 
 

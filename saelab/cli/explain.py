@@ -28,11 +28,20 @@ def main(arguments: list[str]) -> int:
             return calibrate(args, args.calibrate)
     assert args.run is not None
     run = Run(args.run)
-    if args.export_prompts is not None and args.score is None:
+    if (
+        args.export_prompts is not None
+        and args.score is None
+        and args.side == "input"
+        and (args.axbench is None)
+    ):
         return _export(args, run)
     with writing(run.path):
+        if args.axbench is not None:
+            from saelab.cli.explain_axbench import judge_steering
+
+            return judge_steering(args, run)
         if args.score is None:
-            return _explain(args, run)
+            return (_explain if args.export_prompts is None else _export)(args, run)
         from saelab.cli.explain_scores import score
 
         return score(args, run)
@@ -40,13 +49,19 @@ def main(arguments: list[str]) -> int:
 
 def _check(args: ExplainArguments) -> None:
     """Refuse what does not fit together, before anything is read."""
-    judges = args.score is not None or args.calibrate is not None
+    tasks = (args.score, args.calibrate, args.axbench)
+    judges = any(task is not None for task in tasks)
     problems = {
+        "Got several of --score, --calibrate and --axbench; give one.": (
+            sum(task is not None for task in tasks) > 1
+        ),
+        "Steering is judged by a model, not by `words`; name one.": args.axbench is not None
+        and args.judge == "words",
         "Give a RUN, or --calibrate without one.": (args.calibrate is None) == (args.run is None),
         "Got --export-prompts and --import; give one.": bool(args.export_prompts and args.import_),
         "Scores need a --judge, and no --llm; name the model that judges.": judges
         and (args.judge is None or args.llm is not None),
-        "Got --judge without --score NAME or --calibrate DIRECTORY; give one.": not judges
+        "Got --judge without --score, --calibrate or --axbench; give one.": not judges
         and args.judge is not None,
         "Got no --llm; name the model that explains, or `tokens` for none.": not judges
         and args.llm is None,
@@ -67,10 +82,40 @@ def _check_models(args: ExplainArguments) -> None:
     for option, value in (("llm", args.llm), ("judge", args.judge), ("name", args.name)):
         if value is not None and not value.strip():
             raise UsageError(f"Got an empty --{option}; give a name.")
-    ignored = [f"--{name.replace('_', '-')}" for name in ASKING if name in args.model_fields_set]
-    if ignored and (args.llm == "tokens" or args.judge == "words"):
-        what = "--llm tokens" if args.llm == "tokens" else "--judge words"
-        raise UsageError(f"{what} asks no model; leave {', '.join(ignored)} out.")
+    _check_ignored(args)
+
+
+def _check_ignored(args: ExplainArguments) -> None:
+    """Refuse options that have no effect beside others."""
+    steers = (args.side == "output" and args.llm != "tokens") or args.score is not None
+    steers = steers or args.axbench is not None
+    given = [name for name in ASKING if name in args.model_fields_set]
+    # A language model that is steered has a device, too.
+    ignored = [name for name in given if name != "device" or not steers]
+    nobody = {
+        "--llm tokens": args.llm == "tokens",
+        "--judge words": args.judge == "words",
+        "--export-prompts": args.export_prompts is not None,
+        "--import": args.import_ is not None,
+    }
+    if ignored and (what := next((name for name, holds in nobody.items() if holds), None)):
+        raise UsageError(f"{what} asks no model; leave {_options(ignored)} out.")
+    asking = args.llm is not None
+    tests = args.score is not None or args.calibrate is not None
+    unused = {
+        "--score or --calibrate": () if tests else ("examples", "controls"),
+        "--axbench": () if args.axbench else ("instructions", "factors", "answer_tokens"),
+        "--llm with --side output, --score or --axbench": () if steers else ("model",),
+        "--llm": () if asking else ("side", "name"),
+        "a RUN": () if args.calibrate is None else ("latents", "controls"),
+    }
+    for needed, names in unused.items():
+        if left := [name for name in names if name in args.model_fields_set]:
+            raise UsageError(f"Got {_options(left)} without {needed}; leave it out.")
+
+
+def _options(names: "list[str]") -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _check_files(args: ExplainArguments) -> None:
@@ -91,8 +136,8 @@ def _export(args: ExplainArguments, run: "Run") -> int:
 
     model, path = str(args.llm), args.export_prompts
     assert path is not None
-    explaining = begin(run, model, "file", args.name)
-    questions = _questions(args, explaining)
+    explaining = begin(run, model, "file", args.name, side=args.side)
+    questions = _questions(args, explaining, run)
     write_questions(path, list(questions.values()), model)
     print(f"{len(questions)} questions; their answers are read by --import")
     print(path)
@@ -101,20 +146,22 @@ def _export(args: ExplainArguments, run: "Run") -> int:
 
 def _explain(args: ExplainArguments, run: "Run") -> int:
     from saelab.analysis.explain.explain import COUNTED, TOKENS, begin, chosen, explain_by_tokens
+    from saelab.analysis.explain.output_side import COUNTED as RAISED
 
     model = str(args.llm)
     if model == TOKENS:
-        explaining = begin(run, model, TOKENS, args.name, COUNTED)
+        counted = COUNTED if args.side == "input" else RAISED
+        explaining = begin(run, model, TOKENS, args.name, counted, args.side)
         explain_by_tokens(explaining, chosen(explaining.features, args.latents, args.first))
         return _tell(explaining)
     if args.import_ is not None:
-        explaining = begin(run, model, "file", args.name)
-        questions = _questions(args, explaining, again=True)
+        explaining = begin(run, model, "file", args.name, side=args.side)
+        questions = _questions(args, explaining, run, again=True)
         import_answers(args.import_, list(questions.values()), explaining.ledger)
         return _tell(explaining, explaining.keep(questions))
     client = client_of(args, model)
-    explaining = begin(run, client.model, client.kind, args.name)
-    questions = _questions(args, explaining)
+    explaining = begin(run, client.model, client.kind, args.name, side=args.side)
+    questions = _questions(args, explaining, run)
     try:
         why = answered(args, list(questions.values()), client, explaining.ledger)
     finally:
@@ -124,12 +171,18 @@ def _explain(args: ExplainArguments, run: "Run") -> int:
 
 
 def _questions(
-    args: ExplainArguments, explaining: "Explaining", *, again: bool = False
+    args: ExplainArguments, explaining: "Explaining", run: "Run", *, again: bool = False
 ) -> "Mapping[int, Question]":
     """The questions about the chosen latents, of which there must be some."""
     from saelab.analysis.explain.explain import chosen
 
-    latents = chosen(explaining.features, args.latents, args.first)
+    latents = list(chosen(explaining.features, args.latents, args.first))
+    if args.side == "output":
+        from saelab.analysis.explain.steer_texts import steered_texts
+
+        explaining.steered = steered_texts(
+            run, explaining.features, latents, model=args.model, device=args.device
+        )
     questions = explaining.questions(latents, again=again)
     if not questions:
         raise UsageError(

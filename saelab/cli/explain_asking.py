@@ -1,7 +1,7 @@
 """Who answers the questions of `saelab explain`, and its options."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
@@ -44,11 +44,21 @@ class ExplainArguments(Config):
     --llm DIRECTORY runs a local Hugging Face checkpoint of a causal model here.
     --llm tokens asks no model: it says which tokens the strongest examples share.
 
+    --side output explains what a latent does: the language model continues openings with the latent
+    turned up and without. These texts stay in the run; a judge tells those of a latent from those
+    of others (the test `steering`).
+
     --score NAME has --judge tell, for texts that the explainer did not see, where the latents of
     that set fire (detection, fuzzing; arXiv 2410.13928), beside controls. --judge words asks no
     model: it looks for words of the explanation. --calibrate DIRECTORY, without a run, measures
     what a judge makes of true, false, too broad and too narrow descriptions, where the truth is
     known (the tiny model's language): do this before you believe its scores.
+
+    --axbench FILE_OR_SET has --judge rate steered answers from 0 to 2 for the concept, the
+    instruction and fluency, as AxBench does (2501.17148); the score of an answer is their harmonic
+    mean. Beside latents stand difference in means, a probe, ReFT-r1, a prompt, a random direction
+    and no steering. A line of FILE is {"concept": ..., "positive": [texts], "negative": [texts]},
+    with "latent" or without.
 
     With another system: --export-prompts writes the questions, --import reads the answers. Both are
     JSON lines as of OpenAI's batch interface; an answer may also be
@@ -61,6 +71,8 @@ class ExplainArguments(Config):
         saelab explain runs/topk --llm mine --import answers.jsonl
         saelab explain --calibrate judges --judge gpt-5-mini
         saelab explain runs/topk --score gpt-5-mini --judge gpt-5-mini --first 100
+        saelab explain runs/topk --llm gpt-5-mini --side output --first 50
+        saelab explain runs/topk --axbench gpt-5-mini --judge gpt-5-mini --first 10
     """
 
     run: Annotated[Path | None, Positional("RUN")] = None
@@ -74,12 +86,24 @@ class ExplainArguments(Config):
     """Address of a server with OpenAI's interface; default: OpenAI's own."""
     key_name: str = "OPENAI_API_KEY"
     """The environment variable that holds the key."""
+    side: Literal["input", "output"] = "input"
+    """input: what makes a latent fire; output: what it does to what the model writes, from texts
+    that the language model writes with the latent turned up."""
     judge: Annotated[str | None, Heading("Scores")] = None
     """Who judges, named as in --llm, or `words` for no model."""
     score: str | None = None
     """Score the set of this name."""
     calibrate: Path | None = None
     """Calibrate the judge, and keep the results in this directory."""
+    axbench: str | None = None
+    """Judge steering to the concepts in this file (.jsonl), or to those that the set of this name
+    explains."""
+    instructions: Path | None = None
+    """With --axbench: instructions, one a line; default: ten of saelab's own."""
+    factors: tuple[float, ...] = (0.4, 0.8, 1.2, 1.6, 2.5, 4.0)
+    """With --axbench: strengths, in units of a direction's largest activation."""
+    answer_tokens: int = Field(default=64, gt=0)
+    """With --axbench: tokens of an answer."""
     examples: int = Field(default=5, gt=1)
     """Texts with and as many without a firing, for each test of a latent."""
     controls: int = Field(default=20, ge=0)
@@ -109,22 +133,21 @@ class ExplainArguments(Config):
     """Write the questions to this file, and ask nobody."""
     import_: Path | None = None
     """Read the answers from this file."""
+    model: Annotated[str | None, Heading("Machine")] = None
+    """The language model that is steered; default: the one that the run was trained on."""
 
 
 def client_of(args: ExplainArguments, model: str) -> "Client":
-    """The client of a model: a directory is a local checkpoint, any other name a server's."""
-    from saelab.clients.endpoint import EndpointClient
-    from saelab.clients.local import LocalClient
-    from saelab.lm.checkpoint import location
+    """The client of a model, as the options say."""
+    from saelab.clients.choose import client_of
 
-    if args.base_url is None and Path(model).exists():
-        return LocalClient(Path(location(model)), device=args.device)
-    return EndpointClient(
+    return client_of(
         model,
         base_url=args.base_url,
         key_name=args.key_name,
         timeout=args.timeout,
         parallel=args.parallel,
+        device=args.device,
     )
 
 

@@ -12,15 +12,8 @@ from saelab.analysis.explain.calibrate import (
 )
 from saelab.analysis.explain.explain import chosen, features_of
 from saelab.analysis.explain.records import name_of, now, read_set, set_path
-from saelab.analysis.explain.scores import (
-    WORDS,
-    begin_judging,
-    check_none_lost,
-    judged_path,
-    scores_path,
-    scores_there,
-    write_scores,
-)
+from saelab.analysis.explain.scores import WORDS, judged_path, scores_path, write_scores
+from saelab.analysis.explain.trials import begin_judging, check_none_lost, scores_there
 from saelab.cli.explain_asking import ExplainArguments, answered, client_of, import_answers
 from saelab.cli.explain_tables import print_calibration, print_scores
 from saelab.clients.files import write_questions
@@ -36,8 +29,13 @@ def score(args: ExplainArguments, run: "Run") -> int:
     """Score a set of explanations; 1 if some questions have no answer yet."""
     features = features_of(run)
     texts = read_set(set_path(run.path, str(args.score)))
-    latents = chosen(features, args.latents, args.first)
-    judging = begin_judging(features, texts, latents, args.examples, args.controls)
+    latents = [n for n in chosen(features, args.latents, args.first) if n in texts.by_latent]
+    steered = None
+    if texts.side == "output":
+        from saelab.analysis.explain.steer_texts import steered_texts
+
+        steered = steered_texts(run, features, latents, model=args.model, device=args.device)
+    judging = begin_judging(features, texts, latents, args.examples, args.controls, steered)
     judge = str(args.judge)
     if judge == WORDS:
         found = judging.scores(WORDS, None)
@@ -45,19 +43,19 @@ def score(args: ExplainArguments, run: "Run") -> int:
         print_scores(found)
         print(path)
         return 0
-    check_none_lost(texts, _shown(judge), judging)
+    check_none_lost(texts, shown_judge(judge), judging)
     ledger = Ledger(judged_path(texts.path, judge))
     questions = list(judging.questions.values())
     if args.export_prompts is not None:
-        return _export(args.export_prompts, questions, judge)
-    if not args.import_ and (there := scores_there(texts, _shown(judge), judging)):
+        return exported(args.export_prompts, questions, judge)
+    if not args.import_ and (there := scores_there(texts, shown_judge(judge), judging)):
         print_scores(there)
         return _not_again(scores_path(texts.path, there.judge), there.judge)
-    why = _answers(args, questions, judge, ledger)
+    why = answers_of(args, questions, judge, ledger)
     n_left = sum(question.key not in ledger.answers for question in questions)
-    found = judging.scores(_shown(judge), ledger)
+    found = judging.scores(shown_judge(judge), ledger)
     if n_left:
-        return _continue(n_left, why)
+        return continued(n_left, why)
     path = write_scores(texts, found)
     ledger.forget()
     print_scores(found)
@@ -80,14 +78,14 @@ def calibrate(args: ExplainArguments, directory: Path) -> int:
     ledger = Ledger(directory / f"asked_{name_of(judge)}.jsonl")
     questions = list(calibration_questions(found).values())
     if args.export_prompts is not None:
-        return _export(args.export_prompts, questions, judge)
-    if not args.import_ and _is_calibrated(path, _shown(judge), digest_of(questions)):
-        return _not_again(path, _shown(judge))
-    why = _answers(args, questions, judge, ledger)
+        return exported(args.export_prompts, questions, judge)
+    if not args.import_ and _is_calibrated(path, shown_judge(judge), digest_of(questions)):
+        return _not_again(path, shown_judge(judge))
+    why = answers_of(args, questions, judge, ledger)
     if n_left := sum(question.key not in ledger.answers for question in questions):
-        return _continue(n_left, why)
+        return continued(n_left, why)
     return _calibrated(
-        path, calibration(_shown(judge), found, ledger), ledger, digest_of(questions)
+        path, calibration(shown_judge(judge), found, ledger), ledger, digest_of(questions)
     )
 
 
@@ -108,7 +106,7 @@ def _calibrated(path: Path, found: Calibration, ledger: Ledger | None, asked: st
     return 0
 
 
-def _answers(
+def answers_of(
     args: ExplainArguments, questions: Sequence[Question], judge: str, ledger: Ledger
 ) -> str:
     """Have the judge answer, or read its answers from a file; why it ended before its end."""
@@ -118,19 +116,21 @@ def _answers(
     return answered(args, questions, client_of(args, judge), ledger)
 
 
-def _export(path: Path, questions: Sequence[Question], judge: str) -> int:
+def exported(path: Path, questions: Sequence[Question], judge: str) -> int:
+    """Write the questions to a file; 0."""
     write_questions(path, questions, judge)
     print(f"{len(questions)} questions; their answers are read by --import")
     print(path)
     return 0
 
 
-def _shown(judge: str) -> str:
+def shown_judge(judge: str) -> str:
     """The judge's name in results: of a local checkpoint, its directory's."""
     path = Path(judge)
     return path.resolve().name if path.exists() else judge
 
 
-def _continue(n_left: int, why: str) -> int:
+def continued(n_left: int, why: str) -> int:
+    """Say that some questions have no answer, and why; 1."""
     print(f"{n_left} questions have no answer yet; the same command continues. {why}".rstrip())
     return 1

@@ -16,7 +16,8 @@ class ExportArguments(Config):
     gated and (to SAELens) matching-pursuit SAEs can be exported. SAELens also gets transcoders of
     BatchTopK, Matryoshka, JumpReLU and standard; it reads SAEs with batch-level selection as
     JumpReLU with their threshold. circuit-tracer gets transcoders of the same variants: give the
-    runs of all layers the same --out, one after another.
+    runs of all layers the same --out, one after another. It also gets a clt run of selection
+    batch-topk or jumprelu, as a directory of W_enc_N and W_dec_N.
 
         saelab export runs/topk --out exported/topk
     """
@@ -39,15 +40,24 @@ def main(arguments: list[str]) -> int:
     from dataclasses import replace
 
     from saelab.sae.interop.circuit_tracer import write_circuit_tracer
+    from saelab.sae.interop.circuit_tracer_clt import to_foreign_clt, write_clt
     from saelab.sae.interop.convert import to_foreign
     from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
     from saelab.sae.interop.sae_lens_write import write_sae_lens
     from saelab.training.run import Run
 
     run = Run(args.run)
-    model = run.provenance()["model"]
+    model, sae = run.provenance()["model"], run.load_sae()
+    if args.to == "circuit-tracer" and len(sae.widths) > 1:
+        name = None if model is None else Path(model["name"]).name
+        parts = run.domain.parts, run.domain.target_parts
+        factors = [part.factor for part in parts[0]], [part.factor for part in parts[1]]
+        sites = run.config.site, run.config.written_site
+        write_clt(to_foreign_clt(sae, sites, factors, name), args.out)
+        print(args.out)
+        return 0
     foreign = replace(
-        to_foreign(run.load_sae()),
+        to_foreign(sae),
         hook=run.options["site"],
         hook_out=run.options.get("target_site"),
         model=None if model is None else Path(model["name"]).name,

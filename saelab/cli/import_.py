@@ -11,6 +11,7 @@ from saelab.files import check_writable
 if TYPE_CHECKING:
     from saelab.sae.interop.foreign import ForeignSAE
     from saelab.sae.interop.releases import Known
+    from saelab.sae.interop.sources import Located
 
 
 class ImportArguments(Config):
@@ -21,9 +22,12 @@ class ImportArguments(Config):
     Files are fetched into the hub's cache, and the commit is recorded.
 
     Read are SAELens, Gemma Scope 1 and 2, Qwen-Scope, Llama Scope, OpenAI, Goodfire,
-    dictionary_learning, sparsify and circuit-tracer, SAEs and transcoders; what a file is, its
-    contents say. Only plain tensors are unpickled. First harvest the site that the SAE was trained
-    on: the store says which model and text the run belongs to.
+    dictionary_learning, sparsify and circuit-tracer: SAEs, transcoders (of circuit-tracer's give
+    one layer_N.safetensors) and circuit-tracer's directories of a cross-layer transcoder. What a
+    file is, its contents say. Only plain tensors are unpickled.
+
+    First harvest the site that the SAE was trained on: the store says which model and text the run
+    belongs to.
 
         saelab import gemma-scope-2/270m-pt/resid/12/16k/medium --activations store --out runs/gs2
         saelab import gemma/params.npz --activations activations_cache/gemma
@@ -67,13 +71,21 @@ def main(arguments: list[str]) -> int:
     args = parse(ImportArguments, "import", arguments)
     check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
-    from saelab.sae.interop.convert import from_foreign
+    from saelab.sae.interop.circuit_tracer_clt import holds_clt
     from saelab.sae.interop.hints import Hints
     from saelab.sae.interop.sources import locate, read_located
-    from saelab.training.adopt import adopt, mean_norm
 
     located = locate(args.source, folder=args.from_, revision=args.revision)
+    if holds_clt(located.path):
+        return _cross_layer(args, located)
     foreign = read_located(located, Hints(args.k, True if args.target_site else None))
+    return _import(args, located, foreign)
+
+
+def _import(args: ImportArguments, located: "Located", foreign: "ForeignSAE") -> int:
+    from saelab.sae.interop.convert import from_foreign
+    from saelab.training.adopt import adopt, mean_norm
+
     site = args.site or foreign.hook
     if site is None:
         raise UsageError(f"{args.source} does not say which hook its SAE reads; give --site.")
@@ -145,6 +157,23 @@ def _list(words: tuple[str, ...]) -> int:
             console.print(table)
         told = [release.repo, release.licence, release.paper]
         console.print("  " + "; ".join(filter(None, told)), markup=False, highlight=False)
+    return 0
+
+
+def _cross_layer(args: ImportArguments, located: "Located") -> int:
+    from saelab.sae.interop.circuit_tracer import NOTE
+    from saelab.sae.interop.circuit_tracer_clt import from_foreign_clt, read_clt
+    from saelab.training.adopt import adopt
+
+    foreign = read_clt(located.path)
+    sites = {"site": args.site or foreign.reads, "target_site": args.target_site or foreign.writes}
+    sae = from_foreign_clt(foreign)
+    origin = f"circuit-tracer: {located.origin}"
+    run = adopt(sae, activations=args.activations, out=args.out, origin=origin, **sites)
+    n, model = len(foreign.layers), foreign.model or "a model it does not name"
+    print(f"circuit-tracer: clt, {n} layers, d_sae {sae.d_sae}, trained on {model}")
+    print(NOTE)
+    print(run.path)
     return 0
 
 

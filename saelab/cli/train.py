@@ -86,13 +86,14 @@ class SweepArguments(Config):
     A "recipe" makes the runs of a set, which evaluate, features, circuit and browse take as one
     thing: "transcoders" (of every MLP, from mlp.hook_in to hook_mlp_out), "transcoders+attention"
     (also an SAE of every attn.hook_z) or "clt" (one cross-layer transcoder of all MLPs, without
-    --live). A circuit takes no clt yet. "runs" may change them by name, "mlp" and "attention":
+    --live). "runs" may change them by name, "mlp" and "attention":
 
         {"recipe": "transcoders+attention", "base": {...},
         "runs": {"attention": {"sae.k": 24}}}
 
     Of a live sweep, each of several processes that torchrun starts runs the model on a share of the
-    text and trains some of the SAEs; the runs are those of one process.
+    text and trains some of the SAEs; the runs are those of one process. An SAE that is too wide for
+    one of them is held by all.
 
     A grid of "sae.d_sae" and "sae.k" with --description-length says which width and k describe the
     activations in the fewest bits (2410.11179).

@@ -118,6 +118,14 @@ class _Asking:
     next_start: float = 0.0
 
     def run(self) -> str:
+        if self.client.kind == "local":
+            # In this thread: a signal ends an answer that costs nothing, and no thread is left in
+            # the midst of a computation when the process ends.
+            try:
+                self._work()
+            finally:
+                self._close()
+            return self._ending()
         n = max(1, min(self.client.parallel, len(self.left)))
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(n)]
         for thread in threads:
@@ -132,6 +140,9 @@ class _Asking:
             raise
         finally:
             self._close()
+        return self._ending()
+
+    def _ending(self) -> str:
         if self.error is not None:
             raise self.error
         if self.why or not self.given_up:

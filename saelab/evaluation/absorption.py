@@ -105,13 +105,15 @@ class Probe:
     bias: float
 
 
-def fit_task_probes(rows: Rows, tasks: Sequence[LabelInParts]) -> list[dict[str, Probe]]:
+def fit_task_probes(
+    rows: Rows, tasks: Sequence[LabelInParts], *, l2: float = 1e-4
+) -> list[dict[str, Probe]]:
     """The direction of each task's label on each part, fitted together on `rows.fit`."""
     here = rows.fit
     pairs = [(task, part) for task in tasks for part in task.parts.values()]
     labels = torch.stack([task.label[here] for task, _ in pairs], dim=1)
     counted = torch.stack([~(part & task.leave_out)[here] for task, part in pairs], dim=1)
-    weights, bias = fit_probes(rows.wanted[here], labels, counted=counted)
+    weights, bias = fit_probes(rows.wanted[here], labels, counted=counted, l2=l2)
     norm = weights.norm(dim=0).clamp_min(1e-30)
     found = (Probe(w, b) for w, b in zip((weights / norm).T, (bias / norm).tolist(), strict=True))
     return [{name: next(found) for name in task.parts} for task in tasks]

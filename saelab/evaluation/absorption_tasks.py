@@ -167,11 +167,12 @@ def implied_tasks(
 
 
 def first_letter_tasks(
-    rows: Rows, text_of: Callable[[int], str], seed: int
+    rows: Rows, text_of: Callable[[int], str], seed: int, *, fit_share: float = 0.5
 ) -> tuple[Rows, list[LabelInParts] | Skipped, dict[str, str]]:
     """For every letter, the rows whose token is a word that starts with it.
 
-    The two halves of the rows share no word, so a probe must know letters, not words. At most 20
+    The two halves of the rows share no word, so a probe must know letters, not words; `fit_share`
+    is the first one's share of the words. At most 20
     rows per word are taken. Words of at least two letters a to z count, in upper or lower case,
     with the spaces and marks that tokenizers put before them.
     """
@@ -180,7 +181,7 @@ def first_letter_tasks(
     letter = torch.tensor([_first_letter(word) for word in words])
     spelt = letter >= 0
     draw = torch.Generator().manual_seed(seed)
-    fit = torch.rand(len(distinct), generator=draw) < 0.5
+    fit = torch.rand(len(distinct), generator=draw) < fit_share
     kept = spelt[place] & (occurrence(place) < ROWS_PER_WORD)
     here = replace(
         rows,

@@ -18,17 +18,20 @@ def fit_logistic(
     *,
     l2: float = 1e-4,
     iterations: int = 60,
+    standardise: bool = True,
 ) -> Float[Tensor, "task k+1"]:
     """Weights of each task's k raw columns, followed by its bias, in float64.
 
     Each minimises mean_n BCE(w . s_n + b, y_n) + l2 ||w||^2 over its standardised columns s, the
-    objective of `probe.fit_probes`. It is strictly convex, and steps that do not lower it are
-    halved, so Newton's method ends at the only minimum, even if the columns separate the label
-    perfectly.
+    objective of `probe.fit_probes`; s are the raw columns if it does not `standardise`. It is
+    strictly convex, and steps that do not lower it are halved, so Newton's method ends at the only
+    minimum, even if the columns separate the label perfectly.
     """
     mean, scale = x.double().mean(dim=1, keepdim=True), x.double().std(dim=1, keepdim=True)
     # A constant column carries no information; its weight stays 0.
     scale = torch.where(scale > SMALLEST_SCALE, scale, torch.inf)
+    if not standardise:
+        scale = torch.where(scale.isfinite(), 1.0, torch.inf)
     standard = F.pad((x.double() - mean) / scale, (0, 1), value=1.0)
     weights = _newton(standard, y.double(), l2, iterations)
     raw = weights[:, :-1] / scale[:, 0]

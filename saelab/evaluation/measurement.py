@@ -28,6 +28,10 @@ BUILT_IN = {
     "probing": "saelab.evaluation.probing:PROBING",
     "absorption": "saelab.evaluation.absorption_tasks:ABSORPTION",
     "recovery": "saelab.evaluation.recovery:RECOVERY",
+    "task_probing": "saelab.evaluation.tasks.sparse_probing:PROBING",
+    "task_letters": "saelab.evaluation.tasks.letters:LETTERS",
+    "task_tpp": "saelab.evaluation.tasks.tpp:TPP",
+    "task_scr": "saelab.evaluation.tasks.scr:SCR",
 }
 """Where each measurement is defined, in the order of measuring and printing."""
 
@@ -80,6 +84,8 @@ def _nothing(result: object) -> tuple[()]:
 class Measurement:
     """One thing that `evaluate` measures. It has either `measure` or `stream`.
 
+    If its suite is `tasks`, `saelab tasks` measures it instead, and it has neither.
+
     Attributes:
         name: name of its file `evaluation/NAME.json` and of its attribute of an `Evaluation`.
         title: title of its printed table; measurements with the same title share a table.
@@ -90,7 +96,7 @@ class Measurement:
         result: type of the result: a dataclass, or plain figures by name.
         needs: requirements; if one is missing, the measurement is skipped with the first one's
             reason.
-        suite: `core` (always measured) or `full`.
+        suite: `core` (always measured), `full`, or `tasks`.
         columns: columns of the table.
         about: what a reader must know about the table.
         warnings: sentences that warn a reader about a result.
@@ -104,7 +110,7 @@ class Measurement:
     stream: Callable[[Inputs], Streamed] | None = None
     result: Any = Figures
     needs: tuple[Need, ...] = ()
-    suite: Literal["core", "full"] = "full"
+    suite: Literal["core", "full", "tasks"] = "full"
     columns: tuple[Column, ...] = LINES
     about: str = ""
     warnings: Callable[[Any], Iterable[str]] = _nothing
@@ -150,7 +156,8 @@ def _own_name(measurement: object) -> str:
         raise UsageError(f"{measurement!r} is no Measurement.")
     if not measurement.name.isidentifier() or measurement.name in RESERVED:
         raise UsageError(f"A measurement cannot have the name {measurement.name!r}.")
-    if (measurement.measure is None) == (measurement.stream is None):
+    ways = sum(way is not None for way in (measurement.measure, measurement.stream))
+    if ways != (measurement.suite != "tasks"):
         raise UsageError(f"The measurement {measurement.name!r} needs either measure or stream.")
     return measurement.name
 

@@ -82,9 +82,14 @@ class RowSample:
     n: int = sys.maxsize
     _parts: list[Rows] = field(default_factory=list)
 
+    @property
+    def n_rows(self) -> int:
+        """The number of rows kept so far."""
+        return sum(map(len, self._parts))
+
     def add(self, rows: Rows) -> None:
         """Keep as many of these rows as are still needed."""
-        room = self.n - sum(map(len, self._parts))
+        room = self.n - self.n_rows
         if room > 0:
             self._parts.append(first(rows, room))
 

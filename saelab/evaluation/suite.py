@@ -23,7 +23,8 @@ def measure_all(inputs: Inputs, batches: Iterator[Batch]) -> Evaluation:
     Raises:
         UsageError: there are no rows.
     """
-    asked = [m for m in measurements().values() if inputs.options.suite in (m.suite, "full")]
+    known = [m for m in measurements().values() if m.suite != "tasks"]
+    asked = [m for m in known if inputs.options.suite in (m.suite, "full")]
     problems = {m.name: m.problem(inputs) for m in asked}
     possible = [m for m in asked if problems[m.name] is None]
     skipped = {name: problem for name, problem in problems.items() if problem is not None}

@@ -8,10 +8,10 @@ other tools have no seal.
 import hashlib
 import json
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import xxhash
@@ -32,9 +32,10 @@ from saelab.formats.tensor_header import (
 __all__ = [
     "TensorHeader",
     "check_seal",
+    "in_order",
     "read_tensor_header",
     "read_tensors",
-    "tensor_parts",
+    "write_in_pieces",
     "write_tensors",
 ]
 
@@ -96,35 +97,61 @@ def check_seal(header: TensorHeader) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a sealed safetensors file, whole or not at all; equal tensors give equal bytes."""
-    replace_file(path, lambda file: [file.write(part) for part in tensor_parts(tensors, metadata)])
+    write_in_pieces(path, tensors, lambda name: [tensors[name]], metadata)
 
 
-def tensor_parts(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> Iterator[bytes | memoryview]:
-    """The bytes of a sealed safetensors file of these tensors, in pieces, for other writers."""
-    # The widest dtypes first, as the format's library does, so that every tensor is aligned.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    entries: dict[str, Any] = {}
-    digest = xxhash.xxh3_128()
-    end = 0
-    for name in order:
-        tensor = tensors[name]
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        entries[name] = {
-            "dtype": CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-        digest.update(_bytes(tensor))
+def write_in_pieces(
+    path: Path,
+    like: Mapping[str, Tensor],
+    pieces: Callable[[str], Iterable[Tensor]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write the file that `write_tensors` writes, without a whole tensor in memory.
+
+    Args:
+        path: where it goes.
+        like: tensors of the whole ones' shapes and dtypes; the meta device will do.
+        pieces: the pieces of a named tensor, row after row; called in the order of `in_order`.
+        metadata: entries of the header.
+    """
+    entries, end = {}, 0
+    for name in in_order(like):
+        start, end = end, end + like[name].numel() * like[name].element_size()
+        shape = list(like[name].shape)
+        entry = {"dtype": CODES[like[name].dtype], "shape": shape, "data_offsets": [start, end]}
+        entries[name] = entry
     facts = dict(sorted(metadata.items()))
-    seal = _seal({"__metadata__": facts, **entries}, digest.digest())
+
+    def write(file: IO[bytes]) -> None:
+        digest = xxhash.xxh3_128()
+        file.write(_header(entries, facts, "0" * len(_seal({}, b""))))
+        first = file.tell()
+        for name in entries:
+            for piece in pieces(name):
+                data = _bytes(piece)
+                digest.update(data)
+                file.write(data)
+        assert file.tell() == first + end
+        file.seek(0)
+        seal = _seal({"__metadata__": facts, **entries}, digest.digest())
+        file.write(_header(entries, facts, seal))
+
+    replace_file(path, write)
+
+
+def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors as a file has them.
+
+    The widest dtypes come first, as in the format's library, so that every tensor is aligned.
+    """
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _header(entries: Mapping[str, Any], facts: Mapping[str, str], seal: str) -> bytes:
     header = {"__metadata__": {**facts, SEAL: seal}, **entries}
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    yield struct.pack("<Q", len(raw)) + raw
-    for name in order:
-        yield _bytes(tensors[name])
+    return struct.pack("<Q", len(raw)) + raw
 
 
 def _bytes(tensor: Tensor) -> memoryview:

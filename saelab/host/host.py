@@ -1,18 +1,22 @@
 """An SAE in its language model, which everything that studies an SAE starts from."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.lm.joint import JointModel
+from saelab.host.layers import FurtherWrite, layer_sae
+from saelab.lm.joint import JointModel, plain_model
 from saelab.lm.load import load_recorded_model
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
-from saelab.sites import Place, Site, place_of
+from saelab.sites import Place, Site, parts_of, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -32,6 +36,9 @@ class Host:
         run: the SAE's run, if it has one.
         maxima: the largest |activation| of each latent; None until steering reads it (see
             `saelab.analysis.steering.edits.with_maxima`).
+        further: where its latents write beside `writes`, if it is a layer of a cross-layer
+            transcoder; see `by_layer`.
+        layer_of: the name of that transcoder, and the number of this layer's first latent in it.
     """
 
     lm: LanguageModel
@@ -42,6 +49,8 @@ class Host:
     domain: Domain = EVERYWHERE
     run: Run | None = None
     maxima: Float[Tensor, " d_sae"] | None = None
+    further: tuple[FurtherWrite, ...] = ()
+    layer_of: tuple[str, int] | None = None
 
     @classmethod
     def at(
@@ -82,6 +91,42 @@ class Host:
         Several sites cannot: what is read at a later one depends on an earlier one.
         """
         return len(self.sae.widths) == 1 and Site.of(self.writes).replaceable
+
+    @cached_property
+    def by_layer(self) -> "tuple[Host, ...]":
+        """The layers of a cross-layer transcoder, each a host of its own; else itself alone.
+
+        A layer is called NAME/LAYER and numbers its latents from 0. It is applied where its own
+        activations have the norms of training; training also looked at the other layers'.
+        """
+        parts = self.sae.transcoders()
+        if not parts:
+            return (self,)
+        reads, writes = parts_of(self.reads), parts_of(self.writes)
+        into, out = self.domain.parts, self.domain.target_parts
+        factors = [[part.factor for part in each] or [1.0] * len(parts) for each in (into, out)]
+        limits = [[part.max_norm for part in each] or [None] * len(parts) for each in (into, out)]
+        places = list(zip(writes, factors[1], limits[1], strict=True))
+        hosts, lm = [], plain_model(self.lm)
+        for number, part in enumerate(parts):
+            sae = layer_sae(part, factors[0][number], factors[1][number]).to(self.sae.W_dec.device)
+            further = tuple(
+                FurtherWrite(site, rows, 1 / factor, limit)
+                for (site, factor, limit), rows in zip(
+                    islice(places, number + 1, None), part.later, strict=True
+                )
+            )
+            domain = replace(
+                self.domain, max_norm=limits[0][number], max_target_norm=limits[1][number],
+                parts=(), target_parts=(),
+            )  # fmt: skip
+            name = f"{self.name}/{Site.of(reads[number]).layer}"
+            sites = reads[number], writes[number]
+            hosts.append(
+                Host(lm, sae, *sites, name, domain, self.run, None, further,
+                     (self.name, part.first))
+            )  # fmt: skip
+        return tuple(hosts)
 
     @property
     def before_post(self) -> bool:
@@ -141,6 +186,11 @@ class Host:
     ) -> Bool[Tensor, "batch pos"]:
         """The masked positions whose activations have no norm that training left out."""
         return mask & self.domain.within(read, written)
+
+
+def by_layer(hosts: Sequence[Host]) -> list[Host]:
+    """The hosts, with every cross-layer transcoder as its layers."""
+    return [part for host in hosts for part in host.by_layer]
 
 
 def _in_its_models(run: Run, lm: LanguageModel) -> LanguageModel:

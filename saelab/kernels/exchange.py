@@ -6,9 +6,15 @@ import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
 
+from saelab.kernels.rules import FusedRule
+from saelab.kernels.sizes import ceil_div, segments
 from saelab.shard import LatentShard
 
 Action = Callable[[], object]
+DIGITS = 256
+"""Digits that are counted, of eight bits each."""
+WIDE = 32
+"""Bits from which on an integer, with its sign, needs eight bytes."""
 
 
 class LatentExchange:
@@ -45,15 +51,15 @@ class LatentExchange:
         self.between(begin)
 
     def end_sum(self) -> None:
-        """Let what follows read the sum that was begun."""
-        self.between(lambda: self._work.pop().wait())
+        """Let what follows read the sum that was begun first."""
+        self.between(lambda: self._work.pop(0).wait())
 
     def gather(self, own: Tensor) -> Tensor:
         """`[process ...]`, all processes' tensors, which have equal shapes."""
         assert self.shard is not None
-        every = own.new_empty(self.shard.size, *own.shape)
-        parts, own = list(every), own.contiguous()
-        self.between(lambda: dist.all_gather(parts, own))
+        every, own = own.new_empty(self.shard.size, *own.shape), own.contiguous()
+        flat = every.flatten(0, 1)
+        self.between(lambda: dist.all_gather_into_tensor(flat, own))
         return every
 
     def latents(self, own: int) -> int:
@@ -63,6 +69,63 @@ class LatentExchange:
     def most(self, n: Int[Tensor, ""]) -> int:
         """The largest of the processes' numbers; waits for the device."""
         return int(n if self.shard is None else self.shard.most_all(n))
+
+
+def fewest_segments(shard: LatentShard, batch: int) -> int:
+    """No more than all processes' segments of a batch, and the same number in each of them.
+
+    Processes hold one of two numbers of latents, and more latents may be in fewer segments.
+    """
+    fewest = min(segments(shard.most), segments(shard.d_sae // shard.size))
+    return batch * fewest * shard.size
+
+
+def row_pieces(batch: int) -> list[tuple[int, int]]:
+    """The rows whose reconstructions are summed at once: first, and behind the last.
+
+    While one half is summed, the other is decoded, or its errors computed.
+    """
+    half = ceil_div(batch, 2)
+    return [(0, half), (half, batch)] if half < batch else [(0, batch)]
+
+
+def key_bits(shard: LatentShard, *, half: bool) -> int:
+    """Bits of an integer that ranks an entry: its size, which has no sign, and its latent."""
+    return (15 if half else 31) + (shard.d_sae - 1).bit_length()
+
+
+def received(
+    rule: FusedRule, shard: LatentShard, batch: int, d_in: int, d_out: int, *, half: bool
+) -> list[int]:
+    """Bytes that each process receives in every exchange of a step without AuxK and clipping.
+
+    A sum goes around a ring. What all ask before a step, single numbers, is not among them.
+
+    Args:
+        rule: the SAE's.
+        shard: of any of the processes.
+        batch: rows.
+        d_in: their width where they are read.
+        d_out: their width where they are reconstructed.
+        half: whether products are in bfloat16.
+    """
+    others = shard.size - 1
+
+    def summed(n: int) -> int:
+        return 2 * others * n // shard.size
+
+    found = []
+    if rule.by_row:
+        most = rule.budgets[-1] if rule.budgets else int(rule.k)
+        found.append(others * batch * most * (4 if key_bits(shard, half=half) < WIDE else 8))
+    elif rule.over_batch:
+        listed = int(rule.k * batch) <= fewest_segments(shard, batch)
+        found += (1 + listed) * (2 if half else 4) * [summed(DIGITS * 4)]
+        found += [others * n for n in (4 * batch, shard.most, 4)]
+    found += [summed(rule.groups * (end - row) * d_out * 4) for row, end in row_pieces(batch)]
+    if rule.jump is not None:
+        found.append(summed(4))
+    return [*found, summed(4 * d_in)] if rule.centres else found
 
 
 def _now(action: Action) -> object:

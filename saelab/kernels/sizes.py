@@ -20,12 +20,16 @@ def segment_width(m: int) -> int:
     return 64 if m <= 2**16 else max(128, power_of_two(m) // 2**15)
 
 
+def segments(m: int) -> int:
+    """Into how many segments a row of m entries is cut."""
+    return ceil_div(m, segment_width(m))
+
+
 def fits_batch_select(batch: int, m: int, n: int) -> bool:
     """Whether the selection of n of `batch` rows of m entries counts to less than 2^31.
 
     The rows themselves may have more entries. The selection counts their segments, and the entries
     of the n best ones. With fewer segments than n it counts all entries.
     """
-    width = segment_width(m)
-    n_segments = batch * ceil_div(m, width)
+    width, n_segments = segment_width(m), batch * segments(m)
     return n_segments < 2**31 and (n * width if n <= n_segments else batch * m) < 2**31

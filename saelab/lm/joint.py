@@ -139,3 +139,10 @@ class JointModel:
         joint = torch.cat([part.float() * factor for part, factor in scaled], dim=-1)
         own = {hook: found[hook] for hook in hooks if hook != self.site}
         return own | {self.site: joint}
+
+
+def plain_model(lm: LanguageModel) -> LanguageModel:
+    """The model alone, or the first of several, without the joint sites that were added."""
+    while isinstance(lm, JointModel):
+        lm = lm.lm
+    return lm

@@ -17,12 +17,13 @@ class TakenRows:
     """Rows of a matrix, one per active latent, copied only when they are read.
 
     A prompt has far more active latents than the SAE has rows, so copying a row for each would take
-    too much memory. Index it like a tensor; `[:]` copies all of it.
+    too much memory. Index it like a tensor; `[:]` copies all of it. They come times `factor`.
     """
 
     matrix: Float[Tensor, "d_sae d"]
     number: Int[Tensor, " n"]
     dtype: torch.dtype
+    factor: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -31,7 +32,8 @@ class TakenRows:
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Float[Tensor, "*k d"]:
         """The rows of the active latents at `index`."""
-        return self.matrix[self.number[index]].to(self.dtype)
+        rows = self.matrix[self.number[index]].to(self.dtype)
+        return rows if self.factor == 1.0 else rows * self.factor
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_rows
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE
+from saelab.shard import LatentShard
 from saelab.types import SparseCodes
 
 CHUNK = 2048
@@ -74,7 +75,7 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     @torch.no_grad()
     def calibrate(self, rows: Float[Tensor, "n d_in"]) -> None:
         sizes = (self.sizes(part) for part in rows.split(CHUNK))
-        self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows))))
+        self.threshold.copy_(density_threshold(sizes, round(self.k * len(rows)), self.shard))
 
     @override
     def take_threshold(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
@@ -111,16 +112,22 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
         return pre_acts.abs() if self.signed else pre_acts.relu()
 
 
-def density_threshold(sizes: Iterable[Float[Tensor, "_ d_sae"]], n: int) -> Float[Tensor, ""]:
+def density_threshold(
+    sizes: Iterable[Float[Tensor, "_ d_sae"]], n: int, shard: LatentShard | None = None
+) -> Float[Tensor, ""]:
     """The number that exactly the `n` largest values exceed, ties aside.
 
-    It lies halfway between the n-th and the next; zero if fewer than n are positive.
+    It lies halfway between the n-th and the next; zero if fewer than n are positive. With `shard`,
+    the values are those of all processes' latents.
     """
     kept: Tensor | None = None
     for part in sizes:
         flat = part.flatten() if kept is None else torch.cat([kept, part.flatten()])
         kept = flat.topk(min(n + 1, len(flat)), sorted=False).values
     assert kept is not None
+    if shard is not None:
+        every = shard.numbers_all(kept, n + 1)
+        kept = every.topk(min(n + 1, len(every)), sorted=False).values
     largest = kept.sort(descending=True).values
     if len(largest) <= n:
         return largest.new_zeros(())

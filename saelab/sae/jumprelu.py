@@ -13,24 +13,15 @@ from saelab.pursuit.select import above, among, nonzero, top_k
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
 from saelab.sae.base import AbstractSAE
-from saelab.sae.batch_selection import density_threshold
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, move_norms, random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.jump import INITIAL_THRESHOLD, START_ROWS, WITHOUT_TARGET, Heaviside, Jump, start_of
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity
 from saelab.sae.transcoder import shrink_codes
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
-
-INITIAL_THRESHOLD = 0.1
-"""Initial thresholds without a target L0. With a target they start where the mean L0 is the
-target."""
-START_ROWS = 2048
-IN_WINDOW = 4
-"""At the start, this many times the target L0 exceed the window's lower edge in each row."""
-WITHOUT_TARGET = 0.5
-"""The bandwidth without a target L0: thresholds then do not start from the data."""
 
 
 class JumpReLUConfig(AuxKConfig):
@@ -188,18 +179,9 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         if not self.centres:
             self.b_enc.copy_(-center @ self.W_enc)
         if self.config.k is not None:
-            # Starting with half of all latents active, training takes thousands of steps down to
-            # the target, and what it learns on the way is a dense code.
-            start = self._threshold_for(self.config.k, rows)
+            start, width = start_of(self.pre_activations, rows, self.config.k)
             self.threshold.fill_(start)
-            edge = self._threshold_for(IN_WINDOW * self.config.k, rows)
-            self.bandwidth = self.config.bandwidth or 2 * (start - edge) or WITHOUT_TARGET
-
-    def _threshold_for(self, l0: float | int, rows: Float[Tensor, "n d_in"]) -> float:
-        """The common threshold above which this many latents per row are active on average."""
-        some = rows[:: -(-len(rows) // START_ROWS)]
-        sizes = self.pre_activations(some).relu()
-        return float(density_threshold([sizes], round(l0 * len(some))))
+            self.bandwidth = self.config.bandwidth or width
 
     @override
     def take_threshold(self, source: AbstractSAE, rows: Float[Tensor, "n d_in"]) -> None:
@@ -209,54 +191,9 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         else:
             some = rows[:: -(-len(rows) // START_ROWS)]
             own = float(source.encode(some).active.sum()) / len(some)
-            self.threshold.fill_(self._threshold_for(self.config.k or own, rows))
+            start, _ = start_of(self.pre_activations, rows, self.config.k or own)
+            self.threshold.fill_(start)
 
     @override
     def rescale(self, scale: float, target_scale: float | None = None) -> None:
         shrink_codes(self, (self.b_enc, self.b_dec, self.threshold), scale, target_scale)
-
-
-def _window(a: Tensor, threshold: Tensor, width: float) -> Tensor:
-    """The rectangle kernel: 1 within half a width of the threshold."""
-    return ((a - threshold).abs() < width / 2).to(a)
-
-
-class Jump(torch.autograd.Function):
-    """a * 1[a > threshold]; the threshold's gradient is estimated in a window (eq. 11)."""
-
-    @staticmethod
-    @override
-    def forward(ctx: Any, a: Tensor, threshold: Tensor, width: float) -> Tensor:
-        """The values."""
-        ctx.save_for_backward(a, threshold)
-        ctx.width = width
-        return a * (a > threshold)
-
-    @staticmethod
-    @override
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """The gradient of a where a is on; of the threshold, -threshold/width inside the window."""
-        a, threshold = ctx.saved_tensors
-        (grad,) = grads
-        near = _window(a, threshold, ctx.width)
-        return grad * (a > threshold), -(threshold / ctx.width) * (near * grad).sum(0), None
-
-
-class Heaviside(torch.autograd.Function):
-    """1[a > threshold]; only the threshold has a gradient, estimated in a window (eq. 12)."""
-
-    @staticmethod
-    @override
-    def forward(ctx: Any, a: Tensor, threshold: Tensor, width: float) -> Tensor:
-        """The indicator."""
-        ctx.save_for_backward(a, threshold)
-        ctx.width = width
-        return (a > threshold).to(a)
-
-    @staticmethod
-    @override
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        """The gradient of the threshold: -1/width inside the window."""
-        a, threshold = ctx.saved_tensors
-        (grad,) = grads
-        return None, -(_window(a, threshold, ctx.width) * grad).sum(0) / ctx.width, None

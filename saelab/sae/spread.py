@@ -1,9 +1,7 @@
-"""SAEs that several processes train: cut into shards, and joined again."""
-
-from collections.abc import Mapping
+"""SAEs that several processes train: cut into shards."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from saelab.config import UsageError
 from saelab.sae.base import AbstractSAE
@@ -51,10 +49,3 @@ def keep_shard(sae: AbstractSAE, rank: int, size: int) -> None:
         part = shard.of(sae.state_dict()[name], dim).contiguous()
         setattr(sae, name, nn.Parameter(part) if name in parameters else part)
     sae.shard = shard
-
-
-def joined(sae: AbstractSAE, tensors: Mapping[str, Tensor]) -> AbstractSAE:
-    """The whole SAE, of these tensors by name, of which `sae` is a shard."""
-    out = empty_like(sae, sae.config.d_sae)
-    out.load_state_dict(tensors, assign=True)
-    return out

@@ -6,24 +6,28 @@ memory of their size is allocated.
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import get_args
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from saelab.config import UsageError, first_problem
 from saelab.formats.json_file import parse_json
 from saelab.formats.tensors import (
     TensorHeader,
+    in_order,
     read_tensor_header,
     read_tensors,
+    write_in_pieces,
     write_tensors,
 )
 from saelab.sae.base import AbstractSAE
 from saelab.sae.row_norm import RowNorm
 from saelab.sae.row_normalised import RowNormalised
+from saelab.sae.spread import dims_of, empty_like
 from saelab.sae.transcoder import make_transcoder
 from saelab.sae.variants import BUILT_IN, SAE_CONFIG, check_variant, variant
 
@@ -35,7 +39,8 @@ MAX_WIDTH = 2**31
 def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) -> None:
     """Write `sae` to `path` (sealed safetensors); `facts` join the header beside the configuration.
 
-    Equal SAEs and facts give equal bytes.
+    Equal SAEs and facts give equal bytes. The processes that hold an SAE together all call this;
+    the first writes the file, which is never whole in memory.
 
     Raises:
         UsageError: its variant is not registered, or the name belongs to another class; the file
@@ -54,7 +59,26 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
         header["row_norm"] = sae.row_norm
     if sae.is_transcoder:
         header |= {"d_out": str(sae.d_out), "skip": str(sae.W_skip is not None)}
-    write_tensors(path, sae.state_dict(), header)
+    _write(sae, path, header)
+
+
+def _write(sae: AbstractSAE, path: Path, header: Mapping[str, str]) -> None:
+    own, shard = sae.state_dict(), sae.shard
+    if shard is None:
+        write_tensors(path, own, header)
+        return
+    dims, whole = dims_of(sae), empty_like(sae, sae.config.d_sae).state_dict()
+
+    def pieces(name: str) -> Iterable[Tensor]:
+        dim = dims.get(name)
+        return [own[name]] if dim is None else shard.pieces_all(own[name], dim)
+
+    if shard.rank == 0:
+        write_in_pieces(path, whole, pieces, header)
+        return
+    for name in in_order(whole):
+        for _ in pieces(name):
+            pass
 
 
 def read_sae_header(path: Path) -> tuple[TensorHeader, AbstractSAE]:

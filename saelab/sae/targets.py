@@ -1,14 +1,16 @@
-"""What an SAE reconstructs beside its latents' part, and how a transcoder of it starts."""
+"""What an SAE reconstructs beside its latents' part; how a transcoder starts, and its layers."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saelab.config import UsageError
 from saelab.sae.dictionary import random_unit_rows
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.row_norm import RowNorm
 
 
@@ -25,6 +27,22 @@ class TargetBlock(NamedTuple):
     targets: Float[Tensor, "row d_out"]
     atoms: Float[Tensor, "latent d_out"]
     columns: Float[Tensor, "d_in latent"]
+
+
+class LayerTranscoder(NamedTuple):
+    """One layer of a cross-layer transcoder, as a transcoder that also writes further on.
+
+    Attributes:
+        first: the number of its first latent in the whole; others follow.
+        own: what it reads and writes at its own layer. Its encoder reads x, without `centre`.
+        centre: what training subtracts from x first, in exact arithmetic a part of `own.b_enc`.
+        later: decoder rows for the second, third, ... target from its own on; views.
+    """
+
+    first: int
+    own: ForeignSAE
+    centre: Float[Tensor, " d_in"]
+    later: tuple[Float[Tensor, "latent d_out"], ...]
 
 
 class AbstractTargets(nn.Module, abc.ABC):
@@ -55,3 +73,15 @@ class AbstractTargets(nn.Module, abc.ABC):
     ) -> Iterator[TargetBlock]:
         """The sites of a transcoder, each with its weights: one, or several of a joint site."""
         yield TargetBlock(rows, targets, self.W_dec, self.get_parameter("W_enc"))
+
+    def read_sites_times(self, reads: Sequence[float], writes: Sequence[float]) -> None:
+        """Let an SAE of several sites read each times a number, and reconstruct it so.
+
+        Raises:
+            UsageError: it reads a single site.
+        """
+        raise UsageError(f"This {type(self).__name__} reads one site, not {len(reads)}.")
+
+    def transcoders(self) -> tuple[LayerTranscoder, ...]:
+        """The layers of a cross-layer transcoder, which infer alone; none of any other SAE."""
+        return ()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from saelab.activations.joint import JointSite
 from saelab.config import UsageError
 from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
@@ -78,6 +79,9 @@ def _adopt(
                 f"The SAE {does} rows of {width} numbers, {name} has {found}; "
                 "it was trained on another site or model."
             )
+    if isinstance(source.site, JointSite) and isinstance(source.target, JointSite):
+        # A store gives each of several sites unit variance.
+        sae.read_sites_times(source.site.factors, source.target.factors)
     if begun is not None and begun.finished:
         if not _is_same(begun, sae, config, told):
             raise taken(directory)

@@ -15,7 +15,7 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
 from saelab.training.longer import check_goes_on, write_config
-from saelab.training.run import Run
+from saelab.training.run import WEIGHTS, Run
 from saelab.training.source import Source
 
 
@@ -136,15 +136,17 @@ def write_run(
     `record` becomes provenance.json. It is taken from another run of the same rows, with what
     differs. `facts` are added to the header of the weights, and `log` becomes metrics.jsonl. The
     weights are written last: a killed call leaves an unfinished run, which the same call writes
-    again. A finished run is not changed.
+    again. A finished run is not changed. All processes that hold `sae` call this together.
     """
-    if not (out / "weights.safetensors").is_file():
+    leads, missing = sae.shard is None or sae.shard.rank == 0, not (out / WEIGHTS).is_file()
+    if leads and missing:
         make_directory(out)
         write_sealed_json(out / "provenance.json", record)
         write_config(config, out)
         if log is not None:
             atomic_write(out / "metrics.jsonl", log.read_bytes())
-        save_sae(sae, out / "weights.safetensors", facts)
+    if missing if sae.shard is None else sae.shard.any_all(torch.tensor(leads and missing)):
+        save_sae(sae, out / WEIGHTS, facts)
     return Run(out)
 
 

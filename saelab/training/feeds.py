@@ -1,6 +1,6 @@
 """What the SAEs of a group read: one site of a store, or any sites of the running model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
 from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
+from saelab.resources import free_on
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective, make_objective
-from saelab.training.plan import live_plan, training_plan
+from saelab.training.plan import alone_bytes, live_plan, training_plan
 from saelab.training.source import Batch, Source, Stream
 
 Group = Mapping[Path, TrainConfig]
@@ -100,18 +101,61 @@ def by_feed(group: Group) -> list[dict[Path, TrainConfig]]:
     return list(found.values())
 
 
-def share_out(group: Group, store: ActivationStore, ranks: Ranks) -> list[dict[Path, TrainConfig]]:
-    """Whole SAEs for each process, so that the weights of each add up to about the same."""
+def held_together(group: Group, device: torch.device, ranks: Ranks) -> list[str]:
+    """The SAEs that all processes hold together, by their directories.
+
+    They are all that read a store. A process of live training holds whole SAEs, but for those that
+    are too wide for its device.
+    """
+    first = next(iter(group.values()))
+    if not first.live or ranks.world == 1:
+        return [str(out) for out in group]
+    store, free = ActivationStore(first.activations), free_on(device)
+
+    def is_wide(config: TrainConfig) -> bool:
+        d_in, d_out = (store.site(site).d_in for site in (config.site, config.written_site))
+        needed = alone_bytes(config, d_in, d_out, device)
+        return config.sae.spread_problem is None and needed > free
+
+    return [str(out) for out, config in group.items() if is_wide(config)]
+
+
+def share_out(
+    group: Group, store: ActivationStore, ranks: Ranks, common: Collection[str] = ()
+) -> list[dict[Path, TrainConfig]]:
+    """Whole SAEs for each process, so that the weights of each add up to about the same.
+
+    Each process also gets, first and in one order, the `common` ones, which all hold together.
+    """
     weights = {
         out: config.sae.d_sae * sum(store.site(s).d_in for s in (config.site, config.written_site))
         for out, config in group.items()
+        if str(out) not in common
     }
-    load, parts = [0] * ranks.world, [dict[Path, TrainConfig]() for _ in range(ranks.world)]
-    for out in sorted(group, key=lambda out: -weights[out]):
+    shared = {out: config for out, config in group.items() if str(out) in common}
+    load, parts = [0] * ranks.world, [dict(shared) for _ in range(ranks.world)]
+    for out in sorted(weights, key=lambda out: -weights[out]):
         least = load.index(min(load))
         load[least] += weights[out]
         parts[least][out] = group[out]
     return parts
+
+
+def open_feeds(
+    group: Group,
+    device: torch.device,
+    lm: ActivationSource | None,
+    ranks: Ranks,
+    common: Collection[str],
+) -> Feeds:
+    """This process's feeds of a group; says what they need. See `open_live`.
+
+    Raises:
+        UsageError: what it reads cannot be read, or does not fit into memory.
+    """
+    if next(iter(group.values())).live:
+        return open_live(group, device, lm, ranks, common)
+    return open_stored(group, device, lm, ranks)
 
 
 def open_stored(
@@ -133,21 +177,27 @@ def open_stored(
 
 
 def open_live(
-    group: Group, device: torch.device, lm: ActivationSource | None, ranks: Ranks
+    group: Group,
+    device: torch.device,
+    lm: ActivationSource | None,
+    ranks: Ranks,
+    common: Collection[str] = (),
 ) -> Feeds:
     """This process's feeds of a group that reads the running model; says what they need.
+
+    All processes hold the `common` SAEs together, and each other one is held by one of them.
 
     Raises:
         UsageError: a site cannot be read, or all of them do not fit into memory.
     """
     config = next(iter(group.values()))
-    common = Source([config], device, lm)
-    parts = share_out(group, common.store, ranks)
+    first = Source([config], device, lm)
+    parts = share_out(group, first.store, ranks, common)
     own = by_feed(parts[ranks.rank])
     wanted = [[h for c in part.values() for h in (c.site, c.written_site)] for part in parts]
-    reader = common.reader([hook for hooks in wanted for hook in hooks])
+    reader = first.reader([hook for hooks in wanted for hook in hooks])
     sources = [Source(list(part.values()), device, reader) for part in own]
-    text, manifest = common.text, common.store.manifest
+    text, manifest = first.text, first.store.manifest
     batches = LiveBatches(
         reader,
         text,
@@ -164,8 +214,12 @@ def open_live(
     )
     for sentence in (s for source in sources for s in source.selection.sentences()):
         say(sentence)
-    members = [list(part.values()) for part in own]
-    live_plan(list(zip(sources, members, strict=True)), batches).announce()
+    members = [
+        (source, [config for out, config in part.items() if (str(out) in common) is shared], n)
+        for source, part in zip(sources, own, strict=True)
+        for shared, n in ((False, 1), (True, ranks.world))
+    ]
+    live_plan([part for part in members if part[1]], batches).announce()
     feeds = [
         (Feed(i, source, make_objective(source), batches.position_of(source.live_site)), part)
         for i, (source, part) in enumerate(zip(sources, own, strict=True))

@@ -1,5 +1,7 @@
 """AuxK in a fused step: memory for all latents that may be dead."""
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,14 +25,19 @@ class AuxRoom:
         self._made: tuple[int, AuxStep] | None = None
 
     def look(self, number: int) -> AuxStep | None:
-        """The working memory for step `number`, if it needs any; counts every 16 steps."""
+        """The working memory for step `number`, if it needs any; counts as `look_every` says."""
         rules = self.step.rules.aux
         if rules is None:
             return None
-        if number % LOOK_EVERY == 0:
-            if self.step.weights.usage is not None:
-                self.step.weights.usage.mark_()
-            self.capacity = self.room_for_dead(rules)
+        if number % LOOK_EVERY == 0 and self.step.weights.usage is not None:
+            self.step.weights.usage.mark_()
+        if number % self.look_every(rules) == 0:
+            needed = self.room_for_dead(rules)
+            # Another size takes a new graph, as long as hundreds of steps: a number near an edge
+            # must not change it at every count.
+            most = needed + max(needed // 4, LEAST_CAPACITY) if needed else 0
+            if not needed <= self.capacity <= most:
+                self.capacity = needed
         if not self.capacity:
             return None
         # Only one size is used at a time, and sizes rarely change back.
@@ -49,22 +56,46 @@ class AuxRoom:
         loss = self.step.mse_sum.new_zeros(()) if self._made is None else self._made[1].loss
         return {"aux_k": (rules.coefficient, loss)}
 
+    def stages(self) -> dict[str, Callable[[], object]]:
+        """AuxK's parts in the last step, if it ran; each can be repeated alone."""
+        if not self.capacity or self._made is None:
+            return {}
+        step, aux = self.step, self._made[1]
+        codes = aux.choose(step.codes.kept(), step.offset.centred, step.pre_acts)[0]
+        return {
+            "AuxK's codes": lambda: aux.choose(
+                step.codes.kept(), step.offset.centred, step.pre_acts
+            ),
+            "AuxK's gradients": lambda: aux.run(codes, step.missed(), step.offset.centred),
+        }
+
     def fit(self, number: int) -> None:
         """Make room after another number of processes had done the steps before this one.
 
         After as many as now, there is enough, and nothing changes.
         """
         if (rules := self.step.rules.aux) is not None:
-            needed = self.room_for_dead(rules, LOOK_EVERY - number % LOOK_EVERY)
+            every = self.look_every(rules)
+            needed = self.room_for_dead(rules, every - number % every)
             self.capacity = max(self.capacity, needed)
 
-    def room_for_dead(self, rules: AuxRules, steps: int = LOOK_EVERY) -> int:
+    def look_every(self, rules: AuxRules) -> int:
+        """Steps between two counts: a power of two up to 16, and few if latents die soon.
+
+        The room is also for what may die before the next count: after a quarter of the silence at
+        most, or it would soon be for all latents.
+        """
+        steps = rules.dead_after // (4 * len(self.step.x))
+        return min(LOOK_EVERY, 1 << max(0, steps.bit_length() - 1))
+
+    def room_for_dead(self, rules: AuxRules, steps: int | None = None) -> int:
         """Room for all latents that can be dead or under-used before the next count.
 
         It grows in steps of an eighth. It depends only on the state at this step, so a resumed run
         chooses the same.
         """
         since_fired, exchange = self.step.weights.since_fired, self.step.exchange
+        steps = self.look_every(rules) if steps is None else steps
         soon = rules.dead_after - steps * len(self.step.x)
         dead, usage = since_fired >= soon, self.step.weights.usage
         n = exchange.most((dead if usage is None else dead | usage.underused).sum())

@@ -73,7 +73,7 @@ class OneGraph:
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
-        return self.step.stages()
+        return self.step.stages() | self.aux.stages()
 
 
 class _Graphs:
@@ -198,7 +198,7 @@ class TwoGraphs:
             self._count()
             self.step.select()
 
-        return self.step.stages() | {"select": select}
+        return self.step.stages() | {"select": select} | self.aux.stages()
 
     def room(self, n: int) -> Room:
         """The smallest room for n entries; a new one if none fits or the fit is far too large."""

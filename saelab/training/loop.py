@@ -22,7 +22,7 @@ from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
-from saelab.training.feeds import Feed, Feeds, by_feed, open_live, open_stored, shared_pass
+from saelab.training.feeds import Feed, Feeds, by_feed, held_together, open_feeds, shared_pass
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures_of
 from saelab.training.one_training import Training, begin, watch_over
@@ -184,21 +184,19 @@ def _train_group(
 ) -> list[DivergedError]:
     """Train a group of SAEs; returns the errors of those that diverged. `which` names the group."""
     live, ranks = next(iter(group.values())).live, together.ranks
+    told = together.all_say(held_together(group, device, ranks))
+    common = {out for each in told for out in each}
     with together.agreeing():
-        feeds = (open_live if live else open_stored)(group, device, lm, ranks)
+        feeds = open_feeds(group, device, lm, ranks, common)
     if ranks.world > 1:
         feeds.facts["world_size"] = ranks.world
-    trainings: list[Training] = []
-    places: list[Place] = []
+    begun: list[tuple[Training, Place]] = []
     for feed, part in feeds.feeds:
         rows = feed.source.start_rows()
         for out, config in part.items():
-            # Of live training, each process holds whole SAEs.
-            shard = Ranks() if live else ranks
-            training, place = _begun(config, out, feed, feeds.facts, rows, shard)
-            trainings.append(training)
-            places.append(place)
-    step = _set_out(trainings, places, feeds, together)
+            holders = together if str(out) in common else Together()
+            begun.append(_begun(config, out, feed, feeds.facts, rows, holders))
+    step, trainings = _set_out(begun, feeds, together), [training for training, _ in begun]
     for training in trainings:
         if training.state.finished:  # It was stopped before its weights were written.
             training.finish()
@@ -211,18 +209,13 @@ def _train_group(
     return [t.diverged for t in trainings if t.diverged is not None]
 
 
-def _set_out(
-    trainings: Sequence[Training],
-    places: Sequence[Place],
-    feeds: Feeds,
-    together: Together,
-) -> int:
+def _set_out(begun: Sequence[tuple[Training, Place]], feeds: Feeds, together: Together) -> int:
     """Put the stream at the earliest step of all SAEs, also those of other processes.
 
     After a kill between two checkpoints of one step, the SAEs stand at different steps; those that
     are ahead then wait.
     """
-    both = sorted(zip(trainings, places, strict=True), key=lambda each: -each[0].state.step)
+    both = sorted(begun, key=lambda each: -each[0].state.step)
     for training, place in both:  # All, as this checks them; the earliest comes last.
         training.feed.position.load_state_dict(place)
     own = [both[-1][0].state.step, *feeds.position] if both else []
@@ -237,12 +230,14 @@ def _begun(
     feed: Feed,
     about: dict[str, Any],
     rows: Float[Tensor, "n d_in"],
-    ranks: Ranks,
+    holders: Together,
 ) -> tuple[Training, Place]:
     """The training of one SAE where it stands, and its place in the stream."""
-    source = feed.source
+    source, ranks = feed.source, holders.ranks
     origin = None if has_begun(out) else StartingRun.of(config)
-    state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
+    with holders.agreeing():
+        state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
+    holders.check_same_step(state.steps.name)
     watch = watch_over(state, source, rows)
     start = feed.position.state_dict()
     place = state.restore(out / "checkpoints", start) or start

@@ -123,14 +123,16 @@ class Training:
         config = as_kept(self.state.config, self.state.step)
         out = kept_at(self.directory, config.n_tokens)
         sae = self.state.snapshot(source.calibration_rows())
-        if sae is not None:
-            self.write_beside(out, config, sae, source)
+        self.write_beside(out, config, sae, source)
         self._write_average(out, config, source)
 
     def write_beside(
         self, out: Path, config: TrainConfig, sae: AbstractSAE, source: Source, **facts: object
     ) -> Run:
-        """Make `sae`, which reads raw activations, a run; `facts` are added to its provenance."""
+        """Make `sae`, which reads raw activations, a run; `facts` are added to its provenance.
+
+        All processes that hold it call this together.
+        """
         part = part_of(self.state.config, self.state.step) | facts
         record = Run(self.directory).provenance() | {"part_of": part}
         log = None if self.log is None else self.log.path
@@ -166,13 +168,13 @@ class Training:
         self.check()
         self._write_average(self.directory, self.state.config, source)
         sae = self.state.finish(source.calibration_rows())
-        if sae is None or self.log is None:
-            return
+        if self.log is not None:
+            self.log.sync()
         # The weights come last: a run with weights is finished.
-        self.log.sync()
         save_sae(sae, self.directory / "weights.safetensors", self.facts(source))
-        keep = self.state.config.keep_state
-        remove_checkpoints(self.directory / "checkpoints", keep=keep)
+        if self.log is not None:
+            keep = self.state.config.keep_state
+            remove_checkpoints(self.directory / "checkpoints", keep=keep)
 
 
 def begin(out: Path, state: TrainingState, feed: Feed, watch: Watch) -> Training:

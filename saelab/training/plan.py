@@ -1,5 +1,6 @@
 """What a training will need, told before it starts."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,17 +47,21 @@ def training_plan(source: Source, configs: Sequence[TrainConfig], shards: int = 
     )
     if not plan.fits:  # Nor would the SAE whose step is timed.
         return plan
-    times = [_seconds(source, config) for config in configs]
+    times = [_seconds(source, config, shards) for config in configs]
     known = [seconds for seconds in times if seconds is not None]
     return replace(plan, seconds=sum(known) if len(known) == len(times) else None)
 
 
-def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: LiveBatches) -> Plan:
+Part = tuple[Source, Sequence[TrainConfig], int]
+"""SAEs of one site, and how many processes hold each of them together."""
+
+
+def live_plan(parts: Sequence[Part], batches: LiveBatches) -> Plan:
     """The plan for SAEs of any sites that share the passes of the running model."""
-    n = sum(len(configs) for _, configs in parts)
-    weights = sum(_weights(source, configs) for source, configs in parts)
-    step = max((_step(source, configs) for source, configs in parts), default=0)
-    sample = max((_sample(source) for source, _ in parts), default=0)
+    n = sum(len(configs) for _, configs, _ in parts)
+    weights = sum(_weights(*part) for part in parts)
+    step = max((_step(*part) for part in parts), default=0)
+    sample = max((_sample(source) for source, _, _ in parts), default=0)
     plan = Plan(
         f"live train of {n} SAE{'' if n == 1 else 's'}",
         batches.device,
@@ -67,18 +72,18 @@ def live_plan(parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: Li
     return replace(plan, seconds=_live_seconds(parts, batches)) if plan.fits else plan
 
 
-def _live_seconds(
-    parts: Sequence[tuple[Source, Sequence[TrainConfig]]], batches: LiveBatches
-) -> float | None:
+def _live_seconds(parts: Sequence[Part], batches: LiveBatches) -> float | None:
     """Seconds of the SAEs' steps, each kind timed once, and of the model's passes."""
     alike: dict[tuple[object, ...], float | None] = {}
     steps: list[float | None] = []
-    for source, config in ((source, config) for source, configs in parts for config in configs):
-        key = (repr(config.sae), source.site.d_in, source.target.d_in, config.skip, config.n_tokens)
+    every = [(source, config, n) for source, configs, n in parts for config in configs]
+    for source, config, n in every:
+        widths = source.site.d_in, source.target.d_in
+        key = (repr(config.sae), *widths, config.skip, config.n_tokens, n)
         if key not in alike:
-            alike[key] = _seconds(source, config)
+            alike[key] = _seconds(source, config, n)
         steps.append(alike[key])
-    rows = max((config.n_tokens for _, configs in parts for config in configs), default=0)
+    rows = max((config.n_tokens for _, config, _ in every), default=0)
     known = [seconds for seconds in steps if seconds is not None]
     return sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None
 
@@ -101,34 +106,47 @@ def _memory(source: Source, configs: Sequence[TrainConfig], shards: int) -> int:
     return _weights(source, configs, shards) + held + _model(source) + AT_REST
 
 
+def alone_bytes(config: TrainConfig, d_in: int, d_out: int, device: torch.device) -> int:
+    """Bytes of training this SAE where one process holds all of it, beside the rows."""
+    sizes = d_in, d_out, device
+    return _kept(config, *sizes) + _stepping(config, *sizes) + AT_REST
+
+
 def _weights(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> int:
     """Bytes of what the SAEs keep between two steps."""
-    width = source.site.d_in + source.target.d_in
-    total = 0
-    for config in configs:
-        m, fused = -(-config.sae.d_sae // shards), _fused(source, config)
-        total += state_bytes(width * m, fused=fused, average=config.ema is not None)
-        total += config.sae.own_step_bytes(source.site.d_in, source.device)
-        # Every SAE that kernels train keeps its pre-activations for itself.
-        total += fused * itemsize(config.precision) * config.batch_size * m
-    return total
+    sizes = source.site.d_in, source.target.d_in, source.device
+    return sum(_kept(config, *sizes, shards) for config in configs)
 
 
 def _step(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> int:
     """Bytes of the largest step, beside the pre-activations that are kept."""
-    width = source.site.d_in + source.target.d_in
-    sizes = (0 if _fused(source, c) else -(-c.sae.d_sae // shards) for c in configs)
-    steps = zip(configs, sizes, strict=True)
-    return max(step_bytes(config.batch_size, m, width) for config, m in steps)
+    sizes = source.site.d_in, source.target.d_in, source.device
+    return max(_stepping(config, *sizes, shards) for config in configs)
 
 
-def _fused(source: Source, config: TrainConfig) -> bool:
+def _kept(config: TrainConfig, d_in: int, d_out: int, device: torch.device, shards: int = 1) -> int:
+    m, fused = -(-config.sae.d_sae // shards), _fused(config, d_in, d_out, device)
+    average = config.ema is not None
+    # Every SAE that kernels train keeps its pre-activations for itself.
+    own = fused * itemsize(config.precision) * config.batch_size * m
+    own += config.sae.own_step_bytes(d_in, device)
+    return own + state_bytes((d_in + d_out) * m, fused=fused, average=average)
+
+
+def _stepping(
+    config: TrainConfig, d_in: int, d_out: int, device: torch.device, shards: int = 1
+) -> int:
+    m = 0 if _fused(config, d_in, d_out, device) else -(-config.sae.d_sae // shards)
+    return step_bytes(config.batch_size, m, d_in + d_out)
+
+
+def _fused(config: TrainConfig, d_in: int, d_out: int, device: torch.device) -> bool:
     """Whether kernels alone train it."""
     with torch.device("meta"):
-        sae = config.sae.build(source.site.d_in)
+        sae = config.sae.build(d_in)
         if config.target_site is not None:
-            make_transcoder(sae, source.target.d_in)
-    return config.step != "autograd" and fused_problem(config, sae, source.device) is None
+            make_transcoder(sae, d_out)
+    return config.step != "autograd" and fused_problem(config, sae, device) is None
 
 
 def _sample(source: Source) -> int:
@@ -145,10 +163,16 @@ def _model(source: Source) -> int:
     return backward_bytes(lm, source.config.batch_size // length, length) + logits_bytes(lm)
 
 
-def _seconds(source: Source, config: TrainConfig) -> float | None:
-    """Seconds of the training; None if a step needs more than rows of the site."""
+def _seconds(source: Source, config: TrainConfig, shards: int = 1) -> float | None:
+    """Seconds of the training; None if a step needs more than rows of the site.
+
+    Of several processes, a part of the latents is timed, without what they exchange.
+    """
     if source.end_to_end or config.sae.needs_gradient:
         return None
+    if shards > 1:  # The whole may not fit on a device.
+        m = max(-(-config.sae.d_sae // shards), math.ceil(config.sae.sparsity.k or 1))
+        config = config.model_copy(update={"sae": config.sae.model_copy(update={"d_sae": m})})
     sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
     sae = sae.to(source.device)
     rows, wanted = (

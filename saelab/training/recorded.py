@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -41,12 +42,12 @@ class Recorded:
 
 
 def record(run: Callable[[torch.cuda.Stream | None], object], exchange: LatentExchange) -> Recorded:
-    """The graphs of what `run` launches; `run` may get a second stream. Kernels must be compiled.
+    """The graphs of what `run` launches; `run` gets a second stream. Kernels must be compiled.
 
-    With other processes there is no second stream, since no graph may end while it works.
+    The second stream must have no work left where processes exchange, since a graph ends there.
     """
     # The few kernels of the second stream should not queue behind a full device.
-    side = torch.cuda.Stream(priority=-1) if exchange.shard is None else None
+    side = torch.cuda.Stream(priority=-1)
     recorded, before = Recorded(), exchange.between
     torch.cuda.synchronize()
     gc.collect()
@@ -56,7 +57,11 @@ def record(run: Callable[[torch.cuda.Stream | None], object], exchange: LatentEx
         exchange.between = recorded.between
         try:
             run(side)
+        except BaseException:
+            with suppress(RuntimeError):  # What went wrong in `run` is the reason, not this.
+                recorded.end()
+            raise
         finally:
             exchange.between = before
-            recorded.end()
+        recorded.end()
     return recorded

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saelab.sae.base import AbstractSAE
-from saelab.sae.spread import dims_of, joined
+from saelab.sae.spread import dims_of
 from saelab.shard import LatentShard
 
 STATE = ("sae", "ema")
@@ -54,21 +54,8 @@ class Spread:
             return None
         return self._sae.get_parameter(self._order[int(match[1])])
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the SAE's tensors, joined, on process 0; nothing elsewhere. By all."""
-        out = {}
-        for name, tensor in tensors.items():
-            dim = self._dims.get(name)
-            if dim is None:
-                found = None if self.shard.rank else tensor.detach().cpu().clone()
-            else:
-                found = self.shard.join_all(tensor, dim)
-            if found is not None:
-                out[name] = found
-        return out
-
     def expected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the shapes of `whole`, on the meta device."""
+        """Tensors of the whole ones' shapes, on the meta device."""
         out = {}
         for name, tensor in tensors.items():
             shape, dim = list(tensor.shape), self.dim(name, tensor)
@@ -84,14 +71,6 @@ class Spread:
             name: (tensor if (dim := dims[name]) is None else self.shard.of(tensor, dim)).to(device)
             for name, tensor in tensors.items()
         }
-
-    def sae(self, own: AbstractSAE) -> AbstractSAE | None:
-        """The whole SAE, of which each process has its `own` part, on process 0; else None.
-
-        Called by all processes together.
-        """
-        whole = self.whole(own.state_dict())
-        return None if self.shard.rank else joined(own, whole)
 
     @contextmanager
     def gradients(self) -> Iterator[None]:

@@ -163,29 +163,22 @@ class TrainingState:
         self.step += 1
         return done
 
-    def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+    def finish(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """The SAE for activations in their own units, calibrated on these raw rows.
 
-        Several processes call this together; only the first gets the SAE, the others None.
+        Several processes call this together; each gets its latents.
         """
-        sae = self._whole(self.steps.trained())
-        return sae and self.in_own_units(sae, rows)
+        return self.in_own_units(self.steps.trained(), rows)
 
-    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
+    def snapshot(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE:
         """The result of `finish` at this step, without a change of the training."""
-        sae = self._whole(self.steps.trained())
-        return sae and self.in_own_units(copy.deepcopy(sae), rows)
+        return self.in_own_units(copy.deepcopy(self.steps.trained()), rows)
 
     def averaged(self, rows: Float[Tensor, "n d_in"]) -> AbstractSAE | None:
         """The SAE of the averaged weights at this step, if asked for; see `snapshot`."""
         if self.steps.average is None:
             return None
-        sae = self._whole(self.steps.averaged())
-        return sae and self.in_own_units(sae, rows)
-
-    def _whole(self, sae: AbstractSAE) -> AbstractSAE | None:
-        spread = self.steps.spread
-        return sae if spread is None else spread.sae(sae)
+        return self.in_own_units(self.steps.averaged(), rows)
 
     def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
         """The sum of what each of several processes counts."""

@@ -292,8 +292,6 @@ def fused_problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -
         return f"it knows the local objective alone, and this is {config.objective}"
     if sae.shard is not None and config.ties == "float32":
         return "--ties float32 is for one process"
-    if sae.shard is not None and config.step == "auto":
-        return "several processes take it only if asked, by --step fused"  # Unseen on GPUs so far.
     from saelab.training.fused import fused_rule
 
     rule = fused_rule(sae)

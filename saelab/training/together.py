@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from saelab.config import UsageError
 from saelab.console import silent
 from saelab.interrupt import Stopped, StopRequest
+from saelab.kernels.cuda import has_triton
 from saelab.owner import runs, this_process
 from saelab.ranks import Ranks
 
@@ -71,7 +73,12 @@ class Together:
         Raises:
             UsageError: names what differs, and in which process.
         """
-        own = {"saelab": version("saelab"), "torch": torch.__version__, **facts}
+        own = {
+            "saelab": version("saelab"),
+            "torch": torch.__version__,
+            "triton": _triton(),
+            **facts,
+        }
         for rank, theirs in enumerate(self._told(own)):
             for name, value in own.items():
                 if theirs.get(name) != value:
@@ -98,6 +105,20 @@ class Together:
             if told.get("problem"):
                 who = "" if rank == 0 else f"Process {rank}: "
                 raise UsageError(who + told["problem"])
+
+    def check_same_step(self, own: str) -> None:
+        """Refuse kinds of step that differ: each waits for what the other kind never sends.
+
+        Raises:
+            UsageError: names both kinds.
+        """
+        first, *others = (told[0] for told in self.all_say([own]))
+        for rank, theirs in enumerate(others, 1):
+            if theirs != first:
+                raise UsageError(
+                    f"Process 0 takes the {first} step and process {rank} the {theirs} step; "
+                    "install the same packages for all, or give --step autograd."
+                )
 
     def of_first(self, own: list[str]) -> list[str]:
         """What the first process says, in all."""
@@ -161,7 +182,8 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         UsageError: they cannot be connected.
         LostProcessError: one has ended before its work was done.
     """
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # A fused step's module stays on the CPU, where it is judged and calibrated.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
@@ -190,6 +212,11 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _triton() -> str:
+    """The version of triton, which compiles the kernels of a fused step."""
+    return import_module("triton").__version__ if has_triton() else "none"
 
 
 def _is_loss(error: RuntimeError | OSError) -> bool:

@@ -309,8 +309,8 @@ def test_groups_saved_by_several_at_once_are_all_kept(tmp_path: Path):
 
 def exports(root: Path, **changes: str):
     from feature_browser.pages.circuit.graphs import open_graph
-    from feature_browser.pages.circuit.node_cards import GraphScene
     from feature_browser.pages.circuit.node_names import NodeNames
+    from feature_browser.pages.circuit.scene import GraphScene
 
     catalogue = read_catalogue(root)
     card = catalogue.runs["heads"]
@@ -324,7 +324,7 @@ def exports(root: Path, **changes: str):
 
 
 def test_the_export_is_what_is_shown_and_can_be_read_again(root: Path, tmp_path: Path):
-    from feature_browser.pages.circuit.view import exported_json
+    from feature_browser.pages.circuit.exports import exported_json
 
     from saelab.analysis.circuits.graph_json import load_graph
 
@@ -343,7 +343,7 @@ def test_the_export_is_what_is_shown_and_can_be_read_again(root: Path, tmp_path:
 
 
 def test_the_export_for_other_viewers_has_pins_and_supernodes(root: Path):
-    from feature_browser.pages.circuit.view import exported_circuit_tracer
+    from feature_browser.pages.circuit.exports import exported_circuit_tracer
 
     scene, card = exports(root, pins=f"{FIVE}|{SEVEN}")
     values = json.loads(exported_circuit_tracer(scene, card))

@@ -145,3 +145,29 @@ def test_an_example_is_followed_from_source_to_source(page: Page, address: str, 
     expect(page.get_by_text("Which source tokens, through which heads?")).to_be_visible()
     whole(page)
     assert errors == []
+
+
+def test_a_prompt_is_explained_watched_zoomed_and_set_beside_another(
+    page: Page, address: str, root: Path, errors: list[str]
+):
+    page.set_viewport_size({"width": 1280, "height": 900})
+    (path,) = (root / "heads" / "circuits").glob("*.h5")
+    page.goto(f"{address}/?view=circuit&run=heads&graph={path.stem}")
+    page.get_by_role("link", name="another beside this one").click()
+    expect(page.get_by_role("button", name="Explain", exact=True)).to_be_visible()
+    page.get_by_label("Prompt: why does the model").fill("a big cat sat on the")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    # The process is started, and the graph opens by itself.
+    expect(page.get_by_text("What differs")).to_be_visible()
+    expect(page.locator(".wide-picture")).to_have_count(2)
+    whole(page)
+    wide = page.locator(".graph").first.evaluate("graph => graph.clientWidth")
+    page.get_by_role("button", name="Zoom in").click()
+    grown = page.locator(".graph").first.evaluate("graph => graph.clientWidth")
+    assert grown == pytest.approx(1.3 * wide, rel=0.02)
+    assert len([*(root / "heads" / "circuits").glob("*.h5")]) == 2
+    # The same process explains the next, of which a fault is one sentence.
+    page.goto(f"{address}/?view=circuit&run=heads&part=explain&prompt=a&target=no such token")
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_text("is not one token of")).to_be_visible()
+    assert errors == []

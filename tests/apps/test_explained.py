@@ -7,12 +7,14 @@ import pytest
 from apps.driving import Open, drawn
 from feature_browser.data.catalogue import read_card
 from feature_browser.data.explained import explained
-from feature_browser.data.labels import LatentNames
-from feature_browser.data.notes import Notes
+from feature_browser.data.known import Known, Match
+from feature_browser.data.labels import Labels, LatentNames, Name
+from feature_browser.draw.names import named
 
 from saelab.analysis.explain.judging import Merit
 from saelab.analysis.explain.records import TEXTS, Explanation, ExplanationSet, read_set
 from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
+from saelab.analysis.notes import Notes, mark_of
 
 HOSTILE = "<script>alert(1)</script> \u202eword"
 
@@ -51,7 +53,7 @@ def test_of_several_judges_the_least_score_is_shown_and_sorts(open_app: Open, co
 
 def test_all_latents_lists_and_finds_them(open_app: Open, copy: Path):
     page = drawn(open_app(copy.parent, run="plain", view="latents", q="SIX"))
-    assert "six (big, not judged)" in page
+    assert ">six</span>" in page
     assert "1 by explanation" in page
 
 
@@ -77,3 +79,59 @@ def test_a_new_or_damaged_set_is_seen_at_once(open_app: Open, copy: Path):
     page = drawn(open_app(copy.parent, run="plain", view="latent", latent="5"))
     assert "five" in page
     assert found.problem[:40] in page
+
+
+def test_a_weak_name_never_looks_certain():
+    match = {share: Match("name_female", share, 0.9, {}) for share in (0.05, 0.2, 0.8)}
+    names = LatentNames(Labels(), Known([], [], dict(enumerate(match.values()))))
+    assert [names.best(i) for i in range(3)] == [
+        Name(), Name("name female", "F1 0.20"), Name("name female", "F1 0.80", sure=True),
+    ]  # fmt: skip
+    assert names.name(1) == "perhaps name female (F1 0.20)"
+    assert "name" in named(names.best(2))
+    assert 'class="sub"' in named(names.best(1))
+
+
+def test_an_accepted_explanation_names_its_latent_and_a_rejected_one_never(
+    open_app: Open, copy: Path
+):
+    card = read_card(copy, copy.parent)
+    big, small = mark_of("input", explained(card).by_latent[5][0].text), mark_of("input", "five")
+    Notes(copy).write(5, "verdict", f"-{big}")
+    assert LatentNames.of(card).name(5) == "five (small, not judged)"
+    Notes(copy).write(5, "verdict", f"+{small}")
+    assert LatentNames.of(card).best(5).sure
+    page = drawn(open_app(copy.parent, run="plain", view="latent", latent="5"))
+    assert f'data-verdict="0{small}" aria-pressed="true"' in page
+    assert f'data-verdict="0{big}" aria-pressed="true"' in page
+    Notes(copy).write(5, "verdict", f"-{small}")
+    assert LatentNames.of(card).name(5).startswith("fires on: ")
+    for keep, n in (("accepted", 0), ("rejected", 1), ("explained", 2)):
+        page = drawn(open_app(copy.parent, run="plain", view="latents", keep=keep, sort="score"))
+        assert f"{n} of 32 latents" in page
+
+
+def test_what_a_latent_does_is_shown_apart(open_app: Open, copy: Path):
+    path = copy / "explanations" / "does"
+    texts = ExplanationSet(path, "big", "file", "steered/1", "ab" * 32, "output")
+    texts.by_latent = {5: Explanation("dogs", "2024-07-26T00:00")}
+    texts.write()
+    page = drawn(open_app(copy.parent, run="plain", view="latent", latent="5"))
+    fires, does = page.split("What makes it fire")[1].split("What it does to the text")
+    assert "five" in fires
+    assert "dogs" in does
+    assert "dogs" not in fires
+
+
+def test_one_key_explains_the_latent_if_a_model_is_configured(
+    open_app: Open, copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert not [
+        b for b in open_app(copy.parent, run="plain", latent="5").button if b.key == "explain"
+    ]
+    monkeypatch.setenv("SAELAB_LLM", "m")
+    # Nobody listens there.
+    monkeypatch.setenv("SAELAB_BASE_URL", "http://127.0.0.1:9/v1")
+    app = open_app(copy.parent, run="plain", latent="5")
+    app.button("explain").click().run(timeout=60)
+    assert "with other weights" in drawn(app)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from apps.serving import listen, served
-from feature_browser.data.notes import Note, Notes
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
+
+from saelab.analysis.notes import Note, Notes
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from feature_browser.data.notes import Note, Notes
 
+from saelab.analysis.notes import Note, Notes, mark_of
 from saelab.config import UsageError
 
 
@@ -24,7 +24,7 @@ def test_what_is_written_is_read_again_by_another_reader(tmp_path: Path):
 
 def test_without_notes_nothing_is_read_and_no_file_is_made(tmp_path: Path):
     notes = Notes(tmp_path)
-    assert (notes.version(), notes.all(), notes.history(0)) == (0, {}, [])
+    assert (notes.version(), notes.all(), notes.history(0)) == ((), {}, [])
     assert not list(tmp_path.iterdir())
 
 
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(
 WRITER = """
 import sys
 from pathlib import Path
-from feature_browser.data.notes import Notes
+from saelab.analysis.notes import Notes
 
 for number in range(int(sys.argv[3])):
     Notes(Path(sys.argv[1])).write(number % 4, "label", f"{sys.argv[2]}:{number}")
@@ -152,3 +152,60 @@ def test_a_directory_that_cannot_be_written_is_said(
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UsageError, match="is read-only"):
         Notes(tmp_path).write(0, "label", "x")
+
+
+def test_a_verdict_is_of_one_explanation_until_it_is_taken_back(tmp_path: Path):
+    notes, (one, other) = Notes(tmp_path), (mark_of("input", text) for text in "ab")
+    for value in (f"+{one}", f"-{other}", f"-{one}"):
+        notes.write(3, "verdict", value)
+    assert notes.all() == {3: Note(rejected=frozenset({one, other}))}
+    for mark in (one, other):
+        notes.write(3, "verdict", f"0{mark}")
+    assert notes.all() == {}
+    with pytest.raises(UsageError, match="names no explanation"):
+        notes.write(3, "verdict", "+x")
+
+
+def test_who_writes_over_anothers_words_is_told_them_and_both_are_kept(tmp_path: Path):
+    mine, theirs = Notes(tmp_path), Notes(tmp_path)
+    assert mine.write(3, "label", "first", was="") is None
+    assert theirs.write(3, "label", "second", was="first") is None
+    assert mine.write(3, "label", "third", was=" first ") == "second"
+    assert mine.write(3, "label", "third", was="second") is None
+    assert [edit.value for edit in mine.history(3)] == ["first", "second", "third", "third"]
+
+
+def test_another_run_in_the_same_place_has_another_version(tmp_path: Path):
+    Notes(tmp_path).write(3, "label", "of the first run")
+    version = Notes(tmp_path).version()
+    (tmp_path / "notes.sqlite").unlink()
+    Notes(tmp_path).write(3, "label", "of the second run")
+    assert Notes(tmp_path).version() != version
+
+
+def test_a_file_of_the_first_schema_is_read_and_written(tmp_path: Path):
+    Notes(tmp_path).write(3, "label", "old")
+    with closing(sqlite3.connect(tmp_path / "notes.sqlite")) as connection:
+        connection.executescript(
+            "alter table edit rename to e; drop index edit_of; create table edit (\n"
+            "    id integer primary key,\n    at text not null,\n"
+            "    latent integer not null check (latent >= 0),\n"
+            "    field text not null check (field in ('label', 'note', 'bookmark')),\n"
+            "    value text not null\n); insert into edit select * from e; drop table e;"
+            "create index if not exists edit_of on edit (latent, field, id);"
+            "pragma user_version = 1;"
+        )
+    assert Notes(tmp_path).all() == {3: Note("old")}
+    mark = mark_of("input", "text")
+    Notes(tmp_path).write(3, "verdict", f"+{mark}")
+    assert Notes(tmp_path).all() == {3: Note("old", accepted=frozenset({mark}))}
+    assert [edit.value for edit in Notes(tmp_path).history(3)] == ["old", f"+{mark}"]
+
+
+def test_many_edits_are_written_together_or_not_at_all(tmp_path: Path):
+    notes = Notes(tmp_path)
+    with pytest.raises(UsageError, match="201 characters"):
+        notes.write_all([(1, "label", "fits"), (2, "label", "x" * 201)])
+    assert notes.all() == {}
+    notes.write_all([(1, "label", "fits"), (2, "bookmark", "1")])
+    assert notes.all() == {1: Note("fits"), 2: Note(bookmark=True)}

@@ -7,10 +7,11 @@ from apps.driving import Open, drawn
 from feature_browser.data.catalogue import RunCard, read_card
 from feature_browser.data.known import NOTHING
 from feature_browser.data.labels import Labels, LatentNames
-from feature_browser.data.notes import Note, Notes
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw.annotate import keep
 from feature_browser.pages.latents.search import search
+
+from saelab.analysis.notes import Note, Notes
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_read_only_directory_is_said_before_anything_is_typed(
 ):
     Notes(copy).write(5, "label", "kept")
     # Tests may run as root, whom no permission stops.
-    monkeypatch.setattr("feature_browser.data.notes.os.access", lambda *_: False)
+    monkeypatch.setattr("saelab.analysis.notes.os.access", lambda *_: False)
     page = drawn(open_app(copy.parent, run="signed", latent="5"))
     assert 'value="kept"' in page
     assert " readonly" in page

@@ -43,7 +43,7 @@ def test_the_law_of_a_step_is_near_every_step_that_was_measured(device):
 
 def test_steps_of_other_kinds_take_what_an_h100_took():
     fleet = Fleet(pace_of_kind("h100"))
-    for seconds, one in [(9.55e-3, job(half=False)), (6.7e-3, job(kernels=False))]:
+    for seconds, one in [(9.55e-3, job(half=False)), (6.7e-3, job(rule=None))]:
         parts = step_parts(one, fleet, 1, 1536)
         assert sum(parts.values()) == pytest.approx(seconds, rel=0.1)
     rates = {v: 10**8 / by_store(job(variant=v), fleet, 1).seconds["steps"] for v in BOTH}

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- {}: written by make benchmarks -->\n", "<!-- end of {} -->\n"
 COLUMNS = {
     "topk": "TopK",
+    "topk, 0.1 dead": "with 10 % dead",
     "batch-topk": "BatchTopK",
     "matryoshka": "Matryoshka",
     "hierarchical-topk": "Hierarchical",
@@ -33,7 +34,9 @@ def steps() -> str:
         for step in found["steps"]:
             shape = step["shape"]
             size = f"{shape['d_in']} / {shape['d_sae']} / {shape['k']}"
-            sizes.setdefault(size, {"floor": step["floor"]})[step["variant"]] = step["seconds"]
+            dead = f", {shape['dead']:g} dead" if shape.get("dead") else ""
+            values = sizes.setdefault(size, {"floor": step["floor"]})
+            values[step["variant"] + dead] = step["seconds"]
         for size, values in sizes.items():
             cells = [_ms(values.get(key)) for key in ("floor", *COLUMNS)]
             lines.append([found["device"].removeprefix("NVIDIA "), size, *cells])

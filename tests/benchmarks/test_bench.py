@@ -55,6 +55,8 @@ def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys
         (["--configs", "8:16:17"], "k=17 exceeds d_sae=16"),
         (["--variants", "nope"], "no variant 'nope'"),
         (["--skip"], "--skip is for transcoders"),
+        (["--dead", "0.1"], "topk has none: it needs CUDA, not cpu"),
+        (["--dead", "0.1", "--variants", "matching-pursuit"], "--dead is for"),
         (["--transcoder", "--variants", "k-sparse"], "A k-sparse SAE cannot have another"),
     ],
 )

@@ -75,7 +75,7 @@ def test_what_was_left_out_and_how_many_latents_it_takes_are_printed(runs, capsy
     assert f"{load_graph(path).counts['pruned_influence']:.1%} of the influence dropped" in "".join(
         lines
     )
-    assert sum(line.startswith(("     5 of them:", "    10 of them:")) for line in lines) == 2
+    assert sum(line.startswith(("     5 of them:", "    10 of them:")) for line in lines) == 4
 
 
 def test_where_saes_are_not_applied_is_said_by_itself(runs, capsys):
@@ -150,4 +150,4 @@ def test_a_run_is_required(capsys):
 
 def test_a_prompt_is_required(runs, capsys):
     assert circuit(runs[0]) == 2
-    assert "--prompt is missing" in capsys.readouterr().err
+    assert "Nothing is asked: give --prompt TEXT" in capsys.readouterr().err

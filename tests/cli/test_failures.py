@@ -38,10 +38,12 @@ VERBS = {
     "bench": "bench variants --out",
     "claims": "claims --device cpu --out",
     "explain": "explain {run} --llm m --export-prompts",
+    "names": "names {run} --out",
+    "tasks": "tasks {run} --saebench",
     "circuit figure": "circuit {run} --prompt the --device cpu --figure",
     "circuit tracer": "circuit {run} --prompt the --device cpu --circuit-tracer",
 }
-FILES = ("explain", "circuit figure", "circuit tracer")
+FILES = ("explain", "names", "circuit figure", "circuit tracer")
 
 
 def bad_places(directory):
@@ -110,7 +112,7 @@ def test_a_directory_that_this_user_cannot_write_to_is_refused(
 
 
 RUN_VERBS = ["features", "explain", "evaluate", "steer", "transport", "diff", "circuit", "export"]
-RUN_VERBS += ["show"]
+RUN_VERBS += ["show", "names", "tasks"]
 
 
 @pytest.mark.parametrize("verb", RUN_VERBS)
@@ -119,6 +121,7 @@ def test_a_run_that_cannot_be_is_one_sentence(verb, tmp_path, capsys):
         "steer": ["--all"],
         "circuit": ["--prompt", "a"],
         "explain": ["--llm", "tokens"],
+        "tasks": ["--letters"],
         "export": ["--out", tmp_path / "x"],
     }
     for place, _ in bad_places(tmp_path).values():
@@ -213,6 +216,7 @@ LOCKED = {
     "train": [],
     "features": [],
     "evaluate": [],
+    "tasks": ["--letters"],
     "steer": ["--all"],
     "steer concepts": ["--concepts"],
     "steer success": ["--success", "3"],

@@ -1,6 +1,7 @@
 """A disk that fills at any call of a verb: one sentence, nothing half, and the same goes on."""
 
 import shutil
+from itertools import permutations
 
 import pytest
 from conftest import small_config
@@ -11,12 +12,14 @@ from saelab.files import is_temporary
 from saelab.training.loop import train
 from saelab.training.run import Run
 
+SAID = ("cat", "dog", "mat", "tree", "big", "red")
 FULL, IN_CI = 8, 2
 COMMANDS = {
     "train": "train topk --activations {store} --site blocks.0.hook_resid_post --d-sae 32 --k 4"
     " --n-tokens 2000 --batch-size 100 --log-every 5 --checkpoint-every 5 --lr 1e-2 --out new",
     "features": "features run --n-tokens 300 --batch-size 7 --checkpoint-every 90",
     "evaluate": "evaluate run --n-tokens 100 --suite core",
+    "tasks": "tasks run --probe one.csv two.csv --n-train 60 --n-test 40",
     "explain": "explain run --llm tokens",
     "steer": "steer run --all --prompt dog",
     "transport": "transport --run run --from blocks.0.hook_resid_post --to blocks.1.attn.hook_z"
@@ -33,13 +36,19 @@ ANYWHERE = ("export", "import", "explain")
 
 @pytest.fixture(scope="module")
 def start(small_run, small_store, random_lm, tmp_path_factory):
-    """A directory with a run, and its features, which steering needs; `layers` is a crosscoder."""
+    """A directory with a run, and its features, which steering needs; `layers` is a crosscoder.
+
+    Beside them are two tables of labelled texts.
+    """
     directory = tmp_path_factory.mktemp("start")
     run = Run(shutil.copytree(small_run.path, directory / "run"))
     collect_features(run, random_lm, FeatureOptions(n_tokens=200, n_examples=12, reach=3))
     values = {"sae": {"variant": "crosscoder", "d_sae": 32, "k": 4}, "n_tokens": 1000}
     both = small_config(small_store, site="+".join(small_store.sites[::2]), **values)
     train(both, out=directory / "layers", device="cpu")
+    for number, name in enumerate(("one", "two")):
+        rows = [f"{' '.join(w)},{w[number] < w[2]}" for w in permutations(SAID, 3)]
+        (directory / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
     return directory
 
 

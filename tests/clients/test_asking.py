@@ -1,5 +1,6 @@
 """Many questions: each answered once, within the budget, whatever fails or stops."""
 
+import signal
 import threading
 from collections import Counter
 from itertools import pairwise
@@ -11,6 +12,7 @@ from saelab.clients.asking import IN_A_ROW, Budget, Pacing, ask
 from saelab.clients.ledger import Ledger
 from saelab.clients.question import Answer, FailedError, Question
 from saelab.config import UsageError
+from saelab.interrupt import Stopped
 
 QUESTIONS = [Question(f"explain/{n}", "s", f"text {n}", 8) for n in range(40)]
 QUICK = Pacing(attempts=4, backoff=0.001)
@@ -187,3 +189,20 @@ def test_requests_keep_their_distance_and_failed_ones_wait_twice_as_long_each_ti
     assert [round(gap / 8 / 2**n, 3) for n, gap in enumerate(gaps[5:])] == pytest.approx(
         [1.0] * 4, abs=0.5
     )
+
+
+def test_a_local_model_answers_in_this_thread_and_a_stop_leaves_nothing_running(ledger):
+    def stopped_at_the_third(question, times):
+        assert threading.current_thread() is threading.main_thread()
+        if question is QUESTIONS[2]:
+            raise Stopped(signal.SIGTERM)
+        return fine(question, times)
+
+    client = Scripted(stopped_at_the_third)
+    client.kind = "local"
+    with pytest.raises(Stopped):
+        ask(QUESTIONS, client, ledger, PLENTY, QUICK)
+    assert len(Ledger(ledger.path).answers) == 2
+    client.reply = fine
+    assert ask(QUESTIONS, client, Ledger(ledger.path), PLENTY, QUICK) == ""
+    assert [n for n in client.asked.values() if n > 1] == [2]

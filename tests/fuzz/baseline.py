@@ -27,12 +27,12 @@ def make_baseline(root: Path) -> Path:
     from apps.circuit_cases import write_circuit
     from apps.conftest import D_SAE, VOCABULARY, feature_arrays, write_recovery, write_steering
     from apps.transport_cases import write_transport
-    from feature_browser.data.notes import Notes
     from feature_browser.pages.steering.experiment import Experiment
     from feature_browser.pages.steering.saved import save
 
     from saelab.activations.arrays import write_arrays
     from saelab.analysis.feature_file import write_features
+    from saelab.analysis.notes import Notes
     from saelab.evaluation.arrays import evaluate_arrays
     from saelab.evaluation.options import EvaluateOptions
     from saelab.training.loop import train

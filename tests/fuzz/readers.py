@@ -242,7 +242,7 @@ def card(path: Path) -> None:
 
 
 def notes(path: Path) -> None:
-    from feature_browser.data.notes import Notes
+    from saelab.analysis.notes import Notes
 
     read = Notes(path)
     read.version()

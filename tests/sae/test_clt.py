@@ -13,8 +13,8 @@ from saelab.types import ActivationBatch, SparseCodes
 N, D, PER_LAYER, ROWS = 3, 5, 8, 40
 KINDS = [
     (selection, decoders)
-    for selection in ("batch-topk", "topk")
-    for decoders in ("free", "tied-source")
+    for selection in ("batch-topk", "topk", "jumprelu")
+    for decoders in ("free", "tied-source", "tied-target")
 ]
 
 
@@ -50,12 +50,14 @@ def dense(sae, x, mask):
         a = (x.double()[:, here] - weights["b_in"][here]) @ columns
         a = a + weights["b_enc"][own][:PER_LAYER]
         z.append(a.relu() * mask[:, own][:, :PER_LAYER])
+        z[-1].retain_grad()
         written = weights["b_dec"][here]
         for source in range(layer + 1):
-            atoms = weights["W_dec"][source * PER_LAYER : source * PER_LAYER + PER_LAYER]
+            first = (layer if sae.decoders == "tied-target" else source) * PER_LAYER
+            atoms = weights["W_dec"][first : first + PER_LAYER]
             written = written + z[source] @ (atoms if sae.tied else atoms[:, here])
         y.append(written)
-    return torch.cat(z, 1), torch.cat(y, 1), weights
+    return z, torch.cat(y, 1), weights
 
 
 @pytest.mark.parametrize(("selection", "decoders"), KINDS)
@@ -64,20 +66,25 @@ def test_codes_reconstruction_and_gradients_are_those_of_dense_sums(selection, d
     done = sae.training_pass(ActivationBatch(x, target), LossContext(1.0))
     mask = done.codes.dense() != 0
     z, y, weights = dense(sae, x, mask)
-    torch.testing.assert_close(done.codes.dense().double(), z, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(done.codes.dense().double(), torch.cat(z, 1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(done.activations.double(), y, atol=1e-5, rtol=1e-4)
     done.error.backward()
     (target.double() - y).pow(2).sum(-1).mean().backward()
     sae.before_optimizer_step()
     for name, parameter in sae.named_parameters():
         wanted = weights[name].grad
+        if name == "threshold":
+            # 2407.14435, eq. 11: -theta / width times the code's gradient, inside the window.
+            near = (sae.pre_activations(x) - parameter).abs() < sae.bandwidth / 2
+            rate = (torch.cat([part.grad for part in z], 1) * near).sum(0)
+            wanted = -parameter.double() / sae.bandwidth * rate
         if name == "W_dec":
             atoms = parameter.detach().double()
             wanted = wanted - (wanted * atoms).sum(1, keepdim=True) * atoms
         torch.testing.assert_close(parameter.grad.double(), wanted, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("decoders", ["free", "tied-source"])
+@pytest.mark.parametrize("decoders", ["free", "tied-source", "tied-target"])
 def test_a_latent_writes_to_its_own_layer_and_later_ones_only(decoders):
     sae = clt(decoders=decoders)
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.1)
@@ -102,6 +109,21 @@ def test_the_largest_of_the_batch_or_of_each_layer_are_kept():
     sae = clt("topk")
     layer = sae.layer_of(sae.encode(rows(3)).indices)
     assert torch.equal(layer.sort(1).values, torch.tensor([0, 0, 1, 1, 2, 2]).expand(ROWS, -1))
+
+
+def test_jumprelu_starts_at_the_target_and_its_penalty_is_of_l0():
+    sae, x = clt("jumprelu"), rows(3)
+    sae.initialise(x)
+    assert sae.encode(x).mean_l0() == pytest.approx(6, abs=0.5)
+    context = LossContext(1.0, step=1, n_steps=2)
+    done = sae.training_pass(ActivationBatch(x, rows(4)), context)
+    weight, penalty = done.parts["l0_penalty"]
+    assert weight == 10
+    assert penalty.item() == pytest.approx((done.codes.mean_l0() / 6 - 1) ** 2, abs=1e-6)
+    penalty.backward()
+    assert sae.threshold.grad is not None
+    with pytest.raises(UsageError, match="l0_coefficient=3 is for selection jumprelu"):
+        clt("topk", l0_coefficient=3.0)
 
 
 def test_it_starts_at_the_best_linear_map_of_each_layer_and_is_loaded_as_saved(tmp_path):

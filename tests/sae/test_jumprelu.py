@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saelab.sae.context import LossContext
-from saelab.sae.jumprelu import Heaviside, Jump, JumpReLUConfig
+from saelab.sae.jump import Heaviside, Jump
+from saelab.sae.jumprelu import JumpReLUConfig
 from saelab.testing.steps import loss_of, train_step
 
 WIDTH = 0.2

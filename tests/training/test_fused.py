@@ -196,7 +196,15 @@ def test_feature_choice_begins_as_mutual_choice_also_in_the_fused_step():
     assert sorted(chosen[0]) != sorted(budgets.counts.tolist()) == sorted(chosen[1])
 
 
+def room_after(step, number, n_dead, dead_after):
+    step.since_fired.zero_()
+    step.since_fired[:n_dead] = dead_after
+    step.graphs.aux.look(number)
+    return step.graphs.aux.capacity
+
+
 def test_room_for_dead_latents_is_made_before_there_are_any():
+    """It stays while the number goes a little up and down; far fewer get less room."""
     step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=1000))
     assert step.rules.aux is not None
     assert step.graphs.aux.room_for_dead(step.rules.aux) == 0
@@ -206,6 +214,20 @@ def test_room_for_dead_latents_is_made_before_there_are_any():
     step.since_fired[1:] -= 1
     step.since_fired[0] += 1
     assert step.graphs.aux.room_for_dead(step.rules.aux) == 128
+    found = [room_after(step, LOOK_EVERY, n, 1000) for n in (250, 300, 250, 100, 0)]
+    assert found == [256, 384, 384, 128, 0]
+    assert room_after(step, LOOK_EVERY + 1, 100, 1000) == 0
+
+
+def test_where_latents_die_within_few_steps_room_is_made_for_few_steps():
+    """Else it would be for all latents, since each is silent for some steps."""
+    step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=40))
+    step.since_fired.fill_(40 - 3 * BATCH)
+    assert step.rules.aux is not None
+    assert step.graphs.aux.look_every(step.rules.aux) == 2
+    assert step.graphs.aux.room_for_dead(step.rules.aux) == 0
+    step.since_fired += BATCH
+    assert step.graphs.aux.room_for_dead(step.rules.aux) == 600
 
 
 def test_bfloat16_products_leave_float32_weights_near_those_of_float32():
@@ -285,3 +307,13 @@ def test_the_time_of_a_step_comes_with_its_parts_beside_the_floor():
     assert result.ratio == result.seconds / rates.floor(shape)
     assert set(result.stages) == {"encode", "select", "sort", "decode", "update"}
     assert min(result.stages.values()) > 0
+
+
+def test_the_time_of_aux_k_is_measured_with_dead_latents_that_stay_dead():
+    rates, shape = Rates(matmul=1e9, copy=1e9), StepShape(16, 12, 2, 2, dead=0.25)
+    config = step_config("topk", shape, precision="float32").model_copy(update={"step": "fused"})
+    result = time_step(config, shape, rates, torch.device(DEVICE), steps=1)
+    assert min(result.stages[f"AuxK's {part}"] for part in ("codes", "gradients")) > 0
+    plain = config.model_copy(update={"sae": config.sae.model_copy(update={"aux_coefficient": 0})})
+    with pytest.raises(UsageError, match="latents cannot be dead in a step without"):
+        time_step(plain, shape, rates, torch.device(DEVICE), steps=1)

@@ -8,7 +8,7 @@ from kernels.triton_device import DEVICE
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from saelab.kernels.exchange import LatentExchange
+from saelab.kernels.exchange import LatentExchange, received
 from saelab.kernels.triton.codes import jump
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.step.rules import Launch
@@ -21,7 +21,7 @@ from saelab.sae.spread import keep_shard
 from saelab.sae.topk import TopKConfig
 from saelab.sae.transcoder import make_transcoder
 from saelab.shard import LatentShard
-from saelab.training import fused_graphs
+from saelab.training import fused, fused_graphs
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.spread import Spread
 
@@ -137,6 +137,60 @@ def joined(step, spread):
         if whole is not None and name != "counts":
             out[name] = whole
     return out
+
+
+class Counted(LatentExchange):
+    """An exchange with nobody, which notes what it would receive."""
+
+    def __init__(self, shard):
+        super().__init__(shard)
+        self.received = []
+
+    def sum(self, part):
+        n = part.numel() * part.element_size()
+        self.received.append(2 * (self.shard.size - 1) * n // self.shard.size)
+        return part
+
+    begin_sum = sum
+
+    def end_sum(self):
+        pass
+
+    def gather(self, own):
+        self.received.append((self.shard.size - 1) * own.numel() * own.element_size())
+        return own.expand(self.shard.size, *own.shape).contiguous()
+
+    def most(self, n):
+        return int(n)
+
+
+@pytest.mark.parametrize(
+    ("form", "precision"),
+    [
+        ("multi", torch.bfloat16),
+        ("nested", torch.bfloat16),
+        ("jump", torch.float32),
+        *(
+            pytest.param(form, torch.float32, marks=pytest.mark.exhaustive)
+            for form in ("wide", "batch", "transcoder")
+        ),
+    ],
+)
+def test_a_step_receives_as_many_bytes_as_the_law_says(form, precision, monkeypatch):
+    monkeypatch.setattr(fused, "LatentExchange", Counted)
+    cls, given = FORMS[form]
+    sae = cls(d_sae=D_SAE, **(given | {"aux_coefficient": 0})).build(D_IN)
+    if form == "transcoder":
+        make_transcoder(sae, D_OUT, skip=True)
+    keep_shard(sae, 1, 4)
+    step = FusedStep(sae.to(DEVICE), FusedOptions(BATCH, V, precision, launch=SMALL))
+    step.prepare(LossContext(V, step=0, n_steps=STEPS))
+    step(torch.zeros(BATCH, D_IN, device=DEVICE), target=torch.ones(BATCH, sae.d_out))
+    exchange = step.graphs.step.exchange
+    assert isinstance(exchange, Counted)
+    half = precision == torch.bfloat16
+    law = received(step.rules.sae, sae.shard, BATCH, D_IN, sae.d_out, half=half)
+    assert exchange.received == law
 
 
 def few_rooms():

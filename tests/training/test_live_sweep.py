@@ -1,13 +1,17 @@
 """A whole model's SAEs from one pass of it: each is the SAE that trains alone."""
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
+from activations.forked import processes
 from conftest import TEXT
+from safetensors.torch import load_file
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from training.test_together import Launch, wait_for_checkpoint
 
 from saelab import resources
@@ -16,11 +20,13 @@ from saelab.cli import main
 from saelab.config import MAX_D_SAE, UsageError
 from saelab.lm.hf import HuggingFaceModel
 from saelab.ranks import Ranks
-from saelab.training.feeds import open_live, share_out
+from saelab.training import feeds, loop
+from saelab.training.feeds import held_together, open_live, share_out
 from saelab.training.loop import train, train_many
 from saelab.training.run import Run
 from saelab.training.state import TrainingState
 from saelab.training.sweep import read_sweep
+from saelab.training.together import together
 
 RUNS = {
     "mlp": {"site": "blocks.*.ln2.hook_out", "target_site": "blocks.*.hook_mlp_out"},
@@ -149,6 +155,39 @@ def test_whole_saes_are_shared_out_evenly(sweep):
     assert sorted(out.name for part in parts for out in part) == sorted(NAMES)
     widths = [sum(config.sae.d_sae for config in part.values()) for part in parts]
     assert max(widths) - min(widths) <= 32
+
+
+def hold_one_together(rank, port, file, out):
+    """One of two processes of the sweep, for which its first SAE is too wide for one."""
+    found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank)}
+    os.environ |= found | {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    loop.held_together = lambda group, *_: [str(next(iter(group)))]
+    with together(Ranks(rank, 2), torch.device("cpu")) as both:
+        train_many(configs(file, out), device="cpu", together=both)
+
+
+def test_an_sae_too_wide_for_one_process_is_held_by_all(sweep, tmp_path, monkeypatch):
+    shutil.copytree(sweep.parent / "runs" / "activations", tmp_path / "activations")
+    store = TCPStore("localhost", 0, is_master=True)
+    given = (store.port, sweep, tmp_path)
+    both = [processes().Process(target=hold_one_together, args=(r, *given)) for r in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert [each.exitcode for each in both] == [0, 0]
+    expected = load_file(sweep.parent / "runs" / "mlp-0" / "weights.safetensors")
+    for name, value in load_file(tmp_path / "mlp-0" / "weights.safetensors").items():
+        torch.testing.assert_close(value, expected[name], atol=2e-4, rtol=1e-3)
+    for name in NAMES[1:]:
+        assert weights(tmp_path / name) == weights(sweep.parent / "runs" / name)
+    monkeypatch.setattr(feeds, "free_on", lambda _: 24)
+    monkeypatch.setattr(feeds, "alone_bytes", lambda config, *_: config.sae.d_sae)
+    group, cpu = configs(sweep), torch.device("cpu")
+    wide = held_together(group, cpu, Ranks(0, 2))
+    assert wide == [str(out) for out, config in group.items() if config.sae.d_sae > 24]
+    assert len(wide) == 3
+    assert held_together(group, cpu, Ranks()) == [str(out) for out in group]
 
 
 def test_what_does_not_fit_into_memory_is_one_sentence(sweep, random_lm, monkeypatch):

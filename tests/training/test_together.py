@@ -4,17 +4,26 @@ import json
 import signal
 import time
 from shutil import copytree
+from threading import Thread
 
 import pytest
 import torch
 from activations.forked import Command, processes
 from conftest import small_config
 from safetensors.torch import load_file, save_file
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import (
+    HashStore,  # pyright: ignore[reportPrivateImportUsage]
+    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+)
 
+from saelab.config import UsageError
+from saelab.ranks import Ranks
+from saelab.sae.spread import keep_shard
 from saelab.shard import LatentShard
 from saelab.training.loop import train
 from saelab.training.run import Run
+from saelab.training.steps import fused_problem
+from saelab.training.together import Together
 from saelab.types import SparseCodes
 
 WIDTH = 33
@@ -104,6 +113,41 @@ def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n):
     lines = {name: Run(tmp_path / name).metrics() for name in names}
     assert any("aux_k" in line for line in lines["topk"])
     assert any(line["gradient_norm"] > OPTIONS["topk"]["clip_norm"] for line in lines["topk"])
+
+
+def test_processes_take_one_kind_of_step_or_none_of_them_trains():
+    store, said = HashStore(), []
+
+    def take(rank, step):
+        with pytest.raises(UsageError) as problem:
+            Together(Ranks(rank, 2), store).check_same_step(step)
+        said.append(str(problem.value))
+
+    both = [Thread(target=take, args=each) for each in enumerate(("fused", "autograd"))]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert "Process 0 takes the fused step and process 1 the autograd step" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "problem"),
+    [
+        ({"variant": "topk"}, {}, None),
+        ({"variant": "jumprelu", "k": None}, {}, None),
+        ({"variant": "topk"}, {"ties": "float32"}, "--ties float32 is for one process"),
+        ({"variant": "topk"}, {"objective": "masked"}, "it knows the local objective alone"),
+    ],
+)
+def test_several_gpus_take_the_fused_step_unasked(small_store, variant, options, problem):
+    config = small_config(small_store, sae=variant | {"d_sae": WIDTH}, **options)
+    sae = config.sae.build(8)
+    keep_shard(sae, 0, 2)
+    found = fused_problem(config, sae, torch.device("cuda"))
+    assert found is None if problem is None else found.startswith(problem)
 
 
 def select(rank, store_at, flat, out):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
+from saelab.sites import place_of
 from saelab.training.find import run_directories
 from saelab.training.run import Run, run_name
 
@@ -69,6 +70,13 @@ class RunCard:
         except UsageError:
             return True
         return False
+
+    @property
+    def in_circuits(self) -> bool:
+        """Whether circuits can have its latents, as far as its sites and its model say."""
+        writes = self.config.get("target_site")
+        place = place_of(self.site, writes if isinstance(writes, str) else self.site)
+        return self.model != "own arrays" and place is not None
 
     def check_decoder(self) -> None:
         """Refuse a run whose latents have no decoder rows; unknown variants pass.

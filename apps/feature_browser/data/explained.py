@@ -11,6 +11,7 @@ from numpy import ndarray
 from feature_browser.data.catalogue import RunCard
 from saelab.analysis.explain.records import TEXTS, read_set, set_paths
 from saelab.analysis.explain.scores import ExplanationScores, read_scores
+from saelab.analysis.notes import Note, mark_of
 from saelab.config import UsageError
 
 Stamp = tuple[tuple[Path, int], ...]
@@ -23,6 +24,7 @@ class Told:
     Attributes:
         source: who said it, by which prompt and when.
         model: who said it.
+        side: `input` (what makes it fire) or `output` (what it does).
         score: how well it predicts where the latent fires, 0.5 by chance; None if nobody judged.
         judge: who judged.
     """
@@ -32,12 +34,23 @@ class Told:
     source: str
     score: float | None = None
     judge: str = ""
+    side: str = "input"
+
+    @property
+    def mark(self) -> str:
+        """What names it in readers' verdicts."""
+        return mark_of(self.side, self.text)
+
+    @property
+    def told(self) -> str:
+        """Its model and score: it never looks as certain as a reader's label."""
+        judged = "not judged" if self.score is None else f"score {self.score:.2f}"
+        return f"{self.model}, {judged}"
 
     @property
     def line(self) -> str:
-        """The text with its model and score: it never looks as certain as a reader's label."""
-        judged = "not judged" if self.score is None else f"score {self.score:.2f}"
-        return f"{self.text} ({self.model}, {judged})"
+        """The text with its model and score."""
+        return f"{self.text} ({self.told})"
 
     @property
     def verdict(self) -> str:
@@ -50,17 +63,17 @@ class Explained:
     """The explanations of a run's latents.
 
     Attributes:
-        by_latent: the best first.
+        by_latent: those of what makes it fire first, the best of each side first.
         problem: why some could not be read; empty if all were.
     """
 
     by_latent: dict[int, list[Told]] = field(default_factory=dict)
     problem: str = ""
 
-    def best(self, latent: int) -> Told | None:
-        """The latent's best explanation."""
-        found = self.by_latent.get(latent)
-        return found[0] if found else None
+    def best(self, latent: int, note: Note) -> Told | None:
+        """The latent's best explanation: an accepted one, never a rejected one."""
+        left = [one for one in self.by_latent.get(latent, ()) if one.mark not in note.rejected]
+        return min(left, key=lambda one: one.mark not in note.accepted, default=None)
 
     def find(self, text: str) -> Int[ndarray, " found"]:
         """The latents of which an explanation contains `text`, in small letters."""
@@ -115,8 +128,8 @@ def _explained(run: Path, stamp: Stamp) -> Explained:
             ]
             # Of several judges the one who thinks least of it, so that nothing looks too certain.
             score, judge = min(judged, default=(None, ""))
-            told = Told(one.text, texts.model, source, score, judge)
+            told = Told(one.text, texts.model, source, score, judge, texts.side)
             by_latent.setdefault(latent, []).append(told)
     for told in by_latent.values():
-        told.sort(key=lambda one: 0.5 if one.score is None else one.score, reverse=True)
+        told.sort(key=lambda one: (one.side, -(0.5 if one.score is None else one.score)))
     return Explained(by_latent, " ".join(problems))

@@ -4,18 +4,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import streamlit as st
+from typing_extensions import override
 
 from feature_browser.data.catalogue import RunCard
-from feature_browser.data.explained import Explained, explained
+from feature_browser.data.explained import Explained, Told, explained
 from feature_browser.data.known import Known
-from feature_browser.data.notes import Note, Notes
 from feature_browser.data.reading import readable_features, readable_known
 from saelab.analysis.fires_on import PREFIX
+from saelab.analysis.notes import Note, Notes, Version
 from saelab.analysis.records import Features
 from saelab.config import UsageError
 
-TELLING = 0.1
-"""The F1 from which a known feature names its latent."""
+TELLING, SURE = 0.1, 0.5
+"""The F1 from which a known feature may name its latent, and from which it is no guess."""
+CHANCE = 0.5
+"""The score of an explanation that says nothing."""
+DOES = "makes the model write: "
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,10 @@ class Labels:
     """The labels of a run's latents.
 
     Attributes:
-        version: version of the notes; -1 if they cannot be read, with the reason in `problem`.
+        problem: why the notes cannot be read; empty if they can.
     """
 
     notes: dict[int, Note] = field(default_factory=dict)
-    version: int = 0
     problem: str = ""
 
     def of(self, latent: int) -> Note:
@@ -41,12 +44,32 @@ def labels_of(card: RunCard) -> Labels:
     try:
         return _labels(card.path, notes.version())
     except UsageError as error:
-        return Labels({}, -1, str(error))
+        return Labels({}, str(error))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def _labels(run: Path, version: int) -> Labels:
-    return Labels(Notes(run).all(), version)
+def _labels(run: Path, version: Version) -> Labels:
+    del version  # part of the cache's key only
+    return Labels(Notes(run).all())
+
+
+@dataclass(frozen=True)
+class Name:
+    """A latent's short name.
+
+    Attributes:
+        told: who says so, and how well it fits; empty for a reader's own words.
+        sure: whether it may look certain: a reader has said it, or it fits well.
+    """
+
+    text: str = ""
+    told: str = ""
+    sure: bool = False
+
+    @override
+    def __str__(self) -> str:
+        guess = "perhaps " if not self.sure and self.told.startswith("F1") else ""
+        return f"{guess}{self.text} ({self.told})" if self.told else self.text
 
 
 @dataclass(frozen=True)
@@ -64,8 +87,8 @@ class LatentNames:
         return cls(labels_of(card), readable_known(card), readable_features(card), explained(card))
 
     def name(self, latent: int) -> str:
-        """The latent's given name, else "fires on: ..."; empty if it never fires either."""
-        return self.given(latent) or self.fires_on(latent)
+        """The latent's name with its source and score; empty if it never fires either."""
+        return str(self.best(latent))
 
     def fires_on(self, latent: int) -> str:
         """What the latent's examples have in common, as `Features.fires_on`."""
@@ -80,12 +103,24 @@ class LatentNames:
         """`fires_on` without its first words, for a column that is called so."""
         return self.fires_on(latent).removeprefix(PREFIX)
 
-    def given(self, latent: int) -> str:
-        """Its label, else its known feature, else its best explanation; empty if it has none."""
-        if label := self.labels.of(latent).label:
-            return label
+    def best(self, latent: int) -> Name:
+        """Its label, else the best of what is known and explained, else what examples share."""
+        note = self.labels.of(latent)
+        if note.label:
+            return Name(note.label, sure=True)
+        told = self.explained.best(latent, note)
+        if told and told.mark in note.accepted:
+            return Name(_said(told), f"accepted; {told.told}", sure=True)
         match = self.known.matches.get(latent)
-        if match and match.f1 >= TELLING:
-            return match.title
-        told = self.explained.best(latent)
-        return told.line if told else ""
+        known = match and Name(match.title, f"F1 {match.f1:.2f}", match.f1 >= SURE)
+        if known and known.sure:
+            return known
+        if told and (told.score is None or told.score > CHANCE):
+            return Name(_said(told), told.told)
+        if match and known and match.f1 >= TELLING:
+            return known
+        return Name(self.fires_on(latent))
+
+
+def _said(told: Told) -> str:
+    return f"{DOES}{told.text}" if told.side == "output" else told.text

@@ -15,8 +15,8 @@ from feature_browser.data.address import A, AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.data.explained import Stamp, explained_stamp
 from feature_browser.data.known import NOTHING, Known, plain, read_known
-from feature_browser.data.notes import notes_version
 from feature_browser.data.weights import DecoderRows, read_decoder
+from saelab.analysis.notes import Version, notes_version
 from saelab.analysis.records import Features
 from saelab.analysis.steering.records import SteeringScores, load_steering_scores, steering_path
 from saelab.config import UsageError
@@ -42,7 +42,9 @@ class OpenRun:
     known: Known
     columns: dict[str, ndarray]
     spaced: bool
-    drawn: dict[tuple[AbstractAddress, int, Stamp], Any] = field(default_factory=dict, repr=False)
+    drawn: dict[tuple[AbstractAddress, Version, Stamp], Any] = field(
+        default_factory=dict, repr=False
+    )
 
     def page(self, address: A, draw: Callable[["OpenRun", A], Drawn]) -> Drawn:
         """The result of `draw` for `address`, kept until a note or explanation is written."""

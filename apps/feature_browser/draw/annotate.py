@@ -6,8 +6,8 @@ import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.labels import Labels
-from feature_browser.data.notes import LONGEST, Edit, Notes
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
+from saelab.analysis.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
 
 NOTED, PROBLEM = "noted", "note-problem"
@@ -17,17 +17,30 @@ EARLIER = 8
 def keep(card: RunCard, d_sae: int, edits: object) -> None:
     """Save the reader's edits that are not saved yet; `problem` reports what fails.
 
-    The page sends a list of {id, latent, field, value} with ascending ids; entries of another form
-    are ignored.
+    The page sends a list of {id, latent, field, value, was} with ascending ids; `was` is what stood
+    there when the reader began. Entries of another form are ignored.
     """
     for edit in edits if isinstance(edits, list) else []:
         if not _whole(edit, d_sae) or edit["id"] <= noted():
             continue
         st.session_state[NOTED] = edit["id"]
         try:
-            Notes(card.path).write(edit["latent"], edit["field"], edit["value"])
+            other = Notes(card.path).write(
+                edit["latent"], edit["field"], edit["value"], edit.get("was")
+            )
+            if other is not None:
+                st.session_state[PROBLEM] = _overwritten(edit, other)
         except UsageError as error:
             st.session_state[PROBLEM] = str(error)
+
+
+def _overwritten(edit: dict[str, Any], other: str) -> str:
+    shown = other if len(other) <= LONGEST["label"] else f"{other[: LONGEST['label']]}…"
+    theirs = f"had written “{shown}”" if other else "had removed it"
+    return (
+        f"Somebody else {theirs} as the {edit['field']} of latent {edit['latent']} while you were "
+        "writing. Yours is shown now; theirs stands under Earlier, below the note."
+    )
 
 
 def noted() -> int:
@@ -35,8 +48,13 @@ def noted() -> int:
     return st.session_state.get(NOTED, 0)
 
 
+def say(sentence: str) -> None:
+    """Have the next pass of the script report a sentence."""
+    st.session_state[PROBLEM] = sentence
+
+
 def problem() -> str:
-    """Why the last edit could not be saved; reported once."""
+    """Why the last edit could not be saved, or what else is to `say`; reported once."""
     return st.session_state.pop(PROBLEM, "")
 
 
@@ -47,6 +65,7 @@ def _whole(edit: Any, d_sae: int) -> bool:  # noqa: ANN401 - any JSON value
     if not isinstance(latent, int) or not isinstance(edit.get("id"), int):
         return False
     texts = isinstance(edit.get("field"), str) and isinstance(edit.get("value"), str)
+    texts = texts and isinstance(edit.get("was", ""), str | None)
     return texts and 0 <= latent < d_sae
 
 

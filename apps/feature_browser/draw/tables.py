@@ -6,6 +6,7 @@ from typing import Protocol
 
 from feature_browser.data.address import AbstractAddress
 from feature_browser.data.known import Known
+from feature_browser.data.labels import SURE
 from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, real
@@ -133,12 +134,13 @@ def metered(text: str, share: float) -> Html:
 
 
 def matched(known: Known | None, latent: int) -> Html:
-    """The known feature that a latent matches best, with its F1."""
+    """The known feature that a latent matches best, with its F1; bold only if it fits well."""
     match = known.matches.get(latent) if known else None
     if match is None:
         return html('<span class="sub">{none}</span>', none=UNKNOWN)
     f1 = metered(real(match.f1), match.f1)
-    return html('<span class="name">{title}</span> {f1}', title=match.title, f1=f1)
+    how = "name" if match.f1 >= SURE else "name guess"
+    return html('<span class="{how}">{title}</span> {f1}', how=how, title=match.title, f1=f1)
 
 
 def raised(run: OpenRun, latent: int) -> Html:

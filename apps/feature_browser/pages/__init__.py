@@ -27,6 +27,7 @@ MODULES = [
     "compare.view",
     "health.view",
     "sets",
+    "scoreboard",
     "training",
 ]
 """The files that draw a page, in the order of the top bar."""

@@ -14,6 +14,7 @@ from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import stamp
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.names import named
 from feature_browser.draw.numbers import count, real
 from feature_browser.draw.tables import Column, anchor, cell, choice, page_of, sortable, table
 from feature_browser.pages import Page
@@ -150,7 +151,7 @@ def _row(found: Sharing, names: LatentNames, address: SharedAddress, latent: int
         html('<span class="shares">{norms}</span>', norms=norms),
         cell(real(float(found.error_ratio[latent]))),
         cell(real(float(found.whole_ratio[latent]))),
-        cell(names.name(latent)),
+        named(names.best(latent)),
     ]
 
 

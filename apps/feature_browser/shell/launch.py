@@ -15,8 +15,8 @@ SERVER = {
     "server.enableCORS": "true",
     "server.enableXsrfProtection": "true",
     "server.enableStaticServing": "false",
-    # No page accepts files.
-    "server.maxUploadSize": "1",
+    # In MB: only All latents takes a file, one of names.
+    "server.maxUploadSize": "32",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",

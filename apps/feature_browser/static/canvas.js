@@ -19,6 +19,7 @@ export default function (component) {
   noticeTouch(canvas, on)
   showTips(canvas, on)
   brush(canvas, on)
+  zoomGraphs(canvas, on)
   lightEdges(canvas, on)
   annotate(canvas, on, component)
   return () => {

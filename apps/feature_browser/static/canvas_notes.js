@@ -10,26 +10,39 @@ function annotate(canvas, on, { data, setStateValue }) {
     setStateValue("notes", canvas.edits)
     if (tries > 1) canvas.noting = setTimeout(() => canvas.edits.length && send(tries - 1), PATIENCE)
   }
-  const write = (field, value, latent = shownLatent(canvas)) => {
+  const write = (field, value, latent = shownLatent(canvas), was = null) => {
     const id = Math.max(Date.now(), (canvas.edits.at(-1)?.id ?? 0) + 1)
-    canvas.edits = [...canvas.edits, { id, latent, field, value }]
+    canvas.edits = [...canvas.edits, { id, latent, field, value, was }]
     send(TRIES)
   }
   canvas.keep = write
   on(canvas, "focusout", ({ target }) => {
     // A field that is drawn anew loses its focus, and gets it back.
     if (canvas.redrawing || !target.dataset?.note || target.readOnly || target.value === target.defaultValue) return
+    const was = target.dataset.was ?? target.defaultValue
+    delete target.dataset.was
     target.defaultValue = target.value
-    write(target.dataset.note, target.value, latentOf(canvas, target))
+    write(target.dataset.note, target.value, latentOf(canvas, target), was)
   })
   on(canvas, "keydown", (event) => {
     const { target, key } = event
     if (!target.dataset?.note) return
-    if (key === "Escape") target.value = target.defaultValue
+    if (key === "Escape") {
+      target.value = target.defaultValue
+      delete target.dataset.was
+    }
     const done = key === "Enter" && (target.matches("input") || event.ctrlKey || event.metaKey)
     if (done || key === "Escape") target.blur()
   })
   on(canvas, "click", ({ target }) => {
+    const verdict = target.closest("[data-verdict]")
+    if (verdict) write("verdict", verdict.dataset.verdict)
+    const proposed = target.closest("[data-propose]")
+    const label = proposed && shown(canvas).querySelector('[data-note="label"]:not([data-of])')
+    if (label && !label.readOnly) {
+      label.value = proposed.dataset.propose.slice(0, label.maxLength)
+      label.focus()
+    }
     const star = target.closest("[data-bookmark]")
     if (!star || star.disabled) return
     const marked = star.getAttribute("aria-pressed") !== "true"
@@ -68,13 +81,16 @@ function beingTyped(canvas) {
   const of = field.dataset.of === undefined ? "" : `[data-of="${latent}"]`
   const { value, selectionStart, selectionEnd } = field
   const changed = value !== field.defaultValue
+  const was = field.dataset.was ?? field.defaultValue
   canvas.redrawing = true
   return () => {
     canvas.redrawing = false
     const again = shown(canvas).querySelector(`[data-note="${name}"]${of}`)
     const same = again && latentOf(canvas, again) === latent
-    if (changed && !same) canvas.keep(name, value, latent)
+    if (changed && !same) canvas.keep(name, value, latent, was)
     if (!same) return
+    // What stood there when the typing began, so that another's words are noticed.
+    if (changed) again.dataset.was = was
     again.closest("details")?.setAttribute("open", "")
     if (changed) again.value = value
     again.focus()

@@ -11,6 +11,7 @@ from saelab.analysis.circuits.active import Active
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.nodes import Node
 from saelab.lm.linear.paths import Norm
+from saelab.sae.affine import TakenRows
 from saelab.sites import Place
 
 
@@ -52,8 +53,11 @@ def residual_components(
         base, stream = 0, _embeddings(frozen, position)
     for below in range(base, layer):
         stream = _past_block(frozen, below, position, stream)
-    nodes, vectors = zip(*stream, strict=True)
-    return Components(nodes, torch.stack(vectors))
+    # A latent of a cross-layer transcoder was written once a layer.
+    summed: dict[Node, Tensor] = {}
+    for node, vector in stream:
+        summed[node] = summed[node] + vector if node in summed else vector
+    return Components(tuple(summed), torch.stack(list(summed.values())))
 
 
 def _embeddings(frozen: Frozen, position: int) -> list[tuple[Node, Tensor]]:
@@ -75,6 +79,9 @@ def _past_block(
         return [(Node("mlp", f"mlp {layer}", layer, position), out), *heads, *stream]
     active = frozen.actives[number]
     skip, written = active.skip, _written(active, position, None)
+    for source, further in frozen.from_below.get(active.place, ()):
+        if further.lands[position]:
+            written += _latents(frozen.actives[source], position, further.rows)
     post = (weights.mlp_post, record.mlp_post_scale[0, position]) if active.before_post else None
     if skip is None or not skip.applies[position]:
         return [*_posted(post, written), *heads, *stream]
@@ -117,22 +124,23 @@ def _written(
     active: Active, position: int, W_O: Float[Tensor, "d_in d_model"] | None
 ) -> list[tuple[Node, Tensor]]:
     """An SAE's latents, error and b_dec at a position, as they enter the stream."""
-    span, layer = active.at[position], active.place.layer
-    codes = active.codes
-    vectors = [
-        *(codes.values[span, None] * active.decoder[span]),
-        active.error[position],
-        active.b_dec[position],
+    layer = active.place.layer
+    found = [
+        *_latents(active, position, active.decoder),
+        (Node("error", active.name, layer, position), active.error[position]),
+        (Node("bias", f"b_dec {active.name}", layer, position), active.b_dec[position]),
     ]
-    nodes = [
+    return found if W_O is None else [(node, vector @ W_O) for node, vector in found]
+
+
+def _latents(
+    active: Active, position: int, rows: Float[Tensor, "n d"] | TakenRows
+) -> list[tuple[Node, Tensor]]:
+    """Its latents at a position, as these decoder rows write them."""
+    span, layer, codes = active.at[position], active.place.layer, active.codes
+    numbers, values = codes.latent[span].tolist(), codes.values[span].tolist()
+    nodes = (
         Node("latent", active.name, layer, position, latent, value)
-        for latent, value in zip(
-            codes.latent[span].tolist(), codes.values[span].tolist(), strict=True
-        )
-    ]
-    nodes += [
-        Node("error", active.name, layer, position),
-        Node("bias", f"b_dec {active.name}", layer, position),
-    ]
-    stacked = torch.stack(vectors)
-    return list(zip(nodes, stacked if W_O is None else stacked @ W_O, strict=True))
+        for latent, value in zip(numbers, values, strict=True)
+    )
+    return list(zip(nodes, codes.values[span, None] * rows[span], strict=True))

@@ -9,9 +9,12 @@ hierarchical.py   attribution over all paths, or over strong ones (arXiv 2405.13
 nodes.py, graph_data.py  a graph's parts, read without torch
 graph.py          the graph of direct effects, with a budget of nodes
 influence.py      influence, pruning and scores as circuit-tracer has them
+edits.py          the live model with some latents missing or scaled
 ablation.py       faithfulness and completeness by ablation in the live model
 intervene.py      logits with some latents taken away, kept alone or scaled
 patching.py       attribution patching and integrated gradients: a second opinion
+own.py            the graph's own latents, by influence
+asked.py          what is to be explained, by name
 live.py           a target in the live model, and the latents that gradients point to
 explain.py        all of it for a prompt
 graph_json.py, graph_file.py, circuit_tracer.py  files: JSON, compact HDF5, for other viewers

@@ -14,21 +14,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.analysis.circuits.edits import Members, ablation_edits
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.config import UsageError
-from saelab.host.host import Host
-from saelab.host.splice import keep as keep_input
-from saelab.kernels import sparse_decode
+from saelab.host.host import Host, by_layer
 from saelab.lm.protocol import Edit, LanguageModel
-from saelab.types import SparseCodes
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
 """Maps logits to the number that a circuit explains."""
 LITTLE = 0.05
 """If all latents together change the metric by less than this share of it, the ratios mean
 little."""
-Members = dict[str, Bool[Tensor, "#pos d_sae"]]
-"""The latents of a circuit by SAE name, at each position or at all positions."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +130,7 @@ def faithfulness(
     Raises:
         UsageError: `members` names an unknown SAE.
     """
+    hosts = by_layer(hosts)
     every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
 
     def kept(chosen: Members) -> float:
@@ -158,6 +155,7 @@ def metric_with(
     means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
 ) -> float:
     """The metric with only the latents in `members`; arguments and errors as for `faithfulness`."""
+    hosts = by_layer(hosts)
     if unknown := set(members) - {d.name for d in hosts}:
         raise UsageError(
             f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
@@ -170,62 +168,6 @@ def metric_with(
     if isinstance(metric, LatentMetric):
         return metric.value(lm, tokens, edits)
     return float(metric(lm.logits(tokens, edits)))
-
-
-def ablation_edits(
-    hosts: Sequence[Host],
-    tokens: Int[Tensor, "batch pos"],
-    keep: Members,
-    means: Mapping[str, Float[Tensor, " d_sae"]] | None = None,
-    factor: float | int = 0.0,
-) -> dict[str, Edit]:
-    """Edits under which only the latents in `keep` act; errors do not change.
-
-    If a site keeps all its latents, its activations stay bit-equal; so do positions where its SAE
-    is not applied.
-
-    Args:
-        hosts: the SAEs.
-        tokens: tokens that the edited model reads.
-        keep: latents that do not change.
-        means: values of the other latents, by SAE name; default: zero.
-        factor: factor of the other latents' difference from these values; 0 removes it, 2 doubles
-            it.
-    """
-    edits: dict[str, Edit] = {}
-    for host in hosts:
-        mean = None if means is None else means[host.name]
-        inputs: list[Tensor] = []
-        change = _ablation(host, tokens, (keep[host.name], 1.0 - factor), mean, inputs)
-        if host.is_transcoder:
-            # A transcoder's output is edited with what was seen at its input in the same pass.
-            edits[host.reads] = keep_input(inputs)
-        edits[host.writes] = change
-    return edits
-
-
-def _ablation(
-    host: Host,
-    tokens: Int[Tensor, "batch pos"],
-    kept: tuple[Bool[Tensor, "#pos d_sae"], float],
-    mean: Float[Tensor, " d_sae"] | None,
-    inputs: list[Tensor],
-) -> Edit:
-    sae = host.sae
-    keep, share_lost = kept
-
-    def edit(value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
-        x = inputs[0] if inputs else value
-        mask = keep.expand(value.shape[1], -1).repeat(len(value), 1)
-        codes, applies = host.encode(tokens, x, value)
-        gone = ~mask[codes.rows(), codes.indices]
-        away = SparseCodes(codes.values * gone, codes.indices, codes.d_sae, codes.offsets)
-        change = -sparse_decode(away, sae.W_dec)
-        if mean is not None:
-            change = change + (~mask * mean * applies.flatten()[:, None]) @ sae.W_dec
-        return value + (share_lost * change).view(value.shape).to(value.dtype)
-
-    return edit
 
 
 def members_at(
@@ -260,6 +202,7 @@ def mean_codes(
 
     Over the tokens where its SAE is applied.
     """
+    hosts = by_layer(hosts)
     sites = {site for d in hosts for site in d.sites}
     seen = lm.capture(tokens, list(sites))
     out = {}

@@ -32,6 +32,21 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class FurtherRows:
+    """What the active latents of a layer write to the MLP output of a later one.
+
+    Attributes:
+        place: of that MLP.
+        rows: decoder rows, one per active latent, as `Active.decoder` has them.
+        lands: the positions of the prompt where it is written.
+    """
+
+    place: Place
+    rows: TakenRows
+    lands: Bool[Tensor, " pos"]
+
+
+@dataclass(frozen=True)
 class Active:
     """The active latents of one SAE on the prompt.
 
@@ -45,6 +60,8 @@ class Active:
         skip: a transcoder's skip connection and its output; None without one.
         before_post: whether its output passes the block's post-norm or multiplier before the
             stream, as the heads' output always does.
+        further: where else a layer of a cross-layer transcoder writes.
+        layer_of: the name of that transcoder, and the number of this layer's first latent in it.
     """
 
     name: str
@@ -56,6 +73,8 @@ class Active:
     applies: Bool[Tensor, " pos"]
     skip: Skip | None = None
     before_post: bool = False
+    further: tuple[FurtherRows, ...] = ()
+    layer_of: tuple[str, int] | None = None
 
     @cached_property
     def at(self) -> tuple[slice, ...]:
@@ -85,13 +104,16 @@ class Active:
         return _Table(slice(first, last), slice(spans[0].start, spans[-1].stop), entry, there)
 
     def decoder_products(
-        self, at_out: Float[Tensor, "target pos d_out"]
+        self,
+        at_out: Float[Tensor, "target pos d_out"],
+        rows: Float[Tensor, "n d_out"] | TakenRows | None = None,
     ) -> Float[Tensor, "target n"]:
-        """Gradients at the latents from gradients at the output."""
+        """Gradients at the latents from gradients at the output; `rows` are another decoder's."""
+        decoder = self.decoder if rows is None else rows
         out = at_out.new_zeros(len(at_out), len(self.codes))
         for table in self._tables if len(self.codes) else ():
-            rows = self.decoder[table.entry.flatten()].unflatten(0, table.entry.shape)
-            found = einsum(at_out[:, table.positions], rows, "t p d, p k d -> t p k")
+            taken = decoder[table.entry.flatten()].unflatten(0, table.entry.shape)
+            found = einsum(at_out[:, table.positions], taken, "t p d, p k d -> t p k")
             out[:, table.entries] = found[:, table.there]
         return out
 
@@ -109,8 +131,12 @@ class Active:
             out[:, table.positions] = einsum(weights, taken, "t p k, p k d -> t p d")
         return out
 
+    def written_further(self, further: FurtherRows) -> Float[Tensor, "pos d_out"]:
+        """What its latents write to a later MLP output."""
+        return self._sums(self.codes.values[None], further.rows)[0] * further.lands[:, None]
+
     def written(self) -> Float[Tensor, "pos d_out"]:
-        """What the SAE represents: latents, skip connection, b_dec and error."""
+        """What the SAE itself represents: latents, skip connection, b_dec and error."""
         latents = self._sums(self.codes.values[None], self.decoder)[0]
         given = 0 if self.skip is None else self.skip.written
         return latents + given + self.b_dec + self.error

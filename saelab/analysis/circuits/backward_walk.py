@@ -225,8 +225,13 @@ class _Walk:
         active = self._frozen.actives[number]
         self._add(f"error {active.name}", (at_out * active.error).sum(-1))
         self._add(f"b_dec {active.name}", (at_out * active.b_dec).sum((-1, -2)))
-        gradient = active.decoder_products(at_out)
-        self._gradient[self._rows, self._frozen.spans[number]] = gradient
+        for source, further in self._frozen.from_below.get(active.place, ()):
+            lands = at_out * further.lands[:, None]
+            given = self._frozen.actives[source].decoder_products(lands, further.rows)
+            self._gradient[self._rows, self._frozen.spans[source]] += given
+        # Later layers that the latents write to were passed before.
+        gradient = self._gradient[self._rows, self._frozen.spans[number]]
+        gradient += active.decoder_products(at_out)
         # No latent is on the path past them, so direct effects go there too.
         past = None if active.skip is None else active.skip.transpose(at_out)
         if self._gate is stop:

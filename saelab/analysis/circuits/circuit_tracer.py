@@ -1,10 +1,11 @@
 """A graph in circuit-tracer's JSON, which Neuronpedia's graph viewer reads too.
 
-That format has latents, errors, embeddings and logits. Its `layer` is here the rank of an SAE in
-the computation (stream, heads and MLP of block 0, then of block 1, ...), so SAEs of one block have
-rows of their own; `clerp` names SAE and latent. Position embeddings are added to their token's
-node. MLP outputs without a transcoder become error nodes. Biases and the rest have no node in that
-format and are left out.
+That format has latents, errors, embeddings and logits. If all SAEs are transcoders of MLPs, `layer`
+and `feature` are those of circuit-tracer. Otherwise `layer` is the rank of an SAE in the
+computation (stream, heads and MLP of block 0, then of block 1, ...), so SAEs of one block have rows
+of their own; `clerp` names SAE and latent. Position embeddings are added to their token's node. MLP
+outputs without a transcoder become error nodes. Biases and the rest have no node in that format and
+are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ def circuit_tracer_json(
     nodes: dict[str, dict[str, Any]] = {}
     ids: list[str | None] = []
     for node, share in zip(graph.nodes, shares, strict=True):
-        made = _node(graph, node, share)
+        made = _node(graph, node, share, _layer(graph, node))
         ids.append(made["node_id"] if made else None)
         if made and made["node_id"] not in nodes:
             nodes[made["node_id"]] = made
@@ -87,18 +88,32 @@ def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> d
         "node_threshold": 1.0,
         "schema_version": 1,
         "info": {
-            "description": f"{graph.facts.get('target', '')}; layers are ranks of places; "
+            "description": f"{graph.facts.get('target', '')}; "
+            f"layers are {'those of MLPs' if _only_mlps(graph) else 'ranks of places'}; "
             f"{left_out} nodes (biases, the rest) have no form here.",
             "generator": {"name": "saelab"},
         },
     }
 
 
-def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] | None:
+def _only_mlps(graph: AttributionGraph) -> bool:
+    saes = graph.facts.get("saes", {}).values()
+    return bool(saes) and all(sae["kind"] == "mlp" for sae in saes)
+
+
+def _layer(graph: AttributionGraph, node: Node) -> int:
+    """The viewer's row of a node that has one; the target's is the last."""
+    if _only_mlps(graph):
+        return node.layer + (node.kind == "target")
+    if node.kind == "target":
+        return Place(node.layer, "residual").depth + 1
+    return -1 if node.position is None else graph.rank(node)
+
+
+def _node(graph: AttributionGraph, node: Node, share: float, layer: int) -> dict[str, Any] | None:
     """The node in that format, or None if the format has no such node."""
     if node.kind == "target":
         place = node.position or 0
-        layer = Place(node.layer, "residual").depth + 1
         token = graph.facts.get("token", 0)
         probability = graph.facts.get("probability", 0.0)
         return _made(
@@ -117,12 +132,11 @@ def _node(graph: AttributionGraph, node: Node, share: float) -> dict[str, Any] |
         made = _made(f"E_{token}_{place}", place, "E", place, "embedding", f"E_{token}-{place}")
         return made | {"clerp": graph.tokens[place], "influence": share}
     if node.kind == "latent":
-        layer, latent = graph.rank(node), node.latent or 0
+        latent = node.latent or 0
         kind, pair = "cross layer transcoder", _paired(layer, latent)
         made = _made(f"{layer}_{latent}_{place}", pair, layer, place, kind, f"{layer}_{latent}-0")
         label = f"{node.name} {node.latent}"
         return made | {"clerp": label, "influence": share, "activation": node.value}
-    layer = graph.rank(node)
     kind = "mlp reconstruction error"
     made = _made(f"{layer}_-1_{place}", -1, layer, place, kind, f"{layer}_-1-{place}")
     return made | {"clerp": node.label(), "influence": share}

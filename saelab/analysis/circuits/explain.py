@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.attention.loadings import HeadLoading, head_loadings
-from saelab.analysis.circuits.ablation import (
-    Faithfulness,
-    Members,
-    faithfulness,
-    members_at,
-)
+from saelab.analysis.circuits.ablation import Faithfulness, faithfulness, members_at
+from saelab.analysis.circuits.asked import asked_target, check_number
+from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen, freeze
 from saelab.analysis.circuits.graph import AttributionGraph, GraphOptions, attribution_graph
-from saelab.analysis.circuits.graph_file import save_graph_hdf5
+from saelab.analysis.circuits.graph_file import own_path, save_graph_hdf5
 from saelab.analysis.circuits.graph_json import save_graph
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.influence import GraphScores, PruneOptions, graph_scores, prune
@@ -32,17 +28,13 @@ from saelab.analysis.circuits.live import (
     interventions,
     live_metric,
 )
+from saelab.analysis.circuits.own import graph_curve, graph_latents
 from saelab.analysis.circuits.rows import graph_bytes
-from saelab.analysis.circuits.targets import (
-    Target,
-    latent_target,
-    logit_target,
-    next_token_probabilities,
-)
+from saelab.analysis.circuits.targets import Target
 from saelab.analysis.plans import circuit_plan
-from saelab.config import UsageError
-from saelab.host.host import Host
-from saelab.lm.prompt import encode_prompt, token_id
+from saelab.console import stage
+from saelab.host.host import Host, by_layer
+from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.training.run import Run
@@ -61,12 +53,16 @@ class CircuitOptions(GraphOptions, PruneOptions):
     threshold: float | None = Field(default=None, ge=0)
     """Judge the latents that hierarchical attribution keeps at this share of the target's value,
     instead of the pruned graph's (arXiv 2405.13868)."""
+    n_latents: int | None = Field(default=None, gt=0)
+    """Judge this number of the graph's latents, the most influential ones, instead of those that
+    pruning keeps."""
     n_members: int = Field(default=40, ge=0)
     """Also judge this many of all active latents: those with the most support for the target by
     integrated gradients in the live model. They include latents that direct attention. 0 for
     none."""
     curve: bool = False
-    """Also judge the best 5, 10, 20, 40, ... of them, up to all that support the target."""
+    """Also judge the best 5, 10, 20, 40, ... of either, up to all of the graph's and all that
+    support the target."""
     n_interventions: int = Field(default=5, ge=0)
     """Take this many latents away one by one, those that give the target most, and compare what the
     graph predicts with what the live model does. 0 for none."""
@@ -89,6 +85,8 @@ class Circuit:
         by_gradients: the same for the latents that support it most by integrated gradients.
         loadings: the attention weights that carry most of the target's value.
         interventions: predicted and live effects of single latents.
+        curve: faithfulness of the graph's most influential latents by their number, smallest
+            first; empty unless asked for.
     """
 
     graph: AttributionGraph
@@ -100,6 +98,7 @@ class Circuit:
     by_gradients: GradientCircuit | None
     loadings: tuple[HeadLoading, ...]
     interventions: tuple[TakenAway, ...] = ()
+    curve: tuple[Faithfulness, ...] = ()
 
 
 def explain(
@@ -114,12 +113,13 @@ def explain(
         UsageError: the prompt or a token is not the model's, or an SAE's site, variant or
             model has no exact rule.
     """
-    options = options or CircuitOptions()
+    options, hosts = options or CircuitOptions(), by_layer(hosts)
     tokens = encode_prompt(lm, prompt)
     if options.latent is not None:
-        _check_number(hosts, options.latent)
+        check_number(hosts, options.latent)
+    stage("Read the prompt")
     frozen = freeze(lm, hosts, tokens)
-    target, facts = _target(lm, frozen, options)
+    target, facts = asked_target(lm, frozen, (options.target, options.against), options.latent)
     n_nodes = min(options.max_nodes, len(frozen.values))
     circuit_plan(lm, tokens, n_nodes, graph_bytes(frozen, n_nodes)).announce()
     texts = tuple(lm.tokenizer.token(token) for token in tokens.tolist())
@@ -127,8 +127,9 @@ def explain(
     graph = attribution_graph(frozen, target, texts, options, facts)
     pruned = prune(graph, options)
     sizes = {d.name: d.sae.d_sae for d in hosts}
-    members = members_at(frozen, _chosen(frozen, target, pruned, options), sizes)
+    members = members_at(frozen, _chosen(frozen, target, (graph, pruned), options), sizes)
     metric = live_metric(frozen, hosts, target)
+    stage("Judge in the live model")
     judged = faithfulness(lm, hosts, tokens[None], members, metric)
     other = None
     if options.n_members:
@@ -137,7 +138,11 @@ def explain(
     chance = by_chance(lm, hosts, frozen, metric, judged)
     loadings = head_loadings(frozen, target, options.n_attention)
     single = interventions(lm, hosts, frozen, target, options.n_interventions)
-    circuit = Circuit(graph, pruned, scores, judged, members, chance, other, loadings, single)
+    curve: tuple[Faithfulness, ...] = ()
+    if options.curve:
+        curve = graph_curve(lm, hosts, frozen, graph, metric)
+    parts = scores, judged, members, chance, other, loadings, single, curve
+    circuit = Circuit(graph, pruned, *parts)
     for found in (graph, pruned):
         found.facts.update(_judgements(circuit))
     return circuit
@@ -149,6 +154,8 @@ def _judgements(found: Circuit) -> dict[str, Any]:
     values["attention"] = [loading.values() for loading in found.loadings]
     values["interventions"] = [vars(single) for single in found.interventions]
     values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
+    if found.curve:
+        values["graph_curve"] = [judged.values() for judged in found.curve]
     if (other := found.by_gradients) is not None:
         values["by_gradients"] = other.faithfulness.values() | chance_values(other.by_chance)
         values["by_gradients"] |= {"agreement": other.agreement, "gaps": dict(other.gaps)}
@@ -188,7 +195,7 @@ def save_circuit(found: Circuit, runs: Sequence[Run], prompt: str, lm: LanguageM
     found.pruned.facts["runs"] = found.graph.facts["runs"] = [str(run.path) for run in runs]
     token = found.graph.facts.get("token")
     name = found.graph.facts["target"] if token is None else lm.tokenizer.token(token)
-    path = circuit_path(runs[0].path, prompt, name)
+    path = own_path(circuit_path(runs[0].path, prompt, name), found.graph)
     with writing(runs[0].path) as lock:
         lock.check()
         save_graph(found.pruned, path)
@@ -204,69 +211,19 @@ def circuit_path(run: Path, prompt: str, target: str) -> Path:
     return run / "circuits" / f"{slug[-80:].strip('-').lower()}.json"
 
 
-def _target(
-    lm: LanguageModel, frozen: Frozen, options: CircuitOptions
-) -> tuple[Target, dict[str, Any]]:
-    if options.latent is not None:
-        if options.target is not None or options.against is not None:
-            raise UsageError("Got a latent and a token to explain; give one of them.")
-        target = _latent_target(frozen, options.latent)
-        return target, {"target": target.label, "latent": options.latent}
-    probabilities = next_token_probabilities(frozen)
-    token = int(probabilities.argmax()) if options.target is None else token_id(lm, options.target)
-    against = None if options.against is None else token_id(lm, options.against)
-    target = logit_target(frozen, token, against)
-    words = [lm.tokenizer.token(i) for i in (token, *([] if against is None else [against]))]
-    label = f"logit {words[0]!r} - " + (f"logit {words[1]!r}" if len(words) > 1 else "mean logit")
-    facts = {
-        "target": label,
-        "token": token,
-        "against": against,
-        "probability": float(probabilities[token]),
-    }
-    return target, facts
-
-
-def _check_number(hosts: Sequence[Host], text: str) -> None:
-    """Refuse SAE:NUMBER with a number that the SAE does not have."""
-    name, _, place = text.rpartition(":")
-    latent = place.partition("@")[0]
-    for d_sae in (host.sae.d_sae for host in hosts if host.name == name):
-        if latent.isdecimal() and int(latent) >= d_sae:
-            raise UsageError(
-                f"{name} has {d_sae} latents, so it has no latent {latent}; give 0 to {d_sae - 1}."
-            )
-
-
-def _latent_target(frozen: Frozen, text: str) -> Target:
-    """The latent named by SAE:NUMBER or SAE:NUMBER@POSITION."""
-    name, _, place = text.rpartition(":")
-    latent, at, position = place.partition("@")
-    numbers = {active.name: number for number, active in enumerate(frozen.actives)}
-    if name not in numbers or not latent.isdecimal() or bool(at) != position.isdecimal():
-        raise UsageError(
-            f"{text!r} names no latent; write SAE:NUMBER or SAE:NUMBER@POSITION with an SAE of "
-            f"{', '.join(numbers)}."
-        )
-    codes = frozen.actives[numbers[name]].codes
-    fires = codes.row[codes.latent == int(latent)].tolist()
-    if not at and not fires:
-        raise UsageError(f"Latent {latent} of {name} does not fire on the prompt; give another.")
-    return latent_target(frozen, numbers[name], int(latent), int(position) if at else max(fires))
-
-
 def _chosen(
-    frozen: Frozen, target: Target, pruned: AttributionGraph, options: CircuitOptions
+    frozen: Frozen,
+    target: Target,
+    graphs: tuple[AttributionGraph, AttributionGraph],
+    options: CircuitOptions,
 ) -> Bool[Tensor, " latent"]:
+    """The latents that are judged, of the whole graph or the pruned one."""
     if options.threshold is not None:
         limit = options.threshold * abs(target.value)
         return hierarchical_attribution(frozen, target, limit).kept
-    numbers = {active.name: number for number, active in enumerate(frozen.actives)}
-    chosen = torch.zeros(len(frozen.values), dtype=torch.bool, device=frozen.values.device)
-    for node in pruned.nodes:
-        if node.kind == "latent" and node.latent is not None and node.position is not None:
-            chosen[frozen.latent_index(numbers[node.name], node.latent, node.position)] = True
-    return chosen
+    if options.n_latents is not None:
+        return graph_latents(frozen, graphs[0], options.n_latents)
+    return graph_latents(frozen, graphs[1])
 
 
 def largest_inputs(graph: AttributionGraph, n: int) -> list[tuple[str, float]]:

@@ -1,13 +1,15 @@
 """A model on one prompt with its SAEs inserted and everything nonlinear held fixed.
 
 Each site is written as latents + b_dec + error, so all values equal those of the plain model. Where
-an SAE is not applied (see `Domain`), the error is the whole activation. Constants are: attention
-patterns (and so norms of queries and keys, soft caps and windows, which only affect patterns), the
-scales of all other norms, the set of active latents, and MLP outputs without a transcoder. The
-rest, a transcoder's skip connection included, is linear: every latent and every logit is a sum over
-the leaves (arXiv 2405.13868, section 3).
+an SAE is not applied (see `Domain`), the error is the whole activation. Of a cross-layer transcoder
+each layer is an SAE of its own, whose latents also write to later MLP outputs. Constants are:
+attention patterns (and so norms of queries and keys, soft caps and windows, which only affect
+patterns), the scales of all other norms, the set of active latents, and MLP outputs without a
+transcoder. The rest, a transcoder's skip connection included, is linear: every latent and every
+logit is a sum over the leaves (arXiv 2405.13868, section 3).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
@@ -18,16 +20,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.active import Active, Skip
+from saelab.analysis.circuits.active import Active, FurtherRows, Skip
 from saelab.config import UsageError
-from saelab.host.host import Host
+from saelab.host.host import Host, by_layer
 from saelab.lm.internals import model_weights
 from saelab.lm.linear.paths import ModelWeights
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
 from saelab.sae.affine import TakenRows
 from saelab.sae.linear import linearize
-from saelab.sites import Place
+from saelab.sites import Place, Site
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class Frozen:
     def at_place(self) -> dict[Place, int]:
         """The SAE in `actives` at a given place."""
         return {active.place: number for number, active in enumerate(self.actives)}
+
+    @cached_property
+    def from_below(self) -> dict[Place, list[tuple[int, FurtherRows]]]:
+        """By the place of an MLP, the SAEs of earlier layers that write to its output, and what."""
+        found: dict[Place, list[tuple[int, FurtherRows]]] = defaultdict(list)
+        for number, active in enumerate(self.actives):
+            for further in active.further:
+                found[further.place].append((number, further))
+        return dict(found)
 
     @cached_property
     def spans(self) -> tuple[slice, ...]:
@@ -149,13 +160,13 @@ def freeze(lm: LanguageModel, hosts: Sequence[Host], tokens: Int[Tensor, " pos"]
         UsageError: the architecture, an SAE's site or variant has no exact rule; the prompt
             is too long; or two SAEs share a name or a place.
     """
-    ordered = _by_depth(hosts, lm.info.n_layers)
+    ordered = _by_depth(by_layer(hosts), lm.info.n_layers)
     if len({d.name for d in ordered}) < len(ordered):
         raise UsageError("Two of the SAEs have the same name; give runs with different names.")
     weights = model_weights(lm)
     record = record_forward(lm, weights, tokens[None])
     check_whole(lm, weights, record)
-    return Frozen(weights, record, tuple(_active(d, record) for d in ordered))
+    return _with_errors(Frozen(weights, record, tuple(_active(d, record) for d in ordered)))
 
 
 def _by_depth(hosts: Sequence[Host], n_layers: int) -> list[Host]:
@@ -181,6 +192,7 @@ def _by_depth(hosts: Sequence[Host], n_layers: int) -> list[Host]:
 
 
 def _active(host: Host, record: ForwardRecord) -> Active:
+    """The SAE's latents; instead of its error, all that it writes."""
     x, target = _read_and_written(host, record)
     sae = host.sae
     if sae.W_dec.shape[1] != target.shape[-1]:
@@ -196,10 +208,33 @@ def _active(host: Host, record: ForwardRecord) -> Active:
         W = sae.W_skip.to(x.dtype)
         b_dec = b_dec - sae.input_bias.to(x.dtype) @ W
         skip = Skip(W, (x @ W) * applies[:, None], applies)
-    b_dec, error = b_dec * applies[:, None], torch.zeros_like(target)
+    b_dec, further = b_dec * applies[:, None], _further(host, record, codes.latent)
     facts = host.name, host.place, codes, decoder, b_dec
-    empty = Active(*facts, error, applies, skip, host.before_post)
-    return replace(empty, error=target - empty.written())
+    return Active(*facts, target, applies, skip, host.before_post, further, host.layer_of)
+
+
+def _further(
+    host: Host, record: ForwardRecord, latents: Int[Tensor, " n"]
+) -> tuple[FurtherRows, ...]:
+    found = []
+    for write in host.further:
+        place = replace(host.place, layer=Site.of(write.site).layer or 0)
+        layer = record.layers[place.layer]
+        target = (layer.mlp_raw if host.before_post else layer.mlp_out)[0]
+        rows = TakenRows(write.W_dec, latents, target.dtype, write.factor)
+        found.append(FurtherRows(place, rows, write.lands(target)))
+    return tuple(found)
+
+
+def _with_errors(frozen: Frozen) -> Frozen:
+    """The same with each SAE's error: what no latent writes, of this SAE or an earlier layer."""
+    found = []
+    for active in frozen.actives:
+        own = replace(active, error=torch.zeros_like(active.error)).written()
+        for number, further in frozen.from_below.get(active.place, ()):
+            own = own + frozen.actives[number].written_further(further)
+        found.append(replace(active, error=active.error - own))
+    return replace(frozen, actives=tuple(found))
 
 
 def _read_and_written(

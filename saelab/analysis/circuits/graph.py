@@ -132,7 +132,8 @@ def _explained(frozen: Frozen, target: Target) -> dict[str, Any]:
 def _places(frozen: Frozen) -> dict[str, dict[str, int | str | list[int]]]:
     """Each SAE's block, kind of site and rank in the computation.
 
-    And the positions where it is not applied, because training left such tokens out.
+    And the positions where it is not applied, because training left such tokens out. Of a layer of
+    a cross-layer transcoder, the transcoder's name and the number of the first latent in it.
     """
     return {
         active.name: {
@@ -140,6 +141,7 @@ def _places(frozen: Frozen) -> dict[str, dict[str, int | str | list[int]]]:
             "kind": active.place.kind,
             "depth": active.place.depth,
             "left_out": (~active.applies).nonzero()[:, 0].tolist(),
+            **dict(zip(("run", "first"), active.layer_of or (), strict=False)),
         }
         for active in frozen.actives
     }

@@ -56,6 +56,21 @@ class AttributionGraph:
         own = [places[node.name]] if node.kind in ("latent", "error") else places.values()
         return all(node.position in where for where in own)
 
+    @property
+    def runs(self) -> list[str]:
+        """The runs of the graph's SAEs, by name; one for all layers of a cross-layer transcoder."""
+        saes = self.facts.get("saes", {})
+        return list(dict.fromkeys(sae.get("run", name) for name, sae in saes.items()))
+
+    def in_run(self, node: Node) -> tuple[str, int | None]:
+        """The run whose SAE a latent is of, and its number there.
+
+        They are the node's own, unless its SAE is a layer of a cross-layer transcoder.
+        """
+        sae = self.facts.get("saes", {}).get(node.name, {})
+        latent = node.latent
+        return sae.get("run", node.name), None if latent is None else latent + sae.get("first", 0)
+
     def rank(self, node: Node) -> int:
         """The node's place in the order of computation; for nodes at a position but the target."""
         sae = self.facts.get("saes", {}).get(node.name)

@@ -17,6 +17,7 @@ graph_json.py.
 """
 
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -104,6 +105,27 @@ def read_graph_summary(path: Path) -> GraphSummary:
     stored = _read(path)
     n_nodes, n_edges = (stored.kind(name)[1][0] for name in ("node/kind", "edge/source"))
     return GraphSummary(n_nodes, n_edges, tuple(stored.facts["tokens"]), stored.facts["facts"])
+
+
+def own_path(path: Path, graph: AttributionGraph) -> Path:
+    """`path`, or with -2, -3, ... where that holds a graph of another prompt, target or other SAEs.
+
+    A damaged graph is replaced.
+    """
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(p for p in chain([path], numbered) if _free_for(graph, p.with_suffix(".h5")))
+
+
+def _free_for(graph: AttributionGraph, path: Path) -> bool:
+    try:
+        there = read_graph_summary(path).facts if path.is_file() else graph.facts
+    except UsageError:
+        return True
+    first, second = (
+        (facts.get("prompt"), facts.get("target"), sorted(facts.get("saes", ())))
+        for facts in (there, graph.facts)
+    )
+    return first == second
 
 
 def _read(path: Path) -> Hdf5Arrays:

@@ -3,7 +3,8 @@
     format    "saelab-circuit/1"
     facts     target (text), value, position, token_ids; saes: by name the block (layer), what is
               read there (kind: residual, heads, attention or mlp) and the rank in the computation
-              (depth; readers take it from layer and kind);
+              (depth; readers take it from layer and kind); of a layer of a cross-layer transcoder
+              also the transcoder (run) and the number there of its latent 0 (first);
               attention: the attention weights that carry most of the target's value (layer, head,
               dest and source position; gives, in the target's units; pattern, score before the
               softmax and soft cap, its advantage over the mean source; the largest pairs of a query
@@ -168,6 +169,9 @@ def _check_left_out(graph: AttributionGraph, path: Path) -> None:
         and sae.get("kind") in get_args(PlaceKind)
         and isinstance(places := sae.get("left_out", []), list)
         and all(isinstance(place, int) and 0 <= place < len(graph.tokens) for place in places)
+        and isinstance(sae.get("run", ""), str)
+        and isinstance(first := sae.get("first", 0), int)
+        and 0 <= first < 2**31
         for sae in saes.values()
     )
     named = {node.name for node in graph.nodes if node.kind in ("latent", "error")}

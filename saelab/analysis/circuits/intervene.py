@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.analysis.circuits.ablation import Members, ablation_edits
+from saelab.analysis.circuits.edits import Members, ablation_edits
 from saelab.config import UsageError
-from saelab.host.host import Host
+from saelab.host.host import Host, by_layer
 from saelab.lm.protocol import Edit, LanguageModel
 
 Mode = Literal["ablate", "keep only", "scale"]
@@ -64,7 +64,7 @@ def intervene(
 
     Args:
         lm: the model.
-        hosts: its SAEs.
+        hosts: its SAEs; a cross-layer transcoder's latents are named by layer (`Host.by_layer`).
         tokens: the prompt.
         change: what is done to which latents.
         position: whose logits are read.
@@ -73,6 +73,7 @@ def intervene(
     Raises:
         UsageError: a latent is of none of the SAEs or not in the prompt.
     """
+    hosts = by_layer(hosts)
     members = _members(hosts, tokens, change.latents)
     alone = change.mode == "keep only"
     keep = members if alone else {name: ~mask for name, mask in members.items()}

@@ -11,17 +11,17 @@ from torch import Tensor
 from saelab.analysis.circuits.ablation import (
     Faithfulness,
     LatentMetric,
-    Members,
     Metric,
     faithfulness,
     members_at,
     metric_with,
 )
+from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution
 from saelab.analysis.circuits.patching import LatentEffects, latent_effects
 from saelab.analysis.circuits.targets import Target
-from saelab.host.host import Host
+from saelab.host.host import Host, by_layer
 from saelab.lm.protocol import LanguageModel
 
 N_DRAWS = 5
@@ -58,7 +58,7 @@ def live_metric(frozen: Frozen, hosts: Sequence[Host], target: Target) -> Metric
     """What a target is in the live model."""
     if target.latent is not None:
         name = frozen.actives[int(frozen.owner[target.latent])].name
-        own = next(d for d in hosts if d.name == name)
+        own = next(d for d in by_layer(hosts) if d.name == name)
         reading = target.reading
         return LatentMetric(own, reading.weights[0], float(reading.constant[0]))
     assert target.coefficients is not None
@@ -90,7 +90,7 @@ def effects(
     metric: Metric,
 ) -> dict[str, LatentEffects]:
     """By SAE name, what taking its latents away does, by integrated gradients."""
-    return {d.name: latent_effects(lm, d, tokens, metric) for d in hosts}
+    return {d.name: latent_effects(lm, d, tokens, metric) for d in by_layer(hosts)}
 
 
 def strongest(given: Support, n: int) -> Members:
@@ -189,6 +189,7 @@ def interventions(
     given = hierarchical_attribution(frozen, target).latents
     largest = given.abs().topk(min(n, len(given))).indices
     metric, tokens, found = live_metric(frozen, hosts, target), frozen.record.tokens, []
+    hosts = by_layer(hosts)
     sizes = {d.name: d.sae.d_sae for d in hosts}
     nothing = members_at(frozen, torch.zeros_like(given, dtype=torch.bool), sizes)
     every = {name: ~mask for name, mask in nothing.items()}
@@ -225,7 +226,7 @@ def by_chance(
     owner = frozen.owner.cpu()
     limit = metric.host.place.depth if isinstance(metric, LatentMetric) else inf
     candidates = (depths[owner] < limit).nonzero()[:, 0]
-    sizes = {d.name: d.sae.d_sae for d in hosts}
+    sizes = {d.name: d.sae.d_sae for d in by_layer(hosts)}
     tokens, found = frozen.record.tokens, []
     for _ in range(n_draws):
         drawn = candidates[torch.randperm(len(candidates), generator=generator)]

@@ -5,10 +5,12 @@ what the metric changes by when its value goes from the clean prompt's to the pa
 by the gradient at the clean prompt (attribution patching), or by its mean over points on the way
 (integrated gradients). arXiv 2403.19647 takes the left ends of 10 steps; here the points are those
 of Gauss and Legendre, and as many as it takes for the effects to sum to what the metric changes by
-(completeness). One site is changed at a time, with latents and error together.
+(completeness). One site is changed at a time, with latents and error together; a layer of a
+cross-layer transcoder is one site, with all that its latents write.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 from saelab.analysis.circuits.ablation import Metric
 from saelab.config import UsageError
 from saelab.host.host import Host
+from saelab.host.layers import FurtherWrite
 from saelab.lm.protocol import Edit, LanguageModel
 
 FEWEST_STEPS, MOST_STEPS = 8, 128
@@ -96,7 +99,7 @@ def latent_effects(
     start = _state(lm, host, clean)
     zero = _State(torch.zeros_like(start.codes), start.error)
     end = zero if patch is None else _state(lm, host, patch)
-    before, after = (_metric_at(lm, host, clean, metric, state) for state in (start, end))
+    before, after = (_metric_at(lm, host, clean, metric, (state, start)) for state in (start, end))
     steps = FEWEST_STEPS if n_steps is None else n_steps
     while True:
         codes, error = _mean_gradients(lm, host, clean, metric, (start, end, steps))
@@ -149,7 +152,7 @@ def _mean_gradients(
                 torch.lerp(a, b, place[:, None, None]).requires_grad_()
                 for a, b in ((start.codes, end.codes), (start.error, end.error))
             ]
-            edits = {host.writes: _splice(host, *points)}
+            edits = _splices(host, points[0], points[1], start.codes)
             logits = lm.run(tokens.repeat(len(place), 1), edits=edits).logits
             value = torch.stack([metric(one[None]) for one in logits])
             found = torch.autograd.grad(value @ weight.to(value.dtype), points)
@@ -163,20 +166,29 @@ def _metric_at(
     host: Host,
     tokens: Int[Tensor, " pos"],
     metric: Metric,
-    state: _State,
+    states: tuple[_State, _State],
 ) -> float:
-    edits = {host.writes: _splice(host, state.codes[None], state.error[None])}
+    state, start = states
+    edits = _splices(host, state.codes[None], state.error[None], start.codes)
     return float(metric(lm.logits(tokens[None], edits)))
 
 
-def _splice(
+def _splices(
     host: Host,
     codes: Float[Tensor, "batch pos d_sae"],
     error: Float[Tensor, "batch pos d_out"],
-) -> Edit:
+    before: Float[Tensor, "pos d_sae"],
+) -> dict[str, Edit]:
+    """The site as latents and error, and their changes where they write to later layers."""
     sae = host.sae
 
-    def edit(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
+    def own(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
         return (codes @ sae.W_dec + error).to(value.dtype)
 
-    return edit
+    def later(
+        write: FurtherWrite, value: Float[Tensor, "batch pos d_out"]
+    ) -> Float[Tensor, "batch pos d_out"]:
+        change = (codes - before) @ write.W_dec.to(codes.dtype) * write.factor
+        return value + (change * write.lands(value)[..., None]).to(value.dtype)
+
+    return {host.writes: own, **{w.site: partial(later, w) for w in host.further}}

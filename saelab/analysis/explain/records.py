@@ -28,6 +28,8 @@ MAX_VALUES = 8 * MOST_LATENTS
 MAX_TEXTS_BYTES = 2**29
 LONGEST_FACT = 200
 MOST_SETS = 100
+SIDES = ("input", "output")
+"""What makes a latent fire, and what it does to what the model writes."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 _COLUMNS = ("latents", "texts", "at", "prompt_tokens", "completion_tokens")
 
@@ -55,9 +57,11 @@ class ExplanationSet:
     Attributes:
         path: its directory; its name is the set's.
         model: the model that explained.
-        kind: the client: `endpoint`, `local`, `file` or `tokens` (no model).
+        kind: the client: `endpoint`, `local`, `file`, `tokens` (no model), or `import` (texts
+            that were written elsewhere).
         prompt: version of the prompt.
         sae_sha256: digest of the weights that the latents belong to.
+        side: which of SIDES it explains.
         requests, tokens: what its finished parts cost together, failures included; the cost of
             an unfinished one is in its ledger.
         by_latent: the explanations.
@@ -68,6 +72,7 @@ class ExplanationSet:
     kind: str
     prompt: str
     sae_sha256: str
+    side: str = "input"
     requests: int = 0
     tokens: int = 0
     by_latent: dict[int, Explanation] = field(default_factory=dict)
@@ -88,6 +93,7 @@ class ExplanationSet:
                 "made": {"sae_sha256": self.sae_sha256},
                 "model": self.model,
                 "client": self.kind,
+                "side": self.side,
                 "prompt": self.prompt,
                 "cost": {"requests": self.requests, "tokens": self.tokens},
                 "latents": latents,
@@ -154,9 +160,13 @@ def read_set(path: Path) -> ExplanationSet:
         kind=fact(values, "client", file),
         prompt=fact(values, "prompt", file),
         sae_sha256=fact(mapping(values, "made", file), "sae_sha256", file),
+        # Sets of earlier versions are all of the input side.
+        side=fact(values, "side", file) if "side" in values else "input",
         requests=whole(cost, "requests", file),
         tokens=whole(cost, "tokens", file),
     )
+    if found.side not in SIDES:
+        raise damaged(file, f"its side is none of {', '.join(SIDES)}")
     columns = [column(values, name, file) for name in _COLUMNS]
     if len({len(values) for values in columns}) > 1:
         raise damaged(file, "its columns have different lengths")

@@ -4,7 +4,7 @@ W_enc is [d_sae d_in], the transpose of saelab's; W_dec is [d_sae d_out]. Latent
 jump at `activation_function.threshold`. A skip connection is x @ W_skip^T. `config.yaml` names the
 hooks after `blocks.N.`: circuit-tracer's `mlp.hook_in` is what the MLP reads, past the norm.
 
-Cross-layer transcoders (`W_enc_0.safetensors`, ...) are refused.
+Cross-layer transcoders (`W_enc_0.safetensors`, ...) are in circuit_tracer_clt.py.
 """
 
 import os
@@ -42,7 +42,7 @@ def read_circuit_tracer(path: Path) -> ForeignSAE:
     file = _only_layer(path) if path.is_dir() else path
     named = LAYER_FILE.fullmatch(file.name)
     assert named is not None, "detect.py asks for the name"
-    settings = _settings(file.parent / CONFIG_FILE)
+    settings = read_settings(file.parent / CONFIG_FILE)
     weights = load_safetensors(file)
     weights.check_names({"W_enc", "W_dec", "b_enc", "b_dec"}, {"W_skip", THRESHOLD})
     W_enc = weights.matrix("W_enc").T.contiguous()
@@ -99,18 +99,23 @@ def write_circuit_tracer(foreign: ForeignSAE, directory: Path) -> None:
         tensors[THRESHOLD] = foreign.threshold
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
-    lines = {
-        "model_name": None if foreign.model is None else f'"{foreign.model}"',
-        "model_kind": "transcoder_set",
-        "feature_input_hook": read,
-        "feature_output_hook": written.part,
-    }
-    config = "".join(f"{name}: {value}\n" for name, value in lines.items() if value is not None)
+    config = circuit_tracer_config(foreign.model, "transcoder_set", read, written.part)
     packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     write_new(
         directory,
-        {CONFIG_FILE: config.encode(), f"layer_{site.layer}.safetensors": packed},
+        {CONFIG_FILE: config, f"layer_{site.layer}.safetensors": packed},
     )
+
+
+def circuit_tracer_config(model: str | None, kind: str, read: str, written: str) -> bytes:
+    """The content of config.yaml."""
+    lines = {
+        "model_name": None if model is None else f'"{model}"',
+        "model_kind": kind,
+        "feature_input_hook": read,
+        "feature_output_hook": written,
+    }
+    return "".join(f"{n}: {value}\n" for n, value in lines.items() if value is not None).encode()
 
 
 def has_layers(directory: Path) -> bool:
@@ -120,7 +125,7 @@ def has_layers(directory: Path) -> bool:
 
 
 def _only_layer(directory: Path) -> Path:
-    kind = _settings(directory / CONFIG_FILE).get("model_kind", "transcoder_set")
+    kind = read_settings(directory / CONFIG_FILE).get("model_kind", "transcoder_set")
     if kind != "transcoder_set":
         raise UsageError(
             f"{directory} holds a {kind[:40]}, which cannot be imported; a transcoder_set can."
@@ -134,7 +139,7 @@ def _only_layer(directory: Path) -> Path:
     return found[0]
 
 
-def _settings(path: Path) -> dict[str, str]:
+def read_settings(path: Path) -> dict[str, str]:
     """The top-level texts of config.yaml; none where there is no such file.
 
     Lists and nested values are left out: nothing here needs them.

@@ -19,6 +19,7 @@ class Replay:
     def __init__(self, frozen: Frozen, moved: Moved | None = None, *, hold: bool = True):
         self.frozen, self.moved, self.hold = frozen, moved or {}, hold
         self.read = frozen.values.clone()
+        self.acts = frozen.values.clone()
         record = frozen.record
         stream = record.embed[0] + record.position[0]
         for layer, (weights, seen) in enumerate(
@@ -67,7 +68,15 @@ class Replay:
             self.read[start + entry] = value
             acts = active.codes.values[entry] if self.hold else value
             acts = acts + self.moved.get(start + entry, 0.0)
+            self.acts[start + entry] = acts
             written[position] = written[position] + acts * active.decoder[entry]
+        for source, below in enumerate(self.frozen.actives[:number]):
+            for further in (each for each in below.further if each.place == place):
+                first = self.frozen.spans[source].start
+                for entry, position in enumerate(below.codes.row.tolist()):
+                    if further.lands[position]:
+                        row = self.acts[first + entry] * further.rows[entry]
+                        written[position] = written[position] + row
         return written
 
     def logits(self):

@@ -8,12 +8,12 @@ from analysis.circuits.cases import frozen_of, hosts, prompt_of
 
 from saelab.analysis.circuits.ablation import (
     Faithfulness,
-    ablation_edits,
     everywhere,
     faithfulness,
     mean_codes,
     members_at,
 )
+from saelab.analysis.circuits.edits import ablation_edits
 from saelab.config import UsageError
 
 

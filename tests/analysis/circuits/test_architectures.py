@@ -18,8 +18,9 @@ from saelab.analysis.attention.components import residual_components
 from saelab.analysis.attention.dfa import direct_feature_attribution
 from saelab.analysis.attention.qk import score_pairs
 from saelab.analysis.attention.recursive import source_attribution
-from saelab.analysis.circuits.ablation import ablation_edits, faithfulness
+from saelab.analysis.circuits.ablation import faithfulness
 from saelab.analysis.circuits.backward_walk import stop, through, walk_back
+from saelab.analysis.circuits.edits import ablation_edits
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.graph import GraphOptions, attribution_graph
 from saelab.analysis.circuits.patching import latent_effects

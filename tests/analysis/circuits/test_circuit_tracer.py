@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from analysis.circuits.cases import random_transcoder
 from analysis.circuits.test_graph import graph_of
 
 from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json
+from saelab.analysis.circuits.frozen import freeze
 
 NODE = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"}
 TYPES = {"cross layer transcoder", "mlp reconstruction error", "embedding", "logit"}
@@ -139,3 +141,17 @@ def test_the_viewer_shows_every_node_of_the_file_until_its_slider_is_moved(expor
     assert len(shares) == len(exported["nodes"]) - 1
     assert max(shares) <= 1
     assert sum(share <= 0.8 for share in shares) < len(shares)
+
+
+def test_of_transcoders_alone_layers_and_latents_are_those_of_circuit_tracer(gpt64, tokens):
+    hosts = [random_transcoder(gpt64, layer) for layer in range(3)]
+    frozen = freeze(gpt64, hosts, tokens)
+    graph = graph_of(frozen, max_nodes=1000)
+    found = {
+        node["node_id"]: node for node in circuit_tracer_json(graph, slug="a", scan="b")["nodes"]
+    }
+    node = next(node for node in graph.nodes if node.kind == "latent" and node.layer == 2)
+    made = found[f"2_{node.latent}_{node.position}"]
+    assert made["layer"] == "2"
+    assert made["feature"] == (2 + node.latent) * (3 + node.latent) // 2 + node.latent
+    assert {made["layer"] for made in found.values()} == {"E", "0", "1", "2", "4"}

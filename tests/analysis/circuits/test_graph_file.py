@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,12 @@ from analysis.circuits.test_graph import graph_of
 from old_hdf5 import as_before
 
 from saelab.analysis.circuits.graph_data import AttributionGraph
-from saelab.analysis.circuits.graph_file import load_graph_hdf5, read_graph_summary, save_graph_hdf5
+from saelab.analysis.circuits.graph_file import (
+    load_graph_hdf5,
+    own_path,
+    read_graph_summary,
+    save_graph_hdf5,
+)
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
 
@@ -116,3 +122,20 @@ def test_reading_a_graph_needs_no_torch():
         "assert not {'torch', 'plotly'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_graph_of_another_question_does_not_replace_one(graph, tmp_path):
+    path = tmp_path / "g.json"
+    first = replace(graph, facts=graph.facts | {"prompt": "a b"})
+    assert own_path(path, first) == path
+    save_graph_hdf5(first, path.with_suffix(".h5"))
+    # The same again replaces it.
+    assert own_path(path, first) == path
+    other = replace(graph, facts=graph.facts | {"prompt": "c b"})
+    assert own_path(path, other) == tmp_path / "g-2.json"
+    save_graph_hdf5(other, tmp_path / "g-2.h5")
+    assert own_path(path, other) == tmp_path / "g-2.json"
+    third = replace(graph, facts=other.facts | {"saes": {}})
+    assert own_path(path, third) == tmp_path / "g-3.json"
+    path.with_suffix(".h5").write_bytes(b"damaged")
+    assert own_path(path, third) == path

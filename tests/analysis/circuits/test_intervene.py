@@ -4,7 +4,7 @@ import pytest
 import torch
 from analysis.circuits.cases import frozen_of
 
-from saelab.analysis.circuits.ablation import ablation_edits
+from saelab.analysis.circuits.edits import ablation_edits
 from saelab.analysis.circuits.intervene import Change, intervene
 from saelab.config import UsageError
 

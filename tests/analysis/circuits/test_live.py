@@ -6,12 +6,8 @@ import pytest
 import torch
 from analysis.circuits.cases import PROMPT, frozen_of
 
-from saelab.analysis.circuits.ablation import (
-    Faithfulness,
-    ablation_edits,
-    faithfulness,
-    members_at,
-)
+from saelab.analysis.circuits.ablation import Faithfulness, faithfulness, members_at
+from saelab.analysis.circuits.edits import ablation_edits
 from saelab.analysis.circuits.explain import CircuitOptions, explain
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution

@@ -8,8 +8,9 @@ from analysis.circuits.cases import hosts, one_hot, prompt_of, random_transcoder
 from analysis.circuits.replay import Replay
 from analysis.steering.cases import random_sae
 
-from saelab.analysis.circuits.ablation import ablation_edits, faithfulness, mean_codes
+from saelab.analysis.circuits.ablation import faithfulness, mean_codes
 from saelab.analysis.circuits.backward_walk import stop, through, walk_back
+from saelab.analysis.circuits.edits import ablation_edits
 from saelab.analysis.circuits.explain import CircuitOptions, explain, explain_runs
 from saelab.analysis.circuits.frozen import freeze
 from saelab.analysis.circuits.hierarchical import hierarchical_attribution

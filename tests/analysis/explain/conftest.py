@@ -8,6 +8,7 @@ import pytest
 from apps.conftest import feature_arrays
 
 from saelab.analysis.feature_file import BY_LATENT, KINDS, write_features
+from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.files import sha256_file
 from saelab.training.run import Run
 
@@ -45,6 +46,14 @@ def wide_run(told_run, tmp_path_factory) -> Run:
     facts = {"n_tokens": 2880, "reach": 16, "sae_sha256": sha256_file(told_run.weights)}
     write_features(path / "features.h5", wide, facts)
     return Run(path)
+
+
+@pytest.fixture(scope="session")
+def steered_run(small_run, random_lm, tmp_path_factory) -> Run:
+    """The small run with features of its own model, which it steers."""
+    run = Run(shutil.copytree(small_run.path, tmp_path_factory.mktemp("does") / "topk"))
+    collect_features(run, random_lm, FeatureOptions(n_tokens=300, n_examples=12, reach=3))
+    return run
 
 
 def contents(path: Path) -> dict[str, bytes]:

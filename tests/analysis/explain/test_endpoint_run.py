@@ -10,10 +10,13 @@ import pytest
 from analysis.explain.conftest import contents
 from clients.scripted import KEY, Script, completion, serving
 
-from saelab.analysis.explain.explain import ASKED
+from saelab.analysis.explain.explain import ASKED, begin, explain_latent
 from saelab.analysis.explain.records import TEXTS, explanation_sets
 from saelab.analysis.verify_run import verify_run
 from saelab.cli import main
+from saelab.clients.choose import client_of
+from saelab.clients.question import Answer
+from saelab.config import UsageError
 from saelab.training.run import Run
 
 N, FEW, PARALLEL = 200, 24, 4
@@ -160,3 +163,24 @@ def test_a_server_that_is_not_there_is_one_sentence(wide, capsys):
     assert "refused at http://127.0.0.1:9/v1." in out
     assert KEY not in out
     assert not list((wide.path / "explanations").rglob("*.json*"))
+
+
+def test_one_latent_is_explained_once_and_answers_about_others_stay(wide):
+    with serving(Script(reply)) as script:
+        client = client_of("m", base_url=script.url)
+        explaining = begin(wide, "m", "endpoint", None)
+        (question,) = explaining.questions([0]).values()
+        explaining.ledger.add([(question.key, Answer("Explanation: paid before", 5, 5))])
+        told = explain_latent(wide, 1, client)
+        assert told.startswith("m explains latent 1: “")
+        assert told.endswith("(110 tokens).")
+        assert explain_latent(wide, 1, client).startswith("m has explained latent 1 already")
+        assert script.asked.total() == 1
+        with pytest.raises(UsageError, match="Latent 31 never fires"):
+            explain_latent(wide, 31, client)
+        # The answer of a process that was killed is not paid for again.
+        assert "paid before" in explain_latent(wide, 0, client)
+        assert script.asked.total() == 1
+    (found,) = explanation_sets(wide.path)
+    assert (found.requests, found.tokens) == (1, 120)
+    assert not (found.path / ASKED).exists()

@@ -63,6 +63,9 @@ def test_another_system_judges_through_files(told, tmp_path, capsys):
     scores = (texts.path / "scores_some-judge.json").read_bytes()
     assert explain(told, *words, "--latents", "9", "--export-prompts", tmp_path / "fewer") == 2
     assert "has scores of 3 latents that are not chosen now, e.g. 10" in capsys.readouterr().err
+    more = [*words, "--examples", "6", "--export-prompts", tmp_path / "fewer"]
+    assert explain(told, *more) == 2
+    assert "give --examples 5" in capsys.readouterr().err
     assert (texts.path / "scores_some-judge.json").read_bytes() == scores
 
 

@@ -205,13 +205,17 @@ def _example(run: OpenRun, scene: AttentionScene, number: int, example: Example)
     style = TextStyle(run.features[int(scene.address.latent or 0)].max, run.spaced, 12)
     there = scene.address.to(example=number, pos=example.position, trail="", source="", head="")
     on = bool(scene.address.pos) and scene.address.example == str(number)
+    why = scene.address.visit(
+        "circuit", part="explain", example=f"{example.context}-{example.position}",
+        wanted=f"{scene.card.own_name}:{scene.address.latent}",
+    )  # fmt: skip
     return html(
         '<div class="example{on}"><a class="value" href="{h}" aria-label="Example {n}">{v}</a>'
-        '<span class="text" dir="auto">{text}</span><span class="source">doc {doc} · {at}</span>'
-        "</div>",
+        '<span class="text" dir="auto">{text}</span><span class="source">doc {doc} · {at} · '
+        '<a href="{why}">explain</a></span></div>',
         on=" current" if on else "", h=there.href, n=number + 1, v=activation(example.value),
         text=example_text(example, style, run.features.file), doc=count(example.document),
-        at=count(example.position),
+        at=count(example.position), why=why,
     )  # fmt: skip
 
 

@@ -210,12 +210,18 @@ def graphs_beside(catalogue: Catalogue, card: RunCard) -> list[tuple[RunCard, Pa
     for other in catalogue.runs.values():
         for path in circuits_of(other) if other.name != card.name else ():
             try:
-                members = summary(path).facts.get("saes")
+                members = _runs_of(summary(path).facts.get("saes"))
             except UsageError:
                 continue  # its own run's page says so
-            if isinstance(members, dict) and sae_run(catalogue, other, card.own_name) == card:
-                found += [(other, path)] if card.own_name in members else []
+            if card.own_name in members and sae_run(catalogue, other, card.own_name) == card:
+                found.append((other, path))
     return found
+
+
+def _runs_of(saes: object) -> set[str]:
+    """The runs of a graph's SAEs; each layer of a cross-layer transcoder names its own."""
+    known = saes.items() if isinstance(saes, dict) else ()
+    return {str(sae.get("run", name)) for name, sae in known if isinstance(sae, dict)}
 
 
 def sae_run(catalogue: Catalogue, owner: RunCard, sae: str) -> RunCard | None:

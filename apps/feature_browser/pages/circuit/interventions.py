@@ -14,7 +14,7 @@ from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.live.model import live_run, lock_of
 from feature_browser.pages.circuit.graphs import OpenGraph
-from feature_browser.pages.circuit.node_cards import GraphScene
+from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 from saelab.console import visible
@@ -99,7 +99,7 @@ def _explained(scene: GraphScene, latents: list[int], mode: str) -> Html:
 
 def _answer(scene: GraphScene, latents: list[int], mode: str, factor: float) -> Html:
     try:
-        lives = tuple((name, _card(scene, name)) for name in scene.found.saes)
+        lives = tuple((name, _card(scene, name)) for name in scene.found.graph.runs)
         nodes = [scene.found.graph.nodes[pin] for pin in latents]
         places = tuple((node.name, node.latent or 0, node.position or 0) for node in nodes)
         effect = _effect(
@@ -208,13 +208,14 @@ def measure(
     """
     # It imports torch.
     from saelab.analysis.circuits.intervene import Change, intervene
+    from saelab.host.host import by_layer
 
-    first = lives[0][1]
-    if any(live.lm is not first.lm for _, live in lives):
+    hosts = by_layer([replace(live, name=name) for name, live in lives])
+    first = hosts[0]
+    if any(host.lm is not first.lm for host in hosts):
         raise UsageError("The graph's SAEs are of runs of several language models by now.")
     facts = found.graph.facts
     tokens = _tokens(found, first)
-    hosts = [replace(live, name=name) for name, live in lives]
     watched = _LATENT.fullmatch(str(facts.get("target"))) if facts.get("token") is None else None
     with lock_of(first.lm):
         result = intervene(

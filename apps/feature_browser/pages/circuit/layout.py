@@ -11,7 +11,13 @@ LEFT, RIGHT, TOP, FOOT, GAP = 124, 8, 8, 26, 12
 WIDE = 840
 """Width of the picture's card in a window of 1280 pixels; longer prompts scroll."""
 ROOMY = 90
-"""Up to this number of nodes, latents have their numbers beside them."""
+"""Up to this number of nodes, latents have their numbers or names beside them."""
+SLOTS = {"named": (96.0, 43.0), "roomy": (34.0, 30.0), "dense": (15.0, 15.0)}
+"""Width and height of a node's place."""
+SIDE_BY_SIDE = {"named": (6, 5, 4, 3), "roomy": (8, 6, 5, 4, 3, 2), "dense": (12, 8, 6, 4, 3, 2)}
+"""How many nodes of a token and row stand beside each other, at most; the first that fits."""
+STRETCH = {"named": 1.6, "roomy": 1.0, "dense": 1.0}
+"""How wide a picture may be, in cards; a wider one is scrolled, or zoomed out."""
 EVERYWHERE = -1
 """The column of biases, which belong to all positions."""
 
@@ -25,7 +31,7 @@ class GraphLayout:
         places: x and y by node number.
         rows: row names at the left, with their heights.
         columns: column names at the bottom, with place and width; the first may be that of biases.
-        roomy: whether there is room for text at the nodes.
+        style: named, if there is room for names at the nodes; roomy, for numbers; else dense.
     """
 
     width: float
@@ -33,22 +39,22 @@ class GraphLayout:
     places: dict[int, tuple[float, float]]
     rows: list[tuple[str, float]]
     columns: list[tuple[str, float, float]]
-    roomy: bool
+    style: str
 
 
-def lay_out(found: OpenGraph, kept: Kept) -> GraphLayout:
-    """A position for every kept node."""
+def lay_out(found: OpenGraph, kept: Kept, *, named: bool = False) -> GraphLayout:
+    """A position for every kept node, with room for names if they are wanted and few enough."""
     numbers = kept.nodes.nonzero()[0].tolist()
     nodes = found.graph.nodes
-    roomy = len(numbers) <= ROOMY
-    slot = (34.0, 30.0) if roomy else (15.0, 15.0)
+    style = "dense" if len(numbers) > ROOMY else "named" if named else "roomy"
+    slot = SLOTS[style]
     rows = row_names(found, [nodes[n] for n in numbers])
     cells: dict[tuple[int, int], list[int]] = {}
     for number in sorted(numbers, key=lambda n: -found.influence[n]):
         node = nodes[number]
         column = EVERYWHERE if node.position is None else node.position
         cells.setdefault((rows.index(row_name(node)), column), []).append(number)
-    columns = _fitting_columns(found.graph.tokens, cells, slot[0])
+    columns = _fitting_columns(found.graph.tokens, cells, style)
     places, heights, y = {}, [], TOP + 8.0
     for row in reversed(range(len(rows))):
         lines = 1
@@ -64,7 +70,7 @@ def lay_out(found: OpenGraph, kept: Kept) -> GraphLayout:
         heights.append((rows[row], y + slot[1] * lines / 2))
         y += slot[1] * lines + GAP
     last = max(x + wide for _, x, wide in columns.values())
-    return GraphLayout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), roomy)
+    return GraphLayout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), style)
 
 
 def row_name(node: Node) -> str:
@@ -88,12 +94,13 @@ def row_names(found: OpenGraph, nodes: Sequence[Node]) -> list[str]:
 
 
 def _fitting_columns(
-    tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], slot: float
+    tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], style: str
 ) -> dict[int, tuple[str, float, float]]:
-    """The columns with as many nodes side by side as the card allows; 2 if none fit."""
-    for most in (5, 4, 3, 2):
-        columns = _columns(tokens, cells, slot, most)
-        if max(x + wide for _, x, wide in columns.values()) <= WIDE - RIGHT + 1:
+    """The columns with as many nodes side by side as fit."""
+    columns: dict[int, tuple[str, float, float]] = {}
+    for most in SIDE_BY_SIDE[style]:
+        columns = _columns(tokens, cells, SLOTS[style][0], most)
+        if max(x + wide for _, x, wide in columns.values()) <= STRETCH[style] * WIDE - RIGHT + 1:
             break
     return columns
 
@@ -108,7 +115,7 @@ def _columns(
     needed = {}
     for column in sorted(fullest):
         text = "all tokens" if column == EVERYWHERE else visible(tokens[column]).strip() or "␣"
-        words = min(72.0, 7.0 * len(text) + 12)
+        words = min(72.0 if fullest[column] else 36.0, 7.0 * len(text) + 12)
         needed[column] = (text, max(words, slot * fullest[column] + 8, 26.0))
     total = sum(wide for _, wide in needed.values())
     spare = max(0.0, WIDE - LEFT - RIGHT - total)

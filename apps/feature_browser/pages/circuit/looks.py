@@ -14,7 +14,7 @@ from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
 from feature_browser.draw.numbers import flow_text, percent, real, signed
 from feature_browser.pages.circuit.graphs import OpenGraph, node_id
-from feature_browser.pages.circuit.node_cards import GraphScene
+from feature_browser.pages.circuit.scene import GraphScene
 from saelab.analysis.circuits.nodes import Node, NodeKind
 from saelab.console import visible
 

@@ -1,50 +1,19 @@
 """The cards beside and below a graph: target, picked node, pins, all nodes."""
 
 import math
-from dataclasses import dataclass
 
 from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
 from feature_browser.draw.numbers import UNKNOWN, activation, count, flow_text, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.draw.tokens import left_out_line
-from feature_browser.pages.circuit.address import CircuitAddress
-from feature_browser.pages.circuit.graphs import Kept, OpenGraph, pins_text
-from feature_browser.pages.circuit.groups import Groups
-from feature_browser.pages.circuit.node_names import NodeNames
+from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
 from feature_browser.pages.circuit.picture import hidden_text
+from feature_browser.pages.circuit.scene import GraphScene
 from saelab.analysis.circuits.nodes import Node
 from saelab.console import visible
 
 AT_FIRST = 15
-
-
-@dataclass(frozen=True)
-class GraphScene:
-    """A graph, as the address describes it.
-
-    Attributes:
-        pins: the pinned nodes.
-        lost: pins of the address that are not in the graph.
-        groups: its supernodes.
-    """
-
-    names: NodeNames
-    kept: Kept
-    address: CircuitAddress
-    pins: list[int]
-    lost: int = 0
-    groups: Groups | None = None
-
-    @property
-    def found(self) -> OpenGraph:
-        """The graph."""
-        return self.names.found
-
-    @property
-    def picked(self) -> int | None:
-        """The node that was picked."""
-        return self.found.numbers.get(self.address.node)
 
 
 def number_in(facts: object, *path: str) -> float | None:

@@ -20,29 +20,31 @@ class NodeNames:
     owner: RunCard
     _latents: dict[str, LatentNames | None] = field(default_factory=dict, repr=False)
 
-    def run(self, sae: str) -> RunCard | None:
-        """The run of an SAE; None if it is not below the directory of runs."""
-        return sae_run(self.catalogue, self.owner, sae)
+    def run(self, name: str) -> RunCard | None:
+        """The run of this name; None if it is not below the directory of runs."""
+        return sae_run(self.catalogue, self.owner, name)
 
     def title(self, node: Node) -> str:
         """The name of a latent; empty if it has none, or for other nodes."""
         if node.kind != "latent" or node.latent is None:
             return ""
-        if node.name not in self._latents:
-            card = self.run(node.name)
-            self._latents[node.name] = None if card is None else LatentNames.of(card)
-        names = self._latents[node.name]
-        return "" if names is None else names.name(node.latent)
+        run, latent = self.found.graph.in_run(node)
+        if run not in self._latents:
+            card = self.run(run)
+            self._latents[run] = None if card is None else LatentNames.of(card)
+        names = self._latents[run]
+        return "" if names is None or latent is None else names.name(latent)
 
     def href(self, node: Node, view: str = "latent", **state: object) -> str:
         """The link to a latent's page in its own run, with further parameters.
 
         Empty if the run or the latent does not exist.
         """
-        card = self.run(node.name) if node.kind == "latent" else None
-        if card is None or node.latent is None or not node.latent < card.d_sae:
+        run, latent = self.found.graph.in_run(node)
+        card = self.run(run) if node.kind == "latent" else None
+        if card is None or latent is None or not latent < card.d_sae:
             return ""
-        return link(view, run=card.name, latent=node.latent, **state)
+        return link(view, run=card.name, latent=latent, **state)
 
     def what(self, node: Node) -> str:
         """The node without its position, in words."""

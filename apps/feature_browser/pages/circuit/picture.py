@@ -1,17 +1,30 @@
 """The picture of a graph, as SVG: marks that are links, edges by sign and strength."""
 
+import textwrap
+from collections.abc import Sequence
+
 import numpy as np
 
-from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count
+from feature_browser.draw.markup import Html, html, joined
+from feature_browser.draw.numbers import MINUS, count
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import MOST_NODES, Kept, OpenGraph
 from feature_browser.pages.circuit.layout import GraphLayout, lay_out
 from feature_browser.pages.circuit.node_names import NodeNames
+from feature_browser.pages.circuit.scene import GraphScene
 from saelab.analysis.circuits.nodes import Node
+from saelab.analysis.fires_on import PREFIX
 from saelab.console import visible
 
 MOST_EDGES = 500
+LONGEST_LINE = 17
+"""Characters of a name on a line below its node; two lines are shown."""
+ZOOMS = {
+    "in": ("+", "Zoom in"),
+    "out": (MINUS, "Zoom out"),
+    "fit": ("whole", "Show the whole picture"),
+    "one": ("1:1", "Original size"),
+}
 
 
 KINDS = {
@@ -92,17 +105,42 @@ def legend(kinds: set[str]) -> Html:
     return html('<p class="legend">{marks}{lines}</p>', marks=marks, lines=lines)
 
 
-def picture(names: NodeNames, kept: Kept, address: CircuitAddress, pins: list[int]) -> Html:
-    """The kept part of the graph, its legend, and the number of edges that are not drawn."""
-    found = names.found
-    layout = lay_out(found, kept)
+def picture(scene: GraphScene) -> Html:
+    """The kept part of the graph, with buttons to zoom and a legend."""
+    return joined([zoom_buttons(), svg_of(scene), legend_of([scene])])
+
+
+def legend_of(scenes: Sequence[GraphScene]) -> Html:
+    """The legend of the marks that the pictures have."""
+    drawn = {
+        mark_kind(scene.found.graph.nodes[n], scene.found.reads(scene.found.graph.nodes[n]))
+        for scene in scenes
+        for n in np.flatnonzero(scene.kept.nodes)
+    }
+    return legend(drawn)
+
+
+def zoom_buttons() -> Html:
+    """Buttons for the zoom of all pictures of the canvas."""
+    buttons = joined(
+        html('<button data-zoom="{by}" aria-label="{t}">{s}</button>', by=by, t=title, s=sign)
+        for by, (sign, title) in ZOOMS.items()
+    )
+    return html(
+        '<p class="zoom" role="group" aria-label="Zoom">{buttons}<span>Ctrl + wheel zooms, '
+        "dragging moves</span></p>",
+        buttons=buttons,
+    )
+
+
+def svg_of(scene: GraphScene) -> Html:
+    """The kept part of the graph alone."""
+    names, found, kept, address = scene.names, scene.found, scene.kept, scene.address
+    layout = lay_out(found, kept, named=address.named == "yes")
     picked = found.numbers.get(address.node)
     edges = drawn_edges(found, kept, picked)
-    kinds = {
-        mark_kind(found.graph.nodes[n], found.reads(found.graph.nodes[n])) for n in layout.places
-    }
     svg = html(
-        '<svg class="graph{focus}" viewBox="0 0 {w} {h}" style="min-width:{w}px" role="group" '
+        '<svg class="graph{focus}" viewBox="0 0 {w} {h}" style="--wide:{w}px" role="group" '
         'aria-label="{label}">{frame}<g class="edges">{edges}</g>{marks}</svg>',
         focus=" focus" if picked is not None else "",
         w=f"{layout.width:.0f}",
@@ -111,12 +149,12 @@ def picture(names: NodeNames, kept: Kept, address: CircuitAddress, pins: list[in
         "the nodes",
         frame=_frame(layout),
         edges=joined(_edge(found, layout, edge, picked) for edge in edges),
-        marks=joined(_mark(names, layout, n, address, pins) for n in layout.places),
+        marks=joined(_mark(names, layout, n, address, scene.pins) for n in layout.places),
     )
     return html(
-        '<div class="wide-picture" tabindex="0" role="region" aria-label="Picture of the graph">'
-        "{svg}</div>{legend}",
-        svg=svg, legend=legend(kinds),
+        '<div class="wide-picture" tabindex="0" role="region" aria-label="Picture of {what}">{svg}'
+        "</div>",
+        svg=svg, what=found.graph.facts.get("target", "the graph"),
     )  # fmt: skip
 
 
@@ -179,14 +217,16 @@ def _mark(
     found = names.found
     node, (x, y) = found.graph.nodes[number], layout.places[number]
     size = float(np.sqrt(min(1.0, found.influence[number])))
-    radius = 4.0 + 7.0 * size if layout.roomy else 3.2 + 3.6 * size
+    radius = 3.2 + 3.6 * size if layout.style == "dense" else 4.0 + 7.0 * size
     picked = found.ids[number] == address.node
-    text = EMPTY
-    if layout.roomy and node.kind == "latent":
-        text = html(
-            '<text x="{x}" y="{y}" text-anchor="middle">{n}</text>',
-            x=f"{x:.1f}", y=f"{y + radius + 9:.1f}", n=node.latent,
-        )  # fmt: skip
+    lines = _lines(names, node, layout.style)
+    text = joined(
+        html(
+            '<text x="{x}" y="{y}" text-anchor="middle">{line}</text>',
+            x=f"{x:.1f}", y=f"{y + radius + 9 * (i + 1):.1f}", line=line,
+        )
+        for i, line in enumerate(lines)
+    )  # fmt: skip
     rings = [
         html(
             '<circle class="{name}" cx="{x}" cy="{y}" r="{r}"/>',
@@ -199,17 +239,28 @@ def _mark(
     hit = html(
         '<rect class="hit" x="{x}" y="{y}" width="{w}" height="{h}"/>',
         x=f"{x - radius - 2:.1f}", y=f"{y - radius - 2:.1f}", w=f"{2 * radius + 4:.1f}",
-        h=f"{2 * radius + (13 if text else 4):.1f}",
+        h=f"{2 * radius + 4 + 9 * len(lines):.1f}",
     )  # fmt: skip
     # Hundreds of tab stops would hinder keyboard users; the table has the same links.
     return html(
-        '<a href="{href}" class="node" tabindex="-1" data-n="{n}" data-tip="{tip}" '
+        '<a href="{href}" class="node" tabindex="-1" data-n="{n}" data-k="{k}" data-tip="{tip}" '
         'aria-label="{label}">{rings}{shape}{text}</a>',
         href=address.to(node="" if picked else found.ids[number]).href,
-        n=number, tip=names.tip(number), rings=joined([hit, *rings]), text=text,
+        n=number, k=names.what(node), tip=names.tip(number), rings=joined([hit, *rings]), text=text,
         label=f"{names.what(node)}, {visible(found.token(node)).strip() or 'all tokens'}",
         shape=shape(mark_kind(node, found.reads(node)), x, y, radius),
     )  # fmt: skip
+
+
+def _lines(names: NodeNames, node: Node, style: str) -> list[str]:
+    """What is written below a latent's mark: its number, or its name in two lines."""
+    if node.kind != "latent" or style == "dense":
+        return []
+    name = names.title(node).removeprefix(PREFIX) if style == "named" else ""
+    if not name:
+        return [str(node.latent)]
+    lines = textwrap.wrap(name, LONGEST_LINE, break_long_words=True)
+    return [*lines[:1], _short(" ".join(lines[1:]), LONGEST_LINE)][: len(lines)]
 
 
 def hidden_text(found: OpenGraph, kept: Kept) -> str:

@@ -7,7 +7,8 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, flow_text
 from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
-from feature_browser.pages.circuit.node_cards import GraphScene, word_of
+from feature_browser.pages.circuit.node_cards import word_of
+from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.pages.circuit.supernodes import supernode_picture
 
 MOST_FLOWS = 40

@@ -1,6 +1,5 @@
 """A run's circuits: the list, or one of them as a graph to prune, pin and export."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,9 @@ from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html
 from feature_browser.pages import Page
 from feature_browser.pages.circuit.address import CircuitAddress
+from feature_browser.pages.circuit.explain import explain_form, job_section
+from feature_browser.pages.circuit.exports import downloads
+from feature_browser.pages.circuit.filters import controls, restricted
 from feature_browser.pages.circuit.graph_list import graph_list, nothing
 from feature_browser.pages.circuit.graphs import (
     OpenGraph,
@@ -23,36 +25,30 @@ from feature_browser.pages.circuit.graphs import (
 from feature_browser.pages.circuit.groups import read_groups, remove_group, save_group
 from feature_browser.pages.circuit.interventions import live_section
 from feature_browser.pages.circuit.looks import looks_card
-from feature_browser.pages.circuit.node_cards import (
-    GraphScene,
-    filter_line,
-    headline,
-    node_card,
-    node_table,
-)
+from feature_browser.pages.circuit.node_cards import filter_line, headline, node_card, node_table
 from feature_browser.pages.circuit.node_names import NodeNames
+from feature_browser.pages.circuit.pair import beside_field, draw_pair
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
-from feature_browser.shell.canvas import STATIC, change, go_to, show, tell
-from saelab.analysis.circuits.graph_json import graph_json
+from feature_browser.pages.circuit.scene import GraphScene
+from feature_browser.shell.canvas import STATIC, go_to, show, tell
 from saelab.config import UsageError
 
-SLIDERS = {"nodes": "Nodes: % of the influence", "edges": "Edges: % of the influence"}
 LABEL, PROBLEM = "circuit-label", "circuit-problem"
 
 
 def circuit_view(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -> None:
-    """Draw the run's list of graphs, or the graph that `address` names."""
+    """Draw the run's list of graphs with the form for another, or the graph of `address`."""
     st.html(STATIC / "page_circuit.css")
     paths, beside = circuits_of(card), graphs_beside(catalogue, card)
-    if not address.graph:
-        if len(paths) == 1 and not beside:
-            address = address.to(graph=paths[0].stem)
-            go_to(address)
-        else:
-            content = graph_list(card, paths, beside, address) if paths or beside else nothing(card)
-            show(content, "circuits")
-            return
+    if not (address.graph or address.part or address.job) and len(paths) == 1 and not beside:
+        address = address.to(graph=paths[0].stem)
+        go_to(address)
+    if not address.graph or address.part or address.job:
+        _start(catalogue, card, address)
+        content = graph_list(card, paths, beside, address) if paths or beside else nothing(card)
+        show(content, "circuits")
+        return
     found = open_graph(card, address.graph)
     if found is None:
         known = graph_list(card, paths, beside, address) if paths or beside else EMPTY
@@ -61,29 +57,34 @@ def circuit_view(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -
     _graph(catalogue, card, address, found)
 
 
+def _start(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -> None:
+    if card.in_circuits:
+        show(alone(html('<h1 class="headline">Explain a prediction</h1>')), "explain-title")
+        explain_form(catalogue, card, address)
+        if (there := job_section(catalogue, address)) is not None:
+            go_to(there)
+            st.rerun()
+
+
 def _no_such_graph(card: RunCard, address: CircuitAddress) -> Html:
     text = f"{card.name} keeps its circuits in {(card.path / 'circuits').as_posix()}."
-    back = html('<p><a href="{h}">All circuits</a></p>', h=address.visit("circuit"))
+    back = html('<p><a href="{h}">All circuits</a></p>', h=_listed(address))
     return alone(message(f"There is no circuit {address.graph}", text, after=back))
 
 
 def _graph(catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: OpenGraph) -> None:
-    names = NodeNames(found, catalogue, card)
-    pins, lost = pins_of(address.pins, found)
-    picked = found.numbers.get(address.node)
-    always = [*pins, *([] if picked is None else [picked])]
-    kept = found.shown(int(address.nodes), int(address.edges), always)
+    other = open_graph(card, address.beside) if address.beside else None
+    scene = _scene(catalogue, card, address, found)
     groups, problem = _read_groups(found.path)
-    scene = GraphScene(names, kept, address, pins, lost, groups)
-    show(
-        html(
-            '<div class="page wide circuit"><p class="sub crumbs"><a href="{h}">All circuits</a> '
-            "of {run}</p>{head}</div>",
-            h=address.visit("circuit"), run=card.name, head=headline(scene),
-        ),
-        "circuit-head",
-    )  # fmt: skip
-    _sliders(address)
+    scene = replace(scene, groups=groups)
+    _head(card, scene, alone_shown=other is None)
+    controls(address, found)
+    if other is not None:
+        _tools(card, scene, problem)
+        draw_pair(scene, _scene(catalogue, card, address, other))
+        return
+    if address.beside:
+        tell(f"There is no circuit {address.beside} to be shown beside this one.", "no-beside")
     show(_body(scene), "circuit")
     _tools(card, scene, problem)
     live_section(scene)
@@ -97,29 +98,52 @@ def _graph(catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: 
     )  # fmt: skip
 
 
+def _scene(
+    catalogue: Catalogue, card: RunCard, address: CircuitAddress, found: OpenGraph
+) -> GraphScene:
+    pins, lost = pins_of(address.pins, found)
+    picked = found.numbers.get(address.node)
+    always = [*pins, *([] if picked is None else [picked])]
+    kept = found.shown(int(address.nodes), int(address.edges), always)
+    kept = restricted(found, kept, address, always)
+    return GraphScene(NodeNames(found, catalogue, card), kept, address, pins, lost)
+
+
+def _head(card: RunCard, scene: GraphScene, *, alone_shown: bool) -> None:
+    show(
+        html(
+            '<div class="page wide circuit"><p class="sub crumbs"><a href="{h}">All circuits</a> '
+            'of {run} · <a href="{e}">explain another prediction</a> · <a href="{b}">another '
+            "beside this one</a></p>{head}</div>",
+            h=_listed(scene.address), e=scene.address.fresh(part="explain", **_asked(scene)).href,
+            b=scene.address.fresh(part="explain", beside=scene.found.name, **_asked(scene)).href,
+            run=card.name, head=headline(scene) if alone_shown else EMPTY,
+        ),
+        "circuit-head",
+    )  # fmt: skip
+
+
+def _listed(address: CircuitAddress) -> str:
+    """The link to the list of graphs, with the form for another."""
+    return address.fresh(part="explain").href
+
+
+def _asked(scene: GraphScene) -> dict[str, str]:
+    """The graph's prompt and latent, for the form."""
+    facts = scene.found.graph.facts
+    said = {"prompt": facts.get("prompt"), "wanted": facts.get("latent")}
+    return {name: text for name, text in said.items() if isinstance(text, str)}
+
+
 def _body(scene: GraphScene) -> Html:
     return html(
         '<div class="page wide circuit"><div class="two graph-and-node"><section class="card">'
         '<h2>Tokens from left to right, computation upwards<span class="hint">hover a node to see '
         "its edges</span></h2>{filter}{picture}</section><div>{node}{pins}</div></div></div>",
         filter=filter_line(scene),
-        picture=picture(scene.names, scene.kept, scene.address, scene.pins),
+        picture=picture(scene),
         node=node_card(scene), pins=pins_card(scene),
     )  # fmt: skip
-
-
-def _sliders(address: CircuitAddress) -> None:
-    with st.container(key="controls", horizontal=True, vertical_alignment="center", gap="large"):
-        for name, title in SLIDERS.items():
-            key, value = f"circuit-{name}", int(getattr(address, name))
-            if st.session_state.get(key) != value:
-                st.session_state[key] = value
-            st.slider(title, 0, 100, key=key, on_change=_slid, args=(name,), width=300)
-
-
-def _slid(name: str) -> None:
-    value = st.session_state[f"circuit-{name}"]
-    change(CircuitAddress, lambda now: now.to(**{name: value}))
 
 
 def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
@@ -131,15 +155,16 @@ def _tools(card: RunCard, scene: GraphScene, problem: str) -> None:
         if members and members == scene.pins
     ]
     with st.container(key="circuit-tools", horizontal=True, vertical_alignment="bottom"):
-        if scene.pins:
+        if scene.pins and not scene.address.beside:
             _naming(scene)
         if chosen:
             st.button(
                 f"Forget {_plain(chosen[0])}", key="circuit-forget", on_click=_forget,
                 args=(graph, chosen[0]),
             )  # fmt: skip
+        beside_field(card, scene.address)
         st.space("stretch")
-        _downloads(card, scene)
+        downloads(card, scene)
     tell(st.session_state.pop(PROBLEM, problem), "group-problem")
 
 
@@ -189,50 +214,6 @@ def _read_groups(graph: Path) -> tuple[dict[str, list[str]], str]:
         return read_groups(graph), ""
     except UsageError as error:
         return {}, str(error)
-
-
-def _downloads(card: RunCard, scene: GraphScene) -> None:
-    name = scene.found.name
-    st.download_button(
-        "JSON", data=lambda: exported_json(scene), file_name=f"{name}.json",
-        mime="application/json", key="circuit-json", on_click="ignore",
-        help="The graph as it is shown, with filters, pins and supernodes",
-    )  # fmt: skip
-    st.download_button(
-        "circuit-tracer JSON", data=lambda: exported_circuit_tracer(scene, card),
-        file_name=f"{name}.circuit-tracer.json", mime="application/json", key="circuit-tracer",
-        on_click="ignore", help="The same for circuit-tracer's and Neuronpedia's viewers",
-    )  # fmt: skip
-
-
-def exported_json(scene: GraphScene) -> str:
-    """The shown part, in the format of `saelab circuit`, with the reader's view in the facts."""
-    part = scene.found.part(scene.kept)
-    address = scene.address
-    view = {
-        "node_threshold": int(address.nodes) / 100,
-        "edge_threshold": int(address.edges) / 100,
-        "pins": [scene.found.ids[pin] for pin in scene.pins],
-        "supernodes": scene.groups or {},
-    }
-    return json.dumps(graph_json(replace(part, facts=part.facts | {"view": view})))
-
-
-def exported_circuit_tracer(scene: GraphScene, card: RunCard) -> str:
-    """The shown part, in circuit-tracer's format, with pins and supernodes."""
-    # Imports torch, which the page itself does without.
-    from saelab.analysis.circuits.circuit_tracer import circuit_tracer_json
-
-    nodes = scene.found.graph.nodes
-    groups = members_of(scene.found, scene.groups or {})
-    values = circuit_tracer_json(
-        scene.found.part(scene.kept),
-        slug=scene.found.name,
-        scan=Path(str(scene.found.graph.facts.get("model", card.model))).name,
-        pinned=[nodes[pin] for pin in scene.pins],
-        supernodes={label: [nodes[n] for n in members] for label, (members, _) in groups.items()},
-    )
-    return json.dumps(values)
 
 
 PAGE = Page("Circuit", CircuitAddress, circuit_view, needs_decoder=True)

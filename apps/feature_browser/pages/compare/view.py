@@ -8,13 +8,14 @@ import streamlit as st
 
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.labels import TELLING, LatentNames
+from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import decoder, stamp
 from feature_browser.data.weights import width
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.charts import cosine_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import THIN, UNKNOWN, count, percent, real
+from feature_browser.draw.names import named
+from feature_browser.draw.numbers import THIN, count, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
 from feature_browser.pages import Page
 from feature_browser.pages.compare.address import SIDES, CompareAddress
@@ -267,25 +268,15 @@ def _table(
         rows.append(
             [
                 anchor(link("latent", run=here.name, latent=latent), latent),
-                _named(ours, latent),
+                named(ours.best(latent)),
                 cell(names[side.kind[latent]] + began),
                 metered(real(cosine, 3), cosine),
                 anchor(link("latent", run=there.name, latent=nearest), nearest),
-                _named(theirs, nearest),
+                named(theirs.best(nearest)),
                 cell(count(int(side.followers[latent]))),
             ]
         )
     return table(columns, rows, "Latents and their nearest")
-
-
-def _named(names: LatentNames, latent: int) -> Html:
-    """Its name; a known feature with its F1, and no other name looks as certain as a label."""
-    if label := names.labels.of(latent).label:
-        return html('<span class="name">{t}</span>', t=label)
-    match = names.known.matches.get(latent)
-    if match is None or match.f1 < TELLING:
-        return html('<span class="sub">{t}</span>', t=names.name(latent) or UNKNOWN)
-    return html('{t} <span class="sub">F1 {f}</span>', t=match.title, f=real(match.f1))
 
 
 PAGE = Page("Compare", CompareAddress, compare_view)

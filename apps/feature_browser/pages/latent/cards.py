@@ -7,7 +7,7 @@ from itertools import count as counting
 from itertools import repeat
 
 from feature_browser.data.known import Match
-from feature_browser.data.labels import LatentNames
+from feature_browser.data.labels import SURE, LatentNames
 from feature_browser.data.reading import OpenRun, facts
 from feature_browser.draw.annotate import headline
 from feature_browser.draw.boxes import bar, boxed, pairs
@@ -45,28 +45,6 @@ def identity(scene: LatentScene) -> Html:
     )
 
 
-def meaning(scene: LatentScene) -> Html:
-    """What language models say of it, each with its source and score, and what examples share."""
-    latent = scene.record.latent
-    told = scene.names.explained.by_latent.get(latent, [])
-    rows = [
-        html(
-            '<p>{text}</p><p class="sub">{source} · {score}</p>',
-            text=one.text,
-            source=one.source,
-            score=one.verdict,
-        )
-        for one in told
-    ]
-    if problem := scene.names.explained.problem:
-        rows.append(html('<p class="sub">{t}</p>', t=problem))
-    fires = scene.names.fires_on(latent)
-    if fires and fires not in {one.text for one in told}:
-        rows.append(html('<p class="sub fires-on">{t}</p>', t=fires))
-    hint = "0.5 is chance" if any(one.score is not None for one in told) else ""
-    return boxed("What it means", joined(rows), hint=hint) if rows else EMPTY
-
-
 def _matched(match: Match, scene: LatentScene) -> Html:
     best = match.feature["latent"]
     if best == scene.record.latent:
@@ -79,9 +57,10 @@ def _matched(match: Match, scene: LatentScene) -> Html:
             f1=real(match.feature["f1"]),
         )
     body = html(
-        '<h2>Known feature it matches best</h2><p class="lead">{title}</p><p class="sub">{text}'
-        "</p>{bar}",
+        '<h2>Known feature it matches best</h2><p class="lead{guess}">{title}</p><p class="sub">'
+        "{text}</p>{bar}",
         title=match.title,
+        guess="" if match.f1 >= SURE else " guess",
         text=match.feature.get("description", ""),
         bar=bar(match.f1),
     )
@@ -251,8 +230,8 @@ def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
     )
     return html(
         '<div class="example" data-v="{v}"><span class="value">{value}</span>'
-        '<span class="text" dir="auto">{text}</span><span class="source">{source}{heads}</span>'
-        "</div>",
+        '<span class="text" dir="auto">{text}</span><span class="source">{source}{heads}{why}'
+        "</span></div>",
         # The histogram's filter needs activations, and a near miss has none.
         v=f"{0 if example.closeness is not None else example.value:.5g}",
         value=activation(example.value)
@@ -261,7 +240,20 @@ def _row(example: Example, scene: LatentScene, number: int | None) -> Html:
         text=example_text(example, style, scene.run.features.file),
         source=f"doc {count(example.document)} · {count(example.position)}",
         heads=EMPTY if number is None else _heads_of(scene.address, example, number),
+        why=_why(scene, example),
     )
+
+
+def _why(scene: LatentScene, example: Example) -> Html:
+    """The link that asks for the circuit of the latent at the example's peak."""
+    card = scene.run.card
+    if example.closeness is not None or not card.in_circuits:
+        return EMPTY
+    there = scene.address.visit(
+        "circuit", part="explain", example=f"{example.context}-{example.position}",
+        wanted=f"{card.own_name}:{scene.record.latent}",
+    )  # fmt: skip
+    return html('<br><a href="{h}">explain</a>', h=there)
 
 
 def _heads_of(address: LatentAddress, example: Example, number: int) -> Html:

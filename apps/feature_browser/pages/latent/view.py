@@ -18,6 +18,8 @@ from feature_browser.pages import Page
 from feature_browser.pages.latent import cards
 from feature_browser.pages.latent.address import LatentAddress
 from feature_browser.pages.latent.cards import LatentScene
+from feature_browser.pages.latent.explain_key import explain, explain_button
+from feature_browser.pages.latent.meaning_card import meaning
 from feature_browser.pages.latent.plane_card import plane_card
 from feature_browser.pages.latent.steering_card import steering
 from feature_browser.shell.canvas import change, go_to, show, tell
@@ -34,7 +36,8 @@ def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
         address = address.to(latent=run.telling_latent())
         go_to(address)
     number = latent_number(address.latent, len(run.features))
-    _controls(run, address, number)
+    if _controls(run, address, number) and number is not None:
+        explain(run.card, number)
     if number is None:
         gone = no_such_latent(address.latent, len(run.features), address.to(latent=0).href)
         show(alone(gone), "latent")
@@ -79,7 +82,8 @@ def _title(run: OpenRun, latent: int) -> str:
     return f"{latent} · {name}" if name else str(latent)
 
 
-def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> None:
+def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> bool:
+    """Draw the buttons; whether the latent is to be explained."""
     last = len(run.features) - 1
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="controls"):
         _step_button("Previous", -1, "K", disabled=not number)
@@ -93,7 +97,9 @@ def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> None:
             label_visibility="collapsed",
             width=150,
         )
+        wanted = explain_button(run.card)
         show(cards.choices(address), "context")
+    return wanted
 
 
 def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
@@ -123,7 +129,7 @@ def _typed() -> None:
 
 def page(scene: LatentScene) -> Html:
     """The whole page of one latent."""
-    aside = [cards.identity(scene), cards.meaning(scene)]
+    aside = [cards.identity(scene), meaning(scene)]
     if scene.record.n_fired:
         aside.append(cards.firing(scene))
     aside += [steering(scene), cards.heads(scene), cards.neighbours(scene), cards.reproduce(scene)]

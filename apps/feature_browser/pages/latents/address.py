@@ -13,9 +13,12 @@ class LatentsAddress(AbstractAddress):
     """
 
     view = "latents"
-    sort: str = one_of("f1", "latent", "density", "max", "mean", "negative")
+    sort: str = one_of("f1", "latent", "density", "max", "mean", "negative", "score")
     q: str = parameter("")
     page: str = page_number()
-    keep: str = one_of("", "labelled", "bookmarked", "firing", "ordinary", "massive")
+    keep: str = one_of(
+        *("", "labelled", "bookmarked", "explained", "accepted", "rejected"),
+        *("firing", "ordinary", "massive"),
+    )
     box: str = box()
     axes: str = parameter("")

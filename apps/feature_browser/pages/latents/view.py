@@ -1,6 +1,5 @@
 """All latents of a run as a table: sorted, searched, labelled, fifty at a time."""
 
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -9,13 +8,12 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.labels import Labels, LatentNames
-from feature_browser.data.notes import LONGEST, Note, Notes
+from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw import annotate
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
-from feature_browser.draw.numbers import UNKNOWN, activation, count, percent
+from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real
 from feature_browser.draw.tables import (
     Column,
     anchor,
@@ -30,12 +28,18 @@ from feature_browser.draw.tables import (
 from feature_browser.pages import Page
 from feature_browser.pages.latents import latents_scatter
 from feature_browser.pages.latents.address import LatentsAddress
+from feature_browser.pages.latents.exchange import exchange
+from feature_browser.pages.latents.hits import Hits, hits_of, order
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
-from feature_browser.pages.latents.search import FIRING, search
 from feature_browser.shell.canvas import change, search_field, show, tell
+from saelab.analysis.notes import LONGEST, Note, Notes
 
 ROWS = 50
+EXPLAINED = ("explained", "accepted", "rejected")
 SEARCH = "search-latents"
+SCORE = (
+    "how well the explanation predicts where it fires, by the judge who thinks least; .5: chance"
+)
 HELP = {
     "latent": "its number",
     "f1": "F1 of the known feature it matches best",
@@ -51,8 +55,8 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
     run = open_run(card)
     _search_box(run, address)
     names = LatentNames.of(run.card)
-    hits = _found(run, names.labels, address)
-    ordered = order(run, hits.latents, address.sort)
+    hits = hits_of(run, names, address)
+    ordered = order(run, hits.latents, address.sort, names)
     part, links = page_of(address, len(ordered), ROWS)
     rows = ordered[part]
     content = [
@@ -69,22 +73,6 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Hits:
-    """The latents that the address's search and filter keep.
-
-    Attributes:
-        latents: silent latents are included only if they have notes, or if their number was
-            searched.
-        reasons: the number found, by reason.
-        left_out: what was not searched.
-    """
-
-    latents: Int[ndarray, " found"]
-    reasons: dict[str, int] = field(default_factory=dict)
-    left_out: str = ""
-
-
 def _picture(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:
     """Cached, since tens of thousands of latents take a second to draw."""
 
@@ -94,43 +82,6 @@ def _picture(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:
         return latents_scatter.picture(run, address, listed)
 
     return run.page(address.to(page=1), draw)
-
-
-def _found(run: OpenRun, labels: Labels, address: LatentsAddress) -> Hits:
-    alive = np.flatnonzero(run.columns["n_fired"])
-    written = np.array([n for n in sorted(labels.notes) if n < len(run.features)], np.int64)
-    listed = np.union1d(alive, written)
-    if address.keep in {"labelled", "bookmarked"}:
-        wanted = "bookmark" if address.keep == "bookmarked" else "label"
-        kept = [n for n in written.tolist() if getattr(labels.notes[n], wanted)]
-        listed = np.array(kept, np.int64)
-    listed = _by_massive(run, address.keep, listed)
-    clicked = latents_scatter.inside(run, address)
-    if clicked is not None:
-        listed = listed[clicked[listed]]
-    if not address.q.strip():
-        return Hits(listed)
-    found, left_out = search(run, labels, address.q)
-    if address.keep == "firing":
-        found = {FIRING: found[FIRING]}
-    listed = listed if address.keep or address.box else np.union1d(listed, found["number"])
-    reasons = {why: len(np.intersect1d(latents, listed)) for why, latents in found.items()}
-    every = np.unique(np.concatenate(list(found.values())))
-    return Hits(np.intersect1d(every, listed), reasons, left_out)
-
-
-def _by_massive(run: OpenRun, keep: str, listed: Int[ndarray, " found"]) -> Int[ndarray, " left"]:
-    """Only latents that fire mostly on massive activations, or only the others, if asked for."""
-    kinds = run.features.massive
-    if kinds is None or keep not in {"ordinary", "massive"}:
-        return listed
-    return listed[(kinds[listed] > 0) == (keep == "massive")]
-
-
-def order(run: OpenRun, latents: Int[ndarray, " found"], sort: str) -> Int[ndarray, " found"]:
-    """`latents` sorted by the chosen column: numbers ascending, everything else descending."""
-    values = run.columns[sort][latents]
-    return latents[np.argsort(values if sort == "latent" else -values, kind="stable")]
 
 
 def _search_box(run: OpenRun, address: LatentsAddress) -> None:
@@ -144,6 +95,8 @@ def _search_box(run: OpenRun, address: LatentsAddress) -> None:
             on_change=_searched,
         )
         parts = {"": "all", "labelled": "labelled", "bookmarked": "★ bookmarked"}
+        if LatentNames.of(run.card).explained.by_latent or address.keep in EXPLAINED:
+            parts |= {part: part for part in EXPLAINED}
         n_massive = 0 if run.features.massive is None else int((run.features.massive > 0).sum())
         if n_massive or address.keep in {"ordinary", "massive"}:
             parts |= {"ordinary": "without massive", "massive": f"massive {count(n_massive)}"}
@@ -153,6 +106,7 @@ def _search_box(run: OpenRun, address: LatentsAddress) -> None:
             (name, address.to(keep=part, page=1), part == address.keep)
             for part, name in parts.items()
         ]
+        exchange(run.card)
         show(joined([choice("show", options), choice("", [toggle(address)])]), "context")
 
 
@@ -216,14 +170,17 @@ def _table(
     columns.insert(1, Column("Label", f"{told}; click to write" if editable else told))
     explained = names.explained.by_latent
     if explained:
-        columns.append(Column("Explained as", "by a language model, with its score by a judge"))
+        columns.append(
+            Column("Explained as", "by a language model; bold if a reader has accepted it")
+        )
+        columns.append(sortable({"score": ("Score", SCORE)}, address)[0])
     columns.append(Column("Fires on", "what its strongest examples share; no model has named it"))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
     notes = names.labels
     rows = (
         [
             *_row(run, _label(notes.of(i), i if editable else None), address, i, shown),
-            *([_explanation(names, i)] if explained else []),
+            *(_explanation(names, i) if explained else []),
             html('<span class="sub">{t}</span>', t=names.shared(i) or UNKNOWN),
             raised(run, i),
         ]
@@ -232,9 +189,22 @@ def _table(
     return table(columns, rows, "Latents")
 
 
-def _explanation(names: LatentNames, latent: int) -> Html:
-    told = names.explained.best(latent)
-    return html('<span class="sub">{t}</span>', t=told.line if told else UNKNOWN)
+def _explanation(names: LatentNames, latent: int) -> list[Html]:
+    """The best explanation with its model, and its score with who gave it."""
+    note = names.labels.of(latent)
+    told = names.explained.best(latent, note)
+    if told is None:
+        return [cell(UNKNOWN), cell(UNKNOWN)]
+    text = html(
+        '<span class="explained"><span class="{how}" title="{source}">{text}</span> '
+        '<span class="sub">{model}</span></span>',
+        how="name" if told.mark in note.accepted else "name guess",
+        source=told.source,
+        text=told.text,
+        model=told.model if told.side == "input" else f"{told.model}, what it does",
+    )
+    score = html('<span title="{by}">{s}</span>', by=told.verdict, s=real(told.score))
+    return [text, score]
 
 
 def _row(

@@ -133,7 +133,7 @@ def _start(card: RunCard) -> Html:
     best = [] if scores is None else [int(scores.latent[row]) for row in scores.best(N_SUGGESTED)]
     chips = joined(
         html(
-            '<button class="next" data-set="{set}">{latent} <b>{name}</b></button>',
+            '<button class="next" data-set="{set}"><b>{latent}</b> {name}</button>',
             set=setting(latent=latent), latent=latent, name=names.name(latent),
         )
         for latent in best

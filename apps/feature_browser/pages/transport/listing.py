@@ -8,6 +8,7 @@ from feature_browser.data.catalogue import RunCard
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html
+from feature_browser.draw.names import named
 from feature_browser.draw.numbers import UNKNOWN, count, real
 from feature_browser.draw.tables import Column, anchor, cell, metered, raised, sortable, table
 from feature_browser.pages.transport.address import TransportAddress
@@ -56,14 +57,14 @@ def listing(
         return html('<p class="sub">No latent passes these filters.</p>')
     columns = sortable(HEADS, address)
     columns.insert(1, Column("Verdict", f"whole interval from {address.limit} on, or below"))
-    columns.insert(1, Column("Name", "its label, or the known feature it matches"))
+    columns.insert(1, Column("Name", "its label, or who else names it and how well"))
     columns.append(Column("Raises", "the tokens whose logits it raises most"))
     card, run = source
     names, verdict = LatentNames.of(card), found.verdict(float(address.limit))
     rows = (
         [
             anchor(address.visit("latent", latent=int(i)), int(i)),
-            cell(names.name(int(i)) or UNKNOWN),
+            named(names.best(int(i))),
             _verdict(VERDICTS[verdict[i]]),
             _r2(found, int(i)),
             *(cell(real(float(getattr(found, name)[i]))) for name in list(HEADS)[2:-1]),

@@ -4,6 +4,7 @@ import numpy as np
 
 from feature_browser.data.address import link, setting
 from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.names import named
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real, signed
 from feature_browser.draw.tables import Column, anchor, cell, metered, page_of, table
 from feature_browser.live.prompt import PromptReading
@@ -56,7 +57,7 @@ def _row(
     ]
     return [
         _named(bench, latent),
-        cell(bench.names.name(latent)),
+        named(bench.names.best(latent)),
         cell(activation(value)),
         _share(bench, latent, value),
         *(where if at is None else []),
@@ -98,7 +99,7 @@ def pair_table(bench: Bench, readings: list[PromptReading], latents: tuple[Found
 
     def drawn(row: int) -> list[Html]:
         latent = int(pair.latent[row])
-        cells = [_named(bench, latent), cell(bench.names.name(latent))]
+        cells = [_named(bench, latent), named(bench.names.best(latent))]
         for side, values in enumerate((pair.first, pair.second)):
             peak = peaks[side].get(latent)
             silent = html('<span class="sub">{none}</span>', none=UNKNOWN)

@@ -10,6 +10,7 @@ from feature_browser.data.suggestions import suggestions
 from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real
+from feature_browser.draw.tables import anchor
 from feature_browser.live.chat import switch
 from feature_browser.live.prompt import PromptReading
 from feature_browser.pages import Page
@@ -113,7 +114,7 @@ def _one(bench: Bench, readings: list[PromptReading]) -> Html:
         _headline(reading, latents, at),
         boxed(
             "Prompt",
-            joined([_strip(bench, reading, at), _next(reading)]),
+            joined([_strip(bench, reading, at), _next(bench, reading)]),
             note=_lit(bench, reading),
         ),
         latents_table(bench, reading, latents, at),
@@ -212,8 +213,12 @@ def _lit(bench: Bench, reading: PromptReading) -> Html:
     )  # fmt: skip
 
 
-def _next(reading: PromptReading) -> Html:
+def _next(bench: Bench, reading: PromptReading) -> Html:
     """The most likely next tokens; effects are measured on the selected one."""
+    why = link(
+        "circuit", run=bench.address.run, part="explain", prompt=bench.address.prompt,
+        chat=bench.address.chat, target=reading.target.text,
+    )  # fmt: skip
     shown = list(reading.predicted)
     if reading.target.token not in {one.token for one in shown}:
         shown.append(reading.target)
@@ -227,8 +232,9 @@ def _next(reading: PromptReading) -> Html:
     )  # fmt: skip
     return html(
         '<div class="following"><span class="sub">What comes next; effects are on the pressed '
-        "one's logit</span>{chips}</div>",
+        "one's logit</span>{chips}{why}</div>",
         chips=chips,
+        why=anchor(why, "why? explain it") if bench.card.in_circuits else EMPTY,
     )
 
 

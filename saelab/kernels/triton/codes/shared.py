@@ -6,7 +6,7 @@ The processes' parts of the reconstruction are summed while each sorts its codes
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
@@ -17,7 +17,7 @@ from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_g
 from saelab.kernels.triton.codes.shared_errors import Chosen, SharedErrors
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.select.rows import select_top_k
-from saelab.kernels.triton.select.shared import NOTHING, limit_of_rows, row_keys
+from saelab.kernels.triton.select.shared_rows import RowPlace, SharedRows
 from saelab.kernels.triton.weights import Decoder, Weights
 
 
@@ -36,6 +36,7 @@ class SharedCodes:
         lows: the first own latent of each group of latents.
         group_numbers: numbers 0, 1, ... of the groups of all rows, and of the end.
         residual: result of the decode.
+        by_row: chooses each row's; None if the whole batch's are chosen.
     """
 
     rule: FusedRule
@@ -48,6 +49,7 @@ class SharedCodes:
     lows: Int[Tensor, " group"]
     group_numbers: Int[Tensor, " batch_group_1"]
     residual: Residual
+    by_row: SharedRows | None
 
     @classmethod
     def empty(
@@ -55,14 +57,17 @@ class SharedCodes:
     ) -> "SharedCodes":
         """Memory for the codes of these rows, of which `d_sae` latents are this process's."""
         most, groups = len(x) * d_sae, rule.groups
-        n = min(most, _widest(rule) * len(x) if rule.by_row else int(rule.k * len(x)))
+        n = min(most, _budgets(rule)[-1] * len(x) if rule.by_row else int(rule.k * len(x)))
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
         indices = torch.zeros_like(values, dtype=torch.int32)
         numbers = torch.arange(len(x) * groups + 1, dtype=torch.int32, device=x.device)
+        residual = Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups)
+        residual.dots.zero_()  # They are added up beyond the end of the entries too.
         return cls(
             rule, exchange, SharedErrors.empty(x, rule, exchange), values, indices,
             torch.zeros_like(numbers), indices.clone(), indices.new_zeros(groups),
-            numbers, Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups),
+            numbers, residual,
+            SharedRows.empty(x, _budgets(rule), exchange) if rule.by_row else None,
         )  # fmt: skip
 
     @property
@@ -76,7 +81,6 @@ class SharedCodes:
             self._select_of_rows(pre_acts)
         else:
             self._select_of_batch(pre_acts, weights)
-        self.starts.copy_(torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True))
         self.errors.begin(self._chosen, weights.dictionary)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
@@ -105,41 +109,14 @@ class SharedCodes:
 
     def _select_of_rows(self, pre_acts: Float[Tensor, "batch d_sae"]) -> None:
         """This process's of the largest of each row, which are among its own largest."""
-        (batch, m), signed, shard = pre_acts.shape, self.rule.signed, self.exchange.shard
-        assert shard is not None
-        budgets = self.rule.budgets or (int(self.rule.k),)
+        m, signed = pre_acts.shape[1], self.rule.signed
+        assert self.by_row is not None
         values, indices = select_top_k(
-            pre_acts, min(budgets[-1], m), by_magnitude=signed, rectify=not signed, ordered=False
-        )
-        own = row_keys(values.abs(), indices.long() * shard.size + shard.rank)
-        keys = own.new_full((batch, budgets[-1]), NOTHING)
-        keys[:, : own.shape[1]] = own
-        every = self.exchange.gather(keys)
-        # A code belongs to the first budget that reaches it.
-        group = torch.full_like(indices, len(budgets))
-        for number, k in reversed([*enumerate(budgets)]):
-            group = torch.where(own >= limit_of_rows(every, k), number, group)
-        stacked = torch.arange(len(budgets), device=group.device, dtype=group.dtype)[:, None]
-        kept = group[:, None] == stacked
-        rows = self.group_numbers[:-1].view(batch, -1, 1)
-        found = (
-            each.expand(kept.shape).flatten() for each in (values[:, None], indices[:, None], rows)
-        )
-        self._keep(kept.flatten(), *found, last=m - 1)
-
-    def _keep(
-        self,
-        kept: Bool[Tensor, " entry"],
-        values: Float[Tensor, " entry"],
-        indices: Int[Tensor, " entry"],
-        rows: Int[Tensor, " entry"],
-        last: int,
-    ) -> None:
-        """Write the kept entries one after the other, and the `last` latent beyond their end."""
-        to = torch.where(kept, kept.cumsum(0) - 1, len(self.values))
-        _write(self.values, to, values, 0)
-        _write(self.indices, to, indices, last)
-        _write(self.error_rows, to, rows, len(self.group_numbers) - 1)
+            pre_acts, min(_budgets(self.rule)[-1], m), by_magnitude=signed, rectify=not signed,
+            ordered=False,
+        )  # fmt: skip
+        place = RowPlace(self.values, self.indices, self.error_rows, self.starts)
+        self.by_row.keep(values, indices, place, last=m - 1)
 
     def _select_of_batch(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """This process's of the largest of the batch; the threshold follows the smallest of all."""
@@ -152,16 +129,12 @@ class SharedCodes:
             pre_acts, int(self.rule.k * batch), by_magnitude=self.rule.signed, out=place,
             exchange=self.exchange,
         )  # fmt: skip
+        self.starts.copy_(torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True))
         sizes = self.values.abs()
         smallest = torch.where(sizes > 0, sizes, torch.inf).amin(0, keepdim=True)
         follow_smallest_(weights.threshold, self.exchange.gather(smallest))
 
 
-def _write(out: Tensor, to: Int[Tensor, " entry"], given: Tensor, rest: int) -> None:
-    """Write to these places of `out`, `rest` elsewhere; the place beyond its end is none."""
-    longer = out.new_full((len(out) + 1,), rest)
-    out.copy_(longer.scatter_(0, to, given.to(out.dtype))[:-1])
-
-
-def _widest(rule: FusedRule) -> int:
-    return rule.budgets[-1] if rule.budgets else int(rule.k)
+def _budgets(rule: FusedRule) -> tuple[int, ...]:
+    """How many entries are selected of each row, the fewest first."""
+    return tuple(rule.budgets) or (int(rule.k),)

@@ -15,7 +15,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import LatentExchange
+from saelab.kernels.exchange import LatentExchange, row_pieces
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.codes.ragged import ENTRIES, ENTRIES_OF_GROUP, next_entries
@@ -135,27 +135,37 @@ class SharedErrors:
         return cls(exchange, shares.new_empty(len(x) * rule.groups, x.shape[1]), shares)
 
     def begin(self, codes: Chosen, dictionary: Decoder) -> None:
-        """Begin the sum of all processes' parts."""
-        grid, shape = self._launch()
-        batch, d = len(self.sums) // len(self.shares), self.sums.shape[1]
-        _part_kernel[grid](*codes, dictionary.scale, dictionary.W, self.sums, batch, d, **shape)
-        self.exchange.begin_sum(self.sums)
+        """Begin the sum of all processes' parts, some rows after the others."""
+        (values, indices, starts), groups = codes, len(self.shares)
+        for first, end in row_pieces(len(self.sums) // groups):
+            grid, shape = self._launch(end - first)
+            sums = self.sums[first * groups : end * groups]
+            _part_kernel[grid](
+                values, indices, starts[first * groups :], dictionary.scale, dictionary.W, sums,
+                end - first, sums.shape[1], **shape,
+            )  # fmt: skip
+            self.exchange.begin_sum(sums)
 
     def end(
         self, codes: Chosen, x: Float[Tensor, "batch d_in"], dictionary: Decoder, out: Residual
     ) -> None:
-        """Fill `out`, except for the gradient, once the sum is there."""
-        self.exchange.end_sum()
-        grid, shape = self._launch()
-        _residual_kernel[grid](
-            *codes, dictionary.scale, dictionary.W, dictionary.bias, x, self.sums, self.shares,
-            *out[:3], *x.shape, len(codes[0]), **shape,
-        )  # fmt: skip
+        """Fill `out`, except for the gradient, once the sums are there."""
+        (values, indices, starts), groups = codes, len(self.shares)
+        for first, end in row_pieces(len(x)):
+            self.exchange.end_sum()
+            grid, shape = self._launch(end - first)
+            rows = slice(first * groups, end * groups)
+            _residual_kernel[grid](
+                values, indices, starts[first * groups :], dictionary.scale, dictionary.W,
+                dictionary.bias, x[first:end],
+                self.sums[rows], self.shares, out.residual[rows], out.errors[first:end], out.dots,
+                end - first, x.shape[1], len(values), **shape,
+            )  # fmt: skip
 
-    def _launch(self) -> tuple[tuple[int], dict[str, int | bool]]:
-        (n, d), groups = self.sums.shape, len(self.shares)
+    def _launch(self, rows: int) -> tuple[tuple[int], dict[str, int | bool]]:
+        d, groups = self.sums.shape[1], len(self.shares)
         columns = chunk_columns(d)
         entries = ENTRIES if groups == 1 else ENTRIES_OF_GROUP
         even = d % columns == 0
         shape = {"GROUPS": groups, "COLUMNS": columns, "ENTRIES": entries, "EVEN": even}
-        return (n // groups * ceil_div(d, columns),), {**shape, "num_warps": 1}
+        return (rows * ceil_div(d, columns),), {**shape, "num_warps": 1}

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.kernels.exchange import ALONE, LatentExchange
+from saelab.kernels.exchange import ALONE, LatentExchange, fewest_segments
 from saelab.kernels.sizes import ceil_div, fits_batch_select, power_of_two
 from saelab.kernels.triton.select.batch_list import list_entries_kernel
 from saelab.kernels.triton.select.digits import (
@@ -29,7 +29,7 @@ from saelab.kernels.triton.select.digits import (
     next_numbers,
     share_of_rows,
 )
-from saelab.kernels.triton.select.rows import segment_maxima, segments
+from saelab.kernels.triton.select.rows import segment_maxima
 from saelab.kernels.triton.select.shared import keep_own_ties_
 
 ROWS = 32
@@ -238,12 +238,13 @@ def select_batch_top_k(
         UsageError: the selection would count beyond 2^31.
     """
     batch, m = pre_acts.shape
-    check_batch_select(batch, m if exchange.shard is None else exchange.shard.d_sae, n)
+    shard = exchange.shard
+    check_batch_select(batch, m if shard is None else shard.d_sae, n)
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out
     maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
     counts = out.indices.new_zeros(2, _key_bits(pre_acts) // 8, 256)
     listed = None
-    if n <= _fewest_segments(maxima, exchange):
+    if n <= (maxima.numel() if shard is None else fewest_segments(shard, batch)):
         largest = _rank(maxima, None, n, counts[0], exchange, by_magnitude=False)
         listed = _list_entries(pre_acts, maxima, largest, n, W, by_magnitude=by_magnitude)
     entries = _rank(pre_acts, listed, n, counts[1], exchange, by_magnitude=by_magnitude)
@@ -256,13 +257,3 @@ def select_batch_top_k(
         GROUPS=len(out.lows), LISTED=listed is not None,
     )  # fmt: skip
     return FlatCodes(out.values, out.indices, offsets)
-
-
-def _fewest_segments(maxima: Float[Tensor, "batch segment"], exchange: LatentExchange) -> int:
-    """No more than all processes' segments, and the same number in each of them."""
-    shard = exchange.shard
-    if shard is None:
-        return maxima.numel()
-    # Processes hold one of two numbers of latents, and more latents may be in fewer segments.
-    fewest = min(segments(shard.most), segments(shard.d_sae // shard.size))
-    return len(maxima) * fewest * shard.size

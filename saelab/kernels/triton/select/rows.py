@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.kernels.cuda import MAX_K
-from saelab.kernels.sizes import ceil_div, power_of_two, segment_width
+from saelab.kernels.sizes import ceil_div, power_of_two, segment_width, segments
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.sort import descending
 
@@ -171,11 +171,6 @@ def _select_kernel(
         value = tl.where(value > 0, value, 0.0)
     tl.store(values + token * k + slot, value, mask=kept)
     tl.store(indices + token * k + slot, index, mask=kept)
-
-
-def segments(m: int) -> int:
-    """Into how many segments a row of m entries is cut."""
-    return ceil_div(m, segment_width(m))
 
 
 def segment_maxima(

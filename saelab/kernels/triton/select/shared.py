@@ -1,11 +1,7 @@
-"""The exact selection over the latents of several processes.
+"""The exact selection of a batch's largest entries over the latents of several processes.
 
-In a row, each process chooses the k largest of its own latents' entries, among which are all that
-it has of the k largest of all. It tells the others one integer for each: the entry's size, and
-behind it, reversed, its latent. The k-th largest of all these integers is the row's limit.
-
-In a batch the candidates would be too many. The processes add up how often each digit occurs, so
-all find the same limit; of the entries that equal it, the first rows' are selected.
+The candidates of a whole batch would be too many to tell. The processes add up how often each digit
+occurs, so all find the same limit; of the entries that equal it, the first rows' are selected.
 """
 
 import torch
@@ -14,26 +10,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saelab.kernels.exchange import LatentExchange
-
-NOTHING = -1
-"""Below the key of every entry."""
-
-
-def row_keys(sizes: Float[Tensor, "*entry"], latents: Int[Tensor, "*entry"]) -> Tensor:
-    """Integers that sort by size, and by falling latent where sizes are equal.
-
-    Args:
-        sizes: what entries are ranked by, at least 0.
-        latents: below 2^32.
-    """
-    bits = (sizes.float() + 0.0).view(torch.int32).long()
-    return (bits << 32) + (2**32 - 1 - latents)
-
-
-def limit_of_rows(every: Int[Tensor, "process batch own"], k: int) -> Int[Tensor, "batch 1"]:
-    """The k-th largest key of each row."""
-    rows = every.movedim(0, 1).flatten(1)
-    return rows.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
 def keep_own_ties_(

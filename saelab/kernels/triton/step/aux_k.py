@@ -4,7 +4,8 @@
 
 Dead latents are gathered into a fixed number of slots, so that a CUDA graph can hold the work; the
 number of filled slots stays on the device. With k_aux near d_in / 2 the dead latents' codes are too
-dense to gather by entry.
+dense to gather by entry. Their pre-activations are read from those of all latents, or, if that is
+more work, computed again.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,24 @@ from typing import NamedTuple, no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.select.keep import keep_top_k_
+from saelab.kernels.triton.step.dead import DeadRows
+from saelab.kernels.triton.step.streams import on, wait
 from saelab.kernels.triton.weights import Weights
 
 ROWS, COLUMNS = 64, 64
+READ_AT = {2: 200, 4: 30}
+"""From how many multiply-adds of the dead latents' product per pre-activation of all latents on
+these are read instead, by the bytes of one.
+
+Reading some of the columns of a matrix moves nearly all of it: on an H200 two bytes in the time of
+180 multiply-adds in bfloat16, four in the time of 30 in float32.
+"""
 
 
 @triton.jit
@@ -46,9 +56,9 @@ def _slope_kernel(
     slope = tl.where(value != 0, slope, 0.0)
     tl.store(slopes + at, slope, mask=inside)
     slope = slope.to(tl.float32)
-    to = partial + block.to(tl.int64) * 2 * n + column
+    to = partial + (block.to(tl.int64) * n + column) * 2
     tl.store(to, tl.sum(slope, 0), mask=column < n)
-    tl.store(to + n, tl.sum(value * slope, 0), mask=column < n)
+    tl.store(to + 1, tl.sum(value * slope, 0), mask=column < n)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class AuxStep:
     """AuxK's gradients for at most `capacity` dead latents; every tensor has a fixed address.
 
     Attributes:
-        slots: `[d_sae]`, slot of each dead latent, -1 for living ones.
+        dead: the dead latents.
         to_dec: `[capacity d_out]`, gradients of the decoder's rows.
         to_enc: `[capacity d_in]`, gradients of the encoder's rows.
         scalars: `[capacity 2]`, gradient of the bias, and the decoder's radial part.
@@ -102,90 +112,96 @@ class AuxStep:
         *,
         signed: bool,
     ) -> None:
-        m, d_out = weights.dec.value.shape
+        # The products are fastest with rows that are a multiple of 16 bytes.
+        capacity = ceil_div(capacity, 8) * 8
+        m, d_in = weights.enc.value.shape
         self.weights, self.rules, self.exchange, self.signed = weights, rules, exchange, signed
-        self.slots = torch.full((m,), -1, dtype=torch.int32, device=weights.scale.device)
-        self.to_dec = weights.scale.new_zeros(capacity, d_out)
-        self.to_enc = weights.scale.new_zeros(capacity, weights.enc.value.shape[1])
+        encodes = capacity * d_in < m * READ_AT[weights.enc.copy.element_size()]
+        self.dead = DeadRows(weights, capacity, rules.dead_after, encoder=encodes)
+        self.to_dec = weights.scale.new_zeros(capacity, weights.dec.value.shape[1])
+        self.to_enc = weights.scale.new_zeros(capacity, d_in)
         self.scalars = weights.scale.new_zeros(capacity, 2)
         self.loss, self.slope = weights.scale.new_zeros(()), weights.scale.new_zeros(1)
-        self._places = self.slots.new_zeros(capacity + 1, dtype=torch.int64)
-        self._latents = torch.arange(m, device=self.slots.device)
 
     @property
     def extra(self) -> Extra:
         """The gradients of the last step."""
-        return Extra(self.slots, self.to_dec, self.to_enc, self.scalars, self.slope)
+        return Extra(self.dead.slots, self.to_dec, self.to_enc, self.scalars, self.slope)
 
-    def run(
+    def choose(
         self,
         codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]],
-        residual: Float[Tensor, "batch d_out"],
         centred: Float[Tensor, "batch d_in"],
-        variance: Float[Tensor, ""],
-    ) -> None:
-        """Do AuxK's part of one step.
+        pre_acts: Float[Tensor, "batch d_sae"],
+    ) -> tuple[Float[Tensor, "batch slot"], Int[Tensor, ""]]:
+        """The dead latents' codes, dense, and how many latents of all processes are dead.
 
         Args:
             codes: values and indices of the main reconstruction.
+            centred: what the encoder reads.
+            pre_acts: all latents' pre-activations.
+        """
+        dead, k, signed = self.dead, self.rules.k, self.signed
+        dead.find(*codes)
+        dead.gather()
+        z = pre_acts.new_empty(len(pre_acts), len(self.to_dec))
+        if dead.encoder is not None:
+            bias, rows = dead.encoder
+            torch.addmm(bias, centred, rows.T, out=z)
+        elif self.exchange.shard is None:
+            keep_top_k_(z, dead.n, k, signed=signed, columns=(pre_acts, dead.latents))
+            return z, dead.n
+        else:
+            filled = torch.arange(z.shape[1], device=z.device) < dead.n
+            torch.index_select(pre_acts, 1, torch.where(filled, dead.latents, 0), out=z)
+        return z, self._keep_(z)
+
+    def run(
+        self,
+        z: Float[Tensor, "batch slot"],
+        residual: Float[Tensor, "batch d_out"],
+        centred: Float[Tensor, "batch d_in"],
+        side: torch.cuda.Stream | None = None,
+    ) -> Float[Tensor, "batch d_out"]:
+        """Compute the gradients; returns the error that is left.
+
+        Args:
+            z: the dead latents' codes.
             residual: x_hat less what it reconstructs.
             centred: what the encoder reads.
-            variance: the residual's squares about its mean, summed.
+            side: a second stream for what need not wait.
         """
-        w = self.weights
-        n_dead, places = self._gather(self._dead(codes))
-        z = torch.addmm(w.b_enc.copy[places], centred, w.enc.copy[places].T)
-        n_dead = self._keep_(z, n_dead, places)
-        atoms = (w.scale[places, None] * w.dec.value[places]).to(z.dtype)
-        missed = self._missed(residual, z, atoms)
+        missed = self._missed(residual, z)
+        wait(side, None)
+        with on(side):
+            product_(z.T, missed, self.to_dec)
+        slopes = missed @ self.dead.atoms.T
+        self._reduce(z, slopes)
+        product_(slopes.T, centred, self.to_enc)
+        return missed
+
+    def measure(
+        self,
+        missed: Float[Tensor, "batch d_out"],
+        n_dead: Int[Tensor, ""],
+        variance: Float[Tensor, ""],
+    ) -> None:
+        """The loss and its slope; `variance` is of the residual: squares about its mean, summed."""
         self.loss.copy_(squared_norm(missed) / variance)
         self.loss.copy_(torch.where(n_dead > 0, self.loss, 0.0).nan_to_num(0.0, 0.0, 0.0))
         self.slope.copy_((2 * self.rules.coefficient / variance).nan_to_num(0.0, 0.0, 0.0))
-        slopes = missed @ atoms.T
-        self.scalars.copy_(self._reduce(z, slopes))
-        product_(z.T, missed, self.to_dec)
-        product_(slopes.T, centred, self.to_enc)
 
-    def _dead(
-        self, codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]]
-    ) -> Bool[Tensor, " d_sae"]:
-        """Which latents were silent for long, or are under-used, and are silent in this batch."""
-        values, indices = (t.flatten() for t in codes)
-        m = len(self.slots)
-        fired = torch.zeros(m + 1, dtype=torch.bool, device=values.device)
-        # Entries of value zero go to a slot of their own, so every other write is True.
-        fired.scatter_(0, torch.where(values != 0, indices.long(), m), True)  # noqa: FBT003
-        dead = self.weights.since_fired >= self.rules.dead_after
-        if self.weights.usage is not None:
-            dead = dead | self.weights.usage.underused
-        return dead & ~fired[:m]
-
-    def _gather(
-        self, dead: Bool[Tensor, " d_sae"]
-    ) -> tuple[Int[Tensor, ""], Int[Tensor, " capacity"]]:
-        """The number of dead latents, and which they are; slots beyond hold arbitrary latents."""
-        place = dead.cumsum(0) - 1
-        self.slots.copy_(torch.where(dead, place, -1))
-        self._places.zero_()
-        self._places.scatter_(0, torch.where(dead, place, len(self.to_dec)), self._latents)
-        return dead.sum().int(), self._places[:-1]
-
-    def _keep_(
-        self,
-        z: Float[Tensor, "batch n"],
-        n_dead: Int[Tensor, ""],
-        places: Int[Tensor, " n"],
-    ) -> Int[Tensor, ""]:
+    def _keep_(self, z: Float[Tensor, "batch slot"]) -> Int[Tensor, ""]:
         """Turn the dead latents' pre-activations into codes; the number of all that are dead.
 
         Of several processes, each selects among all their dead latents, and keeps its own.
         """
-        shard, n = self.exchange.shard, len(places)
+        shard, n, n_dead = self.exchange.shard, z.shape[1], self.dead.n
         if shard is None:
             keep_top_k_(z, n_dead, self.rules.k, signed=self.signed)
             return n_dead
         filled = torch.arange(n, device=z.device) < n_dead
-        own = torch.where(filled, places * shard.size + shard.rank, shard.d_sae)
+        own = torch.where(filled, self.dead.latents * shard.size + shard.rank, shard.d_sae)
         latents = self.exchange.gather(own).flatten()
         order = latents.argsort(stable=True)
         total = (latents < shard.d_sae).sum().int()
@@ -195,28 +211,24 @@ class AuxStep:
         return total
 
     def _missed(
-        self,
-        residual: Float[Tensor, "batch d_in"],
-        z: Float[Tensor, "batch n"],
-        atoms: Float[Tensor, "n d_in"],
-    ) -> Float[Tensor, "batch d_in"]:
+        self, residual: Float[Tensor, "batch d_out"], z: Float[Tensor, "batch slot"]
+    ) -> Float[Tensor, "batch d_out"]:
         """The error that is left with these codes of all processes' dead latents."""
         if self.exchange.shard is None:
-            return torch.addmm(residual, z, atoms)
+            return torch.addmm(residual, z, self.dead.atoms)
         part = self.loss.new_empty(residual.shape)
-        product_(z, atoms, part)
+        product_(z, self.dead.atoms, part)
         return (residual + self.exchange.sum(part)).to(residual.dtype)
 
-    def _reduce(
-        self, z: Float[Tensor, "batch n"], slopes: Float[Tensor, "batch n"]
-    ) -> Float[Tensor, "n 2"]:
+    def _reduce(self, z: Float[Tensor, "batch slot"], slopes: Float[Tensor, "batch slot"]) -> None:
+        """Clear the slopes of silent entries, and sum what is left."""
         batch, n = z.shape
         blocks = ceil_div(batch, ROWS)
-        partial = self.loss.new_empty(blocks, 2, n)
+        partial = self.loss.new_empty(blocks, n, 2)
         _slope_kernel[(blocks, ceil_div(n, COLUMNS))](
             z, slopes, partial, batch, n, ROWS=ROWS, COLUMNS=COLUMNS
         )
-        return partial.sum(0).T
+        torch.sum(partial, 0, out=self.scalars)
 
 
 def product_(a: Float[Tensor, "i j"], b: Float[Tensor, "j k"], out: Float[Tensor, "i k"]) -> None:

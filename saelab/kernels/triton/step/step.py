@@ -87,13 +87,19 @@ class Step:
         wait(None, side)
 
     def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
-        """The step after the pre-activations."""
-        on_side = on(side)
+        """The step after the pre-activations.
+
+        With other processes, the sort lies beside the sum of their parts, which `select` began.
+        """
+        alone = self.exchange.shard is None
+        if not alone and (aux or self._clips or self.thresholds):
+            side = None  # These exchange numbers, while which no other stream may work.
+        on_side, sorting = on(side), side if alone else None
         self.select()
-        wait(side, None)
-        with on_side:
+        wait(sorting, None)
+        with on(sorting):
             pairs, slices = self.invert()
-            sorted_ = None if side is None else side.record_event()
+            sorted_ = None if sorting is None else sorting.record_event()
         self.decode()
         if aux is None:
             wait(side, None)
@@ -103,7 +109,7 @@ class Step:
         else:
             # On this stream: AuxK needs the errors, and runs while the other stream sorts.
             columns = self.sum_errors()
-            self.run_aux(aux, self.codes.kept())
+            self.run_aux(aux, self.codes.kept(), side)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
         if aux is not None:
@@ -118,12 +124,18 @@ class Step:
         if self.weights.usage is not None:
             self.weights.usage.follow_(*self.codes.kept(), len(self.x))
 
-    def run_aux(self, aux: AuxStep, codes: tuple[Tensor, Tensor]) -> None:
+    def run_aux(
+        self, aux: AuxStep, codes: tuple[Tensor, Tensor], side: torch.cuda.Stream | None = None
+    ) -> None:
         """AuxK's part; `codes` are values and indices of the active codes."""
-        missed = self._missed()
-        mean = missed.sum(0, dtype=torch.float32) / len(missed)
-        variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-        aux.run(codes, missed, self.offset.centred, variance)
+        centred, residual = self.offset.centred, self.missed()
+        z, n_dead = aux.choose(codes, centred, self.pre_acts)
+        missed = aux.run(z, residual, centred, side)
+        with on(side):
+            mean = residual.sum(0, dtype=torch.float32) / len(residual)
+            variance = (self.mse_sum - mean.square().sum()) * len(self.x)
+            aux.measure(missed, n_dead, variance)
+        wait(None, side)
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step without AuxK and clipping; each can be repeated alone.
@@ -171,7 +183,7 @@ class Step:
         self.error.copy_(self.errors @ self.shares)
         return self.offset.learn(residual.residual[:: self.rule.groups])
 
-    def _missed(self) -> Float[Tensor, "batch d_out"]:
+    def missed(self) -> Float[Tensor, "batch d_out"]:
         """The error of the SAE's own reconstruction, among all errors in the loss."""
         groups, residual = self.rule.groups, self.codes.residual.residual
         if self.rule.wider:

@@ -1,0 +1,249 @@
+"""One row for each text: activations and codes of its last token, or their mean over its tokens."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from saelab.activations.corpus import PADDING
+from saelab.activations.forward import model_input, row_mask
+from saelab.config import UsageError
+from saelab.console import progress
+from saelab.evaluation.options import CONTEXTS
+from saelab.evaluation.plan import AT_REST
+from saelab.evaluation.rows import Rows, RowSample, active_entries
+from saelab.evaluation.tasks.data import Drawn
+from saelab.evaluation.tasks.options import Cost, TaskRules
+from saelab.host.host import Host
+from saelab.host.splice import keep
+from saelab.lm.batches import encode_batch
+from saelab.lm.cost import contexts_at_once, forward_bytes
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.reading import ReadsOn
+from saelab.resources import Plan
+from saelab.types import SparseCodes
+
+POSITIONS = 4096
+"""Positions of a forward pass, if no number of texts was given."""
+
+Prompt = Int[ndarray, "_"]
+
+
+@dataclass
+class TextReader:
+    """Reads texts with a model and an SAE, and counts what it takes.
+
+    Attributes:
+        most: texts per forward pass, at most; None: as many as fit, up to 32.
+        n_tokens: tokens read so far.
+    """
+
+    host: Host
+    most: int | None = None
+    n_tokens: int = 0
+
+    @contextmanager
+    def measured(self, costs: list[Cost]) -> Iterator[None]:
+        """Appends what the body takes."""
+        started, before = time.perf_counter(), self.n_tokens
+        yield
+        seconds = time.perf_counter() - started
+        costs.append(Cost(seconds, peak_memory(self.host.lm.device), self.n_tokens - before))
+
+    def rows(self, drawn: Drawn, rules: TaskRules, title: str) -> Rows:
+        """One row for each drawn text; `labels` are its group, one column a group.
+
+        Raises:
+            UsageError: a text has no token that the SAE applies to.
+        """
+        prompts = prompts_of(self.host.lm, drawn.texts, rules)
+        rows = self.pooled(prompts, rules.pool, title)
+        groups = torch.nn.functional.one_hot(drawn.group).bool()
+        return Rows(rows.x, rows.codes, rows.token, drawn.fit, groups, (), {}, rows.target)
+
+    @torch.no_grad()
+    def pooled(self, prompts: Sequence[Prompt], pool: Literal["mean", "last"], title: str) -> Rows:
+        """One row for each prompt, on the CPU; `token` is its last one, `fit` is all true."""
+        longest = max(map(len, prompts))
+        n = self._at_once(longest)
+        self._plan(title, n, longest, len(prompts)).announce()
+        parts = _Parts(len(prompts), self.host.sae.d_sae)
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        with progress(title, sum(map(len, prompts)), "tokens") as bar:
+            while order:
+                batch = order[: max(1, n * longest // len(prompts[order[0]]))]
+                order = order[len(batch) :]
+                n_read = self._read(batch, [prompts[i] for i in batch], pool, parts)
+                bar.advance(n_read)
+                self.n_tokens += n_read
+        last = torch.tensor([int(prompt[-1]) for prompt in prompts])
+        return parts.rows(last)
+
+    def _read(self, batch: list[int], prompts: list[Prompt], pool: str, parts: "_Parts") -> int:
+        host, lm = self.host, self.host.lm
+        tokens = np.full((len(prompts), max(map(len, prompts))), PADDING, dtype=np.int64)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        found = lm.capture(model_input(tokens).to(lm.device), host.sites)
+        x, *targets = (found[name] for name in host.sites)
+        mask = torch.from_numpy(row_mask(lm, tokens)).to(x.device)
+        mask[:, : host.domain.first_position] = False
+        mask &= host.domain.within(x, *targets)
+        mask = _last(mask) if pool == "last" else mask
+        text = torch.tensor(batch, device=x.device)[mask.nonzero()[:, 0]]
+        read, target = x[mask].float(), targets[0][mask].float() if targets else None
+        parts.add(text, read, target, host.sae.encode_for(read, target))
+        return sum(map(len, prompts))
+
+    @torch.no_grad()
+    def ends(self, prefixes: Sequence[Prompt], ends: Sequence[Prompt], title: str) -> Rows:
+        """The rows of single tokens, each behind a prefix: `ends[i]` are those of `prefixes[i]`.
+
+        Tokens to which the SAE does not apply have no row. A prefix is read once, if the model can
+        read on.
+        """
+        length = 1 + max(map(len, prefixes))
+        n = self._at_once(length)
+        self._plan(title, n, length, sum(map(len, ends))).announce()
+        sample = RowSample()
+        with progress(title, sum(map(len, ends)), "words") as bar:
+            for prefix, tokens in zip(prefixes, ends, strict=True):
+                for some in torch.from_numpy(tokens).split(n) if len(tokens) else ():
+                    if (rows := self._end_rows(torch.from_numpy(prefix), some)) is not None:
+                        sample.add(rows)
+                    bar.advance(len(some))
+        if not sample.n_rows:
+            raise UsageError(f"{self.host.name} applies to no word of the vocabulary.")
+        return sample.rows()
+
+    def _end_rows(self, prefix: Int[Tensor, " pos"], tokens: Int[Tensor, " n"]) -> Rows | None:
+        host, lm = self.host, self.host.lm
+        prefix, tokens = prefix.to(lm.device), tokens.to(lm.device)
+        if isinstance(lm, ReadsOn) and lm.reads_on and len(prefix):
+            seen: dict[str, list[Tensor]] = {site: [] for site in host.sites}
+            past = lm.read_on(prefix[None], None)[1].rows(torch.zeros_like(tokens))
+            edits = {site: keep(values) for site, values in seen.items()}
+            lm.read_on(tokens[:, None], past, edits)
+            found = {site: values[0] for site, values in seen.items()}
+            self.n_tokens += len(prefix) + len(tokens)
+        else:
+            whole = torch.cat([prefix.expand(len(tokens), -1), tokens[:, None]], dim=1)
+            found = lm.capture(whole, host.sites)
+            self.n_tokens += whole.numel()
+        x, *targets = (found[site][:, -1].float() for site in host.sites)
+        target = targets[0] if targets else None
+        at = torch.full_like(tokens, len(prefix))
+        applies = host.domain.covers(tokens, x, target=target, positions=at)
+        if not bool(applies.any()):
+            return None
+        x, target = x[applies], None if target is None else target[applies]
+        rows = Rows(x, host.sae.encode_for(x, target), tokens[applies], applies[applies].cpu())
+        return replace(rows, target=target)
+
+    def _at_once(self, length: int) -> int:
+        """Texts per forward pass: more if they are short, as each pass reads all weights."""
+        most = max(CONTEXTS, 2 ** (POSITIONS // length).bit_length() // 2)
+        return self.most or contexts_at_once(self.host.lm, length, most=most)
+
+    def _plan(self, title: str, n: int, length: int, n_texts: int) -> Plan:
+        lm, sae = self.host.lm, self.host.sae
+        rows = 4 * n_texts * (sae.d_in + sae.d_out)
+        passes = forward_bytes(lm, n, length) + 3 * 4 * n * length * sae.d_sae
+        return Plan(title, lm.device, passes + rows + AT_REST, "lower --batch-size or --length")
+
+
+class _Parts:
+    """Sums over the tokens of each text."""
+
+    def __init__(self, n: int, d_sae: int) -> None:
+        self.n, self.d_sae = n, d_sae
+        self.count = torch.zeros(n, dtype=torch.long)
+        self.x: Tensor | None = None
+        self.target: Tensor | None = None
+        self.entries: list[tuple[Tensor, Tensor]] = []
+
+    def add(
+        self,
+        text: Int[Tensor, " row"],
+        x: Float[Tensor, "row d_in"],
+        target: Float[Tensor, "row d_out"] | None,
+        codes: SparseCodes,
+    ) -> None:
+        """Add the rows of some texts, all of a text at once."""
+        self.count += torch.bincount(text.cpu(), minlength=self.n)
+        self.x = _summed(self.x, self.n, text, x)
+        self.target = None if target is None else _summed(self.target, self.n, text, target)
+        row, latent, value = active_entries(codes)
+        place, which = (text[row] * self.d_sae + latent).unique(return_inverse=True)
+        sums = torch.zeros(len(place), dtype=torch.float64, device=value.device)
+        sums.index_add_(0, which, value.double())
+        self.entries.append((place.cpu(), sums.cpu()))
+
+    def rows(self, token: Int[Tensor, " text"]) -> Rows:
+        """The means."""
+        if not bool(self.count.all()):
+            i = int((self.count == 0).nonzero()[0])
+            raise UsageError(
+                f"Text {i + 1} of those drawn has no token that the SAE applies to; leave such "
+                "texts out."
+            )
+        place = torch.cat([place for place, _ in self.entries])
+        order = place.argsort()
+        place, value = place[order], torch.cat([sums for _, sums in self.entries])[order]
+        text = place // self.d_sae
+        starts = torch.searchsorted(text, torch.arange(self.n))
+        values = (value / self.count[text]).float()
+        codes = SparseCodes(values, place % self.d_sae, self.d_sae, starts)
+        assert self.x is not None
+        over = self.count[:, None]
+        x = (self.x / over).float()
+        target = None if self.target is None else (self.target / over).float()
+        return Rows(x, codes, token, torch.ones(self.n, dtype=torch.bool), target=target)
+
+
+def _summed(
+    sums: Tensor | None, n: int, text: Int[Tensor, " row"], x: Float[Tensor, "row d"]
+) -> Float[Tensor, "text d"]:
+    sums = torch.zeros(n, x.shape[1], dtype=torch.float64) if sums is None else sums
+    return sums.index_add_(0, text.cpu(), x.double().cpu())
+
+
+def _last(mask: Bool[Tensor, "text pos"]) -> Bool[Tensor, "text pos"]:
+    """The last position of each text where `mask` holds."""
+    later = mask.flip(1).long().cumsum(1).flip(1)
+    return mask & (later == 1)
+
+
+def prompts_of(lm: LanguageModel, texts: Sequence[str], rules: TaskRules) -> list[Prompt]:
+    """The tokens of each text, after <bos> if the model has one, cut to the rules' length.
+
+    Raises:
+        UsageError: the model reads fewer tokens than that.
+    """
+    if rules.length > lm.info.n_ctx:
+        rules = rules._replace(length=lm.info.n_ctx)
+    bos = [] if lm.info.bos_token_id is None else [lm.info.bos_token_id]
+    room = rules.length - len(bos)
+    found = []
+    for ids in encode_batch(lm.tokenizer, texts):
+        kept = ids[:room] if rules.keep == "start" else ids[-room:]
+        found.append(np.concatenate([bos, kept]).astype(np.int64))
+    return found
+
+
+def peak_memory(device: torch.device) -> int:
+    """The largest memory of this process so far, in bytes; on a GPU, that on the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

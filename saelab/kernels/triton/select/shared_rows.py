@@ -1,0 +1,180 @@
+# ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
+# pyright: reportMissingParameterType=false, reportCallIssue=false
+"""The exact selection of each row's largest entries over the latents of several processes.
+
+Each process chooses the k largest of its own latents' entries, among which are all that it has of
+the k largest of all. It tells the others one integer for each: the entry's size, and behind it,
+reversed, its latent. The k-th largest of all these integers is the row's limit, found bit by bit,
+and a process keeps its own entries that reach it. Nothing waits for the device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.kernels.exchange import WIDE, LatentExchange, key_bits
+from saelab.kernels.sizes import power_of_two
+from saelab.shard import LatentShard
+
+MOST_AT_ONCE = 512
+"""Integers that a warp holds in registers."""
+
+
+class RowPlace(NamedTuple):
+    """Where the kept entries are written, row after row, and in a row budget after budget.
+
+    Attributes:
+        values, indices: 0 and the last latent beyond the end.
+        rows: the budget of each entry, counted over all rows; the number of all beyond the end.
+        starts: the start of each row's budgets, and the end.
+    """
+
+    values: Float[Tensor, " entry"]
+    indices: Int[Tensor, " entry"]
+    rows: Int[Tensor, " entry"]
+    starts: Int[Tensor, " batch_budget_1"]
+
+
+@triton.jit
+@no_type_check
+def _key_kernel(
+    values, indices, keys, own, k, rank, size, LATENT: tl.constexpr, HALF: tl.constexpr,
+    K: tl.constexpr,
+):  # fmt: skip
+    """One row's integers, which sort by size, and by falling latent where sizes are equal."""
+    row, slot = tl.program_id(0).to(tl.int64), tl.arange(0, K)
+    there = slot < own
+    value = tl.load(values + row * own + slot, mask=there, other=0.0).to(tl.float32)
+    bits = tl.abs(value).to(tl.int32, bitcast=True)
+    if HALF:
+        bits = bits >> 16
+    latent = tl.load(indices + row * own + slot, mask=there, other=0).to(tl.int64) * size + rank
+    key = (bits.to(tl.int64) << LATENT) + ((tl.full([], 1, tl.int64) << LATENT) - 1 - latent)
+    tl.store(keys + row * k + slot, tl.where(there, key, -1), mask=slot < k)
+
+
+@triton.jit
+@no_type_check
+def _limit_kernel(
+    every, keys, budgets, limits, counts, batch, world, k, BITS: tl.constexpr,
+    BUDGETS: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """Each budget's limit in one row, and how many of this process's entries the budget adds."""
+    row, at, slot = tl.program_id(0).to(tl.int64), tl.arange(0, N), tl.arange(0, K)
+    place = (at // k).to(tl.int64) * batch * k + row * k + at % k
+    found = tl.load(every + place, mask=at < world * k, other=-1)
+    own = tl.load(keys + row * k + slot, mask=slot < k, other=-1)
+    before = tl.zeros([], tl.int32)
+    for budget in range(BUDGETS):
+        wanted = tl.load(budgets + budget)
+        limit = tl.zeros([], keys.dtype.element_ty)
+        for done in range(BITS):
+            higher = limit + (tl.full([], 1, keys.dtype.element_ty) << (BITS - 1 - done))
+            limit = tl.where(tl.sum((found >= higher).to(tl.int32)) >= wanted, higher, limit)
+        reach = tl.sum((own >= limit).to(tl.int32))
+        tl.store(limits + row * BUDGETS + budget, limit)
+        tl.store(counts + row * BUDGETS + budget, reach - before)
+        before = reach
+
+
+@triton.jit
+@no_type_check
+def _keep_kernel(
+    values, indices, keys, limits, starts, to_values, to_indices, to_rows, batch, own, k, last,
+    BUDGETS: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """Write one row's kept entries, and this row's share of what lies beyond the end."""
+    row, slot = tl.program_id(0).to(tl.int64), tl.arange(0, K)
+    there = slot < own
+    key = tl.load(keys + row * k + slot, mask=there, other=-1)
+    value = tl.load(values + row * own + slot, mask=there, other=0.0).to(tl.float32)
+    index = tl.load(indices + row * own + slot, mask=there, other=0)
+    left = there
+    for budget in range(BUDGETS):
+        group = row * BUDGETS + budget
+        kept = left & (key >= tl.load(limits + group))
+        to = tl.load(starts + group) + tl.cumsum(kept.to(tl.int32)) - 1
+        tl.store(to_values + to, value, mask=kept)
+        tl.store(to_indices + to, index, mask=kept)
+        tl.store(to_rows + to, tl.zeros_like(index) + group.to(tl.int32), mask=kept)
+        left = left & (key < tl.load(limits + group))
+    place = row * own + slot
+    beyond = there & (place >= tl.load(starts + batch * BUDGETS))
+    tl.store(to_values + place, tl.zeros_like(value), mask=beyond)
+    tl.store(to_indices + place, tl.zeros_like(index) + last, mask=beyond)
+    tl.store(to_rows + place, tl.zeros_like(index) + batch * BUDGETS, mask=beyond)
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """The selection's memory.
+
+    Attributes:
+        budgets: `[budget]`, entries that each selects of a row, rising.
+        keys: `[batch k]`, this process's integers, k of the last budget; -1 where it has no entry.
+        every: `[process batch k]`, those of all processes.
+        limits: `[batch budget]`, the least integer that each budget selects.
+        counts: the same for the numbers of entries of this process that each adds.
+    """
+
+    exchange: LatentExchange
+    budgets: Int[Tensor, " budget"]
+    keys: Int[Tensor, "batch k"]
+    limits: Int[Tensor, "batch budget"]
+    counts: Int[Tensor, " batch_budget"]
+    half: bool
+
+    @classmethod
+    def empty(
+        cls, x: Float[Tensor, "batch d"], budgets: Sequence[int], exchange: LatentExchange
+    ) -> "SharedRows":
+        """Memory for the rows x, whose dtype is that of the entries."""
+        shard = _shard(exchange)
+        half = x.dtype == torch.bfloat16
+        small = key_bits(shard, half=half) < WIDE  # Then 32 bits hold the sign too.
+        keys = x.new_empty(len(x), budgets[-1], dtype=torch.int32 if small else torch.int64)
+        limits = keys.new_empty(len(x), len(budgets))
+        counts = x.new_empty(limits.numel(), dtype=torch.int32)
+        return cls(exchange, counts.new_tensor(budgets), keys, limits, counts, half)
+
+    def keep(
+        self, values: Float[Tensor, "batch own"], indices: Int[Tensor, "batch own"], out: RowPlace,
+        *, last: int,
+    ) -> None:  # fmt: skip
+        """Write to `out` those of this process's largest entries that are among all's.
+
+        Args:
+            values: the entries; their magnitudes are compared.
+            indices: their latents, as this process numbers them.
+            out: with room for all of them.
+            last: this process's last latent.
+        """
+        (batch, own), k, shard = values.shape, self.keys.shape[1], _shard(self.exchange)
+        row, latent = {"K": power_of_two(k), "num_warps": 1}, (shard.d_sae - 1).bit_length()
+        _key_kernel[(batch,)](
+            values, indices, self.keys, own, k, shard.rank, shard.size,
+            LATENT=latent, HALF=self.half, **row,
+        )  # fmt: skip
+        every, n = self.exchange.gather(self.keys), power_of_two(k * shard.size)
+        budgets = len(self.budgets)
+        _limit_kernel[(batch,)](
+            every, self.keys, self.budgets, self.limits, self.counts, batch, shard.size, k,
+            BITS=key_bits(shard, half=self.half), BUDGETS=budgets, N=n, K=row["K"],
+            num_warps=min(8, max(1, n // MOST_AT_ONCE)),
+        )  # fmt: skip
+        torch.cumsum(self.counts, 0, dtype=torch.int32, out=out.starts[1:])
+        _keep_kernel[(batch,)](
+            values, indices, self.keys, self.limits, out.starts, out.values, out.indices, out.rows,
+            batch, own, k, last, BUDGETS=budgets, **row,
+        )  # fmt: skip
+
+
+def _shard(exchange: LatentExchange) -> LatentShard:
+    assert exchange.shard is not None
+    return exchange.shard
