@@ -87,10 +87,7 @@ class Step:
         wait(None, side)
 
     def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
-        """The step after the pre-activations.
-
-        With other processes, the sort lies beside the sum of their parts, which `select` began.
-        """
+        """The step after the pre-activations; the processes' parts are summed beside the sort."""
         alone = self.exchange.shard is None
         if not alone and (aux or self._clips or self.thresholds):
             side = None  # These exchange numbers, while which no other stream may work.
