@@ -15,11 +15,11 @@ latent) once for all targets: free decoder rows hold all targets side by side, a
 per source the gradients of later targets are summed first. Tied per target, a code is there once a
 target.
 
-On the tiny model (4 layers, 2,048 latents, 48 active, 400,000 tokens, one seed) it is hardly better
-than BatchTopK transcoders of single layers: FVU 0.029 against 0.034 and KL 0.21 against 0.23 with
-all MLPs replaced, but 98.6 % of the cross-entropy recovered either way. Rows tied per source recover
-86 %. Circuits of five prompts, pruned alike, have as many nodes (57 on average); errors have 26 % of
-the leaves' influence against 30 %.
+On the tiny model (4 layers, 2,048 latents, 48 active, 400,000 tokens, one seed) it is hardly
+better than BatchTopK transcoders of single layers: FVU 0.029 against 0.034 and KL 0.21 against 0.23
+with all MLPs replaced, but 98.6 % of the cross-entropy recovered either way. Rows tied per source
+recover 86 %. Circuits of five prompts, pruned alike, have as many nodes (57 on average); errors
+have 26 % of the leaves' influence against 30 %.
 """
 
 from collections.abc import Sequence

@@ -153,5 +153,6 @@ def test_of_transcoders_alone_layers_and_latents_are_those_of_circuit_tracer(gpt
     node = next(node for node in graph.nodes if node.kind == "latent" and node.layer == 2)
     made = found[f"2_{node.latent}_{node.position}"]
     assert made["layer"] == "2"
-    assert made["feature"] == (2 + node.latent) * (3 + node.latent) // 2 + node.latent
+    latent = node.latent or 0
+    assert made["feature"] == (2 + latent) * (3 + latent) // 2 + latent
     assert {made["layer"] for made in found.values()} == {"E", "0", "1", "2", "4"}
