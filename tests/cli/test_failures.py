@@ -282,7 +282,7 @@ GOING = {
     "train": ("saelab.training.one_training.Training.save", []),
     "features": ("saelab.analysis.features.reading.ShardWriter.commit", ["--n-tokens", "100"]),
     "evaluate": ("saelab.evaluation.evaluate.save_evaluation", ["--n-tokens", "50"]),
-    "circuit": ("saelab.analysis.circuits.explain.save_circuit", ["--prompt", "the big cat"]),
+    "circuit": ("saelab.analysis.circuits.session.save_circuit", ["--prompt", "the big cat"]),
 }
 
 
