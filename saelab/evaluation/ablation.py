@@ -111,7 +111,8 @@ class AblationTokens:
         channel = torch.randperm(len(wanted), generator=draw)[: self.n_latents].to(x.device)
         here = torch.arange(len(channel), device=x.device)
         towards = x.new_zeros(len(channel), len(wanted))
-        towards[here, channel] = (self.sae.b_dec - wanted)[channel]
+        resting = self.sae.resting(x[None]).expand(1, -1)[0]
+        towards[here, channel] = (resting - wanted)[channel]
         return {"latents": -value[:, None] * self.sae.W_dec[latent], "channels": towards}
 
     def _measure(

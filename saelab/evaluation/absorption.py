@@ -222,7 +222,8 @@ def absorbed(
     W_dec = sae.W_dec.detach().double().cpu()
     along = W_dec @ w
     cosine = along / W_dec.norm(dim=1).clamp_min(1e-30)
-    present = (x.double() - sae.b_dec.detach().double().cpu()) @ w
+    resting = sae.resting(x.to(sae.W_dec)).detach().double().cpu()
+    present = (x.double() - resting) @ w
     share = codes.values.double() * along[codes.indices]
     leaning = codes.values.sign().double() * cosine[codes.indices]
     is_main = torch.isin(poles(codes).indices, main) & codes.active

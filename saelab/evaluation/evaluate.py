@@ -35,6 +35,7 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     n_tokens: int | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
+    save: bool = True,
 ) -> Evaluation:
     """Measure a run on held-out tokens and save `evaluation/*.json` in it.
 
@@ -45,7 +46,8 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     `options` default to the core suite; `n_tokens` and `batch_size` override theirs. Results on
     another `corpus` than the run's held-out text (see `other_text`) are saved in
     `evaluation/NAME/*.json`; NAME comes from the text's name and digest. So are those with another
-    encoder (`options.encoder`), with NAME `encoder-omp`, ...
+    encoder (`options.encoder`), with NAME `encoder-omp`, ... Without `save` nothing is written (of
+    a run of text).
 
     Raises:
         UsageError: `lm` is not the run's model, the text is missing, a model or text was given for
@@ -72,7 +74,8 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
         Evaluated(lm, host.sae, corpus, options, sample).plan().announce()
         inputs = Inputs(run, host.sae, options, host, corpus, corpus.label_names)
         result = measure_all(inputs, _batches(inputs, corpus))
-        save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
+        if save:
+            save_evaluation(run, result, options, corpus=corpus, device=str(lm.device))
     return result
 
 

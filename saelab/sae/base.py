@@ -215,8 +215,8 @@ class AbstractSAE(AbstractTargets, abc.ABC, Generic[ConfigT]):
         """The reconstruction of each row.
 
         Raises:
-            UsageError: the SAE has a skip connection and `x`, the rows that were encoded, is
-                missing.
+            UsageError: the SAE has a skip connection or normalises rows, and `x`, the rows that
+                were encoded, is missing.
         """
         return self.written(codes) + self.offset(x)
 
@@ -228,9 +228,9 @@ class AbstractSAE(AbstractTargets, abc.ABC, Generic[ConfigT]):
     def offset(
         self, x: Float[Tensor, "batch d_in"] | None
     ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
-        """What is added to the latents' part: b_dec, and the skip connection at `x`."""
+        """What is added to the latents' part: `resting`, and the skip connection at `x`."""
         if self.W_skip is None:
-            return self.b_dec
+            return self.resting(x)
         if x is None:
             raise UsageError(
                 "This transcoder has a skip connection; decode(codes, x) needs the rows it read."

@@ -43,6 +43,11 @@ def _check_same_widths(sae: AbstractSAE, source: AbstractSAE) -> None:
     Raises:
         UsageError: names the width, number of latents, or kind that differs, with the remedy.
     """
+    if source.row_norm is not None:
+        raise UsageError(
+            f"The SAE to start from normalises rows ({source.row_norm}), which training does not; "
+            "train from the beginning."
+        )
     if source.is_transcoder != sae.is_transcoder:
         what = "is a transcoder" if source.is_transcoder else "reconstructs what it reads"
         remedy = "give" if source.is_transcoder else "leave out"

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import get_args
 
 import torch
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ from saelab.formats.tensors import (
     write_tensors,
 )
 from saelab.sae.base import AbstractSAE
+from saelab.sae.row_norm import RowNorm
+from saelab.sae.row_normalised import RowNormalised
 from saelab.sae.spread import dims_of, empty_like
 from saelab.sae.transcoder import make_transcoder
 from saelab.sae.variants import BUILT_IN, SAE_CONFIG, check_variant, variant
@@ -52,6 +55,8 @@ def save_sae(sae: AbstractSAE, path: Path, facts: dict[str, str] | None = None) 
     }
     if sae.config.variant not in BUILT_IN:
         header["variant_from"] = type(sae.config).__module__
+    if sae.row_norm is not None:
+        header["row_norm"] = sae.row_norm
     if sae.is_transcoder:
         header |= {"d_out": str(sae.d_out), "skip": str(sae.W_skip is not None)}
     _write(sae, path, header)
@@ -130,7 +135,12 @@ def _built(facts: Mapping[str, str], path: Path) -> AbstractSAE:
     sae = config.build(widths["d_in"])
     if "d_out" in widths:
         make_transcoder(sae, widths["d_out"], skip=facts["skip"] == "True")
-    return sae
+    if (norm := facts.get("row_norm")) is None:
+        return sae
+    for known in get_args(RowNorm):
+        if norm == known:
+            return RowNormalised(sae, known)
+    raise ValueError(f"row_norm is {norm[:40]!r}")
 
 
 def _width(text: str, name: str) -> int:

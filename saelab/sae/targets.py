@@ -1,4 +1,4 @@
-"""The sites that a transcoder reads and writes: how it starts there, and its parts by layer."""
+"""What an SAE reconstructs beside its latents' part; how a transcoder starts, and its layers."""
 
 import abc
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saelab.config import UsageError
 from saelab.sae.dictionary import random_unit_rows
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.sae.row_norm import RowNorm
 
 
 class TargetBlock(NamedTuple):
@@ -48,6 +49,18 @@ class AbstractTargets(nn.Module, abc.ABC):
     """The answers of an SAE of one site; one of several sites overrides them."""
 
     W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    row_norm: RowNorm | None = None
+    """How rows are normalised before they are read, see `saelab.sae.row_normalised`."""
+
+    def resting(
+        self, x: Float[Tensor, "batch d_in"] | None
+    ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
+        """What is reconstructed where no latent fires, without a skip connection.
+
+        It is b_dec, or depends on the row where rows are normalised; then `x` is needed.
+        """
+        return self.b_dec
 
     def target_rows(
         self, d_out: int, generator: torch.Generator | None = None

@@ -1,5 +1,6 @@
 """A run directory for an SAE that was trained elsewhere."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from saelab.activations.joint import JointSite
 from saelab.config import UsageError
 from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
+from saelab.sae.topk import TopKConfig
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training.config import TrainConfig
 from saelab.training.directory import begun_import, run_record, taken, write_run
@@ -21,14 +23,14 @@ def adopt(
     activations: str | Path,
     site: str,
     out: str | Path,
-    origin: str,
+    origin: str | Mapping[str, object],
     target_site: str | None = None,
 ) -> Run:
     """Make `sae` a run at `out`, so that it can be evaluated, explained and browsed like any other.
 
     Nothing is trained. The store says which model and text the SAE belongs to. `origin`, which is
-    recorded, says where the SAE came from. `target_site` is the site that a transcoder
-    reconstructs.
+    recorded, says where the SAE came from, or holds further facts beside `imported_from`.
+    `target_site` is the site that a transcoder reconstructs.
 
     Raises:
         UsageError: the store or the site does not exist, the SAE reads another width, or `out`
@@ -36,17 +38,35 @@ def adopt(
             interrupted, and returned.
     """
     with writing(Path(out)):
-        return _adopt(sae, Path(activations), site, target_site, Path(out), origin)
+        sites = site, target_site
+        told = {"imported_from": origin} if isinstance(origin, str) else origin
+        return _adopt(sae, Path(activations), sites, Path(out), told)
+
+
+def mean_norm(activations: str | Path, site: str) -> float:
+    """The mean norm of the rows of a site, massive activations left out; of up to 32,768 rows.
+
+    Raises:
+        UsageError: the store or the site does not exist, or its rows are zero.
+    """
+    # Any SAE's options do: only the rows matter.
+    config = TrainConfig(
+        sae=TopKConfig(d_sae=2, k=1), activations=Path(activations), site=site, n_tokens=0
+    )
+    size = float(Source([config], torch.device("cpu")).start_rows().float().norm(dim=1).mean())
+    if not size > 0:
+        raise UsageError(f"The rows of {site} are all zero, so they cannot be scaled.")
+    return size
 
 
 def _adopt(
     sae: AbstractSAE,
     activations: Path,
-    site: str,
-    target_site: str | None,
+    sites: tuple[str, str | None],
     directory: Path,
-    origin: str,
+    told: Mapping[str, object],
 ) -> Run:
+    site, target_site = sites
     begun = begun_import(directory)
     config = _config(sae, activations, site, target_site)
     source = Source([config], torch.device("cpu"))
@@ -63,7 +83,7 @@ def _adopt(
         # A store gives each of several sites unit variance.
         sae.read_sites_times(source.site.factors, source.target.factors)
     if begun is not None and begun.finished:
-        if not _is_same(begun, sae, config, origin):
+        if not _is_same(begun, sae, config, told):
             raise taken(directory)
         return begun
     if begun is not None:
@@ -71,7 +91,7 @@ def _adopt(
         (directory / "config.json").unlink()
     facts = {"total_variance": repr(source.target.total_variance), "site": site}
     facts["target_site"] = config.written_site
-    record = run_record(source, imported_from=origin)
+    record = run_record(source, **told)
     return write_run(directory, config, sae, record=record, facts=facts)
 
 
@@ -96,9 +116,9 @@ def _config(sae: AbstractSAE, activations: Path, site: str, target_site: str | N
     )
 
 
-def _is_same(run: Run, sae: AbstractSAE, config: TrainConfig, origin: str) -> bool:
+def _is_same(run: Run, sae: AbstractSAE, config: TrainConfig, told: Mapping[str, object]) -> bool:
     """Whether a finished import is of this SAE from this origin."""
-    if run.config != config or run.provenance().get("imported_from") != origin:
+    if run.config != config or run.provenance().get("imported_from") != told.get("imported_from"):
         return False
     here, there = sae.state_dict(), run.load_sae().state_dict()
     return here.keys() == there.keys() and all(

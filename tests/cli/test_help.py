@@ -165,7 +165,6 @@ def test_a_bad_value_is_told_with_what_is_allowed(command):
         (["show", "--json=no", "a"], "--json takes no value; leave out =no."),
         (["steer", "--latents", "1", "-2"], "--latents '1 -2' is not possible"),
         (["evaluate", ""], "RUN '' is not possible; give a path.\n"),
-        (["import", ""], "PATH '' is not possible; give a path. "),
         (["evaluate", "--jsn", "r"], "did you mean --json?\n"),
     ],
 )

@@ -203,7 +203,7 @@ def _active(host: Host, record: ForwardRecord) -> Active:
     applies = host.domain.covers(record.tokens[0], x, target=target)
     codes = linearize(sae, x, applies)
     decoder = TakenRows(sae.W_dec, codes.latent, x.dtype)
-    b_dec, skip = sae.b_dec.to(x.dtype), None
+    b_dec, skip = sae.resting(x).to(x.dtype), None
     if sae.W_skip is not None:
         W = sae.W_skip.to(x.dtype)
         b_dec = b_dec - sae.input_bias.to(x.dtype) @ W

@@ -13,6 +13,7 @@ from saelab.sae.interop.detect import read_foreign
 from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens_write import write_sae_lens
+from saelab.sae.row_normalised import RowNormalised
 from saelab.sae.transcoder import make_transcoder
 from saelab.sae.variants import variants
 
@@ -51,6 +52,9 @@ def save_dictionary_learning(sae: AbstractSAE, directory: str | Path) -> None:
 def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
     """The first variant that has the same codes: TopK, ..., standard, gated, else JumpReLU.
 
+    Where rows are normalised, codes are in units of the row: the other tool's times s(x), see
+    `saelab.sae.row_norm`.
+
     Atoms need not be unit. An SAE that another tool trained with batch-level selection becomes
     BatchTopK or Matryoshka if all latents share one threshold, and JumpReLU (which differs in
     training only) if every latent has its own.
@@ -58,6 +62,11 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
     Raises:
         UsageError: no variant has these codes.
     """
+    if foreign.unscaled:
+        raise UsageError(
+            f"{foreign.source}: the SAE reads rows scaled to a mean norm of sqrt(d_in), but the "
+            "file does not say their mean norm; `saelab import` measures it on the store."
+        )
     sae = _config_of(foreign).build(foreign.d_in)
     if foreign.transcoder:
         make_transcoder(sae, foreign.d_out, skip=foreign.W_skip is not None)
@@ -71,6 +80,8 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip
     sae.load_state_dict(tensors)
+    if foreign.row_norm is not None:
+        sae = RowNormalised(sae, foreign.row_norm)
     return sae.eval().requires_grad_(requires_grad=False)
 
 
@@ -80,6 +91,8 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
     Raises:
         UsageError: no other tool has its inference rule.
     """
+    if isinstance(sae, RowNormalised):
+        return replace(to_foreign(sae.inner), row_norm=sae.row_norm)
     rule, encoder = sae.foreign_rule(), sae.affine_encoder()
     if rule is None:
         raise UsageError(

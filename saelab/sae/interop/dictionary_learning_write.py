@@ -29,6 +29,7 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
     unknown = {
         "transcoders": foreign.transcoder,
         "SAEs with signed codes": foreign.signed,
+        "SAEs of normalised rows": foreign.row_norm is not None,
         "matching pursuit": foreign.steps is not None,
     }
     if kind := next((name for name, has in unknown.items() if has), None):

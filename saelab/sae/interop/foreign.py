@@ -1,17 +1,15 @@
 """The neutral form of a foreign SAE with one affine encoder, in saelab's layout."""
 
-import re
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.config import UsageError, shortened
+from saelab.config import UsageError
 from saelab.pursuit.matching_pursuit import matching_pursuit, merged
-
-HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+from saelab.sae.interop.stated import check_names, check_prefixes
+from saelab.sae.row_norm import RowNorm, row_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +33,8 @@ class ForeignSAE:
     entries of each row of a, rectified; or, where `signed`, the k of largest magnitude, signs kept.
     With `gate`, z is as `Gate` says. With `steps`, z is what so many steps of matching pursuit in
     the decoder's atoms find (arXiv 2506.03093), and W_enc is W_dec^T. Exactly one of the four is
-    given. x_hat = z @ W_dec + b_dec, plus x @ W_skip if `W_skip` is given.
+    given. x_hat = z @ W_dec + b_dec, plus x @ W_skip if `W_skip` is given. With `row_norm`, x is
+    the normalised row, and x_hat is scaled back (`saelab.sae.row_norm`).
 
     Raises:
         UsageError: shapes disagree, a number is not finite, or the fields contradict each other.
@@ -57,6 +56,9 @@ class ForeignSAE:
         transcoder: whether it reconstructs other activations than it reads; else d_out is d_in.
         W_skip: `[d_in d_out]`, a transcoder's skip connection.
         hook_out: TransformerLens name of what a transcoder reconstructs, if the file says.
+        row_norm: how rows are normalised before the SAE reads them.
+        unscaled: whether the SAE reads rows times sqrt(d_in) / (their mean norm), where the file
+            does not say that norm; `for_rows_of_norm` folds it.
         model: the language model, if the file says.
         source: which tool wrote the file, and which of its architectures.
         note: what somebody who uses the SAE must know; one sentence.
@@ -79,6 +81,8 @@ class ForeignSAE:
     transcoder: bool = False
     W_skip: Float[Tensor, "..."] | None = None
     hook_out: str | None = None
+    row_norm: RowNorm | None = None
+    unscaled: bool = False
     model: str | None = None
     source: str
     note: str = ""
@@ -87,8 +91,12 @@ class ForeignSAE:
         _check_transcoder(self)
         _check_tensors(self)
         _check_selection(self)
-        _check_prefixes(self)
-        _check_names(self)
+        if self.row_norm is not None and self.transcoder:
+            raise UsageError(
+                f"{self.source}: a transcoder cannot undo {self.row_norm} of its rows."
+            )
+        check_prefixes(self.source, self.prefixes, self.d_sae)
+        check_names(self.source, (self.hook, self.hook_out), self.model)
 
     @property
     def d_in(self) -> int:
@@ -106,7 +114,8 @@ class ForeignSAE:
         return self.W_enc.shape[1]
 
     def encode_dense(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """The codes of each row as a dense tensor."""
+        """The codes of each row as a dense tensor, as the other tool's `encode` gives them."""
+        x = x if self.row_norm is None else row_scale(self.row_norm, x).normalised(x)
         x = x - self.b_dec if self.subtract_b_dec else x
         if self.steps is not None:
             return merged(matching_pursuit(x, self.W_dec, self.steps), self.d_sae).dense()
@@ -127,6 +136,8 @@ class ForeignSAE:
     def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
         """x_hat of each row."""
         x_hat = self.encode_dense(x) @ self.W_dec + self.b_dec
+        if self.row_norm is not None:
+            return row_scale(self.row_norm, x).undone(x_hat)
         return x_hat if self.W_skip is None else x_hat + x @ self.W_skip
 
     def with_codes_times(self, factor: Float[Tensor, " d_sae"]) -> "ForeignSAE":
@@ -158,19 +169,9 @@ class ForeignSAE:
             b_dec=self.b_dec / scale,
         )
 
-    def for_inputs_centred(self) -> "ForeignSAE":
-        """The SAE that does to x what this one does to x - mean(x), with the same codes.
-
-        x - mean(x) subtracts from each row its mean over the coordinates. The encoder absorbs this:
-        its columns then sum to zero. Reconstructions stay without such a mean, like the rows it was
-        trained on.
-        """
-        W_enc = self.W_enc - self.W_enc.mean(0)
-        centred = replace(self, W_enc=W_enc)
-        if not self.subtract_b_dec:
-            return centred
-        # (Cx - b) @ W = (x - b) @ CW + (b @ CW - b @ W), with C the centring.
-        return centred.with_products_plus(self.b_dec @ (W_enc - self.W_enc))
+    def for_rows_of_norm(self, norm: float) -> "ForeignSAE":
+        """An `unscaled` SAE, with the constant folded that rows of this mean norm give."""
+        return replace(self.for_inputs_times(self.d_in**0.5 / norm), unscaled=False)
 
     def with_products_plus(self, shift: Float[Tensor, " d_sae"]) -> "ForeignSAE":
         """The SAE whose codes are those of this one with `shift` added to x @ W_enc."""
@@ -271,29 +272,3 @@ def _check_selection(sae: ForeignSAE) -> None:
         raise UsageError(
             f"{sae.source}: a mean k of {sae.batch_k:g} is not within 0 and d_sae={sae.d_sae}."
         )
-
-
-def _check_prefixes(sae: ForeignSAE) -> None:
-    if sae.prefixes is None:
-        return
-    increasing = all(low < high for low, high in pairwise((0, *sae.prefixes)))
-    if not increasing or sae.prefixes[-1:] != (sae.d_sae,):
-        raise UsageError(
-            f"{sae.source}: the Matryoshka prefixes {shortened(list(sae.prefixes))} "
-            f"do not increase to d_sae={sae.d_sae}."
-        )
-
-
-def _check_names(sae: ForeignSAE) -> None:
-    """Refuse names that could break a path, a terminal or a page."""
-    for hook in (sae.hook, sae.hook_out):
-        if hook is not None and not HOOK_NAME.fullmatch(hook):
-            raise UsageError(
-                f"{sae.source}: {shortened(repr(hook))} is no name of a hook; "
-                "letters, digits, '_', '-' and '.' are."
-            )
-    model = sae.model
-    if model is not None and (
-        not 0 < len(model) <= 200 or not model.isprintable() or ".." in re.split(r"[/\\]", model)
-    ):
-        raise UsageError(f"{sae.source}: {shortened(repr(model))} is no name of a language model.")

@@ -48,15 +48,14 @@ def with_encoder(cfg: Record, weights: NamedTensors) -> NamedTensors:
     return replace(weights, tensors={"W_dec": W_dec, "b_dec": b_dec, **named})
 
 
-def refuse_other_inputs(cfg: Record, scale: float | None, *, centred: bool) -> None:
-    """Refuse inputs that are scaled or centred first: the atoms encode, and would change too.
+def refuse_a_scale(cfg: Record, *, scaled: bool) -> None:
+    """Refuse inputs that are scaled first: the atoms encode, and would change too.
 
     Raises:
         UsageError: they are.
     """
-    if scale is not None or centred:
-        change = "scaled by a constant" if not centred else "centred over the coordinates"
+    if scaled:
         raise UsageError(
-            f"{cfg.path}: its rows are {change} first, which cannot be folded into an encoder "
-            "whose weights are the atoms."
+            f"{cfg.path}: its rows are scaled by a constant first, which cannot be folded into an "
+            "encoder whose weights are the atoms."
         )

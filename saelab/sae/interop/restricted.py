@@ -94,15 +94,36 @@ def load_pt(path: Path) -> NamedTensors:
         UsageError: there is none, it is damaged, its pickle asks for anything but tensors, or
             they are larger than the file.
     """
+    return _pt(path, stating=False)[0]
+
+
+def load_pt_stating(path: Path) -> tuple[NamedTensors, Record]:
+    """As `load_pt`, for a state dict that also states texts, numbers, or tables of these."""
+    return _pt(path, stating=True)
+
+
+def _pt(path: Path, *, stating: bool) -> tuple[NamedTensors, Record]:
     size = regular_size(path)
     with _one_sentence(path, "file of torch.save"):
         with zipfile.ZipFile(path) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise UsageError(f"{path} is compressed, which torch.save never does.")
-        loaded = _load_pickle(path)
+        loaded, stated = _load_pickle(path), {}
+        if stating and isinstance(loaded, dict):
+            stated = {name: value for name, value in loaded.items() if _is_statement(value)}
+            loaded = {name: value for name, value in loaded.items() if name not in stated}
         tensors = _flat_mapping(path, loaded)
         _check_expansion(path, size, sum(t.numel() * t.element_size() for t in tensors.values()))
-        return NamedTensors(path, {name: tensor.clone() for name, tensor in tensors.items()})
+        copied = {name: tensor.clone() for name, tensor in tensors.items()}
+        return NamedTensors(path, copied), Record(path, stated)
+
+
+def _is_statement(value: object, depth: int = 1) -> bool:
+    """Whether a value is a text or a number, or a table of these."""
+    if isinstance(value, dict):
+        named = all(isinstance(name, str) for name in value)
+        return depth > 0 and named and all(_is_statement(v, depth - 1) for v in value.values())
+    return value is None or isinstance(value, str | int | float)
 
 
 def _load_pickle(path: Path) -> object:

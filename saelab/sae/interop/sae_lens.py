@@ -18,27 +18,17 @@ from saelab.sae.interop import pursuit
 from saelab.sae.interop.contents import NamedTensors, Record
 from saelab.sae.interop.foreign import ForeignSAE, Gate
 from saelab.sae.interop.restricted import load_json, load_safetensors
-from saelab.sites import Site
+from saelab.sae.interop.sae_lens_model import (
+    BY_A_CONSTANT,
+    ROW_NORMS,
+    facts,
+    normalisation,
+    on_centred_rows,
+)
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
-
-IN_THE_STREAM = {
-    *("hook_embed", "hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
-    *("hook_attn_out", "hook_mlp_out"),
-}
-"""Hooks in the residual stream: their values are centred when the writing weights are."""
-INSIDE_HEADS = {f"attn.hook_{x}" for x in ("q", "k", "v", "z", "rot_q", "rot_k", "attn_scores")}
-WITHOUT_LAYER_NORM = re.compile(
-    r"(code)?llama|mi[sx]tral|gemma|qwen|olmo-?2|phi-?3|smollm|yi-", re.IGNORECASE
-)
-"""Models with RMS norms. TransformerLens never centres their writing weights."""
-CENTRED = (
-    "The SAE was trained on a model with centred writing weights: its encoder now centres each row "
-    "that it reads, its codes are the same, and what it reconstructs has no mean over the "
-    "coordinates, so FVU on plain rows counts that mean as missed."
-)
 
 PLAIN = {"W_enc", "W_dec", "b_enc", "b_dec"}
 TENSORS = {
@@ -65,24 +55,28 @@ def read_sae_lens(path: Path) -> ForeignSAE:
     """The SAE that SAELens saved in the directory `path`.
 
     Its codes equal those of SAELens' `encode`. If SAELens normalises inputs by one constant, or
-    rescales codes by decoder norms, both are folded into the weights.
+    rescales codes by decoder norms, both are folded into the weights. What it does to each row by
+    itself becomes `row_norm`, and so does the centring of a model with centred writing weights.
 
     Raises:
         UsageError: a file is missing, damaged or contradicts the other, or no field of `ForeignSAE`
-            expresses the SAE's rule (a pursuit that stops early, normalised rows).
+            expresses the SAE's rule (a pursuit that stops early).
     """
     cfg = load_json(path / CONFIG_FILE)
     architecture = _architecture(cfg)
     _refuse_what_weights_cannot_hold(cfg)
     weights = _weights(path / WEIGHTS_FILE, architecture)
     sae = _as_stored(cfg, weights, architecture)
-    scale, centred = _input_scale(path, cfg), _on_centred_rows(cfg, sae)
+    scale, row_norm = _input_scale(path, cfg), ROW_NORMS.get(normalisation(cfg))
+    unscaled = normalisation(cfg) == BY_A_CONSTANT and scale is None
+    if on_centred_rows(cfg, sae):
+        # A layer norm centres too, and a constant scale commutes with it.
+        row_norm = row_norm or "centre"
     if sae.steps is not None:
-        pursuit.refuse_other_inputs(cfg, scale, centred=centred)
+        pursuit.refuse_a_scale(cfg, scaled=scale is not None or unscaled)
     if scale is not None:
         sae = sae.for_inputs_times(scale)
-    if centred:
-        sae = replace(sae.for_inputs_centred(), note=CENTRED)
+    sae = replace(sae, row_norm=row_norm, unscaled=unscaled)
     by_default = architecture in TRAINED_ON_BATCHES
     if architecture in RESCALED and cfg.flag("rescale_acts_by_decoder_norm", default=by_default):
         # A checkpoint's threshold is in units of rescaled codes; the scale divided these together
@@ -111,17 +105,12 @@ def _architecture(cfg: Record) -> str:
 
 def _refuse_what_weights_cannot_hold(cfg: Record) -> None:
     for key in ("hook_head_index", "hook_point_head_index"):
-        head = _facts(cfg, key).integer(key)
+        head = facts(cfg, key).integer(key)
         if head is not None:
             raise UsageError(f"{cfg.path}: the SAE reads head {head} alone, which is no site here.")
-    normalisation = _normalisation(cfg)
-    if normalisation not in ("none", "expected_average_only_in"):
-        raise UsageError(
-            f"{cfg.path}: normalize_activations is {normalisation[:40]!r}, which cannot be folded "
-            "into the weights; 'none' and 'expected_average_only_in' can."
-        )
+    rows = normalisation(cfg)
     if _is_transcoder(cfg.text("architecture") or ""):
-        if normalisation != "none":
+        if rows != "none":
             raise UsageError(
                 f"{cfg.path}: a transcoder's inputs are scaled, which is not known here."
             )
@@ -129,50 +118,8 @@ def _refuse_what_weights_cannot_hold(cfg: Record) -> None:
             raise UsageError(f"{cfg.path}: a transcoder cannot subtract b_dec from what it reads.")
 
 
-def _on_centred_rows(cfg: Record, sae: ForeignSAE) -> bool:
-    """Whether the SAE was trained on rows whose mean over the coordinates is zero.
-
-    Raises:
-        UsageError: the model's weights were processed in a way that cannot be folded into the SAE.
-    """
-    key = "model_from_pretrained_kwargs"
-    kwargs = _facts(cfg, key).record(key)
-    processed = {
-        name
-        for name in (
-            "center_writing_weights",
-            "fold_value_biases",
-            "refactor_factored_attn_matrices",
-        )
-        if kwargs.flag(name, default=False)
-    }
-    hooks = [Site.find(hook) for hook in (sae.hook, sae.hook_out) if hook is not None]
-    inside = [site for site in hooks if site is not None and site.part in INSIDE_HEADS]
-    if inside and (changed := sorted(processed - {"center_writing_weights"})):
-        raise UsageError(
-            f"{cfg.path}: the SAE was trained on {inside[0].hook} of a model with {changed[0]}, "
-            "which changes what that hook holds; it cannot be used on the plain model."
-        )
-    if "center_writing_weights" not in processed or WITHOUT_LAYER_NORM.search(sae.model or ""):
-        return False
-    return not hooks or (hooks[0] is not None and hooks[0].part in IN_THE_STREAM)
-
-
 def _is_transcoder(architecture: str) -> bool:
     return architecture.endswith("transcoder")
-
-
-def _normalisation(cfg: Record) -> str:
-    value = cfg.values.get("normalize_activations")
-    if isinstance(value, bool):  # as it was while there was only one way
-        return "expected_average_only_in" if value else "none"
-    return cfg.text("normalize_activations") or "none"
-
-
-def _facts(cfg: Record, key: str) -> Record:
-    """The object that holds `key`: `metadata`, or before version 6 cfg.json itself."""
-    metadata = cfg.record("metadata")
-    return metadata if key in metadata.values else cfg
 
 
 def _weights(path: Path, architecture: str) -> NamedTensors:
@@ -212,7 +159,7 @@ def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> Foreign
     gated = architecture == "gated"
     threshold = _threshold(weights, architecture, d_sae)
     training = _training(cfg, architecture)
-    hook = _facts(cfg, "hook_name").text("hook_name") or cfg.text("hook_point")
+    hook = facts(cfg, "hook_name").text("hook_name") or cfg.text("hook_point")
     skip = "W_skip" in TENSORS[architecture]
     return ForeignSAE(
         W_enc=W_enc,
@@ -230,8 +177,8 @@ def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> Foreign
         hook=hook,
         transcoder=transcoder,
         W_skip=weights.matrix("W_skip").T.contiguous() if skip else None,
-        hook_out=_facts(cfg, "hook_name_out").text("hook_name_out") if transcoder else None,
-        model=_facts(cfg, "model_name").text("model_name"),
+        hook_out=facts(cfg, "hook_name_out").text("hook_name_out") if transcoder else None,
+        model=facts(cfg, "model_name").text("model_name"),
         source=_source(cfg, architecture),
     )
 
@@ -277,22 +224,18 @@ def _prefixes(training: Record, d_sae: int) -> tuple[int, ...] | None:
 
 
 def _input_scale(path: Path, cfg: Record) -> float | None:
-    """The constant that SAELens multiplies inputs by; None if it is folded in or there is none."""
-    if _normalisation(cfg) == "none":
+    """The constant that SAELens multiplies inputs by; None if none is stated or there is none."""
+    if normalisation(cfg) != BY_A_CONSTANT or not (path / SCALER_FILE).exists():
         return None
-    remedy = "fold it with fold_activation_norm_scaling_factor in SAELens and save again"
-    if not (path / SCALER_FILE).exists():
-        raise UsageError(
-            f"{cfg.path}: the inputs are scaled by a constant that is not in {SCALER_FILE}; "
-            f"{remedy}."
-        )
     scale = load_json(path / SCALER_FILE).number("scaling_factor")
     if scale is None or scale <= 0:
-        raise UsageError(f"{path / SCALER_FILE}: the scaling factor is {scale}; {remedy}.")
+        raise UsageError(
+            f"{path / SCALER_FILE}: the scaling factor is {scale}, but it must be positive."
+        )
     return float(scale)
 
 
 def _source(cfg: Record, architecture: str) -> str:
-    version = _facts(cfg, "sae_lens_version").text("sae_lens_version") or ""
+    version = facts(cfg, "sae_lens_version").text("sae_lens_version") or ""
     major = re.match(r"\d{1,3}(?=\.)", version)
     return f"SAELens {major[0]} {architecture}" if major else f"SAELens {architecture}"

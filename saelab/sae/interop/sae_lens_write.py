@@ -10,6 +10,7 @@ from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.pursuit import PURSUIT
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
+from saelab.sae.interop.sae_lens_model import ROW_NORMS
 from saelab.sae.interop.write import write_new
 from saelab.sites import Site
 
@@ -78,7 +79,9 @@ def _config(foreign: ForeignSAE) -> dict[str, Any]:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": foreign.subtract_b_dec,
-        "normalize_activations": "none",
+        "normalize_activations": next(
+            (name for name, norm in ROW_NORMS.items() if norm == foreign.row_norm), "none"
+        ),
         "reshape_activations": "hook_z" if is_hook_z else "none",
         **selection,
         "metadata": _metadata(foreign),
@@ -93,6 +96,9 @@ def _metadata(foreign: ForeignSAE) -> dict[str, Any]:
         metadata["hook_name"] = foreign.hook
     if foreign.hook_out is not None:
         metadata["hook_name_out"] = foreign.hook_out
+    if foreign.row_norm == "centre":
+        # SAELens then loads the model with centred writing weights, whose rows have no mean.
+        metadata["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
     details: dict[str, Any] = {}
     if foreign.batch_k is not None:
         details["k"] = foreign.batch_k

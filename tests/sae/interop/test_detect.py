@@ -1,14 +1,17 @@
 """Any known layout is recognised by what is in it, and anything else is told what is known."""
 
 import zipfile
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from sae.interop.cases import D_SAE, PLAIN, pick, refusal, weights, write_json
+from sae.interop.formats import FORMATS, page
 from safetensors.torch import save_file
 
+from saelab.cli.export import ExportArguments
 from saelab.sae.interop.detect import read_foreign
 
 
@@ -42,6 +45,88 @@ def make_gemma_scope(path):
 def make_gemma_scope_2(path):
     lowered = {name.replace("W_", "w_"): tensor for name, tensor in weights().items()}
     save_file(lowered, path / "params.safetensors")
+
+
+def make_qwen_scope(path):
+    folder = path / "SAE-Res-X-W1K-L0_3"
+    folder.mkdir()
+    wide = {"W_enc": torch.ones(1024, 6), "W_dec": torch.ones(6, 1024)}
+    torch.save(wide | {"b_enc": torch.zeros(1024), "b_dec": weights()["b_dec"]}, folder / "l.pt")
+
+
+def make_llama_scope(path, settings="hyperparams.json", file="checkpoints/final.safetensors"):
+    tensors = weights()
+    stored = {
+        "encoder.weight": tensors["W_enc"].T.contiguous(),
+        "decoder.weight": tensors["W_dec"].T.contiguous(),
+        "encoder.bias": tensors["b_enc"],
+        "decoder.bias": tensors["b_dec"],
+    }
+    (path / file).parent.mkdir(exist_ok=True)
+    save_file(stored, path / file)
+    write_json(path / settings, {"norm_activation": "inference", "act_fn": "relu"})
+
+
+def make_llama_scope_r1(path):
+    make_llama_scope(path, "config.json", "sae_weights.safetensors")
+
+
+def make_openai(path):
+    tensors, shown = weights(), {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
+    stored = {new: tensors[old].T.contiguous() for old, new in shown.items()}
+    biases = {"pre_bias": tensors["b_dec"], "latent_bias": tensors["b_enc"]}
+    torch.save(stored | biases, path / "8.pt")
+
+
+def make_goodfire(path):
+    tensors, stored = weights(), {}
+    for side, matrix, bias in (("encoder", "W_enc", "b_enc"), ("decoder", "W_dec", "b_dec")):
+        stored[f"{side}_linear.weight"] = tensors[matrix].T.contiguous()
+        stored[f"{side}_linear.bias"] = tensors[bias]
+    torch.save(stored, path / "8.pt")
+
+
+def make_kissane(path):
+    torch.save(pick(weights(), *PLAIN), path / "8.pt")
+
+
+def make_circuit_tracer(path):
+    tensors = pick(weights(), *PLAIN)
+    stored = tensors | {"W_enc": tensors["W_enc"].T.contiguous()}
+    save_file(stored, path / "layer_0.safetensors")
+
+
+EVERY = {
+    "SAELens": make_sae_lens,
+    "Gemma Scope": make_gemma_scope,
+    "Gemma Scope 2": make_gemma_scope_2,
+    "Qwen-Scope": make_qwen_scope,
+    "Llama Scope": make_llama_scope,
+    "Llama Scope R1": make_llama_scope_r1,
+    "OpenAI": make_openai,
+    "Goodfire": make_goodfire,
+    "Kissane et al.": make_kissane,
+    "dictionary_learning": make_dictionary_learning,
+    "sparsify": make_sparsify,
+    "circuit-tracer": make_circuit_tracer,
+}
+
+
+@pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
+def test_every_layout_of_the_documentation_is_recognised(known, tmp_path):
+    EVERY[known.name](tmp_path)
+    held = [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".safetensors")]
+    single = known.files.startswith(("a ", "`layer")) or known.name == "circuit-tracer"
+    sae = read_foreign(held[0] if single else tmp_path)
+    assert sae.source.startswith(known.source)
+    assert torch.equal(sae.b_dec, weights()["b_dec"])
+
+
+def test_the_documentation_has_the_table_of_layouts():
+    writers = get_args(ExportArguments.model_fields["to"].annotation)
+    assert {known.write for known in FORMATS} - {""} == set(writers)
+    file = Path(__file__).parents[3] / "docs" / "formats.md"
+    assert file.read_text() == page(), page()
 
 
 LAYOUTS = [

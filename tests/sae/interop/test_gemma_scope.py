@@ -5,6 +5,7 @@ import pytest
 import torch
 from sae.interop.cases import (
     D_SAE,
+    ROWS,
     above,
     assert_means,
     pre_activations,
@@ -16,6 +17,7 @@ from sae.interop.cases import (
 from safetensors.torch import save_file
 
 from saelab.sae.interop.gemma_scope import read_gemma_scope
+from saelab.sae.interop.hints import Hints
 
 
 def lowered(tensors):
@@ -94,7 +96,6 @@ def test_the_configuration_of_gemma_3_tells_model_and_hook(module, hook, tmp_pat
     ("config", "words"),
     [
         ({"architecture": "transformer"}, "'transformer', not 'jump_relu'"),
-        ({"hf_hook_point_out": "model.layers.1.output"}, "describes a transcoder"),
         ({"model_name": ["x"]}, "model_name is ['x']"),
         ({"model_name": "../../x"}, "no name of a language model"),
     ],
@@ -113,7 +114,8 @@ def test_a_configuration_of_something_else_is_refused(config, words, tmp_path):
         ({"threshold": torch.zeros(3)}, "threshold has 3 entries"),
         ({"W_dec": torch.zeros(6, 10)}, "W_dec has shape [6, 10]"),
         ({"b_enc": torch.full((D_SAE,), torch.nan)}, "b_enc holds NaN"),
-        ({"affine_skip_connection": torch.zeros(6, 6)}, "transcoder with a skip connection"),
+        ({"affine_skip_connection": torch.zeros(6, 5)}, "W_skip has shape [6, 5]"),
+        ({"W_dec": torch.zeros(10, 2, 6)}, "writes several sites (W_dec has shape [10, 2, 6])"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(changes, words, tmp_path):
@@ -129,17 +131,34 @@ def test_a_file_without_thresholds_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "hooks"),
     [
-        "gemma-scope-2b-pt-transcoders/layer_1",
-        "models--google--gemma-scope-2b-pt-transcoders/snapshots/0/layer_1",
-        "gemma-scope-2-270m-pt/transcoder_all/layer_5_width_16k_l0_small",
-        "gemma-scope-2-1b-pt/clt/width_262k",
+        ("gemma-scope-2b-pt-transcoders/layer_1",
+         ("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out")),
+        ("models--google--gemma-scope-2b-pt-transcoders/snapshots/0/layer_1",
+         ("blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out")),
+        ("gemma-scope-2-270m-pt/transcoder_all/layer_5_width_16k_l0_small", (None, None)),
     ],
-)
-def test_transcoders_are_refused_by_their_published_path(path, tmp_path):
+)  # fmt: skip
+def test_where_the_file_is_silent_the_published_folder_tells_a_transcoder(path, hooks, tmp_path):
     path = params(tmp_path / path, weights())
-    assert "is a transcoder" in refusal(lambda: read_gemma_scope(path))
+    sae = read_gemma_scope(path)
+    assert (sae.transcoder, sae.hook, sae.hook_out) == (True, *hooks)
+    assert not read_gemma_scope(path, Hints(transcoder=False)).transcoder
+
+
+def test_a_skip_connection_is_not_transposed(tmp_path):
+    tensors = lowered(weights())
+    skip = torch.randn(6, 6, generator=torch.Generator().manual_seed(2))
+    params(tmp_path, tensors | {"affine_skip_connection": skip})
+    config = {"hf_hook_point_in": "model.layers.3.pre_feedforward_layernorm.output",
+              "hf_hook_point_out": "model.layers.3.post_feedforward_layernorm.output"}  # fmt: skip
+    write_json(tmp_path / "config.json", config)
+    sae, stored = read_gemma_scope(tmp_path), weights()
+    codes = above(pre_activations(stored, centred=False), stored["threshold"].double().numpy())
+    x_hat = reconstruction(codes, stored) + ROWS.double().numpy() @ skip.double().numpy()
+    assert_means(sae, codes, x_hat)
+    assert (sae.hook, sae.hook_out) == ("blocks.3.mlp.hook_in", "blocks.3.hook_mlp_out")
 
 
 @pytest.mark.parametrize(

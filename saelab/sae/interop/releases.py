@@ -1,0 +1,288 @@
+"""The table of public releases, `releases.yaml`: which files a name means, and what is known."""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from saelab.config import Config, UsageError, first_problem
+from saelab.sae.row_norm import RowNorm
+
+TABLE = "releases.yaml"
+WORD = re.compile(r"\{([a-z0-9]+)(=?)\}")
+NUMBER = re.compile(r"0|[1-9]\d{0,8}")
+NORMS: dict[str, RowNorm] = {"constant_norm_rescale": "unit-norm", "layer_norm": "layer-norm"}
+WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
+SAELENS = "saelens:"
+UNREAD = {
+    "temporal": "a temporal SAE, whose codes depend on earlier tokens",
+    "mntss_clt_layer_transcoder": "a layer of a cross-layer transcoder with its decoders summed",
+}
+"""What SAELens' registry names that is no SAE of single rows."""
+
+
+def _texts(value: object) -> object:
+    """YAML's numbers as the texts they are written as."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_texts)]
+Span = tuple[float, float] | float | str
+
+
+class Release(Config):
+    """A row of the table; see the comment at its beginning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.{}/-]*$")
+    repo: str
+    files: tuple[str, ...] = Field(min_length=1)
+    optional: tuple[str, ...] = ()
+    read: str | None = None
+    values: dict[str, Literal["number"] | tuple[Text, ...] | dict[Text, Text]] = Field(
+        default_factory=dict
+    )
+    model: str | None = None
+    site: str | None = None
+    target: str | None = None
+    k: str | int | None = None
+    norm: RowNorm | None = None
+    fvu: Span | None = None
+    l0: Span | None = None
+    ce: Span | None = None
+    licence: str
+    paper: str | None = None
+    about: str
+
+    @model_validator(mode="after")
+    def _words_are_known(self) -> "Release":
+        named = {word for word, _ in WORD.findall(self.name)}
+        texts = [self.repo, *self.files, *self.optional, self.read, self.model, self.site]
+        used = {w for text in [*texts, self.target] for w, _ in WORD.findall(text or "")}
+        if named != set(self.values) or not used <= named:
+            odd = (named ^ set(self.values)) | (used - named)
+            raise ValueError(f"{self.name}: {', '.join(sorted(odd))} is in its name or values only")
+        return self
+
+    def words_of(self, name: str) -> dict[str, str] | None:
+        """What the user chose for each word, if `name` is of this row; else None."""
+        parts, own = name.split("/"), self.name.split("/")
+        if len(parts) != len(own):
+            return None
+        chosen: dict[str, str] = {}
+        for part, pattern in zip(parts, own, strict=True):
+            word = WORD.fullmatch(pattern)
+            if word is None and part != pattern:
+                return None
+            if word is not None:
+                chosen[word[1]] = part
+        return chosen
+
+    def refusal(self, chosen: Mapping[str, str]) -> str | None:
+        """Why these words name nothing, or None."""
+        for word, value in chosen.items():
+            known = self.values[word]
+            if known == "number" and not NUMBER.fullmatch(value):
+                return f"{value[:40]!r} is no number, which {{{word}}} must be"
+            if known != "number" and value not in known:
+                return f"{value[:40]!r} is none of {', '.join(known)}"
+        return None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one released SAE beside its files; None for what is not.
+
+    Attributes:
+        name: by which it was asked for.
+        repo: the repository.
+        files: what to fetch; the first says which SAE it is.
+        optional: what to fetch if it exists.
+        read: the file or folder that is read.
+        model: the language model; `site` and `target`: what the SAE reads and writes.
+        k: latents per row.
+        transcoder: whether it is one.
+        norm: what is done to each row first.
+        scale: the constant by which its rows are multiplied.
+        figures: what the release states, as [least, most], of `fvu`, `l0` and `ce`.
+        licence, paper: of the release.
+    """
+
+    name: str
+    repo: str
+    files: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    read: str = ""
+    model: str | None = None
+    site: str | None = None
+    target: str | None = None
+    k: int | None = None
+    transcoder: bool | None = None
+    norm: RowNorm | None = None
+    scale: float | None = None
+    figures: Mapping[str, tuple[float, float]] | None = None
+    licence: str | None = None
+    paper: str | None = None
+
+
+@cache
+def releases() -> tuple[Release, ...]:
+    """The rows of the table.
+
+    Raises:
+        UsageError: a row is malformed; the message names it.
+    """
+    text = files("saelab.sae.interop").joinpath(TABLE).read_text()
+    return read_releases(text)
+
+
+def read_releases(text: str) -> tuple[Release, ...]:
+    """The rows in the text of a table; raises UsageError as `releases` does."""
+    rows = []
+    for row in yaml.safe_load(text):
+        try:
+            rows.append(Release.model_validate(row))
+        except ValidationError as error:
+            raise UsageError(f"{TABLE}, {str(row)[:60]!r}: {first_problem(error)}.") from None
+    return tuple(rows)
+
+
+def _closest(word: str, words: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(word, list(words), 3, cutoff=0.5)
+
+
+def search(words: Iterable[str]) -> list[Release]:
+    """The rows in which every word occurs."""
+    wanted = [word.lower() for word in words]
+    return [r for r in releases() if all(word in str(r.model_dump()).lower() for word in wanted)]
+
+
+def find_release(name: str) -> Known:
+    """What a name such as `gemma-scope-2/270m-pt/resid/12/16k/medium` means.
+
+    Raises:
+        UsageError: no row has this name; the message names the closest row.
+    """
+    refusals = []
+    for row in releases():
+        chosen = row.words_of(name)
+        if chosen is not None:
+            if (problem := row.refusal(chosen)) is None:
+                return _known(row, name, chosen)
+            refusals.append(f"{name}: {problem} ({row.name}).")
+    if refusals:
+        raise UsageError(refusals[0])
+    first = name.split("/")[0]
+    of_first = [row.name for row in releases() if row.name.split("/")[0] == first]
+    near = of_first or _closest(name, [row.name for row in releases()])
+    hint = f"; {' or '.join(near)} is" if near else ""
+    raise UsageError(f"{name} is no release{hint}; `saelab import list` shows all.")
+
+
+def _known(row: Release, name: str, chosen: Mapping[str, str]) -> Known:
+    def filled(text: str) -> str:
+        def value(found: re.Match[str]) -> str:
+            word = chosen[found[1]]
+            table = row.values[found[1]]
+            return table[word] if found[2] and isinstance(table, dict) else word
+
+        # A value may name words in its turn.
+        return WORD.sub(value, WORD.sub(value, text))
+
+    def span(value: Span | None) -> tuple[float, float] | None:
+        if isinstance(value, tuple) or value is None:
+            return value
+        number = float(filled(value)) if isinstance(value, str) else float(value)
+        return number, number
+
+    spans = {key: span(getattr(row, key)) for key in ("fvu", "l0", "ce")}
+    model, site, target = (
+        None if text is None else filled(text) for text in (row.model, row.site, row.target)
+    )
+    paths = tuple(filled(file) for file in row.files)
+    return Known(
+        name=name,
+        repo=filled(row.repo),
+        files=paths,
+        optional=tuple(filled(file) for file in row.optional),
+        read=str(Path(paths[0]).parent) if row.read is None else filled(row.read),
+        model=model,
+        site=site,
+        target=target,
+        k=None if row.k is None else int(filled(str(row.k))),
+        norm=row.norm,
+        figures={key: value for key, value in spans.items() if value is not None},
+        licence=row.licence,
+        paper=row.paper,
+    )
+
+
+def find_in_sae_lens(name: str) -> Known:
+    """What `saelens:RELEASE/ID` means in the registry of an installed SAELens, read as data.
+
+    Raises:
+        UsageError: SAELens is not installed, or its registry has no such SAE.
+    """
+    release, _, sae_id = name.removeprefix(SAELENS).partition("/")
+    table = _sae_lens_table()
+    row = table.get(release)
+    if not isinstance(row, dict):
+        near = _closest(release, table)
+        hint = f"; {' or '.join(near)} is one" if near else ""
+        raise UsageError(f"SAELens' registry has no release {release!r}{hint}.")
+    listed = {str(each.get("id")): each for each in row.get("saes") or ()}
+    if sae_id not in listed:
+        near = _closest(sae_id, listed)
+        raise UsageError(
+            f"SAELens' release {release} has no SAE {sae_id!r}; it has {len(listed)}, such as "
+            f"{', '.join(near or list(listed)[:3])}."
+        )
+    return _of_sae_lens(name, row, listed[sae_id])
+
+
+def _of_sae_lens(name: str, row: Mapping[str, Any], sae: Mapping[str, Any]) -> Known:
+    if (kind := row.get("conversion_func")) in UNREAD:
+        raise UsageError(f"{name} is {UNREAD[kind]}, which cannot be imported.")
+    overrides = {**(row.get("config_overrides") or {}), **(sae.get("config_overrides") or {})}
+    path = str(sae["path"])
+    kwargs = overrides.get("model_from_pretrained_kwargs") or {}
+    norm = NORMS.get(str(overrides.get("normalize_activations")))
+    if norm is None and kwargs.get("center_writing_weights"):
+        norm = "centre"
+    explained = sae.get("variance_explained")
+    spans = {"l0": sae.get("l0"), "fvu": None if explained is None else 1 - explained}
+    return Known(
+        name=name,
+        repo=str(row["repo_id"]),
+        files=(path,) if path.endswith(WEIGHTS) and kind is not None else (),
+        read=path,
+        model=str(overrides.get("model_name") or row.get("model")),
+        site=overrides.get("hook_name"),
+        transcoder=True if kind == "gemma_2_transcoder" else None,
+        norm=norm,
+        scale=sae.get("norm_scaling_factor"),
+        figures={k: (float(v), float(v)) for k, v in spans.items() if v is not None},
+    )
+
+
+@cache
+def _sae_lens_table() -> dict[str, Any]:
+    spec = importlib.util.find_spec("sae_lens")
+    file = None if spec is None or spec.origin is None else Path(spec.origin).parent
+    file = None if file is None else file / "pretrained_saes.yaml"
+    if file is None or not file.is_file():
+        raise UsageError(
+            "Names that begin with saelens: are read from the registry of an installed SAELens, "
+            "which is not there; use `saelab import list` or hf:owner/repo/path."
+        )
+    # The C loader is five times as fast on 1.5 MB; a build of PyYAML may lack it.
+    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
