@@ -89,6 +89,8 @@ def _sae_weights(directory: Path) -> ForeignSAE:
 
 def _in_file(path: Path, hints: Hints) -> ForeignSAE:
     """A zip archive is recognised by its contents, other files by their names."""
+    if not path.is_file():  # a pipe would be waited for, and a device may never end
+        raise UsageError(f"{path} is not a regular file.")
     if zipfile.is_zipfile(path):
         return _in_zip(path, hints)
     if circuit_tracer.LAYER_FILE.fullmatch(path.name):
