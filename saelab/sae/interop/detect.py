@@ -110,7 +110,7 @@ def _in_zip(path: Path, hints: Hints) -> ForeignSAE:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UsageError(f"{path} is a damaged archive: {error}.") from error
     if any(name.endswith("/data.pkl") for name in names):
         return read_state_dict(path, hints)
