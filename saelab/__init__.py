@@ -42,6 +42,8 @@ _PUBLIC = {
     "Measurement": "saelab.evaluation.measurement",
     "register_measurement": "saelab.evaluation.measurement",
     "EvaluateOptions": "saelab.evaluation.options",
+    "measure_tasks": "saelab.evaluation.tasks.measure",
+    "TaskOptions": "saelab.evaluation.tasks.options",
     "with_encoder": "saelab.sae.with_encoder",
     "encoder_curves": "saelab.evaluation.encoder_curves",
     "held_out_rows": "saelab.evaluation.held_out",

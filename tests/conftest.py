@@ -48,6 +48,7 @@ LONGEST = (
     "notebooks/01_quickstart.ipynb",
     "tests/training/test_fused_jump.py",
     "notebooks/03_steering.ipynb",
+    "notebooks/07_circuits.ipynb",
     "tests/analysis/test_kill.py",
     "tests/activations/test_packing.py",
     "tests/activations/test_ranks.py",

@@ -1,8 +1,9 @@
 """Work on several blocks at once: reading and checksums run outside Python's GIL."""
 
 import os
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -29,6 +30,28 @@ def parallel_results(function: Callable[[A], B], items: Iterable[A]) -> Generato
         for task in running:
             task.cancel()
         wait(running)
+
+
+def results_ahead(function: Callable[[A], B], items: Sequence[A]) -> Generator[B, None, None]:
+    """As `parallel_results`, for large results: only as many as there are threads wait.
+
+    A single result is made by the caller's own thread.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="ahead") as pool:
+        running: deque[Future[B]] = deque()
+        try:
+            for item in items:
+                running.append(pool.submit(function, item))
+                if len(running) > WORKERS:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for task in running:
+                task.cancel()
 
 
 @cache

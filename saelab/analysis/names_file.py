@@ -275,7 +275,7 @@ def _new_sets(run: Run, rows: Sequence[Row]) -> tuple[list[ExplanationSet], int]
 def _set_of(run: Run, model: str, side: str) -> ExplanationSet:
     path = set_path(run.path, f"{name_of(model)[:40]}-{side}-imported")
     if path not in set_paths(run.path):
-        return ExplanationSet(path, model, KIND, PROMPT, sha256_file(run.weights), side)
+        return ExplanationSet(path, model, KIND, PROMPT, sha256_file(run.weights), side=side)
     texts = read_set(path)
     if (texts.kind, texts.model, texts.side) != (KIND, model, side):
         raise UsageError(f"{path} holds explanations by {texts.model}; move it away.")

@@ -30,7 +30,8 @@ ABOUT = {"made", "sha256", "options", "seconds", "provenance", "skipped", "files
 """What is no result, but says how it was made."""
 DEEPEST = 4
 MOST_FIGURES = 400
-MOST_ENTRIES = 20_000
+MOST_ENTRIES = 2000
+LARGEST = 1e300
 INTERVALS = ("_interval", "_ci", "_ci95")
 
 
@@ -218,4 +219,4 @@ def _means(rows: list[dict[str, Any]], place: str) -> Iterator[tuple[str, Figure
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -21,7 +21,6 @@ from saelab.bench.pace import ROAD
 from saelab.bench.step import step_config, time_step
 from saelab.evaluation.evaluate import evaluate
 from saelab.lm.hf import load_hugging_face_model
-from saelab.lm.load import load_language_model
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.random_model import save_random_model
 from saelab.lm.shape import model_shape
@@ -36,7 +35,7 @@ FEW = 4
 """The smaller of a stage's two measurements has this part of the tokens."""
 SPARE = 1.3
 """The text has so many times the tokens that are recorded: a part of it is held out."""
-START = "import sys; from saelab.lm.load import load_language_model as f; f(sys.argv[1])"
+START = "import sys; from saelab.lm.hf import load_hugging_face_model as f; f(sys.argv[1])"
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Road:
         yield stage
         run, stage = self._train(store)
         yield stage
-        lm = load_language_model(self._model, device=self.device, dtype=self._dtype)
+        lm = load_hugging_face_model(self._model, device=self.device, dtype=self._dtype)
         yield self._evaluate(run, lm)
         yield self._features(run, lm)
 

@@ -79,6 +79,9 @@ class CircuitArguments(Config):
     n_latents: int | None = Field(default=None, gt=0)
     """In the live model, judge this number of the graph's latents, the most influential ones,
     instead of the kept nodes."""
+    n_thinned: int = Field(default=0, ge=0)
+    """Also judge this number of the graph's latents, thinned in the live model from four times as
+    many: round by round those that the target needs least are left out. Minutes. 0 for none."""
     n_members: int = Field(default=40, ge=0)
     """Also judge this number of latents with the most support for the target by integrated
     gradients in the live model; they include latents that direct attention. 0 for none."""
@@ -169,6 +172,7 @@ def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[
             edge_threshold=args.edge_threshold,
             threshold=args.threshold,
             n_latents=args.n_latents,
+            n_thinned=args.n_thinned,
             n_members=args.n_members,
             curve=args.curve,
             n_interventions=args.n_interventions,

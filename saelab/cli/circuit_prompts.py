@@ -70,14 +70,15 @@ def scores_table(circuits: "Sequence[Circuit]") -> Table:
     table = Table(
         title="Shares of the leaves' influence that errors, MLPs and tokens have; completeness "
         "score; in the live model, the share of the latents' effect that some keep alone, and "
-        "that is left without them: of the graph's latents, and of those by integrated gradients",
+        "that is left without them: of the graph's latents, of these thinned, and of those by "
+        "integrated gradients",
         title_justify="left",
         box=None,
     )
     table.add_column("prompt")
     for name in ("errors", "MLPs", "tokens", "score", "graph", "kept", "left", "chance"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("IG", "kept", "left", "chance"):
+    for name in ("thin", "kept", "left", "IG", "kept", "left", "chance"):
         table.add_column(name, justify="right", no_wrap=True)
     rows = [_figures(circuit) for circuit in circuits]
     for circuit, figures in zip(circuits, rows, strict=True):
@@ -101,7 +102,9 @@ def _figures(circuit: "Circuit") -> list[float | None]:
     graph = [scores.error_influence, scores.mlp_influence, scores.replacement, scores.completeness]
     own = _judged(circuit.faithfulness, circuit.by_chance)
     by_gradients = [None] * 4 if other is None else _judged(other.faithfulness, other.by_chance)
-    return [*graph, *own, *by_gradients]
+    few = circuit.thinned
+    thinned = [None] * 3 if few is None else _judged(few, ())[:3]
+    return [*graph, *own, *thinned, *by_gradients]
 
 
 def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> list[float | None]:

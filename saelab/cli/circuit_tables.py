@@ -105,6 +105,8 @@ def summary(found: "Circuit", *, n_members: int) -> str:
         f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
     ]
     lines += _curve(found.curve)
+    if found.thinned is not None:
+        lines.append(f"Live model, these thinned: {_judged(found.thinned, ())}")
     if not found.faithfulness.n_members:
         lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
     if (other := found.by_gradients) is not None:

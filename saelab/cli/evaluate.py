@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.evaluation.evaluate import evaluate
     from saelab.evaluation.results import load_evaluation, place
-    from saelab.lm.load import load_recorded_model
+    from saelab.host.host import load_model_of
     from saelab.lock import writing
     from saelab.training.run import Run
     from saelab.training.sets import is_set
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
                 raise UsageError(f"{run.path} was trained on arrays; leave out {given[0]}.")
             result = evaluate(run, options=options, device=args.device)
         else:
-            lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+            lm = load_model_of([run], name=args.model, device=args.device)
             corpus = _other_text(args, run, lm)
             result = evaluate(run, lm, options, corpus=corpus)
     if args.json_:
@@ -115,13 +115,13 @@ def _set(args: EvaluateArguments, options: EvaluateOptions) -> int:
     from saelab.evaluation.sets import check_options, evaluate_set, set_file
     from saelab.figures.evaluation import set_figure
     from saelab.files import atomic_write
-    from saelab.lm.load import load_recorded_model
+    from saelab.host.host import load_model_of
     from saelab.training.sets import RunSet
 
     check_options(options)
     runs = RunSet(args.run)
     first = runs.runs[0]
-    lm = load_recorded_model(first.model(), name=args.model, device=args.device)
+    lm = load_model_of(runs.runs, name=args.model, device=args.device)
     corpus = _other_text(args, first, lm)
     options = options.model_copy(update={"suite": "core"})
     found = evaluate_set(runs, lm, options, corpus=corpus)

@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.features import FeatureOptions, collect_features
     from saelab.analysis.features.collect import collected
-    from saelab.lm.load import load_recorded_model
+    from saelab.host.host import load_model_of
     from saelab.lock import writing
     from saelab.training.sets import is_set, runs_of
 
@@ -70,8 +70,7 @@ def main(arguments: list[str]) -> int:
         with writing(run.path):
             features = collected(run, options) if whole_set else None
             if features is None:
-                facts = run.model()
-                lm = lm or load_recorded_model(facts, name=args.model, device=args.device)
+                lm = lm or load_model_of(runs, name=args.model, device=args.device)
                 features = collect_features(run, lm, options)
         _tell(features, f"{run.name}: " if whole_set else "")
         print(run.features_path)

@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> int:
 
     run = Run(args.run)
     if args.out is not None:
-        form_of(args.out)
         check_file(args.out, "--out")
+        form_of(args.out)
         print(f"{write_names(args.out, run.path)} rows")
         print(args.out)
     elif args.import_ is not None:

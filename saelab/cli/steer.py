@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
     if args.chat and args.prompt is None:
         raise UsageError("Got --chat without --prompt; give what the user says.")
     # Imported here, so that --help does not wait for torch.
-    from saelab.lm.load import load_recorded_model
+    from saelab.host.host import load_model_of
     from saelab.lock import writing
     from saelab.sae.decoder import check_decoder
     from saelab.training.run import Run
@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
     mode = (_steer, _score, _concepts, _success)[modes.index(True)]
     # All modes except --latents write into the run.
     with nullcontext() if args.latents else writing(run.path):
-        lm = load_recorded_model(run.model(), name=args.model, device=args.device)
+        lm = load_model_of([run], name=args.model, device=args.device)
         mode(args, run, lm)
     return 0
 

@@ -15,9 +15,9 @@ from saelab.evaluation.plan import Evaluated, sized
 from saelab.evaluation.results import Evaluation, save_evaluation
 from saelab.evaluation.rows import rows_of_text
 from saelab.evaluation.suite import measure_all
-from saelab.host.host import Host
+from saelab.host.host import Host, load_model_of
 from saelab.host.text import corpus_of
-from saelab.lm.load import load_recorded_model, resolve_device
+from saelab.lm.load import resolve_device
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.training.run import Run
@@ -62,7 +62,7 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
         return evaluate_arrays(run, options, device=resolve_device(device))
     with writing(run.path):
         if lm is None:
-            lm = load_recorded_model(run.model(), device=device)
+            lm = load_model_of([run], device=device)
         host = Host.of_run(run, lm)
         lm = host.lm
         corpus = corpus_of(run, lm, "held-out") if corpus is None else corpus

@@ -8,9 +8,8 @@ from saelab.evaluation.another import sample_rows
 from saelab.evaluation.arrays import held_back
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.plan import sized
-from saelab.host.host import Host
+from saelab.host.host import Host, load_model_of
 from saelab.host.text import corpus_of
-from saelab.lm.load import load_recorded_model
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.with_encoder import CALIBRATION_ROWS
 from saelab.training.run import Run
@@ -35,6 +34,6 @@ def held_out_rows(
         kept = held_back(run, n_tokens)
         some = kept.chosen[:: max(1, len(kept.chosen) // CALIBRATION_ROWS)]
         return kept.at(some, torch.device("cpu"))
-    lm = load_recorded_model(run.model()) if lm is None else lm
+    lm = load_model_of([run]) if lm is None else lm
     host, corpus = Host.of_run(run, lm), corpus_of(run, lm, "held-out")
     return sample_rows(host, corpus, sized(options, lm, corpus))

@@ -5,14 +5,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.host.layers import FurtherWrite, layer_sae
+from saelab.lm.hf import load_source
 from saelab.lm.joint import JointModel, plain_model
-from saelab.lm.load import load_recorded_model
+from saelab.lm.load import load_recorded_model, recorded_dtype
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
@@ -186,6 +188,23 @@ class Host:
     ) -> Bool[Tensor, "batch pos"]:
         """The masked positions whose activations have no norm that training left out."""
         return mask & self.domain.within(read, written)
+
+
+def load_model_of(
+    runs: Sequence[Run], *, name: str | None = None, device: str | torch.device = "auto"
+) -> LanguageModel:
+    """The language model of these runs, by the faster back end that has the sites of all.
+
+    `name` says where the model is now, if not at its old place.
+
+    Raises:
+        UsageError: the model does not exist, or the first run records none.
+    """
+    facts = runs[0].model()
+    sites = [site for run in runs for site in (run.config.site, run.config.written_site)]
+    hooks = list(dict.fromkeys(hook for site in sites for hook in parts_of(site)))
+    dtype = recorded_dtype(facts)
+    return load_source(name or str(facts["name"]), hooks, device=device, dtype=dtype)
 
 
 def by_layer(hosts: Sequence[Host]) -> list[Host]:

@@ -7,24 +7,44 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from saelab.config import UsageError
 from saelab.lm.direct import DirectPaths
-from saelab.lm.direct_check import direct_path_fault
+from saelab.lm.effects import LogitEffects
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
-from saelab.lm.hooks import AllCapturedError, Hook, per_token, reader, replacer
+from saelab.lm.hooks import AllCapturedError, Hook, check_applied, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
-from saelab.lm.reading import Past
+from saelab.lm.reading import Past, continues
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 from saelab.sites import Site
 
-READING_ON_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""In standard deviations of the logits: above rounding, below the effect of a forgotten token."""
-HALF_PRECISION_TOLERANCE = 0.1
+
+class _Probed:
+    """The bridge, as `DirectPaths` needs it."""
+
+    def __init__(self, bridge: TransformerBridge) -> None:
+        self._bridge = bridge
+        self.n_layers = bridge.cfg.n_layers
+        self.points = bridge.hook_dict
+
+    @property
+    def unembedding(self) -> Tensor:
+        return self._bridge.W_U
+
+    def linear_at(self, hook: str) -> nn.Module | None:
+        for module in self._bridge.blocks[Site.of(hook).layer].modules():
+            inner = getattr(module, "original_component", None)
+            at = getattr(module, "hook_in", None)
+            if at is self.points[hook] and isinstance(inner, nn.Module):
+                return inner
+        return None
+
+    def run(self, tokens: Tensor, hooks: Sequence[tuple[str, Hook]]) -> Tensor:
+        return self._bridge.run_with_hooks(tokens, fwd_hooks=list(hooks), return_type="logits")
 
 
 class BridgeLanguageModel:
@@ -32,12 +52,12 @@ class BridgeLanguageModel:
 
     def __init__(self, bridge: TransformerBridge, info: ModelInfo) -> None:
         self._bridge = bridge.eval().requires_grad_(requires_grad=False)
-        self._direct = cache(lambda: DirectPaths(self._bridge))
+        self._continues = cache(lambda: continues(self))
+        self._direct = cache(lambda: DirectPaths(_Probed(self._bridge)))
         self._info = info
         self._head = OutputHead(bridge.original_model)
         self._tokenizer = HuggingFaceTokenizer(bridge.tokenizer)
         self._widths: dict[str, int] = {}
-        self._faults: dict[str, str | None] = {}
 
     @property
     def info(self) -> ModelInfo:
@@ -164,7 +184,7 @@ class BridgeLanguageModel:
         writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         readers = [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
         out = self._output(tokens, writers + readers, seen)
-        _check_applied(edits, applied)
+        check_applied(edits, applied)
         self._check_fired(hooks, seen)
         return out
 
@@ -175,23 +195,10 @@ class BridgeLanguageModel:
         """The logits of `run`, all positions at once, without gradients; raises as `run` does."""
         return self.run(tokens, edits=edits).logits
 
-    @cached_property
+    @property
     def reads_on(self) -> bool:
-        """Whether `read_on` gives the logits of a whole pass, tested on five tokens.
-
-        Some architectures keep something else than keys and values, or keep them elsewhere.
-        """
-        tokens = torch.arange(5, device=self.device)[None] % self.info.d_vocab
-        try:
-            _, past = self.read_on(tokens[:, :3], None)
-        except TypeError:
-            # The model's forward pass takes no cache.
-            return False
-        if not isinstance(past, KeyValuePast) or not past.whole:
-            return False
-        found, whole = self.read_on(tokens[:, 3:], past)[0].logits, self.logits(tokens)[:, 3:]
-        tolerance = READING_ON_TOLERANCE.get(whole.dtype, HALF_PRECISION_TOLERANCE)
-        return bool((found - whole).abs().max() < tolerance * whole.std())
+        """See `continues`."""
+        return self._continues()
 
     @torch.no_grad()
     def read_on(
@@ -217,7 +224,7 @@ class BridgeLanguageModel:
         writers = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         # The model adds to the cache that it is given.
         out = self._output(tokens, writers, {}, past_key_values=cache)
-        _check_applied(edits, applied)
+        check_applied(edits, applied)
         return out, KeyValuePast(cache)
 
     @property
@@ -225,42 +232,25 @@ class BridgeLanguageModel:
         """The linear maps between sites and logits, derived from the running model."""
         return self._direct()
 
+    @cached_property
+    def _effects(self) -> LogitEffects:
+        return LogitEffects(self)
+
     def why_no_logits(self, hook: str) -> str | None:
-        """Why directions at `hook` have no logit effects, as one sentence; None if they have.
+        """See `LogitEffects.why_not`."""
+        return self._effects.why_not(hook)
 
-        The first call for a site runs three short passes. They verify the path by a finite
-        difference through the model's own path.
-        """
-        if hook not in self._faults:
-            self._faults[hook] = self.direct.fault(hook) or direct_path_fault(self, hook)
-        fault = self._faults[hook]
-        return None if fault is None else f"{hook} has no logits in {self.info.name}: {fault}."
-
-    @torch.no_grad()
     def residual_writes(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_model"] | None:
-        """The vector that adding each direction at `hook` writes to the residual stream.
+        """See `LogitEffects.writes`."""
+        return self._effects.writes(hook, directions)
 
-        Norms on the path are taken as linear at scale 1. None if `why_no_logits` gives a reason.
-        """
-        if self.why_no_logits(hook) is not None:
-            return None
-        return self.direct.writes(hook, directions.to(self.device))
-
-    @torch.no_grad()
     def logit_effects(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_vocab"] | None:
-        """The change of the logits along the direct path when each direction at `hook` is added.
-
-        Norms on the path (a post-norm, the final norm) are taken as linear at scale 1, a soft cap
-        at its slope at 0, so values can be compared between directions of one site. They are
-        centred over the vocabulary, since the softmax ignores the mean. None if `why_no_logits`
-        gives a reason.
-        """
-        written = self.residual_writes(hook, directions)
-        return None if written is None else self.direct.logits(written)
+        """See `LogitEffects.logits`."""
+        return self._effects.logits(hook, directions)
 
     def _output(
         self,
@@ -291,8 +281,3 @@ class BridgeLanguageModel:
     def _check_fired(self, hooks: Sequence[str], seen: Mapping[str, Tensor]) -> None:
         if silent := ", ".join(sorted(set(hooks) - set(seen))):
             raise UsageError(f"{silent} of {self.info.name} does not fire in a forward pass.")
-
-
-def _check_applied(edits: Mapping[str, Edit], applied: set[str]) -> None:
-    if missed := set(edits) - applied:
-        raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")

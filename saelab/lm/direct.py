@@ -6,9 +6,9 @@ vectors replace the outputs of attention and MLPs: this shows the norm or multip
 with the gain it really applies (Gemma's is 1 + weight). `direct_check` proves the result.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -103,12 +103,42 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).norm() <= CLOSE * b.norm())
 
 
+@runtime_checkable
+class Probed(Protocol):
+    """A running model, as far as its direct paths need it."""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        ...
+
+    @property
+    def unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding."""
+        ...
+
+    @property
+    def points(self) -> Mapping[str, object]:
+        """Where each hook is; hooks of equal places see the same value."""
+        ...
+
+    def linear_at(self, hook: str) -> nn.Module | None:
+        """The module of the hook's block whose input is the value there, if there is one."""
+        ...
+
+    def run(
+        self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[tuple[str, Hook]]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of a whole pass with these hooks, which run in this order at one place."""
+        ...
+
+
 class DirectPaths:
     """The linear path from each site that writes to the residual stream to the logits."""
 
-    def __init__(self, bridge: Any) -> None:  # noqa: ANN401 - TransformerLens stays in bridge.py
-        self._bridge = bridge
-        self._points: Mapping[str, nn.Module] = bridge.hook_dict
+    def __init__(self, model: Probed) -> None:
+        self._model = model
+        self._points = model.points
         self._behind = self._probe_outputs()
         self.last, self.slope, self.capped = self._probe_end()
 
@@ -128,7 +158,7 @@ class DirectPaths:
     def stage(self, hook: str) -> Stage | None:
         """The norm or multiplier between an attention or MLP site and the residual stream."""
         inside = Site.of(hook).output
-        if inside is None or self._points.get(inside.added) is self._points[hook]:
+        if inside is None or self._points.get(inside.added) == self._points[hook]:
             return None
         if inside.returned not in self._behind:
             return None
@@ -143,14 +173,15 @@ class DirectPaths:
         """What each direction writes to the residual stream; norms on the path at scale 1."""
         linear, stage = self._linear(hook), self.stage(hook)
         if linear is not None:
-            x = directions.to(self._bridge.W_U.dtype)
+            x = directions.to(self._model.unembedding.dtype)
             directions = (linear(x) - linear(torch.zeros_like(x[:1]))).to(directions.dtype)
         return directions if stage is None else stage(directions)
 
     def logits(self, residual: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """What directions in the last residual stream add to the logits; norm at scale 1."""
         assert self.last is not None
-        W_U = self._bridge.W_U
+        assert self.slope is not None
+        W_U = self._model.unembedding
         effects = (self.last(residual).to(W_U.dtype) @ W_U).to(residual.dtype) * self.slope
         return effects - effects.mean(dim=-1, keepdim=True)
 
@@ -163,17 +194,15 @@ class DirectPaths:
         if point in (self._points.get(inside.returned), self._points.get(inside.added)):
             # For an MLP of experts, hook_post is its output.
             return None
-        for module in self._bridge.blocks[site.layer].modules():
-            inner = getattr(module, "original_component", None)
-            if getattr(module, "hook_in", None) is point and isinstance(inner, nn.Module):
-                return inner
+        if (linear := self._model.linear_at(hook)) is not None:
+            return linear
         raise _UnknownError("no one module takes it to the residual stream")
 
     @torch.no_grad()
     def _probe_end(self) -> tuple[Stage | None, float | None, bool]:
         """The final norm, the logits' slope in the unembedding's output, and if a cap lowers it."""
-        sent = probes(self._bridge.cfg.d_model)
-        edits = {f"blocks.{self._bridge.cfg.n_layers - 1}.hook_resid_post": _put(sent)}
+        sent = probes(len(self._model.unembedding))
+        edits = {f"blocks.{self._model.n_layers - 1}.hook_resid_post": _put(sent)}
         sizes = torch.full((len(sent), 1, 1), SMALL)
         sizes[1] = SIZE
         edits["unembed.hook_out"] = lambda x: sizes.to(x).expand_as(x)
@@ -191,17 +220,17 @@ class DirectPaths:
 
         One pass for each kind of probe: only the probes enter the stream.
         """
-        sent = probes(self._bridge.cfg.d_model)
+        sent = probes(len(self._model.unembedding))
         tokens = torch.zeros(len(sent), 1).long()
         found: dict[str, Stage | None] = {}
-        layers = [outputs_of(layer) for layer in range(self._bridge.cfg.n_layers)]
+        layers = [outputs_of(layer) for layer in range(self._model.n_layers)]
         for part in (0, 1):
             edits: dict[str, Edit] = {}
             ends: dict[str, str] = {}
             for layer, outputs in enumerate(layers):
                 probed, other = outputs[part], outputs[1 - part]
                 points = [self._points.get(hook) for hook in probed]
-                if None in points or points[0] is points[1]:
+                if None in points or points[0] == points[1]:
                     continue
                 nothing = dict.fromkeys(
                     [f"blocks.{layer}.hook_resid_pre", other.added], torch.zeros_like
@@ -231,6 +260,4 @@ class DirectPaths:
 
         hooks = [(name, editing(edit)) for name, edit in edits.items()]
         hooks += [(name, reading(name)) for name in read if name in self._points]
-        tokens = tokens.to(self._bridge.W_U.device)
-        logits = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits")
-        return logits, seen
+        return self._model.run(tokens.to(self._model.unembedding.device), hooks), seen

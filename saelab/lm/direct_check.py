@@ -38,6 +38,11 @@ class HasDirectPaths(Protocol):
         ...
 
     @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        ...
+
+    @property
     def direct(self) -> DirectPaths:
         """The maps."""
         ...

@@ -4,10 +4,10 @@ Attention is sdpa, which the bridge cannot use because it exposes the attention 
 pass has only the hooks that were asked for. Activations equal the bridge's up to rounding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from saelab.config import UsageError
 from saelab.lm.checkpoint import location, read_checkpoint
+from saelab.lm.direct import DirectPaths
+from saelab.lm.effects import LogitEffects
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
-from saelab.lm.hooks import AllCapturedError
+from saelab.lm.hf_sites import ARCHITECTURES, Modules, find
+from saelab.lm.hooks import AllCapturedError, Hook, check_applied, reader, replacer
 from saelab.lm.load import (
     dtype_name,
     load_language_model,
@@ -25,55 +28,24 @@ from saelab.lm.load import (
     tokenizer_digest,
     weights_digest,
 )
-from saelab.lm.protocol import ActivationSource, ModelInfo
+from saelab.lm.protocol import Edit, LanguageModel, ModelInfo, ModelOutput
+from saelab.lm.reading import Past, continues
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 from saelab.sites import Site
 
-Side = Literal["input", "output"]
-Submodule = tuple[str, Side]
-"""A module's path inside a block ("" is the block itself), and on which side of it the site is."""
-
-
-def _submodules(attention: str, heads_out: str, norm: str, mlp_out: str) -> dict[str, Submodule]:
-    return {
-        "hook_resid_pre": ("", "input"),
-        "hook_resid_post": ("", "output"),
-        "attn.hook_z": (f"{attention}.{heads_out}", "input"),
-        "attn.hook_out": (attention, "output"),
-        "hook_attn_out": (attention, "output"),
-        "ln2.hook_out": (norm, "output"),
-        "mlp.hook_in": ("mlp", "input"),
-        "hook_mlp_out": ("mlp", "output"),
-        "mlp.hook_out": ("mlp", "output"),
-        "mlp.hook_post": (f"mlp.{mlp_out}", "input"),
-    }
-
-
-_LLAMA = ("layers", _submodules("self_attn", "o_proj", "post_attention_layernorm", "down_proj"))
-ARCHITECTURES: dict[str, tuple[str, dict[str, Submodule]]] = {
-    "gpt2": ("h", _submodules("attn", "c_proj", "ln_2", "c_proj")),
-    "gpt_neox": (
-        "layers",
-        _submodules("attention", "dense", "post_attention_layernorm", "dense_4h_to_h"),
-    ),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
-}
-"""By transformers' `model_type`: the list of blocks inside the base model, and the sites' places.
-Models with norms behind their attention and MLP (Gemma 2 and 3) are not among them: there
-`hook_attn_out` is something else."""
-
 
 class HuggingFaceModel:
-    """A frozen causal model with its residual, attention and MLP sites, for harvesting."""
+    """A frozen causal model with its residual, attention and MLP sites, to read and to replace."""
 
     def __init__(self, model: Any, tokenizer: Any, info: ModelInfo) -> None:  # noqa: ANN401
         self._model = model.eval().requires_grad_(False)  # noqa: FBT003 - torch's signature
+        self._modules = Modules(model)
         self._info = info
         self._head = OutputHead(model)
         self._tokenizer = HuggingFaceTokenizer(tokenizer)
-        blocks, self._submodules = ARCHITECTURES[model.config.model_type]
-        self._blocks: nn.ModuleList = getattr(model.base_model, blocks)
         self._widths: dict[str, int] = {}
+        self._direct = cache(lambda: DirectPaths(self._modules))
+        self._continues = cache(lambda: continues(self))
 
     @property
     def info(self) -> ModelInfo:
@@ -90,6 +62,10 @@ class HuggingFaceModel:
         """Device of the weights."""
         return self._model.device
 
+    def hooks(self) -> list[str]:
+        """The names of all sites that this back end has."""
+        return sorted(hook for hook in self._modules.points if Site.of(hook).layer is not None)
+
     def width(self, hook: str) -> int:
         """d_in of a site, heads flattened head-major; UsageError for an unknown site."""
         if hook not in self._widths:
@@ -104,17 +80,116 @@ class HuggingFaceModel:
         """Activations at `hooks` from one forward pass that stops after the last of them."""
         seen: dict[str, Tensor] = {}
 
-        def keep(name: str, value: Tensor) -> None:
-            seen[name] = value
-            if len(seen) == len(set(hooks)):
-                raise AllCapturedError
+        def keep(name: str) -> Hook:
+            def hook_function(value: Tensor) -> None:
+                seen[name] = value
+                if len(seen) == len(set(hooks)):
+                    raise AllCapturedError
 
+            return hook_function
+
+        self._check_exist(hooks)
         try:
-            with self._hooked(hooks, keep):
+            with self._modules.hooked([(name, keep(name)) for name in hooks]):
                 self._model.base_model(tokens.to(self.device), use_cache=False)
         except AllCapturedError:
             pass
         return seen
+
+    def run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        edits: Mapping[str, Edit] | None = None,
+        hooks: Sequence[str] = (),
+    ) -> ModelOutput:
+        """One whole forward pass that applies the edits and reads each of `hooks`.
+
+        Raises:
+            UsageError: this back end has no such site.
+        """
+        return self._run(tokens, edits or {}, hooks, use_cache=False)
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of `run`, all positions at once, without gradients; raises as `run` does."""
+        return self.run(tokens, edits=edits).logits
+
+    @property
+    def reads_on(self) -> bool:
+        """See `continues`."""
+        return self._continues()
+
+    @torch.no_grad()
+    def read_on(
+        self,
+        tokens: Int[Tensor, "batch new"],
+        past: Past | None,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> tuple[ModelOutput, Past]:
+        """The output for new tokens after those of `past`, and the updated past.
+
+        Edits see and return the new tokens' activations only. `past` must not be used again.
+
+        Raises:
+            UsageError: as for `run`.
+        """
+        # Not above: harvesting does without, and it imports transformers.
+        from saelab.lm.key_value_past import KeyValuePast
+
+        assert past is None or isinstance(past, KeyValuePast)
+        cache = (past or KeyValuePast()).cache
+        # The model adds to the cache that it is given.
+        out = self._run(tokens, edits or {}, (), past_key_values=cache, use_cache=True)
+        return out, KeyValuePast(cache)
+
+    def _run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        edits: Mapping[str, Edit],
+        hooks: Sequence[str],
+        **more: Any,  # noqa: ANN401 - what transformers takes
+    ) -> ModelOutput:
+        self._check_exist([*edits, *hooks])
+        applied: set[str] = set()
+        seen: dict[str, Tensor] = {}
+        # Readers run after all edits: a hook may have two names, and is read as edited.
+        both = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
+        both += [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
+        with self._modules.hooked(both):
+            out = self._head.run(lambda: self._model(tokens.to(self.device), **more).logits, seen)
+        check_applied(edits, applied)
+        return out
+
+    @property
+    def direct(self) -> DirectPaths:
+        """The linear maps between sites and logits, derived from the running model."""
+        return self._direct()
+
+    @cached_property
+    def _effects(self) -> LogitEffects:
+        return LogitEffects(self)
+
+    def why_no_logits(self, hook: str) -> str | None:
+        """See `LogitEffects.why_not`."""
+        self._check_exist([hook])
+        return self._effects.why_not(hook)
+
+    def residual_writes(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_model"] | None:
+        """See `LogitEffects.writes`."""
+        self._check_exist([hook])
+        return self._effects.writes(hook, directions)
+
+    def logit_effects(
+        self, hook: str, directions: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n d_vocab"] | None:
+        """See `LogitEffects.logits`."""
+        self._check_exist([hook])
+        return self._effects.logits(hook, directions)
 
     @torch.enable_grad()
     def gradients(
@@ -128,59 +203,31 @@ class HuggingFaceModel:
         """Activations at `hooks`, and dL/dx of the summed next-token loss there."""
         seen: dict[str, Tensor] = {}
 
-        def track(name: str, value: Tensor) -> Tensor:
-            seen[name] = tracked(value)
-            return seen[name]
+        def track(name: str) -> Hook:
+            def hook_function(value: Tensor) -> Tensor:
+                seen[name] = tracked(value)
+                return seen[name]
+
+            return hook_function
 
         def forward() -> Tensor:
-            with self._hooked(hooks, track):
+            with self._modules.hooked([(name, track(name)) for name in hooks]):
                 return self._model(tokens.to(self.device), use_cache=False).logits
+
+        self._check_exist(hooks)
 
         out = self._head.run(forward)
         loss = next_token_loss(out, tokens.to(self.device), real.to(self.device))
         gradients = site_gradients(loss, seen)
         return {name: value.detach() for name, value in seen.items()}, gradients
 
-    @contextmanager
-    def _hooked(
-        self, hooks: Sequence[str], see: Callable[[str, Tensor], Tensor | None]
-    ) -> Iterator[None]:
-        """A context in which `see` reads every site's value and may replace it (None: keep)."""
-        with ExitStack() as stack:
-            for hook in hooks:
-                module, side = self._submodule(hook)
-                handle = _attach(module, side, lambda value, name=hook: see(name, value))
-                stack.callback(handle.remove)
-            yield
-
-    def _submodule(self, hook: str) -> tuple[nn.Module, Side]:
-        found = _find(hook, self._submodules, len(self._blocks))
-        if found is None:
-            raise UsageError(
-                f"The hugging-face back end has no site {hook!r} in {self.info.name}; use "
-                "--backend transformer-lens."
-            )
-        layer, (path, side) = found
-        return self._blocks[layer].get_submodule(path), side
-
-
-def _attach(
-    module: nn.Module, side: Side, see: Callable[[Tensor], Tensor | None]
-) -> torch.utils.hooks.RemovableHandle:
-    """A hook that passes a module's first input, or its output's first tensor, through `see`."""
-
-    def before(_: nn.Module, args: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        value = see(args[0])
-        return None if value is None else (value, *args[1:])
-
-    def after(_: nn.Module, __: Any, output: Any) -> Any:  # noqa: ANN401
-        several = isinstance(output, tuple)
-        value = see(output[0] if several else output)
-        return value if value is None or not several else (value, *output[1:])
-
-    if side == "input":
-        return module.register_forward_pre_hook(before)
-    return module.register_forward_hook(after)
+    def _check_exist(self, hooks: Iterable[str]) -> None:
+        for hook in hooks:
+            if hook not in self._modules.points:
+                raise UsageError(
+                    f"The hugging-face back end has no site {hook!r} in {self.info.name}; use "
+                    "--backend transformer-lens."
+                )
 
 
 def serves(name: str, hooks: Sequence[str]) -> bool:
@@ -192,17 +239,7 @@ def serves(name: str, hooks: Sequence[str]) -> bool:
     except (OSError, ValueError, UsageError):
         return False
     _, submodules = ARCHITECTURES.get(config.model_type, ("", {}))
-    return all(_find(hook, submodules, config.num_hidden_layers) for hook in hooks)
-
-
-def _find(
-    hook: str, submodules: dict[str, Submodule], n_layers: int
-) -> tuple[int, Submodule] | None:
-    """The layer and the submodule of a hook; None for an unknown hook."""
-    site = Site.find(hook)
-    if site is None or site.layer is None or site.layer >= n_layers:
-        return None
-    return None if site.part not in submodules else (site.layer, submodules[site.part])
+    return all(find(hook, submodules, config.num_hidden_layers) for hook in hooks)
 
 
 def load_hugging_face_model(
@@ -229,7 +266,7 @@ def load_source(
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype = torch.float32,
-) -> ActivationSource:
+) -> LanguageModel:
     """The model called `name`, by the faster back end that has these hooks.
 
     Raises:

@@ -1,6 +1,6 @@
 """Functions that TransformerLens calls with a site's value during a forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -49,3 +49,9 @@ def per_token(
             f"{name} has no vector per token: its shape is {shape}, not [batch pos ...]."
         )
     return value.flatten(2)
+
+
+def check_applied(edits: Mapping[str, Edit], applied: set[str]) -> None:
+    """Raises RuntimeError if an edit was never applied: the logits would be the plain model's."""
+    if missed := set(edits) - applied:
+        raise RuntimeError(f"The edit at {', '.join(sorted(missed))} was never applied.")

@@ -76,7 +76,8 @@ class Watch:
         variance: float,
     ) -> "Watch":
         """The watch over a training that starts with `sae`."""
-        unlimited = cls(x[:ROWS], wanted[:ROWS], variance, float("inf"))
+        # Copies: a view would keep all rows.
+        unlimited = cls(x[:ROWS].clone(), wanted[:ROWS].clone(), variance, float("inf"))
         before = unlimited.fvu(sae)
         return cls(unlimited.x, unlimited.wanted, variance, LIMIT * max(1.0, before))
 

@@ -11,6 +11,8 @@ from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
 from saelab.kernels.triton.step.step import Step
 
 LEAST_CAPACITY = 128
+REFIT_EVERY = 4096
+"""Steps after which the room is cut to what is needed; a multiple of `LOOK_EVERY`."""
 
 
 class AuxRoom:
@@ -32,12 +34,7 @@ class AuxRoom:
         if number % LOOK_EVERY == 0 and self.step.weights.usage is not None:
             self.step.weights.usage.mark_()
         if number % self.look_every(rules) == 0:
-            needed = self.room_for_dead(rules)
-            # Another size takes a new graph, as long as hundreds of steps: a number near an edge
-            # must not change it at every count.
-            most = needed + max(needed // 4, LEAST_CAPACITY) if needed else 0
-            if not needed <= self.capacity <= most:
-                self.capacity = needed
+            self.capacity = self._fitting(rules, number)
         if not self.capacity:
             return None
         # Only one size is used at a time, and sizes rarely change back.
@@ -88,11 +85,23 @@ class AuxRoom:
         steps = rules.dead_after // (4 * len(self.step.x))
         return min(LOOK_EVERY, 1 << max(0, steps.bit_length() - 1))
 
-    def room_for_dead(self, rules: AuxRules, steps: int | None = None) -> int:
+    def _fitting(self, rules: AuxRules, number: int) -> int:
+        """The capacity from step `number` on.
+
+        Another one takes a new graph, as long as a hundred steps. So a number that wavers does not
+        change it, and there is some room to grow, which only now and then is given back.
+        """
+        tight = self.room_for_dead(rules, parts=32)
+        if number % REFIT_EVERY == 0 or not tight:
+            return tight
+        most = tight + max(tight // 4, LEAST_CAPACITY)
+        return self.capacity if tight <= self.capacity <= most else self.room_for_dead(rules)
+
+    def room_for_dead(self, rules: AuxRules, steps: int | None = None, parts: int = 8) -> int:
         """Room for all latents that can be dead or under-used before the next count.
 
-        It grows in steps of an eighth. It depends only on the state at this step, so a resumed run
-        chooses the same.
+        It is a multiple of one of `parts` of the power of two above. It depends only on the state
+        at this step, so a resumed run chooses the same.
         """
         since_fired, exchange = self.step.weights.since_fired, self.step.exchange
         steps = self.look_every(rules) if steps is None else steps
@@ -101,5 +110,5 @@ class AuxRoom:
         n = exchange.most((dead if usage is None else dead | usage.underused).sum())
         if n == 0:
             return 0
-        step = max(LEAST_CAPACITY, power_of_two(n) // 8)
+        step = max(LEAST_CAPACITY, power_of_two(n) // parts)
         return min(exchange.latents(len(since_fired)), ceil_div(n, step) * step)

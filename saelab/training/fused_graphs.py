@@ -36,6 +36,7 @@ class OneGraph:
     def __init__(self, step: Step) -> None:
         self.step, self.aux = step, AuxRoom(step)
         self._graphs = _Graphs()
+        self._lows: list[int] = []
 
     def tell(self, values: StepValues) -> None:
         """Set what the next steps need beside the batch."""
@@ -43,7 +44,11 @@ class OneGraph:
             assert isinstance(self.step.codes, Ragged | SharedCodes)
             shard, lows = self.step.exchange.shard, [0, *values.prefixes[:-1]]
             lows = lows if shard is None else [shard.count(low) for low in lows]
-            self.step.codes.lows.copy_(torch.tensor(lows))
+            if lows != self._lows:
+                self._lows, told = lows, torch.tensor(lows)
+                there = self.step.codes.lows
+                # Only a copy from pinned memory does not wait for the steps launched so far.
+                there.copy_(told.pin_memory() if there.is_cuda else told, non_blocking=True)
         columns = self.step.codes.columns if isinstance(self.step.codes, Ragged) else None
         if columns is not None and columns.on != values.by_column:
             columns.on, self._graphs = values.by_column, _Graphs()

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.console import progress, say
@@ -22,11 +20,12 @@ from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
-from saelab.training.feeds import Feed, Feeds, by_feed, held_together, open_feeds, shared_pass
+from saelab.training.feeds import Feeds, by_feed, held_together, open_feeds, shared_pass
+from saelab.training.first import First, first_saes
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures_of
 from saelab.training.one_training import Training, begin, watch_over
-from saelab.training.origin import StartingRun, check_start, has_begun
+from saelab.training.origin import check_start
 from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
@@ -191,11 +190,12 @@ def _train_group(
     if ranks.world > 1:
         feeds.facts["world_size"] = ranks.world
     begun: list[tuple[Training, Place]] = []
-    for feed, part in feeds.feeds:
-        rows = feed.source.start_rows()
-        for out, config in part.items():
-            holders = together if str(out) in common else Together()
-            begun.append(_begun(config, out, feed, feeds.facts, rows, holders))
+    firsts = first_saes(feeds.feeds)
+    for out in [out for _, part in feeds.feeds for out in part]:
+        holders = together if str(out) in common else Together()
+        with holders.agreeing():
+            first = next(firsts)
+        begun.append(_begun(first, feeds.facts, holders))
     step, trainings = _set_out(begun, feeds, together), [training for training, _ in begun]
     for training in trainings:
         if training.state.finished:  # It was stopped before its weights were written.
@@ -224,19 +224,12 @@ def _set_out(begun: Sequence[tuple[Training, Place]], feeds: Feeds, together: To
     return step
 
 
-def _begun(
-    config: TrainConfig,
-    out: Path,
-    feed: Feed,
-    about: dict[str, Any],
-    rows: Float[Tensor, "n d_in"],
-    holders: Together,
-) -> tuple[Training, Place]:
+def _begun(first: First, about: dict[str, Any], holders: Together) -> tuple[Training, Place]:
     """The training of one SAE where it stands, and its place in the stream."""
-    source, ranks = feed.source, holders.ranks
-    origin = None if has_begun(out) else StartingRun.of(config)
+    feed, out, config, origin = first.feed, first.out, first.config, first.origin
+    source, rows, ranks = feed.source, first.rows, holders.ranks
     with holders.agreeing():
-        state = TrainingState.start(config, source, rows, origin and origin.sae(), ranks)
+        state = TrainingState.start(config, source, rows, ranks=ranks, sae=first.sae)
     holders.check_same_step(state.steps.name)
     watch = watch_over(state, source, rows)
     start = feed.position.state_dict()

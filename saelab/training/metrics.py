@@ -92,7 +92,7 @@ class IntervalMetrics:
         self.active += n_active
         self.loss += terms.total.detach()
         for name, part in terms.parts.items():
-            self.parts[name] = self.parts.get(name, self._sum(0.0)) + part
+            self.parts[name] = part.double() if name not in self.parts else self.parts[name] + part
 
     def summary(self) -> Figures:
         """Loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
@@ -106,7 +106,8 @@ class IntervalMetrics:
         }
 
     def _sum(self, value: float) -> Float[Tensor, ""]:
-        return torch.tensor(value, dtype=torch.float64, device=self.mean.device)
+        # Filled on the device: a copy from the host would wait for all steps launched so far.
+        return torch.full((), value, dtype=torch.float64, device=self.mean.device)
 
 
 class MetricsLog:

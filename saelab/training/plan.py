@@ -11,6 +11,7 @@ import torch
 from saelab.activations import POOL_ROWS
 from saelab.activations.dtypes import itemsize
 from saelab.activations.live import LiveBatches
+from saelab.config import UsageError
 from saelab.lm.cost import backward_bytes, logits_bytes
 from saelab.resources import Plan
 from saelab.sae.context import LossContext
@@ -173,7 +174,12 @@ def _seconds(source: Source, config: TrainConfig, shards: int = 1) -> float | No
     if shards > 1:  # The whole may not fit on a device.
         m = max(-(-config.sae.d_sae // shards), math.ceil(config.sae.sparsity.k or 1))
         config = config.model_copy(update={"sae": config.sae.model_copy(update={"d_sae": m})})
-    sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
+    try:
+        sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
+    except UsageError:
+        if shards > 1:  # Its groups or choices need more latents than a part has.
+            return None
+        raise
     sae = sae.to(source.device)
     rows, wanted = (
         torch.randn(min(TRIED_ROWS, config.batch_size), width, device=source.device)

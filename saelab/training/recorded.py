@@ -8,6 +8,9 @@ import torch
 
 from saelab.kernels.exchange import Action, LatentExchange
 
+PLENTY = 0.6
+"""Share of the device's memory; as much as this is free, none is collected before a recording."""
+
 
 class Recorded:
     """What was recorded of a step: CUDA graphs, and between them what processes exchange."""
@@ -50,8 +53,11 @@ def record(run: Callable[[torch.cuda.Stream | None], object], exchange: LatentEx
     side = torch.cuda.Stream(priority=-1)
     recorded, before = Recorded(), exchange.between
     torch.cuda.synchronize()
-    gc.collect()
-    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    if free < PLENTY * total:
+        # A graph takes memory of its own, and cannot take what waits here to be used again.
+        gc.collect()
+        torch.cuda.empty_cache()
     with torch.cuda.stream(torch.cuda.Stream()):
         recorded.begin()
         exchange.between = recorded.between

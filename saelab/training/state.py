@@ -78,20 +78,41 @@ class TrainingState:
         start_rows: Float[Tensor, "n d_in"],
         trained: AbstractSAE | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        *,
+        sae: AbstractSAE | None = None,
     ) -> "TrainingState":
         """The state before the first step, from the weights of `trained` if it is given.
 
         `trained` is an SAE as it was saved, which reads raw activations. It is changed. With
-        several `ranks`, each process holds a part of the latents.
+        several `ranks`, each process holds a part of the latents. `sae` is the result of
+        `first_sae`, if it is known.
 
         Raises:
             UsageError: the options do not fit.
         """
         config.check()
+        sae = cls.first_sae(config, source, start_rows, trained) if sae is None else sae
+        chosen = source.selection
+        scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        if ranks.world > 1:
+            check_spread(sae, ranks.world)
+            keep_shard(sae, ranks.rank, ranks.world)
+        variance = chosen.written.total_variance
+        steps = choose_steps(config, sae, source.device, variance * target_scale**2)
+        return cls(config, steps, source.device, variance, scale, target_scale, ranks=ranks)
+
+    @staticmethod
+    def first_sae(
+        config: TrainConfig,
+        source: Source,
+        start_rows: Float[Tensor, "n d_in"],
+        trained: AbstractSAE | None = None,
+    ) -> AbstractSAE:
+        """The SAE before the first step, on the CPU; see `start`."""
         sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
         chosen = source.selection
-        rows = start_rows * _scale(config, chosen.read)
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        rows = start_rows * scale
         if sae.is_transcoder:
             start_transcoder(sae, rows, source.start_targets * target_scale)
         # Also before trained weights are loaded: what a variant computes from the rows is then the
@@ -100,12 +121,7 @@ class TrainingState:
         if trained is not None:
             trained.rescale(1 / scale, 1 / target_scale)
             start_from(sae, trained, rows)
-        if ranks.world > 1:
-            check_spread(sae, ranks.world)
-            keep_shard(sae, ranks.rank, ranks.world)
-        variance = chosen.written.total_variance
-        steps = choose_steps(config, sae, source.device, variance * target_scale**2)
-        return cls(config, steps, source.device, variance, scale, target_scale, ranks=ranks)
+        return sae
 
     @property
     def target_variance(self) -> float:

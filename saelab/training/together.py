@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from saelab.console import silent
 from saelab.interrupt import Stopped, StopRequest
 from saelab.kernels.cuda import has_triton
 from saelab.owner import runs, this_process
+from saelab.provenance import version_of
 from saelab.ranks import Ranks
 
 PATIENCE = timedelta(hours=2)
@@ -74,7 +74,7 @@ class Together:
             UsageError: names what differs, and in which process.
         """
         own = {
-            "saelab": version("saelab"),
+            "saelab": str(version_of("saelab")),
             "torch": torch.__version__,
             "triton": _triton(),
             **facts,

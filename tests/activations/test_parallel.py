@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from saelab.activations.parallel import WORKERS, parallel_results
+from saelab.activations.parallel import WORKERS, parallel_results, results_ahead
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -42,3 +42,18 @@ def test_nothing_is_at_work_after_an_early_end(stop):
         results.close()
     assert sorted(started) == sorted(ended)
     assert len(ended) < 50
+
+
+def test_large_results_come_in_order_and_few_of_them_wait():
+    made = []
+    results = results_ahead(lambda n: made.append(n) or n, range(50))
+    assert next(results) == 0
+    assert len(made) <= 2 * WORKERS + 1
+    assert list(results) == [*range(1, 50)]
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
+def test_a_single_large_result_needs_no_thread():
+    assert list(results_ahead(lambda _: threading.current_thread(), [1])) == [
+        threading.current_thread()
+    ]

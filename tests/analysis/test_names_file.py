@@ -24,7 +24,7 @@ def named(small_run, tmp_path):
     runs = [Run(shutil.copytree(small_run.path, tmp_path / name)) for name in ("one", "other")]
     path = runs[0].path
     for side, text in (("input", "a dog"), ("output", "a cat")):
-        texts = ExplanationSet(path / "explanations" / side, "big", "file", "p", "ab" * 32, side)
+        texts = ExplanationSet(path / "explanations" / side, "big", "file", "p", "ab", side=side)
         texts.by_latent = {5: Explanation(text, "2024-07-26T00:00")}
         texts.write()
         if side == "input":

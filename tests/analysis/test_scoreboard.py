@@ -20,7 +20,7 @@ from saelab.formats.json_file import write_sealed_json
 @pytest.fixture
 def run(tmp_path):
     files = {
-        "reconstruction": {"l0": 12.0, "fvu": 0.1, "made": {"n": 3}, "ok": True, "bad": None},
+        "reconstruction": {"l0": 12.0, "fvu": 0.1, "made": {"n": 3}, "ok": True, "huge": 1e308},
         "probing": {"tasks": [{"task": "a", "accuracy": 0.5}, {"task": "b", "accuracy": 0.9}]},
         "suite": {
             "recovered": 0.8, "recovered_interval": [0.7, 0.9], "part": {"mean": 2, "low": 1,

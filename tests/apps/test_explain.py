@@ -165,12 +165,13 @@ def test_an_example_is_a_prompt_up_to_its_peak(root: Path):
 
 
 def test_a_prompt_is_typed_explained_and_its_fault_is_shown(open_app: Open, root, shown):
-    app = open_app(root, view="circuit", run="bare")
+    app = open_app(root, view="circuit", run="bare", part="explain", beside="other")
     app.text_area(key="explain-prompt").set_value("bad")
     app.text_input(key="explain-target").set_value("her")
     app.button(key="explain-go").click().run()
     job = shown.find(address(app)["job"])
     assert job is not None
+    assert address(app)["beside"] == "other"
     assert job.request["options"]["target"] == "her"
     assert job.request["runs"] == [str(root / "bare")]
     until(lambda: not job.open)

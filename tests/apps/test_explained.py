@@ -113,7 +113,7 @@ def test_an_accepted_explanation_names_its_latent_and_a_rejected_one_never(
 
 def test_what_a_latent_does_is_shown_apart(open_app: Open, copy: Path):
     path = copy / "explanations" / "does"
-    texts = ExplanationSet(path, "big", "file", "steered/1", "ab" * 32, "output")
+    texts = ExplanationSet(path, "big", "file", "steered/1", "ab" * 32, side="output")
     texts.by_latent = {5: Explanation("dogs", "2024-07-26T00:00")}
     texts.write()
     page = drawn(open_app(copy.parent, run="plain", view="latent", latent="5"))

@@ -172,3 +172,16 @@ def test_latents_are_labelled_one_after_the_other_in_the_list(page: Page, url: s
     expect(page.get_by_label("Label of latent 12", exact=True)).to_have_value("twelve")
     found = Notes(root / "signed").all()
     assert (found[11].label, found[12].label) == ("eleven", "twelve")
+
+
+def test_who_writes_over_somebody_elses_label_is_told(page: Page, url: str, root: Path):
+    page.goto(f"{url}/?run=signed&latent=10")
+    expect(page.locator("h1:visible")).to_have_text("10")
+    page.keyboard.type("bl")
+    page.keyboard.type("mine")
+    Notes(root / "signed").write(10, "label", "theirs")
+    # The bookmark's pass draws the page with the other label below what is being typed.
+    page.wait_for_timeout(1000)
+    page.keyboard.press("Enter")
+    expect(page.locator(".notice").first).to_contain_text("Somebody else had written “theirs”")
+    assert Notes(root / "signed").all()[10].label == "mine"

@@ -206,10 +206,12 @@ def test_labels_in_one_latent_cannot_be_parted():
 
 
 def test_the_mean_of_a_text_is_over_its_tokens_and_ragged_codes_keep_their_order():
-    parts = _Parts(3, 5)
+    parts = _Parts(4, 5)
     dense = torch.tensor([[1.0, 0, 0, 0, 2], [3, 0, 0, 0, 0], [0, 0, 4, 0, 0], [0, 0, 0, 0, -6]])
-    parts.add(torch.tensor([2, 2, 0, 1]), dense @ torch.ones(5, 2), None, sparse(dense))
-    rows = parts.rows(torch.zeros(3, dtype=torch.long))
+    parts.add(torch.tensor([3, 3, 0, 2]), dense @ torch.ones(5, 2), None, sparse(dense))
+    # The second text has no token that the SAE applies to.
+    rows = parts.rows(torch.arange(4))
+    assert rows.token.tolist() == [0, 2, 3]
     wanted = torch.tensor([[0, 0, 4.0, 0, 0], [0, 0, 0, 0, -6], [2, 0, 0, 0, 1]])
     torch.testing.assert_close(rows.codes.dense(), wanted)
     torch.testing.assert_close(rows.x, torch.tensor([[4.0, 4], [-6, -6], [3, 3]]))

@@ -78,9 +78,11 @@ def write_sharing(run: Path, n_latents: int) -> None:
 
 def write_explanations(run: Path) -> None:
     """A set of two explanations, with what is left of an unfinished part."""
+    from saelab.analysis.explain.axbench import SteeredAnswer, SteeringTask, write_task
     from saelab.analysis.explain.judging import Merit
     from saelab.analysis.explain.records import Explanation, ExplanationSet
     from saelab.analysis.explain.scores import OWN, ExplanationScores, write_scores
+    from saelab.analysis.explain.steered import SteeredTexts, write_steered
     from saelab.clients.ledger import Ledger
     from saelab.clients.question import Answer
 
@@ -92,6 +94,12 @@ def write_explanations(run: Path) -> None:
         "j", by_source={OWN: {5: merit, 7: merit}, "empty": {5: merit}}, n_unread=1
     )
     write_scores(found, scores)
+    write_steered(
+        run / "explanations" / "steered.json",
+        SteeredTexts("ab" * 32, {}, ["a", "b"], ["c", "d"], {5: (2.0, 1.0, ["e", "f"])}),
+    )
+    task = SteeringTask(["c"], ["a", "b"], [5], [SteeredAnswer(0, "latent", 0.4, 1, "t")], "ab")
+    write_task(run / "explanations" / "axbench" / "texts.json", task)
     Ledger(found.path / "asked.jsonl").add([("explain/9/ab", Answer("names", 3, 1, (0.5, 0.5)))])
 
 

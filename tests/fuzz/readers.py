@@ -198,14 +198,20 @@ def circuits(path: Path) -> None:
 
 
 def explanations(path: Path) -> None:
+    from saelab.analysis.explain.axbench import read_task
     from saelab.analysis.explain.records import explanation_sets
     from saelab.analysis.explain.scores import read_scores
+    from saelab.analysis.explain.steered import read_steered
+    from saelab.analysis.names_file import names_of, written_names
     from saelab.clients.ledger import Ledger
 
     _ = [list(found.by_latent) for found in explanation_sets(path)]
     for file in path.glob("explanations/*/scores_*.json"):
         read_scores(file).summary()
     Ledger(path / "explanations" / "m" / "asked.jsonl")
+    read_steered(path / "explanations" / "steered.json")
+    read_task(path / "explanations" / "axbench" / "texts.json").questions()
+    written_names(names_of(path), "csv")
 
 
 def store(path: Path) -> None:
@@ -304,7 +310,8 @@ READERS: dict[str, dict[str, Reader]] = {
     "metrics.jsonl": {"show": show, "page training": TRAINING},
     "evaluation/*": {"evaluation": evaluations, "show": show_json, "catalogue": card,
                      "page runs": RUNS, "page known": KNOWN, "page health": HEALTH,
-                     "page latent": LATENT, "page steering": STEERING, "page latents": LATENTS},
+                     "page latent": LATENT, "page steering": STEERING, "page latents": LATENTS,
+                     "page scoreboard": page("scoreboard")},
     "features.h5": {"features": features, "page latent": LATENT, "page latents": LATENTS,
                     "page health": HEALTH, "page known": KNOWN, "route": route},
     "steering.h5": {"steering": steering, "page steering": STEERING, "page latent": LATENT},

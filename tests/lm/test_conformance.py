@@ -77,7 +77,7 @@ def test_the_formula_of_older_models_is_told_from_the_truth(name, site, monkeypa
 def test_an_unproven_site_has_no_logit_effects_and_says_why(monkeypatch):
     lm, _ = checked("Llama 2")
     site = "blocks.0.hook_mlp_out"
-    monkeypatch.setattr(lm, "_faults", {})
+    monkeypatch.setattr(lm._effects, "_faults", {})
     assert lm.direct.last is not None
     monkeypatch.setattr(lm.direct, "last", replace(lm.direct.last, centred=True))
     directions = torch.eye(48, dtype=torch.float64)

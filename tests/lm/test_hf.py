@@ -5,8 +5,11 @@ import torch
 from lm.cases import GROUPED, SHAPE, save
 
 from saelab.config import UsageError
+from saelab.lm.direct_check import HasDirectPaths
 from saelab.lm.hf import load_hugging_face_model, serves
 from saelab.lm.load import load_language_model
+from saelab.lm.protocol import LanguageModel
+from saelab.lm.reading import ReadsOn
 
 SITES = [
     "hook_resid_pre",
@@ -70,10 +73,72 @@ def test_both_back_ends_differentiate_the_same(pair, tokens):
             torch.testing.assert_close(found[hook], expected[hook], atol=1e-4, rtol=0)
 
 
+def test_both_back_ends_give_the_same_logits_with_and_without_edits(pair, tokens):
+    """An edit adds a direction in layer 0; what stands behind it is read as the edit left it."""
+    ours, bridge = pair
+    torch.testing.assert_close(ours.logits(tokens), bridge.logits(tokens), atol=1e-4, rtol=0)
+    for hook in HOOKS[: len(SITES)]:
+        push = torch.randn(ours.width(hook), generator=torch.Generator().manual_seed(1))
+        edits = {hook: lambda x, push=push: x + push}
+        reads = [hook, "blocks.1.hook_resid_post"]
+        found, expected = (lm.run(tokens, edits=edits, hooks=reads) for lm in pair)
+        assert (expected.logits - bridge.logits(tokens)).abs().max() > 1e-3
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=0)
+        for read in reads:
+            torch.testing.assert_close(
+                found.activations[read], expected.activations[read], atol=1e-4, rtol=0
+            )
+
+
+def test_an_edit_is_differentiated_through_the_rest_of_the_model(pair, tokens):
+    found = []
+    for lm in pair:
+        push = torch.zeros(lm.width(HOOKS[1]), requires_grad=True)
+        out = lm.run(tokens, edits={HOOKS[1]: lambda x, push=push: x + push})
+        out.logits[..., 3].sum().backward()
+        found.append(push.grad)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+def test_both_back_ends_read_on_the_same(pair, tokens):
+    edits = {HOOKS[0]: lambda x: x + 1}
+    for lm in pair:
+        assert lm.reads_on
+    ours, bridge = ([], [])
+    for lm, outputs in zip(pair, (ours, bridge), strict=True):
+        past = None
+        for piece in tokens.split(4, dim=1):
+            out, past = lm.read_on(piece, past, edits)
+            outputs.append(out.logits)
+    torch.testing.assert_close(torch.cat(ours, 1), torch.cat(bridge, 1), atol=1e-4, rtol=0)
+
+
+def test_both_back_ends_know_the_same_direct_paths(pair):
+    ours, bridge = pair
+    for hook in HOOKS:
+        expected = bridge.why_no_logits(hook)
+        assert ours.why_no_logits(hook) == expected
+        if expected is not None:
+            continue
+        directions = torch.randn(3, ours.width(hook), generator=torch.Generator().manual_seed(2))
+        for effect in ("logit_effects", "residual_writes"):
+            found, wanted = (getattr(lm, effect)(hook, directions) for lm in pair)
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_it_has_what_attribution_and_steering_ask_for(pair):
+    ours, _ = pair
+    assert isinstance(ours, LanguageModel)
+    assert isinstance(ours, ReadsOn)
+    assert isinstance(ours, HasDirectPaths)
+    assert set(ours.hooks()) == set(HOOKS)
+
+
 def test_the_forward_pass_stops_at_the_last_hook(pair, tokens, monkeypatch):
     ours, _ = pair
     reached = []
-    handle = ours._blocks[1].register_forward_pre_hook(lambda *_: reached.append(1))
+    block, _ = ours._modules.points["blocks.1.hook_resid_pre"]
+    handle = block.register_forward_pre_hook(lambda *_: reached.append(1))
     ours.capture(tokens, ["blocks.0.hook_resid_post"])
     handle.remove()
     assert reached == []

@@ -21,6 +21,7 @@ from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.mutual_choice import MutualChoiceConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import FusedOptions, FusedStep
+from saelab.training.fused_aux import REFIT_EVERY
 from saelab.types import ActivationBatch
 
 # Two chunks of columns, the second not full; latents that do not fill the last group.
@@ -217,6 +218,8 @@ def test_room_for_dead_latents_is_made_before_there_are_any():
     found = [room_after(step, LOOK_EVERY, n, 1000) for n in (250, 300, 250, 100, 0)]
     assert found == [256, 384, 384, 128, 0]
     assert room_after(step, LOOK_EVERY + 1, 100, 1000) == 0
+    assert room_after(step, LOOK_EVERY, 300, 1000) == 384
+    assert room_after(step, REFIT_EVERY, 250, 1000) == 256
 
 
 def test_where_latents_die_within_few_steps_room_is_made_for_few_steps():

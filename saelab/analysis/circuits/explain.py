@@ -28,7 +28,7 @@ from saelab.analysis.circuits.live import (
     interventions,
     live_metric,
 )
-from saelab.analysis.circuits.own import graph_curve, graph_latents
+from saelab.analysis.circuits.own import START, graph_curve, graph_latents, thinned
 from saelab.analysis.circuits.rows import graph_bytes
 from saelab.analysis.circuits.targets import Target
 from saelab.analysis.plans import circuit_plan
@@ -56,6 +56,9 @@ class CircuitOptions(GraphOptions, PruneOptions):
     n_latents: int | None = Field(default=None, gt=0)
     """Judge this number of the graph's latents, the most influential ones, instead of those that
     pruning keeps."""
+    n_thinned: int = Field(default=0, ge=0)
+    """Also judge this number of the graph's latents, thinned in the live model from four times as
+    many: round by round those that the target needs least are left out. 0 for none."""
     n_members: int = Field(default=40, ge=0)
     """Also judge this many of all active latents: those with the most support for the target by
     integrated gradients in the live model. They include latents that direct attention. 0 for
@@ -85,6 +88,7 @@ class Circuit:
         by_gradients: the same for the latents that support it most by integrated gradients.
         loadings: the attention weights that carry most of the target's value.
         interventions: predicted and live effects of single latents.
+        thinned: faithfulness of the latents that thinning leaves; None unless asked for.
         curve: faithfulness of the graph's most influential latents by their number, smallest
             first; empty unless asked for.
     """
@@ -99,6 +103,7 @@ class Circuit:
     loadings: tuple[HeadLoading, ...]
     interventions: tuple[TakenAway, ...] = ()
     curve: tuple[Faithfulness, ...] = ()
+    thinned: Faithfulness | None = None
 
 
 def explain(
@@ -141,7 +146,12 @@ def explain(
     curve: tuple[Faithfulness, ...] = ()
     if options.curve:
         curve = graph_curve(lm, hosts, frozen, graph, metric)
-    parts = scores, judged, members, chance, other, loadings, single, curve
+    few = None
+    if options.n_thinned:
+        start = graph_latents(frozen, graph, START * options.n_thinned)
+        left = thinned(lm, hosts, frozen, start, options.n_thinned, metric)
+        few = faithfulness(lm, hosts, tokens[None], members_at(frozen, left, sizes), metric)
+    parts = scores, judged, members, chance, other, loadings, single, curve, few
     circuit = Circuit(graph, pruned, *parts)
     for found in (graph, pruned):
         found.facts.update(_judgements(circuit))
@@ -154,6 +164,8 @@ def _judgements(found: Circuit) -> dict[str, Any]:
     values["attention"] = [loading.values() for loading in found.loadings]
     values["interventions"] = [vars(single) for single in found.interventions]
     values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
+    if found.thinned is not None:
+        values["thinned"] = found.thinned.values()
     if found.curve:
         values["graph_curve"] = [judged.values() for judged in found.curve]
     if (other := found.by_gradients) is not None:

@@ -13,13 +13,20 @@ from saelab.analysis.circuits.ablation import (
     Metric,
     faithfulness,
     members_at,
+    metric_with,
 )
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import node_influence
 from saelab.analysis.circuits.live import CURVE_SIZES
+from saelab.console import progress
 from saelab.host.host import Host, by_layer
 from saelab.lm.protocol import LanguageModel
+
+DROPPED = 0.15
+"""The part of the latents that a round of thinning leaves out."""
+START = 4
+"""Thinning starts from this many times the number of latents that it ends with."""
 
 
 def graph_latents(
@@ -54,3 +61,40 @@ def graph_curve(
         members = members_at(frozen, graph_latents(frozen, graph, n), d_sae)
         found.append(faithfulness(lm, hosts, frozen.record.tokens, members, metric))
     return tuple(found)
+
+
+@torch.no_grad()
+def thinned(
+    lm: LanguageModel,
+    hosts: Sequence[Host],
+    frozen: Frozen,
+    chosen: Bool[Tensor, " latent"],
+    n: int,
+    metric: Metric | LatentMetric,
+) -> Bool[Tensor, " latent"]:
+    """The `n` of some latents that the target needs most, in the live model without all others.
+
+    Each is taken away alone; the DROPPED part of them that the target needs least is left out; and
+    so on, as what remains responds. The sign counts: what works against the target goes first.
+    """
+    hosts, kept = by_layer(hosts), chosen.nonzero()[:, 0]
+    d_sae = {d.name: d.sae.d_sae for d in hosts}
+    passes, size = 0, len(kept)
+    while size > n:
+        passes, size = passes + size, max(n, size - max(1, int(DROPPED * size)))
+    with progress("Thin", passes, "passes") as bar:
+        while len(kept) > n:
+            left = []
+            for index in kept.tolist():
+                without = torch.zeros_like(chosen)
+                without[kept] = True
+                without[index] = False
+                members = members_at(frozen, without, d_sae)
+                left.append(metric_with(lm, hosts, frozen.record.tokens, members, metric))
+                bar.advance(1)
+            size = max(n, len(kept) - max(1, int(DROPPED * len(kept))))
+            needed = torch.tensor(left, device=kept.device).argsort()[:size]
+            kept = kept[needed.sort().values]
+    found = torch.zeros_like(chosen)
+    found[kept] = True
+    return found

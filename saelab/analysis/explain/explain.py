@@ -149,7 +149,7 @@ def begin(
                     "give another --name."
                 )
     else:
-        texts = ExplanationSet(path, model, kind, prompt, digest, side)
+        texts = ExplanationSet(path, model, kind, prompt, digest, side=side)
     return Explaining(features, texts, Ledger(path / ASKED))
 
 

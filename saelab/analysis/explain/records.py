@@ -61,9 +61,9 @@ class ExplanationSet:
             that were written elsewhere).
         prompt: version of the prompt.
         sae_sha256: digest of the weights that the latents belong to.
-        side: which of SIDES it explains.
         requests, tokens: what its finished parts cost together, failures included; the cost of
             an unfinished one is in its ledger.
+        side: which of SIDES it explains.
         by_latent: the explanations.
     """
 
@@ -72,9 +72,9 @@ class ExplanationSet:
     kind: str
     prompt: str
     sae_sha256: str
-    side: str = "input"
     requests: int = 0
     tokens: int = 0
+    side: str = "input"
     by_latent: dict[int, Explanation] = field(default_factory=dict)
 
     @property

@@ -1,12 +1,14 @@
 """What the weights alone say about each latent: logits, neighbours, heads."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float, Float32
 from numpy import ndarray
 from torch import Tensor
 
+from saelab.console import progress
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
@@ -15,6 +17,8 @@ from saelab.sites import Site
 N_LOGITS = 12
 N_NEIGHBOURS = 8
 COSINES_AT_ONCE = 2**25
+LONG = 2**15
+"""With more latents, progress is shown."""
 
 
 def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
@@ -65,13 +69,17 @@ def nearest(
     n = min(N_NEIGHBOURS, d_sae - 1)
     rows = max(1, COSINES_AT_ONCE // d_sae)
     latents, values = [], []
-    for first in range(0, d_sae, rows):
-        cosine = cosines(slice(first, min(first + rows, d_sae)))
-        own = torch.arange(len(cosine), device=cosine.device)
-        cosine[own, own + first] = 0
-        largest = cosine.abs().topk(n, dim=1).indices
-        latents.append(largest.int())
-        values.append(cosine.gather(1, largest).float())
+    # Every latent is compared with every other one: a million of them takes long.
+    with progress(f"Nearest ({group})", d_sae, "latents") if d_sae > LONG else nullcontext() as bar:
+        for first in range(0, d_sae, rows):
+            cosine = cosines(slice(first, min(first + rows, d_sae)))
+            own = torch.arange(len(cosine), device=cosine.device)
+            cosine[own, own + first] = 0
+            largest = cosine.abs().topk(n, dim=1).indices
+            latents.append(largest.int())
+            values.append(cosine.gather(1, largest).float())
+            if bar is not None:
+                bar.advance(len(cosine))
     return {
         f"{group}/latents": torch.cat(latents).cpu().numpy(),
         f"{group}/cosine": torch.cat(values).cpu().numpy(),

@@ -40,7 +40,7 @@ from saelab.lm.protocol import LanguageModel
 
 TEMPLATE = "{word} has the first letter: {letter}\n"
 FIT_SHARE = 0.8
-PREFIXES = 16
+PREFIXES = 8
 """Different sets of solved examples; each word has one of them."""
 
 

@@ -12,7 +12,7 @@ class TaskRules(NamedTuple):
     """How texts become rows, and how latents are ranked.
 
     Attributes:
-        pool: `mean` of the tokens, or the `last` token.
+        pool: `mean` of the tokens that the SAE applies to, or the `last` of them.
         length: most tokens of a text, <bos> included.
         keep: which end of a longer text is kept.
         n_train, n_test: most texts of a task.

@@ -15,7 +15,7 @@ from torch import Tensor
 from saelab.activations.corpus import PADDING
 from saelab.activations.forward import model_input, row_mask
 from saelab.config import UsageError
-from saelab.console import progress
+from saelab.console import note, progress
 from saelab.evaluation.options import CONTEXTS
 from saelab.evaluation.plan import AT_REST
 from saelab.evaluation.rows import Rows, RowSample, active_entries
@@ -27,7 +27,8 @@ from saelab.lm.batches import encode_batch
 from saelab.lm.cost import contexts_at_once, forward_bytes
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.reading import ReadsOn
-from saelab.resources import Plan
+from saelab.resources import Plan, batch_budget
+from saelab.sites import Site
 from saelab.types import SparseCodes
 
 POSITIONS = 4096
@@ -57,20 +58,31 @@ class TextReader:
         seconds = time.perf_counter() - started
         costs.append(Cost(seconds, peak_memory(self.host.lm.device), self.n_tokens - before))
 
-    def rows(self, drawn: Drawn, rules: TaskRules, title: str) -> Rows:
-        """One row for each drawn text; `labels` are its group, one column a group.
+    def rows(self, drawn: Drawn, rules: TaskRules, title: str) -> tuple[Rows, Drawn]:
+        """One row for each drawn text that the SAE applies to, and these texts.
+
+        Texts of nothing but tokens that training left out (special tokens, massive activations of
+        first tokens) have no row; a note says how many.
 
         Raises:
-            UsageError: a text has no token that the SAE applies to.
+            UsageError: no text is left.
         """
         prompts = prompts_of(self.host.lm, drawn.texts, rules)
-        rows = self.pooled(prompts, rules.pool, title)
-        groups = torch.nn.functional.one_hot(drawn.group).bool()
-        return Rows(rows.x, rows.codes, rows.token, drawn.fit, groups, (), {}, rows.target)
+        rows, kept = self.pooled(prompts, rules.pool, title)
+        if n := int((~kept).sum()):
+            note(f"{title}: {n} of {len(kept)} texts have no token that the SAE applies to.")
+        texts = [text for text, has_row in zip(drawn.texts, kept.tolist(), strict=True) if has_row]
+        left = Drawn(texts, drawn.group[kept], drawn.fit[kept])
+        return replace(rows, fit=left.fit), left
 
     @torch.no_grad()
-    def pooled(self, prompts: Sequence[Prompt], pool: Literal["mean", "last"], title: str) -> Rows:
-        """One row for each prompt, on the CPU; `token` is its last one, `fit` is all true."""
+    def pooled(
+        self, prompts: Sequence[Prompt], pool: Literal["mean", "last"], title: str
+    ) -> tuple[Rows, Bool[Tensor, " text"]]:
+        """One row for each prompt with a token that the SAE applies to, and which these are.
+
+        The rows are on the CPU; `token` is a prompt's last one, `fit` is all true.
+        """
         longest = max(map(len, prompts))
         n = self._at_once(longest)
         self._plan(title, n, longest, len(prompts)).announce()
@@ -84,7 +96,7 @@ class TextReader:
                 bar.advance(n_read)
                 self.n_tokens += n_read
         last = torch.tensor([int(prompt[-1]) for prompt in prompts])
-        return parts.rows(last)
+        return parts.rows(last), parts.count > 0
 
     def _read(self, batch: list[int], prompts: list[Prompt], pool: str, parts: "_Parts") -> int:
         host, lm = self.host, self.host.lm
@@ -99,7 +111,8 @@ class TextReader:
         mask = _last(mask) if pool == "last" else mask
         text = torch.tensor(batch, device=x.device)[mask.nonzero()[:, 0]]
         read, target = x[mask].float(), targets[0][mask].float() if targets else None
-        parts.add(text, read, target, host.sae.encode_for(read, target))
+        if len(read):
+            parts.add(text, read, target, host.sae.encode_for(read, target))
         return sum(map(len, prompts))
 
     @torch.no_grad()
@@ -110,8 +123,10 @@ class TextReader:
         read on.
         """
         length = 1 + max(map(len, prefixes))
-        n = self._at_once(length)
-        self._plan(title, n, length, sum(map(len, ends))).announce()
+        n = self._words_at_once(length) if self._reads_on else self._at_once(length)
+        # Words that are read on take one position each.
+        n_whole = n // length if self._reads_on else n
+        self._plan(title, max(1, n_whole), length, sum(map(len, ends))).announce()
         sample = RowSample()
         with progress(title, sum(map(len, ends)), "words") as bar:
             for prefix, tokens in zip(prefixes, ends, strict=True):
@@ -126,7 +141,7 @@ class TextReader:
     def _end_rows(self, prefix: Int[Tensor, " pos"], tokens: Int[Tensor, " n"]) -> Rows | None:
         host, lm = self.host, self.host.lm
         prefix, tokens = prefix.to(lm.device), tokens.to(lm.device)
-        if isinstance(lm, ReadsOn) and lm.reads_on and len(prefix):
+        if self._reads_on and isinstance(lm, ReadsOn) and len(prefix):
             seen: dict[str, list[Tensor]] = {site: [] for site in host.sites}
             past = lm.read_on(prefix[None], None)[1].rows(torch.zeros_like(tokens))
             edits = {site: keep(values) for site, values in seen.items()}
@@ -146,6 +161,22 @@ class TextReader:
         x, target = x[applies], None if target is None else target[applies]
         rows = Rows(x, host.sae.encode_for(x, target), tokens[applies], applies[applies].cpu())
         return replace(rows, target=target)
+
+    @property
+    def _reads_on(self) -> bool:
+        """Whether words are read behind what the model remembers of a prefix.
+
+        Edits see what is read on, and there are none where a site cannot be replaced.
+        """
+        lm = self.host.lm
+        replaceable = all(Site.of(site).replaceable for site in self.host.sites)
+        return replaceable and isinstance(lm, ReadsOn) and lm.reads_on
+
+    def _words_at_once(self, length: int) -> int:
+        """Words per pass behind a prefix; the copies of its keys and values take the memory."""
+        info = self.host.lm.info
+        of_word = 2 * 4 * info.n_layers * info.d_model * length
+        return self.most or max(CONTEXTS, batch_budget(self.host.lm.device) // of_word)
 
     def _at_once(self, length: int) -> int:
         """Texts per forward pass: more if they are short, as each pass reads all weights."""
@@ -187,25 +218,28 @@ class _Parts:
         self.entries.append((place.cpu(), sums.cpu()))
 
     def rows(self, token: Int[Tensor, " text"]) -> Rows:
-        """The means."""
-        if not bool(self.count.all()):
-            i = int((self.count == 0).nonzero()[0])
-            raise UsageError(
-                f"Text {i + 1} of those drawn has no token that the SAE applies to; leave such "
-                "texts out."
-            )
+        """The means of the texts that have any row.
+
+        Raises:
+            UsageError: none has.
+        """
+        kept = self.count > 0
+        if self.x is None or not bool(kept.any()):
+            raise UsageError("The SAE applies to no token of these texts; give others.")
+        count = self.count[kept]
         place = torch.cat([place for place, _ in self.entries])
         order = place.argsort()
         place, value = place[order], torch.cat([sums for _, sums in self.entries])[order]
-        text = place // self.d_sae
-        starts = torch.searchsorted(text, torch.arange(self.n))
-        values = (value / self.count[text]).float()
+        # Texts without a row have no entry either.
+        text = (kept.cumsum(0) - 1)[place // self.d_sae]
+        starts = torch.searchsorted(text, torch.arange(len(count)))
+        values = (value / count[text]).float()
         codes = SparseCodes(values, place % self.d_sae, self.d_sae, starts)
-        assert self.x is not None
-        over = self.count[:, None]
-        x = (self.x / over).float()
-        target = None if self.target is None else (self.target / over).float()
-        return Rows(x, codes, token, torch.ones(self.n, dtype=torch.bool), target=target)
+        over = count[:, None]
+        target = None if self.target is None else (self.target[kept] / over).float()
+        fit = torch.ones(len(count), dtype=torch.bool)
+        x = (self.x[kept] / over).float()
+        return Rows(x, codes, token[kept], fit, target=target)
 
 
 def _summed(

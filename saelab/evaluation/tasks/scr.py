@@ -103,7 +103,7 @@ def measure_scr(
         names = [f"{a} and {b}" for a in pairs[labels[0]] for b in pairs[labels[1]]]
         sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": setting["seed"]}
         drawn = draw(data.texts, group, names, **sizes)
-        rows = reader.rows(drawn, rules, data.name)
+        rows, drawn = reader.rows(drawn, rules, data.name)
         directions = scr_of(rows, drawn, labels, reader.host.sae)
     chosen = min(labels, key=lambda label: directions[label].biased)
     return {data.name: ScrTask(setting, asked, chosen, directions, costs[0])}

@@ -136,7 +136,7 @@ def probe_data(
         group = [place[value] for value in data.values[label]]
         sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": setting["seed"]}
         drawn = draw(data.texts, group, names, **sizes)
-        rows = reader.rows(drawn, rules, data.name)
+        rows, drawn = reader.rows(drawn, rules, data.name)
         found = {}
         for i in [1] if len(names) == 2 else range(len(names)):
             name = data.name if len(names) == 2 else f"{data.name}: {names[i]}"

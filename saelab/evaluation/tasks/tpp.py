@@ -97,7 +97,7 @@ def measure_tpp(
         group = [place[value] for value in data.values[label]]
         sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": setting["seed"]}
         drawn = draw(data.texts, group, names, **sizes)
-        rows = reader.rows(drawn, rules, data.name)
+        rows, drawn = reader.rows(drawn, rules, data.name)
         found = tpp_of(rows, drawn, names, reader.host.sae, seed=setting["seed"])
     return {data.name: TppTask(setting, asked, **found, cost=costs[0])}
 

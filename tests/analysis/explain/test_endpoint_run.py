@@ -126,7 +126,10 @@ def test_a_finished_judging_is_shown_and_not_paid_for_again(wide, capsys):
         assert main(calibrate) == 0
         assert script.asked.total() == paid
         assert "move calibration_m.json away" in capsys.readouterr().out
-        # Other questions are asked.
+        # Other questions are asked only if nothing that was paid for is lost.
+        assert main([*command, "--examples", "2"]) == 2
+        assert "give --examples 5" in capsys.readouterr().err
+        (wide.path / "explanations" / "tokens" / "scores_m.json").unlink()
         assert main([*command, "--examples", "2"]) == 0
         assert script.asked.total() > paid
 

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from kernels.triton_device import DEVICE
+from typing_extensions import override
 
 from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.triton.select import keep
 from saelab.kernels.triton.step import aux_k
 from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
 from saelab.kernels.triton.weights import Weights
+from saelab.shard import LatentShard
 
 N = 22
 KINDS = [
@@ -59,27 +61,46 @@ def test_the_top_k_of_the_valid_entries_are_kept_the_first_of_equal_ones(
 D_IN, D_SAE, BATCH = 6, 9, 5
 
 
-def started(capacity, *, signed, k=2, silent=(1, 4, 5, 8)):
+class OneOfOne(LatentExchange):
+    """That of a process which holds all latents, and asks the others nevertheless."""
+
+    def __init__(self):
+        super().__init__(LatentShard(0, 1, D_SAE))
+
+    @override
+    def sum(self, part):
+        return part
+
+    @override
+    def gather(self, own):
+        return own[None]
+
+
+def started(capacity, *, signed, exchange=None, k=2, silent=(1, 4, 5, 8)):
     generator = torch.Generator().manual_seed(0)
     W = torch.randn(D_SAE, D_IN, generator=generator).to(DEVICE)
     W_enc = torch.randn(D_IN, D_SAE, generator=generator).to(DEVICE)
     b_enc, b_dec = (torch.randn(n, generator=generator).to(DEVICE) / 5 for n in (D_SAE, D_IN))
     weights = Weights.start(W_enc, b_enc, W, b_dec, torch.float32)
     weights.since_fired[list(silent)] = 100
-    return weights, AuxStep(
-        weights, AuxRules(k, 0.5, 100), capacity, LatentExchange(), signed=signed
-    )
+    exchange = LatentExchange() if exchange is None else exchange
+    return weights, AuxStep(weights, AuxRules(k, 0.5, 100), capacity, exchange, signed=signed)
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize(("capacity", "read_at"), [(4, 30), (9, 30), (9, 0)])
-def test_gradients_are_those_of_the_dead_latents_loss(capacity, read_at, signed, monkeypatch):
+@pytest.mark.parametrize(
+    ("capacity", "read_at", "exchange"),
+    [(4, 30, None), (9, 30, None), (9, 0, None), (9, 0, OneOfOne())],
+)
+def test_gradients_are_those_of_the_dead_latents_loss(
+    capacity, read_at, exchange, signed, monkeypatch
+):
     """Latent 4 fires in this batch, and 5 was selected with the value zero.
 
     From 0 on, the pre-activations are read from those of all latents.
     """
     monkeypatch.setattr(aux_k, "READ_AT", {4: read_at})
-    weights, aux = started(capacity, signed=signed)
+    weights, aux = started(capacity, signed=signed, exchange=exchange)
     generator = torch.Generator().manual_seed(1)
     x, residual = (torch.randn(BATCH, D_IN, generator=generator).to(DEVICE) for _ in range(2))
     values = torch.tensor([[1.0, 0.0]] * BATCH, device=DEVICE)

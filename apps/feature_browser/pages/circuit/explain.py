@@ -98,7 +98,7 @@ def _submitted(known: dict[str, Choice]) -> None:
     given |= {"saes": BETWEEN_SAES.join(names), "chat": "1" if given["chat"] else ""}
 
     def asked(now: CircuitAddress) -> CircuitAddress:
-        form = now.fresh(part="explain", **given)
+        form = now.fresh(part="explain", beside=now.beside, **given)
         try:
             request = request_of(form, [known[name].path for name in names])
             return form.to(job=job_queue().submit(request, title_of(form)).name)

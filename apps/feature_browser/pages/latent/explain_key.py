@@ -18,7 +18,7 @@ def explain_button(card: RunCard) -> bool:
     if found is None or not Notes(card.path).writable:
         return False
     return st.button(
-        "Explain\u2002:gray[:small[E]]",
+        "Explain",
         shortcut="e",
         key="explain",
         help=f"One question about this latent to {found[0]}",

@@ -20,7 +20,7 @@ from saelab.kernels.sizes import ceil_div, power_of_two
 
 WORDS = 16384
 """32-bit words that a program holds in registers; it reads the rest of a longer row repeatedly."""
-PER_WARP = 1024
+PER_WARP = 512
 """Words in the registers of a warp."""
 OCTAVES = 4
 """Powers of two below the largest key in which the k-th is sought first."""
@@ -31,25 +31,32 @@ OCTAVES = 4
 def _words(row, start, n_words, valid, PACKED: tl.constexpr, WORDS: tl.constexpr):
     """WORDS words of a row; entries from `valid` on are zero."""
     at = start + tl.arange(0, WORDS)
-    if not PACKED:
-        return tl.load(row + at, mask=at < valid, other=0)
-    word = tl.load(row + at, mask=(at < n_words) & (2 * at < valid), other=0)
-    return tl.where(2 * at + 1 < valid, word, word & 0xFFFF)
+    # With a mask by `valid`, not known to be a multiple of 4, each load would be of one word.
+    return _valid_part(tl.load(row + at, mask=at < n_words, other=0), at, valid, PACKED)
 
 
 @triton.jit
 @no_type_check
-def _column_words(row, columns, start, valid, PACKED: tl.constexpr, WORDS: tl.constexpr):
+def _valid_part(word, at, valid, PACKED: tl.constexpr):
+    if PACKED:
+        word = tl.where(2 * at + 1 < valid, word, word & 0xFFFF)
+        return tl.where(2 * at < valid, word, 0)
+    return tl.where(at < valid, word, 0)
+
+
+@triton.jit
+@no_type_check
+def _column_words(row, columns, start, n_words, valid, PACKED: tl.constexpr, WORDS: tl.constexpr):
     """The words of a row that consists of these columns of another one."""
     at = start + tl.arange(0, WORDS)
-    if not PACKED:
-        column = tl.load(columns + at, mask=at < valid, other=0)
-        return tl.load(row + column, mask=at < valid, other=0)
-    column = tl.load(columns + 2 * at, mask=2 * at < valid, other=0)
-    lower = tl.load(row + column, mask=2 * at < valid, other=0).to(tl.int32) & 0xFFFF
-    column = tl.load(columns + 2 * at + 1, mask=2 * at + 1 < valid, other=0)
-    upper = tl.load(row + column, mask=2 * at + 1 < valid, other=0).to(tl.int32)
-    return lower | (upper << 16)
+    column = tl.load(columns + at, mask=at < n_words, other=0)
+    if PACKED:
+        # Two columns, each in 32 bits.
+        first = column & 0x7FFFFFFF
+        lower = tl.load(row + first, mask=2 * at < valid, other=0).to(tl.int32) & 0xFFFF
+        upper = tl.load(row + (column >> 32), mask=2 * at + 1 < valid, other=0).to(tl.int32)
+        return lower | (upper << 16)
+    return tl.load(row + column, mask=at < valid, other=0)
 
 
 @triton.jit
@@ -187,11 +194,11 @@ def _keep_kernel(
     if FROM_COLUMNS:
         source += tl.program_id(0).to(tl.int64) * width
         for chunk in range(1, CHUNKS):
-            words = _column_words(source, columns, chunk * WORDS, valid, PACKED, WORDS)
+            words = _column_words(source, columns, chunk * WORDS, n_words, valid, PACKED, WORDS)
             at = chunk * WORDS + tl.arange(0, WORDS)
             tl.store(row + at, words, mask=at < n_words)
         tl.debug_barrier()
-        words = _column_words(source, columns, 0, valid, PACKED, WORDS)
+        words = _column_words(source, columns, 0, n_words, valid, PACKED, WORDS)
     else:
         words = _words(row, 0, n_words, valid, PACKED, WORDS)
     keys = _keys(words, PACKED, SIGNED)
@@ -235,16 +242,17 @@ def keep_top_k_(
         n_valid: at most n.
         k: entries to keep.
         signed: see above.
-        columns: a matrix, and which of its columns are the pre-activations; z is then only written.
+        columns: a matrix, and which n of its columns (int32) are the pre-activations, anything from
+            `n_valid` on; z is then only written.
     """
     batch, n = z.shape
     packed = z.element_size() == 2
     assert n % 2 == 0 or not packed
     n_words = n // 2 if packed else n
     words = min(WORDS, max(16, power_of_two(n_words)))
-    if columns is None:
-        columns = z, n_valid
-    source, places = columns
+    source, places = (z, n_valid) if columns is None else columns
+    if packed and columns is not None:
+        places = places.view(torch.int64)
     octave = round(1 / torch.finfo(z.dtype).eps)
     if batch and n:
         _keep_kernel[(batch,)](

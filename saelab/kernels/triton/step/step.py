@@ -87,10 +87,7 @@ class Step:
         wait(None, side)
 
     def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
-        """The step after the pre-activations.
-
-        With other processes, the sort lies beside the sum of their parts, which `select` began.
-        """
+        """The step after the pre-activations; the processes' parts are summed beside the sort."""
         alone = self.exchange.shard is None
         if not alone and (aux or self._clips or self.thresholds):
             side = None  # These exchange numbers, while which no other stream may work.
@@ -213,9 +210,9 @@ class Step:
         assert self.rules.clip_norm is not None
         w, n, m = self.weights, self.launch, len(self.norms)
         squares = self.norms.new_empty(len(self.to_input), self.chunks)
-        to_bias = self.norms.new_empty(m)
+        to_bias, more = self.norms.new_empty(m), extra or Extra.nothing(self.norms)
         norm_kernel[(squares.numel(),)](
-            *sums, *self._extra(extra), squares, to_bias, self.factor, m, *self._widths,
+            *sums, *more, squares, to_bias, self.factor, m, *self._widths,
             LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
         )  # fmt: skip
         through = self.exchange.sum(w.enc.value.T @ to_bias) if self.rule.centres else None
@@ -232,19 +229,17 @@ class Step:
         """Update both matrices, the encoder's bias and the dead counts, one visit per latent."""
         w, n = self.weights, self.launch
         kept, wider = self.codes.kept(), self.rule.wider
+        more = extra or Extra.nothing(self.norms)
         since = tokens_since(*kept, w.since_fired, len(self.x)) if wider else None
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
-            self.to_input, *self._extra(extra), self.rates, self.share, self.factor, len(self.x),
+            self.to_input, *more, self.rates, self.share, self.factor, len(self.x),
             len(self.norms), *self._widths, LATENTS=n.latents, EXTRA=extra is not None,
             CLIP=self._clips, DECAY=self._decays, **self._adam, **self._shape, **self._options,
         )  # fmt: skip
         if since is not None:
             # The kernel also counted the codes that are not the SAE's own.
             w.since_fired.copy_(since)
-
-    def _extra(self, extra: Extra | None) -> Extra:
-        return Extra.nothing(self.norms) if extra is None else extra
 
     def move_vectors(self, columns: Float[Tensor, " d_out"]) -> None:
         """Update what is outside of the latents, the atoms' scales, and thresholds."""

@@ -1,0 +1,94 @@
+"""A graph's own latents by influence, thinned in the live model, and several prompts at once."""
+
+import pytest
+import torch
+from analysis.circuits.cases import frozen_of
+
+from saelab.analysis.circuits.ablation import members_at, metric_with
+from saelab.analysis.circuits.explain import CircuitOptions, explain
+from saelab.analysis.circuits.influence import node_influence
+from saelab.analysis.circuits.live import live_metric
+from saelab.analysis.circuits.own import graph_curve, graph_latents, thinned
+from saelab.analysis.circuits.targets import logit_target
+from saelab.cli.circuit_prompts import TINY, read_prompts, scores_table
+from saelab.config import UsageError
+
+FEW = CircuitOptions(n_members=0, n_interventions=0, n_attention=0, max_nodes=100)
+
+
+@pytest.fixture(scope="module")
+def frozen64(gpt64):
+    return frozen_of(gpt64, transcoder=2)
+
+
+@pytest.fixture(scope="module")
+def circuit(gpt64, saes):
+    options = FEW.model_copy(update={"n_latents": 6, "n_thinned": 2})
+    return explain(gpt64, saes, "the big cat sat on a red", options)
+
+
+def test_the_most_influential_latents_of_a_graph_are_its_own(circuit, frozen64, gpt64, saes):
+    graph, influence = circuit.graph, node_influence(circuit.graph)
+    latents = [i for i, node in enumerate(graph.nodes) if node.kind == "latent"]
+    best = {graph.nodes[i] for i in sorted(latents, key=lambda i: -influence[i])[:6]}
+    found = graph_latents(frozen64, graph, 6)
+    names = [active.name for active in frozen64.actives]
+    for node in best:
+        number = names.index(node.name)
+        assert found[frozen64.latent_index(number, node.latent, node.position)]
+    assert int(found.sum()) == circuit.faithfulness.n_members == 6
+    target = logit_target(frozen64, int(graph.facts["token"]))
+    metric = live_metric(frozen64, saes, target)
+    (judged,) = graph_curve(gpt64, saes, frozen64, graph, metric, sizes=(6,))
+    assert judged.circuit == pytest.approx(circuit.faithfulness.circuit, abs=1e-5)
+
+
+def test_thinning_leaves_out_what_the_target_needs_least(circuit, frozen64, gpt64, saes):
+    chosen = graph_latents(frozen64, circuit.graph, 5)
+    target = logit_target(frozen64, int(circuit.graph.facts["token"]))
+    metric = live_metric(frozen64, saes, target)
+    sizes = {host.name: host.sae.d_sae for host in saes}
+    tokens, without = frozen64.record.tokens, {}
+    for index in chosen.nonzero()[:, 0].tolist():
+        left = chosen.clone()
+        left[index] = False
+        members = members_at(frozen64, left, sizes)
+        without[index] = metric_with(gpt64, saes, tokens, members, metric)
+    found = thinned(gpt64, saes, frozen64, chosen, 4, metric)
+    (gone,) = (chosen & ~found).nonzero()[:, 0].tolist()
+    assert without[gone] == max(without.values())
+    assert torch.equal(thinned(gpt64, saes, frozen64, chosen, 5, metric), chosen)
+    assert circuit.thinned.n_members == 2
+
+
+def test_several_circuits_have_a_line_each_and_their_mean(circuit):
+    table = scores_table([circuit, circuit])
+    assert table.row_count == 3
+    assert [str(cell) for cell in table.columns[5].cells] == ["6", "6", "6"]
+    assert [str(cell) for cell in table.columns[9].cells] == ["2.00", "2.00", "2.00"]
+
+
+def test_prompts_are_read_line_by_line(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a b"}\n\n{"prompt": "c", "target": "d", "against": "e"}\n')
+    first, second = read_prompts(file)
+    assert (first.prompt, first.target) == ("a b", None)
+    assert (second.target, second.against) == ("d", "e")
+    assert read_prompts(tmp_path.__class__("tiny")) == TINY
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has 0 prompts"),
+        ('{"prompt": ""}', "line 1: prompt"),
+        ('{"prompt": "a"}\n{"promt": "a"}', "line 2: "),
+        ("no json", "line 1: "),
+        ('{"prompt": "a", "target": 3}', "line 1: target"),
+    ],
+)
+def test_other_files_are_refused(text, said, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_prompts(file)
