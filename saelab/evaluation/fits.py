@@ -20,7 +20,7 @@ WRONG = "site, layer or BOS handling is probably wrong"
 
 
 @dataclass(frozen=True)
-class Fit:
+class SiteFigure:
     """One figure of the run beside what its release states.
 
     Attributes:
@@ -36,7 +36,7 @@ class Fit:
     problem: str | None
 
 
-def check_fit(run: Run, lm: LanguageModel, n_tokens: int) -> list[Fit]:
+def check_fit(run: Run, lm: LanguageModel, n_tokens: int) -> list[SiteFigure]:
     """FVU, L0 and the share of cross-entropy recovered on held-out text; nothing is saved.
 
     Raises:
@@ -51,12 +51,14 @@ def check_fit(run: Run, lm: LanguageModel, n_tokens: int) -> list[Fit]:
     return list(_fits(here, stated))
 
 
-def _fits(here: Mapping[str, Any], stated: Mapping[str, tuple[float, float]]) -> Iterator[Fit]:
+def _fits(
+    here: Mapping[str, Any], stated: Mapping[str, tuple[float, float]]
+) -> Iterator[SiteFigure]:
     for name in ("fvu", "l0", "ce"):
         if (value := here.get(name)) is None:
             continue
         span = stated.get(name)
-        yield Fit(name, float(value), span, _problem(name, float(value), span))
+        yield SiteFigure(name, float(value), span, _problem(name, float(value), span))
 
 
 def _problem(name: str, here: float, stated: tuple[float, float] | None) -> str | None:

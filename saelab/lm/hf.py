@@ -158,8 +158,12 @@ class HuggingFaceModel:
         # Readers run after all edits: a hook may have two names, and is read as edited.
         both = [(name, replacer(name, edit, tokens, applied)) for name, edit in edits.items()]
         both += [(name, reader(name, tokens, seen)) for name in dict.fromkeys(hooks)]
-        with self._modules.hooked(both):
-            out = self._head.run(lambda: self._model(tokens.to(self.device), **more).logits, seen)
+
+        def forward() -> Tensor:
+            with self._modules.hooked(both):
+                return self._model(tokens.to(self.device), **more).logits
+
+        out = self._head.run(forward, seen)
         check_applied(edits, applied)
         return out
 

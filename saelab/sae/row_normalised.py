@@ -83,6 +83,8 @@ class RowNormalised(AbstractSAE):
     def resting(
         self, x: Float[Tensor, "batch d_in"] | None
     ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
+        if x is None and self.row_norm == "centre":
+            return self.b_dec  # all but the row's own mean, which needs no scale
         if x is None:
             raise UsageError(
                 f"This SAE normalises rows ({self.row_norm}); decode(codes, x) needs the rows."

@@ -58,7 +58,8 @@ class AbstractTargets(nn.Module, abc.ABC):
     ) -> Float[Tensor, " d_out"] | Float[Tensor, "batch d_out"]:
         """What is reconstructed where no latent fires, without a skip connection.
 
-        It is b_dec, or depends on the row where rows are normalised; then `x` is needed.
+        It is b_dec, or depends on the row where rows are normalised; then `x` is needed (where rows
+        are only centred, their mean is left out without it).
         """
         return self.b_dec
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "evaluate run --n-tokens 100 --suite core",
     "tasks": "tasks run --probe one.csv two.csv --n-train 60 --n-test 40",
     "explain": "explain run --llm tokens",
+    "names": "names run --out names.csv",
     "steer": "steer run --all --prompt dog",
     "transport": "transport --run run --from blocks.0.hook_resid_post --to blocks.1.attn.hook_z"
     " --apart contexts --n-splice 100 --rank 4",
@@ -30,7 +31,7 @@ COMMANDS = {
     "import": "import {lens} --activations {store} --out new",
     "harvest": "harvest --model {model} --sites hook_embed --text {text} --n-tokens 200 --out new",
 }
-ANYWHERE = ("export", "import", "explain")
+ANYWHERE = ("export", "import", "explain", "names")
 """Verbs that take no --device."""
 
 

@@ -90,6 +90,13 @@ def test_both_back_ends_give_the_same_logits_with_and_without_edits(pair, tokens
             )
 
 
+def test_an_edit_sees_only_the_tokens_that_are_read(checkpoint, tokens):
+    """Also at the first use, when the model is tried on tokens of its own."""
+    ours, seen = load_hugging_face_model(str(checkpoint), device="cpu"), []
+    ours.run(tokens, edits={HOOKS[1]: lambda x: seen.append(x.shape[:2]) or x}).at(...).logits()
+    assert seen == [tokens.shape]
+
+
 def test_an_edit_is_differentiated_through_the_rest_of_the_model(pair, tokens):
     found = []
     for lm in pair:

@@ -73,6 +73,12 @@ def test_it_is_saved_and_loaded_with_its_norm(norm, tmp_path):
     assert to_foreign(loaded).row_norm == norm
 
 
+def test_centred_rows_are_decoded_without_their_mean_where_the_rows_are_not_given():
+    sae = from_foreign(foreign("centre"))
+    alone = sae.decode(sae.encode(ROWS))
+    torch.testing.assert_close(alone + ROWS.mean(1, keepdim=True), sae.reconstruct(ROWS))
+
+
 def test_what_it_cannot_do_is_said():
     sae = from_foreign(foreign("layer-norm"))
     assert "needs the rows" in refusal(lambda: sae.decode(sae.encode(ROWS)))

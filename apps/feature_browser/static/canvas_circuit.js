@@ -25,10 +25,10 @@ function lightEdges(canvas, on) {
     const [left, top] = places[i] ?? [box.scrollWidth, 0]
     if (!box.placed) [box.scrollLeft, box.scrollTop] = [left, top]
     box.placed = true
-    keepNames(box)
+    if (box.matches(GRAPHS)) keepNames(box)
     on(box, "scroll", () => {
       places[i] = [box.scrollLeft, box.scrollTop]
-      keepNames(box)
+      if (box.matches(GRAPHS)) keepNames(box)
     })
   }
 }
@@ -44,11 +44,12 @@ function keepNames(box) {
 
 // Zooms the pictures of graphs: by buttons, Ctrl and the wheel, or + - 0 where one has the focus;
 // dragging moves a picture. All pictures of a canvas have the same zoom, which outlives a redraw.
+const GRAPHS = ".wide-picture:has(> .graph)"
 const MOST_ZOOM = 6
 const LEAST_ZOOM = 0.15
 
 function zoomGraphs(canvas, on) {
-  const boxes = () => [...canvas.querySelectorAll(".wide-picture")]
+  const boxes = () => [...canvas.querySelectorAll(GRAPHS)]
   if (!boxes().length) return
   const set = (zoom, box, at) => {
     const before = canvas.zoom ?? 1
@@ -82,10 +83,10 @@ function zoomGraphs(canvas, on) {
   })
   on(canvas, "keydown", (event) => {
     const by = { "+": "in", "=": "in", "-": "out", "0": "fit", "1": "one" }[event.key]
-    if (by && event.target.matches?.(".wide-picture")) act(by)
+    if (by && event.target.matches?.(GRAPHS)) act(by)
   })
   on(canvas, "wheel", (event) => {
-    const box = event.target.closest?.(".wide-picture")
+    const box = event.target.closest?.(GRAPHS)
     if (!box || !(event.ctrlKey || event.metaKey)) return
     event.preventDefault()
     const edge = box.getBoundingClientRect()
@@ -99,7 +100,7 @@ function dragGraphs(canvas, on) {
   let from = null
   let moved = false
   on(canvas, "pointerdown", (event) => {
-    const box = event.target.closest?.(".wide-picture")
+    const box = event.target.closest?.(GRAPHS)
     moved = false
     from = box && event.button === 0 && event.pointerType === "mouse"
       ? { box, x: event.clientX + box.scrollLeft, y: event.clientY + box.scrollTop, start: [event.clientX, event.clientY] }
@@ -120,12 +121,12 @@ function dragGraphs(canvas, on) {
   })
   // The end of a drag on a node is no click on it.
   on(canvas, "click", (event) => {
-    if (!moved || !event.target.closest?.(".wide-picture")) return
+    if (!moved || !event.target.closest?.(GRAPHS)) return
     event.preventDefault()
     event.stopImmediatePropagation()
     moved = false
   }, { capture: true })
   on(canvas, "dragstart", (event) => {
-    if (event.target.closest?.(".wide-picture")) event.preventDefault()
+    if (event.target.closest?.(GRAPHS)) event.preventDefault()
   })
 }

@@ -9,7 +9,7 @@ that of the label on which the biased probe is worse. 100 % is best; below 0 the
 What misleads: it scores the latents' effect on probes, not on what the model says. It divides by
 the gap between two accuracies, so where the biased probe is hardly biased the interval is wide (it
 is 0 where the gap is below 0.001). Probes are logistic regressions at their minimum; SAEBench stops
-AdamW early, at the best accuracy on the scored texts.
+AdamW early, at the best accuracy on the scored texts, and also removes latents at padding.
 """
 
 from collections.abc import Iterator, Sequence

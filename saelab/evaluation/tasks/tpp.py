@@ -10,7 +10,8 @@ What misleads: it scores the latents' effect on probes, not on what the model sa
 latents set to 0 it falls again, since all classes suffer. Probes are logistic regressions at their
 minimum; SAEBench stops AdamW early, at the best accuracy on the scored texts. Signed codes are not
 clamped, so that turning a latent around changes nothing. Only latents of a positive effect are
-removed.
+removed. SAEBench also removes latents at padding positions, where they have nothing to remove, so
+its figures of texts shorter than the longest differ.
 """
 
 from collections.abc import Iterator, Sequence

@@ -89,6 +89,8 @@ def _sae_weights(directory: Path) -> ForeignSAE:
 
 def _in_file(path: Path, hints: Hints) -> ForeignSAE:
     """A zip archive is recognised by its contents, other files by their names."""
+    if not path.is_file():  # a pipe would be waited for, and a device may never end
+        raise UsageError(f"{path} is not a regular file.")
     if zipfile.is_zipfile(path):
         return _in_zip(path, hints)
     if circuit_tracer.LAYER_FILE.fullmatch(path.name):
@@ -108,7 +110,7 @@ def _in_zip(path: Path, hints: Hints) -> ForeignSAE:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UsageError(f"{path} is a damaged archive: {error}.") from error
     if any(name.endswith("/data.pkl") for name in names):
         return read_state_dict(path, hints)

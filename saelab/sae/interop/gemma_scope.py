@@ -42,7 +42,7 @@ MODULES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class PublishedPlace:
     """What is known of an SAE's place beside its tensors.
 
     Attributes:
@@ -108,26 +108,26 @@ def _weights(stored: NamedTensors) -> NamedTensors:
     return weights
 
 
-def _place(path: Path) -> Place:
+def _place(path: Path) -> PublishedPlace:
     """What a config.json, or the published path, says."""
     if (path.parent / "config.json").exists():
         return _place_in_gemma_3(load_json(path.parent / "config.json"))
     published = _published(path)
     if not published:
-        return Place()
+        return PublishedPlace()
     repository = REPOSITORY.search(published[0])
     layer = next(filter(None, (re.fullmatch(r"layer_(\d+)", part) for part in published)), None)
     if repository is None:
         kinds = [OTHER_KINDS.fullmatch(part) for part in published[1:]]
-        return Place(transcoder=True if any(kinds) else None)
+        return PublishedPlace(transcoder=True if any(kinds) else None)
     size, tuned, site = repository.groups()
     model = f"google/gemma-2-{size}" + ("-it" if tuned == "it" else "")
     transcoder = site == "transcoders"
     if layer is None:
-        return Place(transcoder=transcoder)
+        return PublishedPlace(transcoder=transcoder)
     reads, writes = MLP if transcoder else (SITES[site], SITES[site])
     at = f"blocks.{layer[1]}."
-    return Place(model, at + reads, at + writes if transcoder else None, transcoder)
+    return PublishedPlace(model, at + reads, at + writes if transcoder else None, transcoder)
 
 
 def _published(path: Path) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def _published(path: Path) -> tuple[str, ...]:
     return parts[starts[-1] :] if starts else ()
 
 
-def _place_in_gemma_3(config: Record) -> Place:
+def _place_in_gemma_3(config: Record) -> PublishedPlace:
     architecture = config.text("architecture")
     if architecture not in (None, "jump_relu"):
         raise UsageError(
@@ -145,7 +145,7 @@ def _place_in_gemma_3(config: Record) -> Place:
         )
     reads, writes = (_hook(config.text(f"hf_hook_point_{end}")) for end in ("in", "out"))
     stated = config.text("hf_hook_point_out") is not None
-    return Place(config.text("model_name"), reads, writes, stated)
+    return PublishedPlace(config.text("model_name"), reads, writes, stated)
 
 
 def _hook(module: str | None) -> str | None:

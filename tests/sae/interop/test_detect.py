@@ -1,5 +1,6 @@
 """Any known layout is recognised by what is in it, and anything else is told what is known."""
 
+import contextlib
 import zipfile
 from pathlib import Path
 from typing import Any, get_args
@@ -7,11 +8,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from fuzz.mutations import damage
 from sae.interop.cases import D_SAE, PLAIN, pick, refusal, weights, write_json
 from sae.interop.formats import FORMATS, page
 from safetensors.torch import save_file
 
 from saelab.cli.export import ExportArguments
+from saelab.config import UsageError
+from saelab.sae.interop.convert import from_foreign
 from saelab.sae.interop.detect import read_foreign
 
 
@@ -120,6 +124,25 @@ def test_every_layout_of_the_documentation_is_recognised(known, tmp_path):
     sae = read_foreign(held[0] if single else tmp_path)
     assert sae.source.startswith(known.source)
     assert torch.equal(sae.b_dec, weights()["b_dec"])
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(4), pytest.param(range(4, 60), marks=pytest.mark.exhaustive)]
+)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_damaged_file_is_read_or_refused_with_a_sentence(name, seeds, tmp_path):
+    for seed in seeds:
+        here = tmp_path / str(seed) / "here"
+        work = here / "work"
+        work.mkdir(parents=True)
+        (here / "other.json").write_text("{}")
+        (here / "other.safetensors").write_bytes(b"x")
+        EVERY[name](work)
+        files = sorted(path for path in work.rglob("*") if path.is_file())
+        file = files[seed % len(files)]
+        damage(file, f"{name} {seed}")
+        with contextlib.suppress(UsageError):
+            from_foreign(read_foreign(work if file.suffix == ".json" else file))
 
 
 def test_the_documentation_has_the_table_of_layouts():

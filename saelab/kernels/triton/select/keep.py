@@ -40,8 +40,10 @@ def _words(row, start, n_words, valid, PACKED: tl.constexpr, WORDS: tl.constexpr
 def _valid_part(word, at, valid, PACKED: tl.constexpr):
     if PACKED:
         word = tl.where(2 * at + 1 < valid, word, word & 0xFFFF)
-        return tl.where(2 * at < valid, word, 0)
-    return tl.where(at < valid, word, 0)
+        word = tl.where(2 * at < valid, word, 0)
+    else:
+        word = tl.where(at < valid, word, 0)
+    return word
 
 
 @triton.jit
@@ -55,8 +57,10 @@ def _column_words(row, columns, start, n_words, valid, PACKED: tl.constexpr, WOR
         first = column & 0x7FFFFFFF
         lower = tl.load(row + first, mask=2 * at < valid, other=0).to(tl.int32) & 0xFFFF
         upper = tl.load(row + (column >> 32), mask=2 * at + 1 < valid, other=0).to(tl.int32)
-        return lower | (upper << 16)
-    return tl.load(row + column, mask=at < valid, other=0)
+        words = lower | (upper << 16)
+    else:
+        words = tl.load(row + column, mask=at < valid, other=0)
+    return words
 
 
 @triton.jit
@@ -68,8 +72,9 @@ def _keys(words, PACKED: tl.constexpr, SIGNED: tl.constexpr):
         if not SIGNED:
             negative = (words >> 15) & 0x00010001
             keys = keys & ~((negative << 15) - negative)
-        return keys
-    return words & 0x7FFFFFFF if SIGNED else tl.maximum(words, 0)
+    else:
+        keys = words & 0x7FFFFFFF if SIGNED else tl.maximum(words, 0)
+    return keys
 
 
 @triton.jit
@@ -84,8 +89,10 @@ def _reaches(keys, limit, PACKED: tl.constexpr):
     """1 for each key that is at least `limit`, at the lowest bit of its half of the word."""
     if PACKED:
         # The upper bit is set in each half, and no half borrows from another one.
-        return (((keys | -0x7FFF8000) - limit * 0x00010001) >> 15) & 0x00010001
-    return (keys >= limit).to(tl.int32)
+        flags = (((keys | -0x7FFF8000) - limit * 0x00010001) >> 15) & 0x00010001
+    else:
+        flags = (keys >= limit).to(tl.int32)
+    return flags
 
 
 @triton.jit
