@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
-from saelab.sites import place_of
+from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
 from saelab.training.run import Run, run_name
 
@@ -75,8 +75,9 @@ class RunCard:
     def in_circuits(self) -> bool:
         """Whether circuits can have its latents, as far as its sites and its model say."""
         writes = self.config.get("target_site")
-        place = place_of(self.site, writes if isinstance(writes, str) else self.site)
-        return self.model != "own arrays" and place is not None
+        ends = parts_of(self.site), parts_of(writes if isinstance(writes, str) else self.site)
+        places = [place_of(*pair) for pair in zip(*ends, strict=False)]
+        return self.model != "own arrays" and len(ends[0]) == len(ends[1]) and all(places)
 
     def check_decoder(self) -> None:
         """Refuse a run whose latents have no decoder rows; unknown variants pass.
