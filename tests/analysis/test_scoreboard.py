@@ -80,7 +80,7 @@ def test_the_front_is_what_no_other_run_beats(less):
         if not any(c <= a and sign * d <= sign * b and (c, d) != (a, b) for c, d in points.values())
     }
     assert [points[run] for run in found.front] == sorted(best)
-    assert len(figure(found).data[0].x) == len(best)
+    assert len(figure(found).to_dict()["data"][0]["x"]) == len(best)
 
 
 def test_names_say_which_end_is_better():

@@ -7,6 +7,7 @@ from interpreted import prepare_once_for_each_kernel
 from kernels.triton_device import DEVICE
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from typing_extensions import override
 
 from saelab.kernels.exchange import LatentExchange, received
 from saelab.kernels.triton.codes import jump
@@ -146,20 +147,26 @@ class Counted(LatentExchange):
         super().__init__(shard)
         self.received = []
 
+    @override
     def sum(self, part):
-        n = part.numel() * part.element_size()
-        self.received.append(2 * (self.shard.size - 1) * n // self.shard.size)
+        self.begin_sum(part)
         return part
 
-    begin_sum = sum
+    @override
+    def begin_sum(self, part):
+        n = part.numel() * part.element_size()
+        self.received.append(2 * (self.shard.size - 1) * n // self.shard.size)
 
+    @override
     def end_sum(self):
         pass
 
+    @override
     def gather(self, own):
         self.received.append((self.shard.size - 1) * own.numel() * own.element_size())
         return own.expand(self.shard.size, *own.shape).contiguous()
 
+    @override
     def most(self, n):
         return int(n)
 
