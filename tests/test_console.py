@@ -26,7 +26,7 @@ from saelab.console import (
 
 @given(st.text(max_size=20))
 @example("a\nb\t\r\x1b[31m\u2028\u202e\u200d")
-@example("\x08٠")
+@example("\x08\u0660")
 def test_what_is_shown_stays_on_its_line_and_steers_no_terminal(text):
     line = shown(text)
     assert len(line.splitlines()) <= 1
