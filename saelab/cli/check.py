@@ -44,9 +44,8 @@ class CheckArguments(Config):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(CheckArguments, "check", arguments)
-    from saelab.training.run import is_run
-
-    if is_run(Path(args.model)):
+    # Both a run and a checkpoint of a model have a config.json.
+    if (Path(args.model) / "provenance.json").is_file():
         return _check_run(args)
     import torch
 

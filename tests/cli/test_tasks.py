@@ -57,7 +57,7 @@ def test_own_texts_are_probed_perturbed_saved_and_not_measured_twice(
     command = (run.path, "--probe", own, "--tpp", own, "--scr", tmp_path / "pairs.jsonl", *SIZES)
     assert tasks(*command) == 0
     said = capsys.readouterr()
-    for word in ("animals: cat", "mean of 3", "animals (3)", "label", "MB"):
+    for word in ("animals: cat", "mean of 3", "animals (3)", "label", "B at most"):
         assert word in said.out
     assert said.out.splitlines()[-1] == str(run.path / "evaluation")
     found = load_evaluation(run)
