@@ -329,6 +329,18 @@ def test_the_live_value_is_the_graphs_until_a_latent_is_changed(circuit_runs: Pa
     assert sum(p for _, p, _, _, _ in changed.tokens) <= 1 + 1e-6
 
 
+def test_after_a_model_is_loaded_garbage_is_not_sought_among_its_objects(circuit_runs: Path):
+    import gc
+
+    from feature_browser.live import model
+
+    model._model.clear()
+    model._live.clear()
+    gc.unfreeze()
+    model.live_run(next(iter(read_catalogue(circuit_runs).runs.values())))
+    assert gc.get_freeze_count() > 10 * len(gc.get_objects())
+
+
 def test_a_graph_of_other_tokens_is_not_run(circuit_runs: Path):
     from dataclasses import replace
 

@@ -26,8 +26,7 @@ COLUMNS = {
 
 def steps() -> str:
     """Milliseconds of a step: a line for each file of steps and each size."""
-    names = ["GPU", "d_in / d_sae / k", "floor", *COLUMNS.values()]
-    lines = [names, ["---", "---", *["--:"] * (len(names) - 2)]]
+    rows: list[tuple[str, str, dict[str, Any]]] = []
     for path in sorted(MEASURED.glob("step-*.json")):
         found = read_object(path)
         sizes: dict[str, dict[str, Any]] = {}
@@ -37,9 +36,13 @@ def steps() -> str:
             dead = f", {shape['dead']:g} dead" if shape.get("dead") else ""
             values = sizes.setdefault(size, {"floor": step["floor"]})
             values[step["variant"] + dead] = step["seconds"]
-        for size, values in sizes.items():
-            cells = [_ms(values.get(key)) for key in ("floor", *COLUMNS)]
-            lines.append([found["device"].removeprefix("NVIDIA "), size, *cells])
+        device = found["device"].removeprefix("NVIDIA ")
+        rows += [(device, size, values) for size, values in sizes.items()]
+    measured = [key for key in COLUMNS if any(key in values for _, _, values in rows)]
+    names = ["GPU", "d_in / d_sae / k", "floor", *(COLUMNS[key] for key in measured)]
+    lines = [names, ["---", "---", *["--:"] * (len(names) - 2)]]
+    for device, size, values in rows:
+        lines.append([device, size, *(_ms(values.get(key)) for key in ("floor", *measured))])
     return _table(lines)
 
 

@@ -4,6 +4,7 @@ Importing this module imports neither torch nor transformer_lens; `live_run` doe
 seconds, so pages call it only when the reader has asked for something that needs the model.
 """
 
+import gc
 import threading
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -67,7 +68,13 @@ def _model(name: str, dtype: str) -> "LanguageModel":
     # transformer_lens takes seconds to import, and no other page needs it.
     from saelab.lm.load import load_recorded_model
 
-    return load_recorded_model({"name": name, "dtype": dtype})
+    gc.unfreeze()  # A model loaded earlier may be garbage by now.
+    lm = load_recorded_model({"name": name, "dtype": dtype})
+    # Streamlit collects garbage after each pass of a page. It would look at half a million objects
+    # of the model and of the packages that it needs, which takes longer than most pages.
+    gc.collect()
+    gc.freeze()
+    return lm
 
 
 def _check_fits(run: Run, host: "Host") -> None:
