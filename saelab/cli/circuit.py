@@ -115,6 +115,10 @@ def main(arguments: list[str]) -> int:
     for option, path in (("--figure", args.figure), ("--circuit-tracer", args.circuit_tracer)):
         if path is not None:
             check_file(path, option)
+    if args.threshold is not None and args.n_latents is not None:
+        raise UsageError(
+            "--threshold and --n-latents both say which latents are judged; give one of them."
+        )
     if args.prompts is not None:
         return _several(args, args.prompts)
     ((found, path),) = _explained(args, [Asked(_one(args), args.target, args.against)])

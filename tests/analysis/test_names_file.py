@@ -81,6 +81,7 @@ def test_names_from_elsewhere_make_sets_of_their_own(named):
         ("csv", "latent,label\n-1,x\n", "names no latent"),
         ("csv", "latent\n", "holds no names"),
         ("jsonl", "[]", "no JSON object"),
+        ("jsonl", '{"latent": 4, "lable": "x"}', "has the field 'lable'"),
         ("jsonl", '{"latent": true}', "names no latent"),
         ("jsonl", '{"latent": 1, "label": 3}', "no text of up to 200"),
         ("jsonl", json.dumps({"latent": 1, "explanation": "\0" * 90}), "no text of up to 300"),

@@ -151,3 +151,9 @@ def test_a_run_is_required(capsys):
 def test_a_prompt_is_required(runs, capsys):
     assert circuit(runs[0]) == 2
     assert "Nothing is asked: give --prompt TEXT" in capsys.readouterr().err
+
+
+def test_one_choice_of_judged_latents_is_enough(runs, capsys):
+    both = ("--threshold", 0.1, "--n-latents", 5)
+    assert circuit(runs[0], "--prompt", PROMPT, *both) == 2
+    assert "give one of them" in capsys.readouterr().err

@@ -185,3 +185,12 @@ def test_what_cannot_be_measured_says_why(run, tmp_path, capsys, monkeypatch):
     ):
         assert tasks(run.path, *arguments) == 2, arguments
         assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_two_files_of_one_name_are_refused(run, tmp_path, capsys):
+    files = [tmp_path / place / "own.jsonl" for place in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("\n".join(json.dumps(row) for row in sentences(40)))
+    assert tasks(run.path, "--probe", *files) == 2
+    assert "names two data sets 'own'" in capsys.readouterr().err

@@ -39,7 +39,7 @@ class GraphJob:
     title: str
     state: State = "waiting"
     steps: list[tuple[str, float]] = field(default_factory=list)
-    report: WorkStep = field(default_factory=lambda: WorkStep("Wait"))
+    report: WorkStep = field(default_factory=lambda: WorkStep("Begin"))
     path: str = ""
     problem: str = ""
 

@@ -43,7 +43,7 @@ def main() -> None:
         say(report=asdict(report))
 
     with heard_by(hear):
-        hear(WorkStep("Start the process, once"))
+        hear(WorkStep("Start the process"))
         answered = _answering()
         os.nice(NICE)
         while True:

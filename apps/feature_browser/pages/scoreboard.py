@@ -14,12 +14,18 @@ from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count
 from feature_browser.draw.tables import Column, anchor, cell, choice, table
 from feature_browser.pages import Page
-from feature_browser.shell.canvas import change, palette, plot, search_field, show
+from feature_browser.shell.canvas import change, palette, plot, search_field, show, tell
 from saelab.analysis.scoreboard import L0, FigureEstimate, Scoreboard, less_is_better, scoreboard
 
 SEARCH = "search-runs"
 AT_FIRST = 5
 MOST_SHOWN = 12
+
+
+MIXED = (
+    "These runs read {n} sites. One site's activations are easier to reconstruct than another's: "
+    "the front is fair among runs of one site, so search for one."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,9 @@ def scoreboard_view(catalogue: Catalogue, card: RunCard | None, address: Scorebo
     drawn = _drawn(found, shown, address)
     if drawn:
         show(alone(_plot_choice(found, shown, address, drawn)), "plotted")
+        sites = {cards[run].site for run in found.tradeoff(drawn).points}
+        if len(sites) > 1:
+            tell(MIXED.format(n=len(sites)), "mixed-sites")
         less = None if not address.better else address.better == "less"
         plot(found.tradeoff(drawn, less=less).figure(palette()), "tradeoff")
     show(alone(_choice_of_figures(found, shown, address)), "figures")
@@ -134,7 +143,7 @@ def _table(
     columns = [
         Column("Run", "", href=address.to(sort="run").href, sorted=address.sort == "run",
                rising=True),
-        Column("Variant"),
+        Column("Variant"), Column("Site"),
         *(
             Column(_words(name), _help(name), numeric=True, href=address.to(sort=name).href,
                    sorted=address.sort == name, rising=less_is_better(name))
@@ -146,7 +155,8 @@ def _table(
         figures = found.runs[run]
         name = anchor(link("health", run=run), run)
         values = [_cell(figures.get(name)) for name in shown]
-        rows.append([name, html('<span class="sub">{v}</span>', v=cards[run].variant), *values])
+        about = (cards[run].variant, cards[run].site)
+        rows.append([name, *(html('<span class="sub">{v}</span>', v=v) for v in about), *values])
     return table(columns, rows, "Runs and their figures")
 
 

@@ -72,10 +72,18 @@ def check_data(options: TaskOptions) -> Asked:
     """The data sets of these options; own files are read, so that bad ones are refused early.
 
     Raises:
-        UsageError: a file is bad, or sae-probes is needed and not installed.
+        UsageError: a file is bad, two have one name, or sae-probes is needed and not installed.
     """
     options.check()
-    return {kind: list(sources(kind, options)) for kind in KINDS}
+    asked = {kind: list(sources(kind, options)) for kind in KINDS}
+    for kind, found in asked.items():
+        names = [each.name for each in found]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise UsageError(
+                f"--{kind} names two data sets {twice[0]!r}, and results are kept by name; rename "
+                "a file."
+            )
+    return asked
 
 
 @torch.no_grad()

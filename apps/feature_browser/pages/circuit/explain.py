@@ -58,7 +58,7 @@ def explain_form(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -
                 help="How many latents the graph may have: the most influential ones",
             )  # fmt: skip
             st.multiselect(
-                "SAEs", list(known), key="explain-saes", width="stretch",
+                "SAEs", list(known), key="explain-saes", width=300,
                 format_func=lambda name: known[name].title,
             )  # fmt: skip
             if chats(card.model):
@@ -147,16 +147,18 @@ def _watch(address: CircuitAddress) -> None:
         st.rerun()
     if mine is not None:
         show(alone(_progress(mine, jobs)), "job")
+        _cancel(mine, "Cancel")
     others = [job for job in jobs if job is not mine]
     if others:
         text = f"{count(len(others))} other graph{'s' * (len(others) != 1)} asked for"
         show(alone(html('<p class="sub">{t}, in this order:</p>', t=text)), "queue")
     with st.container(key="circuit-jobs"):
-        for job in [*([mine] if mine else []), *others]:
-            label = "Cancel" if job is mine else f"Cancel {_plain(job.title)}"
-            st.button(
-                label, key=f"cancel-{job.name}", on_click=job_queue().cancel, args=(job.name,)
-            )
+        for job in others:
+            _cancel(job, f"Cancel {_plain(job.title)}")
+
+
+def _cancel(job: GraphJob, label: str) -> None:
+    st.button(label, key=f"cancel-{job.name}", on_click=job_queue().cancel, args=(job.name,))
 
 
 def _plain(text: str) -> str:

@@ -103,7 +103,7 @@ def node_card(scene: GraphScene) -> Html:
         body = html(
             "{gone}<p>Click a node to see what it is, what gives it its value and what it "
             'gives.</p><p class="sub">Size is influence: the share of paths to the target that '
-            "lead through a node. Width of an edge is the same for edges.</p>",
+            "lead through a node. The width of an edge is the share of paths that take it.</p>",
             gone=gone if scene.address.node else EMPTY,
         )
         return boxed("Node", body)

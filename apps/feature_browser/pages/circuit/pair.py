@@ -20,6 +20,10 @@ from saelab.config import UsageError
 from saelab.console import visible
 
 MOST_ROWS = 40
+OTHER_SAES = (
+    "The two graphs replace other parts of the model by SAEs: a node that only one of them has "
+    "differs for that reason."
+)
 NONE = ""
 
 
@@ -108,6 +112,9 @@ def _differences(first: GraphScene, second: GraphScene) -> Html:
         f"{count(len(both[1]) - len(shared))} only in the second"
     )
     body = table(columns, cells, "What nodes give in both graphs")
+    apart = [scene.found.saes for scene in (first, second)]
+    if set(apart[0]) != set(apart[1]):
+        body = joined([html('<p class="notice">{t}</p>', t=OTHER_SAES), body])
     return boxed("What differs", body, hint=hint)
 
 

@@ -30,6 +30,7 @@ from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.pair import beside_field, draw_pair
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
+from feature_browser.pages.circuit.request import BETWEEN_SAES
 from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.shell.canvas import STATIC, go_to, show, tell
 from saelab.config import UsageError
@@ -129,9 +130,10 @@ def _listed(address: CircuitAddress) -> str:
 
 
 def _asked(scene: GraphScene) -> dict[str, str]:
-    """The graph's prompt and latent, for the form."""
+    """The graph's prompt, latent and SAEs, for the form."""
     facts = scene.found.graph.facts
-    said = {"prompt": facts.get("prompt"), "wanted": facts.get("latent")}
+    saes = BETWEEN_SAES.join(scene.found.saes)
+    said = {"prompt": facts.get("prompt"), "wanted": facts.get("latent"), "saes": saes}
     return {name: text for name, text in said.items() if isinstance(text, str)}
 
 

@@ -147,7 +147,12 @@ def _summary(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:
 
 
 def _nothing(address: LatentsAddress) -> Html:
-    if address.keep and not address.q.strip():
+    if address.keep in EXPLAINED and not address.q.strip():
+        text = (
+            "No latent is of this kind: `saelab explain RUN` explains latents, and a latent's page "
+            "accepts and rejects its explanations."
+        )
+    elif address.keep and not address.q.strip():
         text = "Nothing is written yet: on a latent's page, L labels it and B bookmarks it."
     else:
         text = "No latent is found by this search."
@@ -180,7 +185,7 @@ def _table(
     rows = (
         [
             *_row(run, _label(notes.of(i), i if editable else None), address, i, shown),
-            *(_explanation(names, i) if explained else []),
+            *(_explanation(names, i, rejected=address.keep == "rejected") if explained else []),
             html('<span class="sub">{t}</span>', t=names.shared(i) or UNKNOWN),
             raised(run, i),
         ]
@@ -189,10 +194,12 @@ def _table(
     return table(columns, rows, "Latents")
 
 
-def _explanation(names: LatentNames, latent: int) -> list[Html]:
-    """The best explanation with its model, and its score with who gave it."""
-    note = names.labels.of(latent)
+def _explanation(names: LatentNames, latent: int, *, rejected: bool) -> list[Html]:
+    """The best explanation with its model, and its score with who gave it; or a rejected one."""
+    note, every = names.labels.of(latent), names.explained.by_latent.get(latent, ())
     told = names.explained.best(latent, note)
+    if rejected:
+        told = next((one for one in every if one.mark in note.rejected), None)
     if told is None:
         return [cell(UNKNOWN), cell(UNKNOWN)]
     text = html(
