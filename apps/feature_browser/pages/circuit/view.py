@@ -132,7 +132,9 @@ def _listed(address: CircuitAddress) -> str:
 def _asked(scene: GraphScene) -> dict[str, str]:
     """The graph's prompt, latent and SAEs, for the form."""
     facts = scene.found.graph.facts
-    saes = BETWEEN_SAES.join(scene.found.saes)
+    # The first keeps the graph, and a graph beside another is one of the same run.
+    names = sorted(scene.found.saes, key=lambda name: name != scene.address.run)
+    saes = BETWEEN_SAES.join(names)
     said = {"prompt": facts.get("prompt"), "wanted": facts.get("latent"), "saes": saes}
     return {name: text for name, text in said.items() if isinstance(text, str)}
 
