@@ -20,7 +20,7 @@ from saelab.kernels.sizes import ceil_div, power_of_two
 
 WORDS = 16384
 """32-bit words that a program holds in registers; it reads the rest of a longer row repeatedly."""
-PER_WARP = 512
+PER_WARP = 1024
 """Words in the registers of a warp."""
 OCTAVES = 4
 """Powers of two below the largest key in which the k-th is sought first."""
@@ -31,36 +31,25 @@ OCTAVES = 4
 def _words(row, start, n_words, valid, PACKED: tl.constexpr, WORDS: tl.constexpr):
     """WORDS words of a row; entries from `valid` on are zero."""
     at = start + tl.arange(0, WORDS)
-    # With a mask by `valid`, not known to be a multiple of 4, each load would be of one word.
-    return _valid_part(tl.load(row + at, mask=at < n_words, other=0), at, valid, PACKED)
+    if not PACKED:
+        return tl.load(row + at, mask=at < valid, other=0)
+    word = tl.load(row + at, mask=(at < n_words) & (2 * at < valid), other=0)
+    return tl.where(2 * at + 1 < valid, word, word & 0xFFFF)
 
 
 @triton.jit
 @no_type_check
-def _valid_part(word, at, valid, PACKED: tl.constexpr):
-    if PACKED:
-        word = tl.where(2 * at + 1 < valid, word, word & 0xFFFF)
-        word = tl.where(2 * at < valid, word, 0)
-    else:
-        word = tl.where(at < valid, word, 0)
-    return word
-
-
-@triton.jit
-@no_type_check
-def _column_words(row, columns, start, n_words, valid, PACKED: tl.constexpr, WORDS: tl.constexpr):
+def _column_words(row, columns, start, valid, PACKED: tl.constexpr, WORDS: tl.constexpr):
     """The words of a row that consists of these columns of another one."""
     at = start + tl.arange(0, WORDS)
-    column = tl.load(columns + at, mask=at < n_words, other=0)
-    if PACKED:
-        # Two columns, each in 32 bits.
-        first = column & 0x7FFFFFFF
-        lower = tl.load(row + first, mask=2 * at < valid, other=0).to(tl.int32) & 0xFFFF
-        upper = tl.load(row + (column >> 32), mask=2 * at + 1 < valid, other=0).to(tl.int32)
-        words = lower | (upper << 16)
-    else:
-        words = tl.load(row + column, mask=at < valid, other=0)
-    return words
+    if not PACKED:
+        column = tl.load(columns + at, mask=at < valid, other=0)
+        return tl.load(row + column, mask=at < valid, other=0)
+    column = tl.load(columns + 2 * at, mask=2 * at < valid, other=0)
+    lower = tl.load(row + column, mask=2 * at < valid, other=0).to(tl.int32) & 0xFFFF
+    column = tl.load(columns + 2 * at + 1, mask=2 * at + 1 < valid, other=0)
+    upper = tl.load(row + column, mask=2 * at + 1 < valid, other=0).to(tl.int32)
+    return lower | (upper << 16)
 
 
 @triton.jit
@@ -72,9 +61,8 @@ def _keys(words, PACKED: tl.constexpr, SIGNED: tl.constexpr):
         if not SIGNED:
             negative = (words >> 15) & 0x00010001
             keys = keys & ~((negative << 15) - negative)
-    else:
-        keys = words & 0x7FFFFFFF if SIGNED else tl.maximum(words, 0)
-    return keys
+        return keys
+    return words & 0x7FFFFFFF if SIGNED else tl.maximum(words, 0)
 
 
 @triton.jit
@@ -89,10 +77,8 @@ def _reaches(keys, limit, PACKED: tl.constexpr):
     """1 for each key that is at least `limit`, at the lowest bit of its half of the word."""
     if PACKED:
         # The upper bit is set in each half, and no half borrows from another one.
-        flags = (((keys | -0x7FFF8000) - limit * 0x00010001) >> 15) & 0x00010001
-    else:
-        flags = (keys >= limit).to(tl.int32)
-    return flags
+        return (((keys | -0x7FFF8000) - limit * 0x00010001) >> 15) & 0x00010001
+    return (keys >= limit).to(tl.int32)
 
 
 @triton.jit
@@ -201,11 +187,11 @@ def _keep_kernel(
     if FROM_COLUMNS:
         source += tl.program_id(0).to(tl.int64) * width
         for chunk in range(1, CHUNKS):
-            words = _column_words(source, columns, chunk * WORDS, n_words, valid, PACKED, WORDS)
+            words = _column_words(source, columns, chunk * WORDS, valid, PACKED, WORDS)
             at = chunk * WORDS + tl.arange(0, WORDS)
             tl.store(row + at, words, mask=at < n_words)
         tl.debug_barrier()
-        words = _column_words(source, columns, 0, n_words, valid, PACKED, WORDS)
+        words = _column_words(source, columns, 0, valid, PACKED, WORDS)
     else:
         words = _words(row, 0, n_words, valid, PACKED, WORDS)
     keys = _keys(words, PACKED, SIGNED)
@@ -249,17 +235,16 @@ def keep_top_k_(
         n_valid: at most n.
         k: entries to keep.
         signed: see above.
-        columns: a matrix, and which n of its columns (int32) are the pre-activations, anything from
-            `n_valid` on; z is then only written.
+        columns: a matrix, and which of its columns are the pre-activations; z is then only written.
     """
     batch, n = z.shape
     packed = z.element_size() == 2
     assert n % 2 == 0 or not packed
     n_words = n // 2 if packed else n
     words = min(WORDS, max(16, power_of_two(n_words)))
-    source, places = (z, n_valid) if columns is None else columns
-    if packed and columns is not None:
-        places = places.view(torch.int64)
+    if columns is None:
+        columns = z, n_valid
+    source, places = columns
     octave = round(1 / torch.finfo(z.dtype).eps)
     if batch and n:
         _keep_kernel[(batch,)](
