@@ -19,7 +19,7 @@ from saelab.console import note, progress
 from saelab.evaluation.options import CONTEXTS
 from saelab.evaluation.plan import AT_REST
 from saelab.evaluation.rows import Rows, RowSample, active_entries
-from saelab.evaluation.tasks.data import Drawn
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
 from saelab.evaluation.tasks.options import Cost, TaskRules
 from saelab.host.host import Host
 from saelab.host.splice import keep
@@ -57,6 +57,22 @@ class TextReader:
         yield
         seconds = time.perf_counter() - started
         costs.append(Cost(seconds, peak_memory(self.host.lm.device), self.n_tokens - before))
+
+    def draw(
+        self,
+        data: LabelledTexts,
+        groups: tuple[Sequence[str], Sequence[int]],
+        rules: TaskRules,
+        seed: int,
+    ) -> tuple[Rows, Drawn]:
+        """The rows of texts drawn from a data set: the groups' names, and the group of each text.
+
+        Raises:
+            UsageError: as of `draw` and `rows`.
+        """
+        names, group = groups
+        sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": seed}
+        return self.rows(draw(data.texts, group, names, **sizes), rules, data.name)
 
     def rows(self, drawn: Drawn, rules: TaskRules, title: str) -> tuple[Rows, Drawn]:
         """One row for each drawn text that the SAE applies to, and these texts.

@@ -23,7 +23,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.evaluation.measurement import Measurement
 from saelab.evaluation.rows import Rows
-from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
@@ -101,9 +101,7 @@ def measure_scr(
         )
         group = [2 * a + b for a, b in zip(one, other, strict=True)]
         names = [f"{a} and {b}" for a in pairs[labels[0]] for b in pairs[labels[1]]]
-        sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": setting["seed"]}
-        drawn = draw(data.texts, group, names, **sizes)
-        rows, drawn = reader.rows(drawn, rules, data.name)
+        rows, drawn = reader.draw(data, (names, group), rules, setting["seed"])
         directions = scr_of(rows, drawn, labels, reader.host.sae)
     chosen = min(labels, key=lambda label: directions[label].biased)
     return {data.name: ScrTask(setting, asked, chosen, directions, costs[0])}

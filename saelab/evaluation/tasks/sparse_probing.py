@@ -24,7 +24,7 @@ from torch import Tensor
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.probing import code_moments, moments, rank
 from saelab.evaluation.rows import Rows, active_entries, columns
-from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.probes import (
@@ -132,11 +132,8 @@ def probe_data(
     names = data.classes(label)
     costs: list[Cost] = []
     with reader.measured(costs):
-        place = {name: i for i, name in enumerate(names)}
-        group = [place[value] for value in data.values[label]]
-        sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": setting["seed"]}
-        drawn = draw(data.texts, group, names, **sizes)
-        rows, drawn = reader.rows(drawn, rules, data.name)
+        group = [names.index(value) for value in data.values[label]]
+        rows, drawn = reader.draw(data, (names, group), rules, setting["seed"])
         found = {}
         for i in [1] if len(names) == 2 else range(len(names)):
             name = data.name if len(names) == 2 else f"{data.name}: {names[i]}"

@@ -25,7 +25,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.evaluation.measurement import Measurement
 from saelab.evaluation.rows import Rows
-from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
@@ -94,11 +94,8 @@ def measure_tpp(
         )
     costs: list[Cost] = []
     with reader.measured(costs):
-        place = {name: i for i, name in enumerate(names)}
-        group = [place[value] for value in data.values[label]]
-        sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": setting["seed"]}
-        drawn = draw(data.texts, group, names, **sizes)
-        rows, drawn = reader.rows(drawn, rules, data.name)
+        group = [names.index(value) for value in data.values[label]]
+        rows, drawn = reader.draw(data, (names, group), rules, setting["seed"])
         found = tpp_of(rows, drawn, names, reader.host.sae, seed=setting["seed"])
     return {data.name: TppTask(setting, asked, **found, cost=costs[0])}
 
