@@ -39,14 +39,14 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-models: $(STAMP)  ## README's table of language models, as the checks find it
+models: $(STAMP)  ## docs' table of language models, as the checks find it
 	PYTHONPATH=tests $(BIN)/python tests/lm/table.py
 
-claims: $(STAMP)  ## measure the papers' claims that have changed, and write README's table of them
+claims: $(STAMP)  ## measure the papers' claims that have changed, and write docs' table of them
 	$(BIN)/saelab claims --device cpu --out runs/claims
 	PYTHONPATH=tests $(BIN)/python -m claims.table runs/claims/claims.json
 
-benchmarks: $(STAMP)  ## README's and docs' tables of measured and planned figures, from saelab/bench/measured
+benchmarks: $(STAMP)  ## docs' tables of measured and planned figures, from saelab/bench/measured
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.table
 
 screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/screenshots

@@ -45,5 +45,6 @@ function that measures, and a `Claim`; `saelab/claims/abs_topk.py` is a whole ex
 - A claim takes at most two minutes on 2 cores with 3 seeds, runs on `setting.device`, and raises
   what goes wrong: `saelab claims` tells it and continues with the next claim.
 - A test in `tests/claims/` measures it with the fixture `setting`, which has one seed, and says
-  what holds. `saelab claims --only NAME` measures it; `make claims` writes README's table.
+  what holds. `saelab claims --only NAME` measures it; `make claims` writes the table
+  of docs/claims.md.
 """

@@ -1,7 +1,7 @@
 """Claims, and the list of them; a new claim is one file and one line here (see `saelab.claims`).
 
-`saelab claims`, its table in README and the tests all follow `claims()`. Other packages add theirs
-as entry points of the group `saelab.claims` (name = "package.module:CLAIM").
+`saelab claims`, its table in docs/claims.md and the tests all follow `claims()`. Other packages add
+theirs as entry points of the group `saelab.claims` (name = "package.module:CLAIM").
 """
 
 import re

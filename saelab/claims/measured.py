@@ -10,7 +10,7 @@ from saelab.evaluation.measurement import checked
 from saelab.formats.json_file import read_object
 
 SHIPPED = Path(__file__).with_name("measured.json")
-"""The outcomes that README shows; `make claims` writes them."""
+"""The outcomes that docs/claims.md shows; `make claims` writes them."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Measurements, and the list of them; a new measurement is one file and one line here.
 
-`saelab evaluate` and its suites, runs of arrays, `--json`, the printed tables, the app and README's
-table all follow `measurements()`. Other packages add theirs as entry points of the group
-`saelab.measurements` (name = "package.module:MEASUREMENT"), notebooks by `register_measurement`.
+`saelab evaluate` and its suites, runs of arrays, `--json`, the printed tables, the app and the
+table in docs/measurements.md all follow `measurements()`. Other packages add theirs as
+entry points of the group `saelab.measurements` (name = "package.module:MEASUREMENT"), notebooks by
+`register_measurement`.
 """
 
 from collections.abc import Callable, Iterable

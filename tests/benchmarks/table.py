@@ -76,7 +76,7 @@ def _table(lines: list[list[str]]) -> str:
 
 
 TABLES = {
-    "steps": (ROOT / "README.md", steps),
+    "steps": (ROOT / "docs" / "gpu.md", steps),
     "figures": (ROOT / "docs" / "planning.md", figures),
     "check": (ROOT / "docs" / "planning.md", check),
     "plans": (ROOT / "docs" / "planning.md", planned),

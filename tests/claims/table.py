@@ -1,4 +1,4 @@
-"""README's table of claims, from the shipped outcomes; `make claims` writes both."""
+"""The table of claims in docs/claims.md, from the shipped outcomes; `make claims` writes both."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from saelab.claims.claim import BUILT_IN
 from saelab.claims.measured import COLUMNS, SHIPPED, Measured, cells, in_order, read_row, read_rows
 from saelab.files import atomic_write_json
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "claims.md"
 START, END = "<!-- claims: written by make claims -->\n", "<!-- end of claims -->\n"
 
 
@@ -18,8 +18,8 @@ def table(rows: list[Measured]) -> str:
 
 
 def written() -> str:
-    """What stands between the marks in the README."""
-    return README.read_text().partition(START)[2].partition(END)[0]
+    """What stands between the page's marks."""
+    return PAGE.read_text().partition(START)[2].partition(END)[0]
 
 
 def merged(new: list[Measured]) -> list[Measured]:
@@ -34,12 +34,12 @@ def found(path: Path) -> list[Measured]:
 
 
 def main(paths: list[str]) -> int:
-    """Add the rows of these files to the shipped ones, and write the table into the README."""
+    """Add the rows of these files to the shipped ones, and write the table into its page."""
     rows = merged([row for path in paths for row in found(Path(path))])
     atomic_write_json(SHIPPED, {"claims": [row.values() for row in rows]})
-    before, mark, rest = README.read_text().partition(START)
-    assert mark, "README.md has no place for the table."
-    README.write_text(before + START + table(rows) + END + rest.partition(END)[2])
+    before, mark, rest = PAGE.read_text().partition(START)
+    assert mark, f"{PAGE} has no place for the table."
+    PAGE.write_text(before + START + table(rows) + END + rest.partition(END)[2])
     return 0
 
 

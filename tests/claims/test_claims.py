@@ -1,4 +1,4 @@
-"""Every claim is in README as it was measured, and measures the same verdict with one seed."""
+"""Every claim is in docs/claims.md as measured, and measures the same verdict with one seed."""
 
 import pytest
 from claims.table import table, written

@@ -116,8 +116,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Mamba": ("mamba", {"hidden_size": 48, "num_hidden_layers": 2, "state_size": 8}),
 }
-"""By the name in README's table: transformers' `model_type` and what makes it small. Two layers of
-width 48, with windows shorter than the prompts, and multipliers that are not one."""
+"""By the name in the table of docs/models.md: transformers' `model_type` and what makes it small.
+Two layers of width 48, with windows shorter than the prompts, and multipliers that are not one."""
 
 
 def save_tokenizer(directory: Path) -> None:

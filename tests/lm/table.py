@@ -1,4 +1,4 @@
-"""README's table of architectures, as the suite finds it; `make models` writes it."""
+"""The table of architectures in docs/models.md, as the suite finds it; `make models` writes it."""
 
 import sys
 import tempfile
@@ -12,7 +12,7 @@ from saelab.analysis.attribution_check import attribution_findings
 from saelab.lm.bridge import BridgeLanguageModel
 from saelab.lm.conformance import SITES, Finding, check_model
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 START, END = "<!-- architectures: written by make models -->\n", "<!-- end -->\n"
 HEAD = """\
 | architecture | `model_type` | sites | logit effects | steering with a cache | DFA and graphs |
@@ -59,16 +59,16 @@ def _names(sites: list[str]) -> str:
 
 
 def written() -> str:
-    """What stands between the marks in the README."""
-    return README.read_text().partition(START)[2].partition(END)[0]
+    """What stands between the page's marks."""
+    return PAGE.read_text().partition(START)[2].partition(END)[0]
 
 
 def main() -> int:
-    """Write the table into the README."""
-    text = README.read_text()
+    """Write the table into its page."""
+    text = PAGE.read_text()
     before, mark, rest = text.partition(START)
-    assert mark, "README.md has no place for the table."
-    README.write_text(before + START + table() + END + rest.partition(END)[2])
+    assert mark, f"{PAGE} has no place for the table."
+    PAGE.write_text(before + START + table() + END + rest.partition(END)[2])
     return 0
 
 

@@ -47,7 +47,7 @@ def test_mamba_has_its_residual_stream_and_says_what_it_has_not():
 
 
 def test_the_table_in_the_readme_is_what_the_suite_finds():
-    assert written() == table(), "README's table of models is stale: run make models."
+    assert written() == table(), "The table of models is stale: run make models."
 
 
 @pytest.mark.parametrize("name", ["Gemma 2", "OLMo 2", "Granite", "Cohere"])
