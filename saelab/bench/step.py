@@ -99,7 +99,8 @@ def time_step(
 
     seconds, peak = _measure(run, steps, device)
     floor = rates.floor(shape, sae.encoder_products)
-    stages = _stages(way, device, steps)
+    # What several processes exchange has begun in one part and ends in another.
+    stages = _stages(way, device, steps) if ranks.world == 1 else {}
     kind = "skip transcoder" if config.skip else "transcoder"
     name = config.sae.variant if config.target_site is None else f"{config.sae.variant} {kind}"
     return StepTimes(shape, name, way.name, seconds, peak, floor, stages=stages)

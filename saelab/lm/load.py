@@ -100,6 +100,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 def resolve_device(device: str | torch.device) -> torch.device:
     """The GPU for `auto` if there is one, else the CPU; any other name is taken as it is.
 
+    A numbered GPU becomes the current one: kernels are launched and graphs recorded there.
+
     Raises:
         UsageError: the device does not exist here.
     """
@@ -109,19 +111,22 @@ def resolve_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"The device {str(device)!r} is not available here.") from error
-    return torch.device(device)
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
 def own_device(device: str) -> torch.device:
-    """As `resolve_device`; for `auto`, the GPU of this one of the machine's processes.
+    """As `resolve_device`; for `auto` and `cuda`, the GPU of this one of the machine's processes.
 
     Raises:
         UsageError: the device does not exist here.
     """
-    if device != "auto" or not torch.cuda.is_available():
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
         return resolve_device(device)
     number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-    return torch.device("cuda", number)
+    return resolve_device(f"cuda:{number}")
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -208,7 +208,7 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         if not _is_loss(error):
             store.set("saelab failed", "1")
             raise
-        raise _loss(own) from None
+        raise _loss(own, str(error)) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -225,8 +225,12 @@ def _is_loss(error: RuntimeError | OSError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def _loss(own: Together) -> BaseException:
-    """What to raise where another process is gone: an error in one process, which tells it."""
+def _loss(own: Together, said: str) -> BaseException:
+    """What to raise where another process is gone: an error in one process, which tells it.
+
+    Args:
+        said: by the library that exchanges numbers; its last line may be the real reason.
+    """
     store = own.store
     assert store is not None
     with contextlib.suppress(RuntimeError):  # Without torchrun, the first process keeps the store.
@@ -235,8 +239,13 @@ def _loss(own: Together) -> BaseException:
     return LostProcessError(
         f"One of the {own.ranks.world} processes of this training has ended, and the others "
         "cannot go on without it; run the same command again: it continues from the last "
-        "checkpoint."
+        f"checkpoint. The exchange said: {_last_line(said)}"
     )
+
+
+def _last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "nothing."
 
 
 @contextmanager
