@@ -21,7 +21,7 @@ from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.mutual_choice import MutualChoiceConfig
 from saelab.sae.topk import TopKConfig
 from saelab.training.fused import FusedOptions, FusedStep
-from saelab.training.fused_aux import REFIT_EVERY
+from saelab.training.fused_aux import REFIT_EVERY, SHRINK_EVERY
 from saelab.types import ActivationBatch
 
 # Two chunks of columns, the second not full; latents that do not fill the last group.
@@ -215,8 +215,10 @@ def test_room_for_dead_latents_is_made_before_there_are_any():
     step.since_fired[1:] -= 1
     step.since_fired[0] += 1
     assert step.graphs.aux.room_for_dead(step.rules.aux) == 128
-    found = [room_after(step, LOOK_EVERY, n, 1000) for n in (250, 300, 250, 100, 0)]
-    assert found == [256, 384, 384, 128, 0]
+    found = [room_after(step, LOOK_EVERY, n, 1000) for n in (250, 260, 390, 100, 0)]
+    assert found == [256, 384, 600, 600, 600]
+    found = [room_after(step, SHRINK_EVERY, n, 1000) for n in (500, 300, 250, 100, 0)]
+    assert found == [600, 384, 384, 128, 0]
     assert room_after(step, LOOK_EVERY + 1, 100, 1000) == 0
     assert room_after(step, LOOK_EVERY, 300, 1000) == 384
     assert room_after(step, REFIT_EVERY, 250, 1000) == 256
