@@ -37,8 +37,8 @@ class FusedOptions:
         total_variance: V, which the squared error is divided by.
         precision: dtype of the products and of their stored inputs.
         dead_after: tokens of silence after which AuxK revives a latent.
-        clip_norm: largest global gradient norm; None for no limit. A limit costs a second pass over
-            the codes' gathers, since Adam needs the norm first.
+        clip_norm: largest global gradient norm; None for no limit. A limit costs a second visit to
+            every latent, since Adam needs the norm first.
         launch: shapes of the latent-major pass.
         ties: what tells pre-activations apart that are equal in `precision`: their index, or
             their products in float32, see `saelab.kernels.triton.select.ties`.

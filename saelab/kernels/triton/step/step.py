@@ -205,7 +205,7 @@ class Step:
     def clip(self, sums: Sums, columns: Float[Tensor, " d_out"], extra: Extra | None) -> None:
         """The norm of all gradients after the projection, and the clipping factor.
 
-        It visits every pair a second time, since Adam needs the norm first.
+        Every latent is visited twice, since Adam needs the norm first; see `Launch.again`.
         """
         assert self.rules.clip_norm is not None
         w, n, m = self.weights, self.launch, len(self.norms)
