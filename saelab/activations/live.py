@@ -15,7 +15,7 @@ from typing_extensions import override
 from saelab.activations import POOL_ROWS
 from saelab.activations.corpus import Corpus
 from saelab.activations.forward import model_input, row_mask, sent
-from saelab.activations.live_pool import LiveSite, Pool, joined, served
+from saelab.activations.live_pool import Filling, LiveSite, Pool, joined
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.order import permutation
 from saelab.activations.resume import check_same_order
@@ -71,6 +71,10 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
     Args:
         exchange: which hooks each process wants; default: those of `sites`, in one process.
 
+    Attributes:
+        ahead: whether the next pool is filled, pass by pass, while one is served, so that a GPU
+            that is behind does not wait for it. It takes the memory of a second pool.
+
     Raises:
         UsageError: a hook does not exist, or the corpus has no context from `options.first` on.
     """
@@ -100,6 +104,8 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
         self._pool, self._offset = 0, 0
         self._rows: Pool | None = None
+        self._coming: Filling | None = None
+        self.ahead = False
 
     @property
     def pool_contexts(self) -> int:
@@ -113,13 +119,17 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         missing = self.batch_size
         while missing:
             if self._rows is None:
-                self._rows = self._fill(self._pool)
+                self._rows = (self._coming or self._filling(self._pool)).pool(self.sites)
+                self._coming = None
             stop = min(self._rows.n, self._offset + missing)
             pieces.append([self._rows.batch(site, self._offset, stop) for site in self.sites])
             missing -= stop - self._offset
             self._offset = stop
             if stop == self._rows.n:
                 self._pool, self._offset, self._rows = self._pool + 1, 0, None
+        if self.ahead and self._rows is not None:
+            self._coming = self._coming or self._filling(self._pool + 1)
+            self._coming.up_to(self._offset / self._rows.n)
         return [joined(parts) for parts in zip(*pieces, strict=True)]
 
     def position_of(self, site: LiveSite) -> "LivePosition":
@@ -149,7 +159,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
     @position.setter
     def position(self, position: tuple[int, int]) -> None:
         self._pool, self._offset = position
-        self._rows = None
+        self._rows = self._coming = None
 
     def mixing(self) -> dict[str, float]:
         """Design effects of the first batches; see `saelab.activations.mixing`."""
@@ -200,30 +210,26 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         captured = copies * passed * length * self._exchange.width(every) * size
         served = self._exchange.width([hook for site in self.sites for hook in site.hooks])
         batch = 2 * self.batch_size * served * 4
-        return self.pool_bytes + max(captured + forward_bytes(self._lm, passed, length), batch)
+        pools = (1 + self.ahead) * self.pool_bytes
+        return pools + max(captured + forward_bytes(self._lm, passed, length), batch)
 
     def _empty(self) -> Float[Tensor, " 0"]:
         return torch.empty(0, dtype=getattr(torch, self._lm.info.dtype), device=self._lm.device)
 
-    def _fill(self, pool: int) -> Pool:
-        """The rows of a pool in the order of serving."""
+    def _filling(self, pool: int) -> Filling:
+        """A pool whose rows come in the order of serving."""
         passes = [self._read(contexts) for contexts in self._passes(pool)]
         counts = [int(each.mask.sum()) for each in passes]
         # Row i of the reading is served as the `where[i]`-th.
         where = np.argsort(permutation(sum(counts), self._seed, pool), kind="stable")
-        exchange, like = self._exchange, self._empty()
-        where = sent(torch.from_numpy(where), self._lm)
-        rows = {h: like.new_empty(sum(counts), exchange.widths[h]) for h in exchange.own}
-        start, (rank, world) = 0, (exchange.ranks.rank, exchange.ranks.world)
-        for first in range(0, len(passes), world):
-            some = passes[first : first + world]
-            mine = self._captured(some[rank], like) if rank < len(some) else {}
-            here = counts[first : first + world] + [0] * (world - len(some))
-            for found, n in zip(exchange.rows(mine, here, like), here, strict=True):
-                for hook in exchange.own if n else ():
-                    rows[hook].index_copy_(0, where[start : start + n], found[hook])
-                start += n
-        return Pool(sum(counts), rows, {s: served(s, rows) for s in self.sites if s.limits})
+        like = self._empty()
+        return Filling(
+            counts,
+            sent(torch.from_numpy(where), self._lm),
+            self._exchange,
+            like,
+            lambda number: self._captured(passes[number], like),
+        )
 
     def _passes(self, pool: int) -> list[Int[np.ndarray, " context"]]:
         """The contexts of a pool, grouped by forward pass."""

@@ -1,12 +1,13 @@
 """Rows that are shuffled together, at every hook that live batches need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.activations.row_exchange import RowExchange, Rows
 from saelab.config import UsageError
 from saelab.types import ActivationBatch
 
@@ -51,10 +52,61 @@ class Pool:
         chosen = self.served.get(site)
         parts = [
             # A copy, since a view would keep the pool while the next one is filled.
-            (rows[start:stop].clone() if chosen is None else rows[chosen[start:stop]]).float()
+            rows[start:stop].to(torch.float32, copy=True)
+            if chosen is None
+            else rows[chosen[start:stop]].float()
             for rows in (self.rows[hook] for hook in site.hooks)
         ]
         return ActivationBatch(*parts)
+
+
+class Filling:
+    """A pool that is being filled, pass by pass, by all processes together.
+
+    Args:
+        counts: rows of each forward pass.
+        where: the place in the pool of each row, in the order of reading.
+        like: has the rows' dtype and device.
+        capture: this process's rows of the pass with this number, at every hook.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        where: Int[Tensor, " row"],
+        exchange: RowExchange,
+        like: Float[Tensor, "*any"],
+        capture: Callable[[int], Rows],
+    ) -> None:
+        self._counts, self._where, self._exchange = counts, where, exchange
+        self._like, self._capture = like, capture
+        self._rows = {h: like.new_empty(len(where), exchange.widths[h]) for h in exchange.own}
+        self._passes = self._start = 0
+
+    def up_to(self, share: float) -> None:
+        """Do passes until this share of them is done."""
+        while self._passes < share * len(self._counts):
+            self._next()
+
+    def pool(self, sites: Sequence[LiveSite]) -> Pool:
+        """The pool, once it is full."""
+        self.up_to(1.0)
+        of_sites = {site: served(site, self._rows) for site in sites if site.limits}
+        return Pool(len(self._where), self._rows, of_sites)
+
+    def _next(self) -> None:
+        """A pass in each process."""
+        exchange, first = self._exchange, self._passes
+        rank, world = exchange.ranks.rank, exchange.ranks.world
+        counts = self._counts[first : first + world]
+        mine = self._capture(first + rank) if rank < len(counts) else {}
+        here = [*counts] + [0] * (world - len(counts))
+        for found, n in zip(exchange.rows(mine, here, self._like), here, strict=True):
+            place = self._where[self._start : self._start + n]
+            for hook in exchange.own if n else ():
+                self._rows[hook].index_copy_(0, place, found[hook])
+            self._start += n
+        self._passes += world
 
 
 def joined(parts: Sequence[ActivationBatch]) -> ActivationBatch:

@@ -17,8 +17,9 @@ from saelab.sae.spread import check_spread, keep_shard
 from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
+from saelab.training.fused_steps import FusedSteps
 from saelab.training.objectives import Local
-from saelab.training.steps import FusedSteps, Steps, choose_steps
+from saelab.training.steps import Steps, choose_steps
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 

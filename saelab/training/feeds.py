@@ -1,7 +1,7 @@
 """What the SAEs of a group read: one site of a store, or any sites of the running model."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from saelab.activations.store import ActivationStore
 from saelab.console import in_bytes, say
 from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
-from saelab.resources import free_on
+from saelab.resources import Plan, free_on
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective, make_objective
-from saelab.training.plan import alone_bytes, live_plan, training_plan
+from saelab.training.plan import Part, alone_bytes, live_plan, training_plan
 from saelab.training.source import Batch, Source, Stream
 
 Group = Mapping[Path, TrainConfig]
@@ -219,7 +219,7 @@ def open_live(
         for source, part in zip(sources, own, strict=True)
         for shared, n in ((False, 1), (True, ranks.world))
     ]
-    live_plan([part for part in members if part[1]], batches).announce()
+    _plan([part for part in members if part[1]], batches, ranks).announce()
     feeds = [
         (Feed(i, source, make_objective(source), batches.position_of(source.live_site)), part)
         for i, (source, part) in enumerate(zip(sources, own, strict=True))
@@ -227,6 +227,16 @@ def open_live(
     found = Feeds(batches, feeds, config.batch_size)
     found.facts["live"] = _mixed(batches)
     return found
+
+
+def _plan(parts: Sequence[Part], batches: LiveBatches, ranks: Ranks) -> Plan:
+    """What the SAEs take; on a GPU with room for two pools of rows, one is filled ahead."""
+    plan = live_plan(parts, batches)
+    if batches.device.type == "cuda" and ranks.world == 1:
+        both = replace(plan, memory=plan.memory + batches.pool_bytes)
+        batches.ahead = both.fits
+        return both if both.fits else plan
+    return plan
 
 
 def _mixed(batches: LiveBatches) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ from saelab.sae.context import LossContext
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
 from saelab.types import SparseCodes
 
+T = TypeVar("T")
 TRANSCODERS = ("b_in", "W_skip")
 """Parameters that only transcoders have; see `Weights`."""
 
@@ -35,8 +37,8 @@ class FusedOptions:
         total_variance: V, which the squared error is divided by.
         precision: dtype of the products and of their stored inputs.
         dead_after: tokens of silence after which AuxK revives a latent.
-        clip_norm: largest global gradient norm; None for no limit. A limit costs a second pass over
-            the codes' gathers, since Adam needs the norm first.
+        clip_norm: largest global gradient norm; None for no limit. A limit costs a second visit to
+            every latent, since Adam needs the norm first.
         launch: shapes of the latent-major pass.
         ties: what tells pre-activations apart that are equal in `precision`: their index, or
             their products in float32, see `saelab.kernels.triton.select.ties`.
@@ -123,14 +125,17 @@ class FusedStep:
         scale: float = 1.0,
         grad: Float[Tensor, "batch d_out"] | None = None,
         target: Float[Tensor, "batch d_out"] | None = None,
-    ) -> None:
-        """Do one step on `scale * x`, rounded to `precision`.
+        after: Callable[[], T] | None = None,
+    ) -> T | None:
+        """Do one step on `scale * x`, rounded to `precision`; what `after` returned.
 
         Args:
             x: `batch_size` rows.
             scale: factor of the rows.
             grad: dL/dx at the rows, for a gradient SAE; not scaled.
             target: the rows that a transcoder reconstructs; not scaled.
+            after: called at the end of the step. A graph of the step holds what it launches, so it
+                must be the same in every step.
 
         Raises:
             UsageError: there are not `batch_size` rows, or a gradient SAE got no gradients.
@@ -146,8 +151,9 @@ class FusedStep:
             if grad is None:
                 raise UsageError("A gradient SAE trains on gradients: harvest with --gradients.")
             step.codes.effects.grad.copy_(grad)
-        self.graphs.run_step(self.n_steps)
+        done = self.graphs.run_step(self.n_steps, after or _nothing)
         self.n_steps += 1
+        return done
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
@@ -203,6 +209,10 @@ class FusedStep:
             tensor.copy_(tensors[name])
         self.n_steps, self.graphs.aux.capacity = tensors["counts"].tolist()
         self.graphs.aux.fit(self.n_steps)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _check_rows(name: str, given: Float[Tensor, "_ _"], memory: Float[Tensor, "batch d"]) -> None:

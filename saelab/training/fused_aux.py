@@ -11,8 +11,9 @@ from saelab.kernels.triton.step.aux_k import AuxRules, AuxStep
 from saelab.kernels.triton.step.step import Step
 
 LEAST_CAPACITY = 128
-REFIT_EVERY = 4096
-"""Steps after which the room is cut to what is needed; a multiple of `LOOK_EVERY`."""
+SHRINK_EVERY, REFIT_EVERY = 256, 4096
+"""Steps after which room far too large is cut, and any room to what is needed; multiples of
+`LOOK_EVERY`."""
 
 
 class AuxRoom:
@@ -88,14 +89,21 @@ class AuxRoom:
     def _fitting(self, rules: AuxRules, number: int) -> int:
         """The capacity from step `number` on.
 
-        Another one takes a new graph, as long as a hundred steps. So a number that wavers does not
-        change it, and there is some room to grow, which only now and then is given back.
+        Another one takes a step without a graph, and a new graph. Latents that die one by one, in
+        each of many SAEs, would want one at every count. So room grows by a half at least, and is
+        only now and then given back.
         """
+        needed, before = self.room_for_dead(rules), self.capacity
+        if needed > before:
+            most, half = self.step.exchange.latents(len(self.step.weights.scale)), before // 2
+            grown = ceil_div(before + half, LEAST_CAPACITY) * LEAST_CAPACITY
+            return max(needed, min(most, grown) if before else 0)
+        if number % SHRINK_EVERY:
+            return before
         tight = self.room_for_dead(rules, parts=32)
         if number % REFIT_EVERY == 0 or not tight:
             return tight
-        most = tight + max(tight // 4, LEAST_CAPACITY)
-        return self.capacity if tight <= self.capacity <= most else self.room_for_dead(rules)
+        return before if before <= tight + max(tight // 4, LEAST_CAPACITY) else needed
 
     def room_for_dead(self, rules: AuxRules, steps: int | None = None, parts: int = 8) -> int:
         """Room for all latents that can be dead or under-used before the next count.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from saelab.training.fused_aux import AuxRoom
 from saelab.training.recorded import Recorded, record
 from saelab.types import SparseCodes
 
+T = TypeVar("T")
 DENSE_SHARE = 1 / 64
 """If a larger share of all entries is active, the step uses dense products."""
 ROOMS = 3
@@ -53,16 +55,18 @@ class OneGraph:
         if columns is not None and columns.on != values.by_column:
             columns.on, self._graphs = values.by_column, _Graphs()
 
-    def run_step(self, number: int) -> None:
-        """Run step `number` of the run on the rows in `step.x`."""
+    def run_step(self, number: int, after: Callable[[], T]) -> T:
+        """Run step `number` of the run on the rows in `step.x`, and `after` at its end."""
         aux = self.aux.look(number)
         step = self.step
+
+        def run(side: torch.cuda.Stream | None = None) -> T:
+            step.run(side, aux)
+            return after()
+
         if step.x.is_cuda and self._graphs.ready(aux):
-            self._graphs.replay(
-                aux, lambda: record(lambda side: step.run(side, aux), step.exchange)
-            )
-        else:
-            step.run(aux=aux)
+            return self._graphs.replay(aux, lambda: record(run, step.exchange))
+        return run()
 
     def codes(self) -> SparseCodes:
         """The codes of the last step; valid until the next step."""
@@ -86,8 +90,8 @@ class _Graphs:
 
     def __init__(self) -> None:
         self._done: list[AuxStep | None] = []
-        self._plain: Recorded | None = None
-        self._with: tuple[AuxStep, Recorded] | None = None
+        self._plain: Recorded[Any] | None = None
+        self._with: tuple[AuxStep, Recorded[Any]] | None = None
 
     def ready(self, aux: AuxStep | None) -> bool:
         """Whether work with this AuxK can be recorded; if not, it is to be done now.
@@ -100,16 +104,15 @@ class _Graphs:
             self._done = [None, aux] if None in self._done else [aux]
         return known
 
-    def replay(self, aux: AuxStep | None, make: Callable[[], Recorded]) -> None:
+    def replay(self, aux: AuxStep | None, make: Callable[[], Recorded[T]]) -> T:
         """Replay the graph for this AuxK; `make` it first if there is none."""
         if aux is None:
             self._plain = self._plain or make()
-            self._plain.replay()
-            return
+            return self._plain.replay()
         if self._with is None or self._with[0] is not aux:
             self._with = None
             self._with = aux, make()
-        self._with[1].replay()
+        return self._with[1].replay()
 
 
 @dataclass
@@ -143,7 +146,7 @@ class TwoGraphs:
         self.rooms: dict[int, Room] = {}
         self.dense: Float[Tensor, "batch d_sae"] | None = None
         self._codes, self._thresholds = step.codes, step.thresholds
-        self._begin: Recorded | None = None
+        self._begin: Recorded[None] | None = None
         self._penalty_weight = 0.0
 
     def tell(self, values: StepValues) -> None:
@@ -151,8 +154,12 @@ class TwoGraphs:
         self._penalty_weight = values.penalty_weight
         self._thresholds.penalty_weight.fill_(values.penalty_weight)
 
-    def run_step(self, number: int) -> None:
-        """See `OneGraph.run_step`."""
+    def run_step(self, number: int, after: Callable[[], T]) -> T:
+        """See `OneGraph.run_step`; `after` is not recorded: the entries are not always as many."""
+        self._run(number)
+        return after()
+
+    def _run(self, number: int) -> None:
         step, aux = self.step, self.aux.look(number)
         self.dense = None
         if not step.x.is_cuda:
@@ -227,7 +234,7 @@ class TwoGraphs:
     def _count(self) -> None:
         self._codes.scan.count(self.step.pre_acts, self.step.weights.learned.value)
 
-    def _record_begin(self) -> Recorded:
+    def _record_begin(self) -> Recorded[None]:
         counted = self.step.weights.step.clone()
         self._first_half()
         self.step.weights.step.copy_(counted)

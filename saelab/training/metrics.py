@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,15 @@ class Report:
 
 
 class IntervalMetrics:
-    """Ratios of sums over the steps since the last line; nothing waits for the device."""
+    """Ratios of sums over the steps since the last line; nothing waits for the device.
+
+    The sums stay where they are in the device's memory, so a CUDA graph may add to them.
+    """
 
     def __init__(self, mean: Float[Tensor, " d_in"]) -> None:
         self.mean = mean
+        self.error, self.variance, self.active, self.loss = (self._zero() for _ in range(4))
+        self._parts: dict[str, Float[Tensor, ""]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -62,9 +67,13 @@ class IntervalMetrics:
         """Continue with these sums; speed counts the rows from now on."""
         self.started = time.perf_counter()
         self.rows, self.steps, self.rows_before = interval.rows, interval.steps, interval.rows
-        sums = (interval.error, interval.variance, interval.active, interval.loss)
-        self.error, self.variance, self.active, self.loss = (self._sum(value) for value in sums)
-        self.parts = {name: self._sum(value) for name, value in interval.parts.items()}
+        self.error.fill_(interval.error)
+        self.variance.fill_(interval.variance)
+        self.active.fill_(interval.active)
+        self.loss.fill_(interval.loss)
+        self._named = {*interval.parts}
+        for name in interval.parts.keys() | self._parts.keys():
+            self._part(name).fill_(interval.parts.get(name, 0.0))
 
     def interval(self) -> Interval:
         """The sums so far."""
@@ -78,21 +87,30 @@ class IntervalMetrics:
             parts={name: float(part) for name, part in self.parts.items()},
         )
 
+    @property
+    def parts(self) -> dict[str, Float[Tensor, ""]]:
+        """The sums of the loss's other terms in this interval, by name."""
+        return {name: part for name, part in self._parts.items() if name in self._named}
+
     @torch.no_grad()
-    def update(
+    def add(
         self, x: Float[Tensor, "batch d_in"], terms: LossTerms, n_active: Int[Tensor, ""]
     ) -> None:
-        """Add one step, in which the SAE read the rows `x` and so many latents were active."""
+        """Add the sums of a step, in which the SAE read `x` and so many latents were active."""
         n = len(x)
-        self.rows += n
-        self.steps += 1
         self.error += terms.mse_sum * n
         within = terms.variance
         self.variance += (x - self.mean).pow(2).sum() if within is None else within * n
         self.active += n_active
         self.loss += terms.total.detach()
         for name, part in terms.parts.items():
-            self.parts[name] = part.double() if name not in self.parts else self.parts[name] + part
+            self._part(name).add_(part)
+
+    def count(self, rows: int, parts: Iterable[str]) -> None:
+        """Count a step whose sums were added: its rows, and the names of its loss's other terms."""
+        self.rows += rows
+        self.steps += 1
+        self._named.update(parts)
 
     def summary(self) -> Figures:
         """Loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
@@ -105,9 +123,13 @@ class IntervalMetrics:
             "tokens_per_second": (self.rows - self.rows_before) / max(elapsed, 1e-9),
         }
 
-    def _sum(self, value: float) -> Float[Tensor, ""]:
-        # Filled on the device: a copy from the host would wait for all steps launched so far.
-        return torch.full((), value, dtype=torch.float64, device=self.mean.device)
+    def _part(self, name: str) -> Float[Tensor, ""]:
+        if name not in self._parts:
+            self._parts[name] = self._zero()
+        return self._parts[name]
+
+    def _zero(self) -> Float[Tensor, ""]:
+        return torch.zeros((), dtype=torch.float64, device=self.mean.device)
 
 
 class MetricsLog:

@@ -22,6 +22,7 @@ from saelab.training.metrics import IntervalMetrics, MetricsLog, Report
 from saelab.training.run import AVERAGED, Run, kept_at
 from saelab.training.source import Batch, Source
 from saelab.training.state import TrainingState
+from saelab.training.step_parts import StepResult
 from saelab.types import Figures
 
 
@@ -70,7 +71,7 @@ class Training:
     def _step(self, batch: Batch) -> Figures | None:
         state = self.state
         done = state.train_on(batch, self.feed.objective)
-        self.metrics.update(done.x, done.terms, state.in_all(done.terms.codes.active.sum()))
+        self.metrics.count(len(done.x), done.terms.parts)
         if state.step % state.config.log_every and not state.finished:
             return None
         values = self.metrics.summary()
@@ -188,6 +189,12 @@ def begin(out: Path, state: TrainingState, feed: Feed, watch: Watch) -> Training
         log = MetricsLog(out / "metrics.jsonl", after_step=state.step, text=text)
     if report is not None:
         metrics.load(report.interval)
+
+    def measure(done: StepResult) -> None:
+        n_active = state.in_all(done.terms.codes.active.sum())
+        metrics.add(done.x, done.terms, n_active)
+
+    state.steps.measure = measure
     saved = None if state.checkpoint is None else state.step
     return Training(out, state, feed, log, metrics, watch, saved)
 

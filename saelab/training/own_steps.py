@@ -15,7 +15,13 @@ from saelab.training.dead import DeadLatents
 from saelab.training.objectives import Objective
 from saelab.training.source import Batch
 from saelab.training.spread import Spread
-from saelab.training.step_parts import StepResult, load_module, module_tensors
+from saelab.training.step_parts import (
+    Measure,
+    StepResult,
+    ignore,
+    load_module,
+    module_tensors,
+)
 from saelab.types import ActivationBatch
 
 
@@ -32,6 +38,7 @@ class OwnSteps:
         self.sae, self.step = sae, step
         self.dead = DeadLatents(config.sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
+        self.measure: Measure = ignore
 
     def optimizer_step(
         self, batch: Batch, objective: Objective, context: LossContext, *, lr: float, scale: float
@@ -44,7 +51,9 @@ class OwnSteps:
         self.sae.observe(terms.codes)
         if self.average is not None:
             self.average.update(dict(self.sae.named_parameters()), context.step + 1)
-        return StepResult(x, terms, None)
+        done = StepResult(x, terms, None)
+        self.measure(done)
+        return done
 
     def n_dead(self) -> Int[Tensor, ""]:
         """See `Steps.n_dead`."""

@@ -1,5 +1,6 @@
 """What several kinds of step share: their result, and the state of an SAE that is a module."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -26,6 +27,14 @@ class StepResult:
     x: Float[Tensor, "batch d_in"]
     terms: LossTerms
     gradient_norm: Float[Tensor, ""] | None
+
+
+Measure = Callable[[StepResult], object]
+"""What is done with the result of each step."""
+
+
+def ignore(_: StepResult) -> None:
+    """Do nothing with a result."""
 
 
 def module_tensors(

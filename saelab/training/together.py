@@ -229,6 +229,7 @@ def _loss(own: Together, said: str) -> BaseException:
     """What to raise where another process is gone: an error in one process, which tells it.
 
     Args:
+        own: this process's side.
         said: by the library that exchanges numbers; its last line may be the real reason.
     """
     store = own.store

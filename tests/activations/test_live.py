@@ -106,3 +106,30 @@ def test_up_to_eight_processes_run_the_passes_of_one(random_lm, corpus):
     one, eight, twelve = passes(1), passes(8), passes(12)
     assert [part.tolist() for part in one] == [part.tolist() for part in eight]
     assert (len(one), len(twelve)) == (8, 12)
+
+
+def test_a_pool_filled_ahead_is_the_same_and_its_passes_are_spread(random_lm, corpus, monkeypatch):
+    """128 rows at most in a pool, so about every third batch of 50 ends one."""
+    passes, captured = [], type(random_lm).capture
+
+    def capture(self, tokens, hooks):
+        passes[-1] += 1
+        return captured(self, tokens, hooks)
+
+    streams = [LiveBatches(random_lm, corpus, SITES, 50, options=SMALL) for _ in range(2)]
+    monkeypatch.setattr(type(random_lm), "capture", capture)
+    streams[1].ahead = True
+    assert streams[1].memory() == streams[0].memory() + streams[0].pool_bytes
+    done = []
+    for stream in streams:
+        passes.clear()
+        rows = []
+        for _ in range(7):
+            passes.append(0)
+            rows.append(next(stream)[0].x)
+        done.append((rows, passes.copy()))
+    (plain, bursts), (ahead, spread) = done
+    assert all(torch.equal(a, b) for a, b in zip(plain, ahead, strict=True))
+    assert max(spread[1:]) < max(bursts[1:])
+    streams[1].position = (0, 50)
+    assert torch.equal(next(streams[1])[0].x, plain[1])

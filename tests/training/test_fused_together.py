@@ -28,7 +28,7 @@ from saelab.training.spread import Spread
 
 # Two chunks of columns, the second not full; processes that hold different numbers of latents.
 D_IN, D_OUT, D_SAE, BATCH, V, STEPS = 20, 10, 13, 3, 5.0, 2
-SMALL = Launch(columns=16, pairs=2, latents=3, slice=3)
+SMALL = Launch(columns=16, pairs=2, latents=3, slice=3, programs=1)
 AUX = {"aux_coefficient": 0.5, "aux_k": 3}
 FORMS = {
     "topk": (TopKConfig, {"k": 3, "aux_coefficient": 0}),

@@ -33,7 +33,7 @@ class LatentPairs:
 
 @dataclass(frozen=True)
 class Slices:
-    """The slices of the latents that have more than `size` pairs.
+    """The slices of the latents that have more than so many pairs, at most `size`.
 
     Attributes:
         size: largest number of pairs in a slice.
@@ -63,14 +63,19 @@ def pairs_by_latent(indices: Int[Tensor, "*entry"], d_sae: int) -> LatentPairs:
     return LatentPairs(order, offsets)
 
 
-def heavy_slices(pairs: LatentPairs, size: int = SLICE) -> Slices:
-    """Slices of at most `size` pairs for every latent that has more; their capacity is static."""
+def heavy_slices(pairs: LatentPairs, size: int = SLICE, above: int | None = None) -> Slices:
+    """Slices of at most `size` pairs for every latent with more than `above`; default: `size`.
+
+    Their capacity is static.
+    """
+    above = size if above is None else above
     counts = pairs.offsets.diff()
-    n = torch.where(counts > size, (counts + size - 1) // size, 0)
+    n = torch.where(counts > above, (counts + size - 1) // size, 0)
     first = torch.zeros_like(pairs.offsets)
     first[1:] = n.cumsum(0)
-    # A split latent has more than `size` pairs, so there are fewer than pairs / size such latents.
-    capacity = max(1, 2 * len(pairs.order) // size)
+    # Full slices, and one that is not full of each latent that has slices.
+    with_slices = min(pairs.d_sae, len(pairs.order) // (above + 1))
+    capacity = max(1, len(pairs.order) // size + with_slices)
     pieces = torch.arange(capacity, device=first.device, dtype=first.dtype)
     latent = torch.searchsorted(first, pieces, right=True, out_int32=True) - 1
     return Slices(size, first, latent.to(torch.int32))

@@ -55,6 +55,9 @@ def test_split_latents_have_pieces_that_cover_their_pairs():
     slices = heavy_slices(pairs_by_latent(indices, 5), size=3)
     assert slices.first.tolist() == [0, 3, 3, 3, 3, 3]
     assert slices.latent[:3].tolist() == [0, 0, 0]
+    slices = heavy_slices(pairs_by_latent(indices, 5), size=4, above=2)
+    assert slices.first.tolist() == [0, 2, 3, 3, 3, 3]
+    assert slices.latent[:3].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])

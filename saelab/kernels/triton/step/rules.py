@@ -1,10 +1,10 @@
 """The definition of a fused training step: its mathematics, and the shapes of its launches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saelab.kernels.rules import FusedRule, Ties
-from saelab.kernels.sizes import power_of_two
-from saelab.kernels.torch.pairs import SLICE
+from saelab.kernels.sizes import ceil_div, power_of_two
+from saelab.kernels.torch.pairs import SLICE, LatentPairs, Slices, heavy_slices
 from saelab.kernels.triton.step.aux_k import AuxRules
 
 
@@ -58,14 +58,24 @@ class Launch:
         pairs: pairs whose rows are loaded at a time.
         latents: latents that a program does one after the other.
         slice: largest number of pairs of a latent that is not split.
+        again: with clipping, the sums of a latent with more pairs are kept for the second visit;
+            those of fewer pairs are as soon made again.
+        programs: about so many programs are launched at least; few ones leave a GPU waiting.
     """
 
     columns: int = 256
     pairs: int = 2
     latents: int = 8
     slice: int = SLICE
+    again: int = 16
+    programs: int = 8192
 
-    def fit(self, d: int) -> "Launch":
-        """The same for rows of width d, which may be narrower than a chunk."""
+    def slices(self, pairs: LatentPairs, *, twice: bool) -> Slices:
+        """The sums that are made before the visits to the latents, which are one or two."""
+        return heavy_slices(pairs, self.slice, min(self.slice, self.again) if twice else self.slice)
+
+    def fit(self, d: int, m: int) -> "Launch":
+        """The same for m latents' rows of width d, which may be narrower than a chunk."""
         columns = min(self.columns, max(16, power_of_two(d)))
-        return Launch(columns, self.pairs, self.latents, self.slice)
+        each = m * ceil_div(d, columns) // self.programs
+        return replace(self, columns=columns, latents=max(1, min(self.latents, each)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
-from saelab.kernels.torch.pairs import LatentPairs, Slices, heavy_slices
+from saelab.kernels.torch.pairs import LatentPairs, Slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
@@ -51,7 +51,7 @@ class Step:
     ) -> None:
         m, d_in = weights.enc.value.shape
         widest = max(d_in, weights.dec.value.shape[1])
-        self.weights, self.rules, self.launch = weights, rules, launch.fit(widest)
+        self.weights, self.rules, self.launch = weights, rules, launch.fit(widest, m)
         self.rule, self.exchange = rules.sae, exchange
         self.offset = Offset(weights, batch, centres=self.rule.centres)
         self.x, self.target = self.offset.x, self.offset.target
@@ -161,7 +161,7 @@ class Step:
     def invert(self) -> tuple[LatentPairs, Slices]:
         """The codes in the latents' order."""
         pairs = self.codes.invert(len(self.weights.scale))
-        return pairs, heavy_slices(pairs, self.launch.slice)
+        return pairs, self.launch.slices(pairs, twice=self._clips)
 
     def decode(self) -> None:
         """The errors, and the gradient of the codes."""
@@ -205,7 +205,7 @@ class Step:
     def clip(self, sums: Sums, columns: Float[Tensor, " d_out"], extra: Extra | None) -> None:
         """The norm of all gradients after the projection, and the clipping factor.
 
-        It visits every pair a second time, since Adam needs the norm first.
+        Every latent is visited twice, since Adam needs the norm first; see `Launch.again`.
         """
         assert self.rules.clip_norm is not None
         w, n, m = self.weights, self.launch, len(self.norms)
