@@ -34,6 +34,8 @@ from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 SHARD = "codes_{:06d}.h5"
 MOST_PLACES = 2**32
+LATENTS_AT_ONCE = 2**12
+"""Rare latents are many to a million firings, and each costs time of its own."""
 ROWS, NEAR = "firing", "near"
 NEEDED = {
     *("corpus/tokens", "corpus/document", "row/place", "row/start", "row/latent"),
@@ -187,12 +189,12 @@ class RecordedCodes:
         return all(f"{NEAR}/row" in shard for shard in self.shards)
 
     def ranges(self, most: int) -> Iterator[tuple[int, int]]:
-        """Ranges of latents with at most `most` firings together, or one latent with more."""
+        """Ranges of few latents with at most `most` firings together, or one latent with more."""
         ends = starts(self.counts)
         first = 0
         while first < self.d_sae:
             last = int(np.searchsorted(ends, ends[first] + most, side="right")) - 1
-            last = min(max(last, first + 1), self.d_sae)
+            last = min(max(last, first + 1), first + LATENTS_AT_ONCE, self.d_sae)
             yield first, last
             first = last
 
