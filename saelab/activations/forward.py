@@ -1,12 +1,14 @@
 """The rows of a unit: forward passes over its contexts, and backward passes for gradients."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from saelab.activations.format import SiteSpec
 from saelab.activations.packing import StoredContexts
 from saelab.activations.sequences import Sequences
 from saelab.lm.protocol import ActivationSource
+
+BOXES = 16
+"""Tensors on their way to a GPU at once; one more waits for the first."""
 
 
 def row_mask(
@@ -51,9 +56,13 @@ def unit_rows(
     """
     mask = row_mask(lm, contexts.tokens, contexts.columns).ravel()
     batches = _batches(contexts.tokens, mask, batch_size)
-    tokens = sent(_flat([batch.tokens for batch in batches]), lm)
-    own = sent(_flat([batch.own for batch in batches]), lm)
-    rows = sent(_flat([batch.rows for batch in batches]), lm)
+    parts = (
+        [b.tokens.ravel() for b in batches],
+        [b.own for b in batches],
+        [b.rows for b in batches],
+    )
+    # In one copy: each has its price.
+    tokens, own, rows = sent(_joined(parts), lm).split([sum(map(len, part)) for part in parts])
     out = {
         site.name: torch.empty(int(mask.sum()), site.d_in, dtype=dtype, device=lm.device)
         for site in sites
@@ -108,16 +117,39 @@ def _batches(
     return out
 
 
-def _flat(parts: Iterable[Int[ndarray, "..."]]) -> Int[Tensor, " n"]:
-    joined = np.concatenate([part.ravel() for part in parts])
+def _joined(parts: Iterable[Iterable[Int[ndarray, " _"]]]) -> Int[Tensor, " n"]:
+    """All numbers one after the other; 0 for `PADDING`."""
+    joined = np.concatenate([each for part in parts for each in part])
     return torch.from_numpy(np.where(joined == PADDING, 0, joined).astype(np.int64))
 
 
 def sent(tensor: Int[Tensor, "*shape"], lm: ActivationSource) -> Int[Tensor, "*shape"]:
     """The tensor on the model's device; a copy to a GPU does not wait for queued work."""
-    if lm.device.type != "cuda":
-        return tensor.to(lm.device)
-    return tensor.pin_memory().to(lm.device, non_blocking=True)
+    return _post.sent(tensor, lm.device) if lm.device.type == "cuda" else tensor.to(lm.device)
+
+
+class _Post(threading.local):
+    """Pinned memory of a thread, used in turns: to pin new memory takes milliseconds."""
+
+    def __init__(self) -> None:
+        self._boxes: deque[tuple[UInt8[Tensor, " byte"], torch.cuda.Event]] = deque()
+
+    def sent(self, tensor: Int[Tensor, "*shape"], device: torch.device) -> Int[Tensor, "*shape"]:
+        """The tensor on a GPU."""
+        raw = tensor.contiguous().view(-1).view(torch.uint8)
+        if len(self._boxes) < BOXES:
+            self._boxes.append((raw[:0], torch.cuda.Event(blocking=True)))
+        memory, arrived = self._boxes.popleft()
+        arrived.synchronize()
+        if len(memory) < len(raw):
+            memory = torch.empty(len(raw), dtype=torch.uint8, pin_memory=True)
+        there = memory[: len(raw)].copy_(raw).to(device, non_blocking=True)
+        arrived.record(torch.cuda.current_stream(device))
+        self._boxes.append((memory, arrived))
+        return there.view(tensor.dtype).view(tensor.shape)
+
+
+_post = _Post()
 
 
 def seconds_per_token(

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import JsonValue
 
 from saelab.activations.background import BackgroundWriter
@@ -19,7 +20,8 @@ from saelab.activations.format import (
     SiteSpec,
 )
 from saelab.activations.forward import model_input, row_mask, unit_columns, unit_rows
-from saelab.activations.packing import Packing, pays, require
+from saelab.activations.packing import Packing, StoredContexts, pays, require
+from saelab.activations.parallel import one_ahead
 from saelab.activations.store import ActivationStore
 from saelab.activations.tensor_rows import TORCH
 from saelab.activations.windows import KEPT
@@ -39,8 +41,9 @@ COUNTED_TOKENS = 2**19
 """Longer harvests are planned by an estimate, if the text seems to have `ENOUGH` times as many
 tokens."""
 ENOUGH, SPARE = 1.25, 1.02
+CONTEXTS, GPU_POSITIONS = 32, 2**15
 UNIT_BYTES = 2**29
-"""Largest size of a unit, all sites together; a harvest holds 5 to 9 times as much in memory."""
+"""Largest size of a unit, all sites together; a harvest holds 5 to 13 times as much in memory."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,22 @@ class HarvestOptions:
 
     n_tokens: int
     dtype: Dtype = "bfloat16"
-    batch_size: int = 32
+    batch_size: int | None = None
     seed: int = 0
     gradients: bool = False
     """Store dL/dx of the summed next-token loss beside every site."""
+
+    def contexts_at_once(self, device: torch.device, context_length: int) -> int:
+        """Contexts per forward pass: `batch_size`, or by default what suits the device.
+
+        A small model's pass over few positions takes longer to start than a GPU needs for it.
+        Backward passes keep all activations in memory.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        if device.type != "cuda" or self.gradients:
+            return CONTEXTS
+        return max(CONTEXTS, GPU_POSITIONS // context_length)
 
 
 def harvest(
@@ -95,6 +110,7 @@ def record(
     """
     ranks = ranks or Ranks()
     packing = packing_of(lm, corpus, manifest, options)
+    at_once = options.contexts_at_once(lm.device, manifest.context_length)
     with StoreWriter.create(out, manifest, ranks) as writer, _tokens_kept(corpus, out, ranks):
         missing = set(writer.missing_units())
         planned = sum(ranks.owns(unit) for unit in range(manifest.n_units))
@@ -104,8 +120,7 @@ def record(
             progress(title, share, "tokens", done=share - share * len(missing) // planned) as bar,
             BackgroundWriter(writer) as background,
         ):
-            for unit, span in _own_units(packing, writer):
-                contexts = packing.read(span.start, span.stop)
+            for unit, first, contexts in one_ahead(_own_units(packing, writer)):
                 # No reference is kept here, so the rows' memory is free once the writer has
                 # prepared them.
                 background.write_unit(
@@ -115,18 +130,18 @@ def record(
                         manifest.sites,
                         contexts,
                         dtype=TORCH[manifest.dtype],
-                        batch_size=options.batch_size,
+                        batch_size=at_once,
                         advance=bar.advance,
                     ),
-                    unit_columns(lm, contexts, span.start),
+                    unit_columns(lm, contexts, first),
                 )
         if not corpus.endless:
             _warn_of_the_end(packing, options.n_tokens)
     return ActivationStore(out)
 
 
-def _own_units(packing: Packing, writer: StoreWriter) -> Iterator[tuple[int, range]]:
-    """This process's missing units with their contexts; the plan is updated on the way.
+def _own_units(packing: Packing, writer: StoreWriter) -> Iterator[tuple[int, int, StoredContexts]]:
+    """This process's missing units, their first contexts and contexts; updates the plan.
 
     Nobody knows the last unit until a long text is counted; each process finds out by itself.
     """
@@ -141,7 +156,7 @@ def _own_units(packing: Packing, writer: StoreWriter) -> Iterator[tuple[int, ran
         if not len(span):
             return
         if not writer.has(unit):
-            yield unit, span
+            yield unit, span.start, packing.read(span.start, span.stop)
         unit += writer.ranks.world
 
 
@@ -211,7 +226,7 @@ def plan(
         seed=options.seed,
         provenance=provenance(
             device=str(lm.device),
-            batch_size=options.batch_size,
+            batch_size=options.contexts_at_once(lm.device, corpus.context_length),
             backend=type(lm).__name__,
             **({"text": text} if text else {}),
         ),

@@ -2,17 +2,17 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 WORKERS = min(4, os.cpu_count() or 1)
 """With more threads, waiting for the GIL takes longer than reading."""
-WRITERS = min(4, max(2, (os.cpu_count() or 1) // 4))
+WRITERS = min(6, max(2, (os.cpu_count() or 1) // 2))
 """Units that are written at once: while one waits for the disk, the others permute and sum their
 rows. Each takes memory, but beside a GPU two do not keep up with the forward passes."""
 
@@ -52,6 +52,16 @@ def results_ahead(function: Callable[[A], B], items: Sequence[A]) -> Generator[B
         finally:
             for task in running:
                 task.cancel()
+
+
+def one_ahead(items: Iterator[A]) -> Generator[A, None, None]:
+    """The items; a thread makes the next one while the caller works on one."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        running = pool.submit(next, items, end)
+        while (item := running.result()) is not end:
+            running = pool.submit(next, items, end)
+            yield cast("A", item)
 
 
 @cache

@@ -8,17 +8,21 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Integer, UInt8
 
 from saelab.activations.dtypes import numbers
-from saelab.activations.format import Dtype, Manifest, SiteSpec
+from saelab.activations.format import BLOCK_ROWS, Dtype, Manifest, SiteSpec
 from saelab.activations.hook_file import HookHeader, read_hook_header, read_payload, row_bytes
 from saelab.activations.norms import NormRecord
 from saelab.activations.norms_kept import kept_records
+from saelab.activations.open_files import OpenFiles
 from saelab.activations.order import Blocks
-from saelab.activations.parallel import parallel_results
+from saelab.activations.parallel import WORKERS, parallel_results
 from saelab.activations.sealed import SealedFile
 from saelab.activations.statistics import ColumnSums, merged
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TASK_BYTES = 2**23
+"""Bytes of the blocks that a thread reads one after the other."""
 
 
 class SiteView:
@@ -49,6 +53,7 @@ class SiteView:
         self._paths = tuple(paths.values())
         self._headers = tuple(_header(manifest, spec, *item) for item in paths.items())
         self._check_rows()
+        self._files = OpenFiles()
         self._trusted = np.zeros(len(blocks.count), dtype=bool)
         self.sums: ColumnSums = merged([header.sums for header in self._headers])
 
@@ -92,17 +97,17 @@ class SiteView:
 
         count = int(self._blocks.count[block])
         raw = torch.empty(count * self._row_bytes, dtype=torch.uint8) if out is None else out
-        self._read_raw(block, raw)
+        self._read_raw(block, raw.numpy().data)
         return self.rows_of(raw)
 
-    def _read_raw(self, block: int, raw: "UInt8[Tensor, ' byte']") -> None:
+    def _read_raw(self, block: int, raw: memoryview) -> None:
         unit, first = int(self._blocks.unit[block]), int(self._blocks.first[block])
         header = self._headers[unit]
-        with SealedFile(self._paths[unit]) as file:
+        with self._files.using(self._paths[unit]) as file:
             if file.seal != header.seal:
                 raise file.damaged("was replaced while the store was open")
             check = not self._trusted[block]
-            read_payload(file, header, first, raw.numpy().data, check=check)
+            read_payload(file, header, first, raw, check=check)
             self._trusted[block] = True
 
     def bytes_of(self, rows: int) -> int:
@@ -134,12 +139,20 @@ class SiteView:
     def reading(
         self, blocks: Integer[np.ndarray, " block"], out: "UInt8[Tensor, ' byte']"
     ) -> Iterator[int]:
-        """Read these blocks into `out`; after each, yields the number of bytes read so far."""
+        """Read these blocks into `out`; after some, yields the number of bytes read so far."""
         ends = np.cumsum(self._blocks.count[blocks] * self._row_bytes).tolist()
-        items = zip(blocks.tolist(), [0, *ends], ends, strict=False)
-        done = parallel_results(lambda item: self._read_raw(item[0], out[item[1] : item[2]]), items)
-        for _, end in zip(done, ends, strict=True):
-            yield end
+        items = list(zip(blocks.tolist(), [0, *ends], ends, strict=False))
+        raw = out.numpy().data
+
+        def read(task: list[tuple[int, int, int]]) -> int:
+            for block, start, stop in task:
+                self._read_raw(block, raw[start:stop])
+            return task[-1][2]
+
+        # Handing a task to a thread costs Python's lock as much as reading a block does.
+        fitting = TASK_BYTES // (BLOCK_ROWS * self._row_bytes)
+        size = max(1, min(fitting, len(items) // (2 * WORKERS)))
+        yield from parallel_results(read, [items[i : i + size] for i in range(0, len(items), size)])
 
     def rows(self, start: int, stop: int) -> "Float[Tensor, 'row d_in']":
         """Rows `start` to `stop` in store order (shuffled inside each unit), as float32."""

@@ -155,7 +155,8 @@ class Road:
             stores.append(harvest(lm, [size.site], corpus, out=out, options=options))
             return stores[-1].n_rows
 
-        passes = self._passes(lambda tokens: lm.capture(tokens, [size.site]))
+        at_once = HarvestOptions(1).contexts_at_once(self.device, size.length)
+        passes = self._passes(lambda tokens: lm.capture(tokens, [size.site]), at_once=at_once)
         stage = self._stage("harvest", size.n_tokens, record, passes, "the plain forward passes")
         shape = model_shape(self._model)
         operations = shape.operations(shape.layers_to([size.site]), size.length) * stage.tokens
@@ -225,15 +226,17 @@ class Road:
         )
         return self._stage("features", size.n_features, collect, codes, "passes and codes alone")
 
-    def _passes(self, one: Callable[[Tensor], object], *, times: int = 1) -> Callable[[int], float]:
-        """Takes the time of so many passes over so many random tokens, 32 contexts at once."""
+    def _passes(
+        self, one: Callable[[Tensor], object], *, times: int = 1, at_once: int = 32
+    ) -> Callable[[int], float]:
+        """Takes the time of so many passes over so many random tokens, some contexts at once."""
 
         @torch.no_grad()
         def seconds(n: int) -> float:
             shape = (-(-n // self.size.length), self.size.length)
             tokens = torch.randint(1, self.size.d_vocab, shape).to(self.device)
             one(tokens[:1])
-            return times * self._timed(lambda: [one(some) for some in tokens.split(32)])
+            return times * self._timed(lambda: [one(some) for some in tokens.split(at_once)])
 
         return seconds
 

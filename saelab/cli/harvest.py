@@ -61,8 +61,9 @@ class HarvestArguments(Config):
     """Dtype in which the model runs, which is recorded; bf16 is several times as fast on a GPU."""
     context_length: Annotated[int | None, Heading("Text")] = None
     """Positions per context, BOS included; default: 128, or the model's limit if lower."""
-    batch_size: Annotated[int, Heading("Model")] = Field(default=32, gt=0)
-    """Contexts per forward pass."""
+    batch_size: Annotated[int | None, Heading("Model")] = Field(default=None, gt=0)
+    """Contexts per forward pass; default: 32, and on a GPU those of 32,768 positions if they are
+    more (with --gradients not)."""
     seed: Annotated[int, Heading("Text")] = Field(default=0, ge=0)
     """Decides the order of the rows, and the random order of blocks in which files are read."""
     gradients: Annotated[bool, Heading("Store")] = False
@@ -158,7 +159,8 @@ def _seconds(
     if share == 0:
         return 0.0
     packing = packing_of(lm, corpus, manifest, options)
-    some = packing.read(0, packing.available(min(manifest.n_contexts, options.batch_size)))
+    at_once = options.contexts_at_once(lm.device, manifest.context_length)
+    some = packing.read(0, packing.available(min(manifest.n_contexts, at_once)))
     return seconds_per_token(lm, manifest.sites, some) * share * options.n_tokens
 
 

@@ -8,7 +8,7 @@ other tools have no seal.
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +41,8 @@ __all__ = [
 
 CODES: dict[torch.dtype, str] = {getattr(torch, name): code for code, name in TYPES.items()}
 _CHUNK = 2**24
+PIECE_BYTES = 2**26
+"""Bytes of a GPU's tensor on the host at once."""
 
 
 def read_tensors(
@@ -127,8 +129,7 @@ def write_in_pieces(
         file.write(_header(entries, facts, "0" * len(_seal({}, b""))))
         first = file.tell()
         for name in entries:
-            for piece in pieces(name):
-                data = _bytes(piece)
+            for data in (data for piece in pieces(name) for data in _on_host(piece)):
                 digest.update(data)
                 file.write(data)
         assert file.tell() == first + end
@@ -157,6 +158,20 @@ def _header(entries: Mapping[str, Any], facts: Mapping[str, str], seal: str) -> 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if len(flat) else memoryview(b"")
+
+
+def _on_host(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor; those of a GPU in pieces, each valid until the next.
+
+    They come through pinned memory, several times as fast as into new memory.
+    """
+    if not tensor.is_cuda:
+        yield _bytes(tensor)
+        return
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    host = torch.empty(min(len(raw), PIECE_BYTES), dtype=torch.uint8, pin_memory=True)
+    for piece in raw.split(PIECE_BYTES):
+        yield host[: len(piece)].copy_(piece).numpy().data
 
 
 def _seal(entries: Mapping[str, Any], data_digest: bytes) -> str:

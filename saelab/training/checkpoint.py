@@ -136,7 +136,7 @@ def save_checkpoint(
     make_directory(directory)
     if path.is_dir():
         _remove(path)
-    held = {name: value.detach().cpu() for name, value in tensors.items()}
+    held = {name: value.detach() for name, value in tensors.items()}
     if log is not None:
         held[LOG] = torch.from_numpy(np.frombuffer(log, np.uint8).copy())
     values = json.dumps(state.model_dump(mode="json"), allow_nan=False)

@@ -45,6 +45,18 @@ def test_at_least_the_tokens_asked_for_are_there(small_store):
     assert small_store.complete
 
 
+def test_a_gpu_runs_more_short_contexts_at_once_unless_told():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    for options, device, length, expected in (
+        (HarvestOptions(1), gpu, 128, 256),
+        (HarvestOptions(1), gpu, 4096, 32),
+        (HarvestOptions(1), cpu, 128, 32),
+        (HarvestOptions(1, gradients=True), gpu, 128, 32),
+        (HarvestOptions(1, batch_size=7), gpu, 128, 7),
+    ):
+        assert options.contexts_at_once(device, length) == expected
+
+
 def test_batch_size_does_not_change_the_content(random_lm, corpus, tmp_path):
     stores = [
         harvest(

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from saelab.activations.parallel import WORKERS, parallel_results, results_ahead
+from saelab.activations.parallel import WORKERS, one_ahead, parallel_results, results_ahead
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -57,3 +57,16 @@ def test_a_single_large_result_needs_no_thread():
     assert list(results_ahead(lambda _: threading.current_thread(), [1])) == [
         threading.current_thread()
     ]
+
+
+def test_the_next_item_is_made_while_the_caller_works_on_one():
+    made = []
+    items = one_ahead(made.append(n) or n for n in range(3))
+    assert next(items) == 0
+    while len(made) < 2:
+        time.sleep(0.001)
+    assert list(items) == [1, 2]
+    failing = one_ahead(1 // (1 - n) for n in range(3))
+    assert next(failing) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(failing)

@@ -11,16 +11,17 @@ from saelab.analysis.features.firings import (
     chance,
     first_of_each,
     largest_first,
+    new_groups,
     starts,
 )
 
 N_COACTIVE = 8
 MOST_FIRINGS = 256
 """For a latent with more firings, this many random ones are used; up to here counts are exact."""
-CELLS = 2**21
-"""Pairs of latents whose common firings are counted together."""
-MOST_LATENTS = 512
-CLASSES = 128
+EVENTS_AT_ONCE = 2**15
+"""Firings whose rows are looked up together; a latent has at most MOST_FIRINGS of them."""
+PAIRS = 2**32
+"""Pairs of latents that a 32-bit number can tell apart."""
 
 
 def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, ndarray]:
@@ -34,11 +35,13 @@ def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, nda
     n = firings.n_latents
     latents = np.full((n, N_COACTIVE), -1, dtype=np.int64)
     jaccard = np.zeros((n, N_COACTIVE), dtype=np.float32)
-    ends, step = starts(asked.counts), max(1, min(MOST_LATENTS, CELLS // codes.d_sae))
-    for low in range(0, n, step):
-        high = min(n, low + step)
+    ends, low = starts(asked.counts), 0
+    while low < n:
+        high = int(np.searchsorted(ends, ends[low] + EVENTS_AT_ONCE, side="right")) - 1
+        high = min(max(high, low + 1), low + PAIRS // codes.d_sae, n)
         part = asked.take(np.arange(ends[low], ends[high]))
         latents[low:high], jaccard[low:high] = _nearest(codes, firings, part, low, high)
+        low = high
     return {"coactive/latents": latents, "coactive/jaccard": jaccard}
 
 
@@ -59,25 +62,19 @@ def _nearest(
 ) -> tuple[Int[ndarray, "latent n"], Float32[ndarray, "latent n"]]:
     """The nearest latents of `low` to `high`, whose firings are `part`."""
     asker, other = codes.latents_of(part.row)
-    n, d_sae = high - low, codes.d_sae
-    # Counting in a table takes a tenth of the time of sorting the pairs.
-    times = np.bincount((part.latent - low)[asker] * d_sae + other, minlength=n * d_sae)
-    own = firings.counts[low:high, None].astype(np.float32)
+    # Time and memory grow with the pairs that occur, not with the square of the latents.
+    d_sae = np.uint32(codes.d_sae)
+    pair = (part.latent - low).astype(np.uint32)[asker] * d_sae + other
+    pair.sort()
+    begins = np.flatnonzero(new_groups(pair))
+    times = np.diff(begins, append=len(pair)).astype(np.float32)
+    asker, other = (part.astype(np.int64) for part in np.divmod(pair[begins], d_sae))
+    own, theirs = firings.counts[low:high].astype(np.float32), codes.counts.astype(np.float32)
     stands_for = own / np.minimum(own, MOST_FIRINGS).clip(1)
-    theirs = codes.counts.astype(np.float32)
-    both = times.reshape(n, d_sae).astype(np.float32)
-    both *= stands_for
-    np.minimum(both, theirs, out=both)
-    either = own + theirs
-    either -= both
-    jaccard = np.divide(both, np.maximum(either, 1, out=either), out=both)
-    jaccard[np.arange(n), np.arange(low, high) + firings.first] = 0
-    # The largest of each of CLASSES classes of latents: no fewer reach the N-th of them.
-    whole = d_sae // CLASSES * CLASSES
-    peaks = jaccard[:, :whole].reshape(n, -1, CLASSES).max(axis=1, initial=0)
-    limit = np.partition(peaks, -N_COACTIVE, axis=1)[:, -N_COACTIVE, None]
-    latent, other = np.nonzero((jaccard >= limit) & (jaccard > 0))
-    size = jaccard[latent, other]
-    best = first_of_each(latent, largest_first(size), n, N_COACTIVE)
+    both = np.minimum(times * stands_for[asker], theirs[other])
+    jaccard = both / np.maximum(own[asker] + theirs[other] - both, 1)
+    jaccard[other == asker + low + firings.first] = 0
+    size = jaccard[kept := np.flatnonzero(jaccard)]
+    best = first_of_each(asker[kept], largest_first(size), high - low, N_COACTIVE)
     share = np.append(size, np.float32(0))[best]
-    return np.append(other, -1)[best], share
+    return np.append(other[kept], -1)[best], share

@@ -18,15 +18,24 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Integer
+from jaxtyping import Float32, Int, Integer, UInt32
 from numpy import ndarray
 
-from saelab.analysis.features.firings import Firings, TextShape, by_group, ragged, starts
+from saelab.analysis.features.firings import (
+    Firings,
+    TextShape,
+    by_group,
+    owners,
+    ragged,
+    starts,
+)
 from saelab.config import UsageError
 from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 SHARD = "codes_{:06d}.h5"
 MOST_PLACES = 2**32
+LATENTS_AT_ONCE = 2**12
+"""Rare latents are many to a million firings, and each costs time of its own."""
 ROWS, NEAR = "firing", "near"
 NEEDED = {
     *("corpus/tokens", "corpus/document", "row/place", "row/start", "row/latent"),
@@ -180,12 +189,12 @@ class RecordedCodes:
         return all(f"{NEAR}/row" in shard for shard in self.shards)
 
     def ranges(self, most: int) -> Iterator[tuple[int, int]]:
-        """Ranges of latents with at most `most` firings together, or one latent with more."""
+        """Ranges of few latents with at most `most` firings together, or one latent with more."""
         ends = starts(self.counts)
         first = 0
         while first < self.d_sae:
             last = int(np.searchsorted(ends, ends[first] + most, side="right")) - 1
-            last = min(max(last, first + 1), self.d_sae)
+            last = min(max(last, first + 1), first + LATENTS_AT_ONCE, self.d_sae)
             yield first, last
             first = last
 
@@ -208,7 +217,7 @@ class RecordedCodes:
         for shard, first_row in zip(self.shards, self.first_row, strict=False):
             span = _span(shard, group, first, last)
             counts = np.diff(shard[f"{group}/start"][first : last + 1])
-            latents.append(np.repeat(np.arange(last - first), counts))
+            latents.append(owners(counts))
             rows.append(shard[f"{group}/row"][span].astype(np.int64) + first_row)
             values.append(shard[f"{group}/value"][span])
         latent = np.concatenate(latents)
@@ -218,7 +227,7 @@ class RecordedCodes:
 
     def latents_of(
         self, rows: Int[ndarray, " asked"]
-    ) -> tuple[Int[ndarray, " entry"], Int[ndarray, " entry"]]:
+    ) -> tuple[Int[ndarray, " entry"], UInt32[ndarray, " entry"]]:
         """The latents that fire on each of `rows`: index into `rows`, and latent."""
         shard_of = np.searchsorted(self.first_row, rows, side="right") - 1
         order = by_group(shard_of, len(self.shards))
@@ -229,8 +238,8 @@ class RecordedCodes:
             row = rows[mine] - self.first_row[i]
             start = shard["row/start"][row]
             count = shard["row/start"][row + 1] - start
-            askers.append(np.repeat(mine, count))
-            latents.append(shard["row/latent"][ragged(start, count)].astype(np.int64))
+            askers.append(mine[owners(count)])
+            latents.append(shard["row/latent"][ragged(start, count)])
         return np.concatenate(askers), np.concatenate(latents)
 
 

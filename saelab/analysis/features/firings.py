@@ -138,9 +138,23 @@ def ragged(
     start: Integer[ndarray, " group"], count: Integer[ndarray, " group"]
 ) -> Int[ndarray, " event"]:
     """The indices `start[i] ... start[i] + count[i] - 1` of all groups, one after the other."""
+    filled = np.flatnonzero(count)
+    start, count = start[filled].astype(np.int64), count[filled]
+    ends = np.cumsum(count, dtype=np.int64)
+    steps = np.ones(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+    steps[:1] = start[:1]
+    steps[ends[:-1]] = start[1:] - (start[:-1] + count[:-1]) + 1
+    return np.cumsum(steps)
+
+
+def owners(count: Integer[ndarray, " group"]) -> Int[ndarray, " event"]:
+    """The group of each event of consecutive groups of these sizes.
+
+    As np.repeat of their numbers, which would keep all other threads waiting.
+    """
     ends = np.cumsum(count, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(start.astype(np.int64) - (ends - count), count)
+    return np.cumsum(np.bincount(ends[ends < total], minlength=total))
 
 
 class Lot(IntEnum):

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.pursuit.select import top_k
 from saelab.sae.base import AbstractSAE
 from saelab.types import SparseCodes
 
@@ -55,10 +56,10 @@ def near_misses(
     closeness = size / _bar(sae, codes).clamp_min(TINY)
     active = codes.active
     closeness[codes.rows()[active], codes.indices[active]] = 0
-    closest, latent = closeness.topk(min(n, codes.d_sae), dim=1)
-    row, slot = (closest > 0).nonzero(as_tuple=True)
-    latent = latent[row, slot]
-    return NearMisses(row, latent, pre[row, latent], closest[row, slot])
+    closest = top_k(closeness, min(n, codes.d_sae))
+    row, slot = (closest.values > 0).nonzero(as_tuple=True)
+    latent = closest.indices[row, slot]
+    return NearMisses(row, latent, pre[row, latent], closest.values[row, slot])
 
 
 def _bar(sae: AbstractSAE, codes: SparseCodes) -> Tensor:

@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -53,15 +55,17 @@ def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes
     _claim(directory, run, options)
     done = RecordedCodes(directory)
     rest = Rest(corpus, done.n_contexts)
-    writer = ShardWriter(directory, host.sae, options, n_shards=len(done.shards))
-    with progress("Features", options.n_tokens, "tokens", done.n_rows) as bar:
+    with (
+        progress("Features", options.n_tokens, "tokens", done.n_rows) as bar,
+        ShardWriter(directory, host.sae, options, n_shards=len(done.shards)) as writer,
+    ):
         left = options.n_tokens - done.n_rows
         # A pass killed at its end has read whole batches, so more than was asked for.
         batches = stream(host, rest, n_tokens=left, batch_size=options.batch_size)
         for batch in batches if left > 0 else ():
             writer.add(batch, rest.first)
             bar.advance(len(batch.x))
-    writer.commit()
+        writer.commit()
     return RecordedCodes(directory)
 
 
@@ -98,7 +102,11 @@ def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
 
 @dataclass
 class ShardWriter:
-    """Collects codes, and writes a shard when there are enough."""
+    """Collects codes, and writes a shard when there are enough; a context manager.
+
+    A thread sorts and writes a shard while the next one is read. Its error is raised by the next
+    `commit`, or at the end.
+    """
 
     directory: Path
     sae: AbstractSAE
@@ -107,6 +115,10 @@ class ShardWriter:
     pieces: list[Piece] = field(default_factory=list)
     text: list[ContextBlock] = field(default_factory=list)
     n_rows: int = 0
+    _thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="codes")
+    )
+    _running: Future[None] | None = None
 
     def add(self, batch: TextBatch, first: int) -> None:
         """Encode a batch; `first` is the number of contexts before it."""
@@ -128,9 +140,29 @@ class ShardWriter:
         if self.pieces:
             check_held(self.directory.parent)
             path = self.directory / SHARD.format(self.n_shards)
-            write_shard(path, self.pieces, self.text, self.sae.d_sae)
+            self._wait()
+            self._running = self._thread.submit(
+                write_shard, path, self.pieces, self.text, self.sae.d_sae
+            )
             self.n_shards, self.n_rows = self.n_shards + 1, 0
             self.pieces, self.text = [], []
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            self._running.result()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()
+        if error is None:
+            self._wait()
 
 
 def piece_of(

@@ -8,6 +8,7 @@ from numpy import ndarray
 
 from saelab.analysis.features.firings import (
     Firings,
+    by_group,
     first_of_each,
     largest_first,
     new_groups,
@@ -15,6 +16,8 @@ from saelab.analysis.features.firings import (
 )
 
 N_LATENTS = 12
+MERGED = 2**20
+"""Pairs that wait to be compared with the best: to merge them costs a sort of the whole index."""
 
 
 @dataclass(frozen=True)
@@ -64,37 +67,48 @@ class TokenIndex:
         self.occurs = np.bincount(row_token, minlength=d_vocab)
         none = np.zeros(0, dtype=np.int64)
         nothing = np.zeros(0, dtype=np.float32)
-        self.best = Postings(none, none, none, nothing, nothing)
+        self._best = Postings(none, none, none, nothing, nothing)
+        self._worst = np.full(d_vocab, -np.inf, dtype=np.float32)
+        self._waiting: list[Postings] = []
 
     def add(self, new: Postings) -> None:
-        """Add all pairs of some latents."""
-        # Pairs that cannot enter their token's list are dropped before sorting.
-        worst = np.full(len(self.occurs), -np.inf, dtype=np.float32)
-        full = np.bincount(self.best.token, minlength=len(self.occurs)) == N_LATENTS
-        lowest = np.full(len(self.occurs), np.inf, dtype=np.float32)
-        np.minimum.at(lowest, self.best.token, self.best.score)
-        worst[full] = lowest[full]
-        pool = self.best + new.take(np.flatnonzero(new.score > worst[new.token]))
+        """Add the pairs of some latents, which follow those added before."""
+        self._waiting.append(new)
+        if sum(len(some.token) for some in self._waiting) >= MERGED:
+            self._merge()
+
+    def _merge(self) -> None:
+        pool = sum(self._waiting, self._best)
         kept = first_of_each(pool.token, largest_first(pool.score), len(self.occurs), N_LATENTS)
-        self.best = pool.take(kept[kept >= 0])
+        self._best, self._waiting = pool.take(kept[kept >= 0]), []
+        full = kept[:, -1] >= 0
+        worst = self._worst.copy()
+        worst[full] = pool.score[kept[full, -1]]
+        self._worst = worst
 
     def postings(self, firings: Firings) -> Postings:
-        """The pairs of these latents, which are all that these firings have."""
+        """Those pairs of these latents that may be among their tokens' best.
+
+        These firings must be all that the latents have. Several threads may call this.
+        """
         token = self.row_token[firings.row].astype(np.int64)
-        pair = token * firings.n_latents + firings.latent
-        order = np.argsort(pair, kind="stable")
-        begins = np.flatnonzero(new_groups(pair[order]))
+        order = by_group(token, len(self.occurs))  # Firings are in the order of latents.
+        pair = (token * firings.n_latents + firings.latent)[order]
+        begins = np.flatnonzero(new_groups(pair))
         n = np.diff(begins, append=len(pair))
+        token, latent = np.divmod(pair[begins], firings.n_latents)
+        score = (2 * n / (self.occurs[token] + firings.counts[latent])).astype(np.float32)
         size = np.abs(firings.value[order]).astype(np.float64)
         total = np.add.reduceat(size, begins) if len(begins) else size
-        token, latent = np.divmod(pair[order][begins], firings.n_latents)
-        score = 2 * n / (self.occurs[token] + firings.counts[latent])
         mean = (total / n).astype(np.float32)
-        return Postings(token, latent + firings.first, n, mean, score.astype(np.float32))
+        # An equal score is not enough: the earlier latent stays.
+        may = np.flatnonzero(score > self._worst[token])
+        return Postings(token, latent + firings.first, n, mean, score).take(may)
 
     def arrays(self) -> dict[str, ndarray]:
         """The datasets of the group index."""
-        best = self.best
+        self._merge()
+        best = self._best
         return {
             "index/start": starts(np.bincount(best.token, minlength=len(self.occurs))),
             "index/latents": best.latent.astype(np.uint32),

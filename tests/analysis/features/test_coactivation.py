@@ -1,6 +1,7 @@
 """Latents that fire together, against the dense product of the codes with themselves."""
 
 import numpy as np
+import pytest
 from analysis.features.cases import random_case, write_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,13 +34,14 @@ def test_up_to_the_limit_the_jaccard_index_is_exact(tmp_path_factory, seed, firs
         assert (found >= 0).sum() == min(8, (shares > 0).sum())
 
 
-def test_the_pieces_it_works_in_change_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "size"), [("EVENTS_AT_ONCE", 9), ("PAIRS", 3 * 14)])
+def test_the_pieces_it_works_in_change_nothing(tmp_path, monkeypatch, name, size):
     case = random_case(tmp_path, 0, d_sae=14)
     firings = case.codes.firings(0, 14)
     whole = coactive(case.codes, firings, seed=0)
-    monkeypatch.setattr(coactivation, "CELLS", 40)
-    for name, values in coactive(case.codes, firings, seed=0).items():
-        assert np.array_equal(values, whole[name])
+    monkeypatch.setattr(coactivation, name, size)
+    for array, values in coactive(case.codes, firings, seed=0).items():
+        assert np.array_equal(values, whole[array])
 
 
 def test_beyond_the_limit_it_is_an_estimate_within_the_stated_error(tmp_path, monkeypatch):

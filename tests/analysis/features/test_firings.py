@@ -12,6 +12,7 @@ from saelab.analysis.features.firings import (
     first_of_each,
     largest_first,
     new_groups,
+    owners,
     ragged,
 )
 
@@ -58,6 +59,12 @@ def test_the_best_of_each_visit_is_its_first_maximum(seed, size):
 def test_ragged_ranges_follow_each_other():
     assert ragged(np.array([4, 0, 9]), np.array([2, 0, 3])).tolist() == [4, 5, 9, 10, 11]
     assert ragged(np.zeros(0, int), np.zeros(0, int)).tolist() == []
+
+
+@given(st.lists(st.integers(0, 3), max_size=8))
+def test_the_owners_of_events_are_their_groups_repeated(counts):
+    expected = np.repeat(np.arange(len(counts)), np.array(counts, dtype=int))
+    assert np.array_equal(owners(np.array(counts, dtype=int)), expected)
 
 
 def test_lots_are_fair_and_those_of_two_purposes_are_unrelated():

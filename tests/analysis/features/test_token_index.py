@@ -11,16 +11,22 @@ from saelab.analysis.features.token_index import TokenIndex
 
 
 @settings(max_examples=12)
-@given(seed=st.integers(0, 10**6), n=st.integers(1, 4), cut=st.integers(1, 5))
-def test_every_token_has_its_best_detectors(tmp_path_factory, seed, n, cut):
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 4),
+    cut=st.integers(1, 5),
+    merged=st.sampled_from([1, 30, 2**20]),
+)
+def test_every_token_has_its_best_detectors(tmp_path_factory, seed, n, cut, merged):
     case = random_case(tmp_path_factory.mktemp("codes"), seed)
     row_token = case.tokens[case.mask]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_index, "N_LATENTS", n)
+        patch.setattr(token_index, "MERGED", merged)
         index = TokenIndex(row_token, D_VOCAB)
         for latents in ((0, cut), (cut, 6)):
             index.add(index.postings(case.codes.firings(*latents)))
-    arrays = index.arrays()
+        arrays = index.arrays()
     size = np.abs(case.rows)
     for token in range(D_VOCAB):
         here = row_token == token
