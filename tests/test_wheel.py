@@ -136,8 +136,8 @@ def browse(installed, directory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(installed / "saelab"), "browse", "runs", "--port", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=directory, env=alone(), **quiet) as server:
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=directory, env=alone(), stdout=null, stderr=null) as server:
         try:
             for _ in range(600):
                 assert server.poll() is None, "the server ended"

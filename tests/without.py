@@ -11,6 +11,8 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from typing_extensions import override
+
 from saelab.extras import EXTRAS
 
 
@@ -20,10 +22,11 @@ class Without(PathFinder):
     refused = frozenset(EXTRAS)
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] in cls.refused:
+    @override
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in cls.refused:
             return None
-        return PathFinder.find_spec(name, path, target)
+        return PathFinder.find_spec(fullname, path, target)
 
 
 VERBS = {
@@ -68,10 +71,11 @@ def said(verb, *arguments):
 def accessed(name):
     """What the access to a public name says; empty if it works."""
     import saelab
+    from saelab.config import UsageError
 
     try:
         getattr(saelab, name)
-    except saelab.UsageError as error:
+    except UsageError as error:
         return str(error)
     return ""
 
@@ -80,10 +84,10 @@ def of_arrays():
     """What is done with arrays where only the extra `train` is installed."""
     import numpy as np
 
-    import saelab
+    from saelab.activations.arrays import write_arrays
 
     rows = np.random.default_rng(0).normal(size=(2000, 16)).astype("float32")
-    saelab.write_arrays("store", {"mine": rows})
+    write_arrays("store", {"mine": rows})
     options = "--batch-size 100 --lr 1e-2 --device cpu --out run"
     train = f"{VERBS['train'].partition(' --out')[0]} {options}".format(store="store")
     return {"train": said("train", *train.split()), "evaluate": said("evaluate", "run")}
@@ -92,19 +96,28 @@ def of_arrays():
 def without_any():
     """What the verbs and the public names say where no extra is installed."""
     import saelab
+    from saelab.config import UsageError
+    from saelab.drawing import figure
+    from saelab.lm.load import load_language_model
+    from saelab.sae.storage import load_sae
+    from saelab.training.run import Run
 
     places = {"run": "run", "store": "store"}
     found = {
-        "loaded": type(saelab.load_sae("run/weights.safetensors")).__name__,
+        "loaded": type(load_sae(Path("run/weights.safetensors"))).__name__,
         "names": {name: accessed(name) for name in dir(saelab)},
         "verbs": {v: said(v, *line.format(**places).split()) for v, line in VERBS.items()},
         "help": {verb: said(verb, "--help") for verb in VERBS},
     }
-    for call in (saelab.load_language_model, saelab.figure):
+    calls = {
+        "load_language_model": lambda: load_language_model("tiny"),
+        "figure": lambda: figure(Run(Path("run"))),
+    }
+    for name, call in calls.items():
         try:
-            call("tiny" if call is saelab.load_language_model else saelab.Run("run"))
-        except saelab.UsageError as error:
-            found[call.__name__] = str(error)
+            call()
+        except UsageError as error:
+            found[name] = str(error)
     return found
 
 
