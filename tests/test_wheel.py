@@ -60,8 +60,8 @@ def test_the_wheel_says_what_it_needs_and_what_it_runs(built):
     (place,) = {name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     meta = email.message_from_bytes(wheel.read(f"{place}/METADATA"))
     assert meta["Version"] == PROJECT["version"]
-    assert set(meta.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
-    core = {line for line in meta.get_all("Requires-Dist") if "extra ==" not in line}
+    assert set(meta.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
+    core = {line for line in meta.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert set(packages(core)) == set(packages(PROJECT["dependencies"]))
     points = configparser.ConfigParser()
     points.read_string(wheel.read(f"{place}/entry_points.txt").decode())
