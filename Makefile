@@ -3,6 +3,7 @@ PYTHON ?= python3
 SERVE ?= 1
 PORT ?= 8501
 N ?= 1000
+NOTEBOOKS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.up-to-date
@@ -12,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test exhaustive coverage check format models claims benchmarks screenshots bench-browser fuzz clean
+.PHONY: demo test exhaustive coverage check docs format models claims benchmarks screenshots bench-browser fuzz clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -34,6 +35,10 @@ check: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## the documentation site, to build/site (NOTEBOOKS=1: executes the notebooks, minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. DOCS_NOTEBOOKS=$(NOTEBOOKS) $(BIN)/python -m mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -66,5 +71,5 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test,dev]'
 	touch $(STAMP)

@@ -79,7 +79,13 @@ _PUBLIC = {
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'saelab' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    try:
+        return getattr(import_module(_PUBLIC[name]), name)
+    except ModuleNotFoundError as error:
+        # Imported here, since `import saelab` costs nothing.
+        from saelab.extras import explained
+
+        raise explained(error) or error from error
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from saelab.config import UsageError
+from saelab.extras import required
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,11 +48,12 @@ def figure(x: object, /, *given: object, **options: Any) -> "go.Figure":  # noqa
     prompt's tokens to a `DirectAttribution`.
 
     Raises:
-        UsageError: `x` has no figure.
+        UsageError: `x` has no figure, or plotly is not installed.
     """
     if (name := FIGURES.get(_type(x))) is None:
         drawn = ", ".join(kind.rpartition(".")[2] for kind in FIGURES)
         raise UsageError(f"Nothing draws {_type(x)}; there are figures of {drawn}.")
+    required("plotly")
     module, _, function = name.partition(".")
     return getattr(import_module(f"saelab.figures.{module}"), function)(x, *given, **options)
 

@@ -1,10 +1,13 @@
 """No module needs itself by way of others, and none uses what another keeps to itself."""
 
 import ast
+import sys
 from functools import cache
 
+from requirements import PROJECT, packages
 from sources import FILES, imports, tree
 
+from saelab.extras import EXTRAS
 from saelab.sae.variants import BUILT_IN
 
 OF_OTHERS = {
@@ -113,3 +116,18 @@ def test_a_private_use_would_be_found():
 def test_every_exception_is_needed():
     used = {n.attr for name in FILES for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute)}
     assert used >= OF_OTHERS.keys()
+
+
+def test_every_import_is_a_dependency_or_is_brought_by_its_extra():
+    core = set(packages(PROJECT["dependencies"]))
+    own = {"saelab", "feature_browser", *sys.stdlib_module_names}
+    # pytest is for contract tests alone; the others come with torch, pydantic and streamlit.
+    beside = {"pytest", "jinja2", "pydantic_core", "typing_extensions", "starlette"}
+    named = {
+        module.partition(".")[0]
+        for name in FILES
+        if not name.startswith("tools")
+        for _, module, _ in imports(tree(name))
+    }
+    assert named - own - beside - core == set(EXTRAS)
+    assert not core & set(EXTRAS)

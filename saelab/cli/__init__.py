@@ -37,6 +37,14 @@ VERBS = {
     "completion": "print what makes a shell complete verbs and options",
 }
 
+LM, TRAIN = ("transformer_lens",), ("h5py", "einops")
+NEEDS = {
+    **dict.fromkeys(("demo", "harvest", "tasks", "features", "steer", "transport", "circuit"), LM),
+    **dict.fromkeys(("plan", "check", "claims"), LM),
+    **dict.fromkeys(("train", "evaluate", "explain", "names", "diff", "import", "verify"), TRAIN),
+    "browse": ("streamlit", *TRAIN, "plotly"),
+}
+"""Packages of extras without which a verb can do nothing."""
 TOGETHER = ("harvest", "train")
 """Verbs that several processes run together."""
 READERS = ("plan", "browse", "show", "verify", "check")
@@ -94,12 +102,19 @@ def _run(verb: str, arguments: list[str]) -> int:
         with stopped_by_signal():
             try:
                 _check_alone(verb, arguments)
+                _check_installed(verb, arguments)
                 return _main_of(verb)(arguments)
             finally:
                 # Flushed here, since at exit a full disk would be reported with a traceback.
                 sys.stdout.flush()
     except UsageError as error:
         return _fail(f"{who}: {error}", error.exit_code)
+    except ModuleNotFoundError as error:
+        from saelab.extras import explained
+
+        if (missing := explained(error)) is None:
+            raise
+        return _fail(f"{who}: {missing}")
     except BrokenPipeError:
         # The reader of a pipe (head, less) has closed it.
         _give_up_output()
@@ -127,6 +142,15 @@ def _check_alone(verb: str, arguments: list[str]) -> None:
             f"it runs in one process, and WORLD_SIZE says {n}; start it without torchrun, which "
             f"is for {', '.join(TOGETHER)} and bench scale."
         )
+
+
+def _check_installed(verb: str, arguments: list[str]) -> None:
+    """Name the extra that a verb cannot do without, before anything of it runs."""
+    from saelab.extras import required
+
+    if not {"-h", "--help"} & set(arguments):
+        for package in NEEDS.get(verb, ()):
+            required(package)
 
 
 def _again(verb: str) -> str:

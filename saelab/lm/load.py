@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from saelab.config import UsageError
+from saelab.extras import required
 from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.protocol import ModelInfo
 
@@ -34,8 +35,9 @@ def load_language_model(
 
     Raises:
         UsageError: the name is none of these, or the model cannot be fetched; or as for
-            `read_checkpoint`.
+            `read_checkpoint`; or transformer-lens is not installed.
     """
+    required("transformer_lens")
     resolved = resolve_device(device)
     weights, tokenizer = read_checkpoint(name, dtype=dtype, attention="eager")
     # Importing transformer_lens takes seconds; nothing else needs it.

@@ -44,6 +44,8 @@ def test_the_keys_walk_through_the_latents(page: Page, server: str):
     page.keyboard.press("g")
     page.keyboard.type("12\n")
     expect(page.locator("h1:visible")).to_have_text("12")
+    page.keyboard.press("j")
+    expect(page.locator("h1:visible")).to_have_text("13")
 
 
 def test_a_link_in_the_page_is_followed_without_a_new_session(page: Page, server: str):

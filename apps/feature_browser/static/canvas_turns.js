@@ -132,8 +132,12 @@ async function fetchAround(canvas, latent) {
 
 // Streamlit tells Python what was typed.
 function typed(canvas, event) {
-  const text = event.composedPath()[0].value.trim()
-  if (event.key === "Enter" && NUMBER.test(text)) turn(canvas, Number(text), null)
+  const field = event.composedPath()[0]
+  const text = field.value.trim()
+  if (event.key !== "Enter" || !NUMBER.test(text)) return
+  turn(canvas, Number(text), null)
+  // The next key is for the latent, not for the field; Streamlit has yet to see this one.
+  setTimeout(() => field.blur())
 }
 
 // A link that changes the latent alone is turned to; any other is for Python.

@@ -80,7 +80,7 @@ def _tables(data: Path) -> Sequence[Path]:
 
 
 def _unpacked(path: Path) -> bytes:
-    # Streamlit, which saelab needs, brings pyarrow along; Python knows zstd from 3.14 on.
+    # Python knows zstd from 3.14 on.
     import pyarrow
 
     out = io.BytesIO()

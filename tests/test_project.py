@@ -1,0 +1,35 @@
+"""The files around the code say the same as the code."""
+
+import yaml
+from requirements import PROJECT
+from sources import ROOT
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_the_version_is_one():
+    assert read("CITATION.cff")["version"] == PROJECT["version"]
+    assert f"becomes {PROJECT['version']}." in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_workflow_runs_what_ci_runs_on_each_python_that_is_supported():
+    job = read(".github/workflows/ci.yml")["jobs"]["run"]
+    assert job["steps"][-1]["run"].endswith(".ci/run")
+    pythons = job["strategy"]["matrix"]["python"]
+    least, below = (part[-2:] for part in PROJECT["requires-python"].split(","))
+    assert pythons == [f"3.{minor}" for minor in range(int(least), int(below))]
+
+
+def test_commits_are_checked_by_tools_that_make_installs():
+    (local,) = read(".pre-commit-config.yaml")["repos"]
+    tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in local["hooks"]}
+    developers = {need.partition(">")[0] for need in PROJECT["optional-dependencies"]["dev"]}
+    assert {tool.replace("lint-imports", "import-linter") for tool in tools} <= developers
+
+
+def test_the_container_installs_extras_that_exist():
+    text = (ROOT / "Dockerfile").read_text()
+    extras = text.partition("${wheel}[")[2].partition("]")[0].split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
