@@ -13,6 +13,8 @@ from saelab.training.run import Run, run_name
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
+OWN_ARRAYS = "own arrays"
+"""Stands for the model of a run that was trained on arrays."""
 LARGEST = 1 << 53
 """Largest number of tokens or latents that a run can have."""
 
@@ -77,7 +79,7 @@ class RunCard:
         writes = self.config.get("target_site")
         ends = parts_of(self.site), parts_of(writes if isinstance(writes, str) else self.site)
         places = [place_of(*pair) for pair in zip(*ends, strict=False)]
-        return self.model != "own arrays" and len(ends[0]) == len(ends[1]) and all(places)
+        return self.model != OWN_ARRAYS and len(ends[0]) == len(ends[1]) and all(places)
 
     def check_decoder(self) -> None:
         """Refuse a run whose latents have no decoder rows; unknown variants pass.
@@ -123,6 +125,12 @@ class Catalogue:
     runs: dict[str, RunCard] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> RunCard | None:
+        """The run that is shown where none is named: the first with features, else the first."""
+        ranked = sorted(self.runs.values(), key=lambda run: not run.features_path.is_file())
+        return ranked[0] if ranked else None
 
 
 def read_catalogue(root: Path) -> Catalogue:
@@ -178,7 +186,7 @@ def read_card(path: Path, root: Path) -> RunCard:
         name=_name(path, root),
         path=path,
         variant=str(_option(run, "sae", "variant")),
-        model=str(model["name"]) if isinstance(model, dict) and "name" in model else "own arrays",
+        model=str(model["name"]) if isinstance(model, dict) and "name" in model else OWN_ARRAYS,
         site=str(_option(run, "site")),
         d_sae=_count(run, 1, "sae", "d_sae"),
         n_tokens=_count(run, 0, "n_tokens"),

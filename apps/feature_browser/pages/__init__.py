@@ -14,6 +14,7 @@ from feature_browser.data.address import AbstractAddress
 from feature_browser.data.catalogue import RunCard
 
 MODULES = [
+    "welcome.view",
     "runs",
     "latent.view",
     "latents.view",
@@ -44,6 +45,7 @@ class Page:
         needs_features: whether it needs a run with collected features.
         needs_decoder: whether it needs latents with decoder rows.
         concerns: whether the top bar names it for a run; its address works for every run.
+        asks: the question that it answers.
         routes: handlers, by path, that answer without running the script.
     """
 
@@ -53,6 +55,7 @@ class Page:
     needs_features: bool = False
     needs_decoder: bool = False
     concerns: Callable[[RunCard], bool] = lambda _: True
+    asks: str = ""
     routes: Mapping[str, Callable[[Request], Response]] = field(default_factory=dict)
 
 

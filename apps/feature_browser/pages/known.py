@@ -121,4 +121,9 @@ def _row(feature: dict[str, Any], address: KnownAddress) -> list[Html]:
     return [name, cell(percent(feature["frequency"])), latent, f1, *scores, cell(verdict(feature))]
 
 
-PAGE = Page("Known features", KnownAddress, known_view)
+PAGE = Page(
+    "Known features",
+    KnownAddress,
+    known_view,
+    asks="Which features that the text's labels know of did the SAE find?",
+)

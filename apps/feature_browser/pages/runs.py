@@ -156,4 +156,4 @@ def _todo(card: RunCard, address: RunsAddress) -> Html:
     )  # fmt: skip
 
 
-PAGE = Page("Runs", RunsAddress, runs_view)
+PAGE = Page("Runs", RunsAddress, runs_view, asks="Which runs are there, and how good is each?")

@@ -52,4 +52,9 @@ def _configuration(config: dict[str, Any]) -> Html:
     return alone(html("<h2>Configuration</h2>{body}", body=body))
 
 
-PAGE = Page("Training", TrainingAddress, training_view)
+PAGE = Page(
+    "Training",
+    TrainingAddress,
+    training_view,
+    asks="How did training go, or how is it going, and with which options?",
+)

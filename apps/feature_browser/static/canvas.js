@@ -22,11 +22,13 @@ export default function (component) {
   zoomGraphs(canvas, on)
   lightEdges(canvas, on)
   annotate(canvas, on, component)
+  commandBar(canvas, on)
   return () => {
     stop.abort()
     clearTimeout(canvas.telling)
     clearTimeout(canvas.guessing)
     clearTimeout(canvas.noting)
+    clearTimeout(canvas.watching)
   }
 }
 

@@ -207,4 +207,9 @@ def _training(card: RunCard) -> None:
         plot(training_figure(lines, palette()), "curves")
 
 
-PAGE = Page("Health", HealthAddress, health_view)
+PAGE = Page(
+    "Health",
+    HealthAddress,
+    health_view,
+    asks="Is this SAE any good: what it loses, what is dead, what fires too often?",
+)

@@ -229,5 +229,10 @@ def _dead(scene: LatentScene) -> Html:
 
 
 PAGE = Page(
-    "Latent", LatentAddress, latent_view, needs_features=True, routes={"/latent": latent_page}
+    "Latent",
+    LatentAddress,
+    latent_view,
+    needs_features=True,
+    asks="What does one latent fire on, and what does it do?",
+    routes={"/latent": latent_page},
 )

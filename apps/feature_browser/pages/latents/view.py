@@ -246,4 +246,10 @@ def _label(note: Note, latent: int | None) -> Html:
     )
 
 
-PAGE = Page("All latents", LatentsAddress, latents_view, needs_features=True)
+PAGE = Page(
+    "All latents",
+    LatentsAddress,
+    latents_view,
+    needs_features=True,
+    asks="Which latents are there, and which match a word or a figure?",
+)

@@ -1,0 +1,114 @@
+"""The bar of every page: the run, its neighbours, the state of the model, and the palette."""
+
+import gc
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from apps.driving import Open, drawn
+from feature_browser.data.catalogue import read_catalogue
+from feature_browser.live import model, warm
+from feature_browser.live.warm import Warmth
+from feature_browser.server.find import hits
+
+from saelab.analysis.notes import Notes
+
+
+def test_it_leads_to_the_same_page_of_the_runs_beside_it_in_a_ring(open_app: Open):
+    names = sorted(["bare", "plain", "signed"])
+    for at, name in enumerate(names):
+        bar = drawn(open_app(run=name, view="training"))
+        for key, by in (("[", -1), ("]", 1)):
+            there = names[(at + by) % len(names)]
+            assert f'data-key="{key}" href="?view=training&amp;run={there}"' in bar
+
+
+def test_an_address_without_anything_is_a_welcome_with_latents_worth_a_look(open_app: Open):
+    page = drawn(open_app())
+    assert "What the pages answer" in page
+    assert page.count('<p class="why">') == 5
+
+
+def test_the_welcome_to_a_run_without_features_says_how_to_collect_them(open_app: Open):
+    assert "saelab features" in drawn(open_app(run="bare", view="welcome"))
+
+
+def test_the_palette_finds_a_number_a_page_a_run_and_words_of_every_run(runs: Path, tmp_path: Path):
+    for name in ("plain", "signed"):
+        shutil.copytree(runs / name, tmp_path / name)
+    Notes(tmp_path / "plain").write(7, "label", "Bridges in <Paris>")
+    catalogue = read_catalogue(tmp_path)
+    here = catalogue.runs["signed"]
+
+    def found(text: str) -> list[tuple[str, str]]:
+        return [(hit["kind"], hit["href"]) for hit in hits(catalogue, here, text)]
+
+    assert found("5")[0] == ("latent", "?run=signed&latent=5")
+    assert ("latent", "?run=signed&latent=32") not in found("32")
+    assert found("healt")[0] == ("page", "?view=health&run=signed")
+    assert ("run", "?view=welcome&run=plain") in found("plai")
+    assert ("latent", "?run=plain&latent=7") in found("in  <paris")
+    # Words of the run that is open come first.
+    assert found("pending female")[0] == ("latent", "?run=signed&latent=5")
+    assert ("search", "?view=latents&run=signed&q=word9") in found(" word9")
+    assert found("")[0][0] == "page"
+
+
+@pytest.fixture
+def warmth(monkeypatch: pytest.MonkeyPatch) -> Warmth:
+    """A server's start of its own."""
+    fresh = Warmth()
+    monkeypatch.setattr(warm, "WARMTH", fresh)
+    return fresh
+
+
+def test_the_first_runs_model_is_loaded_in_one_thread_and_its_state_is_told(
+    warmth: Warmth, live_runs: Path
+):
+    card = read_catalogue(live_runs).first
+    assert card is not None
+    loading, go_on, told = threading.Event(), threading.Event(), []
+
+    def load(found: object) -> None:
+        told.append(found)
+        loading.set()
+        go_on.wait(timeout=30)
+
+    warm.begin(lambda: card, load)
+    assert loading.wait(timeout=60)
+    assert warmth.imported.is_set()
+    assert not warmth.done.is_set()
+    assert warmth.said_of(card.model, loaded=False)[0] == "loading"
+    assert warmth.said_of("another", loaded=False)[0] == "not loaded"
+    assert gc.get_freeze_count() > 10_000
+    go_on.set()
+    assert warmth.done.wait(timeout=30)
+    assert told == [card]
+    assert warmth.said_of(card.model, loaded=True)[0] == "ready"
+
+
+def test_a_model_that_is_not_here_or_too_large_waits_for_a_page(
+    warmth: Warmth, runs: Path, live_runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    there, large = read_catalogue(runs).runs["plain"], read_catalogue(live_runs).first
+    assert large is not None
+    monkeypatch.setattr("saelab.resources.free_memory", lambda: 1)
+    for card in (None, large, there):
+        warm.begin(lambda card=card: card, lambda card: pytest.fail(f"{card} was loaded"))
+        assert warmth.done.wait(timeout=60)
+        assert warmth.said_of("any", loaded=False)[0] == "not loaded"
+
+
+def test_a_damaged_model_is_told_and_leaves_the_pages_as_they_are(
+    warmth: Warmth, live_runs: Path, tmp_path: Path
+):
+    shutil.copytree(live_runs / "topk", tmp_path / "topk")
+    (tmp_path / "topk" / "weights.safetensors").write_bytes(b"no")
+    card = read_catalogue(tmp_path).first
+    assert card is not None
+    warm.begin(lambda: card, model.load)
+    assert warmth.done.wait(timeout=60)
+    state, says = warmth.said_of(card.model, loaded=False)
+    assert state == "failed"
+    assert "weights.safetensors" in says
