@@ -1,5 +1,7 @@
 """The label, note and bookmark of a latent: drawn, and saved when the reader edits them."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -14,24 +16,63 @@ NOTED, PROBLEM = "noted", "note-problem"
 EARLIER = 8
 
 
-def keep(card: RunCard, d_sae: int, edits: object) -> None:
-    """Save the reader's edits that are not saved yet; `problem` reports what fails.
+@dataclass(frozen=True)
+class Keeper:
+    """Saves what the reader of a page writes into the run that the page was drawn of.
 
-    The page sends a list of {id, latent, field, value, was} with ascending ids; `was` is what stood
-    there when the reader began. Entries of another form are ignored.
+    Attributes:
+        weights: the run's weights as they were then, see `identity`.
     """
-    for edit in edits if isinstance(edits, list) else []:
-        if not _whole(edit, d_sae) or edit["id"] <= noted():
-            continue
-        st.session_state[NOTED] = edit["id"]
-        try:
-            other = Notes(card.path).write(
-                edit["latent"], edit["field"], edit["value"], edit.get("was")
-            )
-            if other is not None:
-                st.session_state[PROBLEM] = _overwritten(edit, other)
-        except UsageError as error:
-            st.session_state[PROBLEM] = str(error)
+
+    card: RunCard
+    d_sae: int
+    weights: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, card: RunCard, d_sae: int) -> "Keeper":
+        """The keeper of a page that is drawn now."""
+        return cls(card, d_sae, identity(card.weights_path))
+
+    def __call__(self, edits: object) -> None:
+        """Save the edits that are not saved yet; `told` reports what fails, with the text.
+
+        The page sends a list of {id, latent, field, value, was} with ascending ids; `was` is what
+        stood there when the reader began, and `undone` that it takes an edit back. Entries of
+        another form are ignored.
+        """
+        for edit in edits if isinstance(edits, list) else []:
+            if not _whole(edit, self.d_sae) or edit["id"] <= noted():
+                continue
+            st.session_state[NOTED] = edit["id"]
+            try:
+                self._write(edit)
+            except UsageError as error:
+                say(f"{_what(edit)} was not saved. {error}", edit["value"])
+
+    def _write(self, edit: dict[str, Any]) -> None:
+        now = identity(self.card.weights_path)
+        if now != self.weights:
+            fate = "is another run now" if any(now) else "is gone"
+            raise UsageError(f"{self.card.path} {fate}; copy the text, and open the page again.")
+        notes = Notes(self.card.path)
+        other = notes.write(edit["latent"], edit["field"], edit["value"], edit.get("was"))
+        if edit.get("undone"):
+            say(f"{_what(edit)} was taken back.")
+        elif other is not None:
+            say(_overwritten(edit, other))
+
+
+def identity(path: Path) -> tuple[int, int, int]:
+    """Tells a file from another in its place: time, size and inode; zeros if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _what(edit: dict[str, Any]) -> str:
+    return f"The {edit['field']} of latent {edit['latent']}"
 
 
 def _overwritten(edit: dict[str, Any], other: str) -> str:
@@ -48,14 +89,29 @@ def noted() -> int:
     return st.session_state.get(NOTED, 0)
 
 
-def say(sentence: str) -> None:
-    """Have the next pass of the script report a sentence."""
-    st.session_state[PROBLEM] = sentence
+def say(sentence: str, text: str = "") -> None:
+    """Have this or the next pass of the script report a sentence, and a text to be copied."""
+    st.session_state[PROBLEM] = [*st.session_state.get(PROBLEM, []), (sentence, text)]
 
 
-def problem() -> str:
-    """Why the last edit could not be saved, or what else is to `say`; reported once."""
-    return st.session_state.pop(PROBLEM, "")
+def told() -> Html:
+    """What could not be saved and why, or what else is to `say`; each is reported once."""
+    return joined(
+        html(
+            '<div class="notice" role="status">{sentence}{text}</div>',
+            sentence=sentence,
+            text=_rescued(text) if text else EMPTY,
+        )
+        for sentence, text in st.session_state.pop(PROBLEM, [])
+    )
+
+
+def _rescued(text: str) -> Html:
+    return html(
+        '<button class="copy" data-copy="{value}">Copy</button><pre><code>{text}</code></pre>',
+        value=escaped(text),
+        text=text,
+    )
 
 
 def _whole(edit: Any, d_sae: int) -> bool:  # noqa: ANN401 - any JSON value
@@ -66,6 +122,7 @@ def _whole(edit: Any, d_sae: int) -> bool:  # noqa: ANN401 - any JSON value
         return False
     texts = isinstance(edit.get("field"), str) and isinstance(edit.get("value"), str)
     texts = texts and isinstance(edit.get("was", ""), str | None)
+    texts = texts and isinstance(edit.get("undone", False), bool)
     return texts and 0 <= latent < d_sae
 
 

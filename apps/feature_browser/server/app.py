@@ -8,6 +8,7 @@ import streamlit as st
 from feature_browser.data.address import HOME, AbstractAddress
 from feature_browser.data.catalogue import OWN_ARRAYS, Catalogue, RunCard
 from feature_browser.data.reading import list_runs
+from feature_browser.draw.annotate import told
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import Html
 from feature_browser.live.model import told_of
@@ -43,7 +44,11 @@ def main(root: Path) -> None:
             WARMTH.imported.wait()
     if card is None:
         page, address = known[LIST], known[LIST].address.of(params)
+    told_here = st.container(key="told")
     _draw(page, catalogue, card, address)
+    if said := told():
+        with told_here:
+            show(alone(said), "told-notice")
 
 
 def _titles(known: dict[str, Page], page: Page, card: RunCard | None) -> dict[str, tuple[str, str]]:

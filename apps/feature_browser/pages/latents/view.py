@@ -1,7 +1,5 @@
 """All latents of a run as a table: sorted, searched, labelled, fifty at a time."""
 
-from functools import partial
-
 import numpy as np
 import streamlit as st
 from jaxtyping import Int
@@ -10,7 +8,7 @@ from numpy import ndarray
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run
-from feature_browser.draw import annotate
+from feature_browser.draw.annotate import Keeper
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real
@@ -31,7 +29,7 @@ from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.exchange import exchange
 from feature_browser.pages.latents.hits import Hits, hits_of, order
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
-from feature_browser.shell.canvas import change, search_field, show, tell
+from feature_browser.shell.canvas import change, search_field, show
 from saelab.analysis.notes import LONGEST, Note, Notes
 
 ROWS = 50
@@ -65,11 +63,10 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
         _table(run, names, address, rows) if len(rows) else _nothing(address),
         links,
     ]
-    tell(annotate.problem(), "note-problem")
     show(
         alone(joined(content)),
         "latents",
-        on_edit=partial(annotate.keep, run.card, len(run.features)),
+        on_edit=Keeper.of(run.card, len(run.features)),
     )
 
 
