@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from feature_browser.data.growing import GrowingRun, read_growing
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
@@ -117,12 +118,14 @@ class Catalogue:
     """The finished runs below a directory.
 
     Attributes:
+        growing: runs that are in training, or were left unfinished, by name.
         damaged: the reason why other runs cannot be shown, by name.
         problems: what was not searched, and why.
     """
 
     root: Path
     runs: dict[str, RunCard] = field(default_factory=dict)
+    growing: dict[str, GrowingRun] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -141,7 +144,11 @@ def read_catalogue(root: Path) -> Catalogue:
         try:
             catalogue.runs[name] = _kept_card(path, root, _stamps(path))
         except UsageError as error:
-            catalogue.damaged[name] = str(error)
+            growing = read_growing(path, name)
+            if growing is None:
+                catalogue.damaged[name] = str(error)
+            else:
+                catalogue.growing[name] = growing
     return catalogue
 
 

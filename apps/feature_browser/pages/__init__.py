@@ -44,6 +44,7 @@ class Page:
         draw: draws it, given the catalogue of all runs, the chosen run's card and the address.
         needs_features: whether it needs a run with collected features.
         needs_decoder: whether it needs latents with decoder rows.
+        unfinished: whether it can draw a run in training, which has no card yet.
         concerns: whether the top bar names it for a run; its address works for every run.
         asks: the question that it answers.
         routes: handlers, by path, that answer without running the script.
@@ -54,6 +55,7 @@ class Page:
     draw: Callable[..., None]
     needs_features: bool = False
     needs_decoder: bool = False
+    unfinished: bool = False
     concerns: Callable[[RunCard], bool] = lambda _: True
     asks: str = ""
     routes: Mapping[str, Callable[[Request], Response]] = field(default_factory=dict)

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, link
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.growing import GrowingRun, progress
 from feature_browser.draw.boxes import alone, bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import show
+from saelab.config import UsageError
+from saelab.console import duration
 from saelab.training.sets import is_set
 
 
@@ -24,9 +27,11 @@ def runs_view(catalogue: Catalogue, card: RunCard | None, address: RunsAddress) 
     gone = card is None and address.run is not None and (catalogue.runs or catalogue.damaged)
     notice = no_such_run(catalogue, address.run or "") if gone else EMPTY
     parts = [notice] if notice else []
+    if catalogue.growing:
+        parts.append(_growing(catalogue))
     if catalogue.runs:
         parts.append(_cards(catalogue, address))
-    elif not catalogue.damaged and not notice:
+    elif not (catalogue.damaged or catalogue.growing or notice):
         parts.append(_no_runs(catalogue))
     parts += [
         message(f"The run {name} was left out", problem)
@@ -68,6 +73,28 @@ def _cards(catalogue: Catalogue, address: RunsAddress) -> Html:
     return html(
         '{title}{sets}<div class="runs">{cards}</div>',
         title=title, sets=_sets(catalogue, address), cards=cards,
+    )  # fmt: skip
+
+
+def _growing(catalogue: Catalogue) -> Html:
+    """The runs that are not finished, with their progress."""
+    cards = joined(map(_growing_card, catalogue.growing.values()))
+    return html('<h1 class="headline">In training</h1><div class="runs">{c}</div>', c=cards)
+
+
+def _growing_card(run: GrowingRun) -> Html:
+    try:
+        now = progress(run, run.log())
+    except UsageError as error:
+        return message(run.name, str(error))
+    left = f" · {duration(now.seconds_left)} left" if run.writer and now.seconds_left else ""
+    return html(
+        '<article class="card run"><h2><a href="{href}">{name}</a><span class="chip">{state}</span>'
+        '</h2><p class="sub">{site}<br>{share} of its tokens{left}</p>{bar}</article>',
+        href=link("training", run=run.name), name=run.name,
+        state="in training" if run.writer else "unfinished", site=run.config.get("site", ""),
+        share=UNKNOWN if now.share is None else percent(now.share), left=left,
+        bar=bar(now.share or 0.0),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from saelab.config import UsageError
 
 _LOG = logging.getLogger(__name__)
 WELCOME = "welcome"  # what an address without anything shows
+TRAINING = "training"  # what is shown of a run in training
 LIST = "runs"  # shown where there is no run to show; a string here would be printed
 
 
@@ -37,13 +38,14 @@ def main(root: Path) -> None:
         address = address.to(run=card.name)
         go_to(address)
     model = told_of(card) if card and card.model != OWN_ARRAYS else None
-    bar = Bar(_titles(known, page, card), list(catalogue.runs), card, model)
+    bar = Bar(_titles(known, page, card), [*catalogue.runs, *catalogue.growing], card, model)
     show(top_bar(bar, address), "top-bar")
     if not WARMTH.imported.is_set():
         with st.spinner("The server has just started …"):
             WARMTH.imported.wait()
-    if card is None:
-        page, address = known[LIST], known[LIST].address.of(params)
+    if card is None and not (page.unfinished and address.run in catalogue.growing):
+        page = known[TRAINING if address.run in catalogue.growing else LIST]
+        address = page.address.of(params)
     told_here = st.container(key="told")
     _draw(page, catalogue, card, address)
     if said := told():

@@ -50,7 +50,7 @@ def top_bar(bar: Bar, address: AbstractAddress) -> Html:
         '<kbd>?</kbd><span class="unseen">Keys and words</span></button></span></header>'
         '<nav class="top" aria-label="Views">{views}</nav>{dialogs}',
         home=link("welcome", run=address.run),
-        run=_run(bar, address) if bar.card else EMPTY,
+        run=_run(bar, address) if address.run in bar.runs else EMPTY,
         chips=_chips(bar, bar.card) if bar.card else EMPTY,
         views=views,
         dialogs=dialogs(address.run),
@@ -59,9 +59,8 @@ def top_bar(bar: Bar, address: AbstractAddress) -> Html:
 
 def _run(bar: Bar, address: AbstractAddress) -> Html:
     """The run's name, between links to the same page of the runs before and after it."""
-    card = bar.card
-    assert card is not None
-    at = bar.runs.index(card.name)
+    name = address.run or ""
+    at = bar.runs.index(name)
     steps = [
         html(
             '<a class="step" data-key="{key}" href="{href}" title="{name}: {key}" '
@@ -78,9 +77,9 @@ def _run(bar: Bar, address: AbstractAddress) -> Html:
     ]
     return html(
         '<span class="of-run">{back}<a class="run-name" href="{runs}" '
-        'title="{name}\n{path}\nall runs">{name}</a>{on}</span>',
-        back=steps[0], on=steps[1], runs=address.visit("runs"), name=card.name,
-        path=card.path.as_posix(),
+        'title="{name}{path}\nall runs">{name}</a>{on}</span>',
+        back=steps[0], on=steps[1], runs=address.visit("runs"), name=name,
+        path=f"\n{bar.card.path.as_posix()}" if bar.card else "",
     )  # fmt: skip
 
 
