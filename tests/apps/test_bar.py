@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import socket
 import threading
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from feature_browser.data.catalogue import read_catalogue
 from feature_browser.live import model, warm
 from feature_browser.live.warm import Warmth
 from feature_browser.server.find import hits
+from feature_browser.shell.opening import open_when_it_answers
 
 from saelab.analysis.notes import Notes
+from saelab.cli.browse import has_screen
 
 
 def test_it_leads_to_the_same_page_of_the_runs_beside_it_in_a_ring(open_app: Open):
@@ -112,3 +115,33 @@ def test_a_damaged_model_is_told_and_leaves_the_pages_as_they_are(
     state, says = warmth.said_of(card.model, loaded=False)
     assert state == "failed"
     assert "weights.safetensors" in says
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "seen"),
+    [
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({}, "linux", False),
+        ({}, "darwin", True),
+        ({"CI": "1", "DISPLAY": ":0"}, "linux", False),
+        ({"SSH_CONNECTION": "a 1 b 2"}, "darwin", False),
+    ],
+)
+def test_a_browser_is_opened_only_where_it_would_be_seen(
+    environment: dict[str, str], platform: str, *, seen: bool
+):
+    assert has_screen(environment, platform) is seen
+
+
+def test_the_page_is_opened_once_the_server_takes_connections():
+    shown: list[str] = []
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        opening = threading.Thread(target=open_when_it_answers, args=(url, shown.append))
+        opening.start()
+        assert shown == []
+        server.listen()
+        opening.join(timeout=30)
+    assert shown == [url]

@@ -20,6 +20,7 @@ from feature_browser.shell.chrome import MODEL_ROUTE
 from feature_browser.shell.dialogs import FIND_ROUTE
 from feature_browser.shell.guard import Guard
 from feature_browser.shell.launch import runs_directory
+from feature_browser.shell.opening import open_if_asked
 
 
 def first_run() -> RunCard | None:
@@ -37,6 +38,7 @@ def model_state(request: Request) -> JSONResponse:
 @asynccontextmanager
 async def _life(_: st.App) -> AsyncIterator[None]:
     begin(first_run, load)
+    open_if_asked()
     yield
 
 
