@@ -1,8 +1,9 @@
 """The list of runs, with the figures that distinguish them."""
 
+import hashlib
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ class RunCard:
     found: int | None = None
     corpus: dict[str, Any] | None = None
     problems: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Tells two cards apart; for caches, which ask often."""
+        return hashlib.sha256(repr(self).encode(errors="surrogateescape")).hexdigest()
 
     @property
     def signed(self) -> bool:
@@ -111,6 +117,11 @@ class RunCard:
     def features_path(self) -> Path:
         """Path of its features, once collected."""
         return self.path / "features.h5"
+
+
+def key_of(card: RunCard) -> str:
+    """What stands for a card in the key of a cache."""
+    return card.key
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import streamlit as st
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import RunCard, key_of
 from feature_browser.data.reading import stamp
 from feature_browser.live.warm import WARMTH, State, settle
 from saelab.config import UsageError
@@ -67,7 +67,7 @@ def load(card: RunCard) -> "Host":
     return _live(card, stamps, stamp(card.path / "provenance.json"))
 
 
-@st.cache_resource(max_entries=RUNS_KEPT, show_spinner=False, hash_funcs={RunCard: repr})
+@st.cache_resource(max_entries=RUNS_KEPT, show_spinner=False, hash_funcs={RunCard: key_of})
 def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> "Host":
     del stamps, recorded  # part of the cache's key only
     from saelab.host.host import Host
