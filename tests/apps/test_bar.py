@@ -145,3 +145,13 @@ def test_the_page_is_opened_once_the_server_takes_connections():
         server.listen()
         opening.join(timeout=30)
     assert shown == [url]
+
+
+def test_four_latents_of_any_run_stand_side_by_side_and_others_are_told(open_app: Open):
+    page = drawn(open_app(run="signed", view="beside", latents="5, plain:7,99, gone:3, 8"))
+    assert page.count('class="card message"') == 2
+    assert "There is no latent 99; signed has 0 to 31." in page
+    assert "There is no run gone." in page
+    assert "4 are shown, 1 are not." in page
+    assert 'href="?run=plain&amp;latent=7"' in page
+    assert 'href="?view=beside&amp;run=signed&amp;latents=plain%3A7%2C99%2Cgone%3A3%2C8"' in page

@@ -168,12 +168,12 @@ def _editor(card: RunCard, labels: Labels, latent: int) -> Html:
         longest=LONGEST["label"], longest_note=LONGEST["note"],
         open=Html(" open") if note.note else EMPTY,
         title="note" if note.note else "add a note: N",
-        earlier=_earlier(Notes(card.path).history(latent)) if latent in labels.notes else EMPTY,
+        earlier=_earlier(Notes(card.path).history(latent), writable=writable),
     )  # fmt: skip
 
 
-def _earlier(edits: list[Edit]) -> Html:
-    """Earlier labels and notes, the latest first."""
+def _earlier(edits: list[Edit], *, writable: bool) -> Html:
+    """Earlier labels and notes, the latest first; each can be made the current one again."""
     shown: list[Edit] = []
     for field in ("label", "note"):
         said = [edit for edit in edits if edit.field == field]
@@ -181,8 +181,17 @@ def _earlier(edits: list[Edit]) -> Html:
     if not shown:
         return EMPTY
     lines = joined(
-        html("<li>{at} · {field}: {v}</li>", at=edit.at[:16].replace("T", " "), field=edit.field,
-             v=edit.value)
+        html(
+            "<li>{at} · {field}: {v}{again}</li>", at=edit.at[:16].replace("T", " "),
+            field=edit.field, v=edit.value, again=_again(edit) if writable else EMPTY,
+        )
         for edit in sorted(shown, key=lambda edit: edit.at, reverse=True)[:EARLIER]
     )  # fmt: skip
     return html('<ul class="earlier" aria-label="Earlier">{lines}</ul>', lines=lines)
+
+
+def _again(edit: Edit) -> Html:
+    return html(
+        ' <button class="plain" data-again="{field}" data-value="{v}">restore</button>',
+        field=edit.field, v=escaped(edit.value),
+    )  # fmt: skip

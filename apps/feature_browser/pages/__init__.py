@@ -12,12 +12,14 @@ from starlette.responses import Response
 
 from feature_browser.data.address import AbstractAddress
 from feature_browser.data.catalogue import RunCard
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere
 
 MODULES = [
     "welcome.view",
     "runs",
     "latent.view",
     "latents.view",
+    "beside",
     "known",
     "attention.view",
     "circuit.view",
@@ -47,6 +49,7 @@ class Page:
         unfinished: whether it can draw a run in training, which has no card yet.
         concerns: whether the top bar names it for a run; its address works for every run.
         asks: the question that it answers.
+        elsewhere: the command and the Python that show the same, given card and address.
         routes: handlers, by path, that answer without running the script.
     """
 
@@ -58,6 +61,7 @@ class Page:
     unfinished: bool = False
     concerns: Callable[[RunCard], bool] = lambda _: True
     asks: str = ""
+    elsewhere: Callable[..., Elsewhere] = lambda _, __: NOWHERE
     routes: Mapping[str, Callable[[Request], Response]] = field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ import streamlit as st
 
 from feature_browser.data.address import AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, flat
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.growing import QUIET_S, GrowingRun, Progress, events, progress
 from feature_browser.data.reading import list_runs, metrics, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
@@ -130,10 +131,19 @@ def _configuration(config: dict[str, Any]) -> Html:
     return alone(html("<h2>Configuration</h2>{body}", body=body))
 
 
+def training_elsewhere(card: RunCard, _: TrainingAddress) -> Elsewhere:
+    """The run's configuration, and its curves."""
+    return Elsewhere(
+        command("show", card.path),
+        python(card, "import saelab", "", "saelab.figure(saelab.Run(RUN))"),
+    )
+
+
 PAGE = Page(
     "Training",
     TrainingAddress,
     training_view,
     unfinished=True,
     asks="How did training go, or how is it going, and with which options?",
+    elsewhere=training_elsewhere,
 )

@@ -7,6 +7,7 @@ import streamlit as st
 
 from feature_browser.data.address import HOME, AbstractAddress
 from feature_browser.data.catalogue import OWN_ARRAYS, Catalogue, RunCard
+from feature_browser.data.elsewhere import NOWHERE
 from feature_browser.data.reading import list_runs
 from feature_browser.draw.annotate import told
 from feature_browser.draw.boxes import alone, message
@@ -38,7 +39,10 @@ def main(root: Path) -> None:
         address = address.to(run=card.name)
         go_to(address)
     model = told_of(card) if card and card.model != OWN_ARRAYS else None
-    bar = Bar(_titles(known, page, card), [*catalogue.runs, *catalogue.growing], card, model)
+    elsewhere = page.elsewhere(card, address) if card else NOWHERE
+    bar = Bar(
+        _titles(known, page, card), [*catalogue.runs, *catalogue.growing], card, model, elsewhere
+    )
     show(top_bar(bar, address), "top-bar")
     if not WARMTH.imported.is_set():
         with st.spinner("The server has just started …"):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, link
 from feature_browser.data.catalogue import RunCard
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere
 from feature_browser.data.glossary import meaning_of
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, real, share_of_whole
@@ -12,6 +13,8 @@ from feature_browser.shell.dialogs import dialogs
 
 MODEL_ROUTE = "/model"
 """Where the bar asks how far the model's loading is."""
+
+_CODE = Html('<button data-open="code" title="This page as a command and as Python">Code</button>')
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class Bar:
         titles: of the pages that concern the run, with the question that each answers.
         runs: the names of all runs, in their order.
         model: the state of the run's language model, and a sentence; None if it has none.
+        elsewhere: the page as a command and as Python.
     """
 
     titles: Mapping[str, tuple[str, str]]
     runs: Sequence[str]
     card: RunCard | None
     model: tuple[str, str] | None = None
+    elsewhere: Elsewhere = NOWHERE
 
 
 def top_bar(bar: Bar, address: AbstractAddress) -> Html:
@@ -46,14 +51,15 @@ def top_bar(bar: Bar, address: AbstractAddress) -> Html:
         '<header class="who"><a class="brand" href="{home}" title="Welcome: what this run is">'
         '<b>saelab</b></a>{run}<span class="chips">{chips}</span><span class="helps">'
         '<button data-open="palette" title="Go to a latent, page, run or label">Find '
-        '<kbd>Ctrl K</kbd></button><button data-open="help" title="Keys and words">'
+        '<kbd>Ctrl K</kbd></button>{code}<button data-open="help" title="Keys and words">'
         '<kbd>?</kbd><span class="unseen">Keys and words</span></button></span></header>'
         '<nav class="top" aria-label="Views">{views}</nav>{dialogs}',
         home=link("welcome", run=address.run),
         run=_run(bar, address) if address.run in bar.runs else EMPTY,
         chips=_chips(bar, bar.card) if bar.card else EMPTY,
         views=views,
-        dialogs=dialogs(address.run),
+        dialogs=dialogs(address.run, bar.elsewhere),
+        code=_CODE if bar.elsewhere != NOWHERE else EMPTY,
     )
 
 

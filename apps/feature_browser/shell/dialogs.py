@@ -1,7 +1,8 @@
 """The dialogs that keys open on every page: the palette, and the help."""
 
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere
 from feature_browser.data.glossary import WORDS
-from feature_browser.draw.markup import Html, html, joined
+from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 
 FIND_ROUTE = "/find"
 """Where the palette asks what a text may mean."""
@@ -20,8 +21,8 @@ KEYS = (
 )
 
 
-def dialogs(run: str | None) -> Html:
-    """The palette and the help, closed; `run` is what the palette searches first."""
+def dialogs(run: str | None, elsewhere: Elsewhere) -> Html:
+    """The palette, the help and the page as code, closed; the palette searches `run` first."""
     keys = joined(
         html("<dt><kbd>{k}</kbd></dt><dd>{does}</dd>", k=k, does=does) for k, does in KEYS
     )
@@ -34,6 +35,26 @@ def dialogs(run: str | None) -> Html:
         '<p class="sub">↑ ↓ choose · Enter goes there · Esc closes</p></dialog>'
         '<dialog class="help" aria-label="Keys and words"><form method="dialog">'
         '<button class="copy">Close</button></form><h2>Keys</h2><dl class="keys">{keys}</dl>'
-        '<h2>Words</h2><dl class="words">{words}</dl></dialog>',
-        run=run or "", keys=keys, words=words,
+        '<h2>Words</h2><dl class="words">{words}</dl></dialog>{code}',
+        run=run or "", keys=keys, words=words, code=_code(elsewhere),
     )  # fmt: skip
+
+
+def _code(elsewhere: Elsewhere) -> Html:
+    if elsewhere == NOWHERE:
+        return EMPTY
+    ways = (("In the terminal", elsewhere.command), ("In Python", elsewhere.python))
+    parts = joined(
+        html(
+            '<h2>{title}<button class="copy" data-copy="{value}">Copy</button></h2><pre><code>'
+            "{text}</code></pre>",
+            title=title, value=escaped(text), text=text,
+        )
+        for title, text in ways
+        if text
+    )  # fmt: skip
+    return html(
+        '<dialog class="code" aria-label="This page as code">{parts}<form method="dialog">'
+        '<button class="copy">Close</button></form></dialog>',
+        parts=parts,
+    )

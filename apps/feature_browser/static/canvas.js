@@ -23,6 +23,7 @@ export default function (component) {
   lightEdges(canvas, on)
   annotate(canvas, on, component)
   commandBar(canvas, on)
+  exportTables(canvas, on)
   return () => {
     stop.abort()
     clearTimeout(canvas.telling)

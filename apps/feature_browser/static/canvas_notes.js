@@ -38,6 +38,9 @@ function annotate(canvas, on, { data, setStateValue }) {
   on(canvas, "click", ({ target }) => {
     const verdict = target.closest("[data-verdict]")
     if (verdict) write("verdict", verdict.dataset.verdict)
+    const again = target.closest("[data-again]")
+    const now = again && shown(canvas).querySelector(`[data-note="${again.dataset.again}"]:not([data-of])`)
+    if (now) write(again.dataset.again, again.dataset.value, shownLatent(canvas), now.defaultValue)
     const proposed = target.closest("[data-propose]")
     const label = proposed && shown(canvas).querySelector('[data-note="label"]:not([data-of])')
     if (label && !label.readOnly) {

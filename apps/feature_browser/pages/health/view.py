@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.reading import (
     OpenRun,
     decoder_norms,
@@ -207,9 +208,18 @@ def _training(card: RunCard) -> None:
         plot(training_figure(lines, palette()), "curves")
 
 
+def health_elsewhere(card: RunCard, _: HealthAddress) -> Elsewhere:
+    """The measurements of the run."""
+    return Elsewhere(
+        command("show", card.path),
+        python(card, "import saelab", "", "saelab.figure(saelab.load_evaluation(saelab.Run(RUN)))"),
+    )
+
+
 PAGE = Page(
     "Health",
     HealthAddress,
     health_view,
     asks="Is this SAE any good: what it loses, what is dead, what fires too often?",
+    elsewhere=health_elsewhere,
 )

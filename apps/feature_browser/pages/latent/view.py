@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, list_runs, open_run
 from feature_browser.draw.annotate import Keeper
@@ -225,6 +226,21 @@ def _dead(scene: LatentScene) -> Html:
     return joined([note, effects])
 
 
+def latent_elsewhere(card: RunCard, address: LatentAddress) -> Elsewhere:
+    """Steering with the latent, and its figure."""
+    number = address.latent if address.latent and address.latent.isdecimal() else "0"
+    return Elsewhere(
+        command("steer", card.path, "--latents", number, "--strength", 4),
+        python(
+            card,
+            "from saelab import Features",
+            "",
+            "latent = Features(RUN)[" + number + "]",
+            "latent.figure()",
+        ),
+    )
+
+
 PAGE = Page(
     "Latent",
     LatentAddress,
@@ -232,4 +248,5 @@ PAGE = Page(
     needs_features=True,
     asks="What does one latent fire on, and what does it do?",
     routes={"/latent": latent_page},
+    elsewhere=latent_elsewhere,
 )

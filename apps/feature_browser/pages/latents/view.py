@@ -6,6 +6,7 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw.annotate import Keeper
@@ -243,10 +244,19 @@ def _label(note: Note, latent: int | None) -> Html:
     )
 
 
+def latents_elsewhere(card: RunCard, _: LatentsAddress) -> Elsewhere:
+    """The names of all latents, and their figures."""
+    return Elsewhere(
+        command("names", card.path, "--out", f"{card.own_name}-names.csv"),
+        python(card, "from saelab import Features", "", "columns = Features(RUN).table()"),
+    )
+
+
 PAGE = Page(
     "All latents",
     LatentsAddress,
     latents_view,
     needs_features=True,
     asks="Which latents are there, and which match a word or a figure?",
+    elsewhere=latents_elsewhere,
 )
