@@ -24,6 +24,7 @@ MODULES = [
     "attention.view",
     "circuit.view",
     "try_it.view",
+    "tell_apart",
     "steering.view",
     "transport.view",
     "shared",
