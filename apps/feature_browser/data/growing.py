@@ -44,7 +44,7 @@ class GrowingRun:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far a training is.
 
     Attributes:
@@ -74,7 +74,7 @@ def read_growing(path: Path, name: str) -> GrowingRun | None:
     return GrowingRun(name, path, run.options, writer)
 
 
-def progress(run: GrowingRun, lines: list[dict[str, Any]]) -> Progress:
+def progress(run: GrowingRun, lines: list[dict[str, Any]]) -> TrainingProgress:
     """How far the training of these logged steps is."""
     log = run.path / "metrics.jsonl"
     quiet = max(0.0, time.time() - log.stat().st_mtime) if log.is_file() else 0.0
@@ -82,9 +82,9 @@ def progress(run: GrowingRun, lines: list[dict[str, Any]]) -> Progress:
     wanted, seen = _number(run.config, "n_tokens"), _number(last, "tokens") or 0.0
     speeds = [s for line in lines[-FEW:] if (s := _number(line, "tokens_per_second"))]
     if not wanted or wanted < 0:
-        return Progress(None, None, quiet, last)
+        return TrainingProgress(None, None, quiet, last)
     left = max(0.0, wanted - seen) * len(speeds) / sum(speeds) if speeds else None
-    return Progress(min(1.0, seen / wanted), left, quiet, last)
+    return TrainingProgress(min(1.0, seen / wanted), left, quiet, last)
 
 
 def events(run: GrowingRun) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import streamlit as st
 from feature_browser.data.address import AbstractAddress
 from feature_browser.data.catalogue import Catalogue, RunCard, flat
 from feature_browser.data.elsewhere import Elsewhere, command, python
-from feature_browser.data.growing import QUIET_S, GrowingRun, Progress, events, progress
+from feature_browser.data.growing import QUIET_S, GrowingRun, TrainingProgress, events, progress
 from feature_browser.data.reading import list_runs, metrics, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
@@ -66,7 +66,7 @@ def _watch(run: GrowingRun) -> None:
         plot(training_figure(lines, palette()), "curves")
 
 
-def _progress(run: GrowingRun, now: Progress, n_lines: int) -> Html:
+def _progress(run: GrowingRun, now: TrainingProgress, n_lines: int) -> Html:
     figures = [
         ("loss", "loss", 4),
         ("FVU", "fvu", 4),
@@ -93,7 +93,7 @@ def _progress(run: GrowingRun, now: Progress, n_lines: int) -> Html:
     )
 
 
-def _sentence(run: GrowingRun, now: Progress, n_lines: int) -> str:
+def _sentence(run: GrowingRun, now: TrainingProgress, n_lines: int) -> str:
     parts = []
     tokens, speed = now.last.get("tokens"), now.last.get("tokens_per_second")
     if isinstance(tokens, int):
