@@ -76,7 +76,7 @@ def test_a_label_is_taken_back_by_its_key_and_restored_from_its_history(
     page.keyboard.press("Control+z")
     expect(page.locator(".notice")).to_contain_text("label of latent 6 was taken back")
     assert Notes(root / "signed").all() == {}
-    page.locator("summary", has_text="note").click()
+    page.locator("summary:visible", has_text="note").click()
     page.get_by_role("button", name="restore").click()
     expect(page).to_have_title("6 · Bridges · saelab")
     assert Notes(root / "signed").all()[6].label == "Bridges"
@@ -95,3 +95,23 @@ def test_the_rows_of_a_table_are_saved_as_csv_and_as_json_lines(page: Page, url:
     lines = [json.loads(line) for line in saved["JSONL"].splitlines()]
     assert [line["Latent"] for line in lines] == [int(row["Latent"]) for row in rows]
     assert all(isinstance(line["Max"], float | int) for line in lines)
+
+
+def test_tokens_and_the_histograms_range_are_reached_by_keys(page: Page, url: str):
+    page.goto(f"{url}/?run=plain&latent=5")
+    line = page.locator(".example .text:visible").first
+    line.focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".tip")).to_contain_text("of its maximum")
+    first = page.locator(".walked").text_content()
+    assert first
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".tip")).to_have_count(0)
+    page.locator(".histogram:visible").focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    counted = page.locator(".hidden-count:visible").first
+    expect(counted).to_contain_text("hidden by filter")
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    expect(counted).to_have_text("")

@@ -57,7 +57,7 @@ function palette(canvas, on) {
       event.preventDefault()
       // What was typed last may not have been looked for yet.
       clearTimeout(canvas.finding)
-      find(canvas, dialog).then(() => dialog.querySelector("[aria-selected=true] a")?.click())
+      find(canvas, dialog).then(() => dialog.querySelector("[aria-selected=true]")?.click())
     }
   })
   on(dialog, "click", (event) => { if (event.target.closest("a")) dialog.close() })
@@ -80,15 +80,16 @@ async function find(canvas, dialog) {
   const list = dialog.querySelector("ul")
   const chosen = field.value
   list.replaceChildren(...answer.map(found))
-  if (answer.length) choose(dialog, list.firstElementChild)
-  else list.append(Object.assign(document.createElement("li"), { className: "sub", textContent: chosen ? "nothing found" : "" }))
+  if (answer.length) choose(dialog, list.querySelector("a"))
+  else list.append(Object.assign(document.createElement("li"), { className: "sub", role: "none", textContent: chosen ? "nothing found" : "" }))
 }
 
 function found({ kind, title, about, href }, i) {
   const row = document.createElement("li")
-  row.id = `found-${i}`
-  row.setAttribute("role", "option")
+  row.setAttribute("role", "none")
   const link = document.createElement("a")
+  link.id = `found-${i}`
+  link.setAttribute("role", "option")
   link.href = href
   link.tabIndex = -1
   for (const [name, text] of [["em", kind], ["b", title], ["span", about]]) {
