@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, link
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.glossary import meaning_of
 from feature_browser.data.growing import GrowingRun, progress
 from feature_browser.draw.boxes import alone, bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
@@ -137,14 +138,14 @@ def _figures(card: RunCard) -> Html:
     dead = UNKNOWN if card.dead is None else percent(card.dead / card.d_sae)
     recovered = UNKNOWN if card.ce_recovered is None else share_of_whole(card.ce_recovered)
     rows = [
-        ("L0", real(card.l0, 1), "latents active per token"),
-        ("FVU", real(card.fvu, 3), "variance unexplained on held-out text; 0 is perfect"),
-        ("CE recovered", recovered, "of the cross-entropy that zeros in this place would cost"),
-        ("dead", dead, "latents that never fired on held-out text"),
+        ("L0", real(card.l0, 1)),
+        ("FVU", real(card.fvu, 3)),
+        ("CE recovered", recovered),
+        ("dead", dead),
     ]
     return joined(
-        html('<div title="{t}"><dt>{n}</dt><dd>{v}</dd></div>', t=text, n=name, v=value)
-        for name, value, text in rows
+        html('<div title="{t}"><dt>{n}</dt><dd>{v}</dd></div>', t=meaning_of(name), n=name, v=value)
+        for name, value in rows
     )
 
 

@@ -71,7 +71,7 @@ def _progress(run: GrowingRun, now: TrainingProgress, n_lines: int) -> Html:
         ("loss", "loss", 4),
         ("FVU", "fvu", 4),
         ("L0", "l0", 1),
-        ("dead", "dead", 0),
+        ("silent of late", "dead", 0),
     ]
     said = joined(
         html("<span>{name} <b>{value}</b></span>", name=title, value=real(now.last[key], digits))

@@ -123,7 +123,7 @@ def _densities(card: RunCard, found: Densities | None) -> Html:
     edges, counts = found.histogram()
     chart = density_chart(edges, counts, DENSE)
     alive = found.density[found.density > 0]
-    hint = f"dashed: dense · {count(len(found.dead))} dead ones not drawn"
+    hint = f"dashed: dense · {count(len(found.dead))} that never fire not drawn"
     if len(alive):
         middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
         chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
@@ -220,6 +220,6 @@ PAGE = Page(
     "Health",
     HealthAddress,
     health_view,
-    asks="Is this SAE any good: what it loses, what is dead, what fires too often?",
+    asks="Is this SAE any good: what it loses, what never fires, what fires too often?",
     elsewhere=health_elsewhere,
 )
