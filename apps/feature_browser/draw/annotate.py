@@ -12,7 +12,7 @@ from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from saelab.analysis.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
 
-NOTED, PROBLEM = "noted", "note-problem"
+NOTED, PROBLEM, SHOWN = "noted", "note-problem", "note-shown"
 EARLIER = 8
 
 
@@ -94,15 +94,21 @@ def say(sentence: str, text: str = "") -> None:
     st.session_state[PROBLEM] = [*st.session_state.get(PROBLEM, []), (sentence, text)]
 
 
-def told() -> Html:
-    """What could not be saved and why, or what else is to `say`; each is reported once."""
+def told(address: str) -> Html:
+    """What could not be saved and why, or what else is to `say`; it stays until the next address.
+
+    A page may be drawn several times in a row, so once would be too short to be read.
+    """
+    if said := st.session_state.pop(PROBLEM, []):
+        st.session_state[SHOWN] = (address, said)
+    where, kept = st.session_state.get(SHOWN, ("", []))
     return joined(
         html(
             '<div class="notice" role="status">{sentence}{text}</div>',
             sentence=sentence,
             text=_rescued(text) if text else EMPTY,
         )
-        for sentence, text in st.session_state.pop(PROBLEM, [])
+        for sentence, text in (kept if where == address else [])
     )
 
 

@@ -52,7 +52,7 @@ def main(root: Path) -> None:
         address = page.address.of(params)
     told_here = st.container(key="told")
     _draw(page, catalogue, card, address)
-    if said := told():
+    if said := told(address.href):
         with told_here:
             show(alone(said), "told-notice")
 
