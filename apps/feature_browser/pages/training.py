@@ -11,6 +11,7 @@ from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.growing import QUIET_S, GrowingRun, TrainingProgress, events, progress
 from feature_browser.data.reading import list_runs, metrics, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
+from feature_browser.draw.curves import curves
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, short_count
 from feature_browser.draw.tables import Column, cell, table
@@ -42,7 +43,7 @@ def training_view(catalogue: Catalogue, card: RunCard | None, address: TrainingA
     lines = metrics(card.path, stamp(log)) if log.is_file() else []
     if lines:
         show(_headline(card, len(lines)), "training")
-        plot(training_figure(lines, palette()), "curves")
+        plot(curves(card.path, stamp(log), palette()), "curves")
     else:
         imported = "This SAE was trained by another tool and imported."
         reason = f"{log} is missing or empty." if card.n_tokens else imported

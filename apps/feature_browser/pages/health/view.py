@@ -19,6 +19,7 @@ from feature_browser.data.reading import (
 from feature_browser.data.weights import width
 from feature_browser.draw.boxes import alone, boxed, pairs
 from feature_browser.draw.charts import density_chart
+from feature_browser.draw.curves import curves
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real
 from feature_browser.pages import Page
@@ -35,7 +36,6 @@ from feature_browser.pages.health.latent_lists import HealthAddress, lists, mass
 from feature_browser.pages.health.measured import measured
 from feature_browser.shell.canvas import palette, plot, show
 from saelab.config import UsageError
-from saelab.figures.training import training_figure
 
 
 def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
@@ -205,7 +205,7 @@ def _training(card: RunCard) -> None:
         lines, said = [], str(error)
     show(alone(html('<h2>Training</h2><p class="sub">{said}</p>', said=said)), "training")
     if lines:
-        plot(training_figure(lines, palette()), "curves")
+        plot(curves(card.path, stamp(log), palette()), "curves")
 
 
 def health_elsewhere(card: RunCard, _: HealthAddress) -> Elsewhere:
