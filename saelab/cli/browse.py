@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,16 @@ from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
 
 LOCAL = "127.0.0.1"
+OPEN = "SAELAB_OPEN"
+"""The environment variable that has the app open its own address once it answers."""
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 
 
 class BrowseArguments(Config):
     """Open the feature browser on a directory of runs.
 
-    It needs no network, and only this machine can reach it. Ctrl-C ends it.
+    It needs no network, and only this machine can reach it. Ctrl-C ends it. The language model of
+    the first run is loaded while you look around.
 
     With --llm the key E has that model explain the latent on the screen: one question, as `saelab
     explain` asks it. The environment variables SAELAB_LLM, SAELAB_BASE_URL and SAELAB_KEY_NAME say
@@ -40,6 +44,8 @@ class BrowseArguments(Config):
     address: str = LOCAL
     """Address of this machine to serve on; 0.0.0.0 for all addresses. Everybody who can reach it
     can read the runs and write notes: there is no password."""
+    open: bool = True
+    """Open the page in the browser of this machine, if it has a screen."""
     allow_host: tuple[str, ...] = ()
     """A name, beside localhost and the address, under which browsers may call the server, e.g. that
     of a proxy; may be repeated. Requests for other names are refused, since a page of another site
@@ -74,10 +80,20 @@ def main(arguments: list[str]) -> int:
             f"Whoever reaches this machine can read the runs and write notes{asks}.",
             file=sys.stderr,
         )
-    print(f"Open http://{host}:{args.port}", flush=True)
+    url = f"http://{host}:{args.port}"
+    opens = {OPEN: url} if args.open and has_screen(os.environ) else {}
+    print(f"{'Opening' if opens else 'Open'} {url}", flush=True)
     launch = [sys.executable, "-m", "feature_browser.shell.launch", str(args.port), str(address)]
     command = [*launch, str(args.runs), *names]
-    os.execve(sys.executable, command, {**os.environ, **model})
+    os.execve(sys.executable, command, {**os.environ, **model, **opens})
+
+
+def has_screen(environment: Mapping[str, str], platform: str = sys.platform) -> bool:
+    """Whether a browser that is opened here would be seen: not by CI, nor over SSH."""
+    if environment.get("CI") or environment.get("SSH_CONNECTION"):
+        return False
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return platform in ("darwin", "win32") or any(environment.get(name) for name in screens)
 
 
 def _model(args: BrowseArguments) -> dict[str, str]:

@@ -5,14 +5,13 @@ The command line, the API and the browser all use this module. It does not impor
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxtyping import Int
 
 from saelab.config import UsageError
 from saelab.console import note, shown
-from saelab.lm.tiny import MODEL_DIR
+from saelab.lm.at_hand import file_at_hand
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,8 +97,8 @@ def has_chat_template(model: str) -> bool:
 
     Nothing is loaded or fetched: for a model that is not on this machine the answer is no.
     """
-    named = any(_file(model, name) for name in ("chat_template.jinja", "chat_template.json"))
-    config = None if named else _file(model, "tokenizer_config.json")
+    named = any(file_at_hand(model, name) for name in ("chat_template.jinja", "chat_template.json"))
+    config = None if named else file_at_hand(model, "tokenizer_config.json")
     if config is None:
         return named
     try:
@@ -107,21 +106,6 @@ def has_chat_template(model: str) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and bool(values.get("chat_template"))
-
-
-def _file(model: str, name: str) -> Path | None:
-    """A file in a checkpoint's directory, or in the hub's cache."""
-    directory = MODEL_DIR if model == "tiny" else Path(model)
-    if directory.is_dir():
-        return directory / name if (directory / name).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, name)
-    except HFValidationError:
-        return None
-    return Path(found) if isinstance(found, str) else None
 
 
 def token_id(lm: "LanguageModel", text: str) -> int:

@@ -214,14 +214,17 @@ class Run:
             )
         return model
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The logged steps, oldest first.
+    def metrics(self, *, growing: bool = False) -> list[dict[str, Any]]:
+        """The logged steps, oldest first; of a `growing` log without a last line in the making.
 
         Raises:
             UsageError: a line is damaged.
         """
         path = self.path / "metrics.jsonl"
-        lines = read_regular(path, most=MAX_METRICS_BYTES).splitlines() if path.is_file() else []
+        text = read_regular(path, most=MAX_METRICS_BYTES) if path.is_file() else b""
+        lines = text.splitlines()
+        if growing and not text.endswith(b"\n"):
+            lines = lines[:-1]
         return [_metrics_line(line, f"Line {n} of {path}") for n, line in enumerate(lines, 1)]
 
     def evaluation(self, name: str, *, text: str | None = None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from feature_browser.data.catalogue import RunCard, read_card
 from feature_browser.data.known import NOTHING
 from feature_browser.data.labels import Labels, LatentNames
 from feature_browser.data.reading import OpenRun, open_run
-from feature_browser.draw.annotate import keep
+from feature_browser.draw.annotate import Keeper, told
 from feature_browser.pages.latents.search import search
 
 from saelab.analysis.notes import Note, Notes
@@ -43,9 +43,9 @@ def edit(number: int, value: str, latent: int = 5, field: str = "label") -> dict
 def test_edits_are_written_once_however_often_they_arrive(
     card: RunCard, session: dict[str, object]
 ):
-    keep(card, 32, [edit(1, "a")])
-    keep(card, 32, [edit(1, "a"), edit(2, "b"), edit(3, "1", field="bookmark")])
-    keep(card, 32, [edit(3, "1", field="bookmark")])
+    Keeper.of(card, 32)([edit(1, "a")])
+    Keeper.of(card, 32)([edit(1, "a"), edit(2, "b"), edit(3, "1", field="bookmark")])
+    Keeper.of(card, 32)([edit(3, "1", field="bookmark")])
     assert [(e.field, e.value) for e in Notes(card.path).history(5)] == [
         ("label", "a"), ("label", "b"), ("bookmark", "1"),
     ]  # fmt: skip
@@ -60,18 +60,45 @@ def test_edits_are_written_once_however_often_they_arrive(
 def test_what_is_not_an_edit_of_a_latent_is_not_written(
     card: RunCard, session: dict[str, object], edits
 ):
-    keep(card, 32, edits)
+    Keeper.of(card, 32)(edits)
     assert not Notes(card.path).path.exists()
     assert session == {}
 
 
 def test_an_edit_that_cannot_be_kept_is_told(card: RunCard, session: dict[str, object]):
-    keep(card, 32, [edit(1, "x" * 201), edit(2, "kept")])
-    assert "201 characters" in str(session["note-problem"])
+    Keeper.of(card, 32)([edit(1, "x" * 201), edit(2, "kept")])
+    ((sentence, text),) = session["note-problem"]  # pyright: ignore[reportGeneralTypeIssues]
+    assert "201 characters" in sentence
+    assert text == "x" * 201
     assert Notes(card.path).all()[5].label == "kept"
 
 
 # Names
+
+
+def test_what_was_typed_while_the_run_vanished_or_was_replaced_is_told_with_its_text(
+    card: RunCard, copy: Path, runs: Path, session: dict[str, object]
+):
+    keep = Keeper.of(card, 32)
+    shutil.rmtree(copy)
+    keep([edit(1, "typed in <vain>")])
+    assert "is gone" in (gone := told("?a"))
+    assert "typed in &lt;vain&gt;" in gone
+    shutil.copytree(runs / "plain", copy)
+    keep([edit(2, "of the old run")])
+    assert "is another run now" in told("?a")
+    assert Notes(copy).all() == {}
+    # A second pass of the same page says it again, another page does not.
+    assert "is another run now" in told("?a")
+    assert told("?b") == ""
+
+
+def test_an_edit_that_is_taken_back_is_told(card: RunCard, session: dict[str, object]):
+    keep = Keeper.of(card, 32)
+    keep([edit(1, "a")])
+    keep([{**edit(2, ""), "undone": True, "was": "a"}])
+    assert "label of latent 5 was taken back" in told("?a")
+    assert Notes(card.path).all() == {}
 
 
 def test_a_label_goes_before_the_known_feature():

@@ -7,11 +7,9 @@ from urllib.request import urlopen
 import numpy as np
 import psutil
 import pytest
+from apps.readers import look, session
 from apps.serving import Server, served
 from feature_browser.pages import pages
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from websockets.sync.client import ClientConnection, connect
 
 pytestmark = pytest.mark.exhaustive
 
@@ -37,8 +35,7 @@ def test_ten_sessions_leave_the_servers_memory_flat(runs: Path):
 def visit(server: Server, turn: int, reader: int) -> int:
     """A session that looks at some pages and leaves; how many it saw."""
     views = [view for view in pages() if view != "runs"]
-    url = server.url.replace("http", "ws") + "/_stcore/stream"
-    with connect(url, subprotocols=["streamlit"], max_size=None) as socket:  # pyright: ignore[reportArgumentType]
+    with session(server.url) as socket:
         for step in range(STEPS):
             latent = (7 * turn + 3 * reader + step) % 31
             view = views[(turn + reader + step) % len(views)]
@@ -46,16 +43,3 @@ def visit(server: Server, turn: int, reader: int) -> int:
             with urlopen(f"{server.url}/latent?run=signed&latent={latent}") as answer:
                 assert answer.status == 200
     return STEPS
-
-
-def look(socket: ClientConnection, query: str) -> None:
-    """Ask for a page and wait for all of it."""
-    asked = BackMsg()
-    asked.rerun_script.query_string = query
-    socket.send(asked.SerializeToString())
-    told = ForwardMsg()
-    while told.WhichOneof("type") != "script_finished":
-        told.ParseFromString(socket.recv(timeout=60, decode=False))
-        if told.WhichOneof("type") == "delta":
-            assert told.delta.new_element.WhichOneof("type") != "exception", query
-    assert told.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY

@@ -1,11 +1,13 @@
 """The list of runs, with the figures that distinguish them."""
 
+import hashlib
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from feature_browser.data.growing import GrowingRun, read_growing
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
@@ -13,6 +15,8 @@ from saelab.training.run import Run, run_name
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
+OWN_ARRAYS = "own arrays"
+"""Stands for the model of a run that was trained on arrays."""
 LARGEST = 1 << 53
 """Largest number of tokens or latents that a run can have."""
 
@@ -50,6 +54,11 @@ class RunCard:
     corpus: dict[str, Any] | None = None
     problems: tuple[str, ...] = ()
 
+    @cached_property
+    def key(self) -> str:
+        """Tells two cards apart; for caches, which ask often."""
+        return hashlib.sha256(repr(self).encode(errors="surrogateescape")).hexdigest()
+
     @property
     def signed(self) -> bool:
         """Whether codes have both signs, so that a decoder row and its opposite are equivalent.
@@ -77,7 +86,7 @@ class RunCard:
         writes = self.config.get("target_site")
         ends = parts_of(self.site), parts_of(writes if isinstance(writes, str) else self.site)
         places = [place_of(*pair) for pair in zip(*ends, strict=False)]
-        return self.model != "own arrays" and len(ends[0]) == len(ends[1]) and all(places)
+        return self.model != OWN_ARRAYS and len(ends[0]) == len(ends[1]) and all(places)
 
     def check_decoder(self) -> None:
         """Refuse a run whose latents have no decoder rows; unknown variants pass.
@@ -110,19 +119,32 @@ class RunCard:
         return self.path / "features.h5"
 
 
+def key_of(card: RunCard) -> str:
+    """What stands for a card in the key of a cache."""
+    return card.key
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The finished runs below a directory.
 
     Attributes:
+        growing: runs that are in training, or were left unfinished, by name.
         damaged: the reason why other runs cannot be shown, by name.
         problems: what was not searched, and why.
     """
 
     root: Path
     runs: dict[str, RunCard] = field(default_factory=dict)
+    growing: dict[str, GrowingRun] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> RunCard | None:
+        """The run that is shown where none is named: the first with features, else the first."""
+        ranked = sorted(self.runs.values(), key=lambda run: not run.features_path.is_file())
+        return ranked[0] if ranked else None
 
 
 def read_catalogue(root: Path) -> Catalogue:
@@ -133,7 +155,11 @@ def read_catalogue(root: Path) -> Catalogue:
         try:
             catalogue.runs[name] = _kept_card(path, root, _stamps(path))
         except UsageError as error:
-            catalogue.damaged[name] = str(error)
+            growing = read_growing(path, name)
+            if growing is None:
+                catalogue.damaged[name] = str(error)
+            else:
+                catalogue.growing[name] = growing
     return catalogue
 
 
@@ -178,7 +204,7 @@ def read_card(path: Path, root: Path) -> RunCard:
         name=_name(path, root),
         path=path,
         variant=str(_option(run, "sae", "variant")),
-        model=str(model["name"]) if isinstance(model, dict) and "name" in model else "own arrays",
+        model=str(model["name"]) if isinstance(model, dict) and "name" in model else OWN_ARRAYS,
         site=str(_option(run, "site")),
         d_sae=_count(run, 1, "sae", "d_sae"),
         n_tokens=_count(run, 0, "n_tokens"),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import streamlit as st
 from typing_extensions import override
@@ -19,6 +20,8 @@ TELLING, SURE = 0.1, 0.5
 """The F1 from which a known feature may name its latent, and from which it is no guess."""
 CHANCE = 0.5
 """The score of an explanation that says nothing."""
+_FIRES_ON: "WeakKeyDictionary[Features, dict[int, str]]" = WeakKeyDictionary()
+"""What each latent's examples share, of the features that are open: pages name many neighbours."""
 DOES = "makes the model write: "
 
 
@@ -94,10 +97,13 @@ class LatentNames:
         """What the latent's examples have in common, as `Features.fires_on`."""
         if self.features is None or latent >= len(self.features):
             return ""
-        try:
-            return self.features.fires_on(latent)
-        except UsageError:
-            return ""
+        told = _FIRES_ON.setdefault(self.features, {})
+        if latent not in told:
+            try:
+                told[latent] = self.features.fires_on(latent)
+            except UsageError:
+                told[latent] = ""
+        return told[latent]
 
     def shared(self, latent: int) -> str:
         """`fires_on` without its first words, for a column that is called so."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from feature_browser.data.address import A, AbstractAddress
-from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
+from feature_browser.data.catalogue import Catalogue, RunCard, key_of, read_catalogue
 from feature_browser.data.explained import Stamp, explained_stamp
 from feature_browser.data.known import NOTHING, Known, plain, read_known
 from feature_browser.data.weights import DecoderRows, read_decoder
@@ -238,7 +238,7 @@ def stamp(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
-@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: repr})
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: key_of})
 def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
     del stamps  # part of the cache's key only: pages show features and steering scores
     features = Features(card.path)

@@ -1,5 +1,7 @@
 """The label, note and bookmark of a latent: drawn, and saved when the reader edits them."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -10,28 +12,67 @@ from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from saelab.analysis.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
 
-NOTED, PROBLEM = "noted", "note-problem"
+NOTED, PROBLEM, SHOWN = "noted", "note-problem", "note-shown"
 EARLIER = 8
 
 
-def keep(card: RunCard, d_sae: int, edits: object) -> None:
-    """Save the reader's edits that are not saved yet; `problem` reports what fails.
+@dataclass(frozen=True)
+class Keeper:
+    """Saves what the reader of a page writes into the run that the page was drawn of.
 
-    The page sends a list of {id, latent, field, value, was} with ascending ids; `was` is what stood
-    there when the reader began. Entries of another form are ignored.
+    Attributes:
+        weights: the run's weights as they were then, see `identity`.
     """
-    for edit in edits if isinstance(edits, list) else []:
-        if not _whole(edit, d_sae) or edit["id"] <= noted():
-            continue
-        st.session_state[NOTED] = edit["id"]
-        try:
-            other = Notes(card.path).write(
-                edit["latent"], edit["field"], edit["value"], edit.get("was")
-            )
-            if other is not None:
-                st.session_state[PROBLEM] = _overwritten(edit, other)
-        except UsageError as error:
-            st.session_state[PROBLEM] = str(error)
+
+    card: RunCard
+    d_sae: int
+    weights: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, card: RunCard, d_sae: int) -> "Keeper":
+        """The keeper of a page that is drawn now."""
+        return cls(card, d_sae, identity(card.weights_path))
+
+    def __call__(self, edits: object) -> None:
+        """Save the edits that are not saved yet; `told` reports what fails, with the text.
+
+        The page sends a list of {id, latent, field, value, was} with ascending ids; `was` is what
+        stood there when the reader began, and `undone` that it takes an edit back. Entries of
+        another form are ignored.
+        """
+        for edit in edits if isinstance(edits, list) else []:
+            if not _whole(edit, self.d_sae) or edit["id"] <= noted():
+                continue
+            st.session_state[NOTED] = edit["id"]
+            try:
+                self._write(edit)
+            except UsageError as error:
+                say(f"{_what(edit)} was not saved. {error}", edit["value"])
+
+    def _write(self, edit: dict[str, Any]) -> None:
+        now = identity(self.card.weights_path)
+        if now != self.weights:
+            fate = "is another run now" if any(now) else "is gone"
+            raise UsageError(f"{self.card.path} {fate}; copy the text, and open the page again.")
+        notes = Notes(self.card.path)
+        other = notes.write(edit["latent"], edit["field"], edit["value"], edit.get("was"))
+        if edit.get("undone"):
+            say(f"{_what(edit)} was taken back.")
+        elif other is not None:
+            say(_overwritten(edit, other))
+
+
+def identity(path: Path) -> tuple[int, int, int]:
+    """Tells a file from another in its place: time, size and inode; zeros if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _what(edit: dict[str, Any]) -> str:
+    return f"The {edit['field']} of latent {edit['latent']}"
 
 
 def _overwritten(edit: dict[str, Any], other: str) -> str:
@@ -48,14 +89,35 @@ def noted() -> int:
     return st.session_state.get(NOTED, 0)
 
 
-def say(sentence: str) -> None:
-    """Have the next pass of the script report a sentence."""
-    st.session_state[PROBLEM] = sentence
+def say(sentence: str, text: str = "") -> None:
+    """Have this or the next pass of the script report a sentence, and a text to be copied."""
+    st.session_state[PROBLEM] = [*st.session_state.get(PROBLEM, []), (sentence, text)]
 
 
-def problem() -> str:
-    """Why the last edit could not be saved, or what else is to `say`; reported once."""
-    return st.session_state.pop(PROBLEM, "")
+def told(address: str) -> Html:
+    """What could not be saved and why, or what else is to `say`; it stays until the next address.
+
+    A page may be drawn several times in a row, so once would be too short to be read.
+    """
+    if said := st.session_state.pop(PROBLEM, []):
+        st.session_state[SHOWN] = (address, said)
+    where, kept = st.session_state.get(SHOWN, ("", []))
+    return joined(
+        html(
+            '<div class="notice" role="status">{sentence}{text}</div>',
+            sentence=sentence,
+            text=_rescued(text) if text else EMPTY,
+        )
+        for sentence, text in (kept if where == address else [])
+    )
+
+
+def _rescued(text: str) -> Html:
+    return html(
+        '<button class="copy" data-copy="{value}">Copy</button><pre><code>{text}</code></pre>',
+        value=escaped(text),
+        text=text,
+    )
 
 
 def _whole(edit: Any, d_sae: int) -> bool:  # noqa: ANN401 - any JSON value
@@ -66,6 +128,7 @@ def _whole(edit: Any, d_sae: int) -> bool:  # noqa: ANN401 - any JSON value
         return False
     texts = isinstance(edit.get("field"), str) and isinstance(edit.get("value"), str)
     texts = texts and isinstance(edit.get("was", ""), str | None)
+    texts = texts and isinstance(edit.get("undone", False), bool)
     return texts and 0 <= latent < d_sae
 
 
@@ -111,12 +174,12 @@ def _editor(card: RunCard, labels: Labels, latent: int) -> Html:
         longest=LONGEST["label"], longest_note=LONGEST["note"],
         open=Html(" open") if note.note else EMPTY,
         title="note" if note.note else "add a note: N",
-        earlier=_earlier(Notes(card.path).history(latent)) if latent in labels.notes else EMPTY,
+        earlier=_earlier(Notes(card.path).history(latent), writable=writable),
     )  # fmt: skip
 
 
-def _earlier(edits: list[Edit]) -> Html:
-    """Earlier labels and notes, the latest first."""
+def _earlier(edits: list[Edit], *, writable: bool) -> Html:
+    """Earlier labels and notes, the latest first; each can be made the current one again."""
     shown: list[Edit] = []
     for field in ("label", "note"):
         said = [edit for edit in edits if edit.field == field]
@@ -124,8 +187,17 @@ def _earlier(edits: list[Edit]) -> Html:
     if not shown:
         return EMPTY
     lines = joined(
-        html("<li>{at} · {field}: {v}</li>", at=edit.at[:16].replace("T", " "), field=edit.field,
-             v=edit.value)
+        html(
+            "<li>{at} · {field}: {v}{again}</li>", at=edit.at[:16].replace("T", " "),
+            field=edit.field, v=edit.value, again=_again(edit) if writable else EMPTY,
+        )
         for edit in sorted(shown, key=lambda edit: edit.at, reverse=True)[:EARLIER]
     )  # fmt: skip
     return html('<ul class="earlier" aria-label="Earlier">{lines}</ul>', lines=lines)
+
+
+def _again(edit: Edit) -> Html:
+    return html(
+        ' <button class="plain" data-again="{field}" data-value="{v}">restore</button>',
+        field=edit.field, v=escaped(edit.value),
+    )  # fmt: skip

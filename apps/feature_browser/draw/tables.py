@@ -35,8 +35,10 @@ def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Ht
     head = joined(_heading(column) for column in columns)
     body = joined(_row(columns, row) for row in rows)
     return html(
-        '<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
-        "<tbody>{body}</tbody></table></div>",
+        '<div class="tabled"><div class="scroll"><table><caption>{caption}</caption><thead><tr>'
+        '{head}</tr></thead><tbody>{body}</tbody></table></div><p class="exports">these rows as '
+        '<button class="plain" data-export="csv">CSV</button> '
+        '<button class="plain" data-export="jsonl">JSONL</button></p></div>',
         caption=caption, head=head, body=body,
     )  # fmt: skip
 

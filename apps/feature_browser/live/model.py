@@ -1,18 +1,18 @@
-"""A run's SAE in its language model, loaded once per process at its first use.
+"""A run's SAE in its language model, loaded once per process: see `warm`, or at its first use.
 
 Importing this module imports neither torch nor transformer_lens; `live_run` does, which takes
 seconds, so pages call it only when the reader has asked for something that needs the model.
 """
 
-import gc
 import threading
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import streamlit as st
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import RunCard, key_of
 from feature_browser.data.reading import stamp
+from feature_browser.live.warm import WARMTH, State, settle
 from saelab.config import UsageError
 from saelab.training.run import Run
 
@@ -24,6 +24,7 @@ MODELS_KEPT, RUNS_KEPT = 2, 8
 
 
 _LOCKS: "WeakKeyDictionary[LanguageModel, threading.RLock]" = WeakKeyDictionary()
+_LOADED: "WeakValueDictionary[str, LanguageModel]" = WeakValueDictionary()
 
 
 def lock_of(lm: "LanguageModel") -> threading.RLock:
@@ -37,17 +38,36 @@ def lock_of(lm: "LanguageModel") -> threading.RLock:
 def live_run(card: RunCard) -> "Host":
     """The run's model and SAE, on the GPU if there is one; kept for all sessions.
 
+    A page that has to wait says so.
+
     Raises:
         UsageError: the run was trained on arrays, its model is missing or has changed, the weights
             are missing or damaged, or the hook does not exist or does not fit.
     """
+    if is_loaded(card):
+        return load(card)
+    with st.spinner(f"Loading the language model {card.model} …"):
+        WARMTH.done.wait()
+        return load(card)
+
+
+def is_loaded(card: RunCard) -> bool:
+    """Whether the run's language model is in memory."""
+    return card.model in _LOADED
+
+
+def told_of(card: RunCard) -> tuple[State, str]:
+    """The state of the run's language model, and a sentence about it."""
+    return WARMTH.said_of(card.model, loaded=is_loaded(card))
+
+
+def load(card: RunCard) -> "Host":
+    """As `live_run`, outside a page; raises as it does."""
     stamps = (stamp(card.weights_path), stamp(card.path / "config.json"))
     return _live(card, stamps, stamp(card.path / "provenance.json"))
 
 
-@st.cache_resource(
-    max_entries=RUNS_KEPT, show_spinner="Loading the language model …", hash_funcs={RunCard: repr}
-)
+@st.cache_resource(max_entries=RUNS_KEPT, show_spinner=False, hash_funcs={RunCard: key_of})
 def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> "Host":
     del stamps, recorded  # part of the cache's key only
     from saelab.host.host import Host
@@ -63,17 +83,14 @@ def _live(card: RunCard, stamps: tuple[int, int], recorded: int) -> "Host":
     return host
 
 
-@st.cache_resource(max_entries=MODELS_KEPT, show_spinner="Loading the language model …")
+@st.cache_resource(max_entries=MODELS_KEPT, show_spinner=False)
 def _model(name: str, dtype: str) -> "LanguageModel":
-    # transformer_lens takes seconds to import, and no other page needs it.
+    # It takes seconds to import, and no other page needs it.
     from saelab.lm.load import load_recorded_model
 
-    gc.unfreeze()  # A model loaded earlier may be garbage by now.
     lm = load_recorded_model({"name": name, "dtype": dtype})
-    # Streamlit collects garbage after each pass of a page. It would look at half a million objects
-    # of the model and of the packages that it needs, which takes longer than most pages.
-    gc.collect()
-    gc.freeze()
+    settle()
+    _LOADED[name] = lm
     return lm
 
 

@@ -12,15 +12,19 @@ from starlette.responses import Response
 
 from feature_browser.data.address import AbstractAddress
 from feature_browser.data.catalogue import RunCard
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere
 
 MODULES = [
+    "welcome.view",
     "runs",
     "latent.view",
     "latents.view",
+    "beside",
     "known",
     "attention.view",
     "circuit.view",
     "try_it.view",
+    "tell_apart",
     "steering.view",
     "transport.view",
     "shared",
@@ -43,7 +47,10 @@ class Page:
         draw: draws it, given the catalogue of all runs, the chosen run's card and the address.
         needs_features: whether it needs a run with collected features.
         needs_decoder: whether it needs latents with decoder rows.
+        unfinished: whether it can draw a run in training, which has no card yet.
         concerns: whether the top bar names it for a run; its address works for every run.
+        asks: the question that it answers.
+        elsewhere: the command and the Python that show the same, given card and address.
         routes: handlers, by path, that answer without running the script.
     """
 
@@ -52,7 +59,10 @@ class Page:
     draw: Callable[..., None]
     needs_features: bool = False
     needs_decoder: bool = False
+    unfinished: bool = False
     concerns: Callable[[RunCard], bool] = lambda _: True
+    asks: str = ""
+    elsewhere: Callable[..., Elsewhere] = lambda _, __: NOWHERE
     routes: Mapping[str, Callable[[Request], Response]] = field(default_factory=dict)
 
 

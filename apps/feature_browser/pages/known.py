@@ -5,6 +5,7 @@ from typing import Any
 
 from feature_browser.data.address import AbstractAddress, parameter
 from feature_browser.data.catalogue import FOUND, Catalogue, RunCard
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.known import plain
 from feature_browser.data.reading import known_features, texts_with_known
 from feature_browser.draw.boxes import alone, message
@@ -121,4 +122,20 @@ def _row(feature: dict[str, Any], address: KnownAddress) -> list[Html]:
     return [name, cell(percent(feature["frequency"])), latent, f1, *scores, cell(verdict(feature))]
 
 
-PAGE = Page("Known features", KnownAddress, known_view)
+def known_elsewhere(card: RunCard, _: KnownAddress) -> Elsewhere:
+    """Measuring how well known features are found."""
+    return Elsewhere(
+        command("evaluate", card.path),
+        python(
+            card, "import saelab", "", 'saelab.load_evaluation(saelab.Run(RUN)).results["recovery"]'
+        ),
+    )
+
+
+PAGE = Page(
+    "Known features",
+    KnownAddress,
+    known_view,
+    asks="Which features that the text's labels know of did the SAE find?",
+    elsewhere=known_elsewhere,
+)

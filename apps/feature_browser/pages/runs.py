@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from feature_browser.data.address import AbstractAddress, link
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.glossary import meaning_of
+from feature_browser.data.growing import GrowingRun, progress
 from feature_browser.draw.boxes import alone, bar, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, percent, real, share_of_whole, short_count
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import show
+from saelab.config import UsageError
+from saelab.console import duration
 from saelab.training.sets import is_set
 
 
@@ -24,9 +28,11 @@ def runs_view(catalogue: Catalogue, card: RunCard | None, address: RunsAddress) 
     gone = card is None and address.run is not None and (catalogue.runs or catalogue.damaged)
     notice = no_such_run(catalogue, address.run or "") if gone else EMPTY
     parts = [notice] if notice else []
+    if catalogue.growing:
+        parts.append(_growing(catalogue))
     if catalogue.runs:
         parts.append(_cards(catalogue, address))
-    elif not catalogue.damaged and not notice:
+    elif not (catalogue.damaged or catalogue.growing or notice):
         parts.append(_no_runs(catalogue))
     parts += [
         message(f"The run {name} was left out", problem)
@@ -71,6 +77,28 @@ def _cards(catalogue: Catalogue, address: RunsAddress) -> Html:
     )  # fmt: skip
 
 
+def _growing(catalogue: Catalogue) -> Html:
+    """The runs that are not finished, with their progress."""
+    cards = joined(map(_growing_card, catalogue.growing.values()))
+    return html('<h1 class="headline">In training</h1><div class="runs">{c}</div>', c=cards)
+
+
+def _growing_card(run: GrowingRun) -> Html:
+    try:
+        now = progress(run, run.log())
+    except UsageError as error:
+        return message(run.name, str(error))
+    left = f" · {duration(now.seconds_left)} left" if run.writer and now.seconds_left else ""
+    return html(
+        '<article class="card run"><h2><a href="{href}">{name}</a><span class="chip">{state}</span>'
+        '</h2><p class="sub">{site}<br>{share} of its tokens{left}</p>{bar}</article>',
+        href=link("training", run=run.name), name=run.name,
+        state="in training" if run.writer else "unfinished", site=run.config.get("site", ""),
+        share=UNKNOWN if now.share is None else percent(now.share), left=left,
+        bar=bar(now.share or 0.0),
+    )  # fmt: skip
+
+
 def _sets(catalogue: Catalogue, address: RunsAddress) -> Html:
     """A link to each set that one of the runs belongs to."""
     first = {card.path.parent: card for card in reversed(catalogue.runs.values())}
@@ -110,14 +138,14 @@ def _figures(card: RunCard) -> Html:
     dead = UNKNOWN if card.dead is None else percent(card.dead / card.d_sae)
     recovered = UNKNOWN if card.ce_recovered is None else share_of_whole(card.ce_recovered)
     rows = [
-        ("L0", real(card.l0, 1), "latents active per token"),
-        ("FVU", real(card.fvu, 3), "variance unexplained on held-out text; 0 is perfect"),
-        ("CE recovered", recovered, "of the cross-entropy that zeros in this place would cost"),
-        ("dead", dead, "latents that never fired on held-out text"),
+        ("L0", real(card.l0, 1)),
+        ("FVU", real(card.fvu, 3)),
+        ("CE recovered", recovered),
+        ("dead", dead),
     ]
     return joined(
-        html('<div title="{t}"><dt>{n}</dt><dd>{v}</dd></div>', t=text, n=name, v=value)
-        for name, value, text in rows
+        html('<div title="{t}"><dt>{n}</dt><dd>{v}</dd></div>', t=meaning_of(name), n=name, v=value)
+        for name, value in rows
     )
 
 
@@ -156,4 +184,4 @@ def _todo(card: RunCard, address: RunsAddress) -> Html:
     )  # fmt: skip
 
 
-PAGE = Page("Runs", RunsAddress, runs_view)
+PAGE = Page("Runs", RunsAddress, runs_view, asks="Which runs are there, and how good is each?")

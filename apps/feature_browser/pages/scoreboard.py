@@ -225,4 +225,9 @@ def _choice_of_figures(found: Scoreboard, shown: list[str], address: ScoreboardA
     )
 
 
-PAGE = Page("Scoreboard", ScoreboardAddress, scoreboard_view)
+PAGE = Page(
+    "Scoreboard",
+    ScoreboardAddress,
+    scoreboard_view,
+    asks="How do all runs compare, number by number?",
+)

@@ -121,4 +121,10 @@ def _no_set(card: RunCard) -> Html:
     )
 
 
-PAGE = Page("Set", SetAddress, set_view, concerns=lambda card: is_set(card.path.parent))
+PAGE = Page(
+    "Set",
+    SetAddress,
+    set_view,
+    concerns=lambda card: is_set(card.path.parent),
+    asks="How good is the set of SAEs that this run belongs to, all at once?",
+)

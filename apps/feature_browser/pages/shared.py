@@ -156,5 +156,9 @@ def _row(found: Sharing, names: LatentNames, address: SharedAddress, latent: int
 
 
 PAGE = Page(
-    "Shared", SharedAddress, shared_view, concerns=lambda card: card.variant == "crosscoder"
+    "Shared",
+    SharedAddress,
+    shared_view,
+    concerns=lambda card: card.variant == "crosscoder",
+    asks="Which latents of a crosscoder do its models share, and which are one's own?",
 )

@@ -6,17 +6,23 @@ from pathlib import Path
 import streamlit as st
 
 from feature_browser.data.address import HOME, AbstractAddress
-from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.catalogue import OWN_ARRAYS, Catalogue, RunCard
+from feature_browser.data.elsewhere import NOWHERE
 from feature_browser.data.reading import list_runs
+from feature_browser.draw.annotate import told
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import Html
+from feature_browser.live.model import told_of
+from feature_browser.live.warm import WARMTH
 from feature_browser.pages import Page, pages
 from feature_browser.shell.canvas import go_to, show, style_page
-from feature_browser.shell.chrome import top_bar
+from feature_browser.shell.chrome import Bar, top_bar
 from feature_browser.shell.launch import runs_directory
 from saelab.config import UsageError
 
 _LOG = logging.getLogger(__name__)
+WELCOME = "welcome"  # what an address without anything shows
+TRAINING = "training"  # what is shown of a run in training
 LIST = "runs"  # shown where there is no run to show; a string here would be printed
 
 
@@ -25,33 +31,45 @@ def main(root: Path) -> None:
     st.set_page_config(page_title="saelab", page_icon="◔", layout="wide")
     style_page()
     params, known = st.query_params.to_dict(), pages()
-    page = known.get(params.get("view", HOME), known[HOME])
+    page = known.get(params.get("view", HOME) if params else WELCOME, known[HOME])
     address = page.address.of(params)
     catalogue = list_runs(root)
     card = _chosen(catalogue, address)
     if card and address.run is None and page.address.view != LIST:
         address = address.to(run=card.name)
         go_to(address)
-    show(top_bar(_titles(known, page, card), address, card), "top-bar")
-    if card is None:
-        page, address = known[LIST], known[LIST].address.of(params)
+    model = told_of(card) if card and card.model != OWN_ARRAYS else None
+    elsewhere = page.elsewhere(card, address) if card else NOWHERE
+    bar = Bar(
+        _titles(known, page, card), [*catalogue.runs, *catalogue.growing], card, model, elsewhere
+    )
+    show(top_bar(bar, address), "top-bar")
+    if not WARMTH.imported.is_set():
+        with st.spinner("The server has just started …"):
+            WARMTH.imported.wait()
+    if card is None and not (page.unfinished and address.run in catalogue.growing):
+        page = known[TRAINING if address.run in catalogue.growing else LIST]
+        address = page.address.of(params)
+    told_here = st.container(key="told")
     _draw(page, catalogue, card, address)
+    if said := told(address.href):
+        with told_here:
+            show(alone(said), "told-notice")
 
 
-def _titles(known: dict[str, Page], page: Page, card: RunCard | None) -> dict[str, str]:
-    """The titles of the pages that concern the run, and of the one that is shown."""
+def _titles(known: dict[str, Page], page: Page, card: RunCard | None) -> dict[str, tuple[str, str]]:
+    """The pages that concern the run, and the one that is shown: titles and questions."""
     return {
-        name: one.title
+        name: (one.title, one.asks)
         for name, one in known.items()
         if one is page or card is None or one.concerns(card)
     }
 
 
 def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:
-    """The run that the address names; without a name, the first with features."""
+    """The run that the address names; without a name, the one that is shown first."""
     if address.run is None:
-        ranked = sorted(catalogue.runs.values(), key=lambda run: not run.features_path.is_file())
-        return ranked[0] if ranked else None
+        return catalogue.first
     return catalogue.runs.get(address.run)
 
 

@@ -18,15 +18,19 @@ export default function (component) {
   followLinks(canvas, on)
   noticeTouch(canvas, on)
   showTips(canvas, on)
+  walkTokens(canvas, on)
   brush(canvas, on)
   zoomGraphs(canvas, on)
   lightEdges(canvas, on)
   annotate(canvas, on, component)
+  commandBar(canvas, on)
+  exportTables(canvas, on)
   return () => {
     stop.abort()
     clearTimeout(canvas.telling)
     clearTimeout(canvas.guessing)
     clearTimeout(canvas.noting)
+    clearTimeout(canvas.watching)
   }
 }
 
@@ -80,12 +84,11 @@ function copyText(button) {
 function showTips(canvas, on) {
   let tip = null
   const hide = () => { tip?.remove(); tip = null; mark(canvas, null) }
-  on(canvas, "pointerover", (event) => {
+  const show = (target) => {
     hide()
-    const target = event.target.closest?.("[data-tip]")
-    if (!target) return
     tip = document.createElement("div")
     tip.className = "tip"
+    tip.setAttribute("role", "status")
     tip.textContent = target.dataset.tip
     canvas.append(tip)
     const box = target.getBoundingClientRect()
@@ -94,8 +97,14 @@ function showTips(canvas, on) {
     tip.style.left = `${Math.max(8, left)}px`
     tip.style.top = `${below ? box.bottom + 6 : box.top - tip.offsetHeight - 6}px`
     if (target.dataset.v) mark(canvas, Number(target.dataset.v))
+  }
+  on(canvas, "pointerover", (event) => {
+    hide()
+    const target = event.target.closest?.("[data-tip]")
+    if (target) show(target)
   })
   on(canvas, "pointerleave", hide)
+  canvas.showTip = show
   on(document, "scroll", hide)
   canvas.hideTip = hide
 }
@@ -139,6 +148,21 @@ function brush(canvas, on) {
     area.setAttribute("width", to - from)
     filter(canvas, any ? [value(from), value(to)] : null)
   }
+  // Arrows move the lower end of the range, with Shift the upper one; Escape takes it away.
+  on(canvas, "keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key]
+    if (!event.target.matches?.(".histogram") || !(by || event.key === "Escape")) return
+    event.preventDefault()
+    svg = event.target
+    const { left, right } = frame(svg)
+    const [from, to] = (by && svg.range) || [left, right]
+    const moved = (x) => Math.min(right, Math.max(left, x + ((by ?? 0) * (right - left)) / 24))
+    svg.range = event.shiftKey ? [from, Math.max(from + 3, moved(to))] : [Math.min(to - 3, moved(from)), to]
+    if (by) select(...svg.range)
+    else select(left, left)
+    if (!by) svg.range = null
+    svg = null
+  })
   on(canvas, "pointerdown", (event) => {
     svg = event.target.closest?.(".histogram")
     if (!svg) return

@@ -10,9 +10,10 @@ function annotate(canvas, on, { data, setStateValue }) {
     setStateValue("notes", canvas.edits)
     if (tries > 1) canvas.noting = setTimeout(() => canvas.edits.length && send(tries - 1), PATIENCE)
   }
-  const write = (field, value, latent = shownLatent(canvas), was = null) => {
+  const write = (field, value, latent = shownLatent(canvas), was = null, undone = false) => {
     const id = Math.max(Date.now(), (canvas.edits.at(-1)?.id ?? 0) + 1)
-    canvas.edits = [...canvas.edits, { id, latent, field, value, was }]
+    canvas.edits = [...canvas.edits, { id, latent, field, value, was, undone }]
+    if (!undone) canvas.written = [...(canvas.written ?? []), { latent, field, value, was: before(field, value, was) }]
     send(TRIES)
   }
   canvas.keep = write
@@ -37,6 +38,9 @@ function annotate(canvas, on, { data, setStateValue }) {
   on(canvas, "click", ({ target }) => {
     const verdict = target.closest("[data-verdict]")
     if (verdict) write("verdict", verdict.dataset.verdict)
+    const again = target.closest("[data-again]")
+    const now = again && shown(canvas).querySelector(`[data-note="${again.dataset.again}"]:not([data-of])`)
+    if (now) write(again.dataset.again, again.dataset.value, shownLatent(canvas), now.defaultValue)
     const proposed = target.closest("[data-propose]")
     const label = proposed && shown(canvas).querySelector('[data-note="label"]:not([data-of])')
     if (label && !label.readOnly) {
@@ -50,6 +54,15 @@ function annotate(canvas, on, { data, setStateValue }) {
     write("bookmark", marked ? "1" : "")
   })
   on(document, "keydown", (event) => {
+    const command = (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey
+    const typing = event.composedPath()[0].matches?.("input, textarea, select, [contenteditable]")
+    const last = canvas.written?.at(-1)
+    if (typing || !command || event.key.toLowerCase() !== "z" || !last) return
+    event.preventDefault()
+    canvas.written = canvas.written.slice(0, -1)
+    write(last.field, last.was, last.latent, last.field === "verdict" ? null : last.value, true)
+  })
+  on(document, "keydown", (event) => {
     const typing = event.composedPath()[0].matches?.("input, textarea, select, [contenteditable]")
     if (typing || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return
     if (event.key === "b") shown(canvas).querySelector("[data-bookmark]")?.click()
@@ -60,6 +73,12 @@ function annotate(canvas, on, { data, setStateValue }) {
     input.closest("details")?.setAttribute("open", "")
     input.focus()
   })
+}
+
+// What takes an edit back.
+function before(field, value, was) {
+  if (field === "verdict") return (value[0] === "0" ? "+" : "0") + value.slice(1)
+  return field === "bookmark" ? (value ? "" : "1") : was ?? ""
 }
 
 function shownLatent(canvas) {

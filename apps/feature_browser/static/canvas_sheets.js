@@ -34,6 +34,7 @@ function newSheet(canvas, html) {
   const sheet = document.createElement("div")
   sheet.page = html
   sheet.innerHTML = html
+  reachable(sheet)
   const names = OF_THE_SHOWN.map((key) => [key, sheet.firstElementChild?.getAttribute(key)])
   sheet.names = names.filter(([, value]) => value != null)
   canvas.append(sheet)

@@ -110,8 +110,7 @@ function pageOf(canvas, latent) {
   const { pages } = canvas
   if (!pages.has(address)) {
     if (pages.size > 40) pages.delete(pages.keys().next().value)
-    const path = window.location.pathname.replace(/[^/]*$/, "latent")
-    const answer = fetch(`${path}?${address}`).then((found) => (found.ok ? found.text() : null))
+    const answer = fetch(`${beside("latent")}?${address}`).then((found) => (found.ok ? found.text() : null))
     pages.set(address, answer.catch(() => null))
   }
   return pages.get(address)

@@ -293,4 +293,4 @@ def _whole(text: str) -> int | None:
     return int(text) if text else None
 
 
-PAGE = Page("Attention", AttentionAddress, attention_view)
+PAGE = Page("Attention", AttentionAddress, attention_view, asks="Which heads make it fire?")

@@ -220,4 +220,10 @@ def _read_groups(graph: Path) -> tuple[dict[str, list[str]], str]:
         return {}, str(error)
 
 
-PAGE = Page("Circuit", CircuitAddress, circuit_view, needs_decoder=True)
+PAGE = Page(
+    "Circuit",
+    CircuitAddress,
+    circuit_view,
+    needs_decoder=True,
+    asks="Which latents lie behind one prediction, and how do they act on each other?",
+)

@@ -279,4 +279,4 @@ def _table(
     return table(columns, rows, "Latents and their nearest")
 
 
-PAGE = Page("Compare", CompareAddress, compare_view)
+PAGE = Page("Compare", CompareAddress, compare_view, asks="Which latents do two runs share?")

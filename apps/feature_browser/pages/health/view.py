@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.reading import (
     OpenRun,
     decoder_norms,
@@ -18,6 +19,7 @@ from feature_browser.data.reading import (
 from feature_browser.data.weights import width
 from feature_browser.draw.boxes import alone, boxed, pairs
 from feature_browser.draw.charts import density_chart
+from feature_browser.draw.curves import curves
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import THIN, activation, count, percent, real
 from feature_browser.pages import Page
@@ -34,7 +36,6 @@ from feature_browser.pages.health.latent_lists import HealthAddress, lists, mass
 from feature_browser.pages.health.measured import measured
 from feature_browser.shell.canvas import palette, plot, show
 from saelab.config import UsageError
-from saelab.figures.training import training_figure
 
 
 def health_view(_: Catalogue, card: RunCard, address: HealthAddress) -> None:
@@ -122,7 +123,7 @@ def _densities(card: RunCard, found: Densities | None) -> Html:
     edges, counts = found.histogram()
     chart = density_chart(edges, counts, DENSE)
     alive = found.density[found.density > 0]
-    hint = f"dashed: dense · {count(len(found.dead))} dead ones not drawn"
+    hint = f"dashed: dense · {count(len(found.dead))} that never fire not drawn"
     if len(alive):
         middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
         chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
@@ -204,7 +205,21 @@ def _training(card: RunCard) -> None:
         lines, said = [], str(error)
     show(alone(html('<h2>Training</h2><p class="sub">{said}</p>', said=said)), "training")
     if lines:
-        plot(training_figure(lines, palette()), "curves")
+        plot(curves(card.path, stamp(log), palette()), "curves")
 
 
-PAGE = Page("Health", HealthAddress, health_view)
+def health_elsewhere(card: RunCard, _: HealthAddress) -> Elsewhere:
+    """The measurements of the run."""
+    return Elsewhere(
+        command("show", card.path),
+        python(card, "import saelab", "", "saelab.figure(saelab.load_evaluation(saelab.Run(RUN)))"),
+    )
+
+
+PAGE = Page(
+    "Health",
+    HealthAddress,
+    health_view,
+    asks="Is this SAE any good: what it loses, what never fires, what fires too often?",
+    elsewhere=health_elsewhere,
+)

@@ -121,7 +121,11 @@ def _others(scene: LatentScene, title: str, found: list[tuple[int, float]]) -> H
         )
         for other, share in found
     )
-    return boxed(title, rows)
+    first = [scene.record.latent, *(other for other, _ in found[:3])]
+    href = scene.address.visit("beside", latents=",".join(map(str, first)))
+    return boxed(
+        title, rows, note=html('<a class="hint always" href="{h}">side by side</a>', h=href)
+    )
 
 
 def heads(scene: LatentScene) -> Html:

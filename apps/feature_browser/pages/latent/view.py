@@ -1,15 +1,14 @@
 """One latent: its match, its firing, what it writes, and the text that it fires on."""
 
-from functools import partial
-
 import streamlit as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, list_runs, open_run
-from feature_browser.draw import annotate
+from feature_browser.draw.annotate import Keeper
 from feature_browser.draw.boxes import alone, boxed, message, no_such_latent
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count
@@ -22,7 +21,7 @@ from feature_browser.pages.latent.explain_key import explain, explain_button
 from feature_browser.pages.latent.meaning_card import meaning
 from feature_browser.pages.latent.plane_card import plane_card
 from feature_browser.pages.latent.steering_card import steering
-from feature_browser.shell.canvas import change, go_to, show, tell
+from feature_browser.shell.canvas import change, go_to, show
 from feature_browser.shell.launch import runs_directory
 from saelab.config import UsageError
 
@@ -43,8 +42,7 @@ def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
         show(alone(gone), "latent")
         return
     st.set_page_config(page_title=f"{_title(run, number)} · saelab")
-    tell(annotate.problem(), "note-problem")
-    keep = partial(annotate.keep, run.card, len(run.features))
+    keep = Keeper.of(run.card, len(run.features))
     show(run.page(address.to(latent=number), draw), "latent", latent=number, on_edit=keep)
 
 
@@ -228,6 +226,27 @@ def _dead(scene: LatentScene) -> Html:
     return joined([note, effects])
 
 
+def latent_elsewhere(card: RunCard, address: LatentAddress) -> Elsewhere:
+    """Steering with the latent, and its figure."""
+    number = address.latent if address.latent and address.latent.isdecimal() else "0"
+    return Elsewhere(
+        command("steer", card.path, "--latents", number, "--strength", 4),
+        python(
+            card,
+            "from saelab import Features",
+            "",
+            "latent = Features(RUN)[" + number + "]",
+            "latent.figure()",
+        ),
+    )
+
+
 PAGE = Page(
-    "Latent", LatentAddress, latent_view, needs_features=True, routes={"/latent": latent_page}
+    "Latent",
+    LatentAddress,
+    latent_view,
+    needs_features=True,
+    asks="What does one latent fire on, and what does it do?",
+    routes={"/latent": latent_page},
+    elsewhere=latent_elsewhere,
 )

@@ -1,16 +1,15 @@
 """All latents of a run as a table: sorted, searched, labelled, fifty at a time."""
 
-from functools import partial
-
 import numpy as np
 import streamlit as st
 from jaxtyping import Int
 from numpy import ndarray
 
 from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run
-from feature_browser.draw import annotate
+from feature_browser.draw.annotate import Keeper
 from feature_browser.draw.boxes import alone
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count, percent, real
@@ -31,7 +30,7 @@ from feature_browser.pages.latents.address import LatentsAddress
 from feature_browser.pages.latents.exchange import exchange
 from feature_browser.pages.latents.hits import Hits, hits_of, order
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
-from feature_browser.shell.canvas import change, search_field, show, tell
+from feature_browser.shell.canvas import change, search_field, show
 from saelab.analysis.notes import LONGEST, Note, Notes
 
 ROWS = 50
@@ -65,11 +64,10 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
         _table(run, names, address, rows) if len(rows) else _nothing(address),
         links,
     ]
-    tell(annotate.problem(), "note-problem")
     show(
         alone(joined(content)),
         "latents",
-        on_edit=partial(annotate.keep, run.card, len(run.features)),
+        on_edit=Keeper.of(run.card, len(run.features)),
     )
 
 
@@ -246,4 +244,19 @@ def _label(note: Note, latent: int | None) -> Html:
     )
 
 
-PAGE = Page("All latents", LatentsAddress, latents_view, needs_features=True)
+def latents_elsewhere(card: RunCard, _: LatentsAddress) -> Elsewhere:
+    """The names of all latents, and their figures."""
+    return Elsewhere(
+        command("names", card.path, "--out", f"{card.own_name}-names.csv"),
+        python(card, "from saelab import Features", "", "columns = Features(RUN).table()"),
+    )
+
+
+PAGE = Page(
+    "All latents",
+    LatentsAddress,
+    latents_view,
+    needs_features=True,
+    asks="Which latents are there, and which match a word or a figure?",
+    elsewhere=latents_elsewhere,
+)

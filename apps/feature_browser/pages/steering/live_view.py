@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from feature_browser.data.address import link, setting
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import OWN_ARRAYS, RunCard
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import readable_scores, stamp
 from feature_browser.draw.boxes import alone, boxed, message
@@ -39,7 +39,7 @@ N_SUGGESTED = 6
 
 def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
     """Draw the form, and the results of the experiment of `address`."""
-    if card.model == "own arrays":
+    if card.model == OWN_ARRAYS:
         show(alone(_no_model(card)), "steering")
         return
     try:

@@ -246,4 +246,9 @@ def _tip(found: SiteTransport, latent: int) -> str:
     )
 
 
-PAGE = Page("Transport", TransportAddress, transport_view)
+PAGE = Page(
+    "Transport",
+    TransportAddress,
+    transport_view,
+    asks="Do latents of one layer say the same at another?",
+)

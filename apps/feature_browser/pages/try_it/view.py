@@ -5,7 +5,7 @@ import streamlit as st
 from numpy import ndarray
 
 from feature_browser.data.address import link, setting
-from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.catalogue import OWN_ARRAYS, Catalogue, RunCard
 from feature_browser.data.suggestions import suggestions
 from feature_browser.draw.boxes import alone, boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
@@ -28,7 +28,7 @@ PROMPT, SECOND, LAST = "try-prompt", "try-second", "try-last-prompt"
 
 def try_view(_: Catalogue, card: RunCard, address: TryAddress) -> None:
     """Draw the run's latents on the prompts of `address`."""
-    if card.model == "own arrays":
+    if card.model == OWN_ARRAYS:
         show(alone(_no_model(card)), "try")
         return
     address = _remembered(card, address)
@@ -238,4 +238,4 @@ def _next(bench: Bench, reading: PromptReading) -> Html:
     )
 
 
-PAGE = Page("Try it", TryAddress, try_view)
+PAGE = Page("Try it", TryAddress, try_view, asks="Which latents fire on my own text?")

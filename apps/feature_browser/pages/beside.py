@@ -1,0 +1,158 @@
+"""Up to four latents side by side, of one run or of several."""
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from feature_browser.data.address import AbstractAddress, link, parameter
+from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
+from feature_browser.data.labels import LatentNames
+from feature_browser.data.reading import OpenRun, open_run, readable_scores
+from feature_browser.draw.boxes import alone, boxed, message, pairs
+from feature_browser.draw.markup import EMPTY, Html, html, joined
+from feature_browser.draw.numbers import activation, count, percent, real
+from feature_browser.draw.pictures import histogram, logit_effects
+from feature_browser.draw.tokens import TextStyle, example_text
+from feature_browser.pages import Page
+from feature_browser.shell.canvas import change, show
+from saelab.analysis.records import LatentRecord
+from saelab.config import UsageError
+
+MOST, EXAMPLES, AROUND = 4, 6, 8
+FIELD = "beside-latents"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BesideAddress(AbstractAddress):
+    """`latents`: numbers with commas between; RUN:NUMBER for one of another run."""
+
+    view = "beside"
+    latents: str = parameter("")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A latent to be shown, or why it cannot be."""
+
+    said: str
+    run: OpenRun | None = None
+    latent: int = 0
+    problem: str = ""
+
+
+def beside_view(catalogue: Catalogue, card: RunCard, address: BesideAddress) -> None:
+    """Draw the latents that the address names."""
+    if st.session_state.get(FIELD, "").strip() != address.latents.strip():
+        st.session_state[FIELD] = address.latents
+    with st.container(key="controls", horizontal=True):
+        st.text_input(
+            f"Latents, up to {MOST}; RUN:NUMBER for another run's",
+            key=FIELD,
+            placeholder="5, 17, other-run:3",
+            on_change=_typed,
+            width=420,
+        )
+    parts = [part.strip() for part in address.latents.split(",") if part.strip()]
+    if not parts:
+        text = "Type their numbers, or follow “side by side” from a latent's neighbours."
+        show(alone(message("Which latents?", text)), "beside")
+        return
+    found = [_found(catalogue, card, part) for part in parts[:MOST]]
+    columns = joined(_column(one, _without(address, parts, i)) for i, one in enumerate(found))
+    more = f"{MOST} are shown, {len(parts) - MOST} are not." if len(parts) > MOST else ""
+    content = html(
+        '<div class="page beside">{more}<div class="columns">{columns}</div></div>',
+        more=html('<p class="notice">{m}</p>', m=more) if more else EMPTY,
+        columns=columns,
+    )
+    show(content, "beside")
+
+
+def _typed() -> None:
+    change(BesideAddress, lambda now: now.to(latents=st.session_state[FIELD]))
+
+
+def _without(address: BesideAddress, parts: list[str], place: int) -> str:
+    return address.to(latents=",".join(parts[:place] + parts[place + 1 :])).href
+
+
+def _found(catalogue: Catalogue, card: RunCard, said: str) -> _Shown:
+    name, _, number = said.rpartition(":")
+    there = catalogue.runs.get(name) if name else card
+    if there is None:
+        return _Shown(said, problem=f"There is no run {name}.")
+    try:
+        run = open_run(there)
+    except UsageError as error:
+        return _Shown(said, problem=str(error))
+    latent = latent_number(number, len(run.features))
+    if latent is None:
+        last = len(run.features) - 1
+        return _Shown(said, problem=f"There is no latent {number}; {there.name} has 0 to {last}.")
+    return _Shown(said, run, latent)
+
+
+def _column(one: _Shown, without: str) -> Html:
+    if one.run is None:
+        return html("<div>{m}</div>", m=message(one.said, one.problem))
+    card, record = one.run.card, one.run.features[one.latent]
+    head = html(
+        '<section class="card"><p class="spread"><a class="number" href="{h}">{latent}</a>'
+        '<a href="{without}" aria-label="Take {latent} away">take away</a></p>'
+        '<p class="lead name">{name}</p><p class="sub" title="{run}">{run}</p>{figures}</section>',
+        h=link("latent", run=card.name, latent=one.latent), latent=one.latent, without=without,
+        name=LatentNames.of(card).name(one.latent) or "no name", run=card.name,
+        figures=_figures(one.run, record),
+    )  # fmt: skip
+    effects = EMPTY if card.has_forms else boxed("Logits", logit_effects(record))
+    cards = [
+        head,
+        boxed("Activations", histogram(record)) if record.n_fired else EMPTY,
+        effects,
+        boxed("Top examples", _examples(one.run, record)) if record.n_fired else EMPTY,
+    ]
+    return html("<div>{cards}</div>", cards=joined(cards))
+
+
+def _figures(run: OpenRun, record: LatentRecord) -> Html:
+    if not record.n_fired:
+        return html('<p class="sub">It never fired on {n} tokens.</p>', n=count(record.n_tokens))
+    match = run.known.matches.get(record.latent)
+    rows = [
+        ("density", percent(record.density)),
+        ("maximum", activation(record.max)),
+        *([("F1", f"{real(match.f1)} {match.title}")] if match else []),
+        *_steering(run, record.latent),
+    ]
+    return pairs(rows)
+
+
+def _steering(run: OpenRun, latent: int) -> list[tuple[str, str]]:
+    scores = readable_scores(run.card)
+    if scores is None or latent not in scores.latent:
+        return []
+    try:
+        row = scores.row(latent)
+    except UsageError:
+        return []
+    return [("output score", real(float(scores.output[row]), 3))]
+
+
+def _examples(run: OpenRun, record: LatentRecord) -> Html:
+    found = [*record.examples.get("top", []), *record.examples.get("negative", [])]
+    style = TextStyle(record.max, run.spaced, AROUND)
+    return joined(
+        html(
+            '<p class="text" dir="auto">{t}</p>', t=example_text(example, style, run.features.file)
+        )
+        for example in found[:EXAMPLES]
+    )
+
+
+PAGE = Page(
+    "Side by side",
+    BesideAddress,
+    beside_view,
+    needs_features=True,
+    asks="How do up to four latents differ?",
+)
