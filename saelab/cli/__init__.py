@@ -29,6 +29,7 @@ VERBS = {
     "browse": "open the feature browser",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",
+    "push": "give a run to others on the Hugging Face Hub, with a model card",
     "show": "print what a store or a run holds",
     "verify": "check that every byte of a store or of a run is as it was written",
     "check": "say what of a language model works here",
