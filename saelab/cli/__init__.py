@@ -27,6 +27,7 @@ VERBS = {
     "diff": "say which latents of a crosscoder its sites or models share",
     "circuit": "explain a prediction by the latents that make it, and test them",
     "browse": "open the feature browser",
+    "publish": "write a run's latents, circuits and figures as pages to send",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",
     "push": "give a run to others on the Hugging Face Hub, with a model card",
