@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -45,6 +45,7 @@ MORE = """
 The options below are those of all variants; `saelab train VARIANT --help` lists also its own, with
 the values of its paper, and `saelab train sweep --help` shows how to train many from one file.
 """
+SinkKind = Literal["tensorboard", "wandb"]
 STORE = "activations"
 """Where a sweep makes its own store, in --out."""
 HEADINGS = ("Data", "SAE", "Optimisation", "Run")
@@ -57,6 +58,8 @@ class TrainArguments(Config):
     """The run's directory, usually runs/NAME."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    log: tuple[SinkKind, ...] = ()
+    """Log also to these, beside metrics.jsonl; their packages are installed separately."""
 
 
 class SweepArguments(Config):
@@ -105,6 +108,8 @@ class SweepArguments(Config):
     """The directory of the runs."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    log: tuple[SinkKind, ...] = ()
+    """Log also to these, beside metrics.jsonl; their packages are installed separately."""
     live: bool = False
     """Feed all SAEs from one running model, as `saelab train VARIANT --live` feeds one."""
     description_length: bool = False
@@ -164,10 +169,12 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
     from saelab.training.config import TrainConfig
 
     own = {key: values.pop(key) for key in list(values) if key not in TrainConfig.model_fields}
-    args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
+    args = TrainArguments.model_validate(
+        {k: own.pop(k) for k in TrainArguments.model_fields if k in own}
+    )
     check_directory(args.out, "--out")
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
-    return _trained(lambda _: ({args.out: config}, None), args.device)[0]
+    return _trained(lambda _: ({args.out: config}, None), args)[0]
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
@@ -198,7 +205,7 @@ def _sweep(args: SweepArguments) -> "list[Run]":
         _write_set(args, found, all_of_us)
         return {args.out / name: config for name, config in found.items()}, lm
 
-    return _trained(asked, args.device)
+    return _trained(asked, args)
 
 
 def _write_set(
@@ -237,7 +244,17 @@ def _make_store(args: SweepArguments, own: dict[str, Any]) -> "ActivationSource 
     return lm if asked.backend == "auto" else None
 
 
-def _trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
+def _trained(
+    ask: "Callable[[Together], Asked]", args: TrainArguments | SweepArguments
+) -> "list[Run]":
+    """The trained runs, logged where they are asked to be."""
+    from saelab.training.sinks import logging_to
+
+    with logging_to(args.log):
+        return _all_trained(ask, args.device)
+
+
+def _all_trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
     """The trained runs; several processes that torchrun started train them together."""
     from saelab.training.loop import train_many
     from saelab.training.together import Together, together
