@@ -134,9 +134,7 @@ def test_a_missing_package_is_told_before_anything_else(tmp_path, capsys, monkey
 
 
 def test_tensorboards_own_reader_finds_the_curve(small_store, tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = small_config(small_store, checkpoint_every=15)
     with monkeypatch.context() as patched, logging_to(["tensorboard"]):
         interrupted(patched, 24)
@@ -144,7 +142,7 @@ def test_tensorboards_own_reader_finds_the_curve(small_store, tmp_path, monkeypa
             train(config, out=tmp_path / "run")
     with logging_to(["tensorboard"]):
         run = train(config, out=tmp_path / "run")
-    found = EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("train/fvu")
+    found = reader.EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("train/fvu")
     assert [event.step for event in found] == [10, 20, 30, 40]
     assert [event.value for event in found] == pytest.approx(
         [line["fvu"] for line in lines_of(run).values()]
