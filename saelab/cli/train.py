@@ -4,6 +4,8 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,8 +15,9 @@ from pydantic import BaseModel, Field, ValidationError
 from saelab.cli.declared import declared, declared_variants
 from saelab.cli.describe import describe
 from saelab.cli.help_text import Command
-from saelab.cli.options import Option, Positional, options_of
+from saelab.cli.options import Metavar, Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
+from saelab.cli.train_budget import CHOSEN, fill
 from saelab.config import Config, Heading, UsageError, first_problem
 from saelab.files import check_directory
 from saelab.ranks import Ranks
@@ -40,6 +43,8 @@ them: torchrun --nproc-per-node 2 -m saelab.cli train ...
 EXAMPLE = """
     saelab train {variant} --activations activations_cache/tiny
         --site blocks.2.hook_resid_post --d-sae 1024 --n-tokens 4000000 --out runs/{variant}
+    saelab train {variant} --activations activations_cache/tiny
+        --site blocks.2.hook_resid_post --budget 10m --out runs/{variant}
 """
 MORE = """
 The options below are those of all variants; `saelab train VARIANT --help` lists also its own, with
@@ -54,6 +59,9 @@ HEADINGS = ("Data", "SAE", "Optimisation", "Run")
 class TrainArguments(Config):
     """Options that belong to this process, not to the training."""
 
+    budget: Annotated[str | None, Heading("Data"), Metavar("TIME")] = None
+    """Choose what is not given of --d-sae, --k, --batch-size and --n-tokens for a training of this
+    time, e.g. 10m, from what this machine is measured to do, and say why."""
     out: Annotated[Path, Heading("Run")]
     """The run's directory, usually runs/NAME."""
     device: str = "auto"
@@ -133,7 +141,10 @@ def main(arguments: list[str]) -> int:
     else:
         sweep = None
         text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
-        command = Command(f"saelab train {name}", text, _options(variants[name]))
+        options = _options(variants[name])
+        if any(word.partition("=")[0] == "--budget" for word in arguments):
+            options = [_not_required(o) if o.key in CHOSEN else o for o in options]
+        command = Command(f"saelab train {name}", text, options)
         runs = [_train(name, read(command, arguments[1:]))]
     if not Ranks.from_environment().leads:
         return 0
@@ -165,6 +176,12 @@ def _options(variant: type[BaseModel] | None) -> list[Option]:
     return sorted(found, key=lambda option: HEADINGS.index(option.heading))
 
 
+def _not_required(option: Option) -> Option:
+    field = copy(option.field)
+    field.default = None
+    return replace(option, field=field)
+
+
 def _train(variant: str, values: dict[str, object]) -> "Run":
     from saelab.training.config import TrainConfig
 
@@ -173,6 +190,8 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
         {k: own.pop(k) for k in TrainArguments.model_fields if k in own}
     )
     check_directory(args.out, "--out")
+    if args.budget is not None:
+        fill(args.budget, variant, own, values, args.out, args.device)
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
     return _trained(lambda _: ({args.out: config}, None), args)[0]
 
