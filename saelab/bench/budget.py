@@ -43,7 +43,7 @@ USED = 0.9
 
 
 @dataclass(frozen=True)
-class Setting:
+class BudgetSetting:
     """What a budget is spent on.
 
     Attributes:
@@ -89,7 +89,7 @@ def usual_k(d_in: int) -> int:
     return max(1, round(1.1 * math.sqrt(d_in)))
 
 
-def choose(seconds: float | int, setting: Setting, pace: Pace) -> Chosen:
+def choose(seconds: float | int, setting: BudgetSetting, pace: Pace) -> Chosen:
     """What fits into so many seconds.
 
     Raises:
@@ -127,7 +127,7 @@ class _Plan:
         return tokens / self.batch_size * self.step
 
 
-def _widest(held: Sequence[_Plan], time: float, setting: Setting) -> _Plan:
+def _widest(held: Sequence[_Plan], time: float, setting: BudgetSetting) -> _Plan:
     """The widest that gets its tokens, or that does the given ones in time; else the narrowest."""
     if "n_tokens" in setting.given:
         enough = [plan for plan in held if plan.seconds_of(plan.n_tokens) <= time]
@@ -136,7 +136,7 @@ def _widest(held: Sequence[_Plan], time: float, setting: Setting) -> _Plan:
     return enough[-1] if enough else held[0]
 
 
-def _check(best: _Plan, seconds: float | int, setting: Setting, pace: Pace) -> None:
+def _check(best: _Plan, seconds: float | int, setting: BudgetSetting, pace: Pace) -> None:
     given = "n_tokens" in setting.given
     least = best.n_tokens if given else LEAST * needed_tokens(best.d_sae)
     if best.affordable < least:
@@ -145,7 +145,7 @@ def _check(best: _Plan, seconds: float | int, setting: Setting, pace: Pace) -> N
             f"In {duration(seconds)} this machine trains an SAE of {best.d_sae} latents on "
             f"{si(max(0.0, best.affordable))} tokens, and "
             f"{'you asked for' if given else 'a sensible run needs'} {si(least)}; give --budget "
-            f"{minutes}m, or less."
+            f"{minutes}m."
         )
     if best.n_tokens < least:
         raise UsageError(
@@ -155,14 +155,14 @@ def _check(best: _Plan, seconds: float | int, setting: Setting, pace: Pace) -> N
         )
 
 
-def _widths(setting: Setting) -> list[int]:
+def _widths(setting: BudgetSetting) -> list[int]:
     if (given := setting.given.get("d_sae")) is not None:
         return [int(given)]
     top = int(math.log2(WIDEST // NARROWEST))
     return [NARROWEST * setting.d_in * 2**power for power in range(top + 1)]
 
 
-def _plan(d_sae: int, time: float, setting: Setting, pace: Pace) -> _Plan:
+def _plan(d_sae: int, time: float, setting: BudgetSetting, pace: Pace) -> _Plan:
     sae, k = _sae(d_sae, setting)
     built, rule = _built(sae, setting.d_in)
     fused = pace.kernels and rule is not None and setting.d_in == setting.d_out
@@ -186,7 +186,7 @@ def _plan(d_sae: int, time: float, setting: Setting, pace: Pace) -> _Plan:
     return _Plan(d_sae, k, batch, half, step, memory, affordable, int(tokens))
 
 
-def _sae(d_sae: int, setting: Setting) -> tuple[AbstractSAEConfig, float | int | None]:
+def _sae(d_sae: int, setting: BudgetSetting) -> tuple[AbstractSAEConfig, float | int | None]:
     own = {"variant": setting.variant, "d_sae": d_sae, **setting.given.get("sae", {})}
     if "k" in variant(setting.variant).model_fields and "k" not in own:
         own["k"] = min(usual_k(setting.d_in), d_sae)
@@ -206,7 +206,7 @@ def _built(sae: AbstractSAEConfig, d_in: int) -> "tuple[AbstractSAE, FusedRule |
     return built, None if isinstance(rule, str) else rule
 
 
-def _chosen(best: _Plan, setting: Setting, pace: Pace, time: float) -> Chosen:
+def _chosen(best: _Plan, setting: BudgetSetting, pace: Pace, time: float) -> Chosen:
     needed = needed_tokens(best.d_sae)
     seconds = best.seconds_of(best.n_tokens) + pace.start
     times = f"{best.d_sae / setting.d_in:.3g} times the rows' width"
@@ -235,7 +235,7 @@ def _chosen(best: _Plan, setting: Setting, pace: Pace, time: float) -> Chosen:
     )
 
 
-def pace_here(device: torch.device, memory: int, setting: Setting) -> Pace:
+def pace_here(device: torch.device, memory: int, setting: BudgetSetting) -> Pace:
     """The pace of this machine: a measured kind of GPU's, or what is measured here and now.
 
     `memory` is what is free, in bytes.
@@ -254,7 +254,7 @@ def pace_here(device: torch.device, memory: int, setting: Setting) -> Pace:
     return _timed(replace(base, name=name, memory=float(memory), rates=rates), setting, device)
 
 
-def _timed(pace: Pace, setting: Setting, device: torch.device) -> Pace:
+def _timed(pace: Pace, setting: BudgetSetting, device: torch.device) -> Pace:
     """The pace, scaled so that a TopK step which is timed here takes what the law says."""
     cuda = device.type == "cuda"
     shape = StepShape(setting.d_in, 4 * setting.d_in, usual_k(setting.d_in), 1024)

@@ -18,7 +18,7 @@ NOT_ASKED = ("test", "dev", "docs")
 
 
 @dataclass(frozen=True)
-class Part:
+class VerbNeeds:
     """Packages that some verbs need beside those that all need.
 
     Attributes:
@@ -35,23 +35,23 @@ class Part:
 
 
 PARTS = (
-    Part(
+    VerbNeeds(
         "stores and features",
         ("h5py", "einops"),
         "train",
         "harvest train evaluate features names diff show verify transport bench import push export",
     ),
-    Part(
+    VerbNeeds(
         "language models",
         ("transformer-lens", "transformers", "tokenizers"),
         "lm",
         "demo harvest evaluate tasks features explain steer transport diff circuit check bench "
         "claims",
     ),
-    Part("the app", ("streamlit", "plotly"), "app", "browse publish"),
-    Part("files of the hub", ("huggingface_hub", "datasets"), "hub", "import push harvest"),
-    Part("a server that explains", ("openai",), "explain", "explain"),
-    Part("kernels on a GPU", ("triton",), "kernels", "train"),
+    VerbNeeds("the app", ("streamlit", "plotly"), "app", "browse publish"),
+    VerbNeeds("files of the hub", ("huggingface_hub", "datasets"), "hub", "import push harvest"),
+    VerbNeeds("a server that explains", ("openai",), "explain", "explain"),
+    VerbNeeds("kernels on a GPU", ("triton",), "kernels", "train"),
 )
 """Which verbs need what, the most used first. Other verbs need no more than the core."""
 

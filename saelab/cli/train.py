@@ -4,8 +4,6 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -134,7 +132,8 @@ def main(arguments: list[str]) -> int:
     choices = {name: text.partition("\n")[0] for name, text in about.items()}
     choices["sweep"] = "Many SAEs, as a file describes them."
     text = ABOUT + EXAMPLE.format(variant="topk") + MORE
-    name = choose(Command("saelab train", text, _options(None), choices, "VARIANT"), arguments)
+    command = Command("saelab train", text, _options(None), choices, "VARIANT", CHOSEN)
+    name = choose(command, arguments)
     if name == "sweep":
         sweep = parse(SweepArguments, "train sweep", arguments[1:])
         runs = _sweep(sweep)
@@ -142,9 +141,7 @@ def main(arguments: list[str]) -> int:
         sweep = None
         text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
         options = _options(variants[name])
-        if any(word.partition("=")[0] == "--budget" for word in arguments):
-            options = [_not_required(o) if o.key in CHOSEN else o for o in options]
-        command = Command(f"saelab train {name}", text, options)
+        command = Command(f"saelab train {name}", text, options, chosen_by=CHOSEN)
         runs = [_train(name, read(command, arguments[1:]))]
     if not Ranks.from_environment().leads:
         return 0
@@ -174,12 +171,6 @@ def _options(variant: type[BaseModel] | None) -> list[Option]:
     found += options_of(declared("saelab.training.config", "TrainConfig", "sae"))
     found += options_of(TrainArguments)
     return sorted(found, key=lambda option: HEADINGS.index(option.heading))
-
-
-def _not_required(option: Option) -> Option:
-    field = copy(option.field)
-    field.default = None
-    return replace(option, field=field)
 
 
 def _train(variant: str, values: dict[str, object]) -> "Run":

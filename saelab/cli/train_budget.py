@@ -7,8 +7,8 @@ from typing import Any
 from saelab.config import UsageError
 from saelab.ranks import Ranks
 
-CHOSEN = ("d_sae", "n_tokens")
-"""Required options that --budget makes optional."""
+CHOSEN = {"--budget": ("--d-sae", "--n-tokens")}
+"""Required options that need not be given beside it."""
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -42,7 +42,7 @@ def fill(
     if _fill_begun(own, values, out):
         return
     from saelab.activations.store import ActivationStore
-    from saelab.bench.budget import Setting, choose, pace_here
+    from saelab.bench.budget import BudgetSetting, choose, pace_here
     from saelab.console import say
     from saelab.lm.load import resolve_device
     from saelab.resources import free_on
@@ -54,7 +54,7 @@ def fill(
     given |= {"d_sae": own["d_sae"]} if "d_sae" in own else {}
     given |= {"half": values["precision"] == "bfloat16"} if "precision" in values else {}
     given["sae"] = {name: value for name, value in own.items() if name != "d_sae"}
-    setting = Setting(variant, site.d_in, target.d_in, site.n_rows, given)
+    setting = BudgetSetting(variant, site.d_in, target.d_in, site.n_rows, given)
     where = resolve_device(device)
     found = choose(seconds, setting, pace_here(where, free_on(where), setting))
     own |= {"d_sae": found.d_sae} | ({} if found.k is None else {"k": found.k})

@@ -3,14 +3,14 @@
 import pytest
 
 from saelab.bench import budget
-from saelab.bench.budget import Setting, choose, needed_tokens, usual_k
+from saelab.bench.budget import BudgetSetting, choose, needed_tokens, usual_k
 from saelab.bench.pace import measured, pace_of_kind, shares
 from saelab.cli import main
 from saelab.cli.train_budget import seconds_of
 from saelab.config import UsageError
 from saelab.training.run import Run
 
-LARGE = Setting("topk", 2304, 2304, 10**9, {})
+LARGE = BudgetSetting("topk", 2304, 2304, 10**9, {})
 SITE = "blocks.0.hook_resid_post"
 
 
@@ -34,7 +34,7 @@ def test_the_planned_step_is_the_measured_one(file):
     for step in steps:
         shape = step["shape"]
         given = {"d_sae": shape["d_sae"], "batch_size": shape["batch"], "sae": {"k": shape["k"]}}
-        setting = Setting("topk", shape["d_in"], shape["d_in"], 10**9, given)
+        setting = BudgetSetting("topk", shape["d_in"], shape["d_in"], 10**9, given)
         pace = pace_of_kind(file[5:9])
         found = choose(600, setting, pace)
         planned = (found.seconds - pace.start) / (found.n_tokens / found.batch_size)
@@ -43,14 +43,14 @@ def test_the_planned_step_is_the_measured_one(file):
 
 def test_what_is_given_stays():
     given = {"d_sae": 8192, "n_tokens": 10**7, "batch_size": 512, "half": False, "sae": {"k": 7}}
-    found = choose(3600, Setting("batch-topk", 768, 768, 10**8, given), pace_of_kind("h200"))
+    found = choose(3600, BudgetSetting("batch-topk", 768, 768, 10**8, given), pace_of_kind("h200"))
     assert (found.d_sae, found.k, found.batch_size) == (8192, 7, 512)
     assert (found.n_tokens, found.half) == (10**7, False)
     assert not any(sentence.startswith(("d_sae", "k ")) for sentence in found.told)
 
 
 def test_a_variant_without_k_gets_none():
-    found = choose(600, Setting("standard", 768, 768, 10**8, {}), pace_of_kind("h200"))
+    found = choose(600, BudgetSetting("standard", 768, 768, 10**8, {}), pace_of_kind("h200"))
     assert found.k is None
 
 
@@ -58,10 +58,18 @@ def test_a_variant_without_k_gets_none():
     ("seconds", "setting", "said"),
     [
         (13, LARGE, "a sensible run needs"),
-        (600, Setting("topk", 768, 768, 1000, {}), "A store of 1k rows, read 20 times, is too sm"),
-        (60, Setting("topk", 768, 768, 10**8, {"n_tokens": 10**12}), "you asked for 1T; give --bu"),
-        (60, Setting("topk", 768, 768, 10**8, {"d_sae": 2**27}), "takes about"),
-        (60, Setting("crosscoder", 768, 768, 10**8, {}), "No law here tells"),
+        (
+            600,
+            BudgetSetting("topk", 768, 768, 1000, {}),
+            "A store of 1k rows, read 20 times, is too sm",
+        ),
+        (
+            60,
+            BudgetSetting("topk", 768, 768, 10**8, {"n_tokens": 10**12}),
+            "you asked for 1T; give --bu",
+        ),
+        (60, BudgetSetting("topk", 768, 768, 10**8, {"d_sae": 2**27}), "takes about"),
+        (60, BudgetSetting("crosscoder", 768, 768, 10**8, {}), "No law here tells"),
     ],
 )
 def test_what_cannot_be_is_refused(seconds, setting, said):
