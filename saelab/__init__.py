@@ -31,6 +31,7 @@ _PUBLIC = {
     "TrainConfig": "saelab.training.config",
     "train": "saelab.training.loop",
     "train_many": "saelab.training.loop",
+    "logging_to": "saelab.training.sinks",
     "load_foreign_sae": "saelab.sae.interop.convert",
     "save_sae_lens": "saelab.sae.interop.convert",
     "adopt": "saelab.training.adopt",

@@ -198,6 +198,22 @@ def check_writable(path: Path, option: str) -> None:
         raise UsageError(f"{option} {path} cannot be written to; {_REMEDIES[errno.EACCES]}.")
 
 
+def check_only(directory: Path, ours: Callable[[str], bool]) -> None:
+    """Refuse a directory with other files than those of the same work, begun before.
+
+    Args:
+        directory: it need not exist.
+        ours: whether a file, by its path in the directory, is one that will be written again.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if not path.is_dir() and not is_temporary(path) and not ours(name):
+            raise UsageError(f"{directory} holds {name}; name a new directory.")
+
+
 def _mode(path: Path, given: str) -> int | None:
     """The kind of file at `path`, links followed; None if there is nothing."""
     try:

@@ -20,7 +20,7 @@ def provenance(**facts: object) -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: version_of(name) for name in PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
         **facts,
     }
 
@@ -33,7 +33,7 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The source tree's commit, with `+dirty` if it has changes; None if installed from a wheel."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():

@@ -1,5 +1,6 @@
 """A hub on the loopback address: files by their digests, and whatever can go wrong with it."""
 
+import base64
 import hashlib
 import json
 import re
@@ -26,6 +27,9 @@ class Hub:
         status: answered to everything, while not None.
         asked: methods and paths, in order.
         ranges: the ranges that were asked for.
+        writers: tokens that may write.
+        created: repositories that were made, and whether they are private.
+        drops: paths at which the connection ends without an answer.
     """
 
     files: dict[str, bytes]
@@ -35,9 +39,12 @@ class Hub:
     status: int | None = None
     asked: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    writers: set[str] = field(default_factory=set)
+    created: dict[str, bool] = field(default_factory=dict)
+    drops: set[str] = field(default_factory=set)
 
     def repositories(self) -> set[str]:
-        return {"/".join(name.split("/")[:2]) for name in self.files}
+        return {"/".join(name.split("/")[:2]) for name in self.files} | self.created.keys()
 
 
 @contextmanager
@@ -74,6 +81,43 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
+    def do_POST(self) -> None:
+        path = unquote(self.path.split("?")[0])
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        hub = self.server.hub
+        hub.asked.append(f"POST {path}")
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if any(dropped in path for dropped in hub.drops):
+            self.close_connection = True
+        elif hub.status is not None:
+            self._send(hub.status, b"{}", {"Retry-After": "30"})
+        elif path != "/api/validate-yaml" and token not in hub.writers:
+            self._send(403, b"{}", {})
+        else:
+            self._told(self._posted(path, data))
+
+    def _posted(self, path: str, data: bytes) -> object:
+        hub = self.server.hub
+        if path == "/api/repos/create":
+            asked = json.loads(data)
+            repo = f"{asked['organization']}/{asked['name']}"
+            hub.created[repo] = asked.get("private", asked.get("visibility") == "private")
+            return {"url": f"{hub.endpoint}/{repo}", "name": repo}
+        if path.endswith("/preupload/main"):
+            files = [each["path"] for each in json.loads(data)["files"]]
+            kept = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            return {"files": [{"path": name, **kept} for name in files]}
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            for line in map(json.loads, data.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    hub.files[f"{found[1]}/{line['value']['path']}"] = content
+            return {"commitUrl": f"{hub.endpoint}/{found[1]}/commit/{COMMIT}", "commitOid": COMMIT}
+        return {}
+
+    def _told(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
     def _answer(self, *, body: bool) -> None:
         path = unquote(self.path.split("?")[0])
         self.server.hub.asked.append(f"{self.command} {path}")
@@ -81,6 +125,12 @@ class Handler(BaseHTTPRequestHandler):
             self._send(self.server.hub.status, b"", {"Retry-After": "30"})
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+/?(.*)", path):
             self._tree(*found.groups())
+        elif (found := re.fullmatch(r"/api/models/([^/]+/[^/]+)", path)) and found[
+            1
+        ] in self.server.hub.repositories():
+            inside = [n for n in self.server.hub.files if n.startswith(f"{found[1]}/")]
+            names = [{"rfilename": name[len(found[1]) + 1 :]} for name in inside]
+            self._told({"id": found[1], "siblings": names})
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._file(f"{found[1]}/{found[2]}", found[1], body=body)
         else:
@@ -88,9 +138,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _tree(self, repo: str, folder: str) -> None:
         prefix = f"{repo}/{folder}".rstrip("/") + "/"
-        inside = [
-            n for n in self.server.hub.files if n.startswith(prefix) and "/" not in n[len(prefix) :]
-        ]
+        deep = "recursive=true" in self.path.lower()
+        below = [n for n in self.server.hub.files if n.startswith(prefix)]
+        inside = [n for n in below if deep or "/" not in n[len(prefix) :]]
         entries = [
             {
                 "type": "file",
@@ -128,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if body and self.command == "GET":
+        if body and self.command != "HEAD":
             self._body(data)
 
     def _body(self, data: bytes) -> None:

@@ -3,11 +3,11 @@
 import errno
 import keyword
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 
 from saelab.config import UsageError
 from saelab.interrupt import Stopped, stopped_by_signal
@@ -27,13 +27,16 @@ VERBS = {
     "diff": "say which latents of a crosscoder its sites or models share",
     "circuit": "explain a prediction by the latents that make it, and test them",
     "browse": "open the feature browser",
+    "publish": "write a run's latents, circuits and figures as pages to send",
     "import": "make a run of an SAE from SAELens, Gemma Scope, dictionary_learning or sparsify",
     "export": "write a run's SAE for SAELens",
+    "push": "give a run to others on the Hugging Face Hub, with a model card",
     "show": "print what a store or a run holds",
     "verify": "check that every byte of a store or of a run is as it was written",
     "check": "say what of a language model works here",
     "bench": "measure training steps, the store and the variants on this machine",
     "claims": "measure the papers' claims again, in one table",
+    "doctor": "say what is installed, and what is missing for which verb",
     "completion": "print what makes a shell complete verbs and options",
 }
 
@@ -47,7 +50,7 @@ NEEDS = {
 """Packages of extras without which a verb can do nothing."""
 TOGETHER = ("harvest", "train")
 """Verbs that several processes run together."""
-READERS = ("plan", "browse", "show", "verify", "check")
+READERS = ("plan", "browse", "show", "verify", "check", "doctor")
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 AGAIN = "What was written is whole; run the same command again."
 
@@ -55,12 +58,12 @@ ABOUT = """\
 From a language model's activations to explained features.
 
 `saelab help VERB` and `saelab VERB --help` explain a verb and its options, and `saelab --version`
-prints the version. To start:
+prints version, commit and device. To start:
 
     saelab demo
     saelab browse runs/demo
 
-In bash and zsh, this makes the Tab key complete verbs and options:
+In bash and zsh, this makes the Tab key complete verbs and options (fish: `saelab help completion`):
 
     source <(saelab completion)
 """
@@ -75,10 +78,22 @@ def main(argv: list[str] | None = None) -> int:
     while arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     if arguments[:1] in (["-V"], ["--version"]):
-        print(f"saelab {version('saelab')}")
+        print(_version())
         return 0
     verb, *own = arguments or ["--help"]
     return _run(verb, own)
+
+
+def _version() -> str:
+    """The version, the commit of a checkout, and the devices; needs neither torch nor a GPU."""
+    from saelab.cli.gpus import find_gpus, told
+    from saelab.provenance import commit, version_of
+
+    found = commit()
+    number, plus, changed = (found or "").partition("+")
+    parts = [f"commit {number[:12]}{plus}{changed}"] if found else []
+    parts += [f"Python {platform.python_version()}", told(find_gpus())]
+    return f"saelab {version_of('saelab') or 'from its source'} ({', '.join(parts)})"
 
 
 def _main_of(verb: str) -> Callable[[list[str]], int]:

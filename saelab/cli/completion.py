@@ -4,10 +4,12 @@ import contextlib
 import io
 import shlex
 from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
 
 from saelab.cli import VERBS
 from saelab.cli import main as main_of_all
 from saelab.cli.help_text import Command
+from saelab.cli.options import Positional
 from saelab.cli.parse import HelpAsked, parse
 from saelab.config import Config
 
@@ -33,7 +35,7 @@ complete -o default -F _saelab saelab
 
 
 class CompletionArguments(Config):
-    """Print a script that makes bash or zsh complete verbs, options and their values with Tab.
+    """Print a script that makes a shell complete verbs, options and their values with Tab.
 
     File names are completed if no other word fits. For this terminal:
 
@@ -43,12 +45,21 @@ class CompletionArguments(Config):
 
         saelab completion > ~/.saelab-completion
         echo "source ~/.saelab-completion" >> ~/.bashrc
+
+    For fish:
+
+        saelab completion fish > ~/.config/fish/completions/saelab.fish
     """
+
+    shell: Annotated[Literal["bash", "zsh", "fish"], Positional("SHELL")] = "bash"
+    """The shell; bash and zsh read the same script."""
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    parse(CompletionArguments, "completion", arguments)
+    if parse(CompletionArguments, "completion", arguments).shell == "fish":
+        print("\n".join(_fish()))
+        return 0
     places = [_case('" "', [*VERBS, "help"]), _case('"help "', VERBS)]
     values: dict[str, list[str]] = {}
     for path, command in commands():
@@ -63,6 +74,33 @@ def main(arguments: list[str]) -> int:
     lines = [_case(pattern, words) for pattern, words in values.items() if words]
     print(SCRIPT.format(values="\n".join(lines), places="\n".join(places)), end="")
     return 0
+
+
+def _fish() -> Iterator[str]:
+    yield "complete -c saelab -n __fish_use_subcommand -f -a help -d 'explain a verb'"
+    for path, command in commands():
+        verb, _, choice = path.partition(" ")
+        within = f"__fish_seen_subcommand_from {verb}"
+        if not choice:
+            about = _fish_quoted(VERBS[verb])
+            yield f"complete -c saelab -n __fish_use_subcommand -f -a {verb} -d {about}"
+            for name, text in command.choices.items():
+                start = f"complete -c saelab -n {_fish_quoted(within)}"
+                yield f"{start} -a {name} -d {_fish_quoted(text)}"
+        else:
+            within += f"; and __fish_seen_subcommand_from {choice}"
+        for option in command.options:
+            takes = "" if option.is_switch else " -r"
+            words = f" -f -a {_fish_quoted(' '.join(option.choices))}" if option.choices else ""
+            for name in option.names:
+                start = f"complete -c saelab -n {_fish_quoted(within)} -l {name.removeprefix('--')}"
+                yield f"{start}{takes}{words}"
+
+
+def _fish_quoted(text: str) -> str:
+    """A text for fish, where only these two characters are special within quotation marks."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _case(pattern: str, words: Iterable[str]) -> str:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import NonNegativeInt
+
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config
+from saelab.config import Config, UsageError
 from saelab.files import check_writable
 
 
@@ -19,31 +21,39 @@ class ExportArguments(Config):
     runs of all layers the same --out, one after another. It also gets a clt run of selection
     batch-topk or jumprelu, as a directory of W_enc_N and W_dec_N.
 
+    --to neuronpedia writes no SAE, but what `saelab features` collected of its latents, as the JSON
+    of Neuronpedia's dashboards.
+
         saelab export runs/topk --out exported/topk
+        saelab export runs/topk --to neuronpedia --latents 12 99 --out dashboards
     """
 
     run: Annotated[Path, Positional("RUN")]
     """The run's directory."""
     out: Path
     """A new directory for cfg.json and sae_weights.safetensors, for config.json and ae.pt, or for
-    config.yaml and layer_N.safetensors."""
-    to: Literal["sae-lens", "dictionary-learning", "circuit-tracer"] = "sae-lens"
+    config.yaml and layer_N.safetensors, or for batch-N.json."""
+    to: Literal["sae-lens", "dictionary-learning", "circuit-tracer", "neuronpedia"] = "sae-lens"
     """The tool to write for: SAELens (SAE.load_from_disk), dictionary_learning
-    (load_dictionary), or circuit-tracer (a transcoder set)."""
+    (load_dictionary), circuit-tracer (a transcoder set), or Neuronpedia."""
+    latents: tuple[NonNegativeInt, ...] = ()
+    """The latents to write for Neuronpedia; default: all."""
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(ExportArguments, "export", arguments)
     check_writable(args.out, "--out")
+    if args.to == "neuronpedia":
+        return _dashboards(args)
+    if args.latents:
+        raise UsageError(f"--latents are for --to neuronpedia; {args.to} gets the whole SAE.")
     # Imported here, so that --help does not wait for torch.
-    from dataclasses import replace
-
     from saelab.sae.interop.circuit_tracer import write_circuit_tracer
     from saelab.sae.interop.circuit_tracer_clt import to_foreign_clt, write_clt
-    from saelab.sae.interop.convert import to_foreign
     from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
     from saelab.sae.interop.sae_lens_write import write_sae_lens
+    from saelab.training.give import give
     from saelab.training.run import Run
 
     run = Run(args.run)
@@ -56,17 +66,22 @@ def main(arguments: list[str]) -> int:
         write_clt(to_foreign_clt(sae, sites, factors, name), args.out)
         print(args.out)
         return 0
-    foreign = replace(
-        to_foreign(sae),
-        hook=run.options["site"],
-        hook_out=run.options.get("target_site"),
-        model=None if model is None else Path(model["name"]).name,
-    )
     writers = {
         "sae-lens": write_sae_lens,
         "dictionary-learning": write_dictionary_learning,
         "circuit-tracer": write_circuit_tracer,
     }
-    writers[args.to](foreign, args.out)
+    writers[args.to](give(run), args.out)
+    print(args.out)
+    return 0
+
+
+def _dashboards(args: ExportArguments) -> int:
+    from saelab.analysis.neuronpedia import write_neuronpedia
+    from saelab.console import in_bytes
+    from saelab.training.run import Run
+
+    paths = write_neuronpedia(Run(args.run), args.out, args.latents)
+    print(f"{len(paths)} files, {in_bytes(sum(path.stat().st_size for path in paths))}")
     print(args.out)
     return 0

@@ -25,6 +25,7 @@ class Command:
         options: its options.
         choices: its subcommands, each with a sentence.
         choice: the name for the subcommands in the usage line.
+        chosen_by: required options that need not be given, by the option that chooses them.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Command:
     options: Sequence[Option] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
+    chosen_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def example(self) -> str:

@@ -132,6 +132,7 @@ class _Words:
     def missing(self, command: Command) -> list[str]:
         """The required options that were not given, not even by a similar name."""
         there = {*self.given, *self.unknown.values()}
+        there |= {name for given in self.given for name in command.chosen_by.get(given, ())}
         needed = [option.name for option in command.options if option.field.is_required()]
         return [name for name in needed if name not in there]
 

@@ -6,15 +6,16 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from saelab.cli.declared import declared, declared_variants
 from saelab.cli.describe import describe
 from saelab.cli.help_text import Command
-from saelab.cli.options import Option, Positional, options_of
+from saelab.cli.options import Metavar, Option, Positional, options_of
 from saelab.cli.parse import choose, parse, read
+from saelab.cli.train_budget import CHOSEN, fill
 from saelab.config import Config, Heading, UsageError, first_problem
 from saelab.files import check_directory
 from saelab.ranks import Ranks
@@ -40,11 +41,14 @@ them: torchrun --nproc-per-node 2 -m saelab.cli train ...
 EXAMPLE = """
     saelab train {variant} --activations activations_cache/tiny
         --site blocks.2.hook_resid_post --d-sae 1024 --n-tokens 4000000 --out runs/{variant}
+    saelab train {variant} --activations activations_cache/tiny
+        --site blocks.2.hook_resid_post --budget 10m --out runs/{variant}
 """
 MORE = """
 The options below are those of all variants; `saelab train VARIANT --help` lists also its own, with
 the values of its paper, and `saelab train sweep --help` shows how to train many from one file.
 """
+SinkKind = Literal["tensorboard", "wandb"]
 STORE = "activations"
 """Where a sweep makes its own store, in --out."""
 HEADINGS = ("Data", "SAE", "Optimisation", "Run")
@@ -53,10 +57,15 @@ HEADINGS = ("Data", "SAE", "Optimisation", "Run")
 class TrainArguments(Config):
     """Options that belong to this process, not to the training."""
 
+    budget: Annotated[str | None, Heading("Data"), Metavar("TIME")] = None
+    """Choose what is not given of --d-sae, --k, --batch-size and --n-tokens for a training of this
+    time, e.g. 10m, from what this machine is measured to do, and say why."""
     out: Annotated[Path, Heading("Run")]
     """The run's directory, usually runs/NAME."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    log: tuple[SinkKind, ...] = ()
+    """Log also to these, beside metrics.jsonl; their packages are installed separately."""
 
 
 class SweepArguments(Config):
@@ -105,6 +114,8 @@ class SweepArguments(Config):
     """The directory of the runs."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    log: tuple[SinkKind, ...] = ()
+    """Log also to these, beside metrics.jsonl; their packages are installed separately."""
     live: bool = False
     """Feed all SAEs from one running model, as `saelab train VARIANT --live` feeds one."""
     description_length: bool = False
@@ -121,14 +132,16 @@ def main(arguments: list[str]) -> int:
     choices = {name: text.partition("\n")[0] for name, text in about.items()}
     choices["sweep"] = "Many SAEs, as a file describes them."
     text = ABOUT + EXAMPLE.format(variant="topk") + MORE
-    name = choose(Command("saelab train", text, _options(None), choices, "VARIANT"), arguments)
+    command = Command("saelab train", text, _options(None), choices, "VARIANT", CHOSEN)
+    name = choose(command, arguments)
     if name == "sweep":
         sweep = parse(SweepArguments, "train sweep", arguments[1:])
         runs = _sweep(sweep)
     else:
         sweep = None
         text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
-        command = Command(f"saelab train {name}", text, _options(variants[name]))
+        options = _options(variants[name])
+        command = Command(f"saelab train {name}", text, options, chosen_by=CHOSEN)
         runs = [_train(name, read(command, arguments[1:]))]
     if not Ranks.from_environment().leads:
         return 0
@@ -164,10 +177,14 @@ def _train(variant: str, values: dict[str, object]) -> "Run":
     from saelab.training.config import TrainConfig
 
     own = {key: values.pop(key) for key in list(values) if key not in TrainConfig.model_fields}
-    args = TrainArguments.model_validate({k: own.pop(k) for k in ("out", "device") if k in own})
+    args = TrainArguments.model_validate(
+        {k: own.pop(k) for k in TrainArguments.model_fields if k in own}
+    )
     check_directory(args.out, "--out")
+    if args.budget is not None:
+        fill(args.budget, variant, own, values, args.out, args.device)
     config = TrainConfig.model_validate({**values, "sae": {**own, "variant": variant}})
-    return _trained(lambda _: ({args.out: config}, None), args.device)[0]
+    return _trained(lambda _: ({args.out: config}, None), args)[0]
 
 
 def _sweep(args: SweepArguments) -> "list[Run]":
@@ -198,7 +215,7 @@ def _sweep(args: SweepArguments) -> "list[Run]":
         _write_set(args, found, all_of_us)
         return {args.out / name: config for name, config in found.items()}, lm
 
-    return _trained(asked, args.device)
+    return _trained(asked, args)
 
 
 def _write_set(
@@ -237,7 +254,17 @@ def _make_store(args: SweepArguments, own: dict[str, Any]) -> "ActivationSource 
     return lm if asked.backend == "auto" else None
 
 
-def _trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
+def _trained(
+    ask: "Callable[[Together], Asked]", args: TrainArguments | SweepArguments
+) -> "list[Run]":
+    """The trained runs, logged where they are asked to be."""
+    from saelab.training.sinks import logging_to
+
+    with logging_to(args.log):
+        return _all_trained(ask, args.device)
+
+
+def _all_trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
     """The trained runs; several processes that torchrun started train them together."""
     from saelab.training.loop import train_many
     from saelab.training.together import Together, together

@@ -15,6 +15,9 @@ from saelab.config import UsageError
 from saelab.console import note
 
 CHUNK = 1 << 24
+NOT_FETCHED = (
+    "{repo} could not be fetched ({why}); no half file is left, and the same command tries again."
+)
 COMMIT_LENGTH = 40
 """A snapshot's folder is named after its commit, in hexadecimal."""
 
@@ -51,8 +54,8 @@ def fetch(
         UsageError: the repository, the revision or a file does not exist or needs a licence to be
             accepted; the hub cannot be reached, refuses, or gives other bytes than it named.
     """
-    client = _client()
-    with _sentences(repo, revision):
+    client = hub_client()
+    with in_sentences(repo, revision):
         first = _one(client, repo, files[0], revision)
         folder = first
         for _ in Path(files[0]).parts:
@@ -73,8 +76,8 @@ def listed(repo: str, folder: str, *, revision: str | None = None) -> dict[str, 
     Raises:
         UsageError: as for `fetch`. Offline, only what the cache has is listed.
     """
-    client = _client()
-    with _sentences(repo, revision):
+    client = hub_client()
+    with in_sentences(repo, revision):
         if client.constants.HF_HUB_OFFLINE:
             return _cached(client, repo, folder, revision)
         found = client.HfApi().list_repo_tree(repo, folder or None, revision=revision)
@@ -94,15 +97,20 @@ def _cached(client: Any, repo: str, folder: str, revision: str | None) -> dict[s
     return {str(each.relative_to(root)): each.stat().st_size for each in files}
 
 
-def _client() -> Any:  # noqa: ANN401 - a module
+def hub_client() -> Any:  # noqa: ANN401 - a module
+    """The hub's client.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError:
         raise UsageError(
-            "Releases are fetched with huggingface_hub: pip install 'saelab[hub]', or give --from "
-            "with a directory of the same files."
+            "The hub is reached with huggingface_hub: pip install 'saelab[hub]'; without it, "
+            "`import` takes --from with a directory of the same files, and `push` --dry-run."
         ) from None
     return huggingface_hub
 
@@ -147,8 +155,16 @@ def _check_digest(path: Path, repo: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _sentences(repo: str, revision: str | None) -> Iterator[None]:
-    """Say in one sentence what the client reports in many."""
+def in_sentences(
+    repo: str, revision: str | None = None, *, failed: str = NOT_FETCHED
+) -> Iterator[None]:
+    """Say in one sentence what the client reports in many.
+
+    Args:
+        repo: the repository that is spoken of.
+        revision: the revision that was asked for.
+        failed: what a broken connection means, with `{repo}` and `{why}`.
+    """
     from huggingface_hub import errors
 
     try:
@@ -163,9 +179,9 @@ def _sentences(repo: str, revision: str | None) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:
             raise  # a full disk, which is told as such
-        raise UsageError(_broken_off(repo, error)) from None
+        raise UsageError(failed.format(repo=repo, why=_told(_first_cause(error)))) from None
     except Exception as error:  # noqa: BLE001 - the connection's errors differ by version
-        raise UsageError(_broken_off(repo, error)) from None
+        raise UsageError(failed.format(repo=repo, why=_told(_first_cause(error)))) from None
 
 
 def _named_wrongly(repo: str, revision: str | None, error: Exception) -> str | None:
@@ -208,19 +224,17 @@ def _out_of_reach(repo: str, error: Exception) -> str:
     )
 
 
-def _broken_off(repo: str, error: Exception) -> str:
-    return (
-        f"{repo} could not be fetched ({_told(_first_cause(error))}); no half file is left, and "
-        "the same command tries again."
-    )
-
-
 def _refused(repo: str, error: Any) -> str:  # noqa: ANN401 - the client's, of several versions
     status = getattr(error.response, "status_code", 0)
     if status == 429:
         wait = error.response.headers.get("Retry-After", "")
         after = f" for {wait} s" if wait.isdigit() else " for some minutes"
         return f"The hub refuses more requests{after}; wait, or set HF_TOKEN for a higher limit."
+    if status in (401, 403):
+        return (
+            f"The hub does not let this HF_TOKEN do that with {repo} ({status}); give one that may "
+            "write there."
+        )
     return f"The hub answered {status} when asked for {repo}; try again later."
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from saelab.config import Config
 from saelab.console import note
 from saelab.files import atomic_write, telling
+from saelab.training.sinks import Sinks
 from saelab.types import Figures, LossTerms
 
 
@@ -140,6 +141,7 @@ class MetricsLog:
         self.path = path
         self.text = bytearray(_lines_until(path, after_step) if text is None else text)
         atomic_write(path, bytes(self.text))
+        self._sinks = Sinks(path.parent, after_step)
 
     def write(self, values: Figures) -> None:
         """Append one line."""
@@ -147,6 +149,7 @@ class MetricsLog:
         self.text += line
         with telling(self.path), self.path.open("ab") as file:
             file.write(line)
+        self._sinks.write(values)
 
     def sync(self) -> None:
         """Make the lines survive a power cut."""

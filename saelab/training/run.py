@@ -5,6 +5,7 @@ provenance.json      versions, device, command, digests of the activations and o
 weights.safetensors  the trained SAE
 checkpoints/         the last two of an interrupted training, the last of a finished one
 metrics.jsonl        one line per logged step
+tensorboard/, wandb/ the same lines, where `--log` asked for them; wandb.json has the id there
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected

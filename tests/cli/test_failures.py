@@ -34,6 +34,8 @@ VERBS = {
     "harvest": "harvest --model tiny --sites hook_embed --text tiny --n-tokens 10 --out",
     "import": "import {run} --activations {store} --out",
     "export": "export {run} --out",
+    "push": "push {run} me/topk --dry-run --out",
+    "publish": "publish {run} --out",
     "demo": "demo --out",
     "bench": "bench variants --out",
     "claims": "claims --device cpu --out",
@@ -112,7 +114,7 @@ def test_a_directory_that_this_user_cannot_write_to_is_refused(
 
 
 RUN_VERBS = ["features", "explain", "evaluate", "steer", "transport", "diff", "circuit", "export"]
-RUN_VERBS += ["show", "names", "tasks"]
+RUN_VERBS += ["show", "names", "tasks", "push", "publish"]
 
 
 @pytest.mark.parametrize("verb", RUN_VERBS)
@@ -123,6 +125,8 @@ def test_a_run_that_cannot_be_is_one_sentence(verb, tmp_path, capsys):
         "explain": ["--llm", "tokens"],
         "tasks": ["--letters"],
         "export": ["--out", tmp_path / "x"],
+        "publish": ["--out", tmp_path / "x"],
+        "push": ["me/topk", "--dry-run", "--out", tmp_path / "x"],
     }
     for place, _ in bad_places(tmp_path).values():
         words = ["--from", "x", "--run", place] if verb == "transport" else [place]

@@ -28,10 +28,12 @@ COMMANDS = {
     "diff": "diff layers --n-tokens 100",
     "circuit": "circuit run --prompt the --n-members 0",
     "export": "export run --out lens",
+    "publish": "publish run --out site",
+    "push": "push run me/topk --dry-run --out folder",
     "import": "import {lens} --activations {store} --out new",
     "harvest": "harvest --model {model} --sites hook_embed --text {text} --n-tokens 200 --out new",
 }
-ANYWHERE = ("export", "import", "explain", "names")
+ANYWHERE = ("export", "push", "publish", "import", "explain", "names")
 """Verbs that take no --device."""
 
 

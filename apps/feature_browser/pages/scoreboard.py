@@ -72,7 +72,8 @@ def scoreboard_view(catalogue: Catalogue, card: RunCard | None, address: Scorebo
         show(alone(joined([problems, _nothing(catalogue, address)])), "scoreboard")
         return
     show(
-        alone(joined([problems, _headline(found), _table(cards, found, shown, address)])), "scores"
+        alone(joined([problems, _headline(found), figures_table(cards, found, shown, address)])),
+        "scores",
     )
     drawn = _drawn(found, shown, address)
     if drawn:
@@ -137,9 +138,10 @@ def _nothing(catalogue: Catalogue, address: ScoreboardAddress) -> Html:
     )
 
 
-def _table(
+def figures_table(
     cards: dict[str, RunCard], found: Scoreboard, shown: list[str], address: ScoreboardAddress
 ) -> Html:
+    """The runs with the figures `shown`, sorted as the address says."""
     columns = [
         Column("Run", "", href=address.to(sort="run").href, sorted=address.sort == "run",
                rising=True),
