@@ -24,7 +24,7 @@ from saelab.files import sha256_file
 from saelab.formats.hdf5_file import check_hdf5, read_hdf5
 from saelab.formats.json_file import SEAL, read_object, read_sealed_json
 from saelab.formats.tensors import check_seal, read_tensor_header
-from saelab.sae.storage import FORMAT, load_sae, read_sae_header
+from saelab.sae.storage import FORMAT, check_sae, read_sae_header
 from saelab.training.run import CONFIG, WEIGHTS, Run, check_run
 
 MAX_FILES = 100_000
@@ -115,7 +115,7 @@ def _check_file(path: Path, check: RunCheck) -> None:
     elif path.suffix == ".safetensors":
         header = read_tensor_header(path)
         if path.name == WEIGHTS or header.metadata.get("format") == FORMAT:
-            load_sae(path)
+            check_sae(path)
         check_seal(header)
         sealed = header.sealed
     elif path.suffix == ".h5":

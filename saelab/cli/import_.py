@@ -1,7 +1,7 @@
 """`saelab import`: make a run of an SAE that another tool trained."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
@@ -47,6 +47,9 @@ class ImportArguments(Config):
     whether it is a transcoder, this does."""
     k: int | None = None
     """Latents that a TopK SAE keeps in each row, where neither its file nor its name says it."""
+    dtype: Literal["stored", "float32", "float16", "bfloat16"] = "stored"
+    """Dtype of W_enc and W_dec in the run. stored: 16 bits stay 16 bits, unless a scale of the
+    file is folded into them. Sums are float32's whatever it is."""
     from_: Annotated[Path | None, Heading("Names")] = None
     """A directory with the repository's files, under their own paths, instead of the hub."""
     revision: str | None = None
@@ -83,6 +86,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _import(args: ImportArguments, located: "Located", foreign: "ForeignSAE") -> int:
+    import torch
+
     from saelab.sae.interop.convert import from_foreign
     from saelab.training.adopt import adopt, mean_norm
 
@@ -100,7 +105,9 @@ def _import(args: ImportArguments, located: "Located", foreign: "ForeignSAE") ->
             f"Rows are scaled to a mean norm of sqrt(d_in), by the mean norm {size:.4g} of the "
             "store's rows, since the file does not say that of its own."
         )
-    sae = from_foreign(foreign)
+    if args.dtype != "stored":
+        foreign = foreign.with_matrices_of(getattr(torch, args.dtype))
+    sae = from_foreign(foreign, copied=False)
     origin = f"{foreign.source}: {located.origin}"
     store, sites = args.activations, {"site": site, "target_site": target_site}
     facts = {"imported_from": origin, **_facts(located.known, notes)}

@@ -16,6 +16,7 @@ from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
 from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_rows
+from saelab.sae.in_blocks import above_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.shard import LatentShard
@@ -58,7 +59,10 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
             raise UsageError(
                 "This SAE has no threshold yet: train it, or call calibrate(rows) on some rows."
             )
-        return above(self.pre_activations(x), self.threshold, signed=self.signed)
+        encoder, threshold = self.affine_encoder(), self.threshold
+        if encoder is None:  # of several sites
+            return above(self.pre_activations(x), threshold, signed=self.signed)
+        return above_of_all(encoder, x, threshold, signed=self.signed)
 
     @override
     @torch.no_grad()

@@ -12,12 +12,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.pursuit.select import above, nonzero
+from saelab.pursuit.select import nonzero
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_rows
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, moderate_scale, random_unit_rows
+from saelab.sae.in_blocks import above_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error, weighted_l1
 from saelab.sae.sparsity import Sparsity
@@ -88,8 +89,7 @@ class Standard(AbstractSAE[StandardConfig]):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        pre_acts = self.pre_activations(x)
-        return above(pre_acts, pre_acts.new_zeros(()))
+        return above_of_all(self.affine_encoder(), x, x.new_zeros((), dtype=torch.float32))
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

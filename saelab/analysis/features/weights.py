@@ -12,6 +12,7 @@ from saelab.console import progress
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 from saelab.sites import Site
 
 N_LOGITS = 12
@@ -46,7 +47,7 @@ def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, nd
     n = min(N_LOGITS, lm.info.d_vocab)
     parts: dict[str, list[Tensor]] = {}
     for rows in sae.W_dec.split(rows_at_once(lm.info.d_vocab, lm.device)):
-        effects = lm.logit_effects(hook, rows)
+        effects = lm.logit_effects(hook, rows.to(dtype_of(sae)))
         if effects is None:
             return {}
         for side, largest in (("top", True), ("bottom", False)):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor
 
 from saelab.config import UsageError, shortened
@@ -100,7 +99,7 @@ def _layer(directory: Path, layer: int, n: int) -> CLTLayer:
     encoder.check_names(set(names[:3]), {names[3]})
     decoder = load_safetensors(directory / f"W_dec_{layer}.safetensors")
     decoder.check_names({names[4]}, set())
-    W_enc = encoder.matrix(names[0])
+    W_enc = encoder.matrix(names[0]).float()
     m, d = W_enc.shape
     b_enc, b_dec = encoder.vector(names[1], m), encoder.vector(names[2], d)
     threshold = b_enc.new_zeros(m)
@@ -204,7 +203,7 @@ def write_clt(foreign: ForeignCLT, directory: Path) -> None:
             f"{shortened(foreign.reads)} and writes {shortened(foreign.writes)}."
         )
     config = circuit_tracer_config(foreign.model, KIND, READS[read], written)
-    files = {CONFIG_FILE: config}
+    files: dict[str, bytes | dict[str, Tensor]] = {CONFIG_FILE: config}
     for number, layer in enumerate(foreign.layers):
         tensors = {
             f"W_enc_{number}": layer.W_enc,
@@ -212,13 +211,9 @@ def write_clt(foreign: ForeignCLT, directory: Path) -> None:
             f"b_dec_{number}": layer.b_dec,
             f"threshold_{number}": layer.threshold,
         }
-        files[f"W_enc_{number}.safetensors"] = _packed(tensors)
-        files[f"W_dec_{number}.safetensors"] = _packed({f"W_dec_{number}": layer.W_dec})
+        files[f"W_enc_{number}.safetensors"] = tensors
+        files[f"W_dec_{number}.safetensors"] = {f"W_dec_{number}": layer.W_dec}
     write_new(directory, files)
-
-
-def _packed(tensors: dict[str, Tensor]) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def _common_part(sites: str) -> str | None:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from saelab.config import UsageError
 from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
@@ -49,8 +47,7 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
         tensors["threshold"] = foreign.threshold
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
-    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_new(directory, {WEIGHTS_FILE: packed, CONFIG_FILE: json_bytes(cfg)})
+    write_new(directory, {WEIGHTS_FILE: tensors, CONFIG_FILE: json_bytes(cfg)})
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
