@@ -14,6 +14,7 @@ from saelab.analysis.explain.records import DIRECTORY as EXPLANATIONS
 from saelab.analysis.explain.records import TEXTS, read_set
 from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.records import CHOSEN_FILE
 from saelab.analysis.sharing.records import FILE, load_sharing
 from saelab.analysis.steering.records import load_steering_scores
 from saelab.analysis.transport.records import read_transport, transport_files
@@ -153,7 +154,7 @@ def _read_known_json(path: Path) -> None:
 
 def _read_known(path: Path) -> None:
     """Read an HDF5 file as the kind that its place in the run implies."""
-    if path.name == "features.h5":
+    if path.name in ("features.h5", CHOSEN_FILE):
         file = FeatureFile(path)
         len(file.vocabulary)
     elif path.name == FILE:

@@ -6,9 +6,10 @@ among the largest of each block, so it is enough to keep these.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,9 @@ from saelab.config import UsageError
 from saelab.pursuit.select import above, top_k
 from saelab.sae.affine import AffineEncoder
 from saelab.types import SparseCodes
+
+if TYPE_CHECKING:
+    from saelab.sae.base import AbstractSAE
 
 AT_ONCE = {"cpu": 2**26, "cuda": 2**30}
 """Most pre-activations at once; more take memory and no less time."""
@@ -62,6 +66,48 @@ def above_of_all(
         return above(pre_acts, own, signed=signed)
 
     return _chosen(encoder, x, rule, None)
+
+
+@runtime_checkable
+class SelectingAlone(Protocol):
+    """An SAE in which a latent's own pre-activation says whether it fires."""
+
+    def encode_some(
+        self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]
+    ) -> SparseCodes:
+        """The codes of some latents, numbered from 0 in this order; others are not computed."""
+        ...
+
+
+def codes_of(
+    sae: "AbstractSAE", x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]
+) -> SparseCodes:
+    """The codes of some latents alone, numbered from 0 in this order, as `sae.encode` gives them.
+
+    It costs as little as these latents where each fires by its own threshold, and as much as all
+    where they compete.
+    """
+    if isinstance(sae, SelectingAlone) and sae.affine_encoder() is not None:
+        return sae.encode_some(x, latents)
+    codes = sae.encode(x)
+    place = torch.full((codes.d_sae,), -1, device=latents.device)
+    place[latents] = torch.arange(len(latents), device=latents.device)
+    found = codes.where(place[codes.indices] >= 0)
+    return replace(found, indices=place[found.indices], d_sae=len(latents))
+
+
+def above_alone(
+    encoder: AffineEncoder | None,
+    x: Float[Tensor, "batch d_in"],
+    latents: Int[Tensor, " some"],
+    threshold: Float[Tensor, "*d_sae"],
+    *,
+    signed: bool = False,
+) -> SparseCodes:
+    """As `above_of_all`, of some latents alone, numbered from 0."""
+    assert encoder is not None
+    own = threshold[latents] if threshold.ndim else threshold
+    return above(encoder.pre_activations(x, latents), own, signed=signed)
 
 
 def _chosen(encoder: AffineEncoder, x: Tensor, rule: Rule, most: int | None) -> SparseCodes:

@@ -8,6 +8,7 @@ metrics.jsonl        one line per logged step
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected
+chosen_features.h5   what `saelab features --latents` last collected
 steering.h5          what `saelab steer --all` scored
 sharing.h5           what `saelab diff` measured of a crosscoder
 transport/           what `saelab transport` measured, a file for each pair of sites
@@ -60,6 +61,8 @@ RESULTS = (
     "evaluation",
     "features.h5",
     "features.partial",
+    "chosen_features.h5",
+    "chosen_features.partial",
     "steering.h5",
     "transport",
     "sharing.h5",
