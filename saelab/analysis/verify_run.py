@@ -25,6 +25,7 @@ from saelab.files import sha256_file
 from saelab.formats.hdf5_file import check_hdf5, read_hdf5
 from saelab.formats.json_file import SEAL, read_object, read_sealed_json
 from saelab.formats.tensors import check_seal, read_tensor_header
+from saelab.moved import beside, now_at
 from saelab.sae.storage import FORMAT, check_sae, read_sae_header
 from saelab.training.run import CONFIG, WEIGHTS, Run, check_run
 
@@ -226,9 +227,10 @@ def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, d
 
 
 def _check_store(run: Run, check: RunCheck) -> None:
-    recorded, store = run.provenance().get("activations"), run.config.activations
-    if not (store / "manifest.json").is_file():
-        check.notes.append(f"The store {store} is not there, and was not compared.")
+    recorded, old = run.provenance().get("activations"), run.config.activations
+    store = now_at(old, beside(run.path))
+    if store is None or not (store / "manifest.json").is_file():
+        check.notes.append(f"The store {old} is not there, and was not compared.")
         return
     try:
         there = read_manifest(store).content_digest

@@ -39,7 +39,9 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
+from saelab.lm.recorded import name_now
 from saelab.lock import RUN_LOCK, check_held
+from saelab.moved import beside, now_at, remedy
 from saelab.owner import named, read_owner, runs
 
 if TYPE_CHECKING:
@@ -204,6 +206,8 @@ class Run:
     def model(self) -> dict[str, Any]:
         """The facts that identify the language model of the run's activations.
 
+        `name` is where the model is now, if it was found elsewhere (see `saelab.lm.recorded`).
+
         Raises:
             UsageError: the run was trained on arrays, or provenance.json does not name the model.
         """
@@ -215,7 +219,37 @@ class Run:
                 f"{self.path / 'provenance.json'} does not say which language model this is; it "
                 f"needs {', '.join(IDENTITY)}."
             )
-        return model
+        return model | {"name": name_now(model, beside(self.path))}
+
+    def config_now(self) -> "TrainConfig":
+        """The configuration, with the store where it is now.
+
+        Raises:
+            UsageError: as for `config` and `store_path`.
+        """
+        return self.config.model_copy(update={"activations": self.store_path()})
+
+    def store_path(self) -> Path:
+        """Where the store of the run's activations is now.
+
+        Raises:
+            UsageError: it is nowhere, or what is there instead has other activations.
+        """
+        recorded = Path(self.options["activations"])
+        found = now_at(recorded, beside(self.path))
+        if found is None:
+            raise UsageError(
+                f"{recorded}, the store that {self.path} was trained on, is not there; {remedy()}."
+            )
+        if found != recorded:
+            from saelab.activations.format import read_manifest
+
+            if read_manifest(found).content_digest != self.provenance().get("activations"):
+                raise UsageError(
+                    f"{recorded}, the store that {self.path} was trained on, is not there, and "
+                    f"{found} has other activations; {remedy()}."
+                )
+        return found
 
     def metrics(self) -> list[dict[str, Any]]:
         """The logged steps, oldest first.

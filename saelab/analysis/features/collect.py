@@ -156,7 +156,7 @@ def massive_rows(
         # At several sites there is no one norm.
         limit = None
         if run.config.n_sites == 1:
-            limit = ActivationStore(run.config.activations).outliers(run.config.site).max_norm
+            limit = ActivationStore(run.store_path()).outliers(run.config.site).max_norm
     except UsageError:
         return None, None
     if limit is None:

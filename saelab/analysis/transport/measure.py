@@ -70,7 +70,7 @@ def measure_transport(
         UsageError: the store or its sites do not fit the run, the rows are of too few documents or
             too few for the widths, a rank is too large, or another process writes the run.
     """
-    store = ActivationStore(run.config.activations) if store is None else store
+    store = ActivationStore(run.store_path()) if store is None else store
     with writing(run.path) as lock:
         check_store(run, store)
         chosen = resolve_device(device) if lm is None else lm.device
