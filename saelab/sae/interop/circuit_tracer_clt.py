@@ -43,7 +43,7 @@ class CLTLayer:
     Attributes:
         b_dec: of its own target.
         threshold: zeros for rectified latents.
-        W_dec: to its own layer and all later ones.
+        W_dec: to its own layer and all later ones; of a crosscoder to all.
     """
 
     W_enc: Float[Tensor, "latent d"]
@@ -55,12 +55,27 @@ class CLTLayer:
 
 @dataclass(frozen=True)
 class ForeignCLT:
-    """A cross-layer transcoder of all layers, with the hooks that it reads and writes."""
+    """A cross-layer transcoder of all layers, with the hooks that it reads and writes.
+
+    If these are the same, it is a crosscoder whose latents each read one layer.
+    """
 
     layers: tuple[CLTLayer, ...]
     reads: str
     writes: str
     model: str | None = None
+    source: str = "circuit-tracer"
+
+    @property
+    def crosscoder(self) -> bool:
+        """Whether it reconstructs what it reads."""
+        return self.reads == self.writes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its weights here, in float32."""
+        n, (m, d) = len(self.layers), self.layers[0].W_enc.shape
+        return 4 * n * m * d * (n + 1)
 
 
 def holds_clt(path: Path) -> bool:
@@ -130,21 +145,25 @@ def from_foreign_clt(foreign: ForeignCLT) -> AbstractSAE:
     layers, n = foreign.layers, len(foreign.layers)
     m, d = layers[0].W_enc.shape
     options = {"variant": "clt", "selection": "jumprelu", "d_sae": n * m, "widths": (d,) * n}
-    sae = SAE_CONFIG.validate_python(options | {"k": min(K, n * m)}).build(n * d)
-    make_transcoder(sae, n * d)
-    W_dec = torch.zeros(n, m, n, d)
+    config = SAE_CONFIG.validate_python(options | {"k": min(K, n * m)})
+    with torch.device("meta"):
+        sae = config.build(n * d)
+        if not foreign.crosscoder:
+            make_transcoder(sae, n * d)
+    W_dec, W_enc = torch.zeros(n, m, n, d), torch.empty(d, n, m)
     for number, layer in enumerate(layers):
-        W_dec[number, :, number:] = layer.W_dec
-    tensors = {
-        "W_enc": torch.cat([layer.W_enc for layer in layers]).T.contiguous(),
-        "W_dec": W_dec.view(n * m, n * d),
-        "b_in": torch.zeros(n * d),
-        **{
-            name: torch.cat([getattr(layer, name) for layer in layers])
-            for name in ("b_enc", "b_dec", "threshold")
-        },
-    }
-    sae.load_state_dict(tensors)
+        W_dec[number, :, n - layer.W_dec.shape[1] :] = layer.W_dec
+        W_enc[:, number] = layer.W_enc.T
+    names = ("b_enc", "b_dec", "threshold")
+    vectors = {name: torch.cat([getattr(layer, name) for layer in layers]) for name in names}
+    if foreign.crosscoder:
+        # Here the encoder subtracts b_dec from what it reads.
+        shifts = [W_enc[:, i].T @ layer.b_dec for i, layer in enumerate(layers)]
+        vectors["b_enc"] += torch.cat(shifts)
+    else:
+        vectors["b_in"] = torch.zeros(n * d)
+    matrices = {"W_enc": W_enc.view(d, n * m), "W_dec": W_dec.view(n * m, n * d)}
+    sae.load_state_dict(matrices | vectors, assign=True)
     return sae.eval().requires_grad_(requires_grad=False)
 
 
