@@ -10,14 +10,15 @@ from saelab.files import check_writable
 
 
 class ExportArguments(Config):
-    """Write a run's SAE in the form that SAELens 6, dictionary_learning or circuit-tracer loads.
+    """Write a run's SAE in the form that another tool loads.
 
     TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard,
     gated and (to SAELens) matching-pursuit SAEs can be exported. SAELens also gets transcoders of
     BatchTopK, Matryoshka, JumpReLU and standard; it reads SAEs with batch-level selection as
     JumpReLU with their threshold. circuit-tracer gets transcoders of the same variants: give the
     runs of all layers the same --out, one after another. It also gets a clt run of selection
-    batch-topk or jumprelu, as a directory of W_enc_N and W_dec_N.
+    batch-topk or jumprelu, as a directory of W_enc_N and W_dec_N. sparsify gets TopK SAEs and
+    transcoders; it names an SAE's directory after its module, such as layers.3.
 
         saelab export runs/topk --out exported/topk
     """
@@ -27,9 +28,10 @@ class ExportArguments(Config):
     out: Path
     """A new directory for cfg.json and sae_weights.safetensors, for config.json and ae.pt, or for
     config.yaml and layer_N.safetensors."""
-    to: Literal["sae-lens", "dictionary-learning", "circuit-tracer"] = "sae-lens"
+    to: Literal["sae-lens", "dictionary-learning", "sparsify", "circuit-tracer"] = "sae-lens"
     """The tool to write for: SAELens (SAE.load_from_disk), dictionary_learning
-    (load_dictionary), or circuit-tracer (a transcoder set)."""
+    (load_dictionary), sparsify (SparseCoder.load_from_disk), or circuit-tracer (a transcoder
+    set)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -44,6 +46,8 @@ def main(arguments: list[str]) -> int:
     from saelab.sae.interop.convert import to_foreign
     from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
     from saelab.sae.interop.sae_lens_write import write_sae_lens
+    from saelab.sae.interop.sparsify_write import write_sparsify
+    from saelab.training.given_text import trained_on
     from saelab.training.run import Run
 
     run = Run(args.run)
@@ -61,10 +65,12 @@ def main(arguments: list[str]) -> int:
         hook=run.options["site"],
         hook_out=run.options.get("target_site"),
         model=None if model is None else Path(model["name"]).name,
+        text=trained_on(run),
     )
     writers = {
         "sae-lens": write_sae_lens,
         "dictionary-learning": write_dictionary_learning,
+        "sparsify": write_sparsify,
         "circuit-tracer": write_circuit_tracer,
     }
     writers[args.to](foreign, args.out)

@@ -10,7 +10,7 @@ from saelab.config import UsageError
 from saelab.formats.mapped import all_finite
 from saelab.pursuit.matching_pursuit import matching_pursuit, merged
 from saelab.sae.affine import HALVES, products
-from saelab.sae.interop.stated import check_names, check_prefixes
+from saelab.sae.interop.stated import TrainedOn, check_names, check_prefixes
 from saelab.sae.row_norm import RowNorm, row_scale
 
 
@@ -66,6 +66,7 @@ class ForeignSAE:
         model: the language model, if the file says.
         source: which tool wrote the file, and which of its architectures.
         note: what somebody who uses the SAE must know; one sentence.
+        text: how its text was cut, if known; written for tools that ask.
     """
 
     # Any shape is accepted here, since a file may hold any; __post_init__ refuses with a sentence.
@@ -90,6 +91,7 @@ class ForeignSAE:
     model: str | None = None
     source: str
     note: str = ""
+    text: TrainedOn | None = None
 
     def __post_init__(self) -> None:
         _check_transcoder(self)
