@@ -60,7 +60,7 @@ class Evaluated:
         numbers = options.contexts * length * self.sae.d_sae
         if self.sae.affine_encoder() is not None:  # then it selects in blocks of latents
             numbers = min(numbers, numbers_at_once(lm.device))
-        peak = max(passes + logits_bytes(lm), 3 * 4 * numbers)
+        peak = max(passes + logits_bytes(lm), 5 * 4 * numbers)
         if self._compares:
             peak = max(peak, dictionary_cost(self.sae)[0])
         if options.suite == "full" and not options.metrics:

@@ -21,7 +21,7 @@ from saelab.types import SparseCodes
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
 
-AT_ONCE = {"cpu": 2**26, "cuda": 2**30}
+AT_ONCE = {"cpu": 2**24, "cuda": 2**30}
 """Most pre-activations at once; more take memory and no less time."""
 LEAST_LATENTS = 4096
 """Fewest latents in a block; a larger batch is divided by rows as well."""
