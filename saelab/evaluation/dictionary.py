@@ -150,9 +150,9 @@ class _Pairs:
 
 
 def _encoder_cosines(sae: AbstractSAE) -> Float[Tensor, " d_sae"] | None:
-    """cos(e_i, w_i), if the encoder is a separate parameter and reads the reconstructed site."""
+    """cos(e_i, w_i), if the encoder is a separate parameter and reads what is reconstructed."""
     W_enc = dict(sae.named_parameters()).get("W_enc")
-    if W_enc is None or sae.is_transcoder:
+    if W_enc is None or sae.is_transcoder or len(W_enc) != sae.W_dec.shape[1]:
         return None
     sides = (each.detach().split(ROWS_AT_ONCE) for each in (W_enc.T, sae.W_dec))
     pairs = zip(*sides, strict=True)
