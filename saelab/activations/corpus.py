@@ -27,6 +27,7 @@ from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Split, TextCorpus
 from saelab.activations.windows import KEPT, PADDING, Shard, tokenise
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
+from saelab.moved import now_at, remedy
 
 __all__ = [
     "PADDING",
@@ -164,11 +165,13 @@ def recorded_corpus(
     context_length: int,
     *,
     kept: Path | None = None,
+    near: Sequence[Path] = (),
 ) -> Corpus:
     """The corpus with these recorded `facts`, from a store or a run.
 
     `kept` is the store's directory. Tokens kept there are not read from the text again; the text is
-    opened only for contexts beyond them.
+    opened only for contexts beyond them. A text that was moved is looked for near `near` too, see
+    `saelab.moved`.
 
     Raises:
         UsageError: the text is missing or has changed.
@@ -178,14 +181,14 @@ def recorded_corpus(
     if source == "tiny":
         return grammar_corpus(lm.info, split, _integer(facts.get("seed")) or 0, length)
     if "order" not in facts:
-        return _in_order(facts, lm, split, length)
+        return _in_order(facts, lm, split, length, near)
     known = {name: value for name, value in facts.items() if name not in ("split", UNTIL)}
     field, cutter = str(facts.get("text_field", TEXT_FIELD)), Cutter(lm.tokenizer)
     lock = Lock()
 
     @cache
     def opened() -> OpenedText:
-        found = open_text(source, _integer(facts.get("seed")) or 0, _block(length))
+        found = open_text(text_now(source, near), _integer(facts.get("seed")) or 0, _block(length))
         if found.facts.get("text_xxh3") != facts.get("text_xxh3"):
             raise UsageError(_changed(source))
         return found
@@ -209,6 +212,19 @@ def recorded_corpus(
     make = partial(_shard, shards, reading, cutter)
     place = None if kept is None else kept / KEPT
     return _checked(TextCorpus(reading, make, known, split, kept=place), source)
+
+
+def text_now(source: str, near: Sequence[Path]) -> str:
+    """Where a recorded text is now.
+
+    Raises:
+        UsageError: it is nowhere.
+    """
+    if source.startswith("hf:"):
+        return source
+    if (found := now_at(Path(source), near)) is None:
+        raise UsageError(f"The text {source} is not there any more; {remedy()}.")
+    return str(found)
 
 
 def _length(info: ModelInfo, asked: int | None) -> int:
@@ -238,14 +254,18 @@ def _shard(
 
 
 def _in_order(
-    facts: Mapping[str, JsonValue], lm: ActivationSource, split: Split, length: int
+    facts: Mapping[str, JsonValue],
+    lm: ActivationSource,
+    split: Split,
+    length: int,
+    near: Sequence[Path],
 ) -> Corpus:
     """A text read in the order of file names and lines, identified by its tokens' digest."""
     source, most = str(facts["source"]), _integer(facts.get("max_tokens"))
     documents = (
         partial(hub_documents, source, TEXT_FIELD, as_they_are=True)
         if source.startswith("hf:")
-        else partial(ordered_documents, source)
+        else partial(ordered_documents, text_now(source, near))
     )
     opened, reading, cutter = StreamSource(documents), TextReading(lm, length), Cutter(lm.tokenizer)
     # The last document is the one that reached this number, counted over both splits.

@@ -97,7 +97,7 @@ def unit_rows(run: Run, *, n_rows: int = 20_000, seed: int = 0) -> UnitRows:
     Raises:
         UsageError: the store is missing or damaged.
     """
-    store = ActivationStore(run.config.activations)
+    store = ActivationStore(run.store_path())
     chosen = store.sample_rows(min(n_rows, store.n_rows), seed)
     x = store.site(run.config.site).take(chosen).float()
     ids, positions = (

@@ -1,7 +1,7 @@
 """Reading features: one latent's evidence as typed values."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from saelab.config import UsageError
 __all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
 
 
+CHOSEN_FILE = "chosen_features.h5"
+"""What `saelab features --latents` collects: as features.h5, with `latent/number`."""
 MASSIVE = ("", "mostly", "only")
 """How a latent fires on massive activations (rows that the store's rule calls massive by their
 norm). `only`: nowhere else; `mostly`: more than half of its firings, or of its top examples, are
@@ -88,25 +90,42 @@ class LatentRecord:
 
 
 class Features:
-    """The features of a run; `features[latent]` reads only one latent's bytes."""
+    """The features of a run; `features[latent]` reads only one latent's bytes.
 
-    def __init__(self, run: str | Path) -> None:
-        self.file = FeatureFile(Path(run) / "features.h5")
+    With `chosen`, those of the latents that `saelab features --latents` last collected: `numbers`
+    are their numbers, and `len` is how many there are.
+    """
+
+    def __init__(self, run: str | Path, *, chosen: bool = False) -> None:
+        self.file = FeatureFile(Path(run) / (CHOSEN_FILE if chosen else "features.h5"))
+        self.numbers: tuple[int, ...] | None = None
+        if chosen:
+            with self.file.reading():
+                self.numbers = tuple(self.file["latent/number"].tolist())
 
     def __len__(self) -> int:
         return self.file.d_sae
 
     def __iter__(self) -> Iterator[LatentRecord]:
-        return (self[latent] for latent in range(len(self)))
+        return (self[latent] for latent in self.numbers or range(len(self)))
 
     def __getitem__(self, latent: int) -> LatentRecord:
-        self._check(latent)
+        place = self._place(latent)
         with self.file.reading():
-            return self._record(latent)
+            return replace(self._record(place), latent=latent)
 
-    def _check(self, latent: int) -> None:
+    def _place(self, latent: int) -> int:
+        """The row of a latent in the file."""
+        if self.numbers is not None:
+            if latent not in self.numbers:
+                raise UsageError(
+                    f"{self.file.path} has no latent {latent}; run `saelab features --latents "
+                    f"{latent}`."
+                )
+            return self.numbers.index(latent)
         if not 0 <= latent < len(self):
             raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
+        return latent
 
     def _record(self, latent: int) -> LatentRecord:
         file = self.file
@@ -172,8 +191,7 @@ class Features:
         Raises:
             UsageError: there is no such latent, or the file is damaged.
         """
-        self._check(latent)
-        return fires_on(self.file, latent)
+        return fires_on(self.file, self._place(latent))
 
     def latents_on(self, token: int | str) -> list[TokenLatent]:
         """The best detectors of a token among the latents, the best first.

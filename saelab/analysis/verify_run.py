@@ -14,6 +14,7 @@ from saelab.analysis.explain.records import DIRECTORY as EXPLANATIONS
 from saelab.analysis.explain.records import TEXTS, read_set
 from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.records import CHOSEN_FILE
 from saelab.analysis.sharing.records import FILE, load_sharing
 from saelab.analysis.steering.records import load_steering_scores
 from saelab.analysis.transport.records import read_transport, transport_files
@@ -24,7 +25,8 @@ from saelab.files import sha256_file
 from saelab.formats.hdf5_file import check_hdf5, read_hdf5
 from saelab.formats.json_file import SEAL, read_object, read_sealed_json
 from saelab.formats.tensors import check_seal, read_tensor_header
-from saelab.sae.storage import FORMAT, load_sae, read_sae_header
+from saelab.moved import beside, now_at
+from saelab.sae.storage import FORMAT, check_sae, read_sae_header
 from saelab.training.run import CONFIG, WEIGHTS, Run, check_run
 
 MAX_FILES = 100_000
@@ -115,7 +117,7 @@ def _check_file(path: Path, check: RunCheck) -> None:
     elif path.suffix == ".safetensors":
         header = read_tensor_header(path)
         if path.name == WEIGHTS or header.metadata.get("format") == FORMAT:
-            load_sae(path)
+            check_sae(path)
         check_seal(header)
         sealed = header.sealed
     elif path.suffix == ".h5":
@@ -153,7 +155,7 @@ def _read_known_json(path: Path) -> None:
 
 def _read_known(path: Path) -> None:
     """Read an HDF5 file as the kind that its place in the run implies."""
-    if path.name == "features.h5":
+    if path.name in ("features.h5", CHOSEN_FILE):
         file = FeatureFile(path)
         len(file.vocabulary)
     elif path.name == FILE:
@@ -225,9 +227,10 @@ def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, d
 
 
 def _check_store(run: Run, check: RunCheck) -> None:
-    recorded, store = run.provenance().get("activations"), run.config.activations
-    if not (store / "manifest.json").is_file():
-        check.notes.append(f"The store {store} is not there, and was not compared.")
+    recorded, old = run.provenance().get("activations"), run.config.activations
+    store = now_at(old, beside(run.path))
+    if store is None or not (store / "manifest.json").is_file():
+        check.notes.append(f"The store {old} is not there, and was not compared.")
         return
     try:
         there = read_manifest(store).content_digest

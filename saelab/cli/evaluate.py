@@ -30,6 +30,7 @@ class EvaluateArguments(EvaluateOptions):
     in the set; the same command continues an interrupted one.
 
         saelab evaluate runs/topk
+        saelab evaluate runs/wide --metrics reconstruction downstream density
         saelab evaluate runs/topk --encoder omp --suite core --n-tokens 10000
         saelab evaluate runs/topk --suite core --text my_text.jsonl --labels topic
         saelab evaluate runs/transcoders
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from saelab.evaluation.evaluate import evaluate
     from saelab.evaluation.results import load_evaluation, place
+    from saelab.evaluation.suite import asked_for
     from saelab.host.host import load_model_of
     from saelab.lock import writing
     from saelab.training.run import Run
@@ -72,6 +74,7 @@ def main(arguments: list[str]) -> int:
 
     options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
     options.check()
+    asked_for(options)
     if args.text is None and (args.labels or args.roles):
         raise UsageError("--labels and --roles belong to the text that --text names; name one.")
     if is_set(args.run):

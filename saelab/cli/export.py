@@ -12,14 +12,15 @@ from saelab.files import check_writable
 
 
 class ExportArguments(Config):
-    """Write a run's SAE in the form that SAELens 6, dictionary_learning or circuit-tracer loads.
+    """Write a run's SAE in the form that another tool loads.
 
     TopK (also hierarchical and gradient), AbsTopK, BatchTopK, Matryoshka, JumpReLU, standard,
     gated and (to SAELens) matching-pursuit SAEs can be exported. SAELens also gets transcoders of
     BatchTopK, Matryoshka, JumpReLU and standard; it reads SAEs with batch-level selection as
     JumpReLU with their threshold. circuit-tracer gets transcoders of the same variants: give the
     runs of all layers the same --out, one after another. It also gets a clt run of selection
-    batch-topk or jumprelu, as a directory of W_enc_N and W_dec_N.
+    batch-topk or jumprelu, as a directory of W_enc_N and W_dec_N. sparsify gets TopK SAEs and
+    transcoders; it names an SAE's directory after its module, such as layers.3.
 
     --to neuronpedia writes no SAE, but what `saelab features` collected of its latents, as the JSON
     of Neuronpedia's dashboards.
@@ -33,9 +34,12 @@ class ExportArguments(Config):
     out: Path
     """A new directory for cfg.json and sae_weights.safetensors, for config.json and ae.pt, or for
     config.yaml and layer_N.safetensors, or for batch-N.json."""
-    to: Literal["sae-lens", "dictionary-learning", "circuit-tracer", "neuronpedia"] = "sae-lens"
+    to: Literal[
+        "sae-lens", "dictionary-learning", "sparsify", "circuit-tracer", "neuronpedia"
+    ] = "sae-lens"
     """The tool to write for: SAELens (SAE.load_from_disk), dictionary_learning
-    (load_dictionary), circuit-tracer (a transcoder set), or Neuronpedia."""
+    (load_dictionary), sparsify (SparseCoder.load_from_disk), circuit-tracer (a transcoder set), or
+    Neuronpedia."""
     latents: tuple[NonNegativeInt, ...] = ()
     """The latents to write for Neuronpedia; default: all."""
 
@@ -53,6 +57,7 @@ def main(arguments: list[str]) -> int:
     from saelab.sae.interop.circuit_tracer_clt import to_foreign_clt, write_clt
     from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
     from saelab.sae.interop.sae_lens_write import write_sae_lens
+    from saelab.sae.interop.sparsify_write import write_sparsify
     from saelab.training.give import give
     from saelab.training.run import Run
 
@@ -69,6 +74,7 @@ def main(arguments: list[str]) -> int:
     writers = {
         "sae-lens": write_sae_lens,
         "dictionary-learning": write_dictionary_learning,
+        "sparsify": write_sparsify,
         "circuit-tracer": write_circuit_tracer,
     }
     writers[args.to](give(run), args.out)

@@ -1,5 +1,6 @@
 """`saelab features`: collect what each latent fires on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,10 +8,15 @@ from pydantic import Field
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config, Heading
+from saelab.config import Config, Heading, UsageError
+from saelab.console import shown
 
 if TYPE_CHECKING:
-    from saelab.analysis.records import Features
+    from saelab.analysis.features import FeatureOptions
+    from saelab.analysis.records import Features, LatentRecord
+
+MOST_SHOWN = 5
+"""Examples that are printed of each chosen latent."""
 
 
 class FeaturesArguments(Config):
@@ -20,11 +26,17 @@ class FeaturesArguments(Config):
     kept on disk meanwhile (12 bytes per firing). After an interruption the same command continues.
     Of a set (see `saelab train sweep`), it collects for each run that has no such file yet.
 
+    With --latents, it collects for these alone, prints what it found, and writes
+    chosen_features.h5: of an SAE too wide to be read whole, too.
+
         saelab features runs/topk
+        saelab features runs/wide --latents 1 5 7
     """
 
     run: Annotated[Path, Positional("RUN")]
     """The directory of the run, or of the set."""
+    latents: Annotated[tuple[int, ...], Heading("Examples")] = ()
+    """Collect for these latents alone; default: for all."""
     model: Annotated[str | None, Heading("Text")] = None
     """The language model; default: the one that the run was trained on."""
     n_tokens: Annotated[int, Heading("Text")] = Field(default=500_000, gt=0)
@@ -64,7 +76,10 @@ def main(arguments: list[str]) -> int:
     from saelab.training.sets import is_set, runs_of
 
     runs, whole_set = runs_of([args.run]), is_set(args.run)
-    options = FeatureOptions(**args.model_dump(exclude={"run", "model", "device"}))
+    chosen = {"run", "model", "device", "latents"}
+    options = FeatureOptions(**args.model_dump(exclude=chosen))
+    if args.latents:
+        return _chosen(args, options)
     lm = None
     for run in runs:
         with writing(run.path):
@@ -75,6 +90,41 @@ def main(arguments: list[str]) -> int:
         _tell(features, f"{run.name}: " if whole_set else "")
         print(run.features_path)
     return 0
+
+
+def _chosen(args: FeaturesArguments, options: "FeatureOptions") -> int:
+    """Collect for some latents, and print what they fire on."""
+    from saelab.analysis.features.collect import check_latents, collect_chosen
+    from saelab.host.host import load_model_of
+    from saelab.training.run import Run
+    from saelab.training.sets import is_set
+
+    if is_set(args.run):
+        raise UsageError("Latents are those of one run: leave out --latents, or name a run.")
+    run = Run(args.run)
+    latents = check_latents(run, args.latents)
+    lm = load_model_of([run], name=args.model, device=args.device)
+    features = collect_chosen(run, lm, latents, options)
+    for record in features:
+        for line in _told(record, features.fires_on(record.latent)):
+            print(line)
+    print(features.file.path)
+    return 0
+
+
+def _told(record: "LatentRecord", fires_on: str) -> Iterator[str]:
+    """What is printed of a latent: figures, what it fires on, its strongest examples."""
+    yield f"latent {record.latent}: {record.n_fired} firings on {record.n_tokens} tokens" + (
+        f", maximum {record.max:.4g}" if record.n_fired else ""
+    )
+    if fires_on:
+        yield f"  {shown(fires_on)}"
+    kind = "negative" if 2 * record.n_negative > record.n_fired else "top"
+    for example in record.examples[kind][:MOST_SHOWN]:
+        peak = example.peak
+        parts = (slice(peak), slice(peak, peak + 1), slice(peak + 1, None))
+        before, here, after = ("".join(t.text for t in example.tokens[part]) for part in parts)
+        yield f"  {example.value:8.4g}  {shown(before)}[{shown(here)}]{shown(after)}"
 
 
 def _tell(features: "Features", name: str) -> None:

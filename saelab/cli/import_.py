@@ -1,7 +1,7 @@
 """`saelab import`: make a run of an SAE that another tool trained."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
@@ -23,8 +23,9 @@ class ImportArguments(Config):
 
     Read are SAELens, Gemma Scope 1 and 2, Qwen-Scope, Llama Scope, OpenAI, Goodfire,
     dictionary_learning, sparsify and circuit-tracer: SAEs, transcoders (of circuit-tracer's give
-    one layer_N.safetensors) and circuit-tracer's directories of a cross-layer transcoder. What a
-    file is, its contents say. Only plain tensors are unpickled.
+    one layer_N.safetensors), and directories of a cross-layer transcoder (circuit-tracer, Gemma
+    Scope 2) or of a crosscoder (Gemma Scope 2). What a file is, its contents say. Only plain
+    tensors are unpickled.
 
     First harvest the site that the SAE was trained on: the store says which model and text the run
     belongs to.
@@ -47,6 +48,9 @@ class ImportArguments(Config):
     whether it is a transcoder, this does."""
     k: int | None = None
     """Latents that a TopK SAE keeps in each row, where neither its file nor its name says it."""
+    dtype: Literal["stored", "float32", "float16", "bfloat16"] = "stored"
+    """Dtype of W_enc and W_dec in the run. stored: 16 bits stay 16 bits, unless a scale of the
+    file is folded into them. Sums are float32's whatever it is."""
     from_: Annotated[Path | None, Heading("Names")] = None
     """A directory with the repository's files, under their own paths, instead of the hub."""
     revision: str | None = None
@@ -72,17 +76,20 @@ def main(arguments: list[str]) -> int:
     check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
     from saelab.sae.interop.circuit_tracer_clt import holds_clt
+    from saelab.sae.interop.gemma_scope_layers import holds_params_of_layers
     from saelab.sae.interop.hints import Hints
     from saelab.sae.interop.sources import locate, read_located
 
     located = locate(args.source, folder=args.from_, revision=args.revision)
-    if holds_clt(located.path):
+    if holds_clt(located.path) or holds_params_of_layers(located.path):
         return _cross_layer(args, located)
     foreign = read_located(located, Hints(args.k, True if args.target_site else None))
     return _import(args, located, foreign)
 
 
 def _import(args: ImportArguments, located: "Located", foreign: "ForeignSAE") -> int:
+    import torch
+
     from saelab.sae.interop.convert import from_foreign
     from saelab.training.adopt import adopt, mean_norm
 
@@ -100,7 +107,9 @@ def _import(args: ImportArguments, located: "Located", foreign: "ForeignSAE") ->
             f"Rows are scaled to a mean norm of sqrt(d_in), by the mean norm {size:.4g} of the "
             "store's rows, since the file does not say that of its own."
         )
-    sae = from_foreign(foreign)
+    if args.dtype != "stored":
+        foreign = foreign.with_matrices_of(getattr(torch, args.dtype))
+    sae = from_foreign(foreign, copied=False)
     origin = f"{foreign.source}: {located.origin}"
     store, sites = args.activations, {"site": site, "target_site": target_site}
     facts = {"imported_from": origin, **_facts(located.known, notes)}
@@ -161,18 +170,31 @@ def _list(words: tuple[str, ...]) -> int:
 
 
 def _cross_layer(args: ImportArguments, located: "Located") -> int:
+    import torch
+
+    from saelab.resources import Plan
     from saelab.sae.interop.circuit_tracer import NOTE
-    from saelab.sae.interop.circuit_tracer_clt import from_foreign_clt, read_clt
+    from saelab.sae.interop.circuit_tracer_clt import from_foreign_clt, holds_clt, read_clt
+    from saelab.sae.interop.gemma_scope_layers import read_params_of_layers
     from saelab.training.adopt import adopt
 
-    foreign = read_clt(located.path)
-    sites = {"site": args.site or foreign.reads, "target_site": args.target_site or foreign.writes}
+    if args.dtype != "stored":
+        raise UsageError(
+            f"A cross-layer transcoder is stored as float32; leave out --dtype {args.dtype}."
+        )
+    of_circuit_tracer = holds_clt(located.path)
+    foreign = (read_clt if of_circuit_tracer else read_params_of_layers)(located.path)
+    target = None if foreign.crosscoder else foreign.writes
+    sites = {"site": args.site or foreign.reads, "target_site": args.target_site or target}
+    remedy = "use a machine with more"
+    Plan("import", torch.device("cpu"), foreign.n_bytes, remedy).announce()
     sae = from_foreign_clt(foreign)
-    origin = f"circuit-tracer: {located.origin}"
-    run = adopt(sae, activations=args.activations, out=args.out, origin=origin, **sites)
+    facts = {"imported_from": f"{foreign.source}: {located.origin}", **_facts(located.known, [])}
+    run = adopt(sae, activations=args.activations, out=args.out, origin=facts, **sites)
     n, model = len(foreign.layers), foreign.model or "a model it does not name"
-    print(f"circuit-tracer: clt, {n} layers, d_sae {sae.d_sae}, trained on {model}")
-    print(NOTE)
+    print(f"{foreign.source}: clt, {n} layers, d_sae {sae.d_sae}, trained on {model}")
+    if of_circuit_tracer:
+        print(NOTE)
     print(run.path)
     return 0
 

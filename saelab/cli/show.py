@@ -13,12 +13,15 @@ from saelab.config import Config, UsageError
 from saelab.console import shown
 
 MOST_POSITIONS = 8
+IMPORTED = ("imported_from", "licence", "paper", "notes", "stated")
+"""What provenance.json says of an imported SAE."""
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
     from numpy import ndarray
 
     from saelab.activations.store import ActivationStore
+    from saelab.training.run import Run
 
 
 class ShowArguments(Config):
@@ -195,6 +198,8 @@ def _run(path: Path) -> dict[str, Any]:
         "kind": "run",
         "path": str(path),
         "finished": run.finished,
+        "imported": {n: record[n] for n in IMPORTED if record.get(n)},
+        "weights": _weights(run) if run.finished else None,
         "config": run.config.model_dump(mode="json"),
         "domain": run.domain.facts(),
         "outliers": record.get("outliers"),
@@ -202,6 +207,22 @@ def _run(path: Path) -> dict[str, Any]:
         "reconstruction": run.evaluation("reconstruction"),
         "downstream": run.evaluation("downstream"),
         "features": run.features_path.is_file(),
+    }
+
+
+def _weights(run: "Run") -> dict[str, Any]:
+    """The size and dtypes of the weights, and what is done to each row before them."""
+    from saelab.console import in_bytes
+    from saelab.formats.tensor_header import TYPES, read_tensor_header
+
+    header = read_tensor_header(run.weights)
+    return {
+        "size": in_bytes(run.weights.stat().st_size),
+        "row_norm": header.metadata.get("row_norm"),
+        **{
+            name: f"{TYPES[spec.code]} {' x '.join(map(str, spec.shape))}".strip()
+            for name, spec in header.tensors.items()
+        },
     }
 
 

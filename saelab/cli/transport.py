@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
     run = Run(args.run)
     run.check_finished()
-    store = ActivationStore(args.activations or run.config.activations)
+    store = ActivationStore(args.activations or run.store_path())
     lm = None
     if args.model is not None:
         lm = load_recorded_model(run.model(), name=args.model, device=args.device)

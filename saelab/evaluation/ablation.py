@@ -13,6 +13,7 @@ from saelab.evaluation.rows import Skipped
 from saelab.host.text import TextBatch
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import atoms_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -113,7 +114,7 @@ class AblationTokens:
         towards = x.new_zeros(len(channel), len(wanted))
         resting = self.sae.resting(x[None]).expand(1, -1)[0]
         towards[here, channel] = (resting - wanted)[channel]
-        return {"latents": -value[:, None] * self.sae.W_dec[latent], "channels": towards}
+        return {"latents": -value[:, None] * atoms_of(self.sae, latent), "channels": towards}
 
     def _measure(
         self, tokens: Tensor, position: int, changes: dict[str, Float[Tensor, "n d_out"]]

@@ -107,7 +107,7 @@ def held_back(run: Run, n_tokens: int) -> HeldBack:
         UsageError: the store is missing, or all these rows are massive.
     """
     # The run records what was left out: the store may have grown since, and its limit changed.
-    source = Source([run.config.with_every_row()], torch.device("cpu"))
+    source = Source([run.config_now().with_every_row()], torch.device("cpu"))
     x = _as_trained(source, run, source.calibration_rows())
     target = None if run.config.target_site is None else source.calibration_targets()
     chosen, n_left_out = _first(run.domain.within(x, target), n_tokens)

@@ -1,5 +1,6 @@
 """The decoder's rows alone: norms, duplicates, and the alignment of encoder and decoder."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from saelab.sae.base import AbstractSAE
 COLLINEAR = 0.95
 CELLS_AT_ONCE = 2**24
 SHOWN = 10
+ROWS_AT_ONCE = 2**14
+"""Latents whose rows are widened together."""
+TRIED = 1024
+"""Rows of the product by which its time is judged."""
 UNIT_TOLERANCE = 1e-3
 
 
@@ -64,9 +69,11 @@ def dictionary_figures(sae: AbstractSAE, *, signed: bool) -> DictionaryFigures:
 
     It costs d_sae^2 * d_in / 2 multiplications, in blocks of rows; cosines are float32.
     """
-    W_dec = sae.W_dec.detach().float()
-    norms = W_dec.double().norm(dim=1)
-    pairs = _Pairs(F.normalize(W_dec, dim=1), signed=signed)
+    W_dec = sae.W_dec.detach()
+    parts = W_dec.split(ROWS_AT_ONCE)
+    norms = torch.cat([part.double().norm(dim=1) for part in parts])
+    unit = torch.cat([F.normalize(part.float(), dim=1) for part in parts])
+    pairs = _Pairs(unit, signed=signed)
     n_rows = max(1, CELLS_AT_ONCE // len(W_dec))
     for first in range(0, len(W_dec), n_rows):
         pairs.compare(first, n_rows)
@@ -87,6 +94,18 @@ def dictionary_figures(sae: AbstractSAE, *, signed: bool) -> DictionaryFigures:
         encoder_min=None if encoder is None else float(encoder.min()),
         encoder_collinear=None if encoder is None else int((encoder > COLLINEAR).sum()),
     )
+
+
+def dictionary_cost(sae: AbstractSAE) -> tuple[int, float]:
+    """Bytes and seconds of `dictionary_figures`, from shapes and the speed of a small product."""
+    m, d = sae.W_dec.shape
+    part = torch.randn(TRIED, d, device=sae.W_dec.device)
+    started = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        float((part @ part.T).sum())
+    seconds = (time.perf_counter() - started) * (m / TRIED) ** 2 / 2
+    return 2 * 4 * m * d + 6 * 4 * CELLS_AT_ONCE, seconds
 
 
 class _Pairs:
@@ -131,11 +150,13 @@ class _Pairs:
 
 
 def _encoder_cosines(sae: AbstractSAE) -> Float[Tensor, " d_sae"] | None:
-    """cos(e_i, w_i), if the encoder is a separate parameter and reads the reconstructed site."""
+    """cos(e_i, w_i), if the encoder is a separate parameter and reads what is reconstructed."""
     W_enc = dict(sae.named_parameters()).get("W_enc")
-    if W_enc is None or sae.is_transcoder:
+    if W_enc is None or sae.is_transcoder or len(W_enc) != sae.W_dec.shape[1]:
         return None
-    return F.cosine_similarity(W_enc.detach().double().T, sae.W_dec.detach().double(), dim=1)
+    sides = (each.detach().split(ROWS_AT_ONCE) for each in (W_enc.T, sae.W_dec))
+    pairs = zip(*sides, strict=True)
+    return torch.cat([F.cosine_similarity(a.double(), b.double(), dim=1) for a, b in pairs])
 
 
 def _lines(w: DictionaryFigures) -> Iterator[Line]:
@@ -163,5 +184,6 @@ DICTIONARY = Measurement(
     measure=_measure,
     result=DictionaryFigures,
     suite="core",
+    after=("density",),
     needs=(decoder,),
 )

@@ -157,4 +157,5 @@ DOWNSTREAM = Measurement(
     stream=_spliced,
     needs=(language_model, replaceable_site, decoder),
     suite="core",
+    after=("reconstruction",),
 )

@@ -14,7 +14,7 @@ from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.plan import Evaluated, sized
 from saelab.evaluation.results import Evaluation, save_evaluation
 from saelab.evaluation.rows import rows_of_text
-from saelab.evaluation.suite import measure_all
+from saelab.evaluation.suite import asked_for, measure_all
 from saelab.host.host import Host, load_model_of
 from saelab.host.text import corpus_of
 from saelab.lm.load import resolve_device
@@ -56,6 +56,7 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
     changes = {"n_tokens": n_tokens, "batch_size": batch_size}
     options = _replaced(options or EvaluateOptions(), changes)
     options.check()
+    asked_for(options)
     if run.on_arrays:
         if lm is not None or corpus is not None:
             raise UsageError(f"{run.path} was trained on arrays, which no model reads; give none.")

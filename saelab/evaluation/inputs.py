@@ -86,7 +86,7 @@ class Inputs:
     @cached_property
     def sample(self) -> RowSample:
         """Collects the first rows for the full suite."""
-        return RowSample(self.options.n_sample if self.options.suite == "full" else 0)
+        return RowSample(self.options.n_sample if self.options.samples else 0)
 
     @cached_property
     def rows(self) -> Rows:

@@ -147,7 +147,7 @@ def check_comparable(configs: Mapping[str, TrainConfig]) -> None:
 
 def _rows(runs: Sequence[Run]) -> Float[Tensor, "row d_in"]:
     check_comparable({str(run.path): run.config for run in runs})
-    source = Source([runs[0].config.with_every_row()], torch.device("cpu"))
+    source = Source([runs[0].config_now().with_every_row()], torch.device("cpu"))
     x = source.calibration_rows()
     return x[runs[0].domain.within(x, None)][:N_ROWS]
 

@@ -98,6 +98,7 @@ class Measurement:
         needs: requirements; if one is missing, the measurement is skipped with the first one's
             reason.
         suite: `core` (always measured), `full`, or `tasks`.
+        after: measurements whose results it reads, which are made before it.
         columns: columns of the table.
         about: what a reader must know about the table.
         warnings: sentences that warn a reader about a result.
@@ -112,6 +113,7 @@ class Measurement:
     result: Any = Figures
     needs: tuple[Need, ...] = ()
     suite: Literal["core", "full", "tasks"] = "full"
+    after: tuple[str, ...] = ()
     columns: tuple[Column, ...] = LINES
     about: str = ""
     warnings: Callable[[Any], Iterable[str]] = _nothing

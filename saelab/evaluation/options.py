@@ -20,6 +20,9 @@ class EvaluateOptions(Config):
     """core: reconstruction, downstream cost, known features, density, dictionary. full: also
     recovery against mean ablation, description length, uniformity, sparse probing, absorption and
     ablation sparsity, which take about the same time again."""
+    metrics: tuple[str, ...] = ()
+    """Measure these alone, such as reconstruction density, and what they are made of; default: the
+    suite. Of very wide SAEs, dictionary, which compares all pairs of latents, takes longest."""
     n_tokens: int = Field(default=50_000, gt=0)
     """Held-out tokens to measure on."""
     batch_size: int | None = Field(default=None, gt=0)
@@ -61,6 +64,11 @@ class EvaluateOptions(Config):
         for name, value in given:
             if self.encoder is None and value not in (None, "none"):
                 raise UsageError(f"--{name} {value} belongs to another encoder; name one.")
+
+    @property
+    def samples(self) -> bool:
+        """Whether rows are kept for measurements that read them again."""
+        return self.suite == "full" or bool(self.metrics)
 
     @property
     def saved_as(self) -> str | None:

@@ -8,12 +8,15 @@ from torch import Tensor
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
+from saelab.evaluation.dictionary import dictionary_cost
 from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.suite import asked_for
 from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logits_bytes
 from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
+from saelab.sae.in_blocks import numbers_at_once
 
 BACKWARD = 3
 """Cost of a pass with gradients, in passes without."""
@@ -54,25 +57,36 @@ class Evaluated:
     def _memory(self) -> int:
         lm, options, length = self.lm, self.options, self.corpus.context_length
         passes = forward_bytes(lm, options.contexts, length)
-        codes = 3 * 4 * options.contexts * length * self.sae.d_sae
-        peak = max(passes + logits_bytes(lm), codes)
-        if options.suite == "full":
+        numbers = options.contexts * length * self.sae.d_sae
+        if self.sae.affine_encoder() is not None:  # then it selects in blocks of latents
+            numbers = min(numbers, numbers_at_once(lm.device))
+        peak = max(passes + logits_bytes(lm), 5 * 4 * numbers)
+        if self._compares:
+            peak = max(peak, dictionary_cost(self.sae)[0])
+        if options.suite == "full" and not options.metrics:
             some = min(options.n_uniformity, contexts_at_once(lm, length, backward=True))
             sample = 6 * 4 * min(options.n_sample, options.n_tokens) * self.sae.d_in
             peak = max(peak, backward_bytes(lm, some, length)) + sample
         return peak + AT_REST
 
+    @property
+    def _compares(self) -> bool:
+        """Whether all pairs of decoder rows are compared."""
+        asked = {m.name for m in asked_for(self.options)}
+        return "dictionary" in asked and self.sae.config.decoder_problem is None
+
     def _seconds(self) -> float:
         options, length = self.options, self.corpus.context_length
         text = tokens_within(self.corpus, options.n_tokens)
         positions = 3.0 * text
-        if options.suite == "full":
+        if options.suite == "full" and not options.metrics:
             # Both draw one token per context.
             n_drawn = -(-text // length)
             ablated = min(options.n_ablated_tokens, n_drawn) * (1 + 2 * options.n_ablated_latents)
             positions += text + ablated * length / 2
             positions += BACKWARD * min(options.n_uniformity, n_drawn) * length
-        return positions * self._seconds_per_position()
+        pairs = dictionary_cost(self.sae)[1] if self._compares else 0.0
+        return positions * self._seconds_per_position() + pairs
 
     @torch.no_grad()
     def _seconds_per_position(self) -> float:

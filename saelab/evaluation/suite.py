@@ -9,6 +9,7 @@ from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.inputs import Batch, Inputs, language_model
 from saelab.evaluation.measurement import Measurement, Streamed, measurements
+from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.results import Evaluation
 from saelab.evaluation.rows import Skipped
 
@@ -23,8 +24,7 @@ def measure_all(inputs: Inputs, batches: Iterator[Batch]) -> Evaluation:
     Raises:
         UsageError: there are no rows.
     """
-    known = [m for m in measurements().values() if m.suite != "tasks"]
-    asked = [m for m in known if inputs.options.suite in (m.suite, "full")]
+    asked = asked_for(inputs.options)
     problems = {m.name: m.problem(inputs) for m in asked}
     possible = [m for m in asked if problems[m.name] is None]
     skipped = {name: problem for name, problem in problems.items() if problem is not None}
@@ -42,6 +42,21 @@ def measure_all(inputs: Inputs, batches: Iterator[Batch]) -> Evaluation:
             bar.advance(1, m.name.replace("_", " "))
     order = {m.name: skipped[m.name] for m in asked if m.name in skipped}
     return Evaluation(inputs.found, order, seconds)
+
+
+def asked_for(options: EvaluateOptions) -> list[Measurement]:
+    """The measurements of the suite; or those named, and those whose results they need.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    known = {name: m for name, m in measurements().items() if m.suite != "tasks"}
+    if not options.metrics:
+        return [m for m in known.values() if options.suite in (m.suite, "full")]
+    if unknown := [name for name in options.metrics if name not in known]:
+        raise UsageError(f"There is no metric {unknown[0]!r}; there are {', '.join(known)}.")
+    before = {name for metric in options.metrics for name in known[metric].after}
+    return [m for name, m in known.items() if name in before | set(options.metrics)]
 
 
 def _read(

@@ -43,6 +43,9 @@ CODES: dict[torch.dtype, str] = {getattr(torch, name): code for code, name in TY
 _CHUNK = 2**24
 PIECE_BYTES = 2**26
 """Bytes of a GPU's tensor on the host at once."""
+_COPIED = 2**28
+"""Most bytes of a tensor that are copied to be written; each part reads the whole of a transposed
+matrix."""
 
 
 def read_tensors(
@@ -99,7 +102,7 @@ def check_seal(header: TensorHeader) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a sealed safetensors file, whole or not at all; equal tensors give equal bytes."""
-    write_in_pieces(path, tensors, lambda name: [tensors[name]], metadata)
+    write_in_pieces(path, tensors, lambda name: _pieces(tensors[name]), metadata)
 
 
 def write_in_pieces(
@@ -146,6 +149,14 @@ def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
     The widest dtypes come first, as in the format's library, so that every tensor is aligned.
     """
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def _pieces(tensor: Tensor) -> Iterable[Tensor]:
+    """A tensor that lies in memory in order as it is; another, which is copied, in parts."""
+    n_bytes = tensor.numel() * tensor.element_size()
+    if tensor.is_contiguous() or n_bytes <= _COPIED:
+        return [tensor]
+    return tensor.split(max(1, len(tensor) * _COPIED // n_bytes))
 
 
 def _header(entries: Mapping[str, Any], facts: Mapping[str, str], seal: str) -> bytes:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saelab.host.host import Host
 from saelab.lm.protocol import Edit
+from saelab.sae.decoder import dtype_of
 from saelab.sites import parts_of
 from saelab.training.domain import norms
 
@@ -19,7 +20,7 @@ Applied = Callable[[Host, Bool[Tensor, "context pos"]], object]
 
 def reconstruction(host: Host, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_out"]:
     """What the SAE makes of what it reads."""
-    x = x.to(host.sae.W_dec.dtype)
+    x = x.to(dtype_of(host.sae))
     return host.sae.decode(host.sae.encode(x), x)
 
 

@@ -16,6 +16,7 @@ from saelab.activations.harvest import model_input, row_mask
 from saelab.config import UsageError
 from saelab.host.host import Host, check_model
 from saelab.lm.protocol import LanguageModel, ModelOutput
+from saelab.moved import beside, now_at
 from saelab.training.run import Run
 
 
@@ -67,10 +68,10 @@ def corpus_of(run: Run, lm: LanguageModel, split: Split) -> Corpus:
     facts = record["corpus"]
     if facts is None:
         raise UsageError(f"{run.path} was trained on arrays without text, so it has no corpus.")
-    kept = Path(run.config.activations)
+    kept = now_at(Path(run.config.activations), beside(run.path))
     if not isinstance(facts.get("source"), str):
         raise UsageError(f"{run.path / 'provenance.json'} does not say which text it was.")
-    return recorded_corpus(facts, lm, split, run.context_length, kept=kept)
+    return recorded_corpus(facts, lm, split, run.context_length, kept=kept, near=beside(run.path))
 
 
 @dataclass(frozen=True)

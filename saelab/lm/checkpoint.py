@@ -17,6 +17,7 @@ import torch
 from saelab.config import UsageError
 from saelab.console import told_if_slow
 from saelab.lm.tiny import MODEL_DIR
+from saelab.moved import remedy
 
 HARMLESS = re.compile(
     r"(^|\.)(rotary_emb\..*|inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids"
@@ -201,6 +202,8 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except _errors() as error:
+        if Path(name).is_absolute() and not Path(name).exists():
+            raise UsageError(f"The model {name} is not there; {remedy('--model')}.") from error
         if not Path(name).exists() and isinstance(error, OSError):
             raise UsageError(
                 f"Cannot load the model {name!r}: it is not 'tiny', not a checkpoint directory, "

@@ -15,6 +15,7 @@ from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
+from saelab.sae.in_blocks import largest_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
@@ -83,7 +84,7 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        return abs_top_k(self.pre_activations(x), self.config.k)
+        return largest_of_all(self.affine_encoder(), x, self.config.k, abs_top_k)
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

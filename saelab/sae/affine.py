@@ -12,6 +12,24 @@ CHUNK = 4096
 """Active latents whose values are computed together."""
 
 
+Latents = slice | Int[Tensor, " some"]
+"""Which latents: their range, or their numbers."""
+ALL = slice(None)
+HALVES = (torch.float16, torch.bfloat16)
+WIDENED_AT_ONCE = 2**24
+"""Numbers of W_enc that are widened together."""
+
+
+def products(
+    x: Float[Tensor, "batch d_in"], W: Float[Tensor, "d_in some"], dtype: torch.dtype
+) -> Float[Tensor, "batch some"]:
+    """`x @ W`; if W has 16 bits and `dtype` more, in `dtype`, without a copy of the whole W."""
+    if dtype == W.dtype or W.dtype not in HALVES:
+        return x @ W
+    x, columns = x.to(dtype), max(1, WIDENED_AT_ONCE // len(W))
+    return torch.cat([x @ part.to(dtype) for part in W.split(columns, dim=1)], dim=1)
+
+
 @dataclass(frozen=True)
 class TakenRows:
     """Rows of a matrix, one per active latent, copied only when they are read.
@@ -68,10 +86,15 @@ class AffineEncoder:
     b_enc: Float[Tensor, " d_sae"]
     centre: Float[Tensor, " d_in"] | None
 
-    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """The pre-activations a of all latents, in float32."""
+    def pre_activations(
+        self, x: Float[Tensor, "batch d_in"], latents: Latents = ALL
+    ) -> Float[Tensor, "batch some"]:
+        """The pre-activations a of all latents, or of some, in float32.
+
+        A W_enc of 16 bits beside a float32 b_enc is widened to float32 as it is read.
+        """
         x = x if self.centre is None else x - self.centre
-        return (x @ self.W_enc).float() + self.b_enc
+        return products(x, self.W_enc[:, latents], self.b_enc.dtype).float() + self.b_enc[latents]
 
     def at(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:
         """The active latents of `codes` with their values at `x`, in the dtype of `x`."""

@@ -222,7 +222,7 @@ class AbstractSAE(AbstractTargets, abc.ABC, Generic[ConfigT]):
 
     def written(self, codes: SparseCodes) -> Float[Tensor, "batch d_out"]:
         """The latents' part of the reconstruction, z @ W_dec."""
-        part = sparse_decode(codes, self.W_dec)
+        part = sparse_decode(codes, self.W_dec, self.b_dec.dtype)
         return part if self.shard is None else self.shard.sum_all(part)
 
     def offset(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,6 +16,7 @@ from saelab.pursuit.select import above
 from saelab.sae.aux_k import AuxKConfigT
 from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_rows
+from saelab.sae.in_blocks import above_alone, above_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.shard import LatentShard
@@ -58,7 +59,17 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
             raise UsageError(
                 "This SAE has no threshold yet: train it, or call calibrate(rows) on some rows."
             )
-        return above(self.pre_activations(x), self.threshold, signed=self.signed)
+        encoder, threshold = self.affine_encoder(), self.threshold
+        if encoder is None:  # of several sites
+            return above(self.pre_activations(x), threshold, signed=self.signed)
+        return above_of_all(encoder, x, threshold, signed=self.signed)
+
+    def encode_some(
+        self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]
+    ) -> SparseCodes:
+        """See `saelab.sae.in_blocks.codes_of`."""
+        check_rows(x, self.d_in)
+        return above_alone(self.affine_encoder(), x, latents, self.threshold, signed=self.signed)
 
     @override
     @torch.no_grad()

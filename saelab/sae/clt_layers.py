@@ -84,12 +84,15 @@ class AbstractLayers(AbstractBatchSelectionSAE[AuxKConfigT], abc.ABC):
         n = self.n_layers
         for layer, (read, written) in enumerate(zip(reads, writes, strict=True)):
             self.W_enc.chunk(n, dim=1)[layer].div_(read)
-            self.input_bias.chunk(n)[layer].mul_(read)
+            if self.b_in is not None:
+                self.b_in.chunk(n)[layer].mul_(read)
             self.W_dec.chunk(n, dim=1)[layer].mul_(written)
             self.b_dec.chunk(n)[layer].mul_(written)
 
     @override
     def transcoders(self) -> tuple[LayerTranscoder, ...]:
+        if not self.is_transcoder:  # a crosscoder, which no pass through the model computes
+            return ()
         n, m = self.n_layers, self.d_sae // self.n_layers
         return tuple(self._transcoder(layer, slice(layer * m, layer * m + m)) for layer in range(n))
 

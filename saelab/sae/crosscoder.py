@@ -24,13 +24,14 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from saelab.config import UsageError
-from saelab.pursuit.select import above, batch_top_k, nonzero, top_k
+from saelab.pursuit.select import batch_top_k, nonzero, top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.base import AbstractSAE
 from saelab.sae.batch_selection import AbstractBatchSelectionSAE
 from saelab.sae.checks import check_k, check_rows, check_widths
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import site_norms
+from saelab.sae.in_blocks import above_of_all
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -127,7 +128,7 @@ class Crosscoder(AbstractBatchSelectionSAE[CrosscoderConfig]):
         if self.config.selection == "batch-topk":
             return super().encode(x)
         check_rows(x, self.d_in)
-        return above(self.pre_activations(x), self.threshold)
+        return above_of_all(self.affine_encoder(), x, self.threshold)
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

@@ -17,6 +17,7 @@ from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
+from saelab.sae.in_blocks import largest_of_all
 from saelab.sae.sparsity import Sparsity
 from saelab.sae.unit_norm import AbstractUnitNormSAE
 from saelab.types import ActivationBatch, SparseCodes, TrainingPass
@@ -76,7 +77,7 @@ class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
         k = self.config.k if budget is None else budget
         if not 1 <= k <= self.config.k:
             raise UsageError(f"budget={k} is outside 1 to k={self.config.k}, which was trained.")
-        return top_k(self.pre_activations(x), k)
+        return largest_of_all(self.affine_encoder(), x, k)
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

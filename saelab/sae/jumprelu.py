@@ -3,19 +3,20 @@
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
 from saelab.kernels.rules import FusedRule, JumpRules, StepValues
-from saelab.pursuit.select import above, among, nonzero, top_k
+from saelab.pursuit.select import among, nonzero, top_k
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
 from saelab.sae.base import AbstractSAE
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, move_norms, random_unit_rows
+from saelab.sae.in_blocks import above_alone, above_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.jump import INITIAL_THRESHOLD, START_ROWS, WITHOUT_TARGET, Heaviside, Jump, start_of
 from saelab.sae.losses import squared_error
@@ -111,7 +112,14 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        return above(self.pre_activations(x), self.threshold)
+        return above_of_all(self.affine_encoder(), x, self.threshold)
+
+    def encode_some(
+        self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]
+    ) -> SparseCodes:
+        """See `saelab.sae.in_blocks.codes_of`."""
+        check_rows(x, self.d_in)
+        return above_alone(self.affine_encoder(), x, latents, self.threshold)
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

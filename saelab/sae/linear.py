@@ -9,6 +9,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.sae.affine import LinearCodes
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 from saelab.types import SparseCodes
 
 TOLERANCE = 1e-3
@@ -34,7 +35,7 @@ def linearize(
             return LinearCodes(rows, rows, none, x[:0], none)
         found = linearize(sae, x[rows])
         return replace(found, row=rows[found.row])
-    own = x.to(sae.W_dec.dtype)
+    own = x.to(dtype_of(sae))
     codes = sae.encode(own)
     found = sae.linear_codes(x, codes)
     _check(sae, found, codes)

@@ -97,7 +97,7 @@ class RowNormalised(AbstractSAE):
         encoder = self.inner.affine_encoder()
         if encoder is None:
             return self.inner.linear_codes(x, codes)  # refuses
-        W_enc = encoder.W_enc
+        W_enc = encoder.W_enc.to(x.dtype)
         if self.row_norm != "unit-norm":
             W_enc = W_enc - W_enc.mean(dim=0)
         found = AffineEncoder(W_enc, torch.zeros_like(encoder.b_enc), None).at(x, codes)

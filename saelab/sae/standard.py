@@ -7,17 +7,18 @@ norm, so atoms have free norms, and a change of scale between atoms and encoder 
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.pursuit.select import above, nonzero
+from saelab.pursuit.select import nonzero
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_rows
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import geometric_median, moderate_scale, random_unit_rows
+from saelab.sae.in_blocks import above_alone, above_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error, weighted_l1
 from saelab.sae.sparsity import Sparsity
@@ -88,8 +89,14 @@ class Standard(AbstractSAE[StandardConfig]):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        pre_acts = self.pre_activations(x)
-        return above(pre_acts, pre_acts.new_zeros(()))
+        return above_of_all(self.affine_encoder(), x, x.new_zeros((), dtype=torch.float32))
+
+    def encode_some(
+        self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]
+    ) -> SparseCodes:
+        """See `saelab.sae.in_blocks.codes_of`."""
+        check_rows(x, self.d_in)
+        return above_alone(self.affine_encoder(), x, latents, x.new_zeros((), dtype=torch.float32))
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

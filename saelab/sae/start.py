@@ -31,7 +31,7 @@ def start_from(sae: AbstractSAE, source: AbstractSAE, rows: Float[Tensor, "n d_i
     encoders = sae.affine_encoder(), source.affine_encoder()
     centred = [encoder is not None and encoder.centre is not None for encoder in encoders]
     if centred[0] != centred[1]:
-        shift = source.input_bias @ theirs["W_enc"]
+        shift = source.input_bias @ theirs["W_enc"].to(source.input_bias.dtype)
         own["b_enc"].add_(shift if centred[0] else -shift)
     sae.take_threshold(source, rows)
     sae.restore_norms()

@@ -16,15 +16,19 @@ from torch import Tensor
 
 from saelab.config import UsageError, first_problem
 from saelab.formats.json_file import parse_json
+from saelab.formats.mapped import check_numbers, open_tensors
 from saelab.formats.tensors import (
     TensorHeader,
+    check_seal,
     in_order,
     read_tensor_header,
     read_tensors,
     write_in_pieces,
     write_tensors,
 )
+from saelab.sae.affine import HALVES
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import NARROW, widens
 from saelab.sae.row_norm import RowNorm
 from saelab.sae.row_normalised import RowNormalised
 from saelab.sae.spread import dims_of, empty_like
@@ -111,17 +115,39 @@ def read_sae_header(path: Path) -> tuple[TensorHeader, AbstractSAE]:
 def load_sae(path: Path, device: str | torch.device = "cpu") -> AbstractSAE:
     """The SAE saved at `path` by `save_sae`, on `device`, in evaluation mode.
 
+    W_enc and W_dec of 16 bits stay so, where the SAE widens them as it reads them (`widens`). Of a
+    large file on the CPU, weights are views of it: see `saelab.formats.mapped`.
+
     Raises:
         UsageError: the file is missing, damaged, of another format, its shapes do not fit, a weight
             is not finite, or its variant belongs to a package that is not installed.
     """
     header, sae = read_sae_header(path)
     types = {name: tensor.dtype for name, tensor in sae.state_dict().items()}
+    if widens(sae):
+        narrow = {n: header.tensors[n].dtype for n in NARROW if n in types}
+        types |= {name: dtype for name, dtype in narrow.items() if dtype in HALVES}
     # Buffers may be NaN, e.g. a threshold that was never calibrated.
     trained = [name for name, _ in sae.named_parameters()]
-    weights = {n: t.to(types[n]) for n, t in read_tensors(header, device, finite=trained).items()}
-    sae.load_state_dict(weights, assign=True)
+    if torch.device(device).type == "cpu":
+        stored = open_tensors(header, finite=trained)
+    else:
+        stored = read_tensors(header, device, finite=trained)
+    sae.load_state_dict({n: t.to(types[n]) for n, t in stored.items()}, assign=True)
     return sae.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def check_sae(path: Path) -> None:
+    """Read a saved SAE whole, however large it is.
+
+    Raises:
+        UsageError: as `load_sae`.
+    """
+    sae = load_sae(path)
+    header = read_tensor_header(path)
+    check_seal(header)
+    trained = [name for name, _ in sae.named_parameters()]
+    check_numbers(header, sae.state_dict(), trained)
 
 
 def _built(facts: Mapping[str, str], path: Path) -> AbstractSAE:

@@ -14,6 +14,7 @@ from saelab.pursuit.select import top_k
 from saelab.sae.aux_k import AuxKConfig
 from saelab.sae.checks import check_k, check_rows
 from saelab.sae.context import LossContext
+from saelab.sae.in_blocks import largest_of_all
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.losses import squared_error
 from saelab.sae.sparsity import Sparsity
@@ -79,7 +80,7 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        return top_k(self.pre_activations(x), self.config.k)
+        return largest_of_all(self.affine_encoder(), x, self.config.k)
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

@@ -7,6 +7,7 @@ import torch
 
 from saelab.activations.joint import JointSite
 from saelab.config import UsageError
+from saelab.formats.mapped import pieces
 from saelab.lock import writing
 from saelab.sae.base import AbstractSAE
 from saelab.sae.topk import TopKConfig
@@ -122,6 +123,10 @@ def _is_same(run: Run, sae: AbstractSAE, config: TrainConfig, told: Mapping[str,
         return False
     here, there = sae.state_dict(), run.load_sae().state_dict()
     return here.keys() == there.keys() and all(
-        torch.equal(value.cpu().float().nan_to_num(), there[name].float().nan_to_num())
+        value.dtype == there[name].dtype
+        and all(
+            torch.equal(a.cpu().nan_to_num(), b.nan_to_num())
+            for a, b in zip(pieces(value), pieces(there[name]), strict=True)
+        )
         for name, value in here.items()
     )

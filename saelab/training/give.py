@@ -5,11 +5,12 @@ from pathlib import Path
 
 from saelab.sae.interop.convert import to_foreign
 from saelab.sae.interop.foreign import ForeignSAE
+from saelab.training.given_text import trained_on
 from saelab.training.run import Run
 
 
 def give(run: Run) -> ForeignSAE:
-    """The run's SAE, with its sites and its model's name.
+    """The run's SAE, with its sites, its model's name and what its text was.
 
     Raises:
         UsageError: the run has no weights, or no other tool has this variant.
@@ -20,4 +21,5 @@ def give(run: Run) -> ForeignSAE:
         hook=run.options["site"],
         hook_out=run.options.get("target_site"),
         model=None if model is None else Path(model["name"]).name,
+        text=trained_on(run),
     )

@@ -9,6 +9,7 @@ tensorboard/, wandb/ the same lines, where `--log` asked for them; wandb.json ha
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected
+chosen_features.h5   what `saelab features --latents` last collected
 steering.h5          what `saelab steer --all` scored
 sharing.h5           what `saelab diff` measured of a crosscoder
 transport/           what `saelab transport` measured, a file for each pair of sites
@@ -39,7 +40,9 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
+from saelab.lm.recorded import name_now
 from saelab.lock import RUN_LOCK, check_held
+from saelab.moved import beside, now_at, remedy
 from saelab.owner import named, read_owner, runs
 
 if TYPE_CHECKING:
@@ -61,6 +64,8 @@ RESULTS = (
     "evaluation",
     "features.h5",
     "features.partial",
+    "chosen_features.h5",
+    "chosen_features.partial",
     "steering.h5",
     "transport",
     "sharing.h5",
@@ -202,6 +207,8 @@ class Run:
     def model(self) -> dict[str, Any]:
         """The facts that identify the language model of the run's activations.
 
+        `name` is where the model is now, if it was found elsewhere (see `saelab.lm.recorded`).
+
         Raises:
             UsageError: the run was trained on arrays, or provenance.json does not name the model.
         """
@@ -213,7 +220,37 @@ class Run:
                 f"{self.path / 'provenance.json'} does not say which language model this is; it "
                 f"needs {', '.join(IDENTITY)}."
             )
-        return model
+        return model | {"name": name_now(model, beside(self.path))}
+
+    def config_now(self) -> "TrainConfig":
+        """The configuration, with the store where it is now.
+
+        Raises:
+            UsageError: as for `config` and `store_path`.
+        """
+        return self.config.model_copy(update={"activations": self.store_path()})
+
+    def store_path(self) -> Path:
+        """Where the store of the run's activations is now.
+
+        Raises:
+            UsageError: it is nowhere, or what is there instead has other activations.
+        """
+        recorded = Path(self.options["activations"])
+        found = now_at(recorded, beside(self.path))
+        if found is None:
+            raise UsageError(
+                f"{recorded}, the store that {self.path} was trained on, is not there; {remedy()}."
+            )
+        if found != recorded:
+            from saelab.activations.format import read_manifest
+
+            if read_manifest(found).content_digest != self.provenance().get("activations"):
+                raise UsageError(
+                    f"{recorded}, the store that {self.path} was trained on, is not there, and "
+                    f"{found} has other activations; {remedy()}."
+                )
+        return found
 
     def metrics(self, *, growing: bool = False) -> list[dict[str, Any]]:
         """The logged steps, oldest first; of a `growing` log without a last line in the making.

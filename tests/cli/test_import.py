@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from cli.test_train_cli import SITE, run
+from conftest import SENTENCE
+from safetensors.torch import load_file
 
 from saelab.sae.interop.convert import from_foreign, to_foreign
 from saelab.sae.interop.foreign import ForeignSAE
@@ -70,6 +72,10 @@ def test_every_verb_feeds_an_sae_of_normalised_rows_right(small_run, small_store
     start = ["--activations", small_store.path, "--site", SITE, "--out", out]
     assert run("import", file, *start) == 0
     assert "Rows are normalised (layer-norm)" in capsys.readouterr().out
+    assert run("show", out, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["weights"]["row_norm"] == "layer-norm"
+    assert shown["imported"]["notes"][0].startswith("Rows are normalised (layer-norm)")
     loaded = Run(out).load_sae()
     assert loaded.row_norm == "layer-norm"
     x = torch.randn(5, 16) + 1
@@ -100,3 +106,48 @@ def test_an_sae_of_another_site_is_found_out(small_run, small_store, tmp_path, c
     fits = {fit["name"]: fit for fit in json.loads(capsys.readouterr().out)["fits"]}
     assert fits["l0"]["problem"] is None
     assert fits["fvu"]["stated"] == [0.1, 0.2]
+
+
+def dictionary_learning(path, small_run):
+    assert run("export", small_run.path, "--to", "dictionary-learning", "--out", path / "dl") == 0
+    return path / "dl"
+
+
+def sparsify(path, small_run):
+    assert run("export", small_run.path, "--to", "sparsify", "--out", path / "layers.0") == 0
+    return path / "layers.0"
+
+
+@pytest.mark.parametrize(
+    ("made", "dtype"),
+    [
+        (sparsify, "bfloat16"),
+        pytest.param(dictionary_learning, "float16", marks=pytest.mark.exhaustive),
+        pytest.param(
+            lambda path, run: openai(path / "8.pt", run), "stored", marks=pytest.mark.exhaustive
+        ),
+    ],
+    ids=["sparsify", "dictionary_learning", "openai"],
+)
+def test_an_imported_sae_goes_through_every_verb(
+    made, dtype, small_run, small_store, tmp_path, capsys
+):
+    out, cpu = tmp_path / "run", ("--device", "cpu")
+    start = ["--activations", small_store.path, "--site", SITE, "--out", out, "--dtype", dtype]
+    assert run("import", made(tmp_path, small_run), *start) == 0
+    capsys.readouterr()
+    assert run("show", out, "--json") == 0
+    stored = "float32" if dtype == "stored" else dtype
+    assert json.loads(capsys.readouterr().out)["weights"]["W_dec"] == f"{stored} 32 x 16"
+    assert run("evaluate", out, "--metrics", "reconstruction", "dictionary", "uniformity",
+               "--n-tokens", 50, "--n-uniformity", 2, *cpu) == 0  # fmt: skip
+    assert run("features", out, "--n-tokens", 100, *cpu) == 0
+    assert run("features", out, "--latents", 1, 3, "--n-tokens", 100, *cpu) == 0
+    assert "latent 1: " in capsys.readouterr().out
+    assert run("steer", out, "--all", "--prompt", SENTENCE, *cpu) == 0
+    assert run("circuit", out, "--prompt", "the big cat", *cpu) == 0
+    assert run("verify", out) == 0
+    back = tmp_path / "back"
+    assert run("export", out, "--out", back) == 0
+    if dtype != "stored":
+        assert load_file(back / "sae_weights.safetensors")["W_dec"].dtype == getattr(torch, dtype)

@@ -19,6 +19,7 @@ from saelab.evaluation.evaluate import evaluate
 from saelab.evaluation.mdl import channel_bits, code_bits
 from saelab.evaluation.measurement import measurements
 from saelab.evaluation.options import EvaluateOptions
+from saelab.evaluation.suite import asked_for
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, stream
 from saelab.training.config import TrainConfig
@@ -389,3 +390,18 @@ def test_figures_of_one_evaluation_are_those_of_another(full, random_lm, tmp_pat
     run, one = full
     other = evaluate(fresh(run, tmp_path), random_lm, FULL)
     assert replace(other, seconds={}) == replace(one, seconds={})
+
+
+def test_named_metrics_are_measured_alone_with_what_they_need():
+    def names(**options):
+        return [m.name for m in asked_for(EvaluateOptions(**options))]
+
+    assert names(metrics=("density",)) == ["density"]
+    assert names(metrics=("dictionary",)) == ["density", "dictionary"]
+    assert names(metrics=("downstream", "uniformity")) == [
+        "reconstruction", "downstream", "uniformity",
+    ]  # fmt: skip
+    assert "dictionary" in names(suite="core")
+    assert "uniformity" not in names(suite="core")
+    with pytest.raises(UsageError, match="no metric 'fvu'; there are reconstruction,"):
+        names(metrics=("fvu",))

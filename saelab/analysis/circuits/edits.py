@@ -18,6 +18,7 @@ from saelab.host.layers import FurtherWrite
 from saelab.host.splice import keep as keep_input
 from saelab.kernels import sparse_decode
 from saelab.lm.protocol import Edit
+from saelab.sae.decoder import dtype_of
 from saelab.types import SparseCodes
 
 Members = dict[str, Bool[Tensor, "#pos d_sae"]]
@@ -103,7 +104,7 @@ class _Ablated:
 
     def _change(self, W_dec: Float[Tensor, "d_sae d"]) -> Float[Tensor, "row d"]:
         assert self._away is not None
-        change = -sparse_decode(self._away, W_dec)
+        change = -sparse_decode(self._away, W_dec, dtype_of(self._host.sae))
         if self._to_mean is not None:
-            change = change + self._to_mean @ W_dec
+            change = change + self._to_mean @ W_dec.to(self._to_mean.dtype)
         return self._share * change

@@ -23,6 +23,7 @@ from saelab.config import UsageError
 from saelab.host.host import Host
 from saelab.host.layers import FurtherWrite
 from saelab.lm.protocol import Edit, LanguageModel
+from saelab.sae.decoder import atoms_of, dtype_of
 
 FEWEST_STEPS, MOST_STEPS = 8, 128
 TOLERANCE = 0.01
@@ -129,8 +130,8 @@ def _state(lm: LanguageModel, host: Host, tokens: Int[Tensor, " pos"]) -> _State
     seen = lm.capture(tokens[None], host.sites)
     x, target = seen[host.reads], seen[host.writes]
     dense = host.encode(tokens[None], x, target)[0].dense()
-    target = target[0].to(sae.W_dec.dtype)
-    return _State(dense, target - dense @ sae.W_dec)
+    target = target[0].to(dtype_of(sae))
+    return _State(dense, target - dense @ atoms_of(sae))
 
 
 def _mean_gradients(
@@ -183,7 +184,7 @@ def _splices(
     sae = host.sae
 
     def own(value: Float[Tensor, "batch pos d_out"]) -> Float[Tensor, "batch pos d_out"]:
-        return (codes @ sae.W_dec + error).to(value.dtype)
+        return (codes @ sae.W_dec.to(codes.dtype) + error).to(value.dtype)
 
     def later(
         write: FurtherWrite, value: Float[Tensor, "batch pos d_out"]

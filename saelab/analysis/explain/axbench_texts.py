@@ -37,6 +37,7 @@ from saelab.host.host import Host
 from saelab.lm.prompt import chat_prompt, encode_prompt
 from saelab.lm.protocol import Edit, LanguageModel
 from saelab.lock import check_held
+from saelab.sae.decoder import dtype_of
 from saelab.training.run import Run
 
 STEPS, RATE, PENALTY, TOP = 48, 0.02, 5e-3, 4
@@ -154,7 +155,7 @@ def _directions(
         "ReFT-r1": _scaled(_reft(host, concept), there.x),
         "random direction": F.normalize(random, dim=0) * own.norm(),
     }
-    dtype = host.sae.W_dec.dtype
+    dtype = dtype_of(host.sae)
     return latent, {name: direction.to(dtype) for name, direction in found.items()}
 
 
@@ -175,7 +176,7 @@ def _rows(host: Host, texts: Sequence[str]) -> ConceptRows:
         plain = ~torch.isin(tokens.cpu(), special)
         read = out.activations[host.reads][0][plain.to(tokens.device)]
         rows.append(out.activations[host.writes][0][plain.to(tokens.device)].float())
-        codes = host.sae.encode(read.to(host.sae.W_dec.dtype))
+        codes = host.sae.encode(read.to(dtype_of(host.sae)))
         most.append(codes.dense().float().amax(0) if len(read) else host.sae.W_dec[:, 0] * 0)
     return ConceptRows(torch.cat(rows), torch.stack(most))
 

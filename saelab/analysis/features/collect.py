@@ -1,5 +1,6 @@
 """Collecting features: what every latent fires on and what it writes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +18,8 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.plan import features_plan
 from saelab.analysis.features.reading import forget_codes, record_codes
 from saelab.analysis.features.token_index import N_LATENTS
-from saelab.analysis.features.weights import weight_arrays
-from saelab.analysis.records import Features
+from saelab.analysis.features.weights import weight_arrays, weight_arrays_of
+from saelab.analysis.records import CHOSEN_FILE, Features
 from saelab.config import UsageError
 from saelab.console import note
 from saelab.files import sha256_file
@@ -55,20 +56,75 @@ def collect_features(
         if not codes.n_rows:
             forget_codes(run)
             raise UsageError("The text has no tokens to collect features on.")
-        limit, massive = massive_rows(run, codes)
-        arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
+        arrays, facts = _evidence(run, lm, codes, options)
         arrays |= weight_arrays(host.sae, lm, host.writes)
-        table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
-        written = {i: said for i, said in table.written.items() if i in ids}
-        arrays |= pack_vocabulary([table.name(i) for i in ids], written)
-        facts = _facts(run, lm, codes, options) | {
-            "massive": None
-            if massive is None
-            else {"above_norm": limit, "rows": int(massive.sum())}
-        }
         write_features(run.features_path, arrays, facts)
         forget_codes(run)
         return Features(run.path)
+
+
+@torch.no_grad()
+def collect_chosen(
+    run: Run, lm: LanguageModel, latents: Sequence[int], options: FeatureOptions | None = None
+) -> Features:
+    """As `collect_features`, for some latents alone: writes the run's chosen_features.h5.
+
+    Where each latent fires by its own threshold, other latents cost nothing. There are no near
+    misses, latents on the same tokens, or detectors of tokens: these need all latents.
+
+    Raises:
+        UsageError: as there, or there is no such latent.
+    """
+    options = options or FeatureOptions()
+    latents = check_latents(run, latents)
+    with writing(run.path):
+        host = Host.of_run(run, lm)
+        lm = host.lm
+        corpus = corpus_of(run, lm, "train")
+        features_plan(run, lm, host.sae, corpus, options, latents).announce()
+        codes = record_codes(run, host, options, latents)
+        if not codes.n_rows:
+            forget_codes(run, latents)
+            raise UsageError("The text has no tokens to collect features on.")
+        arrays, facts = _evidence(run, lm, codes, options)
+        arrays = {n: a for n, a in arrays.items() if n.partition("/")[0] not in OF_ALL}
+        numbers = torch.tensor(latents, device=lm.device)
+        arrays |= weight_arrays_of(host.sae, lm, host.writes, numbers)
+        arrays["latent/number"] = np.array(latents, dtype=np.int64)
+        write_features(run.path / CHOSEN_FILE, arrays, facts | {"of_latents": host.sae.d_sae})
+        forget_codes(run, latents)
+        return Features(run.path, chosen=True)
+
+
+def check_latents(run: Run, latents: Sequence[int]) -> tuple[int, ...]:
+    """The latents in order, each once.
+
+    Raises:
+        UsageError: none is given, or the run has no such latent.
+    """
+    d_sae = run.config.sae.d_sae
+    wrong = [latent for latent in latents if not 0 <= latent < d_sae]
+    if wrong or not latents:
+        named = f"latent {wrong[0]}" if wrong else "latents"
+        raise UsageError(f"There is no {named}; {run.path} has 0 to {d_sae - 1}.")
+    return tuple(sorted(set(latents)))
+
+
+OF_ALL = ("coactive", "index")
+"""Groups that compare latents, and so need all of them."""
+
+
+def _evidence(
+    run: Run, lm: LanguageModel, codes: RecordedCodes, options: FeatureOptions
+) -> tuple[dict[str, ndarray], dict[str, Any]]:
+    """The datasets that the text and the tokenizer decide, and the file's facts."""
+    limit, massive = massive_rows(run, codes)
+    arrays = evidence_arrays(codes, options, lm.info.d_vocab, massive)
+    table, ids = lm.tokenizer.table, range(lm.info.d_vocab)
+    written = {i: said for i, said in table.written.items() if i in ids}
+    arrays |= pack_vocabulary([table.name(i) for i in ids], written)
+    known = None if massive is None else {"above_norm": limit, "rows": int(massive.sum())}
+    return arrays, _facts(run, lm, codes, options) | {"massive": known}
 
 
 def collected(run: Run, options: FeatureOptions) -> Features | None:
@@ -100,7 +156,7 @@ def massive_rows(
         # At several sites there is no one norm.
         limit = None
         if run.config.n_sites == 1:
-            limit = ActivationStore(run.config.activations).outliers(run.config.site).max_norm
+            limit = ActivationStore(run.store_path()).outliers(run.config.site).max_norm
     except UsageError:
         return None, None
     if limit is None:

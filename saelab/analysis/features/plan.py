@@ -1,12 +1,14 @@
 """What collecting features will need, told before it starts."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
 from saelab.analysis.features.options import FeatureOptions
+from saelab.analysis.features.reading import ROWS_AT_ONCE
 from saelab.analysis.features.weights import COSINES_AT_ONCE
 from saelab.lm.cost import forward_bytes
 from saelab.lm.predictions import rows_at_once
@@ -14,6 +16,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
+from saelab.sae.in_blocks import codes_of, numbers_at_once
 from saelab.training.run import Run
 
 TRIED_POSITIONS = 512
@@ -25,16 +28,25 @@ AT_REST = 300 * 2**20
 
 
 def features_plan(
-    run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus, options: FeatureOptions
+    run: Run,
+    lm: LanguageModel,
+    sae: AbstractSAE,
+    corpus: Corpus,
+    options: FeatureOptions,
+    latents: Sequence[int] = (),
 ) -> Plan:
-    """The plan: memory and disk from shapes and the run's L0, time from a few positions."""
+    """The plan: memory and disk from shapes and the run's L0, time from a few positions.
+
+    With `latents`, of evidence of these alone.
+    """
     n_tokens = tokens_within(corpus, options.n_tokens)
     length = corpus.context_length
-    seconds, l0 = _tried(run, lm, sae, corpus)
+    seconds, l0 = _tried(run, lm, sae, corpus, latents)
     firings = int(n_tokens * l0)
     batch = forward_bytes(lm, options.batch_size, length)
     rows = rows_at_once(lm.info.d_vocab, lm.device)
     weights = 4 * max(COSINES_AT_ONCE, 3 * rows * lm.info.d_vocab)
+    weights += 4 * min(numbers_at_once(lm.device), 2 * ROWS_AT_ONCE * sae.d_sae)
     kept = SORTED * FIRING_BYTES * firings
     return Plan(
         "features",
@@ -42,13 +54,15 @@ def features_plan(
         max(batch, weights) + kept + AT_REST,
         "lower --n-tokens or --batch-size",
         n_tokens * seconds,
-        FIRING_BYTES * (firings + n_tokens * options.near_miss_ranks),
+        FIRING_BYTES * (firings + n_tokens * (0 if latents else options.near_miss_ranks)),
         run.path,
     )
 
 
 @torch.no_grad()
-def _tried(run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus) -> tuple[float, float]:
+def _tried(
+    run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus, latents: Sequence[int]
+) -> tuple[float, float]:
     """Seconds per position, and the number of latents that fire there."""
     n = max(1, TRIED_POSITIONS // corpus.context_length)
     tokens, site, started = model_input(corpus.read(0, n).tokens), run.config.site, 0.0
@@ -56,5 +70,8 @@ def _tried(run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus) -> tup
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
-        l0 = sae.encode(rows.to(dtype_of(sae))).mean_l0()
+        rows = rows.to(dtype_of(sae))
+        chosen = torch.tensor(latents, dtype=torch.long, device=rows.device)
+        codes = codes_of(sae, rows, chosen) if latents else sae.encode(rows)
+        l0 = codes.mean_l0()
     return (time.perf_counter() - started) / tokens.numel(), l0

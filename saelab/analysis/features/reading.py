@@ -33,31 +33,39 @@ from saelab.host.host import Host
 from saelab.host.text import TextBatch, corpus_of, stream
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
+from saelab.sae.in_blocks import codes_of
 from saelab.training.domain import norms
 from saelab.training.run import Run
 from saelab.types import SparseCodes
 
 DIRECTORY = "features.partial"
+CHOSEN_DIRECTORY = "chosen_features.partial"
+ROWS_AT_ONCE = 2**14
+"""Rows in one call for chosen latents; the encoder itself limits how many numbers are there."""
 NUMBERS_AT_ONCE = 2**26
 """Pre-activations in one call to the encoder: a quarter of a gigabyte."""
 DECIDES_CODES = ("n_tokens", "batch_size", "near_miss_ranks", "checkpoint_every")
 """The options that the pass depends on; all others only select from its results."""
 
 
-def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes:
+def record_codes(
+    run: Run, host: Host, options: FeatureOptions, latents: Sequence[int] = ()
+) -> RecordedCodes:
     """The run's codes on its training text; continues where an interrupted pass stopped.
+
+    With `latents`, those of these latents alone, numbered from 0, without near misses.
 
     Raises:
         UsageError: there is an unfinished pass with other arguments, or the text is missing.
     """
     corpus = corpus_of(run, host.lm, "train")
-    directory = run.path / DIRECTORY
-    _claim(directory, run, options)
+    directory = run.path / _directory(latents)
+    _claim(directory, run, options, latents)
     done = RecordedCodes(directory)
     rest = Rest(corpus, done.n_contexts)
     with (
         progress("Features", options.n_tokens, "tokens", done.n_rows) as bar,
-        ShardWriter(directory, host.sae, options, n_shards=len(done.shards)) as writer,
+        ShardWriter(directory, host.sae, options, len(done.shards), tuple(latents)) as writer,
     ):
         left = options.n_tokens - done.n_rows
         # A pass killed at its end has read whole batches, so more than was asked for.
@@ -69,18 +77,25 @@ def record_codes(run: Run, host: Host, options: FeatureOptions) -> RecordedCodes
     return RecordedCodes(directory)
 
 
-def forget_codes(run: Run) -> None:
+def forget_codes(run: Run, latents: Sequence[int] = ()) -> None:
     """Remove what the pass wrote."""
     # Renamed first, so that a part of it is not taken for a pass to continue.
-    unwanted = temporary_name(run.path / DIRECTORY)
-    (run.path / DIRECTORY).rename(unwanted)
+    directory = run.path / _directory(latents)
+    unwanted = temporary_name(directory)
+    directory.rename(unwanted)
     shutil.rmtree(unwanted)
 
 
-def _claim(directory: Path, run: Run, options: FeatureOptions) -> None:
+def _directory(latents: Sequence[int]) -> str:
+    return CHOSEN_DIRECTORY if latents else DIRECTORY
+
+
+def _claim(directory: Path, run: Run, options: FeatureOptions, latents: Sequence[int]) -> None:
     """Start the pass, or refuse to continue another one."""
     chosen = asdict(options)
     task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
+    if latents:
+        task["latents"] = list(latents)
     path = directory / "task.json"
     if not path.is_file():
         # What is there belongs to an unknown pass.
@@ -112,6 +127,7 @@ class ShardWriter:
     sae: AbstractSAE
     options: FeatureOptions
     n_shards: int
+    latents: tuple[int, ...] = ()
     pieces: list[Piece] = field(default_factory=list)
     text: list[ContextBlock] = field(default_factory=list)
     n_rows: int = 0
@@ -124,11 +140,15 @@ class ShardWriter:
         """Encode a batch; `first` is the number of contexts before it."""
         context, position = batch.mask.cpu().numpy().nonzero()
         place = (context + batch.first + first) * batch.tokens.shape[1] + position
-        size = max(1, NUMBERS_AT_ONCE // self.sae.d_sae)
+        size = ROWS_AT_ONCE if self.latents else max(1, NUMBERS_AT_ONCE // self.sae.d_sae)
         for i in range(0, len(batch.x), size):
             x = batch.x[i : i + size]
-            codes = self.sae.encode(x)
-            near = near_misses(self.sae, x, codes, self.options.near_miss_ranks)
+            if self.latents:
+                codes = codes_of(self.sae, x, torch.tensor(self.latents, device=x.device))
+                near = None
+            else:
+                codes = self.sae.encode(x)
+                near = near_misses(self.sae, x, codes, self.options.near_miss_ranks)
             self.pieces.append(piece_of(place[i : i + size], codes, near, norms(x)))
         self.text.append(ContextBlock(batch.contexts.tokens, batch.contexts.document))
         self.n_rows += len(batch.x)
@@ -141,9 +161,8 @@ class ShardWriter:
             check_held(self.directory.parent)
             path = self.directory / SHARD.format(self.n_shards)
             self._wait()
-            self._running = self._thread.submit(
-                write_shard, path, self.pieces, self.text, self.sae.d_sae
-            )
+            m = len(self.latents) or self.sae.d_sae
+            self._running = self._thread.submit(write_shard, path, self.pieces, self.text, m)
             self.n_shards, self.n_rows = self.n_shards + 1, 0
             self.pieces, self.text = [], []
 

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from numpy import ndarray
 from torch import Tensor
+from torch.nn import functional as F
 
 from saelab.console import progress
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import atoms_of, dtype_of
 from saelab.sites import Site
 
 N_LOGITS = 12
@@ -29,7 +31,7 @@ def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, n
     arrays = nearest(sae.cosines(), sae.d_sae, "neighbours")
     if sae.config.decoder_problem is not None:
         return arrays
-    arrays |= logit_arrays(sae, lm, hook)
+    arrays |= logit_arrays(sae.W_dec, dtype_of(sae), lm, hook)
     # A protocol's check sees no parameters since Python 3.12.
     if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
         arrays |= neighbour_arrays(encoder.T, "encoder")
@@ -38,15 +40,60 @@ def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, n
     return arrays
 
 
-def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
-    """For each latent, the tokens that its decoder row raises and lowers most (direct path).
+def weight_arrays_of(
+    sae: AbstractSAE, lm: LanguageModel, hook: str, latents: Int[Tensor, " some"]
+) -> dict[str, ndarray]:
+    """As `weight_arrays`, of some latents; their neighbours are among all, block by block."""
+    if sae.config.decoder_problem is not None:
+        return {}
+    rows = atoms_of(sae, latents)
+    arrays = nearest_of_all(rows, latents, sae.W_dec, "neighbours")
+    arrays |= logit_arrays(rows, rows.dtype, lm, hook)
+    if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
+        columns = encoder.T[latents].to(rows.dtype)
+        arrays |= nearest_of_all(columns, latents, encoder.T, "encoder")
+    if (site := Site.find(hook)) is not None and site.kind == "heads":
+        arrays["heads/weights"] = head_weights(rows, lm.info.n_heads)
+    return arrays
+
+
+def nearest_of_all(
+    directions: Float[Tensor, "some d"],
+    latents: Int[Tensor, " some"],
+    every: Float[Tensor, "d_sae d"],
+    group: str,
+) -> dict[str, ndarray]:
+    """As `nearest`, for some latents' directions among all."""
+    n = min(N_NEIGHBOURS, len(every) - 1)
+    unit = F.normalize(directions, dim=1)
+    best, number = unit.new_zeros(len(unit), 0), latents.new_zeros(len(unit), 0)
+    rows, first = max(1, COSINES_AT_ONCE // max(len(unit), every.shape[1])), 0
+    for part in every.split(rows):
+        cosine = unit @ F.normalize(part.to(unit.dtype), dim=1).T
+        here = torch.arange(first, first + len(part), device=latents.device)
+        cosine = torch.where(here == latents[:, None], 0, cosine)
+        best = torch.cat([best, cosine], dim=1)
+        number = torch.cat([number, here.expand(len(unit), -1)], dim=1)
+        largest = best.abs().topk(min(n, best.shape[1]), dim=1).indices
+        best, number = best.gather(1, largest), number.gather(1, largest)
+        first += len(part)
+    return {
+        f"{group}/latents": number.int().cpu().numpy(),
+        f"{group}/cosine": best.float().cpu().numpy(),
+    }
+
+
+def logit_arrays(
+    atoms: Float[Tensor, "some d_out"], dtype: torch.dtype, lm: LanguageModel, hook: str
+) -> dict[str, ndarray]:
+    """For each decoder row, the tokens that it raises and lowers most (direct path).
 
     Empty for sites without a direct path to the logits.
     """
     n = min(N_LOGITS, lm.info.d_vocab)
     parts: dict[str, list[Tensor]] = {}
-    for rows in sae.W_dec.split(rows_at_once(lm.info.d_vocab, lm.device)):
-        effects = lm.logit_effects(hook, rows)
+    for rows in atoms.split(rows_at_once(lm.info.d_vocab, lm.device)):
+        effects = lm.logit_effects(hook, rows.to(dtype))
         if effects is None:
             return {}
         for side, largest in (("top", True), ("bottom", False)):
@@ -58,7 +105,7 @@ def logit_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, nd
 
 def neighbour_arrays(directions: Float[Tensor, "d_sae d_in"], group: str) -> dict[str, ndarray]:
     """For each latent, the latents with the largest |cosine| between directions."""
-    unit = torch.nn.functional.normalize(directions.float(), dim=1)
+    unit = F.normalize(directions.float(), dim=1)
     return nearest(lambda rows: unit[rows] @ unit.T, len(unit), group)
 
 

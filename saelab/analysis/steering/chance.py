@@ -18,6 +18,7 @@ from saelab.analysis.steering.lens import lens_tokens
 from saelab.analysis.steering.measures import ScoreOptions, confidence
 from saelab.analysis.steering.records import SteeringScores
 from saelab.host.host import Host
+from saelab.sae.decoder import atoms_of
 
 N_DIRECTIONS = 256
 
@@ -89,7 +90,8 @@ def _scored(
 def _directions(host: Host, n: int, seed: int) -> Float[Tensor, "direction d_in"]:
     W_dec = host.sae.W_dec
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(n, W_dec.shape[1], generator=generator).to(W_dec)
+    drawn = torch.randn(n, W_dec.shape[1], generator=generator).to(W_dec.device)
     rows = np.random.default_rng(seed).integers(len(W_dec), size=n)
-    lengths = W_dec[torch.from_numpy(rows).to(W_dec.device)].norm(dim=1, keepdim=True)
-    return torch.nn.functional.normalize(drawn, dim=1) * lengths
+    atoms = atoms_of(host.sae, torch.from_numpy(rows).to(W_dec.device))
+    drawn = drawn.to(atoms.dtype)
+    return torch.nn.functional.normalize(drawn, dim=1) * atoms.norm(dim=1, keepdim=True)

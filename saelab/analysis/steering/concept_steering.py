@@ -27,6 +27,7 @@ from saelab.evaluation.detectors import DetectorFirings, Scores, score_label, so
 from saelab.host.host import Host
 from saelab.host.text import corpus_of, stream
 from saelab.lm.protocol import LanguageModel
+from saelab.sae.decoder import atoms_of
 from saelab.training.run import Run
 from saelab.types import SparseCodes
 
@@ -190,7 +191,7 @@ class _Chooser:
             auroc=float(self.found.auroc[position]),
             input=None if np.isnan(self.scores.input[row]) else float(self.scores.input[row]),
             output=float(self.scores.output[row]),
-            steered=self.trial.at_budget(sign * self.trial.host.sae.W_dec[latent]),
+            steered=self.trial.at_budget(sign * atoms_of(self.trial.host.sae, latent)),
         )
 
     def pool(self, n: int) -> list[Candidate]:
@@ -251,6 +252,6 @@ def _random(trial: Trial, evidence: _Evidence, options: ConceptOptions) -> Steer
     effects = []
     for position in drawn.tolist():
         latent, sign = evidence.events.latent(position)
-        effects.append(trial.at_budget(sign * trial.host.sae.W_dec[latent]))
+        effects.append(trial.at_budget(sign * atoms_of(trial.host.sae, latent)))
     columns = ([e.length for e in effects], [e.kl for e in effects], [e.gain for e in effects])
     return Steered(*(float(np.mean(column)) for column in columns))

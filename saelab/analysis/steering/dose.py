@@ -18,6 +18,7 @@ from saelab.analysis.steering.writing import EditsFor, Sampling, edits_for, gene
 from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt, token_id
 from saelab.lm.protocol import LanguageModel
+from saelab.sae.decoder import atoms_of
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 20.0)
 """Zero, and the steering factors of arXiv 2505.20063."""
@@ -124,5 +125,5 @@ def _target(
     if target is not None:
         return token_id(host.lm, target)
     sign = next((1 if s > 0 else -1 for s in strengths if s), 1)
-    direction = sign * host.sae.W_dec[list(change.latents)].sum(dim=0, keepdim=True)
+    direction = sign * atoms_of(host.sae, list(change.latents)).sum(dim=0, keepdim=True)
     return int(lens_tokens(host.lm, host.writes, direction, 1))

@@ -15,6 +15,7 @@ from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.lm.edits import replace_rows
 from saelab.lm.protocol import Edit
+from saelab.sae.decoder import dtype_of
 from saelab.training.run import Run
 from saelab.types import SparseCodes
 
@@ -82,10 +83,12 @@ def _edit(
         if not len(context):
             return value
         row = context if len(changes) > 1 else torch.zeros_like(context)
-        x = read[where].to(host.sae.W_dec.dtype)
+        x = read[where].to(dtype_of(host.sae))
         codes = host.sae.encode(x)
         delta = _delta(host, first, codes, latents[row], amounts[row, None])
-        added = einsum(delta, atoms[latents[row]], "row n, row n d_out -> row d_out")
+        added = einsum(
+            delta, atoms[latents[row]].to(delta.dtype), "row n, row n d_out -> row d_out"
+        )
         base = written if first.error == "keep" else host.sae.decode(codes, x)
         return replace_rows(where, base + added)(value)
 
@@ -122,7 +125,7 @@ def _checked(
         raise UsageError(f"There is no latent {top}; the SAE has 0 to {n - 1}.")
     if changes[0].unit == "latent_max" and changes[0].op in ("add", "clamp"):
         _check_maxima(host, latents)
-    amounts = torch.tensor([c.amount for c in changes], dtype=host.sae.W_dec.dtype)
+    amounts = torch.tensor([c.amount for c in changes], dtype=dtype_of(host.sae))
     return latents, amounts.to(host.lm.device)
 
 

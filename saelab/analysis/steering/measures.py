@@ -19,6 +19,7 @@ from saelab.config import Config, UsageError
 from saelab.console import progress
 from saelab.host.host import Host
 from saelab.lm.protocol import LanguageModel
+from saelab.sae.decoder import dtype_of
 
 PAPER_PROMPT = "In my experience,"
 TINY_PROMPT = "today is monday and next comes tuesday ."
@@ -110,7 +111,7 @@ def output_scores(
             "The SAE is not applied at the last token of the prompt, since its training left such "
             "tokens out; choose another --prompt."
         )
-    scale = float(a_max(host.sae.encode(x[:, -1].to(host.sae.W_dec.dtype)))[0])
+    scale = float(a_max(host.sae.encode(x[:, -1].to(dtype_of(host.sae))))[0])
     if scale == 0:
         raise UsageError(
             "No latent fires at the last token of the prompt, so nothing would be added; choose "

@@ -30,6 +30,7 @@ from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.provenance import provenance
+from saelab.sae.decoder import atoms_of
 from saelab.training.run import Run
 
 
@@ -59,7 +60,7 @@ def score_latents(
     rows = torch.from_numpy(latent).to(lm.device)
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < host.sae.d_sae:
         raise UsageError(f"Latents go from 0 to {host.sae.d_sae - 1}; got {latents}.")
-    directions = host.sae.W_dec[rows] * torch.from_numpy(sign).to(lm.device)[:, None]
+    directions = atoms_of(host.sae, rows) * torch.from_numpy(sign).to(lm.device)[:, None]
     lens = lens_tokens(lm, host.writes, directions, options.n_lens)
     out = output_scores(host, tokens, (latent, sign), lens, options)
     found, n_examples = input_scores(features, (latent, sign), lens.cpu().numpy(), options)

@@ -14,6 +14,7 @@ from torch import Tensor
 from saelab.analysis.steering.edits import latent_edits
 from saelab.analysis.steering.interventions import Intervention
 from saelab.host.host import Host
+from saelab.sae.decoder import atoms_of, dtype_of
 
 NOTICEABLE = 1e-3
 """Relative length of a change that must be visible in the logits."""
@@ -99,14 +100,14 @@ def _asked(
 ) -> Float[Tensor, "row d_out"]:
     """The expected result by a second method: dense codes, changed in place, and decoded."""
     sae = host.sae
-    read = read.to(sae.W_dec.dtype)
+    read = read.to(dtype_of(sae))
     codes = sae.encode(read).dense()
     wanted = codes.clone()
     for row, number in enumerate(context.tolist()):
         change = changes[number if len(changes) > 1 else 0]
         for latent in change.latents:
             wanted[row, latent] = _wanted(host, change, codes[row], latent)
-    before, after = (part @ sae.W_dec + sae.offset(read) for part in (codes, wanted))
+    before, after = (part @ atoms_of(sae) + sae.offset(read) for part in (codes, wanted))
     return after if changes[0].error == "drop" else written + (after - before)
 
 

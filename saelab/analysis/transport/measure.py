@@ -38,6 +38,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.provenance import provenance
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import atoms_of, dtype_of
 from saelab.sites import Site
 from saelab.training.run import Run
 
@@ -69,7 +70,7 @@ def measure_transport(
         UsageError: the store or its sites do not fit the run, the rows are of too few documents or
             too few for the widths, a rank is too large, or another process writes the run.
     """
-    store = ActivationStore(run.config.activations) if store is None else store
+    store = ActivationStore(run.store_path()) if store is None else store
     with writing(run.path) as lock:
         check_store(run, store)
         chosen = resolve_device(device) if lm is None else lm.device
@@ -181,10 +182,10 @@ class _Work:
         with progress("Latents", rows.n_rows, "rows") as bar:
             for found, group, n in rows.batches({*pair, reads}, self.device):
                 if len(group):
-                    codes = self.sae.encode(found[reads].to(self.sae.W_dec.dtype))
+                    codes = self.sae.encode(found[reads].to(dtype_of(self.sae)))
                     sums.add(codes, found[pair[0]], found[pair[1]], group)
                 bar.advance(n)
-        everywhere = along(self.sae.W_dec.detach(), fit.residual, fit.spread)
+        everywhere = along(atoms_of(self.sae).detach(), fit.residual, fit.spread)
         return _latent_arrays(sums.results(), everywhere)
 
     def _spliced(

@@ -22,6 +22,7 @@ from saelab.host.host import Host
 from saelab.host.text import read_text
 from saelab.lm.edits import replace_rows
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import dtype_of
 from saelab.training.domain import norms
 
 Condition = tuple[SpliceName, int | None]
@@ -97,7 +98,7 @@ def splice(
 
 
 def _reconstruction(sae: AbstractSAE, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
-    rows = rows.to(sae.W_dec.dtype)
+    rows = rows.to(dtype_of(sae))
     return sae.decode(sae.encode(rows), rows)
 
 

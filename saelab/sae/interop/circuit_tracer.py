@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 import yaml
-from safetensors.torch import save
 
 from saelab.config import UsageError
 from saelab.formats.regular import read_regular
@@ -45,7 +44,7 @@ def read_circuit_tracer(path: Path) -> ForeignSAE:
     settings = read_settings(file.parent / CONFIG_FILE)
     weights = load_safetensors(file)
     weights.check_names({"W_enc", "W_dec", "b_enc", "b_dec"}, {"W_skip", THRESHOLD})
-    W_enc = weights.matrix("W_enc").T.contiguous()
+    W_enc = weights.matrix("W_enc").T
     b_enc = weights.vector("b_enc", W_enc.shape[1])
     jumps = THRESHOLD in weights.tensors
     at = f"blocks.{int(named[1])}."
@@ -60,7 +59,7 @@ def read_circuit_tracer(path: Path) -> ForeignSAE:
         else b_enc.new_zeros(len(b_enc)),
         subtract_b_dec=False,
         transcoder=True,
-        W_skip=weights.matrix("W_skip").T.contiguous() if "W_skip" in weights.tensors else None,
+        W_skip=weights.matrix("W_skip").T if "W_skip" in weights.tensors else None,
         hook=None if read is None else at + read,
         hook_out=None if written is None else at + written,
         model=settings.get("model_name"),
@@ -100,11 +99,7 @@ def write_circuit_tracer(foreign: ForeignSAE, directory: Path) -> None:
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
     config = circuit_tracer_config(foreign.model, "transcoder_set", read, written.part)
-    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_new(
-        directory,
-        {CONFIG_FILE: config, f"layer_{site.layer}.safetensors": packed},
-    )
+    write_new(directory, {CONFIG_FILE: config, f"layer_{site.layer}.safetensors": tensors})
 
 
 def circuit_tracer_config(model: str | None, kind: str, read: str, written: str) -> bytes:

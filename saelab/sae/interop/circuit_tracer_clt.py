@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor
 
 from saelab.config import UsageError, shortened
@@ -44,7 +43,7 @@ class CLTLayer:
     Attributes:
         b_dec: of its own target.
         threshold: zeros for rectified latents.
-        W_dec: to its own layer and all later ones.
+        W_dec: to its own layer and all later ones; of a crosscoder to all.
     """
 
     W_enc: Float[Tensor, "latent d"]
@@ -56,12 +55,27 @@ class CLTLayer:
 
 @dataclass(frozen=True)
 class ForeignCLT:
-    """A cross-layer transcoder of all layers, with the hooks that it reads and writes."""
+    """A cross-layer transcoder of all layers, with the hooks that it reads and writes.
+
+    If these are the same, it is a crosscoder whose latents each read one layer.
+    """
 
     layers: tuple[CLTLayer, ...]
     reads: str
     writes: str
     model: str | None = None
+    source: str = "circuit-tracer"
+
+    @property
+    def crosscoder(self) -> bool:
+        """Whether it reconstructs what it reads."""
+        return self.reads == self.writes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its weights here, in float32."""
+        n, (m, d) = len(self.layers), self.layers[0].W_enc.shape
+        return 4 * n * m * d * (n + 1)
 
 
 def holds_clt(path: Path) -> bool:
@@ -100,7 +114,7 @@ def _layer(directory: Path, layer: int, n: int) -> CLTLayer:
     encoder.check_names(set(names[:3]), {names[3]})
     decoder = load_safetensors(directory / f"W_dec_{layer}.safetensors")
     decoder.check_names({names[4]}, set())
-    W_enc = encoder.matrix(names[0])
+    W_enc = encoder.matrix(names[0]).float()
     m, d = W_enc.shape
     b_enc, b_dec = encoder.vector(names[1], m), encoder.vector(names[2], d)
     threshold = b_enc.new_zeros(m)
@@ -131,21 +145,25 @@ def from_foreign_clt(foreign: ForeignCLT) -> AbstractSAE:
     layers, n = foreign.layers, len(foreign.layers)
     m, d = layers[0].W_enc.shape
     options = {"variant": "clt", "selection": "jumprelu", "d_sae": n * m, "widths": (d,) * n}
-    sae = SAE_CONFIG.validate_python(options | {"k": min(K, n * m)}).build(n * d)
-    make_transcoder(sae, n * d)
-    W_dec = torch.zeros(n, m, n, d)
+    config = SAE_CONFIG.validate_python(options | {"k": min(K, n * m)})
+    with torch.device("meta"):
+        sae = config.build(n * d)
+        if not foreign.crosscoder:
+            make_transcoder(sae, n * d)
+    W_dec, W_enc = torch.zeros(n, m, n, d), torch.empty(d, n, m)
     for number, layer in enumerate(layers):
-        W_dec[number, :, number:] = layer.W_dec
-    tensors = {
-        "W_enc": torch.cat([layer.W_enc for layer in layers]).T.contiguous(),
-        "W_dec": W_dec.view(n * m, n * d),
-        "b_in": torch.zeros(n * d),
-        **{
-            name: torch.cat([getattr(layer, name) for layer in layers])
-            for name in ("b_enc", "b_dec", "threshold")
-        },
-    }
-    sae.load_state_dict(tensors)
+        W_dec[number, :, n - layer.W_dec.shape[1] :] = layer.W_dec
+        W_enc[:, number] = layer.W_enc.T
+    names = ("b_enc", "b_dec", "threshold")
+    vectors = {name: torch.cat([getattr(layer, name) for layer in layers]) for name in names}
+    if foreign.crosscoder:
+        # Here the encoder subtracts b_dec from what it reads.
+        shifts = [W_enc[:, i].T @ layer.b_dec for i, layer in enumerate(layers)]
+        vectors["b_enc"] += torch.cat(shifts)
+    else:
+        vectors["b_in"] = torch.zeros(n * d)
+    matrices = {"W_enc": W_enc.view(d, n * m), "W_dec": W_dec.view(n * m, n * d)}
+    sae.load_state_dict(matrices | vectors, assign=True)
     return sae.eval().requires_grad_(requires_grad=False)
 
 
@@ -204,7 +222,7 @@ def write_clt(foreign: ForeignCLT, directory: Path) -> None:
             f"{shortened(foreign.reads)} and writes {shortened(foreign.writes)}."
         )
     config = circuit_tracer_config(foreign.model, KIND, READS[read], written)
-    files = {CONFIG_FILE: config}
+    files: dict[str, bytes | dict[str, Tensor]] = {CONFIG_FILE: config}
     for number, layer in enumerate(foreign.layers):
         tensors = {
             f"W_enc_{number}": layer.W_enc,
@@ -212,13 +230,9 @@ def write_clt(foreign: ForeignCLT, directory: Path) -> None:
             f"b_dec_{number}": layer.b_dec,
             f"threshold_{number}": layer.threshold,
         }
-        files[f"W_enc_{number}.safetensors"] = _packed(tensors)
-        files[f"W_dec_{number}.safetensors"] = _packed({f"W_dec_{number}": layer.W_dec})
+        files[f"W_enc_{number}.safetensors"] = tensors
+        files[f"W_dec_{number}.safetensors"] = {f"W_dec_{number}": layer.W_dec}
     write_new(directory, files)
-
-
-def _packed(tensors: dict[str, Tensor]) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def _common_part(sites: str) -> str | None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.sae.affine import HALVES
 
 LARGEST = 2**40
 """Larger widths, k or layers are refused."""
@@ -109,12 +109,12 @@ class NamedTensors:
             )
 
     def matrix(self, name: str) -> Float[Tensor, "rows columns"]:
-        """The matrix `name` as float32."""
+        """The matrix `name`: as stored if it has 16 bits, else as float32."""
         return self._floats(name, n_axes=2)
 
     def vector(self, name: str, length: int | None = None) -> Float[Tensor, " n"]:
         """The vector `name` as float32; it must have the given length, if one is given."""
-        vector = self._floats(name, n_axes=1)
+        vector = self._floats(name, n_axes=1).float()
         if length is not None and len(vector) != length:
             raise UsageError(
                 f"{self.path}: {name} has {len(vector)} entries, but there are {length} latents."
@@ -151,4 +151,5 @@ class NamedTensors:
                 f"{self.path}: {name} is {tensor.dtype} of shape {list(tensor.shape)}, "
                 f"but floating-point numbers with {n_axes} axes are needed."
             )
-        return tensor.detach().to(torch.float32).contiguous()
+        tensor = tensor.detach()
+        return tensor if tensor.dtype in HALVES else tensor.float()

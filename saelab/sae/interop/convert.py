@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.sae.affine import HALVES
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
+from saelab.sae.decoder import widens
 from saelab.sae.interop.detect import read_foreign
 from saelab.sae.interop.dictionary_learning_write import write_dictionary_learning
 from saelab.sae.interop.foreign import ForeignSAE
@@ -49,11 +51,14 @@ def save_dictionary_learning(sae: AbstractSAE, directory: str | Path) -> None:
     write_dictionary_learning(to_foreign(sae), Path(directory))
 
 
-def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
+def from_foreign(foreign: ForeignSAE, *, copied: bool = True) -> AbstractSAE:
     """The first variant that has the same codes: TopK, ..., standard, gated, else JumpReLU.
 
     Where rows are normalised, codes are in units of the row: the other tool's times s(x), see
     `saelab.sae.row_norm`.
+
+    Its weights are copies, unless `copied` is false: then they are the foreign ones, and views of
+    a large file stay so. W_enc and W_dec of 16 bits stay so where the variant widens them.
 
     Atoms need not be unit. An SAE that another tool trained with batch-level selection becomes
     BatchTopK or Matryoshka if all latents share one threshold, and JumpReLU (which differs in
@@ -67,19 +72,16 @@ def from_foreign(foreign: ForeignSAE) -> AbstractSAE:
             f"{foreign.source}: the SAE reads rows scaled to a mean norm of sqrt(d_in), but the "
             "file does not say their mean norm; `saelab import` measures it on the store."
         )
-    sae = _config_of(foreign).build(foreign.d_in)
-    if foreign.transcoder:
-        make_transcoder(sae, foreign.d_out, skip=foreign.W_skip is not None)
-    else:
+    sae = _without_weights(foreign)
+    if not foreign.transcoder:
         encoder = sae.affine_encoder()
         if encoder is not None and encoder.centre is not None:
             foreign = foreign.reading(less_b_dec=True)
-    tensors = sae.foreign_weights(foreign) | {"W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
-    if foreign.transcoder:
-        tensors["b_in"] = torch.zeros(foreign.d_in)
-    if foreign.W_skip is not None:
-        tensors["W_skip"] = foreign.W_skip
-    sae.load_state_dict(tensors)
+    tensors = _weights(sae, foreign)
+    if copied:
+        plain = torch.contiguous_format
+        tensors = {name: tensor.clone(memory_format=plain) for name, tensor in tensors.items()}
+    sae.load_state_dict(tensors, assign=True)
     if foreign.row_norm is not None:
         sae = RowNormalised(sae, foreign.row_norm)
     return sae.eval().requires_grad_(requires_grad=False)
@@ -118,14 +120,36 @@ def to_foreign(sae: AbstractSAE) -> ForeignSAE:
     # Other tools' transcoders subtract nothing from what they read.
     b_in = _plain(sae.b_in)
     if encoder is not None and encoder.centre is not None:
-        foreign = foreign.with_products_plus(-b_in @ foreign.W_enc)
+        foreign = foreign.with_products_plus(-foreign.read_of(b_in))
     if foreign.W_skip is not None:
         foreign = replace(foreign, b_dec=foreign.b_dec - b_in @ foreign.W_skip)
     return foreign
 
 
+def _without_weights(foreign: ForeignSAE) -> AbstractSAE:
+    """An SAE of the right variant and shapes, on the meta device."""
+    config = _config_of(foreign)
+    with torch.device("meta"):
+        sae = config.build(foreign.d_in)
+        if foreign.transcoder:
+            make_transcoder(sae, foreign.d_out, skip=foreign.W_skip is not None)
+    return sae
+
+
+def _weights(sae: AbstractSAE, foreign: ForeignSAE) -> dict[str, Tensor]:
+    tensors = sae.foreign_weights(foreign) | {"W_dec": foreign.W_dec, "b_dec": foreign.b_dec}
+    if foreign.transcoder:
+        tensors["b_in"] = torch.zeros(foreign.d_in)
+    if foreign.W_skip is not None:
+        tensors["W_skip"] = foreign.W_skip.float()
+    if widens(sae):
+        return tensors
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
 def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().float().clone()
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.dtype in HALVES else tensor.float()
 
 
 def _config_of(foreign: ForeignSAE) -> AbstractSAEConfig:

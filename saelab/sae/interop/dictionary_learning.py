@@ -164,8 +164,8 @@ def _gated(stored: Stored) -> ForeignSAE:
     _check_names(stored, "GatedAutoEncoder")
     weights = stored.weights
     return ForeignSAE(
-        W_enc=weights.matrix("encoder.weight").T.contiguous(),
-        W_dec=weights.matrix("decoder.weight").T.contiguous(),
+        W_enc=weights.matrix("encoder.weight").T,
+        W_dec=weights.matrix("decoder.weight").T,
         b_enc=weights.vector("mag_bias"),
         b_dec=weights.vector("decoder_bias"),
         gate=Gate(weights.vector("r_mag"), weights.vector("gate_bias")),
@@ -194,8 +194,8 @@ def _transposed(
     stored: Stored, selection: FiringRule, *, b_dec: str, subtract_b_dec: bool = True
 ) -> ForeignSAE:
     return ForeignSAE(
-        W_enc=stored.weights.matrix("encoder.weight").T.contiguous(),
-        W_dec=stored.weights.matrix("decoder.weight").T.contiguous(),
+        W_enc=stored.weights.matrix("encoder.weight").T,
+        W_dec=stored.weights.matrix("decoder.weight").T,
         b_enc=stored.weights.vector("encoder.bias"),
         b_dec=stored.weights.vector(b_dec),
         threshold=selection.threshold,

@@ -36,7 +36,7 @@ def write_dictionary_learning(foreign: ForeignSAE, directory: Path) -> None:
         raise UsageError(f"dictionary_learning has no {kind}; export to SAELens.")
     kind, tensors = _stored(foreign)
     packed = io.BytesIO()
-    torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, packed)
+    torch.save({name: _whole(tensor) for name, tensor in tensors.items()}, packed)
     trainer: dict[str, object] = {"dict_class": kind, "lm_name": foreign.model}
     trainer |= {"activation_dim": foreign.d_in, "dict_size": foreign.d_sae}
     if "k" in tensors:
@@ -90,3 +90,8 @@ def _linear(foreign: ForeignSAE) -> dict[str, Tensor]:
 
 def _plain(foreign: ForeignSAE) -> dict[str, Tensor]:
     return {name: getattr(foreign, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """In one piece; as float32, since not every version of the tool reads 16 bits."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()

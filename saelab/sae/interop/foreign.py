@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
+from saelab.formats.mapped import all_finite
 from saelab.pursuit.matching_pursuit import matching_pursuit, merged
-from saelab.sae.interop.stated import check_names, check_prefixes
+from saelab.sae.affine import HALVES, products
+from saelab.sae.interop.stated import TrainedOn, check_names, check_prefixes
 from saelab.sae.row_norm import RowNorm, row_scale
 
 
@@ -26,7 +28,9 @@ class Gate:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ForeignSAE:
-    """An SAE read from another tool's file, float32 on the CPU, in the model's own scale.
+    """An SAE read from another tool's file, on the CPU, in the model's own scale.
+
+    It is float32; W_enc and W_dec may have 16 bits, and are widened where they are used or changed.
 
     a = (x - b_dec) @ W_enc + b_enc, or x @ W_enc + b_enc where `subtract_b_dec` is false. With
     `threshold`, z = ReLU(a) where a > threshold and 0 elsewhere. With `k`, z is the k largest
@@ -62,6 +66,7 @@ class ForeignSAE:
         model: the language model, if the file says.
         source: which tool wrote the file, and which of its architectures.
         note: what somebody who uses the SAE must know; one sentence.
+        text: how its text was cut, if known; written for tools that ask.
     """
 
     # Any shape is accepted here, since a file may hold any; __post_init__ refuses with a sentence.
@@ -86,6 +91,7 @@ class ForeignSAE:
     model: str | None = None
     source: str
     note: str = ""
+    text: TrainedOn | None = None
 
     def __post_init__(self) -> None:
         _check_transcoder(self)
@@ -118,11 +124,12 @@ class ForeignSAE:
         x = x if self.row_norm is None else row_scale(self.row_norm, x).normalised(x)
         x = x - self.b_dec if self.subtract_b_dec else x
         if self.steps is not None:
-            return merged(matching_pursuit(x, self.W_dec, self.steps), self.d_sae).dense()
-        products = x @ self.W_enc
-        pre_acts = products * self._rise + self.b_enc
+            atoms = self.W_dec.to(x.dtype)
+            return merged(matching_pursuit(x, atoms, self.steps), self.d_sae).dense()
+        sums = products(x, self.W_enc, x.dtype)
+        pre_acts = sums * self._rise + self.b_enc
         if self.gate is not None:
-            return pre_acts.relu() * (products + self.gate.b_gate > 0)
+            return pre_acts.relu() * (sums + self.gate.b_gate > 0)
         if self.threshold is not None:
             return pre_acts.relu() * (pre_acts > self.threshold)
         assert self.k is not None, "__post_init__ asks for one of them"
@@ -135,7 +142,7 @@ class ForeignSAE:
 
     def reconstruct(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_out"]:
         """x_hat of each row."""
-        x_hat = self.encode_dense(x) @ self.W_dec + self.b_dec
+        x_hat = self.encode_dense(x) @ self.W_dec.to(x.dtype) + self.b_dec
         if self.row_norm is not None:
             return row_scale(self.row_norm, x).undone(x_hat)
         return x_hat if self.W_skip is None else x_hat + x @ self.W_skip
@@ -149,29 +156,37 @@ class ForeignSAE:
         gate = self.gate
         return replace(
             self,
-            W_enc=self.W_enc * factor if gate is None else self.W_enc,
+            W_enc=self.W_enc.float() * factor if gate is None else self.W_enc,
             b_enc=self.b_enc * factor,
-            W_dec=self.W_dec / factor[:, None],
+            W_dec=self.W_dec.float() / factor[:, None],
             threshold=None if self.threshold is None else self.threshold * factor,
             gate=None if gate is None else Gate(gate.r_mag + factor.log(), gate.b_gate),
         )
 
     def with_norms_in_codes(self) -> "ForeignSAE":
         """The same SAE with unit atoms; codes carry the old norms, and a zero atom stays zero."""
-        return self.with_codes_times(self.W_dec.norm(dim=1).clamp_min(1e-8))
+        return self.with_codes_times(self.W_dec.float().norm(dim=1).clamp_min(1e-8))
 
     def for_inputs_times(self, scale: float) -> "ForeignSAE":
         """The SAE that does to x what this one does to `scale * x`, with the same codes."""
         return replace(
             self,
-            W_enc=self.W_enc * scale,
-            W_dec=self.W_dec / scale,
+            W_enc=self.W_enc.float() * scale,
+            W_dec=self.W_dec.float() / scale,
             b_dec=self.b_dec / scale,
         )
 
     def for_rows_of_norm(self, norm: float) -> "ForeignSAE":
         """An `unscaled` SAE, with the constant folded that rows of this mean norm give."""
         return replace(self.for_inputs_times(self.d_in**0.5 / norm), unscaled=False)
+
+    def read_of(self, x: Float[Tensor, " d_in"]) -> Float[Tensor, " d_sae"]:
+        """X @ W_enc of one row."""
+        return products(x[None], self.W_enc, torch.float32)[0]
+
+    def with_matrices_of(self, dtype: torch.dtype) -> "ForeignSAE":
+        """The SAE with W_enc and W_dec rounded, or widened, to this dtype."""
+        return replace(self, W_enc=self.W_enc.to(dtype), W_dec=self.W_dec.to(dtype))
 
     def with_products_plus(self, shift: Float[Tensor, " d_sae"]) -> "ForeignSAE":
         """The SAE whose codes are those of this one with `shift` added to x @ W_enc."""
@@ -187,7 +202,7 @@ class ForeignSAE:
         if self.subtract_b_dec == less_b_dec:
             return self
         # x @ W + b = (x - b_dec) @ W + (b + b_dec @ W).
-        shift = self.b_dec @ self.W_enc
+        shift = self.read_of(self.b_dec)
         shifted = self.with_products_plus(shift if less_b_dec else -shift)
         return replace(shifted, subtract_b_dec=less_b_dec)
 
@@ -220,12 +235,13 @@ def _check_tensors(sae: ForeignSAE) -> None:
                 f"{sae.source}: {name} has shape {list(tensor.shape)}, "
                 f"but {shape} fits W_enc of shape {list(sae.W_enc.shape)}."
             )
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        narrow = name in ("W_enc", "W_dec") and tensor.dtype in HALVES
+        if (tensor.dtype != torch.float32 and not narrow) or tensor.device.type != "cpu":
             raise UsageError(
                 f"{sae.source}: {name} is {tensor.dtype} on {tensor.device}, "
                 "but torch.float32 on the CPU is needed."
             )
-        if not bool(tensor.isfinite().all()):
+        if not all_finite(tensor):
             raise UsageError(f"{sae.source}: {name} holds NaN or infinite values.")
     if sae.threshold is not None and bool((sae.threshold < 0).any()):
         lowest = float(sae.threshold.min())

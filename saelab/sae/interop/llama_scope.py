@@ -60,8 +60,8 @@ def _built(
     reads: str | None,
     writes: str | None,
 ) -> ForeignSAE:
-    W_enc = weights.matrix("encoder.weight").T.contiguous()
-    W_dec = weights.matrix("decoder.weight").T.contiguous()
+    W_enc = weights.matrix("encoder.weight").T
+    W_dec = weights.matrix("decoder.weight").T
     by_constant = _normalisation(cfg) == "dataset-wise"
     if by_constant and writes is not None and None in sizes:
         raise UsageError(
@@ -73,8 +73,8 @@ def _built(
     b_dec = weights.tensors.get("decoder.bias")
     b_dec = W_dec.new_zeros(W_dec.shape[1]) if b_dec is None else weights.vector("decoder.bias")
     sae = ForeignSAE(
-        W_enc=W_enc * s_in,
-        W_dec=W_dec / s_out,
+        W_enc=W_enc.float() * s_in,
+        W_dec=W_dec.float() / s_out,
         b_enc=weights.vector("encoder.bias", W_enc.shape[1]),
         b_dec=b_dec / s_out,
         **_selection(cfg, weights, W_dec, s_out),
@@ -95,7 +95,7 @@ def _selection(
     cfg: Record, weights: NamedTensors, W_dec: Tensor, s_out: float
 ) -> Mapping[str, Any]:
     """The fields of `ForeignSAE` that choose latents."""
-    norms = W_dec.norm(dim=1).clamp_min(1e-8)
+    norms = W_dec.float().norm(dim=1).clamp_min(1e-8)
     if not cfg.flag("sparsity_include_decoder_norm", default=True):
         norms = torch.ones_like(norms)
     if LOG_THRESHOLD in weights.tensors:

@@ -34,6 +34,8 @@ def _texts(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+RANGE = re.compile(r"\{(\d{1,3})\.\.(\d{1,3})\}")
+"""Files that are numbered in a row."""
 Text = Annotated[str, BeforeValidator(_texts)]
 Span = tuple[float, float] | float | str
 
@@ -184,7 +186,7 @@ def find_release(name: str) -> Known:
     first = name.split("/")[0]
     of_first = [row.name for row in releases() if row.name.split("/")[0] == first]
     near = of_first or _closest(name, [row.name for row in releases()])
-    hint = f"; {' or '.join(near)} is" if near else ""
+    hint = f"; {' or '.join(dict.fromkeys(near))} is" if near else ""
     raise UsageError(f"{name} is no release{hint}; `saelab import list` shows all.")
 
 
@@ -208,7 +210,7 @@ def _known(row: Release, name: str, chosen: Mapping[str, str]) -> Known:
     model, site, target = (
         None if text is None else filled(text) for text in (row.model, row.site, row.target)
     )
-    paths = tuple(filled(file) for file in row.files)
+    paths = tuple(path for file in row.files for path in numbered(filled(file)))
     return Known(
         name=name,
         repo=filled(row.repo),
@@ -224,6 +226,14 @@ def _known(row: Release, name: str, chosen: Mapping[str, str]) -> Known:
         licence=row.licence,
         paper=row.paper,
     )
+
+
+def numbered(path: str) -> list[str]:
+    """A path for each number of a range such as {0..17} in it."""
+    if (found := RANGE.search(path)) is None:
+        return [path]
+    numbers = range(int(found[1]), int(found[2]) + 1)
+    return [path[: found.start()] + str(n) + path[found.end() :] for n in numbers]
 
 
 def find_in_sae_lens(name: str) -> Known:

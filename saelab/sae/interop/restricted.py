@@ -16,8 +16,9 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.formats.json_file import MAX_CONFIG_BYTES, read_object
+from saelab.formats.mapped import MAPPED_FROM, open_tensors
 from saelab.formats.regular import regular_size
-from saelab.formats.tensors import read_tensor_header, read_tensors
+from saelab.formats.tensor_header import read_tensor_header
 from saelab.sae.interop.contents import NamedTensors, Record
 
 MAX_EXPANSION = 16
@@ -42,7 +43,7 @@ def load_safetensors(path: Path) -> NamedTensors:
         UsageError: there is none, or it is damaged.
     """
     # Values that are not finite are refused later, where their meaning is known.
-    return NamedTensors(path, read_tensors(read_tensor_header(path), finite=()))
+    return NamedTensors(path, open_tensors(read_tensor_header(path), finite=()))
 
 
 def load_npz(path: Path) -> NamedTensors:
@@ -62,9 +63,8 @@ def load_npz(path: Path) -> NamedTensors:
         raise UsageError(
             f"{path}: {', '.join(map(repr, other))[:120]} does not hold floating-point numbers."
         )
-    return NamedTensors(
-        path, {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-    )
+    floats = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+    return NamedTensors(path, {name: torch.from_numpy(array) for name, array in floats.items()})
 
 
 def _check_npz(path: Path, size: int) -> None:
@@ -88,7 +88,8 @@ def load_pt(path: Path) -> NamedTensors:
     """The state dict at `path`: a flat mapping from names to tensors saved by `torch.save`.
 
     torch's restricted unpickler reads the pickle; it calls only the constructors of tensors. The
-    tensors are views of the memory-mapped file until their sizes are checked against it.
+    tensors are views of the memory-mapped file until their sizes are checked against it; of a
+    large file they stay so.
 
     Raises:
         UsageError: there is none, it is damaged, its pickle asks for anything but tensors, or
@@ -114,8 +115,9 @@ def _pt(path: Path, *, stating: bool) -> tuple[NamedTensors, Record]:
             loaded = {name: value for name, value in loaded.items() if name not in stated}
         tensors = _flat_mapping(path, loaded)
         _check_expansion(path, size, sum(t.numel() * t.element_size() for t in tensors.values()))
-        copied = {name: tensor.clone() for name, tensor in tensors.items()}
-        return NamedTensors(path, copied), Record(path, stated)
+        if size < MAPPED_FROM:
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        return NamedTensors(path, tensors), Record(path, stated)
 
 
 def _is_statement(value: object, depth: int = 1) -> bool:

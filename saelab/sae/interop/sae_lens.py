@@ -176,7 +176,7 @@ def _as_stored(cfg: Record, weights: NamedTensors, architecture: str) -> Foreign
         batch_k=training.number("k"),
         hook=hook,
         transcoder=transcoder,
-        W_skip=weights.matrix("W_skip").T.contiguous() if skip else None,
+        W_skip=weights.matrix("W_skip").T if skip else None,
         hook_out=facts(cfg, "hook_name_out").text("hook_name_out") if transcoder else None,
         model=facts(cfg, "model_name").text("model_name"),
         source=_source(cfg, architecture),

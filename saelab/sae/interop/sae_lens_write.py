@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from saelab.config import UsageError
 from saelab.files import json_bytes
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.pursuit import PURSUIT
 from saelab.sae.interop.sae_lens import CONFIG_FILE, WEIGHTS_FILE
 from saelab.sae.interop.sae_lens_model import ROW_NORMS
+from saelab.sae.interop.stated import TrainedOn
 from saelab.sae.interop.write import write_new
 from saelab.sites import Site
 
+PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+"""What TransformerLens may do to a model's weights, and nothing did to this SAE's."""
 WRITTEN_VERSION = "6.0.0"
 """From this version on, `metadata` holds the facts about the language model."""
 
@@ -49,8 +50,7 @@ def write_sae_lens(foreign: ForeignSAE, directory: Path) -> None:
         tensors["threshold"] = foreign.threshold
     if foreign.W_skip is not None:
         tensors["W_skip"] = foreign.W_skip.T
-    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_new(directory, {WEIGHTS_FILE: packed, CONFIG_FILE: json_bytes(cfg)})
+    write_new(directory, {WEIGHTS_FILE: tensors, CONFIG_FILE: json_bytes(cfg)})
 
 
 def _config(foreign: ForeignSAE) -> dict[str, Any]:
@@ -96,9 +96,12 @@ def _metadata(foreign: ForeignSAE) -> dict[str, Any]:
         metadata["hook_name"] = foreign.hook
     if foreign.hook_out is not None:
         metadata["hook_name_out"] = foreign.hook_out
-    if foreign.row_norm == "centre":
-        # SAELens then loads the model with centred writing weights, whose rows have no mean.
-        metadata["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
+    # SAELens loads the model with these. Centred writing weights give rows without a mean.
+    processed = dict.fromkeys(PROCESSING, False)
+    metadata["model_from_pretrained_kwargs"] = processed | {
+        "center_writing_weights": foreign.row_norm == "centre"
+    }
+    metadata |= _of_text(foreign.text)
     details: dict[str, Any] = {}
     if foreign.batch_k is not None:
         details["k"] = foreign.batch_k
@@ -108,3 +111,14 @@ def _metadata(foreign: ForeignSAE) -> dict[str, Any]:
         kind = "batchtopk" if foreign.prefixes is None else "matryoshka_batchtopk"
         metadata |= {"training_architecture": kind, "training_architecture_details": details}
     return metadata
+
+
+def _of_text(text: TrainedOn | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    named = {} if text.dataset is None else {"dataset_path": text.dataset}
+    return named | {
+        "prepend_bos": text.prepend_bos,
+        "context_size": text.context_size,
+        "exclude_special_tokens": list(text.special_token_ids) or False,
+    }

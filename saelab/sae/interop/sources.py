@@ -21,6 +21,8 @@ from saelab.sae.interop.releases import (
 )
 
 HUB = "hf:"
+OF_LAYERS = re.compile(r"(params_layer|W_enc|W_dec)_\d{1,4}\.safetensors")
+"""Files of a cross-layer transcoder, all of which are needed."""
 HUB_NAME = re.compile(r"hf:([^/\s]+/[^/\s]+)(?:/(.*))?")
 SETTINGS = (".json", ".yaml")
 LARGEST_SETTINGS = 2**20
@@ -149,6 +151,9 @@ def _listed(known: Known, path: PurePosixPath, revision: str | None, given: Path
         return replace(known, files=(names[SETTINGS_FILE], weights), read=str(path))
     marked = [names[name] for name in DIRECTORIES if name in names]
     weights = marked or [name for name in sizes if name.endswith(WEIGHTS)]
+    if weights and all(OF_LAYERS.fullmatch(PurePosixPath(name).name) for name in weights):
+        whole = (*weights, *_settings(sizes))
+        return replace(known, files=whole, read=str(path))
     if len(weights) != 1:
         some = f", such as {weights[0]}" if weights else ""
         raise UsageError(

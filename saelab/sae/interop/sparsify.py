@@ -12,7 +12,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from saelab.config import UsageError
+from saelab.sae.affine import products
 from saelab.sae.interop.contents import Record
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.restricted import load_json, load_safetensors
@@ -40,7 +43,7 @@ def read_sparsify(path: Path) -> ForeignSAE:
     k = cfg.integer("k")
     if k is None:
         raise UsageError(f"{cfg.path} has no k, which a top-k SAE needs.")
-    W_enc, b_dec = weights.matrix("encoder.weight").T.contiguous(), weights.vector("b_dec")
+    W_enc, b_dec = weights.matrix("encoder.weight").T, weights.vector("b_dec")
     b_enc = weights.vector("encoder.bias", W_enc.shape[1])
     if kind.transcoder and kind.subtracts:
         if len(b_dec) != len(W_enc):
@@ -48,7 +51,7 @@ def read_sparsify(path: Path) -> ForeignSAE:
                 f"{weights.path}: b_dec has {len(b_dec)} entries, but the encoder, which subtracts "
                 f"it, reads {len(W_enc)}."
             )
-        b_enc = b_enc - b_dec @ W_enc
+        b_enc = b_enc - products(b_dec[None], W_enc, torch.float32)[0]
     sae = ForeignSAE(
         W_enc=W_enc,
         W_dec=weights.matrix("W_dec"),
@@ -58,7 +61,7 @@ def read_sparsify(path: Path) -> ForeignSAE:
         signed=cfg.flag("signed", default=False),
         subtract_b_dec=not kind.transcoder,
         transcoder=kind.transcoder,
-        W_skip=weights.matrix("W_skip").T.contiguous() if kind.skip else None,
+        W_skip=weights.matrix("W_skip").T if kind.skip else None,
         # A transcoder is named after the module whose input it reads and whose output it
         # reconstructs.
         hook=None if kind.transcoder else _hook(path),

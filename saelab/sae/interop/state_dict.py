@@ -59,7 +59,7 @@ def read_state_dict(path: Path, hints: Hints) -> ForeignSAE:
 
 def _openai(weights: NamedTensors, stated: Record) -> ForeignSAE:
     weights.check_names(OPENAI, COUNTS)
-    W_enc = weights.matrix("encoder.weight").T.contiguous()
+    W_enc = weights.matrix("encoder.weight").T
     rule = stated.record("activation_state_dict")
     activation, after = stated.text("activation") or "ReLU", rule.text("postact_fn") or "ReLU"
     if activation not in ("ReLU", "TopK") or after != "ReLU":
@@ -72,7 +72,7 @@ def _openai(weights: NamedTensors, stated: Record) -> ForeignSAE:
         raise UsageError(f"{weights.path} has no activation_state_dict.k, which a TopK SAE needs.")
     return ForeignSAE(
         W_enc=W_enc,
-        W_dec=weights.matrix("decoder.weight").T.contiguous(),
+        W_dec=weights.matrix("decoder.weight").T,
         b_enc=weights.vector("latent_bias"),
         b_dec=weights.vector("pre_bias"),
         k=rule.integer("k") if top_k else None,
@@ -86,11 +86,11 @@ def _openai(weights: NamedTensors, stated: Record) -> ForeignSAE:
 
 def _goodfire(weights: NamedTensors) -> ForeignSAE:
     weights.check_names(GOODFIRE)
-    W_enc = weights.matrix("encoder_linear.weight").T.contiguous()
+    W_enc = weights.matrix("encoder_linear.weight").T
     name = GOODFIRE_FILE.fullmatch(weights.path.name)
     return ForeignSAE(
         W_enc=W_enc,
-        W_dec=weights.matrix("decoder_linear.weight").T.contiguous(),
+        W_dec=weights.matrix("decoder_linear.weight").T,
         b_enc=weights.vector("encoder_linear.bias"),
         b_dec=weights.vector("decoder_linear.bias"),
         threshold=torch.zeros(W_enc.shape[1]),
@@ -133,8 +133,8 @@ def _qwen_scope(path: Path, tensors: dict[str, Tensor], hints: Hints) -> Foreign
             f"{len(tensors['b_enc'])}."
         )
     return ForeignSAE(
-        W_enc=tensors["W_enc"].T.contiguous(),
-        W_dec=tensors["W_dec"].T.contiguous(),
+        W_enc=tensors["W_enc"].T,
+        W_dec=tensors["W_dec"].T,
         b_enc=tensors["b_enc"],
         b_dec=tensors["b_dec"],
         k=hints.with_k(path, int(names[-1][3]) if names else None),

@@ -2,11 +2,29 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 from saelab.config import UsageError, shortened
 
 HOOK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """How the text of an SAE's activations was cut into contexts.
+
+    Attributes:
+        prepend_bos: whether each context begins with the model's <bos>.
+        context_size: tokens of each context, <bos> included.
+        dataset: its name on the hub, if it has one.
+        special_token_ids: tokens on which the SAE was not trained.
+    """
+
+    prepend_bos: bool
+    context_size: int
+    dataset: str | None = None
+    special_token_ids: tuple[int, ...] = ()
 
 
 def check_prefixes(source: str, prefixes: tuple[int, ...] | None, d_sae: int) -> None:

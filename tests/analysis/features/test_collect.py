@@ -12,6 +12,7 @@ from conftest import small_config
 
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.analysis.features import reading as reading_module
+from saelab.analysis.features.collect import collect_chosen
 from saelab.analysis.features.reading import DIRECTORY
 from saelab.analysis.records import Features
 from saelab.config import UsageError
@@ -47,6 +48,30 @@ def dense(run, random_lm, features):
     out = torch.zeros(*tokens.shape, D_SAE)
     out[real] = run.load_sae().encode(x).dense()
     return out.detach().numpy()
+
+
+def test_evidence_of_chosen_latents_is_that_of_the_whole_collection(run, random_lm, features):
+    fired = np.flatnonzero(features.table()["n_fired"])
+    latents = [int(fired[-1]), int(fired[0]), int(fired[0])]
+    chosen = collect_chosen(run, random_lm, latents, OPTIONS)
+    assert chosen.numbers == (latents[1], latents[0])
+    assert [record.latent for record in chosen] == list(chosen.numbers)
+    for record in chosen:
+        whole = features[record.latent]
+        for name in ("n_fired", "max", "mean", "skew", "strata", "raised", "lowered"):
+            assert getattr(record, name) == getattr(whole, name), name
+        assert record.examples["top"] == whole.examples["top"]
+        assert features.fires_on(record.latent) == chosen.fires_on(record.latent)
+        for name in ("neighbours", "encoder_neighbours"):
+            found, expected = (dict(getattr(each, name)) for each in (record, whole))
+            assert found.keys() == expected.keys()
+            assert all(abs(found[n] - expected[n]) < 1e-5 for n in found)
+        assert not record.coactive
+    assert not list(run.path.glob("*.partial"))
+    with pytest.raises(UsageError, match="--latents 31" if 31 not in latents else "--latents 30"):
+        chosen[31 if 31 not in latents else 30]
+    with pytest.raises(UsageError, match=r"There is no latent 32; .* has 0 to 31"):
+        collect_chosen(run, random_lm, [0, D_SAE], OPTIONS)
 
 
 def test_a_thousand_stored_activations_equal_a_fresh_encode(features, dense):

@@ -37,10 +37,16 @@ FORMATS = [
            LOADERS),
     Format("dictionary_learning", "`ae.pt`, `config.json`", "dictionary_learning",
            "dictionary-learning", "dictionary_learning 0.1.0 (read)"),
-    Format("sparsify", "`cfg.json`, `sae.safetensors`", "sparsify", "", "sparsify 1.3.3"),
+    Format("sparsify", "`cfg.json`, `sae.safetensors`", "sparsify", "sparsify",
+           "sparsify 1.3.3 (read and written)"),
     Format("circuit-tracer", "`config.yaml`, `layer_0.safetensors`", "circuit-tracer",
            "circuit-tracer", "its formulas, in float64"),
 ]  # fmt: skip
+LAYERED = [
+    Format("Gemma Scope 2, CLTs and crosscoders", "`params_layer_0.safetensors`, ...",
+           "Gemma Scope 2", "", "its formulas, in float64"),
+]  # fmt: skip
+"""Layouts of SAEs of several layers, which have readers of their own."""
 
 
 def page() -> str:
@@ -50,7 +56,15 @@ def page() -> str:
 What `saelab import` reads and `saelab export` writes. What a file is, its contents say: names of
 tensors, shapes, and a configuration beside it. A forward pass (codes and reconstruction) was
 compared on random weights in the layout, with the version named. Cross-layer transcoders are read
-and written in circuit-tracer's layout; crosscoders of other tools are not read.
+in circuit-tracer's layout and that of Gemma Scope 2 (without affine skip connections), and written
+in circuit-tracer's; of crosscoders those of Gemma Scope 2 are read.
+
+`W_enc` and `W_dec` of 16 bits stay so, on disk and in memory, unless a scale is folded into them or
+`--dtype` asks; they are widened to float32 as they are read, so sums are float32's. Gated and
+matching-pursuit SAEs, SAEs of normalised rows and cross-layer transcoders are float32. Files of
+256 MiB or more are not read but mapped: weights take memory where they are used, and import and
+export copy them tensor by tensor. A file of more than 4 GiB is checked against its seal by `saelab
+verify` alone.
 
 Some releases do something to each row before the SAE reads it, which no weights can express: a
 layer norm (OpenAI, SAELens' `layer_norm`), unit norm (`constant_norm_rescale`), or centring (a
@@ -62,5 +76,8 @@ measures it on the store.
 | layout | files | read | written by `--to` | compared with |
 | --- | --- | --- | --- | --- |
 """
-    rows = [f"| {f.name} | {f.files} | yes | {f.write or '-'} | {f.checked} |" for f in FORMATS]
+    rows = [
+        f"| {f.name} | {f.files} | yes | {f.write or '-'} | {f.checked} |"
+        for f in (*FORMATS, *LAYERED)
+    ]
     return head + "\n".join(rows) + "\n"

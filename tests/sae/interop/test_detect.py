@@ -2,6 +2,7 @@
 
 import contextlib
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,12 +12,15 @@ import torch
 from fuzz.mutations import damage
 from sae.interop.cases import D_SAE, PLAIN, pick, refusal, weights, write_json
 from sae.interop.formats import FORMATS, page
+from sae.interop.test_gemma_scope_layers import released
 from safetensors.torch import save_file
 
 from saelab.cli.export import ExportArguments
 from saelab.config import UsageError
+from saelab.sae.interop.circuit_tracer_clt import from_foreign_clt
 from saelab.sae.interop.convert import from_foreign
 from saelab.sae.interop.detect import read_foreign
+from saelab.sae.interop.gemma_scope_layers import read_params_of_layers
 
 
 def make_sae_lens(path):
@@ -126,10 +130,21 @@ def test_every_layout_of_the_documentation_is_recognised(known, tmp_path):
     assert torch.equal(sae.b_dec, weights()["b_dec"])
 
 
+def read_as_an_sae(path):
+    return from_foreign(read_foreign(path))
+
+
+def read_as_layers(path):
+    return from_foreign_clt(read_params_of_layers(path if path.is_dir() else path.parent))
+
+
+LAYERS = "Gemma Scope 2 layers"
+
+
 @pytest.mark.parametrize(
     "seeds", [range(4), pytest.param(range(4, 60), marks=pytest.mark.exhaustive)]
 )
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, LAYERS])
 def test_a_damaged_file_is_read_or_refused_with_a_sentence(name, seeds, tmp_path):
     for seed in seeds:
         here = tmp_path / str(seed) / "here"
@@ -137,12 +152,14 @@ def test_a_damaged_file_is_read_or_refused_with_a_sentence(name, seeds, tmp_path
         work.mkdir(parents=True)
         (here / "other.json").write_text("{}")
         (here / "other.safetensors").write_bytes(b"x")
-        EVERY[name](work)
+        made = partial(released, crosscoder=bool(seed % 2)) if name == LAYERS else EVERY[name]
+        read = read_as_layers if name == LAYERS else read_as_an_sae
+        made(work)
         files = sorted(path for path in work.rglob("*") if path.is_file())
         file = files[seed % len(files)]
         damage(file, f"{name} {seed}")
         with contextlib.suppress(UsageError):
-            from_foreign(read_foreign(work if file.suffix == ".json" else file))
+            read(work if file.suffix == ".json" else file)
 
 
 def test_the_documentation_has_the_table_of_layouts():

@@ -53,7 +53,7 @@ def test_figures_may_come_from_the_name():
     [
         ("gemma-scope-2/270m-pt/resid/12/16k/huge", "'huge' is none of small, medium, big"),
         ("gemma-scope-2/270m-pt/resid/x/16k/big", "'x' is no number, which {layer} must be"),
-        ("gemma-scope-2/270m-pt", "gemma-scope-2/{model}/{kind}/{layer}/{width}/{l0} is"),
+        ("gemma-scope-2/270m-pt", "gemma-scope-2/{model}/{kind}/{layer}/{width}/{l0} or"),
         ("nothing-like-it", "`saelab import list` shows all"),
     ],
 )

@@ -1,6 +1,7 @@
 """SAELens directories mean what SAELens computes from them, and go back the same."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens import read_sae_lens
 from saelab.sae.interop.sae_lens_write import write_sae_lens
+from saelab.sae.interop.stated import TrainedOn
 
 
 @pytest.mark.parametrize("centred", [True, False])
@@ -329,3 +331,18 @@ def test_heads_whose_value_biases_were_folded_away_are_refused(tmp_path):
     assert "fold_value_biases, which changes what that hook holds" in refusal(
         lambda: read_sae_lens(path)
     )
+
+
+def test_what_the_rows_were_is_written_for_whoever_loads_the_model(tmp_path):
+    text = TrainedOn(True, 64, "owner/name", special_token_ids=(0, 2))
+    write_sae_lens(replace(plain_topk(), text=text, model="gpt2"), tmp_path)
+    facts = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert facts["prepend_bos"] is True
+    assert (facts["context_size"], facts["dataset_path"]) == (64, "owner/name")
+    assert facts["exclude_special_tokens"] == [0, 2]
+    assert set(facts["model_from_pretrained_kwargs"].values()) == {False}
+    assert read_sae_lens(tmp_path).row_norm is None
+
+
+def plain_topk():
+    return ForeignSAE(**pick(weights(), *PLAIN), k=3, subtract_b_dec=True, source="x")

@@ -5,10 +5,12 @@ import torch
 from sae.interop.cases import (
     D_IN,
     D_SAE,
+    PLAIN,
     ROWS,
     assert_means,
     doubles,
     first,
+    pick,
     pre_activations,
     reconstruction,
     refusal,
@@ -17,7 +19,10 @@ from sae.interop.cases import (
 )
 from safetensors.torch import save_file
 
+from saelab.config import UsageError
+from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sparsify import read_sparsify
+from saelab.sae.interop.sparsify_write import write_sparsify
 
 
 def stored(tensors):
@@ -170,3 +175,31 @@ def test_missing_files_are_named(tmp_path):
     assert "cfg.json does not exist" in refusal(lambda: read_sparsify(tmp_path))
     write_json(tmp_path / "cfg.json", {"k": 3})
     assert "sae.safetensors does not exist" in refusal(lambda: read_sparsify(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["sae", "uncentred", "transcoder", "skip"])
+def test_what_is_written_is_read_as_it_was(kind, tmp_path):
+    tensors = weights()
+    parts = pick(tensors, *PLAIN)
+    transcoder = kind in ("transcoder", "skip")
+    skip = torch.eye(D_IN) * 2 + 1 if kind == "skip" else None
+    sae = ForeignSAE(
+        **parts, k=3, subtract_b_dec=kind == "sae", transcoder=transcoder, W_skip=skip, source="x"
+    )
+    write_sparsify(sae, tmp_path / "layers.3")
+    back = read_sparsify(tmp_path / "layers.3")
+    torch.testing.assert_close(back.encode_dense(ROWS), sae.encode_dense(ROWS))
+    torch.testing.assert_close(back.reconstruct(ROWS), sae.reconstruct(ROWS))
+    assert back.hook == (None if transcoder else "blocks.3.hook_resid_post")
+
+
+def test_what_sparsify_has_no_place_for_is_refused(tmp_path):
+    parts = pick(weights(), *PLAIN)
+    for other in ({"k": 3, "signed": True}, {"threshold": torch.zeros(D_SAE)}):
+        sae = ForeignSAE(**parts, **other, subtract_b_dec=True, source="x")
+        with pytest.raises(UsageError, match="k largest latents"):
+            write_sparsify(sae, tmp_path)
+    wide = parts | {"W_dec": torch.ones(D_SAE, 2), "b_dec": torch.ones(2)}
+    sae = ForeignSAE(**wide, k=3, subtract_b_dec=False, transcoder=True, source="x")
+    with pytest.raises(UsageError, match="reads 6 and writes 2"):
+        write_sparsify(sae, tmp_path)
