@@ -95,6 +95,14 @@ def test_a_damaged_file_is_told_in_one_sentence(form, text, told):
     assert "\n" not in str(error.value)
 
 
+def test_two_labels_of_one_latent_change_nothing(named, tmp_path, capsys):
+    _, other = named
+    (tmp_path / "n.csv").write_text("latent,label\n1,x\n2,y\n1,z\n2,y\n")
+    assert main(["names", str(other.path), "--import", str(tmp_path / "n.csv")]) == 2
+    assert "Latent 1 has two labels, 'x' and 'z'; leave one." in capsys.readouterr().err
+    assert Notes(other.path).all() == {}
+
+
 def test_a_latent_that_is_not_there_changes_nothing(named, tmp_path, capsys):
     _, other = named
     (tmp_path / "n.csv").write_text("latent,label\n1,x\n99999,y\n")

@@ -196,7 +196,7 @@ def test_means_say_which_tasks_of_earlier_calls_are_in_them(run, tmp_path, capsy
     assert tasks(run.path, "--tpp", first, *SIZES) == 0
     assert "earlier calls" not in capsys.readouterr().err
     assert tasks(run.path, "--tpp", second, *SIZES) == 0
-    assert "1 tasks of earlier calls, which are in its means: 1." in capsys.readouterr().err
+    assert "1 tasks of earlier calls, which are shown and" in capsys.readouterr().err
     table(second, sentences(400, 3))
     assert tasks(run.path, "--tpp", first, second, *SIZES) == 0
     assert "2 was measured before, on other data or settings" in capsys.readouterr().err

@@ -113,8 +113,8 @@ def _say_earlier(kind: TaskKind, earlier: list[str]) -> None:
     if earlier:
         shown = ", ".join(earlier[:SHOWN]) + (", ..." if len(earlier) > SHOWN else "")
         note(
-            f"{kind.result} also holds {len(earlier)} tasks of earlier calls, which are in its "
-            f"means: {shown}."
+            f"{kind.result} also holds {len(earlier)} tasks of earlier calls, which are shown and "
+            f"averaged with the new ones: {shown}."
         )
 
 
