@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.console import progress
 from saelab.evaluation.tasks.known import Pair, padded
 from saelab.host.host import Host
 from saelab.host.splice import written_edits
@@ -25,7 +26,7 @@ def learn_mask(
     A logit per latent, at first 0, is trained with the cross-entropy of the source's first token
     (cause) and of the base's (isolation).
     """
-    wanted = [*((pair, pair.source.said) for pair in cause)]
+    wanted = [(pair, pair.source.said) for pair in cause]
     wanted += [(pair, pair.base.said) for pair in isolation]
     logit = torch.zeros(host.sae.d_sae, device=host.lm.device, requires_grad=True)
     optimizer = torch.optim.Adam([logit], lr=RATE)
@@ -33,15 +34,17 @@ def learn_mask(
     n_steps = EPOCHS * -(-len(wanted) // BATCH)
     cooling = torch.logspace(0, torch.tensor(COOLEST).log10().item(), n_steps).tolist()
     steps = iter(cooling)
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(wanted), generator=generator).tolist()
-        for first in range(0, len(order), BATCH):
-            some = [wanted[i] for i in order[first : first + BATCH]]
-            with torch.enable_grad():
-                weights = torch.sigmoid(logit / next(steps))
-                loss = _loss(host, [pair for pair, _ in some], [said for _, said in some], weights)
-                (logit.grad,) = torch.autograd.grad(loss, [logit])
-            optimizer.step()
+    with progress("Mask", n_steps, "steps") as bar:
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(wanted), generator=generator).tolist()
+            for first in range(0, len(order), BATCH):
+                some = [wanted[i] for i in order[first : first + BATCH]]
+                with torch.enable_grad():
+                    weights = torch.sigmoid(logit / next(steps))
+                    loss = _loss(host, [p for p, _ in some], [said for _, said in some], weights)
+                    (logit.grad,) = torch.autograd.grad(loss, [logit])
+                optimizer.step()
+                bar.advance(1)
     return (logit > 0).float().detach()
 
 

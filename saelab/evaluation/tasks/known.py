@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saelab.activations.corpus import PADDING
 from saelab.activations.forward import model_input
+from saelab.console import progress
 from saelab.evaluation.tasks.entities import SLOT, Entities, says
 from saelab.evaluation.tasks.pooled import Prompt, TextReader
 from saelab.lm.greedy import continue_greedily, of_one_length
@@ -76,11 +77,14 @@ def known_prompts(
     random.Random(f"{seed} {attribute}").shuffle(asked)
     found: list[KnownPrompt] = []
     n_asked = 0
-    while len(found) < most and n_asked < len(asked):
-        some = asked[n_asked : n_asked + AT_ONCE]
-        n_asked += len(some)
-        labels = [entities.values[name][attribute] for name, _ in some]
-        found += _known(reader, attribute, labels, [asking(reader.host.lm, *each) for each in some])
+    with progress(f"Prompts for {attribute}", len(asked), "prompts") as bar:
+        while len(found) < most and n_asked < len(asked):
+            some = asked[n_asked : n_asked + AT_ONCE]
+            n_asked += len(some)
+            labels = [entities.values[name][attribute] for name, _ in some]
+            prompts = [asking(reader.host.lm, *each) for each in some]
+            found += _known(reader, attribute, labels, prompts)
+            bar.advance(len(some))
     return found[:most], n_asked
 
 

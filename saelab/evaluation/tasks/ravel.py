@@ -27,7 +27,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.config import UsageError
-from saelab.console import progress
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.tasks.entities import Entities, says
 from saelab.evaluation.tasks.interchange import exchanged, learn_mask
@@ -118,11 +117,10 @@ def measure_ravel(
             raise UsageError(
                 f"{reader.host.lm.info.name} knows fewer than two attributes of {data.name}. {why}"
             )
-        found = {}
-        with progress(f"RAVEL, {data.name}", len(fit), "attributes") as bar:
-            for attribute in fit:
-                found[attribute] = _attribute(reader, attribute, fit, scored, setting["seed"])
-                bar.advance(1)
+        found = {
+            attribute: _attribute(reader, attribute, fit, scored, setting["seed"])
+            for attribute in fit
+        }
     means = [
         mean_over_tasks([figure(one) for one in found.values()])
         for figure in (_cause, _isolation, lambda one: (_cause(one) + _isolation(one)) / 2)
