@@ -32,6 +32,7 @@ from saelab.analysis.notes import LONGEST, Note, Notes, mark_of
 from saelab.config import UsageError
 from saelab.console import visible
 from saelab.files import replace_file, sha256_file
+from saelab.formats.csv_file import csv_text, unmarked
 from saelab.formats.json_file import parse_json
 from saelab.formats.regular import read_regular
 from saelab.lock import check_held
@@ -109,11 +110,8 @@ def written_names(rows: Iterable[Row], form: str) -> bytes:
     if form == "jsonl":
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
         return "".join(f"{line}\n" for line in lines).encode()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "bookmark": "1" if row.get("bookmark") else ""} for row in rows)
-    return text.getvalue().encode()
+    found = ({**row, "bookmark": "1" if row.get("bookmark") else ""} for row in rows)
+    return csv_text([COLUMNS, *([row.get(name) for name in COLUMNS] for row in found)]).encode()
 
 
 def write_names(path: Path, run: Path) -> int:
@@ -164,7 +162,7 @@ def _of_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             where = f"Line {reader.line_num} of {name}"
             if None in values:
                 raise UsageError(f"{where} has more values than there are columns.")
-            yield where, values
+            yield where, {n: unmarked(v) if isinstance(v, str) else v for n, v in values.items()}
     except csv.Error as error:
         raise UsageError(f"Line {reader.line_num} of {name} is no CSV: {error}.") from None
 
@@ -223,13 +221,14 @@ def import_names(run: Run, rows: Sequence[Row]) -> ImportedNames:
     Explanations that the run lacks make a set for each model and side, of the kind `import`.
 
     Raises:
-        UsageError: the SAE has no such latent, or a set of that name has other texts; then nothing
-            is entered.
+        UsageError: the SAE has no such latent, a latent has two labels, or a set of that name has
+            other texts; then nothing is entered.
     """
     n = int(run.options["sae"]["d_sae"])
     for row in rows:
         if row["latent"] >= n:
             raise UsageError(f"There is no latent {row['latent']}; the SAE has 0 to {n - 1}.")
+    _check_once(rows)
     sets, n_new = _new_sets(run, [row for row in rows if row["explanation"]])
     noted, verdicts = _edits(Notes(run.path).all(), rows)
     check_held(run.path)
@@ -237,6 +236,20 @@ def import_names(run: Run, rows: Sequence[Row]) -> ImportedNames:
         texts.write()
     Notes(run.path).write_all([*noted, *verdicts])
     return ImportedNames(len(noted), len(verdicts), n_new)
+
+
+def _check_once(rows: Sequence[Row]) -> None:
+    """Refuse two labels, or two notes, of one latent."""
+    seen: dict[tuple[int, str], str] = {}
+    for row in rows:
+        for field in READERS_OWN:
+            text = row[field]
+            before = seen.setdefault((row["latent"], field), text) if text else text
+            if before != text:
+                raise UsageError(
+                    f"Latent {row['latent']} has two {field}s, {before[:40]!r} and {text[:40]!r}; "
+                    "leave one."
+                )
 
 
 Edits = list[tuple[int, str, str]]

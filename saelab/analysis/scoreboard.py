@@ -6,8 +6,6 @@ interval over its entries. Where a result states its own interval (`NAME_interva
 `low` and `high` beside it), that is taken.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Any, TypeGuard
 from saelab import drawing
 from saelab.analysis.explain.judging import interval
 from saelab.config import UsageError
+from saelab.formats.csv_file import csv_text
 from saelab.formats.json_file import read_sealed_json
 
 L0 = "reconstruction.l0"
@@ -81,9 +80,7 @@ class Scoreboard:
         shown = self.names if names is None else names
         bounded = {n for n in shown if any(e.low is not None for e in self.column(n).values())}
         heads = [h for n in shown for h in ((n, f"{n}.low", f"{n}.high") if n in bounded else (n,))]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["run", *heads])
+        rows: list[list[float | str | None]] = [["run", *heads]]
         for run, figures in self.runs.items():
             cells: list[float | str | None] = []
             for name in shown:
@@ -91,8 +88,8 @@ class Scoreboard:
                 cells.append("" if one is None else one.value)
                 if name in bounded:
                     cells += ["", ""] if one is None else [one.low, one.high]
-            writer.writerow([run, *cells])
-        return text.getvalue()
+            rows.append([run, *cells])
+        return csv_text(rows)
 
 
 @dataclass(frozen=True)

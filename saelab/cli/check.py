@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
-from saelab.config import Config
+from saelab.config import Config, UsageError
 
 if TYPE_CHECKING:
     from saelab.lm.conformance import Finding
@@ -47,6 +47,11 @@ def main(arguments: list[str]) -> int:
     # Both a run and a checkpoint of a model have a config.json.
     if (Path(args.model) / "provenance.json").is_file():
         return _check_run(args)
+    if "n_tokens" in args.model_fields_set:
+        raise UsageError(
+            f"--n-tokens belongs to a run, and {args.model} is none; a model is checked on a few "
+            "tokens. Leave it out."
+        )
     import torch
 
     from saelab.analysis.attribution_check import attribution_findings

@@ -10,6 +10,11 @@ from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
 from saelab.console import cells
 
+SAID = ("explanation", "label", "note")
+"""What is shown of a row: the first of these that it has."""
+LONGEST_SHOWN = 60
+"""Characters of a text in the table."""
+
 
 class NamesArguments(Config):
     """Write what a run's latents are called to a file, or read it from one.
@@ -74,13 +79,17 @@ def _print(rows: list[dict[str, object]]) -> None:
         return
     table = Table(box=None)
     table.add_column("latent", justify="right")
-    for name in ("said", "by", "score", "verdict"):
+    table.add_column("said", max_width=LONGEST_SHOWN, no_wrap=True, overflow="ellipsis")
+    for name in ("by", "score", "verdict"):
         table.add_column(name)
     for row in rows:
         score = row.get("score")
         score_text = f"{score:.2f} by {row['judge']}" if isinstance(score, float) else ""
-        said = row.get("explanation") or row.get("label") or row.get("note") or "★"
+        said = next((row[field] for field in SAID if row.get(field)), "★")
         by = f"{row['model']}, {row['side']}" if "explanation" in row else "a reader"
         words = (str(row["latent"]), str(said), by, score_text, str(row.get("verdict", "")))
         table.add_row(*cells(*words))
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    if any(len(str(row.get(field, ""))) > LONGEST_SHOWN for row in rows for field in SAID):
+        console.print("Long texts are cut here; --out FILE writes them whole.", style="dim")

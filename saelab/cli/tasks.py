@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 class TasksArguments(TaskOptions):
-    """Measure a run on tasks of which papers report figures: SAEBench's, and those of sae-probes.
+    r"""Measure a run on tasks of which papers report figures: SAEBench's, and those of sae-probes.
 
     --probe: how well k = 1, 2, 5, 16 latents tell a text's label, beside the best channels, random
     latents, the difference of means and a dense probe. --letters: whether latents of words absorb
     first letters. --tpp: whether latents of one class can be removed alone. --scr: whether latents
-    of a spurious label can be removed from a probe that learned it. All work offline on files of
-    your own, or on the package sae-probes if it is installed (pip install --no-deps sae-probes).
+    of a spurious label can be removed from a probe that learned it. --ravel: whether one attribute
+    of an entity can be changed alone. --unlearn: whether a subject can be forgotten alone. All work
+    offline on files of your own, or on the package sae-probes if it is installed (pip install
+    --no-deps sae-probes).
 
     Each task is saved in the run, evaluation/task_*.json, as soon as it is measured: the same
     command continues an interrupted one. --saebench also writes what is known of the run as
@@ -32,6 +34,9 @@ class TasksArguments(TaskOptions):
         saelab tasks runs/topk --probe sae-probes --first 20 --letters
         saelab tasks runs/topk --tpp topics.jsonl --n-train 1000 --n-test 500
         saelab tasks runs/topk --scr biographies.csv --second-label-field gender
+        saelab tasks runs/topk --ravel ravel/data --attributes Country Language
+        saelab tasks runs/topk --unlearn cells.jsonl --keep history.jsonl \
+          --forget-text cells.txt --keep-text news.txt
         saelab tasks runs/topk --saebench eval_results
     """
 
@@ -50,7 +55,8 @@ class TasksArguments(TaskOptions):
 def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(TasksArguments, "tasks", arguments)
-    options = TaskOptions(**args.model_dump(include=set(TaskOptions.model_fields)))
+    given = args.model_fields_set & set(TaskOptions.model_fields)
+    options = TaskOptions(**args.model_dump(include=given))
     if options.any or args.saebench is None:
         options.check()
     # Imported here, so that --help does not wait for torch.
@@ -75,7 +81,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _measured(args: TasksArguments, run: "Run", options: TaskOptions) -> dict[str, Any]:
-    from saelab.evaluation.tasks.measure import check_data, measure_tasks
+    from saelab.evaluation.tasks.measure import measure_tasks
+    from saelab.evaluation.tasks.sources import check_data
     from saelab.lm.load import load_recorded_model
 
     if run.on_arrays:

@@ -150,7 +150,10 @@ def _measure_part(
 ) -> PartAbsorption | str:
     part, fit = task.parts[name], rows.fit
     if min(int((part & fit).sum()), int((part & ~fit).sum())) < MIN_POSITIVES:
-        return f"It is on fewer than {MIN_POSITIVES} rows of a half; raise --n-sample."
+        return (
+            f"It is on fewer than {MIN_POSITIVES} rows of a half; --n-sample (evaluate) or "
+            "--n-words (tasks --letters) takes more, if there are."
+        )
     scores = rows.wanted @ probe.direction + probe.bias
     known, unseen = (half & (part | ~task.label) for half in (fit, ~fit))
     answer = scores >= best_threshold(scores[known], part[known])

@@ -33,6 +33,8 @@ BUILT_IN = {
     "task_letters": "saelab.evaluation.tasks.letters:LETTERS",
     "task_tpp": "saelab.evaluation.tasks.tpp:TPP",
     "task_scr": "saelab.evaluation.tasks.scr:SCR",
+    "task_ravel": "saelab.evaluation.tasks.ravel:RAVEL",
+    "task_unlearning": "saelab.evaluation.tasks.unlearning:UNLEARNING",
 }
 """Where each measurement is defined, in the order of measuring and printing."""
 

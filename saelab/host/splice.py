@@ -40,11 +40,15 @@ def splice_edits(
         if host.domain.parts:
             edits |= _joint_edits(host, tokens, rows, seen)
             continue
-        inputs: list[Tensor] = []
-        if host.is_transcoder:
-            edits[host.reads] = keep(inputs)
-        edits[host.writes] = _replace(host, tokens, rows, inputs, seen)
+        edits |= written_edits(host, _replace(host, tokens, rows, seen))
     return edits
+
+
+def written_edits(host: Host, change: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Edit]:
+    """Edits that put `change(x, value)` where the SAE writes `value`, from what it reads, `x`."""
+    inputs: list[Tensor] = []
+    reading = {host.reads: keep(inputs)} if host.is_transcoder else {}
+    return reading | {host.writes: lambda value: change(inputs[0] if inputs else value, value)}
 
 
 def _joint_edits(
@@ -95,14 +99,11 @@ def keep(inputs: list[Tensor]) -> Edit:
 
 
 def _replace(
-    host: Host,
-    tokens: Int[Tensor, "context pos"],
-    rows: Rows,
-    inputs: list[Tensor],
-    seen: Applied | None,
-) -> Edit:
-    def edit(value: Float[Tensor, "context pos d_out"]) -> Float[Tensor, "context pos d_out"]:
-        x = inputs[0] if inputs else value
+    host: Host, tokens: Int[Tensor, "context pos"], rows: Rows, seen: Applied | None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    def change(
+        x: Float[Tensor, "context pos d_in"], value: Float[Tensor, "context pos d_out"]
+    ) -> Float[Tensor, "context pos d_out"]:
         applies = host.domain.covers(tokens.to(x.device), x, target=value)
         if seen is not None:
             seen(host, applies)
@@ -110,4 +111,4 @@ def _replace(
         edited[applies] = rows(host, x[applies]).to(value.dtype)
         return edited
 
-    return edit
+    return change

@@ -95,6 +95,23 @@ def test_a_damaged_file_is_told_in_one_sentence(form, text, told):
     assert "\n" not in str(error.value)
 
 
+def test_a_long_label_keeps_one_line_and_says_that_it_is_cut(named, capsys):
+    one, _ = named
+    Notes(one.path).write(9, "label", "long " * 40)
+    assert main(["names", str(one.path)]) == 0
+    said = capsys.readouterr().out
+    assert sum("long" in line for line in said.splitlines()) == 1
+    assert "--out FILE writes them whole" in said
+
+
+def test_two_labels_of_one_latent_change_nothing(named, tmp_path, capsys):
+    _, other = named
+    (tmp_path / "n.csv").write_text("latent,label\n1,x\n2,y\n1,z\n2,y\n")
+    assert main(["names", str(other.path), "--import", str(tmp_path / "n.csv")]) == 2
+    assert "Latent 1 has two labels, 'x' and 'z'; leave one." in capsys.readouterr().err
+    assert Notes(other.path).all() == {}
+
+
 def test_a_latent_that_is_not_there_changes_nothing(named, tmp_path, capsys):
     _, other = named
     (tmp_path / "n.csv").write_text("latent,label\n1,x\n99999,y\n")

@@ -51,6 +51,11 @@ def test_a_wrong_formula_fails_the_check(parallel, capsys, monkeypatch):
     assert "checks failed" in out
 
 
+def test_tokens_are_counted_for_a_run_only(capsys):
+    assert main(["check", "tiny", "--n-tokens", "50"]) == 2
+    assert "--n-tokens belongs to a run, and tiny is none" in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_be_loaded_is_bad_input(tmp_path, capsys):
     assert main(["check", str(tmp_path)]) == 2
     assert "without a config.json" in capsys.readouterr().err

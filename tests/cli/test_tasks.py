@@ -140,7 +140,7 @@ BAD = {
     "a.csv: ragged": ("text,label\none,cat\ntwo,dog,and more\n", "Line 3 of"),
     "b.csv: no column": ("sentence,label\none,cat\n", "no field 'text'"),
     "c.csv: one class": ("text,label\none,cat\ntwo,cat\n", "one class only"),
-    "d.csv: too few": ("text,label\none,cat\ntwo,dog\n", "has 1 texts"),
+    "d.csv: too few": ("text,label\none,cat\ntwo,dog\n", "d: 'cat' has 1 texts"),
     "e.csv: empty": ("", "no labelled text"),
     "f.csv: empty label": ("text,label\none,\n", "no text or number in its field 'label'"),
     "g.jsonl: no JSON": ('{"text": "one", "label": 1}\n{"text"', "Line 2 of"),
@@ -182,9 +182,24 @@ def test_what_cannot_be_measured_says_why(run, tmp_path, capsys, monkeypatch):
         (("--letters",), "--n-examples 0"),
         (("--letters", "--n-examples", 0), "No letter begins 5 words"),
         (("--saebench", tmp_path / "bench"), "nothing for --saebench"),
+        (("--probe", two, "--n-pairs", 50), "--n-pairs belongs to --ravel"),
+        (("--scr", "a+b", "--second-label-field", "x"), "belongs to --scr FILE"),
+        (("--ravel", tmp_path), "no file ravel_KIND"),
+        (("--unlearn", two), "--unlearn also needs --keep"),
     ):
         assert tasks(run.path, *arguments) == 2, arguments
         assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_means_say_which_tasks_of_earlier_calls_are_in_them(run, tmp_path, capsys):
+    first, second = (table(tmp_path / f"{n}.csv", sentences(400, n)) for n in (1, 2))
+    assert tasks(run.path, "--tpp", first, *SIZES) == 0
+    assert "earlier calls" not in capsys.readouterr().err
+    assert tasks(run.path, "--tpp", second, *SIZES) == 0
+    assert "1 tasks of earlier calls, which are shown and" in capsys.readouterr().err
+    table(second, sentences(400, 3))
+    assert tasks(run.path, "--tpp", first, second, *SIZES) == 0
+    assert "2 was measured before, on other data or settings" in capsys.readouterr().err
 
 
 def test_two_files_of_one_name_are_refused(run, tmp_path, capsys):

@@ -10,12 +10,12 @@ from saelab.config import UsageError
 from saelab.evaluation.probing import code_moments
 from saelab.evaluation.rows import Rows, columns
 from saelab.evaluation.tasks.data import Drawn, draw
-from saelab.evaluation.tasks.options import RULES
-from saelab.evaluation.tasks.pooled import _Parts
+from saelab.evaluation.tasks.options import RULES, Cost
 from saelab.evaluation.tasks.probes import few_columns, mean_over_tasks, wilson
 from saelab.evaluation.tasks.removal import N_VALUES, MeanProbe, Removal
-from saelab.evaluation.tasks.scr import scr_of
+from saelab.evaluation.tasks.scr import SCR, Scr, ScrTask, scr_of
 from saelab.evaluation.tasks.sparse_probing import KS, balanced, probe_class
+from saelab.evaluation.tasks.text_means import TextMeans
 from saelab.evaluation.tasks.tpp import tpp_of
 
 D = 12
@@ -114,7 +114,7 @@ def test_latents_set_to_zero_in_the_mean_row_are_those_set_to_zero_in_every_toke
     sae = sae_with(torch.randn(20, D, generator=generator), torch.ones(D), signed=True)
     text = torch.arange(40) // 5
     codes = sae.encode(x)
-    parts = _Parts(8, 20)
+    parts = TextMeans(8, 20)
     parts.add(text, x, None, codes)
     rows = parts.rows(torch.zeros(8, dtype=torch.long))
     label = torch.arange(8) % 2 == 0
@@ -169,7 +169,8 @@ def test_no_latent_has_an_effect_where_none_fires_and_order_does_not_matter():
 def two_labels(*, apart: bool) -> tuple[Rows, Drawn]:
     """A latent for each class: 0 and 1 of a, 2 and 3 of b, which fire three times as much.
 
-    If they are not apart, the latents of b also have what those of a had.
+    If they are not apart, the latents of b also have what that of a had: their sum tells a, their
+    difference b.
     """
     group = torch.arange(1600).repeat_interleave(4)[:1600] % 4
     a, b = (group >= 2).float(), (group % 2).float()
@@ -180,7 +181,7 @@ def two_labels(*, apart: bool) -> tuple[Rows, Drawn]:
         codes[:, i] = (truth + 0.6 * (noise[:, i] - 0.5)).clamp_min(0)
     codes[:, 2], codes[:, 3] = 3 * b, 3 * (1 - b)
     if not apart:
-        codes[:, 2:4] += codes[:, :2]
+        codes[:, 2:4] += codes[:, :1]
         codes[:, :2] = 0
     return pooled(codes, group)
 
@@ -205,8 +206,23 @@ def test_labels_in_one_latent_cannot_be_parted():
     assert found["a"].score[0].value < 0.2
 
 
+def test_where_the_biased_probe_is_not_worse_nothing_is_scored():
+    """Both labels are noise: the gap of two accuracies is near 0, and a ratio to it is anything."""
+    generator = torch.Generator().manual_seed(3)
+    group = torch.randint(4, (1600,), generator=generator)
+    codes = torch.rand(1600, D, generator=generator)
+    codes *= codes < 0.3
+    found = scr_of(*pooled(codes, group), ["a", "b"], sae_with(torch.eye(D)))
+    assert [one.score for one in found.values()] == [[], []]
+    task = ScrTask({}, "", "a", found, Cost(0.0, 0, 0))
+    told = [reason for _, reason in SCR.left_out(Scr({"noise": task}))]
+    assert len(told) == 2
+    assert "not clearly worse" in told[0]
+    assert {cells[2:] for cells in SCR.lines(Scr({"noise": task}))} == {("-",) * 7}
+
+
 def test_the_mean_of_a_text_is_over_its_tokens_and_ragged_codes_keep_their_order():
-    parts = _Parts(4, 5)
+    parts = TextMeans(4, 5)
     dense = torch.tensor([[1.0, 0, 0, 0, 2], [3, 0, 0, 0, 0], [0, 0, 4, 0, 0], [0, 0, 0, 0, -6]])
     parts.add(torch.tensor([3, 3, 0, 2]), dense @ torch.ones(5, 2), None, sparse(dense))
     # The second text has no token that the SAE applies to.

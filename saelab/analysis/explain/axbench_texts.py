@@ -93,7 +93,10 @@ def written_task(
     left = list(enumerate(concepts))[len(task.latents) :]
     if not left:
         return task
-    prompts = [_prompt(lm, text) for text in instructions]
+    try:
+        prompts = [_prompt(lm, text) for text in instructions]
+    except UsageError as error:
+        raise UsageError(f"{error} --instructions FILE gives others, one a line.") from None
     longest = max(len(prompt) for prompt in prompts) + options.n_tokens
     rows = torch.zeros(len(options.factors) * 5 + 1, 1, dtype=torch.long, device=lm.device)
     steering_plan(lm, rows, options.n_tokens * len(prompts) * len(left), longest).announce()

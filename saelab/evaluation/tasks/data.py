@@ -239,7 +239,8 @@ def draw(
     if min(train, test) < LEAST:
         raise UsageError(
             f"{names[rarest]!r} has {counts[rarest]} texts, of {n_train} + {n_test} that "
-            f"{len(names)} groups share; each needs {LEAST} to fit and {LEAST} to score."
+            f"{len(names)} groups share; each needs {LEAST} to fit and {LEAST} to score: give more "
+            "texts, fewer classes, or a larger --n-train and --n-test."
         )
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     taken: Counter[int] = Counter()

@@ -1,6 +1,7 @@
 """The options of tasks, and the rules by which papers measure them."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -37,6 +38,21 @@ DEFAULT_RULES = {True: "sae-probes", False: "saebench"}
 """By whether the data are of sae-probes."""
 
 
+TASKS = ("probe", "tpp", "scr", "letters", "ravel", "unlearn")
+BELONGS = {
+    "second_label_field": "scr",
+    **dict.fromkeys(("n_words", "n_examples"), "letters"),
+    **dict.fromkeys(("attributes", "n_pairs"), "ravel"),
+    **dict.fromkeys(("keep", "forget_text", "keep_text", "n_text_tokens", "clamp"), "unlearn"),
+}
+"""Options that only one task reads."""
+
+
+def option(field: str) -> str:
+    """The option of a field, as a user gives it."""
+    return "--" + field.replace("_", "-")
+
+
 class TaskOptions(Config):
     """Which tasks are measured, and on how much."""
 
@@ -51,6 +67,12 @@ class TaskOptions(Config):
     FIRST+SECOND for two data sets that share texts."""
     letters: bool = False
     """First-letter absorption, on the words of the model's vocabulary."""
+    ravel: Path | None = None
+    """RAVEL: the folder of its files, ravel_KIND_entity_attributes.json and
+    ravel_KIND_attribute_to_prompts.json for each kind of entity."""
+    unlearn: Path | None = None
+    """Unlearning: a JSONL file of multiple choice questions (question, choices, answer) about what
+    is to be forgotten; its name is the subject. Needs --keep, --forget-text and --keep-text."""
     text_field: Annotated[str, Heading("Data")] = "text"
     """The field or column of the text."""
     label_field: str = "label"
@@ -75,6 +97,20 @@ class TaskOptions(Config):
     """With --letters: most words of a letter, four fifths to fit and the others to score."""
     n_examples: int = Field(default=4, ge=0, le=50)
     """With --letters: solved examples before each word."""
+    attributes: Annotated[tuple[str, ...], Heading("RAVEL and unlearning")] = ()
+    """With --ravel: the attributes; default: those that SAEBench measures, else all of a kind."""
+    n_pairs: int = Field(default=5000, ge=40)
+    """With --ravel: most pairs of prompts of an attribute, seven tenths to fit."""
+    keep: tuple[Path, ...] = ()
+    """With --unlearn: files of questions about other subjects."""
+    forget_text: str | None = None
+    """With --unlearn: a text about what is to be forgotten, in a form that saelab harvest reads."""
+    keep_text: str | None = None
+    """With --unlearn: an ordinary text."""
+    n_text_tokens: int = Field(default=2**20, gt=0)
+    """With --unlearn: most tokens of each text."""
+    clamp: tuple[Annotated[float, Field(gt=0)], ...] = (25.0, 50.0, 100.0, 200.0)
+    """With --unlearn: what latents are set to, below 0; the default is SAEBench's for Gemma 2."""
     seed: int = 0
     """Decides which texts, words and random latents are drawn."""
     batch_size: int | None = Field(default=None, gt=0)
@@ -84,7 +120,7 @@ class TaskOptions(Config):
     @property
     def any(self) -> bool:
         """Whether any task is asked for."""
-        return bool(self.probe or self.tpp or self.scr or self.letters)
+        return any(getattr(self, task) for task in TASKS)
 
     def check(self) -> None:
         """Refuse options that name no task.
@@ -93,9 +129,24 @@ class TaskOptions(Config):
             UsageError: the message names the options.
         """
         if not self.any:
-            raise UsageError("Got no task; give --probe, --tpp, --scr or --letters.")
+            raise UsageError(f"Got no task; give {', '.join(map(option, TASKS))}.")
         if self.first is not None and "sae-probes" not in self.probe:
             raise UsageError("--first belongs to --probe sae-probes; leave it out.")
+        self._check_belongings()
+        if self.unlearn is not None:
+            for name in ("keep", "forget_text", "keep_text"):
+                if not getattr(self, name):
+                    raise UsageError(f"--unlearn also needs {option(name)}.")
+
+    def _check_belongings(self) -> None:
+        for name, task in BELONGS.items():
+            if name in self.model_fields_set and not getattr(self, task):
+                raise UsageError(f"{option(name)} belongs to {option(task)}; leave it out.")
+        if "second_label_field" in self.model_fields_set and all("+" in each for each in self.scr):
+            raise UsageError(
+                "--second-label-field belongs to --scr FILE; data sets joined by + have one label "
+                "each."
+            )
 
     def rules_for(self, *, packaged: bool) -> tuple[str, TaskRules]:
         """The rules for data of sae-probes, or other data, and their name."""

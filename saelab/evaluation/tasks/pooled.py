@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -18,9 +18,10 @@ from saelab.config import UsageError
 from saelab.console import note, progress
 from saelab.evaluation.options import CONTEXTS
 from saelab.evaluation.plan import AT_REST
-from saelab.evaluation.rows import Rows, RowSample, active_entries
+from saelab.evaluation.rows import Rows, RowSample
 from saelab.evaluation.tasks.data import Drawn, LabelledTexts, draw
 from saelab.evaluation.tasks.options import Cost, TaskRules
+from saelab.evaluation.tasks.text_means import TextMeans
 from saelab.host.host import Host
 from saelab.host.splice import keep
 from saelab.lm.batches import encode_batch
@@ -29,7 +30,6 @@ from saelab.lm.protocol import LanguageModel
 from saelab.lm.reading import ReadsOn
 from saelab.resources import Plan, batch_budget
 from saelab.sites import Site
-from saelab.types import SparseCodes
 
 POSITIONS = 4096
 """Positions of a forward pass, if no number of texts was given."""
@@ -72,7 +72,11 @@ class TextReader:
         """
         names, group = groups
         sizes = {"n_train": rules.n_train, "n_test": rules.n_test, "seed": seed}
-        return self.rows(draw(data.texts, group, names, **sizes), rules, data.name)
+        try:
+            drawn = draw(data.texts, group, names, **sizes)
+        except UsageError as error:
+            raise UsageError(f"{data.name}: {error}") from None
+        return self.rows(drawn, rules, data.name)
 
     def rows(self, drawn: Drawn, rules: TaskRules, title: str) -> tuple[Rows, Drawn]:
         """One row for each drawn text that the SAE applies to, and these texts.
@@ -100,9 +104,9 @@ class TextReader:
         The rows are on the CPU; `token` is a prompt's last one, `fit` is all true.
         """
         longest = max(map(len, prompts))
-        n = self._at_once(longest)
+        n = self.at_once(longest)
         self._plan(title, n, longest, len(prompts)).announce()
-        parts = _Parts(len(prompts), self.host.sae.d_sae)
+        parts = TextMeans(len(prompts), self.host.sae.d_sae)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         with progress(title, sum(map(len, prompts)), "tokens") as bar:
             while order:
@@ -114,7 +118,7 @@ class TextReader:
         last = torch.tensor([int(prompt[-1]) for prompt in prompts])
         return parts.rows(last), parts.count > 0
 
-    def _read(self, batch: list[int], prompts: list[Prompt], pool: str, parts: "_Parts") -> int:
+    def _read(self, batch: list[int], prompts: list[Prompt], pool: str, parts: TextMeans) -> int:
         host, lm = self.host, self.host.lm
         tokens = np.full((len(prompts), max(map(len, prompts))), PADDING, dtype=np.int64)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -139,7 +143,7 @@ class TextReader:
         read on.
         """
         length = 1 + max(map(len, prefixes))
-        n = self._words_at_once(length) if self._reads_on else self._at_once(length)
+        n = self._words_at_once(length) if self._reads_on else self.at_once(length)
         # Words that are read on take one position each.
         n_whole = n // length if self._reads_on else n
         self._plan(title, max(1, n_whole), length, sum(map(len, ends))).announce()
@@ -194,7 +198,7 @@ class TextReader:
         of_word = 2 * 4 * info.n_layers * info.d_model * length
         return self.most or max(CONTEXTS, batch_budget(self.host.lm.device) // of_word)
 
-    def _at_once(self, length: int) -> int:
+    def at_once(self, length: int) -> int:
         """Texts per forward pass: more if they are short, as each pass reads all weights."""
         most = max(CONTEXTS, 2 ** (POSITIONS // length).bit_length() // 2)
         return self.most or contexts_at_once(self.host.lm, length, most=most)
@@ -204,65 +208,6 @@ class TextReader:
         rows = 4 * n_texts * (sae.d_in + sae.d_out)
         passes = forward_bytes(lm, n, length) + 3 * 4 * n * length * sae.d_sae
         return Plan(title, lm.device, passes + rows + AT_REST, "lower --batch-size or --length")
-
-
-class _Parts:
-    """Sums over the tokens of each text."""
-
-    def __init__(self, n: int, d_sae: int) -> None:
-        self.n, self.d_sae = n, d_sae
-        self.count = torch.zeros(n, dtype=torch.long)
-        self.x: Tensor | None = None
-        self.target: Tensor | None = None
-        self.entries: list[tuple[Tensor, Tensor]] = []
-
-    def add(
-        self,
-        text: Int[Tensor, " row"],
-        x: Float[Tensor, "row d_in"],
-        target: Float[Tensor, "row d_out"] | None,
-        codes: SparseCodes,
-    ) -> None:
-        """Add the rows of some texts, all of a text at once."""
-        self.count += torch.bincount(text.cpu(), minlength=self.n)
-        self.x = _summed(self.x, self.n, text, x)
-        self.target = None if target is None else _summed(self.target, self.n, text, target)
-        row, latent, value = active_entries(codes)
-        place, which = (text[row] * self.d_sae + latent).unique(return_inverse=True)
-        sums = torch.zeros(len(place), dtype=torch.float64, device=value.device)
-        sums.index_add_(0, which, value.double())
-        self.entries.append((place.cpu(), sums.cpu()))
-
-    def rows(self, token: Int[Tensor, " text"]) -> Rows:
-        """The means of the texts that have any row.
-
-        Raises:
-            UsageError: none has.
-        """
-        kept = self.count > 0
-        if self.x is None or not bool(kept.any()):
-            raise UsageError("The SAE applies to no token of these texts; give others.")
-        count = self.count[kept]
-        place = torch.cat([place for place, _ in self.entries])
-        order = place.argsort()
-        place, value = place[order], torch.cat([sums for _, sums in self.entries])[order]
-        # Texts without a row have no entry either.
-        text = (kept.cumsum(0) - 1)[place // self.d_sae]
-        starts = torch.searchsorted(text, torch.arange(len(count)))
-        values = (value / count[text]).float()
-        codes = SparseCodes(values, place % self.d_sae, self.d_sae, starts)
-        over = count[:, None]
-        target = None if self.target is None else (self.target[kept] / over).float()
-        fit = torch.ones(len(count), dtype=torch.bool)
-        x = (self.x[kept] / over).float()
-        return Rows(x, codes, token[kept], fit, target=target)
-
-
-def _summed(
-    sums: Tensor | None, n: int, text: Int[Tensor, " row"], x: Float[Tensor, "row d"]
-) -> Float[Tensor, "text d"]:
-    sums = torch.zeros(n, x.shape[1], dtype=torch.float64) if sums is None else sums
-    return sums.index_add_(0, text.cpu(), x.double().cpu())
 
 
 def _last(mask: Bool[Tensor, "text pos"]) -> Bool[Tensor, "text pos"]:

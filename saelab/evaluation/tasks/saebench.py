@@ -1,8 +1,9 @@
 """What was measured of a run, in the files that SAEBench's own code writes (version 0.6).
 
 DIRECTORY/TYPE/RUN_custom_sae_eval_results.json, with TYPE one of core, sparse_probing,
-sparse_probing_sae_probes, absorption_first_letter, tpp and scr; SAEBench's plots read these. -1 is
-SAEBench's mark for a figure of core that was not measured. Fields that may be absent are left out.
+sparse_probing_sae_probes, absorption_first_letter, tpp, scr, ravel and unlearning; SAEBench's plots
+read these. -1 is SAEBench's mark for a figure of core that was not measured. Fields that may be
+absent are left out.
 """
 
 import statistics
@@ -15,8 +16,7 @@ from typing import Any
 
 from saelab.config import UsageError
 from saelab.evaluation.measurement import measurements
-from saelab.evaluation.tasks.options import FigureWithInterval
-from saelab.evaluation.tasks.removal import N_VALUES
+from saelab.evaluation.tasks.saebench_changes import CHANGES, Values
 from saelab.evaluation.tasks.sparse_probing import KS, ProbedTask
 from saelab.files import atomic_write_json, make_directory
 from saelab.sites import Site
@@ -26,7 +26,6 @@ RELEASE_ID = "custom_sae"
 SHARED_KS = tuple(k for k in KS if k in (1, 2, 5, 10, 20, 50, 100))
 """Those for which SAEBench has a field."""
 UNKNOWN = -1.0
-Values = dict[str, Any]
 
 
 def write_saebench(run: Run, directory: Path) -> list[Path]:
@@ -64,8 +63,8 @@ def _evaluations(run: Run) -> Iterator[tuple[str, Values | None]]:
         own = {name: task for name, task in tasks.items() if task.setting["rules"] == rules}
         yield kind, _probing(model, own, packaged=rules == "sae-probes") if own else None
     yield "absorption_first_letter", _absorption(model, results["task_letters"])
-    yield "tpp", _tpp(model, _read(run, "task_tpp"))
-    yield "scr", _scr(model, _read(run, "task_scr"))
+    for kind, values in CHANGES.items():
+        yield kind, values(model, _read(run, f"task_{kind}"))
 
 
 def _read(run: Run, name: str) -> Any | None:  # noqa: ANN401 - the measurement's own result
@@ -76,7 +75,13 @@ def _read(run: Run, name: str) -> Any | None:  # noqa: ANN401 - the measurement'
 
 
 def _whole(
-    run: Run, kind: str, *, config: Values, metrics: Values, details: list[Values]
+    run: Run,
+    kind: str,
+    *,
+    config: Values,
+    metrics: Values,
+    details: list[Values],
+    unstructured: Values | None = None,
 ) -> Values:
     options = run.options
     sae = options["sae"]
@@ -101,7 +106,7 @@ def _whole(
             "model_name": str(run.model()["name"]) if not run.on_arrays else None,
             "training_tokens": options["n_tokens"],
         },
-        "eval_result_unstructured": None,
+        "eval_result_unstructured": unstructured,
     }
 
 
@@ -228,59 +233,3 @@ def _absorption(model: str, found: Any | None) -> Values | None:  # noqa: ANN401
     ]
     config = {"model_name": model, "random_seed": found.setting["seed"]}
     return {"config": config, "metrics": {"mean": mean}, "details": details}
-
-
-def _tpp(model: str, found: Any | None) -> Values | None:  # noqa: ANN401 - Tpp
-    if found is None:
-        return None
-    details = []
-    for name, task in found.tasks.items():
-        parts = {
-            "total_metric": [one.value for one in task.total],
-            "intended_diff_only": task.intended,
-            "unintended_diff_only": task.unintended,
-        }
-        columns = {
-            f"tpp_threshold_{n}_{part}": value
-            for part, values in parts.items()
-            for n, value in zip(N_VALUES, values, strict=True)
-        }
-        details.append({"dataset_name": name, **columns})
-    return _perturbed(model, found.tasks, details, "tpp_metrics", scr=False)
-
-
-def _scr(model: str, found: Any | None) -> Values | None:  # noqa: ANN401 - Scr
-    if found is None:
-        return None
-    details = []
-    for name, task in found.tasks.items():
-        row: Values = {"dataset_name": name}
-        for number, (label, one) in enumerate(task.directions.items(), 1):
-            row |= _by_n(f"scr_dir{number}", one.score)
-            row |= _by_n("scr_metric", one.score) if label == task.chosen else {}
-        details.append(row)
-    return _perturbed(model, found.tasks, details, "scr_metrics", scr=True)
-
-
-def _by_n(key: str, scores: list[FigureWithInterval]) -> Values:
-    found = zip(N_VALUES, scores, strict=True)
-    return {f"{key}_threshold_{n}": one.value for n, one in found}
-
-
-def _perturbed(
-    model: str, tasks: Mapping[str, Any], details: list[Values], key: str, *, scr: bool
-) -> Values:
-    keys = [name for name in details[0] if name != "dataset_name"]
-    means = {name: statistics.fmean(one[name] for one in details) for name in keys}
-    setting = next(iter(tasks.values())).setting
-    config = {
-        "model_name": model,
-        "random_seed": setting["seed"],
-        "dataset_names": list(tasks),
-        "perform_scr": scr,
-        "train_set_size": setting["n_train"],
-        "test_set_size": setting["n_test"],
-        "context_length": setting["length"],
-        "n_values": list(N_VALUES),
-    }
-    return {"config": config, "metrics": {key: means}, "details": details}

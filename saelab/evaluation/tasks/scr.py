@@ -7,8 +7,9 @@ from the biased probe's accuracy on the other label to that of an unbiased probe
 that of the label on which the biased probe is worse. 100 % is best; below 0 the accuracy fell.
 
 What misleads: it scores the latents' effect on probes, not on what the model says. It divides by
-the gap between two accuracies, so where the biased probe is hardly biased the interval is wide (it
-is 0 where the gap is below 0.001). Probes are logistic regressions at their minimum; SAEBench stops
+the gap between two accuracies, so there is no score where the gap's 95 % interval reaches 0: the
+biased probe must be clearly worse than an unbiased one. SAEBench gives a score wherever the gap is
+0.001 or more. Probes are logistic regressions at their minimum; SAEBench stops
 AdamW early, at the best accuracy on the scored texts, and also removes latents at padding.
 """
 
@@ -16,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from saelab.evaluation.tasks.data import Drawn, LabelledTexts
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
+    N_VALUES,
     MeanProbe,
     Removal,
     by_number,
@@ -36,8 +37,6 @@ from saelab.evaluation.tasks.removal import (
 )
 from saelab.sae.base import AbstractSAE
 
-LEAST_GAP = 0.001
-
 
 @dataclass(frozen=True)
 class ScrDirection:
@@ -45,12 +44,14 @@ class ScrDirection:
 
     Attributes:
         clean, biased: accuracy on this label of its own probe, and of the biased probe.
-        score: for each of `N_VALUES`.
+        score: for each of `N_VALUES`; none if the gap is not clear.
+        gap: `clean` - `biased`.
     """
 
     clean: float
     biased: float
     score: list[FigureWithInterval]
+    gap: FigureWithInterval | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ScrTask:
     """Spurious correlation removal of one data set.
 
     Attributes:
-        chosen: the label on which the biased probe is worse; its score counts.
+        chosen: the label on which the biased probe is worse; its score counts, if it has one.
         directions: both labels.
     """
 
@@ -124,16 +125,21 @@ def scr_of(
         right += [(each[test, 0] > 0) == truths[i][test] for each in scores]
         sums = grouped(test, right)
         clean, before = (sums.sum(dim=0)[:2] / sums.sum(dim=0)[-1]).tolist()
-        found[label] = ScrDirection(clean, before, estimates(sums, _restored))
+        gap = estimates(sums, _gap)[0]
+        clear = gap.value > 0 if gap.low is None else gap.low > 0
+        found[label] = ScrDirection(clean, before, estimates(sums, _restored) if clear else [], gap)
     return found
+
+
+def _gap(sums: Float[Tensor, " figure"]) -> Float[Tensor, " n"]:
+    """How much worse the biased probe is than the clean one; the same for each n."""
+    return ((sums[0] - sums[1]) / sums[-1]).expand(len(N_VALUES))
 
 
 def _restored(sums: Float[Tensor, " figure"]) -> Float[Tensor, " n"]:
     """How much of the gap between the biased and the clean accuracy is made up, for each n."""
     accuracy = sums[:-1] / sums[-1]
-    gap = accuracy[0] - accuracy[1]
-    made_up = (accuracy[2:] - accuracy[1]) / gap
-    return made_up if float(gap) >= LEAST_GAP else torch.zeros_like(made_up)
+    return (accuracy[2:] - accuracy[1]) / (accuracy[0] - accuracy[1])
 
 
 def _scr_lines(scr: Scr) -> Iterator[tuple[str, ...]]:
@@ -142,8 +148,20 @@ def _scr_lines(scr: Scr) -> Iterator[tuple[str, ...]]:
             yield (
                 f"{name}: {label}" + (" *" if label == task.chosen else ""),
                 f"{one.biased:.1%} of {one.clean:.1%}",
-                *by_number(one.score),
+                *(by_number(one.score) if one.score else ["-"] * len(N_VALUES)),
             )
+
+
+def _left_out(scr: Scr) -> Iterator[tuple[str, str]]:
+    for name, task in scr.tasks.items():
+        for label, one in task.directions.items():
+            if not one.score:
+                reason = (
+                    f"The biased probe ({one.biased:.1%}) is not clearly worse than an unbiased "
+                    f"one ({one.clean:.1%}), so there is no gap to make up; take more texts, or "
+                    "labels that a probe can tell."
+                )
+                yield f"SCR, {name}: {label}", reason
 
 
 SCR = Measurement(
@@ -153,4 +171,5 @@ SCR = Measurement(
     result=Scr,
     suite="tasks",
     columns=columns_for("restored label (* counts)", "biased probe\nof clean"),
+    left_out=_left_out,
 )
