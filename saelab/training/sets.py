@@ -18,6 +18,7 @@ from pydantic import Field
 
 from saelab.config import Config, UsageError, shortened
 from saelab.formats.json_file import read_config, write_sealed_json
+from saelab.formats.tensor_header import read_tensor_header
 from saelab.sites import parts_of, place_of
 from saelab.training.run import IDENTITY, SET, Run, is_run
 
@@ -129,7 +130,7 @@ class RunSet:
 
         Raises:
             UsageError: one is missing, not finished, of another model, or at another site than the
-                manifest says.
+                manifest says, or its weights' header does not match the file.
         """
         return tuple(self._run(member) for member in self.manifest.members)
 
@@ -142,6 +143,8 @@ class RunSet:
             )
         run = Run(path)
         run.check_finished()
+        # Cheap, and it finds a cut file before the runs ahead of it are measured.
+        read_tensor_header(run.weights)
         facts, config = run.model(), run.config
         if any(facts[field] != getattr(model, field) for field in IDENTITY[1:]):
             raise UsageError(f"{path} is of {facts['name']}, and its set of {model.name}.")
