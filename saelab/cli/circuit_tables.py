@@ -112,7 +112,7 @@ def summary(found: "Circuit", *, n_members: int, n_latents: int | None = None) -
     lines += _curve(found.curve)
     if (few := found.thinned) is not None:
         judged = _judged(few.faithfulness, few.by_chance)
-        lines.append(f"Live model, thinned, as those by chance: {judged}")
+        lines.append(f"Live model, the graph's latents thinned, those by chance likewise: {judged}")
     if not found.faithfulness.n_members:
         lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
     if (other := found.by_gradients) is not None:

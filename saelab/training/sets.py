@@ -18,7 +18,6 @@ from pydantic import Field
 
 from saelab.config import Config, UsageError, shortened
 from saelab.formats.json_file import read_config, write_sealed_json
-from saelab.formats.tensor_header import read_tensor_header
 from saelab.sites import parts_of, place_of
 from saelab.training.run import IDENTITY, SET, Run, is_run
 
@@ -135,6 +134,9 @@ class RunSet:
         return tuple(self._run(member) for member in self.manifest.members)
 
     def _run(self, member: Member) -> Run:
+        # It needs numpy, for which help would wait.
+        from saelab.formats.tensor_header import read_tensor_header
+
         path, model = self.path / member.name, self.manifest.model
         if not is_run(path):
             raise UsageError(
