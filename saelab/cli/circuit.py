@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from saelab.cli.circuit_prompts import Asked, read_prompts, scores_table
+from saelab.cli.circuit_prompts import Asked, read_prompts, scores_tables
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
@@ -80,8 +80,9 @@ class CircuitArguments(Config):
     """In the live model, judge this number of the graph's latents, the most influential ones,
     instead of the kept nodes."""
     n_thinned: int = Field(default=0, ge=0)
-    """Also judge this number of the graph's latents, thinned in the live model from four times as
-    many: round by round those that the target needs least are left out. Minutes. 0 for none."""
+    """Also judge this number of the graph's latents, thinned in the live model from the twice as
+    many that are most influential: round by round those are left out without which the target stays
+    closest to its value. Beside as many of random latents, thinned likewise. 0 for none."""
     n_members: int = Field(default=40, ge=0)
     """Also judge this number of latents with the most support for the target by integrated
     gradients in the live model; they include latents that direct attention. 0 for none."""
@@ -153,7 +154,8 @@ def _several(args: CircuitArguments, file: Path) -> int:
     from saelab.cli.tables import wide_console
 
     console = wide_console()
-    console.print(scores_table([circuit for circuit, _ in found]))
+    for table in scores_tables([circuit for circuit, _ in found]):
+        console.print(table)
     for _, path in found:
         print(path)
     return 0
@@ -162,7 +164,7 @@ def _several(args: CircuitArguments, file: Path) -> int:
 def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[Circuit, Path]]":
     """The circuits, and where the first run keeps them."""
     # Imported here, so that --help does not wait for torch.
-    from saelab.analysis.circuits.explain import CircuitOptions
+    from saelab.analysis.circuits.explain import CircuitOptions, check_sizes
     from saelab.analysis.circuits.session import Session, usable_runs
     from saelab.lock import writing
 
@@ -182,6 +184,7 @@ def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[
             n_interventions=args.n_interventions,
             n_attention=args.n_attention,
         )
+        check_sizes(options)
         session = Session(args.device, args.model)
         return [
             session.explain(
@@ -269,4 +272,5 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
         console.print(attention_table(found))
     if found.interventions:
         console.print(interventions_table(found))
-    console.print(summary(found, n_members=args.n_members), markup=False)
+    text = summary(found, n_members=args.n_members, n_latents=args.n_latents)
+    console.print(text, markup=False)

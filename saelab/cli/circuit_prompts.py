@@ -12,7 +12,7 @@ from saelab.console import cells
 from saelab.formats.regular import read_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from saelab.analysis.circuits.ablation import Faithfulness
     from saelab.analysis.circuits.explain import Circuit
@@ -65,29 +65,42 @@ def read_prompts(file: Path) -> "tuple[Asked, ...]":
     return tuple(found)
 
 
-def scores_table(circuits: "Sequence[Circuit]") -> Table:
-    """A line for each circuit, and their means: scores of its graph, and by the live model."""
-    table = Table(
-        title="Shares of the leaves' influence that errors, MLPs and tokens have; completeness "
-        "score; in the live model, the share of the latents' effect that some keep alone, and "
-        "that is left without them: of the graph's latents, of these thinned, and of those by "
-        "integrated gradients",
-        title_justify="left",
-        box=None,
+def scores_tables(circuits: "Sequence[Circuit]") -> tuple[Table, Table]:
+    """Of each circuit and their means: the scores of its graph, and what the live model says."""
+    graphs = _table(
+        "Shares of the leaves' influence that errors, MLPs and tokens have, and completeness score",
+        ("prompt", "errors", "MLPs", "tokens", "score"),
     )
-    table.add_column("prompt")
-    for name in ("errors", "MLPs", "tokens", "score", "graph", "kept", "left", "chance"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("thin", "kept", "left", "IG", "kept", "left", "chance"):
-        table.add_column(name, justify="right", no_wrap=True)
-    rows = [_figures(circuit) for circuit in circuits]
-    for circuit, figures in zip(circuits, rows, strict=True):
-        table.add_row(*cells(_asked(circuit), *map(_cell, figures)))
-    if len(rows) > 1:
-        columns = [[x for x in column if x is not None] for column in zip(*rows, strict=True)]
-        means = [sum(known) / len(known) if known else None for known in columns]
-        table.add_row(*cells("mean", *map(_cell, means)), style="bold")
+    _fill(graphs, [(_asked(circuit), _scores(circuit)) for circuit in circuits])
+    live = _table(
+        "In the live model, the share of all latents' effect that some latents keep alone, that is "
+        "left without them, and that as many by chance keep",
+        ("latents of", "prompt", "number", "kept", "left", "by chance"),
+    )
+    for what, judged in _KINDS.items():
+        rows = [(_asked(circuit), judged(circuit)) for circuit in circuits]
+        _fill(live, [(asked, row) for asked, row in rows if row is not None], what)
+    return graphs, live
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None)
+    for name in columns:
+        words = name in ("prompt", "latents of")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
     return table
+
+
+def _fill(
+    table: Table, rows: "Sequence[tuple[str, Sequence[float | int | None]]]", *first: str
+) -> None:
+    for asked, figures in rows:
+        table.add_row(*cells(*first, asked, *map(_cell, figures)))
+    if len(rows) > 1:
+        columns = zip(*(figures for _, figures in rows), strict=True)
+        known = [[x for x in column if x is not None] for column in columns]
+        means = [sum(column) / len(column) if column else None for column in known]
+        table.add_row(*cells(*first, "mean", *map(_cell, means)), style="bold")
 
 
 def _asked(circuit: "Circuit") -> str:
@@ -97,25 +110,39 @@ def _asked(circuit: "Circuit") -> str:
     return f"... {facts['prompt'][-16:]} > {token}"
 
 
-def _figures(circuit: "Circuit") -> list[float | None]:
-    scores, other = circuit.scores, circuit.by_gradients
-    graph = [scores.error_influence, scores.mlp_influence, scores.replacement, scores.completeness]
-    own = _judged(circuit.faithfulness, circuit.by_chance)
-    by_gradients = [None] * 4 if other is None else _judged(other.faithfulness, other.by_chance)
+def _scores(circuit: "Circuit") -> list[float]:
+    found = circuit.scores
+    return [found.error_influence, found.mlp_influence, found.replacement, found.completeness]
+
+
+def _gradients(circuit: "Circuit") -> list[float | int | None] | None:
+    other = circuit.by_gradients
+    return None if other is None else _judged(other.faithfulness, other.by_chance)
+
+
+def _thinned(circuit: "Circuit") -> list[float | int | None] | None:
     few = circuit.thinned
-    thinned = [None] * 3 if few is None else _judged(few, ())[:3]
-    return [*graph, *own, *thinned, *by_gradients]
+    return None if few is None else _judged(few.faithfulness, few.by_chance)
 
 
-def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> list[float | None]:
+def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> list[float | int | None]:
     """The number of latents; faithfulness, completeness, and the first by chance."""
     from saelab.analysis.circuits.explain import chance_values
 
     chance = chance_values(draws).get("by_chance", {}).get("faithfulness")
     if found.whole == found.empty or not found.n_members:
-        return [float(found.n_members), None, None, None]
-    return [float(found.n_members), found.faithfulness, found.completeness, chance]
+        return [found.n_members, None, None, None]
+    return [found.n_members, found.faithfulness, found.completeness, chance]
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}" if value >= 5 else f"{value:.2f}"
+_KINDS: "dict[str, Callable[[Circuit], list[float | int | None] | None]]" = {
+    "the graph": lambda circuit: _judged(circuit.faithfulness, circuit.by_chance),
+    "it, thinned": _thinned,
+    "gradients": _gradients,
+}
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.{2 if abs(value) < 5 else 0}f}"

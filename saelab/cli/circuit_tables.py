@@ -91,8 +91,11 @@ def outside_table(found: "Circuit") -> "Table | None":
     return table
 
 
-def summary(found: "Circuit", *, n_members: int) -> str:
-    """The size of a circuit, its scores, and what the live model says of it."""
+def summary(found: "Circuit", *, n_members: int, n_latents: int | None = None) -> str:
+    """The size of a circuit, its scores, and what the live model says of it.
+
+    `n_members` and `n_latents` are how many latents were to be judged.
+    """
     counts, scores = found.pruned.counts, found.scores
     lines = [
         f"\nGraph: {counts['latents']} of {counts['active_latents']} active latents "
@@ -104,9 +107,12 @@ def summary(found: "Circuit", *, n_members: int) -> str:
         f"{scores.completeness:.2f}.",
         f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
     ]
+    if n_latents is not None and n_latents > counts["latents"]:
+        lines.append(f"  {n_latents} were asked for, and the graph has {counts['latents']}.")
     lines += _curve(found.curve)
-    if found.thinned is not None:
-        lines.append(f"Live model, these thinned: {_judged(found.thinned, ())}")
+    if (few := found.thinned) is not None:
+        judged = _judged(few.faithfulness, few.by_chance)
+        lines.append(f"Live model, the graph's latents thinned, those by chance likewise: {judged}")
     if not found.faithfulness.n_members:
         lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
     if (other := found.by_gradients) is not None:

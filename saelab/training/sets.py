@@ -129,11 +129,14 @@ class RunSet:
 
         Raises:
             UsageError: one is missing, not finished, of another model, or at another site than the
-                manifest says.
+                manifest says, or its weights' header does not match the file.
         """
         return tuple(self._run(member) for member in self.manifest.members)
 
     def _run(self, member: Member) -> Run:
+        # It needs numpy, for which help would wait.
+        from saelab.formats.tensor_header import read_tensor_header
+
         path, model = self.path / member.name, self.manifest.model
         if not is_run(path):
             raise UsageError(
@@ -142,6 +145,8 @@ class RunSet:
             )
         run = Run(path)
         run.check_finished()
+        # Cheap, and it finds a cut file before the runs ahead of it are measured.
+        read_tensor_header(run.weights)
         facts, config = run.model(), run.config
         if any(facts[field] != getattr(model, field) for field in IDENTITY[1:]):
             raise UsageError(f"{path} is of {facts['name']}, and its set of {model.name}.")

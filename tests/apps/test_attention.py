@@ -1,14 +1,20 @@
 """The Attention page: without a model, and on a random model whose sums can be checked."""
 
+import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from apps.driving import Open, address, drawn
 from feature_browser.data.address import parsed
 from feature_browser.data.catalogue import read_catalogue
+from feature_browser.live import effects
+from feature_browser.live.effects import measure
+from feature_browser.live.jobs import GraphJob
 from feature_browser.pages.attention.address import AttentionAddress
 from feature_browser.pages.attention.study import Parts, prompt_ids, strongest, study
 from feature_browser.pages.attention.trail import (
@@ -21,10 +27,12 @@ from feature_browser.pages.attention.trail import (
     trail_of,
     trail_text,
 )
+from feature_browser.pages.circuit import interventions
 
 from saelab.analysis.circuits.nodes import Node
 from saelab.config import UsageError
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
+from saelab.training.run import Run
 
 PROMPT = "the big cat sat on a red"
 
@@ -295,7 +303,33 @@ def graph_of(circuit_runs: Path):
     return found
 
 
-def test_pinned_latents_are_changed_in_the_live_model(open_app: Open, circuit_runs: Path):
+def hosts_of(found, circuit_runs: Path):
+    from saelab.analysis.circuits.session import Session
+
+    return Session().loaded([Run(circuit_runs / name) for name in found.saes])[1]
+
+
+class AnswersAtOnce:
+    """A queue without a process."""
+
+    job: GraphJob
+
+    def submit(self, request: dict[str, Any], title: str) -> GraphJob:
+        from saelab.analysis.circuits.session import Session
+
+        plain = json.loads(json.dumps(effects.answer(Session(), request)))
+        self.job = GraphJob("job", request, title, "done", result=plain)
+        return self.job
+
+    def find(self, _: str) -> GraphJob:
+        return self.job
+
+
+def test_pinned_latents_are_changed_in_the_live_model(
+    open_app: Open, circuit_runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    queue = AnswersAtOnce()
+    monkeypatch.setattr(interventions, "job_queue", lambda: queue)
     found = graph_of(circuit_runs)
     latents = [name for name, node in zip(found.ids, found.graph.nodes, strict=True)
                if node.kind == "latent"][-2:]  # fmt: skip
@@ -314,16 +348,15 @@ def test_pinned_latents_are_changed_in_the_live_model(open_app: Open, circuit_ru
 
 
 def test_the_live_value_is_the_graphs_until_a_latent_is_changed(circuit_runs: Path):
-    from feature_browser.live.model import live_run
-    from feature_browser.pages.circuit.interventions import measure
+    from saelab.analysis.circuits.intervene import Change
 
-    found, runs = graph_of(circuit_runs), read_catalogue(circuit_runs).runs
-    lives = [(name, live_run(runs[name])) for name in found.saes]
-    effect = measure(found, lives, (), ("ablate", 1.0))
+    found = graph_of(circuit_runs)
+    hosts = hosts_of(found, circuit_runs)
+    effect = measure(found.graph, hosts, Change(()), found.path)
     assert effect.before == effect.after == pytest.approx(found.graph.nodes[-1].value, abs=1e-4)
     node = [n for n in found.graph.nodes if n.kind == "latent"][-1]
     place = (node.name, node.latent or 0, node.position or 0)
-    changed = measure(found, lives, (place,), ("ablate", 1.0))
+    changed = measure(found.graph, hosts, Change((place,)), found.path)
     assert changed.before == effect.before
     assert changed.after != effect.after
     assert sum(p for _, p, _, _, _ in changed.tokens) <= 1 + 1e-6
@@ -342,35 +375,29 @@ def test_after_a_model_is_loaded_garbage_is_not_sought_among_its_objects(circuit
 
 
 def test_a_graph_of_other_tokens_is_not_run(circuit_runs: Path):
-    from dataclasses import replace
+    from saelab.analysis.circuits.intervene import Change
 
-    from feature_browser.live.model import live_run
-    from feature_browser.pages.circuit.interventions import measure
-
-    found, runs = graph_of(circuit_runs), read_catalogue(circuit_runs).runs
-    lives = [(name, live_run(runs[name])) for name in found.saes]
+    found = graph_of(circuit_runs)
+    hosts = hosts_of(found, circuit_runs)
     for ids in ([0, 1], None, [10**9] * 8, "text"):
         graph = replace(found.graph, facts=found.graph.facts | {"token_ids": ids})
         with pytest.raises(UsageError, match="are not those of"):
-            measure(replace(found, graph=graph), lives, (), ("ablate", 1.0))
+            measure(graph, hosts, Change(()), found.path)
 
 
 def test_a_latents_graph_is_measured_by_the_latents_live_value(circuit_runs: Path):
-    from dataclasses import replace
+    from saelab.analysis.circuits.intervene import Change
 
-    from feature_browser.live.model import live_run
-    from feature_browser.pages.circuit.interventions import measure
-
-    found, runs = graph_of(circuit_runs), read_catalogue(circuit_runs).runs
-    lives = [(name, live_run(runs[name])) for name in found.saes]
+    found = graph_of(circuit_runs)
+    hosts = hosts_of(found, circuit_runs)
     nodes = [n for n in found.graph.nodes if n.kind == "latent"]
     node = next(n for n in reversed(nodes) if n.name == "heads")
     facts = dict(found.graph.facts) | {"target": node.label()}
     facts.pop("token")
-    own = replace(found, graph=replace(found.graph, facts=facts))
+    own = replace(found.graph, facts=facts)
     earlier = next(n for n in nodes if n.name == "topk" and n.position == node.position)
     place = (earlier.name, earlier.latent or 0, earlier.position or 0)
-    effect = measure(own, lives, (place,), ("ablate", 1.0))
+    effect = measure(own, hosts, Change((place,)), found.path)
     assert effect.before == pytest.approx(node.value, rel=1e-4)
     assert effect.after != effect.before
     assert effect.tokens == []

@@ -13,9 +13,16 @@ from feature_browser.live.jobs import GraphJob, JobQueue
 from feature_browser.pages.circuit import explain
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import open_graph
-from feature_browser.pages.circuit.request import choices, chosen, prompt_of, request_of
+from feature_browser.pages.circuit.request import (
+    choices,
+    chosen,
+    names_of,
+    prompt_of,
+    request_of,
+)
 
 from saelab.config import UsageError
+from saelab.formats.json_file import write_sealed_json
 
 ECHO = """
 import json, os, sys, time
@@ -105,7 +112,7 @@ def test_ended_jobs_are_forgotten_at_last_and_waiting_ones_limited(queue, monkey
     assert queue.find(done[0].name) is None
     assert queue.find(done[-1].name) is done[-1]
     waiting = [asked(queue, "wait"), *(asked(queue, f"more {n}") for n in range(3))]
-    with pytest.raises(UsageError, match="4 graphs are waiting already"):
+    with pytest.raises(UsageError, match="4 questions are waiting already"):
         asked(queue, "one too many")
     assert all(job.open for job in waiting)
 
@@ -146,6 +153,26 @@ def test_a_run_of_a_set_is_explained_by_the_set(root: Path):
     assert known[f"set {root.name}"].path == root
     assert chosen(known, "") == [f"set {root.name}"]
     assert chosen(known, "bare|gone|plain") == ["bare", "plain"]
+
+
+def test_a_graph_is_asked_again_of_its_set_or_of_its_runs(root: Path):
+    catalogue = read_catalogue(root.parent)
+    inside = {name: catalogue.runs[f"{root.name}/{name}"] for name in ("heads", "plain", "bare")}
+    known = choices(catalogue, inside["heads"])
+    two = {inside[name].path.resolve() for name in ("heads", "plain")}
+    assert names_of(known, two) == [f"{root.name}/heads", f"{root.name}/plain"]
+    write_sealed_json(root / "set.json", {
+        "format": "saelab-set/1", "recipe": "transcoders",
+        "model": {"name": "m", "weights_digest": "w", "tokenizer_digest": "t", "n_layers": 2},
+        "members": [
+            {"name": name, "layer": layer, "part": "mlp", "reads": f"blocks.{layer}.mlp.hook_in",
+             "writes": f"blocks.{layer}.hook_mlp_out"}
+            for layer, name in enumerate(("heads", "plain"))
+        ],
+    })  # fmt: skip
+    known = choices(catalogue, inside["heads"])
+    assert names_of(known, two) == [f"set {root.name}"]
+    assert names_of(known, {inside["bare"].path.resolve()}) == [f"{root.name}/bare"]
 
 
 def test_an_example_is_a_prompt_up_to_its_peak(root: Path):
@@ -196,7 +223,7 @@ def test_a_running_job_shows_steps_rate_and_queue_and_is_cancelled(open_app, roo
     app = open_app(root, view="circuit", run="bare", part="explain", job=mine.name)
     page = drawn(app)
     assert "Trace: 1 of 4 latents, 2 a second, about 2 s left" in page
-    assert "1 other graph asked for" in page
+    assert "1 other question asked" in page
     assert "<b>other" not in page
     app.button(key=f"cancel-{mine.name}").click().run()
     assert mine.state == "cancelled"

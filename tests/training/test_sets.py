@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from saelab.analysis.verify_set import verify_set
 from saelab.cli import main
 from saelab.config import UsageError
 from saelab.formats.json_file import sealed, write_sealed_json
+from saelab.formats.tensors import write_tensors
 from saelab.sae.topk import TopKConfig
 from saelab.training.config import TrainConfig
 from saelab.training.sets import SET, RunSet, is_set, runs_of, write_set
@@ -38,7 +40,7 @@ def train(path, configs, **model):
         write_sealed_json(path / name / "config.json", options)
         facts = {"model": MODEL | model, "corpus": None}
         write_sealed_json(path / name / "provenance.json", facts)
-        (path / name / "weights.safetensors").write_bytes(b"")
+        write_tensors(path / name / "weights.safetensors", {"W_dec": torch.zeros(2, 2)}, {})
 
 
 @pytest.fixture
@@ -102,6 +104,13 @@ def test_a_run_may_replace_several_layers_that_follow_each_other(tmp_path):
 def test_a_run_of_another_model_is_named(whole):
     train(whole, {"mlp-0": both(0)["mlp-0"]}, name="other", weights_digest="other")
     with pytest.raises(UsageError, match="mlp-0 is of other, and its set of two"):
+        _ = RunSet(whole).runs
+
+
+def test_weights_that_were_cut_are_named_before_any_run_is_used(whole):
+    weights = whole / "mlp-1" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"mlp-1/weights\.safetensors"):
         _ = RunSet(whole).runs
 
 

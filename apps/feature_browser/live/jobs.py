@@ -1,4 +1,4 @@
-"""Graphs that are asked for: a queue that all sessions see, and the process that computes them."""
+"""Graphs and changes that are asked for: a queue that all sessions see, and its process."""
 
 import json
 import secrets
@@ -23,7 +23,7 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 @dataclass
 class GraphJob:
-    """A graph that was asked for.
+    """A graph, or the effect of a change in the live model, that was asked for.
 
     Attributes:
         request: as `worker` reads it.
@@ -31,6 +31,7 @@ class GraphJob:
         steps: what it has begun, and when (`time.monotonic`).
         report: the last one.
         path: the graph's file, once it is done.
+        result: the effect, once it is known.
         problem: why it failed, in one sentence.
     """
 
@@ -41,6 +42,7 @@ class GraphJob:
     steps: list[tuple[str, float]] = field(default_factory=list)
     report: WorkStep = field(default_factory=lambda: WorkStep("Begin"))
     path: str = ""
+    result: dict[str, Any] | None = None
     problem: str = ""
 
     @property
@@ -70,7 +72,7 @@ class JobQueue:
                 if job.request == request:
                     return job
             if len(self.open_jobs()) >= MOST_WAITING:
-                raise UsageError(f"{MOST_WAITING} graphs are waiting already; try again later.")
+                raise UsageError(f"{MOST_WAITING} questions are waiting already; try again later.")
             job = GraphJob(secrets.token_hex(6), request, title)
             self._jobs[job.name] = job
             ended = [name for name, old in self._jobs.items() if not old.open]
@@ -145,6 +147,7 @@ class JobQueue:
                 continue
             with self._lock:
                 job.path, job.problem = answer.get("path", ""), answer.get("problem", "")
+                job.result = answer.get("result")
                 if job.open:
                     job.state = "failed" if job.problem else "done"
                     return
@@ -154,7 +157,7 @@ class JobQueue:
             if job.open:
                 job.state = "failed"
                 memory = "; there may be too little memory for it" if code == -9 else ""
-                job.problem = f"The process that computed the graph ended ({code}){memory}."
+                job.problem = f"The process that computed it ended ({code}){memory}."
 
 
 def _take(job: GraphJob, report: WorkStep) -> None:

@@ -1,8 +1,9 @@
 """The process that computes graphs: `python -m feature_browser.live.worker`.
 
 A request is a line of JSON on standard input: `runs` (paths of runs and sets), `prompt`, `chat`,
-and `options` of a circuit. Lines of JSON on standard output answer it: any number of `report`s,
-then the `path` of the graph's file, or a `problem` in one sentence.
+and `options` of a circuit; or a change of a graph's latents in the live model (see `effects`).
+Lines of JSON on standard output answer it: any number of `report`s, then the `path` of the graph's
+file, the `result` of the change, or a `problem` in one sentence.
 
 It is a process of its own because its work keeps an interpreter busy for seconds, in which threads
 of the same process could draw no page. It ends when the server does, or after a rest.
@@ -52,12 +53,12 @@ def main() -> None:
             except Empty:
                 return
             try:
-                say(path=str(answered(request)))
+                say(**answered(request))
             except UsageError as error:
                 say(problem=str(error))
             except (OSError, RuntimeError, MemoryError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                say(problem=f"The graph could not be computed: {reason[:300]}.")
+                say(problem=f"This could not be computed: {reason[:300]}.")
 
 
 def _read(requests: "SimpleQueue[dict[str, Any]]") -> None:
@@ -67,17 +68,21 @@ def _read(requests: "SimpleQueue[dict[str, Any]]") -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _answering() -> Callable[[dict[str, Any]], Path]:
-    """A function that computes a request's graph and returns its file; it keeps what it loaded."""
+def _answering() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A function that computes a request's graph or change; it keeps what it loaded."""
+    from feature_browser.live import effects
     from saelab.analysis.circuits.explain import CircuitOptions
     from saelab.analysis.circuits.session import Session
 
     session = Session()
 
-    def answer(request: dict[str, Any]) -> Path:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if "graph" in request:
+            return {"result": effects.answer(session, request)}
         paths = [Path(path) for path in request["runs"]]
         options = CircuitOptions(**request["options"])
-        return session.explain(paths, request["prompt"], options, chat=request["chat"])[1]
+        _, path = session.explain(paths, request["prompt"], options, chat=request["chat"])
+        return {"path": str(path)}
 
     return answer
 

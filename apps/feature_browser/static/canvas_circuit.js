@@ -64,19 +64,18 @@ function zoomGraphs(canvas, on) {
       keepNames(each)
     }
   }
-  const whole = () => {
-    const shares = boxes().map((box) => {
-      const { width, height } = box.querySelector(".graph").getBoundingClientRect()
-      return Math.min(box.clientWidth / width, Math.max(320, 0.8 * window.innerHeight) / height)
-    })
-    return (canvas.zoom ?? 1) * Math.min(...shares)
-  }
+  const sizes = (box) => box.querySelector(".graph").getBoundingClientRect()
+  const across = (box) => box.clientWidth / sizes(box).width
+  const upwards = (box) => Math.max(320, 0.8 * window.innerHeight) / sizes(box).height
+  const whole = () =>
+    (canvas.zoom ?? 1) * Math.min(...boxes().map((box) => Math.min(across(box), upwards(box))))
   const act = (by) => {
     const now = canvas.zoom ?? 1
     set({ in: now * 1.3, out: now / 1.3, one: 1, fit: whole() }[by])
   }
-  // Two graphs beside each other are first seen whole.
-  set(canvas.zoom ?? (boxes().length > 1 ? Math.max(0.5, whole()) : 1))
+  // A picture is first seen in its whole width, if its names can be read then.
+  const least = boxes().length > 1 ? 0.5 : 0.75
+  set(canvas.zoom ?? Math.min(1, Math.max(least, Math.min(...boxes().map(across)))))
   on(canvas, "click", (event) => {
     const button = event.target.closest?.("[data-zoom]")
     if (button) act(button.dataset.zoom)

@@ -7,8 +7,9 @@ changed model computes, and everything else (errors, attention, MLPs) runs as us
 are those of arXiv 2403.19647.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +23,8 @@ from saelab.lm.protocol import Edit, LanguageModel
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
 """Maps logits to the number that a circuit explains."""
+MOST_BESIDE, MOST_BYTES = 32, 2**28
+"""Circuits in one pass of the model, and bytes of their logits and masks."""
 LITTLE = 0.05
 """If all latents together change the metric by less than this share of it, the ratios mean
 little."""
@@ -43,11 +46,11 @@ class LatentMetric:
 
     def value(
         self, lm: LanguageModel, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit]
-    ) -> float:
-        """The latent's value, averaged over the contexts, with the model edited upstream."""
+    ) -> Float[Tensor, " batch"]:
+        """The latent's value in each context, with the model edited upstream."""
         site = self.host.reads
         x = lm.run(tokens, edits=edits, hooks=[site]).activations[site]
-        return float((x.to(self.weights.dtype) * self.weights).sum((1, 2)).mean()) + self.constant
+        return (x.to(self.weights.dtype) * self.weights).sum((1, 2)) + self.constant
 
 
 @dataclass(frozen=True)
@@ -160,14 +163,45 @@ def metric_with(
         raise UsageError(
             f"The circuit has latents of {', '.join(sorted(unknown))}, which is not among the SAEs."
         )
-    if isinstance(metric, LatentMetric):
-        depth = metric.host.place.depth
-        hosts = [d for d in hosts if d.place.depth < depth]
+    hosts = _before(hosts, metric)
     nothing = {d.name: d.sae.W_dec.new_zeros(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
     edits = ablation_edits(hosts, tokens, nothing | members, means)
     if isinstance(metric, LatentMetric):
-        return metric.value(lm, tokens, edits)
+        return float(metric.value(lm, tokens, edits).mean())
     return float(metric(lm.logits(tokens, edits)))
+
+
+@torch.no_grad()
+def metrics_with(
+    lm: LanguageModel,
+    hosts: Sequence[Host],
+    tokens: Int[Tensor, " pos"],
+    circuits: Iterable[Members],
+    metric: Metric | LatentMetric,
+) -> Iterator[float]:
+    """The metric of a prompt with only the latents of each of many circuits, in their order.
+
+    As `metric_with` of one after the other, but for rounding: a pass of the model has many of them
+    side by side. Each names every SAE, with a mask of all positions.
+    """
+    hosts, circuits = _before(by_layer(hosts), metric), iter(circuits)
+    a_circuit = len(tokens) * (4 * lm.info.d_vocab + sum(d.sae.d_sae for d in hosts))
+    beside = max(1, min(MOST_BESIDE, MOST_BYTES // a_circuit))
+    while some := list(islice(circuits, beside)):
+        together = {d.name: torch.stack([one[d.name] for one in some]) for d in hosts}
+        rows = tokens.expand(len(some), -1)
+        edits = ablation_edits(hosts, rows, together)
+        if isinstance(metric, LatentMetric):
+            yield from metric.value(lm, rows, edits).tolist()
+        else:
+            yield from (float(metric(one[None])) for one in lm.logits(rows, edits))
+
+
+def _before(hosts: list[Host], metric: Metric | LatentMetric) -> list[Host]:
+    """The SAEs whose latents act on the metric: of a latent, those before it."""
+    if not isinstance(metric, LatentMetric):
+        return hosts
+    return [d for d in hosts if d.place.depth < metric.host.place.depth]
 
 
 def members_at(

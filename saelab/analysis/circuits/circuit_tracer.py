@@ -1,11 +1,11 @@
 """A graph in circuit-tracer's JSON, which Neuronpedia's graph viewer reads too.
 
 That format has latents, errors, embeddings and logits. If all SAEs are transcoders of MLPs, `layer`
-and `feature` are those of circuit-tracer. Otherwise `layer` is the rank of an SAE in the
-computation (stream, heads and MLP of block 0, then of block 1, ...), so SAEs of one block have rows
-of their own; `clerp` names SAE and latent. Position embeddings are added to their token's node. MLP
-outputs without a transcoder become error nodes. Biases and the rest have no node in that format and
-are left out.
+and `feature` are those of circuit-tracer. Otherwise `layer` numbers the places where the graph has
+nodes, in the order of computation, so SAEs of one block have rows of their own and no row is empty;
+the description says which is which, and `clerp` names SAE and latent. Position embeddings are added
+to their token's node. MLP outputs without a transcoder become error nodes. Biases and the rest have
+no node in that format and are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,6 @@ from typing import Any
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import cumulative_influence
 from saelab.analysis.circuits.nodes import Node
-from saelab.sites import Place
 
 
 def circuit_tracer_json(
@@ -37,9 +36,10 @@ def circuit_tracer_json(
     # The viewer hides what exceeds the threshold, even by rounding.
     shares = cumulative_influence(graph).clip(max=1.0).tolist()
     nodes: dict[str, dict[str, Any]] = {}
+    rows = _rows(graph)
     ids: list[str | None] = []
     for node, share in zip(graph.nodes, shares, strict=True):
-        made = _node(graph, node, share, _layer(graph, node))
+        made = _node(graph, node, share, _layer(graph, node, rows))
         ids.append(made["node_id"] if made else None)
         if made and made["node_id"] not in nodes:
             nodes[made["node_id"]] = made
@@ -56,7 +56,7 @@ def circuit_tracer_json(
         if start is not None and end is not None:
             links[start, end] = links.get((start, end), 0.0) + weight
     return {
-        "metadata": _metadata(graph, slug, scan, sum(made is None for made in ids)),
+        "metadata": _metadata(graph, slug, scan, (sum(made is None for made in ids), rows)),
         "qParams": {
             "pinnedIds": id_list(pinned),
             "supernodes": [
@@ -76,7 +76,11 @@ def circuit_tracer_json(
     }
 
 
-def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> dict[str, Any]:
+def _metadata(
+    graph: AttributionGraph, slug: str, scan: str, found: tuple[int, dict[int, str]]
+) -> dict[str, Any]:
+    left_out, rows = found
+    of = "those of MLPs" if _only_mlps(graph) else f"{', '.join(rows.values())}, from 0 on"
     return {
         "slug": slug,
         "scan": scan,
@@ -89,7 +93,7 @@ def _metadata(graph: AttributionGraph, slug: str, scan: str, left_out: int) -> d
         "schema_version": 1,
         "info": {
             "description": f"{graph.facts.get('target', '')}; "
-            f"layers are {'those of MLPs' if _only_mlps(graph) else 'ranks of places'}; "
+            f"layers are {of}; "
             f"{left_out} nodes (biases, the rest) have no form here.",
             "generator": {"name": "saelab"},
         },
@@ -101,13 +105,22 @@ def _only_mlps(graph: AttributionGraph) -> bool:
     return bool(saes) and all(sae["kind"] == "mlp" for sae in saes)
 
 
-def _layer(graph: AttributionGraph, node: Node) -> int:
+def _rows(graph: AttributionGraph) -> dict[int, str]:
+    """The ranks of the places that have nodes, in order, with the name of one there."""
+    tokens = ("embedding", "position", "target")
+    placed = [n for n in graph.nodes if n.position is not None and n.kind not in tokens]
+    return dict(sorted({graph.rank(node): node.name for node in placed}.items()))
+
+
+def _layer(graph: AttributionGraph, node: Node, rows: dict[int, str]) -> int:
     """The viewer's row of a node that has one; the target's is the last."""
     if _only_mlps(graph):
         return node.layer + (node.kind == "target")
     if node.kind == "target":
-        return Place(node.layer, "residual").depth + 1
-    return -1 if node.position is None else graph.rank(node)
+        return len(rows)
+    if node.position is None or node.kind in ("embedding", "position"):
+        return -1
+    return list(rows).index(graph.rank(node))
 
 
 def _node(graph: AttributionGraph, node: Node, share: float, layer: int) -> dict[str, Any] | None:

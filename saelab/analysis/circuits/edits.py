@@ -21,8 +21,9 @@ from saelab.lm.protocol import Edit
 from saelab.sae.decoder import dtype_of
 from saelab.types import SparseCodes
 
-Members = dict[str, Bool[Tensor, "#pos d_sae"]]
-"""The latents of a circuit by SAE name, at each position or at all positions."""
+Members = dict[str, Bool[Tensor, "*#batch #pos d_sae"]]
+"""The latents of a circuit by SAE name, at each position or at all positions; in every context, or
+each context's own."""
 
 
 def ablation_edits(
@@ -74,7 +75,7 @@ class _Ablated:
         self,
         host: Host,
         tokens: Int[Tensor, "batch pos"],
-        keep: Bool[Tensor, "#pos d_sae"],
+        keep: Bool[Tensor, "*#batch #pos d_sae"],
         share_lost: float,
         mean: Float[Tensor, " d_sae"] | None,
     ) -> None:
@@ -87,7 +88,7 @@ class _Ablated:
     def own(self, value: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos d"]:
         """The change of what the SAE writes; later layers' changes need it first."""
         x = self.inputs[0] if self.inputs else value
-        mask = self._keep.expand(value.shape[1], -1).repeat(len(value), 1)
+        mask = self._keep.expand(*value.shape[:2], -1).flatten(0, 1)
         codes, applies = self._host.encode(self._tokens, x, value)
         gone = ~mask[codes.rows(), codes.indices]
         self._away = SparseCodes(codes.values * gone, codes.indices, codes.d_sae, codes.offsets)

@@ -28,10 +28,11 @@ from saelab.analysis.circuits.live import (
     interventions,
     live_metric,
 )
-from saelab.analysis.circuits.own import START, graph_curve, graph_latents, thinned
+from saelab.analysis.circuits.own import Thinned, graph_curve, graph_latents, judged_thinned
 from saelab.analysis.circuits.rows import graph_bytes
 from saelab.analysis.circuits.targets import Target
 from saelab.analysis.plans import circuit_plan
+from saelab.config import UsageError
 from saelab.console import stage
 from saelab.host.host import Host, by_layer
 from saelab.lm.prompt import encode_prompt
@@ -57,8 +58,9 @@ class CircuitOptions(GraphOptions, PruneOptions):
     """Judge this number of the graph's latents, the most influential ones, instead of those that
     pruning keeps."""
     n_thinned: int = Field(default=0, ge=0)
-    """Also judge this number of the graph's latents, thinned in the live model from four times as
-    many: round by round those that the target needs least are left out. 0 for none."""
+    """Also judge this number of the graph's latents, thinned in the live model from the twice as
+    many that are most influential: round by round those are left out without which the target stays
+    closest to its value. Beside as many of random latents, thinned likewise. 0 for none."""
     n_members: int = Field(default=40, ge=0)
     """Also judge this many of all active latents: those with the most support for the target by
     integrated gradients in the live model. They include latents that direct attention. 0 for
@@ -88,7 +90,7 @@ class Circuit:
         by_gradients: the same for the latents that support it most by integrated gradients.
         loadings: the attention weights that carry most of the target's value.
         interventions: predicted and live effects of single latents.
-        thinned: faithfulness of the latents that thinning leaves; None unless asked for.
+        thinned: faithfulness of the graph's latents that thinning leaves; None unless asked for.
         curve: faithfulness of the graph's most influential latents by their number, smallest
             first; empty unless asked for.
     """
@@ -103,7 +105,7 @@ class Circuit:
     loadings: tuple[HeadLoading, ...]
     interventions: tuple[TakenAway, ...] = ()
     curve: tuple[Faithfulness, ...] = ()
-    thinned: Faithfulness | None = None
+    thinned: Thinned | None = None
 
 
 def explain(
@@ -119,6 +121,7 @@ def explain(
             model has no exact rule.
     """
     options, hosts = options or CircuitOptions(), by_layer(hosts)
+    check_sizes(options)
     tokens = encode_prompt(lm, prompt)
     if options.latent is not None:
         check_number(hosts, options.latent)
@@ -148,14 +151,26 @@ def explain(
         curve = graph_curve(lm, hosts, frozen, graph, metric)
     few = None
     if options.n_thinned:
-        start = graph_latents(frozen, graph, START * options.n_thinned)
-        left = thinned(lm, hosts, frozen, start, options.n_thinned, metric)
-        few = faithfulness(lm, hosts, tokens[None], members_at(frozen, left, sizes), metric)
+        few = judged_thinned(lm, hosts, frozen, graph, options.n_thinned, metric)
     parts = scores, judged, members, chance, other, loadings, single, curve, few
     circuit = Circuit(graph, pruned, *parts)
     for found in (graph, pruned):
         found.facts.update(_judgements(circuit))
     return circuit
+
+
+def check_sizes(options: CircuitOptions) -> None:
+    """Refuse to judge more latents than the graph may have.
+
+    Raises:
+        UsageError: the message names the option.
+    """
+    for name in ("n_latents", "n_thinned"):
+        if (getattr(options, name) or 0) > options.max_nodes:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} is more than the graph's "
+                f"{options.max_nodes} latents; lower it, or raise --max-nodes."
+            )
 
 
 def _judgements(found: Circuit) -> dict[str, Any]:
@@ -165,7 +180,8 @@ def _judgements(found: Circuit) -> dict[str, Any]:
     values["interventions"] = [vars(single) for single in found.interventions]
     values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
     if found.thinned is not None:
-        values["thinned"] = found.thinned.values()
+        few = found.thinned
+        values["thinned"] = few.faithfulness.values() | chance_values(few.by_chance)
     if found.curve:
         values["graph_curve"] = [judged.values() for judged in found.curve]
     if (other := found.by_gradients) is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.analysis.circuits.ablation import (
@@ -14,7 +14,7 @@ from saelab.analysis.circuits.ablation import (
     Metric,
     faithfulness,
     members_at,
-    metric_with,
+    metrics_with,
 )
 from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen
@@ -189,20 +189,19 @@ def interventions(
     given = hierarchical_attribution(frozen, target).latents
     largest = given.abs().topk(min(n, len(given))).indices
     metric, tokens, found = live_metric(frozen, hosts, target), frozen.record.tokens, []
-    hosts = by_layer(hosts)
-    sizes = {d.name: d.sae.d_sae for d in hosts}
-    nothing = members_at(frozen, torch.zeros_like(given, dtype=torch.bool), sizes)
-    every = {name: ~mask for name, mask in nothing.items()}
-    whole = metric_with(lm, hosts, tokens, every, metric) if len(largest) else 0.0
-    for index in largest[given[largest] != 0].tolist():
+    sizes = {d.name: d.sae.d_sae for d in by_layer(hosts)}
+    indices = largest[given[largest] != 0].tolist()
+    # The first takes nothing away.
+    away = torch.zeros(len(indices) + 1, len(given), dtype=torch.bool, device=given.device)
+    away[range(1, len(away)), indices] = True
+    ways = (_others(members_at(frozen, gone, sizes)) for gone in away)
+    whole, *without = metrics_with(lm, hosts, tokens[0], ways, metric)
+    for index, left in zip(indices, without, strict=True):
         number = int(frozen.owner[index])
         active, entry = frozen.actives[number], index - frozen.spans[number].start
         latent, position = int(active.codes.latent[entry]), int(active.codes.row[entry])
-        left = every[active.name].clone()
-        left[position, latent] = False
-        without = metric_with(lm, hosts, tokens, every | {active.name: left}, metric)
         predicted = -float(given[index])
-        found.append(TakenAway(active.name, latent, position, predicted, without - whole))
+        found.append(TakenAway(active.name, latent, position, predicted, left - whole))
     return tuple(found)
 
 
@@ -221,25 +220,34 @@ def by_chance(
     """
     if not judged.n_members:
         return ()
+    draws = drawn(frozen, metric, judged.n_members, n_draws)
+    sizes = {d.name: d.sae.d_sae for d in by_layer(hosts)}
+    kept = [members_at(frozen, draw.to(frozen.values.device), sizes) for draw in draws]
+    others = [_others(members) for members in kept]
+    tokens = frozen.record.tokens[0]
+    values = list(metrics_with(lm, hosts, tokens, [*kept, *others], metric))
+    pairs = zip(values[:n_draws], values[n_draws:], draws.sum(1).tolist(), strict=True)
+    return tuple(replace(judged, circuit=a, complement=b, n_members=n) for a, b, n in pairs)
+
+
+def drawn(
+    frozen: Frozen, metric: Metric | LatentMetric, n: int, n_draws: int
+) -> Bool[Tensor, "draw latent"]:
+    """Sets of `n` latents of those that fire; before a latent, if that is what is explained."""
     generator = torch.Generator().manual_seed(0)
     depths = torch.tensor([active.place.depth for active in frozen.actives])
     owner = frozen.owner.cpu()
     limit = metric.host.place.depth if isinstance(metric, LatentMetric) else inf
     candidates = (depths[owner] < limit).nonzero()[:, 0]
-    sizes = {d.name: d.sae.d_sae for d in by_layer(hosts)}
-    tokens, found = frozen.record.tokens, []
-    for _ in range(n_draws):
-        drawn = candidates[torch.randperm(len(candidates), generator=generator)]
-        chosen = torch.zeros(len(owner), dtype=torch.bool)
-        chosen[drawn[: judged.n_members]] = True
-        members = members_at(frozen, chosen.to(frozen.values.device), sizes)
-        others = {name: ~mask for name, mask in members.items()}
-        circuit, complement = (
-            metric_with(lm, hosts, tokens, kept, metric) for kept in (members, others)
-        )
-        n = int(chosen.sum())
-        found.append(replace(judged, circuit=circuit, complement=complement, n_members=n))
-    return tuple(found)
+    draws = torch.zeros(n_draws, len(owner), dtype=torch.bool)
+    for draw in draws:
+        order = candidates[torch.randperm(len(candidates), generator=generator)]
+        draw[order[:n]] = True
+    return draws
+
+
+def _others(members: Members) -> Members:
+    return {name: ~mask for name, mask in members.items()}
 
 
 def _correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

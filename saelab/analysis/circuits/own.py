@@ -1,10 +1,11 @@
 """A graph's own latents, by their influence, and how faithful so many of them are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saelab.analysis.circuits.ablation import (
@@ -14,19 +15,24 @@ from saelab.analysis.circuits.ablation import (
     faithfulness,
     members_at,
     metric_with,
+    metrics_with,
 )
+from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import node_influence
-from saelab.analysis.circuits.live import CURVE_SIZES
+from saelab.analysis.circuits.live import CURVE_SIZES, drawn
 from saelab.console import progress
 from saelab.host.host import Host, by_layer
 from saelab.lm.protocol import LanguageModel
 
-DROPPED = 0.15
+DROPPED = 0.06
 """The part of the latents that a round of thinning leaves out."""
-START = 4
-"""Thinning starts from this many times the number of latents that it ends with."""
+START = 2
+"""Thinning starts from this many times the number of latents that it ends with. From more it ends
+worse: where many latents do the same, taking one away says little of it."""
+N_THINNED_DRAWS = 3
+"""Thinned sets by chance, beside which one is judged."""
 
 
 def graph_latents(
@@ -63,6 +69,39 @@ def graph_curve(
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class Thinned:
+    """The graph's latents that thinning leaves, judged, beside others chosen in the same way.
+
+    Attributes:
+        by_chance: from as many latents drawn from those that fire, thinned likewise. Thinning looks
+            at the target, so it finds some that suit it anywhere.
+    """
+
+    faithfulness: Faithfulness
+    by_chance: tuple[Faithfulness, ...]
+
+
+def judged_thinned(
+    lm: LanguageModel,
+    hosts: Sequence[Host],
+    frozen: Frozen,
+    graph: AttributionGraph,
+    n: int,
+    metric: Metric | LatentMetric,
+) -> Thinned:
+    """`n` of the graph's latents, thinned from START times as many."""
+    start = graph_latents(frozen, graph, START * n)
+    draws = drawn(frozen, metric, int(start.sum()), N_THINNED_DRAWS)
+    sizes = {d.name: d.sae.d_sae for d in hosts}
+    found = []
+    for chosen in (start, *draws.to(start.device)):
+        left = thinned(lm, hosts, frozen, chosen, n, metric)
+        members = members_at(frozen, left, sizes)
+        found.append(faithfulness(lm, hosts, frozen.record.tokens, members, metric))
+    return Thinned(found[0], tuple(found[1:]))
+
+
 @torch.no_grad()
 def thinned(
     lm: LanguageModel,
@@ -72,29 +111,39 @@ def thinned(
     n: int,
     metric: Metric | LatentMetric,
 ) -> Bool[Tensor, " latent"]:
-    """The `n` of some latents that the target needs most, in the live model without all others.
+    """The `n` of some latents that keep the target closest to its value in the whole model.
 
-    Each is taken away alone; the DROPPED part of them that the target needs least is left out; and
-    so on, as what remains responds. The sign counts: what works against the target goes first.
+    Each is taken away alone, with all that are not chosen. The DROPPED part of them whose absence
+    leaves the target closest to its value is left out; and so on, as what remains responds.
     """
     hosts, kept = by_layer(hosts), chosen.nonzero()[:, 0]
     d_sae = {d.name: d.sae.d_sae for d in hosts}
+    tokens = frozen.record.tokens
+    every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
+    whole = metric_with(lm, hosts, tokens, every, metric)
     passes, size = 0, len(kept)
     while size > n:
         passes, size = passes + size, max(n, size - max(1, int(DROPPED * size)))
-    with progress("Thin", passes, "passes") as bar:
+    with progress("Thin", passes, "circuits") as bar:
         while len(kept) > n:
-            left = []
-            for index in kept.tolist():
-                without = torch.zeros_like(chosen)
-                without[kept] = True
-                without[index] = False
-                members = members_at(frozen, without, d_sae)
-                left.append(metric_with(lm, hosts, frozen.record.tokens, members, metric))
+            ways = (_without(frozen, kept, index, d_sae) for index in kept.tolist())
+            far = []
+            for value in metrics_with(lm, hosts, tokens[0], ways, metric):
+                far.append(abs(value - whole))
                 bar.advance(1)
             size = max(n, len(kept) - max(1, int(DROPPED * len(kept))))
-            needed = torch.tensor(left, device=kept.device).argsort()[:size]
+            needed = torch.tensor(far, device=kept.device).argsort(descending=True)[:size]
             kept = kept[needed.sort().values]
     found = torch.zeros_like(chosen)
     found[kept] = True
     return found
+
+
+def _without(
+    frozen: Frozen, kept: Int[Tensor, " kept"], index: int, d_sae: Mapping[str, int]
+) -> Members:
+    """Some latents but one of them."""
+    chosen = torch.zeros(len(frozen.values), dtype=torch.bool, device=kept.device)
+    chosen[kept] = True
+    chosen[index] = False
+    return members_at(frozen, chosen, d_sae)

@@ -12,8 +12,12 @@ from saelab.analysis.circuits.ablation import (
     faithfulness,
     mean_codes,
     members_at,
+    metric_with,
+    metrics_with,
 )
 from saelab.analysis.circuits.edits import ablation_edits
+from saelab.analysis.circuits.live import live_metric
+from saelab.analysis.circuits.targets import latent_target
 from saelab.config import UsageError
 
 
@@ -62,6 +66,18 @@ def test_keeping_every_latent_keeps_the_logits_bits(gpt64, saes, tokens):
     everything = {d.name: torch.ones(1, d.sae.d_sae, dtype=torch.bool) for d in saes}
     edited = gpt64.logits(tokens, ablation_edits(saes, tokens, everything))
     assert torch.equal(edited, gpt64.logits(tokens))
+
+
+@pytest.mark.parametrize("of_latent", [False, True])
+def test_circuits_side_by_side_are_judged_as_alone(gpt64, saes, prompt, tokens, of_latent):
+    asked = latent_target(prompt, 1, int(prompt.actives[1].codes.latent[-1]), len(tokens[0]) - 1)
+    of = live_metric(prompt, saes, asked) if of_latent else metric
+    chosen = torch.rand(40, len(prompt.values), generator=torch.Generator().manual_seed(0)) < 0.5
+    ways = [members_at(prompt, some, sizes(saes)) for some in chosen]
+    alone = [metric_with(gpt64, saes, tokens, way, of) for way in ways]
+    found = list(metrics_with(gpt64, saes, tokens[0], ways, of))
+    assert found == pytest.approx(alone, abs=1e-5)
+    assert len(set(alone)) > 10
 
 
 def test_an_ablated_latent_is_gone_from_its_site(gpt64, saes, prompt, tokens):

@@ -54,12 +54,19 @@ def test_weights_are_the_graphs_with_positions_added_to_their_tokens(graph, expo
     assert found == pytest.approx(expected, abs=1e-9)
 
 
+def row_of(graph, latent) -> int:
+    """How many places before the latent's have nodes."""
+    inner = [n for n in graph.nodes if n.kind in ("latent", "error", "mlp", "heads")]
+    before = {graph.rank(n) for n in inner if n.position is not None}
+    return sum(rank < graph.rank(latent) for rank in before)
+
+
 def test_latents_have_circuit_tracers_numbers(graph, exported):
     latent = next(node for node in graph.nodes if node.kind == "latent")
-    depth = graph.facts["saes"][latent.name]["depth"]
-    name = f"{depth}_{latent.latent}_{latent.position}"
+    row = row_of(graph, latent)
+    name = f"{row}_{latent.latent}_{latent.position}"
     node = next(node for node in exported["nodes"] if node["node_id"] == name)
-    total = depth + latent.latent
+    total = row + latent.latent
     assert node["feature"] == total * (total + 1) // 2 + latent.latent
     assert node["activation"] == latent.value
     assert 0 < node["influence"] <= 1
@@ -72,7 +79,7 @@ def test_pins_and_supernodes_are_named_by_the_viewers_ids(graph):
     found = circuit_tracer_json(
         graph, slug="cat", scan="tiny", pinned=[*latents, bias], supernodes=groups
     )["qParams"]
-    ids = [f"{graph.facts['saes'][n.name]['depth']}_{n.latent}_{n.position}" for n in latents]
+    ids = [f"{row_of(graph, n)}_{n.latent}_{n.position}" for n in latents]
     assert found["pinnedIds"] == ids
     assert found["supernodes"] == [["cats", *ids[:2]]]
 
@@ -126,6 +133,13 @@ def test_ids_are_spelt_as_the_readers_spell_them(exported):
         assert node["jsNodeId"] == expected[node["feature_type"]]
         if node["feature_type"] != "embedding":
             assert int(layer) >= 0
+
+
+def test_no_row_of_the_viewer_is_empty_and_the_description_names_each(exported):
+    rows = {int(node["layer"]) for node in exported["nodes"] if node["layer"] != "E"}
+    assert rows == set(range(len(rows)))
+    names = exported["metadata"]["info"]["description"].split("layers are ")[1].split(", from 0")[0]
+    assert len(names.split(", ")) == len(rows) - 1
 
 
 def test_viewers_find_the_probability_in_the_logits_text(exported):

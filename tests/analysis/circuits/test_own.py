@@ -1,5 +1,7 @@
 """A graph's own latents by influence, thinned in the live model, and several prompts at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analysis.circuits.cases import frozen_of
@@ -7,10 +9,10 @@ from analysis.circuits.cases import frozen_of
 from saelab.analysis.circuits.ablation import members_at, metric_with
 from saelab.analysis.circuits.explain import CircuitOptions, explain
 from saelab.analysis.circuits.influence import node_influence
-from saelab.analysis.circuits.live import live_metric
+from saelab.analysis.circuits.live import drawn, live_metric
 from saelab.analysis.circuits.own import graph_curve, graph_latents, thinned
 from saelab.analysis.circuits.targets import logit_target
-from saelab.cli.circuit_prompts import TINY, read_prompts, scores_table
+from saelab.cli.circuit_prompts import TINY, read_prompts, scores_tables
 from saelab.config import UsageError
 
 FEW = CircuitOptions(n_members=0, n_interventions=0, n_attention=0, max_nodes=100)
@@ -48,24 +50,55 @@ def test_thinning_leaves_out_what_the_target_needs_least(circuit, frozen64, gpt6
     target = logit_target(frozen64, int(circuit.graph.facts["token"]))
     metric = live_metric(frozen64, saes, target)
     sizes = {host.name: host.sae.d_sae for host in saes}
-    tokens, without = frozen64.record.tokens, {}
+    tokens, far = frozen64.record.tokens, {}
     for index in chosen.nonzero()[:, 0].tolist():
         left = chosen.clone()
         left[index] = False
         members = members_at(frozen64, left, sizes)
-        without[index] = metric_with(gpt64, saes, tokens, members, metric)
+        value = metric_with(gpt64, saes, tokens, members, metric)
+        far[index] = abs(value - circuit.faithfulness.whole)
     found = thinned(gpt64, saes, frozen64, chosen, 4, metric)
     (gone,) = (chosen & ~found).nonzero()[:, 0].tolist()
-    assert without[gone] == max(without.values())
+    assert far[gone] == min(far.values())
     assert torch.equal(thinned(gpt64, saes, frozen64, chosen, 5, metric), chosen)
-    assert circuit.thinned.n_members == 2
+
+
+def test_thinned_latents_stand_beside_random_ones_thinned_likewise(circuit, frozen64, gpt64, saes):
+    target = logit_target(frozen64, int(circuit.graph.facts["token"]))
+    metric = live_metric(frozen64, saes, target)
+    sizes = {host.name: host.sae.d_sae for host in saes}
+    start = graph_latents(frozen64, circuit.graph, 4)
+    (draw, *_) = drawn(frozen64, metric, 4, 3)
+    for chosen, judged in (
+        (start, circuit.thinned.faithfulness),
+        (draw, circuit.thinned.by_chance[0]),
+    ):
+        left = thinned(gpt64, saes, frozen64, chosen, 2, metric)
+        value = metric_with(
+            gpt64, saes, frozen64.record.tokens, members_at(frozen64, left, sizes), metric
+        )
+        assert judged.circuit == pytest.approx(value, abs=1e-5)
+        assert judged.n_members == 2
+    assert len(circuit.thinned.by_chance) == 3
+
+
+def test_more_latents_than_the_graph_may_have_are_refused(gpt64, saes):
+    for name in ("n_latents", "n_thinned"):
+        options = FEW.model_copy(update={name: 101})
+        with pytest.raises(UsageError, match="101 is more than the graph's 100 latents"):
+            explain(gpt64, saes, "the big cat sat on a red", options)
 
 
 def test_several_circuits_have_a_line_each_and_their_mean(circuit):
-    table = scores_table([circuit, circuit])
-    assert table.row_count == 3
-    assert [str(cell) for cell in table.columns[5].cells] == ["6", "6", "6"]
-    assert [str(cell) for cell in table.columns[9].cells] == ["2.00", "2.00", "2.00"]
+    graphs, live = scores_tables([circuit, replace(circuit, thinned=None)])
+    assert graphs.row_count == 3
+    shown = list(
+        zip(*([str(cell) for cell in column.cells] for column in live.columns), strict=True)
+    )
+    assert [(row[0], row[2]) for row in shown] == [
+        *[("the graph", "6")] * 3,
+        ("it, thinned", "2"),
+    ]
 
 
 def test_prompts_are_read_line_by_line(tmp_path):

@@ -150,7 +150,7 @@ def _watch(address: CircuitAddress) -> None:
         _cancel(mine, "Cancel")
     others = [job for job in jobs if job is not mine]
     if others:
-        text = f"{count(len(others))} other graph{'s' * (len(others) != 1)} asked for"
+        text = f"{count(len(others))} other question{'s' * (len(others) != 1)} asked"
         show(alone(html('<p class="sub">{t}, in this order:</p>', t=text)), "queue")
     with st.container(key="circuit-jobs"):
         for job in others:

@@ -1,9 +1,5 @@
 """Pinned latents changed in the live model: its output, compared with the graph's prediction."""
 
-import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
@@ -12,51 +8,48 @@ from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
-from feature_browser.live.model import live_run, lock_of
+from feature_browser.live.effects import LiveEffect, effect_request
+from feature_browser.live.jobs import job_queue
 from feature_browser.pages.circuit.graphs import OpenGraph
 from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 from saelab.console import visible
 
-if TYPE_CHECKING:
-    from saelab.host.host import Host
-
 MODES = {"ablate": "without them", "keep only": "with them alone", "scale": "scaled"}
 MODE, FACTOR, ASKED = "circuit-mode", "circuit-factor", "circuit-asked"
-N_TOKENS = 8
-_LATENT = re.compile(r"(.+) (\d+) @(\d+)")
-
-
-@dataclass(frozen=True)
-class LiveEffect:
-    """The effect of a change in the live model.
-
-    Attributes:
-        before, after: the target's value.
-        tokens: the most likely next tokens before or after: text, probability and logit before and
-            after.
-    """
-
-    before: float
-    after: float
-    tokens: list[tuple[str, float, float, float, float]]
+SECONDS_BETWEEN_LOOKS = 0.5
+_Asked = tuple[str, int, tuple[str, ...], str, float]
 
 
 def live_section(scene: GraphScene) -> None:
     """Choose a change of the pinned latents, run it, and show the effect."""
     latents = [pin for pin in scene.pins if scene.found.graph.nodes[pin].kind == "latent"]
-    content = _explained(scene, latents, "ablate")
+    mode, factor, asked = "ablate", 1.0, None
     if latents:
-        mode, factor, ran = _controls(scene, latents)
-        content = _explained(scene, latents, mode)
-        if ran:
-            content = _answer(scene, latents, mode, factor)
+        mode, factor, asked = _controls(scene, latents)
+    known: tuple[_Asked, str, str] | None = st.session_state.get(ASKED)
+    if known is None or known[0] != asked:
+        _show(_explained(scene, latents, mode))
+        return
+    _, name, problem = known
+    if (job := job_queue().find(name)) is not None and job.open:
+        _watch(name)
+    elif job is not None and job.result is not None:
+        effect = LiveEffect(**job.result)
+        _show(effect_card(scene.found, latents, (mode, factor), effect))
+    else:
+        ended = "It was cancelled, or the server was started again: run it again."
+        text = problem or (job.problem if job else "") or ended
+        _show(html('<p class="notice" role="status">{e}</p>', e=text))
+
+
+def _show(content: Html) -> None:
     show(html('<div class="page wide circuit">{c}</div>', c=content), "circuit-live-result")
 
 
-def _controls(scene: GraphScene, latents: list[int]) -> tuple[str, float, bool]:
-    """The chosen change, and whether it was submitted unchanged."""
+def _controls(scene: GraphScene, latents: list[int]) -> tuple[str, float, _Asked]:
+    """The chosen change, and what asking for it would be remembered as."""
     with st.container(key="circuit-live", horizontal=True, vertical_alignment="bottom"):
         mode = st.segmented_control(
             "Run the model", list(MODES), key=MODE, default="ablate", format_func=MODES.__getitem__,
@@ -67,12 +60,40 @@ def _controls(scene: GraphScene, latents: list[int]) -> tuple[str, float, bool]:
             factor = st.number_input("times", -20.0, 20.0, 2.0, 0.5, key=FACTOR, width=130)
         names = tuple(scene.found.ids[pin] for pin in latents)
         asked = (str(scene.found.path), stamp(scene.found.path), names, mode, factor)
-        st.button("Run in the live model", key="circuit-run", on_click=_ask, args=(asked,))
-    return mode, factor, st.session_state.get(ASKED) == asked
+        st.button(
+            "Run in the live model", key="circuit-run", on_click=_ask, args=(scene, latents, asked)
+        )
+    return mode, factor, asked
 
 
-def _ask(asked: tuple[object, ...]) -> None:
-    st.session_state[ASKED] = asked
+def _ask(scene: GraphScene, latents: list[int], asked: _Asked) -> None:
+    """Queue the change, and remember its job or why there is none."""
+    *_, mode, factor = asked
+    try:
+        runs = [(name, _card(scene, name).path) for name in scene.found.graph.runs]
+        nodes = [scene.found.graph.nodes[pin] for pin in latents]
+        places = [(node.name, node.latent or 0, node.position or 0) for node in nodes]
+        request = effect_request(scene.found.path, runs, places, (mode, factor))
+        n = f"{count(len(latents))} latent{'s' * (len(latents) != 1)}"
+        job = job_queue().submit(request, f"{n} of {scene.found.name} {MODES[mode]}")
+        st.session_state[ASKED] = (asked, job.name, "")
+    except UsageError as error:
+        st.session_state[ASKED] = (asked, "", str(error))
+
+
+@st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
+def _watch(name: str) -> None:
+    """What the job does, until it ends, with a button to cancel it."""
+    queue = job_queue()
+    job = queue.find(name)
+    if job is None or not job.open:
+        st.rerun()
+    before = [other for other in queue.open_jobs() if other is not job]
+    text = f"{job.report.title} …"
+    if job.state == "waiting":
+        text = f"Waiting: {count(len(before))} before it. You may leave this page and come back."
+    _show(html('<p class="sub" role="status">{t}</p>', t=text))
+    st.button("Cancel", key=f"cancel-{name}", on_click=queue.cancel, args=(name,))
 
 
 def _explained(scene: GraphScene, latents: list[int], mode: str) -> Html:
@@ -92,26 +113,9 @@ def _explained(scene: GraphScene, latents: list[int], mode: str) -> Html:
     left = f" {count(others)} other pinned {stay}." if others else ""
     return html(
         '<p class="sub">Sets {what}. Errors, attention and MLPs run as they do. Needs the language '
-        "model, which is loaded once.{left}</p>",
+        "model, which a process of its own loads once.{left}</p>",
         what=text.format(n=pinned), left=left,
     )  # fmt: skip
-
-
-def _answer(scene: GraphScene, latents: list[int], mode: str, factor: float) -> Html:
-    try:
-        lives = tuple((name, _card(scene, name)) for name in scene.found.graph.runs)
-        nodes = [scene.found.graph.nodes[pin] for pin in latents]
-        places = tuple((node.name, node.latent or 0, node.position or 0) for node in nodes)
-        effect = _effect(
-            (str(scene.found.path), stamp(scene.found.path)),
-            places,
-            (mode, factor),
-            _found=scene.found,
-            _cards=lives,
-        )
-    except UsageError as error:
-        return html('<p class="notice" role="status">{e}</p>', e=error)
-    return effect_card(scene.found, latents, (mode, factor), effect)
 
 
 def effect_card(
@@ -179,106 +183,3 @@ def _card(scene: GraphScene, sae: str) -> RunCard:
             f"{scene.names.catalogue.root}; put it there to run it live."
         )
     return card
-
-
-@st.cache_data(max_entries=64, show_spinner="Running the model …")
-def _effect(
-    graph: tuple[str, int],
-    places: tuple[tuple[str, int, int], ...],
-    change: tuple[str, float],
-    *,
-    _found: OpenGraph,
-    _cards: tuple[tuple[str, RunCard], ...],
-) -> LiveEffect:
-    del graph  # part of the cache's key only
-    lives = [(name, live_run(card)) for name, card in _cards]
-    return measure(_found, lives, places, change)
-
-
-def measure(
-    found: OpenGraph,
-    lives: list[tuple[str, "Host"]],
-    places: tuple[tuple[str, int, int], ...],
-    change: tuple[str, float],
-) -> LiveEffect:
-    """Run the graph's prompt unchanged and changed.
-
-    Raises:
-        UsageError: the runs are of several models, or the graph's tokens are not the model's.
-    """
-    # It imports torch.
-    from saelab.analysis.circuits.intervene import Change, intervene
-    from saelab.host.host import by_layer
-
-    hosts = by_layer([replace(live, name=name) for name, live in lives])
-    first = hosts[0]
-    if any(host.lm is not first.lm for host in hosts):
-        raise UsageError("The graph's SAEs are of runs of several language models by now.")
-    facts = found.graph.facts
-    tokens = _tokens(found, first)
-    watched = _LATENT.fullmatch(str(facts.get("target"))) if facts.get("token") is None else None
-    with lock_of(first.lm):
-        result = intervene(
-            first.lm,
-            hosts,
-            tokens,
-            Change(places, change[0], change[1]),  # pyright: ignore[reportArgumentType]
-            position=found.graph.nodes[-1].position or 0,
-            watched=(watched[1], int(watched[2]), int(watched[3])) if watched else None,
-        )
-    if result.latent is not None:
-        return LiveEffect(*result.latent, [])
-    ends = (_logit_value(facts, logits) for logits in (result.before, result.after))
-    return LiveEffect(next(ends), next(ends), _likeliest(first, result.before, result.after))
-
-
-def _tokens(found: OpenGraph, live: "Host") -> Any:  # noqa: ANN401 - torch is imported late
-    import torch
-
-    ids = found.graph.facts.get("token_ids")
-    texts = found.graph.tokens
-    vocabulary = live.lm.info.d_vocab
-    whole = isinstance(ids, list) and all(
-        isinstance(i, int) and 0 <= i < vocabulary for i in ids
-    )  # fmt: skip
-    names = [live.lm.tokenizer.token(i) for i in ids or []] if whole else []
-    if not whole or len(names) != len(texts) or not all(map(_same, names, texts)):
-        raise UsageError(
-            f"The tokens of {found.path} are not those of {live.lm.info.name}; run "
-            "`saelab circuit` again."
-        )
-    return torch.tensor(ids, device=live.lm.device)
-
-
-def _same(name: str, text: str) -> bool:
-    """Whether a token has this name, or had it in graphs older than distinct names."""
-    return text in (name, name.strip(" ")) or "\ufffd" in text
-
-
-def _logit_value(facts: dict[str, Any], logits: Any) -> float:  # noqa: ANN401
-    """The graph's target computed from logits: one minus another, or minus the mean."""
-    known = [facts.get(name) for name in ("token", "against")]
-    token, against = (i if isinstance(i, int) and 0 <= i < len(logits) else None for i in known)
-    if token is None:
-        raise UsageError("The graph does not say which token it explains; compute it again.")
-    base = logits.mean() if against is None else logits[against]
-    return float(logits[token] - base)
-
-
-def _likeliest(
-    live: "Host",
-    before: Any,  # noqa: ANN401
-    after: Any,  # noqa: ANN401
-) -> list[tuple[str, float, float, float, float]]:
-    p, q = before.softmax(-1), after.softmax(-1)
-    best = p.maximum(q).topk(min(N_TOKENS, len(p))).indices.tolist()
-    return [
-        (
-            live.lm.tokenizer.token(i),
-            float(p[i]),
-            float(q[i]),
-            float(before[i]),
-            float(after[i]),
-        )
-        for i in best
-    ]

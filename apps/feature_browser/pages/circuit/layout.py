@@ -12,11 +12,11 @@ WIDE = 840
 """Width of the picture's card in a window of 1280 pixels; longer prompts scroll."""
 ROOMY = 90
 """Up to this number of nodes, latents have their numbers or names beside them."""
-SLOTS = {"named": (96.0, 43.0), "roomy": (34.0, 30.0), "dense": (15.0, 15.0)}
+SLOTS = {"named": (96.0, 52.0), "roomy": (34.0, 30.0), "dense": (15.0, 15.0)}
 """Width and height of a node's place."""
 SIDE_BY_SIDE = {"named": (6, 5, 4, 3), "roomy": (8, 6, 5, 4, 3, 2), "dense": (12, 8, 6, 4, 3, 2)}
 """How many nodes of a token and row stand beside each other, at most; the first that fits."""
-STRETCH = {"named": 1.6, "roomy": 1.0, "dense": 1.0}
+STRETCH = {"named": 1.33, "roomy": 1.0, "dense": 1.0}
 """How wide a picture may be, in cards; a wider one is scrolled, or zoomed out."""
 EVERYWHERE = -1
 """The column of biases, which belong to all positions."""
@@ -50,27 +50,35 @@ def lay_out(found: OpenGraph, kept: Kept, *, named: bool = False) -> GraphLayout
     slot = SLOTS[style]
     rows = row_names(found, [nodes[n] for n in numbers])
     cells: dict[tuple[int, int], list[int]] = {}
-    for number in sorted(numbers, key=lambda n: -found.influence[n]):
+    for number in sorted(numbers, key=lambda n: (nodes[n].kind != "latent", -found.influence[n])):
         node = nodes[number]
         column = EVERYWHERE if node.position is None else node.position
         cells.setdefault((rows.index(row_name(node)), column), []).append(number)
-    columns = _fitting_columns(found.graph.tokens, cells, style)
+    slots = {at: _slot(nodes[members[0]], style) for at, members in cells.items()}
+    columns = _fitting_columns(found.graph.tokens, cells, slots, style)
     places, heights, y = {}, [], TOP + 8.0
     for row in reversed(range(len(rows))):
         lines = 1
         for column, (_, x, wide) in columns.items():
             members = cells.get((row, column), [])
-            per_line = max(1, int(wide // slot[0]))
+            across_slot = slots.get((row, column), slot[0])
+            per_line = max(1, int(wide // across_slot))
             lines = max(lines, -(-len(members) // per_line))
             for place, number in enumerate(members):
                 line, across = divmod(place, per_line)
                 in_line = min(per_line, len(members) - line * per_line)
-                dx = (across - (in_line - 1) / 2) * slot[0]
+                dx = (across - (in_line - 1) / 2) * across_slot
                 places[number] = (x + wide / 2 + dx, y + slot[1] * (line + 0.5))
         heights.append((rows[row], y + slot[1] * lines / 2))
         y += slot[1] * lines + GAP
     last = max(x + wide for _, x, wide in columns.values())
     return GraphLayout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), style)
+
+
+def _slot(first: Node, style: str) -> float:
+    """The width of a node's place in a cell; its latents, which have names, come first in it."""
+    named = style == "named" and first.kind != "latent"
+    return SLOTS["roomy" if named else style][0]
 
 
 def row_name(node: Node) -> str:
@@ -94,29 +102,33 @@ def row_names(found: OpenGraph, nodes: Sequence[Node]) -> list[str]:
 
 
 def _fitting_columns(
-    tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], style: str
+    tokens: Sequence[str],
+    cells: dict[tuple[int, int], list[int]],
+    slots: dict[tuple[int, int], float],
+    style: str,
 ) -> dict[int, tuple[str, float, float]]:
     """The columns with as many nodes side by side as fit."""
     columns: dict[int, tuple[str, float, float]] = {}
     for most in SIDE_BY_SIDE[style]:
-        columns = _columns(tokens, cells, SLOTS[style][0], most)
+        wides = {at: slots[at] * min(most, len(members)) for at, members in cells.items()}
+        columns = _columns(tokens, wides)
         if max(x + wide for _, x, wide in columns.values()) <= STRETCH[style] * WIDE - RIGHT + 1:
             break
     return columns
 
 
 def _columns(
-    tokens: Sequence[str], cells: dict[tuple[int, int], list[int]], slot: float, most: int
+    tokens: Sequence[str], wides: dict[tuple[int, int], float]
 ) -> dict[int, tuple[str, float, float]]:
     """By position: the token, the start of its column, and its width."""
-    fullest = dict.fromkeys(range(len(tokens)), 0)
-    for (_, column), members in cells.items():
-        fullest[column] = max(fullest.get(column, 0), min(most, len(members)))
+    fullest = dict.fromkeys(range(len(tokens)), 0.0)
+    for (_, column), wide in wides.items():
+        fullest[column] = max(fullest.get(column, 0.0), wide)
     needed = {}
     for column in sorted(fullest):
         text = "all tokens" if column == EVERYWHERE else visible(tokens[column]).strip() or "␣"
         words = min(72.0 if fullest[column] else 36.0, 7.0 * len(text) + 12)
-        needed[column] = (text, max(words, slot * fullest[column] + 8, 26.0))
+        needed[column] = (text, max(words, fullest[column] + 8, 26.0))
     total = sum(wide for _, wide in needed.values())
     spare = max(0.0, WIDE - LEFT - RIGHT - total)
     columns, x = {}, float(LEFT)

@@ -18,7 +18,8 @@ from saelab.console import visible
 
 MOST_EDGES = 500
 LONGEST_LINE = 17
-"""Characters of a name on a line below its node; two lines are shown."""
+"""Characters of a name on a line below its node."""
+MOST_LINES = 3
 ZOOMS = {
     "in": ("+", "Zoom in"),
     "out": (MINUS, "Zoom out"),
@@ -136,7 +137,8 @@ def zoom_buttons() -> Html:
 def svg_of(scene: GraphScene) -> Html:
     """The kept part of the graph alone."""
     names, found, kept, address = scene.names, scene.found, scene.kept, scene.address
-    layout = lay_out(found, kept, named=address.named == "yes")
+    # Two graphs have the room of one, so their names are in the tips and the table.
+    layout = lay_out(found, kept, named=address.named == "yes" and not address.beside)
     picked = found.numbers.get(address.node)
     edges = drawn_edges(found, kept, picked)
     svg = html(
@@ -253,14 +255,15 @@ def _mark(
 
 
 def _lines(names: NodeNames, node: Node, style: str) -> list[str]:
-    """What is written below a latent's mark: its number, or its name in two lines."""
+    """What is written below a latent's mark: its number, or its name in MOST_LINES."""
     if node.kind != "latent" or style == "dense":
         return []
     name = names.title(node).removeprefix(PREFIX) if style == "named" else ""
     if not name:
         return [str(node.latent)]
     lines = textwrap.wrap(name, LONGEST_LINE, break_long_words=True)
-    return [*lines[:1], _short(" ".join(lines[1:]), LONGEST_LINE)][: len(lines)]
+    last = MOST_LINES - 1
+    return [*lines[:last], _short(" ".join(lines[last:]), LONGEST_LINE)][: len(lines)]
 
 
 def hidden_text(found: OpenGraph, kept: Kept) -> str:

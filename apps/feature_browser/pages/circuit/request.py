@@ -12,7 +12,7 @@ from saelab.config import UsageError
 from saelab.console import visible
 from saelab.lm.prompt import LONGEST
 from saelab.training.run import Run
-from saelab.training.sets import is_set
+from saelab.training.sets import RunSet, is_set
 
 BETWEEN_SAES = "|"
 SHOWN = 60
@@ -52,6 +52,21 @@ def chosen(known: dict[str, Choice], text: str) -> list[str]:
     """The names in `?saes=` that are known; if there are none, the first of all."""
     names = [name for name in text.split(BETWEEN_SAES) if name in known]
     return names or list(known)[:1]
+
+
+def names_of(known: dict[str, Choice], paths: set[Path]) -> list[str]:
+    """The choices that stand for the runs at these paths: a whole set, or the runs."""
+    for choice in known.values():
+        if is_set(choice.path) and set(_members(choice.path)) == paths:
+            return [choice.name]
+    return [choice.name for choice in known.values() if choice.path.resolve() in paths]
+
+
+def _members(path: Path) -> list[Path]:
+    try:
+        return [(path / member.name).resolve() for member in RunSet(path).manifest.members]
+    except UsageError:  # Its own page says what is wrong with it.
+        return []
 
 
 def prompt_of(card: RunCard, address: CircuitAddress) -> str:

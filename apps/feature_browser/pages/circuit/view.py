@@ -30,7 +30,7 @@ from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.pair import beside_field, draw_pair
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.pins import flows, members_of, pins_card
-from feature_browser.pages.circuit.request import BETWEEN_SAES
+from feature_browser.pages.circuit.request import BETWEEN_SAES, choices, names_of
 from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.shell.canvas import STATIC, go_to, show, tell
 from saelab.config import UsageError
@@ -111,13 +111,14 @@ def _scene(
 
 
 def _head(card: RunCard, scene: GraphScene, *, alone_shown: bool) -> None:
+    asked, form = _asked(card, scene), scene.address.fresh(part="explain")
     show(
         html(
             '<div class="page wide circuit"><p class="sub crumbs"><a href="{h}">All circuits</a> '
             'of {run} · <a href="{e}">explain another prediction</a> · <a href="{b}">another '
             "beside this one</a></p>{head}</div>",
-            h=_listed(scene.address), e=scene.address.fresh(part="explain", **_asked(scene)).href,
-            b=scene.address.fresh(part="explain", beside=scene.found.name, **_asked(scene)).href,
+            h=_listed(scene.address), e=form.to(**asked).href,
+            b=form.to(beside=scene.found.name, **asked).href,
             run=card.name, head=headline(scene) if alone_shown else EMPTY,
         ),
         "circuit-head",
@@ -129,13 +130,17 @@ def _listed(address: CircuitAddress) -> str:
     return address.fresh(part="explain").href
 
 
-def _asked(scene: GraphScene) -> dict[str, str]:
+def _asked(card: RunCard, scene: GraphScene) -> dict[str, str]:
     """The graph's prompt, latent and SAEs, for the form."""
     facts = scene.found.graph.facts
-    # The first keeps the graph, and a graph beside another is one of the same run.
-    names = sorted(scene.found.saes, key=lambda name: name != scene.address.run)
-    saes = BETWEEN_SAES.join(names)
-    said = {"prompt": facts.get("prompt"), "wanted": facts.get("latent"), "saes": saes}
+    runs = [scene.names.run(name) for name in scene.found.graph.runs]
+    known = choices(scene.names.catalogue, card)
+    names = names_of(known, {run.path.resolve() for run in runs if run is not None})
+    said = {
+        "prompt": facts.get("prompt"),
+        "wanted": facts.get("latent"),
+        "saes": BETWEEN_SAES.join(names),
+    }
     return {name: text for name, text in said.items() if isinstance(text, str)}
 
 
