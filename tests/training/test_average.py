@@ -11,12 +11,13 @@ from saelab.sae.variants import BUILT_IN, SAE_CONFIG, sized
 from saelab.training import fused_graphs
 from saelab.training.average import WeightAverage
 from saelab.training.find import find_runs
+from saelab.training.fused_steps import FusedSteps
 from saelab.training.loop import train
 from saelab.training.objectives import Local, make_objective
 from saelab.training.run import AVERAGED, Run, kept_at
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
-from saelab.training.steps import AutogradSteps, FusedSteps
+from saelab.training.steps import AutogradSteps
 from saelab.types import ActivationBatch
 
 NAMES = [

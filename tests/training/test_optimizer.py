@@ -11,8 +11,9 @@ from saelab.sae.context import LossContext
 from saelab.sae.variants import SAE_CONFIG
 from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig
+from saelab.training.fused_steps import FusedSteps
 from saelab.training.objectives import Local
-from saelab.training.steps import AutogradSteps, FusedSteps
+from saelab.training.steps import AutogradSteps
 from saelab.types import ActivationBatch
 
 D_IN, D_SAE, BATCH, STEPS, LR, V = 6, 5, 4, 3, 1e-2, 6.0

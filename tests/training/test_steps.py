@@ -9,12 +9,14 @@ from kernels.triton_device import DEVICE
 
 from saelab.config import UsageError
 from saelab.sae.context import LossContext
+from saelab.training.fused_steps import FusedSteps
 from saelab.training.loop import train
+from saelab.training.metrics import Interval, IntervalMetrics
 from saelab.training.objectives import Local, make_objective
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
-from saelab.training.steps import AutogradSteps, FusedSteps
-from saelab.types import ActivationBatch
+from saelab.training.steps import AutogradSteps
+from saelab.types import ActivationBatch, LossTerms, SparseCodes
 
 pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="the interpreter's; see test_fused.py")
 CHANGES = {
@@ -119,3 +121,20 @@ def test_asking_for_kernels_where_there_are_none_is_refused(
     with pytest.raises(UsageError, match=named):
         train(config, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_figures_sums_stay_where_a_graph_adds_to_them():
+    metrics, x = IntervalMetrics(torch.ones(3)), torch.zeros(2, 3)
+    codes = SparseCodes(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int64), 4)
+    terms = LossTerms(torch.tensor(2.0), torch.tensor(1.5), codes, {"aux_k": torch.tensor(0.5)})
+    for _ in range(2):
+        metrics.add(x, terms, codes.active.sum())
+        metrics.count(len(x), terms.parts)
+    found = metrics.summary()
+    assert (found["loss"], found["fvu"], found["l0"], found["aux_k"]) == (2.0, 0.5, 2.0, 0.5)
+    sums, aux_k = [metrics.error, metrics.variance, metrics.active, metrics.loss], metrics.parts
+    metrics.reset()
+    assert "aux_k" not in metrics.parts
+    metrics.load(Interval(rows=4, steps=2, error=1, variance=2, active=3, loss=4, parts=found))
+    assert [float(value) for value in sums] == [1, 2, 3, 4]
+    assert float(aux_k["aux_k"]) == 0.5
