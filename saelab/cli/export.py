@@ -34,9 +34,9 @@ class ExportArguments(Config):
     out: Path
     """A new directory for cfg.json and sae_weights.safetensors, for config.json and ae.pt, or for
     config.yaml and layer_N.safetensors, or for batch-N.json."""
-    to: Literal[
-        "sae-lens", "dictionary-learning", "sparsify", "circuit-tracer", "neuronpedia"
-    ] = "sae-lens"
+    to: Literal["sae-lens", "dictionary-learning", "sparsify", "circuit-tracer", "neuronpedia"] = (
+        "sae-lens"
+    )
     """The tool to write for: SAELens (SAE.load_from_disk), dictionary_learning
     (load_dictionary), sparsify (SparseCoder.load_from_disk), circuit-tracer (a transcoder set), or
     Neuronpedia."""
