@@ -1,5 +1,7 @@
 """The files around the code say the same as the code."""
 
+import re
+
 import yaml
 from requirements import PROJECT
 from sources import ROOT
@@ -27,6 +29,24 @@ def test_commits_are_checked_by_tools_that_make_installs():
     tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in local["hooks"]}
     developers = {need.partition(">")[0] for need in PROJECT["optional-dependencies"]["dev"]}
     assert {tool.replace("lint-imports", "import-linter") for tool in tools} <= developers
+
+
+def test_the_page_of_installing_has_every_extra_and_its_packages():
+    rows = re.findall(
+        r"^\| `saelab\[(\w+)\]` \|[^|]*\|([^|]*)\|",
+        (ROOT / "docs/install.md").read_text(),
+        re.MULTILINE,
+    )
+    extras = PROJECT["optional-dependencies"]
+    own = {name: set() if name == "all" else set(direct(extras[name])) for name, _ in rows}
+    assert {name: set(filter(None, cell.strip().split(", "))) for name, cell in rows} == own
+    assert set(own) == set(extras) - {"test", "dev", "docs"}
+
+
+def direct(requirements):
+    for need in requirements:
+        if not need.startswith("saelab["):
+            yield re.split(r"[<>=;\s]", need)[0]
 
 
 def test_the_container_installs_extras_that_exist():

@@ -7,7 +7,7 @@ from saelab.cli import VERBS
 from saelab.cli.completion import commands
 from saelab.cli.help_text import Command, help_text
 
-WIDTH = "96"
+WIDTH = "80"
 INDEX = "reference/cli/index.md"
 HEAD = """\
 # The command line
