@@ -72,8 +72,9 @@ def contrast(texts: Sequence[Fired], is_first: Bool[ndarray, " text"], seed: int
         return Contrast(whole, nothing, nothing, nothing, whole, whole, 0.0)
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.lexsort((every, -np.abs(columns[0] - 0.5)))
-    sorted_columns = [column[order] for column in columns]
-    return Contrast(every[order], *sorted_columns, float(np.quantile(best, LEVEL)))
+    auroc, first, second, n_first, n_second = (column[order] for column in columns)
+    chance = float(np.quantile(best, LEVEL))
+    return Contrast(every[order], auroc, first, second, n_first, n_second, chance)
 
 
 def check_sides(n_first: int, n_second: int) -> None:

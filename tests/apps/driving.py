@@ -1,6 +1,7 @@
 """Driving the app without a browser."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,10 +19,11 @@ Open = Callable[..., AppTest]
 
 
 def drawn(app: AppTest) -> str:
-    """All the HTML that the app has put on the page."""
+    """All the HTML that the app has put on the page, except for the help's words and keys."""
     assert not app.exception
     canvases = app.get("bidi_component")
-    return "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
+    page = "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
+    return re.sub("<dialog.*?</dialog>", "", page, flags=re.DOTALL)
 
 
 def curves(app: AppTest) -> list[str]:

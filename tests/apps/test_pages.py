@@ -134,7 +134,7 @@ def test_health_counts_dead_dense_and_duplicate_latents(open_app: Open):
     page = drawn(open_app(run="signed", view="health"))
     assert "1 of 32 latents never fire" in page
     assert 'href="?run=signed&amp;latent=31">31</a>' in page
-    assert "dead 1" in page
+    assert "never fire 1<" in page
     assert "duplicate 0" in page
 
 

@@ -115,5 +115,6 @@ def _time(at: float) -> str:
 
 def _number(values: dict[str, Any], name: str) -> float | None:
     value = values.get(name)
-    whole = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if whole and abs(value) < 1 << 62 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1 << 62 else None

@@ -293,10 +293,5 @@ def _words(scores: SteeringScores, tokens: ndarray) -> Html:
     return joined(html("<code>{w}</code> ", w=visible(word)) for word in words)
 
 
-PAGE = Page(
-    "Steering",
-    SteeringAddress,
-    steering_view,
-    needs_decoder=True,
-    asks="Which latents move the model?",
-)
+ASKS = "Which latents move the model?"
+PAGE = Page("Steering", SteeringAddress, steering_view, needs_decoder=True, asks=ASKS)
