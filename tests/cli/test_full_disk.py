@@ -85,7 +85,7 @@ def test_a_disk_that_fills_ends_in_a_sentence_and_once_it_is_free_the_work_goes_
         assert len(reasons) == 1, failed.err
         assert reasons[0].startswith(f"saelab {verb}: ")
         assert "Traceback" not in failed.err
-        assert not [path for path in cwd.rglob("*") if is_temporary(path) or "lock" in path.name]
+        assert not [path for path in cwd.rglob("*") if is_temporary(path) or path.suffix == ".lock"]
         again = run_killed(argv, None, cwd)
         assert again.code == 0, (n, again.err)
         assert differing(contents(cwd), expected) == [], (n, failed.calls[-3:])
