@@ -41,6 +41,8 @@ def read_params_of_layers(directory: Path) -> ForeignCLT:
         UsageError: a file is missing or damaged, shapes do not fit, config.json does not name the
             hooks, or the layers have affine skip connections.
     """
+    if not holds_params_of_layers(directory):
+        raise UsageError(f"{directory} holds no params_layer_0.safetensors, ...; copy them again.")
     found = [FILE.fullmatch(file.name) for file in directory.iterdir()]
     n = 1 + max(int(name[1]) for name in found if name is not None)
     config = load_json(directory / CONFIG_FILE)

@@ -62,7 +62,8 @@ def test_a_forward_pass_is_the_sum_over_layers(crosscoder, dtype, tmp_path):
     sae = from_foreign_clt(foreign)
     assert sae.is_transcoder != crosscoder
     assert bool(sae.transcoders()) != crosscoder
-    assert 4 * (sae.W_enc.numel() + sae.W_dec.numel()) == foreign.n_bytes
+    matrices = (sae.get_parameter(name) for name in ("W_enc", "W_dec"))
+    assert 4 * sum(matrix.numel() for matrix in matrices) == foreign.n_bytes
     # A latent reads one layer, and writes to all: these directions cannot be compared.
     assert dictionary_figures(sae, signed=False).encoder_mean is None
     x = torch.randn(ROWS, N, D, generator=torch.Generator().manual_seed(1)).double()
@@ -112,6 +113,7 @@ def configured(**values):
         (configured(hf_hook_point_in="model.layers.{5,9}.output"), "there are 3 files"),
         (lambda d: (d / "params_layer_1.safetensors").unlink(), "does not exist"),
         (lambda d: (d / "config.json").unlink(), "does not exist"),
+        (lambda d: [file.unlink() for file in d.iterdir()], "holds no params_layer_0"),
     ],
 )
 def test_what_is_not_whole_is_refused(damage, said, tmp_path):
