@@ -147,7 +147,8 @@ def _watch(address: CircuitAddress) -> None:
         st.rerun()
     if mine is not None:
         show(alone(_progress(mine, jobs)), "job")
-        _cancel(mine, "Cancel")
+        with st.container(key="circuit-job"):
+            _cancel(mine, "Cancel")
     others = [job for job in jobs if job is not mine]
     if others:
         text = f"{count(len(others))} other question{'s' * (len(others) != 1)} asked"

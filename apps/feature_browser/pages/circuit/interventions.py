@@ -93,7 +93,8 @@ def _watch(name: str) -> None:
     if job.state == "waiting":
         text = f"Waiting: {count(len(before))} before it. You may leave this page and come back."
     _show(html('<p class="sub" role="status">{t}</p>', t=text))
-    st.button("Cancel", key=f"cancel-{name}", on_click=queue.cancel, args=(name,))
+    with st.container(key="circuit-jobs"):
+        st.button("Cancel", key=f"cancel-{name}", on_click=queue.cancel, args=(name,))
 
 
 def _explained(scene: GraphScene, latents: list[int], mode: str) -> Html:

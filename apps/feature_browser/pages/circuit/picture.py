@@ -138,7 +138,9 @@ def svg_of(scene: GraphScene) -> Html:
     """The kept part of the graph alone."""
     names, found, kept, address = scene.names, scene.found, scene.kept, scene.address
     # Two graphs have the room of one, so their names are in the tips and the table.
-    layout = lay_out(found, kept, named=address.named == "yes" and not address.beside)
+    named = address.named == "yes" and not address.beside
+    shown = (found.graph.nodes[n] for n in np.flatnonzero(kept.nodes))
+    layout = lay_out(found, kept, named=named and any(names.title(node) for node in shown))
     picked = found.numbers.get(address.node)
     edges = drawn_edges(found, kept, picked)
     svg = html(
