@@ -11,23 +11,29 @@ from saelab.activations.forward import model_input
 from saelab.evaluation.options import EvaluateOptions
 from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logits_bytes
 from saelab.lm.protocol import LanguageModel
-from saelab.resources import Plan
+from saelab.resources import Plan, batch_budget
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
 
 BACKWARD = 3
 """Cost of a pass with gradients, in passes without."""
 TRIED_POSITIONS = 256
+CODE_BYTES = 3 * 4
+"""Bytes for a latent of a row while it is encoded: three copies of its pre-activation."""
 AT_REST = 300 * 2**20
 """Bytes for memory that the allocator keeps, and for code that is loaded during the evaluation."""
 
 
-def sized(options: EvaluateOptions, lm: LanguageModel, corpus: Corpus) -> EvaluateOptions:
+def sized(
+    options: EvaluateOptions, lm: LanguageModel, corpus: Corpus, d_sae: int
+) -> EvaluateOptions:
     """The options with a batch size; if none was given, it is chosen from the free memory."""
     if options.batch_size is not None:
         return options
     n = contexts_at_once(lm, corpus.context_length, most=options.contexts)
-    return options.model_copy(update={"batch_size": n})
+    # A wide SAE's pre-activations take more than the model's pass.
+    fitting = batch_budget(lm.device) // (CODE_BYTES * corpus.context_length * d_sae)
+    return options.model_copy(update={"batch_size": max(1, min(n, fitting))})
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Evaluated:
     def _memory(self) -> int:
         lm, options, length = self.lm, self.options, self.corpus.context_length
         passes = forward_bytes(lm, options.contexts, length)
-        codes = 3 * 4 * options.contexts * length * self.sae.d_sae
+        codes = CODE_BYTES * options.contexts * length * self.sae.d_sae
         peak = max(passes + logits_bytes(lm), codes)
         if options.suite == "full":
             some = min(options.n_uniformity, contexts_at_once(lm, length, backward=True))

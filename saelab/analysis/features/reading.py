@@ -33,13 +33,14 @@ from saelab.host.host import Host
 from saelab.host.text import TextBatch, corpus_of, stream
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import device_of
 from saelab.training.domain import norms
 from saelab.training.run import Run
 from saelab.types import SparseCodes
 
 DIRECTORY = "features.partial"
-NUMBERS_AT_ONCE = 2**26
-"""Pre-activations in one call to the encoder: a quarter of a gigabyte."""
+NUMBERS_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}
+"""Pre-activations in one call to the encoder; memory holds about six times as many."""
 DECIDES_CODES = ("n_tokens", "batch_size", "near_miss_ranks", "checkpoint_every")
 """The options that the pass depends on; all others only select from its results."""
 
@@ -124,7 +125,7 @@ class ShardWriter:
         """Encode a batch; `first` is the number of contexts before it."""
         context, position = batch.mask.cpu().numpy().nonzero()
         place = (context + batch.first + first) * batch.tokens.shape[1] + position
-        size = max(1, NUMBERS_AT_ONCE // self.sae.d_sae)
+        size = encoded_at_once(self.sae)
         for i in range(0, len(batch.x), size):
             x = batch.x[i : i + size]
             codes = self.sae.encode(x)
@@ -195,6 +196,12 @@ def _integers(tensor: Tensor) -> Integer[ndarray, " event"]:
 
 def _floats(tensor: Tensor) -> Float32[ndarray, " event"]:
     return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def encoded_at_once(sae: AbstractSAE) -> int:
+    """The number of rows that are encoded together."""
+    kind = device_of(sae).type
+    return max(1, NUMBERS_AT_ONCE.get(kind, NUMBERS_AT_ONCE["cpu"]) // sae.d_sae)
 
 
 class Rest:
