@@ -14,7 +14,11 @@ def permutation(n: int, *key: int) -> Int[np.ndarray, " n"]:
     the streams of its bit generators, but not the result of `Generator.permutation`.
     """
     words = np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
-    return np.argsort(words, kind="stable")
+    order = np.argsort(words)  # Several times as fast as a stable sort, and equal without ties.
+    rising = words[order]
+    if (rising[1:] == rising[:-1]).any():
+        return np.argsort(words, kind="stable")
+    return order
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from saelab.evaluation.inputs import Inputs, decoder
 from saelab.evaluation.measurement import Line, Measurement
+from saelab.evaluation.rows import Skipped
 from saelab.sae.base import AbstractSAE
 
 COLLINEAR = 0.95
@@ -20,6 +21,8 @@ ROWS_AT_ONCE = 2**14
 """Latents whose rows are widened together."""
 TRIED = 1024
 """Rows of the product by which its time is judged."""
+MOST_COMPARED = 2**18
+"""With more latents, comparing all pairs takes longer than all other measurements together."""
 UNIT_TOLERANCE = 1e-3
 
 
@@ -173,7 +176,13 @@ def _lines(w: DictionaryFigures) -> Iterator[Line]:
         yield "encoder and decoder", f"{w.encoder_mean:.3f}", f"mean cosine of a latent's; {rest}"
 
 
-def _measure(inputs: Inputs) -> DictionaryFigures:
+def _measure(inputs: Inputs) -> DictionaryFigures | Skipped:
+    d_sae = inputs.sae.d_sae
+    if d_sae > MOST_COMPARED:
+        return Skipped(
+            f"Its {d_sae:,} latents are {d_sae**2:.1e} pairs; up to {MOST_COMPARED:,} latents are "
+            "compared with each other."
+        )
     return dictionary_figures(inputs.sae, signed=inputs.found["density"].signed)
 
 

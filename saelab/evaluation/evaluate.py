@@ -67,7 +67,7 @@ def evaluate(  # noqa: PLR0913 - the options that are replaced most often stand 
         host = Host.of_run(run, lm)
         lm = host.lm
         corpus = corpus_of(run, lm, "held-out") if corpus is None else corpus
-        options = sized(options, lm, corpus)
+        options = sized(options, lm, corpus, host.sae.d_sae)
         sample = None
         if options.encoder is not None:
             sample = sample_rows(host, corpus, options)

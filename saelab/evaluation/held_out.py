@@ -36,4 +36,4 @@ def held_out_rows(
         return kept.at(some, torch.device("cpu"))
     lm = load_model_of([run]) if lm is None else lm
     host, corpus = Host.of_run(run, lm), corpus_of(run, lm, "held-out")
-    return sample_rows(host, corpus, sized(options, lm, corpus))
+    return sample_rows(host, corpus, sized(options, lm, corpus, host.sae.d_sae))

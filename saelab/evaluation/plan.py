@@ -8,12 +8,12 @@ from torch import Tensor
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
-from saelab.evaluation.dictionary import dictionary_cost
+from saelab.evaluation.dictionary import MOST_COMPARED, dictionary_cost
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.suite import asked_for
 from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logits_bytes
 from saelab.lm.protocol import LanguageModel
-from saelab.resources import Plan
+from saelab.resources import Plan, batch_budget
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
 from saelab.sae.in_blocks import numbers_at_once
@@ -21,16 +21,22 @@ from saelab.sae.in_blocks import numbers_at_once
 BACKWARD = 3
 """Cost of a pass with gradients, in passes without."""
 TRIED_POSITIONS = 256
+CODE_BYTES = 3 * 4
+"""Bytes for a latent of a row while it is encoded: three copies of its pre-activation."""
 AT_REST = 300 * 2**20
 """Bytes for memory that the allocator keeps, and for code that is loaded during the evaluation."""
 
 
-def sized(options: EvaluateOptions, lm: LanguageModel, corpus: Corpus) -> EvaluateOptions:
+def sized(
+    options: EvaluateOptions, lm: LanguageModel, corpus: Corpus, d_sae: int
+) -> EvaluateOptions:
     """The options with a batch size; if none was given, it is chosen from the free memory."""
     if options.batch_size is not None:
         return options
     n = contexts_at_once(lm, corpus.context_length, most=options.contexts)
-    return options.model_copy(update={"batch_size": n})
+    # A wide SAE's pre-activations take more than the model's pass.
+    fitting = batch_budget(lm.device) // (CODE_BYTES * corpus.context_length * d_sae)
+    return options.model_copy(update={"batch_size": max(1, min(n, fitting))})
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Evaluated:
     def _compares(self) -> bool:
         """Whether all pairs of decoder rows are compared."""
         asked = {m.name for m in asked_for(self.options)}
-        return "dictionary" in asked and self.sae.config.decoder_problem is None
+        compared = self.sae.config.decoder_problem is None and self.sae.d_sae <= MOST_COMPARED
+        return compared and "dictionary" in asked
 
     def _seconds(self) -> float:
         options, length = self.options, self.corpus.context_length

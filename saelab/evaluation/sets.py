@@ -50,7 +50,8 @@ def evaluate_set(
     check_options(options)
     members = runs.runs
     text = _common_text(members, lm) if corpus is None else corpus
-    options = sized(options, lm, text)
+    widest = max(run.config.sae.d_sae for run in members)
+    options = sized(options, lm, text, widest)
     with writing(runs.path) as lock:
         alone = [_alone(run, lm, options, corpus) for run in members]
         weights = sum(run.weights.stat().st_size for run in members)

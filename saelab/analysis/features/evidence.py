@@ -50,7 +50,8 @@ def evidence_arrays(
         part = _of_range(codes, options, firings)
         if massive is not None:
             part |= on_massive_rows(firings, massive, options.n_examples)
-        return part, index.postings(firings)
+        # At once, since the parts of a million latents wait for each other.
+        return narrowed(part, codes.text.length, options.reach), index.postings(firings)
 
     most = min(FIRINGS_AT_ONCE, max(1, int(codes.counts.sum()) // WORKERS))
     with progress("Evidence", codes.d_sae, "latents") as bar:
@@ -58,7 +59,7 @@ def evidence_arrays(
             index.add(postings)
             parts.append(part)
             bar.advance(n)
-    arrays = joined(parts, codes.text.length, options.reach)
+    arrays = joined(parts)
     if not arrays["latent/n_negative"].any():
         arrays = {name: v for name, v in arrays.items() if not name.startswith("negative/")}
     arrays["histogram/counts"] = one_sided(arrays["histogram/counts"])
@@ -107,18 +108,28 @@ def on_massive_rows(
     return {"latent/n_massive": n_fired, "latent/n_massive_top": top}
 
 
-def joined(parts: Sequence[Mapping[str, ndarray]], length: int, reach: int) -> dict[str, ndarray]:
-    """The parts of consecutive latents joined, in the file's dtypes."""
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def joined(parts: list[dict[str, ndarray]]) -> dict[str, ndarray]:
+    """The parts of consecutive latents joined; each is taken out of its part."""
+    arrays = {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
     # A latent's windows are consecutive, so their start is enough to find them.
     for name in [name for name in arrays if name.endswith("/window_count")]:
-        arrays[name.replace("count", "start")] = starts(arrays[name].sum(axis=1))
-    limits = {"position": length, "window_offset": reach, "window_count": 2 * reach + 1}
-    for name, values in arrays.items():
-        if values.dtype.kind == "i" and not name.startswith("latent/") and "start" not in name:
-            largest = limits.get(name.partition("/")[2]) or np.iinfo(np.int32).max
-            arrays[name] = values.astype(signed_type(largest))
+        arrays[name.replace("count", "start")] = starts(arrays[name].sum(axis=1, dtype=np.int64))
     return arrays
+
+
+def narrowed(part: Mapping[str, ndarray], length: int, reach: int) -> dict[str, ndarray]:
+    """Some latents' arrays in the file's dtypes."""
+    limits = {"position": length, "window_offset": reach, "window_count": 2 * reach + 1}
+
+    def kind(name: str) -> type[np.signedinteger[Any]]:
+        return signed_type(limits.get(name.partition("/")[2]) or np.iinfo(np.int32).max)
+
+    return {
+        name: values.astype(kind(name))
+        if values.dtype.kind == "i" and not name.startswith("latent/")
+        else values
+        for name, values in part.items()
+    }
 
 
 def signed_type(largest: int) -> type[np.signedinteger[Any]]:

@@ -8,8 +8,9 @@ import torch
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
 from saelab.analysis.features.options import FeatureOptions
-from saelab.analysis.features.reading import ROWS_AT_ONCE
+from saelab.analysis.features.reading import ROWS_AT_ONCE, encoded_at_once
 from saelab.analysis.features.weights import COSINES_AT_ONCE
+from saelab.analysis.histogram import BINS_PER_SIDE
 from saelab.lm.cost import forward_bytes
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
@@ -23,6 +24,9 @@ TRIED_POSITIONS = 512
 FIRING_BYTES = 12
 SORTED = 4
 """Copies of all firings in memory while they are sorted by latent."""
+RESULTS, EXAMPLE_BYTES, OTHER_BYTES = 3, 14, 512
+"""The results are in memory as parts, joined, and as the file; OTHER_BYTES: logits, neighbours and
+figures of a latent."""
 AT_REST = 300 * 2**20
 """Bytes for code that is loaded meanwhile, and for memory that the allocator keeps."""
 
@@ -51,12 +55,19 @@ def features_plan(
     return Plan(
         "features",
         lm.device,
-        max(batch, weights) + kept + AT_REST,
-        "lower --n-tokens or --batch-size",
+        max(batch, weights, kept + RESULTS * _latent_bytes(options) * sae.d_sae) + AT_REST,
+        "lower --n-tokens or --batch-size, or of a wide SAE --n-examples",
         n_tokens * seconds,
         FIRING_BYTES * (firings + n_tokens * (0 if latents else options.near_miss_ranks)),
         run.path,
     )
+
+
+def _latent_bytes(options: FeatureOptions) -> int:
+    """Bytes of a latent in features.h5, with windows of one firing."""
+    examples = 3 * options.n_examples + options.n_strata * options.n_per_stratum
+    shown = EXAMPLE_BYTES * (examples + 2 * options.n_silent)
+    return shown + 4 * (BINS_PER_SIDE + 2 * options.n_strata) + OTHER_BYTES
 
 
 @torch.no_grad()
@@ -65,13 +76,14 @@ def _tried(
 ) -> tuple[float, float]:
     """Seconds per position, and the number of latents that fire there."""
     n = max(1, TRIED_POSITIONS // corpus.context_length)
-    tokens, site, started = model_input(corpus.read(0, n).tokens), run.config.site, 0.0
-    l0 = 0.0
+    tokens, site = model_input(corpus.read(0, n).tokens), run.config.site
+    seconds, l0 = 0.0, 0.0
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
-        rows = rows.to(dtype_of(sae))
+        some, read = rows[: encoded_at_once(sae)].to(dtype_of(sae)), time.perf_counter()
         chosen = torch.tensor(latents, dtype=torch.long, device=rows.device)
-        codes = codes_of(sae, rows, chosen) if latents else sae.encode(rows)
+        codes = codes_of(sae, some, chosen) if latents else sae.encode(some)
         l0 = codes.mean_l0()
-    return (time.perf_counter() - started) / tokens.numel(), l0
+        seconds = (read - started) / len(rows) + (time.perf_counter() - read) / len(some)
+    return seconds, l0

@@ -33,6 +33,7 @@ from saelab.host.host import Host
 from saelab.host.text import TextBatch, corpus_of, stream
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
+from saelab.sae.decoder import device_of
 from saelab.sae.in_blocks import codes_of
 from saelab.training.domain import norms
 from saelab.training.run import Run
@@ -42,8 +43,8 @@ DIRECTORY = "features.partial"
 CHOSEN_DIRECTORY = "chosen_features.partial"
 ROWS_AT_ONCE = 2**14
 """Rows in one call for chosen latents; the encoder itself limits how many numbers are there."""
-NUMBERS_AT_ONCE = 2**26
-"""Pre-activations in one call to the encoder: a quarter of a gigabyte."""
+NUMBERS_AT_ONCE = {"cpu": 2**24, "cuda": 2**26}
+"""Pre-activations in one call to the encoder; memory holds about six times as many."""
 DECIDES_CODES = ("n_tokens", "batch_size", "near_miss_ranks", "checkpoint_every")
 """The options that the pass depends on; all others only select from its results."""
 
@@ -140,7 +141,7 @@ class ShardWriter:
         """Encode a batch; `first` is the number of contexts before it."""
         context, position = batch.mask.cpu().numpy().nonzero()
         place = (context + batch.first + first) * batch.tokens.shape[1] + position
-        size = ROWS_AT_ONCE if self.latents else max(1, NUMBERS_AT_ONCE // self.sae.d_sae)
+        size = ROWS_AT_ONCE if self.latents else encoded_at_once(self.sae)
         for i in range(0, len(batch.x), size):
             x = batch.x[i : i + size]
             if self.latents:
@@ -214,6 +215,12 @@ def _integers(tensor: Tensor) -> Integer[ndarray, " event"]:
 
 def _floats(tensor: Tensor) -> Float32[ndarray, " event"]:
     return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def encoded_at_once(sae: AbstractSAE) -> int:
+    """The number of rows that are encoded together."""
+    kind = device_of(sae).type
+    return max(1, NUMBERS_AT_ONCE.get(kind, NUMBERS_AT_ONCE["cpu"]) // sae.d_sae)
 
 
 class Rest:

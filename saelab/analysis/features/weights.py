@@ -9,7 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional as F
 
-from saelab.console import progress
+from saelab.console import note, progress
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
@@ -19,6 +19,8 @@ from saelab.sites import Site
 N_LOGITS = 12
 N_NEIGHBOURS = 8
 COSINES_AT_ONCE = 2**25
+MOST_COMPARED = 2**18
+"""With more latents, comparing all pairs takes longer than everything else together."""
 LONG = 2**15
 """With more latents, progress is shown."""
 
@@ -26,14 +28,22 @@ LONG = 2**15
 def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, ndarray]:
     """Logits, decoder and encoder neighbours, and head weights if the site has heads.
 
-    `hook` is the site that the SAE writes. An SAE without decoder rows has neighbours alone.
+    `hook` is the site that the SAE writes. An SAE without decoder rows has neighbours alone, and
+    one of more than `MOST_COMPARED` latents has none.
     """
-    arrays = nearest(sae.cosines(), sae.d_sae, "neighbours")
+    compared = sae.d_sae <= MOST_COMPARED
+    if not compared:
+        note(
+            f"features.h5 will tell no neighbours: {sae.d_sae:,} latents are "
+            f"{sae.d_sae**2:.1e} pairs, and it compares up to {MOST_COMPARED:,} latents; in "
+            "Python, run.load_sae().cosines()(slice(i, i + 1)) compares latent i with all."
+        )
+    arrays = nearest(sae.cosines(), sae.d_sae, "neighbours") if compared else {}
     if sae.config.decoder_problem is not None:
         return arrays
     arrays |= logit_arrays(sae.W_dec, dtype_of(sae), lm, hook)
     # A protocol's check sees no parameters since Python 3.12.
-    if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
+    if compared and isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
         arrays |= neighbour_arrays(encoder.T, "encoder")
     if (site := Site.find(hook)) is not None and site.kind == "heads":
         arrays["heads/weights"] = head_weights(sae.W_dec, lm.info.n_heads)

@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from saelab.analysis.features import weights
-from saelab.analysis.features.weights import head_weights, logit_arrays, neighbour_arrays
+from saelab.analysis.features.weights import (
+    head_weights,
+    logit_arrays,
+    neighbour_arrays,
+    weight_arrays,
+)
 
 
 @pytest.mark.parametrize("at_once", [1, 45, 2**20])
@@ -19,6 +24,21 @@ def test_neighbours_are_the_nearest_by_absolute_cosine_and_never_oneself(monkeyp
     assert (arrays["encoder/latents"] == expected.numpy()).all()
     taken = cosine.gather(1, expected).numpy()
     assert np.allclose(arrays["encoder/cosine"], taken, atol=1e-6)
+
+
+def test_latents_too_many_to_compare_have_no_neighbours_and_it_is_said(
+    monkeypatch, small_run, random_lm, capsys
+):
+    sae = small_run.load_sae()
+    whole = weight_arrays(sae, random_lm, "blocks.0.hook_resid_post")
+    monkeypatch.setattr(weights, "MOST_COMPARED", sae.d_sae - 1)
+    rest = weight_arrays(sae, random_lm, "blocks.0.hook_resid_post")
+    assert {name.partition("/")[0] for name in whole.keys() - rest.keys()} == {
+        "neighbours",
+        "encoder",
+    }
+    assert all(np.array_equal(values, whole[name]) for name, values in rest.items())
+    assert "no neighbours" in capsys.readouterr().err
 
 
 def test_head_weights_by_hand():
