@@ -197,9 +197,7 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         with _watched(own), nullcontext() if ranks.leads else silent():
             yield own
     except Stopped as stopped:
-        if ranks.leads:
-            raise
-        raise SystemExit(stopped.code) from None
+        raise (stopped if ranks.leads else SystemExit(stopped.code)) from None
     except UsageError as error:
         store.set("saelab failed", "1")
         if ranks.leads:
