@@ -196,8 +196,8 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
     try:
         with _watched(own), nullcontext() if ranks.leads else silent():
             yield own
-    except Stopped:
-        raise
+    except Stopped as stopped:
+        raise (stopped if ranks.leads else SystemExit(stopped.code)) from None
     except UsageError as error:
         store.set("saelab failed", "1")
         if ranks.leads:

@@ -254,6 +254,7 @@ def test_a_signal_to_one_stops_all_and_one_process_can_go_on(small_store, tmp_pa
     launch.commands[1].process.terminate()
     codes, said = launch.end()
     assert codes == [128 + signal.SIGTERM] * 2, said
+    assert said.count("stopped by SIGTERM") == 1
     steps = sorted((tmp_path / "out" / "checkpoints").glob("step_*"))
     alone = Command(arguments(small_store, tmp_path / "out"), {})
     alone.communicate()
