@@ -52,10 +52,11 @@ def features_plan(
     weights = 4 * max(COSINES_AT_ONCE, 3 * rows * lm.info.d_vocab)
     weights += 4 * min(numbers_at_once(lm.device), 2 * ROWS_AT_ONCE * sae.d_sae)
     kept = SORTED * FIRING_BYTES * firings
+    results = RESULTS * _latent_bytes(options) * (len(latents) or sae.d_sae)
     return Plan(
         "features",
         lm.device,
-        max(batch, weights, kept + RESULTS * _latent_bytes(options) * sae.d_sae) + AT_REST,
+        max(batch, weights, kept + results) + AT_REST,
         "lower --n-tokens or --batch-size, or of a wide SAE --n-examples",
         n_tokens * seconds,
         FIRING_BYTES * (firings + n_tokens * (0 if latents else options.near_miss_ranks)),
