@@ -10,6 +10,7 @@ import saelab
 from saelab.cli import VERBS
 from saelab.cli.completion import commands
 from saelab.cli.parse import read
+from saelab.config import UsageError
 from saelab.evaluation.measurement import BUILT_IN as MEASUREMENTS
 from saelab.evaluation.measurement import Measurement, measurements
 from saelab.sae.variants import BUILT_IN
@@ -93,7 +94,7 @@ def test_what_the_documentation_types_can_be_typed(page):
 
 def test_a_command_that_cannot_be_typed_would_be_found():
     (words,) = typed("saelab train topk --d-sea 64 \\\n    --k 4\n")
-    with pytest.raises(saelab.UsageError, match="--d-sae"):
+    with pytest.raises(UsageError, match="--d-sae"):
         read(COMMANDS["train topk"], words[2:])
 
 
