@@ -35,7 +35,7 @@ class TasksArguments(TaskOptions):
         saelab tasks runs/topk --tpp topics.jsonl --n-train 1000 --n-test 500
         saelab tasks runs/topk --scr biographies.csv --second-label-field gender
         saelab tasks runs/topk --ravel ravel/data --attributes Country Language
-        saelab tasks runs/a --unlearn bio.jsonl --keep law.jsonl --forget-text b.txt --keep-text w.txt
+        saelab tasks runs/a --unlearn bio.jsonl --keep law.jsonl --forget-text b.txt --keep-text w
         saelab tasks runs/topk --saebench eval_results
     """
 
