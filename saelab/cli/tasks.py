@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TasksArguments(TaskOptions):
-    r"""Measure a run on tasks of which papers report figures: SAEBench's, and those of sae-probes.
+    """Measure a run on tasks of which papers report figures: SAEBench's, and those of sae-probes.
 
     --probe: how well k = 1, 2, 5, 16 latents tell a text's label, beside the best channels, random
     latents, the difference of means and a dense probe. --letters: whether latents of words absorb
@@ -35,8 +35,7 @@ class TasksArguments(TaskOptions):
         saelab tasks runs/topk --tpp topics.jsonl --n-train 1000 --n-test 500
         saelab tasks runs/topk --scr biographies.csv --second-label-field gender
         saelab tasks runs/topk --ravel ravel/data --attributes Country Language
-        saelab tasks runs/topk --unlearn cells.jsonl --keep history.jsonl \
-          --forget-text cells.txt --keep-text news.txt
+        saelab tasks runs/a --unlearn bio.jsonl --keep law.jsonl --forget-text b.txt --keep-text w
         saelab tasks runs/topk --saebench eval_results
     """
 
