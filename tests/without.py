@@ -52,6 +52,9 @@ VERBS = {
     "bench": "variants",
     "claims": "--only abs-topk-signed",
     "completion": "",
+    "doctor": "",
+    "push": "{run} owner/name --dry-run --out pushed",
+    "publish": "{run} --out site",
 }
 
 

@@ -44,8 +44,10 @@ LM, TRAIN = ("transformer_lens",), ("h5py", "einops")
 NEEDS = {
     **dict.fromkeys(("demo", "harvest", "tasks", "features", "steer", "transport", "circuit"), LM),
     **dict.fromkeys(("plan", "check", "claims"), LM),
-    **dict.fromkeys(("train", "evaluate", "explain", "names", "diff", "import", "verify"), TRAIN),
-    "browse": ("streamlit", *TRAIN, "plotly"),
+    **dict.fromkeys(
+        ("train", "evaluate", "explain", "names", "diff", "import", "verify", "push"), TRAIN
+    ),
+    **dict.fromkeys(("browse", "publish"), ("streamlit", *TRAIN, "plotly")),
 }
 """Packages of extras without which a verb can do nothing."""
 TOGETHER = ("harvest", "train")

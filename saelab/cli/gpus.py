@@ -21,7 +21,7 @@ class Gpu:
     total: int
 
 
-class _Memory(ctypes.Structure):
+class _NvmlMemory(ctypes.Structure):
     _fields_ = (
         ("total", ctypes.c_ulonglong),
         ("free", ctypes.c_ulonglong),
@@ -46,7 +46,7 @@ def find_gpus(library: str = LIBRARY) -> list[Gpu]:
 
 
 def _gpu(nvml: ctypes.CDLL, number: int) -> Gpu:
-    handle, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(LONGEST), _Memory()
+    handle, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(LONGEST), _NvmlMemory()
     nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(handle))
     nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(LONGEST))
     nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))

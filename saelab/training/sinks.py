@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
@@ -120,8 +121,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, out: Path, step: int) -> None:
-        import wandb
-
+        wandb = import_module("wandb")
         place = out / WANDB_ID
         if not (step and place.is_file()):
             write_sealed_json(place, {"id": uuid.uuid4().hex[:16]})
