@@ -67,9 +67,10 @@ fuzz: $(STAMP)  ## damage files of runs and of a store in N ways, and look how e
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# torch first, alone: whatever is installed after it finds its requirement met.
+# torch first, alone: whatever is installed after it finds its requirement met. Python compiles a module
+# when it is first imported, of thousands only those that are used.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,test,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,test,dev]'
 	touch $(STAMP)

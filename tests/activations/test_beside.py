@@ -43,7 +43,7 @@ def reader(path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_three_readers_read_whole_units_of_a_store_that_is_still_written(
     alone, checkpoint, long_text, tmp_path
 ):

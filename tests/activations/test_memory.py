@@ -17,7 +17,7 @@ def peaks(directory, n_tokens):
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_peak_memory_is_that_of_a_third_of_the_tokens(tmp_path):
     """Of the 138 MB that the longer store has more nothing stays, nor of its text's tokens.
 

@@ -11,7 +11,7 @@ import pytest
 PROBE = Path(__file__).with_name("memory_probe.py")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_predictions_over_80000_words_take_a_few_hundred_megabytes(tmp_path):
     """Measured: 389 MB more, by pieces of 64 MiB; a single copy of all logits is 655 MB more."""
     paths = os.pathsep.join(map(str, (PROBE.parents[2], os.environ.get("PYTHONPATH", ""))))

@@ -11,7 +11,7 @@ import pytest
 PROBE = Path(__file__).with_name("memory_probe.py")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ten_times_the_active_latents_take_little_more_memory(tmp_path):
     """Measured: 106 MB more for 148,800 instead of 14,880 active latents and 200 in the graph.
 
