@@ -19,9 +19,9 @@ COPY --from=wheel /dist /tmp/dist
 RUN grep -v '^triton' /tmp/constraints.txt > /tmp/pins \
     && wheel="$(echo /tmp/dist/*.whl)" \
     && pip install --no-cache-dir -c /tmp/pins "${wheel}[app,explain,hub,lm]"
-RUN useradd --create-home saelab && mkdir /work && chown saelab /work
+RUN useradd --create-home saelab && mkdir /data && chown saelab /data
 USER saelab
-WORKDIR /work
+WORKDIR /data
 EXPOSE 8501
 ENTRYPOINT ["saelab"]
 CMD ["--help"]
