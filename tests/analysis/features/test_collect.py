@@ -54,6 +54,7 @@ def test_evidence_of_chosen_latents_is_that_of_the_whole_collection(run, random_
     fired = np.flatnonzero(features.table()["n_fired"])
     latents = [int(fired[-1]), int(fired[0]), int(fired[0])]
     chosen = collect_chosen(run, random_lm, latents, OPTIONS)
+    assert chosen.numbers is not None
     assert chosen.numbers == (latents[1], latents[0])
     assert [record.latent for record in chosen] == list(chosen.numbers)
     for record in chosen:

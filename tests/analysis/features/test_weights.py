@@ -11,6 +11,7 @@ from saelab.analysis.features.weights import (
     neighbour_arrays,
     weight_arrays,
 )
+from saelab.sae.decoder import dtype_of
 
 
 @pytest.mark.parametrize("at_once", [1, 45, 2**20])
@@ -49,9 +50,9 @@ def test_head_weights_by_hand():
 def test_logit_tokens_are_the_extremes_of_the_direct_effect(small_run, random_lm):
     hook = "blocks.0.hook_resid_post"
     sae = small_run.load_sae()
-    arrays = logit_arrays(sae, random_lm, hook)
+    arrays = logit_arrays(sae.W_dec, dtype_of(sae), random_lm, hook)
     effects = random_lm.logit_effects(hook, sae.W_dec).detach().numpy()
     assert (arrays["logits/top_tokens"][:, 0] == effects.argmax(axis=1)).all()
     assert (arrays["logits/bottom_tokens"][:, 0] == effects.argmin(axis=1)).all()
     assert np.allclose(arrays["logits/top_values"], -np.sort(-effects)[:, :12], atol=1e-5)
-    assert logit_arrays(sae, random_lm, "blocks.0.attn.hook_q") == {}
+    assert logit_arrays(sae.W_dec, dtype_of(sae), random_lm, "blocks.0.attn.hook_q") == {}

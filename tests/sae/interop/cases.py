@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def weights(seed: int = 0) -> dict[str, Tensor]:
 PLAIN = ("W_enc", "W_dec", "b_enc", "b_dec")
 
 
-def pick(tensors: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
+def pick(tensors: dict[str, Tensor], *names: str) -> dict[str, Any]:
     return {name: tensors[name].contiguous() for name in names}
 
 
