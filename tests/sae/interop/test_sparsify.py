@@ -1,5 +1,7 @@
 """sparsify's directories mean what its coder computes from them."""
 
+from typing import Any
+
 import pytest
 import torch
 from sae.interop.cases import (
@@ -195,11 +197,13 @@ def test_what_is_written_is_read_as_it_was(kind, tmp_path):
 
 def test_what_sparsify_has_no_place_for_is_refused(tmp_path):
     parts = pick(weights(), *PLAIN)
-    for other in ({"k": 3, "signed": True}, {"threshold": torch.zeros(D_SAE)}):
+    others: tuple[dict[str, Any], ...]
+    others = ({"k": 3, "signed": True}, {"threshold": torch.zeros(D_SAE)})
+    for other in others:
         sae = ForeignSAE(**parts, **other, subtract_b_dec=True, source="x")
         with pytest.raises(UsageError, match="k largest latents"):
             write_sparsify(sae, tmp_path)
-    wide = parts | {"W_dec": torch.ones(D_SAE, 2), "b_dec": torch.ones(2)}
+    wide: dict[str, Any] = {**parts, "W_dec": torch.ones(D_SAE, 2), "b_dec": torch.ones(2)}
     sae = ForeignSAE(**wide, k=3, subtract_b_dec=False, transcoder=True, source="x")
     with pytest.raises(UsageError, match="reads 6 and writes 2"):
         write_sparsify(sae, tmp_path)
