@@ -34,6 +34,8 @@ PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: one may write or calibrate a large SAE."""
 FIRST_SPEAKS = 5.0
 """Seconds that a process waits for the first one to say what is wrong."""
+END = 5
+"""Seconds in which a process says that another one has died, and ends."""
 LOOK = 1.0
 """Seconds between two looks, after a SIGTERM, for processes that have died."""
 
@@ -182,17 +184,8 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         UsageError: they cannot be connected.
         LostProcessError: one has ended before its work was done.
     """
-    # A fused step's module stays on the CPU, where it is judged and calibrated.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    try:
-        store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"The {ranks.world} processes of this launch cannot be connected: "
-            f"{str(error).splitlines()[0][:200]}; start them by torchrun."
-        ) from None
-    own = Together.meet(ranks, store)
+    store = _connected(ranks, device)
+    own, lost = Together.meet(ranks, store), False
     try:
         with _watched(own), nullcontext() if ranks.leads else silent():
             yield own
@@ -208,10 +201,38 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         if not _is_loss(error):
             store.set("saelab failed", "1")
             raise
+        lost = True
         raise _loss(own, str(error)) from None
     finally:
-        if dist.is_initialized():
+        if lost:
+            _end_soon()
+        elif dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _connected(ranks: Ranks, device: torch.device) -> Store:
+    """The store of the launch, whose processes are connected then."""
+    # A fused step's module stays on the CPU, where it is judged and calibrated.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"The {ranks.world} processes of this launch cannot be connected: "
+            f"{str(error).splitlines()[0][:200]}; start them by torchrun."
+        ) from None
+    return store
+
+
+def _end_soon() -> None:
+    """Let the kernel end this process in a few seconds, if it has not ended by then.
+
+    NCCL takes leave of all processes, and would wait for the dead one: in `destroy_process_group`,
+    which is not called, and maybe when Python ends.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(END)
 
 
 def _triton() -> str:
