@@ -15,7 +15,7 @@ from saelab.activations.documents import TEXT_FIELD, Document
 from saelab.activations.format import UNTIL, JsonObject
 from saelab.activations.grammar_corpus import GrammarCorpus, grammar_corpus
 from saelab.activations.labelled import Labelled, annotator_for
-from saelab.activations.open_text import OpenedText, open_text
+from saelab.activations.open_text import OpenedText, open_text, text_now
 from saelab.activations.sources import (
     BLOCK_BYTES,
     DocumentSource,
@@ -27,7 +27,6 @@ from saelab.activations.text import HOLD_OUT_ONE_IN, Contexts, Split, TextCorpus
 from saelab.activations.windows import KEPT, PADDING, Shard, tokenise
 from saelab.config import UsageError
 from saelab.lm.protocol import ActivationSource, ModelInfo
-from saelab.moved import now_at, remedy
 
 __all__ = [
     "PADDING",
@@ -212,19 +211,6 @@ def recorded_corpus(
     make = partial(_shard, shards, reading, cutter)
     place = None if kept is None else kept / KEPT
     return _checked(TextCorpus(reading, make, known, split, kept=place), source)
-
-
-def text_now(source: str, near: Sequence[Path]) -> str:
-    """Where a recorded text is now.
-
-    Raises:
-        UsageError: it is nowhere.
-    """
-    if source.startswith("hf:"):
-        return source
-    if (found := now_at(Path(source), near)) is None:
-        raise UsageError(f"The text {source} is not there any more; {remedy()}.")
-    return str(found)
 
 
 def _length(info: ModelInfo, asked: int | None) -> int:

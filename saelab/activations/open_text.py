@@ -1,8 +1,9 @@
 """An opened source of text: its documents, and the shards to be tokenised."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from saelab.activations.annotate import Annotator
 from saelab.activations.cutting import Cutter
@@ -16,6 +17,7 @@ from saelab.activations.sources import (
     hub_parts,
 )
 from saelab.config import UsageError
+from saelab.moved import now_at, remedy
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,16 @@ def open_text(source: str, seed: int, block: int) -> OpenedText:
 
     documents = partial(hub_documents, source, None)
     return OpenedText({"order": "stream"}, documents, read_as, endless=True)
+
+
+def text_now(source: str, near: Sequence[Path]) -> str:
+    """Where a recorded text is now.
+
+    Raises:
+        UsageError: it is nowhere.
+    """
+    if source.startswith("hf:"):
+        return source
+    if (found := now_at(Path(source), near)) is None:
+        raise UsageError(f"The text {source} is not there any more; {remedy()}.")
+    return str(found)

@@ -27,7 +27,8 @@ from saelab.formats.json_file import SEAL, read_object, read_sealed_json
 from saelab.formats.tensors import check_seal, read_tensor_header
 from saelab.moved import beside, now_at
 from saelab.sae.storage import FORMAT, check_sae, read_sae_header
-from saelab.training.run import CONFIG, WEIGHTS, Run, check_run
+from saelab.training.run import Run
+from saelab.training.run_paths import CONFIG, WEIGHTS, check_run
 
 MAX_FILES = 100_000
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from saelab.activations.verify import Damage
 from saelab.analysis.verify_run import RunCheck, verify_run
 from saelab.evaluation.set_results import read_set_evaluation
-from saelab.training.run import is_run
+from saelab.training.run_paths import is_run
 from saelab.training.sets import SET, RunSet
 
 

@@ -43,7 +43,7 @@ class ShowArguments(Config):
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    from saelab.training.run import is_run
+    from saelab.training.run_paths import is_run
     from saelab.training.sets import is_set
 
     args = parse(ShowArguments, "show", arguments)

@@ -81,7 +81,8 @@ def _check(values: dict[str, Any]) -> None:
 
 def _fill_begun(own: dict[str, Any], values: dict[str, Any], out: Path) -> bool:
     """Take from a run that was begun at `out` what the command line leaves open."""
-    from saelab.training.run import CONFIG, Run
+    from saelab.training.run import Run
+    from saelab.training.run_paths import CONFIG
 
     if not (out / CONFIG).is_file():
         return False

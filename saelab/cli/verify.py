@@ -38,7 +38,7 @@ class VerifyArguments(Config):
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    from saelab.training.run import is_run
+    from saelab.training.run_paths import is_run
     from saelab.training.sets import is_set
 
     args = parse(VerifyArguments, "verify", arguments)

@@ -15,7 +15,8 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.storage import save_sae
 from saelab.training.config import TrainConfig
 from saelab.training.longer import check_goes_on, write_config
-from saelab.training.run import WEIGHTS, Run
+from saelab.training.run import Run
+from saelab.training.run_paths import WEIGHTS
 from saelab.training.source import Source
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saelab.config import UsageError
-from saelab.training.run import CONFIG, WEIGHTS, Run
+from saelab.training.run import Run
+from saelab.training.run_paths import CONFIG, WEIGHTS
 
 OWN = {"checkpoints", "evaluation", "circuits", "transport", "explanations", "experiments"}
 OWN |= {"features.partial"}

@@ -5,7 +5,8 @@ from pathlib import Path
 from saelab.files import atomic_write, make_directory
 from saelab.formats.json_file import write_sealed_json
 from saelab.training.config import TrainConfig
-from saelab.training.run import AVERAGED, RESULTS, Run, kept_at
+from saelab.training.run import RESULTS, Run
+from saelab.training.run_paths import AVERAGED, kept_at
 
 
 def keeps(config: TrainConfig, step: int) -> bool:

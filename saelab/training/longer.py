@@ -15,7 +15,8 @@ from saelab.provenance import provenance
 from saelab.training.checkpoint import FREE, remove_checkpoints
 from saelab.training.config import TrainConfig
 from saelab.training.kept import as_kept, set_aside
-from saelab.training.run import Run, kept_at
+from saelab.training.run import Run
+from saelab.training.run_paths import kept_at
 
 NAMED = 3
 """Options that a sentence names, and of the SAE's as many."""

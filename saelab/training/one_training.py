@@ -19,7 +19,8 @@ from saelab.training.divergence import DivergedError, Watch, diverged, worse_tha
 from saelab.training.feeds import Feed
 from saelab.training.kept import as_kept, keeps, part_of
 from saelab.training.metrics import IntervalMetrics, MetricsLog, Report
-from saelab.training.run import AVERAGED, Run, kept_at
+from saelab.training.run import Run
+from saelab.training.run_paths import AVERAGED, kept_at
 from saelab.training.source import Batch, Source
 from saelab.training.state import TrainingState
 from saelab.training.step_parts import StepResult

@@ -19,7 +19,8 @@ from pydantic import Field
 from saelab.config import Config, UsageError, shortened
 from saelab.formats.json_file import read_config, write_sealed_json
 from saelab.sites import parts_of, place_of
-from saelab.training.run import IDENTITY, SET, Run, is_run
+from saelab.training.run import IDENTITY, Run
+from saelab.training.run_paths import SET, is_run
 
 if TYPE_CHECKING:
     from saelab.training.config import TrainConfig

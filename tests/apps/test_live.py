@@ -54,7 +54,7 @@ def test_a_run_and_its_model_are_loaded_once_and_runs_share_the_model(
 
 
 def test_a_model_that_cannot_be_found_is_said(changed):
-    with pytest.raises(UsageError, match="Cannot load the model"):
+    with pytest.raises(UsageError, match="The model /no/such/model is not there"):
         live_run(changed("provenance.json", model=_model(name="/no/such/model")))
 
 

@@ -14,7 +14,8 @@ from saelab.training.find import find_runs
 from saelab.training.fused_steps import FusedSteps
 from saelab.training.loop import train
 from saelab.training.objectives import Local, make_objective
-from saelab.training.run import AVERAGED, Run, kept_at
+from saelab.training.run import Run
+from saelab.training.run_paths import AVERAGED, kept_at
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps

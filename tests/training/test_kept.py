@@ -11,7 +11,8 @@ from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
 from saelab.training.find import find_runs
 from saelab.training.loop import train
-from saelab.training.run import Run, kept_at
+from saelab.training.run import Run
+from saelab.training.run_paths import kept_at
 
 BATCH_TOPK = {"variant": "batch-topk", "d_sae": 32, "k": 4}
 JUMPRELU = {"variant": "jumprelu", "d_sae": 32, "k": 4}

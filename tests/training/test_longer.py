@@ -16,7 +16,8 @@ from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
 from saelab.training.find import find_runs
 from saelab.training.loop import train, train_many
-from saelab.training.run import Run, kept_at
+from saelab.training.run import Run
+from saelab.training.run_paths import kept_at
 from saelab.training.schedule import learning_rate
 
 STEADY = {"decay_fraction": 0.0, "warmup_steps": 3, "dead_after": 500}

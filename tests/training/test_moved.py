@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from saelab.activations.corpus import text_now
+from saelab.activations.open_text import text_now
 from saelab.config import UsageError
 from saelab.lm.recorded import name_now
 from saelab.moved import VARIABLE, now_at

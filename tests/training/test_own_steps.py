@@ -8,7 +8,8 @@ from saelab.config import UsageError
 from saelab.sae.variants import sized
 from saelab.training.config import BY_GRADIENT, TrainConfig
 from saelab.training.loop import train
-from saelab.training.run import AVERAGED, Run
+from saelab.training.run import Run
+from saelab.training.run_paths import AVERAGED
 
 OTHER = {
     "objective": "masked", "precision": "bfloat16", "ties": "float32", "step": "autograd",

@@ -11,7 +11,8 @@ from feature_browser.data.growing import GrowingRun, read_growing
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
-from saelab.training.run import Run, run_name
+from saelab.training.run import Run
+from saelab.training.run_paths import run_name
 
 FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""

@@ -14,7 +14,8 @@ from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.sae_lens_write import write_sae_lens
 from saelab.training.give import give
-from saelab.training.run import CONFIG, WEIGHTS, Run
+from saelab.training.run import Run
+from saelab.training.run_paths import CONFIG, WEIGHTS
 
 RECORD = "provenance.json"
 CARD = "README.md"

@@ -124,6 +124,7 @@ def test_an_unknown_kind_of_sae_is_refused(x):
             raise NotImplementedError
 
     sae = Other()
+    sae.config = random_sae("topk").config
     sae.W_dec = torch.nn.Parameter(torch.eye(4, 16, dtype=torch.float64))
     sae.b_dec = torch.nn.Parameter(torch.zeros(16, dtype=torch.float64))
     with pytest.raises(UsageError, match="of a Other are not known to be affine"):
