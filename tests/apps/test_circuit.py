@@ -271,6 +271,13 @@ def test_an_empty_label_is_refused_in_words(open_app: Open, copy: Path):
     assert "A label has 1 to 80 characters" in drawn(app)
 
 
+def test_a_supernode_of_one_node_is_counted_as_one(open_app: Open, copy: Path):
+    app = open_app(copy, view="circuit", run="heads", graph=NAME, pins=FIVE)
+    app.text_input(key="circuit-label").set_value("alone")
+    app.button(key="circuit-save").click().run()
+    assert '<span class="sub">1 node</span>' in drawn(app)
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"format": "other/1"}', '{"format": "saelab-circuit-groups/1"}',
              '{"format": "saelab-circuit-groups/1", "groups": {"a": [1]}}'],
