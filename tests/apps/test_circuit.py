@@ -354,7 +354,7 @@ def test_the_export_for_other_viewers_has_pins_and_supernodes(root: Path):
 
     scene, card = exports(root, pins=f"{FIVE}|{SEVEN}")
     values = json.loads(exported_circuit_tracer(scene, card))
-    ids = [f"5_5_{POSITION}", f"12_7_{POSITION}"]
+    ids = [f"0_5_{POSITION}", f"1_7_{POSITION}"]
     assert values["qParams"]["pinnedIds"] == ids
     assert values["qParams"]["supernodes"] == [["pair", *ids]]
     assert set(ids) <= {node["node_id"] for node in values["nodes"]}
