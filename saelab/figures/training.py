@@ -1,5 +1,6 @@
 """The picture of a training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -93,5 +94,14 @@ def _column(lines: Sequence[Mapping[str, Any]], name: str) -> Float[ndarray, " s
 
 def _scale(name: str, y: Float[ndarray, " step"]) -> dict[str, Any]:
     if name in LOG and 0 < 10 * y.min() <= y.max():
-        return {"type": "log", "dtick": "D2" if y.max() < 300 * y.min() else 1}
+        # Plotly's own ticks between the decades have only their first digit.
+        within = _ticks(y.min(), y.max()) if y.max() < 300 * y.min() else {"dtick": 1}
+        return {"type": "log", **within}
     return {"rangemode": "tozero", "nticks": 5, "tickformat": "~s" if y.max() >= 1000 else ""}
+
+
+def _ticks(least: float, most: float) -> dict[str, Any]:
+    """1, 2 and 5 of every decade, as whole numbers: 0.05, 0.1, 0.2."""
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+    values = [float(f"{first}e{power}") for power in powers for first in (1, 2, 5)]
+    return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}

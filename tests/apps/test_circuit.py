@@ -271,6 +271,13 @@ def test_an_empty_label_is_refused_in_words(open_app: Open, copy: Path):
     assert "A label has 1 to 80 characters" in drawn(app)
 
 
+def test_a_supernode_of_one_node_is_counted_as_one(open_app: Open, copy: Path):
+    app = open_app(copy, view="circuit", run="heads", graph=NAME, pins=FIVE)
+    app.text_input(key="circuit-label").set_value("alone")
+    app.button(key="circuit-save").click().run()
+    assert '<span class="sub">1 node</span>' in drawn(app)
+
+
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"format": "other/1"}', '{"format": "saelab-circuit-groups/1"}',
              '{"format": "saelab-circuit-groups/1", "groups": {"a": [1]}}'],
@@ -347,7 +354,6 @@ def test_the_export_for_other_viewers_has_pins_and_supernodes(root: Path):
 
     scene, card = exports(root, pins=f"{FIVE}|{SEVEN}")
     values = json.loads(exported_circuit_tracer(scene, card))
-    # The graph's own layers are numbered without gaps: the viewer has a row for each number.
     ids = [f"0_5_{POSITION}", f"1_7_{POSITION}"]
     assert values["qParams"]["pinnedIds"] == ids
     assert values["qParams"]["supernodes"] == [["pair", *ids]]

@@ -1,5 +1,6 @@
 """A published run is files: they open from a disk, ask for nothing else, and tokens are text."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_every_file_names_only_files_of_the_site_and_runs_only_its_script(site: 
         assert text.count("<script") == 1
         for file in found.files:
             assert (path.parent / file).is_file(), (path.name, file)
+        assert text.count("these rows as") == text.count('data-export="csv"')
         # Where the runs are on this machine is nobody's business.
         assert str(runs.parent) not in text
     code = (site / "saelab.js").read_text() + (site / "saelab.css").read_text()
@@ -86,7 +88,7 @@ def test_what_it_takes_is_said_before_and_after(runs: Path, tmp_path: Path, caps
     files = [path for path in (tmp_path / "site").rglob("*") if path.is_file()]
     assert out.splitlines()[-1] == str(tmp_path / "site/index.html")
     assert out.startswith(f"{len(files)} files, ")
-    assert "The site takes about " in err
+    assert re.search(rf"The site takes about .* in {len(files)} files", err)
 
 
 def test_chosen_latents_alone_are_written_and_only_they_are_linked(runs: Path, tmp_path: Path):
@@ -144,6 +146,10 @@ def test_it_opens_from_a_disk_and_has_keys_search_tips_and_themes(site: Path, br
     page.keyboard.press("/")
     page.keyboard.type("mine")
     assert page.locator(".count").inner_text() == "1 of 32 latents"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    assert [line[:2] for line in download.value.path().read_text().splitlines()] == ["La", "3,"]
+    page.keyboard.press("/")
     page.keyboard.press("Enter")
     page.wait_for_url("**/3.html")
     page.keyboard.press("j")

@@ -42,6 +42,12 @@ def test_an_axis_is_logarithmic_where_all_values_span_a_decade(y: list[float], k
     assert layout.yaxis.type == kind
 
 
+def test_the_ticks_of_a_few_decades_are_whole_numbers():
+    _, layout = drawn([{"tokens": s, "fvu": y} for s, y in enumerate([0.3, 0.04, 0.02])])
+    assert layout.yaxis.ticktext == ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5")
+    assert [float(text) for text in layout.yaxis.ticktext] == list(layout.yaxis.tickvals)
+
+
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 3000), at=st.floats(0, 1))
 def test_a_long_curve_is_thinned_to_few_points_that_keep_its_ends_and_spikes(n: int, at: float):

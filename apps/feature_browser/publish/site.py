@@ -157,9 +157,9 @@ class PublishedRun:
         body = html(
             '<h1 class="headline">{run}</h1>{about}<input class="search" type="search" '
             'placeholder="Search: number, name, token  ( / )" aria-label="Search latents" '
-            'autocomplete="off"><p class="sub"><span class="count" role="status">{n} latents</span>'
+            'autocomplete="off"><p class="sub"><span class="count" role="status">{n}</span>'
             '{left}</p><div class="listed">{table}</div>',
-            run=self.card.name, about=self._about(), n=count(len(self.latents)),
+            run=self.card.name, about=self._about(), n=_latents(len(self.latents)),
             left=f" · {count(left)} more of this run are not published" if left else "",
             table=table(columns, rows, "Latents"),
         )  # fmt: skip
@@ -210,6 +210,10 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "run"
 
 
+def _latents(n: int) -> str:
+    return "1 latent" if n == 1 else f"{count(n)} latents"
+
+
 def _and_circuits(n: int) -> str:
     return f", {count(n)} circuit{'s' if n > 1 else ''}" if n else ""
 
@@ -223,10 +227,10 @@ def cover(runs: Sequence[PublishedRun], board: Html) -> bytes:
 
     leads = joined(
         html(
-            '<li><a href="{file}">{name}</a> <span class="sub">{n} latents{c}</span>'
+            '<li><a href="{file}">{name}</a> <span class="sub">{n}{c}</span>'
             "</li>",
             file=escaped(f"{run.folder}/{LATENTS}"), name=run.card.name,
-            n=count(len(run.latents)), c=_and_circuits(len(run.circuits)),
+            n=_latents(len(run.latents)), c=_and_circuits(len(run.circuits)),
         )
         for run in runs
     )  # fmt: skip

@@ -15,7 +15,7 @@ FileOf = Callable[[dict[str, str]], str]
 SHOWN = ("latent", "circuit", "health", "scoreboard", "runs")
 """Views whose links say something even where they lead nowhere; links to others ask for actions."""
 
-_BUTTON = re.compile(r"<button\b[^>]*>.*?</button>", re.DOTALL)
+_BUTTON = re.compile(r"<button\b(?![^>]* data-(?:export|zoom)=)[^>]*>.*?</button>", re.DOTALL)
 _FIELD = re.compile(r"<input\b[^>]*>")
 _VALUE = re.compile(r' value="([^"]*)"')
 _NOTE = re.compile(
@@ -28,7 +28,7 @@ _LEFT_OVER = re.compile(r'<p class="(?:sub|leads)">[\s·]*</p>')
 
 
 def still(content: Html, file_of: FileOf) -> Html:
-    """`content` without buttons and fields, with links to files.
+    """`content` without fields, and of buttons only those that zoom or save; links lead to files.
 
     A link to a latent or a graph that was not written is plain text, one to a page where the reader
     does something is gone. Of fields their text stays.

@@ -124,8 +124,9 @@ def _is_ours(name: str, runs: Sequence[PublishedRun]) -> bool:
 
 def _announce(runs: Sequence[PublishedRun], out: Path) -> None:
     """Say how large the site will be: from some latents of each run, drawn at equal distances."""
-    total = 0
-    n_files = 0
+    shared = shared_files()
+    total = sum(map(len, shared.values()))
+    n_files = len(shared) + 1
     for run in runs:
         made = list(run.files())
         pages = made[-len(run.latents) :]

@@ -96,7 +96,7 @@ def _latents(card: RunCard, wanted: str) -> Iterator[Hit]:
 def _everywhere(here: RunCard | None, text: str) -> Iterator[Hit]:
     """The search of examples and tokens, which takes longer: a page of its own."""
     if here and here.features_path.is_file():
-        about = "in tokens, examples, labels and explanations of this run"
+        about = "in this run's names, tokens and texts"
         yield _hit("search", text.strip(), about, link("latents", run=here.name, q=text.strip()))
     if here:
         yield _hit("prompt", text.strip(), "which latents fire on this text",

@@ -26,7 +26,7 @@ function cells(table) {
   const [head] = table.tHead.rows
   return {
     heads: [...head.cells].map((cell, i) => text(cell) || `column ${i + 1}`),
-    rows: [...table.tBodies[0].rows].map((row) => [...row.cells].map(text)),
+    rows: [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => [...row.cells].map(text)),
   }
 }
 

@@ -6,6 +6,7 @@ function startSite() {
   brush(canvas, on)
   zoomGraphs(canvas, on)
   lightEdges(canvas, on)
+  exportTables(canvas, on)
   switchTheme(document.querySelector(".theme"))
   const field = document.querySelector(".search")
   if (field) searchRows(field)
@@ -46,6 +47,7 @@ function switchTheme(button) {
 function searchRows(field) {
   const rows = [...document.querySelectorAll(".listed tbody tr")].map((row) => [row, row.textContent.toLowerCase()])
   const count = document.querySelector(".count")
+  const all = count.textContent
   const search = () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean)
     let n = 0
@@ -53,7 +55,7 @@ function searchRows(field) {
       row.hidden = !words.every((word) => text.includes(word))
       n += !row.hidden
     }
-    count.textContent = words.length ? `${n} of ${rows.length} latents` : `${rows.length} latents`
+    count.textContent = words.length ? `${n} of ${all}` : all
   }
   field.addEventListener("input", search)
   field.addEventListener("keydown", (event) => {

@@ -9,7 +9,7 @@ from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
 from feature_browser.pages.circuit.node_cards import word_of
 from feature_browser.pages.circuit.scene import GraphScene
-from feature_browser.pages.circuit.supernodes import supernode_picture
+from feature_browser.pages.circuit.supernodes import nodes_text, supernode_picture
 
 MOST_FLOWS = 40
 REST = "everything else"
@@ -59,10 +59,10 @@ def _groups(scene: GraphScene) -> Html:
         return EMPTY
     rows = joined(
         html(
-            '<li><a href="{href}"{on}>{label}</a> <span class="sub">{n} nodes{lost}</span></li>',
+            '<li><a href="{href}"{on}>{label}</a> <span class="sub">{n}{lost}</span></li>',
             href=scene.address.to(pins=pins_text(scene.found, members)).href,
             on=html(' aria-current="true"') if members == scene.pins else EMPTY,
-            label=label, n=count(len(members)),
+            label=label, n=nodes_text(len(members)),
             lost=f", {count(lost)} not in this graph" if lost else "",
         )
         for label, (members, lost) in members_of(scene.found, scene.groups or {}).items()

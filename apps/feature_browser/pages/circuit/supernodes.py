@@ -32,7 +32,7 @@ def supernode_picture(found: OpenGraph, groups: dict[str, list[int]], table: np.
         _box(
             where[i],
             label,
-            f"{_nodes(len(groups[label]))} · {flow_text(table[i, target])} directly",
+            f"{nodes_text(len(groups[label]))} · {flow_text(table[i, target])} directly",
         )
         for i, label in enumerate(names)
     )
@@ -53,7 +53,8 @@ def supernode_picture(found: OpenGraph, groups: dict[str, list[int]], table: np.
     )  # fmt: skip
 
 
-def _nodes(n: int) -> str:
+def nodes_text(n: int) -> str:
+    """How many nodes, in words: 1 node, 12 nodes."""
     return f"{count(n)} node" if n == 1 else f"{count(n)} nodes"
 
 
