@@ -85,9 +85,7 @@ def find_files(source: str) -> list[Path]:
             )
         return files
     if not path.is_file():
-        raise UsageError(
-            f"{source} is neither a file, a directory, 'tiny' nor hf:name; check --text."
-        )
+        raise UsageError(f"{source} is neither a file, a directory, 'tiny' nor hf:name.")
     return [path]
 
 

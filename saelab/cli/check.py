@@ -98,7 +98,7 @@ def _check_run(args: CheckArguments) -> int:
     for problem in problems:
         print(f"{problem}: {WRONG}.")
     if not problems:
-        print(f"nothing is odd: {run.name} on {args.n_tokens} tokens of its held-out text")
+        print(f"nothing is odd: {run.name} on up to {args.n_tokens} tokens of its held-out text")
     return 1 if problems else 0
 
 

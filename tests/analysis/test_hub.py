@@ -10,7 +10,7 @@ import yaml
 from hub_stub import COMMIT, Hub, serving
 from huggingface_hub import ModelCard, constants
 
-from saelab.analysis.hub.folder import anonymous
+from saelab.analysis.hub.card import anonymous
 from saelab.cli import main
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.sae.interop.convert import load_foreign_sae
@@ -156,6 +156,16 @@ def test_names_of_a_run_are_text_in_the_card(evaluated, tmp_path):
     assert "<script" not in text
     assert "\n# title" not in text
     assert "[x](" not in text
+
+
+def test_the_card_does_not_say_in_which_directory_a_run_was_made(evaluated, tmp_path):
+    path = evaluated.path / "provenance.json"
+    origin = {"imported_from": "SAELens 6 topk: /home/me_too/sae", "notes": ["as /home/me_too/n"]}
+    write_sealed_json(path, read_sealed_json(path) | origin)
+    assert push(evaluated, "me/topk", "--dry-run", "--out", tmp_path / "folder") == 0
+    text = (tmp_path / "folder/README.md").read_text()
+    assert "SAELens 6 topk: sae" in text
+    assert "home" not in text
 
 
 def test_only_directories_are_cut_from_texts():

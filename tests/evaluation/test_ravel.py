@@ -64,6 +64,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_usual_attributes_that_the_files_lack_are_not_asked_for(folder):
+    for name in ("entity_attributes", "attribute_to_prompts"):
+        (folder / f"ravel_town_{name}.json").rename(folder / f"ravel_city_{name}.json")
+    assert list(read_entities(folder, "city", ()).templates) == ["Country", "Language"]
+    with pytest.raises(UsageError, match="'Continent'"):
+        read_entities(folder, "city", ("Country", "Continent"))
+
+
 def together() -> Any:
     """An SAE with one latent for each pair of a country and a language."""
     atoms = EMBEDDING[:16].clone()

@@ -24,6 +24,7 @@ from feature_browser.pages.latent.cards import LatentScene
 from feature_browser.pages.latent.view import page
 from feature_browser.publish.document import Links, document
 from feature_browser.publish.still import still
+from saelab.analysis.hub.card import anonymous
 
 LATENTS, FIGURES = "index.html", "figures.html"
 File = tuple[str, Callable[[], bytes]]
@@ -174,7 +175,7 @@ class PublishedRun:
         figures = [("L0", card.l0, lambda v: real(v, 1)), ("FVU", card.fvu, lambda v: real(v, 3)),
                    ("CE recovered", card.ce_recovered, share_of_whole)]  # fmt: skip
         told = [f"{name} {shown(value)}" for name, value, shown in figures if value is not None]
-        words = " · ".join([card.variant, card.model, card.site, *told])
+        words = " · ".join([card.variant, anonymous(card.model), card.site, *told])
         return html('<p class="sub summary">{words}</p>', words=words)
 
     def _figures(self) -> bytes:

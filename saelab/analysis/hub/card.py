@@ -19,6 +19,8 @@ from saelab.training.run import Run
 
 RUN_FOLDER = "saelab"
 """Where the run itself is in the repository."""
+_DIRECTORIES = re.compile(r"(?<![\w.:/~\\-])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s]+[/\\])+")
+"""What a path says beside its last name, e.g. whose home directory it is in."""
 MOST_ROWS = 12
 UNKNOWN = "unknown"
 LICENCES = """
@@ -75,7 +77,7 @@ def card(run: Run, options: CardOptions, d_in: int) -> str:
         UsageError: a file of the run is damaged, or `options` has no possible names.
     """
     options.check()
-    made = run.provenance()
+    made = anonymous(run.provenance())
     parts = [
         f"# {_text(options.repo.partition('/')[2])}",
         _about(run, made),
@@ -232,3 +234,12 @@ def _licence(made: dict[str, Any], options: CardOptions) -> str:
     if made["model"] is None:
         return own
     return f"{own} The language model and the text have licences of their own."
+
+
+def anonymous(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The value with every absolute path in its texts cut to its last name."""
+    if isinstance(value, dict):
+        return {name: anonymous(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [anonymous(each) for each in value]
+    return _DIRECTORIES.sub("", value) if isinstance(value, str) else value

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saelab.analysis.hub.card import RUN_FOLDER, CardOptions, card
+from saelab.analysis.hub.card import RUN_FOLDER, CardOptions, anonymous, card
 from saelab.config import UsageError
 from saelab.files import atomic_write, check_only, replace_file
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
@@ -19,8 +19,6 @@ from saelab.training.run_paths import CONFIG, WEIGHTS
 
 RECORD = "provenance.json"
 CARD = "README.md"
-_DIRECTORIES = re.compile(r"(?<![\w.:/~\\-])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s]+[/\\])+")
-"""What a path says beside its last name, e.g. whose home directory it is in."""
 
 
 def write_folder(run: Run, directory: Path, options: CardOptions) -> dict[str, Path]:
@@ -72,12 +70,3 @@ def _records(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
     evaluations = sorted((run.path / "evaluation").glob("**/*.json"))
     for path in (run.path / CONFIG, run.path / RECORD, *evaluations):
         yield path.relative_to(run.path).as_posix(), read_sealed_json(path)
-
-
-def anonymous(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """The value with every absolute path in its texts cut to its last name."""
-    if isinstance(value, dict):
-        return {name: anonymous(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [anonymous(each) for each in value]
-    return _DIRECTORIES.sub("", value) if isinstance(value, str) else value

@@ -56,14 +56,15 @@ def kinds_of_entities(folder: Path) -> list[str]:
 
 
 def read_entities(folder: Path, kind: str, attributes: Sequence[str]) -> Entities:
-    """The entities of a kind, with these attributes; by default the `USUAL` ones, or all.
+    """The entities of a kind, with these attributes; by default the known `USUAL` ones, or all.
 
     Raises:
         UsageError: a file is bad, has no such attribute, or there are fewer than two.
     """
     where = folder / f"ravel_{kind}_{TEMPLATES}.json"
     known = {name: _templates(rows, name, where) for name, rows in read_object(where).items()}
-    wanted = list(dict.fromkeys(attributes or USUAL.get(kind, tuple(known))))
+    usual = [name for name in USUAL.get(kind, ()) if name in known]
+    wanted = list(dict.fromkeys(attributes or (usual if len(usual) > 1 else known)))
     if missing := [name for name in wanted if name not in known]:
         raise UsageError(f"{where} has no attribute {missing[0]!r}, only {', '.join(known)[:300]}.")
     if len(wanted) < 2:

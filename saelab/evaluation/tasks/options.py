@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from saelab.config import Config, Heading, UsageError
 
@@ -109,7 +109,7 @@ class TaskOptions(Config):
     """With --unlearn: an ordinary text."""
     n_text_tokens: int = Field(default=2**20, gt=0)
     """With --unlearn: most tokens of each text."""
-    clamp: tuple[Annotated[float, Field(gt=0)], ...] = (25.0, 50.0, 100.0, 200.0)
+    clamp: tuple[PositiveFloat, ...] = (25.0, 50.0, 100.0, 200.0)
     """With --unlearn: what latents are set to, below 0; the default is SAEBench's for Gemma 2."""
     seed: int = 0
     """Decides which texts, words and random latents are drawn."""
