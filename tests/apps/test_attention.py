@@ -267,10 +267,10 @@ def test_a_model_that_cannot_be_loaded_is_said_beside_the_rest(
     path = Path(shutil.copytree(circuit_runs / "heads", tmp_path / "heads")) / "provenance.json"
     values = read_sealed_json(path)
     values["model"]["name"] = "/no/such/model"
-    values["model"]["weights_digest"] = "0" * 64  # else it is found by this, wherever it is
+    values["model"]["weights_digest"] = "0" * 64  # by which it would be found, wherever it is
     write_sealed_json(path, values)
     page = drawn(open_app(tmp_path, view="attention", run="heads", latent="1", prompt=PROMPT))
-    assert "is not there; pass --model" in page
+    assert "(weights_digest 000000000000), not on" in page
     assert "Heads, by its weights" in page
 
 
