@@ -119,6 +119,7 @@ def test_a_model_that_knows_nothing_says_so(lm):
     [
         ({"question": "q", "choices": ["a", "b"], "answer": 2}, "one of its 2 choices"),
         ({"question": "q", "choices": ["a"], "answer": 0}, "2 to 26 texts"),
+        ({"question": "q", "choices": ["a", None], "answer": 0}, "2 to 26 texts"),
         ({"choices": ["a", "b"], "answer": 0}, "'question'"),
     ],
 )

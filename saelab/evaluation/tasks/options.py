@@ -108,7 +108,7 @@ class TaskOptions(Config):
     keep_text: str | None = None
     """With --unlearn: an ordinary text."""
     n_text_tokens: int = Field(default=2**20, gt=0)
-    """With --unlearn: most tokens of each text."""
+    """With --unlearn: tokens of each text, rounded up to a whole batch."""
     clamp: tuple[PositiveFloat, ...] = (25.0, 50.0, 100.0, 200.0)
     """With --unlearn: what latents are set to, below 0; the default is SAEBench's for Gemma 2."""
     seed: int = 0

@@ -81,8 +81,12 @@ def _question(row: Mapping[str, Any], where: str) -> ChoiceQuestion:
     text, choices, answer = (row.get(name) for name in ("question", "choices", "answer"))
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{where} has no text in its field 'question'.")
-    if not isinstance(choices, list) or not 2 <= len(choices) <= len(ascii_uppercase):
-        raise UsageError(f"{where} has no list of 2 to 26 texts in its field 'choices'.")
+    if (
+        not isinstance(choices, list)
+        or not 2 <= len(choices) <= len(ascii_uppercase)
+        or not all(isinstance(choice, str | int | float) for choice in choices)
+    ):
+        raise UsageError(f"{where} has no list of 2 to 26 texts or numbers in its field 'choices'.")
     if isinstance(answer, str) and len(answer) == 1:
         answer = ascii_uppercase.find(answer.upper())
     right = answer if isinstance(answer, int) and not isinstance(answer, bool) else -1
