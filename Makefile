@@ -33,7 +33,7 @@ coverage: $(STAMP)  ## `make test`, and how many of saelab's lines it runs; fail
 check: $(STAMP)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(BIN)/pyrefly check --output-format min-text
 	$(BIN)/lint-imports
 
 docs: $(STAMP)  ## the documentation site, to build/site (NOTEBOOKS=1: executes the notebooks, minutes)

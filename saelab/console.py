@@ -268,7 +268,7 @@ def told_if_slow(message: str) -> Iterator[None]:
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     """Show work of `total` units; an earlier process did `done` of them."""
-    console = Console(file=_Told())  # pyright: ignore[reportArgumentType]
+    console = Console(file=_Told())  # pyrefly: ignore[bad-argument-type]
     if not console.is_terminal:
         bar = Bar(title, total, unit, done, before=done)
         bar._tell()

@@ -65,6 +65,6 @@ def drawn(x: object) -> bool:
 
 def _type(x: object) -> str:
     """The full name of the type of `x`, or of its first element."""
-    while isinstance(x, Mapping | list | tuple) and x:
+    while isinstance(x, (Mapping, list, tuple)) and x:
         x = next(iter(x.values() if isinstance(x, Mapping) else x))
     return f"{type(x).__module__}.{type(x).__qualname__}"

@@ -69,7 +69,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: Server  # pyrefly: ignore[bad-override-mutable-attribute]
 
     @override
     def log_message(self, format: str, *args: object) -> None:

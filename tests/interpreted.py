@@ -37,4 +37,4 @@ def prepare_once_for_each_kernel():
         own._changes = scope._changes
         return own
 
-    interpreter._patch_lang = once  # pyright: ignore[reportAttributeAccessIssue]
+    interpreter._patch_lang = once

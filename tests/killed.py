@@ -157,7 +157,7 @@ class _Standing(datetime):
 
     @classmethod
     @override
-    def now(cls, tz=None):
+    def now(cls, tz=None):  # pyrefly: ignore[bad-override]
         return datetime(2000, 1, 1, tzinfo=tz)
 
 
@@ -167,7 +167,7 @@ class _Watch:
     def __init__(self, n, cwd, log, full):
         self.n, self.cwd, self.log, self.full = n, cwd, log, full
         self.made = 0
-        self.fsync, os.fsync = os.fsync, self.traced_fsync
+        self.fsync, os.fsync = os.fsync, self.traced_fsync  # pyrefly: ignore[bad-assignment]
         sys.addaudithook(self.audited)
 
     def audited(self, event, arguments):
@@ -175,7 +175,7 @@ class _Watch:
             path, _, flags = arguments
             if isinstance(path, str | bytes) and flags & WRITES:
                 self.note("open", Path(os.fsdecode(path)))
-        elif event in CHANGES and isinstance(arguments[0], str | bytes | os.PathLike):
+        elif event in CHANGES and isinstance(arguments[0], (str, bytes, os.PathLike)):
             path = Path(os.fsdecode(arguments[0]))
             # Whole trees are removed relative to an open directory.
             below = arguments[-1] if event in {"os.remove", "os.rmdir", "os.mkdir"} else -1

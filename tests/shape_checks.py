@@ -26,7 +26,7 @@ def begin_test():
 
 def check_first_calls():
     """Let jaxtyping's import hook decorate functions with `jaxtyped` of this module."""
-    jaxtyping.jaxtyped = jaxtyped
+    jaxtyping.jaxtyped = jaxtyped  # pyrefly: ignore[bad-assignment]
 
 
 def jaxtyped(function=None, *, typechecker):

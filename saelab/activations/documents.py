@@ -118,5 +118,10 @@ def clean(text: str) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    names: dict[type, str] = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+    }
     return names.get(type(value), "text" if isinstance(value, str) else "an object")

@@ -170,7 +170,7 @@ def _of_csv(text: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _checked(values: Mapping[str, Any], where: str) -> Row:
     if unknown := [name for name in values if name not in COLUMNS]:
         raise UsageError(
-            f"{where} has the field {str(unknown[0])[:40]!r}; known are {', '.join(COLUMNS)}."
+            f"{where} has the field {unknown[0][:40]!r}; known are {', '.join(COLUMNS)}."
         )
     latent = values.get("latent")
     if isinstance(latent, str) and latent.strip().isdecimal() and len(latent) < 11:

@@ -168,7 +168,7 @@ class Notes:
             fits = False
         else:
             fits = isinstance(value, str) and len(value) <= LONGEST.get(field, -1)
-            fits = fits and (field != "verdict" or bool(_VERDICT.fullmatch(str(value))))
+            fits = fits and (field != "verdict" or bool(_VERDICT.fullmatch(value)))
         if not fits:
             raise UsageError(f"{self.path} holds a row that is no edit of a latent; remove it.")
 

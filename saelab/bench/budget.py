@@ -187,7 +187,11 @@ def _plan(d_sae: int, time: float, setting: BudgetSetting, pace: Pace) -> _Plan:
 
 
 def _sae(d_sae: int, setting: BudgetSetting) -> tuple[AbstractSAEConfig, float | int | None]:
-    own = {"variant": setting.variant, "d_sae": d_sae, **setting.given.get("sae", {})}
+    own: dict[str, Any] = {
+        "variant": setting.variant,
+        "d_sae": d_sae,
+        **setting.given.get("sae", {}),
+    }
     if "k" in variant(setting.variant).model_fields and "k" not in own:
         own["k"] = min(usual_k(setting.d_in), d_sae)
     sae = SAE_CONFIG.validate_python(own)

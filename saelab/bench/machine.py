@@ -150,7 +150,7 @@ class DenseStep:
             assert grad is not None
             grad -= (grad * self.W_dec).sum(1, keepdim=True) * self.W_dec
             self._adam.step()
-            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
 
     def _plain_loss(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
         with torch.autocast(self._device.type, dtype=torch.bfloat16):

@@ -218,7 +218,7 @@ def _pace_of_road(found: dict[str, Any], path: Path, kind: Pace) -> Pace:
 
 def _shares(
     pace: Pace, setting: dict[str, Any], step: dict[str, Any], stages: dict[str, Any]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """What a road measured beside the machine's rates."""
 
     def over(name: str) -> float:

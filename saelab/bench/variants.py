@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -110,7 +111,7 @@ def averages(results: Sequence[VariantFigures]) -> dict[str, dict[str, float]]:
 
 
 def _means(group: Sequence[VariantFigures]) -> dict[str, float]:
-    rows = [asdict(result) for result in group]
+    rows: list[dict[str, Any]] = [asdict(result) for result in group]
     names = [name for name in rows[0] if name not in ("variant", "seed")]
     known = [name for name in names if rows[0][name] is not None]
     return {name: sum(row[name] for row in rows) / len(rows) for name in known}

@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         rows: list[Measured] = []
         failed: list[Failed] = []
         for found in measure_claims(chosen, workspace, again=args.again):
-            (rows if isinstance(found, Measured) else failed).append(found)  # pyright: ignore
+            rows.append(found) if isinstance(found, Measured) else failed.append(found)
         values = table_values(in_order(rows, list(claims())), failed)
         atomic_write_json(args.out / "claims.json", values)
     if args.json_:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -77,7 +77,7 @@ class HarvestArguments(Config):
     """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
 
 
-DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+DTYPES: dict[str, Any] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 def main(arguments: list[str]) -> int:
@@ -115,7 +115,7 @@ def harvested(args: HarvestArguments, lm: "ActivationSource", ranks: "Ranks") ->
     )
     options = HarvestOptions(
         args.n_tokens,
-        DTYPES[args.dtype],  # pyright: ignore[reportArgumentType]
+        DTYPES[args.dtype],
         args.batch_size,
         args.seed,
         args.gradients,

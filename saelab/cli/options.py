@@ -116,6 +116,7 @@ class Option:
         """
         values = tuple(self._read(word) for word in (words if self.is_many else words[-1:]))
         value = values if self.is_many else values[0]
+        # pyrefly: ignore[not-a-type]
         annotation: Any = Annotated[self.field.annotation, self.field]
         try:
             return TypeAdapter(annotation).validate_python(value)

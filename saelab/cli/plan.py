@@ -129,7 +129,8 @@ def _pace(args: PlanArguments) -> "Pace":
     if args.rates is not None:
         pace = pace_of_road(args.rates, pace)
     given = {"memory": args.memory, "read": args.disk_rate, "network": args.network}
-    return replace(pace, **{name: 1e9 * value for name, value in given.items() if value})
+    rates: dict[str, Any] = {name: 1e9 * value for name, value in given.items() if value}
+    return replace(pace, **rates)
 
 
 def _values(args: PlanArguments, job: "Work", fleet: "Fleet", found: "list[Way]") -> dict[str, Any]:

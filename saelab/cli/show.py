@@ -76,7 +76,7 @@ def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 def _plain(value: object) -> str:
     """A value as people read it; --json has all digits."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return " ".join(map(_plain, value)) or "none"
     if isinstance(value, dict) and value:
         return shown(json.dumps(value))

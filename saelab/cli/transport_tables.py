@@ -41,7 +41,7 @@ def _latents(one: SiteTransport, limit: float, top: int) -> Iterator[Section]:
     verdict, best = one.verdict(limit), one.best
     known = ~np.isnan(best)
     count = [f"{one.count(name, limit)} {name}" for name in VERDICTS]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, *_spread(column[known], limit))
         for name, column in {
             "transported": best,
@@ -93,7 +93,7 @@ def _latent(one: SiteTransport, i: int) -> tuple[str, ...]:
 
 def _maps(one: SiteTransport) -> Section:
     heads = ("rank", "R²", "R², whitened", "efficiency", "cut by SVD", "bound")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(r),
             f"{one.curves['r2'][r]:.3f}",
@@ -118,7 +118,7 @@ def _splices(one: SiteTransport) -> Section:
     heads = ("later site replaced by", "rank", "CE", "CE recovered", "interval")
     columns = tuple(Column(name, number=name != heads[0]) for name in heads)
     about = "0 % is the mean at every token, 100 % the model alone."
-    rows = [_splice(splice) for splice in one.splices]
+    rows: list[tuple[str, ...]] = [_splice(splice) for splice in one.splices]
     return Section("The live model on transported activations", columns, rows, about, [])
 
 

@@ -180,6 +180,7 @@ class EndpointClient:
 def chances(logs: object, choices: tuple[str, ...]) -> tuple[float, ...] | None:
     """Each choice's share of the probability that the first token has for all of them."""
     match logs:
+        # pyrefly: ignore[not-callable]
         case {"content": [{"top_logprobs": list(top)}, *_]} if choices:
             pass
         case _:

@@ -76,7 +76,9 @@ def beside(
 
 def not_measured(evaluation: Evaluation) -> Section:
     """What could not be measured, and why: first measurements, then parts of them."""
-    rows = [(name.replace("_", " "), reason) for name, reason in evaluation.skipped.items()]
+    rows: list[tuple[str, ...]] = [
+        (name.replace("_", " "), reason) for name, reason in evaluation.skipped.items()
+    ]
     for name, m in measurements().items():
         if name in evaluation.results:
             rows += m.left_out(evaluation.results[name])

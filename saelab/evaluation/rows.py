@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,7 +97,7 @@ class RowSample:
     def rows(self) -> Rows:
         """The rows kept; there must be some."""
         codes = SparseCodes.stack([part.codes for part in self._parts])
-        columns = {}
+        columns: dict[str, Any] = {}
         for name in ("x", "token", "fit", "labels", "target"):
             parts = [getattr(part, name) for part in self._parts]
             columns[name] = None if parts[0] is None else torch.cat(parts)

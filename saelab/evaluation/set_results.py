@@ -125,7 +125,7 @@ def set_sections(found: SetEvaluation) -> list[Section]:
             "CE recovered",
         )
     )
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (_layers(m), m.part, m.name, str(m.d_sae), f"{m.l0:.1f}", f"{m.fvu:.4f}", str(m.dead),
          "-" if m.ce_added is None else f"{m.ce_added:+.4f}",
          "-" if m.ce_recovered is None else f"{m.ce_recovered:.1%}")
@@ -144,7 +144,7 @@ def _layers(member: MemberFigures) -> str:
 def _together(found: SetEvaluation) -> Section:
     named = ("replaced", "runs", "CE", "CE recovered", "95 %", "zeros",
              "KL", "top-1", "left alone")  # fmt: skip
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (one.what, str(one.n_runs), f"{one.ce:.4f}", f"{one.recovered:.1%}",
          "-" if one.low is None or one.high is None else f"{one.low:.1%} to {one.high:.1%}",
          f"{one.recovered_zero:.1%}", f"{one.kl:.4f}", f"{one.top1_agreement:.1%}",

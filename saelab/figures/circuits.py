@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -36,7 +37,7 @@ def circuit_figure(graph: AttributionGraph, palette: Palette = NEUTRAL) -> go.Fi
         tickvals=list(range(len(rows))), ticktext=[escape(row) for row in rows], showgrid=True
     )
     name = f"{graph.facts.get('target', '')} = {graph.nodes[-1].value:.3g}"
-    title = {"text": escape(name), "font": {"size": 14}}
+    title: dict[str, Any] = {"text": escape(name), "font": {"size": 14}}
     title["subtitle"] = {"text": escape(what_is_missing(graph)), "font": {"size": 11}}
     figure.update_layout(title=title, hovermode="closest", showlegend=False)
     figure = dressed(figure, palette, height=160 + 56 * len(rows), top=68)

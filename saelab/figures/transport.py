@@ -36,7 +36,7 @@ def transport_figure(
         for points in _points(many[0], palette):
             figure.add_trace(points, row=1, col=1)
         figure.update_xaxes(title="tokens on which the latent fires", type="log", row=1, col=1)
-    figure.add_hline(y=0.5, line={"color": palette.mute, "width": 1, "dash": "dot"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
+    figure.add_hline(y=0.5, line={"color": palette.mute, "width": 1, "dash": "dot"}, row=1, col=1)
     figure.update_yaxes(
         title=f"R² on its tokens ({FLOOR:g}: or less)", range=[FLOOR - 0.06, 1.04], row=1, col=1
     )

@@ -168,7 +168,7 @@ def _tokenizer(name: str, where: str) -> Any:  # noqa: ANN401 - transformers has
     import transformers
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         # Without a vocabulary some classes build a tokenizer that knows only special tokens.
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             return tokenizer

@@ -240,7 +240,7 @@ def serves(name: str, hooks: Sequence[str]) -> bool:
 
     try:
         config = transformers.AutoConfig.from_pretrained(location(name), trust_remote_code=False)
-    except (OSError, ValueError, UsageError):
+    except (OSError, ValueError):
         return False
     _, submodules = ARCHITECTURES.get(config.model_type, ("", {}))
     return all(find(hook, submodules, config.num_hidden_layers) for hook in hooks)

@@ -98,8 +98,7 @@ class _Total(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @override
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
-        ctx: Any, grad: Float[Tensor, ""]
-    ) -> tuple[Tensor, None, None]:
+    # pyrefly: ignore[bad-override]
+    def backward(ctx: Any, grad: Float[Tensor, ""]) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * grad).to(gradient.dtype), None, None

@@ -116,7 +116,7 @@ class _Pursue(torch.autograd.Function):
     @staticmethod
     @override
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
+    def backward(  # pyrefly: ignore[bad-override]
         ctx: Any,
         grad_values: Float[Tensor, "batch n_steps"],
         _: Tensor | None,

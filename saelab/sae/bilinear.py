@@ -166,14 +166,14 @@ class Bilinear(AbstractSAE[BilinearConfig]):
 
     @property
     @override
-    def W_dec(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def W_dec(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """Refused, so that no use of decoder rows goes wrong silently."""
         check_decoder(self.config)
         raise AssertionError
 
     @property
     @override
-    def b_dec(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def b_dec(self) -> Tensor:  # pyrefly: ignore[bad-override]
         """Refused, as `W_dec` is."""
         return self.W_dec
 

@@ -24,7 +24,7 @@ have 26 % of the leaves' influence against 30 %.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -94,8 +94,8 @@ class CLTConfig(AuxKConfig):
     @property
     @override
     def sparsity(self) -> Sparsity:
-        rules = {"topk": "row", "batch-topk": "batch", "jumprelu": "penalty"}
-        return Sparsity(rules[self.selection], self.k)  # pyright: ignore[reportArgumentType]
+        rules: dict[str, Any] = {"topk": "row", "batch-topk": "batch", "jumprelu": "penalty"}
+        return Sparsity(rules[self.selection], self.k)
 
     @override
     def check(self) -> None:

@@ -167,7 +167,7 @@ class AbstractLayers(AbstractBatchSelectionSAE[AuxKConfigT], abc.ABC):
         return torch.ones(n, n, dtype=torch.bool, device=like.device).triu()
 
     @override
-    def affine_encoder(  # pyright: ignore[reportIncompatibleMethodOverride] - of several sites
+    def affine_encoder(  # pyrefly: ignore[bad-override]
         self,
     ) -> None:
         return None

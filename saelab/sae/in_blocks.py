@@ -87,6 +87,7 @@ def codes_of(
     It costs as little as these latents where each fires by its own threshold, and as much as all
     where they compete.
     """
+    # pyrefly: ignore[unsafe-overlap]
     if isinstance(sae, SelectingAlone) and sae.affine_encoder() is not None:
         return sae.encode_some(x, latents)
     codes = sae.encode(x)

@@ -9,6 +9,7 @@ kernels here are computed in tiles.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -159,10 +160,9 @@ class _MeanSquareNorm(torch.autograd.Function):
 
     @staticmethod
     @override
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - of one output
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        saved: tuple[Tensor, ...] = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    # pyrefly: ignore[bad-override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
         return (*(grad * each for each in saved), None, None)
 
 

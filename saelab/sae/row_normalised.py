@@ -48,7 +48,7 @@ class RowNormalised(AbstractSAE):
 
     @property
     @override
-    def W_dec(  # pyright: ignore[reportIncompatibleVariableOverride]
+    def W_dec(  # pyrefly: ignore[bad-override]
         self,
     ) -> nn.Parameter:
         """The decoder of the SAE within."""
@@ -56,7 +56,7 @@ class RowNormalised(AbstractSAE):
 
     @property
     @override
-    def b_dec(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def b_dec(self) -> nn.Parameter:  # pyrefly: ignore[bad-override]
         """Its bias, in units of normalised rows."""
         return self.inner.b_dec
 

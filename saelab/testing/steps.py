@@ -1,5 +1,3 @@
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
-# pyright: reportOptionalOperand=false
 """Losses and steps of any variant, for tests."""
 
 import torch
@@ -52,6 +50,12 @@ def train_step(
     optimizer.step()
     sae.after_optimizer_step()
     return float(terms.total.detach())
+
+
+def gradient_of(weights: Tensor) -> Tensor:
+    """Their gradient, which there is."""
+    assert weights.grad is not None
+    return weights.grad
 
 
 def encoder_gradient(sae: AbstractSAE) -> Float[Tensor, "d_in d_sae"]:

@@ -1,5 +1,3 @@
-# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
-# pyright: reportOptionalOperand=false
 """What every variant promises, as pytest tests.
 
 A package runs them for its own variant from a file of its tests:
@@ -28,7 +26,14 @@ from saelab.sae.interop.convert import to_foreign
 from saelab.sae.linear import linearize
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.variants import SAE_CONFIG, check_variant
-from saelab.testing.steps import encoder_gradient, loss_of, made_of, optimizer_of, train_step
+from saelab.testing.steps import (
+    encoder_gradient,
+    gradient_of,
+    loss_of,
+    made_of,
+    optimizer_of,
+    train_step,
+)
 from saelab.testing.variant_forms import (  # noqa: F401 - for those who import the contract
     D_IN,
     D_SAE,
@@ -132,7 +137,7 @@ def test_aux_k_gradient_reaches_the_encoder_and_decoder_of_dead_latents(
     assert "aux_k" in terms.parts
     terms.total.backward()
     assert encoder_gradient(sae)[:, dead].any()
-    assert sae.W_dec.grad[dead].any()
+    assert gradient_of(sae.W_dec)[dead].any()
 
 
 def test_aux_k_leaves_alone_what_fires_in_the_batch(
@@ -156,7 +161,7 @@ def test_decoder_gradient_is_tangent_and_rows_are_unit_after_a_step(
     else:
         loss_of(sae, x, LossContext(1.0)).total.backward()
         sae.before_optimizer_step()
-        radial = (sae.W_dec.grad * sae.W_dec).sum(1)
+        radial = (gradient_of(sae.W_dec) * sae.W_dec).sum(1)
         torch.testing.assert_close(radial, torch.zeros(D_SAE), atol=1e-5, rtol=0)
         torch.optim.Adam(sae.parameters(), lr=0.1).step()
         sae.after_optimizer_step()

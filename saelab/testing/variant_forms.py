@@ -1,4 +1,3 @@
-# pyright: reportOptionalMemberAccess=false
 """The SAEs and rows of the tests in `saelab.testing.variant_contract`."""
 
 from typing import Any
@@ -24,7 +23,7 @@ PLANTED: dict[str, dict[str, Any]] = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test for every form of the module that imports them."""
     if "sae" in metafunc.fixturenames:
-        forms = metafunc.module.FORMS
+        forms: list[dict[str, Any]] = vars(metafunc.module)["FORMS"]
         ids = ["-".join(map(str, form.values())) for form in forms]
         metafunc.parametrize("sae", forms, ids=ids, indirect=True)
 

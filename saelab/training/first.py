@@ -48,5 +48,7 @@ def _first(feed: Feed, out: Path, config: TrainConfig) -> First:
     config.check()
     rows = feed.source.start_rows()
     origin = None if has_begun(out) else StartingRun.of(config)
-    sae = TrainingState.first_sae(config, feed.source, rows, origin and origin.sae())
+    sae = TrainingState.first_sae(
+        config, feed.source, rows, None if origin is None else origin.sae()
+    )
     return First(feed, out, config, rows, origin, sae)

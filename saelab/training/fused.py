@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -95,8 +95,8 @@ class FusedStep:
         learned = held["threshold"] if rule.jump else None
         weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision, learned)
         own = {name: held[name] for name in TRANSCODERS if name in held}
-        own = {name: Parameter.of(value, options.precision) for name, value in own.items()}
-        weights = replace(weights, **own)
+        made: Any = {name: Parameter.of(value, options.precision) for name, value in own.items()}
+        weights = replace(weights, **made)
         if rule.over_batch:
             weights = replace(weights, threshold=held["threshold"].clone())
         if rule.usage is not None:

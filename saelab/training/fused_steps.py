@@ -45,7 +45,7 @@ class FusedSteps:
             ),
         )
         self.step = FusedStep(sae, options, device)
-        self.spread = sae.shard and Spread(sae, sae.shard)
+        self.spread = None if sae.shard is None else Spread(sae, sae.shard)
         self._dead_after = config.silence
         self.average = WeightAverage.of(config.ema, self._weights())
         self.measure: Measure = ignore

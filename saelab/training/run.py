@@ -176,7 +176,7 @@ class Run:
         path = self.path / "provenance.json"
         record = read_sealed_json(path)
         for name in ("model", "corpus"):
-            if name not in record or not isinstance(record[name], dict | None):
+            if name not in record or not (record[name] is None or isinstance(record[name], dict)):
                 raise UsageError(f"{path} does not say of which {name} the activations are.")
         return record
 

@@ -131,11 +131,11 @@ def _sums(
 
 def _domain(store: ActivationStore, config: TrainConfig, found: Mapping[str, Outliers]) -> Domain:
     manifest = store.manifest
-    special = (manifest.model or {}).get("special_token_ids", ())
+    special: Any = (manifest.model or {}).get("special_token_ids", ())
     limits = {name: outliers.max_norm for name, outliers in found.items()}
     target = None if config.target_site is None else limits.get(config.target_site)
     return Domain(
-        tuple(special),  # pyright: ignore[reportArgumentType]
+        tuple(special),
         limits.get(config.site),
         config.first_position,
         target,

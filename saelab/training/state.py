@@ -220,9 +220,9 @@ class TrainingState:
             n_steps=self.config.n_steps,
             rate=self.rate(max(0, self.step - 1)) if self.steps.uses_rate else None,
             rise=self.rise,
-            interval=self.report and self.report.interval,
+            interval=None if self.report is None else self.report.interval,
         )
-        log = self.report and self.report.log
+        log = None if self.report is None else self.report.log
         path = checkpoint_path(directory, self.step)
         tensors, parts = write_held(path, self.steps, self.device)
         if self.ranks.leads:

@@ -102,7 +102,7 @@ class AutogradSteps:
             weight_decay=0.0,
             fused=device.type == "cuda",
         )
-        self.spread = sae.shard and Spread(sae, sae.shard, self.optimizer)
+        self.spread = None if sae.shard is None else Spread(sae, sae.shard, self.optimizer)
         self.dead = DeadLatents(sae.d_sae, config.silence, device)
         self.average = WeightAverage.of(config.ema, dict(sae.named_parameters()))
         self.measure: Measure = ignore

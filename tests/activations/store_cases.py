@@ -4,6 +4,7 @@ import hashlib
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -22,7 +23,7 @@ HARVESTED = "blocks.1.attn.hook_z"
 
 
 def make_manifest(**changes) -> Manifest:
-    fields = {
+    fields: dict[str, Any] = {
         "model": {"name": "m", "weights_digest": "w"},
         "sites": (
             SiteSpec(hook=HOOK, d_in=3),
@@ -38,7 +39,7 @@ def make_manifest(**changes) -> Manifest:
         "n_contexts": 10,
         "seed": 7,
     }
-    return Manifest(**{**fields, **changes})
+    return Manifest(**(fields | changes))
 
 
 def make_columns(manifest: Manifest, unit: int) -> Columns:
@@ -116,7 +117,7 @@ def harvest_small_units(checkpoint, text, out):
     from saelab.lm.hf import load_hugging_face_model
 
     torch.set_num_threads(1)
-    module.UNIT_CONTEXTS = 2
+    module.UNIT_CONTEXTS = 2  # pyrefly: ignore[bad-assignment]
     lm = load_hugging_face_model(str(checkpoint), device="cpu")
     corpus = load_corpus(str(text), lm, context_length=8)
     options = module.HarvestOptions(n_tokens=600, batch_size=2, gradients=True)

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ def store(tmp_path_factory):
     return ActivationStore(path)
 
 
-def batches_of(store, batch_size=256, **options):
-    return ShuffledBatches(store, "a", batch_size, **{"pool_rows": 2500, **options})
+def batches_of(store, batch_size=256, **options: Any):
+    values: dict[str, Any] = {"pool_rows": 2500} | options
+    return ShuffledBatches(store, "a", batch_size, **values)
 
 
 def rows_of(batches, n):

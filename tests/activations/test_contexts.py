@@ -1,6 +1,7 @@
 """Whole contexts, each once an epoch, in an order that can be continued exactly."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,8 +60,9 @@ def random_columns(contexts, rng):
     )
 
 
-def batches_of(store, contexts_per_batch=3, **options):
-    return ContextBatches(store, contexts_per_batch, **{"pool_tokens": 9 * LENGTH, **options})
+def batches_of(store, contexts_per_batch=3, **options: Any):
+    values: dict[str, Any] = {"pool_tokens": 9 * LENGTH} | options
+    return ContextBatches(store, contexts_per_batch, **values)
 
 
 def served(batches, n):

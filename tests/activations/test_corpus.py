@@ -250,6 +250,7 @@ def test_what_was_read_for_a_store_is_never_tokenised_again(random_lm, books, ke
     monkeypatch.setattr(corpus_module, "tokenise", forbidden)
     facts = facts_of(kept)
     for split, tokens in zip(("train", "held-out"), expected, strict=True):
+        # pyrefly: ignore[bad-argument-type]
         corpus = recorded_corpus(facts, random_lm, split, 8, kept=kept)
         assert np.array_equal(corpus.read(0, 25).tokens, tokens)
 

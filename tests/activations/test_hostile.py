@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -157,14 +158,14 @@ def manifest(store_path):
 
 def forge(path, image, manifest, **changes):
     """Replace a hook file by a sealed file around `image`."""
-    fields = {
+    fields: dict[str, Any] = {
         "unit": 0,
         "rows": ROWS,
         "payload_offset": 0,
         "payload_bytes": VALUES.nbytes,
         "content_digest": bytes.fromhex(manifest.content_digest),
     }
-    overwrite(path, sealed_image(image, Trailer(**{**fields, **changes})))
+    overwrite(path, sealed_image(image, Trailer(**(fields | changes))))
 
 
 @pytest.mark.parametrize("fill", CASES, ids=lambda fill: fill.__name__)

@@ -168,7 +168,7 @@ def test_kinds_follow_from_norms_and_genuine_from_the_data(tmp_path: Path):
     assert [(site["specific"], site["genuine"]) for site in sites] == [(1, 1), (1, 0)]
     save_sharing(found, tmp_path, {})
     assert load_sharing(tmp_path).summary() == found.summary()
-    assert len(sharing_figure(found).data) == 1  # pyright: ignore[reportArgumentType]
+    assert len(sharing_figure(found).data) == 1  # pyrefly: ignore[bad-argument-type]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path):

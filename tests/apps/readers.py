@@ -18,7 +18,8 @@ BETWEEN_S = 2.0
 def session(url: str) -> Iterator[ClientConnection]:
     """A session of the server at `url`."""
     address = url.replace("http", "ws") + "/_stcore/stream"
-    with connect(address, subprotocols=["streamlit"], max_size=None) as socket:  # pyright: ignore[reportArgumentType]
+    # pyrefly: ignore[no-matching-overload]
+    with connect(address, subprotocols=["streamlit"], max_size=None) as socket:
         yield socket
 
 

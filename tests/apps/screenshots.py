@@ -70,7 +70,7 @@ def take(browser: Browser, url: str, scheme: str, picture: Path, height: int) ->
     """Write one picture; returns the page's errors."""
     page = browser.new_page(viewport={"width": WIDTH, "height": height})
     errors = listen(page)
-    page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+    page.emulate_media(color_scheme=scheme)  # pyrefly: ignore[bad-argument-type]
     page.goto(url)
     app = page.get_by_test_id("stApp")
     expect(page.locator(".page").first).to_be_visible(timeout=1000 * PATIENCE_S)

@@ -87,7 +87,7 @@ def test_a_sites_rank_is_that_of_the_circuits(cards, kind: str):
     config = {"target_site": "blocks.7.hook_mlp_out"} if kind == "mlp" else {}
     for site, layer in sites:
         card = replace(cards[0], site=site, config=config)
-        assert depth(card) == Where(layer, kind).depth  # pyright: ignore[reportArgumentType]
+        assert depth(card) == Where(layer, kind).depth  # pyrefly: ignore[bad-argument-type]
         assert reads_heads(card) == (kind == "heads")
     for site in ("blocks.7.mlp.hook_post", "hook_embed", "blocks.x.attn.hook_z"):
         assert depth(replace(cards[0], site=site)) is None

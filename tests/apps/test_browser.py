@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def test_a_deep_link_opens_in_either_theme_without_a_complaint(
     page: Page, server: str, errors: list[str], scheme: str
 ):
-    page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+    page.emulate_media(color_scheme=scheme)  # pyrefly: ignore[bad-argument-type]
     page.goto(f"{server}/?run=signed&latent=5")
     expect(page.locator(".example:visible").first).to_be_visible()
     expect(page.locator("h1:visible")).to_have_text("5")
@@ -85,7 +85,7 @@ def test_a_range_dragged_on_the_histogram_hides_the_other_examples(page: Page, s
 def test_every_view_opens_without_a_complaint_fits_the_window_and_is_accessible(
     page: Page, server: str, errors: list[str], view: str, scheme: str
 ):
-    page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+    page.emulate_media(color_scheme=scheme)  # pyrefly: ignore[bad-argument-type]
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(f"{server}/?run=signed&view={view}&latent=5")
     expect(page.locator("table, article, section.card, .message").first).to_be_visible()

@@ -43,7 +43,7 @@ def whole(page: Page) -> None:
 def test_a_graph_opens_in_either_theme_and_its_hostile_tokens_do_nothing(
     page: Page, address: str, errors: list[str], scheme: str
 ):
-    page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+    page.emulate_media(color_scheme=scheme)  # pyrefly: ignore[bad-argument-type]
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(f"{address}/?view=circuit&run=bad&graph={NAME}&nodes=100&edges=100")
     expect(page.locator(".graph .node")).to_have_count(12)

@@ -99,7 +99,7 @@ def test_a_failure_of_the_server_has_the_headers_too(monkeypatch):
 
     scope = {"type": "http", "path": "/", "headers": headers(host="localhost")}
     with pytest.raises(RuntimeError):
-        run(Guard(failing)(scope, None, send))  # pyright: ignore[reportArgumentType]
+        run(Guard(failing)(scope, None, send))  # pyrefly: ignore[bad-argument-type]
     assert sent[0]["status"] == 500
     assert security_headers().items() <= dict(sent[0]["headers"]).items()
 
@@ -113,7 +113,7 @@ def test_headers_of_the_answer_itself_are_replaced_not_doubled(monkeypatch):
 
     answer = PlainTextResponse("", headers={"X-Frame-Options": "SAMEORIGIN"})
     scope = {"type": "http", "headers": headers(host="localhost")}
-    run(Guard(answer)(scope, None, send))  # pyright: ignore[reportArgumentType]
+    run(Guard(answer)(scope, None, send))  # pyrefly: ignore[bad-argument-type]
     frame = [value for name, value in sent[0]["headers"] if name == b"x-frame-options"]
     assert frame == [b"DENY"]
 
@@ -190,10 +190,10 @@ def test_websockets_open_from_the_servers_own_pages_alone(named_server, host, or
                "proxy": None, "subprotocols": ["streamlit"]}  # fmt: skip
     uri = f"ws://{host.format(port=named_server.port)}/_stcore/stream"
     if status is None:
-        with connect(uri, **options):
+        with connect(uri, **options):  # pyrefly: ignore[no-matching-overload]
             return
     with pytest.raises(InvalidStatus) as refused:
-        connect(uri, **options)
+        connect(uri, **options)  # pyrefly: ignore[no-matching-overload]
     answer = refused.value.response
     assert answer.status_code == status
     assert answer.body is not None

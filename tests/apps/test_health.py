@@ -44,10 +44,10 @@ def test_a_pair_is_listed_once_even_if_only_one_list_has_it():
     file = Arrays()
     file["neighbours/latents"] = np.array([[1, 2], [0, 3], [0, 1], [2, -1]])
     file["neighbours/cosine"] = np.array([[0.99, 0.97], [0.99, -0.98], [0.5, 0.2], [0.1, 0.99]])
-    found = twins(file, signed=False)  # pyright: ignore[reportArgumentType]
+    found = twins(file, signed=False)  # pyrefly: ignore[bad-argument-type]
     assert list(zip(found.latent.tolist(), found.other.tolist(), strict=True)) == [(0, 1), (0, 2)]
     assert (found.cosine > ALIKE).all()
-    both = twins(file, signed=True)  # pyright: ignore[reportArgumentType]
+    both = twins(file, signed=True)  # pyrefly: ignore[bad-argument-type]
     assert (1, 3) in set(zip(both.latent.tolist(), both.other.tolist(), strict=True))
 
 

@@ -67,7 +67,7 @@ def test_what_is_not_an_edit_of_a_latent_is_not_written(
 
 def test_an_edit_that_cannot_be_kept_is_told(card: RunCard, session: dict[str, object]):
     Keeper.of(card, 32)([edit(1, "x" * 201), edit(2, "kept")])
-    ((sentence, text),) = session["note-problem"]  # pyright: ignore[reportGeneralTypeIssues]
+    ((sentence, text),) = session["note-problem"]  # pyrefly: ignore[not-iterable]
     assert "201 characters" in sentence
     assert text == "x" * 201
     assert Notes(card.path).all()[5].label == "kept"

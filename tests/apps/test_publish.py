@@ -94,7 +94,7 @@ def test_what_it_takes_is_said_before_and_after(runs: Path, tmp_path: Path, caps
 def test_chosen_latents_alone_are_written_and_only_they_are_linked(runs: Path, tmp_path: Path):
     (tmp_path / "names.csv").write_text("latent,label\n7,seven\n2,two\n")
     for choice in (["--latents", 7, 2], ["--list", tmp_path / "names.csv"]):
-        out = tmp_path / choice[0][2:]
+        out = tmp_path / choice[0][2:]  # pyrefly: ignore[bad-index]
         assert publish(runs / "signed", *choice, "--out", out) == 0
         pages = {path.stem for path in (out / "signed").iterdir()}
         assert pages == {"2", "7", "index", "figures"}

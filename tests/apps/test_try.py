@@ -223,7 +223,7 @@ def test_a_prompt_goes_through_the_chat_template_where_there_is_one(
     assert "The prompt begins with &lt;bos&gt;; every prompt gets one" in drawn(app)
     live = live_run(read_card(live_runs / "topk", live_runs))
     template = "{{ bos_token }}a big {{ messages[0].content }} sat"
-    monkeypatch.setattr(live.lm.tokenizer._tokenizer, "chat_template", template)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(live.lm.tokenizer._tokenizer, "chat_template", template)
     monkeypatch.setattr(chat, "has_chat_template", lambda model: True)
     chat.chats.clear()
     app = open_app(live_runs, run="topk", view="try", prompt="cat")

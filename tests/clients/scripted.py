@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         if callable(values):
             self.send_header("Connection", "close")
             self.end_headers()
-            for part in values():  # pyright: ignore[reportGeneralTypeIssues]
+            for part in values():
                 self.wfile.write(part)
             self.close_connection = True
             return

@@ -66,7 +66,7 @@ def uniformity(lm, tokens, mask, x_hat):
 def ablation(lm, tokens, mask, x_hat):
     sae = TopKConfig(d_sae=64, k=8).build(32, torch.Generator().manual_seed(0)).eval()
     found = AblationTokens(lm, sae, HOOK, n_latents=6, reach=16)
-    batch = TextBatch(0, None, tokens, mask, x_hat)  # pyright: ignore[reportArgumentType]
+    batch = TextBatch(0, None, tokens, mask, x_hat)  # pyrefly: ignore[bad-argument-type]
     found.update(batch, n_tokens=2, draw=torch.Generator().manual_seed(0))
     return found.n_tokens
 

@@ -167,7 +167,7 @@ def _killed(root: Path) -> None:
         if len(seen) == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    metrics.MetricsLog.write = killing  # pyright: ignore[reportAttributeAccessIssue]
+    metrics.MetricsLog.write = killing  # pyrefly: ignore[bad-assignment]
     train(config(root), out=root / "half", device="cpu")
 
 

@@ -82,6 +82,7 @@ def _talking(path: Path) -> tuple[int, tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("reader", "problem"),
     [(_looping, "time"), (_hungry, "memory"), (_waiting, "hang"), (_talking, "not one sentence"),
+     # pyrefly: ignore[division-by-zero]
      (lambda _: 1 / 0, "ZeroDivisionError"), (lambda _: os.abort(), "SIGABRT"),
      (lambda _: (1, ()), "not one sentence"), (lambda _: (3, ()), "exit code")],
 )  # fmt: skip

@@ -65,7 +65,7 @@ def run_aux_k(dtype, read_at, *, signed, usage=None):
 
 
 if __name__ == "__main__":
-    JITFunction.run = compile_it  # pyright: ignore[reportAttributeAccessIssue]
+    JITFunction.run = compile_it
     used = SimpleNamespace(underused=torch.zeros(40, dtype=torch.bool))
     for dtype in (torch.float32, torch.bfloat16):
         run_aux_k(dtype, 0, signed=False)

@@ -1,5 +1,7 @@
 """The plain transformers back end gives the bridge's activations and gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from lm.cases import GROUPED, SHAPE, save
@@ -34,7 +36,11 @@ def pair(request, checkpoint, tmp_path_factory):
     path = checkpoint
     if request.param != "gpt2":
         path = tmp_path_factory.mktemp(request.param)
-        shape = {"gpt_neox": SHAPE, "llama": GROUPED, "qwen3": {**GROUPED, "head_dim": 16}}
+        shape: dict[str, Any] = {
+            "gpt_neox": SHAPE,
+            "llama": GROUPED,
+            "qwen3": {**GROUPED, "head_dim": 16},
+        }
         config = transformers.CONFIG_MAPPING[request.param](**shape[request.param])
         save(path, checkpoint, config)
     return load_hugging_face_model(str(path), device="cpu"), load_language_model(

@@ -82,7 +82,7 @@ def test_a_token_may_need_a_space_before_it(random_lm):
     class Model:
         info, tokenizer = random_lm.info, Spaced()
 
-    assert token_id(Model(), "cat") == 7  # pyright: ignore[reportArgumentType]
+    assert token_id(Model(), "cat") == 7  # pyrefly: ignore[bad-argument-type]
 
 
 class Chatty:

@@ -79,14 +79,14 @@ def test_rows_that_are_taken_out_read_on_alone(lm, tokens):
 class Forgets(BridgeLanguageModel):
     """Gives new tokens no past."""
 
-    def read_on(self, tokens, past, edits=None):  # pyright: ignore[reportImplicitOverride]
+    def read_on(self, tokens, past, edits=None):  # pyrefly: ignore[missing-override-decorator]
         return super().read_on(tokens, None, edits)
 
 
 class TakesNoCache(BridgeLanguageModel):
     """Its forward pass has no such argument."""
 
-    def read_on(self, tokens, past, edits=None):  # pyright: ignore[reportImplicitOverride]
+    def read_on(self, tokens, past, edits=None):  # pyrefly: ignore[missing-override-decorator]
         raise TypeError("unexpected keyword argument 'past_key_values'")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from activations.forked import processes
 from safetensors.torch import load_file
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import TCPStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 

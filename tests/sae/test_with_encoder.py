@@ -121,9 +121,9 @@ def test_what_cannot_be_encoded_is_said(x):
     with pytest.raises(UsageError, match="no active latent on these rows; give an L0"):
         with_encoder(sae, "omp", x)
 
-    class Squared(type(sae)):
+    class Squared(type(sae)):  # pyrefly: ignore[invalid-inheritance]
         @override
-        def decode(self, codes, x=None):
+        def decode(self, codes, x=None):  # pyrefly: ignore[bad-override]
             return super().decode(codes, x).square()
 
     sae.__class__ = Squared

@@ -1,5 +1,7 @@
 """Zipf-Mandelbrot's law of densities: budgets, ranks, and latents that are under-used."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,10 +18,9 @@ from saelab.types import SparseCodes
 D_IN, D_SAE, K, BATCH = 8, 24, 3, 64
 
 
-def rules(**changes):
-    return UsageRules(
-        **{"k": K, "exponent": 1.0, "shift": 2.7, "share": 0.5, "window": 1000} | changes
-    )
+def rules(**changes: Any):
+    usual: dict[str, Any] = {"k": K, "exponent": 1.0, "shift": 2.7, "share": 0.5, "window": 1000}
+    return UsageRules(**(usual | changes))
 
 
 def rows(n=BATCH, seed=1):

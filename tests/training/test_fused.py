@@ -1,5 +1,7 @@
 """The fused step against the step that autograd and torch's Adam make, under the interpreter."""
 
+from typing import Any
+
 import pytest
 import torch
 from kernels.triton_device import DEVICE
@@ -29,7 +31,7 @@ D_IN, D_SAE, K, BATCH, V = 20, 5, 2, 4, 5.0
 SMALL = Launch(columns=16, pairs=2, latents=3, slice=3, programs=1)
 
 
-FORMS = {
+FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "topk": (TopKConfig, {}),
     "multi-topk": (TopKConfig, {"k": 1, "multi_k_coefficient": 0.125}),
     "abs-topk": (AbsTopKConfig, {}),
@@ -50,7 +52,7 @@ FORMS = {
 
 def build(form="topk", seed=0, **options):
     cls, given = FORMS[form]
-    config = cls(**{"d_sae": D_SAE, "k": K, "aux_coefficient": 0, **given, **options})
+    config = cls(**({"d_sae": D_SAE, "k": K, "aux_coefficient": 0} | given | options))
     sae = config.build(D_IN, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         sae.b_enc.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 1))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def graphs_of(step) -> TwoGraphs:
 
 def fused(sae, xs, lr=1e-2, start=0, step=None, **options):
     """Steps from number `start` on; the errors, penalties and L0 of each."""
-    given_ = {"precision": torch.float32, "launch": SMALL, **options}
+    given_: dict[str, Any] = {"precision": torch.float32, "launch": SMALL, **options}
     step = FusedStep(sae, FusedOptions(BATCH, V, **given_)) if step is None else step
     figures = []
     for number, x in enumerate(xs, start=start):
@@ -75,11 +76,11 @@ def fused(sae, xs, lr=1e-2, start=0, step=None, **options):
     return step, torch.tensor(figures)
 
 
-def by_autograd(sae, xs, lr=1e-2, **options):
+def by_autograd(sae, xs, lr=1e-2, **options: Any):
+    values: dict[str, Any] = {"clip_norm": None, "dead_after": 10_000_000} | options
     config = TrainConfig(
-        sae=sae.config, activations=Path(), site="", n_tokens=0, batch_size=BATCH,
-        **{"clip_norm": None, "dead_after": 10_000_000, **options},
-    )  # fmt: skip
+        sae=sae.config, activations=Path(), site="", n_tokens=0, batch_size=BATCH, **values
+    )
     steps, figures = AutogradSteps(config, sae, torch.device(DEVICE)), []
     for number, x in enumerate(xs):
         context = replace(CONTEXT, step=number)

@@ -1,12 +1,14 @@
 """A fused step of several processes is that of one process, under the interpreter."""
 
+from typing import Any
+
 import pytest
 import torch
 from activations.forked import processes
 from interpreted import prepare_once_for_each_kernel
 from kernels.triton_device import DEVICE
 from safetensors.torch import load_file, save_file
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import TCPStore
 from typing_extensions import override
 
 from saelab.kernels.exchange import LatentExchange, received
@@ -30,7 +32,7 @@ from saelab.training.spread import Spread
 D_IN, D_OUT, D_SAE, BATCH, V, STEPS = 20, 10, 13, 3, 5.0, 2
 SMALL = Launch(columns=16, pairs=2, latents=3, slice=3, programs=1)
 AUX = {"aux_coefficient": 0.5, "aux_k": 3}
-FORMS = {
+FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "topk": (TopKConfig, {"k": 3, "aux_coefficient": 0}),
     "wide": (TopKConfig, {"k": 9, "aux_coefficient": 0}),
     "revived": (TopKConfig, {"k": 3, **AUX}),
@@ -202,7 +204,7 @@ def test_a_step_receives_as_many_bytes_as_the_law_says(form, precision, monkeypa
 
 def few_rooms():
     """Few entries would else have room for thousands, each of which the interpreter visits."""
-    fused_graphs.LEAST_ROOM = jump.LEAST_ROOM = 32
+    fused_graphs.LEAST_ROOM = jump.LEAST_ROOM = 32  # pyrefly: ignore[bad-assignment]
 
 
 def process(rank, world, port, forms, out):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ from saelab.types import ActivationBatch
 # Rows of two chunks of columns and of three; the last chunk of the wider rows has no narrow column.
 NARROW, WIDE, D_SAE, V = 20, 36, 6, 9.0
 CONTEXT = LossContext(V, step=3, n_steps=20)
-JUMP = {"jumprelu": (JumpReLUConfig, {"bandwidth": 0.8, "l0_coefficient": 0.5})}
+JUMP: dict[str, tuple[Any, dict[str, Any]]] = {
+    "jumprelu": (JumpReLUConfig, {"bandwidth": 0.8, "l0_coefficient": 0.5})
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,9 +44,9 @@ def _small_rooms():
         yield
 
 
-def build(form, d_in, d_out, *, skip=True, seed=0, **options):
+def build(form, d_in, d_out, *, skip=True, seed=0, **options: Any):
     cls, given = {**FORMS, **JUMP}[form]
-    config = cls(**{"d_sae": D_SAE, "k": K, "aux_coefficient": 0, **given, **options})
+    config = cls(**({"d_sae": D_SAE, "k": K, "aux_coefficient": 0} | given | options))
     generator = torch.Generator().manual_seed(seed)
     sae = make_transcoder(config.build(d_in, generator), d_out, skip=skip, generator=generator)
     with torch.no_grad():
@@ -74,11 +77,11 @@ def fused(sae, given, precision=torch.float32, **options):
     return step, figures
 
 
-def by_autograd(sae, given, **options):
+def by_autograd(sae, given, **options: Any):
+    values: dict[str, Any] = {"clip_norm": None, "dead_after": 10**9} | options
     config = TrainConfig(
-        sae=sae.config, activations=Path(), site="", n_tokens=0, batch_size=BATCH,
-        **{"clip_norm": None, "dead_after": 10**9, **options},
-    )  # fmt: skip
+        sae=sae.config, activations=Path(), site="", n_tokens=0, batch_size=BATCH, **values
+    )
     steps, figures = AutogradSteps(config, sae.double(), torch.device(DEVICE)), []
     for batch in given:
         x, y, grad = (t.double() for t in (batch.x, batch.target, batch.grad))

@@ -11,7 +11,7 @@ import torch
 from activations.forked import processes
 from conftest import TEXT
 from safetensors.torch import load_file
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed import TCPStore
 from training.test_together import Launch, wait_for_checkpoint
 
 from saelab import resources
@@ -161,6 +161,7 @@ def hold_one_together(rank, port, file, out):
     """One of two processes of the sweep, for which its first SAE is too wide for one."""
     found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": str(rank)}
     os.environ |= found | {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    # pyrefly: ignore[bad-assignment]
     loop.held_together = lambda group, *_: [str(next(iter(group)))]
     with together(Ranks(rank, 2), torch.device("cpu")) as both:
         train_many(configs(file, out), device="cpu", together=both)

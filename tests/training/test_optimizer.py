@@ -1,6 +1,7 @@
 """Adam's options mean the same by autograd and by kernels, and what AdamW's paper says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,12 @@ OPTIONS = {
 
 def config_of(variant, **options) -> TrainConfig:
     sae = SAE_CONFIG.validate_python({"variant": variant, "d_sae": D_SAE, "k": 2})
-    values = {"n_tokens": STEPS * BATCH, "batch_size": BATCH, "clip_norm": 0.5, **options}
+    values: dict[str, Any] = {
+        "n_tokens": STEPS * BATCH,
+        "batch_size": BATCH,
+        "clip_norm": 0.5,
+        **options,
+    }
     return TrainConfig(sae=sae, activations=Path(), site="", **values)
 
 

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,15 @@ from saelab.training.schedule import learning_rate
 
 
 def config(**options) -> TrainConfig:
-    values = {"n_tokens": 1000, "batch_size": 1, "lr": 1.0, "warmup_steps": 100} | options
-    return TrainConfig(sae=TopKConfig(d_sae=8, k=2), activations=Path("store"), site="x", **values)
+    values: dict[str, Any] = {
+        "n_tokens": 1000,
+        "batch_size": 1,
+        "lr": 1.0,
+        "warmup_steps": 100,
+    } | options
+    return TrainConfig(
+        sae=TopKConfig(d_sae=8, k=2), activations=Path("store"), site="x", **(values | options)
+    )
 
 
 def test_it_rises_linearly_to_the_peak_during_warmup():

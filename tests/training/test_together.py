@@ -12,8 +12,8 @@ from activations.forked import Command, processes
 from conftest import small_config
 from safetensors.torch import load_file, save_file
 from torch.distributed import (
-    HashStore,  # pyright: ignore[reportPrivateImportUsage]
-    TCPStore,  # pyright: ignore[reportPrivateImportUsage]
+    HashStore,
+    TCPStore,
 )
 
 from saelab.config import UsageError
@@ -76,9 +76,9 @@ def sweep(small_store, mlp_store, tmp_path_factory):
     }
     runs["transcoder"] = {
         "sae": {"variant": "topk", "k": 4, "d_sae": WIDTH},
-        "activations": str(mlp_store.path),
-        "site": "blocks.1.ln2.hook_out",
-        "target_site": "blocks.1.mlp.hook_post",
+        "activations": str(mlp_store.path),  # pyrefly: ignore[bad-assignment]
+        "site": "blocks.1.ln2.hook_out",  # pyrefly: ignore[bad-assignment]
+        "target_site": "blocks.1.mlp.hook_post",  # pyrefly: ignore[bad-assignment]
         "skip": True,
     }
     path.write_text(json.dumps({"base": base(small_store), "runs": runs}))

@@ -32,7 +32,7 @@ def on_config(config: MkDocs) -> MkDocs:
     }
     about = [f"source/{name}" for name in ("CONTRIBUTING.md", "AGENTS.md")]
     formats = ["source/activations_cache/about.md", "source/saelab/kernels/about.md"]
-    reference = [{title: pages} for title, pages in lists.items()]
+    reference: list[Any] = [{title: pages} for title, pages in lists.items()]
     reference.append({"Errors": "reference/errors.md"})
     config.nav += [{"Reference": [*reference, *formats, *about]}]
     return config

@@ -64,7 +64,9 @@ def _pages(here: RunCard | None, wanted: str) -> Iterator[Hit]:
     for view, page in pages().items():
         words = f"{page.title} {page.asks}" if wanted else ""
         if wanted in words.lower() and (here is None or page.concerns(here)):
-            yield _hit("page", page.title, page.asks, link(view, run=here and here.name))
+            yield _hit(
+                "page", page.title, page.asks, link(view, run=None if here is None else here.name)
+            )
 
 
 def _runs(cards: list[RunCard], wanted: str) -> Iterator[Hit]:

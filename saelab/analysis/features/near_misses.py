@@ -49,7 +49,7 @@ def near_misses(
     Sizes are pre-activations, or magnitudes if the selection compares magnitudes. Sizes at or below
     zero do not count. It costs a second pass through the encoder.
     """
-    if not n or not isinstance(sae, Preselecting):
+    if not n or not isinstance(sae, Preselecting):  # pyrefly: ignore[unsafe-overlap]
         return None
     pre = sae.pre_activations(x).float()
     size = pre.abs() if sae.config.sparsity.by_magnitude else pre

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,9 @@ def _directory(latents: Sequence[int]) -> str:
 def _claim(directory: Path, run: Run, options: FeatureOptions, latents: Sequence[int]) -> None:
     """Start the pass, or refuse to continue another one."""
     chosen = asdict(options)
-    task = {name: chosen[name] for name in DECIDES_CODES} | {"sae_sha256": sha256_file(run.weights)}
+    task: dict[str, Any] = {name: chosen[name] for name in DECIDES_CODES} | {
+        "sae_sha256": sha256_file(run.weights)
+    }
     if latents:
         task["latents"] = list(latents)
     path = directory / "task.json"

@@ -127,7 +127,7 @@ def _field(row: Mapping[str, Any], name: str, where: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     if name not in row:
-        known = ", ".join(str(key)[:30] for key in list(row)[:8])
+        known = ", ".join(key[:30] for key in list(row)[:8])
         raise UsageError(
             f"{where} has no field {name!r}, only {known}; name it by --text-field or "
             "--label-field."

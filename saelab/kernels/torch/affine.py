@@ -102,7 +102,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     @override
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
+    def backward(  # pyrefly: ignore[bad-override]
         ctx: Any, grad: Float[Tensor, " entry"]
     ) -> tuple[None, None, None, Tensor | None, Tensor | None, Tensor, Tensor | None]:
         values, indices, tokens, x, W_enc, b_dec = ctx.saved_tensors

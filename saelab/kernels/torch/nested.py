@@ -86,7 +86,7 @@ class _NestedErrors(torch.autograd.Function):
     @staticmethod
     @override
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
+    def backward(  # pyrefly: ignore[bad-override]
         ctx: Any,
         grad_errors: Float[Tensor, " budget"],
     ) -> tuple[

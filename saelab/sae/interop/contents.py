@@ -29,7 +29,7 @@ class Record:
     def record(self, key: str) -> "Record":
         """The object at `key`; empty if there is none."""
         value = self.values.get(key)
-        if not isinstance(value, dict | None):
+        if value is not None and not isinstance(value, dict):
             raise self._wrong(key, "an object")
         return Record(self.path, value or {})
 

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from math import inf
+from typing import Any
 
 import pytest
 import torch
@@ -34,9 +35,9 @@ def fixture():
     """mid1 = x @ W1, y = x + mid1 @ W2, mid2 = y @ W3, out = y + mid2 @ W4, at x = 1."""
     norm = Norm.gain_only(t(1, fill=1.0))
     heads = Norm.gain_only(t(1, 1, fill=1.0))
-    norms = dict.fromkeys(("ln1", "ln2", "attn_post", "mlp_post"), norm)
+    norms: dict[str, Any] = dict.fromkeys(("ln1", "ln2", "attn_post", "mlp_post"), norm)
     norms |= dict.fromkeys(("q_norm", "k_norm"), heads)
-    none = dict.fromkeys(("W_Q", "W_K", "W_V", "W_O"), t(1, 1, 1))
+    none: dict[str, Any] = dict.fromkeys(("W_Q", "W_K", "W_V", "W_O"), t(1, 1, 1))
     none |= dict.fromkeys(("b_Q", "b_K", "b_V"), t(1, 1))
     block = LayerWeights(**none, b_O=t(1), **norms, rotary=None, scaling=1.0)
     model = ModelWeights(t(1, 1, fill=1.0), None, (block, block), norm, t(1, 1, fill=1.0), t(1))

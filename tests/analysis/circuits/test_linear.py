@@ -110,6 +110,7 @@ def test_codes_that_are_not_the_affine_ones_are_refused(x, monkeypatch):
 
 
 def test_an_unknown_kind_of_sae_is_refused(x):
+    # pyrefly: ignore[invalid-inheritance]
     class Other(type(random_sae("topk")).__mro__[2]):  # an SAE of none of the known families
         def encode(self, x):
             return SparseCodes(x[:, :1], torch.zeros(len(x), 1, dtype=torch.long), 4)

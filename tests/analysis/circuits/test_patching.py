@@ -112,6 +112,7 @@ def test_on_a_linear_model_all_methods_are_exact(gpt64, sae, prompts):
     clean, patch = prompts
     lm: Any = Linear(gpt64)
     steps = ["attribution patching", 1, 7]
+    # pyrefly: ignore[bad-argument-type]
     found = [latent_effects(lm, sae, clean, metric, patch=patch, n_steps=n) for n in steps]
     for one in found:
         torch.testing.assert_close(one.latents, found[0].latents, rtol=1e-4, atol=1e-4)

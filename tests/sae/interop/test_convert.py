@@ -1,6 +1,7 @@
 """Other tools' SAEs as saelab's variants, and back, with the same codes."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,17 +28,15 @@ def randn(*shape, seed=0):
 
 
 def foreign(**rule):
-    return ForeignSAE(
-        **{
-            "W_enc": randn(D_IN, D_SAE, seed=1),
-            "W_dec": 2 * randn(D_SAE, D_IN, seed=2),
-            "b_enc": randn(D_SAE, seed=3),
-            "b_dec": randn(D_IN, seed=4),
-            "subtract_b_dec": True,
-            "source": "a test",
-            **rule,
-        }
-    )
+    values: dict[str, Any] = {
+        "W_enc": randn(D_IN, D_SAE, seed=1),
+        "W_dec": 2 * randn(D_SAE, D_IN, seed=2),
+        "b_enc": randn(D_SAE, seed=3),
+        "b_dec": randn(D_IN, seed=4),
+        "subtract_b_dec": True,
+        "source": "a test",
+    }
+    return ForeignSAE(**(values | rule))
 
 
 RULES = {

@@ -1,5 +1,7 @@
 """A name finds its row of the table, and what the row says reaches the SAE."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -91,8 +93,8 @@ def test_a_release_is_read_from_a_folder_with_its_files(tmp_path):
         lambda: locate(SCOPE, folder=tmp_path)
     )
     folder.mkdir(parents=True)
-    arrays = {name: tensor.numpy() for name, tensor in weights().items()}
-    np.savez(folder / "params.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in weights().items()}
+    np.savez(folder / "params.npz", **arrays)
     located = locate(SCOPE, folder=tmp_path)
     assert read_located(located, Hints()).model == "google/gemma-2-2b"
     assert SCOPE in located.origin

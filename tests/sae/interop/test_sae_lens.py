@@ -213,7 +213,7 @@ def test_other_precisions_become_float32(dtype, tmp_path):
     assert sae.b_dec.dtype == torch.float32
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "relu": {"threshold": torch.zeros(D_SAE)},
     "jumprelu": {"hook": "blocks.1.attn.hook_z", "subtract_b_dec": False},
     "batch": {"batch_k": 2.5, "model": "google/gemma-2-2b"},

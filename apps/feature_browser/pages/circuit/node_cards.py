@@ -21,7 +21,7 @@ def number_in(facts: object, *path: str) -> float | None:
     for name in path:
         facts = facts.get(name) if isinstance(facts, dict) else None
     whole = isinstance(facts, int | float) and not isinstance(facts, bool) and math.isfinite(facts)
-    return float(facts) if whole else None  # pyright: ignore[reportArgumentType]
+    return float(facts) if whole else None
 
 
 def headline(scene: GraphScene) -> Html:

@@ -132,7 +132,7 @@ def _dense(found: Densities, run: OpenRun | None, address: HealthAddress, part: 
                 _link(address, latent),
                 metered(percent(density), density),
                 cell(mean),
-                matched(run and run.known, latent),
+                matched(None if run is None else run.known, latent),
             ]
         )
     return table(columns, rows, "Dense latents")

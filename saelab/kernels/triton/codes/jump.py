@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """JumpReLU's codes: entries above their latent's threshold, and entries in the window around it.
 
 An entry that is off but in the window has value zero. It is kept because its threshold learns from

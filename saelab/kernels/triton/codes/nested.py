@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Rows of ranked codes with several reconstructions (HierarchicalTopK, Multi-TopK)."""
 
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Codes in rows of different lengths: selected over the batch, decoded, and differentiated."""
 
 from dataclasses import dataclass
@@ -192,7 +191,7 @@ class Ragged:
         numbers = torch.arange(len(starts) - 1, dtype=torch.int32, device=x.device)
         residual = Residual.empty(x, n, columns=chunk_columns(x.shape[1]), groups=groups)
         rows = indices.clone()
-        choice = columns and ColumnChoice(columns, columns.counts.to(x.device))
+        choice = None if columns is None else ColumnChoice(columns, columns.counts.to(x.device))
         return cls(values, indices, starts, rows, lows, numbers, residual, signed, share, choice)
 
     @property

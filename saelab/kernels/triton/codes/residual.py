@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """What a fused step's decode computes: the errors, and the gradient of the codes."""
 
 from typing import NamedTuple, no_type_check

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Codes with k latents per row: selected, decoded, and differentiated."""
 
 from dataclasses import dataclass

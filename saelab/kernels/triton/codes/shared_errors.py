@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """The errors of a reconstruction whose parts several processes have.
 
 Each process decodes its own codes. Once all parts are summed, each computes the same errors, and

@@ -53,7 +53,7 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     @override
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base takes any number
+    def backward(  # pyrefly: ignore[bad-override]
         ctx: Any, grad: Float[Tensor, "batch d_out"]
     ) -> tuple[Tensor | None, None, None, None, Tensor | None]:
         values, indices, starts, tokens, W = ctx.saved_tensors

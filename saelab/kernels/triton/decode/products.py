@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Token-major kernels: the sparse decode, and the gradient of its codes.
 
 Columns are cut into chunks, and all tokens of a chunk are done before the next chunk, so the

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913, SIM108 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Latent-major sums: the gradient of a weight matrix from the few active pairs.
 
 One warp does one latent on one chunk of columns. All latents of a chunk come before the next chunk,

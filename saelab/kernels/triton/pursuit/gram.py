@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """All steps of a row's matching pursuit in one kernel, with its correlations on the chip.
 
 If the atoms' cosines fit in memory (a Gram matrix, arXiv 2506.03093 section 3), a step changes a

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Matching pursuit's steps: find each row's best atom, subtract it; and the backward pass."""
 
 from typing import no_type_check

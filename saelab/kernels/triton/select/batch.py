@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Exact selection of the n largest entries of a whole batch, with one read of all of it.
 
 Rows are cut into segments, and the n segments with the largest maxima hold the n largest entries:

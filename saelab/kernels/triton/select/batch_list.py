@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """The entries of a batch that can be among its n largest, from the maxima of its segments.
 
 Proof: rank segments by (largest entry, then order of rows and positions). Take an entry whose

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Exact selection of each latent's largest entries over a batch, with one read of all of it.
 
 The columns' budgets differ: the latent of rank r keeps the `counts[r]` rows in which it is largest.

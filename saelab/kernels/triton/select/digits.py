@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """The n-th largest of very many numbers, digit by digit, from counts that are exact in any order.
 
 The numbers are a table's rows: whole rows, or the columns listed for each row.

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Rows that keep their largest entries where they are, for any number of entries.
 
 What is kept is positive, or ranked by magnitude, so the bits of a number without its sign rank it:

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Exact top-k of each row with one read of the row, and no fallback for any row.
 
 A row is cut into segments, and segments into parts. Rank segments by (largest entry, then lowest

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Finding every entry above its latent's threshold, and the entries in a window below it.
 
 One read of the pre-activations counts the entries and writes a bit for each. Then their number is

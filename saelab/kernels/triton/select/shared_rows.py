@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """The exact selection of each row's largest entries over the latents of several processes.
 
 Each process chooses the k largest of its own latents' entries, among which are all that it has of

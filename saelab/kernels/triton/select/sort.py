@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, ANN202, SIM108 - Triton functions take tensors of any shape, which have no type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """A bitonic sorting network inside a kernel, for small sorts."""
 
 from typing import no_type_check

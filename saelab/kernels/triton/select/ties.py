@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """Ties at the edge of a row's top k, resolved by the products before rounding.
 
 Rounding keeps order, so entries stored above the k-th largest are in the top k before rounding too;

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """The optimizer's step inside the latent-major pass: no weight gradient is ever in memory.
 
 One visit to a latent sums both gradients of a chunk of its two rows over its tokens, removes the

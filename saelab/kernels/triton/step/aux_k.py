@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """AuxK inside the fused step: dense products over the few rows of dead latents.
 
 Dead latents are gathered into a fixed number of slots, so that a CUDA graph can hold the work; the

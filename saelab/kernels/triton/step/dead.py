@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """The dead latents of a batch, in ascending order, and their rows one after the other."""
 
 from typing import no_type_check

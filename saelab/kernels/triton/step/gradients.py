@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """A latent's gradients: sums over its tokens, and the norm of all latents' gradients.
 
 Both passes over the latents use this. A latent with more tokens than a slice is first summed in

@@ -1,5 +1,4 @@
 # ruff: noqa: ANN001, ANN202 - Triton kernels take pointers, which have no Python type.
-# pyright: reportMissingParameterType=false, reportCallIssue=false
 """What a reconstruction has beside its latents: the biases, and a transcoder's skip connection.
 
 A transcoder reconstructs other rows than it reads: x_hat = z @ W_dec + (x - b_in) @ W_skip + b_dec
