@@ -81,12 +81,13 @@ def time_step(
         UsageError: so many processes cannot train such an SAE together, or latents are to be dead
             in a step that is not fused or has no AuxK.
     """
-    sae = untrained_sae(config, shape.d_in, shape.d_in)
+    sae = untrained_sae(config, shape.d_in, shape.d_in, device=device)
     batches = _batches(shape, device, targets=config.target_site is not None)
-    sae.initialise(batches[0].x[:2048].cpu())
+    sae.initialise(batches[0].x[:2048])
     if ranks.world > 1:
         check_spread(sae, ranks.world)
         keep_shard(sae, ranks.rank, ranks.world)
+    sae.cpu()  # As `saelab train` keeps it: a fused step has weights of its own.
     way = choose_steps(config, sae, device, float(shape.d_in))
     if shape.dead:
         _let_die(way, shape.dead, config.silence)
