@@ -1,5 +1,6 @@
 """What a training will need, told before it starts."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +15,13 @@ from saelab.activations.live import LiveBatches
 from saelab.config import UsageError
 from saelab.lm.cost import backward_bytes, logits_bytes
 from saelab.resources import Plan
+from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss
 from saelab.sae.transcoder import make_transcoder
 from saelab.training.config import TrainConfig
+from saelab.training.fused_steps import FusedSteps
+from saelab.training.objectives import Local
 from saelab.training.source import START_ROWS, Source
 from saelab.training.steps import fused_problem
 from saelab.training.untrained import untrained_sae
@@ -31,12 +35,14 @@ FUSED = 14
 DENSE = 4
 """Number of `[batch, d_sae]` tensors in memory at once in a step."""
 TRIED_ROWS = 512
+RECORDED = 4
+"""Steps by kernels until one does nothing for the first time."""
 AT_REST = 200 * 2**20
 """Bytes for code that is loaded during training, and for memory that the allocator keeps."""
 
 
 def training_plan(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> Plan:
-    """The plan for SAEs that share one read: memory from shapes, time from a step on a few rows.
+    """The plan for SAEs that share one read: memory from shapes, time from a step.
 
     The memory is that of one of `shards` processes which hold each SAE together.
     """
@@ -174,37 +180,65 @@ def _seconds(source: Source, config: TrainConfig, shards: int = 1) -> float | No
     if shards > 1:  # The whole may not fit on a device.
         m = max(-(-config.sae.d_sae // shards), math.ceil(config.sae.sparsity.k or 1))
         config = config.model_copy(update={"sae": config.sae.model_copy(update={"d_sae": m})})
+    widths = source.site.d_in, source.target.d_in, source.widths
     try:
-        sae = untrained_sae(config, source.site.d_in, source.target.d_in, source.widths)
+        sae = untrained_sae(config, *widths, device=source.device)
     except UsageError:
         if shards > 1:  # Its groups or choices need more latents than a part has.
             return None
         raise
-    sae = sae.to(source.device)
+    # A GPU takes few rows no faster than many.
+    few = config.batch_size if source.device.type == "cuda" else TRIED_ROWS
     rows, wanted = (
-        torch.randn(min(TRIED_ROWS, config.batch_size), width, device=source.device)
+        torch.randn(min(few, config.batch_size), width, device=source.device)
         for width in (source.site.d_in, source.target.d_in)
     )
-    target = wanted if sae.is_transcoder else None
-    context = LossContext(float(source.site.d_in))
+    batch = ActivationBatch(rows, wanted if sae.is_transcoder else None)
+    if source.device.type == "cuda" and _fused(config, *widths[:2], source.device):
+        seconds = kernel_seconds(config, sae, batch)
+        gc.collect()
+        torch.cuda.empty_cache()  # The training's memory has other sizes.
+        return config.n_steps * seconds
+    return config.n_steps * _autograd_seconds(config, sae, batch)
+
+
+def _autograd_seconds(config: TrainConfig, sae: AbstractSAE, batch: ActivationBatch) -> float:
+    """Seconds of a step of `sae` by autograd or of its own, judged by a batch that may be small."""
+    rows, device = batch.x, batch.x.device
+    context = LossContext(float(sae.d_in))
     if (own := sae.own_step()) is not None:
-        batch, single = ActivationBatch(rows), ActivationBatch(rows[:1])
-        every = _timed(partial(own, batch, context), source.device)
-        one = _timed(partial(own, single, context), source.device)
+        single = ActivationBatch(rows[:1])
+        every = _timed(partial(own, ActivationBatch(rows), context), device)
+        one = _timed(partial(own, single, context), device)
         a_row = max(0.0, every - one) / max(1, len(rows) - 1)
-        return config.n_steps * (config.batch_size * a_row + one)
+        return config.batch_size * a_row + one
     optimizer = torch.optim.Adam(sae.parameters())
 
+    half = config.precision == "bfloat16"
+
     def step() -> None:
-        local_loss(sae, ActivationBatch(rows, target), context).total.backward()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            loss = local_loss(sae, batch, context).total
+        loss.backward()
 
-    a_row = _timed(step, source.device) / len(rows)
-    return config.n_steps * (config.batch_size * a_row + _timed(optimizer.step, source.device))
+    a_row = _timed(step, device) / len(rows)
+    return config.batch_size * a_row + _timed(optimizer.step, device)
 
 
-def _timed(work: Callable[[], object], device: torch.device) -> float:
+def kernel_seconds(config: TrainConfig, sae: AbstractSAE, batch: ActivationBatch) -> float:
+    """Seconds of a step of `sae` by kernels alone, on a whole batch, while no latent is dead."""
+    device, width = batch.x.device, float(sae.d_in)
+    sae.initialise(batch.x)
+    way = FusedSteps(config, sae.cpu(), device, width)
+    context = LossContext(width, None, config.n_steps // 2, config.n_steps)
+    step = partial(way.optimizer_step, batch, Local(), context, lr=0.0, scale=1.0)
+    # The first steps compile kernels and record them.
+    return _timed(step, device, rounds=RECORDED)
+
+
+def _timed(work: Callable[[], object], device: torch.device, rounds: int = 2) -> float:
     started = 0.0
-    for _ in range(2):  # What is done for the first time takes longer.
+    for _ in range(rounds):  # What is done for the first time takes longer.
         started = time.perf_counter()
         work()
         if device.type == "cuda":
