@@ -65,6 +65,8 @@ def measure_own(
     found = []
     for kind, size in sizes.items():
         config = step_config(variant, size, precision=precision)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # The memory of another size does not fit this one.
         took = time_step(config, size, NO_RATES, device, steps=steps, ranks=ranks)
         facts = (size.d_in, size.d_sae, size.k, size.batch)
         found.append(Scaled(kind, ranks.world, *facts, took.way, took.seconds, took.peak_bytes))
@@ -103,11 +105,17 @@ def gains(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float | None, float |
     Weak scaling's work grows with the processes, so its speed-up is that of latents per second.
     Both are None if one process was not measured.
     """
-    alone = {row["kind"]: row["seconds"] for row in rows if row["processes"] == 1}
+
+    def size(row: Mapping[str, Any]) -> tuple[str, ...]:
+        """What one process has to do."""
+        m = row["d_sae"] // (row["processes"] if row["kind"] == "weak" else 1)
+        return (row["kind"], *(str(n) for n in (row["d_in"], m, row["k"], row["batch"])))
+
+    alone = {size(row): row["seconds"] for row in rows if row["processes"] == 1}
     found: list[tuple[float | None, float | None]] = []
     for row in rows:
         n = row["processes"]
-        if (before := alone.get(row["kind"])) is None:
+        if (before := alone.get(size(row))) is None:
             found.append((None, None))
             continue
         gain = before / row["seconds"] * (n if row["kind"] == "weak" else 1)

@@ -20,7 +20,7 @@ class ScaleArguments(Config):
     Strong scaling keeps the SAE; weak scaling keeps the latents of a process. The processes are
     started by torch's launcher, one GPU each; on the CPU they exchange by gloo.
 
-        saelab bench scale --processes 1 2 --config 2304:65536:64:8192 --json scale.json
+        saelab bench scale --processes 1 2 --configs 2304:65536:64:8192 --json scale.json
 
     On several hosts start it yourself on each; it then measures that number of processes alone:
 
@@ -29,9 +29,9 @@ class ScaleArguments(Config):
 
     processes: Annotated[tuple[int, ...], Metavar("N")] = ()
     """Numbers of processes; default: 1, 2, 4, ... up to the number of GPUs, or 1 and 2."""
-    config: Annotated[str | None, Metavar("D:M:K:B")] = None
-    """Size, as d_in:d_sae:k:rows per batch; default: 768:32768:32:8192 on CUDA, 128:2048:16:1024
-    elsewhere."""
+    configs: Annotated[tuple[str, ...], Metavar("D:M:K:B")] = ()
+    """Sizes, each as d_in:d_sae:k:rows per batch; default: 768:32768:32:8192 on CUDA,
+    128:2048:16:1024 elsewhere."""
     variant: str = "topk"
     """The variant; several processes train the TopK family and JumpReLU."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -96,13 +96,15 @@ def _measure(args: ScaleArguments) -> int:
 
     ranks, device = Ranks.from_environment(), own_device(args.device)
     cuda = device.type == "cuda"
-    shape = shape_of(
-        args.config or ("768:32768:32:8192" if cuda else "128:2048:16:1024"), "--config"
-    )
+    default = "768:32768:32:8192" if cuda else "128:2048:16:1024"
+    shapes = [shape_of(text) for text in args.configs or (default,)]
+    options = {"precision": args.precision, "steps": args.steps}
     with nullcontext() if ranks.world == 1 else together(ranks, device):
-        found = measure_own(
-            args.variant, shape, ranks, device, precision=args.precision, steps=args.steps
-        )
+        found = [
+            one
+            for shape in shapes
+            for one in measure_own(args.variant, shape, ranks, device, **options)
+        ]
     if not ranks.leads:
         return 0
     rows = [asdict(one) for one in found]
@@ -129,7 +131,7 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
         f" {'speed-up':>8} {'of ideal':>8} {'peak':>9}"
     )
     pairs = zip(rows, gains(rows), strict=True)
-    for row, (gain, share) in sorted(pairs, key=lambda pair: pair[0]["kind"]):
+    for row, (gain, share) in sorted(pairs, key=lambda pair: (pair[0]["kind"], pair[0]["d_in"])):
         shape = f"{row['d_in']}/{row['d_sae']}/{row['k']}"
         shown = ("-", "-") if gain is None or share is None else (f"{gain:.2f}", f"{share:.0%}")
         peak = f"{row['peak_bytes'] / 2**30:.2f} GiB" if row["peak_bytes"] else "-"

@@ -88,7 +88,7 @@ def test_the_road_is_measured_stage_by_stage_and_a_plan_can_use_it(tmp_path, mon
     assert "Cheapest that fits" in capsys.readouterr().out
 
 
-SCALE = ["bench", "scale", "--config", "8:16:2:4", "--steps", "2", "--device", "cpu"]
+SCALE = ["bench", "scale", "--configs", "8:16:2:4", "--steps", "2", "--device", "cpu"]
 
 
 def test_a_process_of_a_launch_measures_the_step_and_reports(tmp_path, monkeypatch, capsys):
@@ -114,12 +114,15 @@ def test_two_processes_are_measured_together_and_the_first_reports(tmp_path):
 
 
 def test_speed_ups_are_over_one_process_and_weak_scaling_counts_latents():
+    times = {"strong": (4.0, 2.5), "weak": (4.0, 5.0)}
     rows = [
-        {"kind": kind, "processes": n, "seconds": seconds}
-        for kind, times in {"strong": (4.0, 2.5), "weak": (4.0, 5.0)}.items()
-        for n, seconds in zip((1, 2), times, strict=True)
+        {"kind": kind, "processes": n, "seconds": size * seconds}
+        | {"d_in": size, "d_sae": 6 * (n if kind == "weak" else 1), "k": 2, "batch": 4}
+        for size in (1, 3)
+        for kind, both in times.items()
+        for n, seconds in zip((1, 2), both, strict=True)
     ]
-    assert gains(rows) == [(1.0, 1.0), (1.6, 0.8), (1.0, 1.0), (1.6, 0.8)]
+    assert gains(rows) == 2 * [(1.0, 1.0), (1.6, 0.8), (1.0, 1.0), (1.6, 0.8)]
     assert gains(rows[1:2]) == [(None, None)]
 
 
