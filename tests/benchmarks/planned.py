@@ -106,7 +106,7 @@ def checked() -> Iterator[Checked]:
     for kind in ("h100", "h200"):
         pace, found = pace_of_kind(kind), measured(f"step-{kind}.json")
         for step in found["steps"]:
-            if step["variant"] == "topk" and step["way"] == "fused":
+            if step["variant"] == "topk" and not step["shape"].get("dead"):
                 size = StepShape(**step["shape"])
                 parts = pace.step_parts(size, "topk", products=1, fused=True, half=True)
                 name = f"{found['device']}, {size.d_in} / {size.d_sae} / {size.k}"
