@@ -106,7 +106,8 @@ def checked() -> Iterator[Checked]:
     for kind in ("h100", "h200"):
         pace, found = pace_of_kind(kind), measured(f"step-{kind}.json")
         for step in found["steps"]:
-            if step["variant"] == "topk" and not step["shape"].get("dead"):
+            alive = not step["shape"].get("dead")
+            if step["variant"] == "topk" and step["way"] == "fused" and alive:
                 size = StepShape(**step["shape"])
                 parts = pace.step_parts(size, "topk", products=1, fused=True, half=True)
                 name = f"{found['device']}, {size.d_in} / {size.d_sae} / {size.k}"
