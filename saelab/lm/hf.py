@@ -260,8 +260,9 @@ def load_hugging_face_model(
             f"The hugging-face back end knows {', '.join(ARCHITECTURES)}, not "
             f"{model.config.model_type}; use --backend transformer-lens."
         )
+    info = _info(name, model, tokenizer)  # Reads all weights: from a GPU they would come back.
     nn.Module.to(model, resolve_device(device))
-    return HuggingFaceModel(model, tokenizer, _info(name, model, tokenizer))
+    return HuggingFaceModel(model, tokenizer, info)
 
 
 def load_source(

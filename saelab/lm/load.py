@@ -137,7 +137,7 @@ def weights_digest(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
         for part in value.detach().flatten().split(HASH_CHUNK):
-            digest.update(part.to("cpu", torch.float32).numpy().tobytes())
+            digest.update(part.to("cpu", torch.float32).contiguous().numpy())
     return digest.hexdigest()
 
 
