@@ -1,12 +1,14 @@
 """Tables of measured and planned figures, from committed JSON; `make benchmarks` writes them."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.planned import checked, planned
 
 from saelab.bench.pace import MEASURED, shares
+from saelab.bench.scale import gains
 from saelab.formats.json_file import read_object
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,35 @@ def steps() -> str:
     return _table(lines)
 
 
+def scales() -> str:
+    """Milliseconds of a step in one and more processes: a line for each size and number."""
+    head = ["GPUs", "d_in / d_sae / k", "one", "all", "speed-up", "twice the latents, on all"]
+    lines = [head, ["---", "---", *["--:"] * 4]]
+    for path in sorted(MEASURED.glob("scale-*.json")):
+        found = read_object(path)
+        device, rows = found["device"].removeprefix("NVIDIA "), found["steps"]
+        known = {_of(row): (row["seconds"], gain) for row, (gain, _) in _gained(rows)}
+        for row in rows:
+            n, m = row["processes"], row["d_sae"]
+            if row["kind"] == "strong" and n > 1:
+                size = (row["d_in"], m, row["k"])
+                one, (all_, gain) = known["strong", 1, *size][0], known["strong", n, *size]
+                weak = known["weak", n, row["d_in"], n * m, row["k"]][0]
+                name = " / ".join(map(str, size))
+                lines.append(
+                    [f"{n} x {device}", name, _ms(one), _ms(all_), f"{gain:.2f}", _ms(weak)]
+                )
+    return _table(lines)
+
+
+def _gained(rows: list[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], tuple[Any, Any]]]:
+    return zip(rows, gains(rows), strict=True)
+
+
+def _of(row: dict[str, Any]) -> tuple[str, int, int, int, int]:
+    return row["kind"], row["processes"], row["d_in"], row["d_sae"], row["k"]
+
+
 def figures() -> str:
     """What every kind is planned with beside its rates: a line for each figure."""
     lines = [["value", "of", "measured"], ["--:", "---", "---"]]
@@ -77,6 +108,7 @@ def _table(lines: list[list[str]]) -> str:
 
 TABLES = {
     "steps": (ROOT / "docs" / "gpu.md", steps),
+    "scales": (ROOT / "docs" / "gpu.md", scales),
     "figures": (ROOT / "docs" / "planning.md", figures),
     "check": (ROOT / "docs" / "planning.md", check),
     "plans": (ROOT / "docs" / "planning.md", planned),
