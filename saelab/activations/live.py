@@ -30,9 +30,8 @@ from saelab.types import ActivationBatch
 
 RUN_CONTEXTS = 8
 """Contexts read together: neighbours in the text, far from the pool's other contexts."""
-PASSES = 4
-"""Forward passes of a pool, at least, so that as many processes share them and round alike. More
-would be smaller: on a GPU a pass of half the positions keeps Python as busy as a whole one."""
+PASSES = 4  # Smaller ones would keep Python as busy, and a GPU less.
+"""Forward passes of a pool, at least, so that as many processes share them and round alike."""
 
 
 @dataclass(frozen=True)

@@ -261,8 +261,7 @@ def load_hugging_face_model(
             f"{model.config.model_type}; use --backend transformer-lens."
         )
     info = _info(name, model, tokenizer)  # Reads all weights: from a GPU they would come back.
-    nn.Module.to(model, resolve_device(device))
-    return HuggingFaceModel(model, tokenizer, info)
+    return HuggingFaceModel(nn.Module.to(model, resolve_device(device)), tokenizer, info)
 
 
 def load_source(

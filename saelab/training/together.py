@@ -212,8 +212,7 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
 
 def _connected(ranks: Ranks, device: torch.device) -> Store:
     """The store of the launch, whose processes are connected then."""
-    # What a step's next part waits for must not queue behind kernels that can wait.
-    os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")
+    os.environ.setdefault("TORCH_NCCL_HIGH_PRIORITY", "1")  # Before kernels that can wait.
     # A fused step's module stays on the CPU, where it is judged and calibrated.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
@@ -296,7 +295,6 @@ def _end_late(own: Together, signals: int) -> None:
     while received:
         time.sleep(LOOK)
         if any(runs(dict(each)) is False for each in own.others):
-            lost = _loss(own, "nothing; this process was waiting for a GPU.")
-            if isinstance(lost, LostProcessError):
+            if isinstance(lost := _loss(own, "nothing while a GPU waited."), LostProcessError):
                 os.write(2, f"saelab: {lost}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)  # The main thread cannot be asked.

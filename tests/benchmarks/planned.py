@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from saelab.bench.costs import Fleet, Work, work
+from saelab.bench.costs import Fleet, Work, step_parts, work
 from saelab.bench.machine import StepShape
 from saelab.bench.pace import MEASURED, Pace, measured, pace_of_kind, pace_of_road
 from saelab.bench.ways import by_store, cheapest, ways
@@ -26,6 +26,7 @@ NINE_B = ModelShape(
     context=8192,
 )
 """Sizes of Gemma 2 9B, written by hand from its config.json; no file of it is here."""
+SITE = "blocks.0.hook_resid_post"
 EVERY_LAYER = ("blocks.*.hook_resid_post",)
 ONE_LAYER = ("blocks.20.hook_resid_post",)
 DISK = 100 * 10**12
@@ -112,10 +113,25 @@ def checked() -> Iterator[Checked]:
                 parts = pace.step_parts(size, "topk", products=1, fused=True, half=True)
                 name = f"{found['device']}, {size.d_in} / {size.d_sae} / {size.k}"
                 yield Checked("a step", name, step["seconds"], sum(parts.values()))
+        yield from _shared(f"scale-{kind}.json", pace)
     for first in sorted(MEASURED.glob("road-*-1.json")):
         pace = pace_of_road(first, pace_of_kind("h200"))
         for path in sorted(MEASURED.glob(first.name.replace("-1.", "-[2-9]."))):
             yield from _road(measured(path.name), pace)
+
+
+def _shared(name: str, pace: Pace) -> Iterator[Checked]:
+    """Steps of an SAE that several GPUs hold together."""
+    if not (MEASURED / name).exists():
+        return
+    found = measured(name)
+    for step in (step for step in found["steps"] if step["processes"] > 1):
+        d, m, k, n = (step[key] for key in ("d_in", "d_sae", "k", "processes"))
+        shape = ModelShape("", 1, d, 1, d, 2, 4 * d, 1, 1, 1, 1)
+        one = work(shape, [SITE], sized("topk", m, k), BILLION, batch_size=step["batch"])
+        planned = sum(step_parts(one, Fleet(pace, n), n, 2 * d).values())
+        of = f"{found['device']}, {d} / {m} / {k}"
+        yield Checked(f"a step of {n} GPUs", of, step["seconds"], planned)
 
 
 def _road(found: dict[str, Any], pace: Pace) -> Iterator[Checked]:
