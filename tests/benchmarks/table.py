@@ -1,7 +1,6 @@
 """Tables of measured and planned figures, from committed JSON; `make benchmarks` writes them."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,32 +48,21 @@ def steps() -> str:
 
 
 def scales() -> str:
-    """Milliseconds of a step in one and more processes: a line for each size and number."""
-    head = ["GPUs", "d_in / d_sae / k", "one", "all", "speed-up", "twice the latents, on all"]
-    lines = [head, ["---", "---", *["--:"] * 4]]
+    """Milliseconds of a step of one GPU and of several: a line for each size and number."""
+    lines = [["GPUs", "d_in / d_sae / k", "one", "all", "speed-up"], ["---", "---", *["--:"] * 3]]
     for path in sorted(MEASURED.glob("scale-*.json")):
         found = read_object(path)
-        device, rows = found["device"].removeprefix("NVIDIA "), found["steps"]
-        known = {_of(row): (row["seconds"], gain) for row, (gain, _) in _gained(rows)}
-        for row in rows:
-            n, m = row["processes"], row["d_sae"]
-            if row["kind"] == "strong" and n > 1:
-                size = (row["d_in"], m, row["k"])
-                one, (all_, gain) = known["strong", 1, *size][0], known["strong", n, *size]
-                weak = known["weak", n, row["d_in"], n * m, row["k"]][0]
-                name = " / ".join(map(str, size))
-                lines.append(
-                    [f"{n} x {device}", name, _ms(one), _ms(all_), f"{gain:.2f}", _ms(weak)]
-                )
+        device = found["device"].removeprefix("NVIDIA ")
+        rows = [row for row in found["steps"] if row["kind"] == "strong"]
+        for row, (gain, _) in zip(rows, gains(rows), strict=True):
+            if row["processes"] == 1:
+                continue
+            one = None if gain is None else gain * row["seconds"]
+            size = f"{row['d_in']} / {row['d_sae']} / {row['k']}"
+            told = "does not fit" if one is None else _ms(one), _ms(row["seconds"])
+            faster = "-" if gain is None else f"{gain:.2f}"
+            lines.append([f"{row['processes']} x {device}", size, *told, faster])
     return _table(lines)
-
-
-def _gained(rows: list[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], tuple[Any, Any]]]:
-    return zip(rows, gains(rows), strict=True)
-
-
-def _of(row: dict[str, Any]) -> tuple[str, int, int, int, int]:
-    return row["kind"], row["processes"], row["d_in"], row["d_sae"], row["k"]
 
 
 def figures() -> str:
