@@ -97,15 +97,15 @@ def test_an_unknown_hook_is_refused_at_once(random_lm, corpus):
         LiveBatches(random_lm, corpus, [LiveSite("blocks.7.hook_resid_post")], 50)
 
 
-def test_up_to_eight_processes_run_the_passes_of_one(random_lm, corpus):
+def test_up_to_four_processes_run_the_passes_of_one(random_lm, corpus):
     def passes(world):
         exchange = RowExchange.of(random_lm, [[HOOK]] * world, Ranks(0, world))
         options = LiveOptions(pool_rows=96 * corpus.context_length)
         return LiveBatches(random_lm, corpus, SITES, 50, options, exchange)._passes(0)
 
-    one, eight, twelve = passes(1), passes(8), passes(12)
-    assert [part.tolist() for part in one] == [part.tolist() for part in eight]
-    assert (len(one), len(twelve)) == (8, 12)
+    one, four, twelve = passes(1), passes(4), passes(12)
+    assert [part.tolist() for part in one] == [part.tolist() for part in four]
+    assert (len(one), len(twelve)) == (4, 12)
 
 
 def test_a_pool_filled_ahead_is_the_same_and_its_passes_are_spread(random_lm, corpus, monkeypatch):
