@@ -23,7 +23,8 @@ from saelab.lm.protocol import Edit, LanguageModel
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
 """Maps logits to the number that a circuit explains."""
-MOST_BESIDE, MOST_BYTES = 32, 2**28
+MOST_BESIDE = {"cpu": 32, "cuda": 256}
+MOST_BYTES = {"cpu": 2**28, "cuda": 2**31}
 """Circuits in one pass of the model, and bytes of their logits and masks."""
 LITTLE = 0.05
 """If all latents together change the metric by less than this share of it, the ratios mean
@@ -186,7 +187,8 @@ def metrics_with(
     """
     hosts, circuits = _before(by_layer(hosts), metric), iter(circuits)
     a_circuit = len(tokens) * (4 * lm.info.d_vocab + sum(d.sae.d_sae for d in hosts))
-    beside = max(1, min(MOST_BESIDE, MOST_BYTES // a_circuit))
+    kind = lm.device.type
+    beside = max(1, min(MOST_BESIDE[kind], MOST_BYTES[kind] // a_circuit))
     while some := list(islice(circuits, beside)):
         together = {d.name: torch.stack([one[d.name] for one in some]) for d in hosts}
         rows = tokens.expand(len(some), -1)

@@ -26,7 +26,7 @@ from saelab.lm.protocol import LanguageModel
 
 N_DRAWS = 5
 """Circuits by chance, beside which one is judged."""
-CURVE_SIZES = (5, 10, 20, 40, 80, 160, 320, 640)
+CURVE_SIZES = tuple(5 * 2**n for n in range(12))
 
 Support = Mapping[str, Float[Tensor, "pos d_sae"]]
 """By SAE name, what each latent gives a metric at each position, in its units."""
