@@ -134,7 +134,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _one(args: CircuitArguments) -> str:
-    if args.prompt is None:
+    if not args.prompt:
         raise UsageError("Nothing is asked: give --prompt TEXT, or --prompts FILE.")
     return args.prompt
 
