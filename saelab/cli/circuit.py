@@ -61,10 +61,11 @@ class CircuitArguments(Config):
     latent: str | None = None
     """Explain a latent's value instead of a token: SAE:NUMBER at the last position where it fires,
     or SAE:NUMBER@POSITION (0 is <bos>). An SAE is named by its run's directory."""
-    max_nodes: Annotated[int, Heading("Graph")] = Field(default=256, gt=0)
-    """Number of latents, the most influential ones, whose inputs are computed."""
-    stop_share: float = Field(default=1.0, gt=0, le=1)
-    """Stop earlier, once these latents have this share of the influence of all latents."""
+    stop_share: Annotated[float, Heading("Graph")] = Field(default=0.95, gt=0, le=1)
+    """Compute the inputs of latents, the most influential ones first, until those have this share
+    of the influence of all latents."""
+    max_nodes: int = Field(default=4096, gt=0)
+    """Stop at this number of them, which a real model's prompt reaches before."""
     precision: Literal["float32", "float64"] = "float32"
     """Precision of the inputs; in float32 they sum to a node's value within 1e-4 of it."""
     node_threshold: float = Field(default=0.8, ge=0, le=1)
@@ -133,7 +134,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _one(args: CircuitArguments) -> str:
-    if args.prompt is None:
+    if not args.prompt:
         raise UsageError("Nothing is asked: give --prompt TEXT, or --prompts FILE.")
     return args.prompt
 

@@ -292,6 +292,9 @@ def test_two_graphs_are_drawn_with_what_each_node_gives_in_both(open_app: Open, 
     assert address(app)["beside"] == "other"
     page = drawn(app)
     assert page.count('<svg class="graph') == 2
+    everything = {"view": "circuit", "run": "heads", "graph": NAME, "nodes": "100"}
+    named = drawn(open_app(root, **everything, beside="other"))
+    assert named.count(">pending female</text>") == 2
     assert "logit &#x27;him&#x27;" in page
     table = page.split("What nodes give in both graphs")[1]
     assert "plain 7" in table

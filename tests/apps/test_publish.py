@@ -131,6 +131,12 @@ def test_a_circuit_leads_to_the_latents_that_are_published(circuit_runs: Path, t
     assert all((graph.parent / file).is_file() for file in linked)
     assert [file for file in linked if file.startswith("../topk/")]
     assert "svg" in found.tags
+    # Names stay where the other run is not published, and lead nowhere.
+    assert publish(circuit_runs / "heads", "--out", tmp_path / "alone") == 0
+    alone = (tmp_path / "alone/heads" / graph.name).read_text()
+    names = re.findall(r">([^<>]+)</text>", graph.read_text())
+    assert names == re.findall(r">([^<>]+)</text>", alone)
+    assert "../topk/" not in alone
 
 
 @pytest.mark.browser

@@ -60,7 +60,7 @@ def test_json_and_other_forms_are_written_on_request(runs, capsys, tmp_path):
 
 
 def test_what_was_left_out_and_how_many_latents_it_takes_are_printed(runs, capsys):
-    few = ("--max-nodes", 10, "--n-members", 5, "--curve")
+    few = ("--max-nodes", 10, "--stop-share", 1, "--n-members", 5, "--curve")
     assert circuit(*runs, "--prompt", PROMPT, "--target", "cat", *few) == 0
     lines = capsys.readouterr().out.splitlines()
     path = Path(lines[-1])

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
-from feature_browser.data.catalogue import Catalogue, RunCard
+from feature_browser.data.catalogue import Catalogue, RunCard, read_card
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run
 from feature_browser.draw.boxes import alone
@@ -13,8 +15,9 @@ from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from feature_browser.draw.numbers import activation, count, percent, real, share_of_whole
 from feature_browser.draw.tables import Column, anchor, cell, raised, table
 from feature_browser.pages.circuit.address import CircuitAddress
-from feature_browser.pages.circuit.graphs import circuits_of, open_graph
-from feature_browser.pages.circuit.node_cards import headline, node_table
+from feature_browser.pages.circuit.graphs import OpenGraph, circuits_of, open_graph, sae_run
+from feature_browser.pages.circuit.layout import share_with_names
+from feature_browser.pages.circuit.node_cards import headline, node_table, shown_text
 from feature_browser.pages.circuit.node_names import NodeNames
 from feature_browser.pages.circuit.picture import picture
 from feature_browser.pages.circuit.scene import GraphScene
@@ -25,6 +28,7 @@ from feature_browser.pages.latent.view import page
 from feature_browser.publish.document import Links, document
 from feature_browser.publish.still import still
 from saelab.analysis.hub.card import anonymous
+from saelab.config import UsageError
 
 LATENTS, FIGURES = "index.html", "figures.html"
 File = tuple[str, Callable[[], bytes]]
@@ -187,12 +191,16 @@ class PublishedRun:
         found = open_graph(self.card, name)
         assert found is not None, "it was listed"
         address = CircuitAddress(run=self.card.name, graph=name)
-        kept = found.shown(int(address.nodes), int(address.edges), ())
-        scene = GraphScene(NodeNames(found, self.catalogue, self.card), kept, address, [])
+        # Nobody can choose fewer here to see their names.
+        few = share_with_names(found, int(address.nodes), int(address.edges))
+        address = address.to(nodes=few)
+        kept = found.shown(few, int(address.edges), ())
+        scene = GraphScene(self._node_names(found), kept, address, [])
         body = html(
-            '<div class="page wide circuit">{head}<section class="card">{picture}</section>'
-            "{table}</div>",
-            head=headline(scene), picture=picture(scene), table=node_table(scene),
+            '<div class="page wide circuit">{head}<section class="card"><p class="sub">{shown}</p>'
+            "{picture}</section>{table}</div>",
+            head=headline(scene), shown=shown_text(scene), picture=picture(scene),
+            table=node_table(scene),
         )  # fmt: skip
         pages = {node: scene.names.href(found.graph.nodes[n]) for node, n in found.numbers.items()}
 
@@ -204,6 +212,17 @@ class PublishedRun:
             return self.file_of({"view": "latent", **parsed(latent)} if latent else params)
 
         return self._document(self._titled(name), still(body, file_of), file)
+
+    def _node_names(self, found: OpenGraph) -> NodeNames:
+        """Names of latents of the published runs, and of the graph's other runs beside this one."""
+        cards, beside = dict(self.catalogue.runs), self.card.path.parent
+        for name in found.graph.runs:
+            unknown = sae_run(self.catalogue, self.card, name) is None
+            if unknown and name == Path(name).name:
+                # Of a run that is gone, latents have numbers.
+                with suppress(UsageError):
+                    cards.setdefault(name, read_card(beside / name, beside))
+        return NodeNames(found, Catalogue(beside, cards), self.card)
 
 
 def slug(name: str) -> str:

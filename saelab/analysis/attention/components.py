@@ -1,5 +1,6 @@
 """The components of the residual stream at one token: latents where SAEs read, else whole parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,12 +87,13 @@ def _past_block(
     if skip is None or not skip.applies[position]:
         return [*_posted(post, written), *heads, *stream]
     past, read = (heads, stream) if weights.parallel else ([], heads + stream)
-    nodes, vectors = zip(*read, strict=True)
-    normed = weights.ln2.linear(torch.stack(vectors), record.ln2_scale[0, position])
-    skipped = _posted(post, list(zip(nodes, normed @ skip.W, strict=True)))
-    carried = [(n, x + y) for (n, x), (_, y) in zip(read, skipped, strict=True)]
+
+    def carried(x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+        skipped = weights.ln2.linear(x, record.ln2_scale[0, position]) @ skip.W
+        return x + (skipped if post is None else post[0].linear(skipped, post[1]))
+
     bias = (Node("bias", f"ln2 {layer}", layer, position), weights.ln2.bias @ skip.W)
-    return [*_posted(post, [*written, bias]), *past, *carried]
+    return [*_posted(post, [*written, bias]), *past, *_changed(read, carried)]
 
 
 def _heads(frozen: Frozen, layer: int, position: int) -> list[tuple[Node, Tensor]]:
@@ -117,7 +119,15 @@ def _posted(
     post: tuple[Norm, Float[Tensor, " 1"]] | None, found: list[tuple[Node, Tensor]]
 ) -> list[tuple[Node, Tensor]]:
     """Parts of an attention or MLP output as they enter the stream, after a post-norm."""
-    return found if post is None else [(n, post[0].linear(x, post[1])) for n, x in found]
+    return found if post is None else _changed(found, lambda x: post[0].linear(x, post[1]))
+
+
+def _changed(
+    found: list[tuple[Node, Tensor]], change: Callable[[Tensor], Tensor]
+) -> list[tuple[Node, Tensor]]:
+    """The vectors after a change of all at once; thousands of small ones keep a GPU waiting."""
+    nodes, vectors = zip(*found, strict=True)
+    return list(zip(nodes, change(torch.stack(vectors)), strict=True))
 
 
 def _written(
@@ -130,7 +140,7 @@ def _written(
         (Node("error", active.name, layer, position), active.error[position]),
         (Node("bias", f"b_dec {active.name}", layer, position), active.b_dec[position]),
     ]
-    return found if W_O is None else [(node, vector @ W_O) for node, vector in found]
+    return found if W_O is None else _changed(found, lambda x: x @ W_O)
 
 
 def _latents(

@@ -7,9 +7,8 @@ changed model computes, and everything else (errors, attention, MLPs) runs as us
 are those of arXiv 2403.19647.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +22,8 @@ from saelab.lm.protocol import Edit, LanguageModel
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, ""]]
 """Maps logits to the number that a circuit explains."""
-MOST_BESIDE, MOST_BYTES = 32, 2**28
+MOST_BESIDE = {"cpu": 32, "cuda": 256}
+MOST_BYTES = {"cpu": 2**28, "cuda": 2**31}
 """Circuits in one pass of the model, and bytes of their logits and masks."""
 LITTLE = 0.05
 """If all latents together change the metric by less than this share of it, the ratios mean
@@ -175,26 +175,48 @@ def metric_with(
 def metrics_with(
     lm: LanguageModel,
     hosts: Sequence[Host],
-    tokens: Int[Tensor, " pos"],
-    circuits: Iterable[Members],
+    frozen: Frozen,
+    chosen: Bool[Tensor, "circuit latent"],
     metric: Metric | LatentMetric,
+    *,
+    others: bool = False,
 ) -> Iterator[float]:
-    """The metric of a prompt with only the latents of each of many circuits, in their order.
+    """The metric of a prompt with only the active latents of each of many circuits, in their order.
 
-    As `metric_with` of one after the other, but for rounding: a pass of the model has many of them
-    side by side. Each names every SAE, with a mask of all positions.
+    With `others`, with all latents but these. As `metric_with` of one after the other, but for
+    rounding: a pass of the model has many of them side by side.
     """
-    hosts, circuits = _before(by_layer(hosts), metric), iter(circuits)
-    a_circuit = len(tokens) * (4 * lm.info.d_vocab + sum(d.sae.d_sae for d in hosts))
-    beside = max(1, min(MOST_BESIDE, MOST_BYTES // a_circuit))
-    while some := list(islice(circuits, beside)):
-        together = {d.name: torch.stack([one[d.name] for one in some]) for d in hosts}
+    sizes = {d.name: d.sae.d_sae for d in hosts}
+    hosts, tokens = _before(by_layer(hosts), metric), frozen.record.tokens
+    kind = lm.device.type
+    a_circuit = tokens.shape[1] * (4 * lm.info.d_vocab + sum(sizes.values()))
+    beside = max(1, min(MOST_BESIDE[kind], MOST_BYTES[kind] // a_circuit))
+    for some in chosen.to(frozen.values.device).split(beside):
+        members = members_at(frozen, some, sizes)
+        if others:
+            members = {name: ~mask for name, mask in members.items()}
         rows = tokens.expand(len(some), -1)
-        edits = ablation_edits(hosts, rows, together)
+        edits = ablation_edits(hosts, rows, members)
         if isinstance(metric, LatentMetric):
             yield from metric.value(lm, rows, edits).tolist()
         else:
             yield from (float(metric(one[None])) for one in lm.logits(rows, edits))
+
+
+def judged_each(
+    lm: LanguageModel,
+    hosts: Sequence[Host],
+    frozen: Frozen,
+    chosen: Bool[Tensor, "circuit latent"],
+    metric: Metric | LatentMetric,
+) -> tuple[Faithfulness, ...]:
+    """`faithfulness` of several circuits of a prompt's active latents, side by side."""
+    nothing = torch.zeros_like(chosen[:1])
+    ways = torch.cat([nothing, chosen])
+    empty, *alone = metrics_with(lm, hosts, frozen, ways, metric)
+    whole, *left = metrics_with(lm, hosts, frozen, ways, metric, others=True)
+    pairs = zip(alone, left, chosen.sum(1).tolist(), strict=True)
+    return tuple(Faithfulness(whole, a, b, empty, n) for a, b, n in pairs)
 
 
 def _before(hosts: list[Host], metric: Metric | LatentMetric) -> list[Host]:
@@ -205,20 +227,20 @@ def _before(hosts: list[Host], metric: Metric | LatentMetric) -> list[Host]:
 
 
 def members_at(
-    frozen: Frozen, chosen: Bool[Tensor, " latent"], sizes: Mapping[str, int]
+    frozen: Frozen, chosen: Bool[Tensor, "*circuit latent"], sizes: Mapping[str, int]
 ) -> Members:
     """Active latents of a prompt as members, each at its own position.
 
     Args:
         frozen: the prompt.
-        chosen: selects among its active latents.
+        chosen: selects among its active latents; several selections are circuits side by side.
         sizes: d_sae by SAE name.
     """
     members: Members = {}
     for number, active in enumerate(frozen.actives):
-        mine = chosen[frozen.spans[number]]
-        mask = torch.zeros(frozen.n_pos, sizes[active.name], dtype=torch.bool, device=chosen.device)
-        mask[active.codes.row[mine], active.codes.latent[mine]] = True
+        shape = (*chosen.shape[:-1], frozen.n_pos, sizes[active.name])
+        mask = torch.zeros(shape, dtype=torch.bool, device=chosen.device)
+        mask[..., active.codes.row, active.codes.latent] = chosen[..., frozen.spans[number]]
         members[active.name] = mask
     return members
 

@@ -133,6 +133,7 @@ def explain(
     texts = tuple(lm.tokenizer.token(token) for token in tokens.tolist())
     facts |= {"prompt": prompt, "model": lm.info.name}
     graph = attribution_graph(frozen, target, texts, options, facts)
+    _check_enough(graph, options)
     pruned = prune(graph, options)
     sizes = {d.name: d.sae.d_sae for d in hosts}
     members = members_at(frozen, _chosen(frozen, target, (graph, pruned), options), sizes)
@@ -170,6 +171,17 @@ def check_sizes(options: CircuitOptions) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} {getattr(options, name)} is more than the graph's "
                 f"{options.max_nodes} latents; lower it, or raise --max-nodes."
+            )
+
+
+def _check_enough(graph: AttributionGraph, options: CircuitOptions) -> None:
+    """Refuse to judge more latents than the graph has."""
+    n = int(graph.counts["latents"])
+    for name in ("n_latents", "n_thinned"):
+        if (wanted := getattr(options, name) or 0) > n:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {wanted} is more than the graph's {n} latents; lower "
+                "it, or raise --stop-share."
             )
 
 

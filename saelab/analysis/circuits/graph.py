@@ -26,13 +26,15 @@ from saelab.console import progress
 class GraphOptions(Config):
     """How much of a prompt's graph to compute."""
 
-    max_nodes: int = Field(default=256, gt=0)
-    """Number of latents in the graph, the most influential ones. The contributions of the others
+    max_nodes: int = Field(default=4096, gt=0)
+    """Most latents in the graph: the most influential ones. The contributions of the others
     are summed as `rest` for each node. Memory is 12 bytes times max_nodes times the number of
     active latents (at most 4,096, the largest inputs of each), plus 4 bytes times max_nodes times
     the leaves."""
-    stop_share: float = Field(default=1.0, gt=0, le=1)
-    """Stop earlier, once the graph's latents have this share of the influence of all latents."""
+    stop_share: float = Field(default=0.95, gt=0, le=1)
+    """Stop earlier, once the graph's latents have this share of the influence of all latents. What
+    a graph leaves out counts as unexplained, so a share says more than a number: a real model has
+    tens of thousands of active latents, a small one hundreds."""
     batch_size: int = Field(default=64, gt=0)
     """Number of latents whose inputs are computed before influence is ranked again; in a large
     graph, a quarter of those that it has."""

@@ -101,11 +101,13 @@ class AttributionGraph:
 
 def propagated(graph: AttributionGraph, share: Float[np.ndarray, " edge"]) -> np.ndarray:
     """1 at the target, passed down the edges by their shares and summed at every node."""
-    n = len(graph.nodes)
-    now = np.zeros(n)
-    now[-1] = 1.0
-    total = now.copy()
-    while now.any():
-        now = np.bincount(graph.source, now[graph.target] * share, n)
-        total += now
+    order = np.argsort(graph.target, kind="stable")
+    source, share = graph.source[order], share[order]
+    starts = np.searchsorted(graph.target[order], np.arange(len(graph.nodes) + 1)).tolist()
+    total = np.zeros(len(graph.nodes))
+    total[-1] = 1.0
+    # Sources come before their ends, so a node has all that it gets before it passes it on.
+    for end in reversed(range(len(total))):
+        into = slice(starts[end], starts[end + 1])
+        np.add.at(total, source[into], total[end] * share[into])
     return total

@@ -60,7 +60,8 @@ class Influence:
     @classmethod
     def of(cls, graph: AttributionGraph) -> "Influence":
         """The influence of every node and edge of a graph."""
-        nodes, shares = node_influence(graph), edge_shares(graph)
+        shares = edge_shares(graph)
+        nodes = propagated(graph, shares)
         return cls(nodes, nodes[graph.target] * shares)
 
 
@@ -94,7 +95,8 @@ def prune(graph: AttributionGraph, options: PruneOptions | None = None) -> Attri
     Embeddings and the target are kept. Then latents without outputs or inputs are removed,
     repeatedly. Weights do not change, so inputs of a pruned graph no longer sum to values.
     """
-    return part_of(graph, *kept_parts(graph, options))
+    influence = Influence.of(graph)
+    return part_of(graph, *kept_parts(graph, options, influence), influence)
 
 
 def kept_parts(
@@ -119,10 +121,16 @@ def kept_parts(
 
 
 def part_of(
-    graph: AttributionGraph, kept: Bool[np.ndarray, " node"], edges: Bool[np.ndarray, " edge"]
+    graph: AttributionGraph,
+    kept: Bool[np.ndarray, " node"],
+    edges: Bool[np.ndarray, " edge"],
+    known: Influence | None = None,
 ) -> AttributionGraph:
-    """The subgraph of these nodes and edges, with what was dropped in `counts`."""
-    influence = node_influence(graph)
+    """The subgraph of these nodes and edges, with what was dropped in `counts`.
+
+    Giving the whole graph's influence saves time.
+    """
+    influence = node_influence(graph) if known is None else known.nodes
     number = kept.cumsum() - 1
     lost = influence[~kept].sum() / influence[:-1].sum() if len(influence) > 1 else 0.0
     return replace(

@@ -1,7 +1,7 @@
 """A prompt's circuit judged in the live model, and the latents that gradients there point to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -13,7 +13,7 @@ from saelab.analysis.circuits.ablation import (
     LatentMetric,
     Metric,
     faithfulness,
-    members_at,
+    judged_each,
     metrics_with,
 )
 from saelab.analysis.circuits.edits import Members
@@ -26,7 +26,7 @@ from saelab.lm.protocol import LanguageModel
 
 N_DRAWS = 5
 """Circuits by chance, beside which one is judged."""
-CURVE_SIZES = (5, 10, 20, 40, 80, 160, 320, 640)
+CURVE_SIZES = tuple(5 * 2**n for n in range(12))
 
 Support = Mapping[str, Float[Tensor, "pos d_sae"]]
 """By SAE name, what each latent gives a metric at each position, in its units."""
@@ -188,14 +188,12 @@ def interventions(
     """The `n` latents that give the target most, by magnitude, each taken away on its own."""
     given = hierarchical_attribution(frozen, target).latents
     largest = given.abs().topk(min(n, len(given))).indices
-    metric, tokens, found = live_metric(frozen, hosts, target), frozen.record.tokens, []
-    sizes = {d.name: d.sae.d_sae for d in by_layer(hosts)}
+    metric, found = live_metric(frozen, hosts, target), []
     indices = largest[given[largest] != 0].tolist()
     # The first takes nothing away.
     away = torch.zeros(len(indices) + 1, len(given), dtype=torch.bool, device=given.device)
     away[range(1, len(away)), indices] = True
-    ways = (_others(members_at(frozen, gone, sizes)) for gone in away)
-    whole, *without = metrics_with(lm, hosts, tokens[0], ways, metric)
+    whole, *without = metrics_with(lm, hosts, frozen, away, metric, others=True)
     for index, left in zip(indices, without, strict=True):
         number = int(frozen.owner[index])
         active, entry = frozen.actives[number], index - frozen.spans[number].start
@@ -221,13 +219,7 @@ def by_chance(
     if not judged.n_members:
         return ()
     draws = drawn(frozen, metric, judged.n_members, n_draws)
-    sizes = {d.name: d.sae.d_sae for d in by_layer(hosts)}
-    kept = [members_at(frozen, draw.to(frozen.values.device), sizes) for draw in draws]
-    others = [_others(members) for members in kept]
-    tokens = frozen.record.tokens[0]
-    values = list(metrics_with(lm, hosts, tokens, [*kept, *others], metric))
-    pairs = zip(values[:n_draws], values[n_draws:], draws.sum(1).tolist(), strict=True)
-    return tuple(replace(judged, circuit=a, complement=b, n_members=n) for a, b, n in pairs)
+    return judged_each(lm, hosts, frozen, draws, metric)
 
 
 def drawn(
@@ -244,10 +236,6 @@ def drawn(
         order = candidates[torch.randperm(len(candidates), generator=generator)]
         draw[order[:n]] = True
     return draws
-
-
-def _others(members: Members) -> Members:
-    return {name: ~mask for name, mask in members.items()}
 
 
 def _correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

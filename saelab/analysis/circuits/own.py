@@ -1,6 +1,6 @@
 """A graph's own latents, by their influence, and how faithful so many of them are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,9 @@ from saelab.analysis.circuits.ablation import (
     Faithfulness,
     LatentMetric,
     Metric,
-    faithfulness,
-    members_at,
-    metric_with,
+    judged_each,
     metrics_with,
 )
-from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen
 from saelab.analysis.circuits.graph_data import AttributionGraph
 from saelab.analysis.circuits.influence import node_influence
@@ -39,15 +36,7 @@ def graph_latents(
     frozen: Frozen, graph: AttributionGraph, n: int | None = None
 ) -> Bool[Tensor, " latent"]:
     """Which of the prompt's active latents are in the graph: all, or its n most influential."""
-    numbers = {active.name: number for number, active in enumerate(frozen.actives)}
-    chosen = torch.zeros(len(frozen.values), dtype=torch.bool, device=frozen.values.device)
-    order = np.argsort(-node_influence(graph), kind="stable").tolist()
-    nodes = [graph.nodes[i] for i in order if graph.nodes[i].kind == "latent"]
-    for node in nodes[:n]:
-        assert node.latent is not None
-        assert node.position is not None
-        chosen[frozen.latent_index(numbers[node.name], node.latent, node.position)] = True
-    return chosen
+    return _first(frozen, _by_influence(frozen, graph)[:n])
 
 
 def graph_curve(
@@ -59,14 +48,28 @@ def graph_curve(
     sizes: Sequence[int] = CURVE_SIZES,
 ) -> tuple[Faithfulness, ...]:
     """The graph's most influential latents, judged in the live model at each number of them."""
-    hosts = by_layer(hosts)
-    d_sae = {d.name: d.sae.d_sae for d in hosts}
-    most = sum(node.kind == "latent" for node in graph.nodes)
+    ranked = _by_influence(frozen, graph)
+    sets = [_first(frozen, ranked[:size]) for size in sizes if size <= len(ranked)]
+    return judged_each(lm, hosts, frozen, torch.stack(sets), metric) if sets else ()
+
+
+def _by_influence(frozen: Frozen, graph: AttributionGraph) -> list[int]:
+    """The graph's latents as numbers of active ones, the most influential first."""
+    numbers = {active.name: number for number, active in enumerate(frozen.actives)}
     found = []
-    for n in (size for size in sizes if size <= most):
-        members = members_at(frozen, graph_latents(frozen, graph, n), d_sae)
-        found.append(faithfulness(lm, hosts, frozen.record.tokens, members, metric))
-    return tuple(found)
+    for i in np.argsort(-node_influence(graph), kind="stable").tolist():
+        node = graph.nodes[i]
+        if node.kind == "latent":
+            assert node.latent is not None
+            assert node.position is not None
+            found.append(frozen.latent_index(numbers[node.name], node.latent, node.position))
+    return found
+
+
+def _first(frozen: Frozen, latents: Sequence[int]) -> Bool[Tensor, " latent"]:
+    chosen = torch.zeros(len(frozen.values), dtype=torch.bool, device=frozen.values.device)
+    chosen[list(latents)] = True
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,10 @@ def judged_thinned(
     """`n` of the graph's latents, thinned from START times as many."""
     start = graph_latents(frozen, graph, START * n)
     draws = drawn(frozen, metric, int(start.sum()), N_THINNED_DRAWS)
-    sizes = {d.name: d.sae.d_sae for d in hosts}
-    found = []
-    for chosen in (start, *draws.to(start.device)):
-        left = thinned(lm, hosts, frozen, chosen, n, metric)
-        members = members_at(frozen, left, sizes)
-        found.append(faithfulness(lm, hosts, frozen.record.tokens, members, metric))
-    return Thinned(found[0], tuple(found[1:]))
+    starts = (start, *draws.to(start.device))
+    left = torch.stack([thinned(lm, hosts, frozen, one, n, metric) for one in starts])
+    found = judged_each(lm, hosts, frozen, left, metric)
+    return Thinned(found[0], found[1:])
 
 
 @torch.no_grad()
@@ -117,18 +117,14 @@ def thinned(
     leaves the target closest to its value is left out; and so on, as what remains responds.
     """
     hosts, kept = by_layer(hosts), chosen.nonzero()[:, 0]
-    d_sae = {d.name: d.sae.d_sae for d in hosts}
-    tokens = frozen.record.tokens
-    every = {d.name: d.sae.W_dec.new_ones(1, d.sae.d_sae, dtype=torch.bool) for d in hosts}
-    whole = metric_with(lm, hosts, tokens, every, metric)
+    (whole,) = metrics_with(lm, hosts, frozen, torch.zeros_like(chosen)[None], metric, others=True)
     passes, size = 0, len(kept)
     while size > n:
         passes, size = passes + size, max(n, size - max(1, int(DROPPED * size)))
     with progress("Thin", passes, "circuits") as bar:
         while len(kept) > n:
-            ways = (_without(frozen, kept, index, d_sae) for index in kept.tolist())
             far = []
-            for value in metrics_with(lm, hosts, tokens[0], ways, metric):
+            for value in metrics_with(lm, hosts, frozen, _each_without(kept, chosen), metric):
                 far.append(abs(value - whole))
                 bar.advance(1)
             size = max(n, len(kept) - max(1, int(DROPPED * len(kept))))
@@ -139,11 +135,10 @@ def thinned(
     return found
 
 
-def _without(
-    frozen: Frozen, kept: Int[Tensor, " kept"], index: int, d_sae: Mapping[str, int]
-) -> Members:
-    """Some latents but one of them."""
-    chosen = torch.zeros(len(frozen.values), dtype=torch.bool, device=kept.device)
-    chosen[kept] = True
-    chosen[index] = False
-    return members_at(frozen, chosen, d_sae)
+def _each_without(
+    kept: Int[Tensor, " kept"], chosen: Bool[Tensor, " latent"]
+) -> Bool[Tensor, "kept latent"]:
+    """Some latents, each of them left out once."""
+    ways = torch.zeros_like(chosen).index_fill(0, kept, value=True).repeat(len(kept), 1)
+    ways[range(len(kept)), kept] = False
+    return ways

@@ -10,6 +10,7 @@ from saelab.analysis.circuits.ablation import (
     Faithfulness,
     everywhere,
     faithfulness,
+    judged_each,
     mean_codes,
     members_at,
     metric_with,
@@ -75,9 +76,11 @@ def test_circuits_side_by_side_are_judged_as_alone(gpt64, saes, prompt, tokens, 
     chosen = torch.rand(40, len(prompt.values), generator=torch.Generator().manual_seed(0)) < 0.5
     ways = [members_at(prompt, some, sizes(saes)) for some in chosen]
     alone = [metric_with(gpt64, saes, tokens, way, of) for way in ways]
-    found = list(metrics_with(gpt64, saes, tokens[0], ways, of))
-    assert found == pytest.approx(alone, abs=1e-5)
+    assert list(metrics_with(gpt64, saes, prompt, chosen, of)) == pytest.approx(alone, abs=1e-5)
     assert len(set(alone)) > 10
+    for way, judged in zip(ways[:3], judged_each(gpt64, saes, prompt, chosen, of)[:3], strict=True):
+        one = faithfulness(gpt64, saes, tokens, way, of)
+        assert vars(judged) == pytest.approx(vars(one), abs=1e-5)
 
 
 def test_an_ablated_latent_is_gone_from_its_site(gpt64, saes, prompt, tokens):

@@ -127,7 +127,10 @@ def test_the_frozen_model_is_the_live_one(lm, frozen):
 def test_every_row_of_the_graph_sums_to_its_nodes_value(lm, frozen):
     target = logit_target(frozen, TOKEN, 5)
     graph = attribution_graph(
-        frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6, precision="float64")
+        frozen,
+        target,
+        ("a",) * frozen.n_pos,
+        GraphOptions(max_nodes=10**6, stop_share=1, precision="float64"),
     )
     fed = [n for n, node in enumerate(graph.nodes) if node.kind in ("latent", "target")]
     assert len(fed) > 30

@@ -25,7 +25,7 @@ LEAVES = ("embedding", "position", "error", "mlp", "bias", "rest")
 
 def graph_of(frozen: Frozen, target=None, **options) -> AttributionGraph:
     target = target or logit_target(frozen, 3, 5)
-    exact = GraphOptions.model_validate({"precision": "float64"} | options)
+    exact = GraphOptions.model_validate({"precision": "float64", "stop_share": 1} | options)
     return attribution_graph(frozen, target, TOKENS, exact)
 
 
@@ -193,7 +193,10 @@ def test_a_model_without_saes_has_a_graph_of_leaves(gpt64):
 def test_direct_inputs_are_the_targets_row_of_the_graph(frozen):
     target = logit_target(frozen, 3, 5)
     graph = attribution_graph(
-        frozen, target, ("a",) * frozen.n_pos, GraphOptions(max_nodes=10**6, precision="float64")
+        frozen,
+        target,
+        ("a",) * frozen.n_pos,
+        GraphOptions(max_nodes=10**6, stop_share=1, precision="float64"),
     )
     last = len(graph.nodes) - 1
     expected = {

@@ -87,6 +87,9 @@ def test_more_latents_than_the_graph_may_have_are_refused(gpt64, saes):
         options = FEW.model_copy(update={name: 101})
         with pytest.raises(UsageError, match="101 is more than the graph's 100 latents"):
             explain(gpt64, saes, "the big cat sat on a red", options)
+    few = FEW.model_copy(update={"stop_share": 0.01, "batch_size": 1, "n_latents": 50})
+    with pytest.raises(UsageError, match=r"--n-latents 50 .* raise --stop-share"):
+        explain(gpt64, saes, "the big cat sat on a red", few)
 
 
 def test_several_circuits_have_a_line_each_and_their_mean(circuit):

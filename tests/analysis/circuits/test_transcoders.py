@@ -172,7 +172,7 @@ def test_on_the_shipped_model_leaves_sum_to_the_live_logit_difference(tiny_lm):
     saes = [Host.at(tiny_lm, random_sae("topk", d_in=128), site) for site in heads]
     saes += [random_transcoder(tiny_lm, layer, skip=layer % 2 == 0) for layer in range(4)]
     prompt = "when tina and vera went to the garden , tina sent a lamp to"
-    options = CircuitOptions(target="vera", against="tina", max_nodes=10_000, precision="float64")
+    options = CircuitOptions(target="vera", against="tina", stop_share=1, precision="float64")
     graph = explain(tiny_lm, saes, prompt, options).graph
     assert {node.kind for node in graph.nodes} >= {"latent", "error", "embedding", "bias"}
     assert "mlp" not in {node.kind for node in graph.nodes}

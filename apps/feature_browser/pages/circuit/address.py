@@ -62,6 +62,6 @@ class CircuitAddress(AbstractAddress):
     against: str = parameter("")
     wanted: str = parameter("")
     saes: str = parameter("")
-    limit: str = parameter("256", lambda text: is_number(text, 5) and int(text) > 0)
+    limit: str = parameter("4096", lambda text: is_number(text, 5) and int(text) > 0)
     example: str = parameter("", is_range)
     job: str = parameter("")

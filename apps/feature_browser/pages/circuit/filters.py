@@ -51,9 +51,8 @@ def controls(address: CircuitAddress, found: OpenGraph) -> None:
         top = max((node.layer for node in found.graph.nodes[:-1]), default=BEFORE)
         _range("layers", f"Blocks; {BEFORE} is what comes before them", (BEFORE, top), address)
         _range("positions", "Tokens, by position", (0, len(found.graph.tokens) - 1), address)
-        if not address.beside:
-            st.session_state["circuit-named"] = address.named == "yes"
-            st.toggle("Names", key="circuit-named", on_change=_named)
+        st.session_state["circuit-named"] = address.named == "yes"
+        st.toggle("Names", key="circuit-named", on_change=_named)
 
 
 def _range(name: str, title: str, ends: tuple[int, int], address: CircuitAddress) -> None:

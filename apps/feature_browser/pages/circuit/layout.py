@@ -75,6 +75,13 @@ def lay_out(found: OpenGraph, kept: Kept, *, named: bool = False) -> GraphLayout
     return GraphLayout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), style)
 
 
+def share_with_names(found: OpenGraph, most: int, edges: int) -> int:
+    """The largest percentage of the influence, `most` or less by tens, with room for names."""
+    shares = range(most, 0, -10)
+    few = (n for n in shares if found.pruned(n, edges).nodes.sum() <= ROOMY)
+    return next(few, min(most, 10))
+
+
 def _slot(first: Node, style: str) -> float:
     """The width of a node's place in a cell; its latents, which have names, come first in it."""
     named = style == "named" and first.kind != "latent"

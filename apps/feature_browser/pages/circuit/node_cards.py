@@ -8,6 +8,7 @@ from feature_browser.draw.numbers import UNKNOWN, activation, count, flow_text, 
 from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.draw.tokens import left_out_line
 from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
+from feature_browser.pages.circuit.layout import share_with_names
 from feature_browser.pages.circuit.picture import hidden_text
 from feature_browser.pages.circuit.scene import GraphScene
 from saelab.analysis.circuits.nodes import Node
@@ -89,9 +90,26 @@ def filter_line(scene: GraphScene) -> Html:
         everything = scene.address.to(nodes=100, edges=100)
         undo = html(' · <a href="{h}">show all</a>', h=everything.href)
     return html(
-        '<p class="sub summary">{n} of {all} nodes · {hidden}{undo}</p>',
-        n=count(int(scene.kept.nodes.sum())), all=count(len(scene.kept.nodes)),
-        hidden=hidden_text(scene.found, scene.kept), undo=undo,
+        '<p class="sub summary">{shown}{undo}{fewer}</p>',
+        shown=shown_text(scene), undo=undo, fewer=_with_names(scene),
+    )  # fmt: skip
+
+
+def shown_text(scene: GraphScene) -> str:
+    """How many nodes are shown, and what is hidden."""
+    shown, known = int(scene.kept.nodes.sum()), len(scene.kept.nodes)
+    return f"{count(shown)} of {count(known)} nodes · {hidden_text(scene.found, scene.kept)}"
+
+
+def _with_names(scene: GraphScene) -> Html:
+    """A link to fewer nodes, where there are too many for names."""
+    address = scene.address
+    share = share_with_names(scene.found, int(address.nodes), int(address.edges))
+    if address.named == "no" or share == int(address.nodes):
+        return EMPTY
+    return html(
+        ' · too many for names: <a href="{h}">show {n} % of the influence</a>',
+        h=address.to(nodes=share).href, n=share,
     )  # fmt: skip
 
 

@@ -137,15 +137,15 @@ def zoom_buttons() -> Html:
 def svg_of(scene: GraphScene) -> Html:
     """The kept part of the graph alone."""
     names, found, kept, address = scene.names, scene.found, scene.kept, scene.address
-    # Two graphs have the room of one, so their names are in the tips and the table.
-    named = address.named == "yes" and not address.beside
     shown = (found.graph.nodes[n] for n in np.flatnonzero(kept.nodes))
-    layout = lay_out(found, kept, named=named and any(names.title(node) for node in shown))
+    named = address.named == "yes" and any(names.title(node) for node in shown)
+    layout = lay_out(found, kept, named=named)
     picked = found.numbers.get(address.node)
     edges = drawn_edges(found, kept, picked)
     svg = html(
-        '<svg class="graph{focus}" viewBox="0 0 {w} {h}" style="--wide:{w}px" role="group" '
+        '<svg class="graph {style}{focus}" viewBox="0 0 {w} {h}" style="--wide:{w}px" role="group" '
         'aria-label="{label}">{frame}<g class="edges">{edges}</g>{marks}</svg>',
+        style=layout.style,
         focus=" focus" if picked is not None else "",
         w=f"{layout.width:.0f}",
         h=f"{layout.height:.0f}",
