@@ -16,7 +16,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.console import note
 from saelab.formats.json_file import parse_json
-from saelab.formats.regular import read_regular
+from saelab.formats.regular import read_regular, utf8
 
 MAX_BYTES = 2**31
 MOST_CHARACTERS = 2**24
@@ -155,10 +155,7 @@ def csv_rows(
     Raises:
         UsageError: it is not UTF-8, or a row has more or fewer values than there are columns.
     """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+    text = utf8(raw, path)
     before = csv.field_size_limit(MOST_CHARACTERS)
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tab else ",")

@@ -91,7 +91,7 @@ class UnlearningTask:
 
     Attributes:
         known: by subject, the questions that are answered right in every order, and all.
-        points: every setting.
+        points: every setting; those that clamp the same latents once, with the smallest share.
         best: the index of the setting that is scored; None if none keeps the others.
         score: 1 - accuracy on the subject; its interval is over questions (Wilson).
     """
@@ -204,21 +204,36 @@ def _points(
 ) -> list[UnlearningPoint]:
     found = []
     others = [question for name, own in known.items() if name != subject for question in own]
-    settings = [(share, n, size) for share in SHARES for n in N_LATENTS for size in sizes]
-    with progress("Unlearning", len(settings), "settings") as bar:
-        for share, n, size in settings:
-            latents = best_latents(*shares, share)[:n]
-            if len(latents):
-                edits = _edits(reader.host, latents, size)
-                accuracy = [_accuracy(reader, own, edits) for own in (known[subject], others)]
-                found.append(UnlearningPoint(share, len(latents), size, *accuracy))
-            bar.advance(1)
-    if not found:
+    chosen = distinct_sets(*shares)
+    if not chosen:
         raise UsageError(
             f"Every latent that fires on the text about {subject} fires on more than "
             f"{SHARES[-1]:.0%} of the ordinary text's tokens, so none can be clamped."
         )
+    settings = [(share, latents, size) for share, latents in chosen for size in sizes]
+    with progress("Unlearning", len(settings), "settings") as bar:
+        for share, latents, size in settings:
+            edits = _edits(reader.host, latents, size)
+            accuracy = [_accuracy(reader, own, edits) for own in (known[subject], others)]
+            found.append(UnlearningPoint(share, len(latents), size, *accuracy))
+            bar.advance(1)
     return found
+
+
+def distinct_sets(
+    forget: Float[Tensor, " d_sae"], ordinary: Float[Tensor, " d_sae"]
+) -> list[tuple[float, Int[Tensor, " n"]]]:
+    """The first latents for each share and number, each set once, with the smallest share.
+
+    Where few latents qualify, several shares and numbers choose the same ones.
+    """
+    found: dict[tuple[int, ...], tuple[float, Int[Tensor, " n"]]] = {}
+    for share in SHARES:
+        best = best_latents(forget, ordinary, share)
+        for n in N_LATENTS:
+            if len(latents := best[:n]):
+                found.setdefault(tuple(latents.tolist()), (share, latents))
+    return list(found.values())
 
 
 def best_latents(
