@@ -36,6 +36,7 @@ from saelab.evaluation.rows import Rows, Skipped
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import Prompt, TextReader
 from saelab.evaluation.tasks.probes import PENALTIES, interval, mean_over_tasks
+from saelab.evaluation.tasks.summary import Headline
 from saelab.lm.protocol import LanguageModel
 
 TEMPLATE = "{word} has the first letter: {letter}\n"
@@ -64,6 +65,11 @@ class LetterAbsorption:
     fraction: FigureWithInterval
     full: FigureWithInterval
     cost: Cost
+
+    def headlines(self) -> Iterator[Headline]:
+        """The mean over letters."""
+        letters, fully = f"{len(self.tasks)} letters", ("fully", self.full.value)
+        yield Headline("letters", letters, "absorbed in part", self.fraction, fully, self.cost)
 
 
 def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:

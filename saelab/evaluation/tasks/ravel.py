@@ -43,6 +43,7 @@ from saelab.evaluation.tasks.known import (
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.probes import interval, mean_over_tasks, wilson
+from saelab.evaluation.tasks.summary import Headline
 from saelab.lm.greedy import continue_greedily, of_one_length
 
 LEAST_PAIRS = 10
@@ -97,6 +98,13 @@ class Ravel:
     """RAVEL; see `saelab.evaluation.tasks.ravel`."""
 
     tasks: dict[str, RavelTask]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The disentanglement of each kind of entity."""
+        for kind, task in self.tasks.items():
+            every = [one.cause_all for one in task.attributes.values()]
+            most = "cause, all latents", sum(every) / len(every)
+            yield Headline("RAVEL", kind, "disentangled", task.disentanglement, most, task.cost)
 
 
 def measure_ravel(

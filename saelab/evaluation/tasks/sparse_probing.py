@@ -36,6 +36,7 @@ from saelab.evaluation.tasks.probes import (
     mean_over_tasks,
     score,
 )
+from saelab.evaluation.tasks.summary import Headline
 
 KS = (1, 2, 5, 16)
 RANDOM_DRAWS = 5
@@ -86,6 +87,20 @@ class TaskProbing:
     tasks: dict[str, ProbedTask]
     accuracy: dict[str, dict[str, list[FigureWithInterval]]]
     auroc: dict[str, dict[str, list[FigureWithInterval]]]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The accuracy of most latents on each task, and the means."""
+        what, told = f"accuracy, best {KS[-1]}", set()
+        for name, task in self.tasks.items():
+            # Classes of one data set were measured together.
+            cost = None if task.asked in told else task.cost
+            told.add(task.asked)
+            last = task.latents[-1]
+            value = FigureWithInterval(last.accuracy, last.low, last.high)
+            yield Headline("probing", name, what, value, ("dense", task.dense.accuracy), cost)
+        for rules, means in self.accuracy.items():
+            value, dense = means["latents"][-1], means["dense"][0].value
+            yield Headline("probing", f"mean, {rules}", what, value, ("dense", dense))
 
 
 def probing_of(tasks: dict[str, ProbedTask]) -> TaskProbing:

@@ -31,6 +31,7 @@ from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
     GROUPS,
     N_VALUES,
+    SHOWN,
     MeanProbe,
     Removal,
     by_number,
@@ -39,6 +40,7 @@ from saelab.evaluation.tasks.removal import (
     grouped,
 )
 from saelab.evaluation.tasks.sparse_probing import balanced
+from saelab.evaluation.tasks.summary import Headline
 from saelab.sae.base import AbstractSAE
 
 LEAST_CLASSES = 3
@@ -70,6 +72,13 @@ class Tpp:
     """Targeted probe perturbation; see `saelab.evaluation.tasks.tpp`."""
 
     tasks: dict[str, TppTask]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The score of each data set."""
+        for name, task in self.tasks.items():
+            probes = "probes", sum(task.clean.values()) / len(task.clean)
+            value = task.total[N_VALUES.index(SHOWN)]
+            yield Headline("TPP", name, f"{SHOWN} latents removed", value, probes, task.cost)
 
 
 def measure_tpp(

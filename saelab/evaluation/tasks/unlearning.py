@@ -30,6 +30,7 @@ from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import Prompt, TextReader
 from saelab.evaluation.tasks.probes import wilson
 from saelab.evaluation.tasks.questions import EditsOf, Questions, answers, prompts_for
+from saelab.evaluation.tasks.summary import Headline
 from saelab.formats.json_file import canonical_digest
 from saelab.host.host import Host
 from saelab.host.splice import written_edits
@@ -110,6 +111,13 @@ class Unlearning:
     """Unlearning; see `saelab.evaluation.tasks.unlearning`."""
 
     tasks: dict[str, UnlearningTask]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The score of each subject."""
+        for name, task in self.tasks.items():
+            n, every = task.known[name]
+            known = f"known, of {every}", n / every
+            yield Headline("unlearning", name, "forgotten", task.score, known, task.cost)
 
 
 Asked = tuple[Prompt, int, int]
