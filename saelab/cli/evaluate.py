@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(EvaluateArguments, "evaluate", arguments)
     # Imported here, so that --help does not wait for torch.
+    from saelab.activations.open_text import check_text
     from saelab.evaluation.evaluate import evaluate
     from saelab.evaluation.results import load_evaluation, place
     from saelab.evaluation.suite import asked_for
@@ -77,6 +78,8 @@ def main(arguments: list[str]) -> int:
     asked_for(options)
     if args.text is None and (args.labels or args.roles):
         raise UsageError("--labels and --roles belong to the text that --text names; name one.")
+    if args.text is not None:
+        check_text(args.text, args.labels)
     if is_set(args.run):
         return _set(args, options)
     run, corpus = Run(args.run), None

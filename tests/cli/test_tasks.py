@@ -199,6 +199,7 @@ def test_what_cannot_be_measured_says_why(run, tmp_path, capsys, monkeypatch):
         (("--probe", two, "--n-pairs", 50), "--n-pairs belongs to --ravel"),
         (("--scr", "a+b", "--second-label-field", "x"), "belongs to --scr FILE"),
         (("--ravel", tmp_path), "no file ravel_KIND"),
+        (("--ravel", tmp_path / "nowhere"), "nowhere is not there; --ravel is the folder"),
         (("--unlearn", two), "--unlearn also needs --keep"),
     ):
         assert tasks(run.path, *arguments) == 2, arguments
