@@ -130,11 +130,11 @@ def read_config(cls: type[C], path: Path) -> C:
 def _check_size(raw: bytes, max_values: int) -> None:
     """Limit the number of values before parsing allocates them."""
     if raw.count(b'"') > 4 * max_values:
-        raise ValueError(f"it holds more than {2 * max_values} texts")
+        raise ValueError(f"it holds more than {2 * max_values:,} texts")
     # Splitting at quotation marks, every second part is outside of strings.
     outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     if sum(outside.count(mark) for mark in (b",", b"[", b"{")) > max_values:
-        raise ValueError(f"it holds more than {max_values} values")
+        raise ValueError(f"it holds more than {max_values:,} values")
     others = bytes(set(range(256)) - set(b"[]{}"))
     steps = (1 if bracket in b"[{" else -1 for bracket in outside.translate(None, others))
     if max(accumulate(steps), default=0) > MAX_DEPTH:

@@ -50,7 +50,7 @@ def read_regular(path: Path, *, most: int) -> bytes:
     file, size = open_regular(path)
     with file:
         if size > most:
-            raise UsageError(f"{path} has {size} bytes; a file of its kind has at most {most}.")
+            raise UsageError(f"{path} has {size:,} bytes; a file of its kind has at most {most:,}.")
         try:
             # The file may have grown since.
             parts = []

@@ -89,7 +89,7 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
             read_object(tmp_path / name)
     (tmp_path / "huge.json").touch()
     os.truncate(tmp_path / "huge.json", 10**12)
-    with pytest.raises(UsageError, match="has 1000000000000 bytes"):
+    with pytest.raises(UsageError, match="has 1,000,000,000,000 bytes"):
         read_object(tmp_path / "huge.json")
 
 
