@@ -123,7 +123,8 @@ def measure_ravel(
         if len(fit) < 2:
             why = " ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise UsageError(
-                f"{reader.host.lm.info.name} knows fewer than two attributes of {data.name}. {why}"
+                f"RAVEL needs two attributes of {data.name} that {reader.host.lm.info.name} knows, "
+                f"and there {'is one' if fit else 'are none'}. {why}"
             )
         found = {
             attribute: _attribute(reader, attribute, fit, scored, setting["seed"])
@@ -163,8 +164,9 @@ def _pairs(
         known[attribute] = counts
         if min(map(len, made)) < LEAST_PAIRS:
             left_out[attribute] = (
-                f"The model answers {counts[0]} of {counts[1]} prompts right, and {LEAST_PAIRS} "
-                "pairs of different values are needed to fit and to score."
+                f"The model answers {counts[0]} of {counts[1]} prompts right, which makes "
+                f"{len(made[0])} pairs of different values to fit and {len(made[1])} to score; "
+                f"{LEAST_PAIRS} of each are needed: give more entities or templates."
             )
         else:
             fit[attribute], scored[attribute] = made
