@@ -72,7 +72,7 @@ def test_own_texts_are_probed_perturbed_saved_and_not_measured_twice(
     # Without a task: all of the run in one table, also as CSV.
     file = tmp_path / "all.csv"
     assert tasks(run.path, "--csv", file) == 0
-    assert "mean, saebench" in capsys.readouterr().out
+    assert "mean of saebench" in capsys.readouterr().out
     rows = list(csv.DictReader(file.read_text().splitlines()))
     assert [row["task"] for row in rows] == ["probing"] * 4 + ["TPP"] + ["SCR"] * 2
     means, tpp = found.task_probing.accuracy["saebench"], found.task_tpp.tasks["animals"]

@@ -68,8 +68,9 @@ class LetterAbsorption:
 
     def headlines(self) -> Iterator[Headline]:
         """The mean over letters."""
-        letters, fully = f"{len(self.tasks)} letters", ("fully", self.full.value)
-        yield Headline("letters", letters, "absorbed in part", self.fraction, fully, self.cost)
+        what, fully = "absorbed in part", ("fully", self.full.value)
+        letters = f"{len(self.tasks)} letters"
+        yield Headline("letters", letters, what, self.fraction, fully, self.cost, name=what)
 
 
 def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:

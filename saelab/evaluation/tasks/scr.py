@@ -83,9 +83,10 @@ class Scr:
         for name, task in self.tasks.items():
             for i, (label, one) in enumerate(task.directions.items()):
                 value = one.score[N_VALUES.index(SHOWN)] if one.score else None
-                what = f"{SHOWN} latents removed, {label}{' *' * (label == task.chosen)}"
-                gap = "gap", one.clean - one.biased
-                yield Headline("SCR", name, what, value, gap, None if i else task.cost)
+                called, what = f"{name}: {label}", f"{SHOWN} latents removed"
+                data, gap = called + " *" * (label == task.chosen), ("gap", one.clean - one.biased)
+                cost = None if i else task.cost
+                yield Headline("SCR", data, what, value, gap, cost, name=called)
 
 
 def measure_scr(

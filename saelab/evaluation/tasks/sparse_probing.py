@@ -100,7 +100,7 @@ class TaskProbing:
             yield Headline("probing", name, what, value, ("dense", task.dense.accuracy), cost)
         for rules, means in self.accuracy.items():
             value, dense = means["latents"][-1], means["dense"][0].value
-            yield Headline("probing", f"mean, {rules}", what, value, ("dense", dense))
+            yield Headline("probing", f"mean of {rules}", what, value, ("dense", dense))
 
 
 def probing_of(tasks: dict[str, ProbedTask]) -> TaskProbing:

@@ -21,6 +21,7 @@ class Headline:
         figure: what `value` is, a share; None if it could not be measured.
         beside: the name of a figure that it must be read with, and that share.
         cost: what the data set took, at the first of its rows; None at the others.
+        name: what it is called beside other runs' figures of the same task; empty: as `data`.
     """
 
     task: str
@@ -29,6 +30,7 @@ class Headline:
     value: FigureWithInterval | None
     beside: tuple[str, float]
     cost: Cost | None = None
+    name: str = ""
 
 
 HEAD = (
