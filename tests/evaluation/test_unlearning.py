@@ -13,14 +13,10 @@ from stand_in import answer_as
 
 from saelab.activations.corpus import Contexts
 from saelab.config import UsageError
+from saelab.evaluation.tasks.clamping import best_latents, distinct_sets
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.questions import HEAD, ChoiceQuestion, Questions, read_questions
-from saelab.evaluation.tasks.unlearning import (
-    Subjects,
-    best_latents,
-    distinct_sets,
-    measure_unlearning,
-)
+from saelab.evaluation.tasks.unlearning import Subjects, measure_unlearning
 from saelab.host.host import Host
 
 HEADS = " ".join(HEAD.format(subject=each) for each in ("cells", "rivers")).split()

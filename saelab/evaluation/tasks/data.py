@@ -250,3 +250,25 @@ def draw(
             fit.append(place < train)
     groups = torch.tensor([group[i] for i in chosen])
     return Drawn([str(texts[i]) for i in chosen], groups, torch.tensor(fit))
+
+
+def balanced(
+    drawn: Drawn, i: int, seed: int
+) -> tuple[Int[Tensor, " train"], Int[Tensor, " test"], Bool[Tensor, " text"]]:
+    """Texts of class `i` with as many of the others, equally many of each where that can be.
+
+    Returns the indices to fit, those to score, and which of all texts are of the class.
+    """
+    label = drawn.group == i
+    generator = torch.Generator().manual_seed(seed)
+    halves = []
+    for which in (drawn.fit, ~drawn.fit):
+        own = (label & which).nonzero()[:, 0]
+        others = (~label & which).nonzero()[:, 0]
+        others = others[torch.randperm(len(others), generator=generator)]
+        # The texts' place in their class, so that the first of each class come first.
+        turn = torch.stack([drawn.group[others] == j for j in range(int(drawn.group.max()) + 1)])
+        order = (turn.cumsum(dim=1) * turn).sum(dim=0).sort(stable=True).indices
+        both = torch.cat([own, others[order[: len(own)]]])
+        halves.append(both[torch.randperm(len(both), generator=generator)])
+    return halves[0], halves[1], label

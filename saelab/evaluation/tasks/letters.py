@@ -67,10 +67,13 @@ class LetterAbsorption:
     cost: Cost
 
     def headlines(self) -> Iterator[Headline]:
-        """The mean over letters."""
-        what, fully = "absorbed in part", ("fully", self.full.value)
-        letters = f"{len(self.tasks)} letters"
-        yield Headline("letters", letters, what, self.fraction, fully, self.cost, name=what)
+        """The means over letters, beside what says whether there is a letter to absorb."""
+        letters, n = f"{len(self.tasks)} letters", len(self.tasks)
+        own = "own latents' F1", sum(task.main_f1 for task in self.tasks) / n
+        probe = "probe's F1", sum(task.parts[""].probe_f1 for task in self.tasks) / n
+        what = "absorbed in part", "absorbed fully"
+        yield Headline("letters", letters, what[0], self.fraction, own, self.cost, name=what[0])
+        yield Headline("letters", letters, what[1], self.full, probe, name=what[1])
 
 
 def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:

@@ -25,7 +25,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.evaluation.measurement import Measurement
 from saelab.evaluation.rows import Rows
-from saelab.evaluation.tasks.data import Drawn, LabelledTexts
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts, balanced
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
@@ -39,7 +39,6 @@ from saelab.evaluation.tasks.removal import (
     estimates,
     grouped,
 )
-from saelab.evaluation.tasks.sparse_probing import balanced
 from saelab.evaluation.tasks.summary import Headline
 from saelab.sae.base import AbstractSAE
 
