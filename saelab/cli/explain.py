@@ -111,7 +111,8 @@ def _check_ignored(args: ExplainArguments) -> None:
         "--score or --calibrate": () if tests else ("examples", "controls"),
         "--axbench": () if args.axbench else ("instructions", "factors", "answer_tokens"),
         "--llm with --side output, --score or --axbench": () if steers else ("model",),
-        "--llm": () if asking else ("side", "name"),
+        "--llm": () if asking else ("name",),
+        "--llm or --calibrate": () if asking or args.calibrate is not None else ("side",),
         "a RUN": () if args.calibrate is None else ("latents", "controls"),
     }
     for needed, names in unused.items():
