@@ -64,7 +64,6 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     args = parse(EvaluateArguments, "evaluate", arguments)
     # Imported here, so that --help does not wait for torch.
-    from saelab.activations.open_text import check_text
     from saelab.evaluation.evaluate import evaluate
     from saelab.evaluation.results import load_evaluation, place
     from saelab.evaluation.suite import asked_for
@@ -76,10 +75,7 @@ def main(arguments: list[str]) -> int:
     options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
     options.check()
     asked_for(options)
-    if args.text is None and (args.labels or args.roles):
-        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
-    if args.text is not None:
-        check_text(args.text, args.labels)
+    _check_text(args)
     if is_set(args.run):
         return _set(args, options)
     run, corpus = Run(args.run), None
@@ -103,6 +99,16 @@ def main(arguments: list[str]) -> int:
     print_evaluation(run, result, own)
     print(run.path / "evaluation" / (place(run, corpus, options) or ""))
     return 0
+
+
+def _check_text(args: EvaluateArguments) -> None:
+    """Refuse a text that is not there, before the model is loaded."""
+    from saelab.activations.open_text import check_text
+
+    if args.text is not None:
+        check_text(args.text, args.labels)
+    elif args.labels or args.roles:
+        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
 
 
 def _other_text(args: EvaluateArguments, run: "Run", lm: "LanguageModel") -> "Corpus | None":

@@ -83,7 +83,7 @@ class Scr:
         for name, task in self.tasks.items():
             for i, (label, one) in enumerate(task.directions.items()):
                 value = one.score[N_VALUES.index(SHOWN)] if one.score else None
-                called, what = f"{name}: {label}", f"{SHOWN} latents removed"
+                called, what = f"{name}: {label}", f"{SHOWN} latents"
                 data, gap = called + " *" * (label == task.chosen), ("gap", one.clean - one.biased)
                 cost = None if i else task.cost
                 yield Headline("SCR", data, what, value, gap, cost, name=called)

@@ -90,7 +90,7 @@ class TaskProbing:
 
     def headlines(self) -> Iterator[Headline]:
         """The accuracy of most latents on each task, and the means."""
-        what, told = f"accuracy, best {KS[-1]}", set()
+        what, told = f"best {KS[-1]}", set()
         for name, task in self.tasks.items():
             # Classes of one data set were measured together.
             cost = None if task.asked in told else task.cost

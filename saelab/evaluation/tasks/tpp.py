@@ -77,7 +77,7 @@ class Tpp:
         for name, task in self.tasks.items():
             probes = "probes", sum(task.clean.values()) / len(task.clean)
             value = task.total[N_VALUES.index(SHOWN)]
-            yield Headline("TPP", name, f"{SHOWN} latents removed", value, probes, task.cost)
+            yield Headline("TPP", name, f"{SHOWN} latents", value, probes, task.cost)
 
 
 def measure_tpp(
