@@ -75,7 +75,8 @@ def main(arguments: list[str]) -> int:
     options = EvaluateOptions(**args.model_dump(include=set(EvaluateOptions.model_fields)))
     options.check()
     asked_for(options)
-    _check_text(args)
+    if args.text is None and (args.labels or args.roles):
+        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
     if is_set(args.run):
         return _set(args, options)
     run, corpus = Run(args.run), None
@@ -86,6 +87,7 @@ def main(arguments: list[str]) -> int:
                 raise UsageError(f"{run.path} was trained on arrays; leave out {given[0]}.")
             result = evaluate(run, options=options, device=args.device)
         else:
+            _check_text(args)
             lm = load_model_of([run], name=args.model, device=args.device)
             corpus = _other_text(args, run, lm)
             result = evaluate(run, lm, options, corpus=corpus)
@@ -107,8 +109,6 @@ def _check_text(args: EvaluateArguments) -> None:
 
     if args.text is not None:
         check_text(args.text, args.labels)
-    elif args.labels or args.roles:
-        raise UsageError("--labels and --roles belong to the text that --text names; name one.")
 
 
 def _other_text(args: EvaluateArguments, run: "Run", lm: "LanguageModel") -> "Corpus | None":
@@ -133,6 +133,7 @@ def _set(args: EvaluateArguments, options: EvaluateOptions) -> int:
     check_options(options)
     runs = RunSet(args.run)
     first = runs.runs[0]
+    _check_text(args)
     lm = load_model_of(runs.runs, name=args.model, device=args.device)
     corpus = _other_text(args, first, lm)
     options = options.model_copy(update={"suite": "core"})
