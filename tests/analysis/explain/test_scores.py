@@ -138,14 +138,14 @@ def test_cases_are_the_same_each_time_and_their_descriptions_what_they_are_calle
 
 
 def test_the_true_description_of_an_effect_says_what_was_made_likely():
-    found = output_cases(6, 4)
+    found = output_cases(6, 2)
     result = calibration("words", found, None)
     means = {kind: one["ideal"][0] for kind, one in result.summary().items()}
     assert means["true"] > 0.9
     assert means["false"] < 0.6
     assert max(means["too broad"], means["too narrow"]) < 0.85
     for case in found:
-        assert [trial.truth for trial in case.trials] == [True] * 4 + [False] * 4
+        assert [trial.truth for trial in case.trials] == [True] * 2 + [False] * 2
         assert case.texts["true"].startswith("The model writes ")
 
 
