@@ -52,4 +52,8 @@ def first_problem(error: ValidationError) -> str:
     """The place and the reason of the first invalid value."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    for limit in problem.get("ctx", {}).values():
+        if isinstance(limit, int) and limit >= 10**6:
+            reason = reason.replace(f"{limit}", f"{limit:,}")
+    return f"{where}: {reason}"

@@ -30,6 +30,13 @@ def test_a_misspelt_option_is_an_error_that_names_it(tmp_path):
         read_config(TrainConfig, path)
 
 
+def test_a_large_limit_is_told_in_groups_of_digits(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(config().to_json().replace('"d_sae": 64', f'"d_sae": {2**41}'))
+    with pytest.raises(UsageError, match=r"or equal to 1,099,511,627,776\.$"):
+        read_config(TrainConfig, path)
+
+
 def test_the_variant_decides_the_class_of_the_sae_options():
     signed = config(sae={"variant": "abs-topk", "d_sae": 64})
     assert type(signed.sae).__name__ == "AbsTopKConfig"

@@ -122,10 +122,10 @@ class Manifest(Config):
     def _units_are_bounded(self) -> "Manifest":
         if self.max_rows > MAX_ROWS_PER_UNIT:
             raise ValueError(
-                f"a unit of {self.max_rows} rows; at most {MAX_ROWS_PER_UNIT} are allowed"
+                f"a unit of {self.max_rows:,} rows; at most {MAX_ROWS_PER_UNIT:,} are allowed"
             )
         if self.n_units > MAX_UNITS:
-            raise ValueError(f"{self.n_units} units; at most {MAX_UNITS} are allowed")
+            raise ValueError(f"{self.n_units:,} units; at most {MAX_UNITS:,} are allowed")
         return self
 
     @property

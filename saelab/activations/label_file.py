@@ -13,6 +13,7 @@ from saelab.activations.marks import (
     shown,
 )
 from saelab.config import UsageError
+from saelab.formats.regular import utf8
 
 ID = "id"
 KNOWN = (ID, LABELS, SPANS, TOKENS, DESCRIPTIONS)
@@ -123,13 +124,10 @@ class LabelFile:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = utf8(path.read_bytes(), path)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check --labels.") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}, line {line}: byte is not UTF-8; save it as UTF-8.") from None
     # Not splitlines, which also splits at characters that JSON strings may contain.
     return list(enumerate(text.split("\n"), start=1))

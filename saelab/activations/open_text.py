@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saelab.activations.annotate import Annotator
 from saelab.activations.cutting import Cutter
-from saelab.activations.documents import Document
+from saelab.activations.documents import ROWS, Document
 from saelab.activations.format import JsonObject
 from saelab.activations.sources import (
     DocumentSource,
@@ -16,6 +16,7 @@ from saelab.activations.sources import (
     hub_documents,
     hub_parts,
 )
+from saelab.activations.text_files import find_files
 from saelab.config import UsageError
 from saelab.moved import now_at, remedy
 
@@ -51,13 +52,10 @@ def open_text(source: str, seed: int, block: int) -> OpenedText:
     Raises:
         UsageError: the source is missing, unreadable or not text.
     """
-    if not source:
-        # As a path it would be the current directory.
-        raise UsageError("The name of the text is empty; give a file or a directory.")
+    check_text(source)
     if not source.startswith("hf:"):
         files = FileSource(source, None, None, seed=seed, block=block)
         return OpenedText(files.facts, files.documents, files.read_as, endless=False)
-    hub_parts(source)
 
     def read_as(field: str | None, cutter: Cutter | None) -> DocumentSource:
         del cutter  # a stream's texts are cut where they are tokenised
@@ -65,6 +63,26 @@ def open_text(source: str, seed: int, block: int) -> OpenedText:
 
     documents = partial(hub_documents, source, None)
     return OpenedText({"order": "stream"}, documents, read_as, endless=True)
+
+
+def check_text(source: str, labels: Sequence[str] = ()) -> None:
+    """Refuse a text, or a file of labels, that is not there; what it holds is not read.
+
+    Callers check before they load a model, which may take minutes.
+
+    Raises:
+        UsageError: the message names it.
+    """
+    if not source:
+        # As a path it would be the current directory.
+        raise UsageError("The name of the text is empty; give a file or a directory.")
+    if source.startswith("hf:"):
+        hub_parts(source)
+    elif source != "tiny":
+        find_files(source)
+    for name in labels:
+        if Path(name).suffix in ROWS and not Path(name).is_file():
+            raise UsageError(f"{name} does not exist; check --labels.")
 
 
 def text_now(source: str, near: Sequence[Path]) -> str:

@@ -34,7 +34,7 @@ from saelab.console import visible
 from saelab.files import replace_file, sha256_file
 from saelab.formats.csv_file import csv_text, unmarked
 from saelab.formats.json_file import parse_json
-from saelab.formats.regular import read_regular
+from saelab.formats.regular import read_regular, utf8
 from saelab.lock import check_held
 from saelab.training.run import Run
 
@@ -132,10 +132,7 @@ def parsed_names(raw: bytes, form: str, name: str) -> list[Row]:
     Raises:
         UsageError: a line is no row; the message says which, and why.
     """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{name} is no text in UTF-8.") from None
+    text = utf8(raw, name)
     lines = _of_csv(text, name) if form == "csv" else _of_json(text, name)
     rows = [_checked(values, where) for where, values in lines]
     if not rows:

@@ -56,7 +56,7 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is not a file.")
     if has_begun(path) and path.stat().st_size > LARGEST:
-        raise UsageError(f"{path} is larger than {LARGEST} bytes, so no notes.")
+        raise UsageError(f"{path} is larger than {LARGEST:,} bytes, so no notes.")
     # Each use opens its own connection, since sessions are threads in several processes.
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
     connection = sqlite3.connect(uri, uri=True, timeout=PATIENCE_S, isolation_level=None)

@@ -3,7 +3,9 @@
 A figure is named by its file and its place there, e.g. `downstream.ce_recovered`. Of a list of
 results (one for each feature, task, letter ...) each number is averaged, with the 95 % bootstrap
 interval over its entries. Where a result states its own interval (`NAME_interval`, `NAME_ci`, or
-`low` and `high` beside it), that is taken.
+`low` and `high` beside it), that is taken. Of tasks there are the figures that papers report, what
+each is to be read with (in brackets), and what all of a kind took: `task_tpp.topics`,
+`task_tpp.topics (probes)`, `task_tpp.seconds`.
 """
 
 import math
@@ -15,6 +17,8 @@ from typing import Any, TypeGuard
 from saelab import drawing
 from saelab.analysis.explain.judging import interval
 from saelab.config import UsageError
+from saelab.evaluation.measurement import measurements
+from saelab.evaluation.tasks.summary import summed
 from saelab.formats.csv_file import csv_text
 from saelab.formats.json_file import read_sealed_json
 
@@ -23,6 +27,7 @@ PREFERRED = (L0, "reconstruction.fvu", "downstream.ce_recovered", "downstream.kl
 LESS_IS_BETTER = (
     *("fvu", "mse", "kl", "ce_plain", "ce_spliced", "ce_zero", "dead", "dense", "absor", "error"),
     *("bits", "duplicates", "opposites", "loss", "perplexity", "collinear", "l0"),
+    *("seconds", "bytes"),
 )
 """Beginnings of the names of figures of which less is better."""
 ABOUT = {"made", "sha256", "options", "seconds", "provenance", "skipped", "files"}
@@ -143,14 +148,34 @@ def _figures_of(path: Path, problems: list[str]) -> dict[str, FigureEstimate]:
         if file.stem in ABOUT | {"summary"}:
             continue
         try:
-            values = read_sealed_json(file)
+            found = list(_in_file(file))
         except UsageError as error:
             problems.append(str(error))
             continue
-        for name, one in _estimates(values, 0):
+        for name, one in found:
             if len(figures) < MOST_FIGURES:
                 figures[f"{file.stem}{name}"] = one
     return figures
+
+
+def _in_file(file: Path) -> Iterator[tuple[str, FigureEstimate]]:
+    """The figures of a file, by their place in it (beginning with a dot)."""
+    values = read_sealed_json(file)
+    known = measurements().get(file.stem)
+    if known is None or known.suite != "tasks":
+        yield from _estimates(values, 0)
+        return
+    found = list(known.read(values, str(file)).headlines())
+    for each in found:
+        # The app's addresses separate names by commas.
+        name = f".{each.name or each.data}".replace(",", " ")
+        if each.value is not None:
+            yield name, FigureEstimate(each.value.value, each.value.low, each.value.high)
+        beside, value = each.beside
+        yield f"{name} ({beside})".replace(",", ""), FigureEstimate(value)
+    took = summed([each.cost for each in found if each.cost is not None])
+    yield ".seconds", FigureEstimate(took.seconds)
+    yield ".bytes", FigureEstimate(float(took.memory))
 
 
 def _estimates(values: object, depth: int) -> Iterator[tuple[str, FigureEstimate]]:

@@ -104,7 +104,9 @@ def _files(root: Path, check: RunCheck) -> Iterator[Path]:
         for name in sorted(names):
             n += 1
             if n > MAX_FILES:
-                check.notes.append(f"There are more than {MAX_FILES} files; the rest is unchecked.")
+                check.notes.append(
+                    f"There are more than {MAX_FILES:,} files; the rest is unchecked."
+                )
                 return
             if not name.startswith("."):
                 yield Path(directory) / name

@@ -120,7 +120,8 @@ def work(
     """The work of training this SAE, with what its variant says of its encoder and its step.
 
     Raises:
-        UsageError: the variant's cost is not known, or it cannot be a transcoder.
+        UsageError: the variant's cost is not known, it cannot be a transcoder, or a site is there
+            twice.
     """
     if sae.fitted_by is not None:
         raise UsageError(
@@ -138,6 +139,9 @@ def work(
             f"{len(sites)} sites and {len(targets)} target sites; a transcoder reads one site and "
             "reconstructs one."
         )
+    pairs = list(zip(sites, targets or sites, strict=True))
+    if twice := [site for i, (site, target) in enumerate(pairs) if (site, target) in pairs[:i]]:
+        raise UsageError(f"Name each site once; {twice[0]} is named twice.")
     with torch.device("meta"):
         built = sae.build(shape.width(sites[0]))
         if targets:

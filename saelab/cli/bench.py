@@ -163,10 +163,12 @@ def _measure(args: StoreArguments, directory: Path) -> "list[StoreSpeed]":
 
     from saelab.activations.corpus import load_corpus
     from saelab.activations.harvest import HarvestOptions
+    from saelab.activations.open_text import check_text
     from saelab.bench.store import compare_harvest, compare_reading, compare_writing
     from saelab.lm.hf import load_hugging_face_model
     from saelab.lm.load import resolve_device
 
+    check_text(args.text)
     rows = max(args.batch_size, args.mib * 2**20 // (2 * args.d_in))
     written = compare_writing(
         directory, rows=rows, d_in=args.d_in, dtype="bfloat16", rounds=args.rounds

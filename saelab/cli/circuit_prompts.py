@@ -9,7 +9,7 @@ from rich.table import Table
 
 from saelab.config import UsageError, first_problem
 from saelab.console import cells
-from saelab.formats.regular import read_regular
+from saelab.formats.regular import read_regular, utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,10 +45,7 @@ def read_prompts(file: Path) -> "tuple[Asked, ...]":
     """
     if str(file) == "tiny":
         return TINY
-    try:
-        lines = read_regular(file, most=MOST_BYTES).decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is no text: {error}.") from error
+    lines = utf8(read_regular(file, most=MOST_BYTES), file).splitlines()
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -57,11 +57,13 @@ def main(arguments: list[str]) -> int:
     args = parse(ClaimsArguments, "claims", arguments)
     check_writable(args.out, "--out")
     # Imported here, so that --help does not wait for torch.
+    from saelab.activations.open_text import check_text
     from saelab.claims.claim import claims
     from saelab.claims.measure_all import ClaimOptions, Workspace, measure_claims, table_values
     from saelab.claims.measured import Failed, Measured, in_order
     from saelab.lock import writing
 
+    check_text(args.text)
     chosen = _chosen(args)
     options = ClaimOptions(args.seeds, args.model, args.text, args.n_tokens, args.device)
     with writing(args.out):

@@ -87,6 +87,7 @@ def main(arguments: list[str]) -> int:
                 raise UsageError(f"{run.path} was trained on arrays; leave out {given[0]}.")
             result = evaluate(run, options=options, device=args.device)
         else:
+            _check_text(args)
             lm = load_model_of([run], name=args.model, device=args.device)
             corpus = _other_text(args, run, lm)
             result = evaluate(run, lm, options, corpus=corpus)
@@ -100,6 +101,14 @@ def main(arguments: list[str]) -> int:
     print_evaluation(run, result, own)
     print(run.path / "evaluation" / (place(run, corpus, options) or ""))
     return 0
+
+
+def _check_text(args: EvaluateArguments) -> None:
+    """Refuse a text that is not there, before the model is loaded."""
+    from saelab.activations.open_text import check_text
+
+    if args.text is not None:
+        check_text(args.text, args.labels)
 
 
 def _other_text(args: EvaluateArguments, run: "Run", lm: "LanguageModel") -> "Corpus | None":
@@ -124,6 +133,7 @@ def _set(args: EvaluateArguments, options: EvaluateOptions) -> int:
     check_options(options)
     runs = RunSet(args.run)
     first = runs.runs[0]
+    _check_text(args)
     lm = load_model_of(runs.runs, name=args.model, device=args.device)
     corpus = _other_text(args, first, lm)
     options = options.model_copy(update={"suite": "core"})

@@ -82,6 +82,11 @@ def _check_models(args: ExplainArguments) -> None:
     for option, value in (("llm", args.llm), ("judge", args.judge), ("name", args.name)):
         if value is not None and not value.strip():
             raise UsageError(f"Got an empty --{option}; give a name.")
+    if args.export_prompts is None and args.import_ is None:
+        from saelab.clients.choose import check_there
+
+        for model in filter(None, (args.llm, args.judge)):
+            check_there(model, args.base_url)
     _check_ignored(args)
 
 
@@ -106,7 +111,8 @@ def _check_ignored(args: ExplainArguments) -> None:
         "--score or --calibrate": () if tests else ("examples", "controls"),
         "--axbench": () if args.axbench else ("instructions", "factors", "answer_tokens"),
         "--llm with --side output, --score or --axbench": () if steers else ("model",),
-        "--llm": () if asking else ("side", "name"),
+        "--llm": () if asking else ("name",),
+        "--llm or --calibrate": () if asking or args.calibrate is not None else ("side",),
         "a RUN": () if args.calibrate is None else ("latents", "controls"),
     }
     for needed, names in unused.items():
@@ -124,10 +130,10 @@ def _check_files(args: ExplainArguments) -> None:
 
         check_file(args.export_prompts, "--export-prompts")
     if args.import_ is not None:
-        from saelab.formats.regular import regular_size
+        from saelab.clients.files import read_answers
 
         # Refused before the questions are made, which takes minutes for many latents.
-        regular_size(args.import_)
+        read_answers(args.import_, None)
 
 
 def _export(args: ExplainArguments, run: "Run") -> int:

@@ -52,7 +52,8 @@ class ExplainArguments(Config):
     that set fire (detection, fuzzing; arXiv 2410.13928), beside controls. --judge words asks no
     model: it looks for words of the explanation. --calibrate DIRECTORY, without a run, measures
     what a judge makes of true, false, too broad and too narrow descriptions, where the truth is
-    known (the tiny model's language): do this before you believe its scores.
+    known (the tiny model's language; with --side output, what the tiny model writes while known
+    words are made more likely): do this before you believe its scores.
 
     --axbench FILE_OR_SET has --judge rate steered answers from 0 to 2 for the concept, the
     instruction and fluency, as AxBench does (2501.17148); the score of an answer is their harmonic

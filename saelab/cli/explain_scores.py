@@ -10,6 +10,7 @@ from saelab.analysis.explain.calibrate import (
     calibration_questions,
     cases,
 )
+from saelab.analysis.explain.calibrate_output import output_cases
 from saelab.analysis.explain.explain import chosen, features_of
 from saelab.analysis.explain.records import name_of, now, read_set, set_path
 from saelab.analysis.explain.scores import WORDS, judged_path, scores_path, write_scores
@@ -71,11 +72,13 @@ def _not_again(path: Path, judge: str) -> int:
 
 def calibrate(args: ExplainArguments, directory: Path) -> int:
     """Calibrate a judge; 1 if some questions have no answer yet."""
-    found, judge = cases(args.first, args.examples), str(args.judge)
-    path = directory / f"calibration_{name_of(judge)}.json"
+    judge, inward = str(args.judge), args.side == "input"
+    found = (cases if inward else output_cases)(args.first, args.examples)
+    stem = name_of(judge) if inward else f"output_{name_of(judge)}"
+    path = directory / f"calibration_{stem}.json"
     if judge == WORDS:
         return _calibrated(path, calibration(WORDS, found, None), None)
-    ledger = Ledger(directory / f"asked_{name_of(judge)}.jsonl")
+    ledger = Ledger(directory / f"asked_{stem}.jsonl")
     questions = list(calibration_questions(found).values())
     if args.export_prompts is not None:
         return exported(args.export_prompts, questions, judge)

@@ -128,12 +128,18 @@ def harvested(args: HarvestArguments, lm: "ActivationSource", ranks: "Ranks") ->
 
 
 def load_model(args: HarvestArguments, sites: "Sequence[str]") -> "ActivationSource":
-    """The model to harvest, by a backend that has these sites."""
+    """The model to harvest, by a backend that has these sites.
+
+    Raises:
+        UsageError: the text is not there, before the model is loaded, or the model does not fit.
+    """
     import torch
 
+    from saelab.activations.open_text import check_text
     from saelab.lm.hf import load_hugging_face_model, load_source
     from saelab.lm.load import load_language_model, own_device
 
+    check_text(args.text, args.labels)
     device, dtype = own_device(args.device), getattr(torch, DTYPES[args.compute_dtype])
     if args.backend == "auto":
         return load_source(args.model, sites, device=device, dtype=dtype)

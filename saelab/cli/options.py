@@ -199,7 +199,10 @@ def _in_words(kind: Any, limits: Iterable[object]) -> str:  # noqa: ANN401 - any
     plain = {int: "a whole number", float: "a number", Path: "a path", NONE: "none"}
     if kind not in (int, float):
         return plain.get(kind, "text")
+    found = ((word, getattr(m, b)) for b, word in BOUNDS.items() for m in limits if hasattr(m, b))
     bounds = [
-        f"{word} {getattr(m, b):g}" for b, word in BOUNDS.items() for m in limits if hasattr(m, b)
+        # Short numbers, such as a port's, are plain.
+        f"{word} {limit:,}" if isinstance(limit, int) and limit >= 10**6 else f"{word} {limit:g}"
+        for word, limit in found
     ]
     return " ".join([plain[kind], *bounds])

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Heading, UsageError
-from saelab.evaluation.tasks.options import TaskOptions
+from saelab.evaluation.tasks.options import TASKS, TaskOptions, option
 
 if TYPE_CHECKING:
-    from saelab.evaluation.tasks.options import Cost
     from saelab.training.run import Run
 
 
@@ -27,8 +26,9 @@ class TasksArguments(TaskOptions):
     --no-deps sae-probes).
 
     Each task is saved in the run, evaluation/task_*.json, as soon as it is measured: the same
-    command continues an interrupted one. --saebench also writes what is known of the run as
-    SAEBench writes it, so that its plots read it.
+    command continues an interrupted one. Without a task, the command prints all that the run holds
+    in one table, with the time and the memory that each took. --saebench also writes what is known
+    of the run as SAEBench writes it, so that its plots read it.
 
         saelab tasks runs/topk --probe reviews.csv --label-field stars
         saelab tasks runs/topk --probe sae-probes --first 20 --letters
@@ -36,6 +36,7 @@ class TasksArguments(TaskOptions):
         saelab tasks runs/topk --scr biographies.csv --second-label-field gender
         saelab tasks runs/topk --ravel ravel/data --attributes Country Language
         saelab tasks runs/a --unlearn bio.jsonl --keep law.jsonl --forget-text b.txt --keep-text w
+        saelab tasks runs/topk --csv tasks.csv
         saelab tasks runs/topk --saebench eval_results
     """
 
@@ -47,6 +48,8 @@ class TasksArguments(TaskOptions):
     """cpu, cuda, ...; auto takes the GPU if there is one."""
     saebench: Annotated[Path | None, Heading("Output")] = None
     """Also write SAEBench's JSON into this directory, a folder for each kind of evaluation."""
+    csv: Path | None = None
+    """Also write the one table of all tasks of the run as CSV: shares, seconds and bytes."""
     json_: bool = False
     """Print JSON instead of tables."""
 
@@ -56,27 +59,41 @@ def main(arguments: list[str]) -> int:
     args = parse(TasksArguments, "tasks", arguments)
     given = args.model_fields_set & set(TaskOptions.model_fields)
     options = TaskOptions(**args.model_dump(include=given))
-    if options.any or args.saebench is None:
-        options.check()
+    options.check()
+    if given and not options.any:
+        tasks = ", ".join(map(option, TASKS))
+        raise UsageError(f"{option(min(given))} belongs to a task; give one of {tasks}.")
     # Imported here, so that --help does not wait for torch.
     from saelab.training.run import Run
 
     run = Run(args.run)
-    if args.saebench is not None:
-        _check_place(args.saebench)
-    found = _measured(args, run, options) if options.any else {}
+    _check_places(args)
+    found = _measured(args, run, options) if options.any else _held(run, args)
     if args.json_:
         print(json.dumps({name: asdict(result) for name, result in found.items()}, indent=2))
-    else:
-        _print(run.name, found)
+    elif found:
+        _print(run.name, found, whole=options.any)
+    if args.csv is not None:
+        _write_csv(run, args.csv)
     if args.saebench is not None:
         from saelab.evaluation.tasks.saebench import write_saebench
 
         for path in write_saebench(run, args.saebench):
             print(path)
     elif not args.json_:
-        print(run.path / "evaluation")
+        print(run.path / "evaluation" if args.csv is None else args.csv)
     return 0
+
+
+def _held(run: "Run", args: TasksArguments) -> dict[str, Any]:
+    """What was measured before; nothing is no mistake where SAEBench's files are asked for."""
+    from saelab.evaluation.tasks.measure import saved_tasks
+
+    found = saved_tasks(run)
+    if not found and (args.saebench is None or args.csv is not None):
+        every = ", ".join(map(option, TASKS))
+        raise UsageError(f"{run.path} holds no task yet; give one to measure: {every}.")
+    return found
 
 
 def _measured(args: TasksArguments, run: "Run", options: TaskOptions) -> dict[str, Any]:
@@ -93,35 +110,33 @@ def _measured(args: TasksArguments, run: "Run", options: TaskOptions) -> dict[st
     return measure_tasks(run, lm, options, asked=asked)
 
 
-def _check_place(path: Path) -> None:
-    from saelab.files import check_directory, check_writable
+def _check_places(args: TasksArguments) -> None:
+    """Refuse places that cannot be written, before anything is measured."""
+    from saelab.files import check_file, check_writable
 
-    check_directory(path, "--saebench")
-    check_writable(path, "--saebench")
+    if args.saebench is not None:
+        check_writable(args.saebench, "--saebench")
+    if args.csv is not None:
+        check_file(args.csv, "--csv")
 
 
-def _print(name: str, found: dict[str, Any]) -> None:
-    """Every table of what was measured, what is missing, and what it took."""
+def _write_csv(run: "Run", path: Path) -> None:
+    from saelab.evaluation.tasks.measure import saved_tasks
+    from saelab.evaluation.tasks.summary import summary_csv
+    from saelab.files import atomic_write
+
+    atomic_write(path, summary_csv(saved_tasks(run)).encode())
+
+
+def _print(name: str, found: dict[str, Any], *, whole: bool) -> None:
+    """What the results say in short and what they took; as a whole, also every table of them."""
     from saelab.cli.tables import print_section, wide_console
-    from saelab.console import duration, in_bytes
     from saelab.evaluation.report import not_measured, report
     from saelab.evaluation.results import Evaluation
+    from saelab.evaluation.tasks.summary import summary
 
-    evaluation = Evaluation(dict(found))
-    console = wide_console()
-    for section in (*report({name: evaluation}), not_measured(evaluation)):
+    console, evaluation = wide_console(), Evaluation(dict(found))
+    for section in report({name: evaluation}) if whole else ():
         print_section(console, section)
-    for kind, result in found.items():
-        costs = _costs(result)
-        seconds, tokens = (sum(getattr(c, key) for c in costs) for key in ("seconds", "n_tokens"))
-        peak = max((c.memory for c in costs), default=0)
-        console.print(
-            f"{kind}: {duration(seconds)}, {tokens} tokens, {in_bytes(peak)} at most.", style="dim"
-        )
-
-
-def _costs(result: Any) -> "list[Cost]":  # noqa: ANN401 - of any kind
-    """The costs of a result, one for each data set."""
-    if hasattr(result, "cost"):
-        return [result.cost]
-    return list({task.asked: task.cost for task in result.tasks.values()}.values())
+    print_section(console, not_measured(evaluation))
+    print_section(console, summary(found))

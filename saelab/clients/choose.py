@@ -6,6 +6,7 @@ from pathlib import Path
 from saelab.clients.endpoint import KEY, EndpointClient
 from saelab.clients.local import LocalClient
 from saelab.clients.question import Client
+from saelab.config import UsageError
 
 MODEL, ADDRESS, KEY_NAME = "SAELAB_LLM", "SAELAB_BASE_URL", "SAELAB_KEY_NAME"
 """Environment variables: the model, the server's address, and the name of the variable with its
@@ -24,8 +25,9 @@ def client_of(
     """The client of a model: a directory is a local checkpoint, any other name a server's.
 
     Raises:
-        UsageError: as `EndpointClient`.
+        UsageError: as `check_there` and `EndpointClient`.
     """
+    check_there(model, base_url)
     if base_url is None and Path(model).exists():
         from saelab.lm.checkpoint import location
 
@@ -33,6 +35,19 @@ def client_of(
     return EndpointClient(
         model, base_url=base_url, key_name=key_name, timeout=timeout, parallel=parallel
     )
+
+
+def check_there(model: str, base_url: str | None) -> None:
+    """Refuse a path at which there is nothing; a server of one's own may have models named so.
+
+    Raises:
+        UsageError: the message names the path.
+    """
+    if base_url is None and model.startswith(("/", "./", "../", "~")) and not Path(model).exists():
+        raise UsageError(
+            f"{model} is not there; give the directory of a checkpoint, or the --base-url of a "
+            "server that has a model of this name."
+        )
 
 
 def configured() -> tuple[str, str | None, str] | None:

@@ -207,7 +207,7 @@ def _read(parts: Iterator[bytes], most: int, until: float, *, cut: bool = False)
         if cut and (len(raw) >= most or late):
             return raw[:most]
         if len(raw) > most:
-            raise FailedError(f"the answer has more than {most} bytes", paid=True)
+            raise FailedError(f"the answer has more than {most:,} bytes", paid=True)
         if late:
             raise FailedError("the answer did not end in time", paid=True)
     return raw

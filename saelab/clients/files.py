@@ -45,8 +45,10 @@ def _request(question: Question, model: str) -> dict[str, Any]:
     }
 
 
-def read_answers(path: Path, known: Collection[str]) -> tuple[dict[str, Answer], int]:
+def read_answers(path: Path, known: Collection[str] | None) -> tuple[dict[str, Answer], int]:
     """The answers in the file at `path` by key, and how many failed requests it reports.
+
+    Without `known` only the form is checked, before the questions are made.
 
     Raises:
         UsageError: a line is no answer, or answers no question of `known`: the file belongs to
@@ -63,7 +65,7 @@ def read_answers(path: Path, known: Collection[str]) -> tuple[dict[str, Answer],
         key = values.get("custom_id") if isinstance(values, dict) else None
         if not isinstance(key, str):
             raise UsageError(f"{where} has no custom_id, which says what it answers.")
-        if key not in known:
+        if known is not None and key not in known:
             raise UsageError(
                 f"{where} answers {key[:80]!r}, which is not asked here; its questions were "
                 "exported from another run, other features, or with other options."

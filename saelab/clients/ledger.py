@@ -139,7 +139,7 @@ class Ledger:
     def _read(self, line: bytes, number: int) -> None:
         where = f"Line {number} of {self.path}"
         if len(line) > MAX_LINE_BYTES:
-            raise UsageError(f"{where} is longer than {MAX_LINE_BYTES} bytes; {_REMEDY}.")
+            raise UsageError(f"{where} is longer than {MAX_LINE_BYTES:,} bytes; {_REMEDY}.")
         match parse_json(line, where, max_values=100):
             case {"sent": str(key), "tokens": int(most)} if most >= 0:
                 self._sent(key, most)

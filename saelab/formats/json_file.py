@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from saelab.config import Config, UsageError, first_problem
 from saelab.files import atomic_write_json
-from saelab.formats.regular import read_regular
+from saelab.formats.regular import read_regular, utf8
 
 MAX_BYTES = 64 * 2**20
 """Largest size of a file of figures; those of 100,000 latents take some megabytes."""
@@ -39,8 +39,8 @@ def parse_json(raw: bytes, where: Path | str, *, max_values: int = MAX_VALUES) -
         UsageError: it is not UTF-8 or not JSON, or it has too many or too deeply nested values, a
             duplicate key, NaN, an infinite number, or an integer of more than 64 bits.
     """
+    text = utf8(raw, where)
     try:
-        text = raw.decode("utf-8")
         _check_size(raw, max_values)
         return json.loads(
             text,
@@ -130,11 +130,11 @@ def read_config(cls: type[C], path: Path) -> C:
 def _check_size(raw: bytes, max_values: int) -> None:
     """Limit the number of values before parsing allocates them."""
     if raw.count(b'"') > 4 * max_values:
-        raise ValueError(f"it holds more than {2 * max_values} texts")
+        raise ValueError(f"it holds more than {2 * max_values:,} texts")
     # Splitting at quotation marks, every second part is outside of strings.
     outside = b"".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     if sum(outside.count(mark) for mark in (b",", b"[", b"{")) > max_values:
-        raise ValueError(f"it holds more than {max_values} values")
+        raise ValueError(f"it holds more than {max_values:,} values")
     others = bytes(set(range(256)) - set(b"[]{}"))
     steps = (1 if bracket in b"[{" else -1 for bracket in outside.translate(None, others))
     if max(accumulate(steps), default=0) > MAX_DEPTH:

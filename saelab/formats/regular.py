@@ -50,7 +50,7 @@ def read_regular(path: Path, *, most: int) -> bytes:
     file, size = open_regular(path)
     with file:
         if size > most:
-            raise UsageError(f"{path} has {size} bytes; a file of its kind has at most {most}.")
+            raise UsageError(f"{path} has {size:,} bytes; a file of its kind has at most {most:,}.")
         try:
             # The file may have grown since.
             parts = []
@@ -60,3 +60,19 @@ def read_regular(path: Path, *, most: int) -> bytes:
             return b"".join(parts)
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def utf8(raw: bytes, where: Path | str) -> str:
+    """The text of these bytes without its byte order mark; `where` names them in messages.
+
+    Raises:
+        UsageError: they are not UTF-8; the message gives the byte, and of several lines its line.
+    """
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        at = f", line {line}" if b"\n" in raw.rstrip(b"\n") else ""
+        raise UsageError(
+            f"{where}{at}: byte 0x{raw[error.start]:02x} is not UTF-8; save it as UTF-8."
+        ) from None

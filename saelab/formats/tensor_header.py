@@ -163,7 +163,9 @@ def header_of(path: Path, file: FileIO, size: int) -> TensorHeader:
     if not 0 < n <= size - 8:
         raise UsageError(f"{path} is not a whole safetensors file: its header is not all there.")
     if n > MAX_HEADER_BYTES:
-        raise UsageError(f"{path} has a header of {n} bytes; at most {MAX_HEADER_BYTES} are read.")
+        raise UsageError(
+            f"{path} has a header of {n:,} bytes; at most {MAX_HEADER_BYTES:,} are read."
+        )
     entries = parse_json(file.read(n), f"The header of {path}")
     try:
         metadata, tensors = _parsed(entries, size - 8 - n, 8 + n)

@@ -87,7 +87,7 @@ class ModelShape:
         every = [
             [n.replace(EVERY, str(i), 1) for i in layers] if EVERY in n else [n] for n in names
         ]
-        found = tuple(dict.fromkeys(name for group in every for name in group))
+        found = tuple(name for group in every for name in group)
         for name in found:
             self.width(name)
         return found

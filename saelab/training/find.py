@@ -60,7 +60,7 @@ def run_directories(root: Path, problems: list[str]) -> list[Path]:
         n += 1
         if n > MAX_DIRECTORIES:
             problems.append(
-                f"{root} holds more than {MAX_DIRECTORIES} directories, and not all of them were "
+                f"{root} holds more than {MAX_DIRECTORIES:,} directories, and not all of them were "
                 "searched; name one nearer to the runs."
             )
             break

@@ -50,6 +50,26 @@ def test_numbers_are_found_with_the_intervals_that_belong_to_them(run):
     assert found.names[:2] == [L0, "reconstruction.fvu"]
 
 
+def test_of_tasks_it_has_what_papers_report_and_what_it_took(run):
+    cost = {"seconds": 2.0, "memory": 30, "n_tokens": 4}
+    score = [{"value": n / 10, "low": 0.0, "high": 1.0} for n in range(7)]
+    task = {
+        "setting": {"seed": 3}, "asked": "x", "clean": {"a": 0.9, "b": 0.7}, "total": score,
+        "intended": [0.0] * 7, "unintended": [0.0] * 7, "by_class": {}, "cost": cost,
+    }  # fmt: skip
+    values = {"tasks": {"topics": task, "a, b": task}}
+    write_sealed_json(run / "evaluation" / "task_tpp.json", values)
+    found = scoreboard({"one": run}).runs["one"]
+    assert {name: one for name, one in found.items() if name.startswith("task")} == {
+        "task_tpp.topics": FigureEstimate(0.2, 0.0, 1.0),
+        "task_tpp.topics (probes)": FigureEstimate(0.8),
+        "task_tpp.a  b": FigureEstimate(0.2, 0.0, 1.0),
+        "task_tpp.a  b (probes)": FigureEstimate(0.8),
+        "task_tpp.seconds": FigureEstimate(4.0),
+        "task_tpp.bytes": FigureEstimate(30.0),
+    }
+
+
 def test_damage_is_told_and_the_rest_is_there(run):
     (run / "evaluation" / "suite.json").write_text("{")
     found = scoreboard({"one": run, "none": run / "nothing"})
@@ -84,8 +104,15 @@ def test_the_front_is_what_no_other_run_beats(less):
 
 
 def test_names_say_which_end_is_better():
-    less = {"reconstruction.fvu", "downstream.kl", "absorption.absorbed", L0}
+    less = {
+        "task_letters.absorbed in part",
+        "task_scr.seconds",
+        "reconstruction.fvu",
+        "downstream.kl",
+        "absorption.absorbed",
+        L0,
+    }
     more = {"downstream.ce_recovered", "recovery.f1", "probing.tasks.accuracy", "a.kurtosis"}
-    assert [less_is_better(name) for name in sorted(less)] == [True] * 4
+    assert [less_is_better(name) for name in sorted(less)] == [True] * 6
     assert not any(map(less_is_better, more))
     assert Scoreboard({}).names == []

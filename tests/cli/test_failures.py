@@ -42,10 +42,11 @@ VERBS = {
     "explain": "explain {run} --llm m --export-prompts",
     "names": "names {run} --out",
     "tasks": "tasks {run} --saebench",
+    "tasks csv": "tasks {run} --csv",
     "circuit figure": "circuit {run} --prompt the --device cpu --figure",
     "circuit tracer": "circuit {run} --prompt the --device cpu --circuit-tracer",
 }
-FILES = ("explain", "names", "circuit figure", "circuit tracer")
+FILES = ("explain", "names", "tasks csv", "circuit figure", "circuit tracer")
 
 
 def bad_places(directory):
@@ -73,6 +74,26 @@ def bad_places(directory):
         "circle of links": (directory / "round" / "run", "in a circle"),
         "link to nothing": (directory / "dangling", "which is missing"),
     }
+
+
+TEXTS = {
+    "harvest": "harvest --model {model} --sites a --n-tokens 10 --out {out} --text {text}",
+    "evaluate": "evaluate {run} --model {model} --text {text}",
+    "claims": "claims --model {model} --out {out} --text {text}",
+    "bench": "bench store --model {model} --text {text}",
+    "unlearning": "tasks {run} --model {model} --unlearn {questions} --keep {questions} "
+    "--keep-text tiny --forget-text {text}",
+}
+
+
+@pytest.mark.parametrize("verb", TEXTS)
+def test_a_text_that_is_missing_is_told_before_the_model_is_looked_for(
+    verb, small_run, tmp_path, capsys
+):
+    names = {name: tmp_path / name for name in ("model", "out", "text", "questions")}
+    assert run(*filled(TEXTS[verb], run=small_run.path, **names)) == 2
+    assert f"{tmp_path / 'text'} is neither a file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def filled(template, **values):

@@ -57,7 +57,7 @@ def test_own_texts_are_probed_perturbed_saved_and_not_measured_twice(
     command = (run.path, "--probe", own, "--tpp", own, "--scr", tmp_path / "pairs.jsonl", *SIZES)
     assert tasks(*command) == 0
     said = capsys.readouterr()
-    for word in ("animals: cat", "mean of 3", "animals (3)", "label", "B at most"):
+    for word in ("animals: cat", "mean of 3", "animals (3)", "label", "memory"):
         assert word in said.out
     assert said.out.splitlines()[-1] == str(run.path / "evaluation")
     found = load_evaluation(run)
@@ -69,6 +69,18 @@ def test_own_texts_are_probed_perturbed_saved_and_not_measured_twice(
     assert tasks(*command) == 0
     assert (run.path / "evaluation" / "task_probing.json").read_bytes() == before
     assert capsys.readouterr().out == said.out
+    # Without a task: all of the run in one table, also as CSV.
+    file = tmp_path / "all.csv"
+    assert tasks(run.path, "--csv", file) == 0
+    assert "mean of saebench" in capsys.readouterr().out
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert [row["task"] for row in rows] == ["probing"] * 4 + ["TPP"] + ["SCR"] * 2
+    means, tpp = found.task_probing.accuracy["saebench"], found.task_tpp.tasks["animals"]
+    assert float(rows[3]["value"]) == means["latents"][-1].value
+    assert float(rows[3]["beside_value"]) == means["dense"][0].value
+    assert float(rows[4]["seconds"]) == tpp.cost.seconds
+    # The classes of one data set were measured together.
+    assert [bool(row["tokens"]) for row in rows[:3]] == [True, False, False]
 
 
 @pytest.fixture
@@ -173,7 +185,9 @@ def test_what_cannot_be_measured_says_why(run, tmp_path, capsys, monkeypatch):
     two = table(tmp_path / "two.csv", [row for row in sentences(400) if row["label"] != "mat"])
     monkeypatch.setitem(sys.modules, "sae_probes", None)
     for arguments, sentence in (
-        ((), "Got no task"),
+        ((), "holds no task yet"),
+        (("--csv", tmp_path), "--csv"),
+        (("--length", 9), "--length belongs to a task"),
         (("--probe", "missing.csv"), "does not exist"),
         (("--probe", "sae-probes"), "not installed"),
         (("--probe", two, "--first", 3), "--first belongs to"),
@@ -185,6 +199,7 @@ def test_what_cannot_be_measured_says_why(run, tmp_path, capsys, monkeypatch):
         (("--probe", two, "--n-pairs", 50), "--n-pairs belongs to --ravel"),
         (("--scr", "a+b", "--second-label-field", "x"), "belongs to --scr FILE"),
         (("--ravel", tmp_path), "no file ravel_KIND"),
+        (("--ravel", tmp_path / "nowhere"), "nowhere is not there; --ravel is the folder"),
         (("--unlearn", two), "--unlearn also needs --keep"),
     ):
         assert tasks(run.path, *arguments) == 2, arguments

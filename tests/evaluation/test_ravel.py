@@ -177,5 +177,7 @@ def test_a_model_that_knows_too_little_says_so(lm, folder):
     reader = TextReader(Host.at(lm, sae_with(torch.eye(8)), HOOK))
     values = {name: {"Country": "Atlantis", "Language": "Red"} for name in CITIES}
     (folder / "ravel_town_entity_attributes.json").write_text(json.dumps(values))
-    with pytest.raises(UsageError, match=r"0 of 64 prompts right.*16 of 64"):
+    with pytest.raises(
+        UsageError, match=r"there are none\. Country: .* 0 of 64 .* makes 0 pairs.*16 of 64"
+    ):
         measure_ravel(reader, read_entities(folder, "town", ()), asked="", setting=SETTING)

@@ -9,12 +9,12 @@ from evaluation.cases import sae_with, sparse
 from saelab.config import UsageError
 from saelab.evaluation.probing import code_moments
 from saelab.evaluation.rows import Rows, columns
-from saelab.evaluation.tasks.data import Drawn, draw
+from saelab.evaluation.tasks.data import Drawn, balanced, draw
 from saelab.evaluation.tasks.options import RULES, Cost
 from saelab.evaluation.tasks.probes import few_columns, mean_over_tasks, wilson
 from saelab.evaluation.tasks.removal import N_VALUES, MeanProbe, Removal
 from saelab.evaluation.tasks.scr import SCR, Scr, ScrTask, scr_of
-from saelab.evaluation.tasks.sparse_probing import KS, balanced, probe_class
+from saelab.evaluation.tasks.sparse_probing import KS, probe_class
 from saelab.evaluation.tasks.text_means import TextMeans
 from saelab.evaluation.tasks.tpp import tpp_of
 

@@ -13,9 +13,10 @@ from stand_in import answer_as
 
 from saelab.activations.corpus import Contexts
 from saelab.config import UsageError
+from saelab.evaluation.tasks.clamping import best_latents, distinct_sets
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.questions import HEAD, ChoiceQuestion, Questions, read_questions
-from saelab.evaluation.tasks.unlearning import Subjects, best_latents, measure_unlearning
+from saelab.evaluation.tasks.unlearning import Subjects, measure_unlearning
 from saelab.host.host import Host
 
 HEADS = " ".join(HEAD.format(subject=each) for each in ("cells", "rivers")).split()
@@ -82,7 +83,7 @@ def test_a_latent_of_the_subject_alone_makes_the_model_forget_it_alone(lm):
     task = measure_unlearning(reader, subjects(), asked="", setting=SETTING)["cells"]
     assert task.known == {"cells": [12, 14], "rivers": [12, 12]}
     assert task.score.value == 1
-    assert [(p.n_latents, p.forget, p.others) for p in task.points] == [(1, 0, 1)] * 8
+    assert [(p.n_latents, p.forget, p.others) for p in task.points] == [(1, 0, 1)] * 2
     # Of 12 questions, none is right.
     assert task.score.low == pytest.approx(0.757, abs=0.01)
 
@@ -102,6 +103,16 @@ def test_latents_are_ranked_by_the_subjects_text_among_those_that_the_other_hard
     forget, ordinary = torch.tensor([0.5, 0.9, 0.0, 0.2]), torch.tensor([0.0, 0.1, 0.0, 0.005])
     assert best_latents(forget, ordinary, 0.01).tolist() == [0, 3]
     assert best_latents(forget, ordinary, 0.001).tolist() == [0]
+
+
+def test_settings_that_clamp_the_same_latents_are_measured_once():
+    forget = torch.linspace(1, 0.1, 40)
+    many = [len(latents) for _, latents in distinct_sets(forget, torch.zeros(40))]
+    assert many == [10, 20]
+    few = torch.full((40,), 0.5)
+    few[:12], few[12:15] = 0, 0.005
+    found = [(share, len(latents)) for share, latents in distinct_sets(forget, few)]
+    assert found == [(0.001, 10), (0.001, 12), (0.01, 15)]
 
 
 def test_a_model_that_knows_nothing_says_so(lm):

@@ -19,6 +19,8 @@ from saelab.analysis.scoreboard import L0, FigureEstimate, Scoreboard, less_is_b
 
 SEARCH = "search-runs"
 AT_FIRST = 5
+ABBREVIATED = ("tpp", "scr", "ravel")
+"""Tasks whose names are abbreviations."""
 MOST_SHOWN = 12
 
 
@@ -190,7 +192,9 @@ def _words(name: str) -> str:
     """A figure's name on a heading."""
     file, _, rest = name.partition(".")
     known = {L0: "L0", "reconstruction.fvu": "FVU", "downstream.ce_recovered": "CE recovered"}
-    return known.get(name, f"{file}: {rest}".replace("_", " ") if rest else file)
+    kind = file.removeprefix("task_")
+    kind = kind.upper() if kind in ABBREVIATED else kind
+    return known.get(name, f"{kind}: {rest}".replace("_", " ") if rest else kind)
 
 
 def _help(name: str) -> str:

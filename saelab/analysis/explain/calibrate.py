@@ -84,13 +84,13 @@ class Case:
     """A feature: its trials, and the descriptions that are tried.
 
     Attributes:
-        names: the name of each kind of description, which says where it is true.
+        texts: the description of each kind.
         ideal: for each kind, the verdicts of who knows where the description is true.
     """
 
     feature: str
     trials: list[JudgeTrial]
-    names: dict[str, str]
+    texts: dict[str, str]
     ideal: dict[str, list[float]]
 
 
@@ -148,7 +148,7 @@ def cases(n_features: int | None, n: int, seed: int = 0) -> list[Case]:
 
 
 def _case(told: Language, feature: str, n: int, draw: random.Random) -> Case:
-    kinds = {"true": feature, **_others(told, feature, draw)}
+    kinds = {"true": feature, **other_descriptions(told, feature, draw)}
     near = told.on[kinds["too broad"]] if "too broad" in kinds else None
     places = _places(told.on[feature], near, n, draw)
     trials = [
@@ -157,7 +157,8 @@ def _case(told: Language, feature: str, n: int, draw: random.Random) -> Case:
     ]
     ideal = {kind: [_ideal(told.on[name], *place[:4]) for place in places]
              for kind, name in kinds.items()}  # fmt: skip
-    return Case(feature, trials, kinds, ideal)
+    texts = {kind: told.described[name] for kind, name in kinds.items()}
+    return Case(feature, trials, texts, ideal)
 
 
 Place = tuple[str, int, int, list[int], bool]
@@ -206,8 +207,8 @@ def _drawn(
     return [(int(windows[row, 0]), int(windows[row, 1])) for row in rows]
 
 
-def _others(told: Language, feature: str, draw: random.Random) -> dict[str, str]:
-    """A false description, one too broad and one too narrow, where the language has them."""
+def other_descriptions(told: Language, feature: str, draw: random.Random) -> dict[str, str]:
+    """Names of a false description, one too broad and one too narrow, where there are such."""
     on = told.on[feature]
     size = int(on.sum())
     both = {name: int((other & on).sum()) for name, other in told.on.items()}
@@ -248,28 +249,26 @@ def _ideal(on: ndarray, test: str, row: int, start: int, marks: Sequence[int]) -
 
 def calibration_questions(found: Sequence[Case]) -> dict[tuple[str, str, int], Question]:
     """What a judge is asked, by feature, kind of description, and number of the trial."""
-    described = language().described
     return {
         (case.feature, kind, i): judge_question(
-            f"calibrate/{case.feature.replace(' ', '_')}/{kind.replace(' ', '_')}",
-            described[name], trial, i,
+            f"calibrate/{case.feature.replace(' ', '_')}/{kind.replace(' ', '_')}", text, trial, i
         )
         for case in found
-        for kind, name in case.names.items()
+        for kind, text in case.texts.items()
         for i, trial in enumerate(case.trials)
-    }  # fmt: skip
+    }
 
 
 def calibration(judge: str, found: Sequence[Case], ledger: Ledger | None) -> Calibration:
     """The judge's scores by the ledger's answers; without a ledger, by words."""
-    result, described = Calibration(judge), language().described
+    result = Calibration(judge)
     questions = {} if ledger is None else calibration_questions(found)
     for case in found:
-        for kind, name in case.names.items():
+        for kind, text in case.texts.items():
             chances: list[float | None] = []
             for i, trial in enumerate(case.trials):
                 if ledger is None:
-                    chances.append(by_words(described[name], trial))
+                    chances.append(by_words(text, trial))
                     continue
                 answer = ledger.answers.get(questions[case.feature, kind, i].key)
                 chances.append(None if answer is None else verdict(answer))

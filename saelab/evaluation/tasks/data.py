@@ -16,7 +16,7 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.console import note
 from saelab.formats.json_file import parse_json
-from saelab.formats.regular import read_regular
+from saelab.formats.regular import read_regular, utf8
 
 MAX_BYTES = 2**31
 MOST_CHARACTERS = 2**24
@@ -155,10 +155,7 @@ def csv_rows(
     Raises:
         UsageError: it is not UTF-8, or a row has more or fewer values than there are columns.
     """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
+    text = utf8(raw, path)
     before = csv.field_size_limit(MOST_CHARACTERS)
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tab else ",")
@@ -253,3 +250,25 @@ def draw(
             fit.append(place < train)
     groups = torch.tensor([group[i] for i in chosen])
     return Drawn([str(texts[i]) for i in chosen], groups, torch.tensor(fit))
+
+
+def balanced(
+    drawn: Drawn, i: int, seed: int
+) -> tuple[Int[Tensor, " train"], Int[Tensor, " test"], Bool[Tensor, " text"]]:
+    """Texts of class `i` with as many of the others, equally many of each where that can be.
+
+    Returns the indices to fit, those to score, and which of all texts are of the class.
+    """
+    label = drawn.group == i
+    generator = torch.Generator().manual_seed(seed)
+    halves = []
+    for which in (drawn.fit, ~drawn.fit):
+        own = (label & which).nonzero()[:, 0]
+        others = (~label & which).nonzero()[:, 0]
+        others = others[torch.randperm(len(others), generator=generator)]
+        # The texts' place in their class, so that the first of each class come first.
+        turn = torch.stack([drawn.group[others] == j for j in range(int(drawn.group.max()) + 1)])
+        order = (turn.cumsum(dim=1) * turn).sum(dim=0).sort(stable=True).indices
+        both = torch.cat([own, others[order[: len(own)]]])
+        halves.append(both[torch.randperm(len(both), generator=generator)])
+    return halves[0], halves[1], label

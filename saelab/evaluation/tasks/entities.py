@@ -45,12 +45,16 @@ def kinds_of_entities(folder: Path) -> list[str]:
     """The kinds of which the folder has files.
 
     Raises:
-        UsageError: it has none.
+        UsageError: it is no folder, or has none.
     """
+    if not folder.is_dir():
+        kind = "no folder" if folder.exists() else "not there"
+        raise UsageError(f"{folder} is {kind}; --ravel is the folder of RAVEL's files.")
     found = sorted(folder.glob(f"ravel_*_{VALUES}.json"))
     if not found:
         raise UsageError(
-            f"{folder} has no file ravel_KIND_{VALUES}.json; give the folder of RAVEL's files."
+            f"{folder} has no file ravel_KIND_{VALUES}.json; --ravel is the folder of RAVEL's "
+            "files."
         )
     return [path.name[len("ravel_") : -len(f"_{VALUES}.json")] for path in found]
 

@@ -8,9 +8,11 @@ absorbed fraction.
 
 What misleads: letters that the model does not know at this site (its probe's F1 below 0.6 on unseen
 words) are left out, so compare SAEs on the same letters only. An SAE without a latent for a letter
-seems not to absorb: its own latents then find the letter badly, so read their F1 too. Words are
-distinct without case and spaces, so no probe sees a word that is scored; SAEBench's may see it in
-other case. As in SAEBench, a fifth of the words is scored.
+seems not to absorb: its own latents then find the letter badly, so read their F1 too. SAEBench says
+the contrary of such an SAE, and its figures are not to be compared with these: the formula is the
+same, but its probes point elsewhere and it chooses a letter's own latents otherwise
+(docs/tasks.md). Words are distinct without case and spaces, so no probe sees a word that is scored;
+SAEBench's may see it in other case. As in SAEBench, a fifth of the words is scored.
 """
 
 import random
@@ -36,6 +38,7 @@ from saelab.evaluation.rows import Rows, Skipped
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import Prompt, TextReader
 from saelab.evaluation.tasks.probes import PENALTIES, interval, mean_over_tasks
+from saelab.evaluation.tasks.summary import Headline
 from saelab.lm.protocol import LanguageModel
 
 TEMPLATE = "{word} has the first letter: {letter}\n"
@@ -64,6 +67,15 @@ class LetterAbsorption:
     fraction: FigureWithInterval
     full: FigureWithInterval
     cost: Cost
+
+    def headlines(self) -> Iterator[Headline]:
+        """The means over letters, beside what says whether there is a letter to absorb."""
+        letters, n = f"{len(self.tasks)} letters", len(self.tasks)
+        own = "own F1", sum(task.main_f1 for task in self.tasks) / n
+        probe = "probe F1", sum(task.parts[""].probe_f1 for task in self.tasks) / n
+        what = "absorbed in part", "absorbed fully"
+        yield Headline("letters", letters, what[0], self.fraction, own, self.cost, name=what[0])
+        yield Headline("letters", letters, what[1], self.full, probe, name=what[1])
 
 
 def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:

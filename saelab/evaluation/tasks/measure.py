@@ -9,7 +9,7 @@ from saelab.config import UsageError
 from saelab.console import note
 from saelab.evaluation.measurement import measurements
 from saelab.evaluation.tasks.letters import LetterAbsorption, measure_letters
-from saelab.evaluation.tasks.options import TaskOptions
+from saelab.evaluation.tasks.options import TASKS, TaskOptions, option
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.sources import KINDS, Asked, DataSet, TaskKind, check_data
 from saelab.files import sha256_file
@@ -48,6 +48,8 @@ def measure_tasks(
     """
     options = options or TaskOptions()
     options.check()
+    if not options.any:
+        raise UsageError(f"Got no task; give {', '.join(map(option, TASKS))}.")
     if run.on_arrays:
         raise UsageError(f"{run.path} was trained on arrays, and tasks need a language model.")
     asked = check_data(options) if asked is None else asked
@@ -140,6 +142,17 @@ def _earlier(run: Run, name: str) -> dict[str, Any]:
     """The tasks of this kind that were measured with the run's present weights."""
     found = _saved(run, name)
     return {} if found is None else dict(found.tasks)
+
+
+def saved_tasks(run: Run) -> dict[str, Any]:
+    """The results of all kinds of tasks that the run holds, measured with its present weights.
+
+    Raises:
+        UsageError: a file is damaged.
+    """
+    names = [name for name, each in measurements().items() if each.suite == "tasks"]
+    found = {name: _saved(run, name) for name in names}
+    return {name: result for name, result in found.items() if result is not None}
 
 
 def _saved(run: Run, name: str) -> Any | None:  # noqa: ANN401 - the kind's own result

@@ -128,8 +128,6 @@ class TaskOptions(Config):
         Raises:
             UsageError: the message names the options.
         """
-        if not self.any:
-            raise UsageError(f"Got no task; give {', '.join(map(option, TASKS))}.")
         if self.first is not None and "sae-probes" not in self.probe:
             raise UsageError("--first belongs to --probe sae-probes; leave it out.")
         self._check_belongings()

@@ -43,6 +43,7 @@ from saelab.evaluation.tasks.known import (
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.probes import interval, mean_over_tasks, wilson
+from saelab.evaluation.tasks.summary import Headline
 from saelab.lm.greedy import continue_greedily, of_one_length
 
 LEAST_PAIRS = 10
@@ -98,6 +99,13 @@ class Ravel:
 
     tasks: dict[str, RavelTask]
 
+    def headlines(self) -> Iterator[Headline]:
+        """The disentanglement of each kind of entity."""
+        for kind, task in self.tasks.items():
+            every = [one.cause_all for one in task.attributes.values()]
+            most = "cause, all latents", sum(every) / len(every)
+            yield Headline("RAVEL", kind, "disentangled", task.disentanglement, most, task.cost)
+
 
 def measure_ravel(
     reader: TextReader, data: Entities, *, asked: str, setting: dict[str, Any]
@@ -115,7 +123,8 @@ def measure_ravel(
         if len(fit) < 2:
             why = " ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise UsageError(
-                f"{reader.host.lm.info.name} knows fewer than two attributes of {data.name}. {why}"
+                f"RAVEL needs two attributes of {data.name} that {reader.host.lm.info.name} knows, "
+                f"and there {'is one' if fit else 'are none'}. {why}"
             )
         found = {
             attribute: _attribute(reader, attribute, fit, scored, setting["seed"])
@@ -155,8 +164,9 @@ def _pairs(
         known[attribute] = counts
         if min(map(len, made)) < LEAST_PAIRS:
             left_out[attribute] = (
-                f"The model answers {counts[0]} of {counts[1]} prompts right, and {LEAST_PAIRS} "
-                "pairs of different values are needed to fit and to score."
+                f"The model answers {counts[0]} of {counts[1]} prompts right, which makes "
+                f"{len(made[0])} pairs of different values to fit and {len(made[1])} to score; "
+                f"{LEAST_PAIRS} of each are needed: give more entities or templates."
             )
         else:
             fit[attribute], scored[attribute] = made

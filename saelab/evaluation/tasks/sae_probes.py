@@ -89,7 +89,7 @@ def _unpacked(path: Path) -> bytes:
             while part := file.read(2**22):
                 out.write(part)
                 if out.tell() > MOST_BYTES:
-                    raise UsageError(f"{path} unpacks to more than {MOST_BYTES} bytes.")
+                    raise UsageError(f"{path} unpacks to more than {MOST_BYTES:,} bytes.")
     except (pyarrow.ArrowException, OSError) as error:
         raise UsageError(f"{path} is damaged: {str(error).splitlines()[0][:100]}.") from None
     return out.getvalue()

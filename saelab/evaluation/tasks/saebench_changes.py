@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from saelab.evaluation.tasks.clamping import N_LATENTS, SHARES
 from saelab.evaluation.tasks.options import FigureWithInterval
 from saelab.evaluation.tasks.removal import N_VALUES
-from saelab.evaluation.tasks.unlearning import N_LATENTS, SHARES
 
 Values = dict[str, Any]
 

@@ -28,6 +28,7 @@ from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
     N_VALUES,
+    SHOWN,
     MeanProbe,
     Removal,
     by_number,
@@ -35,6 +36,7 @@ from saelab.evaluation.tasks.removal import (
     estimates,
     grouped,
 )
+from saelab.evaluation.tasks.summary import Headline
 from saelab.sae.base import AbstractSAE
 
 
@@ -75,6 +77,16 @@ class Scr:
     """Spurious correlation removal; see `saelab.evaluation.tasks.scr`."""
 
     tasks: dict[str, ScrTask]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The score of both labels of each data set; the one that counts is marked."""
+        for name, task in self.tasks.items():
+            for i, (label, one) in enumerate(task.directions.items()):
+                value = one.score[N_VALUES.index(SHOWN)] if one.score else None
+                called, what = f"{name}: {label}", f"{SHOWN} latents"
+                data, gap = called + " *" * (label == task.chosen), ("gap", one.clean - one.biased)
+                cost = None if i else task.cost
+                yield Headline("SCR", data, what, value, gap, cost, name=called)
 
 
 def measure_scr(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.activations.corpus import load_corpus
+from saelab.activations.open_text import check_text
 from saelab.config import UsageError
 from saelab.evaluation.tasks import sae_probes
 from saelab.evaluation.tasks.data import LabelledTexts, joined, read_labelled
@@ -148,6 +149,9 @@ def _subjects(options: TaskOptions) -> Iterator[DataSet]:
     """What is to be forgotten."""
     if options.unlearn is None:
         return
+    texts = [text for text in (options.forget_text, options.keep_text) if text is not None]
+    for text in texts:
+        check_text(text)
     forget, *others = map(read_questions, (options.unlearn, *options.keep))
     names = [each.subject for each in (forget, *others)]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -156,12 +160,19 @@ def _subjects(options: TaskOptions) -> Iterator[DataSet]:
         "clamp": list(options.clamp), "n_text_tokens": options.n_text_tokens, "seed": options.seed,
     }  # fmt: skip
     yield DataSet(
-        forget.subject, partial(_with_texts, options, forget, others), setting, measure_unlearning
+        forget.subject,
+        partial(_with_texts, options, texts, forget, others),
+        setting,
+        measure_unlearning,
     )
 
 
 def _with_texts(
-    options: TaskOptions, forget: Questions, others: list[Questions], reader: TextReader
+    options: TaskOptions,
+    texts: list[str],
+    forget: Questions,
+    others: list[Questions],
+    reader: TextReader,
 ) -> Subjects:
     run, lm = reader.host.run, reader.host.lm
     length = None if run is None else run.context_length
@@ -169,8 +180,7 @@ def _with_texts(
         load_corpus(
             source, lm, split="all", context_length=length, max_tokens=options.n_text_tokens
         )
-        for source in (options.forget_text, options.keep_text)
-        if source is not None
+        for source in texts
     )
     return Subjects(forget, others, (forget_text, ordinary))
 

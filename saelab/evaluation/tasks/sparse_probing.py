@@ -24,7 +24,7 @@ from torch import Tensor
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.probing import code_moments, moments, rank
 from saelab.evaluation.rows import Rows, active_entries, columns
-from saelab.evaluation.tasks.data import Drawn, LabelledTexts
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts, balanced
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.probes import (
@@ -36,6 +36,7 @@ from saelab.evaluation.tasks.probes import (
     mean_over_tasks,
     score,
 )
+from saelab.evaluation.tasks.summary import Headline
 
 KS = (1, 2, 5, 16)
 RANDOM_DRAWS = 5
@@ -86,6 +87,20 @@ class TaskProbing:
     tasks: dict[str, ProbedTask]
     accuracy: dict[str, dict[str, list[FigureWithInterval]]]
     auroc: dict[str, dict[str, list[FigureWithInterval]]]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The accuracy of most latents on each task, and the means."""
+        what, told = f"best {KS[-1]}", set()
+        for name, task in self.tasks.items():
+            # Classes of one data set were measured together.
+            cost = None if task.asked in told else task.cost
+            told.add(task.asked)
+            last = task.latents[-1]
+            value = FigureWithInterval(last.accuracy, last.low, last.high)
+            yield Headline("probing", name, what, value, ("dense", task.dense.accuracy), cost)
+        for rules, means in self.accuracy.items():
+            value, dense = means["latents"][-1], means["dense"][0].value
+            yield Headline("probing", f"mean of {rules}", what, value, ("dense", dense))
 
 
 def probing_of(tasks: dict[str, ProbedTask]) -> TaskProbing:
@@ -169,28 +184,6 @@ def probe_class(rows: Rows, drawn: Drawn, i: int, rules: TaskRules, *, seed: int
         "mean_difference": fit.linear(mean_difference, rows.x),
         "dense": fit.linear(dense, rows.x),
     }
-
-
-def balanced(
-    drawn: Drawn, i: int, seed: int
-) -> tuple[Int[Tensor, " train"], Int[Tensor, " test"], Bool[Tensor, " text"]]:
-    """Texts of class `i` with as many of the others, equally many of each where that can be.
-
-    Returns the indices to fit, those to score, and which of all texts are of the class.
-    """
-    label = drawn.group == i
-    generator = torch.Generator().manual_seed(seed)
-    halves = []
-    for which in (drawn.fit, ~drawn.fit):
-        own = (label & which).nonzero()[:, 0]
-        others = (~label & which).nonzero()[:, 0]
-        others = others[torch.randperm(len(others), generator=generator)]
-        # The texts' place in their class, so that the first of each class come first.
-        turn = torch.stack([drawn.group[others] == j for j in range(int(drawn.group.max()) + 1)])
-        order = (turn.cumsum(dim=1) * turn).sum(dim=0).sort(stable=True).indices
-        both = torch.cat([own, others[order[: len(own)]]])
-        halves.append(both[torch.randperm(len(both), generator=generator)])
-    return halves[0], halves[1], label
 
 
 def _compared(

@@ -25,12 +25,13 @@ from torch import Tensor
 from saelab.config import UsageError
 from saelab.evaluation.measurement import Measurement
 from saelab.evaluation.rows import Rows
-from saelab.evaluation.tasks.data import Drawn, LabelledTexts
+from saelab.evaluation.tasks.data import Drawn, LabelledTexts, balanced
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval, TaskRules
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.removal import (
     GROUPS,
     N_VALUES,
+    SHOWN,
     MeanProbe,
     Removal,
     by_number,
@@ -38,7 +39,7 @@ from saelab.evaluation.tasks.removal import (
     estimates,
     grouped,
 )
-from saelab.evaluation.tasks.sparse_probing import balanced
+from saelab.evaluation.tasks.summary import Headline
 from saelab.sae.base import AbstractSAE
 
 LEAST_CLASSES = 3
@@ -70,6 +71,13 @@ class Tpp:
     """Targeted probe perturbation; see `saelab.evaluation.tasks.tpp`."""
 
     tasks: dict[str, TppTask]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The score of each data set."""
+        for name, task in self.tasks.items():
+            probes = "probes", sum(task.clean.values()) / len(task.clean)
+            value = task.total[N_VALUES.index(SHOWN)]
+            yield Headline("TPP", name, f"{SHOWN} latents", value, probes, task.cost)
 
 
 def measure_tpp(

@@ -19,26 +19,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saelab.activations.corpus import Corpus
 from saelab.config import UsageError
 from saelab.console import note, progress
 from saelab.evaluation.measurement import Column, Measurement
+from saelab.evaluation.tasks.clamping import SHARES, clamping, distinct_sets
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import Prompt, TextReader
 from saelab.evaluation.tasks.probes import wilson
 from saelab.evaluation.tasks.questions import EditsOf, Questions, answers, prompts_for
+from saelab.evaluation.tasks.summary import Headline
 from saelab.formats.json_file import canonical_digest
-from saelab.host.host import Host
-from saelab.host.splice import written_edits
 from saelab.host.text import stream
-from saelab.lm.protocol import Edit
 
-SHARES = (0.001, 0.01)
-"""Latents that fire on a larger share of the ordinary text's tokens are kept."""
-N_LATENTS = (10, 20)
 KEPT = 0.99
 
 
@@ -91,7 +87,7 @@ class UnlearningTask:
 
     Attributes:
         known: by subject, the questions that are answered right in every order, and all.
-        points: every setting.
+        points: every setting; those that clamp the same latents once, with the smallest share.
         best: the index of the setting that is scored; None if none keeps the others.
         score: 1 - accuracy on the subject; its interval is over questions (Wilson).
     """
@@ -110,6 +106,13 @@ class Unlearning:
     """Unlearning; see `saelab.evaluation.tasks.unlearning`."""
 
     tasks: dict[str, UnlearningTask]
+
+    def headlines(self) -> Iterator[Headline]:
+        """The score of each subject."""
+        for name, task in self.tasks.items():
+            n, every = task.known[name]
+            known = f"known, of {every}", n / every
+            yield Headline("unlearning", name, "forgotten", task.score, known, task.cost)
 
 
 Asked = tuple[Prompt, int, int]
@@ -204,58 +207,20 @@ def _points(
 ) -> list[UnlearningPoint]:
     found = []
     others = [question for name, own in known.items() if name != subject for question in own]
-    settings = [(share, n, size) for share in SHARES for n in N_LATENTS for size in sizes]
-    with progress("Unlearning", len(settings), "settings") as bar:
-        for share, n, size in settings:
-            latents = best_latents(*shares, share)[:n]
-            if len(latents):
-                edits = _edits(reader.host, latents, size)
-                accuracy = [_accuracy(reader, own, edits) for own in (known[subject], others)]
-                found.append(UnlearningPoint(share, len(latents), size, *accuracy))
-            bar.advance(1)
-    if not found:
+    chosen = distinct_sets(*shares)
+    if not chosen:
         raise UsageError(
             f"Every latent that fires on the text about {subject} fires on more than "
             f"{SHARES[-1]:.0%} of the ordinary text's tokens, so none can be clamped."
         )
+    settings = [(share, latents, size) for share, latents in chosen for size in sizes]
+    with progress("Unlearning", len(settings), "settings") as bar:
+        for share, latents, size in settings:
+            edits = clamping(reader.host, latents, size)
+            accuracy = [_accuracy(reader, own, edits) for own in (known[subject], others)]
+            found.append(UnlearningPoint(share, len(latents), size, *accuracy))
+            bar.advance(1)
     return found
-
-
-def best_latents(
-    forget: Float[Tensor, " d_sae"], ordinary: Float[Tensor, " d_sae"], share: float
-) -> Int[Tensor, " n"]:
-    """Latents that fire on the subject's text, and on less than `share` of the ordinary one.
-
-    Those that fire most often on the subject's text come first.
-    """
-    score = forget.where(ordinary < share, torch.zeros_like(forget))
-    order = score.sort(descending=True, stable=True).indices
-    return order[score[order] > 0]
-
-
-def _edits(host: Host, latents: Int[Tensor, " n"], size: float) -> EditsOf:
-    return lambda tokens: clamped(host, tokens, latents, size)
-
-
-def clamped(
-    host: Host, tokens: Int[Tensor, "batch pos"], latents: Int[Tensor, " n"], size: float
-) -> dict[str, Edit]:
-    """Edits that set latents to -size where they fire, in the sign of the code; the error stays."""
-
-    def change(
-        x: Float[Tensor, "batch pos d_in"], value: Float[Tensor, "batch pos d_out"]
-    ) -> Float[Tensor, "batch pos d_out"]:
-        where = host.domain.covers(tokens, x, target=value)
-        if not bool(where.any()):
-            return value
-        z = host.sae.encode(x[where].to(host.sae.W_dec.dtype)).dense()[:, latents]
-        delta = (-size * z.sign() - z) * (z != 0)
-        edited = value.clone()
-        edited[where] = (value[where] + delta @ host.sae.W_dec[latents]).to(value.dtype)
-        return edited
-
-    latents = latents.to(host.lm.device)
-    return written_edits(host, change)
 
 
 def _accuracy(reader: TextReader, asked: Sequence[Asked], edits: EditsOf) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from saelab.config import UsageError
-from saelab.formats.regular import read_regular
+from saelab.formats.regular import read_regular, utf8
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.restricted import load_safetensors
 from saelab.sae.interop.write import write_new
@@ -146,9 +146,7 @@ def read_settings(path: Path) -> dict[str, str]:
         return {}
     try:
         # Nodes alone: making objects of them could take memory without limit ("<<").
-        top = yaml.compose(read_regular(path, most=MAX_CONFIG).decode(), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text: {error}.") from error
+        top = yaml.compose(utf8(read_regular(path, most=MAX_CONFIG), path), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         told = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise UsageError(f"{path} is not valid YAML: {told[:200]}; copy it again.") from error

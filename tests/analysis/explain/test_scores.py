@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 
 from saelab.analysis.explain.calibrate import KINDS, calibration, calibration_questions, cases
+from saelab.analysis.explain.calibrate_output import output_cases
 from saelab.analysis.explain.records import explanation_sets
 from saelab.analysis.explain.scores import CONTROLS, OWN, read_scores
 from saelab.analysis.verify_run import verify_run
@@ -100,7 +101,7 @@ def test_who_knows_accepts_the_true_description_alone(found, tmp_path):
     said = [
         (questions[case.feature, kind, i].key, Answer("yes" if chance else "no"))
         for case in found
-        for kind in case.names
+        for kind in case.texts
         for i, chance in enumerate(case.ideal[kind])
     ]
     ledger.add(said)
@@ -127,13 +128,25 @@ def test_cases_are_the_same_each_time_and_their_descriptions_what_they_are_calle
     assert [case.trials for case in cases(12, 4)] == [case.trials for case in found]
     kinds = defaultdict(int)
     for case in found:
-        for kind in case.names:
+        for kind in case.texts:
             kinds[kind] += 1
         truth = [float(trial.truth) for trial in case.trials]
         assert case.ideal["true"] == truth
         assert sum(truth) == 8
     assert kinds["true"] == 12
     assert min(kinds[kind] for kind in KINDS) >= 3
+
+
+def test_the_true_description_of_an_effect_says_what_was_made_likely():
+    found = output_cases(6, 2)
+    result = calibration("words", found, None)
+    means = {kind: one["ideal"][0] for kind, one in result.summary().items()}
+    assert means["true"] > 0.9
+    assert means["false"] < 0.6
+    assert max(means["too broad"], means["too narrow"]) < 0.85
+    for case in found:
+        assert [trial.truth for trial in case.trials] == [True] * 2 + [False] * 2
+        assert case.texts["true"].startswith("The model writes ")
 
 
 def test_words_are_calibrated_on_the_command_line(tmp_path, capsys):
@@ -143,5 +156,8 @@ def test_words_are_calibrated_on_the_command_line(tmp_path, capsys):
     assert "too narrow" in out or "too broad" in out
     values = read_sealed_json(tmp_path / "judges" / "calibration_words.json")
     assert values["kinds"]["true"]["n"] == 3
+    assert main([*words[:-1], "2", "--side", "output"]) == 0
+    values = read_sealed_json(tmp_path / "judges" / "calibration_output_words.json")
+    assert values["kinds"]["true"]["n"] == 2
     assert main([*words[:-1], "300"]) == 2
     assert "the language has" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_directories_of_several_layers_and_cross_layer_transcoders_are_refused(t
     (several / "config.yaml").write_text("model_kind: cross_layer_transcoder\n")
     assert "holds a cross_layer_transcoder" in refusal(lambda: read_foreign(several))
     (several / "config.yaml").write_bytes(b"\xff\xfe")
-    assert "is no text" in refusal(lambda: read_foreign(several / "layer_0.safetensors"))
+    assert "is not UTF-8" in refusal(lambda: read_foreign(several / "layer_0.safetensors"))
     (several / "config.yaml").unlink()
     assert read_foreign(several / "layer_0.safetensors").hook is None
 

@@ -69,7 +69,7 @@ def read(run: Path, name: str) -> Saved:
     """
     path = directory(run) / f"{_checked(name)}.json"
     if path.is_file() and path.stat().st_size > LARGEST:
-        raise UsageError(f"{path} is larger than {LARGEST} bytes, so not an experiment.")
+        raise UsageError(f"{path} is larger than {LARGEST:,} bytes, so not an experiment.")
     try:
         return read_config(Saved, path)
     except OSError as error:
