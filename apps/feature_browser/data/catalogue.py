@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_browser.data.growing import GrowingRun, read_growing
+from feature_browser.data.origin import Origin, origin_of
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
@@ -35,6 +36,7 @@ class RunCard:
         config: the complete training configuration.
         n_known, found: number of known features of its text, and of those that a latent finds.
         corpus: the name of the training text; None for arrays.
+        origin: where an imported SAE came from; None of a run that was trained.
         problems: evaluations that could not be read.
     """
 
@@ -53,6 +55,7 @@ class RunCard:
     n_known: int = 0
     found: int | None = None
     corpus: dict[str, Any] | None = None
+    origin: Origin | None = None
     problems: tuple[str, ...] = ()
 
     @cached_property
@@ -80,6 +83,11 @@ class RunCard:
         except UsageError:
             return True
         return False
+
+    @property
+    def n_sites(self) -> int:
+        """How many sites it reads."""
+        return len(parts_of(self.site))
 
     @property
     def in_circuits(self) -> bool:
@@ -217,6 +225,7 @@ def read_card(path: Path, root: Path) -> RunCard:
         n_known=len(scores),
         found=sum(score >= FOUND for score in scores) if scores else None,
         corpus=corpus if isinstance(corpus, dict) else None,
+        origin=origin_of(provenance),
         problems=tuple(problems),
     )
 

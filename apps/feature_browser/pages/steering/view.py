@@ -5,7 +5,7 @@ import streamlit as st
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from feature_browser.data.address import numbers_of
+from feature_browser.data.address import link, numbers_of
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import steering_scores, steering_stamp
 from feature_browser.draw import scatter
@@ -39,6 +39,9 @@ N_WORDS = 6
 
 def steering_view(_: Catalogue, card: RunCard, address: SteeringAddress) -> None:
     """Draw the scores of the run, or how to compute them; or steering by hand."""
+    if card.n_sites > 1:
+        show(alone(_several(card)), "steering")
+        return
     show(parts(address), "parts")
     if address.part == "live":
         live_steering_view(card, address)
@@ -122,6 +125,15 @@ def _nothing(card: RunCard) -> Html:
     return message(
         "Steering was not computed", text, command=f"saelab steer {card.path.as_posix()} --all"
     )
+
+
+def _several(card: RunCard) -> Html:
+    text = (
+        f"{card.name} reads {card.n_sites} sites, and steering changes the model at one. Steer "
+        "with an SAE of one site; what these latents do to a prediction, a circuit says."
+    )
+    circuit = html('<p><a href="{href}">circuits</a></p>', href=link("circuit", run=card.name))
+    return message("Steering needs one site", text, after=circuit if card.in_circuits else EMPTY)
 
 
 def _search_box(address: SteeringAddress) -> None:
