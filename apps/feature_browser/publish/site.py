@@ -148,8 +148,8 @@ class PublishedRun:
             [
                 anchor(f"{latent}.html", latent),
                 html("{star}{name}", star=self._star(latent), name=self.names.name(latent)),
-                cell(percent(float(values["density"][latent]))),
-                cell(activation(float(values["max"][latent]))),
+                cell(percent(float(values["density"][self.opened.features.place(latent)]))),
+                cell(activation(float(values["max"][self.opened.features.place(latent)]))),
                 raised(self.opened, latent),
             ]
             for latent in self.latents

@@ -87,16 +87,17 @@ def chosen(card: RunCard, wanted: Sequence[int], *, every: bool) -> list[int]:
     Raises:
         UsageError: the run has no features or not this latent, or too many latents.
     """
-    if not card.features_path.is_file():
+    if not card.evidence_path.is_file():
         raise UsageError(f"{card.path} has no features; run `saelab features {card.path}`.")
-    n = len(Features(card.path))
-    if wrong := [latent for latent in wanted if not 0 <= latent < n]:
-        raise UsageError(f"{card.path} has no latent {wrong[0]}; it has 0 to {n - 1}.")
+    features = Features.of(card.path)
+    n = len(features)
+    for latent in wanted:
+        features.place(latent)
     if not wanted and n > MOST and not every:
         raise UsageError(
             f"{card.path} has {n} latents; choose some with --latents or --list, or give --all."
         )
-    return sorted(set(wanted)) or list(range(n))
+    return sorted(set(wanted)) or list(features.latents)
 
 
 def _files(runs: Sequence[PublishedRun]) -> list[File]:

@@ -195,9 +195,12 @@ def _latent(host: Host, concept: SteeringConcept, there: ConceptRows, absent: Co
     if latent is None:
         above = [(row > absent.most).float() + 0.5 * (row == absent.most) for row in there.most]
         auroc = torch.stack([one.mean(0) for one in above]).mean(0)
-        latent = int(auroc.masked_fill(host.maxima <= 0, -1).argmax())
-    if float(host.maxima[latent]) <= 0:
-        raise UsageError(f"Latent {latent} never fired in features.h5, so it has no strength.")
+        latent = int(auroc.masked_fill(~(host.maxima > 0), -1).argmax())
+    if not float(host.maxima[latent]) > 0:
+        raise UsageError(
+            f"Latent {latent} never fired, or no features of it were collected, so it has no "
+            "strength."
+        )
     return latent
 
 

@@ -30,7 +30,7 @@ class WelcomeAddress(AbstractAddress):
 
 def welcome_view(_: Catalogue, card: RunCard, address: WelcomeAddress) -> None:
     """Draw the welcome."""
-    found = _latents(card, address) if card.features_path.is_file() else _none(card)
+    found = _latents(card, address) if card.evidence_path.is_file() else _none(card)
     content = html(
         '<div class="page wide welcome"><h1 class="headline">{name}</h1>{about}{origin}{found}'
         "{pages}</div>",
@@ -74,7 +74,11 @@ def _none(card: RunCard) -> Html:
 
 def _latents(card: RunCard, address: WelcomeAddress) -> Html:
     run, names = open_run(card), LatentNames.of(card)
-    found = worth_a_look(run, names, readable_scores(card))
+    found = (
+        [Worth(latent, "Its features were asked for.") for latent in run.features.latents[:5]]
+        if card.of_chosen
+        else worth_a_look(run, names, readable_scores(card))
+    )
     if not found:
         return EMPTY
     cards = joined(_latent(run, names, one, address) for one in found)
