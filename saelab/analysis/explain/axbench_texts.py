@@ -32,7 +32,6 @@ from saelab.analysis.steering.writing import Sampling, edits_for, generate
 from saelab.config import UsageError
 from saelab.console import note, progress
 from saelab.evaluation.logistic import fit_logistic
-from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.lm.prompt import chat_prompt, encode_prompt
 from saelab.lm.protocol import Edit, LanguageModel
@@ -84,7 +83,7 @@ def written_task(
     """
     host = with_maxima(Host.of_run(run, lm))
     sampling = Sampling(n_tokens=options.n_tokens, temperature=1.0)
-    weights = sha256_file(run.weights)
+    weights = run.weights_sha256
     digest = digest_of_task(list(concepts), list(instructions), options, weights)
     path = run.path / DIRECTORY / PLACE / TEXTS
     task = SteeringTask([c.text for c in concepts], list(instructions), [], [], digest)

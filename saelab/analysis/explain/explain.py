@@ -28,7 +28,6 @@ from saelab.clients.ledger import Ledger
 from saelab.clients.question import Answer, Client, Question
 from saelab.config import UsageError
 from saelab.console import progress
-from saelab.files import sha256_file
 from saelab.lock import check_held, writing
 from saelab.training.run import Run
 
@@ -160,7 +159,7 @@ def features_of(run: Run) -> Features:
     """
     run.check_finished()
     features = Features.of(run.path)
-    if features.file.facts.get("sae_sha256") != sha256_file(run.weights):
+    if features.file.facts.get("sae_sha256") != run.weights_sha256:
         raise UsageError(
             f"{features.file.path} was made with other weights than {run.weights.name}; run "
             "`saelab features` again."

@@ -12,7 +12,6 @@ from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.records import Features, features_file
 from saelab.analysis.steering.interventions import Intervention, check_alike
 from saelab.config import UsageError
-from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.lm.edits import replace_rows
 from saelab.lm.protocol import Edit
@@ -205,7 +204,7 @@ def features_of(run: Run) -> FeatureFile:
 
 def check_weights(file: FeatureFile, run: Run) -> None:
     """Raises UsageError if features were collected with other weights than the run has."""
-    if file.facts.get("sae_sha256") != sha256_file(run.weights):
+    if file.facts.get("sae_sha256") != run.weights_sha256:
         raise UsageError(
             f"{file.path} was collected with other weights than {run.weights}; run `saelab "
             "features` again."
