@@ -28,7 +28,9 @@ _KINDS: dict[str, Kind] = {
     "mlp.hook_post": "mlp",
     "mlp.out.hook_in": "mlp",
 }
-_MLP_IN = ("ln2.hook_out", "mlp.hook_in")
+BEFORE_GAIN = "ln2.hook_normalized"
+"""What an MLP's norm gives before its gain and bias."""
+_MLP_IN = ("ln2.hook_out", "mlp.hook_in", BEFORE_GAIN)
 _MLP_OUT = ("hook_mlp_out", "mlp.hook_out")
 _ATTENTION_OUT = ("hook_attn_out", "attn.hook_out")
 

@@ -31,7 +31,7 @@ from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.notes import LONGEST, Note, Notes, mark_of
 from saelab.config import UsageError
 from saelab.console import visible
-from saelab.files import replace_file, sha256_file
+from saelab.files import replace_file
 from saelab.formats.csv_file import csv_text, unmarked
 from saelab.formats.json_file import parse_json
 from saelab.formats.regular import read_regular, utf8
@@ -289,7 +289,7 @@ def _new_sets(run: Run, rows: Sequence[Row]) -> tuple[list[ExplanationSet], int]
 def _set_of(run: Run, model: str, side: str) -> ExplanationSet:
     path = set_path(run.path, f"{name_of(model)[:40]}-{side}-imported")
     if path not in set_paths(run.path):
-        return ExplanationSet(path, model, KIND, PROMPT, sha256_file(run.weights), side=side)
+        return ExplanationSet(path, model, KIND, PROMPT, run.weights_sha256, side=side)
     texts = read_set(path)
     if (texts.kind, texts.model, texts.side) != (KIND, model, side):
         raise UsageError(f"{path} holds explanations by {texts.model}; move it away.")

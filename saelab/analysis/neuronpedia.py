@@ -37,21 +37,21 @@ def write_neuronpedia(run: Run, directory: Path, latents: Sequence[int] = ()) ->
             `directory` holds other
             files.
     """
-    features = Features(run.path)
+    features = Features.of(run.path)
     site = Site.find(str(run.options["site"]))
     if site is None or site.layer is None:
         raise UsageError(
             f"{run.path} reads {run.options['site']}, and Neuronpedia needs the site of one layer."
         )
-    if wrong := [n for n in latents if not 0 <= n < len(features)]:
-        raise UsageError(f"There is no latent {wrong[0]}; the SAE has 0 to {len(features) - 1}.")
+    for latent in latents:
+        features.place(latent)
     check_only(directory, lambda name: re.fullmatch(r"batch-\d+\.json", name) is not None)
     told = {
         "model_id": re.sub(r"[^a-z0-9_-]", "-", Path(run.model()["name"]).name.lower()),
         "layer": site.layer,
         "sae_set": f"{re.sub(r'[^a-z0-9]+', '-', site.part)}-{run.name}".lower(),
     }
-    chosen = sorted(set(latents)) or range(len(features))
+    chosen = sorted(set(latents)) or features.latents
     paths = []
     for start in range(0, len(chosen), PER_FILE):
         part = chosen[start : start + PER_FILE]

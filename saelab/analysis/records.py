@@ -1,6 +1,6 @@
 """Reading features: one latent's evidence as typed values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token",
 
 CHOSEN_FILE = "chosen_features.h5"
 """What `saelab features --latents` collects: as features.h5, with `latent/number`."""
+ALL_FILE = "features.h5"
 MASSIVE = ("", "mostly", "only")
 """How a latent fires on massive activations (rows that the store's rule calls massive by their
 norm). `only`: nowhere else; `mostly`: more than half of its firings, or of its top examples, are
@@ -89,6 +90,15 @@ class LatentRecord:
     figure = drawing.figure
 
 
+def features_file(run: str | Path) -> Path:
+    """The file of a run's features: of all latents, or where that is missing, of the chosen ones.
+
+    It may not exist.
+    """
+    every, chosen = (Path(run) / name for name in (ALL_FILE, CHOSEN_FILE))
+    return chosen if chosen.is_file() and not every.is_file() else every
+
+
 class Features:
     """The features of a run; `features[latent]` reads only one latent's bytes.
 
@@ -97,35 +107,50 @@ class Features:
     """
 
     def __init__(self, run: str | Path, *, chosen: bool = False) -> None:
-        self.file = FeatureFile(Path(run) / (CHOSEN_FILE if chosen else "features.h5"))
+        self.file = FeatureFile(Path(run) / (CHOSEN_FILE if chosen else ALL_FILE))
         self.numbers: tuple[int, ...] | None = None
         if chosen:
             with self.file.reading():
                 self.numbers = tuple(self.file["latent/number"].tolist())
 
+    @classmethod
+    def of(cls, run: str | Path) -> "Features":
+        """Those of all latents; where these were not collected, those of the chosen ones."""
+        return cls(run, chosen=features_file(run) == Path(run) / CHOSEN_FILE)
+
     def __len__(self) -> int:
         return self.file.d_sae
 
+    @property
+    def latents(self) -> Sequence[int]:
+        """The latents that there is evidence of, in order."""
+        return range(len(self)) if self.numbers is None else self.numbers
+
     def __iter__(self) -> Iterator[LatentRecord]:
-        return (self[latent] for latent in self.numbers or range(len(self)))
+        return (self[latent] for latent in self.latents)
 
     def __getitem__(self, latent: int) -> LatentRecord:
-        place = self._place(latent)
+        place = self.place(latent)
         with self.file.reading():
             return replace(self._record(place), latent=latent)
 
-    def _place(self, latent: int) -> int:
-        """The row of a latent in the file."""
-        if self.numbers is not None:
-            if latent not in self.numbers:
-                raise UsageError(
-                    f"{self.file.path} has no latent {latent}; run `saelab features --latents "
-                    f"{latent}`."
-                )
-            return self.numbers.index(latent)
-        if not 0 <= latent < len(self):
+    def place(self, latent: int) -> int:
+        """The row of a latent in the file and in `table`.
+
+        Raises:
+            UsageError: there is no such latent, or no evidence of it.
+        """
+        if latent in self.latents:
+            return self.latents.index(latent)
+        if self.numbers is None:
             raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
-        return latent
+        raise UsageError(
+            f"{self.file.path} has no latent {latent}; run `saelab features --latents {latent}`."
+        )
+
+    def fired(self, latent: int) -> int:
+        """On how many tokens a latent fires; raises UsageError as `place` does."""
+        return int(self.file["latent/n_fired"][self.place(latent)])
 
     def _record(self, latent: int) -> LatentRecord:
         file = self.file
@@ -170,7 +195,7 @@ class Features:
         return np.where((there > 0) & (there == fired), 2, (there > 0) & mostly).astype(np.int8)
 
     def table(self) -> dict[str, ndarray]:
-        """Columns over all latents: density, max, mean, n_fired, n_negative.
+        """Columns over all `latents`: density, max, mean, n_fired, n_negative.
 
         And, if known, massive: the share of its firings on massive activations.
         """
@@ -191,10 +216,10 @@ class Features:
         Raises:
             UsageError: there is no such latent, or the file is damaged.
         """
-        return fires_on(self.file, self._place(latent))
+        return fires_on(self.file, self.place(latent))
 
     def latents_on(self, token: int | str) -> list[TokenLatent]:
-        """The best detectors of a token among the latents, the best first.
+        """The best detectors of a token among the latents, the best first; none of chosen ones.
 
         Raises:
             UsageError: the token does not exist.
@@ -207,6 +232,8 @@ class Features:
             token = file.vocabulary.index(token)
         if not 0 <= token < n_tokens:
             raise UsageError(f"There is no token {token}; the vocabulary has 0 to {n_tokens - 1}.")
+        if self.numbers is not None:  # They were not compared with all others.
+            return []
         names = ("latents", "n", "mean", "f1")
         with file.reading():
             part = slice(*file["index/start"][token : token + 2].tolist())

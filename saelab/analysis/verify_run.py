@@ -21,7 +21,6 @@ from saelab.analysis.transport.records import read_transport, transport_files
 from saelab.analysis.transport.transport_file import DIRECTORY
 from saelab.clients.ledger import Ledger
 from saelab.config import UsageError
-from saelab.files import sha256_file
 from saelab.formats.hdf5_file import check_hdf5, read_hdf5
 from saelab.formats.json_file import SEAL, read_object, read_sealed_json
 from saelab.formats.tensors import check_seal, read_tensor_header
@@ -184,7 +183,7 @@ def _check_agreement(path: Path, check: RunCheck, damaged: set[str]) -> None:
         _tell_missing(run, check)
     elif whole(run.weights):
         _check_weights(run, check)
-        digest = sha256_file(run.weights)
+        digest = run.weights_sha256
         for file, facts in _measured(run, whole):
             if facts.get("sae_sha256", digest) != digest:
                 check.add(file, f"was made with other weights than {WEIGHTS}; make it again.")

@@ -26,7 +26,7 @@ class PublishArguments(Config):
 
         saelab publish runs/topk --out site
         saelab publish runs/topk --latents 12 99 204 --out site
-        saelab publish runs/topk --list names.csv --out site
+        saelab publish runs/topk --list "gender" --out site
     """
 
     runs: Annotated[tuple[Path, ...], Positional("RUN")]
@@ -35,8 +35,9 @@ class PublishArguments(Config):
     """The directory of the site; open index.html there."""
     latents: tuple[NonNegativeInt, ...] = ()
     """The latents to publish; default: all of a run with up to 2048."""
-    list_: Path | None = None
-    """Publish the latents of this file, as `saelab names RUN --out` writes it."""
+    list_: str | None = None
+    """Publish a list of the feature browser by its name, in its order and with its comments; or
+    the latents of a file, as `saelab names RUN --out` writes it."""
     all_: bool = False
     """Publish all latents of runs with more than 2048."""
 
@@ -54,18 +55,30 @@ def main(arguments: list[str]) -> int:
         raise UsageError("The app is not installed beside saelab; install the whole project.")
     from saelab.console import in_bytes
 
-    latents = _listed(args.list_) if args.list_ is not None else args.latents
+    comments: dict[int, str] = {}
+    for run in args.runs if args.list_ is not None else ():
+        comments = _listed(run, str(args.list_))
     write_site = import_module(WRITER).write_site
-    size = write_site(args.runs, args.out, latents=latents, every=args.all_)
+    size = write_site(
+        args.runs,
+        args.out,
+        latents=args.latents or tuple(comments),
+        every=args.all_,
+        comments=comments,
+    )
     print(f"{size.n_files} files, {in_bytes(size.n_bytes)}")
     print(args.out / "index.html")
     return 0
 
 
-def _listed(path: Path) -> tuple[int, ...]:
+def _listed(run: Path, name: str) -> dict[int, str]:
+    """The latents of a file, or of a run's list, in order, with their comments."""
+    from saelab.analysis.lists_file import list_of
     from saelab.analysis.names_file import read_names
 
-    found = {int(row["latent"]) for row in read_names(path)}
+    if not Path(name).is_file():
+        return {entry.latent: entry.comment for entry in list_of(run, name)}
+    found = {int(row["latent"]) for row in read_names(Path(name))}
     if not found:
-        raise UsageError(f"{path} names no latent.")
-    return tuple(sorted(found))
+        raise UsageError(f"{name} names no latent.")
+    return dict.fromkeys(sorted(found), "")

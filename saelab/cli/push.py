@@ -42,9 +42,9 @@ class PushArguments(Config):
     replace: bool = False
     """Commit over the files of a repository that has some; earlier versions stay in its history."""
     dry_run: Annotated[bool, Heading("Without the hub")] = False
-    """Send nothing; write the folder to --out."""
+    """Send nothing; write the folder to --out, which must be given."""
     out: Path | None = None
-    """A new directory for the folder; default: a temporary one."""
+    """A new directory for the folder; without --dry-run the default is a temporary one."""
 
 
 def main(arguments: list[str]) -> int:

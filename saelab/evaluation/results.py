@@ -10,7 +10,6 @@ from saelab.config import UsageError
 from saelab.evaluation.measurement import checked, measurements
 from saelab.evaluation.options import ENCODED, EvaluateOptions
 from saelab.evaluation.other_text import saved_as
-from saelab.files import sha256_file
 from saelab.provenance import provenance
 from saelab.training.run import Run
 
@@ -103,7 +102,7 @@ def save_evaluation(
     made = {
         "options": options.model_dump(mode="json"),
         "corpus": None if corpus is None else dict(corpus.facts),
-        "sae_sha256": sha256_file(run.weights),
+        "sae_sha256": run.weights_sha256,
         "provenance": provenance(device=device),
     }
     values = asdict(result)

@@ -14,7 +14,6 @@ from saelab.evaluation.other_text import saved_as
 from saelab.evaluation.plan import AT_REST, sized
 from saelab.evaluation.results import Evaluation, load_evaluation, place
 from saelab.evaluation.set_results import EVALUATION, MemberFigures, SetEvaluation
-from saelab.files import sha256_file
 from saelab.formats.json_file import write_sealed_json
 from saelab.host.host import Host
 from saelab.host.text import corpus_of
@@ -67,7 +66,7 @@ def evaluate_set(
         made = {
             "options": options.model_dump(mode="json"),
             "corpus": dict(text.facts),
-            "sae_sha256": {run.name: sha256_file(run.weights) for run in members},
+            "sae_sha256": {run.name: run.weights_sha256 for run in members},
             "provenance": provenance(device=str(lm.device)),
         }
         lock.check()
@@ -122,7 +121,7 @@ def _alone(
     made = (run.evaluation("summary", text=where) or {}).get("made")
     if isinstance(made, dict):
         same = made.get("options") == options.model_dump(mode="json")
-        if same and made.get("sae_sha256") == sha256_file(run.weights):
+        if same and made.get("sae_sha256") == run.weights_sha256:
             return load_evaluation(run, text=where)
     return evaluate(run, lm, options, corpus=corpus)
 

@@ -22,9 +22,9 @@ MAX_BYTES = 64 * 2**20
 """Largest size of a file of figures; those of 100,000 latents take some megabytes."""
 MAX_CONFIG_BYTES = 4 * 2**20
 """Largest size of a configuration; usual ones take kilobytes."""
-MAX_VALUES = 2_000_000
-"""Largest number of numbers, texts, lists and objects in a file; each takes about 100 bytes of
-memory."""
+MAX_VALUES = 2**22
+"""Largest number of numbers, texts, lists and objects in a file: a million latents have two numbers
+each. One takes about 100 bytes of memory."""
 MAX_DEPTH = 64
 SEAL = "sha256"
 _MOST_SHOWN = 160

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.formats.regular import open_regular
-from saelab.formats.tensor_header import TensorHeader, header_of
+from saelab.formats.tensor_header import CHECKED_TO, TensorHeader, header_of
 from saelab.formats.tensors import check_seal, read_tensors
 
 MAPPED_FROM = 2**28
 """Files with fewer bytes are read whole."""
-CHECKED_TO = 2**32
-"""Larger files are not read through when they are opened: that would take longer than their use."""
 AT_ONCE = 2**26
 """Bytes that are looked at together."""
 # Linux refuses a private map that is larger than the machine's memory, unless told not to reserve.

@@ -1,5 +1,6 @@
 """The header of an untrusted safetensors file; needs no torch."""
 
+import hashlib
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from saelab.config import UsageError
+from saelab.files import sha256_file
 from saelab.formats.json_file import parse_json
 from saelab.formats.regular import open_regular
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 SEAL = "seal"
+CHECKED_TO = 2**32
+"""Larger files are not read through when they are opened: that would take longer than their use."""
 TYPES = {
     **{f"F{bits}": f"float{bits}" for bits in (64, 32, 16)},
     **{f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)},
@@ -211,3 +215,21 @@ def _spec(name: str, entry: object, data_start: int) -> TensorSpec:
 
 def _sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
+
+
+def identity_of(path: Path) -> str:
+    """A sha256 (hex) that tells a file from others: of all its bytes, or of a large one's header.
+
+    A header has the seal of the content; a large file without a seal is read whole.
+
+    Raises:
+        UsageError: a large file is no safetensors file.
+    """
+    if path.stat().st_size <= CHECKED_TO:
+        return sha256_file(path)
+    header = read_tensor_header(path)
+    if not header.sealed:
+        return sha256_file(path)
+    file, _ = open_regular(path)
+    with file:
+        return hashlib.sha256(file.read(header.data_start)).hexdigest()

@@ -18,7 +18,7 @@ from saelab.lm.load import load_recorded_model, recorded_dtype
 from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
-from saelab.sites import Place, Site, parts_of, place_of
+from saelab.sites import BEFORE_GAIN, Place, Site, parts_of, place_of
 from saelab.training.domain import EVERYWHERE, Domain
 from saelab.training.run import Run
 from saelab.types import SparseCodes
@@ -140,6 +140,11 @@ class Host:
         return Site.of(self.writes).part in ("mlp.hook_out", "attn.hook_out")
 
     @property
+    def before_gain(self) -> bool:
+        """Whether it reads an MLP's input before the norm's gain and bias."""
+        return Site.of(self.reads).part == BEFORE_GAIN
+
+    @property
     def place(self) -> Place:
         """Where it stands in the order of the computation.
 
@@ -153,7 +158,8 @@ class Host:
             + (f" and writes {self.writes}" if self.is_transcoder else "")
             + "; circuits take SAEs at attn.hook_z, hook_attn_out (or attn.hook_out), "
             "hook_resid_pre or hook_resid_post, and "
-            "transcoders from mlp.hook_in (or ln2.hook_out) to hook_mlp_out or mlp.hook_out."
+            "transcoders from mlp.hook_in (or ln2.hook_out, ln2.hook_normalized) to hook_mlp_out "
+            "or mlp.hook_out."
         )
 
     def encode(

@@ -26,11 +26,17 @@ def reader(name: str, tokens: Int[Tensor, "batch pos"], seen: dict[str, Tensor])
 
 
 def replacer(name: str, edit: Edit, tokens: Int[Tensor, "batch pos"], applied: set[str]) -> Hook:
-    """A hook that replaces the site's value by `edit` of it, and records that it ran."""
+    """A hook that replaces the site's value by `edit` of it, and records that it ran.
 
-    def hook_function(value: Tensor, **_: object) -> Tensor:
+    An edit that returns what it was given changes nothing: a model that hears of a replacement may
+    compute what follows in another way.
+    """
+
+    def hook_function(value: Tensor, **_: object) -> Tensor | None:
         applied.add(name)
-        return edit(per_token(value, tokens, name)).reshape(value.shape).to(value.dtype)
+        given = per_token(value, tokens, name)
+        edited = edit(given)
+        return None if edited is given else edited.reshape(value.shape).to(value.dtype)
 
     return hook_function
 

@@ -1,6 +1,6 @@
 """Active latents as affine functions of the rows that an SAE encodes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -35,13 +35,14 @@ class TakenRows:
     """Rows of a matrix, one per active latent, copied only when they are read.
 
     A prompt has far more active latents than the SAE has rows, so copying a row for each would take
-    too much memory. Index it like a tensor; `[:]` copies all of it. They come times `factor`.
+    too much memory. Index it like a tensor; `[:]` copies all of it. They come times `factor`, a
+    number or one for each coordinate.
     """
 
     matrix: Float[Tensor, "d_sae d"]
     number: Int[Tensor, " n"]
     dtype: torch.dtype
-    factor: float = 1.0
+    factor: float | Float[Tensor, " d"] = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,7 +52,7 @@ class TakenRows:
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Float[Tensor, "*k d"]:
         """The rows of the active latents at `index`."""
         rows = self.matrix[self.number[index]].to(self.dtype)
-        return rows if self.factor == 1.0 else rows * self.factor
+        return rows * self.factor
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ class LinearCodes:
     def __len__(self) -> int:
         """The number of active latents over all rows."""
         return len(self.row)
+
+    def of_scaled(
+        self, gain: Float[Tensor, " d_in"], bias: Float[Tensor, " d_in"]
+    ) -> "LinearCodes":
+        """The same entries as functions of the rows x * gain + bias."""
+        taken, inverse = self.encoder, 1 / gain
+        encoder = (
+            replace(taken, factor=taken.factor * inverse)
+            if isinstance(taken, TakenRows)
+            else taken * inverse
+        )
+        constant = self.constant.clone()
+        for part in torch.arange(len(self), device=constant.device).split(CHUNK):
+            constant[part] -= encoder[part] @ bias
+        return replace(self, encoder=encoder, constant=constant)
 
 
 @dataclass(frozen=True)

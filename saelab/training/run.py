@@ -40,6 +40,7 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
+from saelab.formats.tensor_header import identity_of
 from saelab.lm.recorded import name_now
 from saelab.lock import RUN_LOCK, check_held
 from saelab.moved import beside, now_at, remedy
@@ -118,6 +119,11 @@ class Run:
     def weights(self) -> Path:
         """Path of the trained SAE."""
         return self.path / WEIGHTS
+
+    @property
+    def weights_sha256(self) -> str:
+        """What tells these weights from others; see `identity_of`."""
+        return identity_of(self.weights)
 
     @property
     def features_path(self) -> Path:

@@ -311,9 +311,32 @@ def test_changing_the_view_drops_filters_of_the_old_one(open_app: Open):
     assert "box=" not in bar
 
 
-def test_an_imported_run_is_called_one(open_app: Open, copy: Path):
-    change(copy / "one" / "config.json", n_tokens=0)
-    (copy / "one" / "metrics.jsonl").unlink(missing_ok=True)
-    assert "imported from another tool" in drawn(open_app(copy, view="runs"))
-    page = drawn(open_app(copy, run="one", view="training"))
-    assert "was trained by another tool and imported" in page
+def test_an_imported_run_says_where_it_came_from(open_app: Open, copy: Path):
+    change(copy / "two" / "config.json", n_tokens=0, target_site="blocks.2.hook_mlp_out")
+    (copy / "two" / "metrics.jsonl").unlink()
+    facts: dict[str, object] = {
+        "imported_from": "SAELens topk: <b>a</b>/b",
+        "licence": "MIT",
+        "notes": ["Rows <i>"],
+    }
+    facts["stated"] = {"fvu": [0.1, 0.2], "l0": [7, 7], "ce": "x"}
+    change(copy / "two" / "provenance.json", **facts)
+    assert "imported from SAELens topk" in drawn(open_app(copy, view="runs"))
+    for view in ("welcome", "training"):
+        page = drawn(open_app(copy, run="two", view=view))
+        for said in ("SAELens topk: &lt;b&gt;a&lt;/b&gt;/b", "MIT", "Rows &lt;i&gt;",
+                     "0.1 to 0.2", "stated L0", "7"):  # fmt: skip
+            assert said in page
+        assert "stated CE" not in page
+    assert "writes those at <b>blocks.2.hook_mlp_out</b>" in drawn(
+        open_app(copy, run="two", view="welcome")
+    )
+    page = drawn(open_app(copy, run="two", view="health"))
+    assert "Not trained here: imported from SAELens topk" in page
+
+
+def test_of_several_sites_no_steering_is_asked_for(open_app: Open, copy: Path):
+    change(copy / "two" / "config.json", site="blocks.0.hook_resid_post+blocks.1.hook_resid_post")
+    assert "saelab steer" not in drawn(open_app(copy / "two", view="runs"))
+    page = drawn(open_app(copy, run="two", view="steering"))
+    assert "two reads 2 sites, and steering changes the model at one" in page

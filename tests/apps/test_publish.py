@@ -1,6 +1,7 @@
 """A published run is files: they open from a disk, ask for nothing else, and tokens are text."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -101,6 +102,24 @@ def test_chosen_latents_alone_are_written_and_only_they_are_linked(runs: Path, t
         found = Elements((out / "signed/2.html").read_text())
         assert [file for file in found.files if file.endswith("7.html")]
         assert not [file for file in found.files if file.startswith("?")]
+
+
+def test_a_list_of_the_browser_is_published_in_its_order_with_its_comments(
+    runs: Path, tmp_path: Path, capsys
+):
+    run = shutil.copytree(runs / "plain", tmp_path / "plain")
+    notes, out = Notes(run), tmp_path / "site"
+    for latent, comment in ((7, "<b>so</b>"), (2, "")):
+        notes.write(latent, "list", f"a b\n+\n{comment}".strip())
+    assert publish(run, "--list", "a b", "--out", out) == 0
+    assert {page.stem for page in (out / "plain").iterdir()} == {"2", "7", "index", "figures"}
+    index, latent = ((out / "plain" / name).read_text() for name in ("index.html", "7.html"))
+    assert index.index("7.html") < index.index("2.html")
+    for page in (index, latent):
+        assert "&lt;b&gt;so&lt;/b&gt;" in page
+    capsys.readouterr()
+    assert publish(run, "--list", "c", "--out", tmp_path / "none") == 2
+    assert "has no list 'c'; it has a b" in capsys.readouterr().err
 
 
 def test_what_cannot_be_published_is_one_sentence(runs: Path, tmp_path: Path, capsys, monkeypatch):

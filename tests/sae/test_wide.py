@@ -3,9 +3,12 @@
 import pytest
 import torch
 from bounded import at_most
+from safetensors.torch import save_file
 
 from saelab.config import UsageError
-from saelab.formats import mapped
+from saelab.files import sha256_file
+from saelab.formats import mapped, tensor_header
+from saelab.formats.tensor_header import identity_of
 from saelab.formats.tensors import read_tensor_header, write_tensors
 from saelab.sae import in_blocks
 from saelab.sae.decoder import atoms_of, dtype_of
@@ -155,6 +158,19 @@ def test_a_file_too_large_to_be_read_through_is_checked_where_it_is_used(
     write_tensors(path, tensors, header.metadata)
     with pytest.raises(UsageError, match="b_enc holds NaN"):
         load_sae(path)
+
+
+def test_a_large_file_is_known_by_its_header_which_seals_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_header, "CHECKED_TO", 0)
+    found = []
+    for name, change in (("a", 0.0), ("b", 1.0), ("c", 0.0)):
+        sae = made("topk", k=3)
+        sae.W_dec.data[5, 1] += change
+        save_sae(sae, tmp_path / name)
+        found.append(identity_of(tmp_path / name))
+    assert found[0] == found[2] != found[1]
+    save_file({"x": torch.zeros(3)}, tmp_path / "unsealed")
+    assert identity_of(tmp_path / "unsealed") == sha256_file(tmp_path / "unsealed")
 
 
 def test_a_million_latents_are_opened_and_encoded_in_bounded_memory(

@@ -8,6 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from feature_browser.data.growing import GrowingRun, read_growing
+from feature_browser.data.origin import Origin, origin_of
+from feature_browser.data.run_values import (
+    count_of,
+    evaluation_of,
+    figure_of,
+    option_of,
+    scores_of,
+    whole,
+)
+from saelab.analysis.records import features_file
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
@@ -18,8 +28,6 @@ FOUND = 0.8
 """A known feature is found if some latent reaches this F1."""
 OWN_ARRAYS = "own arrays"
 """Stands for the model of a run that was trained on arrays."""
-LARGEST = 1 << 53
-"""Largest number of tokens or latents that a run can have."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class RunCard:
         config: the complete training configuration.
         n_known, found: number of known features of its text, and of those that a latent finds.
         corpus: the name of the training text; None for arrays.
+        origin: where an imported SAE came from; None of a run that was trained.
         problems: evaluations that could not be read.
     """
 
@@ -53,6 +62,7 @@ class RunCard:
     n_known: int = 0
     found: int | None = None
     corpus: dict[str, Any] | None = None
+    origin: Origin | None = None
     problems: tuple[str, ...] = ()
 
     @cached_property
@@ -80,6 +90,11 @@ class RunCard:
         except UsageError:
             return True
         return False
+
+    @property
+    def n_sites(self) -> int:
+        """How many sites it reads."""
+        return len(parts_of(self.site))
 
     @property
     def in_circuits(self) -> bool:
@@ -116,8 +131,18 @@ class RunCard:
 
     @property
     def features_path(self) -> Path:
-        """Path of its features, once collected."""
+        """Path of the features of all its latents, once collected."""
         return self.path / "features.h5"
+
+    @property
+    def evidence_path(self) -> Path:
+        """Path of its features: of all latents, or where that is missing, of the chosen ones."""
+        return features_file(self.path)
+
+    @property
+    def of_chosen(self) -> bool:
+        """Whether it has the features of chosen latents alone."""
+        return self.evidence_path != self.features_path
 
 
 def key_of(card: RunCard) -> str:
@@ -196,82 +221,30 @@ def read_card(path: Path, root: Path) -> RunCard:
     run = Run(path)
     run.check_finished()
     problems: list[str] = []
-    reconstruction = _evaluation(run, "reconstruction", problems)
-    downstream = _evaluation(run, "downstream", problems)
-    scores = _scores(_evaluation(run, "recovery", problems))
+    reconstruction = evaluation_of(run, "reconstruction", problems)
+    downstream = evaluation_of(run, "downstream", problems)
+    scores = scores_of(evaluation_of(run, "recovery", problems))
     provenance = run.provenance()
     model, corpus = provenance.get("model"), provenance.get("corpus")
     return RunCard(
         name=_name(path, root),
         path=path,
-        variant=str(_option(run, "sae", "variant")),
+        variant=str(option_of(run, "sae", "variant")),
         model=str(model["name"]) if isinstance(model, dict) and "name" in model else OWN_ARRAYS,
-        site=str(_option(run, "site")),
-        d_sae=_count(run, 1, "sae", "d_sae"),
-        n_tokens=_count(run, 0, "n_tokens"),
+        site=str(option_of(run, "site")),
+        d_sae=count_of(run, 1, "sae", "d_sae"),
+        n_tokens=count_of(run, 0, "n_tokens"),
         config=run.options,
-        l0=_number(reconstruction, "l0"),
-        fvu=_number(reconstruction, "fvu"),
-        ce_recovered=_number(downstream, "ce_recovered"),
-        dead=_whole(reconstruction.get("dead")),
+        l0=figure_of(reconstruction, "l0"),
+        fvu=figure_of(reconstruction, "fvu"),
+        ce_recovered=figure_of(downstream, "ce_recovered"),
+        dead=whole(reconstruction.get("dead")),
         n_known=len(scores),
         found=sum(score >= FOUND for score in scores) if scores else None,
         corpus=corpus if isinstance(corpus, dict) else None,
+        origin=origin_of(provenance),
         problems=tuple(problems),
     )
-
-
-def _evaluation(run: Run, name: str, problems: list[str]) -> dict[str, Any]:
-    """A saved evaluation; empty if there is none, or it is damaged (see `problems`)."""
-    try:
-        values = run.evaluation(name)
-    except UsageError as error:
-        problems.append(str(error))
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _scores(recovery: dict[str, Any]) -> list[float]:
-    """The F1 of every known feature's best latent, if the file has it."""
-    features = recovery.get("features")
-    rows = features if isinstance(features, list) else []
-    found = [_number(row, "f1") for row in rows if isinstance(row, dict)]
-    return [score for score in found if score is not None]
-
-
-def _number(values: dict[str, Any], name: str) -> float | None:
-    """A figure; None if the file has no such number."""
-    value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    # NaN is not below it either.
-    return float(value) if abs(value) < LARGEST else None
-
-
-def _whole(value: object, least: int = 0) -> int | None:
-    """A whole number >= `least`; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if least <= value < LARGEST else None
-
-
-def _count(run: Run, least: int, *names: str) -> int:
-    """A whole number of the configuration."""
-    value = _whole(_option(run, *names), least)
-    if value is None:
-        raise UsageError(
-            f"{run.path / 'config.json'} has no whole number from {least} on for {'.'.join(names)}."
-        )
-    return value
-
-
-def _option(run: Run, *names: str) -> Any:  # noqa: ANN401 - any JSON value
-    value: Any = run.options
-    for name in names:
-        if not isinstance(value, dict) or name not in value:
-            raise UsageError(f"{run.path / 'config.json'} has no {'.'.join(names)}.")
-        value = value[name]
-    return value
 
 
 def latent_number(text: str | None, n_latents: int) -> int | None:

@@ -95,7 +95,7 @@ class LatentNames:
 
     def fires_on(self, latent: int) -> str:
         """What the latent's examples have in common, as `Features.fires_on`."""
-        if self.features is None or latent >= len(self.features):
+        if self.features is None or latent not in self.features.latents:
             return ""
         told = _FIRES_ON.setdefault(self.features, {})
         if latent not in told:

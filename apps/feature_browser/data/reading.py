@@ -57,12 +57,19 @@ class OpenRun:
 
     def telling_latent(self) -> int:
         """A latent to show first: the best of those that match a known feature well."""
-        return int(np.lexsort((self.columns["max"], self.columns["f1"]))[-1])
+        best = np.lexsort((self.columns["max"], self.columns["f1"]))[-1]
+        return int(self.columns["latent"][best])
 
     def random_latent(self) -> int:
-        """A random active latent; 0 if none is active."""
-        alive = np.flatnonzero(self.columns["n_fired"])
-        return int(secrets.choice(alive)) if len(alive) else 0
+        """A random active latent; the first if none is active."""
+        alive = self.columns["latent"][self.columns["n_fired"] > 0]
+        return int(secrets.choice(alive)) if len(alive) else self.features.latents[0]
+
+    def beside(self, latent: int, step: int) -> int | None:
+        """The latent so many places further among those with features; None if there is none."""
+        numbers = self.features.latents
+        place = numbers.index(latent) + step if latent in numbers else -1
+        return numbers[place] if 0 <= place < len(numbers) else None
 
     def find(self, text: str) -> Int[ndarray, " found"]:
         """Latents whose known feature, or one of whose raised tokens, contains `text`.
@@ -98,14 +105,14 @@ def list_runs(root: Path) -> Catalogue:
 
 
 def open_run(card: RunCard) -> OpenRun:
-    """The run's features.
+    """The run's features; those of chosen latents, if they alone were collected.
 
     Raises:
         UsageError: they were not collected, or a file is damaged.
     """
-    if not card.features_path.is_file():
+    if not card.evidence_path.is_file():
         raise UsageError(f"{card.features_path} does not exist.")
-    stamps = [stamp(path) for path in (card.features_path, steering_path(card.path))]
+    stamps = [stamp(path) for path in (card.evidence_path, steering_path(card.path))]
     return _open(card, (stamps[0], stamps[1]), stamp(_recovery(card)))
 
 
@@ -241,17 +248,18 @@ def stamp(path: Path) -> int:
 @st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: key_of})
 def _open(card: RunCard, stamps: tuple[int, int], known_stamp: int) -> OpenRun:
     del stamps  # part of the cache's key only: pages show features and steering scores
-    features = Features(card.path)
+    features = Features.of(card.path)
     known = _known(_recovery(card), known_stamp)
     f1 = np.zeros(len(features))
     for latent, match in known.matches.items():
-        if latent >= len(f1):
+        if latent in features.latents:
+            f1[features.place(latent)] = match.f1
+        elif features.numbers is None:
             raise UsageError(
                 f"{_recovery(card)} names latent {latent}, and {features.file.path} has "
                 f"{len(f1)}; run `saelab evaluate` and `saelab features` again."
             )
-        f1[latent] = match.f1
-    columns = {**features.table(), "f1": f1, "latent": np.arange(len(features))}
+    columns = {**features.table(), "f1": f1, "latent": np.array(features.latents)}
     columns["negative"] = columns["n_negative"] / np.maximum(1, columns["n_fired"])
     spaced = not features.file.table.gap
     return OpenRun(card, features, known, columns, spaced)
@@ -266,7 +274,7 @@ def _known(path: Path, stamp: int) -> Known:
 def _words(path: Path, stamp: int) -> list[str]:
     """Every token of the features file at `path`, in lower case."""
     del stamp  # part of the cache's key only
-    file = Features(path.parent).file
+    file = Features.of(path.parent).file
     return [file.token(i).lower() for i in range(len(file["vocabulary/offsets"]) - 1)]
 
 

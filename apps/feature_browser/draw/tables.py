@@ -150,7 +150,7 @@ def raised(run: OpenRun, latent: int) -> Html:
     file = run.features.file
     if "logits/top_tokens" not in file:
         return cell(UNKNOWN)
-    tokens = file["logits/top_tokens"][latent][:4]
+    tokens = file["logits/top_tokens"][run.features.place(latent)][:4]
     return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)
 
 

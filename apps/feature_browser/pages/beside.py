@@ -85,10 +85,12 @@ def _found(catalogue: Catalogue, card: RunCard, said: str) -> _Shown:
         run = open_run(there)
     except UsageError as error:
         return _Shown(said, problem=str(error))
-    latent = latent_number(number, len(run.features))
+    latent = latent_number(number, run.card.d_sae)
     if latent is None:
-        last = len(run.features) - 1
+        last = run.card.d_sae - 1
         return _Shown(said, problem=f"There is no latent {number}; {there.name} has 0 to {last}.")
+    if latent not in run.features.latents:
+        return _Shown(said, problem=f"No features of it were collected in {there.name}.")
     return _Shown(said, run, latent)
 
 

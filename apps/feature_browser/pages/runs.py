@@ -129,8 +129,8 @@ def _to(view: str, card: RunCard, address: RunsAddress) -> str:
 
 
 def _origin(card: RunCard) -> str:
-    if not card.n_tokens:
-        return "imported from another tool"
+    if card.origin is not None:
+        return f"imported from {card.origin.tool}"
     return f"trained on {short_count(card.n_tokens)} tokens"
 
 
@@ -167,7 +167,7 @@ def _todo(card: RunCard, address: RunsAddress) -> Html:
         missing.append(f"saelab evaluate {path}")
     if not card.features_path.is_file():
         missing.append(f"saelab features {path}")
-    elif not (card.path / "steering.h5").is_file():
+    elif card.n_sites == 1 and not (card.path / "steering.h5").is_file():
         missing.append(f"saelab steer {path} --all")
     commands = html("<pre><code>{c}</code></pre>", c="\n".join(missing)) if missing else EMPTY
     note = html('<p class="sub">Not computed yet. Run</p>') if missing else EMPTY

@@ -14,6 +14,7 @@ from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.curves import curves
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, short_count
+from feature_browser.draw.origin import origin_box
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import palette, plot, show
@@ -45,9 +46,8 @@ def training_view(catalogue: Catalogue, card: RunCard | None, address: TrainingA
         show(_headline(card, len(lines)), "training")
         plot(curves(card.path, stamp(log), palette()), "curves")
     else:
-        imported = "This SAE was trained by another tool and imported."
-        reason = f"{log} is missing or empty." if card.n_tokens else imported
-        show(alone(message("No training log", reason)), "training")
+        missing = message("No training log", f"{log} is missing or empty.")
+        show(alone(missing if card.origin is None else origin_box(card.origin)), "training")
     show(_configuration(card.config), "configuration")
 
 

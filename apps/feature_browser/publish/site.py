@@ -43,6 +43,7 @@ class PublishedRun:
         folder: of its files, beside those of the other runs.
         latents: the published ones, in the order of the list.
         others: the published runs by their names, this one included.
+        comments: what is said of latents beside their names.
     """
 
     catalogue: Catalogue
@@ -50,6 +51,7 @@ class PublishedRun:
     folder: str
     latents: Sequence[int]
     others: "Mapping[str, PublishedRun]"
+    comments: Mapping[int, str]
 
     @cached_property
     def opened(self) -> OpenRun:
@@ -117,7 +119,8 @@ class PublishedRun:
             self.opened.features[latent],
             LatentAddress(run=self.card.name, latent=str(latent)),
         )
-        body = joined([self._turns(latent), still(page(scene), self.file_of)])
+        shown = still(page(scene), self.file_of)
+        body = joined([self._turns(latent), self._comment(latent), shown])
         name = self.names.name(latent)
         return self._document(f"{latent} · {name}" if name else str(latent), body, "")
 
@@ -151,9 +154,14 @@ class PublishedRun:
         rows = (
             [
                 anchor(f"{latent}.html", latent),
-                html("{star}{name}", star=self._star(latent), name=self.names.name(latent)),
-                cell(percent(float(values["density"][latent]))),
-                cell(activation(float(values["max"][latent]))),
+                html(
+                    "{star}{name}{comment}",
+                    star=self._star(latent),
+                    name=self.names.name(latent),
+                    comment=self._comment(latent),
+                ),
+                cell(percent(float(values["density"][self.opened.features.place(latent)]))),
+                cell(activation(float(values["max"][self.opened.features.place(latent)]))),
                 raised(self.opened, latent),
             ]
             for latent in self.latents
@@ -169,6 +177,10 @@ class PublishedRun:
             table=table(columns, rows, "Latents"),
         )  # fmt: skip
         return self._document(self.card.name, alone(body), LATENTS)
+
+    def _comment(self, latent: int) -> Html:
+        said = self.comments.get(latent, "")
+        return html('<p class="sub comment">{said}</p>', said=said) if said else EMPTY
 
     def _star(self, latent: int) -> Html:
         starred = self.names.labels.of(latent).bookmark

@@ -1,7 +1,7 @@
 """Writing a site: what it will take is said before, what it took after."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ MOST = 2048
 """Latents that are published without being asked for by number."""
 SAMPLE = 8
 INDEX = "index.html"
+NO_COMMENTS: Mapping[int, str] = {}
 Choose = Callable[[RunCard], list[int]]
 
 
@@ -36,15 +37,21 @@ class SiteSize:
 
 
 def write_site(
-    paths: Sequence[Path], out: Path, *, latents: Sequence[int] = (), every: bool = False
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    latents: Sequence[int] = (),
+    every: bool = False,
+    comments: Mapping[int, str] = NO_COMMENTS,
 ) -> SiteSize:
     """Write the site of some runs to `out`, which may hold an earlier one of the same runs.
 
     Args:
         paths: the runs' directories.
         out: a directory; files that are not the site's are refused.
-        latents: those to publish; default: all of a run with up to `MOST`.
+        latents: those to publish, in this order; default: all of a run with up to `MOST`.
         every: publish all latents of any number.
+        comments: what is said of latents beside their names.
 
     Raises:
         UsageError: a run is unfinished, damaged or without features; a latent does not exist, or
@@ -52,7 +59,7 @@ def write_site(
     """
     # Its caches work without its server, but it warns of that.
     set_log_level(logging.ERROR)
-    runs = _published(paths, lambda card: chosen(card, latents, every=every))
+    runs = _published(paths, lambda card: chosen(card, latents, every=every), comments)
     check_only(out, lambda name: _is_ours(name, runs))
     _announce(runs, out)
     files = _files(runs)
@@ -66,7 +73,9 @@ def write_site(
     return SiteSize(len(files), n_bytes)
 
 
-def _published(paths: Sequence[Path], choose: Choose) -> list[PublishedRun]:
+def _published(
+    paths: Sequence[Path], choose: Choose, comments: Mapping[int, str]
+) -> list[PublishedRun]:
     cards = [read_card(path, path.parent) for path in paths]
     names = [card.name for card in cards]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -77,7 +86,7 @@ def _published(paths: Sequence[Path], choose: Choose) -> list[PublishedRun]:
         folder = slug(card.name)
         taken = {run.folder for run in runs.values()}
         folder = f"{folder}-{number}" if folder in taken else folder
-        runs[card.name] = PublishedRun(catalogue, card, folder, choose(card), runs)
+        runs[card.name] = PublishedRun(catalogue, card, folder, choose(card), runs, comments)
     return list(runs.values())
 
 
@@ -87,16 +96,17 @@ def chosen(card: RunCard, wanted: Sequence[int], *, every: bool) -> list[int]:
     Raises:
         UsageError: the run has no features or not this latent, or too many latents.
     """
-    if not card.features_path.is_file():
+    if not card.evidence_path.is_file():
         raise UsageError(f"{card.path} has no features; run `saelab features {card.path}`.")
-    n = len(Features(card.path))
-    if wrong := [latent for latent in wanted if not 0 <= latent < n]:
-        raise UsageError(f"{card.path} has no latent {wrong[0]}; it has 0 to {n - 1}.")
+    features = Features.of(card.path)
+    n = len(features)
+    for latent in wanted:
+        features.place(latent)
     if not wanted and n > MOST and not every:
         raise UsageError(
             f"{card.path} has {n} latents; choose some with --latents or --list, or give --all."
         )
-    return sorted(set(wanted)) or list(range(n))
+    return list(dict.fromkeys(wanted)) or list(features.latents)
 
 
 def _files(runs: Sequence[PublishedRun]) -> list[File]:

@@ -74,7 +74,7 @@ def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:
 
 
 def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: AbstractAddress) -> None:
-    if card and page.needs_features and not card.features_path.is_file():
+    if card and page.needs_features and not card.evidence_path.is_file():
         show(_no_features(card), "no-features")
         return
     try:

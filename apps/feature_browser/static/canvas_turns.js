@@ -14,7 +14,11 @@ const NUMBER = /^[0-9]{1,9}$/
 function turnPages(canvas, on) {
   const by = (step) => {
     const page = canvas.querySelector("[data-latent]")
-    if (page) turn(canvas, (wanted(canvas) ?? Number(page.dataset.latent)) + step)
+    if (!page) return
+    const now = wanted(canvas) ?? Number(page.dataset.latent)
+    // Where only chosen latents have features, the next of them.
+    const numbers = page.dataset.numbers?.split(" ").map(Number)
+    turn(canvas, numbers ? numbers[numbers.indexOf(now) + step] : now + step)
   }
   on(document, "keydown", (event) => {
     const target = event.composedPath()[0]
@@ -117,7 +121,9 @@ function pageOf(canvas, latent) {
 }
 
 async function fetchAround(canvas, latent) {
-  const last = Number(canvas.querySelector("[data-latent]")?.dataset.latents) - 1
+  const page = canvas.querySelector("[data-latent]")
+  if (page?.dataset.numbers) return
+  const last = Number(page?.dataset.latents) - 1
   for (const [i, step] of AROUND.entries()) {
     if (latent + step < 0 || latent + step > last) continue
     const html = await pageOf(canvas, latent + step)

@@ -24,7 +24,7 @@ from saelab.analysis.circuits.active import Active, FurtherRows, Skip
 from saelab.config import UsageError
 from saelab.host.host import Host, by_layer
 from saelab.lm.internals import model_weights
-from saelab.lm.linear.paths import ModelWeights
+from saelab.lm.linear.paths import ModelWeights, Norm
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.record import ForwardRecord, check_whole, record_forward
 from saelab.sae.affine import TakenRows
@@ -166,7 +166,9 @@ def freeze(lm: LanguageModel, hosts: Sequence[Host], tokens: Int[Tensor, " pos"]
     weights = model_weights(lm)
     record = record_forward(lm, weights, tokens[None])
     check_whole(lm, weights, record)
-    return _with_errors(Frozen(weights, record, tuple(_active(d, record) for d in ordered)))
+    return _with_errors(
+        Frozen(weights, record, tuple(_active(d, weights, record) for d in ordered))
+    )
 
 
 def _by_depth(hosts: Sequence[Host], n_layers: int) -> list[Host]:
@@ -191,7 +193,7 @@ def _by_depth(hosts: Sequence[Host], n_layers: int) -> list[Host]:
     return [found[place] for place in sorted(found, key=lambda place: place.depth)]
 
 
-def _active(host: Host, record: ForwardRecord) -> Active:
+def _active(host: Host, weights: ModelWeights, record: ForwardRecord) -> Active:
     """The SAE's latents; instead of its error, all that it writes."""
     x, target = _read_and_written(host, record)
     sae = host.sae
@@ -200,17 +202,33 @@ def _active(host: Host, record: ForwardRecord) -> Active:
             f"{host.name} reconstructs rows of width {sae.W_dec.shape[1]}, but "
             f"{host.writes} has {target.shape[-1]}; it is of another model."
         )
+    norm = weights.layers[host.place.layer].ln2 if host.before_gain else None
+    x = x if norm is None else _before_gain(norm, x, host)
     applies = host.domain.covers(record.tokens[0], x, target=target)
     codes = linearize(sae, x, applies)
+    codes = codes if norm is None else codes.of_scaled(norm.gain, norm.bias)
     decoder = TakenRows(sae.W_dec, codes.latent, x.dtype)
     b_dec, skip = sae.resting(x).to(x.dtype), None
     if sae.W_skip is not None:
         W = sae.W_skip.to(x.dtype)
         b_dec = b_dec - sae.input_bias.to(x.dtype) @ W
+        if norm is not None:
+            W = W / norm.gain[:, None]
+            b_dec, x = b_dec - norm.bias @ W, x * norm.gain + norm.bias
         skip = Skip(W, (x @ W) * applies[:, None], applies)
     b_dec, further = b_dec * applies[:, None], _further(host, record, codes.latent)
     facts = host.name, host.place, codes, decoder, b_dec
     return Active(*facts, target, applies, skip, host.before_post, further, host.layer_of)
+
+
+def _before_gain(norm: Norm, x: Float[Tensor, "pos d_in"], host: Host) -> Float[Tensor, "pos d_in"]:
+    """What a norm gave before its gain and bias."""
+    if bool((norm.gain == 0).any()):
+        raise UsageError(
+            f"{host.reads} has {int((norm.gain == 0).sum())} coordinates with gain 0, which the "
+            f"MLP does not read and {host.name} does, so no circuit has their part."
+        )
+    return (x - norm.bias) / norm.gain
 
 
 def _further(

@@ -32,7 +32,6 @@ from saelab.analysis.steering.writing import Sampling, edits_for, generate
 from saelab.config import UsageError
 from saelab.console import note, progress
 from saelab.evaluation.logistic import fit_logistic
-from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.lm.prompt import chat_prompt, encode_prompt
 from saelab.lm.protocol import Edit, LanguageModel
@@ -84,7 +83,7 @@ def written_task(
     """
     host = with_maxima(Host.of_run(run, lm))
     sampling = Sampling(n_tokens=options.n_tokens, temperature=1.0)
-    weights = sha256_file(run.weights)
+    weights = run.weights_sha256
     digest = digest_of_task(list(concepts), list(instructions), options, weights)
     path = run.path / DIRECTORY / PLACE / TEXTS
     task = SteeringTask([c.text for c in concepts], list(instructions), [], [], digest)
@@ -195,9 +194,12 @@ def _latent(host: Host, concept: SteeringConcept, there: ConceptRows, absent: Co
     if latent is None:
         above = [(row > absent.most).float() + 0.5 * (row == absent.most) for row in there.most]
         auroc = torch.stack([one.mean(0) for one in above]).mean(0)
-        latent = int(auroc.masked_fill(host.maxima <= 0, -1).argmax())
-    if float(host.maxima[latent]) <= 0:
-        raise UsageError(f"Latent {latent} never fired in features.h5, so it has no strength.")
+        latent = int(auroc.masked_fill(~(host.maxima > 0), -1).argmax())
+    if not float(host.maxima[latent]) > 0:
+        raise UsageError(
+            f"Latent {latent} never fired, or no features of it were collected, so it has no "
+            "strength."
+        )
     return latent
 
 

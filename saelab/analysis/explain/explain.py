@@ -28,7 +28,6 @@ from saelab.clients.ledger import Ledger
 from saelab.clients.question import Answer, Client, Question
 from saelab.config import UsageError
 from saelab.console import progress
-from saelab.files import sha256_file
 from saelab.lock import check_held, writing
 from saelab.training.run import Run
 
@@ -60,9 +59,8 @@ class Explaining:
 
         Those of an unfinished part are among them: the ledger has their answers, and their cost.
         """
-        fired = self.features.file["latent/n_fired"]
         done = self.texts.by_latent.keys() - self._answered()
-        wanted = [n for n in latents if fired[n] and (again or n not in done)]
+        wanted = [n for n in latents if self.features.fired(n) and (again or n not in done)]
         found = {}
         with progress("Questions", len(wanted), "latents") as bar:
             for latent in wanted:
@@ -154,14 +152,14 @@ def begin(
 
 
 def features_of(run: Run) -> Features:
-    """The run's features.
+    """The run's features: of all latents, or where these are missing, of the chosen ones.
 
     Raises:
         UsageError: they were not collected, or are of other weights.
     """
     run.check_finished()
-    features = Features(run.path)
-    if features.file.facts.get("sae_sha256") != sha256_file(run.weights):
+    features = Features.of(run.path)
+    if features.file.facts.get("sae_sha256") != run.weights_sha256:
         raise UsageError(
             f"{features.file.path} was made with other weights than {run.weights.name}; run "
             "`saelab features` again."
@@ -170,15 +168,14 @@ def features_of(run: Run) -> Features:
 
 
 def chosen(features: Features, latents: Sequence[int], first: int | None) -> Iterator[int]:
-    """The latents that are meant: those given, or the `first` ones, or all.
+    """The latents that are meant: those given, or the `first` ones, or all with evidence.
 
     Raises:
-        UsageError: there is no such latent.
+        UsageError: there is no such latent, or no evidence of it.
     """
     for latent in latents:
-        if latent >= len(features):
-            raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(features) - 1}.")
-    return iter(dict.fromkeys(latents) or range(min(first or len(features), len(features))))
+        features.place(latent)
+    return iter(dict.fromkeys(latents) or features.latents[:first])
 
 
 def explain_latent(run: Run, latent: int, client: Client) -> str:

@@ -61,7 +61,8 @@ def _listed(lines: Iterable[str]) -> str:
 
 
 def _neighbours(features: Features, record: LatentRecord) -> str:
-    near = [other for other, cosine in record.neighbours if cosine > 0][:N_NEIGHBOURS]
+    known = [(n, cosine) for n, cosine in record.neighbours if n in features.latents]
+    near = [other for other, cosine in known if cosine > 0][:N_NEIGHBOURS]
     return _listed([line for other in near if (line := features.fires_on(other))])
 
 

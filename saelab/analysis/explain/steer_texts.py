@@ -59,8 +59,7 @@ def steered_texts(
         there = read_steered(path)
         same = (there.sae_sha256, there.sampling) == (digest, new.sampling)
         found = there if same else new
-    fired = features.file["latent/n_fired"]
-    missing = [n for n in dict.fromkeys(latents) if n not in found.by_latent and fired[n]]
+    missing = [n for n in dict.fromkeys(latents) if n not in found.by_latent and features.fired(n)]
     if missing:
         lm = load_recorded_model(run.model(), name=model, device=device)
         _write_more(with_maxima(Host.of_run(run, lm)), features, found, missing, path)

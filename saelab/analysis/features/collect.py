@@ -22,7 +22,6 @@ from saelab.analysis.features.weights import weight_arrays, weight_arrays_of
 from saelab.analysis.records import CHOSEN_FILE, Features
 from saelab.config import UsageError
 from saelab.console import note
-from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.host.text import corpus_of
 from saelab.lm.protocol import LanguageModel
@@ -137,7 +136,7 @@ def collected(run: Run, options: FeatureOptions) -> Features | None:
         return None
     features = Features(run.path)
     facts = features.file.facts
-    wanted = {"options": asdict(options), "sae_sha256": sha256_file(run.weights)}
+    wanted = {"options": asdict(options), "sae_sha256": run.weights_sha256}
     return features if all(facts.get(name) == value for name, value in wanted.items()) else None
 
 
@@ -185,7 +184,7 @@ def _facts(
         "options": asdict(options),
         "exact": EXACT,
         "sampled": SAMPLED,
-        "sae_sha256": sha256_file(run.weights),
+        "sae_sha256": run.weights_sha256,
         "device": str(lm.device),
         "training": {name: record.get(name) for name in ("created", "commit", "activations")},
         "provenance": provenance(),

@@ -28,7 +28,7 @@ from saelab.analysis.features.near_misses import NearMisses, near_misses
 from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
-from saelab.files import sha256_file, temporary_name
+from saelab.files import temporary_name
 from saelab.formats.json_file import read_sealed_json, write_sealed_json
 from saelab.host.host import Host
 from saelab.host.text import TextBatch, corpus_of, stream
@@ -96,7 +96,7 @@ def _claim(directory: Path, run: Run, options: FeatureOptions, latents: Sequence
     """Start the pass, or refuse to continue another one."""
     chosen = asdict(options)
     task: dict[str, Any] = {name: chosen[name] for name in DECIDES_CODES} | {
-        "sae_sha256": sha256_file(run.weights)
+        "sae_sha256": run.weights_sha256
     }
     if latents:
         task["latents"] = list(latents)

@@ -21,6 +21,8 @@ N_NEIGHBOURS = 8
 COSINES_AT_ONCE = 2**25
 MOST_COMPARED = 2**18
 """With more latents, comparing all pairs takes longer than everything else together."""
+MOST_READ = 2**33
+"""Matrices with more numbers are not read whole for a few latents: that takes many minutes."""
 LONG = 2**15
 """With more latents, progress is shown."""
 
@@ -53,13 +55,21 @@ def weight_arrays(sae: AbstractSAE, lm: LanguageModel, hook: str) -> dict[str, n
 def weight_arrays_of(
     sae: AbstractSAE, lm: LanguageModel, hook: str, latents: Int[Tensor, " some"]
 ) -> dict[str, ndarray]:
-    """As `weight_arrays`, of some latents; their neighbours are among all, block by block."""
+    """As `weight_arrays`, of some latents; their neighbours are among all, block by block.
+
+    Weights of more than `MOST_READ` numbers tell none.
+    """
     if sae.config.decoder_problem is not None:
         return {}
-    rows = atoms_of(sae, latents)
-    arrays = nearest_of_all(rows, latents, sae.W_dec, "neighbours")
+    rows, compared = atoms_of(sae, latents), sae.W_dec.numel() <= MOST_READ
+    if not compared:
+        note(
+            f"There will be no neighbours: W_dec has {sae.W_dec.numel():.1e} numbers, and up to "
+            f"{MOST_READ:.1e} are read for a few latents."
+        )
+    arrays = nearest_of_all(rows, latents, sae.W_dec, "neighbours") if compared else {}
     arrays |= logit_arrays(rows, rows.dtype, lm, hook)
-    if isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
+    if compared and isinstance(encoder := getattr(sae, "W_enc", None), Tensor):
         columns = encoder.T[latents].to(rows.dtype)
         arrays |= nearest_of_all(columns, latents, encoder.T, "encoder")
     if (site := Site.find(hook)) is not None and site.kind == "heads":

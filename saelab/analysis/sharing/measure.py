@@ -13,7 +13,6 @@ from saelab.config import UsageError
 from saelab.console import progress
 from saelab.evaluation.arrays import ROWS_AT_ONCE, held_back
 from saelab.evaluation.reconstruction import Reconstruction
-from saelab.files import sha256_file
 from saelab.lock import writing
 from saelab.provenance import provenance
 from saelab.sae.base import AbstractSAE
@@ -96,7 +95,7 @@ def measure_sharing(
                 "the sites of a crosscoder (--site A+B, or --beside STORE)."
             )
         found = _measured(run, sae, n_tokens)
-        facts = {"sae_sha256": sha256_file(run.weights), "provenance": provenance()}
+        facts = {"sae_sha256": run.weights_sha256, "provenance": provenance()}
         return found, save_sharing(found, run.path, facts)
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.analysis.feature_file import FeatureFile
+from saelab.analysis.records import Features, features_file
 from saelab.analysis.steering.interventions import Intervention, check_alike
 from saelab.config import UsageError
-from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.lm.edits import replace_rows
 from saelab.lm.protocol import Edit
@@ -21,22 +21,25 @@ from saelab.types import SparseCodes
 
 
 def with_maxima(host: Host) -> Host:
-    """The host with its latents' largest |activations|, if its run has a features.h5.
+    """The host with its latents' largest |activations|, if its run has features.
 
-    Changes in the unit `latent_max` need them.
+    Changes in the unit `latent_max` need them. Of latents without features they are NaN.
 
     Raises:
-        UsageError: features.h5 is damaged, or of other weights; or the SAE reads several sites.
+        UsageError: the features are damaged, or of other weights; or the SAE reads several sites.
     """
     if (n := len(host.sae.widths)) > 1:
         raise UsageError(
             f"{host.name} reads {n} sites, and steering changes the model at one; steer with an "
             "SAE of one site."
         )
-    if host.run is None or not host.run.features_path.is_file():
+    if host.run is None or not features_file(host.run.path).is_file():
         return host
-    maxima = torch.tensor(features_of(host.run)["latent/max"], device=host.lm.device)
-    return replace(host, maxima=maxima)
+    features = Features.of(host.run.path)
+    check_weights(features.file, host.run)
+    maxima = torch.full((host.sae.d_sae,), float("nan"))
+    maxima[list(features.latents)] = torch.tensor(features.file["latent/max"])
+    return replace(host, maxima=maxima.to(host.lm.device))
 
 
 def latent_edits(
@@ -135,6 +138,11 @@ def _check_maxima(host: Host, latents: Int[Tensor, "n latent"]) -> None:
             "The unit latent_max needs each latent's maximum in features.h5; run `saelab "
             "features` first, or use a_max."
         )
+    if len(unknown := latents[host.maxima[latents].isnan()]):
+        raise UsageError(
+            f"The unit latent_max needs the maximum of latent {int(unknown[0])}, of which no "
+            "features were collected; run `saelab features --latents` with it, or use a_max."
+        )
     silent = latents[host.maxima[latents] == 0]
     if len(silent):
         raise UsageError(
@@ -190,12 +198,17 @@ def features_of(run: Run) -> FeatureFile:
         UsageError: it is missing, damaged, or was collected with other weights.
     """
     file = FeatureFile(run.features_path)
-    if file.facts.get("sae_sha256") != sha256_file(run.weights):
+    check_weights(file, run)
+    return file
+
+
+def check_weights(file: FeatureFile, run: Run) -> None:
+    """Raises UsageError if features were collected with other weights than the run has."""
+    if file.facts.get("sae_sha256") != run.weights_sha256:
         raise UsageError(
             f"{file.path} was collected with other weights than {run.weights}; run `saelab "
             "features` again."
         )
-    return file
 
 
 def codes_at(codes: SparseCodes, latents: Int[Tensor, "row latent"]) -> Float[Tensor, "row latent"]:

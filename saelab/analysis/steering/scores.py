@@ -24,7 +24,6 @@ from saelab.analysis.steering.measures import (
 from saelab.analysis.steering.records import ARRAYS, SteeringScores, steering_path
 from saelab.analysis.steering.steering_file import write_arrays
 from saelab.config import UsageError
-from saelab.files import sha256_file
 from saelab.host.host import Host
 from saelab.lm.prompt import encode_prompt
 from saelab.lm.protocol import LanguageModel
@@ -104,7 +103,7 @@ def _facts(
         "a_max": a_max,
         "options": options.model_dump(mode="json"),
         "config_digest": run.config.digest(),
-        "sae_sha256": sha256_file(run.weights),
+        "sae_sha256": run.weights_sha256,
         "features_tokens": features.facts["n_tokens"],
         "provenance": provenance(),
     }

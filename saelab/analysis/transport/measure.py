@@ -28,7 +28,6 @@ from saelab.analysis.transport.splice import Splicer, splice
 from saelab.analysis.transport.transport_file import LATENT, transport_path, write_arrays
 from saelab.config import UsageError
 from saelab.console import note, progress
-from saelab.files import sha256_file
 from saelab.formats.json_file import canonical_digest
 from saelab.host.host import Host
 from saelab.host.text import corpus_of
@@ -114,9 +113,7 @@ class _Work:
 
     def _request(self, pair: Pair) -> str:
         chosen = self.options.model_dump(mode="json", exclude={"from_", "to", "batch_size"})
-        return canonical_digest(
-            [*pair, chosen, sha256_file(self.run.weights), self.store.rows_digest]
-        )
+        return canonical_digest([*pair, chosen, self.run.weights_sha256, self.store.rows_digest])
 
     def moments(self, pairs: list[Pair]) -> FoldSums:
         """The sums of all pairs, from one pass over the store."""
@@ -238,7 +235,7 @@ class _Work:
                 "rows_digest": self.store.rows_digest,
             },
             "model": run.provenance()["model"],
-            "sae_sha256": sha256_file(run.weights),
+            "sae_sha256": run.weights_sha256,
             "device": str(self.device),
             "provenance": provenance(),
         }

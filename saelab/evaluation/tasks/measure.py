@@ -12,7 +12,6 @@ from saelab.evaluation.tasks.letters import LetterAbsorption, measure_letters
 from saelab.evaluation.tasks.options import TASKS, TaskOptions, option
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.sources import KINDS, Asked, DataSet, TaskKind, check_data
-from saelab.files import sha256_file
 from saelab.formats.json_file import canonical_digest
 from saelab.host.host import Host
 from saelab.lm.load import load_recorded_model
@@ -60,7 +59,7 @@ def measure_tasks(
         if any((options.scr, options.tpp, options.letters, options.ravel, options.unlearn)):
             _check_decoder(reader.host)
         made = {
-            "sae_sha256": sha256_file(run.weights),
+            "sae_sha256": run.weights_sha256,
             "provenance": provenance(device=str(lm.device)),
         }
         found: dict[str, Any] = {}
@@ -157,7 +156,7 @@ def saved_tasks(run: Run) -> dict[str, Any]:
 
 def _saved(run: Run, name: str) -> Any | None:  # noqa: ANN401 - the kind's own result
     values = run.evaluation(name)
-    if values is None or values.get("made", {}).get("sae_sha256") != sha256_file(run.weights):
+    if values is None or values.get("made", {}).get("sae_sha256") != run.weights_sha256:
         return None
     return measurements()[name].read(values, f"evaluation/{name}.json of {run.path}")
 

@@ -143,9 +143,9 @@ def _place_in_gemma_3(config: Record) -> PublishedPlace:
         raise UsageError(
             f"{config.path}: the architecture is {architecture[:40]!r}, not 'jump_relu'."
         )
-    reads, writes = (_hook(config.text(f"hf_hook_point_{end}")) for end in ("in", "out"))
-    stated = config.text("hf_hook_point_out") is not None
-    return PublishedPlace(config.text("model_name"), reads, writes, stated)
+    into, out = (config.text(f"hf_hook_point_{end}") for end in ("in", "out"))
+    transcoder = out is not None and out != into
+    return PublishedPlace(config.text("model_name"), _hook(into), _hook(out), transcoder)
 
 
 def _hook(module: str | None) -> str | None:

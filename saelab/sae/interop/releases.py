@@ -1,14 +1,13 @@
 """The table of public releases, `releases.yaml`: which files a name means, and what is known."""
 
 import difflib
-import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -19,14 +18,6 @@ from saelab.sae.row_norm import RowNorm
 TABLE = "releases.yaml"
 WORD = re.compile(r"\{([a-z0-9]+)(=?)\}")
 NUMBER = re.compile(r"0|[1-9]\d{0,8}")
-NORMS: dict[str, RowNorm] = {"constant_norm_rescale": "unit-norm", "layer_norm": "layer-norm"}
-WEIGHTS = (".pt", ".pth", ".npz", ".safetensors")
-SAELENS = "saelens:"
-UNREAD = {
-    "temporal": "a temporal SAE, whose codes depend on earlier tokens",
-    "mntss_clt_layer_transcoder": "a layer of a cross-layer transcoder with its decoders summed",
-}
-"""What SAELens' registry names that is no SAE of single rows."""
 
 
 def _texts(value: object) -> object:
@@ -89,15 +80,17 @@ class Release(Config):
                 chosen[word[1]] = part
         return chosen
 
-    def refusal(self, chosen: Mapping[str, str]) -> str | None:
-        """Why these words name nothing, or None."""
-        for word, value in chosen.items():
-            known = self.values[word]
-            if known == "number" and not NUMBER.fullmatch(value):
-                return f"{value[:40]!r} is no number, which {{{word}}} must be"
-            if known != "number" and value not in known:
-                return f"{value[:40]!r} is none of {', '.join(known)}"
-        return None
+    def refused(self, chosen: Mapping[str, str]) -> list[str]:
+        """The words whose values name nothing."""
+        return [
+            word
+            for word, value in chosen.items()
+            if not (
+                NUMBER.fullmatch(value)
+                if self.values[word] == "number"
+                else value in self.values[word]
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -158,7 +151,8 @@ def read_releases(text: str) -> tuple[Release, ...]:
     return tuple(rows)
 
 
-def _closest(word: str, words: Iterable[str]) -> list[str]:
+def closest(word: str, words: Iterable[str]) -> list[str]:
+    """The most similar words, the best first."""
     return difflib.get_close_matches(word, list(words), 3, cutoff=0.5)
 
 
@@ -174,20 +168,32 @@ def find_release(name: str) -> Known:
     Raises:
         UsageError: no row has this name; the message names the closest row.
     """
-    refusals = []
-    for row in releases():
-        chosen = row.words_of(name)
-        if chosen is not None:
-            if (problem := row.refusal(chosen)) is None:
-                return _known(row, name, chosen)
-            refusals.append(f"{name}: {problem} ({row.name}).")
-    if refusals:
-        raise UsageError(refusals[0])
+    rows = [(row, chosen) for row in releases() if (chosen := row.words_of(name)) is not None]
+    refused = [row.refused(chosen) for row, chosen in rows]
+    if [] in refused:
+        row, chosen = rows[refused.index([])]
+        return _known(row, name, chosen)
+    if rows:
+        fewest = min(refused, key=len)
+        near = [row for (row, _), words in zip(rows, refused, strict=True) if words == fewest]
+        raise _unnamed(name, fewest[0], rows[0][1][fewest[0]], near)
     first = name.split("/")[0]
     of_first = [row.name for row in releases() if row.name.split("/")[0] == first]
-    near = of_first or _closest(name, [row.name for row in releases()])
+    near = of_first or closest(name, [row.name for row in releases()])
     hint = f"; {' or '.join(dict.fromkeys(near))} is" if near else ""
     raise UsageError(f"{name} is no release{hint}; `saelab import list` shows all.")
+
+
+def _unnamed(name: str, word: str, value: str, rows: Sequence[Release]) -> UsageError:
+    """The error for a word that names nothing in any of these rows."""
+    known = [row.values[word] for row in rows]
+    values = [each for some in known if some != "number" for each in some]
+    problem = (
+        f"is none of {', '.join(dict.fromkeys(values))}"
+        if values
+        else f"is no number, which {{{word}}} must be"
+    )
+    return UsageError(f"{name}: {value[:40]!r} {problem} ({rows[0].name}).")
 
 
 def _known(row: Release, name: str, chosen: Mapping[str, str]) -> Known:
@@ -221,6 +227,7 @@ def _known(row: Release, name: str, chosen: Mapping[str, str]) -> Known:
         site=site,
         target=target,
         k=None if row.k is None else int(filled(str(row.k))),
+        transcoder=None if target is None else True,
         norm=row.norm,
         figures={key: value for key, value in spans.items() if value is not None},
         licence=row.licence,
@@ -234,65 +241,3 @@ def numbered(path: str) -> list[str]:
         return [path]
     numbers = range(int(found[1]), int(found[2]) + 1)
     return [path[: found.start()] + str(n) + path[found.end() :] for n in numbers]
-
-
-def find_in_sae_lens(name: str) -> Known:
-    """What `saelens:RELEASE/ID` means in the registry of an installed SAELens, read as data.
-
-    Raises:
-        UsageError: SAELens is not installed, or its registry has no such SAE.
-    """
-    release, _, sae_id = name.removeprefix(SAELENS).partition("/")
-    table = _sae_lens_table()
-    row = table.get(release)
-    if not isinstance(row, dict):
-        near = _closest(release, table)
-        hint = f"; {' or '.join(near)} is one" if near else ""
-        raise UsageError(f"SAELens' registry has no release {release!r}{hint}.")
-    listed = {str(each.get("id")): each for each in row.get("saes") or ()}
-    if sae_id not in listed:
-        near = _closest(sae_id, listed)
-        raise UsageError(
-            f"SAELens' release {release} has no SAE {sae_id!r}; it has {len(listed)}, such as "
-            f"{', '.join(near or list(listed)[:3])}."
-        )
-    return _of_sae_lens(name, row, listed[sae_id])
-
-
-def _of_sae_lens(name: str, row: Mapping[str, Any], sae: Mapping[str, Any]) -> Known:
-    if (kind := row.get("conversion_func")) in UNREAD:
-        raise UsageError(f"{name} is {UNREAD[kind]}, which cannot be imported.")
-    overrides = {**(row.get("config_overrides") or {}), **(sae.get("config_overrides") or {})}
-    path = str(sae["path"])
-    kwargs = overrides.get("model_from_pretrained_kwargs") or {}
-    norm = NORMS.get(str(overrides.get("normalize_activations")))
-    if norm is None and kwargs.get("center_writing_weights"):
-        norm = "centre"
-    explained = sae.get("variance_explained")
-    spans = {"l0": sae.get("l0"), "fvu": None if explained is None else 1 - explained}
-    return Known(
-        name=name,
-        repo=str(row["repo_id"]),
-        files=(path,) if path.endswith(WEIGHTS) and kind is not None else (),
-        read=path,
-        model=str(overrides.get("model_name") or row.get("model")),
-        site=overrides.get("hook_name"),
-        transcoder=True if kind == "gemma_2_transcoder" else None,
-        norm=norm,
-        scale=sae.get("norm_scaling_factor"),
-        figures={k: (float(v), float(v)) for k, v in spans.items() if v is not None},
-    )
-
-
-@cache
-def _sae_lens_table() -> dict[str, Any]:
-    spec = importlib.util.find_spec("sae_lens")
-    file = None if spec is None or spec.origin is None else Path(spec.origin).parent
-    file = None if file is None else file / "pretrained_saes.yaml"
-    if file is None or not file.is_file():
-        raise UsageError(
-            "Names that begin with saelens: are read from the registry of an installed SAELens, "
-            "which is not there; use `saelab import list` or hf:owner/repo/path."
-        )
-    # The C loader is five times as fast on 1.5 MB; a build of PyYAML may lack it.
-    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -12,13 +12,8 @@ from saelab.sae.interop.foreign import ForeignSAE
 from saelab.sae.interop.hints import Hints
 from saelab.sae.interop.llama_scope import SETTINGS_FILE
 from saelab.sae.interop.llama_scope import WEIGHTS as SCOPE_WEIGHTS
-from saelab.sae.interop.releases import (
-    SAELENS,
-    WEIGHTS,
-    Known,
-    find_in_sae_lens,
-    find_release,
-)
+from saelab.sae.interop.releases import Known, find_release
+from saelab.sae.interop.sae_lens_releases import SAELENS, WEIGHTS, find_in_sae_lens
 
 HUB = "hf:"
 OF_LAYERS = re.compile(r"(params_layer|W_enc|W_dec)_\d{1,4}\.safetensors")

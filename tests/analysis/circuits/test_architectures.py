@@ -98,7 +98,9 @@ def saes(lm):
         site = f"{block}.{outer}"
         found.append(Host.at(lm, random_sae(variant, d_in=lm.info.d_model), site))
         sae = random_transcoder(lm, layer, variant, skip=True).sae
-        found.append(Host(lm, sae, f"{block}.mlp.hook_in", f"{block}.{written}", f"mlp {layer}"))
+        before = f"{block}.ln2.hook_normalized"  # Before the norm's gain and bias.
+        read = before if layer == 1 and before in lm.hooks() else f"{block}.mlp.hook_in"
+        found.append(Host(lm, sae, read, f"{block}.{written}", f"mlp {layer}"))
     return found
 
 

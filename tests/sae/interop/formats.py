@@ -40,7 +40,7 @@ FORMATS = [
     Format("sparsify", "`cfg.json`, `sae.safetensors`", "sparsify", "sparsify",
            "sparsify 1.3.3 (read and written)"),
     Format("circuit-tracer", "`config.yaml`, `layer_0.safetensors`", "circuit-tracer",
-           "circuit-tracer", "its formulas, in float64"),
+           "circuit-tracer", "circuit-tracer 0.5.0 (read)"),
 ]  # fmt: skip
 LAYERED = [
     Format("Gemma Scope 2, CLTs and crosscoders", "`params_layer_0.safetensors`, ...",

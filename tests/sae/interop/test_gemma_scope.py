@@ -86,10 +86,11 @@ def test_the_configuration_of_gemma_3_tells_model_and_hook(module, hook, tmp_pat
         "architecture": "jump_relu",
         "model_name": "google/gemma-3-1b-pt",
         "hf_hook_point_in": module,
+        "hf_hook_point_out": module,
     }
     write_json(tmp_path / "config.json", config)
     sae = read_gemma_scope(tmp_path)
-    assert (sae.model, sae.hook) == ("google/gemma-3-1b-pt", hook)
+    assert (sae.model, sae.hook, sae.transcoder) == ("google/gemma-3-1b-pt", hook, False)
 
 
 @pytest.mark.parametrize(

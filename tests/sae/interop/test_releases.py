@@ -14,7 +14,7 @@ from sae.interop.cases import (
     write_json,
 )
 
-from saelab.sae.interop import releases
+from saelab.sae.interop import releases, sae_lens_releases
 from saelab.sae.interop.hints import Hints
 from saelab.sae.interop.releases import find_release, read_releases, search
 from saelab.sae.interop.sources import locate, read_located
@@ -54,6 +54,8 @@ def test_figures_may_come_from_the_name():
     ("name", "words"),
     [
         ("gemma-scope-2/270m-pt/resid/12/16k/huge", "'huge' is none of small, medium, big"),
+        ("gemma-scope-2/270m-pt/attn/12/16k/huge", "'huge' is none of small, medium, big"),
+        ("gemma-scope-2/270m-pt/heads/12/16k/big", "resid-all, mlp, mlp-all, attn, attn-all, tr"),
         ("gemma-scope-2/270m-pt/resid/x/16k/big", "'x' is no number, which {layer} must be"),
         ("gemma-scope-2/270m-pt", "gemma-scope-2/{model}/{kind}/{layer}/{width}/{l0} or"),
         ("nothing-like-it", "`saelab import list` shows all"),
@@ -96,7 +98,8 @@ def test_a_release_is_read_from_a_folder_with_its_files(tmp_path):
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in weights().items()}
     np.savez(folder / "params.npz", **arrays)
     located = locate(SCOPE, folder=tmp_path)
-    assert read_located(located, Hints()).model == "google/gemma-2-2b"
+    sae = read_located(located, Hints())
+    assert (sae.model, sae.hook) == ("google/gemma-2-2b", "blocks.20.hook_resid_post")
     assert SCOPE in located.origin
 
 
@@ -123,7 +126,9 @@ def test_sae_lens_registry_is_read_as_data(tmp_path, monkeypatch):
     }  # fmt: skip
     write_json(package / "pretrained_saes.yaml", table)  # JSON is YAML
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(releases, "_sae_lens_table", releases._sae_lens_table.__wrapped__)
+    monkeypatch.setattr(
+        sae_lens_releases, "_sae_lens_table", sae_lens_releases._sae_lens_table.__wrapped__
+    )
     sae_lens_directory(tmp_path / "own", pick(weights(), *PLAIN), metadata={})
     located = locate("saelens:jb/one", folder=tmp_path)
     assert read_located(located, Hints()).row_norm == "centre"

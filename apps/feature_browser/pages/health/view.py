@@ -200,7 +200,10 @@ def _training(card: RunCard) -> None:
     log = card.path / "metrics.jsonl"
     try:
         lines = metrics(card.path, stamp(log)) if log.is_file() else []
-        said = f"{count(len(lines))} logged steps" if lines else f"{log} is missing or empty."
+        missing = f"{log} is missing or empty."
+        if card.origin is not None:
+            missing = f"Not trained here: imported from {card.origin.tool}."
+        said = f"{count(len(lines))} logged steps" if lines else missing
     except UsageError as error:
         lines, said = [], str(error)
     show(alone(html('<h2>Training</h2><p class="sub">{said}</p>', said=said)), "training")

@@ -144,14 +144,15 @@ def heads(scene: LatentScene) -> Html:
 def _name(scene: LatentScene, latent: int) -> str:
     if name := scene.names.name(latent):
         return name
-    return "" if scene.run.columns["n_fired"][latent] else "never fires"
+    known = latent in scene.run.features.latents
+    return "never fires" if known and not scene.run.features.fired(latent) else ""
 
 
 def reproduce(scene: LatentScene) -> Html:
     """Python code that shows the same latent, and what the figures were computed from."""
     code = (
         "from saelab.analysis.records import Features\n\n"
-        f"features = Features({json.dumps(scene.run.card.path.as_posix())})\n"
+        f"features = Features.of({json.dumps(scene.run.card.path.as_posix())})\n"
         f"features[{scene.record.latent}].figure()"
     )
     known = facts(scene.run)

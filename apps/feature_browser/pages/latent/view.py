@@ -26,6 +26,7 @@ from feature_browser.shell.launch import runs_directory
 from saelab.config import UsageError
 
 GO_TO = "go-to-latent"
+MOST_LINKS = 24
 
 
 def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
@@ -34,15 +35,15 @@ def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
     if address.latent is None:
         address = address.to(latent=run.telling_latent())
         go_to(address)
-    number = latent_number(address.latent, len(run.features))
-    if _controls(run, address, number) and number is not None:
-        explain(run.card, number)
-    if number is None:
-        gone = no_such_latent(address.latent, len(run.features), address.to(latent=0).href)
-        show(alone(gone), "latent")
+    number = latent_number(address.latent, run.card.d_sae)
+    wanted = _controls(run, address, number)
+    if number is None or number not in run.features.latents:
+        show(alone(_gone(run, address, number)), "latent")
         return
+    if wanted:
+        explain(run.card, number)
     st.set_page_config(page_title=f"{_title(run, number)} · saelab")
-    keep = Keeper.of(run.card, len(run.features))
+    keep = Keeper.of(run.card, run.card.d_sae)
     show(run.page(address.to(latent=number), draw), "latent", latent=number, on_edit=keep)
 
 
@@ -66,7 +67,7 @@ def latent_page(request: Request) -> PlainTextResponse:
         return PlainTextResponse(catalogue.damaged.get(address.run or "", missing), 404)
     try:
         run = open_run(card)
-        number = latent_number(address.latent, len(run.features))
+        number = latent_number(address.latent, run.card.d_sae)
         if number is None:
             return PlainTextResponse(f"There is no latent {address.latent}.", 404)
         content = run.page(address.to(latent=number), draw)
@@ -82,10 +83,11 @@ def _title(run: OpenRun, latent: int) -> str:
 
 def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> bool:
     """Draw the buttons; whether the latent is to be explained."""
-    last = len(run.features) - 1
+    last = run.card.d_sae - 1
+    around = [None if number is None else run.beside(number, step) for step in (-1, 1)]
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="controls"):
-        _step_button("Previous", -1, "K", disabled=not number)
-        _step_button("Next", 1, "J", disabled=number is None or number == last)
+        _step_button("Previous", around[0], "K")
+        _step_button("Next", around[1], "J")
         st.button("Random", on_click=_random, args=(run,), shortcut="x", key="random")
         st.text_input(
             "Go to latent",
@@ -100,19 +102,19 @@ def _controls(run: OpenRun, address: LatentAddress, number: int | None) -> bool:
     return wanted
 
 
-def _step_button(label: str, by: int, key: str, *, disabled: bool) -> None:
+def _step_button(label: str, latent: int | None, key: str) -> None:
     # The canvas handles the key and the click: it shows the page before the script has run.
     st.button(
         f"{label}\u2002:gray[:small[{key}]]",
-        on_click=_step,
-        args=(by,),
-        disabled=disabled,
+        on_click=_turn,
+        args=(latent,),
+        disabled=latent is None,
         key=label.lower(),
     )
 
 
-def _step(by: int) -> None:
-    change(LatentAddress, lambda now: now.to(latent=int(now.latent or 0) + by))
+def _turn(latent: int) -> None:
+    change(LatentAddress, lambda now: now.to(latent=latent))
 
 
 def _random(run: OpenRun) -> None:
@@ -132,12 +134,36 @@ def page(scene: LatentScene) -> Html:
         aside.append(cards.firing(scene))
     aside += [steering(scene), cards.heads(scene), cards.neighbours(scene), cards.reproduce(scene)]
     return html(
-        '<div class="page latent" data-latent="{n}" data-latents="{all}"><aside>{aside}</aside>'
-        "<div>{body}</div></div>",
+        '<div class="page latent" data-latent="{n}" data-latents="{all}"{numbers}><aside>{aside}'
+        "</aside><div>{body}</div></div>",
         n=scene.record.latent,
-        all=len(scene.run.features),
+        all=scene.run.card.d_sae,
+        numbers=_numbers(scene.run),
         aside=joined(aside),
         body=_evidence(scene) if scene.record.n_fired else _dead(scene),
+    )
+
+
+def _numbers(run: OpenRun) -> Html:
+    """Which latents the keys J and K turn to, if these are not all."""
+    if run.features.numbers is None:
+        return EMPTY
+    return html(' data-numbers="{n}"', n=" ".join(map(str, run.features.latents)))
+
+
+def _gone(run: OpenRun, address: LatentAddress, number: int | None) -> Html:
+    """Why there is nothing to show of the latent that is asked for."""
+    if number is None:
+        return no_such_latent(address.latent, run.card.d_sae, address.to(latent=0).href)
+    links = joined(
+        html('<a href="{h}">{n}</a> ', h=address.to(latent=n).href, n=n)
+        for n in run.features.latents[:MOST_LINKS]
+    )
+    return message(
+        f"No features of latent {number}",
+        f"They were collected for {count(len(run.features))} chosen latents. For this one, run",
+        command=f"saelab features {run.card.path.as_posix()} --latents {number}",
+        after=html("<p>There are those of {links}</p>", links=links),
     )
 
 
@@ -235,7 +261,7 @@ def latent_elsewhere(card: RunCard, address: LatentAddress) -> Elsewhere:
             card,
             "from saelab import Features",
             "",
-            "latent = Features(RUN)[" + number + "]",
+            "latent = Features.of(RUN)[" + number + "]",
             "latent.figure()",
         ),
     )

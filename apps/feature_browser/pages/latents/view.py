@@ -27,6 +27,7 @@ from feature_browser.draw.tables import (
 from feature_browser.pages import Page
 from feature_browser.pages.latents import latents_scatter
 from feature_browser.pages.latents.address import LatentsAddress
+from feature_browser.pages.latents.chosen import chosen_table
 from feature_browser.pages.latents.exchange import exchange
 from feature_browser.pages.latents.hits import Hits, hits_of, order
 from feature_browser.pages.latents.latents_scatter import axes_of, toggle
@@ -52,6 +53,9 @@ HELP = {
 def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
     """Draw the table that `address` asks for."""
     run = open_run(card)
+    if run.features.numbers is not None:
+        show(alone(chosen_table(run)), "latents", on_edit=Keeper.of(card, card.d_sae))
+        return
     _search_box(run, address)
     names = LatentNames.of(run.card)
     hits = hits_of(run, names, address)

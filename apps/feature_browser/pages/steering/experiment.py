@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, ValidationError
 from feature_browser.data.reading import stamp
 from feature_browser.live.chat import prompted
 from feature_browser.live.model import lock_of
+from saelab.analysis.records import features_file
 from saelab.config import Config, UsageError, first_problem
 from saelab.lm.prompt import LONGEST, prompt_tokens
 
@@ -134,7 +135,7 @@ def _check_length(live: "Host", experiment: Experiment, n_tokens: int) -> None:
 
 def _with_maxima(live: "Host") -> "Host":
     assert live.run is not None
-    stamps = (stamp(live.run.weights), stamp(live.run.features_path))
+    stamps = (stamp(live.run.weights), stamp(features_file(live.run.path)))
     return _kept_with_maxima(live, str(live.run.path), stamps)
 
 

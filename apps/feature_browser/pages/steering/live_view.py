@@ -91,7 +91,7 @@ def _page(content: list[Html]) -> Html:
 
 def _run(card: RunCard, experiment: Experiment) -> "tuple[Comparison, DoseResponse | None]":
     live = live_run(card)
-    stamps = (stamp(card.weights_path), stamp(card.features_path))
+    stamps = (stamp(card.weights_path), stamp(card.evidence_path))
     comparison = _compared(live, str(card.path), stamps, experiment.text)
     dose = _dosed(live, str(card.path), stamps, experiment.text) if experiment.dose else None
     return comparison, dose

@@ -8,7 +8,7 @@ import numpy as np
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import evaluation
-from feature_browser.draw.boxes import boxed
+from feature_browser.draw.boxes import boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
@@ -129,3 +129,27 @@ def _concepts(values: dict[str, Any]) -> Html:
         for method, found in ordered
     ]
     return table(columns, rows, "Concept steering by method")
+
+
+def nothing_yet(card: RunCard) -> Html:
+    """How to compute the scores."""
+    text = (
+        "Steering scores say of every latent whether it fires on the tokens that it promises "
+        "(input score) and whether the model says them when it is added (output score). "
+        "They need the run's language model, once."
+    )
+    if not card.features_path.is_file():
+        text += " The run's features come first: saelab features, then"
+    return message(
+        "Steering was not computed", text, command=f"saelab steer {card.path.as_posix()} --all"
+    )
+
+
+def several_sites(card: RunCard) -> Html:
+    """Why a run of several sites is not steered with."""
+    text = (
+        f"{card.name} reads {card.n_sites} sites, and steering changes the model at one. Steer "
+        "with an SAE of one site; what these latents do to a prediction, a circuit says."
+    )
+    circuit = html('<p><a href="{href}">circuits</a></p>', href=link("circuit", run=card.name))
+    return message("Steering needs one site", text, after=circuit if card.in_circuits else EMPTY)

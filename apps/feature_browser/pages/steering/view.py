@@ -9,7 +9,7 @@ from feature_browser.data.address import numbers_of
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.reading import steering_scores, steering_stamp
 from feature_browser.draw import scatter
-from feature_browser.draw.boxes import alone, boxed, message
+from feature_browser.draw.boxes import alone, boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, count, real
 from feature_browser.draw.tables import (
@@ -25,7 +25,12 @@ from feature_browser.draw.tables import (
 from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
 from feature_browser.pages.steering.live_view import live_steering_view, parts
-from feature_browser.pages.steering.results import concepts, success
+from feature_browser.pages.steering.results import (
+    concepts,
+    nothing_yet,
+    several_sites,
+    success,
+)
 from feature_browser.shell.canvas import change, search_field, show
 from saelab.analysis.steering.records import HIGH_INPUT, HIGH_OUTPUT, SteeringScores
 from saelab.console import visible
@@ -39,13 +44,16 @@ N_WORDS = 6
 
 def steering_view(_: Catalogue, card: RunCard, address: SteeringAddress) -> None:
     """Draw the scores of the run, or how to compute them; or steering by hand."""
+    if card.n_sites > 1:
+        show(alone(several_sites(card)), "steering")
+        return
     show(parts(address), "parts")
     if address.part == "live":
         live_steering_view(card, address)
         return
     scores = steering_scores(card)
     if scores is None:
-        show(alone(_nothing(card)), "steering")
+        show(alone(nothing_yet(card)), "steering")
         return
     _search_box(address)
     kept = keep(scores, address)
@@ -109,19 +117,6 @@ def _matching(scores: SteeringScores, text: str) -> Bool[ndarray, " row"]:
     if text.isdecimal() and len(text) < 10:
         found = found | (scores.latent == int(text))
     return found
-
-
-def _nothing(card: RunCard) -> Html:
-    text = (
-        "Steering scores say of every latent whether it fires on the tokens that it promises "
-        "(input score) and whether the model says them when it is added (output score). "
-        "They need the run's language model, once."
-    )
-    if not card.features_path.is_file():
-        text += " The run's features come first: saelab features, then"
-    return message(
-        "Steering was not computed", text, command=f"saelab steer {card.path.as_posix()} --all"
-    )
 
 
 def _search_box(address: SteeringAddress) -> None:

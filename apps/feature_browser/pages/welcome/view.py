@@ -10,6 +10,7 @@ from feature_browser.data.reading import OpenRun, open_run, readable_scores
 from feature_browser.draw.boxes import boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count, percent, real, short_count
+from feature_browser.draw.origin import origin_box
 from feature_browser.draw.tokens import TextStyle, example_text
 from feature_browser.pages import Page, pages
 from feature_browser.pages.welcome.interest import Worth, worth_a_look
@@ -29,12 +30,13 @@ class WelcomeAddress(AbstractAddress):
 
 def welcome_view(_: Catalogue, card: RunCard, address: WelcomeAddress) -> None:
     """Draw the welcome."""
-    found = _latents(card, address) if card.features_path.is_file() else _none(card)
+    found = _latents(card, address) if card.evidence_path.is_file() else _none(card)
     content = html(
-        '<div class="page wide welcome"><h1 class="headline">{name}</h1>{about}{found}{pages}'
-        "</div>",
+        '<div class="page wide welcome"><h1 class="headline">{name}</h1>{about}{origin}{found}'
+        "{pages}</div>",
         name=card.name,
         about=_about(card),
+        origin=EMPTY if card.origin is None else origin_box(card.origin),
         found=found,
         pages=boxed("What the pages answer", _answers(card, address, pages())),
     )
@@ -46,14 +48,19 @@ def _about(card: RunCard) -> Html:
     origin = f"trained on {short_count(card.n_tokens)} tokens" if card.n_tokens else "imported"
     what = "your own arrays" if card.model == OWN_ARRAYS else f"{card.model}'s activations"
     on = f", some {real(card.l0, 0)} at a time" if card.l0 else ""
+    target = card.config.get("target_site")
     lost = f" It loses {percent(card.fvu)} of their variance." if card.fvu is not None else ""
     return html(
-        "<p>This {variant} SAE, {origin}, rewrites {what} at <b>{site}</b> as sums of few of "
+        "<p>This {variant} {kind}, {origin}, {does} as sums of few of "
         "<b>{n} latents</b>{on}.{lost} A latent is one learned direction; it is on where the text "
         'shows what it stands for. What that is, its examples tell, and you may write it down '
         "(<kbd>L</kbd>). <kbd>?</kbd> explains words and keys.</p>",
-        variant=card.variant, origin=origin, what=what, site=card.site, n=count(card.d_sae),
-        on=on, lost=lost,
+        variant=card.variant, origin=origin, n=count(card.d_sae), on=on, lost=lost,
+        kind="SAE" if target is None else "transcoder",
+        does=html("rewrites {what} at <b>{site}</b>", what=what, site=card.site)
+        if target is None
+        else html("reads {what} at <b>{site}</b> and writes those at <b>{target}</b>",
+                  what=what, site=card.site, target=target),
     )  # fmt: skip
 
 
@@ -67,7 +74,11 @@ def _none(card: RunCard) -> Html:
 
 def _latents(card: RunCard, address: WelcomeAddress) -> Html:
     run, names = open_run(card), LatentNames.of(card)
-    found = worth_a_look(run, names, readable_scores(card))
+    found = (
+        [Worth(latent, "Its features were asked for.") for latent in run.features.latents[:5]]
+        if card.of_chosen
+        else worth_a_look(run, names, readable_scores(card))
+    )
     if not found:
         return EMPTY
     cards = joined(_latent(run, names, one, address) for one in found)

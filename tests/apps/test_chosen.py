@@ -1,0 +1,89 @@
+"""A run that has the features of chosen latents alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from apps.driving import Open, address, drawn
+
+from saelab.analysis.explain.explain import begin, chosen, explain_by_tokens
+from saelab.analysis.features import FeatureOptions
+from saelab.analysis.features.collect import collect_chosen
+from saelab.analysis.steering.edits import latent_edits, with_maxima
+from saelab.analysis.steering.interventions import Intervention
+from saelab.cli import main
+from saelab.config import UsageError
+from saelab.host.host import Host
+from saelab.training.run import Run
+
+
+@pytest.fixture(scope="module")
+def few(small_run, random_lm, tmp_path_factory) -> Path:
+    """A directory with a run `one`, of which latents 3 and 17 have features."""
+    root = tmp_path_factory.mktemp("chosen")
+    run = Run(shutil.copytree(small_run.path, root / "one"))
+    collect_chosen(run, random_lm, [17, 3], FeatureOptions(n_tokens=300, n_examples=8, reach=3))
+    return root
+
+
+def test_their_pages_follow_each_other_and_of_others_the_command_is_named(
+    few: Path, open_app: Open
+):
+    app = open_app(few, run="one", view="latent", latent="3")
+    page = drawn(app)
+    assert 'data-numbers="3 17"' in page
+    assert "Top examples" in page
+    assert app.button(key="previous").disabled
+    app.button(key="next").click().run()
+    assert address(app)["latent"] == "17"
+    assert app.button(key="next").disabled
+    page = drawn(open_app(few, run="one", view="latent", latent="5"))
+    assert "No features of latent 5" in page
+    assert "--latents 5" in page
+    page = drawn(open_app(few, run="one", view="beside", latents="3,5"))
+    assert "No features of it were collected in one." in page
+    assert "There is no latent 99" in drawn(open_app(few, run="one", view="latent", latent="99"))
+
+
+def test_lists_show_them_and_health_says_that_the_rest_is_unknown(few: Path, open_app: Open):
+    page = drawn(open_app(few, run="one", view="latents"))
+    assert "2 of 32 latents were chosen" in page
+    assert "latent=17" in page
+    assert "Its features were asked for." in drawn(open_app(few, run="one", view="welcome"))
+    assert "saelab features" in drawn(open_app(few, run="one", view="health"))
+
+
+def test_they_are_explained_published_and_exported(few: Path, tmp_path: Path, capsys):
+    run = Run(few / "one")
+    explaining = begin(run, "token statistics", "tokens", "tokens")
+    assert list(chosen(explaining.features, (), None)) == [3, 17]
+    assert list(explaining.questions([3, 17]))
+    explain_by_tokens(explaining, chosen(explaining.features, (), 1))
+    assert list(explaining.texts.by_latent) == [3]
+    with pytest.raises(UsageError, match="no latent 5; run `saelab features --latents 5`"):
+        chosen(explaining.features, [5], None)
+    shutil.rmtree(explaining.texts.path)
+    site = tmp_path / "site"
+    assert main(["publish", str(run.path), "--out", str(site)]) == 0
+    assert {page.stem for page in site.glob("one/[0-9]*.html")} == {"3", "17"}
+    assert main(["publish", str(run.path), "--latents", "5", "--out", str(tmp_path / "b")]) == 2
+    assert "no latent 5" in capsys.readouterr().err
+    out = tmp_path / "json"
+    assert main(["export", str(run.path), "--to", "neuronpedia", "--out", str(out)]) == 0
+    features = json.loads((out / "batch-0.json").read_text())["features"]
+    assert [each["feature_index"] for each in features] == [3, 17]
+
+
+def test_they_are_steered_in_units_of_their_own_maximum(few: Path, random_lm):
+    host = with_maxima(Host.of_run(Run(few / "one"), random_lm))
+    mask = torch.ones(1, 3, dtype=torch.bool)
+
+    def edits(latent: int):
+        change = Intervention(latents=(latent,), op="add", amount=1.0, unit="latent_max")
+        return latent_edits(host, [change], mask)
+
+    assert edits(3)
+    with pytest.raises(UsageError, match="the maximum of latent 5, of which no features"):
+        edits(5)
