@@ -1,4 +1,4 @@
-"""What readers say of a run's latents: labels, notes, bookmarks, verdicts, in RUN/notes.sqlite.
+"""What readers say of a run's latents: labels, notes, bookmarks, lists, in RUN/notes.sqlite.
 
 The file is a log: every edit inserts one row, and a latent's label is its latest edit. So two
 processes that write at once lose nothing, even in the same field, and earlier labels stay readable.
@@ -9,24 +9,39 @@ import hashlib
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from saelab.analysis.lists import (
+    LONGEST_COMMENT,
+    LONGEST_ENTRY,
+    LONGEST_NAME,
+    Entry,
+    EntryText,
+    lists_of,
+    settled,
+)
 from saelab.analysis.notes_file import connect, has_begun
 from saelab.config import UsageError
 
-LONGEST = {"label": 200, "note": 10_000, "bookmark": 1, "verdict": 13}
-Field = Literal["label", "note", "bookmark", "verdict"]
+LONGEST = {"label": 200, "note": 10_000, "bookmark": 1, "verdict": 13, "list": LONGEST_ENTRY}
+Field = Literal["label", "note", "bookmark", "verdict", "list"]
 _VERDICT = re.compile("[+0-][0-9a-f]{12}")
 
 _LAST = """
 select latent, field, value from edit where id in (
-    select max(id) from edit
+    select max(id) from edit where field != 'list'
     group by latent, field, case when field = 'verdict' then substr(value, 2) else '' end
+)
+"""
+_LISTED = """
+select latent, value from edit where id in (
+    select max(id) from edit where field = 'list'
+    group by latent, substr(value, 1, instr(value || char(10), char(10)) - 1)
 )
 """
 Version = tuple[int, ...]
@@ -113,6 +128,16 @@ class Notes:
             notes[latent] = notes.get(latent, Note()).with_edit(field, value)
         return {latent: note for latent, note in notes.items() if note != Note()}
 
+    def lists(self) -> Mapping[str, tuple[Entry, ...]]:
+        """The lists of latents by name, each in its order; raises as `version` does."""
+        if not self._begun:
+            return {}
+        with self._open(write=False) as connection:
+            rows = connection.execute(_LISTED).fetchall()
+        for latent, value in rows:
+            self._check(latent, "list", value)
+        return lists_of(rows)
+
     def history(self, latent: int) -> list[Edit]:
         """The edits of a latent, oldest first; raises as `version` does."""
         if not self._begun:
@@ -126,13 +151,14 @@ class Notes:
         return [Edit(*row) for row in rows]
 
     def write(self, latent: int, field: str, value: str, was: str | None = None) -> str | None:
-        """Make `value` the latent's label, note or bookmark ("1" or ""), or enter a verdict.
+        """Make `value` the latent's label, note or bookmark ("1" or ""), or enter the other two.
 
-        A verdict is "+", "-" or "0" (taken back), and the explanation's `mark_of`.
+        A verdict is "+", "-" or "0" (taken back), and the explanation's `mark_of`. A list's entry
+        is its name, its place and a comment, as `lists` says.
 
         Returns:
             What another has written there since the writer read `was`; None if nothing. It is no
-            longer shown, but `history` has it.
+            longer shown, but `history` has it. Of an entry this is the comment.
 
         Raises:
             UsageError: there is no such field, the text is too long, or the file cannot be
@@ -140,9 +166,10 @@ class Notes:
         """
         value = _fitting(latent, field, value)
         with self._open(write=True) as connection:
-            there = _current(connection, latent, field) if was is not None else ""
-            _insert(connection, [(latent, field, value)])
-        other = was is not None and there not in (_plain(was), value)
+            there = _current(connection, latent, field, value) if was is not None else ""
+            _insert(connection, _entered(connection, latent, field, value))
+        seen, now, there = (_comparable(field, text) for text in (was or "", value, there))
+        other = was is not None and there not in (seen, now)
         return there if other else None
 
     def write_all(self, edits: Iterable[tuple[int, str, str]]) -> None:
@@ -150,7 +177,8 @@ class Notes:
         fitting = [(latent, field, _fitting(latent, field, v)) for latent, field, v in edits]
         if fitting:
             with self._open(write=True) as connection:
-                _insert(connection, fitting)
+                for edit in fitting:
+                    _insert(connection, _entered(connection, *edit))
 
     @property
     def writable(self) -> bool:
@@ -169,6 +197,7 @@ class Notes:
         else:
             fits = isinstance(value, str) and len(value) <= LONGEST.get(field, -1)
             fits = fits and (field != "verdict" or bool(_VERDICT.fullmatch(str(value))))
+            fits = fits and (field != "list" or EntryText.of(str(value)) is not None)
         if not fits:
             raise UsageError(f"{self.path} holds a row that is no edit of a latent; remove it.")
 
@@ -209,15 +238,44 @@ def _fitting(latent: int, field: str, value: str) -> str:
         )
     if field == "verdict" and not _VERDICT.fullmatch(value):
         raise UsageError(f"The verdict {value!r} on latent {latent} names no explanation.")
-    return value
+    if field != "list":
+        return value
+    entry = EntryText.of(value)
+    if entry is None:
+        raise UsageError(
+            f"Latent {latent} cannot be put on the list {value.partition(chr(10))[0][:40]!r}: a "
+            f"name has 1 to {LONGEST_NAME} characters, a comment at most {LONGEST_COMMENT}."
+        )
+    return entry.value
 
 
-def _current(connection: sqlite3.Connection, latent: int, field: str) -> str:
-    row = connection.execute(
-        "select value from edit where latent = ? and field = ? order by id desc limit 1",
-        (latent, field),
-    ).fetchone()
-    return str(row[0]) if row else ""
+def _current(connection: sqlite3.Connection, latent: int, field: str, value: str) -> str:
+    """What stands there; of a list's entry, the one of the same list."""
+    every = connection.execute(
+        "select value from edit where latent = ? and field = ? order by id desc", (latent, field)
+    )
+    name = value.partition("\n")[0]
+    same = (v for (v,) in every if field != "list" or v.partition("\n")[0] == name)
+    return str(next(same, ""))
+
+
+def _comparable(field: str, value: str) -> str:
+    """What counts as another text: of a list's entry its comment, not its place."""
+    if field != "list":
+        return _plain(value)
+    entry = EntryText.of(_plain(value))
+    return (entry.comment or "on the list") if entry and entry.place else ""
+
+
+def _entered(
+    connection: sqlite3.Connection, latent: int, field: str, value: str
+) -> list[tuple[int, str, str]]:
+    """The edits to insert: of a list's entry, with the place that it is to have."""
+    entry = EntryText.of(value) if field == "list" else None
+    if entry is None:
+        return [(latent, field, value)]
+    there = lists_of(connection.execute(_LISTED).fetchall()).get(entry.name, ())
+    return [(n, field, text) for n, text in settled(latent, entry, there)]
 
 
 def _insert(connection: sqlite3.Connection, edits: Iterable[tuple[int, str, str]]) -> None:

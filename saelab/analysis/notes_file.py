@@ -12,8 +12,8 @@ from pathlib import Path
 
 from saelab.config import UsageError
 
-SCHEMA = 2
-"""Schema 1 knew no verdicts; the first edit makes a file of it a file of schema 2."""
+SCHEMA = 3
+"""Schema 1 knew no verdicts, 2 no lists; the first edit makes a file of them one of schema 3."""
 PATIENCE_S = 15.0
 """Seconds that a write waits for another process's."""
 LARGEST = 1 << 28
@@ -21,7 +21,11 @@ LARGEST = 1 << 28
 PATIENCE_READING_S = 3.0
 """Seconds that one use of the file may compute."""
 
-_FIELDS = {1: "'label', 'note', 'bookmark'", 2: "'label', 'note', 'bookmark', 'verdict'"}
+_FIELDS = {
+    1: "'label', 'note', 'bookmark'",
+    2: "'label', 'note', 'bookmark', 'verdict'",
+    3: "'label', 'note', 'bookmark', 'verdict', 'list'",
+}
 _CREATE = """
 create table if not exists edit (
     id integer primary key,
