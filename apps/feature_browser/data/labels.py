@@ -62,17 +62,23 @@ class Name:
 
     Attributes:
         told: who says so, and how well it fits; empty for a reader's own words.
+        score: the number at the end of `told`, if one is there.
         sure: whether it may look certain: a reader has said it, or it fits well.
     """
 
     text: str = ""
     told: str = ""
     sure: bool = False
+    score: float | None = None
+
+    @property
+    def guess(self) -> str:
+        """The text, with a word of doubt where a known feature fits badly."""
+        return f"perhaps {self.text}" if not self.sure and self.told.startswith("F1") else self.text
 
     @override
     def __str__(self) -> str:
-        guess = "perhaps " if not self.sure and self.told.startswith("F1") else ""
-        return f"{guess}{self.text} ({self.told})" if self.told else self.text
+        return f"{self.guess} ({self.told})" if self.told else self.text
 
 
 @dataclass(frozen=True)
@@ -116,13 +122,13 @@ class LatentNames:
             return Name(note.label, sure=True)
         told = self.explained.best(latent, note)
         if told and told.mark in note.accepted:
-            return Name(_said(told), f"accepted; {told.told}", sure=True)
+            return Name(_said(told), f"accepted; {told.told}", sure=True, score=told.score)
         match = self.known.matches.get(latent)
-        known = match and Name(match.title, f"F1 {match.f1:.2f}", match.f1 >= SURE)
+        known = match and Name(match.title, f"F1 {match.f1:.2f}", match.f1 >= SURE, match.f1)
         if known and known.sure:
             return known
         if told and (told.score is None or told.score > CHANCE):
-            return Name(_said(told), told.told)
+            return Name(_said(told), told.told, score=told.score)
         if match and known and match.f1 >= TELLING:
             return known
         return Name(self.fires_on(latent))

@@ -12,7 +12,7 @@ from feature_browser.data.reading import stamp
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count
-from feature_browser.draw.tables import Column, anchor, cell, choice, table
+from feature_browser.draw.tables import Column, anchor, cell, choice, part, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import change, palette, plot, search_field, show, tell
 from saelab.analysis.scoreboard import L0, FigureEstimate, Scoreboard, less_is_better, scoreboard
@@ -179,10 +179,10 @@ def _cell(one: FigureEstimate | None) -> Html:
         return cell(activation(one.value))
     return html(
         '{v}<br><span class="sub" title="over {n}">[{low}, {high}]</span>',
-        v=activation(one.value),
+        v=cell(activation(one.value)),
         n=count(one.n) if one.n > 1 else "its own interval",
-        low=activation(one.low),
-        high=activation(one.high),
+        low=part(activation(one.low), "low"),
+        high=part(activation(one.high), "high"),
     )
 
 

@@ -13,7 +13,7 @@ from feature_browser.data.reading import list_runs, metrics, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.curves import curves
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count, percent, real, short_count
+from feature_browser.draw.numbers import count, literal, percent, real, short_count
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import palette, plot, show
@@ -127,7 +127,10 @@ def _headline(card: RunCard, n_steps: int) -> Html:
 
 
 def _configuration(config: dict[str, Any]) -> Html:
-    rows = [[cell(name), html("<code>{v}</code>", v=value)] for name, value in flat(config)]
+    rows = [
+        [cell(name), html("<code>{v}</code>", v=cell(literal(value)))]
+        for name, value in flat(config)
+    ]
     body = table([Column("Option"), Column("Value")], rows, "Configuration")
     return alone(html("<h2>Configuration</h2>{body}", body=body))
 

@@ -20,6 +20,7 @@ from feature_browser.draw.tables import (
     choice,
     matched,
     page_of,
+    part,
     raised,
     sortable,
     table,
@@ -202,13 +203,16 @@ def _explanation(names: LatentNames, latent: int, *, rejected: bool) -> list[Htm
         return [cell(UNKNOWN), cell(UNKNOWN)]
     text = html(
         '<span class="explained"><span class="{how}" title="{source}">{text}</span> '
-        '<span class="sub">{model}</span></span>',
+        '<span class="sub">{model}{side}</span></span>',
         how="name" if told.mark in note.accepted else "name guess",
         source=told.source,
         text=told.text,
-        model=told.model if told.side == "input" else f"{told.model}, what it does",
+        model=part(told.model, "by"),
+        side=EMPTY
+        if told.side == "input"
+        else html(", {s}", s=part("output", "side", "what it does")),
     )
-    score = html('<span title="{by}">{s}</span>', by=told.verdict, s=real(told.score))
+    score = html('<span title="{by}">{s}</span>', by=told.verdict, s=cell(real(told.score)))
     return [text, score]
 
 
@@ -230,7 +234,10 @@ def _row(
 
 def _label(note: Note, latent: int | None) -> Html:
     """The label; with a latent's number, an editable field."""
-    star = html('<span class="star" title="bookmarked">★</span> ') if note.bookmark else EMPTY
+    bookmark = html(
+        '<span class="star" title="bookmarked">{s}</span> ', s=part("yes", "bookmarked", "★")
+    )
+    star = bookmark if note.bookmark else EMPTY
     if latent is not None:
         return html(
             '<span class="labelled">{star}<input class="label" data-note="label" data-of="{n}" '

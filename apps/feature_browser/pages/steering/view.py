@@ -19,6 +19,7 @@ from feature_browser.draw.tables import (
     choice,
     metered,
     page_of,
+    sided,
     sortable,
     table,
 )
@@ -276,7 +277,10 @@ def _row(scores: SteeringScores, address: SteeringAddress, row: int) -> list[Htm
     output, given = float(scores.output[row]), float(scores.input[row])
     missing = f"too few examples: {scores.n_examples[row]}"
     return [
-        anchor(address.visit("latent", latent=int(scores.latent[row])), _name(scores, row)),
+        anchor(
+            address.visit("latent", latent=int(scores.latent[row])),
+            sided(int(scores.latent[row]), int(scores.sign[row])),
+        ),
         metered(real(output, 3), output),
         html('<span class="sub" title="{t}">{none}</span>', t=missing, none=UNKNOWN)
         if np.isnan(given)
