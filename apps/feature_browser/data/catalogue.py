@@ -7,7 +7,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from feature_browser.data.growing import GrowingRun, read_growing
+from saelab.analysis.records import Features
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
@@ -31,7 +34,7 @@ class RunCard:
         l0: latents active per token, on average.
         fvu: fraction of variance unexplained, on held-out text.
         ce_recovered: share of the cross-entropy kept when the reconstruction is spliced in.
-        dead: latents that never fired on the held-out text.
+        silent: latents that never fired on the held-out text of the evaluation.
         config: the complete training configuration.
         n_known, found: number of known features of its text, and of those that a latent finds.
         corpus: the name of the training text; None for arrays.
@@ -49,7 +52,7 @@ class RunCard:
     l0: float | None = None
     fvu: float | None = None
     ce_recovered: float | None = None
-    dead: int | None = None
+    silent: int | None = None
     n_known: int = 0
     found: int | None = None
     corpus: dict[str, Any] | None = None
@@ -59,6 +62,19 @@ class RunCard:
     def key(self) -> str:
         """Tells two cards apart; for caches, which ask often."""
         return hashlib.sha256(repr(self).encode(errors="surrogateescape")).hexdigest()
+
+    @cached_property
+    def dead(self) -> int | None:
+        """Latents that never fired on the tokens that its features were collected from.
+
+        Without features, `silent`; None if neither is known.
+        """
+        if not self.features_path.is_file():
+            return self.silent
+        try:
+            return int(np.count_nonzero(Features(self.path).table()["n_fired"] == 0))
+        except UsageError:
+            return self.silent
 
     @property
     def signed(self) -> bool:
@@ -172,7 +188,8 @@ def _name(path: Path, root: Path) -> str:
 
 def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
     """When the files behind a card were last changed."""
-    own = (path / name for name in ("config.json", "provenance.json", "weights.safetensors"))
+    names = ("config.json", "provenance.json", "weights.safetensors", "features.h5")
+    own = (path / name for name in names)
     files = [*own, *path.glob("evaluation/*.json")]
     return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
 
@@ -213,7 +230,7 @@ def read_card(path: Path, root: Path) -> RunCard:
         l0=_number(reconstruction, "l0"),
         fvu=_number(reconstruction, "fvu"),
         ce_recovered=_number(downstream, "ce_recovered"),
-        dead=_whole(reconstruction.get("dead")),
+        silent=_whole(reconstruction.get("dead")),
         n_known=len(scores),
         found=sum(score >= FOUND for score in scores) if scores else None,
         corpus=corpus if isinstance(corpus, dict) else None,

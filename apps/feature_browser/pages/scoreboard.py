@@ -15,7 +15,14 @@ from feature_browser.draw.numbers import UNKNOWN, activation, count
 from feature_browser.draw.tables import Column, anchor, cell, choice, part, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import change, palette, plot, search_field, show, tell
-from saelab.analysis.scoreboard import L0, FigureEstimate, Scoreboard, less_is_better, scoreboard
+from saelab.analysis.scoreboard import (
+    L0,
+    FigureEstimate,
+    Scoreboard,
+    in_words,
+    less_is_better,
+    scoreboard,
+)
 
 SEARCH = "search-runs"
 AT_FIRST = 5
@@ -147,7 +154,7 @@ def figures_table(
                rising=True),
         Column("Variant"), Column("Site"),
         *(
-            Column(_words(name), _help(name), numeric=True, href=address.to(sort=name).href,
+            Column(in_words(name), _help(name), numeric=True, href=address.to(sort=name).href,
                    sorted=address.sort == name, rising=less_is_better(name))
             for name in shown
         ),
@@ -186,13 +193,6 @@ def _cell(one: FigureEstimate | None) -> Html:
     )
 
 
-def _words(name: str) -> str:
-    """A figure's name on a heading."""
-    file, _, rest = name.partition(".")
-    known = {L0: "L0", "reconstruction.fvu": "FVU", "downstream.ce_recovered": "CE recovered"}
-    return known.get(name, f"{file}: {rest}".replace("_", " ") if rest else file)
-
-
 def _help(name: str) -> str:
     return f"{name}; {'less' if less_is_better(name) else 'more'} is better"
 
@@ -201,7 +201,7 @@ def _plot_choice(
     found: Scoreboard, shown: list[str], address: ScoreboardAddress, drawn: str
 ) -> Html:
     names = [name for name in shown if name != L0 and found.tradeoff(name).points]
-    options = [(_words(name), address.to(plot=name, better=""), name == drawn) for name in names]
+    options = [(in_words(name), address.to(plot=name, better=""), name == drawn) for name in names]
     less = less_is_better(drawn) if not address.better else address.better == "less"
     ends = [
         (end, address.to(plot=drawn, better=end), less == (end == "less"))
@@ -215,7 +215,7 @@ def _choice_of_figures(found: Scoreboard, shown: list[str], address: ScoreboardA
     options = []
     for name in found.names:
         left = [n for n in shown if n != name] if name in shown else [*shown, name]
-        options.append((_words(name), address.to(figures=",".join(left)), name in shown))
+        options.append((in_words(name), address.to(figures=",".join(left)), name in shown))
     hint = EMPTY
     if len(shown) >= MOST_SHOWN:
         hint = html('<p class="sub">The table has room for {n}; take one out first.</p>',

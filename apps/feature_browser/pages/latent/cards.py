@@ -144,7 +144,7 @@ def heads(scene: LatentScene) -> Html:
 def _name(scene: LatentScene, latent: int) -> str:
     if name := scene.names.name(latent):
         return name
-    return "" if scene.run.columns["n_fired"][latent] else "never fires"
+    return "" if scene.run.columns["n_fired"][latent] else "dead"
 
 
 def reproduce(scene: LatentScene) -> Html:

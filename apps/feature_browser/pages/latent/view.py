@@ -212,9 +212,9 @@ def _silent(scene: LatentScene) -> list[Html]:
 def _dead(scene: LatentScene) -> Html:
     record = scene.record
     silent = (
-        f"It was silent on all {count(record.n_tokens)} tokens that were read, so there are no "
+        f"It never fired on the {count(record.n_tokens)} tokens that were read, so there are no "
     )
-    title = "This latent never fires"
+    title = "This latent is dead"
     if scene.run.card.has_forms:
         note = message(title, f"{silent}activations and no examples.")
         return joined([note, plane_card(scene)])

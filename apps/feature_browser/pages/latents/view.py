@@ -126,7 +126,7 @@ def _summary(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:
             f"hidden: {count(n - shown)} by {'the search' if address.q.strip() else 'the filter'}"
         )
     else:
-        hidden = f"hidden: {count(n - shown)} that never fire"
+        hidden = f"hidden: {count(n - shown)} dead"
     if address.keep == "ordinary":
         hidden += ", which leaves out latents that fire mostly on massive activations"
     if address.keep == "massive":
