@@ -141,7 +141,7 @@ def calls() -> list[tuple[str, str, set[str]]]:
 def test_links_lead_to_pages_and_name_parameters_that_these_have():
     found = calls()
     views = {"latent", "latents", "steering", "attention", "compare", "circuit", "runs", "health"}
-    views |= {"welcome", "try", "training", "beside"}
+    views |= {"welcome", "try", "training", "beside", "lists"}
     assert views >= {view for _, view, _ in found}
     assert len(found) > 15
     for file, view, passed in found:

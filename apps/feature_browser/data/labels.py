@@ -1,5 +1,6 @@
 """Names of latents: readers' labels, known features, explanations, or what examples share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ from feature_browser.data.explained import Explained, Told, explained
 from feature_browser.data.known import Known
 from feature_browser.data.reading import readable_features, readable_known
 from saelab.analysis.fires_on import PREFIX
+from saelab.analysis.lists import Entry
 from saelab.analysis.notes import Note, Notes, Version
 from saelab.analysis.records import Features
 from saelab.config import UsageError
@@ -54,6 +56,21 @@ def labels_of(card: RunCard) -> Labels:
 def _labels(run: Path, version: Version) -> Labels:
     del version  # part of the cache's key only
     return Labels(Notes(run).all())
+
+
+def lists_of(card: RunCard) -> Mapping[str, tuple[Entry, ...]]:
+    """The lists of the run's latents by name; none if its notes cannot be read."""
+    notes = Notes(card.path)
+    try:
+        return _lists(card.path, notes.version())
+    except UsageError:
+        return {}
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _lists(run: Path, version: Version) -> Mapping[str, tuple[Entry, ...]]:
+    del version  # part of the cache's key only
+    return Notes(run).lists()
 
 
 @dataclass(frozen=True)
