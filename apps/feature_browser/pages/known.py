@@ -127,7 +127,10 @@ def known_elsewhere(card: RunCard, _: KnownAddress) -> Elsewhere:
     return Elsewhere(
         command("evaluate", card.path),
         python(
-            card, "import saelab", "", 'saelab.load_evaluation(saelab.Run(RUN)).results["recovery"]'
+            card,
+            "import saelab",
+            "",
+            'saelab.load_evaluation(saelab.Run($RUN)).results["recovery"]',
         ),
     )
 

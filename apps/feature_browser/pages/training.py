@@ -139,7 +139,7 @@ def training_elsewhere(card: RunCard, _: TrainingAddress) -> Elsewhere:
     """The run's configuration, and its curves."""
     return Elsewhere(
         command("show", card.path),
-        python(card, "import saelab", "", "saelab.figure(saelab.Run(RUN))"),
+        python(card, "import saelab", "", "saelab.figure(saelab.Run($RUN))"),
     )
 
 

@@ -1,9 +1,9 @@
 
-// Labels, notes and bookmarks. An edit stays in a queue, and is sent again, until Python says that
-// it has it, so that none is lost where several are made within one pass of the script.
 // A server that has just started, or that many use, may be busy for seconds.
 const TRIES_OF_EDITS = 12
 
+// Labels, notes and bookmarks. An edit stays in a queue, and is sent again, until Python says that
+// it has it, so that none is lost where several are made within one pass of the script.
 function annotate(canvas, on, { data, setStateValue }) {
   canvas.edits = (canvas.edits ?? []).filter((edit) => edit.id > (data.noted ?? 0))
   const send = (tries) => {

@@ -28,6 +28,7 @@ from feature_browser.draw.tables import (
 )
 from feature_browser.pages import Page
 from feature_browser.pages.compare.address import SIDES, CompareAddress
+from feature_browser.pages.compare.code import compare_elsewhere
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from feature_browser.pages.compare.run_figures import figures
@@ -290,4 +291,7 @@ def _table(
     return table(columns, rows, "Latents and their nearest")
 
 
-PAGE = Page("Compare", CompareAddress, compare_view, asks="Which latents do two runs share?")
+PAGE = Page(
+    "Compare", CompareAddress, compare_view, asks="Which latents do two runs share?",
+    elsewhere=compare_elsewhere,
+)  # fmt: skip

@@ -213,7 +213,9 @@ def health_elsewhere(card: RunCard, _: HealthAddress) -> Elsewhere:
     """The measurements of the run."""
     return Elsewhere(
         command("show", card.path),
-        python(card, "import saelab", "", "saelab.figure(saelab.load_evaluation(saelab.Run(RUN)))"),
+        python(
+            card, "import saelab", "", "saelab.figure(saelab.load_evaluation(saelab.Run($RUN)))"
+        ),
     )
 
 

@@ -235,7 +235,7 @@ def latent_elsewhere(card: RunCard, address: LatentAddress) -> Elsewhere:
             card,
             "from saelab import Features",
             "",
-            "latent = Features(RUN)[" + number + "]",
+            "latent = Features($RUN)[" + number + "]",
             "latent.figure()",
         ),
     )

@@ -25,6 +25,7 @@ from feature_browser.draw.tables import (
 )
 from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
+from feature_browser.pages.steering.code import steering_elsewhere
 from feature_browser.pages.steering.live_view import live_steering_view, parts
 from feature_browser.pages.steering.results import concepts, success
 from feature_browser.shell.canvas import change, search_field, show
@@ -225,8 +226,8 @@ def _thresholds(axes: scatter.Axes) -> Html:
 
 def _tip(scores: SteeringScores, row: int) -> str:
     lines = [
-        f"{_name(scores, row)}   output {real(float(scores.output[row]))}   input "
-        f"{real(float(scores.input[row]))}",
+        f"{scores.latent[row]}{' (negative)' * bool(scores.sign[row] < 0)}   "
+        f"output {real(float(scores.output[row]))}   input {real(float(scores.input[row]))}",
         "promises " + _plain_words(scores, scores.lens[row]),
         "fires on " + _plain_words(scores, scores.peaks[row]),
     ]
@@ -235,10 +236,6 @@ def _tip(scores: SteeringScores, row: int) -> str:
 
 def _plain_words(scores: SteeringScores, tokens: ndarray) -> str:
     return " ".join(visible(word).strip() for word in scores.words(tokens[:N_WORDS])) or UNKNOWN
-
-
-def _name(scores: SteeringScores, row: int) -> str:
-    return f"{scores.latent[row]}{' (negative)' if scores.sign[row] < 0 else ''}"
 
 
 def _found(scores: SteeringScores, address: SteeringAddress, found: int) -> Html:
@@ -297,5 +294,7 @@ def _words(scores: SteeringScores, tokens: ndarray) -> Html:
     return joined(html("<code>{w}</code> ", w=visible(word)) for word in words)
 
 
-ASKS = "Which latents move the model?"
-PAGE = Page("Steering", SteeringAddress, steering_view, needs_decoder=True, asks=ASKS)
+PAGE = Page(
+    "Steering", SteeringAddress, steering_view, needs_decoder=True, elsewhere=steering_elsewhere,
+    asks="Which latents move the model?",
+)  # fmt: skip

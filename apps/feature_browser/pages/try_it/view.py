@@ -16,6 +16,7 @@ from feature_browser.live.prompt import PromptReading
 from feature_browser.pages import Page
 from feature_browser.pages.try_it.address import TryAddress
 from feature_browser.pages.try_it.bench import Bench, open_bench, read
+from feature_browser.pages.try_it.code import try_elsewhere
 from feature_browser.pages.try_it.lists import Found, found
 from feature_browser.pages.try_it.strip import strip, token_tip
 from feature_browser.pages.try_it.tables import latents_table, pair_table
@@ -238,4 +239,10 @@ def _next(bench: Bench, reading: PromptReading) -> Html:
     )
 
 
-PAGE = Page("Try it", TryAddress, try_view, asks="Which latents fire on my own text?")
+PAGE = Page(
+    "Try it",
+    TryAddress,
+    try_view,
+    asks="Which latents fire on my own text?",
+    elsewhere=try_elsewhere,
+)
