@@ -18,7 +18,9 @@ def steering_elsewhere(card: RunCard, address: SteeringAddress) -> Elsewhere:
         experiment = experiment_of(address.experiment)
     except UsageError:
         return NOWHERE
-    return Elsewhere(_command(card, experiment), _python(card, experiment))
+    # The command continues one prompt.
+    said = "" if experiment.then else _command(card, experiment)
+    return Elsewhere(said, _python(card, experiment))
 
 
 def _command(card: RunCard, experiment: Experiment) -> str:
@@ -40,11 +42,25 @@ def _command(card: RunCard, experiment: Experiment) -> str:
 
 def _python(card: RunCard, experiment: Experiment) -> str:
     prompt = "chat_prompt(lm, $prompt)" if experiment.chat else "$prompt"
+    imports = ["from saelab.lm.prompt import chat_prompt"] if experiment.chat else []
+    lines = [
+        f"told = saelab.steer(host, change, {prompt}, sampling)",
+        'print("plain:", told.plain[0].text)',
+        'print("steered:", told.steered[0].text)',
+    ]
+    if experiment.then:
+        imports = ["from saelab.analysis.steering.conversation import converse"]
+        lines = [
+            "for turn in converse(host, change, $messages, sampling):",
+            '    print("you:", turn.message)',
+            '    print("plain:", turn.plain.text)',
+            '    print("steered:", turn.steered.text)',
+        ]
     return python(
         card,
         "import saelab",
         "from saelab.host.host import load_model_of",
-        *(["from saelab.lm.prompt import chat_prompt"] if experiment.chat else []),
+        *imports,
         "",
         "run = saelab.Run($RUN)",
         "lm = load_model_of([run])",
@@ -54,8 +70,7 @@ def _python(card: RunCard, experiment: Experiment) -> str:
         "    positions=$positions, error=$error,",
         ")",
         "sampling = saelab.Sampling(n_tokens=$n_tokens, temperature=$temperature, seed=$seed)",
-        f"told = saelab.steer(host, change, {prompt}, sampling)",
-        'print("plain:", told.plain[0].text)',
-        'print("steered:", told.steered[0].text)',
-        **experiment.model_dump(exclude={"chat", "dose"}),
+        *lines,
+        messages=[experiment.prompt, *experiment.then],
+        **experiment.model_dump(exclude={"chat", "dose", "then"}),
     )
