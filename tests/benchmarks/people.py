@@ -3,8 +3,8 @@
     PYTHONPATH=tests python -m benchmarks.people [--minutes 60] [--people 10] [--json FILE]
 
 Each has a session of the app, looks at a page for some seconds, and goes on: latents, all other
-pages, prompts of their own. It prints the server's memory and the time of a page twice a minute, and
-at the end how fast memory grows, by least squares over the second half. A page that fails ends it.
+pages, prompts of their own. It prints the server's memory and the time of a page every 30 s, and at
+the end how fast memory grows, by least squares over the second half. A page that fails ends it.
 """
 
 import argparse
