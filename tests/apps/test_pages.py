@@ -142,7 +142,7 @@ def test_health_shows_each_logged_curve(open_app: Open):
     app = open_app(run="signed", view="health")
     assert "30 logged steps" in drawn(app)
     # The log has no loss, learning rate or speed.
-    assert curves(app) == ["FVU", "L0, active latents per token", "dead latents"]
+    assert curves(app) == ["FVU", "L0, active latents per token", "latents silent of late"]
 
 
 def test_health_without_features_reads_the_evaluation(open_app: Open, copy: Path):

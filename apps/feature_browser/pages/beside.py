@@ -68,7 +68,9 @@ def beside_view(catalogue: Catalogue, card: RunCard, address: BesideAddress) -> 
         problems.append(f"{MOST} are shown, {len(left)} are not: {', '.join(left)}.")
     columns = joined(_column(one, _without(address, parts, i)) for i, one in enumerate(shown))
     content = html(
-        '<div class="page beside">{problems}{more}<div class="columns">{columns}</div></div>',
+        '<div class="page beside">{problems}{more}<div class="columns" style="--n:{n}">'
+        "{columns}</div></div>",
+        n=max(1, len(shown)),
         problems=joined(html('<p class="notice" role="status">{p}</p>', p=p) for p in problems),
         more=_more(address, shown, in_hand) if len(shown) < MOST else EMPTY,
         columns=columns,

@@ -185,7 +185,7 @@ def _table(
         [
             *_row(run, _label(notes.of(i), i if editable else None), address, i, shown),
             *(_explanation(names, i, rejected=address.keep == "rejected") if explained else []),
-            html('<span class="sub">{t}</span>', t=names.shared(i) or UNKNOWN),
+            html('<span class="sub shared">{t}</span>', t=names.shared(i) or UNKNOWN),
             raised(run, i),
         ]
         for i in latents.tolist()
