@@ -25,7 +25,7 @@ def values(name: str, param: str) -> list[str]:
     (field,) = (one for one in fields(PAGES[name].address) if one.name == param)
     known = ["live", "zoom", "measured", "firing", "massive", "matched", "neither", "other"]
     known += ["strata", "silent", "8", "full", "rank", "max", "rarity", "second"]
-    known += ["0.25", "carried", "error", "less", "2-5", "explain", "no"]
+    known += ["0.25", "carried", "error", "less", "2-5", "explain", "no", "token"]
     known += ["0,0.5,-0.25,1", "7", "a b/c&d é +"]
     return [text for text in known if text != field.default and field.metadata["fits"](text)]
 
