@@ -166,7 +166,8 @@ def _table(
     titles = {"latent": "Latent", "f1": "Known feature · F1", "density": "Density", "max": "Max",
               "mean": "Mean when on", "negative": "Negative side"}  # fmt: skip
     signed = bool(run.columns["n_negative"].any())
-    shown = [name for name in titles if signed or name != "negative"]
+    without = {"negative": signed, "f1": bool(run.known.matches)}
+    shown = [name for name in titles if without.get(name, True)]
     heads = {name: (titles[name], HELP[name]) for name in shown}
     columns = sortable(heads, address, words=("latent", "f1"))
     editable = not names.labels.problem and Notes(run.card.path).writable
