@@ -6,9 +6,10 @@ from typing import Any
 import streamlit as st
 
 from feature_browser.data.address import AbstractAddress
-from feature_browser.data.catalogue import Catalogue, RunCard, flat
+from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.growing import QUIET_S, GrowingRun, TrainingProgress, events, progress
+from feature_browser.data.options import flat
 from feature_browser.data.reading import list_runs, metrics, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.curves import curves

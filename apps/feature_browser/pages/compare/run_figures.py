@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from feature_browser.data.catalogue import RunCard, flat
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.options import flat
 from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import Html, html
 from feature_browser.draw.numbers import (
